@@ -1,0 +1,31 @@
+"""What can be wrong, said in one line: what, where and what to do."""
+
+from __future__ import annotations
+
+
+class HindsightError(Exception):
+    """A fault that is told to the user in one line; `exit_status` is what the command ends with."""
+
+    exit_status = 1
+
+
+class UsageError(HindsightError):
+    """The user asked for something impossible: a wrong option, policy or file format."""
+
+    exit_status = 2
+
+
+class LogError(HindsightError):
+    """The event log cannot be used as it is."""
+
+
+class LogBusyError(LogError):
+    """Another process holds the log; trying again later may work."""
+
+
+class LogFullError(LogError):
+    """The file system that holds the log has no room for what is to be appended."""
+
+
+class EngineError(HindsightError):
+    """The container engine cannot be reached or refused."""

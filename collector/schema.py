@@ -1,0 +1,133 @@
+"""The log's tables and views, as migrations from one schema version to the next.
+
+A new log is one that has gone through all of them, so the path is used every time. Views are made
+anew after each migration: they may lean on all of the newest tables.
+"""
+
+from __future__ import annotations
+
+MIGRATIONS: tuple[str, ...] = (
+    # 1: events, image IDs interned as small integers.
+    """
+    CREATE TABLE image (image INTEGER PRIMARY KEY, image_id VARCHAR NOT NULL UNIQUE);
+    CREATE SEQUENCE event_seq;
+    CREATE TABLE event (
+        seq BIGINT NOT NULL,
+        time TIMESTAMP_NS NOT NULL,
+        key BIGINT NOT NULL,
+        recorded TIMESTAMP_NS NOT NULL,
+        host VARCHAR NOT NULL,
+        kind VARCHAR NOT NULL,
+        image INTEGER,
+        reference VARCHAR,
+        container VARCHAR,
+        bytes BIGINT,
+        attributes JSON
+    );
+    """,
+    # 2: an interval's beginning stands beside its end, so that uses need no join.
+    """
+    ALTER TABLE event ADD COLUMN began TIMESTAMP_NS;
+    """,
+)
+
+SCHEMA_VERSION = len(MIGRATIONS)
+
+VIEWS = """
+CREATE OR REPLACE VIEW events AS
+    SELECT seq, time, recorded, host, kind, image_id, reference, container, bytes, began, attributes
+    FROM event LEFT JOIN image USING (image);
+COMMENT ON VIEW events IS 'every event, in the order in which it was recorded; times in UTC';
+
+CREATE OR REPLACE VIEW image_observations AS
+    SELECT host, image, max_by(attributes, seq) AS attributes, min(time) AS first_observed, max(time) AS last_observed
+    FROM event WHERE kind = 'image_observed' GROUP BY host, image;
+
+CREATE OR REPLACE VIEW images AS
+    SELECT host, image, image_id,
+        attributes ->> '$.references' AS image_references,
+        attributes ->> '$.digests' AS digests,
+        CAST(attributes ->> '$.size' AS BIGINT) AS size_bytes,
+        TRY_CAST(attributes ->> '$.created' AS TIMESTAMP) AS created,
+        coalesce(CAST(attributes ->> '$.local' AS BOOLEAN), false) AS local,
+        first_observed, last_observed
+    FROM image_observations JOIN image USING (image);
+COMMENT ON VIEW images IS 'what the latest inventory said of each image';
+
+CREATE OR REPLACE VIEW image_layers AS
+    SELECT host, image, image_id, position,
+        layer ->> '$.chain_id' AS chain_id, layer ->> '$.diff_id' AS diff_id,
+        CAST(layer ->> '$.bytes' AS BIGINT) AS bytes
+    FROM (
+        SELECT host, image, unnest(CAST(attributes -> '$.layers' AS JSON[])) AS layer,
+            generate_subscripts(CAST(attributes -> '$.layers' AS JSON[]), 1) - 1 AS position
+        FROM image_observations
+    ) JOIN image USING (image);
+COMMENT ON VIEW image_layers IS 'the layers of each image, base first; chain_id is what the engine stores once';
+
+CREATE OR REPLACE VIEW uses AS
+    SELECT host, image, began, time AS ended, 'container' AS evidence, container, NULL AS reference
+    FROM event WHERE kind = 'container_destroyed' AND image IS NOT NULL AND began IS NOT NULL
+    UNION ALL
+    SELECT host, image, min(time), CAST(NULL AS TIMESTAMP_NS), 'container', container, NULL
+    FROM event AS e WHERE kind = 'container_created' AND image IS NOT NULL
+        AND NOT EXISTS (FROM event AS d WHERE d.kind = 'container_destroyed' AND d.container = e.container AND d.host = e.host)
+    GROUP BY host, image, container
+    UNION ALL
+    SELECT host, image, time, time,
+        CASE kind WHEN 'image_pulled' THEN 'pull' WHEN 'image_tagged' THEN 'tag' WHEN 'image_loaded' THEN 'load'
+            WHEN 'image_imported' THEN 'import' WHEN 'image_built' THEN 'build' ELSE 'job' END,
+        NULL, reference
+    FROM event
+    WHERE image IS NOT NULL AND kind IN
+        ('image_pulled', 'image_tagged', 'image_loaded', 'image_imported', 'image_built', 'job_image_used');
+COMMENT ON VIEW uses IS 'each witnessed use as an interval; ended is NULL while the container exists';
+
+CREATE OR REPLACE VIEW last_use AS
+    WITH witnessed AS (
+        SELECT host, image, time, CASE kind
+            WHEN 'container_created' THEN 'container created' WHEN 'container_started' THEN 'container started'
+            WHEN 'container_died' THEN 'container died' WHEN 'container_destroyed' THEN 'container removed'
+            WHEN 'image_pulled' THEN 'pulled' WHEN 'image_tagged' THEN 'tagged' WHEN 'image_loaded' THEN 'loaded'
+            WHEN 'image_imported' THEN 'imported' WHEN 'image_built' THEN 'built' ELSE 'used by a job' END AS evidence,
+            kind, container, reference
+        FROM event WHERE image IS NOT NULL AND kind IN
+            ('container_created', 'container_started', 'container_died', 'container_destroyed', 'image_pulled',
+             'image_tagged', 'image_loaded', 'image_imported', 'image_built', 'job_image_used')
+    )
+    SELECT host, image, image_id, max(time) AS last_use, arg_max(evidence, time) AS evidence,
+        arg_max(coalesce(container, reference), time) AS witness,
+        max(time) FILTER (kind = 'image_pulled') AS last_pull,
+        count(*) FILTER (kind IN ('container_created', 'job_image_used')) AS uses,
+        min(time) AS first_use
+    FROM witnessed JOIN image USING (image) GROUP BY host, image, image_id;
+COMMENT ON VIEW last_use IS 'the latest witnessed use of each image, with the evidence for it';
+
+CREATE OR REPLACE VIEW disk AS
+    SELECT host, time, bytes AS free_bytes,
+        CAST(attributes ->> '$.total_bytes' AS BIGINT) AS total_bytes,
+        CAST(attributes ->> '$.free_inodes' AS BIGINT) AS free_inodes,
+        CAST(attributes ->> '$.total_inodes' AS BIGINT) AS total_inodes,
+        CAST(attributes ->> '$.image_bytes' AS BIGINT) AS image_bytes,
+        CAST(attributes ->> '$.container_bytes' AS BIGINT) AS container_bytes,
+        CAST(attributes ->> '$.volume_bytes' AS BIGINT) AS volume_bytes,
+        CAST(attributes ->> '$.build_cache_bytes' AS BIGINT) AS build_cache_bytes,
+        attributes ->> '$.path' AS path
+    FROM event WHERE kind = 'disk_sampled';
+COMMENT ON VIEW disk IS 'the disk over time: bytes and inodes, total and free, and what images hold of them';
+
+CREATE OR REPLACE VIEW gaps AS
+    SELECT host, began, time AS ended, attributes ->> '$.reason' AS reason FROM event WHERE kind = 'gap';
+COMMENT ON VIEW gaps IS 'the intervals in which nothing was witnessed';
+
+CREATE OR REPLACE VIEW prunes AS
+    SELECT s.host, s.attributes ->> '$.prune' AS prune, s.time AS started, f.time AS finished,
+        s.attributes ->> '$.trigger' AS trigger, s.attributes ->> '$.policy.text' AS policy,
+        (SELECT count(*) FROM event AS r WHERE r.kind = 'item_removed' AND r.attributes ->> '$.prune' = s.attributes ->> '$.prune') AS removed,
+        (SELECT count(*) FROM event AS r WHERE r.kind = 'item_failed' AND r.attributes ->> '$.prune' = s.attributes ->> '$.prune') AS failed,
+        f.bytes AS freed_bytes, f.attributes ->> '$.outcome' AS outcome, s.attributes AS plan
+    FROM event AS s LEFT JOIN event AS f ON f.kind = 'prune_finished' AND f.host = s.host
+        AND f.attributes ->> '$.prune' = s.attributes ->> '$.prune'
+    WHERE s.kind = 'prune_started';
+COMMENT ON VIEW prunes IS 'each prune: when, why, what it removed and how much that freed';
+"""

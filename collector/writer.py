@@ -1,0 +1,120 @@
+"""From events to the log with nothing lost: memory, then the log, else the spool."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from collector.errors import LogBusyError, LogError, LogFullError
+from collector.events import Event, Kind
+from collector.log import EventLog
+from collector.spool import DEFAULT_SIZE, Spool
+
+logger = logging.getLogger(__name__)
+
+
+def spool_path(log_path: Path) -> Path:
+    """Where the spool of a log is: beside it."""
+    return log_path.with_name(log_path.name + ".spool")
+
+
+class LogWriter:
+    """Takes events at once and appends them when it can, in order.
+
+    What the log cannot take now stays in memory; from `memory_limit` events on it goes to the
+    spool, which also survives the process. Should even that be impossible (no space left beyond
+    the spool's reserve), events beyond `hard_limit` are given up and the log says so with a `gap`.
+
+    Args:
+        log: where events end up.
+        memory_limit: events kept in memory before they are spooled.
+        hard_limit: events kept in memory at the very most.
+        spool_size: bytes reserved for the spool.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        memory_limit: int = 2_000,
+        hard_limit: int = 200_000,
+        spool_size: int = DEFAULT_SIZE,
+    ) -> None:
+        self.log = log
+        self.spool = Spool(spool_path(log.path), spool_size)
+        self._memory: list[Event] = []
+        self._memory_limit = memory_limit
+        self._hard_limit = hard_limit
+        self._given_up: list[Event] = []
+
+    @property
+    def pending(self) -> int:
+        """How many events wait in memory."""
+        return len(self._memory)
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Take events; they are appended by the next `flush`."""
+        for event in events:
+            if len(self._memory) < self._hard_limit:
+                self._memory.append(event)
+            elif self._given_up:
+                self._given_up[1] = event
+            else:
+                self._given_up = [event, event]
+
+    def flush(self) -> bool:
+        """Append all that waits; whether the log holds everything now.
+
+        Raises:
+            LogError: the log cannot be used at all (not merely busy or full).
+        """
+        try:
+            with self.spool.draining() as (spooled, damaged):
+                if damaged:
+                    logger.warning(
+                        "spool %s: %d unreadable lines; the whole is kept beside it as *.damaged-*",
+                        self.spool.path,
+                        damaged,
+                    )
+                self.log.append([*spooled, *self._memory, *self._gap()])
+        except (LogBusyError, LogFullError) as error:
+            if len(self._memory) >= self._memory_limit:
+                self.save()
+            logger.debug("not appended yet: %s", error)
+            return False
+        self._memory.clear()
+        self._given_up.clear()
+        return True
+
+    def save(self) -> bool:
+        """Move what is in memory to the spool; whether that worked."""
+        if not self._memory:
+            return True
+        try:
+            self.spool.write(self._memory)
+        except LogError as error:
+            logger.warning("%s; %d events wait in memory", error, len(self._memory))
+            return False
+        self._memory.clear()
+        return True
+
+    def close(self) -> bool:
+        """Append all that waits, or leave it in the spool; whether nothing was lost."""
+        try:
+            return self.flush() or self.save()
+        except LogError as error:
+            logger.warning("%s", error)
+            return self.save()
+
+    def _gap(self) -> list[Event]:
+        if not self._given_up:
+            return []
+        first, last = self._given_up
+        return [
+            Event(
+                last.time_ns,
+                Kind.GAP,
+                began_ns=first.time_ns,
+                attributes={"reason": "neither log nor spool could be written and memory ran out"},
+            )
+        ]

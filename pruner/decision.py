@@ -1,0 +1,146 @@
+"""The one decision function: state in, a verdict with its reason for every image out.
+
+Nothing here does input or output or has a clock of its own. The pruner calls `evict` on the live
+host and the analyzer replays history through it; it keeps to plain loops over plain arrays so that
+it may also be compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableSequence, Sequence
+from enum import IntEnum
+
+Ints = Sequence[int]
+Floats = Sequence[float]
+
+
+class Reason(IntEnum):
+    """Why an image stays or goes. Values are stored in logs: never renumber."""
+
+    ENOUGH_SPACE = 0
+    PINNED = 1
+    HELD = 2
+    LOCAL = 3
+    YOUNG = 4
+    PROTECTED = 5
+    FREES_NOTHING = 6
+    TARGET_REACHED = 7
+    EVICT = 16
+    EVICT_EMERGENCY = 17
+
+    @property
+    def evicts(self) -> bool:
+        """Whether the image goes."""
+        return self >= Reason.EVICT
+
+
+MEANING: dict[Reason, str] = {
+    Reason.ENOUGH_SPACE: "free space is above the threshold: nothing is removed",
+    Reason.PINNED: "a container refers to it",
+    Reason.HELD: "a job in flight may need it: its build container does not exist yet",
+    Reason.LOCAL: "no registry can give it back (local_images = keep)",
+    Reason.YOUNG: "used or pulled within min_age",
+    Reason.PROTECTED: "on the allowlist, and no emergency calls for it",
+    Reason.FREES_NOTHING: "all its layers are held by images that stay: removing it frees nothing",
+    Reason.TARGET_REACHED: "images before it in the order free enough",
+    Reason.EVICT: "next in the order while free space is under the target",
+    Reason.EVICT_EMERGENCY: "on the allowlist, but all others are gone and free space is under `emergency`",
+}
+
+# Plain integers: a compiled `evict` takes them as constants.
+ENOUGH_SPACE = int(Reason.ENOUGH_SPACE)
+YOUNG = int(Reason.YOUNG)
+PROTECTED = int(Reason.PROTECTED)
+FREES_NOTHING = int(Reason.FREES_NOTHING)
+TARGET_REACHED = int(Reason.TARGET_REACHED)
+EVICT = int(Reason.EVICT)
+EVICT_EMERGENCY = int(Reason.EVICT_EMERGENCY)
+
+
+def evict(
+    order: Ints,
+    blocked: Ints,
+    protected: Sequence[bool],
+    last_use: Floats,
+    young_since: float,
+    idle_since: float,
+    free: Floats,
+    threshold: Floats,
+    target: Floats,
+    emergency: Floats,
+    first: Ints,
+    layer: Ints,
+    layer_bytes: Ints,
+    layer_inodes: Floats,
+    holders: MutableSequence[int],
+    verdict: MutableSequence[int],
+) -> None:
+    """Decide which images go: the decision function, live and in simulation.
+
+    Images are numbered 0..n-1 in the order in which they were first seen, which also breaks ties.
+    Amounts of space are pairs, bytes first and inodes second; an image goes as long as either is
+    short. A layer is counted as freed once nothing that stays holds it.
+
+    An image that was taken but whose layers are, in the end, all held by images that stay would
+    free nothing: it is given back. That is judged when a stage ends and not on the way, because
+    two old images with the same layers free them only together.
+
+    Args:
+        order: the images present, first to go first; shape (k,).
+        blocked: per image 0, or the reason that it must stay (PINNED, HELD, LOCAL); shape (n,).
+        protected: per image whether the allowlist names it; shape (n,).
+        last_use: per image its last use, UTC seconds; shape (n,).
+        young_since: images used after this time are too young to go, UTC seconds.
+        idle_since: protected images not used since this time have lost their protection, UTC seconds.
+        free: what is free now.
+        threshold: pruning starts when less is free.
+        target: pruning stops when as much is free.
+        emergency: while less is free and all others are gone, protected images go; negative: never.
+        first: layers of image i are ``layer[first[i]:first[i + 1]]``; shape (n + 1,).
+        layer: layer numbers; shape (first[n],).
+        layer_bytes: bytes that removing the layer frees; shape (m,).
+        layer_inodes: inodes that removing the layer frees; shape (m,).
+        holders: how many present images hold the layer; shape (m,). Changed to what holds after.
+        verdict: written: the `Reason` value for each image in `order`; shape (n,).
+    """
+    free_bytes = free[0]
+    free_inodes = free[1]
+    if free_bytes >= threshold[0] and free_inodes >= threshold[1]:
+        for i in order:
+            verdict[i] = blocked[i]
+        return
+    for stage in range(2):
+        goal = target if stage == 0 else emergency
+        taken = EVICT if stage == 0 else EVICT_EMERGENCY
+        for i in order:
+            if stage == 1 and verdict[i] != PROTECTED:
+                continue
+            if blocked[i] != 0:
+                verdict[i] = blocked[i]
+            elif last_use[i] > young_since:
+                verdict[i] = YOUNG
+            elif stage == 0 and protected[i] and last_use[i] >= idle_since:
+                verdict[i] = PROTECTED
+            elif free_bytes >= goal[0] and free_inodes >= goal[1]:
+                if stage == 0:
+                    verdict[i] = TARGET_REACHED
+            else:
+                verdict[i] = taken
+                for k in range(first[i], first[i + 1]):
+                    j = layer[k]
+                    holders[j] -= 1
+                    if holders[j] == 0:
+                        free_bytes += layer_bytes[j]
+                        free_inodes += layer_inodes[j]
+        for i in order:
+            if verdict[i] == taken:
+                held = True
+                for k in range(first[i], first[i + 1]):
+                    if holders[layer[k]] == 0:
+                        held = False
+                if held:
+                    verdict[i] = FREES_NOTHING
+                    for k in range(first[i], first[i + 1]):
+                        holders[layer[k]] += 1
+        if free_bytes >= emergency[0] and free_inodes >= emergency[1]:
+            return

@@ -1,0 +1,178 @@
+"""The policy: what an operator may choose, as values that check themselves and say themselves."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from collector.units import format_duration, parse_bytes
+
+PER_CENT = 100.0
+MAX_PER_CENT = 100.0
+_NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """An amount of free space: absolute, a share of the disk, or so much for each free job slot.
+
+    Attributes:
+        amount: bytes (or inodes), or per cent when `unit` is ``%``.
+        unit: ``B`` absolute, ``%`` of the file system, ``B/job`` per job slot, ``never``.
+        text: as the operator wrote it.
+    """
+
+    amount: float
+    unit: str
+    text: str = field(compare=False, default="")
+
+    @classmethod
+    def parse(cls, text: str) -> Space:
+        """The space that ``10%``, ``50GB``, ``2GB/job`` or ``never`` means.
+
+        Raises:
+            ValueError: it means none, or a share over 100 %.
+        """
+        clean = text.strip()
+        if clean == _NEVER:
+            return cls(-1.0, _NEVER, clean)
+        if clean.endswith("%"):
+            try:
+                share = float(clean[:-1])
+            except ValueError:
+                raise ValueError(f"'{text}' is not a share (such as 10%)") from None
+            if not 0.0 <= share <= MAX_PER_CENT:
+                raise ValueError(f"'{text}' is not between 0% and 100%")
+            return cls(share, "%", clean)
+        if clean.endswith("/job"):
+            return cls(float(parse_bytes(clean.removesuffix("/job"))), "B/job", clean)
+        try:
+            return cls(float(parse_bytes(clean)), "B", clean)
+        except ValueError:
+            raise ValueError(f"'{text}' is not free space (such as 10%, 50GB or 2GB/job)") from None
+
+    def of(self, total: float, job_slots: int = 1) -> float:
+        """The amount on a file system of `total` bytes (or inodes) with `job_slots` free slots.
+
+        Negative for ``never``: no free space is less than that.
+        """
+        if self.unit == "%":
+            return self.amount / PER_CENT * total
+        if self.unit == "B/job":
+            return self.amount * max(1, job_slots)
+        return self.amount
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What may be removed, when, and in which order.
+
+    Attributes:
+        threshold: free space under which pruning starts.
+        target: free space at which it stops; None: the threshold.
+        emergency: free space under which protected images go too, once all others are gone;
+            None: the threshold; ``never`` switches it off.
+        inode_threshold: free inodes under which pruning starts (and at which it stops).
+        allowlist: globs on ``repository:tag`` (or on the repository), or ``re:`` regular expressions.
+        allowlist_idle: seconds unused after which an allowlisted image loses its protection.
+        min_age: seconds; no image used or pulled more recently goes.
+        order: which images go first, a name in `pruner.orders.ORDERS`.
+        interval: seconds between ticks of the timer.
+        local_images: ``keep`` or ``evict`` those that no registry can give back.
+    """
+
+    threshold: Space = field(default_factory=lambda: Space.parse("10%"))
+    target: Space | None = None
+    emergency: Space | None = None
+    inode_threshold: Space = field(default_factory=lambda: Space.parse("5%"))
+    allowlist: tuple[str, ...] = ()
+    allowlist_idle: float = 14 * 86400.0
+    min_age: float = 3600.0
+    order: str = "lru"
+    interval: float = 300.0
+    local_images: str = "keep"
+
+    def levels(self, total: float, total_inodes: float, job_slots: int = 1) -> Levels:
+        """The policy's amounts on one file system, bytes and inodes.
+
+        Raises:
+            ValueError: the target is under the threshold, or the emergency level over it, there.
+        """
+        threshold = self.threshold.of(total, job_slots)
+        target = (self.target or self.threshold).of(total, job_slots)
+        emergency = (self.emergency or self.threshold).of(total, job_slots)
+        if target < threshold:
+            raise ValueError(
+                f"target {self.target} is less than threshold {self.threshold}: pruning would start and not run"
+            )
+        if emergency > target:
+            raise ValueError(
+                f"emergency {self.emergency} is more than {self.target or self.threshold}, at which pruning stops"
+            )
+        inodes = self.inode_threshold.of(total_inodes, job_slots) if total_inodes else 0.0
+        never = self.emergency is not None and self.emergency.unit == _NEVER
+        return Levels((threshold, inodes), (target, inodes), (emergency, -1.0 if never else inodes))
+
+    def protects(self, references: tuple[str, ...]) -> str | None:
+        """The allowlist entry that names one of the references, or None."""
+        for entry in self.allowlist:
+            pattern = compile_entry(entry)
+            if any(pattern.fullmatch(name) for reference in references for name in names(reference)):
+                return entry
+        return None
+
+    def __str__(self) -> str:
+        parts = [f"{self.order} under {self.threshold} free"]
+        if self.target is not None and self.target != self.threshold:
+            parts.append(f"up to {self.target}")
+        if self.allowlist:
+            parts.append(f"sparing {len(self.allowlist)} allowlist entries")
+        if self.emergency is not None and self.emergency != self.threshold:
+            parts.append(f"emergency {self.emergency}")
+        parts.append(f"min age {format_duration(self.min_age)}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """A policy's levels of free space on one file system, each as (bytes, inodes)."""
+
+    threshold: tuple[float, float]
+    target: tuple[float, float]
+    emergency: tuple[float, float]
+
+
+def names(reference: str) -> tuple[str, ...]:
+    """What an allowlist entry may match of a reference: itself and its repository, in familiar form.
+
+    ``docker.io/library/debian:12`` (as Podman says it) is familiarly ``debian:12``.
+    """
+    familiar = reference.removeprefix("docker.io/").removeprefix("library/")
+    return (familiar, repository(familiar))
+
+
+def repository(reference: str) -> str:
+    """A reference without its tag or digest."""
+    bare = reference.partition("@")[0]
+    head, _, tail = bare.rpartition(":")
+    return head if head and "/" not in tail else bare
+
+
+@lru_cache(maxsize=1024)
+def compile_entry(entry: str) -> re.Pattern[str]:
+    """The regular expression of an allowlist entry, which must match a whole name.
+
+    Raises:
+        ValueError: the entry is empty or no regular expression.
+    """
+    if not entry.strip():
+        raise ValueError("an allowlist entry is empty")
+    try:
+        return re.compile(entry.removeprefix("re:") if entry.startswith("re:") else fnmatch.translate(entry))
+    except re.error as error:
+        raise ValueError(f"allowlist entry '{entry}' is no regular expression: {error}") from None
