@@ -1,0 +1,1 @@
+"""Floor 3: replay of recorded history under other policies, comparison and reports."""

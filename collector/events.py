@@ -92,9 +92,7 @@ class Event:
     @property
     def key(self) -> int:
         """63-bit hash of the identity: with `time_ns`, what idempotent appends compare."""
-        identity = self.identity or "\0".join(
-            (self.kind, self.image or "", self.reference or "", self.container or "")
-        )
+        identity = self.identity or "\0".join((self.kind, self.image or "", self.reference or "", self.container or ""))
         return int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest()) >> 1
 
     def to_json(self) -> dict[str, Any]:

@@ -184,9 +184,7 @@ def _open(path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         os.umask(before)
 
 
-def _unseen(
-    connection: duckdb.DuckDBPyConnection, host: str, events: Sequence[Event]
-) -> dict[tuple[int, int], Event]:
+def _unseen(connection: duckdb.DuckDBPyConnection, host: str, events: Sequence[Event]) -> dict[tuple[int, int], Event]:
     """The events that are not stored yet, each once, in order."""
     new: dict[tuple[int, int], Event] = {}
     for event in events:

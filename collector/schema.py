@@ -40,7 +40,8 @@ CREATE OR REPLACE VIEW events AS
 COMMENT ON VIEW events IS 'every event, in the order in which it was recorded; times in UTC';
 
 CREATE OR REPLACE VIEW image_observations AS
-    SELECT host, image, max_by(attributes, seq) AS attributes, min(time) AS first_observed, max(time) AS last_observed
+    SELECT host, image, max_by(attributes, seq) AS attributes,
+        min(time) AS first_observed, max(time) AS last_observed
     FROM event WHERE kind = 'image_observed' GROUP BY host, image;
 
 CREATE OR REPLACE VIEW images AS
@@ -71,7 +72,8 @@ CREATE OR REPLACE VIEW uses AS
     UNION ALL
     SELECT host, image, min(time), CAST(NULL AS TIMESTAMP_NS), 'container', container, NULL
     FROM event AS e WHERE kind = 'container_created' AND image IS NOT NULL
-        AND NOT EXISTS (FROM event AS d WHERE d.kind = 'container_destroyed' AND d.container = e.container AND d.host = e.host)
+        AND NOT EXISTS (FROM event AS d
+            WHERE d.kind = 'container_destroyed' AND d.container = e.container AND d.host = e.host)
     GROUP BY host, image, container
     UNION ALL
     SELECT host, image, time, time,
@@ -121,13 +123,18 @@ CREATE OR REPLACE VIEW gaps AS
 COMMENT ON VIEW gaps IS 'the intervals in which nothing was witnessed';
 
 CREATE OR REPLACE VIEW prunes AS
-    SELECT s.host, s.attributes ->> '$.prune' AS prune, s.time AS started, f.time AS finished,
-        s.attributes ->> '$.trigger' AS trigger, s.attributes ->> '$.policy.text' AS policy,
-        (SELECT count(*) FROM event AS r WHERE r.kind = 'item_removed' AND r.attributes ->> '$.prune' = s.attributes ->> '$.prune') AS removed,
-        (SELECT count(*) FROM event AS r WHERE r.kind = 'item_failed' AND r.attributes ->> '$.prune' = s.attributes ->> '$.prune') AS failed,
-        f.bytes AS freed_bytes, f.attributes ->> '$.outcome' AS outcome, s.attributes AS plan
-    FROM event AS s LEFT JOIN event AS f ON f.kind = 'prune_finished' AND f.host = s.host
-        AND f.attributes ->> '$.prune' = s.attributes ->> '$.prune'
-    WHERE s.kind = 'prune_started';
+    WITH parts AS (
+        SELECT host, kind, time, bytes, attributes, attributes ->> '$.prune' AS prune FROM event
+        WHERE kind IN ('prune_started', 'item_removed', 'item_failed', 'prune_finished')
+    )
+    SELECT host, prune, min(time) FILTER (kind = 'prune_started') AS started,
+        max(time) FILTER (kind = 'prune_finished') AS finished,
+        any_value(attributes ->> '$.trigger') FILTER (kind = 'prune_started') AS trigger,
+        count(*) FILTER (kind = 'item_removed') AS removed,
+        count(*) FILTER (kind = 'item_failed') AS failed,
+        any_value(bytes) FILTER (kind = 'prune_finished') AS freed_bytes,
+        any_value(attributes ->> '$.outcome') FILTER (kind = 'prune_finished') AS outcome,
+        any_value(attributes) FILTER (kind = 'prune_started') AS plan
+    FROM parts GROUP BY host, prune;
 COMMENT ON VIEW prunes IS 'each prune: when, why, what it removed and how much that freed';
 """

@@ -48,9 +48,7 @@ class Spool:
         Raises:
             LogError: no space or permission; then none of the events is in the spool.
         """
-        data = b"".join(
-            json.dumps(event.to_json(), separators=(",", ":")).encode() + b"\n" for event in events
-        )
+        data = b"".join(json.dumps(event.to_json(), separators=(",", ":")).encode() + b"\n" for event in events)
         with self._locked(write=True) as descriptor:
             end = len(_used(descriptor))
             try:

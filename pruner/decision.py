@@ -57,7 +57,7 @@ EVICT = int(Reason.EVICT)
 EVICT_EMERGENCY = int(Reason.EVICT_EMERGENCY)
 
 
-def evict(
+def evict(  # noqa: C901, PLR0912 - one loop that numba can compile; its branches are the rules
     order: Ints,
     blocked: Ints,
     protected: Sequence[bool],
