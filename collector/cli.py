@@ -32,24 +32,21 @@ def options(*, version: VersionOption = False) -> None:
 def run(
     log: LogOption = None,
     host: HostOption = None,
-    disk_interval: Annotated[
-        float, typer.Option(parser=console.duration, metavar="TIME", help="Time between disk samples.")
-    ] = 300.0,
-    inventory_interval: Annotated[
-        float, typer.Option(parser=console.duration, metavar="TIME", help="Time between full inventories.")
-    ] = 3600.0,
+    disk_interval: Annotated[str, typer.Option(metavar="TIME", help="Time between disk samples.")] = "5min",
+    inventory_interval: Annotated[str, typer.Option(metavar="TIME", help="Time between full inventories.")] = "1h",
     once: Annotated[bool, typer.Option("--once", help="Take one inventory and one sample, then end.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
 ) -> None:
-    """Follow the engine's events and append them to the log until told to stop (SIGTERM)."""
+    """Follow the engine's events until SIGTERM."""
     from collector.daemon import Collector, Schedule  # noqa: PLC0415 - docker-py takes 0.2 s that --help can spare
     from collector.engine import Engine  # noqa: PLC0415
 
     console.log_to_stderr(verbose=verbose)
-    if min(disk_interval, inventory_interval) < 1:
-        raise UsageError("--disk-interval and --inventory-interval must be at least 1s")
+    schedule = Schedule(
+        disk=console.duration("--disk-interval", disk_interval),
+        inventory=console.duration("--inventory-interval", inventory_interval),
+    )
     opened = console.open_log(log, wait=1.0 if not once else 10.0)
-    schedule = Schedule(disk=disk_interval, inventory=inventory_interval)
     collector = Collector(Engine(host), opened, schedule)
     if once:
         images, sample = collector.once()
@@ -65,7 +62,7 @@ def run(
 
 @app.command()
 def status(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
-    """Show what the log holds: events, time span, gaps, coverage, size, lag."""
+    """Show what the log holds and what it missed."""
     found = reports.status(console.open_log(log))
     if output is Format.JSON:
         console.print_json(reports.as_json(found))
@@ -90,7 +87,7 @@ def status(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
 
 @app.command()
 def images(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
-    """List every image with its last use, the evidence for it, and what it alone holds."""
+    """List every image with its last use."""
     rows = reports.images(console.open_log(log))
     if output is Format.JSON:
         console.print_json([row.to_json() for row in rows])
@@ -122,7 +119,7 @@ def import_(
     disk: Annotated[str, typer.Option(help="Size of the disk that the images fill.")] = "100GiB",
     other: Annotated[str, typer.Option(help="What everything but images takes of it.")] = "0",
 ) -> None:
-    """Make a log from a list of jobs, to try policies before any runner is instrumented."""
+    """Make a log from a list of jobs, to try policies."""
     from collector.importer import import_jobs  # noqa: PLC0415 - only this command reads CSV
 
     try:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from collector.errors import HindsightError
+from collector.errors import HindsightError, UsageError
 from collector.log import ENVIRONMENT_VARIABLE, EventLog, default_log_path
 from collector.units import parse_duration
 
@@ -61,16 +61,19 @@ def open_log(path: Path | None, wait: float = 10.0) -> EventLog:
     return EventLog(path or default_log_path(), wait=wait)
 
 
-def duration(text: str) -> float:
-    """A Typer parser for durations, seconds."""
-    return _checked(parse_duration, text)
+def duration(option: str, text: str, least: float = 1.0) -> float:
+    """Seconds of an option.
 
-
-def _checked(parse: Callable[[str], float], text: str) -> float:
+    Raises:
+        UsageError: it is no duration, or less than `least` seconds.
+    """
     try:
-        return parse(text)
+        seconds = parse_duration(text)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+        raise UsageError(f"{option}: {error}") from None
+    if seconds < least:
+        raise UsageError(f"{option}: '{text}' is less than {least:g} s")
+    return seconds
 
 
 def print_version(asked: bool) -> None:
