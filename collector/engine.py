@@ -78,6 +78,28 @@ class ImageObservation:
         names = (*self.references, *self.digests)
         return not self.digests or all(name.startswith("localhost/") for name in names)
 
+    @classmethod
+    def from_row(
+        cls,
+        image: str,
+        references: Sequence[str],
+        digests: Sequence[str],
+        created: str | None,
+        stored: float | None,
+        size: int,
+        layers: Sequence[dict[str, Any]],
+    ) -> ImageObservation:
+        """The observation that the log holds: the values of `attributes`."""
+        return cls(
+            image,
+            tuple(references),
+            tuple(digests),
+            created,
+            stored,
+            size,
+            tuple(Layer(layer["diff_id"], layer["chain_id"], layer["bytes"] or 0) for layer in layers),
+        )
+
     def attributes(self) -> dict[str, Any]:
         """The attributes of an `image_observed` event."""
         return {
