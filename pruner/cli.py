@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,7 +11,8 @@ from collector.console import Format, FormatOption, HostOption, LogOption, Versi
 from collector.errors import HindsightError, UsageError
 from collector.log import EventLog
 from collector.units import format_bytes, format_time, short_id
-from pruner.config import DEFAULT_POLICY_PATH, load_policy, policy_from
+from pruner.inventory import Inventory, read_history
+from pruner.options import policy_options
 from pruner.plan import Plan, Verdict, plan, summary
 from pruner.policy import Policy
 
@@ -23,27 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-PolicyOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--policy",
-        help=f"Policy file. Default: {DEFAULT_POLICY_PATH}, if there is one.",
-        show_default=False,
-    ),
-]
-Threshold = Annotated[
-    str | None, typer.Option(help="Free space under which pruning starts: 10%, 50GB or 2GB/job.", show_default=False)
-]
-Target = Annotated[str | None, typer.Option(help="Free space at which it stops.", show_default=False)]
-Emergency = Annotated[
-    str | None, typer.Option(help="Free space under which allowlisted images go too, or 'never'.", show_default=False)
-]
-Allowlist = Annotated[
-    list[str] | None, typer.Option(help="Images to spare: a glob or re:EXPRESSION; repeatable.", show_default=False)
-]
-MinAge = Annotated[str | None, typer.Option(help="No image used more recently goes.", show_default=False)]
-Order = Annotated[str | None, typer.Option(help="Which images go first: lru, pulled, ...", show_default=False)]
 
 
 class TargetNotReachedError(HindsightError):
@@ -58,16 +37,11 @@ def options(*, version: VersionOption = False) -> None:
 
 
 @app.command("run")
+@policy_options
 def run(
+    policy: Policy,
     log: LogOption = None,
     host: HostOption = None,
-    policy: PolicyOption = None,
-    threshold: Threshold = None,
-    target: Target = None,
-    emergency: Emergency = None,
-    allowlist: Allowlist = None,
-    min_age: MinAge = None,
-    order: Order = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")] = False,
     trigger: Annotated[str, typer.Option(help="What the log says started this prune.")] = "manual",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
@@ -82,12 +56,11 @@ def run(
     from pruner.survey import survey  # noqa: PLC0415
 
     console.log_to_stderr(verbose=verbose)
-    chosen = choose(policy, threshold, target, emergency, allowlist, min_age, order)
     opened = console.open_log(log)
     engine = Engine(host)
 
     def replan() -> Plan:
-        return _planned(chosen, survey(engine, opened, chosen))
+        return planned(policy, survey(engine, opened, policy))
 
     if dry_run:
         print_plan(replan(), only_evictions=True)
@@ -109,24 +82,18 @@ def run(
 
 
 @app.command("plan")
+@policy_options
 def plan_(
+    policy: Policy,
     log: LogOption = None,
     host: HostOption = None,
-    policy: PolicyOption = None,
-    threshold: Threshold = None,
-    target: Target = None,
-    emergency: Emergency = None,
-    allowlist: Allowlist = None,
-    min_age: MinAge = None,
-    order: Order = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Print what `run` would do now, with the reason for every image."""
     from collector.engine import Engine  # noqa: PLC0415
     from pruner.survey import survey  # noqa: PLC0415
 
-    chosen = choose(policy, threshold, target, emergency, allowlist, min_age, order)
-    made = _planned(chosen, survey(Engine(host), console.open_log(log), chosen))
+    made = planned(policy, survey(Engine(host), console.open_log(log), policy))
     if output is Format.JSON:
         console.print_json(made.to_json())
     else:
@@ -134,18 +101,18 @@ def plan_(
 
 
 @app.command()
+@policy_options
 def explain(
+    policy: Policy,
     image: Annotated[str, typer.Argument(help="A reference, a digest, or the beginning of an ID.")],
     log: LogOption = None,
     host: HostOption = None,
-    policy: PolicyOption = None,
 ) -> None:
     """Tell why one image would stay or go."""
     from collector.engine import Engine  # noqa: PLC0415
     from pruner.survey import survey  # noqa: PLC0415
 
-    chosen = choose(policy)
-    made = _planned(chosen, survey(Engine(host), console.open_log(log), chosen))
+    made = planned(policy, survey(Engine(host), console.open_log(log), policy))
     found = [verdict for verdict in made.verdicts if is_meant(verdict, image)]
     if not found:
         raise UsageError(f"no image on this host is '{image}': `pruner plan` lists all")
@@ -153,38 +120,8 @@ def explain(
         console.print_table(("what", "value"), _story(verdict))
 
 
-def choose(
-    path: Path | None,
-    threshold: str | None = None,
-    target: str | None = None,
-    emergency: str | None = None,
-    allowlist: list[str] | None = None,
-    min_age: str | None = None,
-    order: str | None = None,
-) -> Policy:
-    """The policy of the file, with options over it.
-
-    Raises:
-        UsageError: an impossible policy.
-    """
-    base = None
-    if path is not None or DEFAULT_POLICY_PATH.exists():
-        base = load_policy(path or DEFAULT_POLICY_PATH)
-    given: dict[str, Any] = {
-        "threshold": threshold,
-        "target": target,
-        "emergency": emergency,
-        "allowlist": allowlist or None,
-        "min_age": min_age,
-        "order": order,
-    }
-    return policy_from({key: value for key, value in given.items() if value is not None}, "option", base)
-
-
 def unfinished(log: EventLog) -> tuple[str, ...]:
     """Prunes that were interrupted."""
-    from pruner.inventory import read_history  # noqa: PLC0415
-
     return read_history(log).unfinished if log.exists() else ()
 
 
@@ -222,7 +159,8 @@ def print_plan(made: Plan, *, only_evictions: bool = False) -> None:
     )
 
 
-def _planned(policy: Policy, inventory: Any) -> Plan:
+def planned(policy: Policy, inventory: Inventory) -> Plan:
+    """A plan. Raises UsageError if the policy contradicts itself on this disk."""
     try:
         return plan(policy, inventory)
     except ValueError as error:
