@@ -1,0 +1,79 @@
+"""Fixtures: a private registry and private engines, removed again whatever happens."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine import leftovers
+from tests.engine.engines import GIB, VARIANTS, Engine, available
+from tests.engine.registry import Registry
+
+MakeEngine = Callable[..., Engine]
+
+
+@pytest.fixture(scope="session")
+def state_root() -> Iterator[Path]:
+    """A folder for all that this run starts; what earlier, killed runs left goes first."""
+    leftovers.sweep()
+    root = leftovers.make_state_root()
+    yield root
+    leftovers.remove(root)
+
+
+@pytest.fixture(scope="session")
+def registry(state_root: Path) -> Iterator[Registry]:
+    """A private registry."""
+    if shutil.which("docker-registry") is None:
+        _cannot_run("docker-registry is not installed: run .ci/install-packages")
+    made = Registry(state_root / "registry")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def make_engine(state_root: Path, request: pytest.FixtureRequest) -> Iterator[MakeEngine]:
+    """Makes and starts engines; they end with the test."""
+    made: list[Engine] = []
+
+    def make(variant: str = "docker20", disk_bytes: int = GIB, inodes: int | None = None) -> Engine:
+        reason = available(variant)
+        if reason is not None:
+            _cannot_run(reason)
+        registry: Registry = request.getfixturevalue("registry")
+        folder = state_root / f"e{next(_numbers)}"
+        engine = Engine(variant, folder, registry.host, disk_bytes, inodes)
+        made.append(engine)
+        return engine.start()
+
+    yield make
+    for engine in made:
+        engine.remove()
+        shutil.rmtree(engine.folder, ignore_errors=True)
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def docker20(make_engine: MakeEngine) -> Engine:
+    """Docker 20.10 with overlay2 on a disk of 1 GiB."""
+    return make_engine("docker20")
+
+
+@pytest.fixture(params=VARIANTS)
+def any_engine(make_engine: MakeEngine, request: pytest.FixtureRequest) -> Engine:
+    """Each engine in turn."""
+    return make_engine(request.param)
+
+
+def _cannot_run(reason: str) -> None:
+    """Skip with a reason; where everything must run, fail with it."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)

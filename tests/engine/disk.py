@@ -1,0 +1,65 @@
+"""A real file system of a given size, so that a full disk is really full."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+
+class LoopDisk:
+    """An ext4 file system in a file, mounted by a loop device.
+
+    Args:
+        folder: where the file and the mount point are made.
+        size: bytes of the file.
+        inodes: how many inodes it gets; None: as many as usual.
+    """
+
+    def __init__(self, folder: Path, size: int, inodes: int | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        image = folder / "disk.img"
+        self.path = folder / "mnt"
+        self.path.mkdir()
+        with image.open("wb") as file:
+            file.truncate(size)
+        limit = ["-N", str(inodes)] if inodes else []
+        # -m 0: no blocks kept for root, so that "free" is the same for everybody.
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", *limit, image], check=True)
+        subprocess.run(["mount", "-o", "loop", image, self.path], check=True)
+        self._filler = self.path / "filler"
+
+    def free(self) -> int:
+        """Bytes available without privilege (statvfs f_bavail)."""
+        found = os.statvfs(self.path)
+        return found.f_bavail * found.f_frsize
+
+    def total(self) -> int:
+        """Bytes of the file system."""
+        found = os.statvfs(self.path)
+        return found.f_blocks * found.f_frsize
+
+    def fill_to(self, free: int) -> None:
+        """Take space until about `free` bytes are left (0: to the last block)."""
+        self.unfill()
+        with self._filler.open("wb") as file:
+            wanted = self.free() - free
+            if wanted > 0:
+                os.posix_fallocate(file.fileno(), 0, wanted - 2**20 if wanted > 2**21 else wanted)
+            if free == 0:
+                self._fill_last_blocks(file.fileno())
+
+    def _fill_last_blocks(self, descriptor: int) -> None:
+        end = os.fstat(descriptor).st_size
+        block = b"\0" * 4096
+        while True:
+            try:
+                end += os.pwrite(descriptor, block, end)
+                os.fsync(descriptor)
+            except OSError:
+                return
+
+    def unfill(self) -> None:
+        """Give the space back."""
+        self._filler.unlink(missing_ok=True)
+        os.sync()

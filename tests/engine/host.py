@@ -1,0 +1,115 @@
+"""A runner host: an engine, and our commands run on it as an operator runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from collector.log import EventLog
+from tests.engine.engines import Engine
+
+_PATIENCE_S = 30.0
+
+
+@dataclass
+class Host:
+    """An engine with a log.
+
+    Args:
+        engine: the engine.
+        log_path: the event log.
+    """
+
+    engine: Engine
+    log_path: Path
+
+    @property
+    def log(self) -> EventLog:
+        """The event log."""
+        return EventLog(self.log_path)
+
+    def command(self, *argv: str) -> list[str]:
+        """The full command line of one of our commands on this host."""
+        program = str(Path(sys.executable).with_name(argv[0]))
+        return [program, *argv[1:], "--log", str(self.log_path)]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment that our commands get."""
+        return {**os.environ, "DOCKER_HOST": self.engine.host, "COLUMNS": "200"}
+
+    def run(self, *argv: str, status: int = 0) -> str:
+        """Run one of our commands; what it printed."""
+        found = subprocess.run(
+            self.command(*argv), capture_output=True, text=True, check=False, env=self.environment, timeout=120
+        )
+        assert found.returncode == status, (found.returncode, found.stdout, found.stderr)
+        assert "Traceback" not in found.stderr
+        return found.stdout + found.stderr
+
+    def json(self, *argv: str) -> Any:
+        """Run one of our commands; the JSON that it printed."""
+        found = subprocess.run(
+            [*self.command(*argv), "--format", "json"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=self.environment,
+            timeout=120,
+        )
+        return json.loads(found.stdout)
+
+    def start_collector(self, *options: str) -> subprocess.Popen[bytes]:
+        """Start the collector and wait until it witnesses."""
+        path = self.engine.folder / "collector.log"
+        before = path.read_text().count("witnessing") if path.exists() else 0
+        with path.open("ab") as log:
+            process = subprocess.Popen(
+                self.command("collector", "run", *options), stdout=log, stderr=log, env=self.environment
+            )
+        self.wait_for(lambda: path.read_text().count("witnessing") > before, "the collector to witness")
+        return process
+
+    @contextmanager
+    def collecting(self, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A collector while the body runs; it ends with SIGTERM and must end well."""
+        process = self.start_collector(*options)
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == 0, (self.engine.folder / "collector.log").read_text()
+
+    def wait_for_events(self, kind: str, count: int) -> None:
+        """Wait until the log holds so many events of a kind."""
+        self.wait_for(lambda: self.count(kind) >= count, f"{count} events {kind}")
+
+    def count(self, kind: str) -> int:
+        """How many events of a kind the log holds."""
+        found: int = self.log.query("SELECT count(*) FROM event WHERE kind = ?", [kind])[0][0]
+        return found
+
+    def references(self) -> set[str]:
+        """Every tag that the engine holds."""
+        client = self.engine.client()
+        try:
+            return {tag for image in client.images.list() for tag in image.tags}
+        finally:
+            client.close()
+
+    @staticmethod
+    def wait_for(condition: Callable[[], bool], what: str) -> None:
+        """Wait until something is so."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline, f"waited in vain for {what}"
+            time.sleep(0.1)
