@@ -44,6 +44,11 @@ CREATE OR REPLACE VIEW image_observations AS
         min(time) AS first_observed, max(time) AS last_observed
     FROM event WHERE kind = 'image_observed' GROUP BY host, image;
 
+CREATE OR REPLACE VIEW present_images AS
+    SELECT host, image FROM event WHERE kind IN ('image_observed', 'image_deleted')
+    GROUP BY host, image HAVING arg_max(kind, seq) = 'image_observed';
+COMMENT ON VIEW present_images IS 'the images that the engine holds, as far as witnessed';
+
 CREATE OR REPLACE VIEW images AS
     SELECT host, image, image_id,
         attributes ->> '$.references' AS image_references,
@@ -100,7 +105,7 @@ CREATE OR REPLACE VIEW last_use AS
     SELECT host, image, image_id, max(time) AS last_use, arg_max(evidence, time) AS evidence,
         arg_max(coalesce(container, reference), time) AS witness,
         max(time) FILTER (kind = 'image_pulled') AS last_pull,
-        count(*) FILTER (kind IN ('container_created', 'job_image_used')) AS uses,
+        count(DISTINCT container) + count(*) FILTER (kind = 'job_image_used') AS uses,
         min(time) AS first_use
     FROM witnessed JOIN image USING (image) GROUP BY host, image, image_id;
 COMMENT ON VIEW last_use IS 'the latest witnessed use of each image, with the evidence for it';

@@ -1,0 +1,142 @@
+"""The `collector` command."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from collector import console, reports
+from collector.console import Format, FormatOption, HostOption, LogOption, VersionOption
+from collector.errors import UsageError
+from collector.units import format_bytes, format_duration, format_time, parse_bytes, short_id
+
+app = typer.Typer(
+    name="collector",
+    help="Witness what a container engine does (pulls, containers, disk space) in an event log, "
+    "so that images can be cleaned up by their last use.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def options(*, version: VersionOption = False) -> None:
+    """Options of all commands."""
+
+
+@app.command()
+def run(
+    log: LogOption = None,
+    host: HostOption = None,
+    disk_interval: Annotated[str, typer.Option(metavar="TIME", help="Time between disk samples.")] = "5min",
+    inventory_interval: Annotated[str, typer.Option(metavar="TIME", help="Time between full inventories.")] = "1h",
+    once: Annotated[bool, typer.Option("--once", help="Take one inventory and one sample, then end.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
+) -> None:
+    """Follow the engine's events until SIGTERM."""
+    from collector.daemon import Collector, Schedule  # noqa: PLC0415 - docker-py takes 0.2 s that --help can spare
+    from collector.engine import Engine  # noqa: PLC0415
+
+    console.log_to_stderr(verbose=verbose)
+    schedule = Schedule(
+        disk=console.duration("--disk-interval", disk_interval),
+        inventory=console.duration("--inventory-interval", inventory_interval),
+    )
+    opened = console.open_log(log, wait=1.0 if not once else 10.0)
+    collector = Collector(Engine(host), opened, schedule)
+    if once:
+        images, sample = collector.once()
+        typer.echo(
+            f"{images} images; {format_bytes(sample.free_bytes)} of {format_bytes(sample.total_bytes)} free "
+            f"on {sample.path}; stored in {opened.path}"
+        )
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: collector.stopping.set())
+    collector.run()
+
+
+@app.command()
+def status(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
+    """Show what the log holds and what it missed."""
+    found = reports.status(console.open_log(log))
+    if output is Format.JSON:
+        console.print_json(reports.as_json(found))
+        return
+    share = "-" if not found.total_bytes or found.free_bytes is None else f"{found.free_bytes / found.total_bytes:.1%}"
+    rows = [
+        ("log", f"{found.log} ({format_bytes(found.file_bytes)}, schema {found.schema_version})"),
+        ("events", f"{found.events:,}"),
+        ("first event", format_time(found.first_event)),
+        ("last event", f"{format_time(found.last_event)} (recorded {format_duration(found.lag_seconds)} ago)"),
+        ("gaps", f"{found.gaps} ({format_duration(found.gap_seconds)})"),
+        ("witnessed", f"{_share(found.coverage_7_days)} of 7 days, {_share(found.coverage_30_days)} of 30 days"),
+        ("spooled", f"{found.spooled_events} events wait in the spool"),
+        ("images", f"{found.images} ({format_bytes(found.image_bytes)})"),
+        ("disk", f"{format_bytes(found.free_bytes)} of {format_bytes(found.total_bytes)} free ({share})"),
+    ]
+    console.print_table(("what", "value"), rows)
+    typer.echo()
+    counts = [(kind, f"{count:,}") for kind, count in found.events_by_kind.items()]
+    console.print_table(("kind", "events"), counts, right=("events",))
+
+
+@app.command()
+def images(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
+    """List every image with its last use."""
+    rows = reports.images(console.open_log(log))
+    if output is Format.JSON:
+        console.print_json([row.to_json() for row in rows])
+        return
+    console.print_table(
+        ("LAST USE", "EVIDENCE", "7 DAYS", "CONTAINERS", "SIZE", "OWN", "ID", "IMAGE"),
+        [
+            (
+                format_time(row.last_use),
+                row.evidence or "none seen",
+                str(row.uses_7_days),
+                str(row.containers),
+                format_bytes(row.size_bytes),
+                format_bytes(row.own_bytes),
+                short_id(row.image_id),
+                row.name,
+            )
+            for row in rows
+        ],
+        right=("7 DAYS", "CONTAINERS", "SIZE", "OWN"),
+    )
+
+
+@app.command("import")
+def import_(
+    jobs: Annotated[Path, typer.Argument(help="Jobs: CSV (or .csv.gz) with start,seconds,pipeline,job,image.")],
+    layers: Annotated[Path, typer.Argument(help="Layers: CSV (or .csv.gz) with image,position,diff_id,bytes.")],
+    log: LogOption = None,
+    disk: Annotated[str, typer.Option(help="Size of the disk that the images fill.")] = "100GiB",
+    other: Annotated[str, typer.Option(help="What everything but images takes of it.")] = "0",
+) -> None:
+    """Make a log from a list of jobs, to try policies."""
+    from collector.importer import import_jobs  # noqa: PLC0415 - only this command reads CSV
+
+    try:
+        disk_bytes, other_bytes = parse_bytes(disk), parse_bytes(other)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    opened = console.open_log(log)
+    with console.progress("importing") as progress:
+        stored = import_jobs(jobs, layers, opened, disk_bytes, other_bytes, progress=progress)
+    typer.echo(f"{stored:,} new events in {opened.path}")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def main() -> None:
+    """Entry point."""
+    with console.faults_in_one_line("collector"):
+        app()

@@ -1,0 +1,173 @@
+"""What the three commands share on the terminal: faults in one line, tables, JSON, common options."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from collector.errors import HindsightError, UsageError
+from collector.log import ENVIRONMENT_VARIABLE, EventLog, default_log_path
+from collector.units import parse_duration
+
+_UNLIMITED_WIDTH = 1000
+_INTERRUPTED = 130
+
+
+class Format(StrEnum):
+    """How a report is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+LogOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--log",
+        envvar=ENVIRONMENT_VARIABLE,
+        help="The event log. Default: /var/lib/docker-hindsight/events.duckdb for root, "
+        "else docker-hindsight/events.duckdb in the XDG state folder.",
+        show_default=False,
+    ),
+]
+HostOption = Annotated[
+    str | None,
+    typer.Option(
+        "--host",
+        "-H",
+        envvar="DOCKER_HOST",
+        help="The engine: unix:///path or tcp://host:port. Default: the usual Docker socket.",
+        show_default=False,
+    ),
+]
+FormatOption = Annotated[Format, typer.Option("--format", help="A table for people, JSON for machines.")]
+
+
+def open_log(path: Path | None, wait: float = 10.0) -> EventLog:
+    """The log that the user means."""
+    return EventLog(path or default_log_path(), wait=wait)
+
+
+def duration(option: str, text: str, least: float = 1.0) -> float:
+    """Seconds of an option.
+
+    Raises:
+        UsageError: it is no duration, or less than `least` seconds.
+    """
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+    if seconds < least:
+        raise UsageError(f"{option}: '{text}' is less than {least:g} s")
+    return seconds
+
+
+def print_version(asked: bool) -> None:
+    """The eager callback of ``--version``."""
+    if asked:
+        typer.echo(f"docker-hindsight {version('docker-hindsight')}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", help="Print the version and end.", callback=print_version, is_eager=True)
+]
+
+
+@contextmanager
+def faults_in_one_line(program: str) -> Iterator[None]:
+    """Say what is wrong in one line on stderr and end with its exit status."""
+    try:
+        yield
+    except HindsightError as error:
+        typer.echo(f"{program}: {error}", err=True)
+        raise SystemExit(error.exit_status) from None
+    except KeyboardInterrupt:
+        raise SystemExit(_INTERRUPTED) from None
+    except BrokenPipeError:
+        # Whoever read our output has had enough; nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console as wide as the terminal; not cut at all when the output goes elsewhere."""
+    made = Console(stderr=stderr, highlight=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = _UNLIMITED_WIDTH
+    return made
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+    """Print aligned columns; those named in `right` are aligned to the right, as numbers are."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(
+            column,
+            justify="right" if column in right else "left",
+            no_wrap=column in right,
+            overflow="fold",
+        )
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, where that is a terminal; yields a function of (done, total)."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    with bar:
+        task = bar.add_task(what, total=None)
+
+        def update(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield update
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON, keys in the order given, so that equal reports are equal bytes."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def log_to_stderr(*, verbose: bool = False) -> None:
+    """Send log lines to stderr, with systemd's priorities where systemd reads them."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JournalFormatter() if "JOURNAL_STREAM" in os.environ else logging.Formatter("%(message)s"))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
+    # One line per HTTP request is noise at any level of ours.
+    logging.getLogger("urllib3").setLevel(logging.WARNING)
+    logging.getLogger("docker").setLevel(logging.WARNING)
+
+
+class _JournalFormatter(logging.Formatter):
+    """Prefixes a line with its priority (sd-daemon(3))."""
+
+    _PRIORITY = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7))
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next((number for level, number in self._PRIORITY if record.levelno >= level), 7)
+        return f"<{priority}>{super().format(record)}"

@@ -1,0 +1,294 @@
+"""The collector itself: a loop that witnesses one engine and appends what it sees."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+
+from collector.disk import DiskSample, sample_disk
+from collector.engine import Engine, ListedImage, Usage
+from collector.errors import EngineError, LogError
+from collector.events import Event, Kind
+from collector.log import EventLog
+from collector.notify import notify
+from collector.presence import Presence
+from collector.reader import Reader, StreamEnded
+from collector.translate import OpenContainer, Translator, names_of
+from collector.writer import LogWriter
+
+logger = logging.getLogger(__name__)
+
+_SETTLE_S = 0.2
+_FIRST_BACKOFF_S = 0.5
+_LAST_BACKOFF_S = 30.0
+_CHANGES_DISK = frozenset({Kind.IMAGE_PULLED, Kind.IMAGE_DELETED, Kind.IMAGE_LOADED, Kind.IMAGE_IMPORTED})
+_NEW_IMAGE = frozenset(
+    {
+        Kind.IMAGE_PULLED,
+        Kind.IMAGE_TAGGED,
+        Kind.IMAGE_LOADED,
+        Kind.IMAGE_IMPORTED,
+        Kind.IMAGE_BUILT,
+        Kind.IMAGE_UNTAGGED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How often the collector looks by itself, seconds."""
+
+    disk: float = 300.0
+    inventory: float = 3600.0
+    containers: float = 60.0
+    flush: float = 1.0
+    # The longest sleep of an idle loop: also how often the watchdog hears of it.
+    heartbeat: float = 20.0
+
+
+class Collector:
+    """Witnesses one engine.
+
+    Args:
+        engine: the engine.
+        log: where events go.
+        schedule: how often it looks by itself.
+    """
+
+    def __init__(self, engine: Engine, log: EventLog, schedule: Schedule | None = None) -> None:
+        self._engine = engine
+        self._log = log
+        self._schedule = schedule or Schedule()
+        self._writer = LogWriter(log)
+        self._presence = Presence()
+        self._translator = Translator(engine)
+        self._data_root = ""
+        self._usage: Usage | None = None
+        # Time of the last event that came from the engine, UTC nanoseconds.
+        self._anchor_ns: int | None = None
+        self._listing_due = False
+        self._sampling_due = False
+        self._next_disk = self._next_inventory = self._next_containers = self._next_flush = 0.0
+        self.stopping = threading.Event()
+
+    def once(self) -> tuple[int, DiskSample]:
+        """One inventory and one sample; how many images there are, and the sample.
+
+        Raises:
+            EngineError, LogError: it could not be taken or stored.
+        """
+        self._restore()
+        self._data_root = self._engine.info().data_root
+        self._take_inventory()
+        sample = self._sample()
+        if not self._writer.flush() and not self._writer.save():
+            raise LogError(f"nothing could be stored in {self._log.path} or its spool")
+        return len(self._presence), sample
+
+    def run(self) -> None:
+        """Witness until `stopping` is set; then append all and end.
+
+        Raises:
+            EngineError: there is no engine at the start.
+            LogError: the log cannot be used at all.
+        """
+        self._writer.spool.reserve()
+        self._restore()
+        self._data_root = self._engine.info().data_root
+        alive_ns = self._last_alive_ns()
+        self._record(Event(time.time_ns(), Kind.COLLECTOR_STARTED, attributes=self._self_portrait()))
+        backoff = _FIRST_BACKOFF_S
+        try:
+            while not self.stopping.is_set():
+                try:
+                    reader = self._connect(alive_ns)
+                    backoff = _FIRST_BACKOFF_S
+                    reason = self._witness(reader)
+                    alive_ns = time.time_ns()
+                except EngineError as error:
+                    reason = str(error)
+                if not self.stopping.is_set():
+                    self._wait_for_engine(reason, backoff)
+                    backoff = min(2 * backoff, _LAST_BACKOFF_S)
+        finally:
+            notify("STOPPING=1")
+            self._record(Event(time.time_ns(), Kind.COLLECTOR_STOPPED))
+            self._writer.close()
+
+    def _wait_for_engine(self, reason: str, seconds: float) -> None:
+        logger.warning("%s; trying again in %.1f s", reason, seconds)
+        self._engine.close()
+        self._flush()
+        self.stopping.wait(seconds)
+
+    def _restore(self) -> None:
+        """Take up where the log ends."""
+        if not self._log.exists():
+            self._log.append([Event(time.time_ns(), Kind.COLLECTOR_STARTED, attributes={"first": True})])
+        self._presence.restore(self._log)
+        self._translator.learn(names_of(self._presence.names()))
+        for container, image, began_ns in self._log.query(_OPEN_CONTAINERS, [self._log.host]):
+            self._translator.open[container] = OpenContainer(image, began_ns)
+        self._anchor_ns = self._log.query(_ANCHOR, [self._log.host])[0][0]
+
+    def _self_portrait(self) -> dict[str, str]:
+        info = self._engine.info()
+        return {"engine": info.version, "store": info.store, "data_root": info.data_root}
+
+    def _last_alive_ns(self) -> int | None:
+        rows = self._log.query("SELECT epoch_ns(max(time)) FROM event WHERE host = ?", [self._log.host])
+        return rows[0][0] if rows else None
+
+    def _connect(self, alive_ns: int | None) -> Reader:
+        """Follow the stream from the last event on; what lies between and is lost becomes a gap."""
+        self._data_root = self._engine.info().data_root
+        reader = Reader(self._engine.stream(self._anchor_ns), self._engine.host)
+        self._note_gap(alive_ns)
+        self._handle_waiting(reader)
+        self._take_inventory()
+        self._sample()
+        now = time.monotonic()
+        self._next_inventory = now + self._schedule.inventory
+        self._next_containers = now + self._schedule.containers
+        self._next_disk = now + self._schedule.disk
+        self._flush()
+        notify("READY=1", "STATUS=witnessing " + self._engine.host)
+        logger.info("witnessing %s (data root %s)", self._engine.host, self._data_root)
+        return reader
+
+    def _note_gap(self, alive_ns: int | None) -> None:
+        """If the engine no longer tells the last event that was witnessed, others are lost, too."""
+        if alive_ns is None:
+            return
+        now_ns = time.time_ns()
+        kept = self._engine.buffered_events(self._anchor_ns or alive_ns, now_ns)
+        times = [int(event.get("timeNano") or 0) for event in kept]
+        if self._anchor_ns in times:
+            return
+        ended = min((moment for moment in times if moment > alive_ns), default=now_ns)
+        if ended > alive_ns:
+            self._record(
+                Event(
+                    ended,
+                    Kind.GAP,
+                    began_ns=alive_ns,
+                    attributes={"reason": "the engine no longer has the events since the last one witnessed"},
+                )
+            )
+
+    def _witness(self, reader: Reader) -> str:
+        """Handle events until the stream ends; why it ended."""
+        try:
+            while not self.stopping.is_set():
+                found = reader.read(self._pause())
+                if isinstance(found, StreamEnded):
+                    return found.reason
+                self._handle(found)
+                if not reader.waiting():
+                    self._iterate(time.monotonic())
+            self._handle_waiting(reader)
+            return "stopping"
+        finally:
+            reader.close()
+
+    def _pause(self) -> float:
+        """Seconds until something is due."""
+        due = [self._next_disk, self._next_inventory, self._next_containers]
+        if self._writer.pending:
+            due.append(self._next_flush)
+        until = min(due) - time.monotonic()
+        return min(max(until, 0.0), self._schedule.heartbeat)
+
+    def _iterate(self, now: float) -> None:
+        """Do what is due at `now` (monotonic seconds)."""
+        notify("WATCHDOG=1")
+        if self._listing_due:
+            self._listing_due = False
+            self._observe_changed(self._engine.images())
+        if self._sampling_due or now >= self._next_disk:
+            self._sample()
+            self._next_disk = now + self._schedule.disk
+        if now >= self._next_inventory:
+            self._next_inventory = now + self._schedule.inventory
+            self._next_containers = now + self._schedule.containers
+            self._take_inventory()
+        elif now >= self._next_containers:
+            self._next_containers = now + self._schedule.containers
+            self._record(*self._translator.reconcile(self._engine.containers(), time.time_ns()))
+        if self._writer.pending and now >= self._next_flush:
+            self._flush()
+
+    def _handle_waiting(self, reader: Reader) -> None:
+        """Handle what has arrived, until nothing more does."""
+        while True:
+            found = reader.read(_SETTLE_S)
+            if isinstance(found, StreamEnded) or not found:
+                return
+            self._handle(found)
+
+    def _handle(self, raws: list[dict[str, object]]) -> None:
+        for raw in raws:
+            for event in self._translator.translate(raw):
+                self._anchor_ns = event.time_ns
+                if event.kind is Kind.IMAGE_DELETED and event.image:
+                    self._presence.forget(event.image)
+                self._listing_due |= event.kind in _NEW_IMAGE
+                self._sampling_due |= event.kind in _CHANGES_DISK
+                self._record(event)
+
+    def _take_inventory(self) -> None:
+        """Compare all images and containers with what is known, and record what differs."""
+        listed = self._engine.images()
+        self._observe_changed(listed)
+        self._record(*self._presence.vanished(listed, time.time_ns()))
+        self._translator.learn(names_of(self._presence.names()))
+        self._record(*self._translator.reconcile(self._engine.containers(), time.time_ns()))
+        try:
+            self._usage = self._engine.usage()
+        except EngineError as error:
+            logger.warning("disk usage is unknown: %s", error)
+
+    def _observe_changed(self, listed: list[ListedImage]) -> None:
+        for row in self._presence.changed(listed):
+            seen = self._engine.observe(row)
+            if seen is not None:
+                self._record(self._presence.observed(seen, time.time_ns()))
+
+    def _sample(self) -> DiskSample:
+        self._sampling_due = False
+        sample = sample_disk(self._data_root)
+        attributes: dict[str, object] = {**sample.attributes(), "image_bytes": self._presence.image_bytes}
+        if self._usage is not None:
+            attributes["container_bytes"] = self._usage.container_bytes
+            attributes["volume_bytes"] = self._usage.volume_bytes
+            attributes["build_cache_bytes"] = self._usage.build_cache_bytes
+        self._record(
+            Event(time.time_ns(), Kind.DISK_SAMPLED, bytes=sample.free_bytes, attributes=attributes, identity="disk")
+        )
+        return sample
+
+    def _record(self, *events: Event) -> None:
+        if events and not self._writer.pending:
+            self._next_flush = time.monotonic() + self._schedule.flush
+        self._writer.add(events)
+
+    def _flush(self) -> None:
+        self._writer.flush()
+        self._next_flush = time.monotonic() + self._schedule.flush
+
+
+_ANCHOR = """
+SELECT epoch_ns(max(time)) FROM event
+WHERE host = ? AND (kind LIKE 'image_%' OR kind LIKE 'container_%') AND kind <> 'image_observed'
+    AND coalesce(attributes ->> '$.inferred', 'false') <> 'true'
+"""
+
+_OPEN_CONTAINERS = """
+SELECT c.container, any_value(image_id), min(epoch_ns(c.time))
+FROM event AS c LEFT JOIN image USING (image)
+WHERE c.kind = 'container_created' AND c.host = ? AND NOT EXISTS (
+    FROM event AS d WHERE d.kind = 'container_destroyed' AND d.container = c.container AND d.host = c.host)
+GROUP BY c.container
+"""

@@ -1,0 +1,392 @@
+"""The border to the container engine: docker-py is known here and in the pruner's executor only.
+
+Docker Engine (graphdrivers and containerd image store) and Podman's Docker-compatible service
+answer the same calls differently; what differs is asked of the engine and evened out here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import docker
+import docker.errors
+import requests
+
+from collector.errors import EngineError
+from collector.times import parse_rfc3339
+
+DEFAULT_HOST = "unix:///var/run/docker.sock"
+_CONTAINERD_SNAPSHOTTER = "io.containerd.snapshotter.v1"
+_SHA256 = "sha256:"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What the engine says of itself.
+
+    Attributes:
+        data_root: the folder that its images fill.
+        store: ``overlay2`` or another graphdriver, ``containerd`` or ``podman``: what an image ID
+            and an image size mean differs between them.
+        version: the engine's version.
+    """
+
+    data_root: str
+    store: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer as the engine stores it: once for all images with the same chain below it."""
+
+    diff_id: str
+    chain_id: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageObservation:
+    """An image as an inventory sees it.
+
+    Attributes:
+        references: ``name:tag`` each, sorted.
+        digests: ``name@sha256:…`` each, sorted; without any, no registry can give the image back.
+        created: build time as the engine says it (RFC 3339), None if it says none.
+        stored: when the engine says the image came or was last tagged, UTC seconds; None if unknown.
+        size: bytes on disk of all its layers (and of its compressed content, where that is kept).
+        layers: base first.
+    """
+
+    image: str
+    references: tuple[str, ...]
+    digests: tuple[str, ...]
+    created: str | None
+    stored: float | None
+    size: int
+    layers: tuple[Layer, ...]
+
+    @property
+    def local(self) -> bool:
+        """Whether no registry can give the image back."""
+        names = (*self.references, *self.digests)
+        return not self.digests or all(name.startswith("localhost/") for name in names)
+
+    @classmethod
+    def from_row(
+        cls,
+        image: str,
+        references: Sequence[str],
+        digests: Sequence[str],
+        created: str | None,
+        stored: float | None,
+        size: int,
+        layers: Sequence[dict[str, Any]],
+    ) -> ImageObservation:
+        """The observation that the log holds: the values of `attributes`."""
+        return cls(
+            image,
+            tuple(references),
+            tuple(digests),
+            created,
+            stored,
+            size,
+            tuple(Layer(layer["diff_id"], layer["chain_id"], layer["bytes"] or 0) for layer in layers),
+        )
+
+    def attributes(self) -> dict[str, Any]:
+        """The attributes of an `image_observed` event."""
+        return {
+            "references": list(self.references),
+            "digests": list(self.digests),
+            "created": self.created,
+            "stored": self.stored,
+            "size": self.size,
+            "local": self.local,
+            "layers": [
+                {"diff_id": layer.diff_id, "chain_id": layer.chain_id, "bytes": layer.bytes} for layer in self.layers
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ListedImage:
+    """A row of the engine's image list."""
+
+    image: str
+    references: tuple[str, ...]
+    digests: tuple[str, ...]
+    size: int
+
+    @property
+    def signature(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What of the image can change without a change of its ID."""
+        return (self.references, self.digests)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedContainer:
+    """A row of the engine's container list, in any state."""
+
+    container: str
+    image: str
+    name: str
+    state: str
+    created_ns: int
+    labels: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the engine says its other things hold, bytes; None where it does not say."""
+
+    container_bytes: int | None
+    volume_bytes: int | None
+    build_cache_bytes: int | None
+
+
+class EventStream(Protocol):
+    """An open stream of events: raw chunks of JSON lines."""
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    def close(self) -> None:
+        """End the stream; whoever iterates over it stops."""
+
+
+class Engine:
+    """One container engine.
+
+    Args:
+        host: ``unix:///path`` or ``tcp://host:port``; None: DOCKER_HOST, else the usual socket.
+        timeout: seconds to wait for an answer.
+    """
+
+    def __init__(self, host: str | None = None, timeout: float = 60.0) -> None:
+        self.host = host or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+        self._timeout = timeout
+        self._client: docker.APIClient | None = None
+        self._store: str | None = None
+
+    @property
+    def api(self) -> docker.APIClient:
+        """The connected client. Raises EngineError if there is no engine."""
+        if self._client is None:
+            with told_in_one_line(self.host):
+                self._client = docker.APIClient(base_url=self.host, timeout=cast("int", self._timeout), version="auto")
+        return self._client
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def info(self) -> EngineInfo:
+        """What the engine says of itself. Raises EngineError."""
+        with told_in_one_line(self.host):
+            info = self.api.info()
+            version = self.api.version()
+        components = [component.get("Name", "") for component in version.get("Components") or []]
+        if any("Podman" in name for name in components):
+            self._store = "podman"
+        elif any(_CONTAINERD_SNAPSHOTTER in str(value) for _, value in info.get("DriverStatus") or []):
+            self._store = "containerd"
+        else:
+            self._store = str(info.get("Driver"))
+        return EngineInfo(str(info["DockerRootDir"]), self._store, str(version.get("Version")))
+
+    @property
+    def store(self) -> str:
+        """The kind of image store, asked once. Raises EngineError."""
+        return self._store or self.info().store
+
+    def stream(self, since_ns: int | None) -> EventStream:
+        """Follow the events from `since_ns` on, as far as the engine still has them, without end.
+
+        Raises:
+            EngineError: there is no engine, now or when iterating later.
+        """
+        with told_in_one_line(self.host):
+            return cast("EventStream", self.api.events(since=_stamp(since_ns), decode=False))
+
+    def buffered_events(self, since_ns: int, until_ns: int) -> list[dict[str, Any]]:
+        """The events of an interval that the engine still has. Raises EngineError."""
+        with told_in_one_line(self.host):
+            found = self.api.events(since=_stamp(since_ns), until=_stamp(until_ns), decode=True)
+            return list(found)
+
+    def images(self) -> list[ListedImage]:
+        """All images but intermediate build steps. Raises EngineError."""
+        with told_in_one_line(self.host):
+            rows = self.api.images()
+        return [ListedImage(full_id(row["Id"]), _tags(row), _digests(row), int(row.get("Size") or 0)) for row in rows]
+
+    def observe(self, listed: ListedImage) -> ImageObservation | None:
+        """All that the engine tells of a listed image; None if it has gone meanwhile."""
+        with told_in_one_line(self.host):
+            try:
+                detail = self._inspect(listed.image)
+            except docker.errors.NotFound:
+                return None
+            sizes = self._layer_sizes(listed.image)
+        diff_ids = (detail.get("RootFS") or {}).get("Layers") or []
+        size = max(listed.size, int(detail.get("Size") or 0))
+        return ImageObservation(
+            image=listed.image,
+            references=listed.references,
+            digests=listed.digests,
+            created=detail.get("Created") or None,
+            stored=_last_tag_time(detail),
+            size=size,
+            layers=pair_layers(diff_ids, sizes, size, spread=self.store == "containerd"),
+        )
+
+    def _inspect(self, image: str) -> dict[str, Any]:
+        return cast("dict[str, Any]", cast("Any", self.api).inspect_image(image))
+
+    def _layer_sizes(self, image: str) -> list[int] | None:
+        """Bytes of the non-empty history entries, base first; None if the engine can't tell."""
+        try:
+            history = cast("Any", self.api).history(image)
+        except docker.errors.APIError:
+            return None
+        return [int(entry["Size"]) for entry in reversed(history) if entry.get("Size")]
+
+    def resolve(self, reference: str) -> str | None:
+        """The ID of the image that a reference means now; None if it means none."""
+        with told_in_one_line(self.host):
+            try:
+                return full_id(self._inspect(reference)["Id"])
+            except docker.errors.NotFound:
+                return None
+            except docker.errors.APIError as error:
+                if error.status_code is not None and error.status_code < requests.codes.server_error:
+                    return None
+                raise
+
+    def image_of_container(self, container: str) -> str | None:
+        """The ID of the image that a container was created from; None if it has gone."""
+        with told_in_one_line(self.host):
+            try:
+                return full_id(self.api.inspect_container(container)["Image"])
+            except docker.errors.NotFound:
+                return None
+
+    def containers(self) -> list[ListedContainer]:
+        """All containers in any state. Raises EngineError."""
+        with told_in_one_line(self.host):
+            rows = self.api.containers(all=True)
+        return [
+            ListedContainer(
+                container=row["Id"],
+                image=full_id(row["ImageID"]),
+                name=(row.get("Names") or [""])[0].removeprefix("/"),
+                state=row.get("State") or "",
+                created_ns=int(row["Created"]) * 10**9,
+                labels=row.get("Labels") or {},
+            )
+            for row in rows
+        ]
+
+    def usage(self) -> Usage:
+        """What containers, volumes and build cache hold; slow on a busy host. Raises EngineError."""
+        with told_in_one_line(self.host):
+            usage = self.api.df()
+        return Usage(
+            _sum((row.get("SizeRw") or 0) for row in usage.get("Containers") or []),
+            _sum((row.get("UsageData") or {}).get("Size", 0) for row in usage.get("Volumes") or []),
+            _sum(row.get("Size") or 0 for row in usage.get("BuildCache") or []),
+        )
+
+
+def full_id(image: str) -> str:
+    """An image ID with its algorithm; Podman leaves that out."""
+    return image if image.startswith(_SHA256) else _SHA256 + image
+
+
+def pair_layers(diff_ids: Sequence[str], sizes: Sequence[int] | None, total: int, *, spread: bool) -> tuple[Layer, ...]:
+    """Pair layers with sizes, base first.
+
+    Args:
+        diff_ids: the root file system's layers, base first.
+        sizes: bytes of non-empty history entries, base first; None if unknown.
+        total: bytes of the whole image.
+        spread: whether what `total` has beyond the sizes is content kept for the layers too (the
+            containerd store keeps them compressed beside the unpacked ones): each gets its share.
+    """
+    known = list(sizes or [])[: len(diff_ids)]
+    # An empty layer leaves no size; which one it is cannot be told, and at the top it does no harm.
+    padded = known + [0] * (len(diff_ids) - len(known))
+    if diff_ids and sum(padded) == 0:
+        padded[-1] = total
+    if spread and (unpacked := sum(padded)) and total > unpacked:
+        padded = [size * total // unpacked for size in padded]
+    layers: list[Layer] = []
+    chain = ""
+    for diff_id, size in zip(diff_ids, padded, strict=True):
+        chain = chain_id(chain, diff_id)
+        layers.append(Layer(diff_id, chain, size))
+    return tuple(layers)
+
+
+def chain_id(parent: str, diff_id: str) -> str:
+    """The name of a layer together with all below it (OCI image specification, "Layer ChainID")."""
+    if not parent:
+        return diff_id
+    return _SHA256 + hashlib.sha256(f"{parent} {diff_id}".encode()).hexdigest()
+
+
+@contextmanager
+def told_in_one_line(host: str) -> Iterator[None]:
+    """Turn docker-py's and the transport's faults into an `EngineError` that says what to do."""
+    try:
+        yield
+    except docker.errors.NotFound:
+        raise
+    except docker.errors.APIError as error:
+        raise EngineError(f"the engine at {host} answered: {error.explanation or error}") from error
+    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+        raise EngineError(_unreachable(host, error)) from error
+
+
+def _unreachable(host: str, error: Exception) -> str:
+    text = str(error)
+    path = Path(host.removeprefix("unix://"))
+    if host.startswith("unix://") and ("FileNotFoundError" in text or not path.exists()):
+        return f"no engine socket at {path}: start the engine or name another with --host or DOCKER_HOST"
+    if "PermissionError" in text or "Permission denied" in text:
+        return f"no permission on the engine socket {path}: run as root or as a member of its group (docker)"
+    if "ConnectionRefusedError" in text or "Connection refused" in text:
+        return f"no engine answers at {host}: start it or name another with --host or DOCKER_HOST"
+    return f"the engine at {host} cannot be reached: {text.splitlines()[0] if text else type(error).__name__}"
+
+
+def _stamp(time_ns: int | None) -> Any:
+    """Seconds with nanoseconds, as the engine's API takes them."""
+    return None if time_ns is None else f"{time_ns // 10**9}.{time_ns % 10**9:09d}"
+
+
+def _tags(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(sorted(tag for tag in row.get("RepoTags") or [] if tag != "<none>:<none>"))
+
+
+def _digests(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(sorted(digest for digest in row.get("RepoDigests") or [] if not digest.startswith("<none>@")))
+
+
+def _last_tag_time(detail: dict[str, Any]) -> float | None:
+    """When the engine last gave the image a name; graphdrivers leave it zero for pulled images."""
+    text = (detail.get("Metadata") or {}).get("LastTagTime")
+    seconds = parse_rfc3339(text)
+    return seconds if seconds is not None and seconds > 0 else None
+
+
+def _sum(sizes: Iterator[int]) -> int:
+    return sum(max(0, size) for size in sizes)

@@ -1,0 +1,80 @@
+"""Which images the engine holds, as far as witnessed, and what they take on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from collector.engine import ImageObservation, ListedImage
+from collector.events import Event, Kind
+from collector.log import EventLog
+
+
+class Presence:
+    """Compares inventories with what is known and says the difference in events.
+
+    An image is observed (written with its layers) when it is new or its names have changed.
+    """
+
+    def __init__(self) -> None:
+        self._signatures: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        self._layers: dict[str, tuple[tuple[str, int], ...]] = {}
+
+    def restore(self, log: EventLog) -> None:
+        """Take up what the log says was there. Raises LogError."""
+        for image, references, digests, layers in log.query(_PRESENT, [log.host]):
+            self._signatures[image] = (tuple(references), tuple(digests))
+            self._layers[image] = tuple(
+                (layer["chain_id"], int(layer["bytes"])) for layer in layers if layer["bytes"] is not None
+            )
+
+    def changed(self, listed: Iterable[ListedImage]) -> list[ListedImage]:
+        """The listed images that are new or bear other names."""
+        return [row for row in listed if self._signatures.get(row.image) != row.signature]
+
+    def observed(self, seen: ImageObservation, time_ns: int) -> Event:
+        """Take up one observation; the event that tells it."""
+        self._signatures[seen.image] = (seen.references, seen.digests)
+        self._layers[seen.image] = tuple((layer.chain_id, layer.bytes) for layer in seen.layers)
+        return Event(
+            time_ns,
+            Kind.IMAGE_OBSERVED,
+            image=seen.image,
+            reference=seen.references[0] if seen.references else None,
+            bytes=seen.size,
+            attributes=seen.attributes(),
+        )
+
+    def vanished(self, listed: Iterable[ListedImage], now_ns: int) -> list[Event]:
+        """What is known but no longer listed has been deleted unwitnessed: marked as inferred."""
+        existing = {row.image for row in listed}
+        gone = [image for image in self._signatures if image not in existing]
+        for image in gone:
+            self.forget(image)
+        return [Event(now_ns, Kind.IMAGE_DELETED, image=image, attributes={"inferred": True}) for image in gone]
+
+    def forget(self, image: str) -> None:
+        """Take up that an image has been deleted."""
+        self._signatures.pop(image, None)
+        self._layers.pop(image, None)
+
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """The names of every image present."""
+        return {image: (*references, *digests) for image, (references, digests) in self._signatures.items()}
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of all layers held, each counted once."""
+        return sum({chain: size for layers in self._layers.values() for chain, size in layers}.values())
+
+    def __len__(self) -> int:
+        return len(self._signatures)
+
+
+_PRESENT = """
+SELECT image_id,
+    CAST(o.attributes -> '$.references' AS VARCHAR[]),
+    CAST(o.attributes -> '$.digests' AS VARCHAR[]),
+    CAST(o.attributes -> '$.layers' AS STRUCT(chain_id VARCHAR, bytes BIGINT)[])
+FROM image_observations AS o SEMI JOIN present_images USING (host, image) JOIN image USING (image)
+WHERE host = ?
+"""

@@ -1,0 +1,206 @@
+"""The state that is decided on: images with their layers, and each one's last use with its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from collector.disk import DiskSample
+from collector.engine import ImageObservation, ListedContainer
+from collector.log import EventLog
+from collector.times import parse_rfc3339
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image that the engine holds. Times are UTC seconds, sizes bytes.
+
+    Attributes:
+        image_id: the engine's ID.
+        references: its tags, ``name:tag``.
+        digests: its ``name@sha256:…``.
+        names: every name that it was ever seen with: an allowlist may match any of them.
+        size: bytes of all its layers.
+        layers: (chain ID, bytes), base first.
+        created: build time, 0 if unknown.
+        first_seen: when it was first witnessed (or stored, or built, if nothing else is known).
+        last_use: latest use, as `evidence` tells.
+        evidence: what shows the last use.
+        pulled: when it was last pulled, else `first_seen`.
+        uses: witnessed uses.
+        local: whether no registry can give it back.
+        containers: how many containers refer to it, in any state.
+    """
+
+    image_id: str
+    references: tuple[str, ...]
+    digests: tuple[str, ...]
+    names: tuple[str, ...]
+    size: int
+    layers: tuple[tuple[str, int], ...]
+    created: float
+    first_seen: float
+    last_use: float
+    evidence: str
+    pulled: float
+    uses: int
+    local: bool
+    containers: int = 0
+
+    @property
+    def name(self) -> str:
+        """What people call it: its first reference, else its first digest, else its ID."""
+        return (*self.references, *self.digests, self.image_id)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the log witnessed of one image. Times are UTC seconds."""
+
+    first_seen: float
+    last_use: float | None = None
+    evidence: str = ""
+    pulled: float | None = None
+    uses: int = 0
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the log knows. Times are UTC seconds.
+
+    Attributes:
+        images: by image ID.
+        observed: the latest observation of each image, by image ID.
+        began: when witnessing began; None: there is no log.
+        last_recorded: when something was last recorded.
+        blind_until: end of the latest gap.
+        unfinished: prunes that began and have not ended, oldest first.
+    """
+
+    images: dict[str, Past] = field(default_factory=dict)
+    observed: dict[str, ImageObservation] = field(default_factory=dict)
+    began: float | None = None
+    last_recorded: float | None = None
+    blind_until: float | None = None
+    unfinished: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """All that a decision looks at.
+
+    Attributes:
+        images: in the order of first sight: the position is the image's number.
+        disk: the file system that the images fill.
+        now: when the state was read, UTC seconds.
+        blind_until: end of the latest gap in the history, UTC seconds.
+        held: image IDs that a job in flight may need.
+        warnings: what the decision has to do without, one line each.
+    """
+
+    images: tuple[Image, ...]
+    disk: DiskSample
+    now: float
+    blind_until: float | None = None
+    held: frozenset[str] = frozenset()
+    warnings: tuple[str, ...] = ()
+
+
+def image_of(observation: ImageObservation, past: Past | None, containers: int, now: float) -> Image:
+    """Put together what the engine holds and what the log witnessed.
+
+    Without a witnessed use the image counts as used when the engine stored it, else when it was
+    built: poor evidence, and said to be.
+    """
+    created = parse_rfc3339(observation.created) or 0.0
+    stored = observation.stored
+    weak = (stored, "stored or tagged, as the engine says") if stored else (created, "built; no use was witnessed")
+    first_seen = past.first_seen if past else weak[0]
+    last_use, evidence = (past.last_use, past.evidence) if past and past.last_use is not None else weak
+    if containers:
+        last_use, evidence = now, "a container exists"
+    return Image(
+        image_id=observation.image,
+        references=observation.references,
+        digests=observation.digests,
+        names=tuple(sorted({*observation.references, *observation.digests, *(past.names if past else ())})),
+        size=observation.size,
+        layers=tuple((layer.chain_id, layer.bytes) for layer in observation.layers),
+        created=created,
+        first_seen=first_seen,
+        last_use=float(last_use or 0.0),
+        evidence=evidence,
+        pulled=past.pulled if past and past.pulled is not None else first_seen,
+        uses=past.uses if past else 0,
+        local=observation.local,
+        containers=containers,
+    )
+
+
+def number(images: Iterable[Image]) -> tuple[Image, ...]:
+    """Order images by first sight; what was seen at the same time, by build time and ID."""
+    return tuple(sorted(images, key=lambda image: (image.first_seen, image.created, image.image_id)))
+
+
+def used_later(image: Image, time: float, evidence: str) -> Image:
+    """The image with a later use, if it is later."""
+    if time <= image.last_use:
+        return image
+    pulled = time if evidence == "pulled" else image.pulled
+    return replace(image, last_use=time, evidence=evidence, pulled=max(pulled, image.pulled))
+
+
+def containers_of(listed: Iterable[ListedContainer]) -> dict[str, int]:
+    """How many containers refer to each image, in any state, by image ID."""
+    counts: dict[str, int] = {}
+    for row in listed:
+        counts[row.image] = counts.get(row.image, 0) + 1
+    return counts
+
+
+def read_history(log: EventLog) -> History:
+    """Fold the log to what a decision needs. Raises LogError."""
+    with log.reading() as connection:
+        host = [log.host]
+        first = dict(connection.execute(_FIRST_SEEN, host).fetchall())
+        used = {row[0]: row[1:] for row in connection.execute(_LAST_USE, host).fetchall()}
+        observed = {row[0]: ImageObservation.from_row(*row) for row in connection.execute(_OBSERVED, host).fetchall()}
+        names = dict(connection.execute(_NAMES, host).fetchall())
+        began, recorded, blind = connection.execute(_SPAN, host).fetchall()[0]
+        unfinished = connection.execute(
+            "SELECT prune FROM prunes WHERE host = ? AND finished IS NULL ORDER BY started", host
+        ).fetchall()
+    images = {}
+    for image, seen in first.items():
+        last_use, evidence, pulled, uses = used.get(image, (None, "", None, 0))
+        images[image] = Past(seen, last_use, evidence, pulled, uses, tuple(names.get(image) or ()))
+    return History(images, observed, began, recorded, blind, tuple(row[0] for row in unfinished))
+
+
+_FIRST_SEEN = """
+SELECT image_id, epoch_ns(min(time)) / 1e9 FROM event JOIN image USING (image) WHERE host = ? GROUP BY image_id
+"""
+_LAST_USE = """
+SELECT image_id, epoch_ns(last_use) / 1e9, evidence, epoch_ns(last_pull) / 1e9, uses FROM last_use WHERE host = ?
+"""
+_OBSERVED = """
+SELECT image_id,
+    CAST(o.attributes -> '$.references' AS VARCHAR[]), CAST(o.attributes -> '$.digests' AS VARCHAR[]),
+    o.attributes ->> '$.created', CAST(o.attributes ->> '$.stored' AS DOUBLE),
+    CAST(o.attributes ->> '$.size' AS BIGINT),
+    CAST(o.attributes -> '$.layers' AS STRUCT(diff_id VARCHAR, chain_id VARCHAR, bytes BIGINT)[])
+FROM image_observations AS o JOIN image USING (image) WHERE host = ?
+"""
+_NAMES = """
+SELECT image_id, list(DISTINCT name) FROM (
+    SELECT host, image, unnest(CAST(attributes -> '$.references' AS VARCHAR[])
+        || CAST(attributes -> '$.digests' AS VARCHAR[])) AS name FROM event WHERE kind = 'image_observed'
+    UNION ALL
+    SELECT host, image, reference FROM event WHERE kind LIKE 'image_%' AND reference IS NOT NULL
+) JOIN image USING (image) WHERE host = ? GROUP BY image_id
+"""
+_SPAN = """
+SELECT epoch_ns(min(time)) / 1e9, epoch_ns(max(recorded)) / 1e9,
+    epoch_ns(max(time) FILTER (kind = 'gap')) / 1e9 FROM event WHERE host = ?
+"""
