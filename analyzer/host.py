@@ -99,7 +99,7 @@ class Host:
         self.seconds_under = 0.0
         self.byte_seconds = 0.0
         self._accounted = 0.0
-        self._blind: list[tuple[float, float]] = [(0.0, 0.0), *map(tuple, trace.blind.tolist())]
+        self._blind: list[tuple[float, float]] = [(begin, end) for begin, end in trace.blind.tolist()]
 
     @property
     def free(self) -> int:
@@ -120,12 +120,9 @@ class Host:
         """Whether a container of the image exists now."""
         return self.last_use[image] > self.now
 
-    def witnessed_since(self) -> float:
-        """The end of the latest blind interval until now: an image may have been used as late as that.
-
-        The time before the log began is blind; within a gap it is now.
-        """
-        return max(min(end, self.now) for begin, end in self._blind if begin <= self.now)
+    def blind_until(self) -> float | None:
+        """The end of the latest gap so far; within a gap it is now. None: there was no gap yet."""
+        return max((min(end, self.now) for begin, end in self._blind if begin <= self.now), default=None)
 
     def use(self, image: int, until: float, kind: Use) -> bool:
         """Let an image be used now; whether something had to be brought in for it."""
@@ -138,7 +135,7 @@ class Host:
             self._hold(image)
         self.last_use[image] = max(self.last_use[image], until)
         self.uses[image] += kind in {Use.CONTAINER, Use.JOB}
-        if kind in {Use.PULL, Use.ARRIVED}:
+        if kind is Use.PULL and self.held[image]:
             self.pulled[image] = self.now
         return self.held[image] and not before
 

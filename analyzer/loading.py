@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from analyzer.trace import Floats, Integers, Trace, Use
+from analyzer.trace import Flags, Floats, Integers, Trace, Use
 from collector.errors import LogError
 from collector.log import EventLog
 from collector.units import format_duration
@@ -42,9 +42,21 @@ _OBSERVED = """
     SELECT image, epoch_ns(first_observed) AS time,
         coalesce(CAST(attributes ->> '$.local' AS BOOLEAN), false) AS local,
         greatest(coalesce(epoch_us(TRY_CAST(attributes ->> '$.created' AS TIMESTAMP)), 0), 0) * 1000 AS created,
+        CAST(coalesce(TRY_CAST(attributes ->> '$.stored' AS DOUBLE), 0) * 1000000000 AS BIGINT) AS stored,
         coalesce(CAST(attributes ->> '$.size' AS BIGINT), -1) AS size,
-        coalesce(attributes ->> '$.references', '[]') AS names
+        coalesce(attributes ->> '$.references', '[]') AS refs
     FROM image_observations WHERE host = ?
+"""
+# An allowlist may match any name that an image was ever seen with.
+_NAMES = """
+    SELECT image, list(DISTINCT name ORDER BY name) FROM (
+        SELECT image, unnest(CAST(attributes -> '$.references' AS VARCHAR[])
+            || CAST(attributes -> '$.digests' AS VARCHAR[])) AS name
+        FROM event WHERE host = $host AND kind = 'image_observed'
+        UNION ALL
+        SELECT DISTINCT image, reference FROM event
+        WHERE host = $host AND kind LIKE 'image_%' AND reference IS NOT NULL
+    ) WHERE image IS NOT NULL GROUP BY image
 """
 _LAYERS = """
     SELECT image, coalesce(chain_id, diff_id) AS layer, coalesce(bytes, 0) AS bytes
@@ -92,6 +104,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
             layers=_columns(connection, _LAYERS, parameters),
             disk=_columns(connection, _DISK, parameters),
             gaps=_columns(connection, _GAPS, parameters),
+            names=dict(connection.execute(_NAMES, {"host": host}).fetchall()),
             ids=dict(connection.execute("SELECT image, image_id FROM image").fetchall()),
         )
     return _assemble(raw, disk or DiskOverride())
@@ -127,6 +140,7 @@ class _Raw:
     layers: Columns
     disk: Columns
     gaps: Columns
+    names: dict[int, list[str]]
     ids: dict[int, str]
 
     def seconds(self, nanoseconds: NDArray[Any]) -> Floats:
@@ -141,12 +155,16 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
             f"{raw.unresolved} events name no known image and are left out: their images were gone before an inventory"
         )
     entries = _entries(raw)
-    number = _numbering(entries, len(raw.ids))
+    number = _numbering(raw, entries)
     n = int(number.max(initial=-1)) + 1
     if n == 0:
         raise LogError("the log holds no images: let `collector run` take an inventory, or import a job list")
     image_ids = tuple(raw.ids[int(i)] for i in np.argsort(number, kind="stable")[len(number) - n :])
-    names, local, created = _image_facts(raw, number, n)
+    references, local, created = _image_facts(raw, number, n)
+    names: list[tuple[str, ...]] = [()] * n
+    for i, known in raw.names.items():
+        if number[i] >= 0:
+            names[number[i]] = tuple(known)
     first, layer, layer_bytes = _layers(raw, number, n, assumptions)
     _check_sizes(entries, number, first, assumptions)
     disk = _disk(raw, override, layer_bytes, assumptions)
@@ -163,7 +181,8 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
         origin_ns=raw.origin,
         end=(raw.end - raw.origin) / _NS,
         image_ids=image_ids,
-        references=names,
+        references=references,
+        names=tuple(names),
         local=local,
         created=created,
         first=first,
@@ -201,38 +220,46 @@ def _entries(raw: _Raw) -> Columns:
 def _findings(raw: _Raw, used: Integers, time: Floats) -> tuple[Integers, Floats, Floats]:
     """Images that an inventory saw before any use was witnessed: which, when, and their last use.
 
-    Nothing tells their last use; their build is the latest sign of life there is.
+    Nothing tells their last use: as for the pruner, it is when the engine stored them, else their build.
     """
     earliest = np.full(max(raw.ids, default=-1) + 1, np.inf)
     np.minimum.at(earliest, used, time)
     observed = raw.observed["image"].astype(np.int64)
     seen = raw.seconds(raw.observed["time"])
     unexplained = seen < earliest[observed]
-    built = raw.seconds(raw.observed["created"])
-    return observed[unexplained], seen[unexplained], np.minimum(built, seen)[unexplained]
+    stored = raw.observed["stored"]
+    weak = raw.seconds(np.where(stored > 0, stored, raw.observed["created"]))
+    return observed[unexplained], seen[unexplained], np.minimum(weak, seen)[unexplained]
 
 
-def _numbering(entries: Columns, count: int) -> Integers:
-    """The trace's number of each of the log's images, by first sight; -1 for those of other hosts."""
+def _numbering(raw: _Raw, entries: Columns) -> Integers:
+    """The trace's number of each of the log's images; -1 for those of other hosts.
+
+    By first sight, then build time, then ID: as `pruner.inventory.number` does it.
+    """
+    count = max(raw.ids, default=-1) + 1
     earliest = np.full(count, np.inf)
     np.minimum.at(earliest, entries["image"], entries["time"])
-    order = np.argsort(earliest, kind="stable")
+    created = np.zeros(count, dtype=np.int64)
+    created[raw.observed["image"].astype(np.int64)] = raw.observed["created"]
+    ids = np.array([raw.ids.get(i, "") for i in range(count)])
+    order = np.lexsort((ids, created, earliest))
     number = np.full(count, _NONE, dtype=np.int64)
     seen = order[: int(np.count_nonzero(np.isfinite(earliest)))]
     number[seen] = np.arange(len(seen))
     return number
 
 
-def _image_facts(raw: _Raw, number: Integers, n: int) -> tuple[tuple[tuple[str, ...], ...], Any, Floats]:
-    names: list[tuple[str, ...]] = [()] * n
+def _image_facts(raw: _Raw, number: Integers, n: int) -> tuple[tuple[tuple[str, ...], ...], Flags, Floats]:
+    references: list[tuple[str, ...]] = [()] * n
     local = np.zeros(n, dtype=np.bool_)
     created = np.full(n, -raw.origin / _NS)
     known = number[raw.observed["image"].astype(np.int64)]
     local[known] = raw.observed["local"].astype(np.bool_)
     created[known] = raw.seconds(raw.observed["created"])
-    for i, text in zip(known, raw.observed["names"], strict=True):
-        names[i] = tuple(json.loads(text))
-    return tuple(names), local, created
+    for i, text in zip(known, raw.observed["refs"], strict=True):
+        references[i] = tuple(json.loads(text))
+    return tuple(references), local, created
 
 
 def _layers(raw: _Raw, number: Integers, n: int, assumptions: list[str]) -> tuple[Integers, Integers, Integers]:

@@ -103,13 +103,13 @@ class PolicyCleaner:
 
     def decide(self, host: Host, order: list[int], levels: Levels) -> list[int]:
         """The verdict on every image that is there."""
-        blind = host.witnessed_since()
+        blind = host.blind_until()
         verdict = [0] * len(host.held)
         evict(
             order,
             [self._blocked(host, i) for i in range(len(host.held))],
             self.protected,
-            [max(last_use, blind) for last_use in host.last_use],
+            [recent_use(last_use, blind, self.policy.min_age) for last_use in host.last_use],
             host.now - self.policy.min_age,
             host.now - self.policy.allowlist_idle,
             (host.free, host.free_inodes),
@@ -131,9 +131,23 @@ class PolicyCleaner:
         return Reason.LOCAL if host.local[image] and self.policy.local_images == "keep" else 0
 
 
+# Jobs that were pulled for in a gap have created their containers this long after it.
+GAP_GRACE_S = 600.0
+
+
+def recent_use(last_use: float, blind_until: float | None, min_age: float) -> float:
+    """When an image counts as last used for `min_age`: a gap may have hidden a use.
+
+    The same as `pruner.plan.recent_use`, without that module's need of an engine's client.
+    """
+    if blind_until is None:
+        return last_use
+    return max(last_use, blind_until + min(min_age, GAP_GRACE_S) - min_age)
+
+
 def protection(policy: Policy, trace: Trace) -> list[bool]:
     """Per image whether the policy's allowlist names it."""
-    return [policy.protects(references) is not None for references in trace.references]
+    return [policy.protects(names) is not None for names in trace.names]
 
 
 def policy_levels(policy: Policy, total: int, total_inodes: int) -> Levels:

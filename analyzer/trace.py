@@ -57,7 +57,8 @@ class Trace:
         origin_ns: where the history begins, UTC, nanoseconds since 1970.
         end: where it ends.
         image_ids: image ID of each image; length n.
-        references: every name by which an inventory knew the image; length n.
+        references: the tags of each image when last observed; length n.
+        names: every name that each image was ever seen with; length n.
         local: whether no registry can give it back; shape (n,).
         created: build time (1970 if unknown); shape (n,).
         first: layers of image i are ``layer[first[i]:first[i + 1]]``; shape (n + 1,).
@@ -82,6 +83,7 @@ class Trace:
     end: float
     image_ids: tuple[str, ...]
     references: tuple[tuple[str, ...], ...]
+    names: tuple[tuple[str, ...], ...]
     local: Flags
     created: Floats
     first: Integers
@@ -191,6 +193,7 @@ def make_trace(
                 sizes.append(size)
             layer.append(numbers[chain_id])
         first.append(len(layer))
+    references = tuple(facts.references or (f"image:{number}",) for number, facts in enumerate(images))
     entries = sorted(uses, key=lambda use: (use[0], use[3]))
     states = sorted(disk, key=lambda state: state.time)
     return Trace(
@@ -198,7 +201,8 @@ def make_trace(
         origin_ns=0,
         end=end if end is not None else max((use[0] for use in uses), default=0.0),
         image_ids=tuple(f"sha256:{number:064x}" for number in range(len(images))),
-        references=tuple(facts.references or (f"image:{number}",) for number, facts in enumerate(images)),
+        references=references,
+        names=references,
         local=np.array([facts.local for facts in images], dtype=np.bool_),
         created=np.array([facts.created for facts in images], dtype=np.float64),
         first=np.array(first, dtype=np.int64),
