@@ -68,6 +68,7 @@ class Collector:
         self._usage: Usage | None = None
         # Time of the last event that came from the engine, UTC nanoseconds.
         self._anchor_ns: int | None = None
+        self._first_run = False
         self._listing_due = False
         self._sampling_due = False
         self._next_disk = self._next_inventory = self._next_containers = self._next_flush = 0.0
@@ -97,7 +98,7 @@ class Collector:
         self._writer.spool.reserve()
         self._restore()
         self._data_root = self._engine.info().data_root
-        alive_ns = self._last_alive_ns()
+        alive_ns = None if self._first_run else self._last_alive_ns()
         self._record(Event(time.time_ns(), Kind.COLLECTOR_STARTED, attributes=self._self_portrait()))
         backoff = _FIRST_BACKOFF_S
         try:
@@ -127,6 +128,7 @@ class Collector:
         """Take up where the log ends."""
         if not self._log.exists():
             self._log.append([Event(time.time_ns(), Kind.COLLECTOR_STARTED, attributes={"first": True})])
+            self._first_run = True
         self._presence.restore(self._log)
         self._translator.learn(names_of(self._presence.names()))
         for container, image, began_ns in self._log.query(_OPEN_CONTAINERS, [self._log.host]):
@@ -255,6 +257,7 @@ class Collector:
             seen = self._engine.observe(row)
             if seen is not None:
                 self._record(self._presence.observed(seen, time.time_ns()))
+                self._sampling_due = True
 
     def _sample(self) -> DiskSample:
         self._sampling_due = False

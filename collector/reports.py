@@ -155,7 +155,7 @@ SELECT image_id, CAST(o.attributes -> '$.references' AS VARCHAR[]), CAST(o.attri
     epoch_ns(last_use) / 1e9, evidence, witness, coalesce(uses, 0), coalesce(uses_7_days, 0), coalesce(containers, 0)
 FROM held JOIN image_observations AS o USING (image) JOIN image USING (image)
     LEFT JOIN own USING (image) LEFT JOIN recent USING (image) LEFT JOIN living USING (image)
-    LEFT JOIN (FROM last_use WHERE host = $1) AS u USING (image)
+    LEFT JOIN (SELECT * EXCLUDE (image_id, host) FROM last_use WHERE host = $1) AS u USING (image)
 WHERE o.host = $1
 ORDER BY last_use DESC NULLS LAST, image_id
 """

@@ -184,7 +184,7 @@ def explain(image: Image, reason: Reason, policy: Policy, now: float) -> str:
     """The reason in words, with its figures."""
     idle = format_duration(max(0.0, now - image.last_use))
     if reason is Reason.PINNED:
-        return f"{image.containers} container{'s' if image.containers > 1 else ''} refer to it"
+        return f"{image.containers} containers refer to it" if image.containers > 1 else "a container refers to it"
     if reason is Reason.YOUNG:
         return f"used {idle} ago, within min_age {format_duration(policy.min_age)} ({image.evidence})"
     if reason in {Reason.PROTECTED, Reason.EVICT_EMERGENCY}:

@@ -1,0 +1,194 @@
+"""The event log on real DuckDB files: appends, locks, versions, faults."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from collector.errors import LogBusyError, LogError
+from collector.events import Event, Kind
+from collector.log import EventLog, default_log_path, migrate
+from collector.schema import MIGRATIONS, SCHEMA_VERSION
+
+IMAGE = "sha256:" + "a" * 64
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> EventLog:
+    return EventLog(tmp_path / "state" / "events.duckdb", host="runner-1", wait=0.2)
+
+
+def test_events_come_back_as_they_went_in(log: EventLog) -> None:
+    event = Event(
+        1_795_508_914_052_262_469,
+        Kind.CONTAINER_DESTROYED,
+        image=IMAGE,
+        reference="debian:12",
+        container="c" * 64,
+        bytes=7,
+        began_ns=1_795_508_900_000_000_001,
+        attributes={"exit_code": 0, "labels": {"ä": "\"'\n"}},
+    )
+    assert log.append([event]) == 1
+    rows = log.query(
+        "SELECT seq, epoch_ns(time), host, kind, image_id, reference, container, bytes, epoch_ns(began),"
+        " attributes ->> '$.labels.ä', epoch_ns(recorded) FROM events"
+    )
+    assert len(rows) == 1
+    assert rows[0][:10] == (
+        1,
+        event.time_ns,
+        "runner-1",
+        "container_destroyed",
+        IMAGE,
+        "debian:12",
+        "c" * 64,
+        7,
+        event.began_ns,
+        "\"'\n",
+    )
+    assert abs(rows[0][10] - time.time_ns()) < 60e9
+
+
+def test_an_event_is_stored_once(log: EventLog) -> None:
+    events = [Event(i, Kind.IMAGE_PULLED, reference=f"a:{i % 3}") for i in range(1, 100)]
+    assert log.append(events) == 99
+    assert log.append([*events[50:], Event(50, Kind.IMAGE_PULLED, reference="b:1")]) == 1
+    assert log.append(events * 2) == 0
+    assert [row[0] for row in log.query("SELECT seq FROM events ORDER BY seq")] == list(range(1, 101))
+
+
+def test_what_is_looked_up_later_does_not_make_an_event_another(log: EventLog) -> None:
+    told = Event(5, Kind.IMAGE_PULLED, image=IMAGE, reference="a:1", identity="image pull a:1 a")
+    replayed = Event(5, Kind.IMAGE_PULLED, image=None, reference="a:1", identity="image pull a:1 a")
+    assert log.append([told]) == 1
+    assert log.append([replayed]) == 0
+
+
+def test_hosts_share_a_log_without_mixing(log: EventLog) -> None:
+    other = EventLog(log.path, host="runner-2")
+    event = Event(5, Kind.IMAGE_PULLED, image=IMAGE)
+    assert (log.append([event]), other.append([event])) == (1, 1)
+    assert other.query("SELECT count(*) FROM last_use WHERE host = 'runner-2'") == [(1,)]
+
+
+def test_file_mode_is_0640(log: EventLog) -> None:
+    log.append([Event(1, Kind.GAP)])
+    assert stat.S_IMODE(log.path.stat().st_mode) == 0o640
+
+
+def test_a_log_held_by_another_process_is_waited_for_then_said(log: EventLog) -> None:
+    log.append([Event(1, Kind.GAP)])
+    script = "import duckdb,sys; c=duckdb.connect(sys.argv[1]); print('held',flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, log.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        holder.stdout.readline()
+        with pytest.raises(LogBusyError, match=r"held by another process for 0\.2 s"):
+            log.append([Event(2, Kind.GAP)])
+        with pytest.raises(LogBusyError):
+            log.query("SELECT 1")
+        holder.stdin.close()
+    assert log.append([Event(2, Kind.GAP)]) == 1
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
+def test_an_older_log_is_brought_forward_with_all_it_holds(log: EventLog, version: int) -> None:
+    log.path.parent.mkdir()
+    with duckdb.connect(str(log.path)) as connection:
+        connection.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
+        connection.execute("INSERT INTO schema_version VALUES (?)", [version])
+        for statements in MIGRATIONS[:version]:
+            connection.execute(statements)
+        connection.execute("INSERT INTO image VALUES (0, ?)", [IMAGE])
+        connection.execute(
+            "INSERT INTO event (seq, time, key, recorded, host, kind, image)"
+            " VALUES (1, make_timestamp_ns(5), 9, make_timestamp_ns(6), 'runner-1', 'image_pulled', 0)"
+        )
+    assert log.query("SELECT count(*) FROM events") == [(1,)]
+    assert log.schema_version() == SCHEMA_VERSION
+    assert log.append([Event(7, Kind.IMAGE_PULLED, image=IMAGE)]) == 1
+    assert log.query("SELECT epoch_ns(last_use) FROM last_use") == [(7,)]
+
+
+def test_a_newer_log_is_refused_and_untouched(log: EventLog) -> None:
+    log.append([Event(1, Kind.GAP)])
+    with duckdb.connect(str(log.path)) as connection:
+        connection.execute("UPDATE schema_version SET version = 999")
+    before = log.path.read_bytes()
+    for use in (lambda: log.append([Event(2, Kind.GAP)]), lambda: log.query("SELECT 1")):
+        with pytest.raises(LogError, match="schema version 999, this program knows"):
+            use()
+    assert log.path.read_bytes() == before
+
+
+def test_a_file_of_something_else_is_refused_and_untouched(log: EventLog) -> None:
+    log.path.parent.mkdir()
+    log.path.write_text("name,size\n" * 1000)
+    with pytest.raises(LogError, match="is no DuckDB file"):
+        log.append([Event(2, Kind.GAP)])
+    assert log.path.read_text() == "name,size\n" * 1000
+    log.path.unlink()
+    with duckdb.connect(str(log.path)) as connection:
+        connection.execute("CREATE TABLE mine (a INTEGER)")
+    with pytest.raises(LogError, match="is a DuckDB file of something else"):
+        log.append([Event(2, Kind.GAP)])
+
+
+def test_a_missing_log_says_how_to_get_one(log: EventLog) -> None:
+    with pytest.raises(LogError, match=r"no event log at .*collector run"):
+        log.query("SELECT 1")
+    assert not log.path.parent.exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_no_permission_is_said(log: EventLog) -> None:
+    log.append([Event(1, Kind.GAP)])
+    log.path.chmod(0)
+    with pytest.raises(LogError, match="no permission on"):
+        log.query("SELECT 1")
+
+
+def test_kill_9_during_appends_loses_nothing_committed(log: EventLog) -> None:
+    script = (
+        "import sys,pathlib; from collector.log import EventLog; from collector.events import Event,Kind\n"
+        "log=EventLog(pathlib.Path(sys.argv[1]),host='runner-1')\n"
+        "for i in range(1,10**6):\n log.append([Event(i,Kind.GAP)]); print(i,flush=True)\n"
+    )
+    confirmed = 0
+    for _ in range(5):
+        with subprocess.Popen([sys.executable, "-c", script, log.path], stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            lines = [writer.stdout.readline() for _ in range(10)]
+            writer.kill()
+            rest = writer.stdout.read().splitlines()
+        last = [line for line in [*lines, *rest] if line.strip().isdigit()][-1]
+        confirmed = max(confirmed, int(last))
+        assert log.query("SELECT count(*) >= ? FROM events", [confirmed]) == [(True,)]
+
+
+def test_default_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DOCKER_HINDSIGHT_LOG", raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert default_log_path() == Path("/var/lib/docker-hindsight/events.duckdb")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert default_log_path() == tmp_path / "docker-hindsight" / "events.duckdb"
+    monkeypatch.setenv("DOCKER_HINDSIGHT_LOG", "/elsewhere.duckdb")
+    assert default_log_path() == Path("/elsewhere.duckdb")
+
+
+def test_migrating_a_current_log_changes_nothing(log: EventLog) -> None:
+    log.append([Event(1, Kind.GAP)])
+    with duckdb.connect(str(log.path)) as connection:
+        migrate(connection, log.path)
+        assert connection.execute("SELECT count(*) FROM events").fetchall() == [(1,)]

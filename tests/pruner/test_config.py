@@ -1,0 +1,110 @@
+"""The policy file: what it takes, what it refuses and how it says so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from collector.errors import UsageError
+from pruner.config import KEYS, load_policy, policy_from, to_toml
+from pruner.policy import Policy, Space, repository
+
+
+def test_a_written_policy_reads_back(tmp_path: Path) -> None:
+    policy = replace(
+        Policy(),
+        threshold=Space.parse("50GB"),
+        emergency=Space.parse("never"),
+        allowlist=("registry.example.org/mesa/*", "re:debian:1[0-9]"),
+        min_age=90.0,
+        order="pulled",
+    )
+    path = tmp_path / "policy.toml"
+    path.write_text(to_toml(policy))
+    assert load_policy(path) == policy
+
+
+def test_every_field_of_the_policy_is_a_key() -> None:
+    assert set(KEYS) == set(Policy.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("treshold = '10%'", "unknown key 'treshold'"),
+        ("threshold = '101%'", "not between 0% and 100%"),
+        ("threshold = '-3%'", "not between 0% and 100%"),
+        ("threshold = 'much'", "is not free space"),
+        ("threshold = 'never'", "only for `emergency`"),
+        ("threshold = true", "must be free space"),
+        ("threshold = '10%'\ntarget = '5%'", "threshold = 10% is more than target = 5%"),
+        ("threshold = '10%'\nemergency = '20%'", "emergency = 20% is more than threshold = 10%"),
+        ("order = 'random'", "must be one of lru"),
+        ("min_age = 'soon'", "is not a duration"),
+        ("interval = 0", "at least 1s"),
+        ("allowlist = 'mesa/*'", "must be a list"),
+        ("allowlist = ['re:[']", "is no regular expression"),
+        ("allowlist = ['']", "entry is empty"),
+        ("local_images = 'drop'", "must be one of keep, evict"),
+        ("threshold 10%", "is no TOML"),
+    ],
+)
+def test_bad_policies_name_key_value_and_file(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as raised:
+        load_policy(path)
+    message = str(raised.value)
+    assert says in message
+    assert str(path) in message
+    assert "\n" not in message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no policy file"):
+        load_policy(tmp_path / "none.toml")
+
+
+def test_levels_in_different_units_are_compared_on_the_disk() -> None:
+    policy = policy_from({"threshold": "10%", "target": "50GB"}, "test")
+    assert policy.levels(100e9, 0).target[0] == 50e9
+    with pytest.raises(ValueError, match="target 50GB is less than threshold 10%"):
+        policy.levels(1000e9, 0)
+
+
+def test_space_per_job_scales_with_free_slots() -> None:
+    assert Space.parse("2GB/job").of(100e9, job_slots=4) == 8e9
+    assert Space.parse("2GB/job").of(100e9, job_slots=0) == 2e9
+
+
+@pytest.mark.parametrize(
+    ("entry", "reference", "protected"),
+    [
+        ("registry.example.org/mesa/*", "registry.example.org/mesa/debian/x86:2024", True),
+        ("registry.example.org/mesa/debian", "registry.example.org/mesa/debian:12", True),
+        ("registry.example.org/mesa/debian:11", "registry.example.org/mesa/debian:12", False),
+        ("debian", "docker.io/library/debian:12", True),
+        ("debian:12", "debian:12", True),
+        ("re:.*-base:.*", "gst-base:1.2", True),
+        ("re:base", "gst-base:1.2", False),
+        ("mesa", "mesa@sha256:" + "0" * 64, True),
+    ],
+)
+def test_allowlist_entries(entry: str, reference: str, protected: bool) -> None:
+    policy = replace(Policy(), allowlist=(entry,))
+    assert (policy.protects((reference,)) == entry) is protected
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("debian:12", "debian"),
+        ("localhost:5000/debian", "localhost:5000/debian"),
+        ("localhost:5000/debian:12", "localhost:5000/debian"),
+        ("a/b@sha256:" + "0" * 64, "a/b"),
+    ],
+)
+def test_repository(reference: str, expected: str) -> None:
+    assert repository(reference) == expected

@@ -1,0 +1,60 @@
+"""The order of the house: floors, lean imports, documented vocabulary."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from collector.events import KIND_MEANING, Kind
+from pruner.config import KEYS
+from pruner.decision import MEANING, Reason
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("numba", "pandas", "numpy", "pyarrow", "altair", "matplotlib")
+
+
+def test_imports_run_only_upwards() -> None:
+    found = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout
+
+
+def test_docker_is_known_in_two_modules_only() -> None:
+    sources = [path for floor in ("collector", "pruner", "analyzer") for path in (ROOT / floor).rglob("*.py")]
+    users = {
+        str(path.relative_to(ROOT))
+        for path in sources
+        if re.search(r"^\s*(import docker\b|from docker\b)", path.read_text(), re.MULTILINE)
+    }
+    assert users == {"collector/engine.py", "pruner/executor.py"}
+
+
+@pytest.mark.parametrize("modules", ["collector.cli, collector.daemon", "pruner.cli, pruner.executor, pruner.survey"])
+def test_what_runs_on_the_runner_stays_lean(modules: str) -> None:
+    script = f"import sys, {modules}; print([name for name in {HEAVY!r} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["collector", "analyzer", "pruner"])
+def test_commands_tell_version_and_completion(command: str) -> None:
+    program = Path(sys.executable).with_name(command)
+    shown = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"docker-hindsight \d+\.\d+\.\d+\n", shown.stdout)
+    helped = subprocess.run([program, "--help"], capture_output=True, text=True, check=True)
+    assert "--install-completion" in helped.stdout
+
+
+def test_every_kind_reason_and_key_says_what_it_means() -> None:
+    assert set(KIND_MEANING) == set(Kind)
+    assert set(MEANING) == set(Reason)
+    assert all(key.help for key in KEYS.values())
