@@ -1,0 +1,180 @@
+"""The `analyzer` command."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from analyzer import options
+from analyzer.options import (
+    AllowlistIdleOption,
+    AllowlistOption,
+    DiskSizeOption,
+    EmergencyOption,
+    IntervalOption,
+    LogHostOption,
+    MinAgeOption,
+    OrderOption,
+    OtherOption,
+    PolicyOption,
+    PullRateOption,
+    TargetOption,
+    ThresholdOption,
+)
+from collector import console
+from collector.console import LogOption, VersionOption
+from collector.errors import UsageError
+from collector.log import EventLog
+from collector.units import format_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from analyzer.report import Output
+    from analyzer.trace import Trace
+    from pruner.policy import Policy
+
+app = typer.Typer(
+    name="analyzer",
+    help="Replay what a host's log recorded under other policies, to see before pruning what each would cost.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+DEMO_DISK_BYTES = 100 * 2**30
+_NONE = "none"
+FormatOption = Annotated[str, typer.Option("--format", help="table, json or csv.")]
+BaselineOption = Annotated[
+    list[str] | None,
+    typer.Option(help="What others do, to compare with; 'all' or 'none'. Repeat it to add.", show_default="the usual"),
+]
+
+
+@app.callback()
+def common(*, version: VersionOption = False) -> None:
+    """Options of all commands."""
+
+
+@app.command()
+def simulate(
+    log: LogOption = None,
+    host: LogHostOption = None,
+    threshold: ThresholdOption = None,
+    target: TargetOption = None,
+    emergency: EmergencyOption = None,
+    allowlist: AllowlistOption = None,
+    allowlist_idle: AllowlistIdleOption = None,
+    min_age: MinAgeOption = None,
+    order: OrderOption = None,
+    interval: IntervalOption = None,
+    policy: PolicyOption = None,
+    baseline: BaselineOption = None,
+    disk_size: DiskSizeOption = None,
+    other: OtherOption = None,
+    pull_rate: PullRateOption = "50MB",
+    output: FormatOption = "table",
+) -> None:
+    """Show what each policy would have done on this host: one row per policy, beside what others do.
+
+    Repeated options are combined: two thresholds and two orders make four policies.
+    """
+    from analyzer.loading import DiskOverride, load_trace  # noqa: PLC0415 - --help spares numpy and DuckDB
+
+    shown = _format(output)
+    chosen = options.policies(
+        policy,
+        allowlist,
+        threshold=threshold,
+        target=target,
+        emergency=emergency,
+        allowlist_idle=allowlist_idle,
+        min_age=min_age,
+        order=order,
+        interval=interval,
+    )
+    rate = options.size("--pull-rate", pull_rate)
+    if not rate:
+        raise UsageError("--pull-rate must be at least one byte per second")
+    override = DiskOverride(options.size("--disk-size", disk_size), options.size("--other", other))
+    names = _baselines(baseline)
+    trace = load_trace(console.open_log(log), host, override)
+    _compare(trace, chosen, names, shown, float(rate))
+
+
+@app.command()
+def demo(
+    threshold: ThresholdOption = None,
+    order: OrderOption = None,
+    output: FormatOption = "table",
+) -> None:
+    """Simulate a year of a public project's CI (Mesa, 2023) that ships with this program."""
+    from analyzer.data import mesa_files  # noqa: PLC0415
+    from analyzer.loading import load_trace  # noqa: PLC0415
+    from collector.importer import import_jobs  # noqa: PLC0415
+
+    shown = _format(output)
+    chosen = options.policies(None, None, threshold=threshold or ["10%", "20%"], order=order)
+    with tempfile.TemporaryDirectory(prefix="docker-hindsight-") as folder:
+        log = EventLog(Path(folder) / "events.duckdb", host="mesa-ci-2023")
+        with console.progress("importing a year of jobs") as progress:
+            import_jobs(*mesa_files(), log, DEMO_DISK_BYTES, 0, progress)
+        trace = load_trace(log)
+    _compare(trace, chosen, _baselines(None), shown, 50e6)
+
+
+def _compare(trace: Trace, chosen: Sequence[Policy], baselines: Sequence[str], output: Output, rate: float) -> None:
+    """Simulate and print baselines, then policies."""
+    from analyzer.baselines import BASELINES  # noqa: PLC0415
+    from analyzer.report import patient_progress, print_results  # noqa: PLC0415
+    from analyzer.simulate import Cleaner, PolicyCleaner, simulate, threshold_of  # noqa: PLC0415
+
+    ours = [PolicyCleaner(policy, trace) for policy in chosen]
+    level = threshold_of(ours[0], trace)
+    others = [BASELINES[name]() for name in baselines]
+    notes = [
+        f"{cleaner.name} is left out: it runs every {format_duration(cleaner.interval)}, longer than the log spans"
+        for cleaner in others
+        if cleaner.interval > trace.end
+    ]
+    runs: list[tuple[Cleaner, float | None]] = [(cleaner, level) for cleaner in others if cleaner.interval <= trace.end]
+    runs += [(cleaner, None) for cleaner in ours]
+    results = []
+    with patient_progress("simulating") as progress:
+        for k, (cleaner, under) in enumerate(runs):
+            results.append(
+                simulate(trace, cleaner, under, rate, lambda share, k=k: progress((k + share) / len(runs)))  # type: ignore[misc]
+            )
+    print_results(trace, results, output, notes)
+
+
+def _baselines(names: Sequence[str] | None) -> list[str]:
+    from analyzer.baselines import BASELINES, DEFAULT_BASELINES  # noqa: PLC0415
+
+    chosen: list[str] = []
+    for name in names or DEFAULT_BASELINES:
+        if name in BASELINES:
+            chosen.append(name)
+        elif name == "all":
+            chosen.extend(BASELINES)
+        elif name != _NONE:
+            raise UsageError(f"--baseline: unknown '{name}'; known are {', '.join(BASELINES)}, all and none")
+    return chosen
+
+
+def _format(text: str) -> Output:
+    from analyzer.report import Output  # noqa: PLC0415
+
+    try:
+        return Output(text)
+    except ValueError:
+        raise UsageError(f"--format: '{text}' is none of {', '.join(Output)}") from None
+
+
+def main() -> None:
+    """Entry point."""
+    with console.faults_in_one_line("analyzer"):
+        app()

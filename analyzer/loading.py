@@ -1,0 +1,358 @@
+"""From the event log to a trace, column by column: no Python object is made per event."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, cast
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from analyzer.trace import Flags, Floats, Integers, Trace, Use
+from collector.errors import LogError
+from collector.log import EventLog
+from collector.units import format_duration
+
+Columns = dict[str, NDArray[Any]]
+_NS = 1e9
+_NONE = -1  # what SQL's NULL is in an integer column
+
+# The collector witnesses from its first own act on; containers may be older than that.
+_WITNESSED = """
+    SELECT epoch_ns(coalesce(min(time) FILTER (kind IN ('collector_started', 'disk_sampled', 'image_observed')),
+        min(time))), epoch_ns(max(time)), count(*) FILTER (image IS NULL AND kind IN
+        ('container_created', 'container_destroyed', 'job_image_used', 'image_pulled'))
+    FROM event WHERE host = ?
+"""
+_USES = """
+    SELECT epoch_ns(coalesce(began, time)) AS time, epoch_ns(time) AS until, image, seq,
+        CASE kind WHEN 'container_destroyed' THEN 2 WHEN 'image_pulled' THEN 3 WHEN 'job_image_used' THEN 4
+            WHEN 'image_tagged' THEN 5 ELSE 1 END AS kind
+    FROM event WHERE host = $host AND image IS NOT NULL AND kind IN ('container_destroyed', 'image_pulled',
+        'job_image_used', 'image_tagged', 'image_loaded', 'image_imported', 'image_built')
+    UNION ALL
+    SELECT epoch_ns(e.time), -1, e.image, e.seq, 2
+    FROM event AS e ANTI JOIN (FROM event WHERE kind = 'container_destroyed' AND host = $host) AS d
+        ON d.container = e.container
+    WHERE e.host = $host AND e.kind = 'container_created' AND e.image IS NOT NULL
+"""
+_OBSERVED = """
+    SELECT image, epoch_ns(first_observed) AS time,
+        coalesce(CAST(attributes ->> '$.local' AS BOOLEAN), false) AS local,
+        greatest(coalesce(epoch_us(TRY_CAST(attributes ->> '$.created' AS TIMESTAMP)), 0), 0) * 1000 AS created,
+        CAST(coalesce(TRY_CAST(attributes ->> '$.stored' AS DOUBLE), 0) * 1000000000 AS BIGINT) AS stored,
+        coalesce(CAST(attributes ->> '$.size' AS BIGINT), -1) AS size,
+        coalesce(attributes ->> '$.references', '[]') AS refs
+    FROM image_observations WHERE host = ?
+"""
+# An allowlist may match any name that an image was ever seen with.
+_NAMES = """
+    SELECT image, list(DISTINCT name ORDER BY name) FROM (
+        SELECT image, unnest(CAST(attributes -> '$.references' AS VARCHAR[])
+            || CAST(attributes -> '$.digests' AS VARCHAR[])) AS name
+        FROM event WHERE host = $host AND kind = 'image_observed'
+        UNION ALL
+        SELECT DISTINCT image, reference FROM event
+        WHERE host = $host AND kind LIKE 'image_%' AND reference IS NOT NULL
+    ) WHERE image IS NOT NULL GROUP BY image
+"""
+_LAYERS = """
+    SELECT image, coalesce(chain_id, diff_id) AS layer, coalesce(bytes, 0) AS bytes
+    FROM image_layers WHERE host = ? ORDER BY image, position
+"""
+_DISK = """
+    SELECT epoch_ns(time) AS time, coalesce(free_bytes, -1) AS free, coalesce(total_bytes, -1) AS total,
+        coalesce(image_bytes, -1) AS held, coalesce(free_inodes, -1) AS free_inodes,
+        coalesce(total_inodes, 0) AS total_inodes
+    FROM disk WHERE host = ? ORDER BY disk.time
+"""
+_GAPS = "SELECT epoch_ns(began) AS began, epoch_ns(ended) AS ended FROM gaps WHERE host = ? ORDER BY gaps.began"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskOverride:
+    """A disk to assume in place of the recorded one: bytes in all, and bytes held by other files."""
+
+    total: int | None = None
+    other: int | None = None
+
+
+def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None = None) -> Trace:
+    """The history of one host.
+
+    Args:
+        log: where it is recorded.
+        host: whose history; None if the log knows only one.
+        disk: what to take in place of the recorded disk.
+
+    Raises:
+        LogError: there is no such log or host, or it lacks what cannot be assumed (with what to do).
+    """
+    with log.reading() as connection:
+        host = _host(connection, host, log)
+        parameters = [host]
+        origin, end, unknown = connection.execute(_WITNESSED, parameters).fetchall()[0]
+        raw = _Raw(
+            host=host,
+            origin=origin,
+            end=end,
+            unresolved=unknown,
+            uses=_columns(connection, _USES, {"host": host}),
+            observed=_columns(connection, _OBSERVED, parameters),
+            layers=_columns(connection, _LAYERS, parameters),
+            disk=_columns(connection, _DISK, parameters),
+            gaps=_columns(connection, _GAPS, parameters),
+            names=dict(connection.execute(_NAMES, {"host": host}).fetchall()),
+            ids=dict(connection.execute("SELECT image, image_id FROM image").fetchall()),
+        )
+    return _assemble(raw, disk or DiskOverride())
+
+
+def _columns(connection: duckdb.DuckDBPyConnection, sql: str, parameters: object) -> Columns:
+    return cast("Columns", connection.execute(sql, parameters).fetchnumpy())
+
+
+def _host(connection: duckdb.DuckDBPyConnection, wanted: str | None, log: EventLog) -> str:
+    hosts = [row[0] for row in connection.execute("SELECT DISTINCT host FROM event ORDER BY host").fetchall()]
+    if not hosts:
+        raise LogError(f"event log {log.path} holds no events yet: let `collector run` watch for a while")
+    if wanted is None and len(hosts) == 1:
+        return str(hosts[0])
+    if wanted is None:
+        raise LogError(f"event log {log.path} holds several hosts ({', '.join(hosts)}): choose one with --host")
+    if wanted not in hosts:
+        raise LogError(f"event log {log.path} knows no host '{wanted}', only {', '.join(hosts)}")
+    return wanted
+
+
+@dataclass(slots=True)
+class _Raw:
+    """What the log says, as it says it: times in UTC nanoseconds, images by the log's own numbers."""
+
+    host: str
+    origin: int
+    end: int
+    unresolved: int
+    uses: Columns
+    observed: Columns
+    layers: Columns
+    disk: Columns
+    gaps: Columns
+    names: dict[int, list[str]]
+    ids: dict[int, str]
+
+    def seconds(self, nanoseconds: NDArray[Any]) -> Floats:
+        """Seconds after the origin."""
+        return (nanoseconds.astype(np.int64) - self.origin) / _NS
+
+
+def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
+    assumptions: list[str] = []
+    if raw.unresolved:
+        assumptions.append(
+            f"{raw.unresolved} events name no known image and are left out: their images were gone before an inventory"
+        )
+    entries = _entries(raw)
+    number = _numbering(raw, entries)
+    n = int(number.max(initial=-1)) + 1
+    if n == 0:
+        raise LogError("the log holds no images: let `collector run` take an inventory, or import a job list")
+    image_ids = tuple(raw.ids[int(i)] for i in np.argsort(number, kind="stable")[len(number) - n :])
+    references, local, created = _image_facts(raw, number, n)
+    names: list[tuple[str, ...]] = [()] * n
+    for i, known in raw.names.items():
+        if number[i] >= 0:
+            names[number[i]] = tuple(known)
+    first, layer, layer_bytes = _layers(raw, number, n, assumptions)
+    _check_sizes(entries, number, first, assumptions)
+    disk = _disk(raw, override, layer_bytes, assumptions)
+    by_time = np.lexsort((entries["seq"], entries["kind"], entries["time"]))
+    blind = np.stack((raw.seconds(raw.gaps["began"]), raw.seconds(raw.gaps["ended"])), axis=1)
+    if len(blind):
+        lost = float(np.sum(blind[:, 1] - blind[:, 0]))
+        assumptions.append(
+            f"{len(blind)} gaps, {format_duration(lost)} in all, were not witnessed: "
+            "at their end every image counts as just used (min_age)"
+        )
+    return Trace(
+        host=raw.host,
+        origin_ns=raw.origin,
+        end=(raw.end - raw.origin) / _NS,
+        image_ids=image_ids,
+        references=references,
+        names=tuple(names),
+        local=local,
+        created=created,
+        first=first,
+        layer=layer,
+        layer_bytes=layer_bytes,
+        time=np.maximum(entries["time"][by_time], 0.0),
+        image=number[entries["image"][by_time]],
+        until=entries["until"][by_time],
+        kind=entries["kind"][by_time].astype(np.int64),
+        **disk,
+        blind=blind,
+        assumptions=tuple(assumptions),
+    )
+
+
+def _entries(raw: _Raw) -> Columns:
+    """All uses and findings, times in seconds after the origin, in no order."""
+    time = raw.seconds(raw.uses["time"])
+    running = raw.uses["until"] == _NONE
+    until = np.where(running, np.inf, raw.seconds(raw.uses["until"]))
+    kind = raw.uses["kind"].astype(np.int64)
+    # What began before the log did was there when it began.
+    kind[time < 0.0] = Use.FOUND
+    used = raw.uses["image"].astype(np.int64)
+    found, found_time, found_until = _findings(raw, used, time)
+    return {
+        "time": np.concatenate((time, found_time)),
+        "until": np.concatenate((until, found_until)),
+        "image": np.concatenate((used, found)),
+        "kind": np.concatenate((kind, np.full(len(found), int(Use.FOUND)))),
+        "seq": np.concatenate((raw.uses["seq"].astype(np.int64), found)),
+    }
+
+
+def _findings(raw: _Raw, used: Integers, time: Floats) -> tuple[Integers, Floats, Floats]:
+    """Images that an inventory saw before any use was witnessed: which, when, and their last use.
+
+    Nothing tells their last use: as for the pruner, it is when the engine stored them, else their build.
+    """
+    earliest = np.full(max(raw.ids, default=-1) + 1, np.inf)
+    np.minimum.at(earliest, used, time)
+    observed = raw.observed["image"].astype(np.int64)
+    seen = raw.seconds(raw.observed["time"])
+    unexplained = seen < earliest[observed]
+    stored = raw.observed["stored"]
+    weak = raw.seconds(np.where(stored > 0, stored, raw.observed["created"]))
+    return observed[unexplained], seen[unexplained], np.minimum(weak, seen)[unexplained]
+
+
+def _numbering(raw: _Raw, entries: Columns) -> Integers:
+    """The trace's number of each of the log's images; -1 for those of other hosts.
+
+    By first sight, then build time, then ID: as `pruner.inventory.number` does it.
+    """
+    count = max(raw.ids, default=-1) + 1
+    earliest = np.full(count, np.inf)
+    np.minimum.at(earliest, entries["image"], entries["time"])
+    created = np.zeros(count, dtype=np.int64)
+    created[raw.observed["image"].astype(np.int64)] = raw.observed["created"]
+    ids = np.array([raw.ids.get(i, "") for i in range(count)])
+    order = np.lexsort((ids, created, earliest))
+    number = np.full(count, _NONE, dtype=np.int64)
+    seen = order[: int(np.count_nonzero(np.isfinite(earliest)))]
+    number[seen] = np.arange(len(seen))
+    return number
+
+
+def _image_facts(raw: _Raw, number: Integers, n: int) -> tuple[tuple[tuple[str, ...], ...], Flags, Floats]:
+    references: list[tuple[str, ...]] = [()] * n
+    local = np.zeros(n, dtype=np.bool_)
+    created = np.full(n, -raw.origin / _NS)
+    known = number[raw.observed["image"].astype(np.int64)]
+    local[known] = raw.observed["local"].astype(np.bool_)
+    created[known] = raw.seconds(raw.observed["created"])
+    for i, text in zip(known, raw.observed["refs"], strict=True):
+        references[i] = tuple(json.loads(text))
+    return tuple(references), local, created
+
+
+def _layers(raw: _Raw, number: Integers, n: int, assumptions: list[str]) -> tuple[Integers, Integers, Integers]:
+    """The layers of each image; an image whose layers are unknown gets one of its whole size."""
+    owner = number[raw.layers["image"].astype(np.int64)]
+    _, layer = np.unique(raw.layers["layer"].astype(str), return_inverse=True)
+    count = int(layer.max(initial=-1)) + 1
+    layer_bytes = np.zeros(count, dtype=np.int64)
+    np.maximum.at(layer_bytes, layer, raw.layers["bytes"].astype(np.int64))
+    whole = np.zeros(n, dtype=np.int64)
+    whole[number[raw.observed["image"].astype(np.int64)]] = raw.observed["size"]
+    bare = np.setdiff1d(np.flatnonzero(whole > 0), owner)
+    if len(bare):
+        assumptions.append(f"the layers of {len(bare)} images are unknown: none is taken to be shared")
+    owner = np.concatenate((owner, bare))
+    layer = np.concatenate((layer, count + np.arange(len(bare))))
+    by_owner = np.argsort(owner, kind="stable")
+    first = np.searchsorted(owner[by_owner], np.arange(n + 1))
+    return first, layer[by_owner], np.concatenate((layer_bytes, whole[bare]))
+
+
+def _check_sizes(entries: Columns, number: Integers, first: Integers, assumptions: list[str]) -> None:
+    unknown = np.flatnonzero(first[1:] == first[:-1])
+    if not len(unknown):
+        return
+    if len(unknown) == len(first) - 1:
+        raise LogError("the log tells no image's size: let `collector run` take an inventory of this host")
+    uses = int(np.count_nonzero(np.isin(number[entries["image"]], unknown)))
+    assumptions.append(
+        f"{len(unknown)} images ({uses} of {len(entries['image'])} uses) were gone before an inventory saw their size: "
+        "they count as 0 bytes, so bytes are at least what is shown"
+    )
+
+
+def _disk(raw: _Raw, override: DiskOverride, layer_bytes: Integers, assumptions: list[str]) -> Columns:
+    """The disk states, the first of them at 0, and with them the inodes of each layer."""
+    if not len(raw.disk["time"]) or override.total is not None:
+        return _assumed_disk(raw, override, layer_bytes, assumptions)
+    known = (raw.disk["free"] >= 0) & (raw.disk["total"] > 0)
+    held = raw.disk["held"].astype(np.int64)
+    if not np.any(known & (held >= 0)):
+        raise LogError(
+            "no disk sample tells what the engine's images hold, so other usage is unknown: "
+            "give --disk-size and --other"
+        )
+    kept = np.flatnonzero(known & (held >= 0))
+    if len(kept) < len(held):
+        assumptions.append(f"{len(held) - len(kept)} of {len(held)} disk samples are incomplete and left out")
+    columns = {name: column[kept].astype(np.int64) for name, column in raw.disk.items()}
+    other = columns["total"] - columns["free"] - columns["held"]
+    if np.any(other < 0):
+        assumptions.append("where images held more than was used of the disk, other usage is taken as 0")
+    if override.other is not None:
+        other[:] = override.other
+    density = _inodes_per_byte(columns)
+    held_inodes = (density * columns["held"]).astype(np.int64)
+    time = raw.seconds(columns["time"])
+    time[0] = 0.0
+    return {
+        "disk_time": np.maximum(time, 0.0),
+        "disk_total": columns["total"],
+        "disk_other": np.maximum(other, 0),
+        "inode_total": columns["total_inodes"],
+        "inode_other": np.maximum(columns["total_inodes"] - columns["free_inodes"] - held_inodes, 0),
+        "layer_inodes": np.floor(density * layer_bytes),
+    }
+
+
+def _inodes_per_byte(disk: Columns) -> float:
+    """How many inodes a byte of an image takes, estimated as for all files of the disk; 0 without a limit."""
+    limited = disk["total_inodes"] > 0
+    used = (disk["total"] - disk["free"])[limited]
+    if not np.any(used > 0):
+        return 0.0
+    return float(np.sum((disk["total_inodes"] - disk["free_inodes"])[limited]) / np.sum(used))
+
+
+def _assumed_disk(raw: _Raw, override: DiskOverride, layer_bytes: Integers, assumptions: list[str]) -> Columns:
+    if override.total is None:
+        raise LogError(
+            f"the log of host {raw.host} has no disk samples, so free space is unknown: "
+            "let `collector run` sample the disk, or give --disk-size and --other"
+        )
+    other = override.other or 0
+    if other >= override.total:
+        raise LogError(f"other usage of {other} bytes leaves nothing of a disk of {override.total} bytes for images")
+    assumptions.append("the disk and its other usage are as given on the command line, throughout")
+    one = np.ones(1, dtype=np.int64)
+    return {
+        "disk_time": np.zeros(1),
+        "disk_total": one * override.total,
+        "disk_other": one * other,
+        "inode_total": one * 0,
+        "inode_other": one * 0,
+        "layer_inodes": np.zeros(len(layer_bytes)),
+    }

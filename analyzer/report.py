@@ -1,0 +1,113 @@
+"""Results for people and machines: tables, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from enum import StrEnum
+from typing import Any
+
+import typer
+
+from analyzer.result import Result
+from analyzer.trace import Trace
+from collector import console
+from collector.units import format_bytes, format_duration, format_time
+
+_PATIENCE_S = 1.0
+
+
+class Output(StrEnum):
+    """How results are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+COLUMNS: dict[str, Callable[[Result], str]] = {
+    "POLICY": lambda result: result.name,
+    "RE-PULLS": lambda result: f"{result.repulls:,}",
+    "RE-PULLED": lambda result: format_bytes(result.repulled_bytes),
+    "PULL TIME": lambda result: format_duration(result.repull_seconds),
+    "HITS": lambda result: f"{result.hit_ratio:.2%}",
+    "REMOVED": lambda result: f"{result.removals:,}",
+    "EMERGENCY": lambda result: f"{result.emergency_removals:,}",
+    "DISK FULL": lambda result: f"{result.disk_full:,}",
+    "MIN FREE": lambda result: format_bytes(result.min_free),
+    "UNDER": lambda result: format_duration(result.seconds_under),
+    "LOST": lambda result: f"{result.losses:,}",
+    "MEAN HELD": lambda result: format_bytes(result.mean_held_bytes),
+}
+LEGEND = (
+    "RE-PULLED: bytes pulled again because the image had been removed (first pulls are not counted). "
+    "DISK FULL: pulls that did not fit. UNDER: time with free space under the threshold. "
+    "LOST: uses of removed images that no registry can give back."
+)
+
+
+def print_results(trace: Trace, results: Sequence[Result], output: Output, notes: Sequence[str] = ()) -> None:
+    """Print one row per policy."""
+    if output is Output.JSON:
+        console.print_json(as_json(trace, results, notes))
+    elif output is Output.CSV:
+        rows = [result.to_json() for result in results]
+        writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        print_table(trace, results, notes)
+
+
+def print_table(trace: Trace, results: Sequence[Result], notes: Sequence[str] = ()) -> None:
+    """Print the table, with what it stands on above and what it means below."""
+    typer.echo(f"{trace}, from {format_time(trace.utc(0.0))} to {format_time(trace.utc(trace.end))}")
+    typer.echo(f"disk {disk_range(trace)}; first pulls of all images: {format_bytes(results[0].compulsory_bytes)}")
+    for note in (*trace.assumptions, *notes):
+        typer.echo(f"note: {note}")
+    typer.echo()
+    rows = [[cell(result) for cell in COLUMNS.values()] for result in results]
+    console.print_table(list(COLUMNS), rows, right=[name for name in COLUMNS if name != "POLICY"])
+    typer.echo()
+    typer.echo(LEGEND)
+
+
+def disk_range(trace: Trace) -> str:
+    """The disk's size and its other usage, in words."""
+    low, high = int(trace.disk_other.min()), int(trace.disk_other.max())
+    other = format_bytes(low) if low == high else f"{format_bytes(low)} to {format_bytes(high)}"
+    return f"{format_bytes(int(trace.disk_total[-1]))}, {other} of it used by others"
+
+
+def as_json(trace: Trace, results: Sequence[Result], notes: Sequence[str] = ()) -> dict[str, Any]:
+    """The report as a JSON object; times in UTC seconds."""
+    return {
+        "host": trace.host,
+        "begin": trace.utc(0.0),
+        "end": trace.utc(trace.end),
+        "images": trace.images,
+        "uses": trace.demands,
+        "disk_total_bytes": int(trace.disk_total[-1]),
+        "assumptions": [*trace.assumptions, *notes],
+        "policies": [result.to_json() for result in results],
+    }
+
+
+@contextmanager
+def patient_progress(what: str) -> Iterator[Callable[[float], None]]:
+    """A progress bar on stderr that appears after a second; yields a function of the share done."""
+    began = time.monotonic()
+    with ExitStack() as stack:
+        update: Callable[[int, int], None] | None = None
+
+        def tell(share: float) -> None:
+            nonlocal update
+            if update is None and time.monotonic() - began > _PATIENCE_S:
+                update = stack.enter_context(console.progress(what))
+            if update is not None:
+                update(round(1000 * share), 1000)
+
+        yield tell

@@ -1,0 +1,77 @@
+"""What a simulation says of one policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from analyzer.host import Removal
+
+DEFAULT_PULL_RATE = 50e6
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One policy's outcome on one trace; bytes, seconds.
+
+    Attributes:
+        name: the policy's or baseline's name.
+        baseline: whether it stands for what others do.
+        threshold: free bytes under which time counts as spent under the threshold.
+        uses: uses that need their image to be there.
+        hits: of those, how many found it there.
+        compulsory: first pulls ever, which no policy avoids; not part of `repulls`.
+        compulsory_bytes: what they transferred.
+        repulls: pulls of images that had been removed.
+        repulled_bytes: what they transferred: the layers that were missing.
+        losses: uses of local images that had been removed; no pull brings them back.
+        removals: images removed.
+        removed_bytes: what that freed.
+        emergency_removals: of those, protected images.
+        prunes: times at which something was removed.
+        disk_full: incidents: a pull for which there was no space (the job waits, the pull is counted
+            and the image taken to be there), or other files that took the last space.
+        min_free: the least free space; negative if that much was short.
+        seconds_under: time with less free space than `threshold`.
+        mean_held_bytes: bytes of images held, averaged over time.
+        seconds: length of the trace.
+        pull_rate: bytes per second at which pulls are taken to run.
+        removed: every removal, in order.
+    """
+
+    name: str
+    baseline: bool
+    threshold: float
+    uses: int
+    hits: int
+    compulsory: int
+    compulsory_bytes: int
+    repulls: int
+    repulled_bytes: int
+    losses: int
+    removals: int
+    removed_bytes: int
+    emergency_removals: int
+    prunes: int
+    disk_full: int
+    min_free: int
+    seconds_under: float
+    mean_held_bytes: float
+    seconds: float
+    pull_rate: float = DEFAULT_PULL_RATE
+    removed: tuple[Removal, ...] = ()
+
+    @property
+    def hit_ratio(self) -> float:
+        """The share of uses that found their image there; 1 without uses."""
+        return self.hits / self.uses if self.uses else 1.0
+
+    @property
+    def repull_seconds(self) -> float:
+        """Time spent on re-pulls at `pull_rate`."""
+        return self.repulled_bytes / self.pull_rate
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures as a JSON object, without the list of removals."""
+        figures = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "removed"}
+        return {**figures, "hit_ratio": self.hit_ratio, "repull_seconds": self.repull_seconds}

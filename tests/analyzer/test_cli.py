@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from collector.events import Event, Kind
+from collector.log import EventLog
+from tests.analyzer.test_loading import T0, S, container, observed, sample
+
+
+@pytest.fixture
+def busy(log: EventLog) -> EventLog:
+    log.append([sample(0, free=70, image_bytes=0), *container(1, 2, "a", "c1"), observed(1, "a")])
+    log.append([*container(3, 4, "b", "c2"), observed(3, "b"), sample(2000, free=70, image_bytes=0)])
+    return log
+
+
+def analyzer(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    return subprocess.run(
+        [sys.executable, "-c", "from analyzer.cli import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+
+
+def test_one_row_per_policy_beside_the_baselines(busy: EventLog) -> None:
+    done = analyzer("simulate", "--log", str(busy.path), "--threshold", "10%", "--threshold", "30%", "--min-age", "60s")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("2 uses of 2 images in 33.3 min on host runner")
+    header = next(line for line in lines if line.startswith("POLICY"))
+    assert [name for name in ("RE-PULLS", "RE-PULLED", "DISK FULL", "MIN FREE") if name in header] == [
+        "RE-PULLS",
+        "RE-PULLED",
+        "DISK FULL",
+        "MIN FREE",
+    ]
+    rows = lines[lines.index(header) + 1 :]
+    assert "note: docker-gc 24h is left out: it runs every 1 h, longer than the log spans" in lines
+    assert [row.split("  ")[0] for row in rows[:3]] == [
+        "keep-everything",
+        "lru under 10% free, min age 1 min",
+        "lru under 30% free, min age 1 min",
+    ]
+
+
+def test_json_and_csv_say_the_same(busy: EventLog) -> None:
+    common = ("simulate", "--log", str(busy.path), "--baseline", "none", "--threshold", "60")
+    data = json.loads(analyzer(*common, "--format", "json").stdout)
+    (row,) = csv.DictReader(io.StringIO(analyzer(*common, "--format", "csv").stdout))
+    (policy,) = data["policies"]
+    assert data["begin"] == T0 / S
+    assert policy["removals"] == 0
+    assert row == {name: str(value) for name, value in policy.items()}
+    assert analyzer(*common, "--format", "json").stdout == analyzer(*common, "--format", "json").stdout
+
+
+def test_a_policy_file_is_taken_and_options_change_it(busy: EventLog, tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text('threshold = "40%"\norder = "created"\n')
+    done = analyzer("simulate", "--log", str(busy.path), "--policy", str(file), "--min-age", "2h", "--baseline", "none")
+    assert "created under 40% free, min age 2 h" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (("--threshold", "130%"), 2, "'130%' is not between 0% and 100%"),
+        (("--threshold", "20%", "--target", "10%"), 2, "threshold = 20% is more than target = 10%"),
+        (("--order", "best"), 2, "order"),
+        (("--format", "xml"), 2, "--format: 'xml' is none of table, json, csv"),
+        (("--baseline", "nobody"), 2, "--baseline: unknown 'nobody'"),
+        (("--disk-size", "big"), 2, "--disk-size: 'big' is not a size"),
+        (("--pull-rate", "0"), 2, "--pull-rate must be"),
+        (("--policy", "/nonexistent.toml"), 2, "no policy file /nonexistent.toml"),
+        (("--log", "/nonexistent.duckdb"), 1, "no event log at /nonexistent.duckdb"),
+        (("--host", "other"), 1, "knows no host 'other', only runner"),
+        (("--interval", "1h"), 1, "spans 33.3 min, less than one interval of 1 h"),
+    ],
+)
+def test_faults_are_one_line_and_an_exit_status(
+    busy: EventLog, arguments: tuple[str, ...], status: int, words: str
+) -> None:
+    done = analyzer("simulate", "--log", str(busy.path), *arguments)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr.startswith("analyzer: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert words in done.stderr
+
+
+def test_a_log_of_gaps_only_is_refused(log: EventLog) -> None:
+    log.append([Event(T0 + S, Kind.GAP, began_ns=T0), sample(2)])
+    done = analyzer("simulate", "--log", str(log.path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "holds no images" in done.stderr
+
+
+def test_version_and_help() -> None:
+    assert analyzer("--version").stdout.startswith("docker-hindsight ")
+    shown = analyzer("simulate", "--help")
+    assert shown.returncode == 0
+    assert "--threshold" in shown.stdout
+
+
+def test_help_loads_neither_numpy_nor_duckdb_nor_docker() -> None:
+    code = "import sys, analyzer.cli; print([m for m in ('numpy', 'pandas', 'docker', 'numba') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from analyzer.loading import DiskOverride, load_trace
+from analyzer.simulate import PolicyCleaner, simulate
+from analyzer.trace import Use
+from collector.errors import LogError
+from collector.events import Event, Kind
+from collector.log import EventLog
+from pruner.policy import Policy
+
+S = 10**9
+T0 = 1_700_000_000 * S
+
+
+def sample(second: float, free: int = 50, image_bytes: int | None = 30, **more: int) -> Event:
+    attributes = {"total_bytes": 100, "image_bytes": image_bytes, **more}
+    return Event(T0 + int(second * S), Kind.DISK_SAMPLED, bytes=free, attributes=attributes)
+
+
+def observed(second: float, image: str, **more: Any) -> Event:
+    attributes = {
+        "references": [f"{image}:1"],
+        "digests": [f"{image}@sha256:00"],
+        "created": "2023-11-14T22:13:19.5Z",
+        "size": 30,
+        "layers": [{"diff_id": "d", "chain_id": "base", "bytes": 10}, {"diff_id": "e", "chain_id": image, "bytes": 20}],
+    }
+    return Event(T0 + int(second * S), Kind.IMAGE_OBSERVED, image=image, attributes=attributes | more)
+
+
+def container(first: float, last: float | None, image: str, name: str) -> list[Event]:
+    began = T0 + int(first * S)
+    events = [Event(began, Kind.CONTAINER_CREATED, image=image, container=name)]
+    if last is not None:
+        ended = T0 + int(last * S)
+        events.append(Event(ended, Kind.CONTAINER_DESTROYED, image=image, container=name, began_ns=began))
+    return events
+
+
+def test_the_log_becomes_arrays_of_demand(log: EventLog) -> None:
+    log.append(
+        [
+            Event(T0, Kind.COLLECTOR_STARTED),
+            observed(0.25, "there"),
+            sample(0.5),
+            Event(T0 + 5 * S, Kind.IMAGE_PULLED, image="new", reference="new:2"),
+            observed(5.5, "new", stored=1.5),
+            *container(6, 8.5, "new", "c1"),
+            *container(7, None, "there", "c2"),
+            *container(-100, 9, "there", "c0"),
+            Event(T0 + 10 * S, Kind.JOB_IMAGE_USED, image="new"),
+            Event(T0 + 11 * S, Kind.IMAGE_BUILT, image="mine"),
+            observed(11, "mine", local=True),
+            Event(T0 + 12 * S, Kind.IMAGE_TAGGED, image="mine", reference="mine:2"),
+            Event(T0 + 12 * S, Kind.GAP, began_ns=T0 + 11 * S, attributes={"reason": "x"}),
+            sample(12.5, free=40, image_bytes=50),
+        ]
+    )
+    trace = load_trace(log)
+    assert (trace.host, trace.origin_ns, trace.end) == ("runner", T0, 12.5)
+    assert trace.image_ids == ("there", "new", "mine")
+    assert list(zip(trace.time, trace.image, trace.until, trace.kind, strict=True)) == [
+        (0.0, 0, 9.0, Use.FOUND),
+        (5.0, 1, 5.0, Use.PULL),
+        (6.0, 1, 8.5, Use.CONTAINER),
+        (7.0, 0, float("inf"), Use.CONTAINER),
+        (10.0, 1, 10.0, Use.JOB),
+        (11.0, 2, 11.0, Use.ARRIVED),
+        (12.0, 2, 12.0, Use.TAG),
+    ]
+    assert trace.local.tolist() == [False, False, True]
+    assert trace.created.tolist() == [-0.5, -0.5, -0.5]
+    assert trace.references[1] == ("new:1",)
+    assert set(trace.names[1]) == {"new:1", "new:2", "new@sha256:00"}
+    assert trace.image_bytes.tolist() == [30, 30, 30]
+    assert len(trace.layer_bytes) == 4
+    assert trace.disk_time.tolist() == [0.0, 12.5]
+    assert trace.disk_other.tolist() == [20, 10]
+    assert trace.blind.tolist() == [[11.0, 12.0]]
+    assert "1 gaps, 1 s in all" in trace.assumptions[0]
+
+
+def test_what_an_inventory_finds_first_was_last_used_when_stored_or_built(log: EventLog) -> None:
+    log.append([sample(0), observed(1, "stored", stored=T0 / S - 7), observed(1, "built")])
+    trace = load_trace(log)
+    facts = {
+        trace.image_ids[i]: (kind, until) for i, kind, until in zip(trace.image, trace.kind, trace.until, strict=True)
+    }
+    assert facts == {"stored": (Use.FOUND, -7.0), "built": (Use.FOUND, -0.5)}
+
+
+def test_inodes_of_layers_are_in_proportion_to_their_bytes(log: EventLog) -> None:
+    log.append([sample(0, free=50, total_inodes=100, free_inodes=0), *container(1, 2, "a", "c"), observed(1, "a")])
+    trace = load_trace(log)
+    assert sorted(trace.layer_inodes.tolist()) == [20.0, 40.0]
+    assert trace.inode_other.tolist() == [40]
+
+
+def test_images_of_unknown_size_are_told(log: EventLog) -> None:
+    log.append(
+        [
+            sample(0),
+            *container(1, 2, "gone", "c1"),
+            *container(2, 3, "whole", "c2"),
+            observed(2, "whole", layers=[]),
+            Event(T0 + 4 * S, Kind.CONTAINER_CREATED, container="c3"),
+        ]
+    )
+    trace = load_trace(log)
+    assert trace.image_bytes.tolist() == [0, 30]
+    assert [note[:30] for note in trace.assumptions] == [
+        "1 events name no known image a",
+        "the layers of 1 images are unk",
+        "1 images (1 of 2 uses) were go",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        ([observed(0, "a"), *container(1, 2, "a", "c")], "has no disk samples"),
+        ([sample(0, image_bytes=None), observed(0, "a")], "no disk sample tells what the engine's images hold"),
+        ([sample(0), *container(1, 2, "a", "c")], "tells no image's size"),
+        ([sample(0)], "holds no images"),
+        ([Event(T0 + S, Kind.GAP, began_ns=T0)], "holds no images"),
+    ],
+)
+def test_a_log_without_what_cannot_be_assumed_is_refused(log: EventLog, events: list[Event], words: str) -> None:
+    log.append(events)
+    with pytest.raises(LogError, match=words):
+        load_trace(log)
+
+
+def test_a_disk_can_be_given_where_none_was_recorded(log: EventLog) -> None:
+    log.append([observed(0, "a"), *container(1, 2, "a", "c")])
+    trace = load_trace(log, disk=DiskOverride(1000, 10))
+    assert (trace.disk_total.tolist(), trace.disk_other.tolist()) == ([1000], [10])
+    with pytest.raises(LogError, match="leaves nothing"):
+        load_trace(log, disk=DiskOverride(1000, 1000))
+
+
+def test_hosts_are_told_apart(log: EventLog) -> None:
+    log.append([sample(0), observed(0, "a"), *container(1, 2, "a", "c")])
+    EventLog(log.path, host="second").append([sample(5), observed(5, "b"), *container(6, 7, "b", "d")])
+    with pytest.raises(LogError, match=r"several hosts \(runner, second\)"):
+        load_trace(log)
+    with pytest.raises(LogError, match="knows no host 'third', only runner, second"):
+        load_trace(log, "third")
+    assert load_trace(log, "second").image_ids == ("b",)
+
+
+def test_sub_second_histories_are_replayed(log: EventLog) -> None:
+    log.append([sample(0, free=70, image_bytes=0), sample(3, free=70, image_bytes=0)])
+    log.append(
+        [*container(0.1, 0.2, "a", "c1"), observed(0.1, "a"), *container(0.15, 0.25, "b", "c2"), observed(0.15, "b")]
+    )
+    trace = load_trace(log)
+    result = simulate(trace, PolicyCleaner(Policy(min_age=0.0, interval=0.5), trace))
+    assert result.uses == 2
+    assert [trace.image_ids[removal.image] for removal in result.removed] == []
+    assert result.min_free == 20

@@ -1,0 +1,43 @@
+"""The year of Mesa's CI: the figures that the project stands on."""
+
+from __future__ import annotations
+
+import pytest
+
+from analyzer.baselines import HOUR, Baseline, DockerGc, PruneUntil
+from analyzer.result import Result
+from analyzer.simulate import PolicyCleaner, simulate
+from analyzer.trace import Trace
+from pruner.policy import Policy, Space
+from tests.analyzer.conftest import GIB
+
+
+def run(trace: Trace, order: str = "lru", threshold: str = "10%") -> Result:
+    return simulate(trace, PolicyCleaner(Policy(threshold=Space.parse(threshold), order=order), trace))
+
+
+def test_the_year_is_read_whole(mesa: Trace) -> None:
+    assert (mesa.demands, mesa.images) == (121_787, 533)
+    assert mesa.layer_bytes.sum() / GIB == pytest.approx(1030.04, abs=0.01)
+
+
+def test_age_pulls_again_what_is_needed(mesa: Trace) -> None:
+    age = simulate(mesa, PruneUntil(24 * HOUR, 900.0, "pulled"))
+    assert age.repulled_bytes / GIB == pytest.approx(5090.3, abs=0.1)
+    assert simulate(mesa, DockerGc()).repulled_bytes / GIB == pytest.approx(49_422.3, abs=0.1)
+
+
+def test_least_recently_used_pulls_nothing_again(mesa: Trace) -> None:
+    result = run(mesa)
+    assert (result.repulls, result.removals, result.disk_full) == (0, 489, 3)
+    assert run(mesa, threshold="20%").disk_full == 0
+
+
+def test_pull_time_is_the_poorer_criterion(mesa: Trace) -> None:
+    assert run(mesa, "pulled").repulled_bytes / GIB == pytest.approx(1.0, abs=0.1)
+
+
+def test_keeping_everything_needs_ten_disks(mesa: Trace) -> None:
+    result = simulate(mesa, Baseline())
+    assert (result.repulls, result.compulsory, result.removals) == (0, 533, 0)
+    assert result.min_free / GIB == pytest.approx(100 - 1030.04, abs=0.01)
