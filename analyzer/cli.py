@@ -82,7 +82,7 @@ def simulate(
 
     Repeated options are combined: two thresholds and two orders make four policies.
     """
-    from analyzer.loading import DiskOverride, load_trace  # noqa: PLC0415 - --help spares numpy and DuckDB
+    from analyzer.loading import DiskOverride, load_trace
 
     shown = _format(output)
     chosen = options.policies(
@@ -112,9 +112,9 @@ def demo(
     output: FormatOption = "table",
 ) -> None:
     """Simulate a year of a public project's CI (Mesa, 2023) that ships with this program."""
-    from analyzer.data import mesa_files  # noqa: PLC0415
-    from analyzer.loading import load_trace  # noqa: PLC0415
-    from collector.importer import import_jobs  # noqa: PLC0415
+    from analyzer.data import mesa_files
+    from analyzer.loading import load_trace
+    from collector.importer import import_jobs
 
     shown = _format(output)
     chosen = options.policies(None, None, threshold=threshold or ["10%", "20%"], order=order)
@@ -128,9 +128,9 @@ def demo(
 
 def _compare(trace: Trace, chosen: Sequence[Policy], baselines: Sequence[str], output: Output, rate: float) -> None:
     """Simulate and print baselines, then policies."""
-    from analyzer.baselines import BASELINES  # noqa: PLC0415
-    from analyzer.report import patient_progress, print_results  # noqa: PLC0415
-    from analyzer.simulate import Cleaner, PolicyCleaner, simulate, threshold_of  # noqa: PLC0415
+    from analyzer.baselines import BASELINES
+    from analyzer.report import patient_progress, print_results
+    from analyzer.simulate import Cleaner, PolicyCleaner, simulate, threshold_of
 
     ours = [PolicyCleaner(policy, trace) for policy in chosen]
     level = threshold_of(ours[0], trace)
@@ -152,7 +152,7 @@ def _compare(trace: Trace, chosen: Sequence[Policy], baselines: Sequence[str], o
 
 
 def _baselines(names: Sequence[str] | None) -> list[str]:
-    from analyzer.baselines import BASELINES, DEFAULT_BASELINES  # noqa: PLC0415
+    from analyzer.baselines import BASELINES, DEFAULT_BASELINES
 
     chosen: list[str] = []
     for name in names or DEFAULT_BASELINES:
@@ -166,7 +166,7 @@ def _baselines(names: Sequence[str] | None) -> list[str]:
 
 
 def _format(text: str) -> Output:
-    from analyzer.report import Output  # noqa: PLC0415
+    from analyzer.report import Output
 
     try:
         return Output(text)

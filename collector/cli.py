@@ -38,8 +38,8 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
 ) -> None:
     """Follow the engine's events until SIGTERM."""
-    from collector.daemon import Collector, Schedule  # noqa: PLC0415 - docker-py takes 0.2 s that --help can spare
-    from collector.engine import Engine  # noqa: PLC0415
+    from collector.daemon import Collector, Schedule
+    from collector.engine import Engine
 
     console.log_to_stderr(verbose=verbose)
     schedule = Schedule(
@@ -120,7 +120,7 @@ def import_(
     other: Annotated[str, typer.Option(help="What everything but images takes of it.")] = "0",
 ) -> None:
     """Make a log from a list of jobs, to try policies."""
-    from collector.importer import import_jobs  # noqa: PLC0415 - only this command reads CSV
+    from collector.importer import import_jobs
 
     try:
         disk_bytes, other_bytes = parse_bytes(disk), parse_bytes(other)

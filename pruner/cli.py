@@ -51,9 +51,9 @@ def run(
     Ends with 0 if nothing was to do or the target is reached, 1 if engine or log cannot be used,
     2 for an impossible policy or option, 3 if the target was not reached, 4 if another pruner is at work.
     """
-    from collector.engine import Engine  # noqa: PLC0415 - docker-py takes 0.2 s that --help can spare
-    from pruner.executor import Executor, exclusive  # noqa: PLC0415
-    from pruner.survey import survey  # noqa: PLC0415
+    from collector.engine import Engine
+    from pruner.executor import Executor, exclusive
+    from pruner.survey import survey
 
     console.log_to_stderr(verbose=verbose)
     opened = console.open_log(log)
@@ -90,8 +90,8 @@ def plan_(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Print what `run` would do now, with the reason for every image."""
-    from collector.engine import Engine  # noqa: PLC0415
-    from pruner.survey import survey  # noqa: PLC0415
+    from collector.engine import Engine
+    from pruner.survey import survey
 
     made = planned(policy, survey(Engine(host), console.open_log(log), policy))
     if output is Format.JSON:
@@ -109,8 +109,8 @@ def explain(
     host: HostOption = None,
 ) -> None:
     """Tell why one image would stay or go."""
-    from collector.engine import Engine  # noqa: PLC0415
-    from pruner.survey import survey  # noqa: PLC0415
+    from collector.engine import Engine
+    from pruner.survey import survey
 
     made = planned(policy, survey(Engine(host), console.open_log(log), policy))
     found = [verdict for verdict in made.verdicts if is_meant(verdict, image)]
