@@ -80,8 +80,8 @@ class Collector:
         Raises:
             EngineError, LogError: it could not be taken or stored.
         """
-        self._restore()
         self._data_root = self._engine.info().data_root
+        self._restore()
         self._take_inventory()
         sample = self._sample()
         if not self._writer.flush() and not self._writer.save():
@@ -95,9 +95,9 @@ class Collector:
             EngineError: there is no engine at the start.
             LogError: the log cannot be used at all.
         """
+        self._data_root = self._engine.info().data_root
         self._writer.spool.reserve()
         self._restore()
-        self._data_root = self._engine.info().data_root
         alive_ns = None if self._first_run else self._last_alive_ns()
         self._record(Event(time.time_ns(), Kind.COLLECTOR_STARTED, attributes=self._self_portrait()))
         backoff = _FIRST_BACKOFF_S

@@ -74,7 +74,7 @@ _PRESENT = """
 SELECT image_id,
     CAST(o.attributes -> '$.references' AS VARCHAR[]),
     CAST(o.attributes -> '$.digests' AS VARCHAR[]),
-    CAST(o.attributes -> '$.layers' AS STRUCT(chain_id VARCHAR, bytes BIGINT)[])
+    json_transform(o.attributes -> '$.layers', '[{"chain_id": "VARCHAR", "bytes": "BIGINT"}]')
 FROM image_observations AS o SEMI JOIN present_images USING (host, image) JOIN image USING (image)
 WHERE host = ?
 """
