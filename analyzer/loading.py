@@ -40,7 +40,7 @@ _USES = """
 """
 _OBSERVED = """
     SELECT image, epoch_ns(first_observed) AS time,
-        coalesce(CAST(attributes ->> '$.local' AS BOOLEAN), false) AS local,
+        local,
         greatest(coalesce(epoch_us(TRY_CAST(attributes ->> '$.created' AS TIMESTAMP)), 0), 0) * 1000 AS created,
         CAST(coalesce(TRY_CAST(attributes ->> '$.stored' AS DOUBLE), 0) * 1000000000 AS BIGINT) AS stored,
         coalesce(CAST(attributes ->> '$.size' AS BIGINT), -1) AS size,

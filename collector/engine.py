@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +75,7 @@ class ImageObservation:
     @property
     def local(self) -> bool:
         """Whether no registry can give the image back."""
-        names = (*self.references, *self.digests)
-        return not self.digests or all(name.startswith("localhost/") for name in names)
+        return is_local(self.digests)
 
     @classmethod
     def from_row(
@@ -233,9 +232,9 @@ class Engine:
         with told_in_one_line(self.host):
             try:
                 detail = self._inspect(listed.image)
+                sizes = self._layer_sizes(listed.image)
             except docker.errors.NotFound:
                 return None
-            sizes = self._layer_sizes(listed.image)
         diff_ids = (detail.get("RootFS") or {}).get("Layers") or []
         size = max(listed.size, int(detail.get("Size") or 0))
         return ImageObservation(
@@ -255,6 +254,8 @@ class Engine:
         """Bytes of the non-empty history entries, base first; None if the engine can't tell."""
         try:
             history = cast("Any", self.api).history(image)
+        except docker.errors.NotFound:
+            raise
         except docker.errors.APIError:
             return None
         return [int(entry["Size"]) for entry in reversed(history) if entry.get("Size")]
@@ -304,6 +305,14 @@ class Engine:
             _sum((row.get("UsageData") or {}).get("Size", 0) for row in usage.get("Volumes") or []),
             _sum(row.get("Size") or 0 for row in usage.get("BuildCache") or []),
         )
+
+
+def is_local(names: Iterable[str]) -> bool:
+    """Whether no registry can give back an image that ever bore these names.
+
+    A digest of a repository shows that a registry has it; Podman gives local images digests of ``localhost``.
+    """
+    return not any("@" in name and not name.startswith("localhost/") for name in names)
 
 
 def full_id(image: str) -> str:

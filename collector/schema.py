@@ -41,6 +41,7 @@ COMMENT ON VIEW events IS 'every event, in the order in which it was recorded; t
 
 CREATE OR REPLACE VIEW image_observations AS
     SELECT host, image, max_by(attributes, seq) AS attributes,
+        bool_and(coalesce(CAST(attributes ->> '$.local' AS BOOLEAN), false)) AS local,
         min(time) AS first_observed, max(time) AS last_observed
     FROM event WHERE kind = 'image_observed' GROUP BY host, image;
 
@@ -55,8 +56,7 @@ CREATE OR REPLACE VIEW images AS
         attributes ->> '$.digests' AS digests,
         CAST(attributes ->> '$.size' AS BIGINT) AS size_bytes,
         TRY_CAST(attributes ->> '$.created' AS TIMESTAMP) AS created,
-        coalesce(CAST(attributes ->> '$.local' AS BOOLEAN), false) AS local,
-        first_observed, last_observed
+        local, first_observed, last_observed
     FROM image_observations JOIN image USING (image);
 COMMENT ON VIEW images IS 'what the latest inventory said of each image';
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from collector.disk import DiskSample
-from collector.engine import ImageObservation, ListedContainer
+from collector.engine import ImageObservation, ListedContainer, is_local
 from collector.log import EventLog
 from collector.times import parse_rfc3339
 
@@ -120,11 +120,12 @@ def image_of(observation: ImageObservation, past: Past | None, containers: int, 
     last_use, evidence = (past.last_use, past.evidence) if past and past.last_use is not None else weak
     if containers:
         last_use, evidence = now, "a container exists"
+    names = tuple(sorted({*observation.references, *observation.digests, *(past.names if past else ())}))
     return Image(
         image_id=observation.image,
         references=observation.references,
         digests=observation.digests,
-        names=tuple(sorted({*observation.references, *observation.digests, *(past.names if past else ())})),
+        names=names,
         size=observation.size,
         layers=tuple((layer.chain_id, layer.bytes) for layer in observation.layers),
         created=created,
@@ -133,7 +134,7 @@ def image_of(observation: ImageObservation, past: Past | None, containers: int, 
         evidence=evidence,
         pulled=past.pulled if past and past.pulled is not None else first_seen,
         uses=past.uses if past else 0,
-        local=observation.local,
+        local=is_local(names),
         containers=containers,
     )
 
