@@ -1,0 +1,28 @@
+# The two commands that a newcomer needs: make demo, make test. Both set up what they need.
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint sync clean
+
+help: ## Show the targets
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+sync:
+	@tools/uv sync --quiet --frozen --all-extras
+
+demo: sync ## Simulate a year of a real project's CI: prints the table, writes report.html; no Docker needed
+	@.venv/bin/analyzer demo
+
+test: sync ## Run all tests, against engines that the tests start themselves (installs Debian packages)
+	@.ci/install-packages || { [ "$$CI" != true ] && echo "make test: tests of what is missing will be skipped"; }
+	@.venv/bin/python -m pytest
+
+bench: sync ## Measure speed and weight, side by side with others in one run
+	@.venv/bin/python -m bench
+
+lint: sync ## Check style, types and the direction of imports
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+clean: ## Remove what the targets made
+	rm -rf .venv .tools report.html .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
