@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import dataclass
 
+from collector.clock import Clock
 from collector.disk import DiskSample, sample_disk
 from collector.engine import Engine, ListedImage, Usage
 from collector.errors import EngineError, LogError
@@ -55,12 +56,16 @@ class Collector:
         engine: the engine.
         log: where events go.
         schedule: how often it looks by itself.
+        clock: what time it is; None: the host's clocks.
     """
 
-    def __init__(self, engine: Engine, log: EventLog, schedule: Schedule | None = None) -> None:
+    def __init__(
+        self, engine: Engine, log: EventLog, schedule: Schedule | None = None, clock: Clock | None = None
+    ) -> None:
         self._engine = engine
         self._log = log
         self._schedule = schedule or Schedule()
+        self._clock = clock or Clock()
         self._writer = LogWriter(log)
         self._presence = Presence()
         self._translator = Translator(engine)
@@ -99,7 +104,7 @@ class Collector:
         self._writer.spool.reserve()
         self._restore()
         alive_ns = None if self._first_run else self._last_alive_ns()
-        self._record(Event(time.time_ns(), Kind.COLLECTOR_STARTED, attributes=self._self_portrait()))
+        self._record(Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes=self._self_portrait()))
         backoff = _FIRST_BACKOFF_S
         try:
             while not self.stopping.is_set():
@@ -107,7 +112,7 @@ class Collector:
                     reader = self._connect(alive_ns)
                     backoff = _FIRST_BACKOFF_S
                     reason = self._witness(reader)
-                    alive_ns = time.time_ns()
+                    alive_ns = self._clock.now()
                 except EngineError as error:
                     reason = str(error)
                 if not self.stopping.is_set():
@@ -115,7 +120,7 @@ class Collector:
                     backoff = min(2 * backoff, _LAST_BACKOFF_S)
         finally:
             notify("STOPPING=1")
-            self._record(Event(time.time_ns(), Kind.COLLECTOR_STOPPED))
+            self._record(Event(self._clock.now(), Kind.COLLECTOR_STOPPED))
             self._writer.close()
 
     def _wait_for_engine(self, reason: str, seconds: float) -> None:
@@ -127,13 +132,14 @@ class Collector:
     def _restore(self) -> None:
         """Take up where the log ends."""
         if not self._log.exists():
-            self._log.append([Event(time.time_ns(), Kind.COLLECTOR_STARTED, attributes={"first": True})])
+            self._log.append([Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes={"first": True})])
             self._first_run = True
         self._presence.restore(self._log)
         self._translator.learn(names_of(self._presence.names()))
         for container, image, began_ns in self._log.query(_OPEN_CONTAINERS, [self._log.host]):
             self._translator.open[container] = OpenContainer(image, began_ns)
-        self._anchor_ns = self._log.query(_ANCHOR, [self._log.host])[0][0]
+        self._anchor_ns, latest_ns = self._log.query(_ANCHOR, [self._log.host])[0]
+        self._clock.resume(latest_ns)
 
     def _self_portrait(self) -> dict[str, str]:
         info = self._engine.info()
@@ -146,7 +152,9 @@ class Collector:
     def _connect(self, alive_ns: int | None) -> Reader:
         """Follow the stream from the last event on; what lies between and is lost becomes a gap."""
         self._data_root = self._engine.info().data_root
-        reader = Reader(self._engine.stream(self._anchor_ns), self._engine.host)
+        # Where the clock was set back meanwhile, the engine has nothing "since" a time still to come.
+        since_ns = None if self._anchor_ns is None else min(self._anchor_ns, self._clock.now())
+        reader = Reader(self._engine.stream(since_ns), self._engine.host)
         self._note_gap(alive_ns)
         self._handle_waiting(reader)
         self._take_inventory()
@@ -164,21 +172,16 @@ class Collector:
         """If the engine no longer tells the last event that was witnessed, others are lost, too."""
         if alive_ns is None:
             return
-        now_ns = time.time_ns()
-        kept = self._engine.buffered_events(self._anchor_ns or alive_ns, now_ns)
+        now_ns = self._clock.now()
+        kept = self._engine.buffered_events(min(self._anchor_ns or alive_ns, now_ns), now_ns)
         times = [int(event.get("timeNano") or 0) for event in kept]
         if self._anchor_ns in times:
             return
         ended = min((moment for moment in times if moment > alive_ns), default=now_ns)
-        if ended > alive_ns:
-            self._record(
-                Event(
-                    ended,
-                    Kind.GAP,
-                    began_ns=alive_ns,
-                    attributes={"reason": "the engine no longer has the events since the last one witnessed"},
-                )
-            )
+        reason = "the engine no longer has the events since the last one witnessed"
+        if ended <= alive_ns:
+            reason = "the host's clock was set back while nothing was witnessed"
+        self._record(Event(max(ended, alive_ns), Kind.GAP, began_ns=alive_ns, attributes={"reason": reason}))
 
     def _witness(self, reader: Reader) -> str:
         """Handle events until the stream ends; why it ended."""
@@ -206,6 +209,7 @@ class Collector:
     def _iterate(self, now: float) -> None:
         """Do what is due at `now` (monotonic seconds)."""
         notify("WATCHDOG=1")
+        self._record(*self._clock.watch())
         if self._listing_due:
             self._listing_due = False
             self._observe_changed(self._engine.images())
@@ -218,7 +222,7 @@ class Collector:
             self._take_inventory()
         elif now >= self._next_containers:
             self._next_containers = now + self._schedule.containers
-            self._record(*self._translator.reconcile(self._engine.containers(), time.time_ns()))
+            self._record(*self._translator.reconcile(self._engine.containers(), self._clock.now()))
         if self._writer.pending and now >= self._next_flush:
             self._flush()
 
@@ -231,6 +235,7 @@ class Collector:
             self._handle(found)
 
     def _handle(self, raws: list[dict[str, object]]) -> None:
+        self._record(*self._clock.watch())
         for raw in raws:
             for event in self._translator.translate(raw):
                 self._anchor_ns = event.time_ns
@@ -244,9 +249,9 @@ class Collector:
         """Compare all images and containers with what is known, and record what differs."""
         listed = self._engine.images()
         self._observe_changed(listed)
-        self._record(*self._presence.vanished(listed, time.time_ns()))
+        self._record(*self._presence.vanished(listed, self._clock.now()))
         self._translator.learn(names_of(self._presence.names()))
-        self._record(*self._translator.reconcile(self._engine.containers(), time.time_ns()))
+        self._record(*self._translator.reconcile(self._engine.containers(), self._clock.now()))
         try:
             self._usage = self._engine.usage()
         except EngineError as error:
@@ -256,7 +261,7 @@ class Collector:
         for row in self._presence.changed(listed):
             seen = self._engine.observe(row)
             if seen is not None:
-                self._record(self._presence.observed(seen, time.time_ns()))
+                self._record(self._presence.observed(seen, self._clock.now()))
                 self._sampling_due = True
 
     def _sample(self) -> DiskSample:
@@ -268,14 +273,14 @@ class Collector:
             attributes["volume_bytes"] = self._usage.volume_bytes
             attributes["build_cache_bytes"] = self._usage.build_cache_bytes
         self._record(
-            Event(time.time_ns(), Kind.DISK_SAMPLED, bytes=sample.free_bytes, attributes=attributes, identity="disk")
+            Event(self._clock.now(), Kind.DISK_SAMPLED, bytes=sample.free_bytes, attributes=attributes, identity="disk")
         )
         return sample
 
     def _record(self, *events: Event) -> None:
         if events and not self._writer.pending:
             self._next_flush = time.monotonic() + self._schedule.flush
-        self._writer.add(events)
+        self._writer.add(self._clock.stamped(event) for event in events)
 
     def _flush(self) -> None:
         self._writer.flush()
@@ -283,9 +288,11 @@ class Collector:
 
 
 _ANCHOR = """
-SELECT epoch_ns(max(time)) FROM event
-WHERE host = ? AND (kind LIKE 'image_%' OR kind LIKE 'container_%') AND kind <> 'image_observed'
-    AND coalesce(attributes ->> '$.inferred', 'false') <> 'true'
+SELECT arg_max(coalesce(CAST(attributes ->> '$.own_time_ns' AS BIGINT), epoch_ns(time)), seq)
+        FILTER ((kind LIKE 'image_%' OR kind LIKE 'container_%') AND kind <> 'image_observed'
+            AND coalesce(attributes ->> '$.inferred', 'false') <> 'true'),
+    epoch_ns(max(time))
+FROM event WHERE host = ?
 """
 
 _OPEN_CONTAINERS = """
