@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 _SETTLE_S = 0.2
 _FIRST_BACKOFF_S = 0.5
 _LAST_BACKOFF_S = 30.0
+# Podman tells of a pull before it lists the image; and an image that is not listed any more, though no
+# event told of its deletion within this time, is hidden: untagged, but others were built from it.
+_SECOND_LOOK_S = 2.0
 _CHANGES_DISK = frozenset({Kind.IMAGE_PULLED, Kind.IMAGE_DELETED, Kind.IMAGE_LOADED, Kind.IMAGE_IMPORTED})
 _NEW_IMAGE = frozenset(
     {
@@ -77,6 +81,7 @@ class Collector:
         self._listing_due = False
         self._sampling_due = False
         self._next_disk = self._next_inventory = self._next_containers = self._next_flush = 0.0
+        self._next_second_look = math.inf
         self.stopping = threading.Event()
 
     def once(self) -> tuple[int, DiskSample]:
@@ -200,7 +205,7 @@ class Collector:
 
     def _pause(self) -> float:
         """Seconds until something is due."""
-        due = [self._next_disk, self._next_inventory, self._next_containers]
+        due = [self._next_disk, self._next_inventory, self._next_containers, self._next_second_look]
         if self._writer.pending:
             due.append(self._next_flush)
         until = min(due) - time.monotonic()
@@ -213,6 +218,12 @@ class Collector:
         if self._listing_due:
             self._listing_due = False
             self._observe_changed(self._engine.images())
+            self._next_second_look = now + _SECOND_LOOK_S
+        if now >= self._next_second_look:
+            self._next_second_look = math.inf
+            listed = self._engine.images()
+            self._observe_changed(listed)
+            self._record(*self._presence.vanished(listed, self._clock.now()))
         if self._sampling_due or now >= self._next_disk:
             self._sample()
             self._next_disk = now + self._schedule.disk

@@ -383,7 +383,8 @@ def _stamp(time_ns: int | None) -> Any:
 
 
 def _tags(row: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(sorted(tag for tag in row.get("RepoTags") or [] if tag != "<none>:<none>"))
+    # Some engines list the digests of an image without tags here, too.
+    return tuple(sorted(tag for tag in row.get("RepoTags") or [] if tag != "<none>:<none>" and "@" not in tag))
 
 
 def _digests(row: dict[str, Any]) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ class Presence:
         )
 
     def vanished(self, listed: Iterable[ListedImage], now_ns: int) -> list[Event]:
-        """What is known but no longer listed has been deleted unwitnessed: marked as inferred."""
+        """What is known but no longer listed has gone unwitnessed: marked as inferred."""
         existing = {row.image for row in listed}
         gone = [image for image in self._signatures if image not in existing]
         for image in gone:

@@ -107,9 +107,9 @@ class Host:
             client.close()
 
     @staticmethod
-    def wait_for(condition: Callable[[], bool], what: str) -> None:
-        """Wait until something is so."""
-        deadline = time.monotonic() + _PATIENCE_S
+    def wait_for(condition: Callable[[], bool], what: str, patience: float = _PATIENCE_S) -> None:
+        """Wait until something is so, for so many seconds at most."""
+        deadline = time.monotonic() + patience
         while not condition():
             assert time.monotonic() < deadline, f"waited in vain for {what}"
             time.sleep(0.1)
