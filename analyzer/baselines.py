@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from analyzer.host import Host
-from analyzer.simulate import Cleaner
+from analyzer.replay import Cleaner
 
 HOUR = 3600.0
 DAY = 86400.0

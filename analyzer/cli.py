@@ -129,8 +129,8 @@ def demo(
 def _compare(trace: Trace, chosen: Sequence[Policy], baselines: Sequence[str], output: Output, rate: float) -> None:
     """Simulate and print baselines, then policies."""
     from analyzer.baselines import BASELINES
+    from analyzer.replay import Cleaner, PolicyCleaner, replay, threshold_of
     from analyzer.report import patient_progress, print_results
-    from analyzer.simulate import Cleaner, PolicyCleaner, simulate, threshold_of
 
     ours = [PolicyCleaner(policy, trace) for policy in chosen]
     level = threshold_of(ours[0], trace)
@@ -146,7 +146,7 @@ def _compare(trace: Trace, chosen: Sequence[Policy], baselines: Sequence[str], o
     with patient_progress("simulating") as progress:
         for k, (cleaner, under) in enumerate(runs):
             results.append(
-                simulate(trace, cleaner, under, rate, lambda share, k=k: progress((k + share) / len(runs)))  # type: ignore[misc]
+                replay(trace, cleaner, under, rate, lambda share, k=k: progress((k + share) / len(runs)))  # type: ignore[misc]
             )
     print_results(trace, results, output, notes)
 

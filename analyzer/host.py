@@ -1,6 +1,6 @@
 """The simulated host: what it holds, what that costs it, and what has been counted so far.
 
-Written to be read and to be right; `analyzer.simulate` drives it through a trace.
+Written to be read and to be right; `analyzer.replay` drives it through a trace.
 """
 
 from __future__ import annotations

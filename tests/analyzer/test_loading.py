@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from analyzer.loading import DiskOverride, load_trace
-from analyzer.simulate import PolicyCleaner, simulate
+from analyzer.replay import PolicyCleaner, replay
 from analyzer.trace import Use
 from collector.errors import LogError
 from collector.events import Event, Kind
@@ -159,7 +159,7 @@ def test_sub_second_histories_are_replayed(log: EventLog) -> None:
         [*container(0.1, 0.2, "a", "c1"), observed(0.1, "a"), *container(0.15, 0.25, "b", "c2"), observed(0.15, "b")]
     )
     trace = load_trace(log)
-    result = simulate(trace, PolicyCleaner(Policy(min_age=0.0, interval=0.5), trace))
+    result = replay(trace, PolicyCleaner(Policy(min_age=0.0, interval=0.5), trace))
     assert result.uses == 2
     assert [trace.image_ids[removal.image] for removal in result.removed] == []
     assert result.min_free == 20

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from analyzer.baselines import HOUR, Baseline, DockerGc, PruneUntil
+from analyzer.replay import PolicyCleaner, replay
 from analyzer.result import Result
-from analyzer.simulate import PolicyCleaner, simulate
 from analyzer.trace import Trace
 from pruner.policy import Policy, Space
 from tests.analyzer.conftest import GIB
 
 
 def run(trace: Trace, order: str = "lru", threshold: str = "10%") -> Result:
-    return simulate(trace, PolicyCleaner(Policy(threshold=Space.parse(threshold), order=order), trace))
+    return replay(trace, PolicyCleaner(Policy(threshold=Space.parse(threshold), order=order), trace))
 
 
 def test_the_year_is_read_whole(mesa: Trace) -> None:
@@ -22,9 +22,9 @@ def test_the_year_is_read_whole(mesa: Trace) -> None:
 
 
 def test_age_pulls_again_what_is_needed(mesa: Trace) -> None:
-    age = simulate(mesa, PruneUntil(24 * HOUR, 900.0, "pulled"))
+    age = replay(mesa, PruneUntil(24 * HOUR, 900.0, "pulled"))
     assert age.repulled_bytes / GIB == pytest.approx(5090.3, abs=0.1)
-    assert simulate(mesa, DockerGc()).repulled_bytes / GIB == pytest.approx(49_422.3, abs=0.1)
+    assert replay(mesa, DockerGc()).repulled_bytes / GIB == pytest.approx(49_422.3, abs=0.1)
 
 
 def test_least_recently_used_pulls_nothing_again(mesa: Trace) -> None:
@@ -38,6 +38,6 @@ def test_pull_time_is_the_poorer_criterion(mesa: Trace) -> None:
 
 
 def test_keeping_everything_needs_ten_disks(mesa: Trace) -> None:
-    result = simulate(mesa, Baseline())
+    result = replay(mesa, Baseline())
     assert (result.repulls, result.compulsory, result.removals) == (0, 533, 0)
     assert result.min_free / GIB == pytest.approx(100 - 1030.04, abs=0.01)

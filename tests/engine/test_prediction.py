@@ -7,7 +7,7 @@ import time
 import pytest
 
 from analyzer.loading import load_trace
-from analyzer.simulate import PolicyCleaner, simulate
+from analyzer.replay import PolicyCleaner, replay
 from pruner.config import policy_from
 from tests.engine.engines import Engine
 from tests.engine.host import Host
@@ -54,5 +54,5 @@ def test_the_simulation_of_the_recorded_log_predicts_the_prune(any_engine: Engin
     policy = policy_from(
         {"threshold": str(threshold), "min_age": "1s", "allowlist": ["*/job/3"], "interval": interval}, "test"
     )
-    result = simulate(trace, PolicyCleaner(policy, trace))
+    result = replay(trace, PolicyCleaner(policy, trace))
     assert [trace.image_ids[removal.image] for removal in result.removed] == [image for (image,) in removed]

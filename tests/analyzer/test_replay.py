@@ -6,8 +6,8 @@ import pytest
 
 from analyzer.baselines import Baseline, DockerGc, PruneUntil
 from analyzer.host import Removal
+from analyzer.replay import PolicyCleaner, recent_use, replay
 from analyzer.result import Result
-from analyzer.simulate import PolicyCleaner, recent_use, simulate
 from analyzer.trace import DiskState, ImageFacts, Trace, Use, make_trace
 from collector.errors import LogError, UsageError
 from pruner import plan
@@ -23,8 +23,8 @@ def policy(threshold: str = "20", **kwargs: object) -> Policy:
     return Policy(threshold=Space.parse(threshold), **{"min_age": 0.0, "interval": 10.0, **kwargs})  # type: ignore[arg-type]
 
 
-def replay(trace: Trace, chosen: Policy) -> Result:
-    return simulate(trace, PolicyCleaner(chosen, trace))
+def under(trace: Trace, chosen: Policy) -> Result:
+    return replay(trace, PolicyCleaner(chosen, trace))
 
 
 def trace_of(*uses: tuple[float, int, float], total: int = 100, end: float = 50.0) -> Trace:
@@ -37,7 +37,7 @@ def test_the_least_recently_used_image_goes_and_comes_back() -> None:
     # 40 + 20 + 40 bytes fill the disk; at 10 A (unused since 2) goes, which frees its own 10 bytes
     # only, and B (since 3), which frees 20 and the base's 30. At 21 A is pulled again: 40 bytes.
     trace = trace_of((1, A, 2), (2, B, 3), (3, C, 4), (21, A, 22))
-    result = replay(trace, policy())
+    result = under(trace, policy())
     assert result.removed == (Removal(10, A, 10, emergency=False), Removal(10, B, 50, emergency=False))
     assert (result.uses, result.hits, result.compulsory, result.compulsory_bytes) == (4, 0, 3, 100)
     assert (result.repulls, result.repulled_bytes, result.removals, result.removed_bytes) == (1, 40, 2, 60)
@@ -49,23 +49,23 @@ def test_the_least_recently_used_image_goes_and_comes_back() -> None:
 
 
 def test_a_live_container_pins_its_image() -> None:
-    result = replay(trace_of((1, A, 45), (2, B, 3), (3, C, 4)), policy())
+    result = under(trace_of((1, A, 45), (2, B, 3), (3, C, 4)), policy())
     assert [removal.image for removal in result.removed] == [B]
 
 
 def test_a_container_that_ends_at_the_tick_no_longer_pins() -> None:
-    result = replay(trace_of((1, A, 10), (2, B, 10), (3, C, 10)), policy())
+    result = under(trace_of((1, A, 10), (2, B, 10), (3, C, 10)), policy())
     assert [removal.image for removal in result.removed] == [A, B]
 
 
 def test_a_use_at_the_tick_comes_before_it() -> None:
-    result = replay(trace_of((1, A, 2), (2, B, 3), (3, C, 4), (10, A, 10)), policy())
+    result = under(trace_of((1, A, 2), (2, B, 3), (3, C, 4), (10, A, 10)), policy())
     assert [removal.image for removal in result.removed] == [B]
     assert result.repulls == 0
 
 
 def test_min_age_spares_the_young() -> None:
-    result = replay(trace_of((1, A, 2), (2, B, 3), (3, C, 4)), policy(min_age=15.0))
+    result = under(trace_of((1, A, 2), (2, B, 3), (3, C, 4)), policy(min_age=15.0))
     assert [(removal.time, removal.image) for removal in result.removed] == [(20, A), (20, B)]
 
 
@@ -77,7 +77,7 @@ def test_after_a_gap_every_image_counts_as_just_used() -> None:
         blind=[(5, 25)],
         end=50,
     )
-    result = replay(trace, policy(min_age=5.0))
+    result = under(trace, policy(min_age=5.0))
     assert {removal.time for removal in result.removed} == {30}
 
 
@@ -91,15 +91,15 @@ def test_a_gap_counts_as_in_the_pruner(blind: float | None, min_age: float) -> N
 def test_protected_images_go_last_and_only_in_an_emergency() -> None:
     uses = ((1, A, 2), (2, B, 3), (3, C, 4))
     protect_b = policy(allowlist=("image:1",))
-    assert [removal.image for removal in replay(trace_of(*uses), protect_b).removed] == [A, C]
+    assert [removal.image for removal in under(trace_of(*uses), protect_b).removed] == [A, C]
     all_protected = policy(allowlist=("image:*",))
-    result = replay(trace_of(*uses), all_protected)
+    result = under(trace_of(*uses), all_protected)
     assert [(removal.image, removal.emergency) for removal in result.removed] == [(A, True), (B, True)]
     assert result.emergency_removals == 2
     never = policy(allowlist=("image:*",), emergency=Space.parse("never"))
-    assert replay(trace_of(*uses), never).removals == 0
+    assert under(trace_of(*uses), never).removals == 0
     lapsed = policy(allowlist=("image:*",), emergency=Space.parse("never"), allowlist_idle=7.0)
-    assert [(removal.time, removal.image) for removal in replay(trace_of(*uses), lapsed).removed] == [
+    assert [(removal.time, removal.image) for removal in under(trace_of(*uses), lapsed).removed] == [
         (10, A),
         (20, B),
     ]
@@ -107,14 +107,14 @@ def test_protected_images_go_last_and_only_in_an_emergency() -> None:
 
 def test_a_pull_that_does_not_fit_is_one_incident_and_is_carried_out() -> None:
     trace = trace_of((1, A, 2), (2, B, 3), (3, C, 4), (5, C, 6), total=90)
-    result = replay(trace, policy())
+    result = under(trace, policy())
     assert (result.disk_full, result.min_free, result.hits) == (1, -10, 1)
 
 
 def test_other_files_that_take_the_last_space_are_an_incident() -> None:
     states = [DiskState(0, 100, 0), DiskState(5, 100, 61), DiskState(6, 100, 70), DiskState(7, 100, 0)]
     trace = make_trace(IMAGES, [(1, A, 2, RUN)], states, end=50)
-    result = simulate(trace, Baseline())
+    result = replay(trace, Baseline())
     assert (result.disk_full, result.min_free) == (1, -10)
 
 
@@ -129,9 +129,9 @@ def test_a_removed_local_image_is_lost_until_it_is_built_again() -> None:
         (14, C, 15, RUN),
     ]
     trace = make_trace(images, uses, [DiskState(0, 100, 0)], end=15)
-    kept = replay(trace, policy())
+    kept = under(trace, policy())
     assert (kept.losses, [removal.image for removal in kept.removed]) == (0, [A, B])
-    lost = replay(trace, policy(local_images="evict"))
+    lost = under(trace, policy(local_images="evict"))
     assert [removal.image for removal in lost.removed] == [C]
     assert (lost.losses, lost.repulls, lost.hits) == (1, 0, 1)
 
@@ -139,7 +139,7 @@ def test_a_removed_local_image_is_lost_until_it_is_built_again() -> None:
 def test_what_was_found_costs_nothing_until_it_is_pulled_again() -> None:
     uses = [(0, A, -100, Use.FOUND), (0, C, -50, Use.FOUND), (1, B, 2, RUN), (30, A, 31, RUN)]
     trace = make_trace(IMAGES, uses, [DiskState(0, 100, 0)], end=50)
-    result = replay(trace, policy())
+    result = under(trace, policy())
     assert [(removal.time, removal.image) for removal in result.removed] == [(10, A), (10, C)]
     assert (result.compulsory, result.compulsory_bytes, result.repulls, result.repulled_bytes) == (1, 20, 1, 10)
 
@@ -149,7 +149,7 @@ def test_orders_choose_who_goes_first() -> None:
     uses = [(1, 0, 2, RUN), (2, 1, 3, RUN), (3, 2, 4, RUN), (4, 0, 9, RUN), (5, 1, 8, RUN), (6, 0, 6, RUN)]
     trace = make_trace(images, uses, [DiskState(0, 100, 0)], end=10)
     went = {
-        order: [removal.image for removal in replay(trace, policy("30", order=order)).removed]
+        order: [removal.image for removal in under(trace, policy("30", order=order)).removed]
         for order in ("lru", "pulled", "created", "lfu")
     }
     assert went == {"lru": [2], "pulled": [0], "created": [2], "lfu": [2]}
@@ -158,7 +158,7 @@ def test_orders_choose_who_goes_first() -> None:
 def test_inodes_alone_can_start_a_prune() -> None:
     trace = make_trace(IMAGES, [(1, C, 2, RUN)], [DiskState(0, 1000, 0, 100, 97)], end=50)
     trace.layer_inodes[:] = 1.0
-    result = replay(trace, policy("20", inode_threshold=Space.parse("3%")))
+    result = under(trace, policy("20", inode_threshold=Space.parse("3%")))
     assert [(removal.time, removal.image) for removal in result.removed] == [(10, C)]
 
 
@@ -171,7 +171,7 @@ def test_docker_gc_goes_by_build_time_whatever_is_free() -> None:
     ]
     uses = [(float(k + 1), k, float(k + 2), RUN) for k in range(3)] + [(4.0, 3, 100.0, RUN)]
     trace = make_trace(images, uses, [DiskState(0, 10**12, 0)], end=30)
-    result = simulate(trace, DockerGc(grace=100, interval=10))
+    result = replay(trace, DockerGc(grace=100, interval=10))
     # Loaded a moment ago yet built long ago: gone. Two tags: the engine refuses. Pinned: stays.
     assert [(removal.time, removal.image) for removal in result.removed] == [(10, 0)]
 
@@ -179,8 +179,8 @@ def test_docker_gc_goes_by_build_time_whatever_is_free() -> None:
 def test_image_prune_has_two_clocks() -> None:
     images = [ImageFacts([("a", 1)], created=-200.0), ImageFacts([("b", 1)], created=0.0)]
     trace = make_trace(images, [(1, 0, 2, RUN), (2, 1, 3, RUN)], [DiskState(0, 100, 0)], end=60)
-    built = simulate(trace, PruneUntil(age=50, interval=10, clock="built"))
-    local = simulate(trace, PruneUntil(age=50, interval=10, clock="pulled"))
+    built = replay(trace, PruneUntil(age=50, interval=10, clock="built"))
+    local = replay(trace, PruneUntil(age=50, interval=10, clock="pulled"))
     assert [(removal.time, removal.image) for removal in built.removed] == [(10, 0), (60, 1)]
     assert [(removal.time, removal.image) for removal in local.removed] == [(60, 0), (60, 1)]
 
@@ -188,11 +188,11 @@ def test_image_prune_has_two_clocks() -> None:
 def test_a_trace_too_poor_for_a_figure_is_refused() -> None:
     idle = make_trace(IMAGES, [(0, A, 0, Use.FOUND)], [DiskState(0, 100, 0)], end=50)
     with pytest.raises(LogError, match="holds no use of an image"):
-        replay(idle, policy())
+        under(idle, policy())
     with pytest.raises(LogError, match="less than one interval of 5 min"):
-        replay(trace_of((1, A, 2)), policy(interval=300.0))
+        under(trace_of((1, A, 2)), policy(interval=300.0))
 
 
 def test_levels_that_contradict_on_this_disk_are_refused() -> None:
     with pytest.raises(UsageError, match="target 15 is less than threshold 20%"):
-        replay(trace_of((1, A, 2)), policy("20%", target=Space.parse("15")))
+        under(trace_of((1, A, 2)), policy("20%", target=Space.parse("15")))

@@ -173,7 +173,7 @@ def check_trace(trace: Trace, interval: float) -> None:
         )
 
 
-def simulate(
+def replay(
     trace: Trace,
     cleaner: Cleaner,
     level: float | None = None,
