@@ -1,5 +1,7 @@
 # The two commands that a newcomer needs: make demo, make test. Both set up what they need.
 .DEFAULT_GOAL := help
+# Tests of engines mostly wait, so more of them run at once than there are cores.
+WORKERS ?= 3
 .PHONY: help demo test bench lint sync clean
 
 help: ## Show the targets
@@ -13,7 +15,7 @@ demo: sync ## Simulate a year of a real project's CI: prints the table, writes r
 
 test: sync ## Run all tests, against engines that the tests start themselves (installs Debian packages)
 	@.ci/install-packages || { [ "$$CI" != true ] && echo "make test: tests of what is missing will be skipped"; }
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
 bench: sync ## Measure speed and weight, side by side with others in one run
 	@.venv/bin/python -m bench

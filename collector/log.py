@@ -53,8 +53,9 @@ class EventLog:
         self.wait = wait
 
     def exists(self) -> bool:
-        """Whether there is a file at all."""
-        return self.path.exists()
+        """Whether there is a file at all. Raises LogError where one may not look."""
+        with _told_in_one_line(self.path):
+            return self.path.exists()
 
     def append(self, events: Sequence[Event]) -> int:
         """Store the events that are not stored yet, in order, all or none; return how many were new.
@@ -81,7 +82,7 @@ class EventLog:
         Raises:
             LogBusyError, LogError: see `append`; also when there is no log yet.
         """
-        if not self.path.exists():
+        if not self.exists():
             raise LogError(
                 f"no event log at {self.path}: start `collector run`, make one with `collector import`, "
                 "or name another with --log"
