@@ -29,12 +29,13 @@ def policy_options(command: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(command)
     own = {name: parameter for name, parameter in signature.parameters.items() if name != "policy"}
     hints = typing.get_type_hints(command, include_extras=True)
-    added = {"policy_file": _parameter("policy_file", _FILE), **{name: _option(name) for name in KEYS}}
+    added = {"policy_file": _parameter("policy_file", _FILE), **{_argument(name): _option(name) for name in KEYS}}
 
     @functools.wraps(command)
     def wrapper(**arguments: Any) -> None:
-        given = {name: arguments.pop(name) for name in added}
-        command(policy=chosen_policy(given.pop("policy_file"), given), **arguments)
+        path = arguments.pop("policy_file")
+        given = {name: arguments.pop(_argument(name)) for name in KEYS}
+        command(policy=chosen_policy(path, given), **arguments)
 
     parameters = [
         parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
@@ -63,12 +64,21 @@ def chosen_policy(path: Path | None, given: dict[str, Any]) -> Policy:
 
 
 def _option(name: str) -> inspect.Parameter:
-    text = KEYS[name].help
-    if name == "allowlist":
-        return _parameter(
-            name, Annotated[list[str] | None, typer.Option(help=f"{text}; repeatable", show_default=False)]
-        )
-    return _parameter(name, Annotated[str | None, typer.Option(help=text, show_default=False)])
+    key = KEYS[name]
+    annotation: Any = Annotated[str | None, _typed(key.help, key.kind)]
+    if key.kind == "list":
+        annotation = Annotated[list[str] | None, _typed(f"{key.help}; repeatable", key.kind)]
+    return _parameter(_argument(name), annotation)
+
+
+def _typed(text: str, kind: str) -> Any:
+    metavar = {"switch": "TRUE|FALSE", "list": "GLOB"}.get(kind, kind.upper())
+    return typer.Option(help=text, show_default=False, metavar=metavar)
+
+
+def _argument(name: str) -> str:
+    """The Python name of a key's option: ``build_cache_keep`` for ``build_cache.keep``."""
+    return name.replace(".", "_")
 
 
 def _parameter(name: str, annotation: Any) -> inspect.Parameter:

@@ -11,6 +11,7 @@ from collector.units import format_duration, parse_bytes
 
 PER_CENT = 100.0
 MAX_PER_CENT = 100.0
+PER_JOB = "B/job"
 _NEVER = "never"
 
 
@@ -47,7 +48,7 @@ class Space:
                 raise ValueError(f"'{text}' is not between 0% and 100%")
             return cls(share, "%", clean)
         if clean.endswith("/job"):
-            return cls(float(parse_bytes(clean.removesuffix("/job"))), "B/job", clean)
+            return cls(float(parse_bytes(clean.removesuffix("/job"))), PER_JOB, clean)
         try:
             return cls(float(parse_bytes(clean)), "B", clean)
         except ValueError:
@@ -60,12 +61,83 @@ class Space:
         """
         if self.unit == "%":
             return self.amount / PER_CENT * total
-        if self.unit == "B/job":
+        if self.unit == PER_JOB:
+            # A slot may be free again, and taken, before the next tick: one job always counts.
             return self.amount * max(1, job_slots)
         return self.amount
 
     def __str__(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Containers:
+    """Which stopped containers may go. Running, paused and restarting ones never do.
+
+    The defaults: a CI job's containers are of no use once it has ended (the runner removes them
+    itself; those left are of jobs that failed or whose runner was killed), an hour leaves time to
+    look at them. Somebody else's stopped container may be wanted again the next day.
+
+    Attributes:
+        enabled: whether any may go.
+        job_grace: seconds since a CI job's container stopped (or was created, if never started).
+        grace: the same for all other containers.
+    """
+
+    enabled: bool = True
+    job_grace: float = 3600.0
+    grace: float = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Dangling:
+    """Whether images without a name go before all others.
+
+    Attributes:
+        enabled: whether they do; if not, they wait for their turn in the order.
+        age: seconds unused after which they may.
+    """
+
+    enabled: bool = True
+    age: float = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Volumes:
+    """Which volumes may go. One that any container refers to never does.
+
+    Attributes:
+        enabled: whether any may go.
+        anonymous_age: seconds unused after which a volume without a name may.
+        cache_age: seconds unused after which a cache volume of GitLab Runner may.
+        named: globs (or ``re:`` expressions) of named volumes that may go, too.
+        named_age: seconds unused after which those may.
+    """
+
+    enabled: bool = True
+    anonymous_age: float = 24 * 3600.0
+    cache_age: float = 7 * 86400.0
+    named: tuple[str, ...] = ()
+    named_age: float = 14 * 86400.0
+
+    def names(self, volume: str) -> str | None:
+        """The entry of `named` that names the volume, or None."""
+        return next((entry for entry in self.named if compile_entry(entry).fullmatch(volume)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildCache:
+    """How much build cache stays.
+
+    Attributes:
+        enabled: whether any may go.
+        keep: bytes that stay.
+        age: seconds unused after which a record may go.
+    """
+
+    enabled: bool = True
+    keep: int = 10 * 10**9
+    age: float = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +156,9 @@ class Policy:
         order: which images go first, a name in `pruner.orders.ORDERS`.
         interval: seconds between ticks of the timer.
         local_images: ``keep`` or ``evict`` those that no registry can give back.
+        job_slots: jobs that the host's runners run at once, for amounts per job; None: `runner_config` tells.
+        runner_config: GitLab Runner's configuration, whose `concurrent` is the number of slots.
+        containers, dangling, volumes, build_cache: what else may go, before images in use.
     """
 
     threshold: Space = field(default_factory=lambda: Space.parse("10%"))
@@ -96,13 +171,31 @@ class Policy:
     order: str = "lru"
     interval: float = 300.0
     local_images: str = "keep"
+    job_slots: int | None = None
+    runner_config: str = "/etc/gitlab-runner/config.toml"
+    containers: Containers = field(default_factory=Containers)
+    dangling: Dangling = field(default_factory=Dangling)
+    volumes: Volumes = field(default_factory=Volumes)
+    build_cache: BuildCache = field(default_factory=BuildCache)
 
-    def levels(self, total: float, total_inodes: float, job_slots: int = 1) -> Levels:
+    @property
+    def per_job(self) -> bool:
+        """Whether an amount is given per free job slot."""
+        levels = (self.threshold, self.target, self.emergency, self.inode_threshold)
+        return any(level is not None and level.unit == PER_JOB for level in levels)
+
+    def levels(self, total: float, total_inodes: float, job_slots: int | None = None) -> Levels:
         """The policy's amounts on one file system, bytes and inodes.
+
+        Args:
+            total: bytes of the file system.
+            total_inodes: its inodes; 0 where it makes them as needed.
+            job_slots: free job slots of the runner; None: all of them, as far as the policy tells.
 
         Raises:
             ValueError: the target is under the threshold, or the emergency level over it, there.
         """
+        job_slots = job_slots if job_slots is not None else (self.job_slots or 1)
         threshold = self.threshold.of(total, job_slots)
         target = (self.target or self.threshold).of(total, job_slots)
         emergency = (self.emergency or self.threshold).of(total, job_slots)

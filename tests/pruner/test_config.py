@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from collector.errors import UsageError
-from pruner.config import KEYS, load_policy, policy_from, to_toml
-from pruner.policy import Policy, Space, repository
+from pruner.cli import app
+from pruner.config import KEYS, SECTIONS, load_policy, policy_from, to_json, to_toml
+from pruner.policy import BuildCache, Policy, Space, Volumes, repository
 
 
 def test_a_written_policy_reads_back(tmp_path: Path) -> None:
@@ -20,6 +23,9 @@ def test_a_written_policy_reads_back(tmp_path: Path) -> None:
         allowlist=("registry.example.org/mesa/*", "re:debian:1[0-9]"),
         min_age=90.0,
         order="pulled",
+        job_slots=6,
+        volumes=Volumes(named=("ci-*",), cache_age=86400.0),
+        build_cache=BuildCache(enabled=False, keep=2**30),
     )
     path = tmp_path / "policy.toml"
     path.write_text(to_toml(policy))
@@ -27,7 +33,28 @@ def test_a_written_policy_reads_back(tmp_path: Path) -> None:
 
 
 def test_every_field_of_the_policy_is_a_key() -> None:
-    assert set(KEYS) == set(Policy.__dataclass_fields__)
+    fields = set()
+    for name in Policy.__dataclass_fields__:
+        inner = getattr(Policy(), name)
+        fields |= {f"{name}.{key.name}" for key in dataclasses.fields(inner)} if name in SECTIONS else {name}
+    assert set(KEYS) == fields
+
+
+def test_a_policy_says_all_its_values_as_they_stand_in_a_file() -> None:
+    policy = policy_from({"volumes": {"named": ["ci-*"]}, "build_cache.keep": "1500MB", "job_slots": 3}, "test")
+    said = to_json(policy)
+    assert set(said) == set(KEYS)
+    assert (said["build_cache.keep"], said["containers.grace"], said["target"]) == ("1500MB", "1d", None)
+    assert policy_from({name: value for name, value in said.items() if value is not None}, "test") == policy
+
+
+def test_options_are_named_after_the_keys() -> None:
+    runner = CliRunner()
+    shown = runner.invoke(app, ["run", "--build-cache-keep", "much"])
+    assert isinstance(shown.exception, UsageError)
+    assert "build_cache.keep" in str(shown.exception)
+    shown = runner.invoke(app, ["plan", "--volumes-enabled", "perhaps"])
+    assert "must be true or false" in str(shown.exception)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +76,16 @@ def test_every_field_of_the_policy_is_a_key() -> None:
         ("allowlist = ['']", "entry is empty"),
         ("local_images = 'drop'", "must be one of keep, evict"),
         ("threshold 10%", "is no TOML"),
+        ("[containers]\ngrase = '1h'", "unknown key 'containers.grase'"),
+        ("[contaners]\ngrace = '1h'", "unknown key 'contaners.grace'"),
+        ("containers = false", "is a section"),
+        ("containers.enabled = 1", "must be true or false"),
+        ("[volumes]\nnamed = ['re:(']", "is no regular expression"),
+        ("[volumes]\ncache_age = -1", "is not a duration"),
+        ("[build_cache]\nkeep = '-1'", "is not a size"),
+        ("job_slots = 0", "at least 1"),
+        ("job_slots = 'many'", "whole number"),
+        ("runner_config = 'config.toml'", "absolute path"),
     ],
 )
 def test_bad_policies_name_key_value_and_file(tmp_path: Path, text: str, says: str) -> None:
