@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 from collector.errors import EngineError
 
@@ -37,15 +41,19 @@ class DiskSample:
 def sample_disk(path: str) -> DiskSample:
     """Sample the file system that holds `path`.
 
+    Engines close their data root, and sometimes folders above it, to all but root. An unprivileged
+    process may still measure the file system at any place where it can reach it.
+
     Raises:
-        EngineError: the path is not on this host (an engine elsewhere) or may not be entered.
+        EngineError: the path is not on this host (an engine elsewhere), or its file system can be
+            reached nowhere.
     """
     try:
-        found = os.statvfs(path)
+        found = _statvfs(path)
     except OSError as error:
         raise EngineError(
             f"the engine's data root {path} cannot be measured: {error.strerror}; "
-            "the collector and pruner must run on the engine's own host"
+            "the collector and pruner must run on the engine's own host, and as a user who can reach the disk"
         ) from None
     return DiskSample(
         path,
@@ -54,3 +62,39 @@ def sample_disk(path: str) -> DiskSample:
         found.f_files,
         found.f_favail,
     )
+
+
+def _statvfs(path: str) -> os.statvfs_result:
+    try:
+        return os.statvfs(path)
+    except PermissionError:
+        mounts = list(_mounts())
+        device = _visible_at(path, mounts).device
+        for mount in reversed(mounts):
+            # A mount point that another mount hides would show the other's file system.
+            if mount.device == device and _visible_at(mount.point, mounts) is mount:
+                with contextlib.suppress(OSError):
+                    return os.statvfs(mount.point)
+        raise
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Mount:
+    point: str
+    device: str
+
+
+def _visible_at(path: str, mounts: list[_Mount]) -> _Mount:
+    """The mount that holds a path: the innermost, and of several over each other the last."""
+    holding = [mount for mount in mounts if PurePosixPath(path).is_relative_to(mount.point)]
+    return max(reversed(holding), key=lambda mount: len(mount.point))
+
+
+def _mounts() -> Iterator[_Mount]:
+    """The mounts that this process sees, in the order in which they were made (proc_pid_mountinfo(5))."""
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        fields = line.split(" ")
+        yield _Mount(_ESCAPED.sub(lambda match: chr(int(match[1], 8)), fields[4]), fields[2])
+
+
+_ESCAPED = re.compile(r"\\([0-7]{3})")

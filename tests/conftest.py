@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from tests.engine import leftovers
 from tests.engine.engines import GIB, VARIANTS, Engine, available
 from tests.engine.registry import Registry
+from tests.needs import cannot_run
 
 MakeEngine = Callable[..., Engine]
 
@@ -30,7 +30,7 @@ def state_root() -> Iterator[Path]:
 def registry(state_root: Path) -> Iterator[Registry]:
     """A private registry."""
     if shutil.which("docker-registry") is None:
-        _cannot_run("docker-registry is not installed: run .ci/install-packages")
+        cannot_run("docker-registry is not installed: run .ci/install-packages")
     made = Registry(state_root / "registry")
     yield made
     made.stop()
@@ -44,7 +44,7 @@ def make_engine(state_root: Path, request: pytest.FixtureRequest) -> Iterator[Ma
     def make(variant: str = "docker20", disk_bytes: int = GIB, inodes: int | None = None) -> Engine:
         reason = available(variant)
         if reason is not None:
-            _cannot_run(reason)
+            cannot_run(reason)
         registry: Registry = request.getfixturevalue("registry")
         folder = state_root / f"e{next(_numbers)}"
         engine = Engine(variant, folder, registry.host, disk_bytes, inodes)
@@ -70,10 +70,3 @@ def docker20(make_engine: MakeEngine) -> Engine:
 def any_engine(make_engine: MakeEngine, request: pytest.FixtureRequest) -> Engine:
     """Each engine in turn."""
     return make_engine(request.param)
-
-
-def _cannot_run(reason: str) -> None:
-    """Skip with a reason; where everything must run, fail with it."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)

@@ -1,0 +1,110 @@
+"""Free space as an unprivileged user sees it, on real file systems with real permissions."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from collector.disk import DiskSample, sample_disk
+from collector.errors import EngineError
+from tests.engine.disk import LoopDisk
+from tests.needs import cannot_run
+
+NOBODY = 65534
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def disk(state_root: Path) -> Iterator[LoopDisk]:
+    """A small disk of its own, so that its figures are nobody else's."""
+    if os.geteuid() != 0 or not Path("/dev/loop-control").exists():
+        cannot_run("a loop-mounted disk and another user need root and loop devices")
+    made = LoopDisk(state_root / "small", 32 * MIB)
+    yield made
+    subprocess.run(["umount", "--lazy", made.path], check=True)
+
+
+@contextmanager
+def mode(path: Path, bits: int) -> Iterator[None]:
+    before = path.stat().st_mode & 0o7777
+    path.chmod(bits)
+    try:
+        yield
+    finally:
+        path.chmod(before)
+
+
+def sampled_by_nobody(path: Path) -> DiskSample | str:
+    """What a process without any privilege measures, or the fault that it tells."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the child only reads numbers and ends
+        child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        try:
+            sample = sample_disk(str(path))
+            told = f"{sample.total_bytes} {sample.free_bytes} {sample.total_inodes} {sample.free_inodes}"
+        except EngineError as error:
+            told = f"fault: {error}"
+        os.write(writing, told.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        told = pipe.read()
+    os.waitpid(child, 0)
+    return told if told.startswith("fault") else DiskSample(str(path), *(int(word) for word in told.split()))
+
+
+def test_a_closed_data_root_is_measured_by_anybody(disk: LoopDisk) -> None:
+    root = disk.path / "docker"
+    root.mkdir()
+    with mode(root, 0o710):
+        assert sampled_by_nobody(root) == sample_disk(str(root))
+
+
+def test_below_a_closed_folder_its_mount_point_is_measured(disk: LoopDisk) -> None:
+    closed = disk.path / "remapped"
+    root = closed / "100000.100000"
+    root.mkdir(parents=True)
+    with mode(closed, 0o700):
+        assert sampled_by_nobody(root) == sample_disk(str(root))
+        assert sample_disk(str(root)).total_bytes < 64 * MIB
+
+
+def test_behind_a_closed_mount_point_another_mount_of_the_disk_is_measured(disk: LoopDisk, state_root: Path) -> None:
+    closed, other = state_root / "closed mounts", state_root / "other place"
+    for folder in (closed / "disk", other):
+        folder.mkdir(parents=True)
+    root = closed / "disk" / "engine"
+    subprocess.run(["mount", "--bind", disk.path, closed / "disk"], check=True)
+    root.mkdir()
+    try:
+        with mode(closed, 0o700):
+            assert sampled_by_nobody(root) == sample_disk(str(root))
+            with mode(disk.path.parent, 0o700):
+                told = sampled_by_nobody(root)
+                assert isinstance(told, str)
+                assert f"data root {root} cannot be measured: Permission denied" in told
+                subprocess.run(["mount", "--bind", disk.path, other], check=True)
+                assert sampled_by_nobody(root) == sample_disk(str(root))
+                # What hides the mount point is not taken for the disk.
+                subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", other], check=True)
+                assert isinstance(sampled_by_nobody(root), str)
+    finally:
+        subprocess.run(["umount", "--lazy", other], check=False, stderr=subprocess.DEVNULL)
+        subprocess.run(["umount", "--lazy", other], check=False, stderr=subprocess.DEVNULL)
+        subprocess.run(["umount", "--lazy", closed / "disk"], check=True)
+
+
+def test_a_path_of_another_host_is_told() -> None:
+    with pytest.raises(EngineError, match="must run on the engine's own host"):
+        sample_disk("/nowhere/at/all")
