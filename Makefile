@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 # Tests of engines mostly wait, so more of them run at once than there are cores.
 WORKERS ?= 3
-.PHONY: help demo test bench lint sync clean
+.PHONY: help demo test bench lint reference sync clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -25,6 +25,9 @@ lint: sync ## Check style, types and the direction of imports
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+
+reference: sync ## Write docs/reference.md anew from the code
+	@PYTHONPATH=. .venv/bin/python tools/reference.py
 
 clean: ## Remove what the targets made
 	rm -rf .venv .tools report.html .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

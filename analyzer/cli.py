@@ -177,4 +177,10 @@ def _format(text: str) -> Output:
 def main() -> None:
     """Entry point."""
     with console.faults_in_one_line("analyzer"):
-        app()
+        try:
+            app()
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"{error.name} is not installed: on the machine where you simulate, "
+                "install 'docker-hindsight[analyzer]'"
+            ) from None

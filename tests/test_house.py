@@ -58,3 +58,14 @@ def test_every_kind_reason_and_key_says_what_it_means() -> None:
     assert set(KIND_MEANING) == set(Kind)
     assert set(MEANING) == set(Reason)
     assert all(key.help for key in KEYS.values())
+
+
+def test_the_analyzer_says_what_it_needs_where_that_is_not_installed() -> None:
+    script = (
+        "import sys; sys.modules['numpy'] = None; sys.argv = ['analyzer', 'demo']; import analyzer.cli as c; c.main()"
+    )
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert found.stderr == (
+        "analyzer: numpy is not installed: on the machine where you simulate, install 'docker-hindsight[analyzer]'\n"
+    )

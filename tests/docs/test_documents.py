@@ -1,0 +1,98 @@
+"""Every command that a document shows does what it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import MakeEngine
+from tests.docs.console import commands, script
+from tests.engine.engines import Engine
+from tests.engine.registry import Registry, base_layer, random_layer
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# What the reference shows is usage, made from the commands themselves.
+SHOWN = [path for path in DOCUMENTS if path.name != "reference.md" and commands(path)]
+MIB = 2**20
+# Names that the documents use, to which the test's engine gives images.
+NAMES = ("registry.example.org/base:1", "registry.example.org/mesa/build:2", "debian:12", "python:3.12")
+_LINK = re.compile(r"\]\((?P<target>[^)#\s]+)(?P<anchor>#[^)\s]+)?\)")
+
+# The system's folders are written to in the session's own mount namespace only.
+PRIVATE = """
+set -eu
+for folder in etc var/lib opt usr/local; do
+  over="$SANDBOX/$folder"
+  mkdir -p "$over/upper" "$over/work"
+  mount -t overlay overlay -o "lowerdir=/$folder,upperdir=$over/upper,workdir=$over/work" "/$folder"
+done
+cd "$SANDBOX/home"
+exec bash "$SANDBOX/session.sh"
+"""
+
+
+@pytest.fixture
+def host(make_engine: MakeEngine, registry: Registry) -> Engine:
+    """An engine that holds the images of which the documents speak."""
+    engine = make_engine("docker20")
+    client = engine.client()
+    for number, name in enumerate(NAMES):
+        layers = [base_layer(), random_layer(700 + number, 8 * MIB)]
+        pushed = registry.push_image(name.rpartition(":")[0].replace("registry.example.org/", ""), "1", layers)
+        repository, _, tag = name.rpartition(":")
+        client.images.pull(pushed.reference)
+        client.images.get(pushed.reference).tag(repository, tag)
+        client.images.remove(pushed.reference)
+    client.close()
+    return engine
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("document", SHOWN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_do_what_they_say(document: Path, host: Engine) -> None:
+    sandbox = host.disk.path / "sandbox"
+    (sandbox / "home").mkdir(parents=True)
+    (sandbox / "session.sh").write_text(script(commands(document)))
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "bash", "-c", PRIVATE],
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("DOCKER")},
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(sandbox / "home"),
+            "SANDBOX": str(sandbox),
+            "DOCKER_HOST": host.host,
+            "PROJECT": str(ROOT),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"{document.name}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    for link in _LINK.finditer(document.read_text(encoding="utf-8")):
+        target = link["target"]
+        if "://" not in target and not target.startswith("mailto:"):
+            assert (document.parent / target).exists(), target
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    done = subprocess.run(
+        [sys.executable, "tools/reference.py", "--check"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
