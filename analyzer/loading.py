@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from analyzer.trace import Flags, Floats, Integers, Trace, Use
 from collector.errors import LogError
 from collector.log import EventLog
+from collector.reports import Witness
 from collector.units import format_duration
 
 Columns = dict[str, NDArray[Any]]
@@ -171,9 +172,11 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
     by_time = np.lexsort((entries["seq"], entries["kind"], entries["time"]))
     blind = np.stack((raw.seconds(raw.gaps["began"]), raw.seconds(raw.gaps["ended"])), axis=1)
     if len(blind):
-        lost = float(np.sum(blind[:, 1] - blind[:, 0]))
+        end = raw.seconds(np.array([raw.end]))[0]
+        lost = Witness(0.0, end, tuple(map(tuple, blind.tolist()))).lost(0.0, end)
         assumptions.append(
-            f"{len(blind)} gaps, {format_duration(lost)} in all, were not witnessed: "
+            f"{len(blind)} gaps, {format_duration(lost)} in all ({lost / max(end, 1.0):.1%} of the time), "
+            "were not witnessed: "
             "at their end every image counts as just used (min_age)"
         )
     return Trace(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from collector import console, reports
+from collector import console
 from collector.console import Format, FormatOption, HostOption, LogOption, VersionOption
 from collector.errors import UsageError
 from collector.units import format_bytes, format_duration, format_time, parse_bytes, short_id
@@ -63,6 +63,8 @@ def run(
 @app.command()
 def status(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
     """Show what the log holds and what it missed."""
+    from collector import reports
+
     found = reports.status(console.open_log(log))
     if output is Format.JSON:
         console.print_json(reports.as_json(found))
@@ -88,6 +90,8 @@ def status(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
 @app.command()
 def images(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
     """List every image with its last use."""
+    from collector import reports
+
     rows = reports.images(console.open_log(log))
     if output is Format.JSON:
         console.print_json([row.to_json() for row in rows])

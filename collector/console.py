@@ -9,18 +9,19 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from collector.errors import HindsightError, UsageError
-from collector.log import ENVIRONMENT_VARIABLE, EventLog, default_log_path
+from collector.paths import ENVIRONMENT_VARIABLE, default_log_path
 from collector.units import parse_duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from collector.log import EventLog
 
 _UNLIMITED_WIDTH = 1000
 _INTERRUPTED = 130
@@ -58,6 +59,8 @@ FormatOption = Annotated[Format, typer.Option("--format", help="A table for peop
 
 def open_log(path: Path | None, wait: float = 10.0) -> EventLog:
     """The log that the user means."""
+    from collector.log import EventLog
+
     return EventLog(path or default_log_path(), wait=wait)
 
 
@@ -79,6 +82,8 @@ def duration(option: str, text: str, least: float = 1.0) -> float:
 def print_version(asked: bool) -> None:
     """The eager callback of ``--version``."""
     if asked:
+        from importlib.metadata import version
+
         typer.echo(f"docker-hindsight {version('docker-hindsight')}")
         raise typer.Exit
 
@@ -106,6 +111,8 @@ def faults_in_one_line(program: str) -> Iterator[None]:
 
 def console(*, stderr: bool = False) -> Console:
     """A console as wide as the terminal; not cut at all when the output goes elsewhere."""
+    from rich.console import Console
+
     made = Console(stderr=stderr, highlight=False)
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = _UNLIMITED_WIDTH
@@ -114,6 +121,8 @@ def console(*, stderr: bool = False) -> Console:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
     """Print aligned columns; those named in `right` are aligned to the right, as numbers are."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(
@@ -130,6 +139,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right:
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr, where that is a terminal; yields a function of (done, total)."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -21,21 +21,10 @@ from collector.errors import LogBusyError, LogError, LogFullError
 from collector.events import Event
 from collector.schema import MIGRATIONS, SCHEMA_VERSION, VIEWS
 
-ENVIRONMENT_VARIABLE = "DOCKER_HINDSIGHT_LOG"
 _FIRST_RETRY_S = 0.01
 _LAST_RETRY_S = 0.5
 _UMASK = 0o027  # the log is 0640: it tells which projects run which images
 _NO_SPACE = "No space left on device"
-
-
-def default_log_path() -> Path:
-    """Where the log is unless said otherwise: /var/lib for root, the XDG state folder for others."""
-    if path := os.environ.get(ENVIRONMENT_VARIABLE):
-        return Path(path)
-    if os.geteuid() == 0:
-        return Path("/var/lib/docker-hindsight/events.duckdb")
-    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(state).expanduser() / "docker-hindsight" / "events.duckdb"
 
 
 class EventLog:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from collector.log import EventLog
 from collector.spool import Spool
 from collector.writer import spool_path
+
+if TYPE_CHECKING:
+    import duckdb
 
 DAY_S = 86400.0
 
@@ -18,6 +22,7 @@ class Status:
     """The state of a log. Times are UTC seconds, sizes bytes, shares 0 to 1."""
 
     log: str
+    host: str
     schema_version: int
     file_bytes: int
     spooled_events: int
@@ -68,24 +73,84 @@ def as_json(found: Status) -> dict[str, Any]:
     return asdict(found)
 
 
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """Which part of a host's time was witnessed. Times are UTC seconds.
+
+    Attributes:
+        first: when witnessing began; None: it never did.
+        last: when the collector last recorded anything.
+        gaps: (began, ended) in order; they may overlap.
+    """
+
+    first: float | None = None
+    last: float | None = None
+    gaps: tuple[tuple[float, float], ...] = ()
+
+    def seen(self, since: float, until: float) -> float:
+        """Seconds of an interval that were witnessed."""
+        if self.first is None or self.last is None:
+            return 0.0
+        began, ended = max(self.first, since), min(self.last, until)
+        return max(0.0, ended - began) - self.lost(began, ended)
+
+    def lost(self, since: float, until: float) -> float:
+        """Seconds of an interval that gaps take, each counted once."""
+        total, reached = 0.0, since
+        for began, ended in self.gaps:
+            total += max(0.0, min(ended, until) - max(began, reached))
+            reached = max(reached, ended)
+        return total
+
+    def coverage(self, since: float, until: float) -> float | None:
+        """The share of an interval that was witnessed, 0 to 1; None if nothing ever was."""
+        return None if self.first is None else self.seen(since, until) / (until - since)
+
+    def blind(self, since: float, until: float) -> float:
+        """Seconds of an interval that were not witnessed, from the beginning of witnessing on."""
+        if self.first is None:
+            return until - since
+        began = max(self.first, since)
+        return max(0.0, until - began - self.seen(since, until))
+
+
+def witness(connection: duckdb.DuckDBPyConnection, host: str) -> Witness:
+    """Which part of a host's time was witnessed, from an open log."""
+    first, last = connection.execute(_WITNESSED, [host]).fetchall()[0]
+    return Witness(first, last, tuple(connection.execute(_GAPS, [host]).fetchall()))
+
+
+def known_host(connection: duckdb.DuckDBPyConnection, host: str) -> str:
+    """The host that is meant: this one, or the only one in a log that came from elsewhere."""
+    hosts = [row[0] for row in connection.execute("SELECT DISTINCT host FROM event LIMIT 3").fetchall()]
+    return str(hosts[0]) if len(hosts) == 1 else host
+
+
 def status(log: EventLog, now: float | None = None) -> Status:
-    """The state of a log. Raises LogError."""
+    """The state of a log, and of this host (or the only one) in it. Raises LogError."""
     now = time.time() if now is None else now
     with log.reading() as connection:
-        kinds = dict(connection.execute("SELECT kind, count(*) FROM event GROUP BY kind ORDER BY kind").fetchall())
+        host = known_host(connection, log.host)
+        kinds = dict(
+            connection.execute(
+                "SELECT kind, count(*) FROM event WHERE host = ? GROUP BY kind ORDER BY kind", [host]
+            ).fetchall()
+        )
         first, last, recorded = connection.execute(
-            "SELECT epoch_ns(min(time)) / 1e9, epoch_ns(max(time)) / 1e9, epoch_ns(max(recorded)) / 1e9 FROM event"
+            "SELECT epoch_ns(min(time)) / 1e9, epoch_ns(max(time)) / 1e9, epoch_ns(max(recorded)) / 1e9"
+            " FROM event WHERE host = ?",
+            [host],
         ).fetchall()[0]
-        gaps = connection.execute(
-            "SELECT epoch_ns(began) / 1e9, epoch_ns(ended) / 1e9 FROM gaps ORDER BY began"
-        ).fetchall()
+        seen = witness(connection, host)
         disk = connection.execute(
-            "SELECT image_bytes, free_bytes, total_bytes, path FROM disk ORDER BY time DESC LIMIT 1"
+            "SELECT image_bytes, free_bytes, total_bytes, path FROM disk WHERE host = ? ORDER BY time DESC LIMIT 1",
+            [host],
         ).fetchall()
-        images = connection.execute("SELECT count(*) FROM present_images").fetchall()[0][0]
+        images = connection.execute("SELECT count(*) FROM present_images WHERE host = ?", [host]).fetchall()[0][0]
     image_bytes, free, total, path = disk[0] if disk else (None, None, None, None)
     return Status(
         log=str(log.path),
+        host=host,
         schema_version=log.schema_version(),
         file_bytes=log.path.stat().st_size,
         spooled_events=Spool(spool_path(log.path)).waiting(),
@@ -94,10 +159,10 @@ def status(log: EventLog, now: float | None = None) -> Status:
         first_event=first,
         last_event=last,
         lag_seconds=None if recorded is None else max(0.0, now - recorded),
-        gaps=len(gaps),
-        gap_seconds=sum(ended - began for began, ended in gaps),
-        coverage_7_days=coverage(first, last, gaps, now - 7 * DAY_S, now),
-        coverage_30_days=coverage(first, last, gaps, now - 30 * DAY_S, now),
+        gaps=len(seen.gaps),
+        gap_seconds=seen.lost(-math.inf, math.inf),
+        coverage_7_days=seen.coverage(now - 7 * DAY_S, now),
+        coverage_30_days=seen.coverage(now - 30 * DAY_S, now),
         images=images,
         image_bytes=image_bytes,
         free_bytes=free,
@@ -106,30 +171,21 @@ def status(log: EventLog, now: float | None = None) -> Status:
     )
 
 
-def coverage(
-    first: float | None, last: float | None, gaps: list[tuple[float, float]], since: float, until: float
-) -> float | None:
-    """The share of an interval that was witnessed: from the first event to the last, less the gaps.
-
-    Args:
-        first: time of the first event, UTC seconds; None: there is none.
-        last: time of the last event, UTC seconds.
-        gaps: (began, ended), UTC seconds.
-        since: begin of the interval, UTC seconds.
-        until: its end, UTC seconds.
-    """
-    if first is None or last is None:
-        return None
-    seen = max(0.0, min(last, until) - max(first, since))
-    blind = sum(max(0.0, min(ended, until) - max(began, since)) for began, ended in gaps)
-    return max(0.0, seen - blind) / (until - since)
-
-
 def images(log: EventLog, now: float | None = None) -> list[ImageRow]:
     """Every image that the engine holds, most recently used first. Raises LogError."""
     now = time.time() if now is None else now
     return [ImageRow(*row) for row in log.query(_IMAGES, [log.host, int((now - 7 * DAY_S) * 1e9)])]
 
+
+# The pruner and side-bands write to the log, too, whether or not a collector runs.
+_WITNESSED = """
+SELECT epoch_ns(coalesce(min(time) FILTER (kind IN ('collector_started', 'disk_sampled', 'image_observed')), min(time)))
+        / 1e9,
+    epoch_ns(max(time)) / 1e9
+FROM event
+WHERE host = ? AND kind NOT IN ('prune_started', 'item_removed', 'item_failed', 'prune_finished', 'job_image_used')
+"""
+_GAPS = "SELECT epoch_ns(began) / 1e9, epoch_ns(ended) / 1e9 FROM gaps WHERE host = ? ORDER BY began, ended"
 
 _IMAGES = """
 WITH held AS (SELECT image FROM present_images WHERE host = $1),

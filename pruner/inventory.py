@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from collector.disk import DiskSample
 from collector.engine import ImageObservation, ListedContainer, is_local
 from collector.log import EventLog
+from collector.reports import Witness, witness
 from collector.times import parse_rfc3339
 
 
@@ -76,6 +77,7 @@ class History:
         last_recorded: when something was last recorded.
         blind_until: end of the latest gap.
         unfinished: prunes that began and have not ended, oldest first.
+        witnessed: which part of the time was witnessed.
     """
 
     images: dict[str, Past] = field(default_factory=dict)
@@ -84,6 +86,7 @@ class History:
     last_recorded: float | None = None
     blind_until: float | None = None
     unfinished: tuple[str, ...] = ()
+    witnessed: Witness = field(default_factory=Witness)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,7 @@ def read_history(log: EventLog) -> History:
         used = {row[0]: row[1:] for row in connection.execute(_LAST_USE, host).fetchall()}
         observed = {row[0]: ImageObservation.from_row(*row) for row in connection.execute(_OBSERVED, host).fetchall()}
         names = dict(connection.execute(_NAMES, host).fetchall())
+        witnessed = witness(connection, log.host)
         began, recorded, blind = connection.execute(_SPAN, host).fetchall()[0]
         unfinished = connection.execute(
             "SELECT prune FROM prunes WHERE host = ? AND finished IS NULL ORDER BY started", host
@@ -176,7 +180,7 @@ def read_history(log: EventLog) -> History:
     for image, seen in first.items():
         last_use, evidence, pulled, uses = used.get(image, (None, "", None, 0))
         images[image] = Past(seen, last_use, evidence, pulled, uses, tuple(names.get(image) or ()))
-    return History(images, observed, began, recorded, blind, tuple(row[0] for row in unfinished))
+    return History(images, observed, began, recorded, blind, tuple(row[0] for row in unfinished), witnessed)
 
 
 _FIRST_SEEN = """

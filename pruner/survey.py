@@ -24,6 +24,9 @@ from pruner.inventory import (
 from pruner.policy import Policy
 
 _STALE_S = 900.0
+# The history of this time must have been witnessed to so much, or the decision says so.
+_LOOKED_AT_S = 7 * 86400.0
+_BLIND_SHARE = 0.01
 _EVIDENCE = {
     Kind.IMAGE_PULLED: "pulled",
     Kind.IMAGE_TAGGED: "tagged",
@@ -141,6 +144,12 @@ def warnings(history: History, log: EventLog | None, policy: Policy, now: float)
         )
     if history.blind_until is not None and now - history.blind_until < policy.min_age:
         found.append(f"the history has a gap until {format_time(history.blind_until)}")
+    blind = history.witnessed.blind(now - _LOOKED_AT_S, now)
+    if blind > _BLIND_SHARE * _LOOKED_AT_S:
+        found.append(
+            f"{format_duration(blind)} of the last {format_duration(_LOOKED_AT_S)} were not witnessed: "
+            "images used only then look older than they are"
+        )
     return tuple(found)
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from collector.errors import LogBusyError, LogError
 from collector.events import Event, Kind
-from collector.log import EventLog, default_log_path, migrate
+from collector.log import EventLog, migrate
+from collector.paths import default_log_path
 from collector.schema import MIGRATIONS, SCHEMA_VERSION
 
 IMAGE = "sha256:" + "a" * 64

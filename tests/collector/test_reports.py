@@ -1,0 +1,90 @@
+"""What a log says of itself: what was witnessed, and what was not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.events import Event, Kind
+from collector.log import EventLog
+from collector.reports import DAY_S, Witness, status
+
+NS = 10**9
+NOW = 1_800_000_000.0
+
+
+def at(days_ago: float) -> int:
+    return round((NOW - days_ago * DAY_S) * NS)
+
+
+def gap(began: float, ended: float) -> Event:
+    return Event(at(ended), Kind.GAP, began_ns=at(began), identity=f"{began} {ended}")
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> EventLog:
+    return EventLog(tmp_path / "events.duckdb", host="h")
+
+
+def test_coverage_counts_overlapping_gaps_once_and_only_what_lies_inside(log: EventLog) -> None:
+    log.append(
+        [
+            # A container older than the collector is no sign that anything was witnessed then.
+            Event(at(25), Kind.CONTAINER_CREATED, container="c"),
+            Event(at(20), Kind.COLLECTOR_STARTED),
+            gap(9, 6),  # one day of it within the last seven
+            gap(4, 2),
+            gap(3, 1),  # overlaps the one before
+            gap(3, 2.5),  # lies within it
+            Event(at(0), Kind.DISK_SAMPLED),
+        ]
+    )
+    found = status(log, NOW)
+    assert found.gaps == 4
+    assert found.gap_seconds == pytest.approx(6 * DAY_S)
+    assert found.coverage_7_days == pytest.approx((7 - 1 - 3) / 7)
+    assert found.coverage_30_days == pytest.approx((20 - 3 - 3) / 30)
+
+
+def test_time_without_a_collector_is_blind_even_if_a_pruner_wrote_meanwhile(log: EventLog) -> None:
+    log.append(
+        [
+            Event(at(30), Kind.COLLECTOR_STARTED),
+            Event(at(3.5), Kind.COLLECTOR_STOPPED),
+            Event(at(1), Kind.PRUNE_STARTED),
+            Event(at(1), Kind.PRUNE_FINISHED),
+            Event(at(0.5), Kind.JOB_IMAGE_USED),
+        ]
+    )
+    assert status(log, NOW).coverage_7_days == pytest.approx(0.5)
+
+
+def test_a_log_that_only_a_side_band_fed_has_witnessed_nothing(log: EventLog) -> None:
+    log.append([Event(at(5), Kind.JOB_IMAGE_USED), Event(at(1), Kind.JOB_IMAGE_USED)])
+    assert status(log, NOW).coverage_7_days is None
+
+
+def test_a_log_from_elsewhere_is_told_by_its_own_host(log: EventLog) -> None:
+    log.append([Event(at(7), Kind.COLLECTOR_STARTED), Event(at(0), Kind.DISK_SAMPLED, bytes=5)])
+    elsewhere = status(EventLog(log.path, host="laptop"), NOW)
+    assert (elsewhere.host, elsewhere.events, elsewhere.free_bytes) == ("h", 2, 5)
+    EventLog(log.path, host="laptop").append([Event(at(1), Kind.GAP, began_ns=at(2))])
+    assert status(EventLog(log.path, host="laptop"), NOW).events == 1
+    assert status(log, NOW).gaps == 0
+
+
+DAYS = st.integers(0, 60)
+
+
+@given(first=DAYS, last=DAYS, gaps=st.lists(st.tuples(DAYS, DAYS).map(lambda pair: tuple(sorted(pair)))))
+def test_every_second_is_seen_or_blind_or_before_the_beginning(
+    first: int, last: int, gaps: list[tuple[int, int]]
+) -> None:
+    first, last = sorted((first, last))
+    witnessed = Witness(first, last, tuple(sorted(gaps)))
+    days = [any(began <= day < ended for began, ended in gaps) for day in range(20, 50) if first <= day < last]
+    assert witnessed.seen(20, 50) == days.count(False)
+    assert witnessed.blind(20, 50) == max(0, 50 - max(first, 20)) - days.count(False)
