@@ -31,6 +31,9 @@ class Baseline:
     def used(self, host: Host, image: int, *, brought_in: bool) -> None:
         """Nothing."""
 
+    def sampled(self, host: Host) -> None:
+        """Nothing."""
+
 
 class DockerGc(Baseline):
     """spotify/docker-gc (2021-02), hourly: every unused image *built* longer ago than the grace period.

@@ -23,6 +23,7 @@ from analyzer.options import (
     PullRateOption,
     TargetOption,
     ThresholdOption,
+    TriggerOption,
 )
 from collector import console
 from collector.console import LogOption, VersionOption
@@ -71,6 +72,7 @@ def simulate(
     min_age: MinAgeOption = None,
     order: OrderOption = None,
     interval: IntervalOption = None,
+    trigger: TriggerOption = "tick",
     policy: PolicyOption = None,
     baseline: BaselineOption = None,
     disk_size: DiskSizeOption = None,
@@ -101,8 +103,9 @@ def simulate(
         raise UsageError("--pull-rate must be at least one byte per second")
     override = DiskOverride(options.size("--disk-size", disk_size), options.size("--other", other))
     names = _baselines(baseline)
+    when = options.trigger(trigger)
     trace = load_trace(console.open_log(log), host, override)
-    _compare(trace, chosen, names, shown, float(rate))
+    _compare(trace, chosen, names, shown, float(rate), when)
 
 
 @app.command()
@@ -126,28 +129,29 @@ def demo(
     _compare(trace, chosen, _baselines(None), shown, 50e6)
 
 
-def _compare(trace: Trace, chosen: Sequence[Policy], baselines: Sequence[str], output: Output, rate: float) -> None:
+def _compare(
+    trace: Trace,
+    chosen: Sequence[Policy],
+    baselines: Sequence[str],
+    output: Output,
+    rate: float,
+    trigger: str = "tick",
+) -> None:
     """Simulate and print baselines, then policies."""
     from analyzer.baselines import BASELINES
-    from analyzer.replay import Cleaner, PolicyCleaner, replay, threshold_of
+    from analyzer.replay import PolicyCleaner, Trigger, replay_many
     from analyzer.report import patient_progress, print_results
 
-    ours = [PolicyCleaner(policy, trace) for policy in chosen]
-    level = threshold_of(ours[0], trace)
+    ours = [PolicyCleaner(policy, trace, trigger=Trigger(trigger)) for policy in chosen]
     others = [BASELINES[name]() for name in baselines]
     notes = [
         f"{cleaner.name} is left out: it runs every {format_duration(cleaner.interval)}, longer than the log spans"
         for cleaner in others
         if cleaner.interval > trace.end
     ]
-    runs: list[tuple[Cleaner, float | None]] = [(cleaner, level) for cleaner in others if cleaner.interval <= trace.end]
-    runs += [(cleaner, None) for cleaner in ours]
-    results = []
+    shown = [cleaner for cleaner in others if cleaner.interval <= trace.end]
     with patient_progress("simulating") as progress:
-        for k, (cleaner, under) in enumerate(runs):
-            results.append(
-                replay(trace, cleaner, under, rate, lambda share, k=k: progress((k + share) / len(runs)))  # type: ignore[misc]
-            )
+        results = replay_many(trace, [*shown, *ours], pull_rate=rate, progress=progress)
     print_results(trace, results, output, notes)
 
 

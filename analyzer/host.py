@@ -72,9 +72,10 @@ class Host:
         holders: per layer how many held images have it.
         held_bytes: bytes of the layers that are held.
         level: bytes of free space under which time is counted as spent under the threshold.
+        steps: each change of free space as (time, free bytes from then on), if it is to be kept.
     """
 
-    def __init__(self, trace: Trace, level: float = 0.0) -> None:
+    def __init__(self, trace: Trace, level: float = 0.0, *, timeline: bool = False) -> None:
         n = trace.images
         self.trace = trace
         self.now = 0.0
@@ -98,6 +99,7 @@ class Host:
         self.min_free = math.inf
         self.seconds_under = 0.0
         self.byte_seconds = 0.0
+        self.steps: list[tuple[float, int]] | None = [] if timeline else None
         self._accounted = 0.0
         self._blind: list[tuple[float, float]] = [(begin, end) for begin, end in trace.blind.tolist()]
 
@@ -174,7 +176,7 @@ class Host:
         self.pulled[image] = self.now
         self.held_bytes += missing
         self.counts.disk_full += missing > 0 and self.free < 0
-        self.min_free = min(self.min_free, self.free)
+        self._note()
         return missing
 
     def remove(self, image: int, *, emergency: bool = False) -> int:
@@ -188,6 +190,7 @@ class Host:
                 self.held_inodes -= self.layer_inodes[j]
         self.held[image] = False
         self.held_bytes -= freed
+        self._note()
         self.counts.removals.append(Removal(self.now, image, freed, emergency))
         return freed
 
@@ -197,7 +200,13 @@ class Host:
         was_full = self.free < 0
         self.total, self.other, self.total_inodes, self.other_inodes = total, other, total_inodes, other_inodes
         self.counts.disk_full += self.free < 0 and not was_full
+        self._note()
+
+    def _note(self) -> None:
+        """Remember how much is free since now."""
         self.min_free = min(self.min_free, self.free)
+        if self.steps is not None and (not self.steps or self.steps[-1][1] != self.free):
+            self.steps.append((self.now, self.free))
 
     def account(self) -> None:
         """Book the time since the last change."""

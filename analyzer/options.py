@@ -14,6 +14,8 @@ from collector.units import parse_bytes
 from pruner.config import load_policy, policy_from
 from pruner.policy import Policy
 
+TRIGGERS = ("tick", "event")
+
 LogHostOption = Annotated[
     str | None, typer.Option("--host", help="Whose history, if the log holds several hosts.", show_default=False)
 ]
@@ -41,6 +43,9 @@ MinAgeOption = Annotated[
 ]
 OrderOption = Annotated[list[str] | None, typer.Option(help="Which images go first.", show_default="lru")]
 IntervalOption = Annotated[list[str] | None, typer.Option(help="Time between ticks of the timer.", show_default="5min")]
+TriggerOption = Annotated[
+    str, typer.Option(metavar="WHEN", help="What starts a prune: tick (the timer), or event (also a pull or sample).")
+]
 PolicyOption = Annotated[
     list[Path] | None,
     typer.Option("--policy", metavar="FILE", help="A policy file (TOML); options change it.", show_default=False),
@@ -80,3 +85,10 @@ def size(option: str, text: str | None) -> int | None:
         return parse_bytes(text)
     except ValueError as error:
         raise UsageError(f"{option}: {error}") from None
+
+
+def trigger(text: str) -> str:
+    """What starts a prune, ``tick`` or ``event``. Raises UsageError."""
+    if text not in TRIGGERS:
+        raise UsageError(f"--trigger: '{text}' is none of {', '.join(TRIGGERS)}")
+    return text

@@ -1,19 +1,22 @@
 """The replay: what a policy would have done to a host, step by step and in the open.
 
 At equal times the disk changes first, then images are used, then the timer ticks. The timer ticks
-at every multiple of its interval after the trace's origin, until the trace ends.
+at every multiple of its interval after the trace's origin, until the trace ends. With the trigger
+`event` a prune also runs as soon as a pull, an arrival or a disk sample leaves free space under the
+threshold, as on a host whose collector wakes the pruner.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
 
 from analyzer.host import Host
-from analyzer.result import DEFAULT_PULL_RATE, Result
+from analyzer.result import DEFAULT_PULL_RATE, Result, Timeline
 from analyzer.trace import Trace, Use
 from collector.errors import LogError, UsageError
 from collector.units import format_duration
@@ -25,6 +28,13 @@ Progress = Callable[[float], None]
 
 _DISK, _USE, _TICK = range(3)
 _PROGRESS_STEPS = 200
+
+
+class Trigger(StrEnum):
+    """What starts a prune: the timer alone, or also an event that leaves too little space."""
+
+    TICK = "tick"
+    EVENT = "event"
 
 
 class Cleaner(Protocol):
@@ -46,6 +56,9 @@ class Cleaner(Protocol):
     def used(self, host: Host, image: int, *, brought_in: bool) -> None:
         """An image was just used; `brought_in` if it had to be pulled or has arrived."""
 
+    def sampled(self, host: Host) -> None:
+        """The disk was just sampled."""
+
 
 class PolicyCleaner:
     """Our pruner: the decision function, called at each tick.
@@ -54,13 +67,15 @@ class PolicyCleaner:
         policy: what to apply.
         trace: where to apply it.
         name: what a report calls it; None: the policy in words.
+        trigger: what starts a prune.
     """
 
     baseline = False
 
-    def __init__(self, policy: Policy, trace: Trace, name: str | None = None) -> None:
+    def __init__(self, policy: Policy, trace: Trace, name: str | None = None, trigger: Trigger = Trigger.TICK) -> None:
         self.policy = policy
-        self.name = name or str(policy)
+        self.trigger = trigger
+        self.name = name or (f"{policy}, also at events" if trigger is Trigger.EVENT else str(policy))
         self.interval = policy.interval
         self.protected = protection(policy, trace)
         self.first: list[int] = trace.first.tolist()
@@ -85,8 +100,15 @@ class PolicyCleaner:
         for i in sorted(taken, key=lambda i: verdict[i]):
             host.remove(i, emergency=verdict[i] == EVICT_EMERGENCY)
 
-    def used(self, host: Host, image: int, *, brought_in: bool) -> None:
-        """Nothing: the timer decides."""
+    def used(self, host: Host, image: int, *, brought_in: bool) -> None:  # noqa: ARG002 - the protocol
+        """Prune if that took too much space and events are to trigger it."""
+        if brought_in and self.trigger is Trigger.EVENT:
+            self.tick(host)
+
+    def sampled(self, host: Host) -> None:
+        """Prune if that shows too little space and events are to trigger it."""
+        if self.trigger is Trigger.EVENT:
+            self.tick(host)
 
     def ordered(self, host: Host) -> list[int]:
         """The images that are there, first to go first."""
@@ -179,6 +201,8 @@ def replay(
     level: float | None = None,
     pull_rate: float = DEFAULT_PULL_RATE,
     progress: Progress | None = None,
+    *,
+    timeline: bool = False,
 ) -> Result:
     """Replay a trace under a policy or baseline. Deterministic.
 
@@ -189,6 +213,7 @@ def replay(
             threshold on the first disk state, or 0 for a baseline.
         pull_rate: bytes per second at which pulls are taken to run.
         progress: told the share that is done, from 0 to 1.
+        timeline: whether the result shall tell free space over time.
 
     Raises:
         LogError: the trace is too poor for a sound figure.
@@ -197,25 +222,75 @@ def replay(
     check_trace(trace, cleaner.interval)
     if level is None:
         level = threshold_of(cleaner, trace)
-    host = Host(trace, level)
+    host = Host(trace, level, timeline=timeline)
     for time, what, number in _happenings(trace, cleaner.interval, progress):
         host.now = time
-        if what == _USE:
-            image = int(trace.image[number])
-            brought_in = host.use(image, float(trace.until[number]), _KINDS[trace.kind[number]])
-            cleaner.used(host, image, brought_in=brought_in)
-        elif what == _TICK:
-            _prune(host, cleaner)
-        else:
-            host.set_disk(
-                int(trace.disk_total[number]),
-                int(trace.disk_other[number]),
-                int(trace.inode_total[number]),
-                int(trace.inode_other[number]),
-            )
+        before = len(host.counts.removals)
+        _happen(host, cleaner, what, number)
+        host.counts.prunes += len(host.counts.removals) > before
     host.now = trace.end
     host.account()
     return _result(host, cleaner, pull_rate)
+
+
+def _happen(host: Host, cleaner: Cleaner, what: int, number: int) -> None:
+    trace = host.trace
+    if what == _USE:
+        image = int(trace.image[number])
+        brought_in = host.use(image, float(trace.until[number]), _KINDS[trace.kind[number]])
+        cleaner.used(host, image, brought_in=brought_in)
+    elif what == _TICK:
+        cleaner.tick(host)
+    else:
+        host.set_disk(
+            int(trace.disk_total[number]),
+            int(trace.disk_other[number]),
+            int(trace.inode_total[number]),
+            int(trace.inode_other[number]),
+        )
+        cleaner.sampled(host)
+
+
+def replay_many(
+    trace: Trace,
+    cleaners: Sequence[Cleaner | Policy],
+    level: float | None = None,
+    pull_rate: float = DEFAULT_PULL_RATE,
+    progress: Progress | None = None,
+    *,
+    timeline: bool = False,
+) -> list[Result]:
+    """Replay a trace under each of several policies and baselines. Deterministic.
+
+    Args:
+        trace: the history.
+        cleaners: what removes images, one result each; a policy prunes at its timer's ticks.
+        level: free bytes under which a baseline's time counts as under the threshold; None: the
+            threshold of the first policy. A policy's own threshold counts for itself.
+        pull_rate: bytes per second at which pulls are taken to run.
+        progress: told the share that is done, from 0 to 1.
+        timeline: whether the results shall tell free space over time.
+
+    Raises:
+        LogError: the trace is too poor for a sound figure.
+        UsageError: a policy contradicts itself on this disk.
+    """
+    runs = [PolicyCleaner(cleaner, trace) if isinstance(cleaner, Policy) else cleaner for cleaner in cleaners]
+    if level is None:
+        level = next((threshold_of(run, trace) for run in runs if isinstance(run, PolicyCleaner)), None)
+    results = []
+    for k, run in enumerate(runs):
+        under = None if isinstance(run, PolicyCleaner) else level
+        share = _share_of(progress, k, len(runs))
+        results.append(replay(trace, run, under, pull_rate, share, timeline=timeline))
+    return results
+
+
+def _share_of(progress: Progress | None, k: int, count: int) -> Progress | None:
+    """The progress of the k-th of `count` runs, as part of them all."""
+    if progress is None:
+        return None
+    return lambda share: progress((k + share) / count)
 
 
 def threshold_of(cleaner: Cleaner, trace: Trace) -> float:
@@ -243,12 +318,6 @@ def _happenings(trace: Trace, interval: float, progress: Progress | None) -> Ite
         yield happening
 
 
-def _prune(host: Host, cleaner: Cleaner) -> None:
-    before = len(host.counts.removals)
-    cleaner.tick(host)
-    host.counts.prunes += len(host.counts.removals) > before
-
-
 def _result(host: Host, cleaner: Cleaner, pull_rate: float) -> Result:
     counts = host.counts
     misses = counts.compulsory + counts.repulls + counts.losses
@@ -274,4 +343,14 @@ def _result(host: Host, cleaner: Cleaner, pull_rate: float) -> Result:
         seconds=host.trace.end,
         pull_rate=pull_rate,
         removed=tuple(counts.removals),
+        timeline=_timeline(host),
+    )
+
+
+def _timeline(host: Host) -> Timeline | None:
+    if host.steps is None:
+        return None
+    return Timeline(
+        np.array([seconds for seconds, _ in host.steps], dtype=np.float64),
+        np.array([free for _, free in host.steps], dtype=np.int64),
     )

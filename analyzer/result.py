@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from analyzer.host import Removal
+from analyzer.trace import Floats, Integers
 
 DEFAULT_PULL_RATE = 50e6
+_SERIES = {"removed", "timeline"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timeline:
+    """Free space as a step function; k steps.
+
+    Attributes:
+        seconds: when free space changed, seconds after the trace's origin, ascending; shape (k,).
+            Several changes may stand at one time: a pull, and the prune that it set off.
+        free: free bytes from then until the next change; shape (k,).
+    """
+
+    seconds: Floats
+    free: Integers
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +54,7 @@ class Result:
         seconds: length of the trace.
         pull_rate: bytes per second at which pulls are taken to run.
         removed: every removal, in order.
+        timeline: free space over time, if it was asked for.
     """
 
     name: str
@@ -59,7 +77,8 @@ class Result:
     mean_held_bytes: float
     seconds: float
     pull_rate: float = DEFAULT_PULL_RATE
-    removed: tuple[Removal, ...] = ()
+    removed: Sequence[Removal] = ()
+    timeline: Timeline | None = field(default=None, compare=False, repr=False)
 
     @property
     def hit_ratio(self) -> float:
@@ -72,6 +91,6 @@ class Result:
         return self.repulled_bytes / self.pull_rate
 
     def to_json(self) -> dict[str, Any]:
-        """All figures as a JSON object, without the list of removals."""
-        figures = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "removed"}
+        """All figures as a JSON object, without the list of removals and the timeline."""
+        figures = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _SERIES}
         return {**figures, "hit_ratio": self.hit_ratio, "repull_seconds": self.repull_seconds}

@@ -79,6 +79,7 @@ def test_a_policy_file_is_taken_and_options_change_it(busy: EventLog, tmp_path: 
         (("--threshold", "130%"), 2, "'130%' is not between 0% and 100%"),
         (("--threshold", "20%", "--target", "10%"), 2, "threshold = 20% is more than target = 10%"),
         (("--order", "best"), 2, "order"),
+        (("--trigger", "never"), 2, "--trigger: 'never' is none of tick, event"),
         (("--format", "xml"), 2, "--format: 'xml' is none of table, json, csv"),
         (("--baseline", "nobody"), 2, "--baseline: unknown 'nobody'"),
         (("--disk-size", "big"), 2, "--disk-size: 'big' is not a size"),

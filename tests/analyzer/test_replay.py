@@ -6,7 +6,7 @@ import pytest
 
 from analyzer.baselines import Baseline, DockerGc, PruneUntil
 from analyzer.host import Removal
-from analyzer.replay import PolicyCleaner, recent_use, replay
+from analyzer.replay import PolicyCleaner, Trigger, recent_use, replay, replay_many
 from analyzer.result import Result
 from analyzer.trace import DiskState, ImageFacts, Trace, Use, make_trace
 from collector.errors import LogError, UsageError
@@ -196,3 +196,34 @@ def test_a_trace_too_poor_for_a_figure_is_refused() -> None:
 def test_levels_that_contradict_on_this_disk_are_refused() -> None:
     with pytest.raises(UsageError, match="target 15 is less than threshold 20%"):
         under(trace_of((1, A, 2)), policy("20%", target=Space.parse("15")))
+
+
+def test_an_event_that_takes_too_much_space_can_start_a_prune() -> None:
+    # 60 + 40 bytes at 3 leave nothing free: with the early trigger A and B go at once, not at 10.
+    trace = trace_of((1, A, 2), (2, B, 3), (3, C, 4))
+    cleaner = PolicyCleaner(policy(), trace, trigger=Trigger.EVENT)
+    result = replay(trace, cleaner)
+    assert [(removal.time, removal.image) for removal in result.removed] == [(3, A), (3, B)]
+    assert result.name.endswith("also at events")
+    assert result.prunes == 1
+
+
+def test_free_space_over_time_is_a_step_function() -> None:
+    states = [DiskState(0, 100, 0), DiskState(20, 100, 10)]
+    uses = [(1, A, 2, RUN), (2, B, 3, RUN), (3, C, 4, RUN), (4, C, 5, RUN)]
+    trace = make_trace(IMAGES, uses, states, end=50)
+    timeline = replay(trace, PolicyCleaner(policy(), trace), timeline=True).timeline
+    assert timeline is not None
+    steps = list(zip(timeline.seconds.tolist(), timeline.free.tolist(), strict=True))
+    assert steps == [(0, 100), (1, 60), (2, 40), (3, 0), (10, 10), (10, 60), (20, 50)]
+    assert under(trace, policy()).timeline is None
+
+
+def test_many_policies_at_once_are_each_as_alone() -> None:
+    trace = trace_of((1, A, 2), (2, B, 3), (3, C, 4), (21, A, 22))
+    policies = [policy(), policy("50"), policy(order="pulled")]
+    told: list[float] = []
+    results = replay_many(trace, [Baseline(), *policies], progress=told.append)
+    assert results[1:] == [under(trace, chosen) for chosen in policies]
+    assert results[0].threshold == 20
+    assert told == sorted(told)
