@@ -27,7 +27,9 @@ class Kind(StrEnum):
     CONTAINER_DIED = "container_died"
     CONTAINER_DESTROYED = "container_destroyed"
     DISK_SAMPLED = "disk_sampled"
+    JOB_STARTED = "job_started"
     JOB_IMAGE_USED = "job_image_used"
+    JOB_FINISHED = "job_finished"
     GAP = "gap"
     COLLECTOR_STARTED = "collector_started"
     COLLECTOR_STOPPED = "collector_stopped"
@@ -51,7 +53,9 @@ KIND_MEANING: dict[Kind, str] = {
     Kind.CONTAINER_DIED: "a container's process ended; attributes: exit_code",
     Kind.CONTAINER_DESTROYED: "a container was removed; `began` is when it had been created",
     Kind.DISK_SAMPLED: "free bytes of the engine's file system; attributes: total_bytes, inodes, image bytes",
-    Kind.JOB_IMAGE_USED: "a side-band (job log, runner log) names the image that a job used",
+    Kind.JOB_STARTED: "a runner took a job, as a side-band tells; attributes: job",
+    Kind.JOB_IMAGE_USED: "a side-band (job log, runner log) names the image that a job uses; attributes: job, role",
+    Kind.JOB_FINISHED: "a job ended, as a side-band tells; attributes: job, outcome, seconds",
     Kind.GAP: "nothing was witnessed from `began` to `time`; attributes: reason",
     Kind.COLLECTOR_STARTED: "the collector began to witness",
     Kind.COLLECTOR_STOPPED: "the collector ended in order",

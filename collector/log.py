@@ -18,12 +18,14 @@ from typing import Any
 import duckdb
 
 from collector.errors import LogBusyError, LogError, LogFullError
-from collector.events import Event
-from collector.schema import MIGRATIONS, SCHEMA_VERSION, VIEWS
+from collector.events import Event, Kind
+from collector.jobs import JOB_FIELDS, Job, attribution
+from collector.schema import JOBS_VERSION, MIGRATIONS, SCHEMA_VERSION, VIEWS
 
 _FIRST_RETRY_S = 0.01
 _LAST_RETRY_S = 0.5
 _UMASK = 0o027  # the log is 0640: it tells which projects run which images
+_BATCH = 20_000
 _NO_SPACE = "No space left on device"
 
 
@@ -143,6 +145,8 @@ def migrate(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
     for statements in MIGRATIONS[version:]:
         connection.execute(statements)
+    if 0 < version < JOBS_VERSION:
+        _attribute_old_events(connection)
     connection.execute(VIEWS)
     connection.execute("DELETE FROM schema_version")
     connection.execute("INSERT INTO schema_version VALUES (?)", [SCHEMA_VERSION])
@@ -193,15 +197,18 @@ def _unseen(connection: duckdb.DuckDBPyConnection, host: str, events: Sequence[E
 
 def _insert(connection: duckdb.DuckDBPyConnection, host: str, events: dict[tuple[int, int], Event]) -> None:
     numbers = _intern(connection, {event.image for event in events.values() if event.image})
+    attributed = [attribution(event) for event in events.values()]
+    jobs = _intern_jobs(connection, host, [found and found[0] for found in attributed])
     last = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0][0]
     rows = list(events.values())
     connection.execute(
         """
-        INSERT INTO event (seq, time, key, recorded, host, kind, image, reference, container, bytes, began, attributes)
+        INSERT INTO event (seq, time, key, recorded, host, kind, image, reference, container, bytes, began,
+            attributes, job, role)
         SELECT unnest(?::BIGINT[]), make_timestamp_ns(unnest(?::BIGINT[])), unnest(?::BIGINT[]),
             make_timestamp_ns(?), ?, unnest(?::VARCHAR[]), unnest(?::INTEGER[]), unnest(?::VARCHAR[]),
             unnest(?::VARCHAR[]), unnest(?::BIGINT[]), make_timestamp_ns(unnest(?::BIGINT[])),
-            unnest(?::VARCHAR[])::JSON
+            unnest(?::VARCHAR[])::JSON, unnest(?::INTEGER[]), unnest(?::VARCHAR[])
         """,
         [
             list(range(last + 1, last + 1 + len(rows))),
@@ -216,6 +223,8 @@ def _insert(connection: duckdb.DuckDBPyConnection, host: str, events: dict[tuple
             [event.bytes for event in rows],
             [event.began_ns for event in rows],
             [_json(event) for event in rows],
+            jobs,
+            [found and found[1] for found in attributed],
         ],
     )
 
@@ -244,6 +253,91 @@ def _intern(connection: duckdb.DuckDBPyConnection, image_ids: set[str]) -> dict[
         )
         numbers.update(fresh)
     return numbers
+
+
+def _intern_jobs(connection: duckdb.DuckDBPyConnection, host: str, wanted: Sequence[Job | None]) -> list[int | None]:
+    """The number of each job; new ones get the next, known ones what was not known of them."""
+    distinct = list(dict.fromkeys(job for job in wanted if job is not None))
+    if not distinct:
+        return [None] * len(wanted)
+    known = _known_jobs(connection, host, distinct)
+    following = connection.execute("SELECT coalesce(max(job) + 1, 0) FROM job").fetchall()[0][0]
+    numbers: dict[Job, int] = {}
+    changed: dict[int, Job] = {}
+    first_new = following
+    for job in distinct:
+        candidates = known.setdefault((job.ci, job.job_id), {})
+        number = next((number for number, other in candidates.items() if other.is_same(job)), following)
+        following += number == following
+        merged = candidates[number].merged(job) if number in candidates else job
+        if candidates.get(number) != merged:
+            candidates[number] = changed[number] = merged
+        numbers[job] = number
+    connection.execute(
+        "DELETE FROM job WHERE job IN (SELECT unnest(?::INTEGER[]))",
+        [[number for number in changed if number < first_new]],
+    )
+    _store_jobs(connection, host, changed)
+    return [None if job is None else numbers[job] for job in wanted]
+
+
+def _known_jobs(
+    connection: duckdb.DuckDBPyConnection, host: str, wanted: Sequence[Job]
+) -> dict[tuple[str, str | None], dict[int, Job]]:
+    """Stored jobs with the same IDs (or without any), by system and ID, then by number."""
+    rows = connection.execute(
+        f"SELECT job, {', '.join(JOB_FIELDS)} FROM job"
+        " WHERE host = ? AND (job_id IS NULL OR job_id IN (SELECT unnest(?::VARCHAR[])))",
+        [host, [job.job_id for job in wanted if job.job_id is not None]],
+    ).fetchall()
+    found: dict[tuple[str, str | None], dict[int, Job]] = {}
+    for number, *values in rows:
+        job = Job(*values)
+        found.setdefault((job.ci, job.job_id), {})[number] = job
+    return found
+
+
+def _store_jobs(connection: duckdb.DuckDBPyConnection, host: str, jobs: dict[int, Job]) -> None:
+    if not jobs:
+        return
+    columns = [list(column) for column in zip(*(job.values() for job in jobs.values()), strict=True)]
+    connection.execute(
+        f"INSERT INTO job (job, host, {', '.join(JOB_FIELDS)})"
+        f" SELECT unnest(?::INTEGER[]), ?, {', '.join('unnest(?::VARCHAR[])' for _ in JOB_FIELDS)}",
+        [list(jobs), host, *columns],
+    )
+
+
+def _attribute_old_events(connection: duckdb.DuckDBPyConnection) -> None:
+    """Type the jobs of what was stored before they were."""
+    last = 0
+    while rows := connection.execute(_ATTRIBUTABLE, [last, _BATCH]).fetchall():
+        last = rows[-1][0]
+        for host in sorted({row[1] for row in rows}):
+            told = [_attributed(seq, kind, attributes) for seq, of, kind, attributes in rows if of == host]
+            found = [row for row in told if row is not None]
+            connection.execute(
+                "UPDATE event SET job = n.job, role = n.role FROM ("
+                "SELECT unnest(?::BIGINT[]) AS seq, unnest(?::INTEGER[]) AS job, unnest(?::VARCHAR[]) AS role) AS n"
+                " WHERE event.seq = n.seq",
+                [
+                    [seq for seq, _, _ in found],
+                    _intern_jobs(connection, host, [job for _, job, _ in found]),
+                    [role for _, _, role in found],
+                ],
+            )
+
+
+def _attributed(seq: int, kind: str, attributes: str) -> tuple[int, Job, str | None] | None:
+    found = attribution(Event(0, Kind(kind), attributes=json.loads(attributes)))
+    return None if found is None else (seq, *found)
+
+
+_ATTRIBUTABLE = """
+SELECT seq, host, kind, attributes FROM event
+WHERE seq > ? AND ((attributes -> '$.labels') IS NOT NULL OR (attributes -> '$.job') IS NOT NULL)
+ORDER BY seq LIMIT ?
+"""
 
 
 @contextmanager

@@ -29,13 +29,35 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE event ADD COLUMN began TIMESTAMP_NS;
     """,
+    # 3: jobs, typed, and which of them an event speaks of (see `collector.jobs`).
+    """
+    CREATE TABLE job (
+        job INTEGER NOT NULL,
+        host VARCHAR NOT NULL,
+        ci VARCHAR NOT NULL,
+        job_id VARCHAR,
+        project_id VARCHAR,
+        project VARCHAR,
+        pipeline_id VARCHAR,
+        ref VARCHAR,
+        sha VARCHAR,
+        url VARCHAR,
+        runner VARCHAR,
+        system_id VARCHAR,
+        name VARCHAR
+    );
+    ALTER TABLE event ADD COLUMN job INTEGER;
+    ALTER TABLE event ADD COLUMN role VARCHAR;
+    """,
 )
+# The version that brought typed jobs: events of older logs are attributed when they reach it.
+JOBS_VERSION = 3
 
 SCHEMA_VERSION = len(MIGRATIONS)
 
 VIEWS = """
 CREATE OR REPLACE VIEW events AS
-    SELECT seq, time, recorded, host, kind, image_id, reference, container, bytes, began, attributes
+    SELECT seq, time, recorded, host, kind, image_id, reference, container, bytes, began, attributes, job, role
     FROM event LEFT JOIN image USING (image);
 COMMENT ON VIEW events IS 'every event, in the order in which it was recorded; times in UTC';
 
@@ -142,4 +164,60 @@ CREATE OR REPLACE VIEW prunes AS
         any_value(attributes) FILTER (kind = 'prune_started') AS plan
     FROM parts GROUP BY host, prune;
 COMMENT ON VIEW prunes IS 'each prune: when, why, what it removed and how much that freed';
+
+CREATE OR REPLACE VIEW image_names AS
+    SELECT host, image, image_id, coalesce(
+        arg_max(attributes ->> '$.references[0]', seq) FILTER (attributes ->> '$.references[0]' IS NOT NULL),
+        arg_max(attributes ->> '$.digests[0]', seq) FILTER (attributes ->> '$.digests[0]' IS NOT NULL),
+        arg_max(reference, seq) FILTER (reference IS NOT NULL AND NOT starts_with(reference, 'sha256:'))) AS name
+    FROM event JOIN image USING (image)
+    WHERE kind IN ('image_observed', 'image_pulled', 'image_tagged', 'image_built', 'job_image_used')
+    GROUP BY host, image, image_id;
+COMMENT ON VIEW image_names IS 'what people call each image: its latest reference, else digest';
+
+CREATE OR REPLACE VIEW job_containers AS
+    SELECT host, max(job) AS job, max(role) AS role, container, max(image) AS image, max(reference) AS reference,
+        least(min(began), min(time)) AS began, max(time) FILTER (kind = 'container_destroyed') AS ended
+    FROM event WHERE kind IN ('container_created', 'container_started', 'container_died', 'container_destroyed')
+    GROUP BY host, container HAVING max(job) IS NOT NULL;
+COMMENT ON VIEW job_containers IS 'each container of a job, with its role; ended is NULL while it exists';
+
+CREATE OR REPLACE VIEW job_images AS
+    SELECT * EXCLUDE (found, called),
+        coalesce(called, CASE WHEN NOT starts_with(found, 'sha256:') THEN found END) AS reference
+    FROM (
+        SELECT host, job, role, image, reference AS found, began, ended, 'container' AS evidence, container
+        FROM job_containers
+        UNION ALL
+        SELECT host, job, role, image, reference, time, time,
+            coalesce(attributes ->> '$.source', 'side-band'), NULL
+        FROM event WHERE kind = 'job_image_used' AND job IS NOT NULL
+    ) JOIN job USING (host, job) LEFT JOIN image USING (image)
+        LEFT JOIN (SELECT host, image, name AS called FROM image_names) USING (host, image);
+COMMENT ON VIEW job_images IS 'which job used which image when, in which role, and what shows it';
+
+CREATE OR REPLACE VIEW jobs AS
+    WITH seen AS (
+        SELECT host, job, min(began) AS began, max(ended) AS ended, count(*) AS containers,
+            bool_or(ended IS NULL) AS living,
+            count(DISTINCT image) FILTER (role IS NULL
+                OR role NOT IN ('predefined', 'helper', 'cache', 'cache-init', 'wait', 'sandbox')) AS images
+        FROM job_containers GROUP BY host, job
+    ), told AS (
+        SELECT host, job, min(time) AS told, max(time) AS last_told,
+            min(time) FILTER (kind = 'job_started') AS started,
+            max(time) FILTER (kind = 'job_finished') AS finished,
+            any_value(attributes ->> '$.outcome') FILTER (kind = 'job_finished') AS outcome,
+            any_value(CAST(attributes ->> '$.seconds' AS DOUBLE)) FILTER (kind = 'job_finished') AS seconds,
+            count(DISTINCT coalesce(image, hash(reference))) FILTER (kind = 'job_image_used' AND (role IS NULL
+                OR role NOT IN ('predefined', 'helper', 'cache', 'cache-init', 'wait', 'sandbox'))) AS images
+        FROM event WHERE kind IN ('job_started', 'job_image_used', 'job_finished') AND job IS NOT NULL
+        GROUP BY host, job
+    )
+    SELECT j.*, least(seen.began, coalesce(told.started, told.told)) AS began,
+        coalesce(told.finished, CASE WHEN NOT seen.living THEN seen.ended END) AS ended,
+        told.outcome, told.seconds, coalesce(seen.containers, 0) AS containers,
+        greatest(coalesce(seen.images, 0), coalesce(told.images, 0)) AS images
+    FROM job AS j LEFT JOIN seen USING (host, job) LEFT JOIN told USING (host, job);
+COMMENT ON VIEW jobs IS 'each job: whose, when, how it ended; ended is NULL while it runs';
 """
