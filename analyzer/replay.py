@@ -15,13 +15,14 @@ from typing import Protocol
 
 import numpy as np
 
+from analyzer.facts import knowledge_of
 from analyzer.host import Host
 from analyzer.result import DEFAULT_PULL_RATE, Result, Timeline
 from analyzer.trace import Trace, Use
 from collector.errors import LogError, UsageError
 from collector.units import format_duration
 from pruner.decision import EVICT_EMERGENCY, Reason, evict
-from pruner.orders import ORDERS, Facts
+from pruner.orders import ORDERS
 from pruner.policy import Levels, Policy
 
 Progress = Callable[[float], None]
@@ -74,6 +75,7 @@ class PolicyCleaner:
 
     def __init__(self, policy: Policy, trace: Trace, name: str | None = None, trigger: Trigger = Trigger.TICK) -> None:
         self.policy = policy
+        self.trace = trace
         self.trigger = trigger
         self.name = name or (f"{policy}, also at events" if trigger is Trigger.EVENT else str(policy))
         self.interval = policy.interval
@@ -113,13 +115,8 @@ class PolicyCleaner:
     def ordered(self, host: Host) -> list[int]:
         """The images that are there, first to go first."""
         present = host.present
-        facts = Facts(
-            now=host.now,
-            last_use=np.array([min(host.last_use[i], host.now) for i in present]),
-            pulled=np.array([host.pulled[i] for i in present]),
-            created=np.array([host.created[i] for i in present]),
-            uses=np.array([host.uses[i] for i in present]),
-            bytes=np.array([sum(host.layer_bytes[j] for j in host.layers[i]) for i in present]),
+        facts = knowledge_of(self.trace).facts(
+            host.now, np.array(present, dtype=np.int64), np.array(host.pulled), np.array(host.holders)
         )
         return [present[k] for k in np.argsort(ORDERS[self.policy.order](facts), kind="stable")]
 

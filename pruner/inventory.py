@@ -10,6 +10,7 @@ from collector.engine import ImageObservation, ListedContainer, is_local
 from collector.log import EventLog
 from collector.reports import Witness, witness
 from collector.times import parse_rfc3339
+from pruner.learning import Habits, Learned, moving_average
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,9 @@ class Image:
         uses: witnessed uses.
         local: whether no registry can give it back.
         containers: how many containers refer to it, in any state.
+        returns: how often it was used again after an idle time (see `pruner.learning`).
+        gap: moving average of those idle times, seconds; 0 without any.
+        superseded: whether a later image has been used in each of its repositories.
     """
 
     image_id: str
@@ -47,6 +51,9 @@ class Image:
     uses: int
     local: bool
     containers: int = 0
+    returns: int = 0
+    gap: float = 0.0
+    superseded: bool = False
 
     @property
     def name(self) -> str:
@@ -100,6 +107,7 @@ class Inventory:
         blind_until: end of the latest gap in the history, UTC seconds.
         held: image IDs that a job in flight may need.
         warnings: what the decision has to do without, one line each.
+        learned: what the host's past says of images in each situation.
     """
 
     images: tuple[Image, ...]
@@ -108,6 +116,7 @@ class Inventory:
     blind_until: float | None = None
     held: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
+    learned: Learned = field(default_factory=Learned)
 
 
 def image_of(observation: ImageObservation, past: Past | None, containers: int, now: float) -> Image:
@@ -153,6 +162,13 @@ def used_later(image: Image, time: float, evidence: str) -> Image:
         return image
     pulled = time if evidence == "pulled" else image.pulled
     return replace(image, last_use=time, evidence=evidence, pulled=max(pulled, image.pulled))
+
+
+def with_habits(image: Image, habits: Habits) -> Image:
+    """The image with what its past says of its future."""
+    return replace(
+        image, uses=habits.uses, returns=habits.returns, gap=moving_average(habits.gaps), superseded=habits.superseded
+    )
 
 
 def containers_of(listed: Iterable[ListedContainer]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from collector.units import format_bytes, format_duration
 from pruner.decision import MEANING, Reason, evict
 from pruner.inventory import Image, Inventory
-from pruner.orders import ORDERS, Facts
+from pruner.learning import Learned
+from pruner.orders import ORDERS, Facts, PlainFacts
 from pruner.policy import Levels, Policy
 
 # After a gap every image may have been used unseen. Its jobs have long created their containers by
@@ -116,7 +118,9 @@ def plan(policy: Policy, inventory: Inventory, job_slots: int = 1, *, levels: Le
     images, disk = inventory.images, inventory.disk
     levels = levels or policy.levels(disk.total_bytes, disk.total_inodes, job_slots)
     layers = _Layers(images, disk.total_inodes - disk.free_inodes, disk.total_bytes - disk.free_bytes)
-    keys = [ORDERS[policy.order](facts(image, inventory.now)) for image in images]
+    own = layers.own_bytes()
+    order_of = ORDERS[policy.order]
+    keys = [order_of(facts(image, inventory.now, own[i], inventory.learned)) for i, image in enumerate(images)]
     order = sorted(range(len(images)), key=lambda i: (keys[i], i))
     verdict = [0] * len(images)
     evict(
@@ -152,9 +156,22 @@ def plan(policy: Policy, inventory: Inventory, job_slots: int = 1, *, levels: Le
     )
 
 
-def facts(image: Image, now: float) -> Facts:
+def facts(image: Image, now: float, own_bytes: int, learned: Learned) -> Facts:
     """What an order may look at."""
-    return Facts(now, image.last_use, image.pulled, image.created, image.uses, image.size)
+    return PlainFacts(
+        now=now,
+        last_use=image.last_use,
+        pulled=image.pulled,
+        created=image.created,
+        first_seen=image.first_seen,
+        uses=image.uses,
+        returns=image.returns,
+        gap=image.gap,
+        bytes=image.size,
+        own_bytes=own_bytes,
+        superseded=int(image.superseded),
+        hazard=learned.rate(now - image.last_use, image.uses, int(image.superseded)),
+    )
 
 
 def blocked(image: Image, policy: Policy, held: frozenset[str]) -> Reason:
@@ -218,6 +235,13 @@ class _Layers:
             self.first.append(len(self.layer))
         share = used_inodes / used_bytes if used_bytes > 0 else 0.0
         self.inodes = [size * share for size in self.bytes]
+
+    def own_bytes(self) -> list[int]:
+        """Bytes of each image's layers that no other image holds."""
+        return [
+            sum(self.bytes[j] for j in self.layer[a:b] if self.holders[j] == 1)
+            for a, b in itertools.pairwise(self.first)
+        ]
 
     def freed_one_by_one(self, going: Sequence[int]) -> dict[int, int]:
         """Bytes that each removal frees when its turn comes, by image number."""

@@ -20,7 +20,10 @@ from pruner.inventory import (
     number,
     read_history,
     used_later,
+    with_habits,
 )
+from pruner.learning import Experience, Habits, read_experience
+from pruner.orders import LEARNING_ORDERS
 from pruner.policy import Policy
 
 _STALE_S = 900.0
@@ -52,17 +55,22 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
         EngineError: there is no engine.
         LogError: the log is there but cannot be read.
     """
-    history = read_history(log) if log is not None and log.exists() else History()
+    known = log is not None and log.exists()
+    history = read_history(log) if log is not None and known else History()
     disk = sample_disk(engine.info().data_root)
     listed = engine.containers()
     counts = containers_of(listed)
     now = time.time()
+    experience = Experience()
+    if log is not None and known and policy.order in LEARNING_ORDERS:
+        experience = read_experience(log, now)
     recent = recent_uses(engine, now - policy.min_age, now)
     images = []
     for row in engine.images():
         observation = _observation(engine, row, history)
         if observation is not None:
             image = image_of(observation, history.images.get(row.image), counts.get(row.image, 0), now)
+            image = with_habits(image, experience.habits.get(row.image, Habits()))
             images.append(used_later(image, *recent.get(row.image, (0.0, ""))))
     return Inventory(
         images=number(images),
@@ -71,6 +79,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
         blind_until=history.blind_until,
         held=held_for_jobs(listed, images),
         warnings=warnings(history, log, policy, now),
+        learned=experience.learned,
     )
 
 

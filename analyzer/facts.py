@@ -1,0 +1,296 @@
+"""What a trace's host knew of its images at any moment: the same for every policy, computed once.
+
+This is `pruner.learning` over arrays. A host's knowledge is a function of the demand alone, not of
+what a policy removed: only what is present, when it was pulled and which layers it shares are not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analyzer.trace import Flags, Floats, Integers, Trace, Use
+from pruner import learning
+from pruner.learning import BUCKETS, CELLS, DAY, HIGHEST_BIN, LOWEST_BIN
+from pruner.policy import repository
+
+_NEVER = np.inf
+
+
+class Knowledge:
+    """What the host of a trace had witnessed and learned by any moment.
+
+    Args:
+        trace: the history. Of one that was cut with `Trace.between`, all before the cut is known too.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.count = len(trace.time)
+        self.n = trace.images
+        self._order = np.argsort(trace.image, kind="stable")
+        self._owner = trace.image[self._order]
+        self._key = self._owner * (self.count + 1) + self._order
+        self._first = np.searchsorted(self._owner, np.arange(self.n + 1))
+        self._time = trace.time[self._order]
+        kind = trace.kind[self._order]
+        self._demand = (kind >= Use.CONTAINER) & (kind <= Use.JOB)
+        self._end = self._running_end()
+        counted = (kind == Use.CONTAINER) | (kind == Use.JOB)
+        self._uses = self._running_count(counted)
+        self._idle = self._idle_times()
+
+    def facts(self, now: float, present: Integers, pulled: Floats, holders: Integers) -> TraceFacts:
+        """The facts of the images that are there.
+
+        Args:
+            now: the moment; what is used at this very moment counts as witnessed.
+            present: the images that are there; shape (k,).
+            pulled: when each was pulled, of all images; shape (n,).
+            holders: how many images that are there hold each layer; shape (m,).
+        """
+        return TraceFacts(self, now, present, pulled, holders)
+
+    def latest(self, now: float, images: Integers) -> Integers:
+        """Where the latest use of each image up to `now` stands; the image's first one if it had none yet."""
+        witnessed = int(np.searchsorted(self.trace.time, now, side="right"))
+        found = np.searchsorted(self._key, images * (self.count + 1) + witnessed) - 1
+        return np.maximum(found, self._first[images])
+
+    @cached_property
+    def first_seen(self) -> Floats:
+        """When each image was first witnessed; shape (n,)."""
+        seen = np.full(self.n, _NEVER)
+        used = self._first[:-1] < self._first[1:]
+        seen[used] = self._time[self._first[:-1][used]]
+        return seen
+
+    @cached_property
+    def superseded_since(self) -> Floats:
+        """Since when each image has been superseded: in all its repositories; shape (n,)."""
+        first_demand = np.full(self.n, _NEVER)
+        np.minimum.at(first_demand, self._owner[self._demand], self._time[self._demand])
+        return superseded_since([names or () for names in self.trace.names], first_demand)
+
+    @cached_property
+    def averages(self) -> tuple[Integers, Floats]:
+        """Per use, so far: returns of the image, and the moving average of its idle times."""
+        returned = self._idle > learning.SESSION
+        count = self._running_count(returned)
+        gaps = self._idle[returned]
+        if not len(gaps):
+            return count, np.zeros(self.count)
+        owner = self._owner[returned]
+        begin = np.searchsorted(owner, owner)
+        here = np.arange(len(gaps))
+        oldest = np.maximum(begin, here - learning.REMEMBERED_GAPS + 1)
+        average = gaps[oldest]
+        for back in range(learning.REMEMBERED_GAPS - 2, -1, -1):
+            which = here - back
+            later = which > oldest
+            average[later] += learning.GAP_WEIGHT * (gaps[which[later]] - average[later])
+        position = np.cumsum(returned) - 1
+        return count, np.where(count > 0, average[np.maximum(position, 0)], 0.0)
+
+    @cached_property
+    def _days(self) -> int:
+        return self.day(self.trace.end) + 1
+
+    def day(self, now: float) -> int:
+        """How many midnights (UTC) have passed since the one before the trace's origin."""
+        return int((now + self.trace.origin_ns / 1e9) // DAY) - int(self.trace.origin_ns // int(DAY * 1e9))
+
+    @cached_property
+    def learned(self) -> tuple[Floats, Floats]:
+        """Returns and exposure up to each midnight; shape (days, CELLS) each."""
+        begin, end, cell, returned = self._pieces()
+        midnight: Floats = np.arange(self._days, dtype=np.float64) * DAY - (self.trace.origin_ns / 1e9) % DAY
+        # A piece counts as returned at its end, and its exposure grows from its beginning to its end.
+        returns = _up_to(midnight, end[returned], cell[returned], np.ones(np.count_nonzero(returned)))
+        exposure: Floats = (
+            midnight[:, None] * (_up_to(midnight, begin, cell, np.ones(len(begin))))
+            - _up_to(midnight, begin, cell, begin)
+            - midnight[:, None] * _up_to(midnight, end, cell, np.ones(len(end)))
+            + _up_to(midnight, end, cell, end)
+        )
+        return returns, np.maximum(exposure, 0.0)
+
+    @cached_property
+    def rates(self) -> Floats:
+        """Returns per second of idle time, in each situation, on each day; shape (days, CELLS)."""
+        returns, exposure = self.learned
+        rates: Floats = (returns + learning.PRIOR_RETURNS) / (exposure + learning.PRIOR_EXPOSURE)
+        return rates
+
+    def _pieces(self) -> tuple[Floats, Floats, Integers, Flags]:
+        """All idle times, cut where the situation changes: begin, end, situation, whether it ended in a use."""
+        stop, returned = self._stops()
+        kept = stop > self._end
+        begin, stop, returned, seen = self._end[kept], stop[kept], returned[kept], self._time[kept]
+        uses, image = self._uses[kept], self._owner[kept]
+        flips = self.superseded_since[image]
+        pieces = []
+        for age in range(LOWEST_BIN, HIGHEST_BIN + 1):
+            low = np.maximum(seen, begin + (2.0 ** (age - 1) if age > LOWEST_BIN else 0.0))
+            high = np.minimum(stop, begin + 2.0**age) if age < HIGHEST_BIN else stop
+            last = returned & (high == stop)
+            for flag in range(2):
+                a = np.maximum(low, flips) if flag else low
+                b = high if flag else np.minimum(high, flips)
+                cell = (np.minimum(_bits(uses), BUCKETS - 1) + (age - LOWEST_BIN) * BUCKETS) * 2 + flag
+                some = b > a
+                pieces.append((a[some], b[some], cell[some], (last & (b == stop))[some]))
+        a, b, cell, last = (np.concatenate(column) for column in zip(*pieces, strict=True))
+        return a, b, cell, last
+
+    def _stops(self) -> tuple[Floats, Flags]:
+        """When the idle time after each use is over: at the image's next use, or not by the trace's end."""
+        stop = np.append(self._time[1:], _NEVER)
+        following = np.append(self._owner[1:] == self._owner[:-1], [False])
+        stop[~following] = self.trace.end
+        return np.minimum(stop, self.trace.end), following & np.append(self._demand[1:], [False])
+
+    def _running_end(self) -> Floats:
+        """Per use the latest end of the image's uses so far."""
+        until = self.trace.until[self._order]
+        rank = np.empty(self.count, dtype=np.int64)
+        by_until = np.argsort(until, kind="stable")
+        rank[by_until] = np.arange(self.count)
+        highest = np.maximum.accumulate(self._owner * self.count + rank) - self._owner * self.count
+        ends: Floats = until[by_until][highest]
+        return ends
+
+    def _running_count(self, counted: Flags) -> Integers:
+        """Per use how many so far of the image's were counted."""
+        total = np.concatenate(([0], np.cumsum(counted)))
+        counts: Integers = total[1:] - total[self._first[self._owner]]
+        return counts
+
+    def _idle_times(self) -> Floats:
+        """Per demand for how long the image had been idle before; 0 if it was its first use or not idle.
+
+        What an inventory found has an end before it was seen: nobody witnessed that idle time.
+        """
+        idle = np.zeros(self.count)
+        witnessed = (self._owner[1:] == self._owner[:-1]) & (self._end[:-1] >= self._time[:-1])
+        idle[1:][witnessed] = (self._time[1:] - self._end[:-1])[witnessed]
+        idle[~self._demand] = 0.0
+        return np.maximum(idle, 0.0)
+
+
+@dataclass
+class TraceFacts:
+    """Facts of the present images, each computed when an order looks at it; see `pruner.orders.Facts`."""
+
+    knowledge: Knowledge
+    now: float
+    present: Integers
+    all_pulled: Floats
+    holders: Integers
+
+    @cached_property
+    def _at(self) -> Integers:
+        return self.knowledge.latest(self.now, self.present)
+
+    @cached_property
+    def last_use(self) -> Floats:  # noqa: D102 - see pruner.orders.Facts, here and below
+        return np.minimum(self.knowledge._end[self._at], self.now)  # noqa: SLF001 - a part of it
+
+    @cached_property
+    def pulled(self) -> Floats:  # noqa: D102
+        return self.all_pulled[self.present]
+
+    @cached_property
+    def created(self) -> Floats:  # noqa: D102
+        return self.knowledge.trace.created[self.present]
+
+    @cached_property
+    def first_seen(self) -> Floats:  # noqa: D102
+        return self.knowledge.first_seen[self.present]
+
+    @cached_property
+    def uses(self) -> Integers:  # noqa: D102
+        return self.knowledge._uses[self._at]  # noqa: SLF001
+
+    @cached_property
+    def returns(self) -> Integers:  # noqa: D102
+        return self.knowledge.averages[0][self._at]
+
+    @cached_property
+    def gap(self) -> Floats:  # noqa: D102
+        return self.knowledge.averages[1][self._at]
+
+    @cached_property
+    def bytes(self) -> Integers:  # noqa: D102
+        return self.knowledge.trace.image_bytes[self.present]
+
+    @cached_property
+    def own_bytes(self) -> Integers:  # noqa: D102
+        trace = self.knowledge.trace
+        alone = trace.layer_bytes * (self.holders == 1)
+        sums = np.concatenate(([0], np.cumsum(alone[trace.layer])))
+        return sums[trace.first[self.present + 1]] - sums[trace.first[self.present]]
+
+    @cached_property
+    def superseded(self) -> NDArray[Any]:  # noqa: D102
+        return (self.knowledge.superseded_since[self.present] <= self.now).astype(np.int64)
+
+    @cached_property
+    def hazard(self) -> Floats:  # noqa: D102
+        rates: Floats = self.knowledge.rates[self.knowledge.day(self.now), self.situation]
+        return rates
+
+    @cached_property
+    def situation(self) -> Integers:
+        """As `pruner.learning.situation`."""
+        age = np.clip(_bits(self.now - self.last_use), LOWEST_BIN, HIGHEST_BIN) - LOWEST_BIN
+        often = np.minimum(_bits(self.uses), BUCKETS - 1)
+        cells: Integers = (age * BUCKETS + often) * 2 + self.superseded
+        return cells
+
+
+def superseded_since(names: list[tuple[str, ...]], first_demand: Floats) -> Floats:
+    """Since when each image has been superseded: a later one was used, in each of its repositories.
+
+    Args:
+        names: every name of each image, images in the order of first sight; length n.
+        first_demand: when each was first used; shape (n,).
+    """
+    newest: dict[str, float] = {}
+    since = np.full(len(names), _NEVER)
+    for i in range(len(names) - 1, -1, -1):
+        repositories = {repository(name) for name in names[i]}
+        if repositories:
+            since[i] = max(newest.get(name, _NEVER) for name in repositories)
+        for name in repositories:
+            newest[name] = min(newest.get(name, _NEVER), float(first_demand[i]))
+    return since
+
+
+def knowledge_of(trace: Trace) -> Knowledge:
+    """The knowledge of a trace's host; computed once for policies that are tried one after the other."""
+    global _latest  # noqa: PLW0603 - a cache of one
+    if _latest is None or _latest.trace is not trace:
+        _latest = Knowledge(trace)
+    return _latest
+
+
+_latest: Knowledge | None = None
+
+
+def _bits(value: NDArray[Any]) -> Integers:
+    """The number of binary digits of the integer part, as `frexp`'s exponent (also below 1)."""
+    exponents: Integers = np.frexp(value.astype(np.float64))[1].astype(np.int64)
+    return exponents
+
+
+def _up_to(midnight: Floats, time: Floats, cell: Integers, weight: Floats) -> Floats:
+    """Sums of weights by situation, of what was before each midnight; shape (days, CELLS)."""
+    day = np.searchsorted(midnight, time, side="left")
+    sums = np.bincount(day * CELLS + cell, weights=weight, minlength=len(midnight) * CELLS)
+    table: Floats = np.cumsum(sums[: len(midnight) * CELLS].reshape(-1, CELLS), axis=0)
+    return table
