@@ -28,8 +28,8 @@ class Output(StrEnum):
     CSV = "csv"
 
 
+POLICY = "POLICY"
 COLUMNS: dict[str, Callable[[Result], str]] = {
-    "POLICY": lambda result: result.name,
     "RE-PULLS": lambda result: f"{result.repulls:,}",
     "RE-PULLED": lambda result: format_bytes(result.repulled_bytes),
     "PULL TIME": lambda result: format_duration(result.repull_seconds),
@@ -42,11 +42,14 @@ COLUMNS: dict[str, Callable[[Result], str]] = {
     "LOST": lambda result: f"{result.losses:,}",
     "MEAN HELD": lambda result: format_bytes(result.mean_held_bytes),
 }
-LEGEND = (
-    "RE-PULLED: bytes pulled again because the image had been removed (first pulls are not counted). "
-    "DISK FULL: pulls that did not fit. UNDER: time with free space under the threshold. "
-    "LOST: uses of removed images that no registry can give back."
-)
+_LIGHTEST = ("EMERGENCY", "MEAN HELD", "HITS", "PULL TIME", "LOST", "REMOVED", "UNDER", "RE-PULLS")
+LEGEND = {
+    "RE-PULLED": "bytes pulled again because the image had been removed; first pulls are not counted.",
+    "DISK FULL": "pulls that did not fit.",
+    "MIN FREE": "the least free space; negative: so much was short.",
+    "UNDER": "time with free space under the threshold.",
+    "LOST": "uses of removed images that no registry can give back.",
+}
 
 
 def print_results(trace: Trace, results: Sequence[Result], output: Output, notes: Sequence[str] = ()) -> None:
@@ -64,15 +67,39 @@ def print_results(trace: Trace, results: Sequence[Result], output: Output, notes
 
 def print_table(trace: Trace, results: Sequence[Result], notes: Sequence[str] = ()) -> None:
     """Print the table, with what it stands on above and what it means below."""
-    typer.echo(f"{trace}, from {format_time(trace.utc(0.0))} to {format_time(trace.utc(trace.end))}")
-    typer.echo(f"disk {disk_range(trace)}; first pulls of all images: {format_bytes(results[0].compulsory_bytes)}")
+    console.print_text(f"{trace}, from {format_time(trace.utc(0.0))} to {format_time(trace.utc(trace.end))}")
+    console.print_text(
+        f"disk {disk_range(trace)}; first pulls of all images: {format_bytes(results[0].compulsory_bytes)}"
+    )
     for note in (*trace.assumptions, *notes):
-        typer.echo(f"note: {note}")
+        console.print_text(f"note: {note}")
+    names, common = short_names([result.name for result in results])
+    if common:
+        console.print_text(f"all policies: {', '.join(common)}")
     typer.echo()
-    rows = [[cell(result) for cell in COLUMNS.values()] for result in results]
-    console.print_table(list(COLUMNS), rows, right=[name for name in COLUMNS if name != "POLICY"])
+    rows = [[name, *(cell(result) for cell in COLUMNS.values())] for name, result in zip(names, results, strict=True)]
+    left_out = console.print_table([POLICY, *COLUMNS], rows, right=list(COLUMNS), optional=_by_weight(results))
     typer.echo()
-    typer.echo(LEGEND)
+    for column, meaning in LEGEND.items():
+        if column not in left_out:
+            console.print_text(f"{column}: {meaning}", "dim")
+
+
+def short_names(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names of policies without the clauses that all policies share, and these clauses.
+
+    Names without clauses (what others do) do not count. A lone policy keeps its whole name.
+    """
+    clauses = [name.split(", ") for name in names]
+    ours = [parts for parts in clauses if len(parts) > 1]
+    common = [part for part in ours[0][1:] if all(part in parts for parts in ours)] if len(ours) > 1 else []
+    return [", ".join(part for part in parts if part not in common) for parts in clauses], common
+
+
+def _by_weight(results: Sequence[Result]) -> list[str]:
+    """The columns, those first that tell least: where every row says the same, there is little to compare."""
+    same = [name for name in _LIGHTEST if len({COLUMNS[name](result) for result in results}) == 1]
+    return [*same, *(name for name in _LIGHTEST if name not in same)]
 
 
 def disk_range(trace: Trace) -> str:

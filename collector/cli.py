@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from collector import console
 from collector.console import Format, FormatOption, HostOption, LogOption, VersionOption
 from collector.errors import UsageError
+from collector.sparkline import sparkline
 from collector.units import format_bytes, format_duration, format_time, parse_bytes, short_id
+
+if TYPE_CHECKING:
+    from collector import reports
 
 app = typer.Typer(
     name="collector",
@@ -21,6 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+_SPARKLINE_WIDTH = 56
 
 
 @app.callback()
@@ -69,22 +75,37 @@ def status(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
     if output is Format.JSON:
         console.print_json(reports.as_json(found))
         return
+    console.print_facts(_state(found))
+    typer.echo()
+    counts = [(kind, f"{count:,}") for kind, count in found.events_by_kind.items()]
+    console.print_table(("EVENT", "COUNT"), counts, right=("COUNT",))
+
+
+def _state(found: reports.Status) -> list[tuple[str, str]]:
     share = "-" if not found.total_bytes or found.free_bytes is None else f"{found.free_bytes / found.total_bytes:.1%}"
-    rows = [
+    facts = [
+        ("disk", f"{format_bytes(found.free_bytes)} of {format_bytes(found.total_bytes)} free ({share})"),
+        *_free_over_time(found),
+        ("images", f"{found.images} ({format_bytes(found.image_bytes)})"),
         ("log", f"{found.log} ({format_bytes(found.file_bytes)}, schema {found.schema_version})"),
-        ("events", f"{found.events:,}"),
-        ("first event", format_time(found.first_event)),
+        ("events", f"{found.events:,}, from {format_time(found.first_event)}"),
         ("last event", f"{format_time(found.last_event)} (recorded {format_duration(found.lag_seconds)} ago)"),
         ("gaps", f"{found.gaps} ({format_duration(found.gap_seconds)})"),
         ("witnessed", f"{_share(found.coverage_7_days)} of 7 days, {_share(found.coverage_30_days)} of 30 days"),
         ("spooled", f"{found.spooled_events} events wait in the spool"),
-        ("images", f"{found.images} ({format_bytes(found.image_bytes)})"),
-        ("disk", f"{format_bytes(found.free_bytes)} of {format_bytes(found.total_bytes)} free ({share})"),
     ]
-    console.print_table(("what", "value"), rows)
-    typer.echo()
-    counts = [(kind, f"{count:,}") for kind, count in found.events_by_kind.items()]
-    console.print_table(("kind", "events"), counts, right=("events",))
+    return [(word, value) for word, value in facts if value]
+
+
+def _free_over_time(found: reports.Status) -> list[tuple[str, str]]:
+    """The disk's last week as a line of bars, and the worst of it in words."""
+    history = found.free_history
+    if len(history) < 2 or not found.total_bytes:  # noqa: PLR2004
+        return []
+    when, least = min(history, key=lambda sample: sample[1])
+    line = sparkline(history, found.total_bytes, _SPARKLINE_WIDTH, bars=console.bars())
+    span = format_duration(history[-1][0] - history[0][0])
+    return [("", f"{line} {span}"), ("", f"least {format_bytes(least)}, {format_time(when)}")]
 
 
 @app.command()
@@ -112,6 +133,8 @@ def images(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
             for row in rows
         ],
         right=("7 DAYS", "CONTAINERS", "SIZE", "OWN"),
+        names=("IMAGE",),
+        optional=("ID", "CONTAINERS", "EVIDENCE", "OWN", "7 DAYS"),
     )
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -16,12 +16,15 @@ import typer
 
 from collector.errors import HindsightError, UsageError
 from collector.paths import ENVIRONMENT_VARIABLE, default_log_path
+from collector.sparkline import ASCII_BARS, BARS
 from collector.units import parse_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from collector.log import EventLog
+    from collector.table import Cell
 
 _UNLIMITED_WIDTH = 1000
 _INTERRUPTED = 130
@@ -119,21 +122,72 @@ def console(*, stderr: bool = False) -> Console:
     return made
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """Print aligned columns; those named in `right` are aligned to the right, as numbers are."""
-    from rich.table import Table
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    *,
+    right: Collection[str] = (),
+    names: Collection[str] = (),
+    below: Collection[str] = (),
+    optional: Sequence[str] = (),
+) -> list[str]:
+    """Print aligned columns that fit the terminal; return those that were left out.
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(
-            column,
-            justify="right" if column in right else "left",
-            no_wrap=column in right,
-            overflow="fold",
-        )
-    for row in rows:
-        table.add_row(*row)
-    console().print(table)
+    Args:
+        columns: their headings.
+        rows: one cell a column; `Text` cells bring their own style.
+        right: columns aligned to the right, as numbers are.
+        names: columns of names, whose middle may be left out.
+        below: columns of sentences, which may stand under their row.
+        optional: columns that may be left out, the first of them first.
+    """
+    from collector.table import Table
+
+    shown = console()
+    table = Table(columns, list(rows), right, names, below, optional)
+    for line in table.lines(shown):
+        print_line(line, shown)
+    left_out = table.left_out(shown)
+    if left_out:
+        print_text(f"No room for {', '.join(left_out)}: widen the terminal, or see --format json.", "dim")
+    return left_out
+
+
+def print_facts(facts: Iterable[tuple[str, Cell]]) -> None:
+    """Print what is known of one thing, a line each: a word, and the value, which may take several lines."""
+    from rich.text import Text
+
+    from collector.table import printable
+
+    shown = console()
+    rows = [(word, printable(value)) for word, value in facts]
+    indent = max(len(word) for word, _ in rows) + 2
+    for word, value in rows:
+        lines = value.wrap(shown, max(20, shown.width - indent)) or [Text()]
+        for k, line in enumerate(lines):
+            line.rstrip()
+            print_line(Text.assemble((("" if k else word).ljust(indent), "bold"), line), shown)
+
+
+def print_text(text: str, style: str = "") -> None:
+    """Print a sentence, broken between words where the terminal ends."""
+    from rich.text import Text
+
+    shown = console()
+    for line in Text(text, style).wrap(shown, shown.width):
+        line.rstrip()
+        print_line(line, shown)
+
+
+def print_line(line: Text, where: Console | None = None) -> None:
+    """Print one line as it is."""
+    (where or console()).print(line, no_wrap=True, overflow="ignore", crop=False, soft_wrap=True, end="\n")
+
+
+def bars(where: Console | None = None) -> str:
+    """The characters for sparklines that this terminal can show."""
+    encoding = (where or console()).encoding.lower().replace("-", "")
+    return BARS if encoding.startswith("utf") else ASCII_BARS
 
 
 @contextmanager

@@ -19,7 +19,10 @@ DAY_S = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The state of a log. Times are UTC seconds, sizes bytes, shares 0 to 1."""
+    """The state of a log. Times are UTC seconds, sizes bytes, shares 0 to 1.
+
+    `free_history` has the least free space of each interval in the last week of disk samples.
+    """
 
     log: str
     host: str
@@ -40,6 +43,7 @@ class Status:
     free_bytes: int | None
     total_bytes: int | None
     data_root: str | None
+    free_history: list[tuple[float, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
             "SELECT image_bytes, free_bytes, total_bytes, path FROM disk WHERE host = ? ORDER BY time DESC LIMIT 1",
             [host],
         ).fetchall()
+        history = connection.execute(_FREE_HISTORY, [host, host]).fetchall()
         images = connection.execute("SELECT count(*) FROM present_images WHERE host = ?", [host]).fetchall()[0][0]
     image_bytes, free, total, path = disk[0] if disk else (None, None, None, None)
     return Status(
@@ -168,7 +173,17 @@ def status(log: EventLog, now: float | None = None) -> Status:
         free_bytes=free,
         total_bytes=total,
         data_root=path,
+        free_history=history,
     )
+
+
+# The newest week, an hour at a time, so that the answer stays small.
+_FREE_HISTORY = """
+SELECT arg_min(epoch_ns(time), free_bytes) / 1e9, min(free_bytes) FROM disk
+WHERE host = ? AND free_bytes IS NOT NULL
+    AND disk.time > (SELECT max(time) FROM event WHERE kind = 'disk_sampled' AND host = ?) - INTERVAL 7 DAYS
+GROUP BY date_trunc('hour', CAST(disk.time AS TIMESTAMP)) ORDER BY 1
+"""
 
 
 def images(log: EventLog, now: float | None = None) -> list[ImageRow]:

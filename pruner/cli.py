@@ -117,7 +117,7 @@ def explain(
     if not found:
         raise UsageError(f"no image on this host is '{image}': `pruner plan` lists all")
     for verdict in found:
-        console.print_table(("what", "value"), _story(verdict))
+        console.print_facts(_story(verdict))
 
 
 def unfinished(log: EventLog) -> tuple[str, ...]:
@@ -137,11 +137,12 @@ def is_meant(verdict: Verdict, text: str) -> bool:
 def print_plan(made: Plan, *, only_evictions: bool = False) -> None:
     """Print a plan: what goes, in order, then what stays."""
     for warning in made.inventory.warnings:
-        typer.echo(f"warning: {warning}")
-    typer.echo(summary(made))
+        console.print_text(f"warning: {warning}", "yellow")
+    console.print_text(summary(made))
     verdicts = made.evictions if only_evictions else made.verdicts
     if not verdicts:
         return
+    typer.echo()
     console.print_table(
         ("VERDICT", "FREES", "LAST USE", "ID", "IMAGE", "REASON"),
         [
@@ -156,6 +157,9 @@ def print_plan(made: Plan, *, only_evictions: bool = False) -> None:
             for verdict in verdicts
         ],
         right=("FREES",),
+        names=("IMAGE",),
+        below=("REASON",),
+        optional=("ID",),
     )
 
 

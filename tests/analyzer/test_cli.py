@@ -22,8 +22,10 @@ def busy(log: EventLog) -> EventLog:
     return log
 
 
-def analyzer(*arguments: str) -> subprocess.CompletedProcess[str]:
+def analyzer(*arguments: str, columns: int | None = None) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    if columns is not None:
+        environment["COLUMNS"] = str(columns)
     return subprocess.run(
         [sys.executable, "-c", "from analyzer.cli import main; main()", *arguments],
         capture_output=True,
@@ -50,9 +52,10 @@ def test_one_row_per_policy_beside_the_baselines(busy: EventLog) -> None:
     assert "note: docker-gc 24h is left out: it runs every 1 h, longer than the log spans" in lines
     assert [row.split("  ")[0] for row in rows[:3]] == [
         "keep-everything",
-        "lru under 10% free, min age 1 min",
-        "lru under 30% free, min age 1 min",
+        "lru under 10% free",
+        "lru under 30% free",
     ]
+    assert "all policies: min age 1 min" in lines
 
 
 def test_json_and_csv_say_the_same(busy: EventLog) -> None:
@@ -118,3 +121,13 @@ def test_help_loads_neither_numpy_nor_duckdb_nor_docker() -> None:
     code = "import sys, analyzer.cli; print([m for m in ('numpy', 'pandas', 'docker', 'numba') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_the_table_fits_the_terminal_and_tells_what_it_leaves_out(busy: EventLog, columns: int) -> None:
+    done = analyzer("simulate", "--log", str(busy.path), "--min-age", "60s", columns=columns)
+    assert max(len(line) for line in done.stdout.splitlines()) <= columns
+    header = next(line for line in done.stdout.splitlines() if line.startswith("POLICY"))
+    assert "RE-PULLED" in header
+    assert ("EMERGENCY" in header) == (columns == 160)
+    assert ("No room for" in done.stdout) == (columns == 80)

@@ -1,0 +1,150 @@
+"""Tables for the terminal: they fit its width, and show more where there is more.
+
+Where a table is too wide, sentences move to a line of their own, then names lose their middle, then the
+columns that matter least are left out, and the table says which.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.text import Text
+
+Cell = str | Text
+
+_BETWEEN = "  "
+_NAME_LEAST = 26
+_FOLD_LEAST = 7
+_TAIL_SHARE = 0.7
+# What a log holds comes from others: no terminal control, no change of the direction of writing.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What is to be shown.
+
+    Attributes:
+        columns: their headings.
+        rows: one cell a column; `Text` cells bring their own style.
+        right: columns aligned to the right, as numbers are.
+        names: columns of names, whose middle may be left out.
+        below: columns of sentences, which may stand under their row.
+        optional: columns that may be left out, the first of them first.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    right: Collection[str] = ()
+    names: Collection[str] = ()
+    below: Collection[str] = ()
+    optional: Sequence[str] = ()
+
+    def lines(self, console: Console) -> Iterator[Text]:
+        """The table, line by line, as wide as the console at most."""
+        cells = [[printable(cell) for cell in row] for row in self.rows]
+        natural = self._natural()
+        shown, under = self._chosen(natural, console.width)
+        widths = self._widths(shown, natural, console.width)
+        yield from self._line([Text(self.columns[i], "bold") for i in shown], shown, widths, console)
+        indent = " " * (widths[0] + len(_BETWEEN)) if widths[0] + len(_BETWEEN) < console.width // 3 else "    "
+        for row in cells:
+            yield from self._line([row[i] for i in shown], shown, widths, console)
+            for i in under:
+                for part in row[i].wrap(console, console.width - len(indent)):
+                    yield Text.assemble(indent, (part.plain.rstrip(), "dim"))
+
+    def left_out(self, console: Console) -> list[str]:
+        """The columns for which there is no room."""
+        shown, under = self._chosen(self._natural(), console.width)
+        return [name for i, name in enumerate(self.columns) if i not in {*shown, *under}]
+
+    def _natural(self) -> list[int]:
+        """How wide each column is if nothing is cut."""
+        return [
+            max([cell_len(name), *(printable(row[i]).cell_len for row in self.rows)])
+            for i, name in enumerate(self.columns)
+        ]
+
+    def _chosen(self, natural: Sequence[int], width: int) -> tuple[list[int], list[int]]:
+        """The columns that are shown side by side, and those under each row."""
+        everything = list(range(len(self.columns)))
+        shown, under = everything, []
+        if _excess(natural, width) > 0:
+            under = [i for i in everything if self.columns[i] in self.below]
+            shown = [i for i in everything if i not in under]
+        for name in self.optional:
+            if self._fits(shown, natural, width):
+                break
+            shown = [i for i in shown if self.columns[i] != name]
+        return shown, under
+
+    def _least(self, i: int, natural: int) -> int:
+        return min(natural, _NAME_LEAST) if self.columns[i] in self.names else natural
+
+    def _fits(self, shown: Sequence[int], natural: Sequence[int], width: int) -> bool:
+        return _excess([self._least(i, natural[i]) for i in shown], width) <= 0
+
+    def _widths(self, shown: Sequence[int], natural: Sequence[int], width: int) -> list[int]:
+        """As wide as the content; where that is too much, names and then the widest text give way."""
+        widths = [natural[i] for i in shown]
+        for k, i in enumerate(shown):
+            if self.columns[i] in self.names:
+                widths[k] = max(self._least(i, natural[i]), widths[k] - max(0, _excess(widths, width)))
+        folding = [k for k, i in enumerate(shown) if self.columns[i] not in self.right]
+        while folding and _excess(widths, width) > 0:
+            k = max(folding, key=lambda k: widths[k])
+            folding.remove(k)
+            widths[k] = max(_FOLD_LEAST, widths[k] - _excess(widths, width))
+        return widths
+
+    def _line(
+        self, cells: Sequence[Text], shown: Sequence[int], widths: Sequence[int], console: Console
+    ) -> Iterator[Text]:
+        parts = [
+            self._parts(self.columns[i], cell, width, console)
+            for i, cell, width in zip(shown, cells, widths, strict=True)
+        ]
+        for number in range(max(len(part) for part in parts)):
+            line = Text(no_wrap=True, end="")
+            for i, part, width in zip(shown, parts, widths, strict=True):
+                cell = part[number] if number < len(part) else Text()
+                space = " " * (width - cell.cell_len)
+                line.append_text(Text(space) + cell if self.columns[i] in self.right else cell + Text(space))
+                line.append(_BETWEEN)
+            line.rstrip()
+            yield line
+
+    def _parts(self, column: str, cell: Text, width: int, console: Console) -> list[Text]:
+        if cell.cell_len <= width:
+            return [cell]
+        if column in self.names:
+            return [Text(shorten(cell.plain, width), cell.style)]
+        parts = list(cell.wrap(console, width))
+        for part in parts:
+            part.rstrip()
+        return parts
+
+
+def printable(cell: Cell) -> Text:
+    """A cell that cannot steer the terminal, whatever is in it."""
+    plain = cell.plain if isinstance(cell, Text) else cell
+    if _UNPRINTABLE.search(plain):
+        return Text(_UNPRINTABLE.sub("\ufffd", plain), cell.style if isinstance(cell, Text) else "")
+    return cell.copy() if isinstance(cell, Text) else Text(cell)
+
+
+def shorten(name: str, width: int) -> str:
+    """A name without its middle; most of its end is kept, which tells images of one registry apart."""
+    if cell_len(name) <= width:
+        return name
+    tail = round((width - 1) * _TAIL_SHARE)
+    return set_cell_size(name, width - 1 - tail).rstrip() + "…" + name[len(name) - tail :]
+
+
+def _excess(widths: Sequence[int], width: int) -> int:
+    return sum(widths) + len(_BETWEEN) * (len(widths) - 1) - width
