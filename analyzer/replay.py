@@ -9,16 +9,22 @@ threshold, as on a host whose collector wakes the pruner.
 from __future__ import annotations
 
 import heapq
+import math
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
-from analyzer.facts import knowledge_of
+from analyzer import kernel
+from analyzer.facts import Knowledge, TraceFacts, knowledge_of
 from analyzer.host import Host
-from analyzer.result import DEFAULT_PULL_RATE, Result, Timeline
-from analyzer.trace import Trace, Use
+from analyzer.kernel import Index, Outcome, Rules
+from analyzer.result import DEFAULT_PULL_RATE, Removals, Result, Timeline
+from analyzer.trace import Floats, Integers, Trace, Use
 from collector.errors import LogError, UsageError
 from collector.units import format_duration
 from pruner.decision import EVICT_EMERGENCY, Reason, evict
@@ -79,10 +85,24 @@ class PolicyCleaner:
         self.trigger = trigger
         self.name = name or (f"{policy}, also at events" if trigger is Trigger.EVENT else str(policy))
         self.interval = policy.interval
-        self.protected = protection(policy, trace)
-        self.first: list[int] = trace.first.tolist()
-        self.layer: list[int] = trace.layer.tolist()
         self._levels: dict[tuple[int, int], Levels] = {}
+
+    @cached_property
+    def protected(self) -> list[bool]:
+        """Per image whether the allowlist names it."""
+        return protection(self.policy, self.trace)
+
+    @cached_property
+    def first(self) -> list[int]:
+        """Where each image's layers begin; see `Trace`."""
+        first: list[int] = self.trace.first.tolist()
+        return first
+
+    @cached_property
+    def layer(self) -> list[int]:
+        """The layers of all images; see `Trace`."""
+        layer: list[int] = self.trace.layer.tolist()
+        return layer
 
     def levels(self, host: Host) -> Levels:
         """The policy's amounts of free space on the disk as it is now."""
@@ -115,6 +135,9 @@ class PolicyCleaner:
     def ordered(self, host: Host) -> list[int]:
         """The images that are there, first to go first."""
         present = host.present
+        if self.policy.order == "lru":
+            # To the very event; a trace's knowledge is to the moment.
+            return sorted(present, key=lambda i: (min(host.last_use[i], host.now), i))
         facts = knowledge_of(self.trace).facts(
             host.now, np.array(present, dtype=np.int64), np.array(host.pulled), np.array(host.holders)
         )
@@ -170,11 +193,17 @@ def protection(policy: Policy, trace: Trace) -> list[bool]:
 
 
 def policy_levels(policy: Policy, total: int, total_inodes: int) -> Levels:
-    """The policy's levels on one disk. Raises UsageError if they contradict each other there."""
+    """The policy's levels on one disk. Raises UsageError if they contradict each other there.
+
+    Simulated free space can be negative, so ``never`` has to be less than any amount.
+    """
     try:
-        return policy.levels(total, total_inodes)
+        levels = policy.levels(total, total_inodes)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if policy.emergency is not None and policy.emergency.amount < 0.0:
+        return Levels(levels.threshold, levels.target, (-math.inf, -math.inf))
+    return levels
 
 
 def check_trace(trace: Trace, interval: float) -> None:
@@ -200,8 +229,13 @@ def replay(
     progress: Progress | None = None,
     *,
     timeline: bool = False,
+    reference: bool = False,
+    removals: bool = True,
 ) -> Result:
     """Replay a trace under a policy or baseline. Deterministic.
+
+    Policies are replayed by the compiled kernel where there is one, with the same result to the last
+    bit; what follows in this module is the reference that it is held to.
 
     Args:
         trace: the history.
@@ -211,6 +245,8 @@ def replay(
         pull_rate: bytes per second at which pulls are taken to run.
         progress: told the share that is done, from 0 to 1.
         timeline: whether the result shall tell free space over time.
+        reference: whether to do without the compiled kernel.
+        removals: whether the result must list every removal; if not, it may.
 
     Raises:
         LogError: the trace is too poor for a sound figure.
@@ -219,9 +255,16 @@ def replay(
     check_trace(trace, cleaner.interval)
     if level is None:
         level = threshold_of(cleaner, trace)
+    if not reference and (index := _index_for(trace, cleaner)) is not None:
+        outcome = index.replay(_rules(cleaner, index), level, removals=removals, steps=timeline)
+        if progress:
+            progress(1.0)
+        return _result_of(outcome, cleaner, index, level, pull_rate, timeline=timeline)
     host = Host(trace, level, timeline=timeline)
     for time, what, number in _happenings(trace, cleaner.interval, progress):
         host.now = time
+        if time > trace.end:
+            break
         before = len(host.counts.removals)
         _happen(host, cleaner, what, number)
         host.counts.prunes += len(host.counts.removals) > before
@@ -256,8 +299,11 @@ def replay_many(
     progress: Progress | None = None,
     *,
     timeline: bool = False,
+    reference: bool = False,
+    removals: bool = True,
+    threads: int | None = None,
 ) -> list[Result]:
-    """Replay a trace under each of several policies and baselines. Deterministic.
+    """Replay a trace under each of several policies and baselines. Deterministic, whatever the number of threads.
 
     Args:
         trace: the history.
@@ -267,6 +313,9 @@ def replay_many(
         pull_rate: bytes per second at which pulls are taken to run.
         progress: told the share that is done, from 0 to 1.
         timeline: whether the results shall tell free space over time.
+        reference: whether to do without the compiled kernel.
+        removals: whether the results must list every removal; if not, they may.
+        threads: how many policies to replay at once; None: one for each processor at hand.
 
     Raises:
         LogError: the trace is too poor for a sound figure.
@@ -275,12 +324,26 @@ def replay_many(
     runs = [PolicyCleaner(cleaner, trace) if isinstance(cleaner, Policy) else cleaner for cleaner in cleaners]
     if level is None:
         level = next((threshold_of(run, trace) for run in runs if isinstance(run, PolicyCleaner)), None)
-    results = []
-    for k, run in enumerate(runs):
-        under = None if isinstance(run, PolicyCleaner) else level
-        share = _share_of(progress, k, len(runs))
-        results.append(replay(trace, run, under, pull_rate, share, timeline=timeline))
-    return results
+    options = {"timeline": timeline, "reference": reference, "removals": removals}
+    quick = [not reference and _index_for(trace, run) is not None for run in runs]
+    results: dict[int, Result] = {}
+
+    def one(k: int) -> Result:
+        under = None if isinstance(runs[k], PolicyCleaner) else level
+        share = None if quick[k] else _share_of(progress, len(results), len(runs))
+        results[k] = replay(trace, runs[k], under, pull_rate, share, **options)
+        if progress and not quick[k]:
+            progress(len(results) / len(runs))
+        return results[k]
+
+    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+        for _ in pool.map(one, [k for k, native in enumerate(quick) if native]):
+            if progress:
+                progress(len(results) / len(runs))
+    for k, native in enumerate(quick):
+        if not native:
+            one(k)
+    return [results[k] for k in range(len(runs))]
 
 
 def _share_of(progress: Progress | None, k: int, count: int) -> Progress | None:
@@ -317,13 +380,12 @@ def _happenings(trace: Trace, interval: float, progress: Progress | None) -> Ite
 
 def _result(host: Host, cleaner: Cleaner, pull_rate: float) -> Result:
     counts = host.counts
-    misses = counts.compulsory + counts.repulls + counts.losses
     return Result(
         name=cleaner.name,
         baseline=cleaner.baseline,
         threshold=host.level,
         uses=counts.uses,
-        hits=counts.uses - misses,
+        hits=counts.uses - counts.compulsory - counts.repulls - counts.losses,
         compulsory=counts.compulsory,
         compulsory_bytes=counts.compulsory_bytes,
         repulls=counts.repulls,
@@ -350,4 +412,75 @@ def _timeline(host: Host) -> Timeline | None:
     return Timeline(
         np.array([seconds for seconds, _ in host.steps], dtype=np.float64),
         np.array([free for _, free in host.steps], dtype=np.int64),
+    )
+
+
+def _index_for(trace: Trace, cleaner: Cleaner) -> Index | None:
+    """The trace's index, if the compiled kernel is at hand and knows what the cleaner does."""
+    known = type(cleaner) is PolicyCleaner and cleaner.trace is trace
+    return kernel.index_of(trace) if known and kernel.available(trace) else None
+
+
+def _rules(cleaner: Cleaner, index: Index) -> Rules:
+    """A policy as the kernel takes it."""
+    assert isinstance(cleaner, PolicyCleaner)  # noqa: S101 - `_index_for` lets no other pass
+    policy = cleaner.policy
+    levels = [policy_levels(policy, int(total), int(inodes)) for total, inodes in index.sizes]
+    return Rules(
+        levels=np.array([(*level.threshold, *level.target, *level.emergency) for level in levels]),
+        protected=np.array(cleaner.protected, dtype=np.bool_),
+        interval=policy.interval,
+        min_age=policy.min_age,
+        allowlist_idle=policy.allowlist_idle,
+        gap_grace=GAP_GRACE_S,
+        at_events=cleaner.trigger is Trigger.EVENT,
+        keep_local=policy.local_images == "keep",
+        order=None if policy.order == "lru" else _keys(policy.order, index),
+    )
+
+
+def _keys(order: str, index: Index) -> Callable[[float, Integers, Floats, Integers], Floats]:
+    """An order as the kernel calls it."""
+    knowledge = knowledge_of(index.trace)
+
+    def keys(now: float, present: Integers, pulled: Floats, holders: Integers) -> Floats:
+        found: Floats = ORDERS[order](_KernelFacts(index, knowledge, now, present, pulled, holders))
+        return found
+
+    return keys
+
+
+class _KernelFacts(TraceFacts):
+    """Facts as the kernel tells them: holders of groups of layers, not of layers."""
+
+    def __init__(
+        self, index: Index, knowledge: Knowledge, now: float, present: Integers, pulled: Floats, holders: Integers
+    ) -> None:
+        super().__init__(knowledge, now, present, pulled, holders)
+        self._index = index
+
+    @cached_property
+    def own_bytes(self) -> Integers:
+        return self._index.freed_bytes(self.present, self.holders)
+
+
+def _result_of(
+    outcome: Outcome, cleaner: Cleaner, index: Index, level: float, pull_rate: float, *, timeline: bool
+) -> Result:
+    counts, amounts = outcome.counts, outcome.amounts
+    uses, end = index.demands, index.trace.end
+    return Result(
+        name=cleaner.name,
+        baseline=cleaner.baseline,
+        threshold=level,
+        uses=uses,
+        hits=uses - counts["compulsory"] - counts["repulls"] - counts["losses"],
+        **counts,
+        min_free=int(amounts["min_free"]),
+        seconds_under=amounts["seconds_under"],
+        mean_held_bytes=amounts["byte_seconds"] / end,
+        seconds=end,
+        pull_rate=pull_rate,
+        removed=Removals(outcome.removal_time, outcome.removal_image, outcome.removal_bytes, outcome.removal_emergency),
+        timeline=Timeline(outcome.step_time, outcome.step_free) if timeline else None,
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, overload
 
 from analyzer.host import Removal
-from analyzer.trace import Floats, Integers
+from analyzer.trace import Flags, Floats, Integers
 
 DEFAULT_PULL_RATE = 50e6
 _SERIES = {"removed", "timeline"}
@@ -25,6 +25,42 @@ class Timeline:
 
     seconds: Floats
     free: Integers
+
+
+class Removals(Sequence[Removal]):
+    """Removals as columns: an object is made of one when it is looked at.
+
+    Args:
+        time: when each was, seconds after the trace's origin; shape (k,).
+        image: which image went, the trace's number; shape (k,).
+        freed: bytes that this freed; shape (k,).
+        emergency: whether it was protected; shape (k,).
+    """
+
+    def __init__(self, time: Floats, image: Integers, freed: Integers, emergency: Flags) -> None:
+        self.time, self.image, self.freed, self.emergency = time, image, freed, emergency
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    @overload
+    def __getitem__(self, index: int) -> Removal: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Removal, ...]: ...
+    def __getitem__(self, index: int | slice) -> Removal | tuple[Removal, ...]:
+        if isinstance(index, slice):
+            return tuple(self[k] for k in range(*index.indices(len(self))))
+        return Removal(
+            float(self.time[index]), int(self.image[index]), int(self.freed[index]), bool(self.emergency[index])
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
 
 
 @dataclass(frozen=True, slots=True)

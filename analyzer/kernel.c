@@ -1,0 +1,918 @@
+/* The replay of `analyzer.replay`, compiled: same semantics, same figures, to the last bit.
+ *
+ * A use that finds its image there changes nothing that a policy decides on, except when the image
+ * was last used; and that is the same under every policy. So an index, made once per trace, lists
+ * the *idle spells* of all images in the order of last use, and a replay touches only what changes
+ * the host: uses of images that are not there, disk states, ticks with too little space, removals.
+ *
+ * Floating point follows the reference operation by operation; compile without contraction.
+ */
+#include <limits.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define KIND_BITS 3
+#define KIND_MASK 7u
+enum { FOUND, ARRIVED, CONTAINER, PULL, JOB, TAG }; /* analyzer.trace.Use */
+enum { THRESHOLD = 0, TARGET = 2, EMERGENCY = 4, LEVELS = 6 };
+enum { OK = 0, NO_MEMORY = 1, CALLBACK = 2 };
+#define NOWHERE INT32_MAX
+#define BIT_LEVELS 6
+
+#ifndef SOURCE_CRC
+#define SOURCE_CRC 0
+#endif
+
+/* Tells which source this was compiled from. */
+uint32_t kernel_source(void) { return (uint32_t)SOURCE_CRC; }
+
+/* ---------------------------------------------------------------- index */
+
+/* An idle spell: from position `at` until before position `next` the image's last use is `end`.
+ * Only spells in which the image may be without a container are listed. */
+typedef struct {
+    double end;
+    int32_t image, at, next;
+} spell_t;
+
+static int by_end(const void *a, const void *b) {
+    const spell_t *x = a, *y = b;
+    if (x->end != y->end) return x->end < y->end ? -1 : 1;
+    if (x->image != y->image) return x->image < y->image ? -1 : 1;
+    return x->at < y->at ? -1 : x->at > y->at;
+}
+
+/* Sort spells by end: into buckets of time first, for they are nearly in order. */
+static int sort_spells(spell_t *spells, int64_t count, spell_t *sorted) {
+    double low = INFINITY, high = -INFINITY;
+    for (int64_t k = 0; k < count; k++) {
+        if (spells[k].end < low) low = spells[k].end;
+        if (spells[k].end > high) high = spells[k].end;
+    }
+    int64_t buckets = count / 2 + 1;
+    int32_t *start = calloc((size_t)buckets + 2, sizeof *start);
+    if (!start) return NO_MEMORY;
+    double scale = high > low ? (double)(buckets - 1) / (high - low) : 0.0;
+    for (int64_t k = 0; k < count; k++) start[(int64_t)((spells[k].end - low) * scale) + 2]++;
+    for (int64_t b = 0; b < buckets; b++) start[b + 2] += start[b + 1];
+    for (int64_t k = 0; k < count; k++) sorted[start[(int64_t)((spells[k].end - low) * scale) + 1]++] = spells[k];
+    int64_t first = 0;
+    for (int64_t b = 0; b < buckets; b++) {
+        int64_t last = start[b + 1];
+        if (last - first > 24) {
+            qsort(sorted + first, (size_t)(last - first), sizeof *sorted, by_end);
+        } else {
+            for (int64_t k = first + 1; k < last; k++) {
+                spell_t moved = sorted[k];
+                int64_t at = k;
+                for (; at > first && by_end(&moved, &sorted[at - 1]) < 0; at--) sorted[at] = sorted[at - 1];
+                sorted[at] = moved;
+            }
+        }
+        first = last;
+    }
+    free(start);
+    return OK;
+}
+
+/* Make the index of a trace.
+ *
+ * time, image, until, kind: the uses, by time; code: written: image and kind of each in one number.
+ * bringing: written: per image its first use that brings it in (or NOWHERE).
+ * following: written if not NULL: per use the next use of the same image (or NOWHERE).
+ * spells: written: how many; ends, images, ats, nexts: written: the spells, malloc'ed.
+ */
+int kernel_index(int32_t images, int32_t uses, const double *time, const int32_t *image, const double *until,
+                 const int8_t *kind, uint32_t *code, int32_t *bringing, int32_t *following, int64_t *spells,
+                 double *ends, int32_t *spell_images, int32_t *ats, int32_t *nexts) {
+    double *last = malloc(sizeof *last * (size_t)(images + 1));
+    int32_t *since = malloc(sizeof *since * (size_t)(images + 1));
+    spell_t *list = malloc(sizeof *list * ((size_t)uses + 1));
+    spell_t *sorted = malloc(sizeof *sorted * ((size_t)uses + 1));
+    int status = NO_MEMORY;
+    int64_t count = 0;
+    if (!last || !since || !list || !sorted) goto done;
+    for (int32_t i = 0; i < images; i++) last[i] = -INFINITY, since[i] = NOWHERE, bringing[i] = NOWHERE;
+    for (int32_t p = 0; p < uses; p++) {
+        int32_t i = image[p];
+        code[p] = (uint32_t)i << KIND_BITS | (uint32_t)kind[p];
+        if (kind[p] != TAG && bringing[i] == NOWHERE) bringing[i] = p;
+        if (until[p] <= last[i] && time[p] < last[i]) continue; /* within an earlier use */
+        if (since[i] != NOWHERE && time[p] >= last[i]) list[count++] = (spell_t){last[i], i, since[i], p};
+        if (until[p] > last[i]) last[i] = until[p];
+        since[i] = p;
+    }
+    for (int32_t i = 0; i < images; i++)
+        if (since[i] != NOWHERE && last[i] < INFINITY) list[count++] = (spell_t){last[i], i, since[i], NOWHERE};
+    if ((status = sort_spells(list, count, sorted)) != OK) goto done;
+    for (int64_t k = 0; k < count; k++) {
+        ends[k] = sorted[k].end;
+        spell_images[k] = sorted[k].image;
+        ats[k] = sorted[k].at;
+        nexts[k] = sorted[k].next;
+    }
+    *spells = count;
+    if (following) {
+        for (int32_t i = 0; i < images; i++) since[i] = NOWHERE;
+        for (int32_t p = uses - 1; p >= 0; p--) following[p] = since[image[p]], since[image[p]] = p;
+    }
+done:
+    free(last), free(since), free(list), free(sorted);
+    return status;
+}
+
+/* ---------------------------------------------------------------- layers */
+
+static uint64_t mixed(uint64_t x) { /* splitmix64 */
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
+typedef struct {
+    uint64_t one, two; /* sums over the images that hold the layer: the same for the same images */
+    int32_t holders, image, number;
+} layer_t;
+
+/* Put layers that the same images hold into groups; what one image alone holds is its own.
+ *
+ * first, layer: the layers of image i are layer[first[i]] to layer[first[i + 1] - 1]; written: has_own,
+ * own_bytes, own_inodes per image; group_first, group in the same manner; group_bytes, group_inodes.
+ */
+int kernel_groups(int32_t images, int32_t layers, const int64_t *first, const int64_t *layer, const int64_t *bytes,
+                  const double *inodes, uint8_t *has_own, int64_t *own_bytes, double *own_inodes,
+                  int32_t *group_first, int32_t *group, int64_t *group_bytes, double *group_inodes,
+                  int32_t *group_of_layer, int32_t *groups) {
+    int status = NO_MEMORY;
+    int32_t slots = 64;
+    while (slots < 2 * layers) slots *= 2;
+    layer_t *all = calloc((size_t)layers + 1, sizeof *all);
+    int32_t *slot = malloc(sizeof *slot * (size_t)slots), *stamp = malloc(sizeof *stamp * ((size_t)layers + 1));
+    if (!all || !slot || !stamp) goto done;
+    for (int32_t j = 0; j < layers; j++) all[j].image = -1, stamp[j] = -1;
+    for (int32_t i = 0; i < images; i++) {
+        uint64_t one = mixed((uint64_t)i), two = mixed(one ^ 0x5851f42d4c957f2du);
+        for (int64_t k = first[i]; k < first[i + 1]; k++) {
+            layer_t *l = &all[layer[k]];
+            if (l->holders && l->image == i) continue; /* twice in one image */
+            l->image = i, l->holders++, l->one += one, l->two += two;
+        }
+    }
+    memset(slot, 0xff, sizeof *slot * (size_t)slots);
+    int32_t count = 0;
+    for (int32_t j = 0; j < layers; j++) {
+        all[j].number = group_of_layer[j] = -1;
+        if (all[j].holders < 2) continue;
+        int32_t at = (int32_t)(all[j].one & (uint64_t)(slots - 1));
+        while (slot[at] >= 0 && (all[slot[at]].one != all[j].one || all[slot[at]].two != all[j].two ||
+                                 all[slot[at]].holders != all[j].holders))
+            at = (at + 1) & (slots - 1);
+        if (slot[at] < 0) {
+            slot[at] = j;
+            all[j].number = count;
+            group_bytes[count] = 0, group_inodes[count] = 0.0;
+            count++;
+        }
+        int32_t g = group_of_layer[j] = all[slot[at]].number;
+        group_bytes[g] += bytes[j], group_inodes[g] += inodes[j];
+    }
+    int32_t written = 0;
+    for (int32_t i = 0; i < images; i++) {
+        has_own[i] = 0, own_bytes[i] = 0, own_inodes[i] = 0.0;
+        group_first[i] = written;
+        for (int64_t k = first[i]; k < first[i + 1]; k++) {
+            int32_t j = (int32_t)layer[k], g = group_of_layer[j];
+            if (g >= 0) {
+                if (stamp[g] != i) group[written++] = g, stamp[g] = i;
+            } else if (all[j].holders == 1) {
+                has_own[i] = 1, own_bytes[i] += bytes[j], own_inodes[i] += inodes[j];
+                all[j].holders = 0; /* once */
+            }
+        }
+    }
+    group_first[images] = written;
+    *groups = count;
+    status = OK;
+done:
+    free(all), free(slot), free(stamp);
+    return status;
+}
+
+/* ---------------------------------------------------------------- what a replay is given */
+
+typedef struct {
+    int32_t images, groups, uses, disks, gaps;
+    int64_t spells;
+    double trace_end;
+    const double *time;
+    const double *until;
+    const uint32_t *code;
+    const int32_t *bringing;
+    const int32_t *following;
+    const double *end;
+    const int32_t *spell_image;
+    const int32_t *at;
+    const int32_t *next;
+    /* Layers that the same images hold are one group; what one image alone holds is its own. */
+    const uint8_t *has_own;
+    const int64_t *own_bytes;
+    const double *own_inodes;
+    const int32_t *first;
+    const int32_t *group;
+    const int64_t *group_bytes;
+    const double *group_inodes;
+    const uint8_t *local;
+    const double *disk_time;
+    const int64_t *disk_total;
+    const int64_t *disk_other;
+    const int64_t *inode_total;
+    const int64_t *inode_other;
+    const int32_t *disk_class;
+    const double *gap_begin;
+    const double *gap_end;
+} trace_t;
+
+struct run;
+/* Fill keys[k] for images present[k]; not 0: failed. */
+typedef int (*order_t)(double now, int32_t count, const int32_t *present, const double *pulled,
+                       const int32_t *holders, double *keys);
+/* Remove what a foreign rule says by calling kernel_remove; not 0: failed. */
+typedef int (*rule_t)(struct run *run, double now);
+
+typedef struct {
+    const double *levels; /* per class of disk LEVELS amounts: threshold, target, emergency; bytes, inodes */
+    const uint8_t *protected;
+    double interval, min_age, allowlist_idle, gap_grace, level;
+    int32_t at_events, keep_local, keep_removals, keep_steps;
+    order_t order; /* NULL: least recently used first */
+    rule_t rule;   /* not NULL: called at each tick instead of deciding */
+} policy_t;
+
+typedef struct {
+    int64_t compulsory, compulsory_bytes, repulls, repulled_bytes, losses, removals, removed_bytes,
+        emergency_removals, prunes, disk_full;
+    double min_free, seconds_under, byte_seconds;
+    int64_t kept_removals, kept_steps;
+    double *removal_time;
+    int32_t *removal_image;
+    int64_t *removal_bytes;
+    uint8_t *removal_emergency;
+    double *step_time;
+    int64_t *step_free;
+} result_t;
+
+/* ---------------------------------------------------------------- bits: which uses will bring in */
+
+/* Each level has a bit per word of the one below that is not 0. */
+typedef struct {
+    uint64_t *level[BIT_LEVELS];
+    int32_t words[BIT_LEVELS];
+    int levels;
+} bits_t;
+
+static int bits_make(bits_t *bits, int32_t count) {
+    bits->levels = 0;
+    int32_t words = count;
+    do {
+        words = words / 64 + 1;
+        bits->words[bits->levels] = words;
+        bits->level[bits->levels] = calloc((size_t)words, sizeof(uint64_t));
+        if (!bits->level[bits->levels++]) return NO_MEMORY;
+    } while (words > 1 && bits->levels < BIT_LEVELS);
+    return OK;
+}
+
+static void bits_free(bits_t *bits) {
+    for (int l = 0; l < bits->levels; l++) free(bits->level[l]);
+}
+
+static inline void bits_set(bits_t *bits, int32_t at) {
+    for (int l = 0; l < bits->levels; l++) {
+        uint64_t *word = &bits->level[l][at >> 6], before = *word;
+        *word = before | (uint64_t)1 << (at & 63);
+        if (before) return;
+        at >>= 6;
+    }
+}
+
+static inline void bits_clear(bits_t *bits, int32_t at) {
+    for (int l = 0; l < bits->levels; l++) {
+        uint64_t *word = &bits->level[l][at >> 6];
+        *word &= ~((uint64_t)1 << (at & 63));
+        if (*word) return;
+        at >>= 6;
+    }
+}
+
+/* The first bit set at `from` or later, or NOWHERE. */
+static inline int32_t bits_next(const bits_t *bits, int32_t from) {
+    for (int l = 0; l < bits->levels; l++) {
+        int32_t word = from >> 6;
+        if (word >= bits->words[l]) return NOWHERE;
+        uint64_t found = bits->level[l][word] & ~(uint64_t)0 << (from & 63);
+        if (found) {
+            int32_t at = word * 64 + __builtin_ctzll(found);
+            while (l-- > 0) at = at * 64 + __builtin_ctzll(bits->level[l][at]);
+            return at;
+        }
+        from = word + 1;
+    }
+    return NOWHERE;
+}
+
+/* ---------------------------------------------------------------- the host */
+
+typedef struct {
+    int32_t spell, image; /* spell: -1 where an order other than lru decides */
+    int64_t bytes;
+    double inodes;
+    uint8_t emergency, back;
+} taken_t;
+
+typedef struct run {
+    const trace_t *trace;
+    const policy_t *policy;
+    result_t *out;
+    const double *levels;
+    double now, accounted;
+    int32_t position; /* uses before this one have happened */
+    int64_t free, held_bytes, total_inodes, other_inodes;
+    double held_inodes;
+    uint8_t *held, *known, *shielded;
+    int32_t *holders;
+    double *pulled;
+    bits_t coming;
+    int32_t upcoming; /* the next use that brings in */
+    int64_t cursor;   /* spells before this one are over or on the list of those passed by */
+    int32_t *passed, *kept;
+    int32_t passed_count, passed_room;
+    taken_t *taken;
+    int32_t taken_count;
+    double blind_end;
+    int32_t gap;
+    int64_t last_tick, due;
+    double wake; /* no tick before can remove anything, unless something happens */
+    /* for orders other than lru, and foreign rules */
+    double *last_use;
+    int32_t *latest; /* per image its latest use */
+    int32_t scanned;
+    int32_t *present;
+    double *keys;
+    int32_t *ranked, *spare;
+    int64_t room_removals, room_steps;
+    int status;
+} run_t;
+
+static inline double free_inodes(const run_t *run) {
+    return run->total_inodes ? (double)(run->total_inodes - run->other_inodes) - run->held_inodes : INFINITY;
+}
+
+static inline int reaches(double bytes, double inodes, const double *level) {
+    return bytes >= level[0] && inodes >= level[1];
+}
+
+static inline int under_threshold(const run_t *run) {
+    return !reaches((double)run->free, free_inodes(run), run->levels + THRESHOLD);
+}
+
+static inline void account(run_t *run) {
+    double elapsed = run->now - run->accounted;
+    if (elapsed > 0.0) {
+        run->out->byte_seconds += (double)run->held_bytes * elapsed;
+        if ((double)run->free < run->policy->level) run->out->seconds_under += elapsed;
+        run->accounted = run->now;
+    }
+}
+
+static int grow(void **array, int64_t room, size_t size) {
+    void *larger = realloc(*array, (size_t)room * size);
+    if (!larger) return NO_MEMORY;
+    *array = larger;
+    return OK;
+}
+
+static inline void note(run_t *run) {
+    result_t *out = run->out;
+    if ((double)run->free < out->min_free) out->min_free = (double)run->free;
+    if (!run->policy->keep_steps) return;
+    if (out->kept_steps && out->step_free[out->kept_steps - 1] == run->free) return;
+    if (out->kept_steps == run->room_steps) {
+        int64_t room = run->room_steps ? 2 * run->room_steps : 1024;
+        if (grow((void **)&out->step_time, room, sizeof *out->step_time) ||
+            grow((void **)&out->step_free, room, sizeof *out->step_free)) {
+            run->status = NO_MEMORY;
+            return;
+        }
+        run->room_steps = room;
+    }
+    out->step_time[out->kept_steps] = run->now;
+    out->step_free[out->kept_steps++] = run->free;
+}
+
+static inline int64_t hold(run_t *run, int32_t i) {
+    const trace_t *t = run->trace;
+    account(run);
+    int64_t missing = t->own_bytes[i];
+    double inodes = t->own_inodes[i];
+    for (int32_t k = t->first[i]; k < t->first[i + 1]; k++) {
+        int32_t g = t->group[k];
+        if (run->holders[g]++ == 0) missing += t->group_bytes[g], inodes += t->group_inodes[g];
+    }
+    run->held[i] = run->known[i] = 1;
+    run->pulled[i] = run->now;
+    run->held_bytes += missing;
+    run->held_inodes += inodes;
+    run->free -= missing;
+    run->out->disk_full += missing > 0 && run->free < 0;
+    note(run);
+    return missing;
+}
+
+static inline void await(run_t *run, int32_t use) {
+    if (use == NOWHERE) return;
+    bits_set(&run->coming, use);
+    if (use < run->upcoming) run->upcoming = use;
+}
+
+static inline void record(run_t *run, int32_t i, int64_t bytes, int emergency) {
+    result_t *out = run->out;
+    out->removals++;
+    out->removed_bytes += bytes;
+    out->emergency_removals += emergency;
+    if (!run->policy->keep_removals) return;
+    if (out->kept_removals == run->room_removals) {
+        int64_t room = run->room_removals ? 2 * run->room_removals : 1024;
+        if (grow((void **)&out->removal_time, room, sizeof *out->removal_time) ||
+            grow((void **)&out->removal_image, room, sizeof *out->removal_image) ||
+            grow((void **)&out->removal_bytes, room, sizeof *out->removal_bytes) ||
+            grow((void **)&out->removal_emergency, room, sizeof *out->removal_emergency)) {
+            run->status = NO_MEMORY;
+            return;
+        }
+        run->room_removals = room;
+    }
+    int64_t k = out->kept_removals++;
+    out->removal_time[k] = run->now;
+    out->removal_image[k] = i;
+    out->removal_bytes[k] = bytes;
+    out->removal_emergency[k] = (uint8_t)emergency;
+}
+
+/* Let go of an image's layers: what that frees is added up. Whether a layer went. */
+static inline int release(run_t *run, int32_t i, int64_t *bytes, double *inodes) {
+    const trace_t *t = run->trace;
+    int went = t->has_own[i];
+    *bytes = t->own_bytes[i];
+    *inodes = t->own_inodes[i];
+    for (int32_t k = t->first[i]; k < t->first[i + 1]; k++) {
+        int32_t g = t->group[k];
+        if (--run->holders[g] == 0) *bytes += t->group_bytes[g], *inodes += t->group_inodes[g], went = 1;
+    }
+    return went;
+}
+
+/* Whether any layer of a taken image is held by none that stays. */
+static inline int frees_something(const run_t *run, int32_t i) {
+    const trace_t *t = run->trace;
+    if (t->has_own[i]) return 1;
+    for (int32_t k = t->first[i]; k < t->first[i + 1]; k++)
+        if (run->holders[t->group[k]] == 0) return 1;
+    return 0;
+}
+
+static inline void removed(run_t *run, int32_t i, int64_t bytes, double inodes, int emergency) {
+    run->held[i] = 0;
+    run->held_bytes -= bytes;
+    run->held_inodes -= inodes;
+    run->free += bytes;
+    note(run);
+    record(run, i, bytes, emergency);
+}
+
+/* ---------------------------------------------------------------- the decision */
+
+typedef struct {
+    double limit; /* used later: too young, or a container lives */
+    double floor; /* a gap may have hidden a use until then */
+    double idle_since;
+    double bytes, inodes;
+    const double *goal;
+} decision_t;
+
+static void begin_decision(run_t *run, decision_t *d) {
+    const trace_t *t = run->trace;
+    const policy_t *p = run->policy;
+    while (run->gap < t->gaps && t->gap_begin[run->gap] <= run->now) {
+        if (t->gap_end[run->gap] > run->blind_end) run->blind_end = t->gap_end[run->gap];
+        run->gap++;
+    }
+    double blind = run->blind_end < run->now ? run->blind_end : run->now;
+    double grace = p->min_age < p->gap_grace ? p->min_age : p->gap_grace;
+    d->floor = run->gap ? blind + grace - p->min_age : -INFINITY;
+    d->limit = run->now - p->min_age;
+    d->idle_since = run->now - p->allowlist_idle;
+    d->bytes = (double)run->free;
+    d->inodes = free_inodes(run);
+    run->taken_count = 0;
+}
+
+static inline int spared(const run_t *run, const decision_t *d, int32_t i, double last_use) {
+    return run->policy->protected[i] && (last_use > d->floor ? last_use : d->floor) >= d->idle_since;
+}
+
+static inline void take(run_t *run, decision_t *d, int32_t spell, int32_t i, int emergency) {
+    taken_t *taken = &run->taken[run->taken_count++];
+    taken->spell = spell;
+    taken->image = i;
+    taken->emergency = (uint8_t)emergency;
+    taken->back = 0;
+    release(run, i, &taken->bytes, &taken->inodes);
+    d->bytes += (double)taken->bytes;
+    d->inodes += taken->inodes;
+}
+
+/* Give back what would free nothing; how many. */
+static int32_t give_back(run_t *run, int32_t from) {
+    const trace_t *t = run->trace;
+    int32_t count = 0;
+    for (int32_t k = from; k < run->taken_count; k++) {
+        int32_t i = run->taken[k].image;
+        if (frees_something(run, i)) continue;
+        for (int32_t l = t->first[i]; l < t->first[i + 1]; l++) run->holders[t->group[l]]++;
+        run->taken[k].back = 1;
+        count++;
+    }
+    return count;
+}
+
+static int by_number(const void *a, const void *b) {
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static void carry_out(run_t *run) {
+    const trace_t *t = run->trace;
+    int any = 0;
+    for (int32_t k = 0; k < run->taken_count; k++) {
+        taken_t *taken = &run->taken[k];
+        if (taken->back) continue;
+        if (!any++) account(run);
+        removed(run, taken->image, taken->bytes, taken->inodes, taken->emergency);
+        await(run, taken->spell >= 0 ? t->next[taken->spell] : t->following[run->latest[taken->image]]);
+    }
+    run->out->prunes += any > 0;
+}
+
+static inline void keep(run_t *run, int32_t *count, int64_t spell) { run->kept[(*count)++] = (int32_t)spell; }
+
+static int room_for(run_t *run, int32_t wanted) {
+    if (wanted <= run->passed_room) return OK;
+    int32_t room = 2 * wanted;
+    if (grow((void **)&run->passed, room, sizeof *run->passed) || grow((void **)&run->kept, room, sizeof *run->kept))
+        return NO_MEMORY;
+    run->passed_room = room;
+    return OK;
+}
+
+/* Least recently used first: spells that were passed by, then on from the cursor. */
+static void decide_lru(run_t *run) {
+    const trace_t *t = run->trace;
+    decision_t d;
+    begin_decision(run, &d);
+    run->wake = -INFINITY;
+    if (d.floor > d.limit) return; /* all may have been used in the gap */
+    int32_t kept = 0, position = run->position;
+    int reached = 0;
+    d.goal = run->levels + TARGET;
+    for (int32_t k = 0; k < run->passed_count; k++) {
+        int32_t s = run->passed[k], i = t->spell_image[s];
+        if (t->next[s] < position) continue;
+        if (reached || t->at[s] >= position || t->end[s] > d.limit) {
+            keep(run, &kept, s);
+            continue;
+        }
+        if (!run->held[i] || (run->policy->keep_local && t->local[i])) continue;
+        if (spared(run, &d, i, t->end[s])) {
+            keep(run, &kept, s);
+        } else if (reaches(d.bytes, d.inodes, d.goal)) {
+            reached = 1;
+            keep(run, &kept, s);
+        } else {
+            take(run, &d, s, i, 0);
+        }
+    }
+    int64_t s = run->cursor;
+    for (; s < t->spells && !reached; s++) {
+        if (t->next[s] < position) continue;
+        if (t->end[s] > d.limit) break;
+        int32_t i = t->spell_image[s];
+        if (t->at[s] >= position) {
+            /* not yet: a use at this very moment, or one whose end lies before its beginning */
+        } else if (!run->held[i] || (run->policy->keep_local && t->local[i])) {
+            continue;
+        } else if (!spared(run, &d, i, t->end[s])) {
+            if (reaches(d.bytes, d.inodes, d.goal)) break;
+            take(run, &d, (int32_t)s, i, 0);
+            continue;
+        }
+        if (kept + 1 >= run->passed_room && room_for(run, kept + 2)) {
+            run->status = NO_MEMORY;
+            return;
+        }
+        keep(run, &kept, s);
+    }
+    run->cursor = s;
+    int32_t first_stage = run->taken_count, back = give_back(run, 0);
+    d.goal = run->levels + EMERGENCY;
+    if (!reaches(d.bytes, d.inodes, d.goal)) {
+        int32_t rest = 0;
+        for (int32_t k = 0; k < kept; k++) {
+            int32_t q = run->kept[k], i = t->spell_image[q];
+            if (t->at[q] < position && t->end[q] <= d.limit && run->held[i] && spared(run, &d, i, t->end[q]) &&
+                !reaches(d.bytes, d.inodes, d.goal))
+                take(run, &d, q, i, 1);
+            else
+                run->kept[rest++] = q;
+        }
+        kept = rest;
+        back += give_back(run, first_stage);
+    }
+    if (back) {
+        if (room_for(run, kept + back + 1)) {
+            run->status = NO_MEMORY;
+            return;
+        }
+        for (int32_t k = 0; k < run->taken_count; k++)
+            if (run->taken[k].back) keep(run, &kept, run->taken[k].spell);
+        qsort(run->kept, (size_t)kept, sizeof *run->kept, by_number);
+    }
+    int32_t *swap = run->passed;
+    run->passed = run->kept;
+    run->kept = swap;
+    run->passed_count = kept;
+    if (!kept && run->taken_count == 0 && run->cursor < t->spells)
+        run->wake = t->end[run->cursor] + run->policy->min_age - 0.001;
+    else if (!kept && run->taken_count == 0)
+        run->wake = INFINITY;
+    carry_out(run);
+}
+
+/* Let all uses before the present position be known: when each image was last used and asked for. */
+static void scan(run_t *run) {
+    const trace_t *t = run->trace;
+    for (int32_t p = run->scanned; p < run->position; p++) {
+        int32_t i = (int32_t)(t->code[p] >> KIND_BITS);
+        run->latest[i] = p;
+        if (t->until[p] > run->last_use[i]) run->last_use[i] = t->until[p];
+        if ((t->code[p] & KIND_MASK) == PULL && run->held[i] && t->time[p] > run->pulled[i]) run->pulled[i] = t->time[p];
+    }
+    run->scanned = run->position;
+}
+
+/* Stable: the numbers of `count` keys in ascending order (merge sort). */
+static void rank(const double *keys, int32_t count, int32_t *ranked, int32_t *spare) {
+    for (int32_t k = 0; k < count; k++) ranked[k] = k;
+    for (int32_t width = 1; width < count; width *= 2) {
+        for (int32_t low = 0; low < count; low += 2 * width) {
+            int32_t a = low, middle = low + width < count ? low + width : count;
+            int32_t b = middle, high = low + 2 * width < count ? low + 2 * width : count;
+            for (int32_t k = low; k < high; k++)
+                spare[k] = a < middle && (b >= high || keys[ranked[a]] <= keys[ranked[b]]) ? ranked[a++] : ranked[b++];
+        }
+        memcpy(ranked, spare, sizeof *ranked * (size_t)count);
+    }
+}
+
+/* Any other order: asked for the keys of all images that are there. */
+static void decide_ordered(run_t *run) {
+    const trace_t *t = run->trace;
+    decision_t d;
+    begin_decision(run, &d);
+    run->wake = -INFINITY;
+    if (d.floor > d.limit) return;
+    scan(run);
+    int32_t count = 0, going = 0;
+    for (int32_t i = 0; i < t->images; i++) {
+        if (!run->held[i]) continue;
+        run->present[count++] = i;
+        run->shielded[i] = run->last_use[i] > d.limit || (run->policy->keep_local && t->local[i]);
+        going += !run->shielded[i];
+    }
+    if (!going) return;
+    if (run->policy->order(run->now, count, run->present, run->pulled, run->holders, run->keys)) {
+        run->status = CALLBACK;
+        return;
+    }
+    rank(run->keys, count, run->ranked, run->spare);
+    d.goal = run->levels + TARGET;
+    for (int32_t k = 0; k < count && !reaches(d.bytes, d.inodes, d.goal); k++) {
+        int32_t i = run->present[run->ranked[k]];
+        if (!run->shielded[i] && !spared(run, &d, i, run->last_use[i])) take(run, &d, -1, i, 0);
+    }
+    int32_t first_stage = run->taken_count;
+    give_back(run, 0);
+    d.goal = run->levels + EMERGENCY;
+    for (int32_t k = 0; k < count && !reaches(d.bytes, d.inodes, d.goal); k++) {
+        int32_t i = run->present[run->ranked[k]];
+        if (!run->shielded[i] && spared(run, &d, i, run->last_use[i])) take(run, &d, -1, i, 1);
+    }
+    give_back(run, first_stage);
+    carry_out(run);
+}
+
+static void decide(run_t *run) {
+    if (!under_threshold(run)) return;
+    if (run->policy->order)
+        decide_ordered(run);
+    else
+        decide_lru(run);
+}
+
+/* ---------------------------------------------------------------- for foreign rules */
+
+/* Remove an image now. */
+void kernel_remove(run_t *run, int32_t i, int emergency) {
+    int64_t bytes;
+    double inodes;
+    account(run);
+    release(run, i, &bytes, &inodes);
+    removed(run, i, bytes, inodes, emergency);
+    await(run, run->trace->following[run->latest[i]]);
+}
+
+/* The host as a rule sees it. */
+const uint8_t *kernel_held(const run_t *run) { return run->held; }
+const double *kernel_last_use(const run_t *run) { return run->last_use; }
+const double *kernel_pulled(const run_t *run) { return run->pulled; }
+int64_t kernel_free(const run_t *run) { return run->free; }
+
+static void ask_rule(run_t *run) {
+    int64_t before = run->out->removals;
+    scan(run);
+    if (run->policy->rule(run, run->now)) run->status = CALLBACK;
+    run->out->prunes += run->out->removals > before;
+}
+
+/* ---------------------------------------------------------------- the replay */
+
+/* A use of an image that is not there. */
+static void bring(run_t *run, int32_t use) {
+    const trace_t *t = run->trace;
+    int32_t i = (int32_t)(t->code[use] >> KIND_BITS);
+    uint32_t kind = t->code[use] & KIND_MASK;
+    int demands = kind >= CONTAINER && kind <= JOB, first = !run->known[i];
+    if (kind == ARRIVED || (kind == FOUND && first) || (demands && (!t->local[i] || first))) {
+        int64_t missing = hold(run, i);
+        if (demands && !t->local[i]) {
+            if (first)
+                run->out->compulsory++, run->out->compulsory_bytes += missing;
+            else
+                run->out->repulls++, run->out->repulled_bytes += missing;
+        }
+        if (run->policy->at_events) decide(run);
+    } else {
+        run->out->losses += demands;
+        await(run, t->following[use]);
+    }
+}
+
+/* Move on to the first use after `now`. */
+static void advance(run_t *run) {
+    const double *time = run->trace->time;
+    int32_t low = run->position, uses = run->trace->uses, step = 1;
+    if (low >= uses || time[low] > run->now) return;
+    while (low + step < uses && time[low + step] <= run->now) low += step, step = step < 1 << 29 ? 2 * step : step;
+    int32_t high = low + step < uses ? low + step : uses;
+    while (high - low > 1) {
+        int32_t middle = low + (high - low) / 2;
+        if (time[middle] <= run->now)
+            low = middle;
+        else
+            high = middle;
+    }
+    run->position = low + 1;
+}
+
+static double tick_time(run_t *run, int64_t ticks) {
+    double interval = run->policy->interval;
+    if (!ticks || run->last_tick >= ticks) return INFINITY;
+    int64_t k = run->last_tick + 1;
+    if (!run->policy->rule) {
+        if (!under_threshold(run)) return INFINITY;
+        double earliest = run->now > run->wake ? run->now : run->wake;
+        if (earliest > (double)ticks * interval) return INFINITY;
+        int64_t due = (int64_t)(earliest / interval);
+        due = due > 0 ? due - 1 : 0;
+        while ((double)due * interval < earliest) due++;
+        if (due > k) k = due;
+    }
+    run->due = k;
+    return k <= ticks ? (double)k * interval : INFINITY;
+}
+
+static int play(run_t *run) {
+    const trace_t *t = run->trace;
+    int64_t ticks = run->policy->interval > 0 ? (int64_t)(t->trace_end / run->policy->interval) : 0;
+    int32_t disk = 0;
+    double tick = tick_time(run, ticks);
+    while (run->status == OK) {
+        double use_time = run->upcoming < t->uses ? t->time[run->upcoming] : INFINITY;
+        double disk_time = disk < t->disks ? t->disk_time[disk] : INFINITY;
+        if (disk_time <= use_time && disk_time <= tick) {
+            if (disk_time == INFINITY) break;
+            /* What is used at the same moment has not happened yet: the disk comes first. */
+            run->now = disk_time;
+            if (run->policy->at_events) {
+                advance(run);
+                while (run->position > 0 && t->time[run->position - 1] >= disk_time) run->position--;
+            }
+            account(run);
+            int was_full = run->free < 0;
+            run->free = t->disk_total[disk] - t->disk_other[disk] - run->held_bytes;
+            run->total_inodes = t->inode_total[disk];
+            run->other_inodes = t->inode_other[disk];
+            run->levels = run->policy->levels + LEVELS * t->disk_class[disk];
+            run->out->disk_full += run->free < 0 && !was_full;
+            note(run);
+            disk++;
+            if (run->policy->at_events) decide(run);
+        } else if (use_time <= tick) {
+            int32_t use = run->upcoming;
+            run->now = use_time;
+            run->position = use + 1;
+            bits_clear(&run->coming, use);
+            run->upcoming = bits_next(&run->coming, use + 1);
+            bring(run, use);
+        } else {
+            run->now = tick;
+            run->last_tick = run->due;
+            advance(run);
+            if (run->policy->rule)
+                ask_rule(run);
+            else
+                decide(run);
+        }
+        tick = tick_time(run, ticks);
+    }
+    run->now = t->trace_end;
+    account(run);
+    return run->status;
+}
+
+/* Replay a trace under one policy. */
+int kernel_replay(const trace_t *trace, const policy_t *policy, result_t *out) {
+    run_t run;
+    size_t n = (size_t)trace->images + 1;
+    memset(&run, 0, sizeof run);
+    memset(out, 0, sizeof *out);
+    out->min_free = INFINITY;
+    run.trace = trace;
+    run.policy = policy;
+    run.out = out;
+    run.levels = policy->levels;
+    run.wake = run.blind_end = -INFINITY;
+    run.held = calloc(n, 1);
+    run.known = calloc(n, 1);
+    run.holders = calloc((size_t)trace->groups + 1, sizeof *run.holders);
+    run.pulled = malloc(n * sizeof *run.pulled);
+    run.taken = malloc(n * sizeof *run.taken);
+    run.status = bits_make(&run.coming, trace->uses);
+    if (!run.held || !run.known || !run.holders || !run.pulled || !run.taken || room_for(&run, 64))
+        run.status = NO_MEMORY;
+    if (policy->order || policy->rule) {
+        run.last_use = malloc(n * sizeof *run.last_use);
+        run.latest = malloc(n * sizeof *run.latest);
+        run.shielded = malloc(n);
+        run.present = malloc(n * sizeof *run.present);
+        run.keys = malloc(n * sizeof *run.keys);
+        run.ranked = malloc(n * sizeof *run.ranked);
+        run.spare = malloc(n * sizeof *run.spare);
+        if (!run.last_use || !run.latest || !run.shielded || !run.present || !run.keys || !run.ranked || !run.spare)
+            run.status = NO_MEMORY;
+        else
+            for (size_t i = 0; i < n; i++) run.last_use[i] = -INFINITY;
+    }
+    if (run.status == OK) {
+        for (int32_t i = 0; i < trace->images; i++) {
+            run.pulled[i] = -INFINITY;
+            if (trace->bringing[i] < trace->uses) bits_set(&run.coming, trace->bringing[i]);
+        }
+        run.upcoming = bits_next(&run.coming, 0);
+        play(&run);
+    }
+    free(run.held), free(run.known), free(run.holders), free(run.pulled), free(run.taken);
+    free(run.passed), free(run.kept), free(run.last_use), free(run.latest), free(run.shielded), free(run.present), free(run.keys);
+    free(run.ranked), free(run.spare);
+    bits_free(&run.coming);
+    return run.status;
+}
+
+/* Free what a result holds. */
+void kernel_release(result_t *out) {
+    free(out->removal_time), free(out->removal_image), free(out->removal_bytes), free(out->removal_emergency);
+    free(out->step_time), free(out->step_free);
+    memset(out, 0, sizeof *out);
+}

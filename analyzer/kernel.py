@@ -1,0 +1,364 @@
+"""The compiled replay: the same figures as `analyzer.replay`'s own, found by touching only what changes a host.
+
+An index is made once per trace and shared by all replays of it, which may run in several threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from ctypes import POINTER, byref, c_double, c_int, c_int32, c_int64, c_uint8, c_void_p
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analyzer.library import load
+from analyzer.trace import Flags, Floats, Integers, Trace, Use
+
+Array = NDArray[Any]
+_NO_MEMORY = 1
+_MOST_USES = 2**31 - 2**16
+_MOST_IMAGES = 2**29
+
+
+class _Trace(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int32) for name in ("images", "groups", "uses", "disks", "gaps")),
+        ("spells", c_int64),
+        ("trace_end", c_double),
+        *(
+            (name, c_void_p)
+            for name in (
+                *("time", "until", "code", "bringing", "following", "end", "spell_image", "at", "next"),
+                *("has_own", "own_bytes", "own_inodes", "first", "group", "group_bytes", "group_inodes", "local"),
+                *("disk_time", "disk_total", "disk_other", "inode_total", "inode_other", "disk_class"),
+                *("gap_begin", "gap_end"),
+            )
+        ),
+    )
+
+
+_Order = ctypes.CFUNCTYPE(c_int, c_double, c_int32, c_void_p, c_void_p, c_void_p, c_void_p)
+_Rule = ctypes.CFUNCTYPE(c_int, c_void_p, c_double)
+
+
+class _Policy(ctypes.Structure):
+    _fields_ = (
+        ("levels", c_void_p),
+        ("protected", c_void_p),
+        *((name, c_double) for name in ("interval", "min_age", "allowlist_idle", "gap_grace", "level")),
+        *((name, c_int32) for name in ("at_events", "keep_local", "keep_removals", "keep_steps")),
+        ("order", c_void_p),
+        ("rule", c_void_p),
+    )
+
+
+_COUNTS = (
+    *("compulsory", "compulsory_bytes", "repulls", "repulled_bytes", "losses", "removals", "removed_bytes"),
+    *("emergency_removals", "prunes", "disk_full"),
+)
+_AMOUNTS = ("min_free", "seconds_under", "byte_seconds")
+
+
+class _Result(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int64) for name in _COUNTS),
+        *((name, c_double) for name in _AMOUNTS),
+        ("kept_removals", c_int64),
+        ("kept_steps", c_int64),
+        ("removal_time", POINTER(c_double)),
+        ("removal_image", POINTER(c_int32)),
+        ("removal_bytes", POINTER(c_int64)),
+        ("removal_emergency", POINTER(c_uint8)),
+        ("step_time", POINTER(c_double)),
+        ("step_free", POINTER(c_int64)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """A policy as the kernel takes it.
+
+    Attributes:
+        levels: per class of disk the threshold, target and emergency, bytes and inodes each; shape (c, 6).
+        protected: per image whether the allowlist names it; shape (n,).
+        interval: seconds between ticks; 0: none.
+        min_age: seconds.
+        allowlist_idle: seconds.
+        gap_grace: seconds for which a gap keeps images young.
+        at_events: whether pulls, arrivals and disk samples start a prune too.
+        keep_local: whether local images stay.
+        order: keys of the images that are there, lowest first to go, from the time, these images,
+            when each image was pulled (all n), and how many images hold each group of layers;
+            None: least recently used first.
+    """
+
+    levels: Floats
+    protected: Flags
+    interval: float
+    min_age: float
+    allowlist_idle: float
+    gap_grace: float
+    at_events: bool
+    keep_local: bool
+    order: Callable[[float, Integers, Floats, Integers], Array] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a replay counted: see `analyzer.result.Result`; arrays are empty unless asked for."""
+
+    counts: dict[str, int]
+    amounts: dict[str, float]
+    removal_time: Floats
+    removal_image: Array
+    removal_bytes: Integers
+    removal_emergency: Array
+    step_time: Floats
+    step_free: Integers
+
+
+def available(trace: Trace) -> bool:
+    """Whether the kernel can replay this trace here."""
+    return len(trace.time) < _MOST_USES and trace.images < _MOST_IMAGES and load() is not None
+
+
+class Index:
+    """What all replays of a trace share.
+
+    Args:
+        trace: the history.
+
+    Raises:
+        MemoryError: there is not enough.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.uses = int(np.searchsorted(trace.time, trace.end, side="right"))
+        self.disks = int(np.searchsorted(trace.disk_time, trace.end, side="right"))
+        self._arrays: dict[str, Array] = {
+            "time": _plain(trace.time, np.float64),
+            "until": _plain(trace.until, np.float64),
+            "local": _plain(trace.local, np.uint8),
+        }
+        self._spells()
+        self._groups()
+        self._disk()
+        by_begin = np.argsort(trace.blind[:, 0], kind="stable")
+        self._arrays["gap_begin"] = _plain(trace.blind[by_begin, 0], np.float64)
+        self._arrays["gap_end"] = _plain(trace.blind[by_begin, 1], np.float64)
+        self.struct = _Trace(
+            images=trace.images,
+            groups=self.groups,
+            uses=self.uses,
+            disks=self.disks,
+            gaps=len(trace.blind),
+            spells=self.spells,
+            trace_end=trace.end,
+            **{name: array.ctypes.data for name, array in self._arrays.items()},
+        )
+
+    def _spells(self) -> None:
+        trace, count = self.trace, self.uses
+        image, kind = _plain(trace.image, np.int32), _plain(trace.kind, np.int8)
+        self.demands = int(np.count_nonzero((kind[:count] >= Use.CONTAINER) & (kind[:count] <= Use.JOB)))
+        code = np.empty(count, dtype=np.uint32)
+        bringing = np.empty(trace.images, dtype=np.int32)
+        following = np.empty(count, dtype=np.int32)
+        room = count + 1
+        end = np.empty(room, dtype=np.float64)
+        numbers = [np.empty(room, dtype=np.int32) for _ in range(3)]
+        spells = c_int64()
+        _checked(
+            _function("kernel_index")(
+                c_int32(trace.images),
+                c_int32(count),
+                *_pointers(self._arrays["time"], image, self._arrays["until"], kind, code, bringing, following),
+                byref(spells),
+                *_pointers(end, *numbers),
+            )
+        )
+        self.spells = spells.value
+        self._arrays |= {"code": code, "bringing": bringing, "following": following}
+        columns: dict[str, Array] = dict(zip(("end", "spell_image", "at", "next"), (end, *numbers), strict=True))
+        self._arrays |= {name: column[: self.spells].copy() for name, column in columns.items()}
+
+    def _groups(self) -> None:
+        trace = self.trace
+        n, m, pairs = trace.images, len(trace.layer_bytes), len(trace.layer)
+        arrays: dict[str, Array] = {
+            "has_own": np.empty(n, dtype=np.uint8),
+            "own_bytes": np.empty(n, dtype=np.int64),
+            "own_inodes": np.empty(n, dtype=np.float64),
+            "first": np.empty(n + 1, dtype=np.int32),
+            "group": np.empty(pairs, dtype=np.int32),
+            "group_bytes": np.empty(m, dtype=np.int64),
+            "group_inodes": np.empty(m, dtype=np.float64),
+            "group_of_layer": np.empty(m, dtype=np.int32),
+        }
+        groups = c_int32()
+        given = (
+            _plain(trace.first, np.int64),
+            _plain(trace.layer, np.int64),
+            _plain(trace.layer_bytes, np.int64),
+            _plain(trace.layer_inodes, np.float64),
+        )
+        _checked(
+            _function("kernel_groups")(
+                c_int32(n), c_int32(m), *_pointers(*given), *_pointers(*arrays.values()), byref(groups)
+            )
+        )
+        self.groups = groups.value
+        self.group_of_layer = arrays.pop("group_of_layer")
+        self._arrays |= arrays
+
+    def _disk(self) -> None:
+        trace = self.trace
+        sizes = np.stack((trace.disk_total, trace.inode_total), axis=1)
+        self.sizes, number = np.unique(sizes, axis=0, return_inverse=True)
+        self._arrays["disk_class"] = _plain(number.reshape(-1), np.int32)
+        self._arrays["disk_time"] = _plain(trace.disk_time, np.float64)
+        for name in ("disk_total", "disk_other", "inode_total", "inode_other"):
+            self._arrays[name] = _plain(getattr(trace, name), np.int64)
+
+    @cached_property
+    def own_bytes(self) -> Integers:
+        """Bytes of the layers that each image alone ever holds; shape (n,)."""
+        return self._arrays["own_bytes"]
+
+    def freed_bytes(self, present: Integers, holders: Integers) -> Integers:
+        """What the removal of each of some images frees; `holders` is per group of layers."""
+        group, first = self._arrays["group"], self._arrays["first"]
+        alone = np.where(holders == 1, self._arrays["group_bytes"][: len(holders)], 0)
+        sums = np.concatenate(([0], np.cumsum(alone[group[: int(first[-1])]])))
+        freed: Integers = self.own_bytes[present] + sums[first[present + 1]] - sums[first[present]]
+        return freed
+
+    def replay(self, rules: Rules, level: float, *, removals: bool = True, steps: bool = False) -> Outcome:
+        """Replay the trace under one policy.
+
+        Args:
+            rules: the policy.
+            level: free bytes under which time counts as under the threshold.
+            removals: whether to tell each removal.
+            steps: whether to tell each change of free space.
+
+        Raises:
+            MemoryError: there is not enough.
+        """
+        levels = _plain(rules.levels, np.float64)
+        protected = _plain(rules.protected, np.uint8)
+        call = _Call(self, rules.order)
+        policy = _Policy(
+            levels=levels.ctypes.data,
+            protected=protected.ctypes.data,
+            interval=rules.interval,
+            min_age=rules.min_age,
+            allowlist_idle=rules.allowlist_idle,
+            gap_grace=rules.gap_grace,
+            level=level,
+            at_events=rules.at_events,
+            keep_local=rules.keep_local,
+            keep_removals=removals,
+            keep_steps=steps,
+            order=ctypes.cast(call.function, c_void_p) if call.function else None,
+        )
+        result = _Result()
+        try:
+            status = _function("kernel_replay")(byref(self.struct), byref(policy), byref(result))
+            if call.error is not None:
+                raise call.error
+            _checked(status)
+            return _outcome(result)
+        finally:
+            _function("kernel_release")(byref(result))
+
+
+class _Call:
+    """An order as a C function; a fault in it is kept and raised when the replay has ended."""
+
+    def __init__(self, index: Index, order: Callable[[float, Integers, Floats, Integers], Array] | None) -> None:
+        self.error: BaseException | None = None
+        self.function: Any = None
+        if order is None:
+            return
+        n, groups = index.trace.images, index.groups
+
+        def ask(now: float, count: int, present: int, pulled: int, holders: int, keys: int) -> int:
+            try:
+                found = order(
+                    now,
+                    _view(present, c_int32, count).astype(np.int64),
+                    _view(pulled, c_double, n),
+                    _view(holders, c_int32, groups),
+                )
+                _view(keys, c_double, count)[:] = found
+            except BaseException as error:  # noqa: BLE001 - raised again behind the C code
+                self.error = error
+                return 1
+            return 0
+
+        self.function = _Order(ask)
+
+
+def _view(address: int, kind: Any, count: int) -> Array:
+    return np.ctypeslib.as_array(ctypes.cast(address, POINTER(kind)), shape=(count,))
+
+
+def _outcome(result: _Result) -> Outcome:
+    removals, steps = result.kept_removals, result.kept_steps
+    return Outcome(
+        counts={name: int(getattr(result, name)) for name in _COUNTS},
+        amounts={name: float(getattr(result, name)) for name in _AMOUNTS},
+        removal_time=_copied(result.removal_time, removals, np.float64),
+        removal_image=_copied(result.removal_image, removals, np.int32),
+        removal_bytes=_copied(result.removal_bytes, removals, np.int64),
+        removal_emergency=_copied(result.removal_emergency, removals, np.uint8),
+        step_time=_copied(result.step_time, steps, np.float64),
+        step_free=_copied(result.step_free, steps, np.int64),
+    )
+
+
+def _copied(pointer: Any, count: int, kind: Any) -> Array:
+    if not count:
+        return np.empty(0, dtype=kind)
+    return np.ctypeslib.as_array(pointer, shape=(count,)).copy()
+
+
+def _plain(array: Array, kind: Any) -> Array:
+    return np.ascontiguousarray(array, dtype=kind)
+
+
+def _pointers(*arrays: Array) -> list[c_void_p]:
+    return [c_void_p(array.ctypes.data) for array in arrays]
+
+
+def _function(name: str) -> Any:
+    return getattr(load(), name)
+
+
+def _checked(status: int) -> None:
+    if status == _NO_MEMORY:
+        raise MemoryError("not enough memory for the replay")
+
+
+_latest: list[Index] = []
+_lock = Lock()
+_KEPT = 2
+
+
+def index_of(trace: Trace) -> Index:
+    """The index of a trace; those of the latest two are kept."""
+    with _lock:
+        for index in _latest:
+            if index.trace is trace:
+                return index
+        made = Index(trace)
+        _latest.insert(0, made)
+        del _latest[_KEPT:]
+        return made

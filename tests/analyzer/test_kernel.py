@@ -1,0 +1,190 @@
+"""The compiled replay says what the reference says, in every figure and every removal."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analyzer import kernel
+from analyzer.library import compiler
+from analyzer.replay import PolicyCleaner, Trigger, replay, replay_many
+from analyzer.result import Result
+from analyzer.trace import DiskState, ImageFacts, Trace, Use, make_trace
+from pruner.orders import ORDERS
+from pruner.policy import Policy, Space
+
+pytestmark = pytest.mark.skipif(
+    not kernel.available(make_trace([], [], [DiskState(0, 1, 0)])), reason="neither a built kernel nor a C compiler"
+)
+MOMENT = st.integers(0, 60).map(float)
+BYTES = st.integers(0, 30)
+
+
+@st.composite
+def images(draw: st.DrawFn) -> list[ImageFacts]:
+    pool = [(f"layer{j}", draw(BYTES)) for j in range(draw(st.integers(1, 8)))]
+    layers = st.lists(st.sampled_from(pool), max_size=4)
+    return draw(
+        st.lists(
+            st.builds(
+                ImageFacts,
+                layers=layers,
+                references=st.sampled_from([("a:1",), ("a:2",), ("b:1",), ("c:1", "a:1")]),
+                local=st.sampled_from([False, False, False, True]),
+                created=st.integers(-50, 50).map(float),
+            ),
+            min_size=1,
+            max_size=7,
+        )
+    )
+
+
+@st.composite
+def traces(draw: st.DrawFn) -> Trace:
+    known = draw(images())
+    uses = []
+    for _ in range(draw(st.integers(1, 30))):
+        time = draw(MOMENT)
+        kind = draw(st.sampled_from([*Use, Use.CONTAINER, Use.CONTAINER, Use.PULL]))
+        length = draw(st.sampled_from([0.0, 0.0, 1.0, 3.0, 20.0, math.inf, -5.0]))
+        uses.append((time, draw(st.integers(0, len(known) - 1)), time + length, kind))
+    uses.append((draw(MOMENT), 0, 61.0, Use.CONTAINER))
+    total = draw(st.integers(20, 150))
+    states = [DiskState(0, total, draw(st.integers(0, 30)), draw(st.sampled_from([0, 40])), draw(st.integers(0, 20)))]
+    for _ in range(draw(st.integers(0, 5))):
+        size = draw(st.sampled_from([total, total, total + 20]))
+        states.append(DiskState(draw(MOMENT), size, draw(st.integers(0, 60)), draw(st.sampled_from([0, 40]))))
+    gaps = draw(st.lists(st.tuples(MOMENT, MOMENT).map(lambda pair: (min(pair), max(pair))), max_size=2))
+    made = make_trace(known, uses, states, sorted(gaps), end=draw(st.sampled_from([50.0, 64.0])))
+    made.layer_inodes[:] = draw(st.lists(st.integers(0, 9), min_size=len(made.layer_bytes), max_size=9))[
+        : len(made.layer_bytes)
+    ]
+    return made
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> Policy:
+    low = draw(st.integers(0, 60))
+    target = low + draw(st.sampled_from([0, 0, 10, 30]))
+    emergency = draw(st.sampled_from(["threshold", "never", "lower"]))
+    levels = {"threshold": None, "never": Space.parse("never"), "lower": Space.parse(str(low // 2))}
+    return Policy(
+        threshold=Space.parse(str(low)),
+        target=Space.parse(str(target)),
+        emergency=levels[emergency],
+        inode_threshold=Space.parse(draw(st.sampled_from(["0%", "10%", "50%"]))),
+        allowlist=draw(st.sampled_from([(), ("a",), ("b:1", "c"), ("*",)])),
+        allowlist_idle=draw(st.sampled_from([5.0, 20.0, 1000.0])),
+        min_age=draw(st.sampled_from([0.0, 0.0, 3.0, 15.0])),
+        order=draw(st.sampled_from(["lru", "lru", "lru", *ORDERS])),
+        interval=draw(st.sampled_from([1.0, 7.0, 10.0, 2.5])),
+        local_images=draw(st.sampled_from(["keep", "evict"])),
+    )
+
+
+def figures(result: Result) -> dict[str, Any]:
+    found: dict[str, Any] = {item.name: getattr(result, item.name) for item in fields(result)}
+    found["removed"] = tuple(result.removed)
+    found["timeline"] = (result.timeline.seconds.tolist(), result.timeline.free.tolist()) if result.timeline else None
+    return found
+
+
+def assert_equal(trace: Trace, chosen: Policy, trigger: Trigger) -> None:
+    fast = replay(trace, PolicyCleaner(chosen, trace, trigger=trigger), timeline=True)
+    slow = replay(trace, PolicyCleaner(chosen, trace, trigger=trigger), timeline=True, reference=True)
+    assert figures(fast) == figures(slow)
+
+
+@settings(max_examples=400, deadline=None)
+@given(traces(), st.lists(policies(), min_size=5, max_size=5), st.sampled_from(Trigger))
+def test_any_history_under_any_policy(trace: Trace, chosen: list[Policy], trigger: Trigger) -> None:
+    for policy in chosen:
+        assert_equal(trace, policy, trigger)
+
+
+@pytest.mark.slow
+@settings(max_examples=3000, deadline=None)
+@given(traces(), st.lists(policies(), min_size=5, max_size=5), st.sampled_from(Trigger))
+def test_many_histories_under_many_policies(trace: Trace, chosen: list[Policy], trigger: Trigger) -> None:
+    for policy in chosen:
+        assert_equal(trace, policy, trigger)
+
+
+def test_strict_least_recently_used_is_an_early_trigger_at_zero() -> None:
+    # One layer per image, no duration, no age: whoever was used longest ago makes room at once.
+    rng = np.random.default_rng(7)
+    sizes = rng.integers(1, 20, 30)
+    known = [ImageFacts([(f"own{i}", int(size))]) for i, size in enumerate(sizes)]
+    uses = [(float(t), int(i), float(t), Use.JOB) for t, i in enumerate(rng.zipf(1.3, 400) % 30)]
+    trace = make_trace(known, uses, [DiskState(0, 100, 0)])
+    policy = Policy(threshold=Space.parse("0"), inode_threshold=Space.parse("0"), min_age=0.0, interval=100.0)
+    result = replay(trace, PolicyCleaner(policy, trace, trigger=Trigger.EVENT))
+    cache: dict[int, int] = {}
+    misses = 0
+    for _, i, _, _ in uses:
+        misses += i not in cache
+        cache[i] = cache.pop(i, int(sizes[i]))
+        while sum(cache.values()) > 100:
+            del cache[next(iter(cache))]
+    assert (result.compulsory + result.repulls, misses) == (misses, misses)
+
+
+@pytest.mark.parametrize(
+    ("order", "threshold", "trigger"),
+    [
+        ("lru", "10%", Trigger.TICK),
+        ("lru", "60%", Trigger.TICK),
+        ("lru", "30%", Trigger.EVENT),
+        ("pulled", "40%", Trigger.TICK),
+        ("hazard", "40%", Trigger.TICK),
+        ("gdsf", "40%", Trigger.TICK),
+    ],
+)
+@pytest.mark.slow
+def test_the_whole_year_of_mesa(mesa: Trace, order: str, threshold: str, trigger: Trigger) -> None:
+    allowlist = ("*debian/x86_64_build*",) if order == "lru" else ()
+    assert_equal(mesa, Policy(threshold=Space.parse(threshold), order=order, allowlist=allowlist), trigger)
+
+
+def test_the_number_of_threads_changes_nothing(mesa: Trace) -> None:
+    chosen = [Policy(threshold=Space.parse(f"{share}%")) for share in range(5, 65, 5)]
+    alone, three = (replay_many(mesa, chosen, threads=count) for count in (1, 3))
+    assert [figures(result) for result in alone] == [figures(result) for result in three]
+
+
+def test_without_a_kernel_the_reference_is_taken_and_said_to_be(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; import analyzer.library as library; library.BUILT = Path('/nonexistent/k.so');"
+        "print(library.load())"
+    )
+    environment = {"PATH": "/nonexistent", "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "None\n"
+    assert done.stderr.splitlines() == [
+        "analyzer: no compiled kernel and no C compiler that works: simulating in plain Python, which takes much longer"
+    ]
+
+
+@pytest.mark.skipif(compiler() is None, reason="no C compiler")
+def test_a_kernel_that_is_missing_is_compiled_once(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; import analyzer.library as library; library.BUILT = Path('/nonexistent/k.so');"
+        "print(library.load() is not None, library.cached().exists())"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    first, second = (
+        subprocess.run(command, capture_output=True, text=True, check=True, env=environment) for _ in range(2)
+    )
+    assert (first.stdout, second.stdout) == ("True True\n", "True True\n")
+    assert (first.stderr, second.stderr) == ("analyzer: compiling the simulator's kernel, once\n", "")
