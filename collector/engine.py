@@ -139,6 +139,7 @@ class ListedContainer:
     state: str
     created_ns: int
     labels: dict[str, str]
+    volumes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,9 +293,28 @@ class Engine:
                 state=row.get("State") or "",
                 created_ns=int(row["Created"]) * 10**9,
                 labels=row.get("Labels") or {},
+                volumes=tuple(mount["Name"] for mount in row.get("Mounts") or [] if mount.get("Name")),
             )
             for row in rows
         ]
+
+    def container_detail(self, container: str) -> dict[str, Any] | None:
+        """All that the engine tells of a container; None if it has gone. Raises EngineError."""
+        with told_in_one_line(self.host):
+            try:
+                return cast("dict[str, Any]", self.api.inspect_container(container))
+            except docker.errors.NotFound:
+                return None
+
+    def volumes(self) -> list[dict[str, Any]]:
+        """All volumes, as the engine lists them. Raises EngineError."""
+        with told_in_one_line(self.host):
+            return list(self.api.volumes().get("Volumes") or [])
+
+    def disk_usage(self) -> dict[str, Any]:
+        """What the engine says that each of its things holds; slow on a busy host. Raises EngineError."""
+        with told_in_one_line(self.host):
+            return self.api.df()
 
     def usage(self) -> Usage:
         """What containers, volumes and build cache hold; slow on a busy host. Raises EngineError."""

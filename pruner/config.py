@@ -141,6 +141,7 @@ KEYS: dict[str, Key] = {
         _seconds, "a CI job's container goes so long after it stopped (was created, if it never started)", "duration"
     ),
     "containers.grace": Key(_seconds, "the same for all other stopped containers", "duration"),
+    "containers.keep": Key(_globs, "containers that stay: globs or re: expressions on the name", "list"),
     "dangling.enabled": Key(
         _switch, "whether images without a name, and those whose tag has moved on, go before all others", "switch"
     ),
@@ -150,6 +151,7 @@ KEYS: dict[str, Key] = {
     "volumes.cache_age": Key(_seconds, "a cache volume of GitLab Runner goes so long after its last use", "duration"),
     "volumes.named": Key(_globs, "named volumes that may go too: globs or re: expressions on the name", "list"),
     "volumes.named_age": Key(_seconds, "a volume listed in `named` goes so long after its last use", "duration"),
+    "volumes.keep": Key(_globs, "volumes of any kind that stay: globs or re: expressions on the name", "list"),
     "build_cache.enabled": Key(_switch, "whether build cache may go", "switch"),
     "build_cache.keep": Key(_size, "build cache that stays: a size", "size"),
     "build_cache.age": Key(_seconds, "build cache goes so long after its last use", "duration"),

@@ -27,6 +27,7 @@ class Reason(IntEnum):
     TARGET_REACHED = 7
     EVICT = 16
     EVICT_EMERGENCY = 17
+    EVICT_DANGLING = 18
 
     @property
     def evicts(self) -> bool:
@@ -44,6 +45,7 @@ MEANING: dict[Reason, str] = {
     Reason.FREES_NOTHING: "all its layers are held by images that stay: removing it frees nothing",
     Reason.TARGET_REACHED: "images before it in the order free enough",
     Reason.EVICT: "next in the order while free space is under the target",
+    Reason.EVICT_DANGLING: "without a name, or its tag has moved on: such images go first",
     Reason.EVICT_EMERGENCY: "on the allowlist, but all others are gone and free space is under `emergency`",
 }
 

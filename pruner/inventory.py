@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from collector.disk import DiskSample
-from collector.engine import ImageObservation, ListedContainer, is_local
+from collector.engine import ImageObservation, is_local
 from collector.log import EventLog
 from collector.reports import Witness, witness
 from collector.times import parse_rfc3339
@@ -62,6 +62,77 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
+class Container:
+    """One container of the engine. Times are UTC seconds, sizes bytes.
+
+    Attributes:
+        container_id: the engine's ID.
+        name: its name.
+        image: ID of the image that it was created from.
+        state: the engine's word for its state, lower case.
+        stopped_at: when it stopped; when it was created, if it never started.
+        never_started: whether it never started.
+        job: the GitLab job that it belongs to; None: no job.
+        restarts: whether it has a restart policy.
+        bytes: what its removal frees: its writable layer and its log.
+        volumes: names of the volumes that it refers to.
+    """
+
+    container_id: str
+    name: str
+    image: str
+    state: str
+    stopped_at: float
+    never_started: bool = False
+    job: str | None = None
+    restarts: bool = False
+    bytes: int = 0
+    volumes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """One volume of the engine. Times are UTC seconds, sizes bytes.
+
+    Attributes:
+        name: its name.
+        sort: ``anonymous``, ``cache`` (of GitLab Runner) or ``named``.
+        created: when it was created, as the engine says.
+        last_use: latest sign of use, as `evidence` tells.
+        evidence: what shows it.
+        bytes: what it holds.
+        containers: how many containers refer to it, in any state.
+        here: whether its data is on the engine's own disk.
+    """
+
+    name: str
+    sort: str
+    created: float
+    last_use: float
+    evidence: str
+    bytes: int = 0
+    containers: int = 0
+    here: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRecord:
+    """One record of the build cache: bytes, last use in UTC seconds, and what forbids its removal."""
+
+    bytes: int
+    last_use: float
+    in_use: bool = False
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BuildCacheUsage:
+    """The build cache; without records where the engine has none."""
+
+    records: tuple[CacheRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Past:
     """What the log witnessed of one image. Times are UTC seconds."""
 
@@ -108,6 +179,10 @@ class Inventory:
         held: image IDs that a job in flight may need.
         warnings: what the decision has to do without, one line each.
         learned: what the host's past says of images in each situation.
+        containers: all containers, in any state.
+        volumes: all volumes.
+        build_cache: the build cache.
+        free_slots: job slots of the runners that are free now; None: unknown, or nobody asked.
     """
 
     images: tuple[Image, ...]
@@ -117,10 +192,18 @@ class Inventory:
     held: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
     learned: Learned = field(default_factory=Learned)
+    containers: tuple[Container, ...] = ()
+    volumes: tuple[Volume, ...] = ()
+    build_cache: BuildCacheUsage = field(default_factory=BuildCacheUsage)
+    free_slots: int | None = None
 
 
-def image_of(observation: ImageObservation, past: Past | None, containers: int, now: float) -> Image:
-    """Put together what the engine holds and what the log witnessed.
+# All other states are of containers that run, are about to, or are being removed by somebody.
+STOPPED = frozenset({"created", "configured", "exited", "stopped", "dead"})
+
+
+def image_of(observation: ImageObservation, past: Past | None, containers: Sequence[Container], now: float) -> Image:
+    """Put together what the engine holds, its containers of the image, and what the log witnessed.
 
     Without a witnessed use the image counts as used when the engine stored it, else when it was
     built: poor evidence, and said to be.
@@ -130,8 +213,10 @@ def image_of(observation: ImageObservation, past: Past | None, containers: int, 
     weak = (stored, "stored or tagged, as the engine says") if stored else (created, "built; no use was witnessed")
     first_seen = past.first_seen if past else weak[0]
     last_use, evidence = (past.last_use, past.evidence) if past and past.last_use is not None else weak
-    if containers:
+    if any(container.state not in STOPPED for container in containers):
         last_use, evidence = now, "a container exists"
+    elif containers and (stopped := max(one.stopped_at for one in containers)) > (last_use or 0.0):
+        last_use, evidence = stopped, "a container stopped"
     names = tuple(sorted({*observation.references, *observation.digests, *(past.names if past else ())}))
     return Image(
         image_id=observation.image,
@@ -147,7 +232,7 @@ def image_of(observation: ImageObservation, past: Past | None, containers: int, 
         pulled=past.pulled if past and past.pulled is not None else first_seen,
         uses=past.uses if past else 0,
         local=is_local(names),
-        containers=containers,
+        containers=len(containers),
     )
 
 
@@ -169,14 +254,6 @@ def with_habits(image: Image, habits: Habits) -> Image:
     return replace(
         image, uses=habits.uses, returns=habits.returns, gap=moving_average(habits.gaps), superseded=habits.superseded
     )
-
-
-def containers_of(listed: Iterable[ListedContainer]) -> dict[str, int]:
-    """How many containers refer to each image, in any state, by image ID."""
-    counts: dict[str, int] = {}
-    for row in listed:
-        counts[row.image] = counts.get(row.image, 0) + 1
-    return counts
 
 
 def read_history(log: EventLog) -> History:

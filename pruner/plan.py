@@ -1,18 +1,23 @@
-"""The plan: a verdict with its reason for every image, from an inventory and a policy. Pure."""
+"""The plan: a verdict with its reason for all that the engine holds, from an inventory and a policy. Pure."""
 
 from __future__ import annotations
 
 import itertools
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from collector.disk import DiskSample
 from collector.units import format_bytes, format_duration
+from pruner import stages
 from pruner.decision import MEANING, Reason, evict
 from pruner.inventory import Image, Inventory
 from pruner.learning import Learned
 from pruner.orders import ORDERS, Facts, PlainFacts
 from pruner.policy import Levels, Policy
+from pruner.stages import Item, ItemKind, Shortage
 
 # After a gap every image may have been used unseen. Its jobs have long created their containers by
 # then, so the doubt lasts as long as a job may take from pull to container, not a whole min_age.
@@ -42,20 +47,60 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Removal:
+    """One step of a plan, in words that hold for whatever is removed.
+
+    Attributes:
+        kind: what goes.
+        key: what the engine calls it.
+        name: what people call it.
+        reason: why it goes, as the log keeps it.
+        frees: bytes that it frees at its turn.
+        detail: the reason in words.
+        references: an image's tags, all of which go.
+        of: what it was decided on.
+    """
+
+    kind: ItemKind
+    key: str
+    name: str
+    reason: str
+    frees: int
+    detail: str
+    references: tuple[str, ...]
+    of: Verdict | Item
+
+    @classmethod
+    def of_image(cls, verdict: Verdict) -> Removal:
+        """The removal of an image."""
+        image, reason = verdict.image, verdict.reason.name.lower()
+        return cls(
+            ItemKind.IMAGE, image.image_id, image.name, reason, verdict.frees, verdict.detail, image.references, verdict
+        )
+
+    @classmethod
+    def of_item(cls, item: Item) -> Removal:
+        """The removal of something else."""
+        return cls(item.kind, item.key, item.name, item.why.value, item.frees, item.detail, (), item)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """Verdicts on all images: those that go first, in the order of their removal.
+    """Verdicts on all that the engine holds: what goes first, in the order of its removal.
 
     Attributes:
         policy: what was decided by.
         inventory: what was decided on.
         levels: the policy's amounts on this disk.
         verdicts: one per image.
+        items: verdicts on containers, volumes and build cache, stage by stage.
     """
 
     policy: Policy
     inventory: Inventory
     levels: Levels
     verdicts: tuple[Verdict, ...]
+    items: tuple[Item, ...] = ()
 
     @property
     def evictions(self) -> tuple[Verdict, ...]:
@@ -63,9 +108,25 @@ class Plan:
         return tuple(verdict for verdict in self.verdicts if verdict.evicts)
 
     @property
+    def removals(self) -> tuple[Removal, ...]:
+        """All that goes, in order: containers, images without a name, volumes, build cache, images."""
+        images = {
+            dangling: [
+                Removal.of_image(verdict)
+                for verdict in self.evictions
+                if (verdict.reason is Reason.EVICT_DANGLING) is dangling
+            ]
+            for dangling in (True, False)
+        }
+        going = [Removal.of_item(item) for item in self.items if item.goes]
+        containers = [one for one in going if one.kind is ItemKind.CONTAINER]
+        others = [one for one in going if one.kind is not ItemKind.CONTAINER]
+        return (*containers, *images[True], *others, *images[False])
+
+    @property
     def frees(self) -> int:
         """Bytes that all removals free together."""
-        return sum(verdict.frees for verdict in self.evictions)
+        return sum(removal.frees for removal in self.removals)
 
     @property
     def needed(self) -> bool:
@@ -87,8 +148,20 @@ class Plan:
             "total_bytes": disk.total_bytes,
             "threshold_bytes": self.levels.threshold[0],
             "target_bytes": self.levels.target[0],
+            "threshold_inodes": self.levels.threshold[1],
             "frees": self.frees,
             "warnings": list(self.inventory.warnings),
+            "items": [
+                {
+                    "item": item.kind.value,
+                    "key": item.key,
+                    "name": item.name,
+                    "reason": item.why.value,
+                    "detail": item.detail,
+                    "frees": item.frees,
+                }
+                for item in self.items
+            ],
             "images": [
                 {
                     "image": verdict.image.image_id,
@@ -103,57 +176,151 @@ class Plan:
         }
 
 
-def plan(policy: Policy, inventory: Inventory, job_slots: int = 1, *, levels: Levels | None = None) -> Plan:
-    """Decide on every image.
+def plan(policy: Policy, inventory: Inventory, job_slots: int | None = None, *, levels: Levels | None = None) -> Plan:
+    """Decide on all that the engine holds, stage by stage.
 
     Args:
         policy: what may be removed, when, and in which order.
-        inventory: the images and the disk as they are.
-        job_slots: free job slots of the runner, for thresholds given per job.
+        inventory: what there is, and the disk as it is.
+        job_slots: free job slots of the runner, for amounts per job; None: as the inventory tells.
         levels: levels of free space instead of the policy's (one manual clean-up).
 
     Raises:
         ValueError: the policy contradicts itself on this disk.
     """
-    images, disk = inventory.images, inventory.disk
-    levels = levels or policy.levels(disk.total_bytes, disk.total_inodes, job_slots)
-    layers = _Layers(images, disk.total_inodes - disk.free_inodes, disk.total_bytes - disk.free_bytes)
-    own = layers.own_bytes()
-    order_of = ORDERS[policy.order]
-    keys = [order_of(facts(image, inventory.now, own[i], inventory.learned)) for i, image in enumerate(images)]
-    order = sorted(range(len(images)), key=lambda i: (keys[i], i))
-    verdict = [0] * len(images)
-    evict(
-        order,
-        [int(blocked(image, policy, inventory.held)) for image in images],
-        [policy.protects(image.names) is not None for image in images],
-        [recent_use(image.last_use, inventory.blind_until, policy.min_age) for image in images],
-        inventory.now - policy.min_age,
-        inventory.now - policy.allowlist_idle,
-        (disk.free_bytes, disk.free_inodes),
-        levels.threshold,
-        levels.target,
-        levels.emergency,
-        layers.first,
-        layers.layer,
-        layers.bytes,
-        layers.inodes,
-        list(layers.holders),
-        verdict,
+    disk = inventory.disk
+    slots = job_slots if job_slots is not None else inventory.free_slots
+    levels = levels or policy.levels(disk.total_bytes, disk.total_inodes, slots)
+    shortage = _shortage(disk, levels)
+    now = inventory.now
+    containers = stages.containers(policy.containers, inventory.containers, now, shortage)
+    images = _Images(policy, inventory, levels, frozenset(item.key for item in containers if item.goes))
+    if shortage is not None:
+        images.decide_on_dangling(shortage)
+    items = (
+        *containers,
+        *stages.volumes(policy.volumes, inventory.volumes, now, shortage),
+        *stages.build_cache(policy.build_cache, inventory.build_cache, now, shortage),
     )
-    reasons = [Reason(value) for value in verdict]
-    going = sorted((i for i in order if reasons[i].evicts), key=lambda i: reasons[i])
-    frees = layers.freed_one_by_one(going)
-    staying = [i for i in order if not reasons[i].evicts]
-    return Plan(
-        policy,
-        inventory,
-        levels,
-        tuple(
-            Verdict(images[i], reasons[i], frees.get(i, 0), explain(images[i], reasons[i], policy, inventory.now))
+    return Plan(policy, inventory, levels, images.decide(shortage), items)
+
+
+def _shortage(disk: DiskSample, levels: Levels) -> Shortage | None:
+    """What is missing to the target; None while free space is above the threshold."""
+    if not short(disk.free_bytes, disk.free_inodes, levels.threshold):
+        return None
+    used_bytes, used_inodes = disk.total_bytes - disk.free_bytes, disk.total_inodes - disk.free_inodes
+    return Shortage(
+        levels.target[0] - disk.free_bytes,
+        levels.target[1] - disk.free_inodes,
+        used_inodes / used_bytes if used_bytes > 0 else 0.0,
+    )
+
+
+class _Images:
+    """The stages that concern images: each a call of the decision function on what the ones before left."""
+
+    def __init__(self, policy: Policy, inventory: Inventory, levels: Levels, gone: frozenset[str]) -> None:
+        disk = inventory.disk
+        self._policy, self._inventory, self._levels = policy, inventory, levels
+        self._images = inventory.images
+        self._left = Counter(one.image for one in inventory.containers if one.container_id not in gone)
+        self._listed = Counter(one.image for one in inventory.containers)
+        self._layers = _Layers(self._images, disk.total_inodes - disk.free_inodes, disk.total_bytes - disk.free_bytes)
+        self._holders = list(self._layers.holders)
+        own, order_of = self._layers.own_bytes(), ORDERS[policy.order]
+        keys = [
+            order_of(facts(image, inventory.now, own[i], inventory.learned)) for i, image in enumerate(self._images)
+        ]
+        self._order = sorted(range(len(self._images)), key=lambda i: (keys[i], i))
+        self._reasons: dict[int, Reason] = {}
+        self._dangling: list[int] = []
+
+    def decide_on_dangling(self, shortage: Shortage) -> None:
+        """Choose among the images without a name; what they free lessens the shortage."""
+        bearers = {reference: image.image_id for image in self._images for reference in image.references}
+        chosen = [i for i in self._order if stages.is_dangling(self._images[i], bearers, self._policy)]
+        held = [self._blocked(i) for i in range(len(self._images))]
+        # Nobody can pull what bears no name, and nobody can ask for it either: local_images is for
+        # images that somebody may ask for.
+        blocked = [
+            Reason.ENOUGH_SPACE if reason is Reason.LOCAL and not self._images[i].digests else reason
+            for i, reason in enumerate(held)
+        ]
+        before = list(self._holders)
+        verdict = self._evict(chosen, blocked, self._policy.dangling.age, shortage, _NEVER)
+        self._dangling = [i for i in chosen if Reason(verdict[i]).evicts]
+        freed = sum(
+            size for size, old, new in zip(self._layers.bytes, before, self._holders, strict=True) if old > new == 0
+        )
+        self._reasons = dict.fromkeys(self._dangling, Reason.EVICT_DANGLING)
+        shortage.take(freed)
+
+    def decide(self, shortage: Shortage | None) -> tuple[Verdict, ...]:
+        """The verdicts on all images: those that go first, in their order."""
+        rest = [i for i in self._order if i not in self._reasons]
+        blocked = [self._blocked(i) for i in range(len(self._images))]
+        if shortage is None:
+            self._reasons.update({i: blocked[i] for i in rest})
+        else:
+            verdict = self._evict(rest, blocked, 0.0, shortage, self._levels.emergency)
+            self._reasons.update({i: Reason(verdict[i]) for i in rest})
+        chosen = [i for i in rest if self._reasons[i].evicts]
+        going = [*self._dangling, *sorted(chosen, key=lambda i: self._reasons[i])]
+        frees = self._layers.freed_one_by_one(going)
+        staying = [i for i in self._order if not self._reasons[i].evicts]
+        return tuple(
+            Verdict(
+                self._images[i],
+                self._reasons[i],
+                frees.get(i, 0),
+                explain(self._images[i], self._reasons[i], self._policy, self._inventory.now),
+            )
             for i in [*going, *staying]
-        ),
-    )
+        )
+
+    def _blocked(self, number: int) -> Reason:
+        image = self._images[number]
+        # Containers that came between two readings of the engine count, too.
+        extra = image.containers - self._listed[image.image_id]
+        return blocked(image, self._left[image.image_id] + extra, self._policy, self._inventory.held)
+
+    def _evict(
+        self,
+        order: Sequence[int],
+        held: Sequence[Reason],
+        age: float,
+        shortage: Shortage,
+        emergency: tuple[float, float],
+    ) -> list[int]:
+        """Call the decision function, which is to free what is missing now."""
+        policy, inventory, layers = self._policy, self._inventory, self._layers
+        min_age = max(policy.min_age, age)
+        verdict = [0] * len(self._images)
+        target = self._levels.target
+        evict(
+            order,
+            [int(reason) for reason in held],
+            [policy.protects(image.names) is not None for image in self._images],
+            [recent_use(image.last_use, inventory.blind_until, policy.min_age) for image in self._images],
+            inventory.now - min_age,
+            inventory.now - policy.allowlist_idle,
+            (target[0] - shortage.bytes, target[1] - shortage.inodes),
+            # The threshold was crossed before the first stage: from then on the target counts.
+            (math.inf, math.inf),
+            target,
+            emergency,
+            layers.first,
+            layers.layer,
+            layers.bytes,
+            layers.inodes,
+            self._holders,
+            verdict,
+        )
+        return verdict
+
+
+_NEVER = (-1.0, -1.0)
 
 
 def facts(image: Image, now: float, own_bytes: int, learned: Learned) -> Facts:
@@ -174,9 +341,16 @@ def facts(image: Image, now: float, own_bytes: int, learned: Learned) -> Facts:
     )
 
 
-def blocked(image: Image, policy: Policy, held: frozenset[str]) -> Reason:
-    """The reason for which an image must stay whatever happens, else ENOUGH_SPACE (0)."""
-    if image.containers:
+def blocked(image: Image, containers: int, policy: Policy, held: frozenset[str]) -> Reason:
+    """The reason for which an image must stay whatever happens, else ENOUGH_SPACE (0).
+
+    Args:
+        image: the image.
+        containers: how many containers will refer to it at its turn.
+        policy: what becomes of local images.
+        held: images that a job in flight may need.
+    """
+    if containers:
         return Reason.PINNED
     if image.image_id in held:
         return Reason.HELD
@@ -206,7 +380,7 @@ def explain(image: Image, reason: Reason, policy: Policy, now: float) -> str:
         return f"used {idle} ago, within min_age {format_duration(policy.min_age)} ({image.evidence})"
     if reason in {Reason.PROTECTED, Reason.EVICT_EMERGENCY}:
         return f"{MEANING[reason]} ({policy.protects(image.names)})"
-    if reason is Reason.EVICT:
+    if reason in {Reason.EVICT, Reason.EVICT_DANGLING}:
         return f"{MEANING[reason]}: last used {idle} ago ({image.evidence})"
     return MEANING[reason]
 
@@ -262,11 +436,28 @@ def summary(made: Plan) -> str:
     state = f"{format_bytes(disk.free_bytes)} of {format_bytes(disk.total_bytes)} free"
     if not made.needed:
         return f"{state}, threshold {format_bytes(made.levels.threshold[0])}: nothing to do"
-    count = len(made.evictions)
     after = format_bytes(disk.free_bytes + made.frees)
     verb = "reaches" if made.reaches_target else "DOES NOT REACH"
     return (
-        f"{state}, under the threshold of {format_bytes(made.levels.threshold[0])}: removing {count} "
-        f"image{'s' if count != 1 else ''} frees {format_bytes(made.frees)}, leaves {after} free "
+        f"{state}, {_under(made)}: removing {counted(made.removals)} "
+        f"frees {format_bytes(made.frees)}, leaves {after} free "
         f"and {verb} the target of {format_bytes(made.levels.target[0])}"
     )
+
+
+def _under(made: Plan) -> str:
+    disk, level = made.inventory.disk, made.levels.threshold
+    if disk.free_bytes >= level[0]:
+        return f"{disk.free_inodes:,} inodes free, under the threshold of {level[1]:,.0f}"
+    return f"under the threshold of {format_bytes(level[0])}"
+
+
+def counted(removals: Sequence[Removal]) -> str:
+    """How many of which kind, in words: ``2 containers, 1 image``; images always."""
+    counts = Counter(removal.kind for removal in removals)
+    parts = [
+        f"{counts[kind]} {word}{'s' if counts[kind] != 1 else ''}"
+        for kind, word in ((ItemKind.CONTAINER, "container"), (ItemKind.VOLUME, "volume"), (ItemKind.IMAGE, "image"))
+        if counts[kind] or kind is ItemKind.IMAGE
+    ]
+    return ", ".join([*parts, *["build cache"] * (ItemKind.BUILD_CACHE in counts)])

@@ -82,11 +82,17 @@ class Containers:
         enabled: whether any may go.
         job_grace: seconds since a CI job's container stopped (or was created, if never started).
         grace: the same for all other containers.
+        keep: globs (or ``re:`` expressions) of names of containers that stay.
     """
 
     enabled: bool = True
     job_grace: float = 3600.0
     grace: float = 24 * 3600.0
+    keep: tuple[str, ...] = ()
+
+    def keeps(self, container: str) -> str | None:
+        """The entry of `keep` that names the container, or None."""
+        return _first_match(self.keep, container)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,7 @@ class Volumes:
         cache_age: seconds unused after which a cache volume of GitLab Runner may.
         named: globs (or ``re:`` expressions) of named volumes that may go, too.
         named_age: seconds unused after which those may.
+        keep: globs (or ``re:`` expressions) of volumes of any kind that stay.
     """
 
     enabled: bool = True
@@ -119,10 +126,15 @@ class Volumes:
     cache_age: float = 7 * 86400.0
     named: tuple[str, ...] = ()
     named_age: float = 14 * 86400.0
+    keep: tuple[str, ...] = ()
 
     def names(self, volume: str) -> str | None:
         """The entry of `named` that names the volume, or None."""
-        return next((entry for entry in self.named if compile_entry(entry).fullmatch(volume)), None)
+        return _first_match(self.named, volume)
+
+    def keeps(self, volume: str) -> str | None:
+        """The entry of `keep` that names the volume, or None."""
+        return _first_match(self.keep, volume)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +266,10 @@ def repository(reference: str) -> str:
     bare = reference.partition("@")[0]
     head, _, tail = bare.rpartition(":")
     return head if head and "/" not in tail else bare
+
+
+def _first_match(entries: tuple[str, ...], name: str) -> str | None:
+    return next((entry for entry in entries if compile_entry(entry).fullmatch(name)), None)
 
 
 @lru_cache(maxsize=1024)

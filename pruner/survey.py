@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from collector.disk import sample_disk
 from collector.engine import Engine, ImageObservation, ListedContainer, ListedImage
-from collector.events import Kind
+from collector.errors import EngineError, UsageError
 from collector.log import EventLog
-from collector.translate import Translator
+from collector.times import parse_rfc3339
 from collector.units import format_duration, format_time
 from pruner.inventory import (
+    STOPPED,
+    BuildCacheUsage,
+    CacheRecord,
+    Container,
     History,
     Image,
     Inventory,
-    containers_of,
+    Volume,
     image_of,
     number,
     read_history,
@@ -25,26 +34,22 @@ from pruner.inventory import (
 from pruner.learning import Experience, Habits, read_experience
 from pruner.orders import LEARNING_ORDERS
 from pruner.policy import Policy
+from pruner.witness import recent_uses
 
 _STALE_S = 900.0
 # The history of this time must have been witnessed to so much, or the decision says so.
 _LOOKED_AT_S = 7 * 86400.0
 _BLIND_SHARE = 0.01
-_EVIDENCE = {
-    Kind.IMAGE_PULLED: "pulled",
-    Kind.IMAGE_TAGGED: "tagged",
-    Kind.IMAGE_LOADED: "loaded",
-    Kind.IMAGE_IMPORTED: "imported",
-    Kind.IMAGE_BUILT: "built",
-    Kind.CONTAINER_CREATED: "container created",
-    Kind.CONTAINER_STARTED: "container started",
-    Kind.CONTAINER_DIED: "container died",
-    Kind.CONTAINER_DESTROYED: "container removed",
-}
+_BLOCK = 512  # what st_blocks counts, whatever the file system's own blocks are
+_TYPE = "com.gitlab.gitlab-runner.type"
+_ANONYMOUS = "com.docker.volume.anonymous"
+_HEX_NAME = re.compile(r"[0-9a-f]{64}")
+_CACHE_VOLUME = re.compile(r"runner-.+-cache-[0-9a-f]{32}(-protected)?")
+_SLOT = re.compile(r"runner-.+-project-[0-9]+-concurrent-[0-9]+")
 
 
 def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
-    """The images that the engine holds now, with all that shows their use.
+    """All that the engine holds now and what shows its use.
 
     Args:
         engine: the live engine.
@@ -54,13 +59,15 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
     Raises:
         EngineError: there is no engine.
         LogError: the log is there but cannot be read.
+        UsageError: an amount is given per job and nobody tells the number of slots.
     """
     known = log is not None and log.exists()
     history = read_history(log) if log is not None and known else History()
     disk = sample_disk(engine.info().data_root)
-    listed = engine.containers()
-    counts = containers_of(listed)
     now = time.time()
+    listed = engine.containers()
+    usage, faults = _usage(engine)
+    containers = read_containers(engine, listed, usage)
     experience = Experience()
     if log is not None and known and policy.order in LEARNING_ORDERS:
         experience = read_experience(log, now)
@@ -69,7 +76,8 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
     for row in engine.images():
         observation = _observation(engine, row, history)
         if observation is not None:
-            image = image_of(observation, history.images.get(row.image), counts.get(row.image, 0), now)
+            own = [container for container in containers if container.image == row.image]
+            image = image_of(observation, history.images.get(row.image), own, now)
             image = with_habits(image, experience.habits.get(row.image, Habits()))
             images.append(used_later(image, *recent.get(row.image, (0.0, ""))))
     return Inventory(
@@ -78,32 +86,199 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
         now=now,
         blind_until=history.blind_until,
         held=held_for_jobs(listed, images),
-        warnings=warnings(history, log, policy, now),
+        warnings=(*warnings(history, log, policy, now), *faults),
+        containers=containers,
+        volumes=read_volumes(engine, listed, usage, last_slots(log)),
+        build_cache=read_build_cache(usage),
+        free_slots=free_slots(policy, listed),
         learned=experience.learned,
     )
 
 
-def recent_uses(engine: Engine, since: float, until: float) -> dict[str, tuple[float, str]]:
-    """Uses that the engine itself still remembers (its last 256 events), newest per image.
+def _usage(engine: Engine) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What things hold, as the engine says; without it nothing but images and empty containers is planned."""
+    try:
+        return engine.disk_usage(), ()
+    except EngineError as error:
+        return {}, (f"the engine does not tell what containers, volumes and build cache hold: {error}",)
 
-    They close the gap between the collector's last append and now, also where no collector runs.
+
+def read_containers(
+    engine: Engine, listed: Sequence[ListedContainer], usage: Mapping[str, Any]
+) -> tuple[Container, ...]:
+    """All containers, those that are stopped with when they stopped and what they hold. Raises EngineError."""
+    sizes = {row.get("Id"): row.get("SizeRw") or 0 for row in usage.get("Containers") or []}
+    found = []
+    for row in listed:
+        created = row.created_ns / 1e9
+        detail = engine.container_detail(row.container) if row.state in STOPPED else {}
+        if detail is None:
+            continue
+        finished = parse_rfc3339((detail.get("State") or {}).get("FinishedAt")) or 0.0
+        host = detail.get("HostConfig") or {}
+        found.append(
+            Container(
+                container_id=row.container,
+                name=row.name,
+                image=row.image,
+                state=row.state,
+                # A container that never started is said to have finished in the year 1.
+                stopped_at=max(created, finished),
+                never_started=finished <= 0,
+                job=job_of(row.labels),
+                restarts=((host.get("RestartPolicy") or {}).get("Name") or "no") != "no",
+                bytes=max(0, int(sizes.get(row.container) or 0)) + _log_bytes(detail),
+                volumes=row.volumes,
+            )
+        )
+    return tuple(found)
+
+
+def _log_bytes(detail: Mapping[str, Any]) -> int:
+    """What the container's log holds, with those that were rotated; 0 where it may not be looked at."""
+    path = detail.get("LogPath")
+    if not path:
+        return 0
+    try:
+        return sum(file.stat().st_blocks * _BLOCK for file in Path(path).parent.glob(Path(path).name + "*"))
+    except OSError:
+        return 0
+
+
+def read_volumes(
+    engine: Engine,
+    listed: Sequence[ListedContainer],
+    usage: Mapping[str, Any],
+    slots: Mapping[str, float],
+) -> tuple[Volume, ...]:
+    """All volumes with the latest sign of their use.
 
     Args:
         engine: the live engine.
-        since: begin of the interval, UTC seconds.
-        until: its end, UTC seconds.
+        listed: all containers.
+        usage: what the engine says that things hold.
+        slots: see `last_slots`.
 
-    Returns:
-        (time in UTC seconds, evidence) by image ID.
+    Raises:
+        EngineError: there is no engine.
     """
-    translator = Translator(engine)
-    found: dict[str, tuple[float, str]] = {}
-    for raw in engine.buffered_events(int(since * 1e9), int(until * 1e9)):
-        for event in translator.translate(raw):
-            evidence = _EVIDENCE.get(event.kind)
-            if evidence is not None and event.image is not None:
-                found[event.image] = (event.time_ns / 1e9, evidence)
-    return found
+    holders = Counter(name for row in listed for name in row.volumes)
+    told = {row.get("Name"): row.get("UsageData") or {} for row in usage.get("Volumes") or []}
+    found = []
+    for row in engine.volumes():
+        name = str(row["Name"])
+        data = told.get(name, {})
+        created = parse_rfc3339(row.get("CreatedAt")) or 0.0
+        last_use, evidence = max(
+            (created, "created"),
+            (_changed(row.get("Mountpoint")), "its folder changed"),
+            (slots.get(slot_of(name) or "", 0.0), "a job of its slot ran"),
+        )
+        found.append(
+            Volume(
+                name=name,
+                sort=sort_of(name, row.get("Labels") or {}),
+                created=created,
+                last_use=last_use,
+                evidence=evidence,
+                bytes=max(0, int(data.get("Size") or 0)),
+                containers=max(holders[name], int(data.get("RefCount") or 0)),
+                here=row.get("Driver") == "local" and not row.get("Options"),
+            )
+        )
+    return tuple(found)
+
+
+def sort_of(name: str, labels: Mapping[str, str]) -> str:
+    """Whether a volume is ``anonymous``, a ``cache`` of GitLab Runner, or ``named``.
+
+    Engines mark anonymous volumes since 23.0; before, a name of 64 digits is all that tells them.
+    """
+    if labels.get(_TYPE) == "cache" or _CACHE_VOLUME.fullmatch(name):
+        return "cache"
+    return "anonymous" if _ANONYMOUS in labels or _HEX_NAME.fullmatch(name) else "named"
+
+
+def slot_of(name: str) -> str | None:
+    """The runner's slot that a cache volume or a job's container belongs to, from its name."""
+    match = _SLOT.match(name)
+    return match[0] if match else None
+
+
+def last_slots(log: EventLog | None) -> dict[str, float]:
+    """When a job last ran in each of the runners' slots, UTC seconds, as the log witnessed. Raises LogError.
+
+    A cache volume belongs to one slot of one project, and every job there mounts it: no engine
+    tells when a volume was last used, but this does.
+    """
+    if log is None or not log.exists():
+        return {}
+    rows = log.query(
+        "SELECT regexp_extract(attributes ->> '$.name', ?) AS slot, epoch_ns(max(time)) / 1e9 FROM event"
+        " WHERE host = ? AND kind IN ('container_created', 'container_destroyed')"
+        " AND attributes ->> '$.name' LIKE 'runner-%' GROUP BY slot",
+        [_SLOT.pattern, log.host],
+    )
+    return {slot: last for slot, last in rows if slot}
+
+
+def _changed(path: Any) -> float:
+    """When a volume's topmost folder changed; 0 where it may not be looked at."""
+    try:
+        return Path(str(path)).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def read_build_cache(usage: Mapping[str, Any]) -> BuildCacheUsage:
+    """The build cache, as the engine tells it; none on an engine without one."""
+    return BuildCacheUsage(
+        tuple(
+            CacheRecord(
+                bytes=max(0, int(row.get("Size") or 0)),
+                last_use=max(parse_rfc3339(row.get("LastUsedAt")) or 0.0, parse_rfc3339(row.get("CreatedAt")) or 0.0),
+                in_use=bool(row.get("InUse")),
+                shared=bool(row.get("Shared")),
+            )
+            for row in usage.get("BuildCache") or []
+        )
+    )
+
+
+def free_slots(policy: Policy, listed: Iterable[ListedContainer]) -> int | None:
+    """Job slots that are free now; None if no amount is given per job.
+
+    Args:
+        policy: the number of slots, or where the runner's configuration tells it.
+        listed: all containers: those of jobs that run take a slot each.
+
+    Raises:
+        UsageError: nobody tells the number of slots.
+    """
+    if not policy.per_job:
+        return None
+    running = {job_of(row.labels) for row in listed if row.state not in STOPPED} - {None}
+    slots = policy.job_slots if policy.job_slots is not None else read_slots(Path(policy.runner_config))
+    return max(0, slots - len(running))
+
+
+def read_slots(path: Path) -> int:
+    """How many jobs a GitLab Runner runs at once, from its config.toml.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    told = f"an amount per job needs the number of job slots: set job_slots, or let runner_config = {path} tell"
+    try:
+        # The runner's own default is one.
+        slots = tomllib.loads(path.read_text(encoding="utf-8")).get("concurrent", 1)
+    except OSError as error:
+        raise UsageError(f"{told} ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{told} (no TOML: {error})") from None
+    if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
+        raise UsageError(f"{told} (concurrent = {slots} is no number of jobs)")
+    return slots
 
 
 def held_for_jobs(containers: list[ListedContainer], images: list[Image]) -> frozenset[str]:
@@ -114,9 +289,9 @@ def held_for_jobs(containers: list[ListedContainer], images: list[Image]) -> fro
     jobs in flight hold what was used or pulled since their first container was created.
     """
     began: list[int] = []
-    building = {_job(row.labels) for row in containers if row.labels.get(_TYPE) == "build"}
+    building = {job_of(row.labels) for row in containers if row.labels.get(_TYPE) == "build"}
     for row in containers:
-        job = _job(row.labels)
+        job = job_of(row.labels)
         if job and job not in building and row.labels.get(_TYPE) != "service":
             began.append(row.created_ns)
     if not began:
@@ -124,10 +299,8 @@ def held_for_jobs(containers: list[ListedContainer], images: list[Image]) -> fro
     return frozenset(image.image_id for image in images if image.last_use >= min(began) / 1e9)
 
 
-_TYPE = "com.gitlab.gitlab-runner.type"
-
-
-def _job(labels: Mapping[str, str]) -> str | None:
+def job_of(labels: Mapping[str, str]) -> str | None:
+    """The GitLab job that a container belongs to, from its labels; None: none."""
     return labels.get("com.gitlab.gitlab-runner.job.id")
 
 
@@ -173,8 +346,3 @@ def _observation(engine: Engine, row: ListedImage, history: History) -> ImageObs
 def current_names(engine: Engine, image_id: str) -> ListedImage | None:
     """The image as the engine lists it at this moment; None if it has gone."""
     return next((row for row in engine.images() if row.image == image_id), None)
-
-
-def used_since(engine: Engine, since: float) -> dict[str, tuple[float, str]]:
-    """Uses that the engine remembers from `since` (UTC seconds) on."""
-    return recent_uses(engine, since, time.time())
