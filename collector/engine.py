@@ -19,9 +19,9 @@ import docker.errors
 import requests
 
 from collector.errors import EngineError
+from collector.paths import DEFAULT_HOST
 from collector.times import parse_rfc3339
 
-DEFAULT_HOST = "unix:///var/run/docker.sock"
 _CONTAINERD_SNAPSHOTTER = "io.containerd.snapshotter.v1"
 _SHA256 = "sha256:"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+DEFAULT_HOST = "unix:///var/run/docker.sock"
 ENVIRONMENT_VARIABLE = "DOCKER_HINDSIGHT_LOG"
 
 

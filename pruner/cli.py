@@ -8,27 +8,24 @@ import typer
 
 from collector import console
 from collector.console import Format, FormatOption, HostOption, LogOption, VersionOption
-from collector.errors import HindsightError, UsageError
-from collector.log import EventLog
-from collector.units import format_bytes, format_time, short_id
-from pruner.inventory import Inventory, read_history
+from collector.errors import UsageError
+from collector.units import format_bytes
 from pruner.options import policy_options
-from pruner.plan import Plan, Verdict, plan, summary
-from pruner.policy import Policy
+from pruner.policy import Policy, Space
+
+EXIT_STATUSES = (
+    "Exit status: 0 nothing to do, or done; 1 engine or log cannot be used as they are; 2 an impossible policy "
+    "or option; 3 the target was not reached; 4 another pruner is at work on the same log."
+)
 
 app = typer.Typer(
     name="pruner",
-    help="Remove the images that a policy and the recorded history single out, while free space is short.",
+    help="Remove what a policy and the recorded history single out, while free space is short.",
+    epilog=EXIT_STATUSES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class TargetNotReachedError(HindsightError):
-    """Less than the target is free after all that may go has gone."""
-
-    exit_status = 3
 
 
 @app.callback()
@@ -36,49 +33,63 @@ def options(*, version: VersionOption = False) -> None:
     """Options of all commands."""
 
 
-@app.command("run")
+@app.command("run", epilog=EXIT_STATUSES)
 @policy_options
 def run(
     policy: Policy,
     log: LogOption = None,
     host: HostOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")] = False,
-    trigger: Annotated[str, typer.Option(help="What the log says started this prune.")] = "manual",
+    now: Annotated[bool, typer.Option("--now", help="Begin also above the threshold, up to --free.")] = False,
+    free: Annotated[
+        str | None,
+        typer.Option(
+            help="With --now: how much is to be free, a share or a size (default: the target).", metavar="SPACE"
+        ),
+    ] = None,
+    until_free: Annotated[
+        str | None,
+        typer.Option(
+            help="Before a job: end at once if so much is free, else free so much (a share or a size).",
+            metavar="SPACE",
+        ),
+    ] = None,
+    trigger: Annotated[
+        str | None,
+        typer.Option(help="What the log says started this prune (default: manual, or pre-job with --until-free)."),
+    ] = None,
+    output: FormatOption = Format.TABLE,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
 ) -> None:
     """Bring free space back, if it is under the threshold.
 
-    Ends with 0 if nothing was to do or the target is reached, 1 if engine or log cannot be used,
-    2 for an impossible policy or option, 3 if the target was not reached, 4 if another pruner is at work.
+    Stage by stage, and only as far as the target needs: stopped containers, images without a name,
+    volumes, build cache, images in the policy's order, and in an emergency allowlisted images.
     """
+    wanted = _wanted(now, free, until_free)
+    if until_free is not None and wanted is not None and _enough(host, wanted, output):
+        return
     from collector.engine import Engine
-    from pruner.executor import Executor, exclusive
-    from pruner.survey import survey
+    from pruner import running
+    from pruner.reports import print_plan
 
     console.log_to_stderr(verbose=verbose)
     opened = console.open_log(log)
     engine = Engine(host)
-
-    def replan() -> Plan:
-        return planned(policy, survey(engine, opened, policy))
-
+    wish = running.Wish(wanted) if now or until_free is not None else None
     if dry_run:
-        print_plan(replan(), only_evictions=True)
+        made = running.make_plan(engine, opened, policy, wish)
+        if output is Format.JSON:
+            console.print_json(made.to_json())
+        else:
+            print_plan(made, only_removals=True)
         return
-    with exclusive(opened.path):
-        executor = Executor(engine, opened, trigger)
-        executor.finish_interrupted(unfinished(opened))
-        outcome = executor.run(replan)
-    freed = format_bytes(outcome.freed)
-    typer.echo(
-        f"removed {len(outcome.removed)} images, freed {freed}; "
-        f"{format_bytes(outcome.disk.free_bytes)} of {format_bytes(outcome.disk.total_bytes)} free"
-    )
-    if not outcome.reached:
-        raise TargetNotReachedError(
-            f"free space is still under the target after {outcome.rounds} rounds: "
-            "`pruner plan` tells why each image stays"
-        )
+    outcome = running.run(engine, opened, policy, trigger or ("pre-job" if until_free else "manual"), wish)
+    if output is Format.JSON:
+        console.print_json(running.to_json(outcome))
+    else:
+        typer.echo(running.said(outcome))
+    running.check_reached(outcome)
 
 
 @app.command("plan")
@@ -89,11 +100,12 @@ def plan_(
     host: HostOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Print what `run` would do now, with the reason for every image."""
+    """Print what `run` would do now, stage by stage, with the reason for each thing that goes or stays."""
     from collector.engine import Engine
-    from pruner.survey import survey
+    from pruner.reports import print_plan
+    from pruner.running import make_plan
 
-    made = planned(policy, survey(Engine(host), console.open_log(log), policy))
+    made = make_plan(Engine(host), console.open_log(log), policy)
     if output is Format.JSON:
         console.print_json(made.to_json())
     else:
@@ -110,82 +122,48 @@ def explain(
 ) -> None:
     """Tell why one image would stay or go."""
     from collector.engine import Engine
-    from pruner.survey import survey
+    from pruner.reports import print_story
+    from pruner.running import make_plan
 
-    made = planned(policy, survey(Engine(host), console.open_log(log), policy))
-    found = [verdict for verdict in made.verdicts if is_meant(verdict, image)]
-    if not found:
-        raise UsageError(f"no image on this host is '{image}': `pruner plan` lists all")
-    for verdict in found:
-        console.print_facts(_story(verdict))
+    print_story(make_plan(Engine(host), console.open_log(log), policy), image)
 
 
-def unfinished(log: EventLog) -> tuple[str, ...]:
-    """Prunes that were interrupted."""
-    return read_history(log).unfinished if log.exists() else ()
+def _wanted(now: bool, free: str | None, until_free: str | None) -> Space | None:
+    """The space that one run is to free; None: the policy's target.
 
-
-def is_meant(verdict: Verdict, text: str) -> bool:
-    """Whether a user who writes `text` means this image."""
-    image = verdict.image
-    if text in (*image.references, *image.digests, *image.names):
-        return True
-    digits = text.removeprefix("sha256:")
-    return len(digits) >= 4 and image.image_id.removeprefix("sha256:").startswith(digits)  # noqa: PLR2004
-
-
-def print_plan(made: Plan, *, only_evictions: bool = False) -> None:
-    """Print a plan: what goes, in order, then what stays."""
-    for warning in made.inventory.warnings:
-        console.print_text(f"warning: {warning}", "yellow")
-    console.print_text(summary(made))
-    verdicts = made.evictions if only_evictions else made.verdicts
-    if not verdicts:
-        return
-    typer.echo()
-    console.print_table(
-        ("VERDICT", "FREES", "LAST USE", "ID", "IMAGE", "REASON"),
-        [
-            (
-                "remove" if verdict.evicts else "keep",
-                format_bytes(verdict.frees) if verdict.evicts else "-",
-                format_time(verdict.image.last_use or None),
-                short_id(verdict.image.image_id),
-                verdict.image.name,
-                verdict.detail,
-            )
-            for verdict in verdicts
-        ],
-        right=("FREES",),
-        names=("IMAGE",),
-        below=("REASON",),
-        optional=("ID",),
-    )
-
-
-def planned(policy: Policy, inventory: Inventory) -> Plan:
-    """A plan. Raises UsageError if the policy contradicts itself on this disk."""
+    Raises:
+        UsageError: the options contradict each other, or mean no space.
+    """
+    if free is not None and not now:
+        raise UsageError("--free needs --now (a clean-up before a job is --until-free)")
+    if now and until_free is not None:
+        raise UsageError("--now and --until-free are two ways to run: give one")
+    option, text = ("--free", free) if until_free is None else ("--until-free", until_free)
+    if text is None:
+        return None
     try:
-        return plan(policy, inventory)
+        space = Space.parse(text)
     except ValueError as error:
-        raise UsageError(f"policy: {error}") from None
+        raise UsageError(f"{option}: {error}") from None
+    if space.unit not in {"B", "%"}:
+        raise UsageError(f"{option}: '{text}' is not a share (such as 10%) or a size (such as 50GB)")
+    return space
 
 
-def _story(verdict: Verdict) -> list[tuple[str, str]]:
-    image = verdict.image
-    return [
-        ("image", image.name),
-        ("ID", image.image_id),
-        ("verdict", "remove" if verdict.evicts else "keep"),
-        ("reason", verdict.detail),
-        ("last use", f"{format_time(image.last_use or None)} ({image.evidence})"),
-        ("uses", str(image.uses)),
-        ("containers", str(image.containers)),
-        ("size", format_bytes(image.size)),
-        ("frees", format_bytes(verdict.frees)),
-        ("references", ", ".join(image.references) or "-"),
-        ("also known as", ", ".join(name for name in image.names if name not in image.references) or "-"),
-    ]
+def _enough(host: str | None, wanted: Space, output: Format) -> bool:
+    """Whether enough is free already; then say so."""
+    from pruner.quick import free_space
+
+    disk = free_space(host)
+    if disk is None or disk.free_bytes < wanted.of(disk.total_bytes):
+        return False
+    if output is Format.JSON:
+        console.print_json(
+            {"reached": True, "rounds": 0, "free_bytes": disk.free_bytes, "total_bytes": disk.total_bytes}
+        )
+    else:
+        typer.echo(f"{format_bytes(disk.free_bytes)} of {format_bytes(disk.total_bytes)} free: nothing to do")
+    return True
 
 
 def main() -> None:

@@ -1,13 +1,15 @@
 """Carries a plan out: the only code that removes.
 
-Never by force; never an image that a container refers to; never what was not planned, explained
-and stored first. Each removal is checked once more against the engine right before it happens.
+Never by force; never an image or a volume that a container refers to, never a container that is not
+stopped; never what was not planned, explained and stored first. Each removal is checked once more
+against the engine right before it happens.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import time
@@ -26,9 +28,12 @@ from collector.events import Event, Kind
 from collector.log import EventLog
 from collector.units import format_bytes
 from collector.writer import LogWriter
-from pruner.inventory import Image
-from pruner.plan import Plan, Verdict, short, summary
-from pruner.survey import current_names, recent_uses
+from pruner.config import to_json
+from pruner.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume
+from pruner.lookout import Lookout
+from pruner.plan import Plan, Removal, Verdict, short, summary
+from pruner.stages import Item, ItemKind, Why
+from pruner.survey import created_at, current_names, held_for_jobs, read_container
 
 logger = logging.getLogger(__name__)
 
@@ -47,16 +52,16 @@ class Outcome:
     """How a prune ended. Sizes are bytes.
 
     Attributes:
-        removed: the images that went, with the bytes that the file system won.
-        failed: the images that did not, with the reason.
+        removed: what went, with the bytes that the file system won.
+        failed: what did not, with the reason.
         freed: free space after less free space before.
         disk: the disk at the end.
         reached: whether free space is at the target.
         rounds: how many plans were carried out.
     """
 
-    removed: tuple[tuple[Image, int], ...]
-    failed: tuple[tuple[Image, str], ...]
+    removed: tuple[tuple[Removal, int], ...]
+    failed: tuple[tuple[Removal, str], ...]
     freed: int
     disk: DiskSample
     reached: bool
@@ -106,6 +111,10 @@ class Executor:
         self._log = log
         self._trigger = trigger
         self._prune = ""
+        self._round = 0
+        self._own: set[str] = set()
+        self._removed: list[tuple[Removal, int]] = []
+        self._failed: list[tuple[Removal, str]] = []
 
     def run(self, replan: Callable[[], Plan]) -> Outcome:
         """Plan and remove until the target is reached, nothing more can go, or `MAX_ROUNDS` have passed.
@@ -117,67 +126,51 @@ class Executor:
             EngineError: the engine is lost.
             LogError: the plan could not be stored; then nothing is removed.
         """
-        self._writer.spool.reserve()
-        first = replan()
-        before = first.inventory.disk
-        removed: list[tuple[Image, int]] = []
-        failed: list[tuple[Image, str]] = []
-        made, rounds = first, 0
-        while made.needed and made.evictions and rounds < MAX_ROUNDS:
-            rounds += 1
-            gone = self._carry_out(made, removed, failed)
-            after = self._measure(made)
-            if not gone or not short(after.free_bytes, after.free_inodes, made.levels.target):
-                break
-            made = replan()
+        self._reserve()
+        # Whatever uses an image while the plan is made must be seen, so the lookout comes first.
+        lookout = Lookout(self._engine)
+        try:
+            made = first = replan()
+            while made.needed and made.removals and self._round < MAX_ROUNDS:
+                self._round += 1
+                gone = self._carry_out(made, lookout)
+                after = self._measure(made)
+                if not gone or not short(after.free_bytes, after.free_inodes, made.levels.target):
+                    break
+                made = replan()
+        finally:
+            lookout.close()
         disk = self._measure(made)
         reached = not (first.needed and short(disk.free_bytes, disk.free_inodes, made.levels.target))
-        return Outcome(tuple(removed), tuple(failed), disk.free_bytes - before.free_bytes, disk, reached, rounds)
+        freed = disk.free_bytes - first.inventory.disk.free_bytes
+        self._reserve()
+        return Outcome(tuple(self._removed), tuple(self._failed), freed, disk, reached, self._round)
 
     def finish_interrupted(self, prunes: tuple[str, ...]) -> None:
         """Say in the log what became of prunes that were interrupted. Raises LogError, EngineError."""
-        present = {row.image for row in self._engine.images()} if prunes else set()
+        if not prunes:
+            return
+        present = self._present()
         for prune in prunes:
-            planned, told = self._story(prune)
-            for entry in planned:
-                if entry["image"] in told:
-                    continue
-                gone = entry["image"] not in present
-                self._store(
-                    Event(
-                        time.time_ns(),
-                        Kind.ITEM_REMOVED if gone else Kind.ITEM_FAILED,
-                        image=entry["image"],
-                        reference=next(iter(entry["references"]), None),
-                        attributes={
-                            "prune": prune,
-                            "reason": entry["reason"],
-                            "predicted_bytes": entry["frees"],
-                            **({"inferred": True} if gone else {"error": "the prune was interrupted before"}),
-                        },
-                    )
-                )
+            for entry in read_unfinished(self._log, prune):
+                self._store(_aftermath(prune, entry, present))
             self._store(
                 Event(time.time_ns(), Kind.PRUNE_FINISHED, attributes={"prune": prune, "outcome": "interrupted"})
             )
+        logger.warning("told the end of %d interrupted prunes", len(prunes))
 
-    def _story(self, prune: str) -> tuple[list[dict[str, Any]], set[str]]:
-        """What a prune had planned to remove, and which of it the log tells the end of."""
-        plans = self._log.query(
-            "SELECT CAST(attributes -> '$.plan.images' AS STRUCT(image VARCHAR, \"references\" VARCHAR[], "
-            "reason VARCHAR, frees BIGINT)[]) FROM event "
-            "WHERE kind = 'prune_started' AND attributes ->> '$.prune' = ?",
-            [prune],
-        )
-        told = self._log.query(
-            "SELECT image_id FROM event JOIN image USING (image) "
-            "WHERE kind IN ('item_removed', 'item_failed') AND attributes ->> '$.prune' = ?",
-            [prune],
-        )
-        planned = [entry for (entries,) in plans for entry in entries if entry["reason"].startswith("evict")]
-        return planned, {image for (image,) in told}
+    def flush(self) -> None:
+        """Append what an earlier prune could only spool. Raises LogError."""
+        self._writer.flush()
 
-    def _carry_out(self, made: Plan, removed: list[tuple[Image, int]], failed: list[tuple[Image, str]]) -> bool:
+    def _present(self) -> Present:
+        images = {row.image: row.references for row in self._engine.images()}
+        volumes = {str(row["Name"]) for row in self._engine.volumes()}
+        containers = {row.container for row in self._engine.containers()}
+        cache = sum(int(row.get("Size") or 0) for row in self._engine.disk_usage().get("BuildCache") or [])
+        return Present(images, containers, volumes, cache)
+
+    def _carry_out(self, made: Plan, lookout: Lookout) -> bool:
         """Remove what the plan says, as long as it is needed; whether anything went."""
         self._prune = uuid.uuid4().hex
         logger.info("%s", summary(made))
@@ -189,26 +182,29 @@ class Executor:
                 attributes={
                     "prune": self._prune,
                     "trigger": self._trigger,
-                    "policy": {"text": str(made.policy)},
+                    "round": self._round,
+                    "policy": {"text": str(made.policy), "values": to_json(made.policy)},
                     "plan": made.to_json(),
                 },
             )
         )
         gone = False
-        for verdict in made.evictions:
+        for removal in made.removals:
             before = self._measure(made)
             if not short(before.free_bytes, before.free_inodes, made.levels.target):
                 obstacle: str | None = "no longer needed: free space is at the target"
             else:
-                obstacle = self._obstacle(verdict.image, made) or self._remove(verdict.image)
+                obstacle = self._carry_out_one(removal, made, lookout)
             if obstacle is None:
                 freed = self._measure(made).free_bytes - before.free_bytes
-                removed.append((verdict.image, freed))
                 gone = True
-                self._tell_removed(verdict, freed)
+                self._removed.append((removal, freed))
+                logger.info("removed %s: freed %s; %s", _named(removal), format_bytes(freed), removal.detail)
+                self._store(self._item(Kind.ITEM_REMOVED, removal, freed, {}))
             else:
-                failed.append((verdict.image, obstacle))
-                self._tell_failed(verdict, obstacle)
+                self._failed.append((removal, obstacle))
+                logger.warning("kept %s after all: %s", _named(removal), obstacle)
+                self._store(self._item(Kind.ITEM_FAILED, removal, None, {"error": obstacle}))
         after = self._measure(made)
         reached = not short(after.free_bytes, after.free_inodes, made.levels.target)
         self._store(
@@ -219,6 +215,7 @@ class Executor:
                 attributes={
                     "prune": self._prune,
                     "outcome": "target reached" if reached else "target not reached",
+                    "round": self._round,
                     "free_before": made.inventory.disk.free_bytes,
                     "free_after": after.free_bytes,
                     "predicted_bytes": made.frees,
@@ -227,70 +224,130 @@ class Executor:
         )
         return gone
 
-    def _obstacle(self, image: Image, made: Plan) -> str | None:
+    def _carry_out_one(self, removal: Removal, made: Plan, lookout: Lookout) -> str | None:
+        """Check against the engine once more, and remove; why it stays after all, else None."""
+        subject = removal.of.image if isinstance(removal.of, Verdict) else removal.of.subject
+        with self._refusal() as refusal:
+            if isinstance(subject, Image):
+                refusal.append(self._image_obstacle(subject, made, lookout) or self._remove_image(subject))
+            elif isinstance(subject, Container):
+                refusal.append(self._remove_container(subject))
+            elif isinstance(subject, Volume):
+                refusal.append(self._remove_volume(subject))
+            elif isinstance(removal.of, Item):
+                refusal.append(self._prune_build_cache(subject, removal.of, made))
+        return refusal[0]
+
+    @contextlib.contextmanager
+    def _refusal(self) -> Iterator[list[str | None]]:
+        """What the engine refuses is an answer, said in its own words; a lost engine is a fault."""
+        found: list[str | None] = []
+        try:
+            with told_in_one_line(self._engine.host):
+                yield found
+        except docker.errors.NotFound:
+            found.append("gone already, or its name has moved")
+        except EngineError as error:
+            if not isinstance(error.__cause__, docker.errors.APIError):
+                raise
+            found.append(str(error.__cause__.explanation or error))
+
+    def _image_obstacle(self, image: Image, made: Plan, lookout: Lookout) -> str | None:
         """Why an image must stay after all: what has changed since the plan was made."""
         row = current_names(self._engine, image.image_id)
         if row is None:
             return "gone already"
         if row.references != image.references or row.digests != image.digests:
             return "its references have moved since the plan was made"
-        if any(container.image == image.image_id for container in self._engine.containers()):
+        listed = self._engine.containers()
+        if any(container.image == image.image_id for container in listed):
             return "a container refers to it now"
-        # From the survey on, whatever uses the image makes it young again.
-        used = recent_uses(self._engine, made.inventory.now, time.time()).get(image.image_id)
-        return f"{used[1]} since the plan was made" if used is not None else None
+        if image.image_id in held_for_jobs(listed, list(made.inventory.images)):
+            return "a job that has begun meanwhile may need it"
+        # From the survey on, whatever uses the image makes it young again. This is asked last: the
+        # shorter the time between the answer and the removal, the better.
+        used = lookout.use_of(image.image_id, made.inventory.now, self._own)
+        return f"{used} since the plan was made" if used is not None else None
 
-    def _remove(self, image: Image) -> str | None:
+    def _remove_image(self, image: Image) -> str | None:
         """Remove every reference of an image, one by one; why it could not be done, else None."""
         api: Any = self._engine.api
-        try:
-            for reference in image.references:
-                with told_in_one_line(self._engine.host):
-                    api.remove_image(reference, force=False)
+        for reference in image.references:
+            api.remove_image(reference, force=False)
+        row = current_names(self._engine, image.image_id)
+        if row is not None and row.digests:
+            for digest in row.digests:
+                api.remove_image(digest, force=False)
             row = current_names(self._engine, image.image_id)
-            if row is not None and row.digests:
-                for digest in row.digests:
-                    with told_in_one_line(self._engine.host):
-                        api.remove_image(digest, force=False)
-                row = current_names(self._engine, image.image_id)
-            if row is not None:
-                if row.references:
-                    return "it was given another reference meanwhile"
-                with told_in_one_line(self._engine.host):
-                    api.remove_image(image.image_id, force=False)
-        except docker.errors.NotFound:
-            return "gone already" if current_names(self._engine, image.image_id) is None else "a reference has moved"
-        except EngineError as error:
-            if isinstance(error.__cause__, docker.errors.APIError):
-                return str(error.__cause__.explanation or error)
-            raise
+        if row is not None:
+            if row.references:
+                return "it was given another reference meanwhile"
+            api.remove_image(image.image_id, force=False)
         return None
+
+    def _remove_container(self, container: Container) -> str | None:
+        detail = self._engine.container_detail(container.container_id)
+        if detail is None:
+            return "gone already"
+        now = read_container(detail, container)
+        if now.state not in STOPPED:
+            return f"it is {now.state} now"
+        if now.stopped_at > container.stopped_at:
+            return "it ran since the plan was made"
+        # Its volumes stay: they are judged for themselves.
+        self._own.add(container.container_id)
+        self._engine.api.remove_container(container.container_id, v=False, force=False)
+        return None
+
+    def _remove_volume(self, volume: Volume) -> str | None:
+        if any(volume.name in row.volumes for row in self._engine.containers()):
+            return "a container refers to it now"
+        row = next((row for row in self._engine.volumes() if row["Name"] == volume.name), None)
+        if row is None:
+            return "gone already"
+        if created_at(row) != volume.created:
+            return "it was made anew since the plan was made"
+        self._engine.api.remove_volume(volume.name, force=False)
+        return None
+
+    def _prune_build_cache(self, usage: BuildCacheUsage, item: Item, made: Plan) -> str | None:
+        """Have the engine prune its build cache, down to what is needed now and no further than planned."""
+        disk = self._measure(made)
+        missing = max(0, int(made.levels.target[0] - disk.free_bytes))
+        short_of_inodes = disk.free_inodes < made.levels.target[1]
+        keep = item.keep if short_of_inodes else max(item.keep, usage.bytes - missing)
+        self._engine.api.prune_builds(filters={"until": f"{item.age:.0f}s"}, keep_storage=keep)
+        return None
+
+    def _reserve(self) -> None:
+        """Have the spool allocated, so that what is done can be told on a full disk."""
+        try:
+            self._writer.spool.reserve()
+        except LogError as error:
+            if not self._disk_is_full():
+                raise
+            logger.warning("%s: what is removed first is told in the log as soon as there is space", error)
+
+    def _disk_is_full(self) -> bool:
+        found = os.statvfs(self._log.path.parent)
+        return found.f_bavail * found.f_frsize < self._writer.spool.size
 
     def _measure(self, made: Plan) -> DiskSample:
         return sample_disk(made.inventory.disk.path)
 
-    def _tell_removed(self, verdict: Verdict, freed: int) -> None:
-        image = verdict.image
-        logger.info("removed %s: freed %s; %s", image.name, format_bytes(freed), verdict.detail)
-        self._store(self._item(Kind.ITEM_REMOVED, verdict, freed, {}))
-
-    def _tell_failed(self, verdict: Verdict, obstacle: str) -> None:
-        logger.warning("kept %s after all: %s", verdict.image.name, obstacle)
-        self._store(self._item(Kind.ITEM_FAILED, verdict, None, {"error": obstacle}))
-
-    def _item(self, kind: Kind, verdict: Verdict, freed: int | None, more: dict[str, Any]) -> Event:
-        return Event(
-            time.time_ns(),
+    def _item(self, kind: Kind, removal: Removal, freed: int | None, more: dict[str, Any]) -> Event:
+        return _item_event(
             kind,
-            image=verdict.image.image_id,
-            reference=verdict.image.name,
-            bytes=freed,
-            attributes={
+            removal.kind,
+            removal.key,
+            removal.name,
+            freed,
+            {
                 "prune": self._prune,
-                "reason": verdict.reason.name.lower(),
-                "detail": verdict.detail,
-                "predicted_bytes": verdict.frees,
-                "references": list(verdict.image.references),
+                "reason": removal.reason,
+                "detail": removal.detail,
+                "predicted_bytes": removal.frees,
+                "references": list(removal.references),
                 **more,
             },
         )
@@ -299,8 +356,138 @@ class Executor:
         """Have the event on the disk, in the log or its spool, before going on.
 
         Raises:
-            LogError: neither can take it.
+            LogError: neither can take it, and not for want of space.
         """
         self._writer.add([event])
-        if not self._writer.flush() and not self._writer.save():
+        if not self._writer.flush() and not self._writer.save() and not self._disk_is_full():
             raise LogError(f"neither the log {self._log.path} nor its spool can be written: nothing more is removed")
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """What the engine holds: images with their tags, container IDs, volume names, bytes of build cache."""
+
+    images: dict[str, tuple[str, ...]]
+    containers: set[str]
+    volumes: set[str]
+    build_cache: int
+
+
+@dataclass(frozen=True, slots=True)
+class Untold:
+    """An item that an interrupted prune had planned to remove and said nothing more of.
+
+    Attributes:
+        kind: what it is.
+        key: what the engine calls it.
+        name: what people call it.
+        reason: why it was to go.
+        frees: bytes that its removal was to free.
+        bytes: what it held, where the plan tells.
+        references: an image's tags when it was planned.
+        deleted: whether the collector witnessed the image's removal since.
+    """
+
+    kind: ItemKind
+    key: str
+    name: str
+    reason: str
+    frees: int
+    bytes: int
+    references: tuple[str, ...]
+    deleted: bool
+
+
+def read_unfinished(log: EventLog, prune: str) -> list[Untold]:
+    """What a prune had planned to remove and not told the end of. Raises LogError."""
+    plans = log.query(
+        "SELECT CAST(attributes -> '$.plan' AS VARCHAR), time FROM event"
+        " WHERE kind = 'prune_started' AND attributes ->> '$.prune' = ?",
+        [prune],
+    )
+    told = set(
+        log.query(
+            "SELECT coalesce(attributes ->> '$.item', 'image'), coalesce(image_id, container, reference) FROM event"
+            " LEFT JOIN image USING (image)"
+            " WHERE kind IN ('item_removed', 'item_failed') AND attributes ->> '$.prune' = ?",
+            [prune],
+        )
+    )
+    untold = []
+    for text, began in plans:
+        deleted = {
+            image
+            for (image,) in log.query(
+                "SELECT image_id FROM event JOIN image USING (image)"
+                " WHERE kind = 'image_deleted' AND time >= ? AND host = ?",
+                [began, log.host],
+            )
+        }
+        untold += [entry for entry in _planned(json.loads(text), deleted) if (entry.kind.value, entry.key) not in told]
+    return untold
+
+
+def _planned(plan: dict[str, Any], deleted: set[str]) -> Iterator[Untold]:
+    for row in plan.get("items", ()):
+        if row["reason"] == Why.EXPIRED.value:
+            yield Untold(
+                *(ItemKind(row["item"]), row["key"], row["name"], row["reason"], row["frees"]),
+                *(row.get("bytes", 0), (), False),
+            )
+    for row in plan["images"]:
+        if row["reason"].startswith("evict"):
+            references = tuple(row["references"])
+            name = references[0] if references else row["image"]
+            yield Untold(
+                *(ItemKind.IMAGE, row["image"], name, row["reason"], row["frees"]),
+                *(0, references, row["image"] in deleted),
+            )
+
+
+def _aftermath(prune: str, entry: Untold, present: Present) -> Event:
+    """What became of an item, as far as the engine and the log can tell now."""
+    gone = {
+        ItemKind.IMAGE: entry.deleted or entry.key not in present.images,
+        ItemKind.CONTAINER: entry.key not in present.containers,
+        ItemKind.VOLUME: entry.key not in present.volumes,
+        ItemKind.BUILD_CACHE: present.build_cache < entry.bytes,
+    }[entry.kind]
+    lost = [name for name in entry.references if name not in present.images.get(entry.key, entry.references)]
+    more: dict[str, Any] = {"inferred": True} if gone else {"error": "the prune was interrupted before"}
+    if lost and not gone:
+        more["untagged"] = lost
+    return _item_event(
+        Kind.ITEM_REMOVED if gone else Kind.ITEM_FAILED,
+        entry.kind,
+        entry.key,
+        entry.name,
+        None,
+        {
+            "prune": prune,
+            "reason": entry.reason,
+            "predicted_bytes": entry.frees,
+            "references": list(entry.references),
+            **more,
+        },
+    )
+
+
+def _item_event(
+    kind: Kind, item: ItemKind, key: str, name: str, freed: int | None, attributes: dict[str, Any]
+) -> Event:
+    # A volume's name and the word for the build cache stand where an image's reference does.
+    return Event(
+        time.time_ns(),
+        kind,
+        image=key if item is ItemKind.IMAGE else None,
+        container=key if item is ItemKind.CONTAINER else None,
+        reference=key if item in {ItemKind.VOLUME, ItemKind.BUILD_CACHE} else name,
+        bytes=freed,
+        attributes={"item": item.value, "name": name, **attributes},
+    )
+
+
+def _named(removal: Removal) -> str:
+    """What is removed, in words: images by their name alone."""
+    kind = {ItemKind.CONTAINER: "container ", ItemKind.VOLUME: "volume "}.get(removal.kind, "")
+    return f"{kind}{removal.name}"

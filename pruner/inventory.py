@@ -131,6 +131,11 @@ class BuildCacheUsage:
 
     records: tuple[CacheRecord, ...] = ()
 
+    @property
+    def bytes(self) -> int:
+        """What all records hold."""
+        return sum(record.bytes for record in self.records)
+
 
 @dataclass(frozen=True, slots=True)
 class Past:

@@ -159,6 +159,7 @@ class Plan:
                     "reason": item.why.value,
                     "detail": item.detail,
                     "frees": item.frees,
+                    "bytes": item.subject.bytes,
                 }
                 for item in self.items
             ],

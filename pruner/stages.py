@@ -9,7 +9,7 @@ this module holds the others and what all have in common.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from collector.units import format_bytes, format_duration
@@ -77,6 +77,7 @@ class Item:
         detail: the reason in words, with its figures.
         subject: what it was judged by.
         keep: for build cache, bytes that its removal leaves.
+        age: for build cache, seconds unused after which a record may go.
     """
 
     kind: ItemKind
@@ -87,6 +88,7 @@ class Item:
     detail: str
     subject: Container | Volume | BuildCacheUsage
     keep: int = 0
+    age: float = 0.0
 
     @property
     def goes(self) -> bool:
@@ -203,7 +205,7 @@ def build_cache(policy: BuildCache, found: BuildCacheUsage, now: float, shortage
     """
     if not found.records:
         return []
-    total = sum(record.bytes for record in found.records)
+    total = found.bytes
     missing = max(0.0, shortage.bytes) if shortage is not None else 0.0
     if shortage is not None and shortage.inodes > 0:
         missing = total
@@ -216,7 +218,8 @@ def build_cache(policy: BuildCache, found: BuildCacheUsage, now: float, shortage
         why, detail = Why.SMALL, f"{WHY_MEANING[Why.SMALL]} ({story})"
     else:
         why, detail = _when_short(shortage, f"{story}: what was unused for {format_duration(policy.age)} goes")
-    return [_item(ItemKind.BUILD_CACHE, "build_cache", "build cache", why, free, detail, found, shortage, keep)]
+    made = _item(ItemKind.BUILD_CACHE, "build_cache", "build cache", why, free, detail, found, shortage)
+    return [replace(made, keep=keep, age=policy.age)]
 
 
 def _reclaimable(found: BuildCacheUsage, surplus: float, unused_since: float) -> int:
@@ -247,13 +250,12 @@ def _item(
     detail: str,
     subject: Container | Volume | BuildCacheUsage,
     shortage: Shortage | None,
-    keep: int = 0,
 ) -> Item:
     if not why.goes:
         return Item(kind, key, name, why, 0, detail, subject)
     if shortage is not None:
         shortage.take(size)
-    return Item(kind, key, name, why, size, detail, subject, keep)
+    return Item(kind, key, name, why, size, detail, subject)
 
 
 def is_dangling(image: Image, bearers: Mapping[str, str], policy: Policy) -> bool:

@@ -7,6 +7,7 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,9 @@ from pruner.inventory import (
     with_habits,
 )
 from pruner.learning import Experience, Habits, read_experience
+from pruner.lookout import recent_uses
 from pruner.orders import LEARNING_ORDERS
 from pruner.policy import Policy
-from pruner.witness import recent_uses
 
 _STALE_S = 900.0
 # The history of this time must have been witnessed to so much, or the decision says so.
@@ -110,28 +111,37 @@ def read_containers(
     sizes = {row.get("Id"): row.get("SizeRw") or 0 for row in usage.get("Containers") or []}
     found = []
     for row in listed:
-        created = row.created_ns / 1e9
-        detail = engine.container_detail(row.container) if row.state in STOPPED else {}
-        if detail is None:
-            continue
-        finished = parse_rfc3339((detail.get("State") or {}).get("FinishedAt")) or 0.0
-        host = detail.get("HostConfig") or {}
-        found.append(
-            Container(
-                container_id=row.container,
-                name=row.name,
-                image=row.image,
-                state=row.state,
-                # A container that never started is said to have finished in the year 1.
-                stopped_at=max(created, finished),
-                never_started=finished <= 0,
-                job=job_of(row.labels),
-                restarts=((host.get("RestartPolicy") or {}).get("Name") or "no") != "no",
-                bytes=max(0, int(sizes.get(row.container) or 0)) + _log_bytes(detail),
-                volumes=row.volumes,
-            )
+        container = Container(
+            container_id=row.container,
+            name=row.name,
+            image=row.image,
+            state=row.state,
+            stopped_at=row.created_ns / 1e9,
+            job=job_of(row.labels),
+            volumes=row.volumes,
         )
+        if row.state in STOPPED:
+            detail = engine.container_detail(row.container)
+            if detail is None:
+                continue
+            held = max(0, int(sizes.get(row.container) or 0)) + _log_bytes(detail)
+            container = replace(read_container(detail, container), bytes=held)
+        found.append(container)
     return tuple(found)
+
+
+def read_container(detail: Mapping[str, Any], known: Container) -> Container:
+    """A container with what the engine tells of it alone: since when it is stopped, and whether it comes back."""
+    state, host = detail.get("State") or {}, detail.get("HostConfig") or {}
+    created, finished = parse_rfc3339(detail.get("Created")) or 0.0, parse_rfc3339(state.get("FinishedAt")) or 0.0
+    return replace(
+        known,
+        state=str(state.get("Status") or known.state).lower(),
+        # A container that never started is said to have finished in the year 1.
+        stopped_at=max(created, finished),
+        never_started=finished <= 0,
+        restarts=((host.get("RestartPolicy") or {}).get("Name") or "no") != "no",
+    )
 
 
 def _log_bytes(detail: Mapping[str, Any]) -> int:
@@ -168,7 +178,7 @@ def read_volumes(
     for row in engine.volumes():
         name = str(row["Name"])
         data = told.get(name, {})
-        created = parse_rfc3339(row.get("CreatedAt")) or 0.0
+        created = created_at(row)
         last_use, evidence = max(
             (created, "created"),
             (_changed(row.get("Mountpoint")), "its folder changed"),
@@ -187,6 +197,11 @@ def read_volumes(
             )
         )
     return tuple(found)
+
+
+def created_at(volume: Mapping[str, Any]) -> float:
+    """When a volume was created, as the engine says, UTC seconds; 0 if it does not."""
+    return parse_rfc3339(volume.get("CreatedAt")) or 0.0
 
 
 def sort_of(name: str, labels: Mapping[str, str]) -> str:

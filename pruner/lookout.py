@@ -24,7 +24,7 @@ EVIDENCE = {
 }
 
 
-class Witness:
+class Lookout:
     """Follows the engine's events from its making on, whole.
 
     An engine remembers its last 256 events only, which a busy runner fills in seconds; a prune may
