@@ -1,0 +1,244 @@
+"""The stages before images: what goes, in which order, how far, and what never does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.disk import DiskSample
+from pruner import stages
+from pruner.decision import Reason
+from pruner.inventory import BuildCacheUsage, CacheRecord, Container, Image, Inventory, Volume
+from pruner.plan import Plan, plan
+from pruner.policy import BuildCache, Containers, Dangling, Policy, Space, Volumes
+from pruner.stages import ItemKind, Shortage, Why
+
+NOW = 1_000_000.0
+HOUR, DAY = 3600.0, 86400.0
+MB = 10**6
+
+
+def container(name: str, hours: float, job: str | None = None, size: int = MB, state: str = "exited") -> Container:
+    return Container(name, name, f"image-of-{name}", state, NOW - hours * HOUR, job=job, bytes=size)
+
+
+def volume(name: str, sort: str, days: float, size: int = MB) -> Volume:
+    return Volume(name, sort, NOW - days * DAY, NOW - days * DAY, "created", size)
+
+
+def image(name: str, hours: float, size: int = 10 * MB, containers: int = 0) -> Image:
+    last = NOW - hours * HOUR
+    return Image(
+        image_id=f"image-of-{name}",
+        references=(f"{name}:1",),
+        digests=(f"{name}@sha256:1",),
+        names=(f"{name}:1", f"{name}@sha256:1"),
+        size=size,
+        layers=((name, size),),
+        created=0.0,
+        first_seen=last,
+        last_use=last,
+        evidence="container removed",
+        pulled=last,
+        uses=1,
+        local=False,
+        containers=containers,
+    )
+
+
+def decided(found: list[stages.Item]) -> dict[str, Why]:
+    return {item.key: item.why for item in found}
+
+
+def test_containers_of_jobs_go_first_the_longest_stopped_first_and_no_further_than_needed() -> None:
+    found = [
+        container("other", 48),
+        container("job-new", 2, job="2"),
+        container("job-old", 3, job="1"),
+        container("other-old", 72),
+    ]
+    judged = stages.containers(Containers(), found, NOW, Shortage(2.5 * MB, 0))
+    assert [(item.key, item.why) for item in judged] == [
+        ("job-old", Why.EXPIRED),
+        ("job-new", Why.EXPIRED),
+        ("other-old", Why.EXPIRED),
+        ("other", Why.TARGET_REACHED),
+    ]
+
+
+def test_containers_that_run_are_young_kept_or_services_stay() -> None:
+    found = [
+        container("running", 1000, state="running"),
+        container("paused", 1000, state="paused"),
+        container("removing", 1000, state="removing"),
+        container("young-job", 0.5, job="1"),
+        container("young-other", 23),
+        container("kept-database", 1000),
+        replace(container("service", 1000), restarts=True),
+        replace(container("never-started", 0.5, job="3", state="created"), never_started=True),
+    ]
+    judged = stages.containers(Containers(keep=("*-database",)), found, NOW, Shortage(1e12, 0))
+    assert decided(judged) == {
+        "running": Why.RUNNING,
+        "paused": Why.RUNNING,
+        "removing": Why.RUNNING,
+        "young-job": Why.YOUNG,
+        "young-other": Why.YOUNG,
+        "kept-database": Why.KEPT,
+        "service": Why.SERVICE,
+        "never-started": Why.YOUNG,
+    }
+    switched_off = stages.containers(Containers(enabled=False), [container("old", 1000)], NOW, Shortage(1e12, 0))
+    assert decided(switched_off) == {"old": Why.SWITCHED_OFF}
+    assert all(item.frees == 0 for item in (*judged, *switched_off))
+
+
+def test_volumes_go_by_kind_each_with_its_age_and_never_one_in_use() -> None:
+    found = [
+        volume("anonymous", "anonymous", 2),
+        volume("anonymous-young", "anonymous", 0.5),
+        volume("cache", "cache", 8),
+        volume("cache-young", "cache", 6),
+        volume("listed", "named", 15),
+        volume("listed-kept", "named", 15),
+        volume("data", "named", 1000),
+        replace(volume("used", "anonymous", 1000), containers=1),
+        replace(volume("nfs", "anonymous", 1000), here=False),
+    ]
+    judged = stages.volumes(Volumes(named=("listed*",), keep=("*-kept",)), found, NOW, Shortage(1e12, 0))
+    assert decided(judged) == {
+        "anonymous": Why.EXPIRED,
+        "anonymous-young": Why.YOUNG,
+        "cache": Why.EXPIRED,
+        "cache-young": Why.YOUNG,
+        "listed": Why.EXPIRED,
+        "listed-kept": Why.KEPT,
+        "data": Why.NOT_LISTED,
+        "used": Why.IN_USE,
+        "nfs": Why.ELSEWHERE,
+    }
+    assert [item.key for item in judged if item.goes] == ["anonymous", "cache", "listed"]
+
+
+def test_build_cache_goes_down_to_what_is_kept_and_only_as_far_as_needed() -> None:
+    records = tuple(CacheRecord(MB, NOW - k * DAY) for k in range(10))
+    usage = BuildCacheUsage(records)
+    policy = BuildCache(keep=3 * MB, age=DAY)
+
+    def judge(missing: float, found: BuildCacheUsage = usage) -> stages.Item:
+        (item,) = stages.build_cache(policy, found, NOW, Shortage(missing, 0))
+        return item
+
+    assert (judge(2.5 * MB).frees, judge(2.5 * MB).keep) == (3 * MB, 7.5 * MB)
+    assert (judge(1e12).frees, judge(1e12).keep) == (7 * MB, 3 * MB)
+    assert judge(0).why is Why.TARGET_REACHED
+    assert judge(1e12, BuildCacheUsage(records[:3])).why is Why.SMALL
+    held = BuildCacheUsage(tuple(replace(record, in_use=True) for record in records))
+    assert judge(1e12, held).why is Why.SMALL
+    assert stages.build_cache(policy, BuildCacheUsage(), NOW, Shortage(1e12, 0)) == []
+
+
+def inventory(
+    images: list[Image], containers: tuple[Container, ...] = (), volumes: tuple[Volume, ...] = (), free: int = 5 * MB
+) -> Inventory:
+    disk = DiskSample("/", 100 * MB, free, 1000, 900)
+    return Inventory(tuple(images), disk, NOW, containers=containers, volumes=volumes)
+
+
+def policy(target: float, **sections: object) -> Policy:
+    return replace(Policy(threshold=Space.parse(f"{int(target * MB)}B"), allowlist=("base",)), **sections)  # type: ignore[arg-type]
+
+
+def going(made: Plan) -> list[str]:
+    return [removal.name for removal in made.removals]
+
+
+def test_stages_come_in_order_and_stop_at_the_target() -> None:
+    nameless = replace(image("nameless", 48), references=(), digests=(), names=(), local=True)
+    state = inventory(
+        [image("app", 30), image("base", 40), nameless],
+        (container("c", 48),),
+        (volume("v", "anonymous", 9),),
+    )
+    full = ["c", "image-of-nameless", "v", "app:1", "base:1"]
+    for target, count in ((5, 0), (5.5, 1), (7, 2), (16, 2), (16.5, 3), (18, 4), (28, 5)):
+        assert going(plan(policy(target), state)) == full[:count], target
+    made = plan(policy(99), state)
+    assert going(made) == full
+    assert [removal.reason for removal in made.removals] == [
+        *("expired", "evict_dangling", "expired", "evict", "evict_emergency")
+    ]
+    assert made.frees == 32 * MB
+
+
+def test_an_image_whose_only_containers_go_is_a_candidate_in_the_same_plan() -> None:
+    pinned = image("pinned", 48, containers=2)
+    stopped = replace(container("old", 48), image=pinned.image_id)
+    both = (stopped, replace(container("young", 1), image=pinned.image_id))
+    assert going(plan(policy(20), inventory([pinned], both))) == ["old"]
+    once = replace(pinned, containers=1)
+    assert going(plan(policy(20), inventory([once], (stopped,)))) == ["old", "pinned:1"]
+    # A container that came after the containers were listed pins it all the same.
+    assert going(plan(policy(20), inventory([pinned], (stopped,)))) == ["old"]
+
+
+def test_a_tag_that_moved_on_leaves_a_dangling_image_but_a_pinned_digest_does_not() -> None:
+    old = replace(
+        image("app", 48),
+        references=(),
+        image_id="old",
+        names=("app:1", "app@sha256:0"),
+        layers=(("old", 10 * MB),),
+    )
+    by_digest = replace(image("pin", 50), references=(), names=("pin@sha256:1",))
+    made = plan(policy(8), inventory([by_digest, image("app", 60), old]))
+    assert going(made) == [old.name]
+    assert made.evictions[0].reason is Reason.EVICT_DANGLING
+    off = plan(policy(8, dangling=Dangling(enabled=False)), inventory([by_digest, image("app", 60), old]))
+    assert going(off) == ["app:1"]
+
+
+def test_an_untagged_build_goes_although_no_registry_can_give_it_back_but_only_after_its_age() -> None:
+    nameless = replace(image("build", 25), references=(), digests=(), names=(), local=True)
+    assert going(plan(policy(8), inventory([nameless]))) == ["image-of-build"]
+    young = replace(nameless, last_use=NOW - 23 * HOUR)
+    assert going(plan(policy(8), inventory([young]))) == []
+
+
+def test_short_inodes_start_every_stage() -> None:
+    state = replace(
+        inventory([image("app", 30)], (container("c", 48),)),
+        disk=DiskSample("/", 100 * MB, 50 * MB, 1000, 10),
+    )
+    made = plan(policy(5), state)
+    assert made.needed
+    assert going(made) == ["c", "app:1"]
+
+
+items = st.lists(
+    st.tuples(st.integers(0, 100), st.integers(0, 20), st.sampled_from(["running", "exited", "created", "dead"])),
+    max_size=8,
+)
+
+
+@given(items, st.integers(0, 200))
+def test_no_stage_takes_what_it_may_not_or_more_than_it_must(rows: list[tuple[int, int, str]], missing: int) -> None:
+    found = [container(f"c{k}", hours, size=size, state=state) for k, (hours, size, state) in enumerate(rows)]
+    judged = stages.containers(Containers(), found, NOW, Shortage(float(missing), 0))
+    gone = [item for item in judged if item.goes]
+    assert {item.key for item in judged} == {one.container_id for one in found}
+    assert all(rows[int(item.key[1:])][0] >= 24 and rows[int(item.key[1:])][2] != "running" for item in gone)
+    # Without the last one it would not have been enough.
+    assert not gone or sum(item.frees for item in gone[:-1]) < missing
+
+
+@pytest.mark.parametrize("kind", list(ItemKind))
+def test_kinds_are_what_the_log_holds(kind: ItemKind) -> None:
+    assert kind.value in {"container", "image", "volume", "build_cache"}
+
+
+def test_every_reason_says_what_it_means() -> None:
+    assert set(stages.WHY_MEANING) == set(Why)
