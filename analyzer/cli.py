@@ -138,12 +138,12 @@ def _compare(
     trigger: str = "tick",
 ) -> None:
     """Simulate and print baselines, then policies."""
-    from analyzer.baselines import BASELINES
+    from analyzer.baselines import baseline
     from analyzer.replay import PolicyCleaner, Trigger, replay_many
     from analyzer.report import patient_progress, print_results
 
     ours = [PolicyCleaner(policy, trace, trigger=Trigger(trigger)) for policy in chosen]
-    others = [BASELINES[name]() for name in baselines]
+    others = [baseline(name) for name in baselines]
     notes = [
         f"{cleaner.name} is left out: it runs every {format_duration(cleaner.interval)}, longer than the log spans"
         for cleaner in others
@@ -156,17 +156,31 @@ def _compare(
 
 
 def _baselines(names: Sequence[str] | None) -> list[str]:
-    from analyzer.baselines import BASELINES, DEFAULT_BASELINES
+    from analyzer.baselines import BASELINES, DEFAULT_BASELINES, baseline
 
     chosen: list[str] = []
     for name in names or DEFAULT_BASELINES:
-        if name in BASELINES:
-            chosen.append(name)
-        elif name == "all":
+        if name == "all":
             chosen.extend(BASELINES)
         elif name != _NONE:
-            raise UsageError(f"--baseline: unknown '{name}'; known are {', '.join(BASELINES)}, all and none")
+            baseline(name)  # an unknown one is refused before the log is read
+            chosen.append(name)
     return chosen
+
+
+@app.command("baselines")
+def list_baselines(output: console.FormatOption = console.Format.TABLE) -> None:
+    """List what `simulate --baseline` knows, each in a line, with the switches that it may carry."""
+    from analyzer.baselines import meanings
+
+    known = meanings()
+    if output is console.Format.JSON:
+        console.print_json(
+            [{"name": name, "meaning": text, "switches": list(on)} for name, (text, on) in known.items()]
+        )
+        return
+    rows = [(name, " ".join(f"+{switch}" for switch in on) or "-", text) for name, (text, on) in known.items()]
+    console.print_table(("NAME", "SWITCHES", "MEANING"), rows, names=("NAME",), below=("MEANING",))
 
 
 def _format(text: str) -> Output:

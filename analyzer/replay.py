@@ -66,6 +66,9 @@ class Cleaner(Protocol):
     def sampled(self, host: Host) -> None:
         """The disk was just sampled."""
 
+    def waits(self, host: Host, until: float, *, use: bool) -> None:
+        """Time passes from the last happening until `until`, when a use begins or something else happens."""
+
 
 class PolicyCleaner:
     """Our pruner: the decision function, called at each tick.
@@ -131,6 +134,9 @@ class PolicyCleaner:
         """Prune if that shows too little space and events are to trigger it."""
         if self.trigger is Trigger.EVENT:
             self.tick(host)
+
+    def waits(self, host: Host, until: float, *, use: bool) -> None:
+        """Nothing: it sleeps until the timer or an event wakes it."""
 
     def ordered(self, host: Host) -> list[int]:
         """The images that are there, first to go first."""
@@ -262,12 +268,14 @@ def replay(
         return _result_of(outcome, cleaner, index, level, pull_rate, timeline=timeline)
     host = Host(trace, level, timeline=timeline)
     for time, what, number in _happenings(trace, cleaner.interval, progress):
-        host.now = time
         if time > trace.end:
             break
         before = len(host.counts.removals)
+        cleaner.waits(host, time, use=what == _USE)
+        host.now = time
         _happen(host, cleaner, what, number)
         host.counts.prunes += len(host.counts.removals) > before
+    cleaner.waits(host, trace.end, use=False)
     host.now = trace.end
     host.account()
     return _result(host, cleaner, pull_rate)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from analyzer.baselines import HOUR, Baseline, DockerGc, PruneUntil
+from analyzer.baselines.base import HOUR, Baseline
+from analyzer.baselines.by_age import DockerGc, PruneUntil
 from analyzer.replay import PolicyCleaner, replay
 from analyzer.result import Result
 from analyzer.trace import Trace
@@ -22,7 +23,7 @@ def test_the_year_is_read_whole(mesa: Trace) -> None:
 
 
 def test_age_pulls_again_what_is_needed(mesa: Trace) -> None:
-    age = replay(mesa, PruneUntil(24 * HOUR, 900.0, "pulled"))
+    age = replay(mesa, PruneUntil(24 * HOUR, 900.0, "local"))
     assert age.repulled_bytes / GIB == pytest.approx(5090.3, abs=0.1)
     assert replay(mesa, DockerGc()).repulled_bytes / GIB == pytest.approx(49_422.3, abs=0.1)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from analyzer.baselines import Baseline, DockerGc, PruneUntil
+from analyzer.baselines import Baseline
+from analyzer.baselines.by_age import DockerGc, PruneUntil
 from analyzer.host import Removal
 from analyzer.replay import PolicyCleaner, Trigger, recent_use, replay, replay_many
 from analyzer.result import Result
@@ -180,7 +181,7 @@ def test_image_prune_has_two_clocks() -> None:
     images = [ImageFacts([("a", 1)], created=-200.0), ImageFacts([("b", 1)], created=0.0)]
     trace = make_trace(images, [(1, 0, 2, RUN), (2, 1, 3, RUN)], [DiskState(0, 100, 0)], end=60)
     built = replay(trace, PruneUntil(age=50, interval=10, clock="built"))
-    local = replay(trace, PruneUntil(age=50, interval=10, clock="pulled"))
+    local = replay(trace, PruneUntil(age=50, interval=10, clock="local"))
     assert [(removal.time, removal.image) for removal in built.removed] == [(10, 0), (60, 1)]
     assert [(removal.time, removal.image) for removal in local.removed] == [(60, 0), (60, 1)]
 

@@ -1,0 +1,106 @@
+"""What others do about full disks, as simulator policies.
+
+Each follows the named tool's own code, its faults included; where it leans on something that the
+log does not tell, its docstring says so. A name may carry switches: ``drone-gc+exact`` books freed
+bytes rightly, ``kubelet+restarts`` forgets each week what it keeps in memory.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+from analyzer.baselines.base import DAY, HOUR, Baseline
+from analyzer.baselines.by_age import (
+    Buildkite,
+    ClearDockerCache,
+    DockerGc,
+    Ecs,
+    Nomad,
+    PruneUntil,
+    Taskcluster,
+    TtlIdle,
+)
+from analyzer.baselines.by_space import (
+    KUBELET_MAX_AGE,
+    Arvados,
+    BuildkitRank,
+    Docuum,
+    DroneGc,
+    Flush,
+    Kubelet,
+    RunnerCleanup,
+    Stone,
+)
+from analyzer.replay import Cleaner
+from collector.errors import UsageError
+
+__all__ = ["BASELINES", "DEFAULT_BASELINES", "Baseline", "baseline", "meanings"]
+
+WEEK = 7 * DAY
+
+BASELINES: dict[str, Callable[..., Cleaner]] = {
+    "never": Baseline,
+    "flush": Flush,
+    "docker-gc": DockerGc,
+    "docker-gc-12h": lambda: DockerGc(12 * HOUR),
+    "prune-until-built": PruneUntil,
+    "prune-until-local": lambda: PruneUntil(clock="local"),
+    "buildkite": Buildkite,
+    "clear-docker-cache-19.1": lambda: ClearDockerCache("19.1"),
+    "clear-docker-cache-19.2": ClearDockerCache,
+    "clear-docker-cache-19.3": lambda: ClearDockerCache("19.3"),
+    "docuum": Docuum,
+    "docuum-50%": lambda: Docuum(share=0.5),
+    "runner-cleanup": RunnerCleanup,
+    "drone-gc": DroneGc,
+    "kubelet": Kubelet,
+    "kubelet-maxage": lambda **switches: Kubelet(max_age=KUBELET_MAX_AGE, **switches),
+    "ecs": Ecs,
+    "taskcluster": Taskcluster,
+    "buildkit-rank": BuildkitRank,
+    "ttl-idle": TtlIdle,
+    "arvados": Arvados,
+    "nomad": Nomad,
+    "stone-use": Stone,
+    "stone-pull": lambda: Stone("pull"),
+    "stone-job": lambda: Stone("job"),
+}
+DEFAULT_BASELINES = ("never", "docker-gc", "prune-until-built", "prune-until-local")
+SWITCHES: dict[str, dict[str, object]] = {"exact": {"exact": True}, "restarts": {"restarts": WEEK}}
+_SWITCHED = {
+    "runner-cleanup": ("restarts",),
+    "drone-gc": ("exact", "restarts"),
+    "kubelet": ("exact", "restarts"),
+    "kubelet-maxage": ("exact", "restarts"),
+    "arvados": ("exact", "restarts"),
+    "nomad": ("restarts",),
+}
+
+
+def baseline(text: str) -> Cleaner:
+    """The baseline of a name, with switches after ``+``.
+
+    Raises:
+        UsageError: there is no such baseline, or it has no such switch.
+    """
+    name, *switches = text.split("+")
+    if name not in BASELINES:
+        raise UsageError(f"--baseline: unknown '{name}'; known are {', '.join(BASELINES)}, all and none")
+    chosen: dict[str, object] = {}
+    for switch in switches:
+        if switch not in _SWITCHED.get(name, ()):
+            known = " and ".join(f"+{known}" for known in _SWITCHED.get(name, ())) or "none"
+            raise UsageError(f"--baseline: '{name}' has no switch '+{switch}'; it has {known}")
+        chosen |= SWITCHES[switch]
+    made = BASELINES[name](**chosen)
+    made.name = text if switches else made.name
+    return made
+
+
+def meanings() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Of each baseline, in a line, what it does; and its switches."""
+    return {
+        name: ((inspect.getdoc(type(make())) or "").partition("\n")[0], _SWITCHED.get(name, ()))
+        for name, make in BASELINES.items()
+    }

@@ -1,0 +1,103 @@
+"""What all baselines have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from analyzer.host import Host
+
+MINUTE = 60.0
+HOUR = 3600.0
+DAY = 86400.0
+GB = 10**9
+GIB = 2**30
+
+
+class Baseline:
+    """Something others run; by itself it removes nothing, ever (``never``).
+
+    Its results bound the re-pulls from below and show how much disk keeping everything takes.
+
+    Args:
+        exact: book what a removal frees as it is, where the tool is wrong about it.
+        restarts: seconds between restarts, at which a tool forgets what it keeps in memory; None: it never restarts.
+    """
+
+    baseline = True
+    name = "never"
+    interval = 0.0
+
+    def __init__(self, *, exact: bool = False, restarts: float | None = None) -> None:
+        self.exact = exact
+        self.restarts = restarts
+        self._began = 0.0
+
+    def tick(self, host: Host) -> None:
+        """Nothing."""
+
+    def used(self, host: Host, image: int, *, brought_in: bool) -> None:
+        """Nothing."""
+
+    def sampled(self, host: Host) -> None:
+        """Nothing."""
+
+    def waits(self, host: Host, until: float, *, use: bool) -> None:
+        """Time passes until `until`, when a use begins or something else happens. Nothing."""
+
+    def restarted(self, now: float) -> bool:
+        """Whether it has been restarted since this was asked last."""
+        if self.restarts is None or now - self._began < self.restarts:
+            return False
+        self._began += (now - self._began) // self.restarts * self.restarts
+        return True
+
+
+def unused(host: Host) -> list[int]:
+    """The images that are there and that no container refers to, in order of first sight."""
+    return [i for i in host.present if not host.pinned(i)]
+
+
+def seen_use(host: Host, image: int) -> float:
+    """The latest moment at which the image has been in use; now while a container exists."""
+    return min(host.last_use[image], host.now)
+
+
+def size(host: Host, image: int) -> int:
+    """Bytes of all layers of an image, as `docker image ls` shows it."""
+    return sum(host.layer_bytes[j] for j in host.layers[image])
+
+
+def unique_size(host: Host, image: int) -> int:
+    """Bytes of the layers that no other image has, as `docker system df` shows it."""
+    return sum(host.layer_bytes[j] for j in host.layers[image] if host.holders[j] == 1)
+
+
+def removable_by_id(host: Host, image: int) -> bool:
+    """Whether the engine removes it by ID without force: not with two references (moby, image_delete.go)."""
+    return len(host.trace.references[image]) <= 1
+
+
+def remove_until(host: Host, order: Iterable[int], enough: Callable[[], bool]) -> None:
+    """Remove one after the other, measuring each time, until it is enough."""
+    for i in order:
+        if enough():
+            return
+        host.remove(i)
+
+
+def age_name(seconds: float) -> str:
+    """An age as the tools write it."""
+    return f"{seconds / HOUR:g}h"
+
+
+def at(host: Host, time: float, act: Callable[[], None]) -> None:
+    """Do something at a time between two happenings."""
+    host.now, before = time, host.now
+    act()
+    host.now = max(host.now, before)
+
+
+def next_multiple(time: float, step: float) -> float:
+    """The first tick of a clock with that step that is not before `time`."""
+    return math.ceil(time / step) * step

@@ -1,0 +1,233 @@
+"""Tools that remove what is older than something, whatever is free."""
+
+from __future__ import annotations
+
+import heapq
+
+from analyzer.baselines.base import DAY, GIB, HOUR, MINUTE, Baseline, age_name, removable_by_id, unused
+from analyzer.host import Host
+
+
+class DockerGc(Baseline):
+    """spotify/docker-gc (2021-02), hourly: every unused image *built* longer ago than the grace period.
+
+    Free space does not matter to it. It removes by image ID without force, so an image with two
+    references stays (the engine refuses). It also removes exited containers; the log's containers
+    end where they were removed in fact.
+    """
+
+    def __init__(self, grace: float = DAY, interval: float = HOUR) -> None:
+        super().__init__()
+        self.name = f"docker-gc-{age_name(grace)}"
+        self.grace = grace
+        self.interval = interval
+
+    def tick(self, host: Host) -> None:
+        """Remove all that is older than the grace period."""
+        for i in unused(host):
+            if host.now - host.created[i] > self.grace and removable_by_id(host, i):
+                host.remove(i)
+
+
+class PruneUntil(Baseline):
+    """``docker image prune --all --force --filter until=AGE``, by cron.
+
+    The age is that of the build under graphdrivers, and that of the local image record (pulled or
+    tagged) under the containerd store (moby, `image_prune.go` and `containerd/image_list.go`).
+    """
+
+    def __init__(self, age: float = DAY, interval: float = DAY, clock: str = "built") -> None:
+        super().__init__()
+        self.name = f"prune-until-{age_name(age)}-{clock}"
+        self.age = age
+        self.interval = interval
+        self.clock = clock
+
+    def tick(self, host: Host) -> None:
+        """Remove all that is older than the age."""
+        prune_until(host, self.age, self.clock)
+
+
+def prune_until(host: Host, age: float, clock: str) -> None:
+    """As the engine does it: all unused images of that age."""
+    since = host.created if clock == "built" else host.pulled
+    for i in unused(host):
+        if since[i] < host.now - age:
+            host.remove(i)
+
+
+class Buildkite(Baseline):
+    """Buildkite's elastic stack (2026-08): under 5 GiB or 250,000 inodes, prune with ``until=4h``.
+
+    Checked hourly and before every job. When that does not help it fails the job or replaces the
+    machine; here the job goes on.
+    """
+
+    name = "buildkite"
+    interval = HOUR
+
+    def __init__(self, age: float = 4 * HOUR, low: int = 5 * GIB, low_inodes: int = 250_000) -> None:
+        super().__init__()
+        self.age = age
+        self.low = low
+        self.low_inodes = low_inodes
+
+    def tick(self, host: Host) -> None:
+        """Check and prune."""
+        if host.free < self.low or host.free_inodes < self.low_inodes:
+            prune_until(host, self.age, "built")
+
+    def waits(self, host: Host, until: float, *, use: bool) -> None:
+        """Check before a job."""
+        if use:
+            host.now = until
+            self.tick(host)
+
+
+class ClearDockerCache(Baseline):
+    """GitLab Runner's ``clear-docker-cache`` by weekly cron, in 19.2: ``docker image prune --all --force``.
+
+    Before and after 19.2 it prunes only what carries the runner's label, which no pulled image does.
+    """
+
+    interval = 7 * DAY
+
+    def __init__(self, version: str = "19.2") -> None:
+        super().__init__()
+        self.name = f"clear-docker-cache-{version}"
+        self.all_images = version == "19.2"
+
+    def tick(self, host: Host) -> None:
+        """Remove all unused images, or none."""
+        for i in unused(host) if self.all_images else ():
+            host.remove(i)
+
+
+class TtlIdle(Baseline):
+    """docker-housekeep: every image unused for a week, daily at six."""
+
+    name = "ttl-idle"
+    interval = DAY
+
+    def __init__(self, idle: float = 7 * DAY, interval: float = DAY) -> None:
+        super().__init__()
+        self.idle = idle
+        self.interval = interval
+
+    def tick(self, host: Host) -> None:
+        """Remove all that is idle for too long."""
+        for i in unused(host):
+            if host.now - host.last_use[i] > self.idle:
+                host.remove(i)
+
+
+class Ecs(Baseline):
+    """The Amazon ECS agent (2026-06): every 30 min up to five least recently used images, whatever is free.
+
+    An image may go an hour after it was first recorded, once no task's container refers to it; those
+    are kept for three hours after they stop, and last use is when they go.
+    """
+
+    name = "ecs"
+
+    def __init__(
+        self, count: int = 5, interval: float = 30 * MINUTE, kept: float = 3 * HOUR, age: float = HOUR
+    ) -> None:
+        super().__init__()
+        self.count = count
+        self.interval = interval
+        self.kept = kept
+        self.age = age
+        self._recorded: dict[int, float] = {}
+
+    def used(self, host: Host, image: int, *, brought_in: bool) -> None:
+        """Record an image that is new to it."""
+        if brought_in or image not in self._recorded:
+            self._recorded[image] = host.now
+
+    def tick(self, host: Host) -> None:
+        """Remove the least recently used of those that may go."""
+        may_go = [
+            i
+            for i in host.present
+            if i in self._recorded
+            and host.now - self._recorded[i] > self.age
+            and host.now >= host.last_use[i] + self.kept
+        ]
+        for i in sorted(may_go, key=lambda i: (host.last_use[i], i))[: self.count]:
+            host.remove(i)
+
+
+class Nomad(Baseline):
+    """Nomad's Docker driver (2026-08): each image three minutes after its last task has ended.
+
+    References are kept in memory: after a restart it never removes what it had pulled before.
+    """
+
+    name = "nomad"
+
+    def __init__(self, delay: float = 3 * MINUTE, *, restarts: float | None = None) -> None:
+        super().__init__(restarts=restarts)
+        self.delay = delay
+        self._due: list[tuple[float, int]] = []
+
+    def used(self, host: Host, image: int, *, brought_in: bool) -> None:  # noqa: ARG002 - the protocol
+        """A new use sets the timer anew."""
+        heapq.heappush(self._due, (host.last_use[image] + self.delay, image))
+
+    def waits(self, host: Host, until: float, *, use: bool) -> None:  # noqa: ARG002
+        """Remove those whose timer has run out."""
+        if self.restarted(until):
+            self._due.clear()
+        while self._due and self._due[0][0] <= until:
+            due, image = heapq.heappop(self._due)
+            if host.held[image] and host.last_use[image] + self.delay == due:
+                host.now = max(due, host.now)
+                host.remove(image)
+
+
+class Taskcluster(Baseline):
+    """taskcluster's docker-worker (2020-05): images unused for two hours; under 30 GB all unused ones. Each minute."""
+
+    name = "taskcluster"
+
+    def __init__(self, ttl: float = 2 * HOUR, low: int = 30 * 10**9, period: float = MINUTE) -> None:
+        super().__init__()
+        self.ttl = ttl
+        self.low = low
+        self.period = period
+        self._marked: dict[int, float] = {}
+        self._earliest = 0.0
+
+    def used(self, host: Host, image: int, *, brought_in: bool) -> None:  # noqa: ARG002 - the protocol
+        """Mark it anew."""
+        self._marked[image] = host.now + self.ttl
+        self._earliest = min(self._earliest, max(self._marked[image], host.last_use[image]))
+
+    def waits(self, host: Host, until: float, *, use: bool) -> None:  # noqa: ARG002
+        """Sweep each minute until then."""
+        full = host.free <= self.low
+        if not full and self._earliest > until:
+            return
+        tick = host.now // self.period * self.period + self.period
+        while tick <= until:
+            host.now = tick
+            self._sweep(host)
+            tick = max(tick + self.period, -(-self._next(host) // self.period) * self.period)
+
+    def _sweep(self, host: Host) -> None:
+        full = host.free <= self.low
+        for i in [i for i, expires in self._marked.items() if full or expires < host.now]:
+            if not host.pinned(i) and host.held[i]:
+                host.remove(i)
+            if not host.held[i]:
+                del self._marked[i]
+
+    def _next(self, host: Host) -> float:
+        """When something may go next, if nothing else happens."""
+        full = host.free <= self.low
+        self._earliest = min(
+            (host.last_use[i] if full else max(expires, host.last_use[i]) for i, expires in self._marked.items()),
+            default=float("inf"),
+        )
+        return self._earliest
