@@ -14,10 +14,11 @@ from collector.engine import Engine, ListedImage, Usage
 from collector.errors import EngineError, LogError
 from collector.events import Event, Kind
 from collector.log import EventLog
-from collector.notify import notify
+from collector.notify import Watchdog, notify
 from collector.presence import Presence
 from collector.reader import Reader, StreamEnded
 from collector.translate import OpenContainer, Translator, names_of
+from collector.wake import Alarm
 from collector.writer import LogWriter
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ class Collector:
         self._writer = LogWriter(log)
         self._presence = Presence()
         self._translator = Translator(engine)
+        self._alarm = Alarm(log.path)
+        self._watchdog = Watchdog()
         self._data_root = ""
         self._usage: Usage | None = None
         # Time of the last event that came from the engine, UTC nanoseconds.
@@ -130,6 +133,7 @@ class Collector:
 
     def _wait_for_engine(self, reason: str, seconds: float) -> None:
         logger.warning("%s; trying again in %.1f s", reason, seconds)
+        self._watchdog.progress()
         self._engine.close()
         self._flush()
         self.stopping.wait(seconds)
@@ -213,7 +217,7 @@ class Collector:
 
     def _iterate(self, now: float) -> None:
         """Do what is due at `now` (monotonic seconds)."""
-        notify("WATCHDOG=1")
+        self._watchdog.progress()
         self._record(*self._clock.watch())
         if self._listing_due:
             self._listing_due = False
@@ -248,6 +252,7 @@ class Collector:
     def _handle(self, raws: list[dict[str, object]]) -> None:
         self._record(*self._clock.watch())
         for raw in raws:
+            self._watchdog.progress()
             for event in self._translator.translate(raw):
                 self._anchor_ns = event.time_ns
                 if event.kind is Kind.IMAGE_DELETED and event.image:
@@ -270,6 +275,7 @@ class Collector:
 
     def _observe_changed(self, listed: list[ListedImage]) -> None:
         for row in self._presence.changed(listed):
+            self._watchdog.progress()
             seen = self._engine.observe(row)
             if seen is not None:
                 self._record(self._presence.observed(seen, self._clock.now()))
@@ -278,6 +284,7 @@ class Collector:
     def _sample(self) -> DiskSample:
         self._sampling_due = False
         sample = sample_disk(self._data_root)
+        self._alarm.hear(sample)
         attributes: dict[str, object] = {**sample.attributes(), "image_bytes": self._presence.image_bytes}
         if self._usage is not None:
             attributes["container_bytes"] = self._usage.container_bytes

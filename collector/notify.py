@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import socket
+import time
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
 
 
 def notify(*states: str) -> None:
@@ -14,10 +20,32 @@ def notify(*states: str) -> None:
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        channel.sendto("\n".join(states).encode(), address)
+        try:
+            channel.sendto("\n".join(states).encode(), address)
+        except OSError as error:
+            logger.warning("the service manager cannot be told %s: %s", states[0], error.strerror)
 
 
-def watchdog_interval() -> float | None:
-    """Seconds between signs of life so that the watchdog is content; None if there is none."""
-    microseconds = os.environ.get("WATCHDOG_USEC", "")
-    return int(microseconds) / 1e6 / 3 if microseconds.isdigit() else None
+class Watchdog:
+    """Tells the service manager of progress, for what does nothing else will be ended and started anew.
+
+    Call `progress` where a step of work is done, never from a timer or another thread: those would go
+    on telling when the work has long come to a halt.
+
+    Args:
+        now: a clock that nobody sets, seconds.
+    """
+
+    # Steps may be many in a flood of events; one word a second is plenty.
+    _EVERY_S = 1.0
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._told = -math.inf
+
+    def progress(self) -> None:
+        """A step of work is done."""
+        now = self._now()
+        if now - self._told >= self._EVERY_S:
+            self._told = now
+            notify("WATCHDOG=1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -56,7 +57,10 @@ def run(
     ] = None,
     trigger: Annotated[
         str | None,
-        typer.Option(help="What the log says started this prune (default: manual, or pre-job with --until-free)."),
+        typer.Option(
+            help="What the log says started this prune "
+            "(default: manual, pre-job with --until-free, or the systemd unit that did)."
+        ),
     ] = None,
     output: FormatOption = Format.TABLE,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
@@ -84,7 +88,9 @@ def run(
         else:
             print_plan(made, only_removals=True)
         return
-    outcome = running.run(engine, opened, policy, trigger or ("pre-job" if until_free else "manual"), wish)
+    outcome = running.run(
+        engine, opened, policy, trigger or ("pre-job" if until_free else running.trigger_of(os.environ)), wish
+    )
     if output is Format.JSON:
         console.print_json(running.to_json(outcome))
     else:

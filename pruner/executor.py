@@ -102,7 +102,7 @@ class Executor:
     Args:
         engine: the live engine.
         log: where every step is stored, before it happens and after.
-        trigger: why it runs (``timer``, ``manual``, ``pre-job``), for the log.
+        trigger: why it runs (``timer``, ``early``, ``manual``, ``pre-job``), for the log.
     """
 
     def __init__(self, engine: Engine, log: EventLog, trigger: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,7 @@ from collector.engine import Engine
 from collector.errors import HindsightError, UsageError
 from collector.log import EventLog
 from collector.units import format_bytes
+from collector.wake import leave_levels
 from pruner.executor import MAX_ROUNDS, Executor, Outcome, exclusive
 from pruner.inventory import read_history
 from pruner.plan import Plan, counted, plan
@@ -74,11 +77,26 @@ def run(engine: Engine, log: EventLog, policy: Policy, trigger: str, wish: Wish 
         PrunerBusyError: another pruner is at work.
         UsageError: the policy contradicts itself on this disk.
     """
+
+    def replan() -> Plan:
+        made = make_plan(engine, log, policy, wish)
+        if wish is None:
+            # What one run was asked for is not when the next shall begin.
+            leave_levels(log.path, made.inventory.disk.path, *made.levels.threshold)
+        return made
+
     with exclusive(log.path):
         executor = Executor(engine, log, trigger)
         executor.flush()
         executor.finish_interrupted(unfinished(log))
-        return executor.run(lambda: make_plan(engine, log, policy, wish))
+        return executor.run(replan)
+
+
+def trigger_of(environment: Mapping[str, str]) -> str:
+    """What started this run, as systemd tells its services (from version 252 on)."""
+    if unit := environment.get("TRIGGER_UNIT"):
+        return {"timer": "timer", "path": "early"}.get(unit.rpartition(".")[2], unit)
+    return "service" if environment.get("SYSTEMD_EXEC_PID") == str(os.getpid()) else "manual"
 
 
 def unfinished(log: EventLog) -> tuple[str, ...]:
