@@ -29,6 +29,7 @@ from pruner.inventory import (
     image_of,
     number,
     read_history,
+    read_unpulled,
     used_later,
     with_habits,
 )
@@ -72,6 +73,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
     experience = Experience()
     if log is not None and known and policy.order in LEARNING_ORDERS:
         experience = read_experience(log, now)
+    unpulled = read_unpulled(log) if log is not None and known and engine.store == "containerd" else frozenset()
     recent = recent_uses(engine, now - policy.min_age, now)
     images = []
     for row in engine.images():
@@ -79,6 +81,8 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
         if observation is not None:
             own = [container for container in containers if container.image == row.image]
             image = image_of(observation, history.images.get(row.image), own, now)
+            if row.image in unpulled:
+                image = replace(image, local=True)
             image = with_habits(image, experience.habits.get(row.image, Habits()))
             images.append(used_later(image, *recent.get(row.image, (0.0, ""))))
     return Inventory(
