@@ -77,6 +77,54 @@ static int sort_spells(spell_t *spells, int64_t count, spell_t *sorted) {
     return OK;
 }
 
+typedef struct {
+    double time;
+    int32_t kind, number;
+} entry_t;
+
+static int by_moment(const void *a, const void *b) {
+    const entry_t *x = a, *y = b;
+    if (x->time != y->time) return x->time < y->time ? -1 : 1;
+    if (x->kind != y->kind) return x->kind < y->kind ? -1 : 1;
+    return x->number < y->number ? -1 : x->number > y->number;
+}
+
+/* The order of entries by time, then kind, then as given. All times must be finite. */
+int kernel_order(int32_t count, const double *time, const int64_t *kind, int32_t *order) {
+    double low = INFINITY, high = -INFINITY;
+    for (int32_t k = 0; k < count; k++) {
+        if (time[k] < low) low = time[k];
+        if (time[k] > high) high = time[k];
+    }
+    int32_t buckets = count / 2 + 1;
+    int32_t *start = calloc((size_t)buckets + 2, sizeof *start);
+    entry_t *sorted = malloc(((size_t)count + 1) * sizeof *sorted);
+    if (!start || !sorted) return free(start), free(sorted), NO_MEMORY;
+    double scale = high > low ? (double)(buckets - 1) / (high - low) : 0.0;
+    for (int32_t k = 0; k < count; k++) start[(int32_t)((time[k] - low) * scale) + 2]++;
+    for (int32_t b = 0; b < buckets; b++) start[b + 2] += start[b + 1];
+    for (int32_t k = 0; k < count; k++)
+        sorted[start[(int32_t)((time[k] - low) * scale) + 1]++] = (entry_t){time[k], (int32_t)kind[k], k};
+    int32_t first = 0;
+    for (int32_t b = 0; b < buckets; b++) {
+        int32_t last = start[b + 1];
+        if (last - first > 24) {
+            qsort(sorted + first, (size_t)(last - first), sizeof *sorted, by_moment);
+        } else {
+            for (int32_t k = first + 1; k < last; k++) {
+                entry_t moved = sorted[k];
+                int32_t at = k;
+                for (; at > first && by_moment(&moved, &sorted[at - 1]) < 0; at--) sorted[at] = sorted[at - 1];
+                sorted[at] = moved;
+            }
+        }
+        first = last;
+    }
+    for (int32_t k = 0; k < count; k++) order[k] = sorted[k].number;
+    free(start), free(sorted);
+    return OK;
+}
+
 /* Make the index of a trace.
  *
  * time, image, until, kind: the uses, by time; code: written: image and kind of each in one number.

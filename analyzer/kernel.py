@@ -347,6 +347,18 @@ def _checked(status: int) -> None:
         raise MemoryError("not enough memory for the replay")
 
 
+def by_time(time: Floats, kind: Integers) -> Integers:
+    """The order of entries by time, then kind, then as given; shape (u,)."""
+    order: Integers
+    if len(time) >= _MOST_USES or load() is None:
+        order = np.lexsort((kind, time))
+        return order
+    order = np.empty(len(time), dtype=np.int32)
+    time, kind = _plain(time, np.float64), _plain(kind, np.int64)
+    _checked(_function("kernel_order")(c_int32(len(time)), *_pointers(time, kind, order)))
+    return order
+
+
 _latest: list[Index] = []
 _lock = Lock()
 _KEPT = 2

@@ -10,6 +10,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from analyzer.kernel import by_time
 from analyzer.trace import Flags, Floats, Integers, Trace, Use
 from collector.errors import LogError
 from collector.log import EventLog
@@ -21,24 +22,41 @@ _NS = 1e9
 _NONE = -1  # what SQL's NULL is in an integer column
 
 # The collector witnesses from its first own act on; containers may be older than that.
-_WITNESSED = """
-    SELECT epoch_ns(coalesce(min(time) FILTER (kind IN ('collector_started', 'disk_sampled', 'image_observed')),
-        min(time))), epoch_ns(max(time)), count(*) FILTER (image IS NULL AND kind IN
-        ('container_created', 'container_destroyed', 'job_image_used', 'image_pulled'))
-    FROM event WHERE host = ?
+_WITNESSES = ("collector_started", "disk_sampled", "image_observed")
+_NAMING = ("container_created", "container_destroyed", "job_image_used", "image_pulled")
+_KINDS = """
+    SELECT kind, epoch_ns(min(time)), epoch_ns(max(time)), count(*) - count(image)
+    FROM event WHERE host = ? GROUP BY kind
 """
 _USES = """
-    SELECT epoch_ns(coalesce(began, time)) AS time, epoch_ns(time) AS until, image, seq,
-        CASE kind WHEN 'container_destroyed' THEN 2 WHEN 'image_pulled' THEN 3 WHEN 'job_image_used' THEN 4
-            WHEN 'image_tagged' THEN 5 ELSE 1 END AS kind
+    SELECT coalesce(began, time) AS time, time AS until, image,
+        CAST(CASE kind WHEN 'container_destroyed' THEN 2 WHEN 'image_pulled' THEN 3 WHEN 'job_image_used' THEN 4
+            WHEN 'image_tagged' THEN 5 ELSE 1 END AS UTINYINT) AS kind
     FROM event WHERE host = $host AND image IS NOT NULL AND kind IN ('container_destroyed', 'image_pulled',
         'job_image_used', 'image_tagged', 'image_loaded', 'image_imported', 'image_built')
-    UNION ALL
-    SELECT epoch_ns(e.time), -1, e.image, e.seq, 2
-    FROM event AS e ANTI JOIN (FROM event WHERE kind = 'container_destroyed' AND host = $host) AS d
-        ON d.container = e.container
-    WHERE e.host = $host AND e.kind = 'container_created' AND e.image IS NOT NULL
 """
+# Containers without an end are few among millions. Where all have one, creations and the beginnings
+# that stand beside the ends are the same times: only images and days where they are not are looked at
+# container by container.
+_DOUBTFUL = """
+    CREATE OR REPLACE TEMP TABLE doubtful AS
+    SELECT image, epoch_ns(coalesce(began, time)) // 86400000000000 AS day FROM event
+    WHERE host = $host AND image IS NOT NULL AND kind IN ('container_created', 'container_destroyed')
+    GROUP BY ALL HAVING bit_xor(hash(coalesce(began, time))) != 0 OR 2 * count(began) != count(*)
+"""
+_CREATED = """
+    CREATE OR REPLACE TEMP TABLE created AS
+    SELECT seq, time, image, container FROM event SEMI JOIN doubtful
+        ON event.image = doubtful.image AND epoch_ns(time) // 86400000000000 = day
+    WHERE host = $host AND kind = 'container_created'
+"""
+_OPEN = """
+    SELECT time, image FROM created WHERE container NOT IN (
+        SELECT container FROM event WHERE host = $host AND kind = 'container_destroyed'
+            AND container IN (SELECT container FROM created)
+    ) ORDER BY seq
+"""
+_OBSERVATIONS = "CREATE OR REPLACE TEMP TABLE observed AS FROM image_observations WHERE host = ?"
 _OBSERVED = """
     SELECT image, epoch_ns(first_observed) AS time,
         local,
@@ -46,7 +64,7 @@ _OBSERVED = """
         CAST(coalesce(TRY_CAST(attributes ->> '$.stored' AS DOUBLE), 0) * 1000000000 AS BIGINT) AS stored,
         coalesce(CAST(attributes ->> '$.size' AS BIGINT), -1) AS size,
         coalesce(attributes ->> '$.references', '[]') AS refs
-    FROM image_observations WHERE host = ?
+    FROM observed ORDER BY image
 """
 # An allowlist may match any name that an image was ever seen with.
 _NAMES = """
@@ -60,8 +78,18 @@ _NAMES = """
     ) WHERE image IS NOT NULL GROUP BY image
 """
 _LAYERS = """
-    SELECT image, coalesce(chain_id, diff_id) AS layer, coalesce(bytes, 0) AS bytes
-    FROM image_layers WHERE host = ? ORDER BY image, position
+    WITH listed AS (
+        SELECT image, json_transform(attributes -> '$.layers',
+            '[{"chain_id": "VARCHAR", "diff_id": "VARCHAR", "bytes": "BIGINT"}]') AS layers FROM observed
+    ), flat AS (
+        SELECT image, unnest(layers) AS layer, generate_subscripts(layers, 1) AS position FROM listed
+    ), named AS (
+        SELECT image, position, coalesce(layer.chain_id, layer.diff_id) AS layer, coalesce(layer.bytes, 0) AS bytes
+        FROM flat
+    ), numbered AS (
+        SELECT layer, row_number() OVER (ORDER BY layer) - 1 AS number, max(bytes) AS bytes FROM named GROUP BY layer
+    )
+    SELECT image, position, number AS layer, numbered.bytes FROM named JOIN numbered USING (layer)
 """
 _DISK = """
     SELECT epoch_ns(time) AS time, coalesce(free_bytes, -1) AS free, coalesce(total_bytes, -1) AS total,
@@ -94,15 +122,17 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
     with log.reading() as connection:
         host = _host(connection, host, log)
         parameters = [host]
-        origin, end, unknown = connection.execute(_WITNESSED, parameters).fetchall()[0]
+        kinds = {kind: rest for kind, *rest in connection.execute(_KINDS, parameters).fetchall()}
+        witnesses = [kinds[kind][0] for kind in _WITNESSES if kind in kinds]
+        connection.execute(_OBSERVATIONS, parameters)
         raw = _Raw(
             host=host,
-            origin=origin,
-            end=end,
-            unresolved=unknown,
-            uses=_columns(connection, _USES, {"host": host}),
-            observed=_columns(connection, _OBSERVED, parameters),
-            layers=_columns(connection, _LAYERS, parameters),
+            origin=min(witnesses or [first for first, _, _ in kinds.values()]),
+            end=max(last for _, last, _ in kinds.values()),
+            unresolved=sum(kinds[kind][2] for kind in _NAMING if kind in kinds),
+            uses=_uses(connection, host),
+            observed=_columns(connection, _OBSERVED),
+            layers=_columns(connection, _LAYERS),
             disk=_columns(connection, _DISK, parameters),
             gaps=_columns(connection, _GAPS, parameters),
             names=dict(connection.execute(_NAMES, {"host": host}).fetchall()),
@@ -111,8 +141,34 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
     return _assemble(raw, disk or DiskOverride())
 
 
-def _columns(connection: duckdb.DuckDBPyConnection, sql: str, parameters: object) -> Columns:
+def _columns(connection: duckdb.DuckDBPyConnection, sql: str, parameters: object = None) -> Columns:
     return cast("Columns", connection.execute(sql, parameters).fetchnumpy())
+
+
+def _uses(connection: duckdb.DuckDBPyConnection, host: str) -> Columns:
+    """All uses, those without an end last: times in UTC nanoseconds, `until` _NONE where a container lives."""
+    named = {"host": host}
+    uses = _columns(connection, _USES, named)
+    connection.execute(_DOUBTFUL, named)
+    connection.execute(_CREATED, named)
+    running = _columns(connection, _OPEN, named)
+    count = len(running["time"])
+    return {
+        "time": _joined(_nanoseconds(uses["time"]), _nanoseconds(running["time"])),
+        "until": _joined(_nanoseconds(uses["until"]), np.full(count, _NONE)),
+        "image": _joined(uses["image"].astype(np.int64), running["image"].astype(np.int64)),
+        "kind": _joined(uses["kind"].astype(np.int64), np.full(count, int(Use.CONTAINER))),
+    }
+
+
+def _nanoseconds(times: NDArray[Any]) -> Integers:
+    found: Integers = np.asarray(times).astype("datetime64[ns]", copy=False).view(np.int64)
+    return found
+
+
+def _joined(one: NDArray[Any], two: NDArray[Any]) -> NDArray[Any]:
+    """Both one after the other; without a copy where the second is empty, as is usual."""
+    return np.concatenate((one, two)) if len(two) else one
 
 
 def _host(connection: duckdb.DuckDBPyConnection, wanted: str | None, log: EventLog) -> str:
@@ -169,7 +225,7 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
     first, layer, layer_bytes = _layers(raw, number, n, assumptions)
     _check_sizes(entries, number, first, assumptions)
     disk = _disk(raw, override, layer_bytes, assumptions)
-    by_time = np.lexsort((entries["seq"], entries["kind"], entries["time"]))
+    order = by_time(entries["time"], entries["kind"])
     blind = np.stack((raw.seconds(raw.gaps["began"]), raw.seconds(raw.gaps["ended"])), axis=1)
     if len(blind):
         end = raw.seconds(np.array([raw.end]))[0]
@@ -191,10 +247,10 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
         first=first,
         layer=layer,
         layer_bytes=layer_bytes,
-        time=np.maximum(entries["time"][by_time], 0.0),
-        image=number[entries["image"][by_time]],
-        until=entries["until"][by_time],
-        kind=entries["kind"][by_time].astype(np.int64),
+        time=np.maximum(entries["time"][order], 0.0),
+        image=number[entries["image"][order]],
+        until=entries["until"][order],
+        kind=entries["kind"][order],
         **disk,
         blind=blind,
         assumptions=tuple(assumptions),
@@ -205,28 +261,30 @@ def _entries(raw: _Raw) -> Columns:
     """All uses and findings, times in seconds after the origin, in no order."""
     time = raw.seconds(raw.uses["time"])
     running = raw.uses["until"] == _NONE
-    until = np.where(running, np.inf, raw.seconds(raw.uses["until"]))
-    kind = raw.uses["kind"].astype(np.int64)
+    until = raw.seconds(raw.uses["until"])
+    until[running] = np.inf
+    kind = raw.uses["kind"]
     # What began before the log did was there when it began.
     kind[time < 0.0] = Use.FOUND
-    used = raw.uses["image"].astype(np.int64)
-    found, found_time, found_until = _findings(raw, used, time)
+    used = raw.uses["image"]
+    earliest = np.full(max(raw.ids, default=-1) + 1, np.inf)
+    np.minimum.at(earliest, used, time)
+    found, found_time, found_until = _findings(raw, earliest)
+    np.minimum.at(earliest, found, found_time)
     return {
-        "time": np.concatenate((time, found_time)),
-        "until": np.concatenate((until, found_until)),
-        "image": np.concatenate((used, found)),
-        "kind": np.concatenate((kind, np.full(len(found), int(Use.FOUND)))),
-        "seq": np.concatenate((raw.uses["seq"].astype(np.int64), found)),
+        "time": _joined(time, found_time),
+        "until": _joined(until, found_until),
+        "image": _joined(used, found),
+        "kind": _joined(kind, np.full(len(found), int(Use.FOUND))),
+        "earliest": earliest,
     }
 
 
-def _findings(raw: _Raw, used: Integers, time: Floats) -> tuple[Integers, Floats, Floats]:
+def _findings(raw: _Raw, earliest: Floats) -> tuple[Integers, Floats, Floats]:
     """Images that an inventory saw before any use was witnessed: which, when, and their last use.
 
     Nothing tells their last use: as for the pruner, it is when the engine stored them, else their build.
     """
-    earliest = np.full(max(raw.ids, default=-1) + 1, np.inf)
-    np.minimum.at(earliest, used, time)
     observed = raw.observed["image"].astype(np.int64)
     seen = raw.seconds(raw.observed["time"])
     unexplained = seen < earliest[observed]
@@ -241,8 +299,7 @@ def _numbering(raw: _Raw, entries: Columns) -> Integers:
     By first sight, then build time, then ID: as `pruner.inventory.number` does it.
     """
     count = max(raw.ids, default=-1) + 1
-    earliest = np.full(count, np.inf)
-    np.minimum.at(earliest, entries["image"], entries["time"])
+    earliest = entries["earliest"]
     created = np.zeros(count, dtype=np.int64)
     created[raw.observed["image"].astype(np.int64)] = raw.observed["created"]
     ids = np.array([raw.ids.get(i, "") for i in range(count)])
@@ -267,11 +324,12 @@ def _image_facts(raw: _Raw, number: Integers, n: int) -> tuple[tuple[tuple[str, 
 
 def _layers(raw: _Raw, number: Integers, n: int, assumptions: list[str]) -> tuple[Integers, Integers, Integers]:
     """The layers of each image; an image whose layers are unknown gets one of its whole size."""
-    owner = number[raw.layers["image"].astype(np.int64)]
-    _, layer = np.unique(raw.layers["layer"].astype(str), return_inverse=True)
+    in_order = np.lexsort((raw.layers["position"], raw.layers["image"]))
+    owner = number[raw.layers["image"].astype(np.int64)][in_order]
+    layer = raw.layers["layer"].astype(np.int64)[in_order]
     count = int(layer.max(initial=-1)) + 1
     layer_bytes = np.zeros(count, dtype=np.int64)
-    np.maximum.at(layer_bytes, layer, raw.layers["bytes"].astype(np.int64))
+    layer_bytes[layer] = raw.layers["bytes"].astype(np.int64)[in_order]
     whole = np.zeros(n, dtype=np.int64)
     whole[number[raw.observed["image"].astype(np.int64)]] = raw.observed["size"]
     bare = np.setdiff1d(np.flatnonzero(whole > 0), owner)
@@ -290,7 +348,9 @@ def _check_sizes(entries: Columns, number: Integers, first: Integers, assumption
         return
     if len(unknown) == len(first) - 1:
         raise LogError("the log tells no image's size: let `collector run` take an inventory of this host")
-    uses = int(np.count_nonzero(np.isin(number[entries["image"]], unknown)))
+    is_unknown = np.zeros(len(first), dtype=np.bool_)
+    is_unknown[unknown] = True
+    uses = int(np.count_nonzero(is_unknown[number[entries["image"]]]))
     assumptions.append(
         f"{len(unknown)} images ({uses} of {len(entries['image'])} uses) were gone before an inventory saw their size: "
         "they count as 0 bytes, so bytes are at least what is shown"
