@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import signal
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +18,7 @@ from collector.sparkline import sparkline
 from collector.units import format_bytes, format_duration, format_time, parse_bytes, short_id
 
 if TYPE_CHECKING:
-    from collector import reports
+    from collector import ingest, reports
 
 app = typer.Typer(
     name="collector",
@@ -157,6 +160,54 @@ def import_(
     with console.progress("importing") as progress:
         stored = import_jobs(jobs, layers, opened, disk_bytes, other_bytes, progress=progress)
     typer.echo(f"{stored:,} new events in {opened.path}")
+
+
+ingest_app = typer.Typer(no_args_is_help=True, help="Take up from other sources which images jobs used.")
+app.add_typer(ingest_app, name="ingest")
+
+
+@ingest_app.command("gitlab-runner-log")
+def ingest_runner_log(
+    file: Annotated[str, typer.Argument(help="The runner's log, or - for standard input.", metavar="FILE")] = "-",
+    log: LogOption = None,
+    show_cursor: Annotated[
+        bool, typer.Option("--show-cursor", help="Print the cursor of the last journal entry taken, and end.")
+    ] = False,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Read which job used which image from GitLab Runner's own log.
+
+    A file in any of the runner's formats, or the journal's JSON export:
+    journalctl -u gitlab-runner -o json | collector ingest gitlab-runner-log
+
+    What was taken up before is known and adds nothing.
+    """
+    from collector import ingest
+
+    opened = console.open_log(log)
+    if show_cursor:
+        typer.echo(ingest.journal_cursor(opened) or "")
+        return
+    if file == "-":
+        lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace", newline="\n")
+        found = ingest.ingest_stream(opened, lines, time.time_ns())
+    else:
+        found = ingest.ingest_file(opened, Path(file))
+    _print_ingested(found, output, "lines")
+
+
+def _print_ingested(found: ingest.Ingested, output: Format, unit: str) -> None:
+    if output is Format.JSON:
+        console.print_json(found.to_json())
+        return
+    typer.echo(f"{found.lines:,} {unit}, {found.facts:,} facts on jobs, {found.new:,} of them new")
+    if found.unresolved:
+        typer.echo(f"note: {found.unresolved:,} name an image whose ID nothing in the log tells")
+    if found.untimed:
+        typer.echo(
+            f"note: {found.untimed:,} bear no time and got a late one: export the journal as JSON, "
+            'or set log_format = "json" in the runner\'s configuration'
+        )
 
 
 def _share(value: float | None) -> str:

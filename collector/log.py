@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,23 +48,37 @@ class EventLog:
         with _told_in_one_line(self.path):
             return self.path.exists()
 
-    def append(self, events: Sequence[Event]) -> int:
+    def append(self, events: Sequence[Event], mark: tuple[str, str] | None = None) -> int:
         """Store the events that are not stored yet, in order, all or none; return how many were new.
+
+        Args:
+            events: the events.
+            mark: a source of events and the position in it that is reached with these; stored with them.
 
         Raises:
             LogBusyError: others held the file for longer than `wait`.
             LogFullError: the file system is full; what was stored before is intact.
             LogError: the file is no log, of a newer schema, or may not be written.
         """
-        if not events:
+        if not events and mark is None:
             return 0
         with self._opened(read_only=False) as connection:
             connection.begin()
-            new = _unseen(connection, self.host, events)
+            new = _unseen(connection, self.host, events) if events else {}
             if new:
                 _insert(connection, self.host, new)
+            if mark is not None:
+                connection.execute("DELETE FROM position WHERE host = ? AND source = ?", [self.host, mark[0]])
+                connection.execute("INSERT INTO position VALUES (?, ?, ?)", [self.host, *mark])
             connection.commit()
         return len(new)
+
+    def position(self, source: str) -> str | None:
+        """How far a source of events was read, as told by `append`; None if not at all. Raises LogError."""
+        if not self.exists():
+            return None
+        rows = self.query("SELECT position FROM position WHERE host = ? AND source = ?", [self.host, source])
+        return str(rows[0][0]) if rows else None
 
     @contextmanager
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -82,10 +96,10 @@ class EventLog:
         with self._opened(read_only=True) as connection:
             yield connection
 
-    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    def query(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query. Raises as `reading` does."""
         with self.reading() as connection:
-            return connection.execute(sql, list(parameters)).fetchall()
+            return connection.execute(sql, parameters).fetchall()
 
     def schema_version(self) -> int:
         """The schema version of the file. Raises as `reading` does."""

@@ -49,6 +49,10 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE event ADD COLUMN job INTEGER;
     ALTER TABLE event ADD COLUMN role VARCHAR;
     """,
+    # 4: how far each side-band has been read.
+    """
+    CREATE TABLE position (host VARCHAR NOT NULL, source VARCHAR NOT NULL, position VARCHAR NOT NULL);
+    """,
 )
 # The version that brought typed jobs: events of older logs are attributed when they reach it.
 JOBS_VERSION = 3
