@@ -31,8 +31,14 @@ class Presence:
         """The listed images that are new or bear other names."""
         return [row for row in listed if self._signatures.get(row.image) != row.signature]
 
-    def observed(self, seen: ImageObservation, time_ns: int) -> Event:
-        """Take up one observation; the event that tells it."""
+    def observed(self, seen: ImageObservation, time_ns: int, *, inferred: bool = False) -> Event:
+        """Take up one observation; the event that tells it.
+
+        Args:
+            seen: the observation.
+            time_ns: when it was made, UTC nanoseconds.
+            inferred: whether only this inventory shows that the image came: no event told it.
+        """
         self._signatures[seen.image] = (seen.references, seen.digests)
         self._layers[seen.image] = tuple((layer.chain_id, layer.bytes) for layer in seen.layers)
         return Event(
@@ -41,7 +47,7 @@ class Presence:
             image=seen.image,
             reference=seen.references[0] if seen.references else None,
             bytes=seen.size,
-            attributes=seen.attributes(),
+            attributes={**seen.attributes(), **({"inferred": True} if inferred else {})},
         )
 
     def vanished(self, listed: Iterable[ListedImage], now_ns: int) -> list[Event]:
@@ -56,6 +62,9 @@ class Presence:
         """Take up that an image has been deleted."""
         self._signatures.pop(image, None)
         self._layers.pop(image, None)
+
+    def __contains__(self, image: str) -> bool:
+        return image in self._signatures
 
     def names(self) -> dict[str, tuple[str, ...]]:
         """The names of every image present."""

@@ -10,6 +10,7 @@ import json
 import logging
 import queue
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +20,51 @@ from collector.errors import HindsightError
 logger = logging.getLogger(__name__)
 
 
+# Docker queues this many events for a reader that does not read; each one beyond it is dropped unsaid.
+_ENGINE_QUEUE = 1000
+# Events come some milliseconds after they happen. Later ones have waited, for us.
+_LATE_NS = 2 * 10**9
+
+
 @dataclass(frozen=True, slots=True)
 class StreamEnded:
-    """The stream is over: the engine stopped, or it was closed."""
+    """The stream is over: the engine stopped, or it was closed; `at_ns` is when, UTC nanoseconds."""
 
     reason: str
+    at_ns: int
+
+
+class Lateness:
+    """Notices from the events' own times that the whole process stood still for too long.
+
+    A stopped process (SIGSTOP, a frozen control group, a starved machine) reads nothing, and the
+    engine drops what its queue for us cannot hold. A run of late events as long as that queue shows it.
+
+    Args:
+        opened_ns: when the stream was opened, UTC nanoseconds: what is older is replayed, not late.
+    """
+
+    def __init__(self, opened_ns: int) -> None:
+        self._opened_ns = opened_ns
+        self._run = 0
+        self._lost: tuple[int, int] | None = None
+
+    def note(self, time_ns: int, arrived_ns: int) -> None:
+        """Take the time of an event and when it arrived, UTC nanoseconds."""
+        if time_ns < self._opened_ns:
+            return
+        if arrived_ns - time_ns < _LATE_NS:
+            self._run = 0
+            return
+        self._run += 1
+        if self._run >= _ENGINE_QUEUE:
+            began = time_ns if self._lost is None else self._lost[0]
+            self._lost = (began, arrived_ns)
+
+    def take(self) -> tuple[int, int] | None:
+        """The interval in which events may have been dropped, UTC nanoseconds, once; None: there is none."""
+        found, self._lost = self._lost, None
+        return found
 
 
 class Reader:
@@ -37,26 +78,25 @@ class Reader:
     def __init__(self, stream: EventStream, host: str) -> None:
         self._stream = stream
         self._host = host
-        self._chunks: queue.SimpleQueue[bytes | StreamEnded] = queue.SimpleQueue()
+        self._chunks: queue.SimpleQueue[tuple[int, bytes] | StreamEnded] = queue.SimpleQueue()
         self._rest = b""
+        self.lateness = Lateness(time.time_ns())
         self._thread = threading.Thread(target=self._drain, name="event-reader", daemon=True)
         self._thread.start()
 
     def read(self, timeout: float) -> list[dict[str, Any]] | StreamEnded:
         """The events of the next chunk; none after `timeout` seconds without one."""
         try:
-            chunk = self._chunks.get(timeout=max(0.0, timeout))
+            found = self._chunks.get(timeout=max(0.0, timeout))
         except queue.Empty:
             return []
-        if isinstance(chunk, StreamEnded):
-            return chunk
-        lines = (self._rest + chunk).split(b"\n")
-        self._rest = lines.pop()
-        if self._rest.endswith(b"}") and (event := _parse(self._rest)) is not None:
-            # Not every engine ends an event with a line end at once.
-            self._rest = b""
-            return [*_events(lines), event]
-        return _events(lines)
+        if isinstance(found, StreamEnded):
+            return found
+        arrived_ns, chunk = found
+        events = self._take(chunk)
+        for event in events:
+            self.lateness.note(int(event.get("timeNano") or 0), arrived_ns)
+        return events
 
     def waiting(self) -> int:
         """How many chunks wait to be read."""
@@ -67,15 +107,24 @@ class Reader:
         self._stream.close()
         self._thread.join(timeout=5)
 
+    def _take(self, chunk: bytes) -> list[dict[str, Any]]:
+        lines = (self._rest + chunk).split(b"\n")
+        self._rest = lines.pop()
+        if self._rest.endswith(b"}") and (event := _parse(self._rest)) is not None:
+            # Not every engine ends an event with a line end at once.
+            self._rest = b""
+            return [*_events(lines), event]
+        return _events(lines)
+
     def _drain(self) -> None:
         reason = "the engine closed the event stream"
         try:
             with told_in_one_line(self._host):
                 for chunk in self._stream:
-                    self._chunks.put(chunk)
+                    self._chunks.put((time.time_ns(), chunk))
         except HindsightError as error:
             reason = str(error)
-        self._chunks.put(StreamEnded(reason))
+        self._chunks.put(StreamEnded(reason, time.time_ns()))
 
 
 def _events(lines: list[bytes]) -> list[dict[str, Any]]:

@@ -14,11 +14,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from collector.errors import LogError
+from collector.errors import LogBusyError, LogError
 from collector.events import Event
 
 DEFAULT_SIZE = 4 * 2**20
 _MODE = 0o640
+# Whoever holds the spool waits for the log itself at most.
+_LOCK_S = 2.0
+_RETRY_S = 0.02
 
 
 class Spool:
@@ -65,30 +68,44 @@ class Spool:
         Unreadable lines are kept aside, with all others, in a file beside the spool.
 
         Raises:
+            LogBusyError: another process holds the spool.
             LogError: the spool may not be read or written.
         """
-        if not self.path.exists():
+        if not self._holds_lines():
             yield [], 0
             return
         with self._locked(write=True) as descriptor:
             data = _used(descriptor)
             events, damaged = _parse(data)
+            yield events, damaged
             if damaged:
                 self._keep_aside(data)
-            yield events, damaged
             _erase(descriptor, 0, len(data))
 
     def waiting(self) -> int:
         """How many lines wait. Raises LogError as `draining` does."""
-        if not self.path.exists():
+        if not self._holds_lines():
             return 0
         with self._locked(write=False) as descriptor:
             return _used(descriptor).count(b"\n")
 
+    def _holds_lines(self) -> bool:
+        """Whether anything waits: lines stand at the beginning, so one byte tells."""
+        try:
+            with self.path.open("rb") as file:
+                return file.read(1) not in {b"", b"\0"}
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise LogError(f"spool {self.path} cannot be opened: {error.strerror}") from None
+
     def _keep_aside(self, data: bytes) -> None:
         copy = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
-        copy.write_bytes(data)
-        copy.chmod(_MODE)
+        try:
+            copy.write_bytes(data)
+            copy.chmod(_MODE)
+        except OSError as error:
+            raise LogError(f"damaged spool {self.path} cannot be copied to {copy}: {error.strerror}") from None
 
     @contextmanager
     def _locked(self, *, write: bool) -> Iterator[int]:
@@ -99,12 +116,25 @@ class Spool:
         except OSError as error:
             raise LogError(f"spool {self.path} cannot be opened: {error.strerror}") from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if write else fcntl.LOCK_SH)
+            self._lock(descriptor, fcntl.LOCK_EX if write else fcntl.LOCK_SH)
             if write and os.fstat(descriptor).st_size < self.size:
                 _allocate(descriptor, self.size, self.path)
             yield descriptor
         finally:
             os.close(descriptor)
+
+    def _lock(self, descriptor: int, kind: int) -> None:
+        """Lock the file, but never wait for ever: its holder may have been stopped."""
+        deadline = time.monotonic() + _LOCK_S
+        while True:
+            try:
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise LogBusyError(f"spool {self.path} is held by another process (`fuser` names it)") from None
+                time.sleep(_RETRY_S)
+            else:
+                return
 
 
 def _allocate(descriptor: int, size: int, path: Path) -> None:

@@ -46,6 +46,9 @@ class LogWriter:
         self._memory_limit = memory_limit
         self._hard_limit = hard_limit
         self._given_up: list[Event] = []
+        self._file: tuple[int, int] | None = None
+        self._fault = ""
+        self._spool_fault = ""
 
     @property
     def pending(self) -> int:
@@ -69,22 +72,67 @@ class LogWriter:
             LogError: the log cannot be used at all (not merely busy or full).
         """
         try:
-            with self.spool.draining() as (spooled, damaged):
-                if damaged:
-                    logger.warning(
-                        "spool %s: %d unreadable lines; the whole is kept beside it as *.damaged-*",
-                        self.spool.path,
-                        damaged,
-                    )
-                self.log.append([*spooled, *self._memory, *self._gap()])
+            self._append()
         except (LogBusyError, LogFullError) as error:
             if len(self._memory) >= self._memory_limit:
                 self.save()
             logger.debug("not appended yet: %s", error)
             return False
-        self._memory.clear()
-        self._given_up.clear()
         return True
+
+    def keep(self) -> bool:
+        """As `flush`, for who must go on whatever becomes of the log: what it cannot take now is kept.
+
+        What stands in the way is said once, in one line, and so is its end.
+        """
+        try:
+            self._append()
+        except LogBusyError as error:
+            # Readers come and go; only one that stays is worth a line.
+            if len(self._memory) >= self._memory_limit:
+                self._tell(error)
+                self.save()
+            return False
+        except LogError as error:
+            self._tell(error)
+            self.save()
+            return False
+        if self._fault:
+            logger.info("the event log %s takes events again", self.log.path)
+            self._fault = ""
+        self._file = self._identity()
+        return True
+
+    @property
+    def fault(self) -> str:
+        """What stands in the way of the last `keep`, in one line; empty if nothing does."""
+        return self._fault
+
+    def renewed(self) -> bool:
+        """Whether the log is no longer the file that was last appended to: removed or replaced."""
+        return self._file is not None and self._file != self._identity()
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = self.log.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _tell(self, error: LogError) -> None:
+        if str(error) != self._fault:
+            logger.warning("%s; events are kept meanwhile", error)
+            self._fault = str(error)
+
+    def _append(self) -> None:
+        with self.spool.draining() as (spooled, damaged):
+            self.log.append([*spooled, *self._memory, *self._gap()])
+            self._memory.clear()
+            self._given_up.clear()
+        if damaged:
+            logger.warning(
+                "spool %s: %d unreadable lines; the whole is kept beside it as *.damaged-*", self.spool.path, damaged
+            )
 
     def save(self) -> bool:
         """Move what is in memory to the spool; whether that worked."""
@@ -93,8 +141,11 @@ class LogWriter:
         try:
             self.spool.write(self._memory)
         except LogError as error:
-            logger.warning("%s; %d events wait in memory", error, len(self._memory))
+            if str(error) != self._spool_fault:
+                logger.warning("%s; %d events wait in memory", error, len(self._memory))
+                self._spool_fault = str(error)
             return False
+        self._spool_fault = ""
         self._memory.clear()
         return True
 
