@@ -6,17 +6,19 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from collector.clock import Clock
 from collector.disk import DiskSample, sample_disk
 from collector.engine import Engine, ListedImage, Usage
-from collector.errors import EngineError, LogError
+from collector.errors import EngineError, LogBusyError, LogError
 from collector.events import Event, Kind
 from collector.log import EventLog
 from collector.notify import Watchdog, notify
 from collector.presence import Presence
 from collector.reader import Reader, StreamEnded
+from collector.reports import last_witnessed_ns
 from collector.translate import OpenContainer, Translator, names_of
 from collector.wake import Alarm
 from collector.writer import LogWriter
@@ -25,7 +27,13 @@ logger = logging.getLogger(__name__)
 
 _SETTLE_S = 0.2
 _FIRST_BACKOFF_S = 0.5
-_LAST_BACKOFF_S = 30.0
+# The engine's memory of 256 events fills quickly once it is back.
+_LAST_BACKOFF_S = 5.0
+# After a failed append the next comes later and later.
+_LAST_FLUSH_S = 8.0
+_BUSY_RETRY_S = 1.0
+# How far back the engine's memory is asked, to see whether it reaches beyond the last sign of life.
+_LOOK_BACK_NS = 86400 * 10**9
 # Podman tells of a pull before it lists the image; and an image that is not listed any more, though no
 # event told of its deletion within this time, is hidden: untagged, but others were built from it.
 _SECOND_LOOK_S = 2.0
@@ -73,18 +81,23 @@ class Collector:
         self._clock = clock or Clock()
         self._writer = LogWriter(log)
         self._presence = Presence()
-        self._translator = Translator(engine)
+        self._translator = Translator(_Lookups(engine))
         self._alarm = Alarm(log.path)
         self._watchdog = Watchdog()
         self._data_root = ""
         self._usage: Usage | None = None
         # Time of the last event that came from the engine, UTC nanoseconds.
         self._anchor_ns: int | None = None
+        # When the collector last surely witnessed, UTC nanoseconds; None: never before.
+        self._alive_ns: int | None = None
+        # Images that events told of since the last inventory.
+        self._announced: set[str] = set()
         self._first_run = False
         self._listing_due = False
         self._sampling_due = False
         self._next_disk = self._next_inventory = self._next_containers = self._next_flush = 0.0
         self._next_second_look = math.inf
+        self._flush_wait = self._schedule.flush
         self.stopping = threading.Event()
 
     def once(self) -> tuple[int, DiskSample]:
@@ -109,18 +122,16 @@ class Collector:
             LogError: the log cannot be used at all.
         """
         self._data_root = self._engine.info().data_root
-        self._writer.spool.reserve()
-        self._restore()
-        alive_ns = None if self._first_run else self._last_alive_ns()
+        self._reserve()
+        self._restore_patiently()
         self._record(Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes=self._self_portrait()))
         backoff = _FIRST_BACKOFF_S
         try:
             while not self.stopping.is_set():
                 try:
-                    reader = self._connect(alive_ns)
+                    reader = self._connect()
                     backoff = _FIRST_BACKOFF_S
                     reason = self._witness(reader)
-                    alive_ns = self._clock.now()
                 except EngineError as error:
                     reason = str(error)
                 if not self.stopping.is_set():
@@ -131,10 +142,34 @@ class Collector:
             self._record(Event(self._clock.now(), Kind.COLLECTOR_STOPPED))
             self._writer.close()
 
+    def _reserve(self) -> None:
+        """Allocate the spool while there is space; a full disk is no reason not to witness."""
+        try:
+            self._writer.spool.reserve()
+        except LogError as error:
+            logger.warning("%s; until there is, what the log cannot take waits in memory", error)
+
+    def _restore_patiently(self) -> None:
+        """Take up where the log ends, once whoever holds it lets go. Raises LogError if it is unusable."""
+        told = False
+        while not self.stopping.is_set():
+            try:
+                self._restore()
+            except LogBusyError as error:
+                if not told:
+                    logger.warning("%s; waiting for it", error)
+                    told = True
+                self._watchdog.progress()
+                notify("EXTEND_TIMEOUT_USEC=60000000")
+                self.stopping.wait(_BUSY_RETRY_S)
+            else:
+                return
+
     def _wait_for_engine(self, reason: str, seconds: float) -> None:
         logger.warning("%s; trying again in %.1f s", reason, seconds)
         self._watchdog.progress()
         self._engine.close()
+        notify("STATUS=waiting for the engine")
         self._flush()
         self.stopping.wait(seconds)
 
@@ -149,22 +184,19 @@ class Collector:
             self._translator.open[container] = OpenContainer(image, began_ns)
         self._anchor_ns, latest_ns = self._log.query(_ANCHOR, [self._log.host])[0]
         self._clock.resume(latest_ns)
+        self._alive_ns = None if self._first_run else last_witnessed_ns(self._log)
 
     def _self_portrait(self) -> dict[str, str]:
         info = self._engine.info()
         return {"engine": info.version, "store": info.store, "data_root": info.data_root}
 
-    def _last_alive_ns(self) -> int | None:
-        rows = self._log.query("SELECT epoch_ns(max(time)) FROM event WHERE host = ?", [self._log.host])
-        return rows[0][0] if rows else None
-
-    def _connect(self, alive_ns: int | None) -> Reader:
+    def _connect(self) -> Reader:
         """Follow the stream from the last event on; what lies between and is lost becomes a gap."""
         self._data_root = self._engine.info().data_root
         # Where the clock was set back meanwhile, the engine has nothing "since" a time still to come.
         since_ns = None if self._anchor_ns is None else min(self._anchor_ns, self._clock.now())
         reader = Reader(self._engine.stream(since_ns), self._engine.host)
-        self._note_gap(alive_ns)
+        self._note_gap()
         self._handle_waiting(reader)
         self._take_inventory()
         self._sample()
@@ -177,14 +209,19 @@ class Collector:
         logger.info("witnessing %s (data root %s)", self._engine.host, self._data_root)
         return reader
 
-    def _note_gap(self, alive_ns: int | None) -> None:
-        """If the engine no longer tells the last event that was witnessed, others are lost, too."""
+    def _note_gap(self) -> None:
+        """If the engine's memory does not reach back to the last sign of life, something may be lost."""
+        alive_ns = self._alive_ns
         if alive_ns is None:
             return
         now_ns = self._clock.now()
-        kept = self._engine.buffered_events(min(self._anchor_ns or alive_ns, now_ns), now_ns)
-        times = [int(event.get("timeNano") or 0) for event in kept]
+        since_ns = min(self._anchor_ns or alive_ns, alive_ns - _LOOK_BACK_NS, now_ns)
+        times = [int(event.get("timeNano") or 0) for event in self._engine.buffered_events(since_ns, now_ns)]
         if self._anchor_ns in times:
+            return
+        # What the engine remembers is its latest events, all of them; but times tell no order across a step back.
+        clock_is_behind = now_ns < alive_ns
+        if not clock_is_behind and min(times, default=now_ns) <= alive_ns:
             return
         ended = min((moment for moment in times if moment > alive_ns), default=now_ns)
         reason = "the engine no longer has the events since the last one witnessed"
@@ -192,25 +229,43 @@ class Collector:
             reason = "the host's clock was set back while nothing was witnessed"
         self._record(Event(max(ended, alive_ns), Kind.GAP, began_ns=alive_ns, attributes={"reason": reason}))
 
+    def _make_good(self, began_ns: int, ended_ns: int) -> None:
+        """The engine may have dropped events: take what it still has, and say what is lost."""
+        kept = self._engine.buffered_events(began_ns - _LOOK_BACK_NS, self._clock.now())
+        self._handle(kept)
+        oldest = min((int(event.get("timeNano") or 0) for event in kept), default=ended_ns)
+        self._next_inventory = 0.0
+        if oldest <= began_ns:
+            return
+        reason = "the collector stood still, and the engine dropped what its queue could not hold"
+        self._record(Event(min(oldest, ended_ns), Kind.GAP, began_ns=began_ns, attributes={"reason": reason}))
+
     def _witness(self, reader: Reader) -> str:
         """Handle events until the stream ends; why it ended."""
         try:
             while not self.stopping.is_set():
                 found = reader.read(self._pause())
                 if isinstance(found, StreamEnded):
+                    self._alive_ns = found.at_ns
                     return found.reason
+                self._alive_ns = self._clock.now()
                 self._handle(found)
-                if not reader.waiting():
-                    self._iterate(time.monotonic())
-            self._handle_waiting(reader)
+                now = time.monotonic()
+                # A flood must not keep the rest waiting.
+                if not reader.waiting() or now >= self._next_flush + self._schedule.heartbeat:
+                    self._iterate(now)
+                    if lost := reader.lateness.take():
+                        self._make_good(*lost)
             return "stopping"
         finally:
+            # What has arrived is witnessed, also when the engine has gone meanwhile.
+            self._handle_waiting(reader)
             reader.close()
 
     def _pause(self) -> float:
         """Seconds until something is due."""
         due = [self._next_disk, self._next_inventory, self._next_containers, self._next_second_look]
-        if self._writer.pending:
+        if self._writer.behind:
             due.append(self._next_flush)
         until = min(due) - time.monotonic()
         return min(max(until, 0.0), self._schedule.heartbeat)
@@ -238,14 +293,17 @@ class Collector:
         elif now >= self._next_containers:
             self._next_containers = now + self._schedule.containers
             self._record(*self._translator.reconcile(self._engine.containers(), self._clock.now()))
-        if self._writer.pending and now >= self._next_flush:
+        if self._writer.behind and now >= self._next_flush:
             self._flush()
 
     def _handle_waiting(self, reader: Reader) -> None:
         """Handle what has arrived, until nothing more does."""
         while True:
             found = reader.read(_SETTLE_S)
-            if isinstance(found, StreamEnded) or not found:
+            if isinstance(found, StreamEnded):
+                self._alive_ns = found.at_ns
+                return
+            if not found:
                 return
             self._handle(found)
 
@@ -257,7 +315,9 @@ class Collector:
                 self._anchor_ns = event.time_ns
                 if event.kind is Kind.IMAGE_DELETED and event.image:
                     self._presence.forget(event.image)
-                self._listing_due |= event.kind in _NEW_IMAGE
+                if event.kind in _NEW_IMAGE:
+                    self._listing_due = True
+                    self._announced.add(event.image or "")
                 self._sampling_due |= event.kind in _CHANGES_DISK
                 self._record(event)
 
@@ -268,6 +328,8 @@ class Collector:
         self._record(*self._presence.vanished(listed, self._clock.now()))
         self._translator.learn(names_of(self._presence.names()))
         self._record(*self._translator.reconcile(self._engine.containers(), self._clock.now()))
+        self._announced.clear()
+        self._first_run = False
         try:
             self._usage = self._engine.usage()
         except EngineError as error:
@@ -278,7 +340,8 @@ class Collector:
             self._watchdog.progress()
             seen = self._engine.observe(row)
             if seen is not None:
-                self._record(self._presence.observed(seen, self._clock.now()))
+                known = self._first_run or row.image in self._presence or row.image in self._announced
+                self._record(self._presence.observed(seen, self._clock.now(), inferred=not known))
                 self._sampling_due = True
 
     def _sample(self) -> DiskSample:
@@ -296,13 +359,62 @@ class Collector:
         return sample
 
     def _record(self, *events: Event) -> None:
-        if events and not self._writer.pending:
+        if events and not self._writer.behind:
             self._next_flush = time.monotonic() + self._schedule.flush
         self._writer.add(self._clock.stamped(event) for event in events)
 
     def _flush(self) -> None:
-        self._writer.flush()
-        self._next_flush = time.monotonic() + self._schedule.flush
+        if self._writer.renewed():
+            self._begin_anew()
+        done = self._writer.keep()
+        self._flush_wait = self._schedule.flush if done else min(2 * self._flush_wait, _LAST_FLUSH_S)
+        self._next_flush = time.monotonic() + self._flush_wait
+
+    def _begin_anew(self) -> None:
+        """The log's file was removed or replaced by another: tell that one what is there."""
+        logger.warning("the event log %s was removed or replaced: what it held is no longer there", self._log.path)
+        self._presence = Presence()
+        self._translator.open.clear()
+        now_ns = self._clock.now()
+        if self._log.exists():
+            try:
+                latest_ns = last_witnessed_ns(self._log)
+                self._presence.restore(self._log)
+            except LogError:
+                return  # `keep` says what is wrong with it
+            if latest_ns is not None:
+                reason = "the event log was replaced by one that ends earlier"
+                self._record(Event(now_ns, Kind.GAP, began_ns=min(latest_ns, now_ns), attributes={"reason": reason}))
+        self._record(Event(now_ns, Kind.COLLECTOR_STARTED, attributes={"anew": True}))
+        self._first_run = not self._log.exists()
+        self._next_inventory = 0.0
+
+
+class _Lookups:
+    """Lookups that never fail: an engine that is gone knows nothing, and events are taken all the same."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._next = 0.0
+
+    def resolve(self, reference: str) -> str | None:
+        """The image ID that a reference means now."""
+        return self._ask(self._engine.resolve, reference)
+
+    def image_of_container(self, container: str) -> str | None:
+        """The image ID that a container was created from."""
+        return self._ask(self._engine.image_of_container, container)
+
+    def _ask(self, question: Callable[[str], str | None], subject: str) -> str | None:
+        if time.monotonic() < self._next:
+            return None
+        try:
+            return question(subject)
+        except EngineError as error:
+            logger.debug("%s is unknown: %s", subject, error)
+            # An engine that does not answer must not be waited for once for each event.
+            self._next = time.monotonic() + _FIRST_BACKOFF_S
+            return None
 
 
 _ANCHOR = """

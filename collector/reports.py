@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import duckdb
 
 DAY_S = 86400.0
+_NS = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,15 @@ class Witness:
 def witness(connection: duckdb.DuckDBPyConnection, host: str) -> Witness:
     """Which part of a host's time was witnessed, from an open log."""
     first, last = connection.execute(_WITNESSED, [host]).fetchall()[0]
-    return Witness(first, last, tuple(connection.execute(_GAPS, [host]).fetchall()))
+    if first is None:
+        return Witness()
+    return Witness(first / _NS, last / _NS, tuple(connection.execute(_GAPS, [host]).fetchall()))
+
+
+def last_witnessed_ns(log: EventLog) -> int | None:
+    """When the collector last recorded anything, UTC nanoseconds. Raises LogError."""
+    found = log.query(_WITNESSED, [log.host])[0][1]
+    return None if found is None else int(found)
 
 
 def known_host(connection: duckdb.DuckDBPyConnection, host: str) -> str:
@@ -194,9 +203,9 @@ def images(log: EventLog, now: float | None = None) -> list[ImageRow]:
 
 # The pruner and side-bands write to the log, too, whether or not a collector runs.
 _WITNESSED = """
-SELECT epoch_ns(coalesce(min(time) FILTER (kind IN ('collector_started', 'disk_sampled', 'image_observed')), min(time)))
-        / 1e9,
-    epoch_ns(max(time)) / 1e9
+SELECT epoch_ns(coalesce(
+        min(time) FILTER (kind IN ('collector_started', 'disk_sampled', 'image_observed')), min(time))),
+    epoch_ns(max(time))
 FROM event
 WHERE host = ? AND kind NOT IN ('prune_started', 'item_removed', 'item_failed', 'prune_finished', 'job_image_used')
 """

@@ -47,6 +47,7 @@ class LogWriter:
         self._hard_limit = hard_limit
         self._given_up: list[Event] = []
         self._file: tuple[int, int] | None = None
+        self._failed = False
         self._fault = ""
         self._spool_fault = ""
 
@@ -54,6 +55,11 @@ class LogWriter:
     def pending(self) -> int:
         """How many events wait in memory."""
         return len(self._memory)
+
+    @property
+    def behind(self) -> bool:
+        """Whether anything waits, in memory or since a failed `keep` in the spool."""
+        return bool(self._memory) or self._failed
 
     def add(self, events: Iterable[Event]) -> None:
         """Take events; they are appended by the next `flush`."""
@@ -85,6 +91,7 @@ class LogWriter:
 
         What stands in the way is said once, in one line, and so is its end.
         """
+        self._failed = True
         try:
             self._append()
         except LogBusyError as error:
@@ -101,6 +108,7 @@ class LogWriter:
             logger.info("the event log %s takes events again", self.log.path)
             self._fault = ""
         self._file = self._identity()
+        self._failed = False
         return True
 
     @property
