@@ -19,6 +19,7 @@ from collector.notify import Watchdog, notify
 from collector.presence import Presence
 from collector.reader import Reader, StreamEnded
 from collector.reports import last_witnessed_ns
+from collector.reserve import Reserve
 from collector.translate import OpenContainer, Translator, names_of
 from collector.wake import Alarm
 from collector.writer import LogWriter
@@ -143,11 +144,12 @@ class Collector:
             self._writer.close()
 
     def _reserve(self) -> None:
-        """Allocate the spool while there is space; a full disk is no reason not to witness."""
+        """Allocate spool and reserve while there is space; a full disk is no reason not to witness."""
         try:
             self._writer.spool.reserve()
         except LogError as error:
             logger.warning("%s; until there is, what the log cannot take waits in memory", error)
+        Reserve(self._log.path).keep()
 
     def _restore_patiently(self) -> None:
         """Take up where the log ends, once whoever holds it lets go. Raises LogError if it is unusable."""

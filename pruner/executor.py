@@ -26,6 +26,7 @@ from collector.engine import Engine, told_in_one_line
 from collector.errors import EngineError, HindsightError, LogError
 from collector.events import Event, Kind
 from collector.log import EventLog
+from collector.reserve import Reserve
 from collector.units import format_bytes
 from collector.writer import LogWriter
 from pruner.config import to_json
@@ -112,6 +113,7 @@ class Executor:
         self._trigger = trigger
         self._prune = ""
         self._round = 0
+        self._reserve = Reserve(log.path)
         self._own: set[str] = set()
         self._removed: list[tuple[Removal, int]] = []
         self._failed: list[tuple[Removal, str]] = []
@@ -126,7 +128,7 @@ class Executor:
             EngineError: the engine is lost.
             LogError: the plan could not be stored; then nothing is removed.
         """
-        self._reserve()
+        self._prepare()
         # Whatever uses an image while the plan is made must be seen, so the lookout comes first.
         lookout = Lookout(self._engine)
         try:
@@ -143,7 +145,7 @@ class Executor:
         disk = self._measure(made)
         reached = not (first.needed and short(disk.free_bytes, disk.free_inodes, made.levels.target))
         freed = disk.free_bytes - first.inventory.disk.free_bytes
-        self._reserve()
+        self._prepare()
         return Outcome(tuple(self._removed), tuple(self._failed), freed, disk, reached, self._round)
 
     def finish_interrupted(self, prunes: tuple[str, ...]) -> None:
@@ -188,6 +190,10 @@ class Executor:
                 },
             )
         )
+        # What was stored just now lies in the spool if the disk is full: the space is for the engine,
+        # which writes before it removes.
+        if self._reserve.give():
+            logger.warning("the disk is full: %s of reserve is given to the engine", format_bytes(self._reserve.size))
         gone = False
         for removal in made.removals:
             before = self._measure(made)
@@ -319,8 +325,9 @@ class Executor:
         self._engine.api.prune_builds(filters={"until": f"{item.age:.0f}s"}, keep_storage=keep)
         return None
 
-    def _reserve(self) -> None:
-        """Have the spool allocated, so that what is done can be told on a full disk."""
+    def _prepare(self) -> None:
+        """Have space for what is to be told, and for the engine's own needs, also when the disk is full."""
+        self._reserve.keep()
         try:
             self._writer.spool.reserve()
         except LogError as error:

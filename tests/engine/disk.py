@@ -49,6 +49,11 @@ class LoopDisk:
             if free == 0:
                 self._fill_last_blocks(file.fileno())
 
+    def top_up(self) -> None:
+        """Take what has become free meanwhile, to the last block."""
+        with self._filler.open("r+b") as file:
+            self._fill_last_blocks(file.fileno())
+
     def _fill_last_blocks(self, descriptor: int) -> None:
         end = os.fstat(descriptor).st_size
         block = b"\0" * 4096

@@ -1,0 +1,78 @@
+"""A disk that is full to the last block, with the engine and the log on it."""
+
+from __future__ import annotations
+
+import time
+
+import docker.errors
+import pytest
+
+from tests.conftest import MakeEngine
+from tests.engine.host import Host
+from tests.engine.registry import Registry, base_layer, random_layer
+from tests.engine.runner import FakeRunner
+
+pytestmark = pytest.mark.engine
+MIB = 2**20
+
+
+@pytest.mark.parametrize("variant", ["docker20", "docker26"])
+def test_a_disk_full_to_the_last_block_is_freed_and_all_is_told(
+    make_engine: MakeEngine, registry: Registry, variant: str
+) -> None:
+    engine = make_engine(variant, 640 * MIB)
+    host = Host(engine, engine.disk.path / "log" / "events.duckdb")
+    spool = host.log_path.with_name(host.log_path.name + ".spool")
+    reserve = host.log_path.with_name(host.log_path.name + ".reserve")
+    images = [
+        registry.push_image(f"full/{name}", "1", [base_layer(), random_layer(seed, 20 * MIB)])
+        for seed, name in enumerate(("alpha", "beta", "gamma"), start=500)
+    ]
+    runner = FakeRunner(engine, registry.push_image("gitlab/helper", "1", [base_layer()]).reference)
+    client = engine.client()
+    with host.collecting():
+        for image in images:
+            runner.run_job(image.reference)
+        busy = client.containers.run(images[2].reference, ["sleep", "600"], detach=True, network_mode="none")
+        host.wait_for_events("container_started", 7)
+        (own,) = (
+            row["own_bytes"] for row in host.json("collector", "images") if images[0].reference in row["references"]
+        )
+        threshold = own * 3 // 2
+        sizes = [path.stat().st_blocks for path in (spool, reserve)]
+        pulls = host.count("image_pulled")
+        engine.disk.fill_to(0)
+        assert engine.disk.free() == 0
+
+        # What happens now can neither be appended to the log nor allocated for.
+        done = 0
+        for _ in range(3):
+            try:
+                client.images.pull(images[2].reference)
+                done += 1
+            except docker.errors.APIError as error:
+                assert "no space left" in str(error)  # noqa: PT017 - not every engine refuses
+        busy.kill()
+        time.sleep(1.1)
+        engine.disk.top_up()
+        assert engine.disk.free() == 0
+        shown = host.run("pruner", "run", "--threshold", str(threshold), "--min-age", "1s")
+        assert f"removed {images[0].reference}" in shown
+        assert engine.disk.free() >= threshold
+        host.wait_for_events("container_died", 7)
+        host.wait_for_events("image_deleted", 2)
+    assert host.count("image_pulled") == pulls + done
+    assert host.count("gap") == 0
+    rows = host.log.query(
+        "SELECT kind, reference FROM events WHERE kind LIKE 'prune_%' OR kind LIKE 'item_%' ORDER BY seq"
+    )
+    assert rows == [
+        ("prune_started", None),
+        ("item_removed", images[0].reference),
+        ("item_removed", images[1].reference),
+        ("prune_finished", None),
+    ]
+    # What was kept back for such a day is kept back again.
+    assert [path.stat().st_blocks for path in (spool, reserve)] == sizes
+    assert not spool.read_bytes().strip(b"\0")
+    client.close()
