@@ -187,7 +187,7 @@ CREATE OR REPLACE VIEW job_containers AS
 COMMENT ON VIEW job_containers IS 'each container of a job, with its role; ended is NULL while it exists';
 
 CREATE OR REPLACE VIEW job_images AS
-    SELECT * EXCLUDE (found, called),
+    SELECT * EXCLUDE (found, called), found AS asked,
         coalesce(called, CASE WHEN NOT starts_with(found, 'sha256:') THEN found END) AS reference
     FROM (
         SELECT host, job, role, image, reference AS found, began, ended, 'container' AS evidence, container

@@ -30,11 +30,12 @@ from collector.reserve import Reserve
 from collector.units import format_bytes
 from collector.writer import LogWriter
 from pruner.config import to_json
+from pruner.holds import held_for_jobs
 from pruner.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume
 from pruner.lookout import Lookout
 from pruner.plan import Plan, Removal, Verdict, short, summary
 from pruner.stages import Item, ItemKind, Why
-from pruner.survey import created_at, current_names, held_for_jobs, read_container
+from pruner.survey import created_at, current_names, read_container
 
 logger = logging.getLogger(__name__)
 
@@ -268,7 +269,8 @@ class Executor:
         listed = self._engine.containers()
         if any(container.image == image.image_id for container in listed):
             return "a container refers to it now"
-        if image.image_id in held_for_jobs(listed, list(made.inventory.images)):
+        inventory = made.inventory
+        if image.image_id in held_for_jobs(listed, inventory.images, inventory.jobs, time.time()):
             return "a job that has begun meanwhile may need it"
         # From the survey on, whatever uses the image makes it young again. This is asked last: the
         # shorter the time between the answer and the removal, the better.

@@ -10,6 +10,7 @@ from collector.engine import ImageObservation, is_local
 from collector.log import EventLog
 from collector.reports import Witness, witness
 from collector.times import parse_rfc3339
+from pruner.holds import JobMemory
 from pruner.learning import Habits, Learned, moving_average
 
 
@@ -182,6 +183,7 @@ class Inventory:
         now: when the state was read, UTC seconds.
         blind_until: end of the latest gap in the history, UTC seconds.
         held: image IDs that a job in flight may need.
+        jobs: what the log knows of jobs, to ask the same again before each removal.
         warnings: what the decision has to do without, one line each.
         learned: what the host's past says of images in each situation.
         containers: all containers, in any state.
@@ -195,6 +197,7 @@ class Inventory:
     now: float
     blind_until: float | None = None
     held: frozenset[str] = frozenset()
+    jobs: JobMemory = field(default_factory=JobMemory)
     warnings: tuple[str, ...] = ()
     learned: Learned = field(default_factory=Learned)
     containers: tuple[Container, ...] = ()

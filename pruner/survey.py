@@ -17,13 +17,13 @@ from collector.errors import EngineError, UsageError
 from collector.log import EventLog
 from collector.times import parse_rfc3339
 from collector.units import format_duration, format_time
+from pruner.holds import JobMemory, held_for_jobs, read_jobs
 from pruner.inventory import (
     STOPPED,
     BuildCacheUsage,
     CacheRecord,
     Container,
     History,
-    Image,
     Inventory,
     Volume,
     image_of,
@@ -67,6 +67,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
     history = read_history(log) if log is not None and known else History()
     disk = sample_disk(engine.info().data_root)
     now = time.time()
+    jobs = read_jobs(log, now) if log is not None and known else JobMemory()
     listed = engine.containers()
     usage, faults = _usage(engine)
     containers = read_containers(engine, listed, usage)
@@ -90,7 +91,8 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
         disk=disk,
         now=now,
         blind_until=history.blind_until,
-        held=held_for_jobs(listed, images),
+        held=held_for_jobs(listed, images, jobs, now),
+        jobs=jobs,
         warnings=(*warnings(history, log, policy, now), *faults),
         containers=containers,
         volumes=read_volumes(engine, listed, usage, last_slots(log)),
@@ -298,24 +300,6 @@ def read_slots(path: Path) -> int:
     if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
         raise UsageError(f"{told} (concurrent = {slots} is no number of jobs)")
     return slots
-
-
-def held_for_jobs(containers: list[ListedContainer], images: list[Image]) -> frozenset[str]:
-    """Images that a job in flight may need: its helper runs, its build container does not exist yet.
-
-    Which image that job will use is not known, so every image that has ever served its project's
-    jobs would have to be held; the engine only tells the project. Until side-bands name the image,
-    jobs in flight hold what was used or pulled since their first container was created.
-    """
-    began: list[int] = []
-    building = {job_of(row.labels) for row in containers if row.labels.get(_TYPE) == "build"}
-    for row in containers:
-        job = job_of(row.labels)
-        if job and job not in building and row.labels.get(_TYPE) != "service":
-            began.append(row.created_ns)
-    if not began:
-        return frozenset()
-    return frozenset(image.image_id for image in images if image.last_use >= min(began) / 1e9)
 
 
 def job_of(labels: Mapping[str, str]) -> str | None:
