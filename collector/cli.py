@@ -44,6 +44,18 @@ def run(
     disk_interval: Annotated[str, typer.Option(metavar="TIME", help="Time between disk samples.")] = "5min",
     inventory_interval: Annotated[str, typer.Option(metavar="TIME", help="Time between full inventories.")] = "1h",
     once: Annotated[bool, typer.Option("--once", help="Take one inventory and one sample, then end.")] = False,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics there.", show_default="none"),
+    ] = None,
+    metrics_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.prom",
+            help="Leave them in a file for node_exporter's textfile collector.",
+            show_default="none",
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
 ) -> None:
     """Follow the engine's events until SIGTERM."""
@@ -56,7 +68,14 @@ def run(
         inventory=console.duration("--inventory-interval", inventory_interval),
     )
     opened = console.open_log(log, wait=1.0 if not once else 10.0)
-    collector = Collector(Engine(host), opened, schedule)
+    exporter = None
+    if metrics is not None or metrics_file is not None:
+        from collector.metrics import Metrics
+
+        exporter = Metrics(opened, metrics_file)
+        if metrics is not None:
+            exporter.serve(metrics)
+    collector = Collector(Engine(host), opened, schedule, metrics=exporter)
     if once:
         images, sample = collector.once()
         typer.echo(
@@ -67,6 +86,28 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: collector.stopping.set())
     collector.run()
+
+
+monitoring = typer.Typer(help="Print what Grafana and Prometheus need.", no_args_is_help=True)
+app.add_typer(monitoring, name="monitoring")
+
+
+@monitoring.command()
+def dashboard() -> None:
+    """Print a Grafana dashboard, to be imported there."""
+    typer.echo(_shipped("dashboard.json"), nl=False)
+
+
+@monitoring.command()
+def alerts() -> None:
+    """Print alert rules for Prometheus."""
+    typer.echo(_shipped("alerts.yml"), nl=False)
+
+
+def _shipped(name: str) -> str:
+    from importlib.resources import files
+
+    return files("collector.monitoring").joinpath(name).read_text()
 
 
 @app.command()

@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from collector.clock import Clock
 from collector.disk import DiskSample, sample_disk
-from collector.engine import Engine, ListedImage, Usage
+from collector.engine import Engine, EngineInfo, ListedImage, Usage
 from collector.errors import EngineError, LogBusyError, LogError
 from collector.events import Event, Kind
 from collector.log import EventLog
@@ -23,6 +24,9 @@ from collector.reserve import Reserve
 from collector.translate import OpenContainer, Translator, names_of
 from collector.wake import Alarm
 from collector.writer import LogWriter
+
+if TYPE_CHECKING:
+    from collector.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +75,16 @@ class Collector:
         log: where events go.
         schedule: how often it looks by itself.
         clock: what time it is; None: the host's clocks.
+        metrics: what is told of what it knows; None: nothing.
     """
 
     def __init__(
-        self, engine: Engine, log: EventLog, schedule: Schedule | None = None, clock: Clock | None = None
+        self,
+        engine: Engine,
+        log: EventLog,
+        schedule: Schedule | None = None,
+        clock: Clock | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._engine = engine
         self._log = log
@@ -83,6 +93,9 @@ class Collector:
         self._writer = LogWriter(log)
         self._presence = Presence()
         self._translator = Translator(_Lookups(engine))
+        self._metrics = metrics
+        self._connected = False
+        self._info: EngineInfo | None = None
         self._alarm = Alarm(log.path)
         self._watchdog = Watchdog()
         self._data_root = ""
@@ -171,6 +184,8 @@ class Collector:
         logger.warning("%s; trying again in %.1f s", reason, seconds)
         self._watchdog.progress()
         self._engine.close()
+        self._connected = False
+        self._publish()
         notify("STATUS=waiting for the engine")
         self._flush()
         self.stopping.wait(seconds)
@@ -194,7 +209,8 @@ class Collector:
 
     def _connect(self) -> Reader:
         """Follow the stream from the last event on; what lies between and is lost becomes a gap."""
-        self._data_root = self._engine.info().data_root
+        self._info = self._engine.info()
+        self._data_root = self._info.data_root
         # Where the clock was set back meanwhile, the engine has nothing "since" a time still to come.
         since_ns = None if self._anchor_ns is None else min(self._anchor_ns, self._clock.now())
         reader = Reader(self._engine.stream(since_ns), self._engine.host)
@@ -207,6 +223,8 @@ class Collector:
         self._next_containers = now + self._schedule.containers
         self._next_disk = now + self._schedule.disk
         self._flush()
+        self._connected = True
+        self._publish()
         notify("READY=1", "STATUS=witnessing " + self._engine.host)
         logger.info("witnessing %s (data root %s)", self._engine.host, self._data_root)
         return reader
@@ -297,6 +315,35 @@ class Collector:
             self._record(*self._translator.reconcile(self._engine.containers(), self._clock.now()))
         if self._writer.behind and now >= self._next_flush:
             self._flush()
+        if self._metrics is not None and self._metrics.due:
+            self._publish()
+
+    def _publish(self) -> None:
+        """Tell the metrics what is known now."""
+        if self._metrics is None:
+            return
+        from collector.metrics import Live  # noqa: PLC0415 # without metrics its library is not loaded
+
+        own, shared = self._presence.shares()
+        used = self._translator.open.values()
+        oldest_ns = self._writer.oldest_ns
+        self._metrics.publish(
+            Live(
+                engine=self._info.version if self._info else "",
+                store=self._info.store if self._info else "",
+                data_root=self._data_root,
+                connected=self._connected,
+                witnessed=None if self._alive_ns is None else self._alive_ns / 1e9,
+                images={image: bool(names) for image, names in self._presence.names().items()},
+                in_use=frozenset(container.image for container in used if container.image),
+                containers=len(used),
+                own_bytes=own,
+                shared_bytes=shared,
+                oldest_pending=None if oldest_ns is None else oldest_ns / 1e9,
+                pending=self._writer.pending,
+                spooled=self._writer.spooled,
+            )
+        )
 
     def _handle_waiting(self, reader: Reader) -> None:
         """Handle what has arrived, until nothing more does."""

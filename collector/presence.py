@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from collector.engine import ImageObservation, ListedImage
@@ -69,6 +70,13 @@ class Presence:
     def names(self) -> dict[str, tuple[str, ...]]:
         """The names of every image present."""
         return {image: (*references, *digests) for image, (references, digests) in self._signatures.items()}
+
+    def shares(self) -> tuple[int, int]:
+        """Bytes of layers that one image holds alone, and of those that several share, each counted once."""
+        holders = Counter(chain for layers in self._layers.values() for chain, _ in layers)
+        sizes = {chain: size for layers in self._layers.values() for chain, size in layers}
+        own = sum(size for chain, size in sizes.items() if holders[chain] == 1)
+        return own, sum(sizes.values()) - own
 
     @property
     def image_bytes(self) -> int:

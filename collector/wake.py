@@ -53,6 +53,7 @@ def leave_levels(log_path: Path, data_root: str, free_bytes: float, free_inodes:
     text = f"{json.dumps(told):<{_LENGTH - 1}}\n".encode()
     with contextlib.suppress(OSError):
         if path.read_bytes() == text:
+            path.touch()  # its time says when the pruner last looked
             return True
     try:
         _replace(path, text)

@@ -48,6 +48,7 @@ class LogWriter:
         self._given_up: list[Event] = []
         self._file: tuple[int, int] | None = None
         self._failed = False
+        self._oldest_ns: int | None = None
         self._fault = ""
         self._spool_fault = ""
 
@@ -61,9 +62,24 @@ class LogWriter:
         """Whether anything waits, in memory or since a failed `keep` in the spool."""
         return bool(self._memory) or self._failed
 
+    @property
+    def spooled(self) -> int:
+        """How many events wait in the spool; 0 also if that cannot be read."""
+        try:
+            return self.spool.waiting()
+        except LogError:
+            return 0
+
+    @property
+    def oldest_ns(self) -> int | None:
+        """Time of the first event that the log does not hold yet, UTC nanoseconds; None: it holds all."""
+        return self._oldest_ns
+
     def add(self, events: Iterable[Event]) -> None:
         """Take events; they are appended by the next `flush`."""
         for event in events:
+            if self._oldest_ns is None:
+                self._oldest_ns = event.time_ns
             if len(self._memory) < self._hard_limit:
                 self._memory.append(event)
             elif self._given_up:
@@ -137,6 +153,7 @@ class LogWriter:
             self.log.append([*spooled, *self._memory, *self._gap()])
             self._memory.clear()
             self._given_up.clear()
+            self._oldest_ns = None
         if damaged:
             logger.warning(
                 "spool %s: %d unreadable lines; the whole is kept beside it as *.damaged-*", self.spool.path, damaged

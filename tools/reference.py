@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 from collector.events import KIND_MEANING, Event, Kind
 from collector.log import EventLog
+from collector.metrics import PREFIX, SPECS
 from pruner.config import KEYS, as_text
 from pruner.decision import MEANING
 from pruner.policy import Policy
@@ -26,13 +27,13 @@ _HEAD = "# Reference\n\nGenerated from the code by `make reference`: change the 
 
 def page() -> str:
     """The whole page."""
-    parts = [_HEAD, _contents(), _policy(), _kinds(), _reasons(), _log_schema()]
+    parts = [_HEAD, _contents(), _policy(), _kinds(), _reasons(), _metrics(), _log_schema()]
     parts += [_command(name) for name in COMMANDS]
     return "\n".join(parts)
 
 
 def _contents() -> str:
-    titles = ["Policy keys", "Event kinds", "Reasons", "The log's tables and views", *COMMANDS]
+    titles = ["Policy keys", "Event kinds", "Reasons", "Metrics", "The log's tables and views", *COMMANDS]
     return "\n".join(f"- [{title}](#{_anchor(title)})" for title in titles) + "\n"
 
 
@@ -67,6 +68,12 @@ def _reasons() -> str:
     return "## Reasons\n\nWhy an image stays or goes, as plans and logs say it.\n\n" + _table(
         ("reason", "meaning"), [(f"`{reason.name.lower()}`", meaning) for reason, meaning in MEANING.items()]
     )
+
+
+def _metrics() -> str:
+    intro = "What `collector run --metrics` serves and `--metrics-file` writes; [how to use them](metrics.md).\n\n"
+    rows = [(f"`{PREFIX}{spec.name}`", spec.type, ", ".join(spec.labels), spec.help) for spec in SPECS]
+    return "## Metrics\n\n" + intro + _table(("metric", "type", "labels", "meaning"), rows)
 
 
 def _log_schema() -> str:

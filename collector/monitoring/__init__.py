@@ -1,0 +1,1 @@
+"""What ships for Grafana and Prometheus."""

@@ -1,0 +1,256 @@
+"""Metrics of real logs, checked by Prometheus' own tools; the alerts and the dashboard that go with them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from collector.errors import UsageError
+from collector.events import Event, Kind
+from collector.log import EventLog
+from collector.metrics import PREFIX, SPECS, Live, Metrics
+from collector.wake import leave_levels
+from tests.needs import cannot_run
+
+SHIPPED = Path(__file__).parents[2] / "collector" / "monitoring"
+RULE_TESTS = Path(__file__).parents[1] / "data" / "monitoring" / "alerts_test.yml"
+A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+NOW = 1_800_000_000
+
+
+def promtool(*argv: str | Path, given: str = "") -> str:
+    program = shutil.which("promtool")
+    if program is None:
+        cannot_run("promtool is not installed: run .ci/install-packages")
+    found = subprocess.run([str(program), *argv], input=given, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    return found.stdout + found.stderr
+
+
+def observed(at: int, image: str, **layers: int) -> Event:
+    described = [{"diff_id": name, "chain_id": name, "bytes": size} for name, size in layers.items()]
+    return event(
+        at, Kind.IMAGE_OBSERVED, image=image, attributes={"layers": described, "references": [], "digests": []}
+    )
+
+
+def event(at: int, kind: Kind, **facts: Any) -> Event:
+    return Event((NOW - at) * 10**9, kind, **facts)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> EventLog:
+    made = EventLog(tmp_path / "events.duckdb", host="h")
+    made.append(
+        [
+            event(900, Kind.COLLECTOR_STARTED),
+            event(900, Kind.IMAGE_PULLED, image=A),
+            observed(899, A, base=100, a=10),
+            event(800, Kind.IMAGE_PULLED, image=B),
+            observed(799, B, base=100, b=20),
+            event(700, Kind.CONTAINER_CREATED, image=A, container="c"),
+            event(600, Kind.GAP, began_ns=(NOW - 650) * 10**9),
+            event(500, Kind.PRUNE_STARTED, attributes={"prune": "p"}),
+            event(499, Kind.IMAGE_DELETED, image=B),
+            event(498, Kind.ITEM_REMOVED, image=B, bytes=20, attributes={"prune": "p"}),
+            event(497, Kind.ITEM_FAILED, image=A, attributes={"prune": "p", "item": "image"}),
+            event(496, Kind.PRUNE_FINISHED, bytes=20, attributes={"prune": "p", "outcome": "target not reached"}),
+        ]
+    )
+    return made
+
+
+def live(tmp_path: Path) -> Live:
+    return Live(
+        engine="20.10",
+        store="overlay2",
+        data_root=str(tmp_path),
+        connected=True,
+        witnessed=NOW - 5.0,
+        images={A: True, B: True, "sha256:c": False},
+        in_use=frozenset({A}),
+        containers=1,
+        own_bytes=30,
+        shared_bytes=100,
+        oldest_pending=NOW - 7.0,
+        pending=3,
+        spooled=2,
+    )
+
+
+def values(metrics: Metrics) -> dict[str, float]:
+    """Each sample by name and labels, as a scrape reads it."""
+    from prometheus_client import generate_latest  # noqa: PLC0415
+
+    return {
+        sample.name.removeprefix(PREFIX) + "".join(f" {value}" for value in sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(generate_latest(metrics.registry).decode())
+        for sample in family.samples
+    }
+
+
+def test_metrics_tell_what_the_log_holds_and_go_on_after_a_restart(log: EventLog, tmp_path: Path) -> None:
+    metrics = Metrics(log, now=lambda: NOW)
+    metrics.publish(live(tmp_path))
+    # B comes back, its base never left; and once more it is seen, with another name.
+    log.append(
+        [event(300, Kind.IMAGE_PULLED, image=B), observed(299, B, base=100, b=20), observed(298, B, base=100, b=20)]
+    )
+    log.append([event(200, Kind.IMAGE_PULLED, image=A)])
+    metrics.publish(live(tmp_path))
+    restarted = Metrics(log, now=lambda: NOW)
+    restarted.publish(live(tmp_path))
+    shown = values(metrics)
+    moving = {"disk_free_bytes", "disk_free_inodes"}
+    assert {k: v for k, v in shown.items() if k not in moving} == {
+        k: v for k, v in values(restarted).items() if k not in moving
+    }
+    expected = {
+        "repulls_total": 1,
+        "repulled_bytes_total": 20,
+        "events_total image_pulled": 4,
+        "events_total gap": 1,
+        "events_total image_loaded": 0,
+        "prunes_total target not reached": 1,
+        "prune_items_total image removed": 1,
+        "prune_items_total image kept": 1,
+        "prune_freed_bytes_total": 20,
+        "last_prune_timestamp_seconds": NOW - 496,
+        "last_prune_reached_target": 0,
+        "gaps_total": 1,
+        "gap_seconds_total": 50,
+        "image_bytes": 130,
+        "image_own_bytes": 30,
+        "image_shared_bytes": 100,
+        "images in_use": 1,
+        "images idle": 1,
+        "images dangling": 1,
+        "containers": 1,
+        "least_recent_use_age_seconds": 300,
+        "lag_seconds": 7,
+        "pending_events": 3,
+        "spooled_events": 2,
+        "engine_connected": 1,
+        "last_witnessed_timestamp_seconds": NOW - 5,
+    }
+    assert {name: shown[name] for name in expected} == expected
+    assert shown["coverage_ratio 7d"] == pytest.approx((900 - 200 - 50) / (7 * 86400))
+
+
+def test_the_pruner_s_levels_and_last_run_are_told(log: EventLog, tmp_path: Path) -> None:
+    metrics = Metrics(log)
+    metrics.publish(live(tmp_path))
+    assert "threshold_bytes" not in values(metrics)
+    for _ in range(2):
+        assert leave_levels(log.path, str(tmp_path), 5e9, 0)
+    assert values(metrics)["threshold_bytes"] == 5e9
+    levels = log.path.with_name(log.path.name + ".levels")
+    assert values(metrics)["pruner_last_run_timestamp_seconds"] == pytest.approx(levels.stat().st_mtime)
+
+
+def test_served_over_http_and_left_in_a_file_they_are_the_same_and_to_prometheus_liking(
+    log: EventLog, tmp_path: Path
+) -> None:
+    file = tmp_path / "docker_hindsight.prom"
+    metrics = Metrics(log, file, now=lambda: NOW)
+    port = metrics.serve("127.0.0.1:0")
+    leave_levels(log.path, str(tmp_path), 5e9, 0)
+    metrics.publish(live(tmp_path))
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        served = answer.read().decode()
+
+    def names(text: str) -> set[str]:
+        return set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
+
+    assert names(served) == names(file.read_text()) == {PREFIX + spec.name for spec in SPECS}
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert [path.name for path in tmp_path.glob("*.prom*")] == [file.name]
+    assert promtool("check", "metrics", given=served) == ""
+    assert promtool("check", "metrics", given=file.read_text()) == ""
+
+
+def test_a_log_that_cannot_be_read_leaves_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "events.duckdb"
+    path.write_text("damaged")
+    metrics = Metrics(EventLog(path, host="h"), tmp_path / "missing" / "x.prom")
+    metrics.publish(live(tmp_path))
+    shown = values(metrics)
+    assert (shown["pending_events"], shown["events_total gap"]) == (3, 0)
+    assert shown["disk_size_bytes"] > 0
+
+
+@pytest.mark.parametrize("address", ["9633", "127.0.0.1:http", "127.0.0.1:70000", "256.0.0.1:9633"])
+def test_an_impossible_address_is_one_line(log: EventLog, address: str) -> None:
+    with pytest.raises(UsageError, match=f"--metrics: .*{re.escape(address)}"):
+        Metrics(log).serve(address)
+
+
+def test_a_port_in_use_is_one_line(log: EventLog) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(UsageError, match=r"cannot listen on .*in use"):
+            Metrics(log).serve(f"127.0.0.1:{other.getsockname()[1]}")
+
+
+def shipped(name: str) -> str:
+    program = Path(sys.executable).with_name("collector")
+    return subprocess.run([program, "monitoring", name], capture_output=True, text=True, check=True).stdout
+
+
+def test_alert_rules_are_valid_and_fire_when_they_should(tmp_path: Path) -> None:
+    (tmp_path / "alerts.yml").write_text(shipped("alerts"))
+    shutil.copy(RULE_TESTS, tmp_path)
+    assert "7 rules found" in promtool("check", "rules", tmp_path / "alerts.yml")
+    assert "SUCCESS" in promtool("test", "rules", tmp_path / RULE_TESTS.name)
+    alerts = set(re.findall(r"alert: (\w+)", shipped("alerts")))
+    assert alerts == set(re.findall(r"alertname: (\w+)", RULE_TESTS.read_text()))
+
+
+def test_dashboard_and_alerts_ask_only_for_metrics_that_exist(tmp_path: Path) -> None:
+    known = {PREFIX + spec.name for spec in SPECS}
+    dashboard, alerts = shipped("dashboard"), shipped("alerts")
+    asked = set(re.findall(rf"\b{PREFIX}\w+", dashboard))
+    assert asked <= known
+    assert set(re.findall(rf"\b{PREFIX}\w+", alerts)) <= known
+    # Nothing is told that nobody would look at.
+    unseen = {
+        "build_info",
+        "engine_connected",
+        "gaps_total",
+        "last_prune_reached_target",
+        "last_witnessed_timestamp_seconds",
+    }
+    assert {name.removeprefix(PREFIX) for name in known - asked} <= unseen
+
+    panels = json.loads(dashboard)["panels"]
+    rules = []
+    for panel in panels:
+        assert {"id", "type", "title", "description", "gridPos", "targets", "fieldConfig"} <= set(panel)
+        rules += [target["expr"] for target in panel["targets"]]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    cells = [
+        (panel["gridPos"]["x"] + dx, panel["gridPos"]["y"] + dy)
+        for panel in panels
+        for dx in range(panel["gridPos"]["w"])
+        for dy in range(panel["gridPos"]["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
+    # Every query parses: as a recording rule, with Grafana's variables filled in.
+    lines = ["groups:", "- name: dashboard", "  rules:"]
+    for number, query in enumerate(rules):
+        filled = query.replace("$__rate_interval", "5m").replace("$instance", ".*")
+        lines += [f"  - record: panel:{number}", f"    expr: {json.dumps(filled)}"]
+    (tmp_path / "queries.yml").write_text("\n".join(lines) + "\n")
+    assert f"{len(rules)} rules found" in promtool("check", "rules", tmp_path / "queries.yml")
