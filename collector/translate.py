@@ -13,7 +13,7 @@ _HEX_DIGITS = 64
 _RECENT = 4096
 
 # Podman's verbs stand beside Docker's. `commit` is a container event that names the new image.
-_CONTAINER_VERBS = {
+CONTAINER_VERBS = {
     "create": Kind.CONTAINER_CREATED,
     "start": Kind.CONTAINER_STARTED,
     "die": Kind.CONTAINER_DIED,
@@ -21,7 +21,7 @@ _CONTAINER_VERBS = {
     "destroy": Kind.CONTAINER_DESTROYED,
     "remove": Kind.CONTAINER_DESTROYED,
 }
-_IMAGE_VERBS = {
+IMAGE_VERBS = {
     "pull": Kind.IMAGE_PULLED,
     "tag": Kind.IMAGE_TAGGED,
     "untag": Kind.IMAGE_UNTAGGED,
@@ -127,7 +127,7 @@ class Translator:
     def _image_event(
         self, time_ns: int, action: str, actor: str, attributes: dict[str, str], identity: str
     ) -> Event | None:
-        kind = _IMAGE_VERBS.get(action)
+        kind = IMAGE_VERBS.get(action)
         if kind is None:
             return None
         name = attributes.get("name")
@@ -149,7 +149,7 @@ class Translator:
     ) -> Event | None:
         if action == "commit":
             return _commit(time_ns, actor, attributes, identity)
-        kind = _CONTAINER_VERBS.get(action)
+        kind = CONTAINER_VERBS.get(action)
         if kind is None:
             return None
         asked = attributes.get("image")

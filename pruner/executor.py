@@ -274,7 +274,7 @@ class Executor:
             return "a job that has begun meanwhile may need it"
         # From the survey on, whatever uses the image makes it young again. This is asked last: the
         # shorter the time between the answer and the removal, the better.
-        used = lookout.use_of(image.image_id, made.inventory.now, self._own)
+        used = lookout.use_of(image, made.inventory.now, self._own)
         return f"{used} since the plan was made" if used is not None else None
 
     def _remove_image(self, image: Image) -> str | None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from collector.engine import Engine
 from collector.errors import EngineError
 from collector.events import Event, Kind
 from collector.reader import Reader, StreamEnded
-from collector.translate import Translator
+from collector.translate import CONTAINER_VERBS, IMAGE_VERBS, Translator
+from pruner.inventory import Image
 
+_LEAST_DIGITS = 4
+_DISORDER_NS = 10**9
 EVIDENCE = {
     Kind.IMAGE_PULLED: "pulled",
     Kind.IMAGE_TAGGED: "tagged",
@@ -31,6 +36,9 @@ class Lookout:
     take minutes. So the stream is drained all along, and the engine's memory is asked besides, right
     before each removal, for what may still be on its way through the stream.
 
+    Events are matched by what they say, without asking the engine what it means: the time between
+    the answer and the removal has to be short.
+
     Args:
         engine: the live engine.
 
@@ -40,16 +48,16 @@ class Lookout:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._began = time.time()
-        self._reader = Reader(engine.stream(int(self._began * 1e9)), engine.host)
-        self._translator = Translator(engine)
-        self._seen: list[Event] = []
+        self._seen: list[RawUse] = []
+        self._last_ns = int(time.time() * 1e9)
+        self._began_ns = self._last_ns
+        self._reader = Reader(engine.stream(self._last_ns), engine.host)
 
-    def use_of(self, image: str, since: float, own: Collection[str] = ()) -> str | None:
+    def use_of(self, image: Image, since: float, own: Collection[str] = ()) -> str | None:
         """What shows that an image has been used, in words; None if nothing does.
 
         Args:
-            image: image ID.
+            image: the image.
             since: uses before this time do not count, UTC seconds.
             own: IDs of containers that the prune itself removed.
 
@@ -57,13 +65,17 @@ class Lookout:
             EngineError: the engine is lost, so that uses may go unseen.
         """
         self._drain()
-        recent = recent_events(self._engine, since, time.time())
+        since_ns = int(since * 1e9)
+        # What was before the stream began is still in the engine's memory, or this is asked too late.
+        asked_ns = self._last_ns if since_ns >= self._began_ns else since_ns
+        recent = map(raw_use, self._engine.buffered_events(asked_ns, time.time_ns()))
+        called = names_of(image)
         found = [
-            event
-            for event in (*self._seen, *recent)
-            if event.image == image and event.time_ns >= since * 1e9 and event.container not in own
+            use
+            for use in (*self._seen, *(use for use in recent if use is not None))
+            if use.time_ns >= since_ns and use.actor not in own and not called.isdisjoint(use.called)
         ]
-        return EVIDENCE[max(found, key=lambda event: event.time_ns).kind] if found else None
+        return EVIDENCE[max(found, key=lambda use: use.time_ns).kind] if found else None
 
     def close(self) -> None:
         """Stop watching."""
@@ -74,7 +86,47 @@ class Lookout:
             if isinstance(chunk, StreamEnded):
                 raise EngineError(f"the engine's events end ({chunk.reason}): nothing more is removed")
             for raw in chunk:
-                self._seen += [event for event in self._translator.translate(raw) if event.kind in EVIDENCE]
+                use = raw_use(raw)
+                if use is not None:
+                    self._seen.append(use)
+                    # Engines do not keep strictly to the order of time.
+                    self._last_ns = max(self._last_ns, use.time_ns - _DISORDER_NS)
+
+
+@dataclass(frozen=True, slots=True)
+class RawUse:
+    """What one event of the engine says of a use: when, which kind, whose, and all names that it gives the image."""
+
+    time_ns: int
+    kind: Kind
+    actor: str
+    called: frozenset[str]
+
+
+def raw_use(raw: Mapping[str, Any]) -> RawUse | None:
+    """The use that an event of the engine tells of; None if it tells of none."""
+    actor = raw.get("Actor") or {}
+    attributes = actor.get("Attributes") or {}
+    who, action = str(actor.get("ID") or ""), str(raw.get("Action") or raw.get("status") or "")
+    kind = {"image": IMAGE_VERBS, "container": CONTAINER_VERBS}.get(str(raw.get("Type")), {}).get(action)
+    if kind not in EVIDENCE:
+        return None
+    said = (who, attributes.get("name"), attributes.get("image"), attributes.get("imageID"))
+    called = frozenset(_plain(str(name)) for name in said if name)
+    return RawUse(int(raw.get("timeNano") or int(raw.get("time") or 0) * 10**9), kind, who, called)
+
+
+def names_of(image: Image) -> frozenset[str]:
+    """All that an event may call an image: its ID, also cut short, its references and digests."""
+    digits = image.image_id.removeprefix("sha256:")
+    short = {digits[:length] for length in range(_LEAST_DIGITS, len(digits) + 1)}
+    return frozenset({_plain(name) for name in (*image.references, *image.digests, *image.names)} | short)
+
+
+def _plain(name: str) -> str:
+    """A name without what engines add to it or leave out."""
+    bare = name.removeprefix("sha256:").removeprefix("docker.io/").removeprefix("library/")
+    return bare.removesuffix(":latest")
 
 
 def recent_events(engine: Engine, since: float, until: float) -> list[Event]:

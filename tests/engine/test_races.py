@@ -1,0 +1,215 @@
+"""Jobs, pruners and kill -9 at any moment: nothing that a job needs goes, and nothing goes untold."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+import docker
+import docker.errors
+import pytest
+from docker.models.containers import Container
+
+from collector.engine import Engine as Border
+from pruner import holds, running
+from pruner.config import policy_from
+from pruner.executor import exclusive
+from tests.engine.engines import Engine
+from tests.engine.host import Host
+from tests.engine.registry import PushedImage, Registry, base_layer, random_layer
+from tests.engine.runner import PREFIX, PullError, pull
+
+pytestmark = pytest.mark.engine
+MIB = 2**20
+JOBS = 240
+THREADS = 6
+MIN_AGE_S = 2.0
+
+
+@dataclass
+class Traffic:
+    """Jobs as a runner runs them, many at once; each waits between getting its image and its container.
+
+    GitLab Runner asks for the image again right before it creates the build container, and pulls it
+    if it has vanished; with ``always`` it has pulled it at the job's beginning.
+    """
+
+    engine: Engine
+    images: list[PushedImage]
+    helper: str
+    left: int = JOBS
+    seen: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def work(self, seed: int) -> None:
+        """Run jobs until enough have run."""
+        source = random.Random(seed)
+        client = self.engine.client()
+        while (number := self._next()) is not None:
+            try:
+                self._job(client, source, number)
+            except (docker.errors.APIError, PullError) as error:
+                self.faults.append(f"job {number}: {error}")
+        client.close()
+
+    def _next(self) -> int | None:
+        with self.lock:
+            self.left -= 1
+            return self.left if self.left >= 0 else None
+
+    def _job(self, client: docker.DockerClient, source: random.Random, number: int) -> None:
+        project = source.randrange(len(self.images))
+        reference = self.images[project].reference
+        policy = source.choice(("always", "if-not-present"))
+        image = self._get(client, reference, policy)
+        first = self._create(client, client.images.get(self.helper).id, number, project, "predefined")
+        time.sleep(source.uniform(0, MIN_AGE_S / 4))
+        try:
+            if client.images.get(reference).id != image:
+                self.faults.append(f"job {number}: {reference} is another image")
+        except docker.errors.ImageNotFound:
+            self.seen[f"vanished {policy}"] += 1
+            image = self._get(client, reference, "always")
+        build = self._create(client, image, number, project, "build")
+        time.sleep(source.uniform(0, 0.1))
+        build.reload()
+        assert build.attrs["Image"] == image
+        client.images.get(image)
+        build.remove(v=True, force=True)
+        first.remove(v=True, force=True)
+        self.seen["jobs"] += 1
+
+    def _get(self, client: docker.DockerClient, reference: str, policy: str) -> str:
+        if policy == "if-not-present":
+            try:
+                return str(client.images.get(reference).id)
+            except docker.errors.ImageNotFound:
+                pass
+        pull(client, reference)
+        self.seen["pulls"] += 1
+        return str(client.images.get(reference).id)
+
+    def _create(
+        self, client: docker.DockerClient, image: str | None, number: int, project: int, kind: str
+    ) -> Container:
+        labels = {f"{PREFIX}job.id": str(number), f"{PREFIX}project.id": str(project), f"{PREFIX}type": kind}
+        return client.containers.create(str(image), ["/bin/true"], network_mode="none", labels=labels)
+
+
+def test_no_job_ever_misses_its_image_while_a_pruner_runs_in_a_loop(
+    docker20: Engine, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As min_age is seconds here and not an hour, so is all else that is measured against it.
+    monkeypatch.setattr(holds, "_MARGIN_S", 0.5)
+    host = Host(docker20, docker20.folder / "log" / "events.duckdb")
+    helper = registry.push_image("gitlab/helper", "1", [base_layer()])
+    images = [registry.push_image(f"race/{k}", "1", [base_layer(), random_layer(600 + k, 4 * MIB)]) for k in range(20)]
+    client = docker20.client()
+    client.images.pull(helper.reference)
+    traffic = Traffic(docker20, images, helper.reference)
+    # Room for about a third of the images.
+    threshold = docker20.disk.free() - 28 * MIB
+    policy = policy_from(
+        {"threshold": str(threshold), "min_age": f"{MIN_AGE_S}s", "allowlist": [helper.reference]}, "test"
+    )
+    removed: list[str] = []
+    over = threading.Event()
+
+    def prune() -> None:
+        border = Border(docker20.host)
+        while not over.is_set():
+            outcome = running.run(border, host.log, policy, "test")
+            removed.extend(removal.name for removal, _ in outcome.removed)
+        border.close()
+
+    with host.collecting():
+        pruner = threading.Thread(target=prune)
+        workers = [threading.Thread(target=traffic.work, args=(seed,)) for seed in range(THREADS)]
+        for thread in (pruner, *workers):
+            thread.start()
+        for thread in workers:
+            thread.join()
+        over.set()
+        pruner.join()
+    assert traffic.faults == []
+    assert traffic.seen["jobs"] == JOBS
+    assert len(removed) >= 20
+    assert host.log.query("SELECT count(*) FROM prunes WHERE finished IS NULL") == [(0,)]
+    client.close()
+
+
+def test_a_second_pruner_leaves_with_a_clear_message(docker20: Engine) -> None:
+    host = Host(docker20, docker20.folder / "log" / "events.duckdb")
+    with exclusive(host.log_path):
+        shown = host.run("pruner", "run", "--threshold", "100%", status=4)
+    assert "another pruner (process" in shown
+    assert len(shown.splitlines()) == 1
+    host.run("pruner", "run", "--threshold", "1B")
+
+
+def inventory(client: docker.DockerClient) -> set[str]:
+    """All that a pruner may remove: image IDs, container IDs, volumes."""
+    api = client.api
+    return {
+        *(str(row["Id"]) for row in api.images()),
+        *(str(row["Id"]) for row in api.containers(all=True)),
+        *(str(row["Name"]) for row in api.volumes()["Volumes"] or []),
+    }
+
+
+def told(host: Host, kind: str) -> set[str]:
+    rows = host.log.query("SELECT coalesce(image_id, container, reference) FROM events WHERE kind = ?", [kind])
+    return {str(row[0]) for row in rows}
+
+
+def test_killed_at_any_moment_the_pruner_leaves_no_removal_untold(docker20: Engine, registry: Registry) -> None:
+    host = Host(docker20, docker20.folder / "log" / "events.duckdb")
+    client = docker20.client()
+    for k in range(12):
+        pushed = registry.push_image(f"kill/{k}", "1", [base_layer(), random_layer(700 + k, MIB)])
+        image = client.images.pull(pushed.reference)
+        if k % 3 == 0:
+            image.tag("kill/other", str(k))
+        if k % 4 == 0:
+            client.containers.create(image, ["/bin/true"], network_mode="none", volumes=["/data"])
+    for _ in range(3):
+        made = client.containers.create(image, ["/bin/true"], network_mode="none", volumes=["/data"])
+        made.start()
+        made.wait()
+        made.remove(v=False)
+    before = inventory(client)
+    time.sleep(2.1)
+    options = (
+        *("--threshold", "100%", "--min-age", "1s", "--containers-grace", "1s"),
+        *("--volumes-anonymous-age", "1s", "--dangling-age", "1s"),
+    )
+    kills = 0
+    while len(left := inventory(client)) > 1 and kills < 12:
+        process = subprocess.Popen(
+            host.command("pruner", "run", *options),
+            env=host.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while process.poll() is None and len(inventory(client)) > len(left) - 4:
+            pass
+        process.kill()
+        kills += process.wait() == -9
+        # The next run, with nothing to do, tells the end of the story.
+        host.run("pruner", "run", "--threshold", "1B")
+        now = inventory(client)
+        assert told(host, "item_removed") == before - now
+        assert host.log.query("SELECT count(*) FROM prunes WHERE finished IS NULL") == [(0,)]
+        if process.returncode != -9:
+            break
+    assert kills >= 4
+    # Some went in the very moment of the kill, which only the next run could tell.
+    inferred = "SELECT count(*) FROM events WHERE kind = 'item_removed' AND attributes ->> '$.inferred' = 'true'"
+    assert host.log.query(inferred)[0][0] >= 1
+    assert host.log.query("SELECT count(*) FROM prunes WHERE outcome = 'interrupted'")[0][0] == kills
+    client.close()
