@@ -53,6 +53,9 @@ BaselineOption = Annotated[
     list[str] | None,
     typer.Option(help="What others do, to compare with; 'all' or 'none'. Repeat it to add.", show_default="the usual"),
 ]
+RegretOption = Annotated[
+    bool, typer.Option("--regret", help="Also tell how far each policy is from one that knows the future.")
+]
 
 
 @app.callback()
@@ -78,6 +81,7 @@ def simulate(
     disk_size: DiskSizeOption = None,
     other: OtherOption = None,
     pull_rate: PullRateOption = "50MB",
+    regret: RegretOption = False,
     output: FormatOption = "table",
 ) -> None:
     """Show what each policy would have done on this host: one row per policy, beside what others do.
@@ -105,7 +109,7 @@ def simulate(
     names = _baselines(baseline)
     when = options.trigger(trigger)
     trace = load_trace(console.open_log(log), host, override)
-    _compare(trace, chosen, names, shown, float(rate), when)
+    _compare(trace, chosen, names, shown, float(rate), when, regret=regret)
 
 
 @app.command()
@@ -136,6 +140,8 @@ def _compare(
     output: Output,
     rate: float,
     trigger: str = "tick",
+    *,
+    regret: bool = False,
 ) -> None:
     """Simulate and print baselines, then policies."""
     from analyzer.baselines import baseline
@@ -152,6 +158,10 @@ def _compare(
     shown = [cleaner for cleaner in others if cleaner.interval <= trace.end]
     with patient_progress("simulating") as progress:
         results = replay_many(trace, [*shown, *ours], pull_rate=rate, progress=progress)
+        if regret:
+            from analyzer.bounds import add_regret
+
+            results[len(shown) :] = add_regret(trace, chosen, results[len(shown) :])
     print_results(trace, results, output, notes)
 
 

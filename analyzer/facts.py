@@ -26,6 +26,14 @@ class Knowledge:
 
     Args:
         trace: the history. Of one that was cut with `Trace.between`, all before the cut is known too.
+
+    Attributes:
+        owner: the image of each use, uses sorted by image, then time; shape (u,), as all that follow.
+        time: when each began.
+        demand: whether it needs its image to be there.
+        end: the latest end of the image's uses so far.
+        uses: how many containers and jobs of the image there were so far.
+        begins: uses of image i are at ``begins[i]:begins[i + 1]``; shape (n + 1,).
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -33,15 +41,15 @@ class Knowledge:
         self.count = len(trace.time)
         self.n = trace.images
         self._order = np.argsort(trace.image, kind="stable")
-        self._owner = trace.image[self._order]
-        self._key = self._owner * (self.count + 1) + self._order
-        self._first = np.searchsorted(self._owner, np.arange(self.n + 1))
-        self._time = trace.time[self._order]
+        self.owner = trace.image[self._order]
+        self._key = self.owner * (self.count + 1) + self._order
+        self.begins = np.searchsorted(self.owner, np.arange(self.n + 1))
+        self.time = trace.time[self._order]
         kind = trace.kind[self._order]
-        self._demand = (kind >= Use.CONTAINER) & (kind <= Use.JOB)
-        self._end = self._running_end()
+        self.demand = (kind >= Use.CONTAINER) & (kind <= Use.JOB)
+        self.end = self._running_end()
         counted = (kind == Use.CONTAINER) | (kind == Use.JOB)
-        self._uses = self._running_count(counted)
+        self.uses = self._running_count(counted)
         self._idle = self._idle_times()
 
     def facts(self, now: float, present: Integers, pulled: Floats, holders: Integers) -> TraceFacts:
@@ -59,21 +67,21 @@ class Knowledge:
         """Where the latest use of each image up to `now` stands; the image's first one if it had none yet."""
         witnessed = int(np.searchsorted(self.trace.time, now, side="right"))
         found = np.searchsorted(self._key, images * (self.count + 1) + witnessed) - 1
-        return np.maximum(found, self._first[images])
+        return np.maximum(found, self.begins[images])
 
     @cached_property
     def first_seen(self) -> Floats:
         """When each image was first witnessed; shape (n,)."""
         seen = np.full(self.n, _NEVER)
-        used = self._first[:-1] < self._first[1:]
-        seen[used] = self._time[self._first[:-1][used]]
+        used = self.begins[:-1] < self.begins[1:]
+        seen[used] = self.time[self.begins[:-1][used]]
         return seen
 
     @cached_property
     def superseded_since(self) -> Floats:
         """Since when each image has been superseded: in all its repositories; shape (n,)."""
         first_demand = np.full(self.n, _NEVER)
-        np.minimum.at(first_demand, self._owner[self._demand], self._time[self._demand])
+        np.minimum.at(first_demand, self.owner[self.demand], self.time[self.demand])
         return superseded_since([names or () for names in self.trace.names], first_demand)
 
     @cached_property
@@ -84,7 +92,7 @@ class Knowledge:
         gaps = self._idle[returned]
         if not len(gaps):
             return count, np.zeros(self.count)
-        owner = self._owner[returned]
+        owner = self.owner[returned]
         begin = np.searchsorted(owner, owner)
         here = np.arange(len(gaps))
         oldest = np.maximum(begin, here - learning.REMEMBERED_GAPS + 1)
@@ -129,9 +137,9 @@ class Knowledge:
     def _pieces(self) -> tuple[Floats, Floats, Integers, Flags]:
         """All idle times, cut where the situation changes: begin, end, situation, whether it ended in a use."""
         stop, returned = self._stops()
-        kept = stop > self._end
-        begin, stop, returned, seen = self._end[kept], stop[kept], returned[kept], self._time[kept]
-        uses, image = self._uses[kept], self._owner[kept]
+        kept = stop > self.end
+        begin, stop, returned, seen = self.end[kept], stop[kept], returned[kept], self.time[kept]
+        uses, image = self.uses[kept], self.owner[kept]
         flips = self.superseded_since[image]
         pieces = []
         for age in range(LOWEST_BIN, HIGHEST_BIN + 1):
@@ -149,10 +157,10 @@ class Knowledge:
 
     def _stops(self) -> tuple[Floats, Flags]:
         """When the idle time after each use is over: at the image's next use, or not by the trace's end."""
-        stop = np.append(self._time[1:], _NEVER)
-        following = np.append(self._owner[1:] == self._owner[:-1], [False])
+        stop = np.append(self.time[1:], _NEVER)
+        following = np.append(self.owner[1:] == self.owner[:-1], [False])
         stop[~following] = self.trace.end
-        return np.minimum(stop, self.trace.end), following & np.append(self._demand[1:], [False])
+        return np.minimum(stop, self.trace.end), following & np.append(self.demand[1:], [False])
 
     def _running_end(self) -> Floats:
         """Per use the latest end of the image's uses so far."""
@@ -160,14 +168,14 @@ class Knowledge:
         rank = np.empty(self.count, dtype=np.int64)
         by_until = np.argsort(until, kind="stable")
         rank[by_until] = np.arange(self.count)
-        highest = np.maximum.accumulate(self._owner * self.count + rank) - self._owner * self.count
+        highest = np.maximum.accumulate(self.owner * self.count + rank) - self.owner * self.count
         ends: Floats = until[by_until][highest]
         return ends
 
     def _running_count(self, counted: Flags) -> Integers:
         """Per use how many so far of the image's were counted."""
         total = np.concatenate(([0], np.cumsum(counted)))
-        counts: Integers = total[1:] - total[self._first[self._owner]]
+        counts: Integers = total[1:] - total[self.begins[self.owner]]
         return counts
 
     def _idle_times(self) -> Floats:
@@ -176,9 +184,9 @@ class Knowledge:
         What an inventory found has an end before it was seen: nobody witnessed that idle time.
         """
         idle = np.zeros(self.count)
-        witnessed = (self._owner[1:] == self._owner[:-1]) & (self._end[:-1] >= self._time[:-1])
-        idle[1:][witnessed] = (self._time[1:] - self._end[:-1])[witnessed]
-        idle[~self._demand] = 0.0
+        witnessed = (self.owner[1:] == self.owner[:-1]) & (self.end[:-1] >= self.time[:-1])
+        idle[1:][witnessed] = (self.time[1:] - self.end[:-1])[witnessed]
+        idle[~self.demand] = 0.0
         return np.maximum(idle, 0.0)
 
 
@@ -198,7 +206,7 @@ class TraceFacts:
 
     @cached_property
     def last_use(self) -> Floats:  # noqa: D102 - see pruner.orders.Facts, here and below
-        return np.minimum(self.knowledge._end[self._at], self.now)  # noqa: SLF001 - a part of it
+        return np.minimum(self.knowledge.end[self._at], self.now)
 
     @cached_property
     def pulled(self) -> Floats:  # noqa: D102
@@ -214,7 +222,7 @@ class TraceFacts:
 
     @cached_property
     def uses(self) -> Integers:  # noqa: D102
-        return self.knowledge._uses[self._at]  # noqa: SLF001
+        return self.knowledge.uses[self._at]
 
     @cached_property
     def returns(self) -> Integers:  # noqa: D102

@@ -42,12 +42,14 @@ COLUMNS: dict[str, Callable[[Result], str]] = {
     "LOST": lambda result: f"{result.losses:,}",
     "MEAN HELD": lambda result: format_bytes(result.mean_held_bytes),
 }
+REGRET = "REGRET"
 _LIGHTEST = ("EMERGENCY", "MEAN HELD", "HITS", "PULL TIME", "LOST", "REMOVED", "UNDER", "RE-PULLS")
 LEGEND = {
     "RE-PULLED": "bytes pulled again because the image had been removed; first pulls are not counted.",
     "DISK FULL": "pulls that did not fit.",
     "MIN FREE": "the least free space; negative: so much was short.",
     "UNDER": "time with free space under the threshold.",
+    REGRET: "re-pulled bytes that a clairvoyant spares, to what no policy could do better than.",
     "LOST": "uses of removed images that no registry can give back.",
 }
 
@@ -77,12 +79,21 @@ def print_table(trace: Trace, results: Sequence[Result], notes: Sequence[str] = 
     if common:
         console.print_text(f"all policies: {', '.join(common)}")
     typer.echo()
-    rows = [[name, *(cell(result) for cell in COLUMNS.values())] for name, result in zip(names, results, strict=True)]
-    left_out = console.print_table([POLICY, *COLUMNS], rows, right=list(COLUMNS), optional=_by_weight(results))
+    columns = COLUMNS | ({REGRET: regret} if any(result.optimum_most is not None for result in results) else {})
+    rows = [[name, *(cell(result) for cell in columns.values())] for name, result in zip(names, results, strict=True)]
+    left_out = console.print_table([POLICY, *columns], rows, right=list(columns), optional=_by_weight(results))
     typer.echo()
     for column, meaning in LEGEND.items():
-        if column not in left_out:
+        if column in columns and column not in left_out:
             console.print_text(f"{column}: {meaning}", "dim")
+
+
+def regret(result: Result) -> str:
+    """Between how many bytes more than the optimum a policy re-pulled."""
+    if result.optimum_least is None or result.optimum_most is None:
+        return "-"
+    least, most = max(0, result.repulled_bytes - result.optimum_most), result.repulled_bytes - result.optimum_least
+    return format_bytes(most) if least == most else f"{format_bytes(least)} to {format_bytes(most)}"
 
 
 def short_names(names: Sequence[str]) -> tuple[list[str], list[str]]:

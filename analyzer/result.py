@@ -91,6 +91,8 @@ class Result:
         pull_rate: bytes per second at which pulls are taken to run.
         removed: every removal, in order.
         timeline: free space over time, if it was asked for.
+        optimum_least: no policy that keeps the same space free re-pulls fewer bytes; if it was asked for.
+        optimum_most: what a policy that knows the future re-pulls (`analyzer.bounds`).
     """
 
     name: str
@@ -115,6 +117,8 @@ class Result:
     pull_rate: float = DEFAULT_PULL_RATE
     removed: Sequence[Removal] = ()
     timeline: Timeline | None = field(default=None, compare=False, repr=False)
+    optimum_least: int | None = None
+    optimum_most: int | None = None
 
     @property
     def hit_ratio(self) -> float:

@@ -65,8 +65,20 @@ def test_json_and_csv_say_the_same(busy: EventLog) -> None:
     (policy,) = data["policies"]
     assert data["begin"] == T0 / S
     assert policy["removals"] == 0
-    assert row == {name: str(value) for name, value in policy.items()}
+    assert row == {name: "" if value is None else str(value) for name, value in policy.items()}
     assert analyzer(*common, "--format", "json").stdout == analyzer(*common, "--format", "json").stdout
+
+
+def test_regret_is_told_if_asked_for(busy: EventLog) -> None:
+    options = ("simulate", "--log", str(busy.path), "--threshold", "60", "--min-age", "0s", "--regret")
+    lines = analyzer(*options).stdout.splitlines()
+    header = next(line for line in lines if line.startswith("POLICY"))
+    rows = {line.split("  ")[0]: line for line in lines[lines.index(header) + 1 :]}
+    assert header.endswith("REGRET")
+    assert rows["never"].endswith("-")
+    assert rows["lru under 60 free, min age 0 s"].endswith("0 B")
+    (policy,) = json.loads(analyzer(*options, "--baseline", "none", "--format", "json").stdout)["policies"]
+    assert (policy["optimum_least"], policy["optimum_most"]) == (0, 0)
 
 
 def test_a_policy_file_is_taken_and_options_change_it(busy: EventLog, tmp_path: Path) -> None:

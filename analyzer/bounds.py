@@ -1,0 +1,248 @@
+"""What knowing the future would be worth: a clairvoyant policy, and a bound that no policy can beat.
+
+The optimum lies between the two. The clairvoyant removes whole images under the same rules as the
+policy at hand, those first whose next use is the farthest (Belady 1966), and so can be had. The bound
+lets a policy drop single bytes of single layers: every byte then is a page of unit size and cost, for
+which farthest next need first is optimal, so nothing that keeps the same space free re-pulls less.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from analyzer.facts import Knowledge, knowledge_of
+from analyzer.host import Host
+from analyzer.replay import GAP_GRACE_S, PolicyCleaner, policy_levels, protection, replay
+from analyzer.result import Result
+from analyzer.trace import Flags, Floats, Integers, Trace, Use
+from pruner.policy import Policy
+
+
+class Clairvoyant(PolicyCleaner):
+    """A policy with its order replaced: the image whose next use is the farthest goes first.
+
+    Args:
+        policy: whose threshold, target, ages and allowlist hold.
+        trace: where to apply it, and its future.
+    """
+
+    def __init__(self, policy: Policy, trace: Trace) -> None:
+        super().__init__(policy, trace, name=f"clairvoyant under {policy.threshold} free")
+        self._knowledge = knowledge_of(trace)
+        self._next = next_demands(self._knowledge)
+
+    def ordered(self, host: Host) -> list[int]:
+        """The images that are there, first to go first."""
+        present = np.array(host.present, dtype=np.int64)
+        after = self._knowledge.latest(host.now, present) + 1
+        mine = after < self._knowledge.begins[present + 1]
+        following = np.where(mine, self._next[np.minimum(after, len(self._next) - 1)], math.inf)
+        order: list[int] = present[np.argsort(-following, kind="stable")].tolist()
+        return order
+
+
+def next_demands(knowledge: Knowledge) -> Floats:
+    """For each use, sorted by image, when its image is next demanded from then on; shape (u,)."""
+    where = np.flatnonzero(knowledge.demand)
+    found = np.searchsorted(where, np.arange(knowledge.count))
+    times = np.full(knowledge.count, math.inf)
+    some = found < len(where)
+    at = where[found[some]]
+    same = knowledge.owner[at] == knowledge.owner[some]
+    times[np.flatnonzero(some)[same]] = knowledge.time[at[same]]
+    return times
+
+
+@dataclass(frozen=True, slots=True)
+class Bracket:
+    """Between what re-pulled bytes the optimum lies, for one policy's rules.
+
+    Attributes:
+        least: no policy that keeps the same space free re-pulls fewer bytes.
+        most: the clairvoyant's re-pulled bytes.
+    """
+
+    least: int
+    most: int
+
+
+def with_regret(result: Result, bracket: Bracket) -> Result:
+    """The result with what the optimum would have re-pulled."""
+    return replace(result, optimum_least=min(bracket.least, bracket.most), optimum_most=bracket.most)
+
+
+def add_regret(trace: Trace, policies: Sequence[Policy], results: Sequence[Result]) -> list[Result]:
+    """The results of policies with their brackets; policies that differ in the order only share one."""
+    known: dict[Policy, Bracket] = {}
+    added = []
+    for policy, result in zip(policies, results, strict=True):
+        rules = replace(policy, order="lru")
+        if rules not in known:
+            known[rules] = bracket(trace, rules)
+        added.append(with_regret(result, known[rules]))
+    return added
+
+
+def bracket(trace: Trace, policy: Policy) -> Bracket:
+    """The optimum's re-pulled bytes under a policy's threshold, ages and allowlist. Raises as `replay`."""
+    most = replay(trace, Clairvoyant(policy, trace), reference=True).repulled_bytes
+    return Bracket(lower_bound(trace, policy), most)
+
+
+def lower_bound(trace: Trace, policy: Policy) -> int:
+    """Re-pulled bytes of the optimal fractional policy: no policy with this threshold has fewer.
+
+    It holds for policies that have the threshold free after each tick, as far as their rules let
+    anything go. What may not go at a tick (pinned, young, spared or local images) may not go here.
+
+    Raises:
+        UsageError: the policy contradicts itself on this disk.
+    """
+    return _Fractional(trace, policy).run()
+
+
+class _Fractional:
+    """The replay of bytes: each layer may be held in part."""
+
+    def __init__(self, trace: Trace, policy: Policy) -> None:
+        self.trace = trace
+        self.policy = policy
+        self.ticks = int(trace.end / policy.interval)
+        self.size: list[int] = trace.layer_bytes.tolist()
+        self.held = [0.0] * len(self.size)
+        self.exempt_until = [-math.inf] * len(self.size)
+        self.following: list[float] = [math.inf] * len(self.size)
+        self.version = [0] * len(self.size)
+        self.heap: list[tuple[float, int, int]] = []
+        self.waiting: list[tuple[float, tuple[float, int, int]]] = []
+        self.total = 0.0
+        self.repulled = 0.0
+
+    def run(self) -> int:
+        """The bytes that have to be pulled again."""
+        state = 0
+        tick, needs = 0, iter(self._needs())
+        pending = next(needs, None)
+        while tick < self.ticks or pending is not None:
+            tick = self._next_tick(tick, pending[0] if pending else self.ticks)
+            while pending is not None and pending[0] <= tick:
+                self._need(*pending[1:])
+                pending = next(needs, None)
+            if tick > self.ticks:
+                break
+            now = tick * self.policy.interval
+            while state + 1 < len(self.trace.disk_time) and self.trace.disk_time[state + 1] <= now:
+                state += 1
+            self._drop(now, self._allowed(state))
+        return int(self.repulled)
+
+    def _next_tick(self, tick: int, needed: int) -> int:
+        """The next tick at which something may have to go: after a need, a disk state, or while too much is held."""
+        if self.too_much or needed <= tick + 1:
+            return tick + 1
+        k = int(np.searchsorted(self.trace.disk_time, tick * self.policy.interval, side="right"))
+        changed = math.inf
+        if k < len(self.trace.disk_time):
+            changed = math.ceil(self.trace.disk_time[k] / self.policy.interval)
+        return int(max(tick + 1, min(needed, changed, max(self.ticks, tick + 1))))
+
+    too_much = False
+
+    def _needs(self) -> Iterator[tuple[int, int, bool, bool, float, float]]:
+        """By tick and layer: whether it is needed, whether its fetch is a re-pull, exempt until, next costly need."""
+        tick, layer, needed, costs, until = self._uses_of_layers()
+        if not len(tick):
+            return
+        # Of all that happens to a layer between two ticks, the first need says what its fetch is.
+        order = np.lexsort((~needed, tick, layer))
+        tick, layer, needed, costs, until = tick[order], layer[order], needed[order], costs[order], until[order]
+        start = np.flatnonzero(np.append([True], (layer[1:] != layer[:-1]) | (tick[1:] != tick[:-1])))
+        latest = np.maximum.reduceat(until, start)
+        tick, layer, needed, costs = tick[start], layer[start], needed[start], costs[start]
+        need = np.flatnonzero(needed)
+        again = (layer[need][1:] == layer[need][:-1]) & costs[need][1:]
+        following = np.full(len(tick), math.inf)
+        following[need[:-1][again]] = tick[need[1:][again]]
+        order = np.lexsort((layer, tick))
+        columns = (tick, layer, needed, costs, latest, following)
+        yield from zip(*(column[order].tolist() for column in columns), strict=True)
+
+    def _uses_of_layers(self) -> tuple[Integers, Integers, Flags, Flags, Floats]:
+        """Each layer of each use: tick, layer, whether it is needed, whether that may re-pull it, exempt until."""
+        trace, policy = self.trace, self.policy
+        never_goes = trace.local & (policy.local_images == "keep")
+        if policy.emergency is not None and policy.emergency != policy.threshold:
+            never_goes = never_goes | np.array(protection(policy, trace), dtype=np.bool_)
+        demand = (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)
+        first = _is_first(trace.image, demand | (trace.kind <= Use.ARRIVED))
+        # What appears without a pull, or is pulled for the first time, costs no re-pull.
+        free = (trace.kind == Use.ARRIVED) | first
+        needed = free | (demand & ~trace.local[trace.image])
+        count = trace.first[trace.image + 1] - trace.first[trace.image]
+        owner = np.repeat(np.arange(len(count)), count)
+        begin = np.cumsum(count) - count
+        layer = trace.layer[np.arange(int(count.sum())) - np.repeat(begin - trace.first[trace.image], count)]
+        tick = np.maximum(np.ceil(trace.time / policy.interval), 1).astype(np.int64)
+        until = np.where(never_goes[trace.image], math.inf, trace.until + policy.min_age)
+        return tick[owner], layer, needed[owner], (demand & ~free)[owner], until[owner]
+
+    def _need(self, layer: int, needed: bool, costs: bool, until: float, following: float) -> None:
+        self.exempt_until[layer] = max(self.exempt_until[layer], until)
+        if not needed:
+            return
+        missing = self.size[layer] - self.held[layer]
+        if costs:
+            self.repulled += missing
+        self.total += missing
+        self.held[layer] = float(self.size[layer])
+        self.version[layer] += 1
+        heapq.heappush(self.heap, (-following, layer, self.version[layer]))
+
+    def _allowed(self, state: int) -> float:
+        """Bytes of images that may be held after a tick."""
+        trace = self.trace
+        total = int(trace.disk_total[state])
+        level = policy_levels(self.policy, total, int(trace.inode_total[state])).threshold[0]
+        return total - int(trace.disk_other[state]) - level
+
+    def _drop(self, now: float, allowed: float) -> None:
+        """Drop bytes, those that are needed last first, until no more are held than is allowed."""
+        self.too_much = self.total > allowed
+        if not self.too_much or self._blind(now):
+            return
+        while self.waiting and self.waiting[0][0] <= now:
+            heapq.heappush(self.heap, heapq.heappop(self.waiting)[1])
+        while self.total > allowed and self.heap:
+            entry = self.heap[0]
+            _, layer, version = entry
+            current = version == self.version[layer] and self.held[layer] > 0.0
+            if current and self.exempt_until[layer] <= now:
+                going = min(self.held[layer], self.total - allowed)
+                self.held[layer] -= going
+                self.total -= going
+                current = self.held[layer] > 0.0
+            elif current:
+                heapq.heappush(self.waiting, (self.exempt_until[layer], entry))
+                current = False
+            if not current:
+                heapq.heappop(self.heap)
+        self.too_much = self.total > allowed
+
+    def _blind(self, now: float) -> bool:
+        """Whether every image still counts as just used after a gap."""
+        grace = min(self.policy.min_age, GAP_GRACE_S)
+        return any(begin <= now and min(end, now) + grace > now for begin, end in self.trace.blind.tolist())
+
+
+def _is_first(image: Integers, counted: Flags) -> Flags:
+    """Whether each counted entry is the first counted one of its image."""
+    first = np.zeros(len(image), dtype=np.bool_)
+    where = np.flatnonzero(counted)
+    _, at = np.unique(image[where], return_index=True)
+    first[where[at]] = True
+    return first
