@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from analyzer.trace import Flags, Floats, Integers, Trace, Use
 from pruner import learning
-from pruner.learning import BUCKETS, CELLS, DAY, HIGHEST_BIN, LOWEST_BIN
+from pruner.learning import AGES, BUCKETS, CELLS, DAY, HABITS, HIGHEST_BIN, LOWEST_BIN, PHASES, STAGES
 from pruner.policy import repository
 
 _NEVER = np.inf
@@ -128,29 +128,59 @@ class Knowledge:
         return returns, np.maximum(exposure, 0.0)
 
     @cached_property
-    def rates(self) -> Floats:
-        """Returns per second of idle time, in each situation, on each day; shape (days, CELLS)."""
+    def _tables(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Returns and exposure on each day; shape (days, AGES, BUCKETS, HABITS, STAGES)."""
         returns, exposure = self.learned
-        rates: Floats = (returns + learning.PRIOR_RETURNS) / (exposure + learning.PRIOR_EXPOSURE)
+        shape = (-1, AGES, BUCKETS, HABITS, STAGES)
+        return returns.reshape(shape), exposure.reshape(shape)
+
+    @cached_property
+    def hazards(self) -> NDArray[Any]:
+        """`Learned.hazard` on each day; shape (days, AGES, BUCKETS, 2)."""
+        returns, exposure = (
+            np.stack((table[..., 0], table[..., 1:].sum(axis=-1)), axis=-1)
+            for table in (table.sum(axis=3) for table in self._tables)
+        )
+        rates: NDArray[Any] = (returns + learning.PRIOR_RETURNS) / (exposure + learning.PRIOR_EXPOSURE)
         return rates
+
+    @cached_property
+    def rates(self) -> NDArray[Any]:
+        """`Learned.rates` on each day; shape (days, AGES, HABITS, STAGES)."""
+        returns, exposure = (table.sum(axis=2) for table in self._tables)
+        typical = np.array([learning.typical_idle(age) for age in range(AGES)])
+        by_stage = returns.sum(axis=2), exposure.sum(axis=2)
+        of_age: Any = _shrunk(by_stage[0].sum(axis=-1), by_stage[1].sum(axis=-1), learning.TYPICAL_RATE / typical, 0)
+        of_stage: Any = _shrunk(*by_stage, of_age[..., None], 1)
+        rates: NDArray[Any] = _shrunk(returns, exposure, of_stage[..., None, :], 2)
+        return rates
+
+    @cached_property
+    def beyond(self) -> NDArray[Any]:
+        """What lies ahead at the beginning of each age, on each day; shape (days, AGES + 1, HABITS, STAGES)."""
+        beyond = np.zeros((len(self.rates), AGES + 1, HABITS, STAGES))
+        for age in range(AGES - 1, -1, -1):
+            width = learning.width_of(age)
+            beyond[:, age] = learning.ahead(self.rates[:, age], width, beyond[:, age + 1], np.exp)
+        return beyond
 
     def _pieces(self) -> tuple[Floats, Floats, Integers, Flags]:
         """All idle times, cut where the situation changes: begin, end, situation, whether it ended in a use."""
         stop, returned = self._stops()
         kept = stop > self.end
         begin, stop, returned, seen = self.end[kept], stop[kept], returned[kept], self.time[kept]
-        uses, image = self.uses[kept], self.owner[kept]
-        flips = self.superseded_since[image]
+        rest = np.minimum(_bits(self.uses[kept]), BUCKETS - 1) * HABITS + habits(self.averages[1][kept])
+        flips = self.superseded_since[self.owner[kept]]
         pieces = []
-        for age in range(LOWEST_BIN, HIGHEST_BIN + 1):
-            low = np.maximum(seen, begin + (2.0 ** (age - 1) if age > LOWEST_BIN else 0.0))
-            high = np.minimum(stop, begin + 2.0**age) if age < HIGHEST_BIN else stop
+        for age in range(AGES):
+            low = np.maximum(seen, begin + (2.0 ** (age + LOWEST_BIN - 1) if age else 0.0))
+            high = np.minimum(stop, begin + 2.0 ** (age + LOWEST_BIN)) if age < AGES - 1 else stop
             last = returned & (high == stop)
-            for flag in range(2):
-                a = np.maximum(low, flips) if flag else low
-                b = high if flag else np.minimum(high, flips)
-                cell = (np.minimum(_bits(uses), BUCKETS - 1) + (age - LOWEST_BIN) * BUCKETS) * 2 + flag
+            for stage in range(STAGES):
+                a = np.maximum(low, flips + PHASES[stage - 1]) if stage else low
+                b = np.minimum(high, flips + PHASES[stage]) if stage < STAGES - 1 else high
                 some = b > a
+                cell = (age * BUCKETS * HABITS + rest) * STAGES + stage
                 pieces.append((a[some], b[some], cell[some], (last & (b == stop))[some]))
         a, b, cell, last = (np.concatenate(column) for column in zip(*pieces, strict=True))
         return a, b, cell, last
@@ -249,16 +279,44 @@ class TraceFacts:
 
     @cached_property
     def hazard(self) -> Floats:  # noqa: D102
-        rates: Floats = self.knowledge.rates[self.knowledge.day(self.now), self.situation]
-        return rates
+        often = np.minimum(_bits(self.uses), BUCKETS - 1)
+        hazards: Floats = self.knowledge.hazards[self._day, self._age, often, self.superseded]
+        return hazards
 
     @cached_property
-    def situation(self) -> Integers:
-        """As `pruner.learning.situation`."""
-        age = np.clip(_bits(self.now - self.last_use), LOWEST_BIN, HIGHEST_BIN) - LOWEST_BIN
-        often = np.minimum(_bits(self.uses), BUCKETS - 1)
-        cells: Integers = (age * BUCKETS + often) * 2 + self.superseded
-        return cells
+    def forecast(self) -> Floats:  # noqa: D102
+        idle, knowledge, day, age = self.now - self.last_use, self.knowledge, self._day, self._age
+        column = habits(self.gap), self._stage
+        left = np.where(age < AGES - 1, np.maximum(np.exp2(age + LOWEST_BIN) - idle, 0.0), np.inf)
+        beyond = knowledge.beyond[day, age + 1, *column]
+        found: Floats = learning.ahead(knowledge.rates[day, age, *column], left, beyond, np.exp)
+        return found
+
+    @property
+    def _day(self) -> int:
+        return self.knowledge.day(self.now)
+
+    @cached_property
+    def _age(self) -> Integers:
+        ages: Integers = np.clip(_bits(self.now - self.last_use), LOWEST_BIN, HIGHEST_BIN) - LOWEST_BIN
+        return ages
+
+    @cached_property
+    def _stage(self) -> Integers:
+        return np.searchsorted(PHASES, self.now - self.knowledge.superseded_since[self.present], side="right")
+
+
+def habits(gap: Floats) -> Integers:
+    """As `pruner.learning.habit`."""
+    bins = np.clip(_bits(gap) - learning.LOWEST_HABIT, 0, HABITS - 2) + 1
+    return np.where(gap > 0, bins, 0)
+
+
+def _shrunk(returns: NDArray[Any], exposure: NDArray[Any], expected: Any, level: int) -> NDArray[Any]:
+    """As `pruner.learning.shrunk`."""
+    trust = learning.TRUST[level]
+    rates: NDArray[Any] = (returns + trust) / (exposure + trust / expected)
+    return rates
 
 
 def superseded_since(names: list[tuple[str, ...]], first_demand: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +12,7 @@ from collector.log import EventLog
 from collector.reports import Witness, witness
 from collector.times import parse_rfc3339
 from pruner.holds import JobMemory
-from pruner.learning import Habits, Learned, moving_average
+from pruner.learning import Habits, Learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Image:
         containers: how many containers refer to it, in any state.
         returns: how often it was used again after an idle time (see `pruner.learning`).
         gap: moving average of those idle times, seconds; 0 without any.
-        superseded: whether a later image has been used in each of its repositories.
+        superseded: since when a later image has been used in each of its repositories; infinite: not.
     """
 
     image_id: str
@@ -54,7 +55,7 @@ class Image:
     containers: int = 0
     returns: int = 0
     gap: float = 0.0
-    superseded: bool = False
+    superseded: float = math.inf
 
     @property
     def name(self) -> str:
@@ -259,9 +260,7 @@ def used_later(image: Image, time: float, evidence: str) -> Image:
 
 def with_habits(image: Image, habits: Habits) -> Image:
     """The image with what its past says of its future."""
-    return replace(
-        image, uses=habits.uses, returns=habits.returns, gap=moving_average(habits.gaps), superseded=habits.superseded
-    )
+    return replace(image, uses=habits.uses, returns=habits.returns, gap=habits.gap, superseded=habits.superseded)
 
 
 def read_history(log: EventLog) -> History:

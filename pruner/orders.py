@@ -35,7 +35,8 @@ class Facts(Protocol):
         bytes: bytes of all its layers.
         own_bytes: bytes of the layers that no other image present holds: what its removal frees.
         superseded: 1 if its repository has been used with an image first seen later, else 0.
-        hazard: returns per idle second that images in its situation showed so far (`pruner.learning`).
+        hazard: returns per idle second of images with such an idle time, use count and flag (`pruner.learning`).
+        forecast: the chance of its return, discounted by how far off it is (`pruner.learning`).
     """
 
     @property
@@ -62,6 +63,8 @@ class Facts(Protocol):
     def superseded(self) -> Any: ...  # noqa: D102
     @property
     def hazard(self) -> Any: ...  # noqa: D102
+    @property
+    def forecast(self) -> Any: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ class PlainFacts:
     own_bytes: int = 0
     superseded: int = 0
     hazard: float = 0.0
+    forecast: float = 0.0
 
 
 Order = Callable[[Facts], Any]
@@ -132,8 +136,13 @@ def superseded(facts: Facts) -> Any:
 
 
 def hazard(facts: Facts) -> Any:
-    """Least likely to return soon first: age-conditional return rates as in LHD (Beckmann et al., NSDI 2018)."""
+    """Lowest rate of return first: age-conditional rates as in LHD (Beckmann et al., NSDI 2018)."""
     return facts.hazard
+
+
+def forecast(facts: Facts) -> Any:
+    """Lowest discounted chance of return first: the rates of LHD, looked at ahead and by each image's habits."""
+    return facts.forecast
 
 
 _FOREVER = 2.0**36  # seconds: more than any log spans, and floats still tell microseconds apart
@@ -147,6 +156,7 @@ ORDERS: dict[str, Order] = {
     "next-use": next_use,
     "superseded": superseded,
     "hazard": hazard,
+    "forecast": forecast,
 }
-LEARNING_ORDERS = ("lfu", "gdsf", "next-use", "superseded", "hazard")
+LEARNING_ORDERS = ("lfu", "gdsf", "next-use", "superseded", "hazard", "forecast")
 """The orders that need `pruner.learning.read_experience`."""

@@ -326,6 +326,7 @@ _NEVER = (-1.0, -1.0)
 
 def facts(image: Image, now: float, own_bytes: int, learned: Learned) -> Facts:
     """What an order may look at."""
+    idle, superseded = now - image.last_use, image.superseded <= now
     return PlainFacts(
         now=now,
         last_use=image.last_use,
@@ -337,8 +338,9 @@ def facts(image: Image, now: float, own_bytes: int, learned: Learned) -> Facts:
         gap=image.gap,
         bytes=image.size,
         own_bytes=own_bytes,
-        superseded=int(image.superseded),
-        hazard=learned.rate(now - image.last_use, image.uses, int(image.superseded)),
+        superseded=int(superseded),
+        hazard=learned.hazard(idle, image.uses, superseded),
+        forecast=learned.forecast(idle, image.gap, now - image.superseded),
     )
 
 

@@ -12,28 +12,69 @@ from analyzer.loading import load_trace
 from analyzer.trace import DiskState, ImageFacts, Use, make_trace
 from collector.events import Event, Kind
 from collector.log import EventLog
-from pruner import learning
-from pruner.learning import CELLS, DAY, Learned, moving_average, read_experience, situation
+from pruner.learning import (
+    CELLS,
+    DAY,
+    HOUR,
+    Learned,
+    age_bin,
+    habit,
+    moving_average,
+    read_experience,
+    situation,
+    stage,
+)
 from tests.analyzer.test_loading import T0, S, container, observed, sample
 
 INF = float("inf")
 
 
 def test_situations_are_powers_of_two() -> None:
-    assert situation(0.0, 0, 0) == 0
-    assert situation(63.0, 0, 1) == 1
-    assert situation(64.0, 0, 0) == 12
-    assert situation(127.9, 1, 0) == 14
-    assert situation(0.0, 2, 0) == situation(0.0, 3, 0) == 4
-    assert situation(0.0, 16, 1) == situation(0.0, 10**6, 1) == 11
-    assert situation(1e12, 10**6, 1) == CELLS - 1
+    assert situation(0.0, 0, 0.0, -INF) == situation(2047.9, 0, 0.0, -1.0) == 0
+    assert age_bin(2048.0) == 1
+    assert [stage(seconds) for seconds in (-INF, -1.0, 0.0, DAY, 7 * DAY, INF)] == [0, 0, 1, 2, 3, 3]
+    assert [habit(gap) for gap in (0.0, 3601.0, 4096.0, 8192.0, 1e9)] == [0, 1, 2, 3, 9]
+    assert situation(0.0, 2, 0.0, -1.0) == situation(0.0, 3, 0.0, -1.0) == 2 * 40
+    assert situation(1e12, 10**6, 1e9, 1e9) == CELLS - 1
 
 
-def test_rates_are_returns_over_idle_time_with_a_prior() -> None:
-    assert Learned().rate(100.0, 1, 0) == pytest.approx(0.05 / DAY)
+def learned_of(**counts: tuple[float, float]) -> Learned:
     returns, exposure = [0.0] * CELLS, [0.0] * CELLS
-    returns[situation(100.0, 1, 0)], exposure[situation(100.0, 1, 0)] = 3.0, 2 * DAY
-    assert Learned(tuple(returns), tuple(exposure)).rate(100.0, 1, 0) == pytest.approx(3.05 / (3 * DAY))
+    cell = situation(3000.0, 1, 0.0, -1.0)
+    returns[cell], exposure[cell] = counts["here"]
+    return Learned(tuple(returns), tuple(exposure))
+
+
+def test_the_hazard_is_returns_over_idle_time_with_a_prior() -> None:
+    assert Learned().hazard(3000.0, 1, superseded=False) == pytest.approx(0.05 / DAY)
+    learned = learned_of(here=(3.0, 2 * DAY))
+    assert learned.hazard(3000.0, 1, superseded=False) == pytest.approx(3.05 / (3 * DAY))
+    assert learned.hazard(3000.0, 1, superseded=True) == pytest.approx(0.05 / DAY)
+
+
+def test_rates_are_drawn_towards_those_of_coarser_situations() -> None:
+    nothing = Learned().rates[1][0, 0]
+    assert nothing == pytest.approx(0.3 / 2**11.5)
+    learned = learned_of(here=(3.0, 2 * DAY))
+    coarse = 3.5 / (2 * DAY + 0.5 / nothing)
+    assert learned.rates[1][5, 3] == pytest.approx(coarse)
+    of_stage = 4 / (2 * DAY + 1 / coarse)
+    assert learned.rates[1][5, 0] == pytest.approx(of_stage)
+    assert learned.rates[1][0, 0] == pytest.approx(4 / (2 * DAY + 1 / of_stage))
+
+
+def test_the_forecast_looks_ahead() -> None:
+    """What has been idle for longer returns later, if nothing is known: as least recently used."""
+    chances = [Learned().forecast(2.0**k, 0.0, -1.0) for k in range(5, 25)]
+    assert chances == sorted(chances, reverse=True)
+    assert 0.0 < chances[-1] < chances[0] < 1.0
+    # Ten returned each time between 18 and 36 hours: at 17 hours that is near, at 3 days it is not.
+    returns, exposure = [0.0] * CELLS, [100 * DAY] * CELLS
+    for usual in range(5, 10):
+        returns[situation(DAY, 9, 2.0 ** (usual + 11), -1.0)] = 500.0
+    nightly = Learned(tuple(returns), tuple(exposure))
+    assert nightly.forecast(17 * HOUR, DAY, -1.0) > 2 * nightly.forecast(3 * DAY, DAY, -1.0)
+    assert nightly.forecast(17 * HOUR, DAY, -1.0) > nightly.forecast(17 * HOUR, DAY, 0.0)
 
 
 def test_the_moving_average_weighs_the_latest_idle_times() -> None:
@@ -50,22 +91,24 @@ def test_an_image_is_superseded_once_a_later_one_was_used_in_all_its_repositorie
 
 
 def test_idle_times_fall_into_situations_by_hand() -> None:
-    """One image is used from 0 to 100 s, again after 1,000 s, then never; a later one supersedes it at 2,000 s."""
+    """One image is used from 0 to 100 s, again after 10,000 s, then never; a later one supersedes it at 15,000 s."""
     images = [ImageFacts([("a", 1)], references=("r/a:1",)), ImageFacts([("b", 1)], references=("r/a:2",))]
-    uses = [(0.0, 0, 100.0, Use.CONTAINER), (1100.0, 0, 1100.0, Use.JOB), (2000.0, 1, 2000.0, Use.PULL)]
+    uses = [(0.0, 0, 100.0, Use.CONTAINER), (10100.0, 0, 10100.0, Use.JOB), (15000.0, 1, 15000.0, Use.PULL)]
     known = Knowledge(make_trace(images, uses, [DiskState(0.0, 10, 0)], end=2 * DAY))
     returns, exposure = (table[1] for table in known.learned)
-    assert np.flatnonzero(returns).tolist() == [situation(1000.0, 1, 0)]
-    assert exposure[situation(10.0, 1, 0)] == pytest.approx(64)
-    assert exposure[situation(600.0, 1, 0)] == pytest.approx(1000 - 512)
-    assert exposure[situation(600.0, 2, 0)] == pytest.approx(900 - 512)
-    assert exposure[situation(600.0, 2, 1)] == pytest.approx(1024 - 900)
-    assert sum(exposure) == pytest.approx(1000 + (DAY - 1100) + (DAY - 2000))
+    assert np.flatnonzero(returns).tolist() == [situation(10000.0, 1, 0.0, -1.0)]
+    assert exposure[situation(10.0, 1, 0.0, -1.0)] == pytest.approx(2048)
+    assert exposure[situation(9000.0, 1, 0.0, -1.0)] == pytest.approx(10000 - 8192)
+    assert exposure[situation(4096.0, 2, 10000.0, -1.0)] == pytest.approx(4900 - 4096)
+    assert exposure[situation(4096.0, 2, 10000.0, 0.0)] == pytest.approx(8192 - 4900)
+    assert sum(exposure) == pytest.approx(10000 + (DAY - 10100) + (DAY - 15000))
     assert known.learned[0][0].sum() == known.learned[1][0].sum() == 0
-    facts = known.facts(2100.0, np.array([0, 1]), np.zeros(2), np.array([1, 1]))
+    facts = known.facts(15100.0, np.array([0, 1]), np.zeros(2), np.array([1, 1]))
     assert facts.superseded.tolist() == [1, 0]
     assert facts.uses.tolist() == [2, 0]
-    assert facts.last_use.tolist() == [1100.0, 2000.0]
+    assert facts.returns.tolist() == [1, 0]
+    assert facts.gap.tolist() == [10000.0, 0.0]
+    assert facts.last_use.tolist() == [10100.0, 15000.0]
 
 
 def random_history(seed: int) -> list[Event]:
@@ -110,11 +153,13 @@ def test_live_and_simulated_learn_the_same(log: EventLog, seed: int) -> None:
     )
     for i, image in enumerate(trace.image_ids):
         habits = live.habits[image]
-        assert habits.returns == facts.returns[i]
-        assert moving_average(habits.gaps) == pytest.approx(facts.gap[i])
-        assert habits.superseded == facts.superseded[i]
-        assert habits.uses == facts.uses[i]
         idle = trace.end - facts.last_use[i]
-        assert live.learned.rate(idle, habits.uses, habits.superseded) == pytest.approx(facts.hazard[i])
-    assert {habits.superseded for habits in live.habits.values()} == {False, True}
-    assert any(len(habits.gaps) == learning.REMEMBERED_GAPS or habits.returns > 3 for habits in live.habits.values())
+        superseded_for = T0 / S + trace.end - habits.superseded
+        assert habits.uses == facts.uses[i]
+        assert habits.returns == facts.returns[i]
+        assert habits.gap == pytest.approx(facts.gap[i])
+        assert (superseded_for >= 0) == facts.superseded[i]
+        assert live.learned.hazard(idle, habits.uses, superseded_for >= 0) == pytest.approx(facts.hazard[i])
+        assert live.learned.forecast(idle, habits.gap, superseded_for) == pytest.approx(facts.forecast[i])
+    assert {habits.superseded < INF for habits in live.habits.values()} == {False, True}
+    assert max(habits.returns for habits in live.habits.values()) > 3
