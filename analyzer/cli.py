@@ -178,6 +178,24 @@ def _baselines(names: Sequence[str] | None) -> list[str]:
     return chosen
 
 
+@app.command()
+def verify(
+    log: LogOption = None,
+    host: LogHostOption = None,
+    last: Annotated[int | None, typer.Option(min=1, help="How many of the latest prunes.", show_default="all")] = None,
+    output: console.FormatOption = console.Format.TABLE,
+) -> None:
+    """Replay the history up to each recorded prune, and compare what must go with what was removed, image by image."""
+    from analyzer.verify import agreement, print_checks
+    from analyzer.verify import verify as check
+
+    checks = check(console.open_log(log), host, last)
+    if output is console.Format.JSON:
+        console.print_json({"agreement": agreement(checks), "prunes": [made.to_json() for made in checks]})
+    else:
+        print_checks(checks)
+
+
 @app.command("baselines")
 def list_baselines(output: console.FormatOption = console.Format.TABLE) -> None:
     """List what `simulate --baseline` knows, each in a line, with the switches that it may carry."""

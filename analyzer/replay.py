@@ -8,6 +8,7 @@ threshold, as on a host whose collector wakes the pruner.
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import math
 import os
@@ -28,8 +29,9 @@ from analyzer.trace import Floats, Integers, Trace, Use
 from collector.errors import LogError, UsageError
 from collector.units import format_duration
 from pruner.decision import EVICT_EMERGENCY, Reason, evict
+from pruner.headroom import Falls
 from pruner.orders import ORDERS
-from pruner.policy import Levels, Policy
+from pruner.policy import AUTO, Levels, Policy, Space
 
 Progress = Callable[[float], None]
 
@@ -89,6 +91,7 @@ class PolicyCleaner:
         self.name = name or (f"{policy}, also at events" if trigger is Trigger.EVENT else str(policy))
         self.interval = policy.interval
         self._levels: dict[tuple[int, int], Levels] = {}
+        self._headroom = Headroom(policy.interval) if policy.threshold.unit == AUTO else None
 
     @cached_property
     def protected(self) -> list[bool]:
@@ -110,12 +113,16 @@ class PolicyCleaner:
     def levels(self, host: Host) -> Levels:
         """The policy's amounts of free space on the disk as it is now."""
         size = (host.total, host.total_inodes)
+        if self._headroom is not None:
+            return policy_levels(self._headroom.resolved(self.policy, host.total), *size)
         if size not in self._levels:
             self._levels[size] = policy_levels(self.policy, *size)
         return self._levels[size]
 
     def tick(self, host: Host) -> None:
         """Remove what the decision function says, if free space is under the threshold."""
+        if self._headroom is not None:
+            self._headroom.look(host)
         levels = self.levels(host)
         if host.free >= levels.threshold[0] and host.free_inodes >= levels.threshold[1]:
             return
@@ -124,14 +131,21 @@ class PolicyCleaner:
         taken = [i for i in order if Reason(verdict[i]).evicts]
         for i in sorted(taken, key=lambda i: verdict[i]):
             host.remove(i, emergency=verdict[i] == EVICT_EMERGENCY)
+        if self._headroom is not None:
+            self._headroom.look(host)
 
     def used(self, host: Host, image: int, *, brought_in: bool) -> None:  # noqa: ARG002 - the protocol
         """Prune if that took too much space and events are to trigger it."""
-        if brought_in and self.trigger is Trigger.EVENT:
-            self.tick(host)
+        if brought_in:
+            self._changed(host)
 
     def sampled(self, host: Host) -> None:
         """Prune if that shows too little space and events are to trigger it."""
+        self._changed(host)
+
+    def _changed(self, host: Host) -> None:
+        if self._headroom is not None:
+            self._headroom.look(host)
         if self.trigger is Trigger.EVENT:
             self.tick(host)
 
@@ -177,6 +191,32 @@ class PolicyCleaner:
         if host.pinned(image):
             return Reason.PINNED
         return Reason.LOCAL if host.local[image] and self.policy.local_images == "keep" else 0
+
+
+class Headroom:
+    """The record of falls along a simulated history, as a host under this policy would have made it."""
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._falls = Falls(interval)
+        self._began = 0.0
+        self._highest = -math.inf
+        self._deepest = 0.0
+
+    def look(self, host: Host) -> None:
+        """See what is free now; what was free at most in this interval counts from."""
+        if host.now >= self._began + self._interval:
+            if self._highest > -math.inf:
+                self._falls.add(max(self._deepest, self._highest - host.free))
+            self._began = host.now // self._interval * self._interval
+            self._highest, self._deepest = host.free, 0.0
+        self._highest = max(self._highest, host.free)
+        self._deepest = max(self._deepest, self._highest - host.free)
+
+    def resolved(self, policy: Policy, total: int) -> Policy:
+        """The policy with an amount in place of ``auto``, once enough is known."""
+        threshold = self._falls.threshold(total)
+        return policy if threshold is None else dataclasses.replace(policy, threshold=Space(threshold, "B", AUTO))
 
 
 # Jobs that were pulled for in a gap have created their containers this long after it.
@@ -425,7 +465,7 @@ def _timeline(host: Host) -> Timeline | None:
 
 def _index_for(trace: Trace, cleaner: Cleaner) -> Index | None:
     """The trace's index, if the compiled kernel is at hand and knows what the cleaner does."""
-    known = type(cleaner) is PolicyCleaner and cleaner.trace is trace
+    known = type(cleaner) is PolicyCleaner and cleaner.trace is trace and cleaner.policy.threshold.unit != AUTO
     return kernel.index_of(trace) if known and kernel.available(trace) else None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from collector.errors import UsageError
 from collector.units import format_duration, parse_bytes, parse_duration
 from pruner.orders import ORDERS
-from pruner.policy import Policy, Space, compile_entry
+from pruner.policy import AUTO, Policy, Space, compile_entry
 
 DEFAULT_POLICY_PATH = Path("/etc/docker-hindsight/policy.toml")
 LOCAL_IMAGES = ("keep", "evict")
@@ -38,7 +38,10 @@ class Key:
 def _space(value: Any) -> Space:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise TypeError('must be free space such as "10%", "50GB" or a number of bytes')
-    return Space.parse(str(value))
+    space = Space.parse(str(value))
+    if space.unit == AUTO:
+        raise ValueError("'auto' is only for `threshold`")
+    return space
 
 
 def _level(value: Any) -> Space:
@@ -46,6 +49,10 @@ def _level(value: Any) -> Space:
     if space.unit == "never":
         raise ValueError("'never' is only for `emergency`")
     return space
+
+
+def _threshold(value: Any) -> Space:
+    return Space.parse(AUTO) if value == AUTO else _level(value)
 
 
 def _seconds(value: Any) -> float:
@@ -115,7 +122,9 @@ def _one_of(names: tuple[str, ...]) -> Callable[[Any], str]:
 
 KEYS: dict[str, Key] = {
     "threshold": Key(
-        _level, "free space under which pruning starts: a share (10%), a size (50GB), or 2GB/job", "space"
+        _threshold,
+        "free space under which pruning starts: a share (10%), a size (50GB), 2GB/job, or auto (as the log tells)",
+        "space",
     ),
     "target": Key(_level, "free space at which pruning stops (default: the threshold)", "space"),
     "emergency": Key(

@@ -12,6 +12,8 @@ from collector.units import format_duration, parse_bytes
 PER_CENT = 100.0
 MAX_PER_CENT = 100.0
 PER_JOB = "B/job"
+AUTO = "auto"
+AUTO_DEFAULT_PER_CENT = 10.0
 _NEVER = "never"
 
 
@@ -21,7 +23,8 @@ class Space:
 
     Attributes:
         amount: bytes (or inodes), or per cent when `unit` is ``%``.
-        unit: ``B`` absolute, ``%`` of the file system, ``B/job`` per job slot, ``never``.
+        unit: ``B`` absolute, ``%`` of the file system, ``B/job`` per job slot, ``never``, or ``auto``:
+            as the host's past tells (`pruner.headroom`), a tenth of the disk until it tells enough.
         text: as the operator wrote it.
     """
 
@@ -31,7 +34,7 @@ class Space:
 
     @classmethod
     def parse(cls, text: str) -> Space:
-        """The space that ``10%``, ``50GB``, ``2GB/job`` or ``never`` means.
+        """The space that ``10%``, ``50GB``, ``2GB/job``, ``auto`` or ``never`` means.
 
         Raises:
             ValueError: it means none, or a share over 100 %.
@@ -39,6 +42,8 @@ class Space:
         clean = text.strip()
         if clean == _NEVER:
             return cls(-1.0, _NEVER, clean)
+        if clean == AUTO:
+            return cls(AUTO_DEFAULT_PER_CENT, AUTO, clean)
         if clean.endswith("%"):
             try:
                 share = float(clean[:-1])
@@ -59,7 +64,7 @@ class Space:
 
         Negative for ``never``: no free space is less than that.
         """
-        if self.unit == "%":
+        if self.unit in {"%", AUTO}:
             return self.amount / PER_CENT * total
         if self.unit == PER_JOB:
             # A slot may be free again, and taken, before the next tick: one job always counts.

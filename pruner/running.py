@@ -14,6 +14,7 @@ from collector.log import EventLog
 from collector.units import format_bytes
 from collector.wake import leave_levels
 from pruner.executor import MAX_ROUNDS, Executor, Outcome, exclusive
+from pruner.headroom import resolved
 from pruner.inventory import read_history
 from pruner.plan import Plan, counted, plan
 from pruner.policy import Levels, Policy, Space
@@ -45,6 +46,7 @@ def make_plan(engine: Engine, log: EventLog | None, policy: Policy, wish: Wish |
         UsageError: the policy contradicts itself on this disk.
     """
     inventory = survey(engine, log, policy)
+    policy = resolved(policy, log, inventory.disk.total_bytes, inventory.now)
     try:
         levels = levels_for(policy, inventory.disk, inventory.free_slots, wish)
         return plan(policy, inventory, levels=levels)

@@ -84,6 +84,13 @@ def test_the_least_recently_used_go_and_allowlisted_images_stay_until_an_emergen
     assert rows[0] == ("target reached", 2)
     assert rows[1][0] == "target reached"
 
+    # The history alone says of every image what was done with it.
+    checked = host.json("analyzer", "verify")
+    assert checked["agreement"] == 1.0, checked
+    assert [made["skipped"] for made in checked["prunes"]] == [None] * len(checked["prunes"])
+    assert len(checked["prunes"]) >= 2
+    assert sum(len(made["removed"]) for made in checked["prunes"]) == len(removed(host))
+
 
 def own_bytes(host: Host, image: PushedImage) -> int:
     """What the image alone holds: stores count differently."""

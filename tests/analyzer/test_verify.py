@@ -1,0 +1,138 @@
+"""Recorded prunes against the history: agreement, and what is said where there is none."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from analyzer.verify import PruneCheck, agreement, verify
+from collector.errors import LogError
+from collector.events import Event, Kind
+from collector.log import EventLog
+from pruner.config import to_json
+from pruner.policy import Policy, Space
+from tests.analyzer.test_cli import analyzer
+from tests.analyzer.test_loading import T0, S, container, observed, sample
+
+HOUR = 3600.0
+POLICY = Policy(threshold=Space.parse("50"), min_age=60.0, inode_threshold=Space.parse("0"))
+
+
+def recorded(second: float, images: list[dict[str, Any]], policy: Policy | None = POLICY) -> Event:
+    """A prune of a disk of 100 bytes with 40 free."""
+    plan = {"free_bytes": 40, "free_inodes": 0, "total_bytes": 100, "threshold_bytes": 50.0, "target_bytes": 50.0}
+    facts = {
+        "prune": f"p{second}",
+        "trigger": "timer",
+        "policy": {"text": str(policy), "values": to_json(policy)} if policy else {"text": "lru"},
+        "plan": plan | {"threshold_inodes": 0.0, "items": [], "images": images},
+    }
+    return Event(T0 + int(second * S), Kind.PRUNE_STARTED, bytes=40, attributes=facts)
+
+
+def entry(image: str, reason: str, last_use: float) -> dict[str, Any]:
+    return {
+        "image": image,
+        "references": [f"{image}:1"],
+        "reason": reason,
+        "frees": 20,
+        "last_use": T0 / S + last_use,
+        "evidence": "container removed",
+    }
+
+
+def ended(second: float, prune: float, image: str, error: str | None = None) -> Event:
+    kind = Kind.ITEM_REMOVED if error is None else Kind.ITEM_FAILED
+    facts = {"prune": f"p{prune}", "item": "image", "reason": "evict"} | ({"error": error} if error else {})
+    return Event(T0 + int(second * S), kind, image=image, attributes=facts)
+
+
+@pytest.fixture
+def history(log: EventLog) -> EventLog:
+    """Images a, b and c, last used at 20, 40 and 60 s, of 20 own bytes each on a base of 10."""
+    log.append(
+        [sample(0, free=40, image_bytes=60), Event(T0, Kind.COLLECTOR_STARTED, attributes={"store": "overlay2"})]
+    )
+    for k, image in enumerate("abc"):
+        log.append([observed(1 + k, image), *container(10 + 20 * k, 20 + 20 * k, image, f"c{k}")])
+    return log
+
+
+STAYS = [entry("b", "target_reached", 40), entry("c", "target_reached", 60)]
+
+
+def only(log: EventLog) -> PruneCheck:
+    (check,) = verify(log)
+    return check
+
+
+def test_what_the_history_says_was_done(history: EventLog) -> None:
+    history.append([recorded(HOUR, [entry("a", "evict", 20), *STAYS]), ended(HOUR + 1, HOUR, "a")])
+    # What comes after a prune does not count at it.
+    history.append(container(HOUR + 5, HOUR + 9, "a", "later"))
+    check = only(history)
+    assert (check.agreement, [image.removed for image in check.images]) == (1.0, [True, False, False])
+    assert check.to_json()["removed"] == ["a"]
+    assert agreement([check]) == 1.0
+
+
+@pytest.mark.parametrize("order", ["lru", "forecast", "hazard", "gdsf"])
+def test_each_order_is_replayed(history: EventLog, order: str) -> None:
+    policy = Policy(threshold=Space.parse("50"), min_age=60.0, inode_threshold=Space.parse("0"), order=order)
+    history.append([recorded(HOUR, [entry("a", "evict", 20), *STAYS], policy), ended(HOUR + 1, HOUR, "a")])
+    assert only(history).agreement == 1.0
+
+
+def test_a_use_that_the_pruner_missed_is_named(history: EventLog) -> None:
+    history.append(container(70, 80, "a", "c9"))
+    history.append([recorded(HOUR, [entry("a", "evict", 20), *STAYS]), ended(HOUR + 1, HOUR, "a")])
+    check = only(history)
+    causes = {image.image: image.cause for image in check.images if not image.agrees}
+    assert set(causes) == {"a", "b"}
+    assert causes["a"].startswith("last use: 2023-11-14 22:14:40")
+    assert "container removed) by the log, 2023-11-14 22:13:40" in causes["a"]
+    assert causes["b"] == "the pruner found it target reached, the replay evict"
+    assert check.agreement == pytest.approx(1 / 3)
+
+
+def test_a_removal_that_failed_tells_why(history: EventLog) -> None:
+    history.append([recorded(HOUR, [entry("a", "evict", 20), *STAYS]), ended(HOUR + 1, HOUR, "a", "a container came")])
+    (image,) = (image for image in only(history).images if not image.agrees)
+    assert (image.image, image.removed, image.cause) == ("a", False, "a container came")
+
+
+def test_images_that_only_one_side_knows_are_named(history: EventLog) -> None:
+    images = [entry("x", "evict", 5), *STAYS]
+    history.append([recorded(HOUR, images), ended(HOUR + 1, HOUR, "x")])
+    causes = {image.image: image.cause for image in only(history).images if not image.agrees}
+    assert "the log did not know it yet" in causes["x"]
+    assert "the pruner did not see it" in causes["a"]
+
+
+def test_an_older_record_is_passed_over_and_said_so(history: EventLog) -> None:
+    history.append([recorded(HOUR, [entry("a", "evict", 20)], policy=None)])
+    check = only(history)
+    assert check.skipped == "its policy was recorded in words only, by an older version"
+    assert (check.to_json()["agreement"], agreement([check])) == (None, None)
+    shown = analyzer("verify", "--log", str(history.path))
+    assert shown.returncode == 0
+    assert "not replayed: its policy was recorded in words only" in shown.stdout
+
+
+def test_the_command_prints_rows_causes_and_json(history: EventLog) -> None:
+    history.append([recorded(HOUR, [entry("a", "evict", 20), *STAYS]), ended(HOUR + 1, HOUR, "a", "in use")])
+    history.append([recorded(2 * HOUR, [entry("a", "evict", 20), *STAYS]), ended(2 * HOUR + 1, 2 * HOUR, "a")])
+    table = analyzer("verify", "--log", str(history.path))
+    assert table.returncode == 0, table.stderr
+    assert "a:1 was kept: in use" in table.stdout
+    assert "83.3% of 6 verdicts" in table.stdout
+    data = json.loads(analyzer("verify", "--log", str(history.path), "--last", "1", "--format", "json").stdout)
+    assert (data["agreement"], len(data["prunes"])) == (1.0, 1)
+
+
+def test_a_log_without_prunes_is_refused(history: EventLog) -> None:
+    with pytest.raises(LogError, match="holds no prune yet"):
+        verify(history)
+    assert analyzer("verify", "--log", str(history.path)).returncode == 1
