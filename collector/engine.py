@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -18,6 +18,7 @@ import docker
 import docker.errors
 import requests
 
+from collector.content import compressed_sizes
 from collector.errors import EngineError
 from collector.paths import DEFAULT_HOST
 from collector.times import parse_rfc3339
@@ -173,6 +174,7 @@ class Engine:
         self._timeout = timeout
         self._client: docker.APIClient | None = None
         self._store: str | None = None
+        self._data_root = ""
 
     @property
     def api(self) -> docker.APIClient:
@@ -200,7 +202,8 @@ class Engine:
             self._store = "containerd"
         else:
             self._store = str(info.get("Driver"))
-        return EngineInfo(str(info["DockerRootDir"]), self._store, str(version.get("Version")))
+        self._data_root = str(info["DockerRootDir"])
+        return EngineInfo(self._data_root, self._store, str(version.get("Version")))
 
     @property
     def store(self) -> str:
@@ -245,8 +248,17 @@ class Engine:
             created=detail.get("Created") or None,
             stored=_last_tag_time(detail),
             size=size,
-            layers=pair_layers(diff_ids, sizes, size, spread=self.store == "containerd"),
+            layers=self._layers(listed.image, diff_ids, sizes, size),
         )
+
+    def _layers(self, image: str, diff_ids: Sequence[str], sizes: Sequence[int] | None, size: int) -> tuple[Layer, ...]:
+        if self.store != "containerd":
+            return pair_layers(diff_ids, sizes, size, spread=False)
+        kept = compressed_sizes(self._data_root, image, diff_ids)
+        if kept is None or sizes is None:
+            return pair_layers(diff_ids, sizes, size, spread=True)
+        unpacked = pair_layers(diff_ids, sizes, sum(sizes), spread=False)
+        return tuple(replace(layer, bytes=layer.bytes + extra) for layer, extra in zip(unpacked, kept, strict=True))
 
     def _inspect(self, image: str) -> dict[str, Any]:
         return cast("dict[str, Any]", cast("Any", self.api).inspect_image(image))

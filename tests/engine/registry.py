@@ -73,6 +73,16 @@ def random_layer(seed: int, size: int, files: int = 1) -> Layer:
     return _layer(archive.getvalue())
 
 
+@cache
+def repetitive_layer(seed: int, size: int) -> Layer:
+    """A layer of `size` bytes that compress to next to nothing."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        line = f"{seed} says the same again and again\n".encode()
+        _add(tar, f"data/again-{seed}", (line * (size // len(line) + 1))[:size])
+    return _layer(archive.getvalue())
+
+
 def _add(tar: tarfile.TarFile, name: str, data: bytes, mode: int = 0o644) -> None:
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(data), mode

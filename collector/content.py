@@ -1,0 +1,74 @@
+"""What the containerd store keeps compressed beside each unpacked layer, read from its content store.
+
+The engine's API tells the sum for an image only, and layers compress to very different shares. The
+content store is open to root alone; where it may not be read, the sum is spread over the layers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+# The engine's own containerd keeps its content under the data root, the system's at its usual place.
+_OWN = "containerd/daemon/io.containerd.content.v1.content/blobs"
+_SYSTEM = Path("/var/lib/containerd/io.containerd.content.v1.content/blobs")
+_MOST_BYTES = 8 * 2**20
+
+
+def compressed_sizes(data_root: str, image: str, diff_ids: Sequence[str]) -> list[int] | None:
+    """Bytes of each layer's compressed content, base first; None if it cannot be told.
+
+    Args:
+        data_root: the engine's data root.
+        image: image ID: the digest of a manifest, or of an index of manifests.
+        diff_ids: the root file system's layers, base first.
+    """
+    for blobs in (Path(data_root) / _OWN, _SYSTEM):
+        for manifest in _manifests(blobs, image):
+            layers = manifest.get("layers") or []
+            config = _read(blobs, (manifest.get("config") or {}).get("digest"))
+            if config is None or (config.get("rootfs") or {}).get("diff_ids") != list(diff_ids):
+                continue
+            return [_size(blobs, layer) for layer in layers] if len(layers) == len(diff_ids) else None
+    return None
+
+
+def _manifests(blobs: Path, digest: str) -> Iterator[dict[str, Any]]:
+    found = _read(blobs, digest)
+    if found is None:
+        return
+    if "manifests" not in found:
+        yield found
+        return
+    for entry in found["manifests"]:
+        inner = _read(blobs, entry.get("digest"))
+        if inner is not None:
+            yield inner
+
+
+def _size(blobs: Path, layer: dict[str, Any]) -> int:
+    """What the layer's content takes: nothing where it is not kept."""
+    try:
+        return _path(blobs, layer["digest"]).stat().st_size
+    except OSError:
+        return 0
+
+
+def _read(blobs: Path, digest: Any) -> dict[str, Any] | None:
+    try:
+        path = _path(blobs, str(digest))
+        if path.stat().st_size > _MOST_BYTES:
+            return None
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _path(blobs: Path, digest: str) -> Path:
+    algorithm, _, digits = digest.partition(":")
+    if not (algorithm.isalnum() and digits.isalnum()):
+        raise ValueError(f"'{digest}' is no digest")
+    return blobs / algorithm / digits
