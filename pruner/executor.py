@@ -15,7 +15,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from pruner.config import to_json
 from pruner.holds import held_for_jobs
 from pruner.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume
 from pruner.lookout import Lookout
-from pruner.plan import Plan, Removal, Verdict, short, summary
+from pruner.plan import Plan, Removal, Verdict, plan, short, summary
 from pruner.stages import Item, ItemKind, Why
 from pruner.survey import created_at, current_names, read_container
 
@@ -134,13 +134,14 @@ class Executor:
         lookout = Lookout(self._engine)
         try:
             made = first = replan()
-            while made.needed and made.removals and self._round < MAX_ROUNDS:
+            while made.needed and made.removals:
                 self._round += 1
                 gone = self._carry_out(made, lookout)
                 after = self._measure(made)
-                if not gone or not short(after.free_bytes, after.free_inodes, made.levels.target):
+                reached = not short(after.free_bytes, after.free_inodes, made.levels.target)
+                if not gone or reached or self._round == MAX_ROUNDS:
                     break
-                made = replan()
+                made = _towards_target(replan())
         finally:
             lookout.close()
         disk = self._measure(made)
@@ -370,6 +371,11 @@ class Executor:
         self._writer.add([event])
         if not self._writer.flush() and not self._writer.save() and not self._disk_is_full():
             raise LogError(f"neither the log {self._log.path} nor its spool can be written: nothing more is removed")
+
+
+def _towards_target(made: Plan) -> Plan:
+    """The plan of a later round: what has begun goes on to the target, also above the threshold."""
+    return plan(made.policy, made.inventory, levels=replace(made.levels, threshold=made.levels.target))
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,13 +100,15 @@ def test_what_must_be_free_is_what_may_start(host: Host, tmp_path: Path) -> None
 def test_what_others_take_meanwhile_is_made_up_for_but_not_for_ever(host: Host) -> None:
     disk = host.engine.disk
     border = Border(host.engine.host)
-    policy = policy_from({"threshold": str(disk.free() + 4 * MIB), "min_age": "1s"}, "test")
+    # Whatever has begun goes on to the target, also once free space is above the threshold.
+    levels = {"threshold": str(disk.free() + MIB // 2), "target": str(disk.free() + 12 * MIB)}
+    policy = policy_from({**levels, "min_age": "1s"}, "test")
     eaten: list[Path] = []
 
     def plan_while_others_eat() -> Plan:
         made = running.make_plan(border, host.log, policy)
         eaten.append(disk.path / f"eaten-{len(eaten)}")
-        eaten[-1].write_bytes(b"x" * 10 * MIB)
+        eaten[-1].write_bytes(b"x" * 9 * MIB)
         return made
 
     outcome = Executor(border, host.log, "test").run(plan_while_others_eat)
