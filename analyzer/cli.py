@@ -12,6 +12,7 @@ from analyzer import options
 from analyzer.options import (
     AllowlistIdleOption,
     AllowlistOption,
+    By,
     DiskSizeOption,
     EmergencyOption,
     IntervalOption,
@@ -29,7 +30,7 @@ from collector import console
 from collector.console import LogOption, VersionOption
 from collector.errors import UsageError
 from collector.log import EventLog
-from collector.units import format_duration
+from collector.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -194,6 +195,45 @@ def verify(
         console.print_json({"agreement": agreement(checks), "prunes": [made.to_json() for made in checks]})
     else:
         print_checks(checks)
+
+
+@app.command()
+def costs(
+    log: LogOption = None,
+    host: LogHostOption = None,
+    by: Annotated[By, typer.Option(help="What to tell costs by.")] = By.PROJECT,
+    output: console.FormatOption = console.Format.TABLE,
+) -> None:
+    """Show who fills the disk and who paid for pulls, as recorded."""
+    from analyzer.costs import costs as costs_of
+
+    rows = costs_of(console.open_log(log), by, host)
+    if output is console.Format.JSON:
+        console.print_json([row.to_json() for row in rows])
+        return
+    console.print_table(
+        (by.upper(), "JOBS", "IMAGES", "HELD", "OWN", "FIRST PULLS", "RE-PULLS", "RE-PULLED"),
+        [
+            (
+                row.name,
+                f"{row.jobs:,}",
+                f"{row.images:,}",
+                format_bytes(row.held_bytes),
+                format_bytes(row.own_bytes),
+                format_bytes(row.first_bytes),
+                f"{row.repulls:,}",
+                format_bytes(row.repulled_bytes),
+            )
+            for row in rows
+        ],
+        right=("JOBS", "IMAGES", "HELD", "OWN", "FIRST PULLS", "RE-PULLS", "RE-PULLED"),
+        names=(by.upper(),),
+        optional=("FIRST PULLS", "OWN", "IMAGES"),
+    )
+    typer.echo(
+        "HELD: layers of images that it has used, each counted once; OWN: of these, what nobody else has. "
+        "RE-PULLED: pulled again although it had been there before."
+    )
 
 
 @app.command("baselines")

@@ -33,7 +33,7 @@ _USES = """
         CAST(CASE kind WHEN 'container_destroyed' THEN 2 WHEN 'image_pulled' THEN 3 WHEN 'job_image_used' THEN 4
             WHEN 'image_tagged' THEN 5 ELSE 1 END AS UTINYINT) AS kind
     FROM event WHERE host = $host AND image IS NOT NULL AND kind IN ('container_destroyed', 'image_pulled',
-        'job_image_used', 'image_tagged', 'image_loaded', 'image_imported', 'image_built')
+        'job_image_used', 'image_tagged', 'image_loaded', 'image_imported', 'image_built', 'base_used')
 """
 # Containers without an end are few among millions. Where all have one, creations and the beginnings
 # that stand beside the ends are the same times: only images and days where they are not are looked at
@@ -120,7 +120,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
         LogError: there is no such log or host, or it lacks what cannot be assumed (with what to do).
     """
     with log.reading() as connection:
-        host = _host(connection, host, log)
+        host = choose_host(connection, host, log)
         parameters = [host]
         kinds = {kind: rest for kind, *rest in connection.execute(_KINDS, parameters).fetchall()}
         witnesses = [kinds[kind][0] for kind in _WITNESSES if kind in kinds]
@@ -171,7 +171,8 @@ def _joined(one: NDArray[Any], two: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate((one, two)) if len(two) else one
 
 
-def _host(connection: duckdb.DuckDBPyConnection, wanted: str | None, log: EventLog) -> str:
+def choose_host(connection: duckdb.DuckDBPyConnection, wanted: str | None, log: EventLog) -> str:
+    """The host that is meant; None: the only one. Raises LogError."""
     hosts = [row[0] for row in connection.execute("SELECT DISTINCT host FROM event ORDER BY host").fetchall()]
     if not hosts:
         raise LogError(f"event log {log.path} holds no events yet: let `collector run` watch for a while")

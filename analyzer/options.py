@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,15 @@ from pruner.config import load_policy, policy_from
 from pruner.policy import Policy
 
 TRIGGERS = ("tick", "event")
+
+
+class By(StrEnum):
+    """What costs are told by."""
+
+    PROJECT = "project"
+    REF = "ref"
+    IMAGE = "image"
+
 
 LogHostOption = Annotated[
     str | None, typer.Option("--host", help="Whose history, if the log holds several hosts.", show_default=False)

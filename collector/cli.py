@@ -182,6 +182,66 @@ def images(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
     )
 
 
+@app.command()
+def jobs(
+    log: LogOption = None,
+    project: Annotated[str | None, typer.Option(help="Only jobs of this project: its path or ID.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """List the latest jobs with their images and what was pulled for them."""
+    from collector import jobreport
+
+    rows = jobreport.jobs(console.open_log(log), project, limit)
+    if output is Format.JSON:
+        console.print_json([row.to_json() for row in rows])
+        return
+    console.print_table(
+        ("BEGAN", "TOOK", "JOB", "PROJECT", "REF", "OUTCOME", "PULLED", "RE-PULLED", "IMAGES"),
+        [
+            (
+                format_time(row.began),
+                format_duration(row.seconds),
+                row.job_id or row.runner or row.ci,
+                row.project or row.project_id or "-",
+                row.ref or "-",
+                row.outcome or ("-" if row.ended else "in flight"),
+                format_bytes(row.pulled_bytes) if row.pulls else "-",
+                format_bytes(row.repulled_bytes) if row.repulls else "-",
+                ", ".join(row.images) or "-",
+            )
+            for row in rows
+        ],
+        right=("TOOK", "PULLED", "RE-PULLED"),
+        names=("IMAGES", "PROJECT", "REF"),
+        optional=("REF", "OUTCOME", "PULLED"),
+    )
+
+
+@app.command()
+def explain(
+    image: Annotated[str, typer.Argument(help="A reference, a digest, or the beginning of an ID.")],
+    log: LogOption = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Tell an image's story: come, used by whom, removed by whom and why, come back at which cost."""
+    from collector import story
+
+    found = story.stories(console.open_log(log), image)
+    if output is Format.JSON:
+        console.print_json([told.to_json() for told in found])
+        return
+    for told in found:
+        gone = " (gone)" if told.gone else ""
+        typer.echo(f"{short_id(told.image_id)}{gone} {', '.join(told.names) or 'without a name'}")
+        console.print_table(
+            ("TIME", "WHAT", "BYTES", "DETAIL"),
+            [(format_time(one.began), one.what, story.size_of(one), one.detail) for one in told.episodes],
+            right=("BYTES",),
+        )
+        typer.echo()
+
+
 @app.command("import")
 def import_(
     jobs: Annotated[Path, typer.Argument(help="Jobs: CSV (or .csv.gz) with start,seconds,pipeline,job,image.")],

@@ -390,6 +390,7 @@ class Collector:
             seen = self._engine.observe(row)
             if seen is not None:
                 known = self._first_run or row.image in self._presence or row.image in self._announced
+                self._record(*self._presence.bases(seen, self._clock.now()))
                 self._record(self._presence.observed(seen, self._clock.now(), inferred=not known))
                 self._sampling_due = True
 

@@ -8,6 +8,10 @@ from collections.abc import Iterable
 from collector.engine import ImageObservation, ListedImage
 from collector.events import Event, Kind
 from collector.log import EventLog
+from collector.times import parse_rfc3339_ns
+
+# An image whose build is older than this when it is first seen was not built just now.
+_JUST_BUILT_NS = 3600 * 10**9
 
 
 class Presence:
@@ -50,6 +54,33 @@ class Presence:
             bytes=seen.size,
             attributes={**seen.attributes(), **({"inferred": True} if inferred else {})},
         )
+
+    def bases(self, seen: ImageObservation, now_ns: int) -> list[Event]:
+        """What a new image was built on: the images with the most layers that it begins with.
+
+        BuildKit tells of no `FROM`: only the layers show it.
+
+        Args:
+            seen: an observation that `observed` has not taken up yet.
+            now_ns: when it was made, UTC nanoseconds.
+        """
+        created_ns = parse_rfc3339_ns(seen.created) or 0
+        if seen.image in self._signatures or not seen.local or not 0 <= now_ns - created_ns <= _JUST_BUILT_NS:
+            return []
+        depth = {layer.chain_id: position for position, layer in enumerate(seen.layers, 1)}
+        below = {image: depth.get(layers[-1][0], 0) for image, layers in self._layers.items() if layers}
+        deepest = max(below.values(), default=0)
+        return [
+            Event(
+                now_ns,
+                Kind.BASE_USED,
+                image=image,
+                attributes={"by": seen.image, "evidence": "from_prefix"},
+                identity=f"base {image} of {seen.image}",
+            )
+            for image, position in sorted(below.items())
+            if deepest and position == deepest
+        ]
 
     def vanished(self, listed: Iterable[ListedImage], now_ns: int) -> list[Event]:
         """What is known but no longer listed has gone unwitnessed: marked as inferred."""

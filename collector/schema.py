@@ -109,11 +109,13 @@ CREATE OR REPLACE VIEW uses AS
     UNION ALL
     SELECT host, image, time, time,
         CASE kind WHEN 'image_pulled' THEN 'pull' WHEN 'image_tagged' THEN 'tag' WHEN 'image_loaded' THEN 'load'
-            WHEN 'image_imported' THEN 'import' WHEN 'image_built' THEN 'build' ELSE 'job' END,
+            WHEN 'image_imported' THEN 'import' WHEN 'image_built' THEN 'build' WHEN 'base_used' THEN 'base'
+            ELSE 'job' END,
         NULL, reference
     FROM event
     WHERE image IS NOT NULL AND kind IN
-        ('image_pulled', 'image_tagged', 'image_loaded', 'image_imported', 'image_built', 'job_image_used');
+        ('image_pulled', 'image_tagged', 'image_loaded', 'image_imported', 'image_built', 'base_used',
+        'job_image_used');
 COMMENT ON VIEW uses IS 'each witnessed use as an interval; ended is NULL while the container exists';
 
 CREATE OR REPLACE VIEW last_use AS
@@ -122,11 +124,12 @@ CREATE OR REPLACE VIEW last_use AS
             WHEN 'container_created' THEN 'container created' WHEN 'container_started' THEN 'container started'
             WHEN 'container_died' THEN 'container died' WHEN 'container_destroyed' THEN 'container removed'
             WHEN 'image_pulled' THEN 'pulled' WHEN 'image_tagged' THEN 'tagged' WHEN 'image_loaded' THEN 'loaded'
-            WHEN 'image_imported' THEN 'imported' WHEN 'image_built' THEN 'built' ELSE 'used by a job' END AS evidence,
+            WHEN 'image_imported' THEN 'imported' WHEN 'image_built' THEN 'built'
+            WHEN 'base_used' THEN 'built upon' ELSE 'used by a job' END AS evidence,
             kind, container, reference
         FROM event WHERE image IS NOT NULL AND kind IN
             ('container_created', 'container_started', 'container_died', 'container_destroyed', 'image_pulled',
-             'image_tagged', 'image_loaded', 'image_imported', 'image_built', 'job_image_used')
+             'image_tagged', 'image_loaded', 'image_imported', 'image_built', 'base_used', 'job_image_used')
     )
     SELECT host, image, image_id, max(time) AS last_use, arg_max(evidence, time) AS evidence,
         arg_max(coalesce(container, reference), time) AS witness,
