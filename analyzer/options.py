@@ -51,7 +51,7 @@ AllowlistIdleOption = Annotated[
 MinAgeOption = Annotated[
     list[str] | None, typer.Option(help="No image used or pulled more recently goes.", show_default="1h")
 ]
-OrderOption = Annotated[list[str] | None, typer.Option(help="Which images go first.", show_default="lru")]
+OrderOption = Annotated[list[str] | None, typer.Option(help="Which images go first.", show_default="forecast")]
 IntervalOption = Annotated[list[str] | None, typer.Option(help="Time between ticks of the timer.", show_default="5min")]
 TriggerOption = Annotated[
     str, typer.Option(metavar="WHEN", help="What starts a prune: tick (the timer), or event (also a pull or sample).")

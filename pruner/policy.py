@@ -185,7 +185,7 @@ class Policy:
     allowlist: tuple[str, ...] = ()
     allowlist_idle: float = 14 * 86400.0
     min_age: float = 3600.0
-    order: str = "lru"
+    order: str = "forecast"
     interval: float = 300.0
     local_images: str = "keep"
     job_slots: int | None = None

@@ -52,8 +52,8 @@ def test_one_row_per_policy_beside_the_baselines(busy: EventLog) -> None:
     assert "note: docker-gc-24h is left out: it runs every 1 h, longer than the log spans" in lines
     assert [row.split("  ")[0] for row in rows[:3]] == [
         "never",
-        "lru under 10% free",
-        "lru under 30% free",
+        "forecast under 10% free",
+        "forecast under 30% free",
     ]
     assert "all policies: min age 1 min" in lines
 
@@ -76,7 +76,7 @@ def test_regret_is_told_if_asked_for(busy: EventLog) -> None:
     rows = {line.split("  ")[0]: line for line in lines[lines.index(header) + 1 :]}
     assert header.endswith("REGRET")
     assert rows["never"].endswith("-")
-    assert rows["lru under 60 free, min age 0 s"].endswith("0 B")
+    assert rows["forecast under 60 free, min age 0 s"].endswith("0 B")
     (policy,) = json.loads(analyzer(*options, "--baseline", "none", "--format", "json").stdout)["policies"]
     assert (policy["optimum_least"], policy["optimum_most"]) == (0, 0)
 
