@@ -19,6 +19,9 @@ from pruner.learning import AGES, BUCKETS, CELLS, DAY, HABITS, HIGHEST_BIN, LOWE
 from pruner.policy import repository
 
 _NEVER = np.inf
+# Up to so many images all of them are forecast at once and kept, at most 64 MiB in all.
+_MANY_IMAGES = 2048
+_KEPT_FORECASTS = 4096
 
 
 class Knowledge:
@@ -51,6 +54,7 @@ class Knowledge:
         counted = (kind == Use.CONTAINER) | (kind == Use.JOB)
         self.uses = self._running_count(counted)
         self._idle = self._idle_times()
+        self._forecasts: dict[float, Floats] = {}
 
     def facts(self, now: float, present: Integers, pulled: Floats, holders: Integers) -> TraceFacts:
         """The facts of the images that are there.
@@ -62,6 +66,17 @@ class Knowledge:
             holders: how many images that are there hold each layer; shape (m,).
         """
         return TraceFacts(self, now, present, pulled, holders)
+
+    def forecasts(self, now: float) -> Floats:
+        """The forecasts for all images, kept: policies that are tried one after the other prune at the same ticks."""
+        found = self._forecasts.get(now)
+        if found is None:
+            if len(self._forecasts) >= _KEPT_FORECASTS:
+                self._forecasts.clear()
+            every = np.arange(self.n)
+            found = TraceFacts(self, now, every, np.zeros(0), every)._forecast()  # noqa: SLF001 - a part of it
+            self._forecasts[now] = found
+        return found
 
     def latest(self, now: float, images: Integers) -> Integers:
         """Where the latest use of each image up to `now` stands; the image's first one if it had none yet."""
@@ -285,6 +300,11 @@ class TraceFacts:
 
     @cached_property
     def forecast(self) -> Floats:  # noqa: D102
+        if self.knowledge.n > _MANY_IMAGES:
+            return self._forecast()
+        return self.knowledge.forecasts(self.now)[self.present]
+
+    def _forecast(self) -> Floats:
         idle, knowledge, day, age = self.now - self.last_use, self.knowledge, self._day, self._age
         column = habits(self.gap), self._stage
         left = np.where(age < AGES - 1, np.maximum(np.exp2(age + LOWEST_BIN) - idle, 0.0), np.inf)

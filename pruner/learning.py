@@ -321,7 +321,11 @@ FROM visit JOIN image USING (image) LEFT JOIN usual USING (image, returns) LEFT 
 GROUP BY image_id
 """
 _SITUATIONS = """
-WITH piece AS (
+WITH idle AS (
+    SELECT image, began, ended, uses, usual, since, demanded, next, least(coalesce(next, $midnight), $midnight) AS last
+    FROM visit LEFT JOIN usual USING (image, returns) LEFT JOIN superseded USING (image)
+    WHERE ended < least(coalesce(next, $midnight), $midnight)
+), piece AS (
     SELECT age, least(CAST(floor(log2(greatest(uses, 0.5))) AS INTEGER) + 1, $buckets - 1) AS often,
         CASE WHEN usual IS NULL THEN 0
             ELSE least(greatest(CAST(floor(log2(usual)) AS INTEGER) + 1 - $lowest_habit, 0), $habits - 2) + 1
@@ -329,14 +333,13 @@ WITH piece AS (
         stage,
         greatest(began, ended + CASE WHEN age > $lowest THEN power(2, age - 1)::BIGINT * 1000000000 ELSE 0 END,
             CASE WHEN stage > 0 THEN coalesce(since + ($phases)[stage], 9e18::BIGINT) ELSE 0 END) AS start,
-        least(coalesce(next, $midnight), $midnight,
+        least(last,
             CASE WHEN age < $highest THEN ended + power(2, age)::BIGINT * 1000000000 ELSE $midnight END,
             CASE WHEN stage < len($phases) THEN coalesce(since + ($phases)[stage + 1], $midnight)
                 ELSE $midnight END) AS stop,
         next, demanded
-    FROM visit LEFT JOIN usual USING (image, returns) LEFT JOIN superseded USING (image),
-        range($lowest, $highest + 1) AS ages(age), range(len($phases) + 1) AS stages(stage)
-    WHERE ended < $midnight
+    FROM idle, range($lowest, $highest + 1) AS ages(age), range(len($phases) + 1) AS stages(stage)
+    WHERE age = $lowest OR ended + power(2, age - 1)::BIGINT * 1000000000 < last
 )
 SELECT ((age - $lowest) * $buckets + often) * $habits * (len($phases) + 1) + habit * (len($phases) + 1) + stage AS cell,
     count(*) FILTER (demanded AND stop = next), sum(stop - start)

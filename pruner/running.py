@@ -16,9 +16,9 @@ from collector.wake import leave_levels
 from pruner.executor import MAX_ROUNDS, Executor, Outcome, exclusive
 from pruner.headroom import resolved
 from pruner.inventory import read_history
-from pruner.plan import Plan, counted, plan
+from pruner.plan import Plan, counted, plan, short
 from pruner.policy import Levels, Policy, Space
-from pruner.survey import survey
+from pruner.survey import survey, taught
 
 
 class TargetNotReachedError(HindsightError):
@@ -49,6 +49,8 @@ def make_plan(engine: Engine, log: EventLog | None, policy: Policy, wish: Wish |
     policy = resolved(policy, log, inventory.disk.total_bytes, inventory.now)
     try:
         levels = levels_for(policy, inventory.disk, inventory.free_slots, wish)
+        if short(inventory.disk.free_bytes, inventory.disk.free_inodes, levels.threshold):
+            inventory = taught(inventory, log, policy)
         return plan(policy, inventory, levels=levels)
     except ValueError as error:
         raise UsageError(f"policy: {error}") from None

@@ -33,7 +33,7 @@ from pruner.inventory import (
     used_later,
     with_habits,
 )
-from pruner.learning import Experience, Habits, read_experience
+from pruner.learning import Habits, read_experience
 from pruner.lookout import recent_uses
 from pruner.orders import LEARNING_ORDERS
 from pruner.policy import Policy
@@ -71,9 +71,6 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
     listed = engine.containers()
     usage, faults = _usage(engine)
     containers = read_containers(engine, listed, usage)
-    experience = Experience()
-    if log is not None and known and policy.order in LEARNING_ORDERS:
-        experience = read_experience(log, now)
     unpulled = read_unpulled(log) if log is not None and known and engine.store == "containerd" else frozenset()
     recent = recent_uses(engine, now - policy.min_age, now)
     images = []
@@ -84,7 +81,6 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
             image = image_of(observation, history.images.get(row.image), own, now)
             if row.image in unpulled:
                 image = replace(image, local=True)
-            image = with_habits(image, experience.habits.get(row.image, Habits()))
             images.append(used_later(image, *recent.get(row.image, (0.0, ""))))
     return Inventory(
         images=number(images),
@@ -98,8 +94,22 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
         volumes=read_volumes(engine, listed, usage, last_slots(log)),
         build_cache=read_build_cache(usage),
         free_slots=free_slots(policy, listed),
-        learned=experience.learned,
     )
+
+
+def taught(inventory: Inventory, log: EventLog | None, policy: Policy) -> Inventory:
+    """The state with what the log teaches of each image's future, if the policy's order asks for it.
+
+    Reading it costs more than all the rest of a survey, so it is for when something has to go.
+
+    Raises:
+        LogError: the log is there but cannot be read.
+    """
+    if log is None or policy.order not in LEARNING_ORDERS or not log.exists():
+        return inventory
+    experience = read_experience(log, inventory.now)
+    images = [with_habits(image, experience.habits.get(image.image_id, Habits())) for image in inventory.images]
+    return replace(inventory, images=tuple(images), learned=experience.learned)
 
 
 def _usage(engine: Engine) -> tuple[dict[str, Any], tuple[str, ...]]:
