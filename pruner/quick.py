@@ -1,35 +1,23 @@
 """Whether there is enough free space, told within a fraction of a second: for a runner's hook before each job.
 
-Nothing but the standard library is loaded: the engine is asked for one thing, where its data is.
+The engine is asked for one thing only, where its data is, and without a client library: loading one
+takes longer than all the rest.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import socket
-from urllib.parse import urlsplit
 
 from collector.disk import DiskSample, sample_disk
 from collector.errors import EngineError
 from collector.paths import DEFAULT_HOST
 
 _PATIENCE_S = 5.0
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_PATIENCE_S)
-        self._path = path
-
-    def connect(self) -> None:
-        """Connect to the socket."""
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(_PATIENCE_S)
-        self.sock.connect(self._path)
+_UNIX = "unix://"
+# In version 1.0 of the protocol the answer is not cut into chunks, and ends when the engine hangs up.
+_QUESTION = b"GET /info HTTP/1.0\r\nHost: localhost\r\n\r\n"
 
 
 def free_space(host: str | None) -> DiskSample | None:
@@ -38,14 +26,15 @@ def free_space(host: str | None) -> DiskSample | None:
     Args:
         host: as `collector.engine.Engine` takes it; None: DOCKER_HOST, else the usual socket.
     """
-    address = urlsplit(host or os.environ.get("DOCKER_HOST") or DEFAULT_HOST)
-    if address.scheme != "unix":
+    address = host or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+    if not address.startswith(_UNIX):
         return None
-    connection = _UnixConnection(address.path)
     try:
-        connection.request("GET", "/info")
-        return sample_disk(str(json.load(connection.getresponse())["DockerRootDir"]))
-    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException, EngineError):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_PATIENCE_S)
+            connection.connect(address.removeprefix(_UNIX))
+            connection.sendall(_QUESTION)
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        return sample_disk(str(json.loads(answer.partition(b"\r\n\r\n")[2])["DockerRootDir"]))
+    except (OSError, ValueError, KeyError, TypeError, EngineError):
         return None
-    finally:
-        connection.close()

@@ -1,0 +1,175 @@
+"""What is read off names, labels and files: kinds of volumes, slots, job slots; and what events say of a use."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collector.engine import ListedContainer
+from collector.errors import UsageError
+from collector.events import Kind
+from pruner.config import policy_from
+from pruner.inventory import Container, Image
+from pruner.lookout import names_of, raw_use
+from pruner.quick import free_space
+from pruner.survey import free_slots, read_build_cache, read_container, read_slots, slot_of, sort_of
+
+HEX = "0123456789abcdef" * 4
+SLOT = "runner-abcdefgh-project-7-concurrent-0"
+CACHE = f"{SLOT}-cache-3c3f060a0374fc8bc39395164f415a70"
+PREFIX = "com.gitlab.gitlab-runner."
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "sort"),
+    [
+        (HEX, {}, "anonymous"),
+        ("data", {"com.docker.volume.anonymous": ""}, "anonymous"),
+        (HEX[:-1], {}, "named"),
+        (CACHE, {}, "cache"),
+        (f"{CACHE}-protected", {}, "cache"),
+        ("whatever", {f"{PREFIX}type": "cache"}, "cache"),
+        ("runner-cache", {}, "named"),
+        (f"my-{CACHE}", {}, "named"),
+    ],
+)
+def test_kinds_of_volumes(name: str, labels: dict[str, str], sort: str) -> None:
+    assert sort_of(name, labels) == sort
+
+
+def test_a_cache_volume_and_the_containers_of_its_slot_are_of_one_name() -> None:
+    assert slot_of(CACHE) == slot_of(f"{SLOT}-43c0a4fd000bc229-build-2") == SLOT
+    assert slot_of("data") is None
+
+
+def container(job: str | None, state: str) -> ListedContainer:
+    labels = {f"{PREFIX}job.id": job} if job else {}
+    return ListedContainer(f"{job}-{state}", "image", "name", state, 0, labels)
+
+
+def test_free_slots_are_those_without_a_running_job(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('concurrent = 4\n[[runners]]\nname = "one"\n')
+    policy = policy_from({"threshold": "2GB/job", "runner_config": str(config)}, "test")
+    listed = [container("1", "running"), container("1", "exited"), container("2", "exited"), container(None, "running")]
+    assert free_slots(policy, listed) == 3
+    assert free_slots(policy_from({"job_slots": 1}, "test", policy), [*listed, container("3", "running")]) == 0
+    assert free_slots(policy_from({"threshold": "10%"}, "test"), listed) is None
+
+
+@pytest.mark.parametrize("text", ["concurrent = 'many'", "concurrent = 0", "concurrent = true", "concurrent"])
+def test_a_runner_config_that_tells_no_slots_is_named(tmp_path: Path, text: str) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(text)
+    with pytest.raises(UsageError, match="set job_slots, or let runner_config"):
+        read_slots(config)
+
+
+def test_a_runner_config_without_a_number_means_one(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("check_interval = 0\n")
+    assert read_slots(tmp_path / "config.toml") == 1
+    with pytest.raises(UsageError, match="No such file"):
+        read_slots(tmp_path / "none.toml")
+
+
+def test_a_container_that_never_started_counts_from_its_creation() -> None:
+    known = Container("id", "name", "image", "created", 0.0)
+    detail: dict[str, Any] = {
+        "Created": "2026-01-01T00:00:00.5Z",
+        "State": {"Status": "created", "FinishedAt": "0001-01-01T00:00:00Z"},
+        "HostConfig": {"RestartPolicy": {"Name": "no"}},
+    }
+    read = read_container(detail, known)
+    assert (read.stopped_at, read.never_started, read.restarts) == (1767225600.5, True, False)
+    detail["State"] = {"Status": "exited", "FinishedAt": "2026-01-02T00:00:00Z"}
+    detail["HostConfig"] = {"RestartPolicy": {"Name": "unless-stopped"}}
+    read = read_container(detail, known)
+    assert (read.stopped_at, read.never_started, read.restarts) == (1767312000.0, False, True)
+
+
+def test_build_cache_is_used_when_it_was_made_or_used_last() -> None:
+    rows = [
+        {"Size": 5, "CreatedAt": "2026-01-01T00:00:00Z", "LastUsedAt": None, "InUse": False, "Shared": True},
+        {"Size": -1, "CreatedAt": "2026-01-01T00:00:00Z", "LastUsedAt": "2026-01-02T00:00:00Z", "InUse": True},
+    ]
+    first, second = read_build_cache({"BuildCache": rows}).records
+    assert (first.bytes, first.last_use, first.shared, first.in_use) == (5, 1767225600.0, True, False)
+    assert (second.bytes, second.last_use, second.shared, second.in_use) == (0, 1767312000.0, False, True)
+    assert read_build_cache({"BuildCache": None}).bytes == 0
+
+
+def event(kind: str, action: str, actor: str, **attributes: str) -> dict[str, Any]:
+    return {"Type": kind, "Action": action, "Actor": {"ID": actor, "Attributes": attributes}, "timeNano": 5}
+
+
+IMAGE = Image(
+    image_id=f"sha256:{HEX}",
+    references=("debian:latest", "registry.example.org/app:1"),
+    digests=("debian@sha256:0a",),
+    names=("debian:latest", "registry.example.org/app:1", "debian@sha256:0a", "app:old"),
+    size=1,
+    layers=(),
+    created=0.0,
+    first_seen=0.0,
+    last_use=0.0,
+    evidence="",
+    pulled=0.0,
+    uses=0,
+    local=False,
+)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        event("image", "pull", "debian:latest", name="debian"),
+        event("image", "pull", "", name="docker.io/library/debian:latest"),
+        event("image", "pull", "debian@sha256:0a", name="debian"),
+        event("image", "tag", f"sha256:{HEX}", name="new:1"),
+        event("image", "load", HEX),
+        event("container", "create", "c", image=f"sha256:{HEX}", name="x"),
+        event("container", "create", "c", image=HEX[:12], name="x"),
+        event("container", "start", "c", image="debian", name="x"),
+        event("container", "remove", "c", image="registry.example.org/app:1", name="x"),
+    ],
+)
+def test_events_that_tell_of_a_use(raw: dict[str, Any]) -> None:
+    use = raw_use(raw)
+    assert use is not None
+    assert not names_of(IMAGE).isdisjoint(use.called)
+
+
+def test_events_that_tell_of_none_or_of_another_image() -> None:
+    assert raw_use(event("image", "untag", f"sha256:{HEX}")) is None
+    assert raw_use(event("network", "create", "n")) is None
+    assert raw_use(event("container", "commit", "c", image="registry.example.org/app:1", name="x")) is None
+    other = raw_use(event("container", "create", "c", image="registry.example.org/app:2", name="y"))
+    assert other is not None
+    assert other.kind is Kind.CONTAINER_CREATED
+    assert names_of(IMAGE).isdisjoint(other.called)
+
+
+def test_free_space_is_told_by_the_engine_alone(tmp_path: Path) -> None:
+    path = tmp_path / "engine.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        def answer(body: bytes) -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + body)
+
+        for body, known in ((f'{{"DockerRootDir": "{tmp_path}"}}', True), ("{}", False), ("garbage", False)):
+            thread = threading.Thread(target=answer, args=(body.encode(),))
+            thread.start()
+            disk = free_space(f"unix://{path}")
+            thread.join()
+            assert (disk is not None) is known
+    assert free_space(f"unix://{tmp_path}/none.sock") is None
+    assert free_space("tcp://127.0.0.1:1") is None
