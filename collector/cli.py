@@ -88,6 +88,32 @@ def run(
     collector.run()
 
 
+@app.command()
+def doctor(
+    log: LogOption = None,
+    host: HostOption = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Also import, tag and remove an empty image, to see what events tell.")
+    ] = False,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Find out what can be witnessed here: permissions, the log, and what this engine tells or never tells.
+
+    Ends with 1 if something must be mended; what an engine is blind for is no fault.
+    """
+    from collector.doctor import State, examine
+    from collector.engine import Engine
+
+    found = examine(Engine(host), console.open_log(log), probe=probe)
+    if output is Format.JSON:
+        console.print_json([finding.to_json() for finding in found])
+    else:
+        rows = [(finding.subject, finding.state.value, finding.answer, finding.detail) for finding in found]
+        console.print_table(("WHAT", "STATE", "ANSWER", "DETAIL"), rows)
+    if any(finding.state is State.FAULT for finding in found):
+        raise typer.Exit(1)
+
+
 monitoring = typer.Typer(help="Print what Grafana and Prometheus need.", no_args_is_help=True)
 app.add_typer(monitoring, name="monitoring")
 

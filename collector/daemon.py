@@ -95,6 +95,8 @@ class Collector:
         self._translator = Translator(_Lookups(engine))
         self._metrics = metrics
         self._connected = False
+        # Whether anything has happened that the metrics do not tell yet.
+        self._news = False
         self._info: EngineInfo | None = None
         self._alarm = Alarm(log.path)
         self._watchdog = Watchdog()
@@ -287,6 +289,8 @@ class Collector:
         due = [self._next_disk, self._next_inventory, self._next_containers, self._next_second_look]
         if self._writer.behind:
             due.append(self._next_flush)
+        if self._metrics is not None and self._news:
+            due.append(self._metrics.next)
         until = min(due) - time.monotonic()
         return min(max(until, 0.0), self._schedule.heartbeat)
 
@@ -322,6 +326,7 @@ class Collector:
         """Tell the metrics what is known now."""
         if self._metrics is None:
             return
+        self._news = self._writer.behind
         from collector.metrics import Live  # noqa: PLC0415 # without metrics its library is not loaded
 
         own, shared = self._presence.shares()
@@ -409,6 +414,7 @@ class Collector:
         return sample
 
     def _record(self, *events: Event) -> None:
+        self._news |= bool(events)
         if events and not self._writer.behind:
             self._next_flush = time.monotonic() + self._schedule.flush
         self._writer.add(self._clock.stamped(event) for event in events)

@@ -7,7 +7,9 @@ answer the same calls differently; what differs is asked of the engine and evene
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +27,7 @@ from collector.times import parse_rfc3339
 
 _CONTAINERD_SNAPSHOTTER = "io.containerd.snapshotter.v1"
 _SHA256 = "sha256:"
+_SETTLE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,23 @@ class ListedContainer:
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """What an engine tells of its images.
+
+    Attributes:
+        layer_sizes: the bytes of each layer.
+        by_manifest: an image ID is the digest of its manifest, not of its configuration.
+        keeps_content: sizes count compressed content beside the unpacked layers.
+        stored: when an image came.
+    """
+
+    layer_sizes: bool
+    by_manifest: bool
+    keeps_content: bool
+    stored: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What the engine says its other things hold, bytes; None where it does not say."""
 
@@ -221,9 +241,24 @@ class Engine:
 
     def buffered_events(self, since_ns: int, until_ns: int) -> list[dict[str, Any]]:
         """The events of an interval that the engine still has. Raises EngineError."""
+        if self.keeps_events:
+            return self._stored_events(since_ns, until_ns)
         with told_in_one_line(self.host):
             found = self.api.events(since=_stamp(since_ns), until=_stamp(until_ns), decode=True)
             return list(found)
+
+    def _stored_events(self, since_ns: int, until_ns: int) -> list[dict[str, Any]]:
+        """Podman's events. It stops to read its file when `until` has passed, wherever it is then: so none is given."""
+        with told_in_one_line(self.host):
+            api = cast("Any", self.api)
+            answer = api.get(
+                f"{api.base_url}/v{api.api_version}/events",
+                params={"since": _stamp(since_ns), "stream": "false"},
+                timeout=self._timeout,
+            )
+            answer.raise_for_status()
+            found = [json.loads(line) for line in answer.text.splitlines() if line.strip()]
+        return [event for event in found if since_ns <= int(event.get("timeNano") or 0) <= until_ns]
 
     def images(self) -> list[ListedImage]:
         """All images but intermediate build steps. Raises EngineError."""
@@ -293,6 +328,59 @@ class Engine:
             except docker.errors.NotFound:
                 return None
 
+    @property
+    def keeps_events(self) -> bool:
+        """Whether events outlive the engine's process; Docker has its last 256 in memory."""
+        return self.store == "podman"
+
+    def answers(self, image: str) -> Answers:
+        """What the engine tells of an image that is there. Raises EngineError."""
+        with told_in_one_line(self.host):
+            detail = self._inspect(image)
+            sizes = self._layer_sizes(image)
+        return Answers(
+            layer_sizes=bool(sizes),
+            by_manifest=any(digest.endswith(full_id(detail["Id"])) for digest in detail.get("RepoDigests") or []),
+            keeps_content=self.store == "containerd",
+            stored=_last_tag_time(detail) is not None,
+        )
+
+    def probe(self) -> dict[str, str]:
+        """Import an empty image, tag it, untag it, remove it: which events told it, each with the name it gave.
+
+        Raises:
+            EngineError: the engine refused a step; what was made is removed as far as possible.
+        """
+        began_ns = time.time_ns()
+        api = cast("Any", self.api)
+        before = {row.image for row in self.images()}
+        with told_in_one_line(self.host):
+            answer = api.import_image_from_data(_empty_tar(), repository=_PROBE, tag="first")
+        image = next((row.image for row in self.images() if row.image not in before), None)
+        if image is None:
+            raise EngineError(f"the engine at {self.host} made no image of an empty archive: {str(answer).strip()}")
+        try:
+            with told_in_one_line(self.host):
+                api.tag(image, _PROBE, "second")
+                api.remove_image(f"{_PROBE}:second", force=False)
+        finally:
+            for row in self.images():
+                for reference in row.references if row.image == image else ():
+                    with told_in_one_line(self.host):
+                        api.remove_image(reference, force=False)
+        time.sleep(_SETTLE_S)
+        told: dict[str, str] = {}
+        for event in self.buffered_events(began_ns, time.time_ns()):
+            actor = event.get("Actor") or {}
+            name = str((actor.get("Attributes") or {}).get("name") or "")
+            act = {"remove": "delete", "loadfromarchive": "import"}.get(
+                str(event.get("Action")), str(event.get("Action"))
+            )
+            ours = _PROBE in name or (actor.get("ID") and full_id(str(actor["ID"])) == image)
+            if event.get("Type") == "image" and ours:
+                told[act] = told.get(act) or (name if _PROBE in name or act in {"import", "delete"} else "")
+        return told
+
     def containers(self) -> list[ListedContainer]:
         """All containers in any state. Raises EngineError."""
         with told_in_one_line(self.host):
@@ -337,6 +425,14 @@ class Engine:
             _sum((row.get("UsageData") or {}).get("Size", 0) for row in usage.get("Volumes") or []),
             _sum(row.get("Size") or 0 for row in usage.get("BuildCache") or []),
         )
+
+
+_PROBE = "docker-hindsight-doctor"
+
+
+def _empty_tar() -> bytes:
+    """An archive without files: two blocks of zeros."""
+    return b"\0" * 1024
 
 
 def is_local(names: Iterable[str]) -> bool:

@@ -27,6 +27,7 @@ _LAST_RETRY_S = 0.5
 _UMASK = 0o027  # the log is 0640: it tells which projects run which images
 _BATCH = 20_000
 _NO_SPACE = "No space left on device"
+_DAMAGED = ("Could not read enough bytes", "orrupt", "checksum", "Checksum")
 
 
 class EventLog:
@@ -372,6 +373,10 @@ def _told_in_one_line(path: Path) -> Iterator[None]:
             raise _forbidden(path, path) from None
         if "not a valid DuckDB database file" in text:
             raise LogError(f"{path} is no DuckDB file: move it away or name another with --log") from None
+        if any(sign in text for sign in _DAMAGED):
+            raise LogError(
+                f"event log {path} is damaged: move it away, and a new one begins, or put a copy back ({first_line})"
+            ) from None
         raise LogError(f"event log {path} cannot be used: {first_line}") from None
 
 

@@ -131,7 +131,7 @@ class Metrics(Source):
         self._live = Live()
         self._samples: dict[str, list[Sample]] = {}
         self._file: tuple[int, int] | None = None
-        self._due = 0.0
+        self.next = 0.0
         self._told: set[str] = set()
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
@@ -154,11 +154,11 @@ class Metrics(Source):
     @property
     def due(self) -> bool:
         """Whether it is time to `publish` again."""
-        return time.monotonic() >= self._due
+        return time.monotonic() >= self.next
 
     def publish(self, live: Live) -> None:
         """Take what the collector knows now, look into the log, and write the file."""
-        self._due = time.monotonic() + _EVERY_S
+        self.next = time.monotonic() + _EVERY_S
         self._look()
         self._live = live
         self._samples = dict(self._of_log()) | dict(self._of_collector())

@@ -1,0 +1,152 @@
+"""Whatever happens to the collector or its log, nothing is lost without being said."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.engine.disk import LoopDisk
+from tests.engine.engines import Engine
+from tests.engine.host import Host
+from tests.engine.registry import Registry, base_layer
+from tests.engine.test_flood import flood
+
+pytestmark = pytest.mark.engine
+# Docker queues 1024 events for a reader that stands still, and its sockets hold some more.
+QUEUED = 1300
+
+
+@pytest.fixture
+def reference(docker20: Engine, registry: Registry) -> str:
+    reference = registry.push_image("recovery/image", "1", [base_layer()]).reference
+    client = docker20.client()
+    client.images.pull(reference)
+    client.close()
+    return reference
+
+
+def said(host: Host) -> list[str]:
+    return (host.engine.folder / "collector.log").read_text().splitlines()
+
+
+def tag(host: Host, reference: str, name: str) -> None:
+    client = host.engine.client()
+    client.images.get(reference).tag("recovery/" + name, "1")
+    client.close()
+
+
+def tags(host: Host) -> list[str]:
+    rows = host.log.query("SELECT reference FROM event WHERE kind = 'image_tagged' ORDER BY seq")
+    return [str(row[0]) for row in rows]
+
+
+def test_a_log_damaged_or_deleted_or_read_only_meanwhile_loses_nothing(docker20: Engine, reference: str) -> None:
+    disk = LoopDisk(docker20.folder / "log-disk", 64 * 2**20)
+    host = Host(docker20, disk.path / "events.duckdb")
+    with host.collecting():
+        host.wait_for_events("image_observed", 1)
+
+        # Cut short, as a file system that lost its last writes leaves it.
+        whole = host.log_path.read_bytes()
+        with host.log_path.open("r+b") as file:
+            file.truncate(5000)
+        tag(host, reference, "damaged")
+        host.wait_for(lambda: any(" is damaged" in line for line in said(host)), "the damage to be told")
+        assert host.log_path.stat().st_size == 5000
+        host.log_path.write_bytes(whole)
+        host.wait_for(lambda: "recovery/damaged:1" in tags(host), "the events of the meantime")
+
+        # Nobody may write to it.
+        subprocess.run(["mount", "-o", "remount,ro", disk.path], check=True)
+        tag(host, reference, "read-only")
+        host.wait_for(lambda: any("read-only" in line.lower() for line in said(host)), "the fault to be told")
+        subprocess.run(["mount", "-o", "remount,rw", disk.path], check=True)
+        host.wait_for(
+            lambda: tags(host) == ["recovery/damaged:1", "recovery/read-only:1"], "the events of the meantime"
+        )
+
+        # Gone: a new one begins, and knows at once what is there.
+        host.log_path.unlink()
+        tag(host, reference, "deleted")
+        host.wait_for(host.log_path.exists, "a new log")
+        host.wait_for(lambda: host.count("image_observed") >= 1 and tags(host) == ["recovery/deleted:1"], "the new log")
+        names = {"recovery/damaged:1", "recovery/read-only:1", "recovery/deleted:1", reference}
+        host.wait_for(lambda: {*host.json("collector", "images")[0]["references"]} == names, "the image's names")
+    assert sum(" is damaged" in line for line in said(host)) == 1
+    assert sum("removed or replaced" in line for line in said(host)) == 1
+    assert not [line for line in said(host) if "Traceback" in line]
+    assert host.count("gap") == 0
+
+
+def test_a_damaged_log_at_the_start_is_one_line_and_left_as_it_is(docker20: Engine, reference: str) -> None:
+    assert reference
+    host = Host(docker20, docker20.folder / "log" / "events.duckdb")
+    host.run("collector", "run", "--once")
+    for size in (0, 100, 5000, 14000):
+        data = host.log_path.read_bytes()
+        host.log_path.write_bytes(data[:size])
+        if size:
+            for argv in (("collector", "run"), ("collector", "status"), ("pruner", "plan")):
+                shown = host.run(*argv, status=1)
+                assert len(shown.splitlines()) == 1, shown
+                assert str(host.log_path) in shown
+            assert host.log_path.stat().st_size == size
+        host.log_path.write_bytes(data)
+
+
+def test_a_collector_that_stood_still_says_what_it_may_have_missed(docker20: Engine, reference: str) -> None:
+    host = Host(docker20, docker20.folder / "log" / "events.duckdb")
+    with host.collecting() as collector:
+        host.wait_for_events("image_observed", 1)
+        # Short of what the engine queues, nothing is lost: no gap.
+        collector.send_signal(signal.SIGSTOP)
+        flood(docker20, reference, "short", 100)
+        time.sleep(2.5)
+        collector.send_signal(signal.SIGCONT)
+        host.wait_for_events("image_untagged", 100)
+        assert host.count("gap") == 0
+
+        collector.send_signal(signal.SIGSTOP)
+        stopped = time.time()
+        flood(docker20, reference, "long", QUEUED // 2)
+        client = docker20.client()
+        client.images.get(reference).tag("recovery/last", "1")
+        client.close()
+        time.sleep(2.5)
+        collector.send_signal(signal.SIGCONT)
+        host.wait_for_events("gap", 1)
+        host.wait_for(lambda: "recovery/last:1" in tags(host), "what the engine still remembers")
+    ((began, ended, reason),) = host.log.query("SELECT epoch_ns(began) / 1e9, epoch_ns(ended) / 1e9, reason FROM gaps")
+    assert stopped < began <= ended < time.time()
+    assert "stood still" in reason
+    # All but what lies within the gap is there, once.
+    found = tags(host)
+    assert len(found) == len(set(found))
+    assert host.json("collector", "images")[0]["references"] == sorted((reference, "recovery/last:1"))
+
+
+def test_metrics_are_served_while_it_runs_also_without_an_engine(docker20: Engine, reference: str) -> None:
+    host = Host(docker20, docker20.folder / "log" / "events.duckdb")
+    file = docker20.folder / "docker_hindsight.prom"
+    with host.collecting("--metrics", "127.0.0.1:19633", "--metrics-file", str(file)):
+
+        def metrics() -> str:
+            with urllib.request.urlopen("http://127.0.0.1:19633/metrics", timeout=10) as answer:
+                return str(answer.read().decode())
+
+        tag(host, reference, "one")
+        host.wait_for(lambda: 'events_total{kind="image_tagged"} 1.0' in metrics(), "the event in the metrics")
+        assert "docker_hindsight_engine_connected 1.0" in metrics()
+        assert 'docker_hindsight_images{state="idle"} 1.0' in file.read_text()
+        free = f"docker_hindsight_disk_size_bytes {float(docker20.disk.total()):.9g}"
+        assert float(free.split()[1]) == pytest.approx(docker20.disk.total())
+        docker20.stop()
+        host.wait_for(lambda: "docker_hindsight_engine_connected 0.0" in metrics(), "the engine to be missed")
+        docker20.start()
+        host.wait_for(lambda: "docker_hindsight_engine_connected 1.0" in metrics(), "the engine to be back")
+    assert Path(file).exists()
