@@ -323,11 +323,37 @@ def ingest_runner_log(
     _print_ingested(found, output, "lines")
 
 
+@ingest_app.command("gitlab")
+def ingest_gitlab(
+    url: Annotated[str, typer.Option(help="The GitLab server, such as https://gitlab.example.org.")],
+    runner: Annotated[int, typer.Option(min=1, help="The runner's number on that server.")],
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with a token of scope read_api. Default: GITLAB_TOKEN of the environment.")
+    ] = None,
+    log: LogOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many new jobs at most: the newest.")] = 1000,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Read which job used which image from a GitLab server: the runner's jobs and their traces.
+
+    Each call goes on where the last one ended. The token is sent to the server and stored nowhere.
+    """
+    from collector import gitlab
+
+    opened = console.open_log(log)
+    server = gitlab.Server(url, gitlab.read_token(token_file))
+    with console.progress("reading jobs") as progress:
+        found = gitlab.ingest_gitlab(opened, server, runner, limit, progress)
+    _print_ingested(found, output, "jobs")
+
+
 def _print_ingested(found: ingest.Ingested, output: Format, unit: str) -> None:
     if output is Format.JSON:
         console.print_json(found.to_json())
         return
     typer.echo(f"{found.lines:,} {unit}, {found.facts:,} facts on jobs, {found.new:,} of them new")
+    if found.missing:
+        typer.echo(f"note: {found.missing:,} have no trace that can be read: erased, expired or not for this token")
     if found.unresolved:
         typer.echo(f"note: {found.unresolved:,} name an image whose ID nothing in the log tells")
     if found.untimed:

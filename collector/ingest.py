@@ -35,6 +35,7 @@ class Ingested:
         new: how many of them the log did not know, by containers or otherwise.
         unresolved: how many of the new ones name an image whose ID nothing tells.
         untimed: how many lines told something and bore no time; `assumed` was taken.
+        missing: how many jobs had no trace to read.
     """
 
     lines: int = 0
@@ -42,6 +43,7 @@ class Ingested:
     new: int = 0
     unresolved: int = 0
     untimed: int = 0
+    missing: int = 0
 
     def plus(self, other: Ingested) -> Ingested:
         """Both together."""

@@ -111,17 +111,36 @@ def plain(line: str) -> str:
     return ANSI.sub("", line).rpartition("\r")[2].strip()
 
 
-def sightings(trace: str) -> list[Sighting]:
-    """What a whole trace tells, each image once per role, in order of first mention."""
-    log = JobLog()
-    found: dict[tuple[str | None, str | None, str | None], Sighting] = {}
-    for line in trace.split("\n"):
-        seen = log.read(line.removesuffix("\r"))
+class SightingsReader:
+    """Reads a whole trace, each image once per role, in order of first mention."""
+
+    def __init__(self) -> None:
+        self._log = JobLog()
+        self._found: dict[tuple[str | None, str | None, str | None], Sighting] = {}
+
+    def read(self, line: str) -> None:
+        """Take up the next line."""
+        seen = self._log.read(line.removesuffix("\r"))
         if seen is None:
-            continue
+            return
         key = (seen.role, seen.reference, seen.image)
         # A later line may tell that the image had to be pulled (again).
-        if key not in found or (seen.pulled and not found[key].pulled):
-            found[key] = seen
-    resolved = {(role, reference) for role, reference, image in found if image is not None}
-    return [seen for key, seen in found.items() if seen.image is not None or (key[0], key[1]) not in resolved]
+        if key not in self._found or (seen.pulled and not self._found[key].pulled):
+            self._found[key] = seen
+
+    def sightings(self) -> list[Sighting]:
+        """What was told; what is only intended is left out where it is told which image it was."""
+        resolved = {(role, reference) for role, reference, image in self._found if image is not None}
+        return [
+            seen
+            for seen in self._found.values()
+            if seen.image is not None or (seen.role, seen.reference) not in resolved
+        ]
+
+
+def sightings(trace: str) -> list[Sighting]:
+    """What a whole trace tells."""
+    reader = SightingsReader()
+    for line in trace.split("\n"):
+        reader.read(line)
+    return reader.sightings()
