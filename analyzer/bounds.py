@@ -20,7 +20,7 @@ from analyzer.host import Host
 from analyzer.replay import GAP_GRACE_S, PolicyCleaner, policy_levels, protection, replay
 from analyzer.result import Result
 from analyzer.trace import Flags, Floats, Integers, Trace, Use
-from pruner.policy import Policy
+from pruner.policy import AUTO, Policy
 
 
 class Clairvoyant(PolicyCleaner):
@@ -77,10 +77,16 @@ def with_regret(result: Result, bracket: Bracket) -> Result:
 
 
 def add_regret(trace: Trace, policies: Sequence[Policy], results: Sequence[Result]) -> list[Result]:
-    """The results of policies with their brackets; policies that differ in the order only share one."""
+    """The results of policies with their brackets; policies that differ in the order only share one.
+
+    A policy whose threshold follows from its own past has none: another order would have another threshold.
+    """
     known: dict[Policy, Bracket] = {}
     added = []
     for policy, result in zip(policies, results, strict=True):
+        if policy.threshold.unit == AUTO:
+            added.append(result)
+            continue
         rules = replace(policy, order="lru")
         if rules not in known:
             known[rules] = bracket(trace, rules)

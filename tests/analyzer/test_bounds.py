@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyzer.bounds import Bracket, Clairvoyant, bracket, lower_bound, with_regret
+from analyzer.bounds import Bracket, Clairvoyant, add_regret, bracket, lower_bound, with_regret
 from analyzer.replay import PolicyCleaner, Trigger, replay
 from analyzer.trace import DiskState, ImageFacts, Trace, Use, make_trace
 from pruner.policy import Policy, Space
 from tests.analyzer.test_kernel import policies, traces
 
-ORDERS = ("lru", "pulled", "created", "lfu", "gdsf", "next-use", "superseded", "hazard")
+ORDERS = ("lru", "pulled", "created", "lfu", "gdsf", "next-use", "superseded", "hazard", "forecast")
 RUN = Use.CONTAINER
 
 
@@ -42,6 +42,13 @@ def test_by_hand() -> None:
     # With 50 kept free C and B go at 10, or C and 30 bytes of B.
     assert bracket(trace, strict(50)) == Bracket(30, 40)
     assert bracket(trace, strict(50, min_age=30.0)) == Bracket(0, 0)
+
+
+def test_an_automatic_threshold_has_no_bracket() -> None:
+    trace = make_trace([ImageFacts([("a", 40)])], [(1.0, 0, 2.0, RUN)], [DiskState(0, 100, 0)], end=40)
+    chosen = [strict(0), replace(strict(0), threshold=Space.parse("auto"))]
+    results = [replay(trace, PolicyCleaner(policy, trace)) for policy in chosen]
+    assert [result.optimum_most for result in add_regret(trace, chosen, results)] == [0, None]
 
 
 def test_a_first_pull_of_a_shared_layer_is_no_repull() -> None:
