@@ -73,8 +73,9 @@ class Knowledge:
         if found is None:
             if len(self._forecasts) >= _KEPT_FORECASTS:
                 self._forecasts.clear()
-            every = np.arange(self.n)
-            found = TraceFacts(self, now, every, np.zeros(0), every)._forecast()  # noqa: SLF001 - a part of it
+            used = np.flatnonzero(self.begins[:-1] < self.begins[1:])
+            found = np.zeros(self.n)
+            found[used] = TraceFacts(self, now, used, np.zeros(0), used)._forecast()  # noqa: SLF001 - a part of it
             self._forecasts[now] = found
         return found
 

@@ -111,6 +111,12 @@ def test_idle_times_fall_into_situations_by_hand() -> None:
     assert facts.last_use.tolist() == [10100.0, 15000.0]
 
 
+def test_an_image_that_was_never_used_has_no_forecast() -> None:
+    images = [ImageFacts([("a", 1)]), ImageFacts([("b", 1)])]
+    known = Knowledge(make_trace(images, [(1.0, 0, 2.0, Use.CONTAINER)], [DiskState(0.0, 10, 0)], end=50.0))
+    assert known.forecasts(10.0).tolist() == [pytest.approx(Learned().forecast(8.0, 0.0, -1.0)), 0.0]
+
+
 def random_history(seed: int) -> list[Event]:
     """Four days of some images in few repositories, with every kind of use."""
     draw = random.Random(seed)
