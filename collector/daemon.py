@@ -16,7 +16,7 @@ from collector.engine import Engine, EngineInfo, ListedImage, Usage
 from collector.errors import EngineError, LogBusyError, LogError
 from collector.events import Event, Kind
 from collector.log import EventLog
-from collector.notify import Watchdog, notify
+from collector.notify import Watchdog, notify, watchdog_limit
 from collector.presence import Presence
 from collector.reader import Reader, StreamEnded
 from collector.reports import last_witnessed_ns
@@ -292,7 +292,7 @@ class Collector:
         if self._metrics is not None and self._news:
             due.append(self._metrics.next)
         until = min(due) - time.monotonic()
-        return min(max(until, 0.0), self._schedule.heartbeat)
+        return min(max(until, 0.0), self._schedule.heartbeat, watchdog_limit() / 3)
 
     def _iterate(self, now: float) -> None:
         """Do what is due at `now` (monotonic seconds)."""

@@ -49,3 +49,9 @@ class Watchdog:
         if now - self._told >= self._EVERY_S:
             self._told = now
             notify("WATCHDOG=1")
+
+
+def watchdog_limit() -> float:
+    """Seconds after which the service manager ends a service that tells of no progress; infinity: never."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    return int(microseconds) / 1e6 if microseconds.isdigit() else math.inf

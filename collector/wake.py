@@ -76,6 +76,14 @@ def read_levels(log_path: Path, data_root: str) -> tuple[int, int] | None:
     return levels if told["data_root"] == data_root else None
 
 
+def woken_within(log_path: Path, seconds: float) -> bool:
+    """Whether the pruner was woken in the last so many seconds."""
+    try:
+        return abs(time.time() - wake_path(log_path).stat().st_mtime) <= seconds
+    except OSError:
+        return False
+
+
 class Alarm:
     """Holds samples against the pruner's levels, and wakes the pruner.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -59,7 +60,7 @@ def run(
         str | None,
         typer.Option(
             help="What the log says started this prune "
-            "(default: manual, pre-job with --until-free, or the systemd unit that did)."
+            "(default: manual, pre-job with --until-free; timer or early under systemd)."
         ),
     ] = None,
     output: FormatOption = Format.TABLE,
@@ -89,7 +90,11 @@ def run(
             print_plan(made, only_removals=True)
         return
     outcome = running.run(
-        engine, opened, policy, trigger or ("pre-job" if until_free else running.trigger_of(os.environ)), wish
+        engine,
+        opened,
+        policy,
+        trigger or ("pre-job" if until_free else running.trigger_of(opened.path, os.environ)),
+        wish,
     )
     if output is Format.JSON:
         console.print_json(running.to_json(outcome))
@@ -132,6 +137,55 @@ def explain(
     from pruner.running import make_plan
 
     print_story(make_plan(Engine(host), console.open_log(log), policy), image)
+
+
+_RootOption = Annotated[Path, typer.Option("--root", help="Write under this root file system; run nothing there.")]
+_InstanceOption = Annotated[
+    str, typer.Option(help="One engine among several: its own units, log and policy of this name.", show_default=False)
+]
+_DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")]
+
+
+@app.command("install-units")
+def install_units(
+    root: _RootOption = Path("/"),
+    programs: Annotated[
+        Path | None,
+        typer.Option("--bin", help="Folder of the commands. Default: of this installation.", show_default=False),
+    ] = None,
+    user: Annotated[str, typer.Option(help="The system user that they run as; made if missing.")] = "docker-hindsight",
+    instance: _InstanceOption = "",
+    host: HostOption = None,
+    data_root: Annotated[
+        Path | None,
+        typer.Option(help="The engine's data root, if it is under /home, /root or /tmp.", show_default=False),
+    ] = None,
+    enable: Annotated[bool, typer.Option("--enable", help="Start them now and at each boot.")] = False,
+    dry_run: _DryRunOption = False,
+) -> None:
+    """Write systemd units for collector and pruner, with a timer and a trigger for a disk that fills fast."""
+    from pruner import units
+
+    wanted = units.installation(root, programs, user, instance, host or "", data_root)
+    for line in units.install(wanted, enable=enable, dry_run=dry_run):
+        typer.echo(line)
+    for line in units.next_steps(wanted, enabled=enable):
+        typer.echo(line)
+
+
+@app.command("uninstall-units")
+def uninstall_units(
+    root: _RootOption = Path("/"), instance: _InstanceOption = "", dry_run: _DryRunOption = False
+) -> None:
+    """Stop the units and remove them; log, policy and user stay."""
+    from pruner import units
+
+    wanted = units.Installation(root, Path("/"), instance=instance)
+    lines = units.uninstall(wanted, dry_run=dry_run)
+    for line in lines or ["no units of ours are installed"]:
+        typer.echo(line)
+    if lines:
+        typer.echo(f"/var/lib/{wanted.state} and {wanted.policy} are still there")
 
 
 def _wanted(now: bool, free: str | None, until_free: str | None) -> Space | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from collector.disk import DiskSample
@@ -12,7 +13,7 @@ from collector.engine import Engine
 from collector.errors import HindsightError, UsageError
 from collector.log import EventLog
 from collector.units import format_bytes
-from collector.wake import leave_levels
+from collector.wake import FIRST_PAUSE_S, leave_levels, woken_within
 from pruner.executor import MAX_ROUNDS, Executor, Outcome, exclusive
 from pruner.headroom import resolved
 from pruner.inventory import read_history
@@ -96,11 +97,16 @@ def run(engine: Engine, log: EventLog, policy: Policy, trigger: str, wish: Wish 
         return executor.run(replan)
 
 
-def trigger_of(environment: Mapping[str, str]) -> str:
-    """What started this run, as systemd tells its services (from version 252 on)."""
-    if unit := environment.get("TRIGGER_UNIT"):
-        return {"timer": "timer", "path": "early"}.get(unit.rpartition(".")[2], unit)
-    return "service" if environment.get("SYSTEMD_EXEC_PID") == str(os.getpid()) else "manual"
+def trigger_of(log_path: Path, environment: Mapping[str, str]) -> str:
+    """What started this run: ``early`` (the collector), ``timer``, ``service`` or ``manual``.
+
+    systemd 252 goes on naming a unit's first trigger, so the collector's own mark tells the two apart.
+    """
+    if environment.get("SYSTEMD_EXEC_PID") != str(os.getpid()):
+        return "manual"
+    if woken_within(log_path, FIRST_PAUSE_S):
+        return "early"
+    return "timer" if "TRIGGER_UNIT" in environment else "service"
 
 
 def unfinished(log: EventLog) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ loop devices and deletes it. Nothing outside such a folder is ever touched.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -60,9 +61,20 @@ def remove(root: Path) -> None:
         subprocess.run(["losetup", "--detach", device], check=False)
     for bridge in (root / "bridges").glob("*"):
         subprocess.run(["ip", "link", "delete", bridge.name], check=False)
+    for marker in (root / "cgroups").glob("*"):
+        remove_cgroup(Path(marker.read_text()))
     while root.exists() and time.monotonic() < deadline:
         shutil.rmtree(root, ignore_errors=True)
         time.sleep(0.05)
+
+
+def remove_cgroup(path: Path) -> None:
+    """Remove an empty control group with all below it."""
+    for folder in sorted(path.rglob("*/"), reverse=True):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    with contextlib.suppress(OSError):
+        path.rmdir()
 
 
 def processes_of(root: Path) -> list[int]:

@@ -1,0 +1,162 @@
+"""The unit files: valid, hardened, and for this installation; written, and taken away again."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pruner.cli import main
+from pruner.config import load_policy
+from pruner.policy import Policy
+from tests.needs import cannot_run
+
+BIN = Path(sys.executable).parent
+UNITS = ("collector.service", "pruner.service", "pruner.timer", "pruner.path")
+
+
+Pruner = Callable[..., str]
+
+
+@pytest.fixture
+def pruner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pruner:
+    """Runs the command in this process; what it said."""
+
+    def run(*argv: str, status: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["pruner", *argv])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert (ended.value.code or 0) == status, said
+        return said.out + said.err
+
+    return run
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    made = tmp_path / "root"
+    (made / "etc").mkdir(parents=True)
+    (made / "etc/group").write_text("root:x:0:\ndocker:x:990:\n")
+    return made
+
+
+def unit(root: Path, name: str) -> str:
+    return (root / "etc/systemd/system" / name).read_text()
+
+
+@pytest.mark.parametrize("user", ["docker-hindsight", "root"])
+def test_units_are_valid_and_hardened(pruner: Pruner, root: Path, user: str) -> None:
+    if shutil.which("systemd-analyze") is None:
+        cannot_run("systemd-analyze is not installed: run .ci/install-packages")
+    pruner("install-units", "--root", str(root), "--user", user)
+    folder = root / "etc/systemd/system"
+    checked = subprocess.run(
+        ["systemd-analyze", "verify", *(folder / name for name in UNITS)], capture_output=True, text=True, check=False
+    )
+    assert (checked.returncode, checked.stderr) == (0, "")
+    for name in UNITS[:2]:
+        judged = subprocess.run(
+            ["systemd-analyze", "security", "--offline=true", f"--root={root}", name],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        exposure = re.search(r"exposure level for \S+: ([0-9.]+)", judged.stdout)
+        assert exposure is not None
+        assert float(exposure[1]) < 3.0
+
+
+def test_every_hardening_line_is_explained() -> None:
+    for package, name in (("collector", "collector.service"), ("pruner", "pruner.service")):
+        text = (Path(__file__).parents[2] / package / "systemd" / name).read_text()
+        sandbox = text.partition("# What it may do")[2].partition("@PATHS@")[0]
+        blocks = re.split(r"\n(?=#)", sandbox)
+        assert len(blocks) >= 7
+        for block in blocks[1:]:
+            assert block.startswith("# "), block
+
+
+def test_they_start_this_installation_as_an_unprivileged_user_of_the_engine(pruner: Pruner, root: Path) -> None:
+    told = pruner("install-units", "--root", str(root))
+    assert "sudo systemctl enable --now collector.service pruner.timer pruner.path" in told
+    for name, command in (("collector.service", "collector run"), ("pruner.service", "pruner run")):
+        text = unit(root, name)
+        assert f"\nExecStart={BIN}/{command} " in text
+        assert "\nUser=docker-hindsight\n" in text
+        assert "\nSupplementaryGroups=docker\n" in text
+        assert "\nStateDirectoryMode=0750\n" in text
+        assert "@" not in re.sub(r"@(system-service|privileged|resources)", "", text)
+    assert "Type=notify" in unit(root, "collector.service")
+    assert "WatchdogSec=" in unit(root, "collector.service")
+    assert "m docker-hindsight docker" in (root / "etc/sysusers.d/docker-hindsight.conf").read_text()
+    assert load_policy(root / "etc/docker-hindsight/policy.toml") == Policy()
+
+
+def test_without_the_group_the_operator_is_told(pruner: Pruner, root: Path) -> None:
+    (root / "etc/group").unlink()
+    told = pruner("install-units", "--root", str(root))
+    assert "there is no group 'docker'" in told
+    assert "SupplementaryGroups" not in unit(root, "pruner.service")
+
+
+def test_a_dry_run_writes_nothing(pruner: Pruner, root: Path) -> None:
+    told = pruner("install-units", "--root", str(root), "--dry-run")
+    assert f"would write {root}/etc/systemd/system/pruner.timer" in told
+    assert not (root / "etc/systemd").exists()
+
+
+def test_several_engines_have_their_own_units_logs_and_policies(pruner: Pruner, root: Path) -> None:
+    pruner("install-units", "--root", str(root))
+    pruner("install-units", "--root", str(root), "--instance", "b", "--host", "unix:///run/b 2.sock")
+    text = unit(root, "pruner-b.service")
+    assert "--policy /etc/docker-hindsight/b.toml" in text
+    assert 'Environment="DOCKER_HOST=unix:///run/b\\x202.sock"' in text
+    assert "/var/lib/docker-hindsight-b/events.duckdb" in text
+    assert "Unit=pruner-b.service" in unit(root, "pruner-b.path")
+    pruner("uninstall-units", "--root", str(root), "--instance", "b")
+    assert sorted(path.name for path in (root / "etc/systemd/system").iterdir()) == sorted(UNITS)
+
+
+def test_an_engine_on_tcp_and_a_data_root_under_home_are_let_through(pruner: Pruner, root: Path) -> None:
+    pruner("install-units", "--root", str(root), "--host", "tcp://127.0.0.1:2375", "--data-root", "/home/docker")
+    text = unit(root, "pruner.service")
+    assert "PrivateNetwork" not in text
+    assert "ProtectHome=tmpfs" in text
+    assert "BindReadOnlyPaths=-/home/docker" in text
+
+
+def test_uninstalling_takes_what_was_installed_and_leaves_policy_and_log(pruner: Pruner, root: Path) -> None:
+    pruner("install-units", "--root", str(root))
+    policy = root / "etc/docker-hindsight/policy.toml"
+    policy.write_text('threshold = "20%"\n')
+    pruner("install-units", "--root", str(root))
+    assert policy.read_text() == 'threshold = "20%"\n'
+    told = pruner("uninstall-units", "--root", str(root))
+    assert "removed" in told
+    assert [path for path in (root / "etc").rglob("*") if path.is_file()] == [root / "etc/group", policy]
+    assert "no units of ours" in pruner("uninstall-units", "--root", str(root))
+
+
+def test_units_of_others_are_left_alone(pruner: Pruner, root: Path) -> None:
+    other = root / "etc/systemd/system/collector.service"
+    other.parent.mkdir(parents=True)
+    other.write_text("[Service]\nExecStart=/bin/true\n")
+    told = pruner("install-units", "--root", str(root), status=1)
+    assert told == f"pruner: {other} is there and was not written by `pruner install-units`: move it away first\n"
+    assert "no units of ours" in pruner("uninstall-units", "--root", str(root))
+    assert other.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--user", "a b"), ("--user", "Root%"), ("--instance", "../x"), ("--bin", "/nowhere")]
+)
+def test_impossible_names_are_one_line(pruner: Pruner, root: Path, option: str, value: str) -> None:
+    told = pruner("install-units", "--root", str(root), option, value, status=2)
+    assert told.startswith(f"pruner: {option}" if option != "--bin" else "pruner: ")
+    assert len(told.splitlines()) == 1
