@@ -102,7 +102,7 @@ def faults_in_one_line(program: str) -> Iterator[None]:
     try:
         yield
     except HindsightError as error:
-        typer.echo(f"{program}: {error}", err=True)
+        typer.echo(f"{'<3>' if _in_journal() else ''}{program}: {error}", err=True)
         raise SystemExit(error.exit_status) from None
     except KeyboardInterrupt:
         raise SystemExit(_INTERRUPTED) from None
@@ -221,11 +221,20 @@ def print_json(value: Any) -> None:
 def log_to_stderr(*, verbose: bool = False) -> None:
     """Send log lines to stderr, with systemd's priorities where systemd reads them."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_JournalFormatter() if "JOURNAL_STREAM" in os.environ else logging.Formatter("%(message)s"))
+    handler.setFormatter(_JournalFormatter() if _in_journal() else logging.Formatter("%(message)s"))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
     # One line per HTTP request is noise at any level of ours.
     logging.getLogger("urllib3").setLevel(logging.WARNING)
     logging.getLogger("docker").setLevel(logging.WARNING)
+
+
+def _in_journal() -> bool:
+    """Whether stderr is the journal, which reads priorities (systemd.exec(5), JOURNAL_STREAM)."""
+    try:
+        found = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 class _JournalFormatter(logging.Formatter):

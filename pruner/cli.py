@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,14 @@ EXIT_STATUSES = (
     "Exit status: 0 nothing to do, or done; 1 engine or log cannot be used as they are; 2 an impossible policy "
     "or option; 3 the target was not reached; 4 another pruner is at work on the same log."
 )
+
+
+class Tool(StrEnum):
+    """Other tools whose settings can be read."""
+
+    DOCKER_GC = "docker-gc"
+    DOCUUM = "docuum"
+
 
 app = typer.Typer(
     name="pruner",
@@ -137,6 +146,66 @@ def explain(
     from pruner.running import make_plan
 
     print_story(make_plan(Engine(host), console.open_log(log), policy), image)
+
+
+@app.command()
+def history(
+    image: Annotated[
+        str | None,
+        typer.Argument(help="Only of this reference, repository, glob or ID. Default: all.", show_default=False),
+    ] = None,
+    log: LogOption = None,
+    since: Annotated[
+        str | None,
+        typer.Option(help="Only from then on: so long ago (7d), or a time (2026-11-24).", show_default=False),
+    ] = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Tell what prunes removed, why, how much that freed, and what was wanted again afterwards."""
+    from pruner import history as past
+    from pruner.reports import print_history
+
+    found = past.read(console.open_log(log), None if since is None else past.since_when(since), image)
+    if output is Format.JSON:
+        console.print_json({"totals": past.totals(found), "removals": [one.to_json() for one in found]})
+    else:
+        print_history(found)
+
+
+@app.command("import-config")
+def import_config(
+    tool: Annotated[Tool, typer.Argument(help="Whose settings.")],
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="docker-gc: files with its environment and its exclude files. docuum: its unit file or script, "
+            "or its arguments after --.",
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write here. Default: to stdout.", show_default=False)
+    ] = None,
+    disk: Annotated[
+        str | None,
+        typer.Option(help="docuum: size of the engine's disk, for a threshold in bytes.", show_default=False),
+    ] = None,
+) -> None:
+    """Make a policy of another tool's settings, and tell on stderr what could not be carried over."""
+    from pruner import foreign
+
+    if tool is Tool.DOCKER_GC:
+        made = foreign.import_docker_gc([Path(source) for source in sources or ()])
+    else:
+        made = foreign.import_docuum(sources or (), foreign.disk_size(disk))
+    text = made.to_toml()
+    for note in made.notes:
+        typer.echo(note, err=True)
+    if target is None:
+        typer.echo(text, nl=False)
+    else:
+        foreign.write_new(target, text)
+        typer.echo(f"wrote {target}: try it with `analyzer simulate --policy {target}`")
 
 
 _RootOption = Annotated[Path, typer.Option("--root", help="Write under this root file system; run nothing there.")]

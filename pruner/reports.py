@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import typer
 
 from collector import console
 from collector.errors import UsageError
-from collector.units import format_bytes, format_time, short_id
+from collector.units import format_bytes, format_duration, format_time, short_id
+from pruner.history import Past, said
 from pruner.plan import Plan, Verdict, summary
 from pruner.stages import Item, ItemKind
 
@@ -95,3 +98,32 @@ def _story(verdict: Verdict) -> list[tuple[str, str]]:
         ("references", ", ".join(image.references) or "-"),
         ("also known as", ", ".join(name for name in image.names if name not in image.references) or "-"),
     ]
+
+
+def print_history(found: Sequence[Past]) -> None:
+    """Print removals and their regret, then all in one line."""
+    if found:
+        console.print_table(
+            ("REMOVED", "BY", "KIND", "FREED", "NAME", "AGAIN", "USES SINCE", "WHY"),
+            [_removal(one) for one in found],
+            right=("FREED", "USES SINCE"),
+            names=("NAME",),
+            below=("WHY",),
+            optional=("BY", "KIND"),
+        )
+        typer.echo()
+    console.print_text(said(found))
+
+
+def _removal(one: Past) -> tuple[str, ...]:
+    again = "-" if one.again_at is None else f"{one.again_as} after {format_duration(one.again_after)}"
+    return (
+        format_time(one.time),
+        one.trigger,
+        one.item.replace("_", " "),
+        format_bytes(one.freed if one.freed is not None else one.predicted),
+        one.name,
+        again,
+        str(one.later_uses) if one.item == "image" else "-",
+        one.detail,
+    )

@@ -1,0 +1,144 @@
+"""The history of removals tells their regret, by logs with exact stories."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collector.errors import UsageError
+from collector.events import Event, Kind
+from collector.log import EventLog
+from pruner.cli import main
+from pruner.history import Past, read, said, since_when, totals
+
+HOUR = 3600
+T0 = 1_800_000_000
+MIB = 2**20
+ALPHA, BETA = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+
+
+def event(hours: float, kind: Kind, image: str | None = None, **more: Any) -> Event:
+    return Event(int((T0 + hours * HOUR) * 1e9), kind, image=image, **more)
+
+
+def removal(hours: float, prune: str, image: str, name: str, size: int) -> Event:
+    told = {"prune": prune, "reason": "evict", "detail": "last used 3 h ago", "predicted_bytes": size}
+    attributes = {**told, "references": [name], "item": "image"}
+    return event(hours, Kind.ITEM_REMOVED, image, reference=name, bytes=size + 7, attributes=attributes)
+
+
+def started(hours: float, prune: str, trigger: str) -> Event:
+    return event(hours, Kind.PRUNE_STARTED, attributes={"prune": prune, "trigger": trigger})
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> EventLog:
+    made = EventLog(tmp_path / "events.duckdb", host="runner")
+    story: Sequence[Event] = (
+        event(0, Kind.IMAGE_PULLED, ALPHA, reference="registry.example.org/a:1"),
+        started(1, "p1", "timer"),
+        removal(1.0, "p1", ALPHA, "registry.example.org/a:1", 100 * MIB),
+        removal(1.1, "p1", BETA, "b:2", 50 * MIB),
+        event(
+            1.2,
+            Kind.ITEM_REMOVED,
+            reference="0123abcd",
+            bytes=3 * MIB,
+            attributes={"prune": "p1", "item": "volume", "reason": "anonymous", "predicted_bytes": 3 * MIB},
+        ),
+        event(3, Kind.IMAGE_PULLED, ALPHA, reference="registry.example.org/a:1"),
+        event(3.1, Kind.CONTAINER_CREATED, ALPHA, container="c1"),
+        event(3.2, Kind.CONTAINER_STARTED, ALPHA, container="c1"),
+        event(4, Kind.IMAGE_PULLED, ALPHA, reference="registry.example.org/a:1"),
+        event(4.1, Kind.CONTAINER_CREATED, ALPHA, container="c2"),
+        started(5, "p2", "early"),
+        removal(5, "p2", ALPHA, "registry.example.org/a:1", 100 * MIB),
+        event(5.5, Kind.ITEM_FAILED, BETA, reference="b:2", attributes={"prune": "p2", "error": "in use"}),
+        event(6, Kind.CONTAINER_CREATED, BETA, container="c3"),
+    )
+    made.append(story)
+    return made
+
+
+def test_each_removal_has_its_own_regret(log: EventLog) -> None:
+    first, beta, volume, second = read(log)
+    assert (first.name, first.trigger, first.freed) == ("registry.example.org/a:1", "timer", 100 * MIB + 7)
+    assert (first.again_after, first.again_as, first.again_bytes, first.later_uses) == (
+        2 * HOUR,
+        "pulled",
+        100 * MIB,
+        2,
+    )
+    assert (beta.again_at, beta.again_bytes, beta.later_uses) == (None, 0, 1)
+    assert (volume.item, volume.name, volume.image_id, volume.again_at) == ("volume", "0123abcd", None, None)
+    assert (second.trigger, second.again_at, second.later_uses) == ("early", None, 0)
+
+
+def test_totals_and_the_line(log: EventLog) -> None:
+    found = read(log)
+    assert totals(found) == {
+        "removals": 4,
+        "freed_bytes": 253 * MIB + 21,
+        "images": 3,
+        "images_back_again": 1,
+        "bytes_back_again": 100 * MIB,
+        "soonest_again_seconds": 2 * HOUR,
+    }
+    assert said(found) == "4 removals freed 253 MiB; of 3 images 1 came back (100 MiB), the first 2 h later"
+    assert said(found[1:2]) == "1 removal freed 50.0 MiB; of 1 image none came back"
+    assert said([]) == "nothing was removed"
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("registry.example.org/a:1", 2),
+        ("registry.example.org/a", 2),
+        ("*/a:*", 2),
+        ("aaaaaa", 2),
+        ("b:2", 1),
+        ("aaa", 0),
+    ],
+)
+def test_names_globs_and_ids_are_meant(log: EventLog, name: str, count: int) -> None:
+    assert len(read(log, name=name)) == count
+
+
+def test_since(log: EventLog) -> None:
+    assert [one.prune for one in read(log, since=T0 + 4 * HOUR)] == ["p2"]
+    assert since_when("2h", now=T0) == T0 - 2 * HOUR
+    assert since_when("2026-11-24") == since_when("2026-11-24T01:00+01:00")
+    with pytest.raises(UsageError, match="--since: 'yore' is neither"):
+        since_when("yore")
+
+
+def test_the_command_prints_a_table_and_json(
+    log: EventLog, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*options: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["pruner", "history", "--log", str(log.path), *options])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    table = run()
+    assert "AGAIN" in table
+    assert "pulled after 2 h" in table
+    assert "1 came back" in table
+    told = json.loads(run("b:2", "--format", "json"))
+    assert [row["name"] for row in told["removals"]] == ["b:2"]
+    assert told["totals"]["images_back_again"] == 0
+    assert "nothing was removed" in run("--since", "2100-01-01")
+
+
+def test_a_log_without_prunes_has_no_history(tmp_path: Path) -> None:
+    made = EventLog(tmp_path / "events.duckdb")
+    made.append([event(0, Kind.IMAGE_PULLED, ALPHA, reference="a:1")])
+    found: list[Past] = read(made)
+    assert found == []
