@@ -81,7 +81,7 @@ def install_package(folder: Path) -> Path:
     _uv("build", "--wheel", "--out-dir", folder / "wheel")
     (wheel,) = (folder / "wheel").glob("*.whl")
     _uv("venv", "--relocatable", "--python", "/usr/bin/python3", programs)
-    _uv("pip", "install", "--compile-bytecode", "--python", programs / "bin" / "python", wheel)
+    _uv("pip", "install", "--python", programs / "bin" / "python", wheel)
     return programs
 
 

@@ -38,6 +38,8 @@ def machine(docker20: Engine, programs: Path, state_root: Path) -> Iterator[Mach
     docker20.socket.chmod(0o660)
     made = Machine(docker20.folder / "machine", programs, docker20.folder, docker20.disk.path, state_root)
     made.run("groupadd", "--system", "--gid", str(DOCKER_GID), "docker")
+    # As pip does: compiled once, by a user who may write there.
+    made.run("python", "-c", "import collector.cli, collector.daemon, pruner.cli, pruner.running, pruner.reports")
     yield made
     made.stop()
 
@@ -84,7 +86,8 @@ def test_timer_and_early_trigger_bring_the_disk_back(
     install(machine, docker20, f'threshold = "{threshold}"\nmin_age = "1s"\n')
 
     # Only the timer: two images are too many, the first pulled goes.
-    switch_off(machine, "pruner.path")
+    switch_off(machine, "pruner.path", "pruner.timer")
+    machine.run("systemctl", "start", "pruner.timer")
     for image in images[:2]:
         client.images.pull(image.reference)
         time.sleep(1.1)
@@ -114,9 +117,9 @@ def promised_s() -> float:
     return 2.0 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
-def switch_off(machine: Machine, trigger: str) -> None:
-    """Stop a trigger, and let the run end that it may have started."""
-    machine.run("systemctl", "stop", trigger)
+def switch_off(machine: Machine, *triggers: str) -> None:
+    """Stop triggers, and let the run end that they may have started."""
+    machine.run("systemctl", "stop", *triggers)
     Host.wait_for(lambda: machine.show("pruner.service", "ActiveState") == "inactive", "the pruner to end")
 
 
