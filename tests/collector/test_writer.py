@@ -131,3 +131,51 @@ def test_an_impossible_spool_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LogError, match="cannot be opened"):
         Spool(tmp_path / "file" / "spool").write(events(1, 1))
+
+
+def test_a_spool_held_by_a_stopped_process_is_not_waited_for_for_ever(log: EventLog) -> None:
+    writer = LogWriter(log)
+    writer.spool.write(events(2, 3))
+    script = "import fcntl,sys; f=open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print('held',flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, writer.spool.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        writer.add(events(4, 5))
+        assert not writer.keep()
+        assert writer.oldest_ns == 4
+        holder.communicate("\n")
+    assert writer.keep()
+    assert writer.pending == 0
+    assert stored(log) == [1, 2, 3, 4, 5]
+
+
+def test_a_log_that_was_removed_or_replaced_is_noticed(log: EventLog) -> None:
+    writer = LogWriter(log)
+    assert not writer.renewed()
+    assert writer.keep()
+    assert not writer.renewed()
+    log.path.rename(log.path.with_name("moved"))
+    assert writer.renewed()
+    log.append(events(7, 7))
+    assert writer.renewed()
+    assert writer.keep()
+    assert not writer.renewed()
+
+
+def test_what_is_wrong_with_the_log_is_said_once_and_so_is_its_end(
+    log: EventLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = LogWriter(log)
+    whole = log.path.read_bytes()
+    log.path.write_bytes(whole[:5000])
+    writer.add(events(2, 4))
+    with caplog.at_level(logging.INFO):
+        assert not writer.keep()
+        assert not writer.keep()
+        assert caplog.text.count(" is damaged") == 1
+        log.path.write_bytes(whole)
+        assert writer.keep()
+        assert caplog.text.count("takes events again") == 1
+    assert stored(log) == [1, 2, 3, 4]

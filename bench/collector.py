@@ -1,0 +1,155 @@
+"""What the collector weighs on a runner, beside ``docker events`` writing to a file: ``python -m bench collector``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from collector import console
+from collector.units import format_bytes
+from tests.engine import leftovers
+from tests.engine.engines import Engine, available
+from tests.engine.host import Host
+
+EVENTS = 10_000
+IDLE_S = 60.0
+REPEATS = 5
+_WRITERS = 2
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Weight:
+    """What a process has taken: CPU seconds, and bytes of memory in all and of its own."""
+
+    cpu: float
+    resident: int
+    own: int
+
+    @classmethod
+    def of(cls, pid: int) -> Weight:
+        """Weigh a process."""
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        rows = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]]
+        sizes = {row[0].removesuffix(":"): int(row[1]) * 1024 for row in rows}
+        own = sizes["Private_Clean"] + sizes["Private_Dirty"]
+        return cls((int(fields[11]) + int(fields[12])) / _TICKS, sizes["Rss"], own)
+
+
+def main() -> None:
+    """Measure, and print two tables."""
+    if reason := available("docker20"):
+        raise SystemExit(f"bench: {reason}")
+    leftovers.sweep()
+    root = leftovers.make_state_root()
+    engine = Engine("docker20", root / "bench", "127.0.0.1:1")
+    try:
+        engine.start()
+        _measure(engine)
+    finally:
+        engine.remove()
+        leftovers.remove(root)
+
+
+def _measure(engine: Engine) -> None:
+    host = Host(engine, engine.folder / "log" / "events.duckdb")
+    client = engine.client()
+    client.api.import_image_from_data(b"\0" * 1024, repository="bench", tag="1")
+    client.close()
+    told = engine.folder / "docker-events"
+    with told.open("wb") as file:
+        follower = subprocess.Popen([str(shutil.which("docker")), "-H", engine.host, "events"], stdout=file)
+    with host.collecting() as collector:
+        processes = {"collector": collector.pid, "docker events > file": follower.pid}
+        time.sleep(5)
+        before = {name: Weight.of(pid) for name, pid in processes.items()}
+        time.sleep(IDLE_S)
+        idle = {name: Weight.of(pid) for name, pid in processes.items()}
+        size = host.log_path.stat().st_size
+        began = time.monotonic()
+        _flood(engine)
+        host.wait_for(lambda: _stored(host) >= EVENTS, "the end of the burst", patience=120)
+        seconds = time.monotonic() - began
+        after = {name: Weight.of(pid) for name, pid in processes.items()}
+    follower.terminate()
+    follower.wait()
+    console.print_table(
+        ("PROCESS", "IDLE CPU", "MEMORY, IDLE", "ITS OWN", "CPU OF THE BURST", "MEMORY AFTER", "ITS OWN AFTER"),
+        [
+            (
+                name,
+                f"{(idle[name].cpu - before[name].cpu) / IDLE_S:.2%}",
+                format_bytes(idle[name].resident),
+                format_bytes(idle[name].own),
+                f"{after[name].cpu - idle[name].cpu:.2f} s",
+                format_bytes(after[name].resident),
+                format_bytes(after[name].own),
+            )
+            for name in processes
+        ],
+    )
+    lines = told.read_bytes().count(b"\n")
+    console.print_table(
+        ("WHAT", "FIGURE"),
+        [
+            ("events of the burst", f"{EVENTS:,} in {seconds:.0f} s"),
+            ("of them in the log", f"{_stored(host):,}"),
+            ("gaps", str(host.count("gap"))),
+            ("log, bytes per event", f"{(host.log_path.stat().st_size - size) / EVENTS:.0f}"),
+            ("docker events, bytes per event", f"{told.stat().st_size / max(lines, 1):.0f}"),
+            *_starts(host),
+        ],
+    )
+
+
+def _flood(engine: Engine) -> None:
+    """Tag and untag: two events each."""
+
+    def work(name: str) -> None:
+        client = engine.client()
+        for number in range(EVENTS // 2 // _WRITERS):
+            client.api.tag("bench:1", f"bench/{name}", str(number))
+            client.api.remove_image(f"bench/{name}:{number}")
+        client.close()
+
+    threads = [threading.Thread(target=work, args=(f"writer{number}",)) for number in range(_WRITERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _stored(host: Host) -> int:
+    sql = (
+        "SELECT count(*) FROM event WHERE kind = 'image_untagged' "
+        "OR (kind = 'image_tagged' AND reference LIKE 'bench/%')"
+    )
+    return int(host.log.query(sql)[0][0])
+
+
+def _starts(host: Host) -> list[tuple[str, str]]:
+    """Median time of commands that run often."""
+    rows = []
+    for argv in (("collector", "--help"), ("pruner", "--help"), ("pruner", "run", "--threshold", "1B")):
+        program = str(Path(sys.executable).with_name(argv[0]))
+        command = host.command(*argv) if argv[1] == "run" else [program, *argv[1:]]
+        times = []
+        for _ in range(REPEATS):
+            began = time.perf_counter()
+            subprocess.run(
+                command, env=host.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True
+            )
+            times.append(time.perf_counter() - began)
+        rows.append((f"`{' '.join(argv)}`", f"{statistics.median(times):.2f} s"))
+    return rows
+
+
+if __name__ == "__main__":
+    main()
