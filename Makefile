@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 # Tests of engines mostly wait, so more of them run at once than there are cores.
 WORKERS ?= 3
-.PHONY: help demo test bench lint reference sync clean
+.PHONY: help demo test bench lint reference notebooks sync clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -28,6 +28,9 @@ lint: sync ## Check style, types and the direction of imports
 
 reference: sync ## Write docs/reference.md anew from the code
 	@PYTHONPATH=. .venv/bin/python tools/reference.py
+
+notebooks: sync ## Run the notebooks and write their output into them
+	@PYTHONPATH=. .venv/bin/python tools/notebooks.py
 
 clean: ## Remove what the targets made
 	rm -rf .venv .tools report.html .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

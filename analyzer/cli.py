@@ -12,16 +12,29 @@ from analyzer import options
 from analyzer.options import (
     AllowlistIdleOption,
     AllowlistOption,
+    AllowlistSetOption,
+    BasePolicyOption,
     By,
     DiskSizeOption,
     EmergencyOption,
+    EntryOption,
+    FrontOption,
+    HeadroomOption,
     IntervalOption,
     LogHostOption,
+    LogsOption,
+    MaxDiskFullOption,
+    MaxRepullOption,
     MinAgeOption,
+    MinFreeOption,
+    OneThresholdOption,
     OrderOption,
     OtherOption,
     PolicyOption,
+    ProcessesOption,
     PullRateOption,
+    RecommendOutOption,
+    SplitOption,
     TargetOption,
     ThresholdOption,
     TriggerOption,
@@ -35,6 +48,8 @@ from collector.units import format_bytes, format_duration
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from analyzer.fleet import Findings, Source, Work
+    from analyzer.loading import DiskOverride
     from analyzer.report import Output
     from analyzer.trace import Trace
     from pruner.policy import Policy
@@ -48,6 +63,9 @@ app = typer.Typer(
 )
 
 DEMO_DISK_BYTES = 100 * 2**30
+DEFAULT_ORDERS = "lru,hazard,forecast"
+DEFAULT_SPLIT = "0.7"
+DEFAULT_THRESHOLDS = "5%:40%:1%"
 _NONE = "none"
 FormatOption = Annotated[str, typer.Option("--format", help="table, json or csv.")]
 BaselineOption = Annotated[
@@ -66,7 +84,7 @@ def common(*, version: VersionOption = False) -> None:
 
 @app.command()
 def simulate(
-    log: LogOption = None,
+    log: LogsOption = None,
     host: LogHostOption = None,
     threshold: ThresholdOption = None,
     target: TargetOption = None,
@@ -83,13 +101,17 @@ def simulate(
     other: OtherOption = None,
     pull_rate: PullRateOption = "50MB",
     regret: RegretOption = False,
+    processes: ProcessesOption = None,
     output: FormatOption = "table",
 ) -> None:
     """Show what each policy would have done on this host: one row per policy, beside what others do.
 
-    Repeated options are combined: two thresholds and two orders make four policies.
+    Repeated options are combined: two thresholds and two orders make four policies. Of several hosts there is
+    one row per host and policy, and their sums.
     """
-    from analyzer.loading import DiskOverride, load_trace
+    from analyzer.fleet import Simulation, find
+    from analyzer.loading import DiskOverride
+    from analyzer.replay import Trigger
 
     shown = _format(output)
     chosen = options.policies(
@@ -103,14 +125,18 @@ def simulate(
         order=order,
         interval=interval,
     )
-    rate = options.size("--pull-rate", pull_rate)
-    if not rate:
-        raise UsageError("--pull-rate must be at least one byte per second")
+    rate = options.rate(pull_rate)
     override = DiskOverride(options.size("--disk-size", disk_size), options.size("--other", other))
     names = _baselines(baseline)
     when = options.trigger(trigger)
-    trace = load_trace(console.open_log(log), host, override)
-    _compare(trace, chosen, names, shown, float(rate), when, regret=regret)
+    sources = find(options.places(log), host)
+    if len(sources) == 1:
+        _compare(sources[0].load(override), chosen, names, shown, rate, when, regret=regret)
+        return
+    if regret:
+        raise UsageError("--regret looks at one host: choose one with --host")
+    work = Simulation(tuple(chosen), tuple(names), rate, Trigger(when))
+    _fleet(sources, work, override, processes, shown)
 
 
 @app.command()
@@ -132,6 +158,218 @@ def demo(
             import_jobs(*mesa_files(), log, DEMO_DISK_BYTES, 0, progress)
         trace = load_trace(log)
     _compare(trace, chosen, _baselines(None), shown, 50e6)
+
+
+@app.command()
+def sweep(
+    log: LogsOption = None,
+    host: LogHostOption = None,
+    threshold: ThresholdOption = None,
+    target: TargetOption = None,
+    emergency: EmergencyOption = None,
+    allowlist_set: AllowlistSetOption = None,
+    allowlist_idle: AllowlistIdleOption = None,
+    min_age: MinAgeOption = None,
+    order: OrderOption = None,
+    interval: IntervalOption = None,
+    trigger: TriggerOption = "tick",
+    policy: BasePolicyOption = None,
+    front: FrontOption = False,
+    disk_size: DiskSizeOption = None,
+    other: OtherOption = None,
+    pull_rate: PullRateOption = "50MB",
+    processes: ProcessesOption = None,
+    output: FormatOption = "table",
+) -> None:
+    """Try a whole grid of policies and mark those that no other beats (the Pareto front).
+
+    Each option takes ranges (5%:40%:1%), comma lists (lru,lfu) and repeats; all are combined. The
+    default is thresholds of 5% to 40%.
+    """
+    from analyzer.fleet import Sweep, find
+    from analyzer.grid import AllowlistSet, grid
+    from analyzer.loading import DiskOverride
+    from analyzer.replay import Trigger
+    from analyzer.report import patient_progress
+    from analyzer.search import possible
+    from analyzer.search import sweep as run
+    from analyzer.searching import print_sweep
+    from pruner.config import load_policy
+
+    shown = _format(output)
+    axes = {
+        "threshold": threshold or ([] if policy else [DEFAULT_THRESHOLDS]),
+        "target": target,
+        "emergency": emergency,
+        "allowlist_idle": allowlist_idle,
+        "min_age": min_age,
+        "order": order,
+        "interval": interval,
+    }
+    sets = [AllowlistSet.parse(text) for text in allowlist_set or ()]
+    when = options.trigger(trigger)
+    candidates, left_out = grid(axes, sets, load_policy(policy) if policy else None)
+    rate = options.rate(pull_rate)
+    override = DiskOverride(options.size("--disk-size", disk_size), options.size("--other", other))
+    sources = find(options.places(log), host)
+    if len(sources) > 1:
+        work = Sweep(tuple(candidates), rate, Trigger(when))
+        _fleet(sources, work, override, processes, shown, left_out=left_out, marked=True, front=front)
+        return
+    trace = sources[0].load(override)
+    kept = possible(trace, candidates)
+    with patient_progress(f"trying {len(kept)} policies") as progress:
+        results = run(trace, kept, rate, progress, Trigger(when))
+    print_sweep(trace, results, shown, left_out + len(candidates) - len(kept), front_only=front)
+
+
+@app.command()
+def export(
+    parquet: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write to.", show_default=False)],
+    log: LogOption = None,
+    host: LogHostOption = None,
+    output: console.FormatOption = console.Format.TABLE,
+) -> None:
+    """Write the log as Parquet, partitioned by host and day, for fleets and for other tools.
+
+    What the folder holds of the same hosts is replaced. `--log` of the other commands takes the folder.
+    """
+    from dataclasses import asdict
+
+    from analyzer.export import export_parquet
+    from collector.units import format_bytes
+
+    written = export_parquet(console.open_log(log), parquet, host)
+    if output is console.Format.JSON:
+        console.print_json([asdict(part) for part in written])
+        return
+    rows = [[part.host, f"{part.events:,}", f"{part.days:,}", format_bytes(part.bytes)] for part in written]
+    console.print_table(("HOST", "EVENTS", "DAYS", "SIZE"), rows, right=("EVENTS", "DAYS", "SIZE"))
+
+
+@app.command()
+def recommend(
+    log: LogsOption = None,
+    host: LogHostOption = None,
+    out: RecommendOutOption = None,
+    max_disk_full: MaxDiskFullOption = 0,
+    max_repull: MaxRepullOption = None,
+    min_free: MinFreeOption = None,
+    headroom: HeadroomOption = None,
+    split: SplitOption = DEFAULT_SPLIT,
+    threshold: ThresholdOption = None,
+    target: TargetOption = None,
+    emergency: EmergencyOption = None,
+    allowlist_set: AllowlistSetOption = None,
+    min_age: MinAgeOption = None,
+    order: OrderOption = None,
+    interval: IntervalOption = None,
+    trigger: TriggerOption = "tick",
+    policy: BasePolicyOption = None,
+    baseline: BaselineOption = None,
+    disk_size: DiskSizeOption = None,
+    other: OtherOption = None,
+    processes: ProcessesOption = None,
+    output: console.FormatOption = console.Format.TABLE,
+) -> None:
+    """Pick the policy that pulls the least again and keeps to what is asked, and say why.
+
+    It is chosen on the first part of the history and judged on the rest (--split). The default grid is
+    thresholds of 5% to 40% with the orders lru, hazard and forecast.
+    """
+    from analyzer.advice import Constraints, Trial
+    from analyzer.advice import recommend as choose
+    from analyzer.fleet import find, on_each
+    from analyzer.grid import AllowlistSet, grid
+    from analyzer.loading import DiskOverride
+    from analyzer.replay import Trigger
+    from analyzer.report import patient_progress
+    from analyzer.searching import finish_recommendation
+    from pruner.config import load_policy
+
+    axes = {
+        "threshold": threshold or [DEFAULT_THRESHOLDS],
+        "target": target,
+        "emergency": emergency,
+        "min_age": min_age,
+        "order": order or ([] if policy else [DEFAULT_ORDERS]),
+        "interval": interval,
+    }
+    sets = [AllowlistSet.parse(text) for text in allowlist_set or ()]
+    candidates, _ = grid(axes, sets, load_policy(policy) if policy else None)
+    share = options.split(split)
+    constraints = Constraints(
+        max_disk_full, options.size("--max-repull", max_repull), options.size("--min-free", min_free)
+    )
+    spare = options.size("--headroom", headroom) or 0
+    override = DiskOverride(options.size("--disk-size", disk_size), options.size("--other", other))
+    work = Trial(tuple(candidates), tuple(_baselines(baseline)), share, trigger=Trigger(options.trigger(trigger)))
+    sources = find(options.places(log), host)
+    with patient_progress(f"trying {len(candidates)} policies") as progress:
+        found, notes = on_each(sources, work, override, processes, progress)
+    chosen = choose(candidates, found, constraints, share, spare)
+    finish_recommendation(chosen, found, constraints, share, output, out, notes)
+
+
+@app.command()
+def allowlist(
+    log: LogOption = None,
+    host: LogHostOption = None,
+    entry: EntryOption = None,
+    split: SplitOption = DEFAULT_SPLIT,
+    policy: BasePolicyOption = None,
+    threshold: OneThresholdOption = None,
+    disk_size: DiskSizeOption = None,
+    other: OtherOption = None,
+    output: console.FormatOption = console.Format.TABLE,
+) -> None:
+    """Propose which repositories are worth protecting, and say what each entry gains or costs.
+
+    Entries are looked for on the first part of the history and judged on the rest (--split): by the bytes
+    pulled again with the entry and without it, beside the other entries.
+    """
+    from analyzer.earn import Earning
+    from analyzer.fleet import find
+    from analyzer.loading import DiskOverride
+    from analyzer.report import patient_progress
+    from analyzer.searching import print_earned
+    from pruner.config import load_policy, policy_from
+
+    base = load_policy(policy) if policy else None
+    values = {"threshold": threshold} if threshold else {}
+    asked = {"allowlist": list(entry)} if entry else {}
+    chosen = policy_from({**values, **asked}, "command line", base)
+    work = Earning(chosen, base.allowlist if base else (), options.split(split))
+    override = DiskOverride(options.size("--disk-size", disk_size), options.size("--other", other))
+    sources = find(options.places([str(log)] if log else None), host)
+    if len(sources) > 1:
+        names = ", ".join(source.host for source in sources)
+        raise UsageError(f"an allowlist is earned host by host: choose one of {names} with --host")
+    trace = sources[0].load(override)
+    with patient_progress("trying allowlist entries") as progress:
+        earned = work(trace, progress)
+    print_earned(trace, chosen, earned, output)
+
+
+def _fleet(
+    sources: Sequence[Source],
+    work: Work[Findings],
+    override: DiskOverride,
+    processes: int | None,
+    output: Output,
+    *,
+    left_out: int = 0,
+    marked: bool = False,
+    front: bool = False,
+) -> None:
+    """Do the work on several hosts and print a row for each host and policy."""
+    from analyzer.fleet import on_each
+    from analyzer.report import patient_progress
+    from analyzer.searching import contradicting, print_fleet
+
+    with patient_progress(f"replaying {len(sources)} hosts") as progress:
+        found, notes = on_each(sources, work, override, processes, progress)
+    print_fleet(found, output, [*contradicting(left_out), *notes], marked=marked, front_only=front)
 
 
 def _compare(

@@ -29,7 +29,7 @@ _KINDS = """
     FROM event WHERE host = ? GROUP BY kind
 """
 _USES = """
-    SELECT coalesce(began, time) AS time, time AS until, image,
+    SELECT seq, coalesce(began, time) AS time, time AS until, image,
         CAST(CASE kind WHEN 'container_destroyed' THEN 2 WHEN 'image_pulled' THEN 3 WHEN 'job_image_used' THEN 4
             WHEN 'image_tagged' THEN 5 ELSE 1 END AS UTINYINT) AS kind
     FROM event WHERE host = $host AND image IS NOT NULL AND kind IN ('container_destroyed', 'image_pulled',
@@ -149,6 +149,10 @@ def _uses(connection: duckdb.DuckDBPyConnection, host: str) -> Columns:
     """All uses, those without an end last: times in UTC nanoseconds, `until` _NONE where a container lives."""
     named = {"host": host}
     uses = _columns(connection, _USES, named)
+    if np.any(np.diff(uses["seq"]) < 0):
+        # Several threads hand rows over as they come, and what is used at one time keeps the log's order.
+        order = np.argsort(uses["seq"], kind="stable")
+        uses = {name: column[order] for name, column in uses.items()}
     connection.execute(_DOUBTFUL, named)
     connection.execute(_CREATED, named)
     running = _columns(connection, _OPEN, named)

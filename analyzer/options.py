@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from collector.errors import UsageError
+from collector.paths import ENVIRONMENT_VARIABLE, default_log_path
 from collector.units import parse_bytes
 from pruner.config import load_policy, policy_from
 from pruner.policy import Policy
@@ -26,6 +27,21 @@ class By(StrEnum):
     IMAGE = "image"
 
 
+LogsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        envvar=ENVIRONMENT_VARIABLE,
+        metavar="PATH",
+        help="An event log, a glob of logs, or a folder that `analyzer export` wrote; repeat it to add. "
+        "Several hosts are told apart and summed. Default: as for `collector`.",
+        show_default=False,
+    ),
+]
+ProcessesOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many hosts to work on at once.", show_default="one per processor"),
+]
 LogHostOption = Annotated[
     str | None, typer.Option("--host", help="Whose history, if the log holds several hosts.", show_default=False)
 ]
@@ -60,6 +76,46 @@ PolicyOption = Annotated[
     list[Path] | None,
     typer.Option("--policy", metavar="FILE", help="A policy file (TOML); options change it.", show_default=False),
 ]
+BasePolicyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy", metavar="FILE", help="A policy file (TOML) to vary; options change it.", show_default=False
+    ),
+]
+AllowlistSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=GLOB,GLOB|FILE|none",
+        help="An allowlist to try: its name and globs, or a file of one entry a line, or none. Repeat it to compare.",
+        show_default=False,
+    ),
+]
+FrontOption = Annotated[bool, typer.Option("--front", help="Show only the policies that no other beats.")]
+RecommendOutOption = Annotated[
+    Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the policy here.", show_default=False)
+]
+MaxDiskFullOption = Annotated[int, typer.Option(min=0, help="Disk-full incidents at most.")]
+MaxRepullOption = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Bytes pulled again at most, over the history.", show_default="any")
+]
+MinFreeOption = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Free space that must always be left.", show_default="any")
+]
+HeadroomOption = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Free space to leave beyond that, should the future be worse.", show_default="0"),
+]
+SplitOption = Annotated[
+    str, typer.Option(metavar="SHARE", help="The share of the history to choose on; the rest judges. 1: no rest.")
+]
+EntryOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="An entry to judge, whatever it gains. Repeat it to add.", show_default=False),
+]
+OneThresholdOption = Annotated[
+    str | None,
+    typer.Option("--threshold", help="Free space under which pruning starts (10%, 50GB).", show_default="10%"),
+]
 DiskSizeOption = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Assume a disk of this size.", show_default="as recorded")
 ]
@@ -67,6 +123,11 @@ OtherOption = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Assume that other files take this much.", show_default="as recorded")
 ]
 PullRateOption = Annotated[str, typer.Option(metavar="SIZE", help="Bytes per second at which pulls are taken to run.")]
+
+
+def places(logs: Sequence[str] | None) -> list[str | Path]:
+    """The logs that the user means."""
+    return list(logs) if logs else [default_log_path()]
 
 
 def policies(
@@ -102,3 +163,22 @@ def trigger(text: str) -> str:
     if text not in TRIGGERS:
         raise UsageError(f"--trigger: '{text}' is none of {', '.join(TRIGGERS)}")
     return text
+
+
+def rate(text: str) -> float:
+    """Bytes per second of ``--pull-rate``. Raises UsageError."""
+    amount = size("--pull-rate", text)
+    if not amount:
+        raise UsageError("--pull-rate must be at least one byte per second")
+    return float(amount)
+
+
+def split(text: str) -> float:
+    """The share of ``--split``, over 0 and up to 1. Raises UsageError."""
+    try:
+        share = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
+    except ValueError:
+        share = 0.0
+    if not 0.0 < share <= 1.0:
+        raise UsageError(f"--split: '{text}' is not a share over 0 and up to 1, such as 0.7")
+    return share

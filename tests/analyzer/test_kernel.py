@@ -33,7 +33,8 @@ BYTES = st.integers(0, 30)
 @st.composite
 def images(draw: st.DrawFn) -> list[ImageFacts]:
     pool = [(f"layer{j}", draw(BYTES)) for j in range(draw(st.integers(1, 8)))]
-    layers = st.lists(st.sampled_from(pool), max_size=4)
+    # A layer's identity holds those below it: no image has one twice.
+    layers = st.lists(st.sampled_from(pool), max_size=4, unique=True)
     return draw(
         st.lists(
             st.builds(

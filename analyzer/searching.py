@@ -1,0 +1,335 @@
+"""Reports of sweeps and recommendations, for people and machines."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from analyzer.advice import Constraints, Recommendation, reasons
+from analyzer.earn import Earned, Entry
+from analyzer.fleet import FLEET, Findings, fleet_sums
+from analyzer.report import Output, as_json, disk_range, short_names
+from analyzer.result import Result
+from analyzer.search import pareto
+from analyzer.trace import Trace
+from collector import console
+from collector.errors import HindsightError, UsageError
+from collector.units import format_bytes, format_duration, format_time
+from pruner.config import load_policy, to_json, to_toml
+from pruner.policy import Policy
+
+
+class NothingFitsError(HindsightError):
+    """No policy does what was asked for."""
+
+
+LEGEND = {
+    "FRONT": "*: no other policy of the grid is as good in bytes, incidents, free space and losses, and better in one.",
+    "RE-PULLED": "bytes pulled again because the image had been removed.",
+    "DISK FULL": "pulls that did not fit.",
+    "UNDER": "time with free space under the policy's threshold.",
+}
+_NUMBERS: dict[str, Callable[[Result], str]] = {
+    "RE-PULLED": lambda result: format_bytes(result.repulled_bytes),
+    "DISK FULL": lambda result: f"{result.disk_full:,}",
+    "MIN FREE": lambda result: format_bytes(result.min_free),
+    "RE-PULLS": lambda result: f"{result.repulls:,}",
+    "UNDER": lambda result: format_duration(result.seconds_under),
+    "REMOVED": lambda result: f"{result.removals:,}",
+}
+_LIGHTEST = ("REMOVED", "RE-PULLS", "UNDER")
+
+
+def print_sweep(
+    trace: Trace, results: Sequence[Result], output: Output, left_out: int = 0, *, front_only: bool = False
+) -> None:
+    """Print one row per policy, those on the Pareto front marked."""
+    rows = [(result, best) for result, best in zip(results, pareto(results), strict=True) if best or not front_only]
+    notes = contradicting(left_out)
+    if output is Output.JSON:
+        head = as_json(trace, (), notes)
+        console.print_json({**head, "policies": [_figures(result, best) for result, best in rows]})
+    elif output is Output.CSV:
+        figures = [_figures(result, best) for result, best in rows]
+        writer = csv.DictWriter(sys.stdout, fieldnames=list(figures[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(figures)
+    else:
+        _print_table(trace, results, rows, notes)
+
+
+def contradicting(left_out: int) -> list[str]:
+    """The note on combinations that a sweep left out."""
+    return [f"{left_out} combinations contradict themselves and are left out"] if left_out else []
+
+
+def _figures(result: Result, best: bool) -> dict[str, Any]:
+    return {**result.to_json(), "pareto": best}
+
+
+def _print_table(
+    trace: Trace, results: Sequence[Result], rows: Sequence[tuple[Result, bool]], notes: Sequence[str]
+) -> None:
+    print_heading(trace, results[0].compulsory_bytes, notes)
+    console.print_text(f"{len(results)} policies, {sum(best for _, best in rows)} of them beaten by no other")
+    names, common = short_names([result.name for result, _ in rows])
+    if common:
+        console.print_text(f"all policies: {', '.join(common)}")
+    typer.echo()
+    cells = [
+        [name, "*" if best else "", *(cell(result) for cell in _NUMBERS.values())]
+        for name, (result, best) in zip(names, rows, strict=True)
+    ]
+    left_out = console.print_table(
+        ("POLICY", "FRONT", *_NUMBERS), cells, right=list(_NUMBERS), names=("POLICY",), optional=_LIGHTEST
+    )
+    typer.echo()
+    for column, meaning in LEGEND.items():
+        if column not in left_out:
+            console.print_text(f"{column}: {meaning}", "dim")
+
+
+def print_heading(trace: Trace, compulsory_bytes: int, notes: Sequence[str] = ()) -> None:
+    """Print what a report stands on."""
+    console.print_text(f"{trace}, from {format_time(trace.utc(0.0))} to {format_time(trace.utc(trace.end))}")
+    console.print_text(f"disk {disk_range(trace)}; first pulls of all images: {format_bytes(compulsory_bytes)}")
+    for note in (*trace.assumptions, *notes):
+        console.print_text(f"note: {note}")
+
+
+def print_fleet(
+    found: Sequence[Findings],
+    output: Output,
+    notes: Sequence[str] = (),
+    *,
+    marked: bool = False,
+    front_only: bool = False,
+) -> None:
+    """Print one row per host and policy, and one per policy for all hosts together.
+
+    Args:
+        found: what was found on each host.
+        output: table, JSON or CSV.
+        notes: what is to be said besides.
+        marked: whether to mark on each host, and of the sums, what no other policy beats.
+        front_only: whether to show only those.
+    """
+    groups = [(findings.host, findings.results) for findings in found]
+    groups.append((FLEET, tuple(fleet_sums([findings.results for findings in found]))))
+    rows = [
+        (host, result, best)
+        for host, results in groups
+        for result, best in zip(results, pareto(results), strict=True)
+        if best or not front_only
+    ]
+    figures = [
+        {"host": host, **result.to_json(), **({"pareto": best} if marked else {})} for host, result, best in rows
+    ]
+    if output is Output.JSON:
+        hosts = [findings.facts for findings in found]
+        console.print_json({"hosts": hosts, "notes": list(notes), "policies": figures})
+    elif output is Output.CSV:
+        writer = csv.DictWriter(sys.stdout, fieldnames=list(figures[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(figures)
+    else:
+        _print_fleet_table(found, rows, notes, marked=marked)
+
+
+def _print_fleet_table(
+    found: Sequence[Findings], rows: Sequence[tuple[str, Result, bool]], notes: Sequence[str], *, marked: bool
+) -> None:
+    for findings in found:
+        for line in findings.heading:
+            console.print_text(line)
+    for note in notes:
+        console.print_text(f"note: {note}")
+    names, common = short_names([result.name for _, result, _ in rows])
+    if common:
+        console.print_text(f"all policies: {', '.join(common)}")
+    typer.echo()
+    front = ("FRONT",) if marked else ()
+    cells = [
+        [host, name, *(("*" if best else "",) if marked else ()), *(cell(result) for cell in _NUMBERS.values())]
+        for name, (host, result, best) in zip(names, rows, strict=True)
+    ]
+    left_out = console.print_table(
+        ("HOST", "POLICY", *front, *_NUMBERS), cells, right=list(_NUMBERS), names=("HOST",), optional=_LIGHTEST
+    )
+    typer.echo()
+    for column, meaning in LEGEND.items():
+        if column not in left_out and (marked or column != "FRONT"):
+            console.print_text(f"{column}: {meaning}", "dim")
+
+
+def finish_recommendation(
+    found: Recommendation,
+    parts: Sequence[tuple[Findings, Findings | None]],
+    constraints: Constraints,
+    share: float,
+    output: console.Format,
+    out: Path | None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Print a recommendation and write its policy.
+
+    Raises:
+        NothingFitsError: no policy keeps to the constraints, or the chosen one does not on the rest.
+        UsageError: the file cannot be written.
+    """
+    said = reasons(found, constraints, share)
+    if found.chosen is None:
+        raise NothingFitsError(said[0])
+    if output is console.Format.JSON:
+        console.print_json(_recommendation_json(found, parts, said, notes))
+    else:
+        _print_recommendation(found, parts, said, notes)
+    if found.broken:
+        raise NothingFitsError(
+            f"{found.chosen.candidate.name} fitted the first {share:.0%} of the history but not the rest "
+            f"({'; '.join(found.broken)}): give it more --headroom, or choose on all with --split 1"
+        )
+    if out is not None:
+        write_policy(found.chosen.candidate.policy, said, out)
+        if output is not console.Format.JSON:
+            console.print_text(f"written to {out}")
+
+
+def write_policy(policy: Policy, said: Sequence[str], out: Path) -> None:
+    """Write a policy file that says why, and read it back. Raises UsageError."""
+    lines = [f"# {line}" for sentence in said for line in textwrap.wrap(sentence, 110)]
+    try:
+        out.write_text("\n".join([*lines, "", to_toml(policy)]), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--out: {out} cannot be written: {error.strerror}") from None
+    if load_policy(out) != policy:
+        raise UsageError(f"--out: {out} does not read back as the policy: report this")
+
+
+def _recommendation_json(
+    found: Recommendation,
+    parts: Sequence[tuple[Findings, Findings | None]],
+    said: Sequence[str],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    def both(first: Result, rest: Result | None) -> dict[str, Any]:
+        return {"first": first.to_json(), "rest": None if rest is None else rest.to_json()}
+
+    chosen, second = found.chosen, found.runner_up
+    return {
+        "hosts": [first.facts for first, _ in parts],
+        "notes": list(notes),
+        "policy": None if chosen is None else to_json(chosen.candidate.policy),
+        "tried": found.tried,
+        "fitting": found.fitting,
+        "broken_on_the_rest": list(found.broken),
+        "chosen": None if chosen is None else both(chosen.first, chosen.rest),
+        "runner_up": None if second is None else both(second.first, second.rest),
+        "baselines": [both(*pair) for pair in found.baselines],
+        "why": list(said),
+    }
+
+
+def _print_recommendation(
+    found: Recommendation,
+    parts: Sequence[tuple[Findings, Findings | None]],
+    said: Sequence[str],
+    notes: Sequence[str],
+) -> None:
+    for first, _ in parts:
+        for line in first.heading:
+            console.print_text(line)
+    for note in notes:
+        console.print_text(f"note: {note}")
+    typer.echo()
+    for sentence in said:
+        console.print_text(sentence)
+    typer.echo()
+    outcomes = [item for item in (found.chosen, found.runner_up) if item is not None]
+    rows: list[tuple[Result, Result | None]] = [(item.first, item.rest) for item in outcomes]
+    rows += found.baselines
+    cells = [
+        [first.name, part, *(cell(result) for cell in _NUMBERS.values())]
+        for first, rest in rows
+        for part, result in (("first", first), ("rest", rest))
+        if result is not None
+    ]
+    console.print_table(
+        ("POLICY", "PART", *_NUMBERS), cells, right=list(_NUMBERS), names=("POLICY",), optional=_LIGHTEST
+    )
+    typer.echo()
+
+
+def print_earned(trace: Trace, policy: Policy, earned: Earned, output: console.Format) -> None:
+    """Print what each allowlist entry gains or costs."""
+    first, rest = earned.without
+    if output is console.Format.JSON:
+        console.print_json(
+            {
+                "host": trace.host,
+                "policy": str(policy),
+                "considered": earned.considered,
+                "allowlist": list(earned.allowlist),
+                "repulled_bytes_without": [first.repulled_bytes, None if rest is None else rest.repulled_bytes],
+                "entries": [
+                    {
+                        "entry": entry.glob,
+                        "proposed": entry.glob in earned.allowlist,
+                        "gain_first_bytes": entry.gain_first,
+                        "gain_rest_bytes": entry.gain_rest,
+                        "more_disk_full": entry.incidents,
+                        "verdict": verdict(entry),
+                    }
+                    for entry in earned.entries
+                ],
+            }
+        )
+        return
+    print_heading(trace, first.compulsory_bytes + (0 if rest is None else rest.compulsory_bytes))
+    later = "" if rest is None else f" on the first part, {format_bytes(rest.repulled_bytes)} on the rest"
+    console.print_text(
+        f"without an allowlist this policy pulls {format_bytes(first.repulled_bytes)} again{later}; "
+        f"{earned.considered} globs were tried"
+    )
+    typer.echo()
+    if not earned.entries:
+        console.print_text("No entry gains anything: leave the allowlist empty.")
+        return
+    rows = [
+        [
+            entry.glob,
+            format_bytes(entry.gain_first),
+            "-" if entry.gain_rest is None else format_bytes(entry.gain_rest),
+            f"{entry.incidents:+,}" if entry.incidents else "0",
+            verdict(entry),
+        ]
+        for entry in earned.entries
+    ]
+    console.print_table(
+        ("ENTRY", "GAIN", "ON THE REST", "DISK FULL", "VERDICT"),
+        rows,
+        right=("GAIN", "ON THE REST", "DISK FULL"),
+        names=("ENTRY",),
+        below=("VERDICT",),
+    )
+    typer.echo()
+    if earned.allowlist:
+        console.print_text(f"allowlist = {json.dumps(list(earned.allowlist), ensure_ascii=False)}")
+
+
+def verdict(entry: Entry) -> str:
+    """In words whether an entry is worth its place."""
+    if entry.incidents > 0:
+        return f"costs {entry.incidents:,} disk-full incidents: leave it out"
+    if entry.gain > 0:
+        return f"saves {format_bytes(entry.gain)}"
+    if entry.gain < 0:
+        return f"costs {format_bytes(-entry.gain)} pulled again: leave it out"
+    return "gains nothing: leave it out"

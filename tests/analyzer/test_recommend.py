@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from analyzer.advice import Constraints, Recommendation, Trial, later, reasons, recommend, split_time
+from analyzer.earn import Earning
+from analyzer.grid import grid
+from analyzer.replay import PolicyCleaner, replay
+from analyzer.trace import DiskState, ImageFacts, Trace, Use, make_trace
+from collector.errors import UsageError
+from collector.log import EventLog
+from pruner.config import load_policy, policy_from
+from pruner.policy import Policy
+from tests.analyzer.command import analyzer
+from tests.analyzer.test_fleet import history
+from tests.analyzer.test_kernel import policies, traces
+from tests.analyzer.test_search import workload
+
+HOUR = 3600.0
+_SUMMED = ("uses", "hits", "compulsory_bytes", "repulls", "repulled_bytes", "losses", "removals", "disk_full")
+
+
+@settings(max_examples=150, deadline=None)
+@given(traces(), policies(), st.floats(0.1, 0.9))
+def test_both_parts_together_are_the_whole(trace: Trace, policy: Policy, share: float) -> None:
+    cut = split_time(trace, share)
+    begin = trace.between(0.0, cut)
+    assume(begin.demands and begin.end >= policy.interval)
+    whole = replay(trace, PolicyCleaner(policy, trace), 10.0, timeline=True, reference=True)
+    first = replay(begin, PolicyCleaner(policy, begin), 10.0, reference=True)
+    rest = later(whole, first, cut)
+    for name in _SUMMED:
+        assert 0 <= getattr(rest, name) <= getattr(whole, name), name
+    assert min(first.min_free, rest.min_free) == whole.min_free
+    kept = [removal for removal in whole.removed if removal.time <= cut]
+    assert kept == list(first.removed)
+    assert rest.seconds == pytest.approx(trace.end - cut)
+
+
+def trial(trace: Trace, constraints: Constraints, share: float = 0.7, headroom: int = 0) -> Recommendation:
+    candidates, _ = grid({"threshold": ["5%:60%:5%"], "min_age": ["0s"]})
+    found = Trial(tuple(candidates), ("never",), share)(trace)
+    return recommend(candidates, [found], constraints, share, headroom)
+
+
+def test_the_least_pulling_policy_that_keeps_to_the_constraints_is_chosen() -> None:
+    trace = workload(uses=120)
+    constraints = Constraints(min_free=15)
+    found = trial(trace, constraints)
+    assert found.chosen is not None
+    assert found.chosen.first.min_free >= 15
+    candidates, _ = grid({"threshold": ["5%:60%:5%"], "min_age": ["0s"]})
+    begin = trace.between(0.0, split_time(trace, 0.7))
+    results = [replay(begin, PolicyCleaner(item.policy, begin)) for item in candidates]
+    fitting = [result for result in results if result.min_free >= 15]
+    assert found.fitting == len(fitting) < found.tried == len(candidates)
+    assert found.chosen.first.repulled_bytes == min(result.repulled_bytes for result in fitting)
+    assert [first.name for first, _ in found.baselines] == ["never"]
+    said = " ".join(reasons(found, constraints, 0.7))
+    for word in (found.chosen.candidate.name, "12 policies tried on the first 70%", "runner-up", "never pulls"):
+        assert word in said
+
+
+def growing() -> Trace:
+    """Four small images in turn for a while; then ones that need more free space than those ever did."""
+    facts = [ImageFacts(layers=[(f"l{i}", 10 if i < 4 else 35)], references=(f"r/{i}:1",)) for i in range(8)]
+    images = [k % 4 if k < 40 else 4 + k % 4 for k in range(80)]
+    uses = [(HOUR * (1 + k), image, HOUR * (1 + k) + 60, Use.CONTAINER) for k, image in enumerate(images)]
+    return make_trace(facts, uses, [DiskState(0.0, 60, 0)], end=81 * HOUR)
+
+
+def test_what_was_fitted_to_the_past_is_found_out_on_the_rest() -> None:
+    found = trial(growing(), Constraints(), 0.5)
+    assert found.chosen is not None
+    assert found.chosen.first.disk_full == 0
+    assert found.chosen.rest is not None
+    assert found.chosen.rest.disk_full > 0
+    assert "disk-full incidents, more than 0" in found.broken[0]
+    assert "does not keep to them" in " ".join(reasons(found, Constraints(), 0.5))
+    roomy = trial(growing(), Constraints(), 0.5, headroom=30)
+    assert roomy.chosen is not None
+    assert roomy.broken == ()
+
+
+def test_impossible_constraints_name_what_comes_closest() -> None:
+    constraints = Constraints(min_free=99)
+    found = trial(workload(), constraints)
+    assert (found.chosen, found.fitting) == (None, 0)
+    assert found.closest is not None
+    (line,) = reasons(found, constraints, 0.7)
+    assert line.startswith("none of 12 policies keeps to at most 0 disk-full incidents, at least 99 B always free")
+    assert f"{found.closest.candidate.name} comes closest: down to" in line
+
+
+@pytest.mark.parametrize(
+    ("constraints", "words"),
+    [
+        (Constraints(max_disk_full=1), "2 disk-full incidents, more than 1"),
+        (Constraints(2, max_repull=100), "60 B pulled again, more than 50 B"),
+        (Constraints(2, min_free=10), "down to -5 B free, less than 10 B"),
+        (Constraints(2, max_losses=2), "3 images lost, more than 2"),
+    ],
+)
+def test_what_is_broken_is_said_in_words(constraints: Constraints, words: str) -> None:
+    base = trial(workload(), Constraints()).baselines[0][0]
+    result = replace(base, disk_full=2, repulled_bytes=60, min_free=-5, losses=3 if constraints.max_losses else 0)
+    assert constraints.broken(result, 0.5) == [words]
+    assert sum(value > 0 for value in constraints.excess(result, 0.5)) == 1
+
+
+@pytest.fixture
+def long_log(tmp_path: Path) -> EventLog:
+    return history(tmp_path / "log.duckdb", "runner", "abcab", rounds=20)
+
+
+def test_the_written_policy_is_one_that_the_pruner_takes(long_log: EventLog, tmp_path: Path) -> None:
+    out = tmp_path / "policy.toml"
+    common = ("recommend", "--log", str(long_log.path), "--min-age", "60s", "--order", "lru", "--baseline", "never")
+    done = analyzer(*common, "-o", str(out))
+    assert (done.returncode, done.stderr) == (0, "")
+    policy = load_policy(out)
+    assert str(policy) in done.stdout
+    assert out.read_text().startswith(f"# {policy}: of 36 policies tried on the first 70% of the history")
+    data = json.loads(analyzer(*common, "--format", "json").stdout)
+    assert data["policy"]["threshold"] == str(policy.threshold)
+    assert data["chosen"]["first"]["disk_full"] == data["chosen"]["rest"]["disk_full"] == 0
+    assert len(data["baselines"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (("--min-free", "1TB"), 1, "comes closest"),
+        (("--split", "1.5"), 2, "--split: '1.5' is not a share"),
+        (("--split", "0.00001"), 1, "log of host runner"),
+        (("--threshold", "40%:5%:1%"), 2, "is empty"),
+        (("--max-repull", "much"), 2, "--max-repull: 'much' is not a size"),
+        (("--out", "/nonexistent/policy.toml"), 2, "/nonexistent/policy.toml cannot be written: No such file"),
+    ],
+)
+def test_faults_are_one_line(long_log: EventLog, arguments: tuple[str, ...], status: int, words: str) -> None:
+    done = analyzer("recommend", "--log", str(long_log.path), "--order", "lru", "--min-age", "60s", *arguments)
+    assert done.returncode == status
+    assert len(done.stderr.splitlines()) == 1
+    assert words in done.stderr
+
+
+def nightly(days: int = 40) -> Trace:
+    """A base image used every night, and by day ten others in turn that fill the disk; on one of them nothing rests."""
+    facts = [ImageFacts(layers=[("base", 30)], references=("r/base:1",))]
+    facts += [ImageFacts(layers=[(f"l{i}", 10)], references=(f"x/y/{i}:1",)) for i in range(10)]
+    uses: list[tuple[float, int, float, Use]] = []
+    for day in range(days):
+        start = 24 * HOUR * day
+        uses.append((start + HOUR, 0, start + HOUR + 60, Use.CONTAINER))
+        uses += [(start + (8 + k) * HOUR, 1 + k, start + (8 + k) * HOUR + 60, Use.CONTAINER) for k in range(10)]
+    return make_trace(facts, uses, [DiskState(0.0, 100, 0)], end=24 * HOUR * days)
+
+
+def test_an_entry_is_proposed_for_what_it_saves_out_of_sample() -> None:
+    policy = policy_from({"threshold": "20%", "min_age": "0s", "allowlist": ["z/*", "x/y/*"]}, "test")
+    earned = Earning(policy, share=0.6)(nightly())
+    by_glob = {entry.glob: entry for entry in earned.entries}
+    assert earned.allowlist
+    for glob in earned.allowlist:
+        assert by_glob[glob].gain_rest == by_glob[glob].gain > 0
+    assert by_glob["z/*"].gain == by_glob["z/*"].gain_first == 0
+    assert not by_glob["z/*"].proposed
+    without = earned.without[1]
+    assert without is not None
+    trace = nightly()
+    kept = replace(policy, allowlist=earned.allowlist)
+    whole = replay(trace, PolicyCleaner(kept, trace)).repulled_bytes
+    assert whole < replay(trace, PolicyCleaner(replace(policy, allowlist=()), trace)).repulled_bytes
+
+
+def test_the_allowlist_command_says_what_each_entry_gains(long_log: EventLog) -> None:
+    common = ("allowlist", "--log", str(long_log.path), "--entry", "nobody/*")
+    done = analyzer(*common)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "gains nothing: leave it out" in done.stdout
+    data = json.loads(analyzer(*common, "--format", "json").stdout)
+    (entry,) = [item for item in data["entries"] if item["entry"] == "nobody/*"]
+    assert (entry["proposed"], entry["gain_first_bytes"], entry["gain_rest_bytes"]) == (False, 0, 0)
+    assert "nobody/*" not in data["allowlist"]
+
+
+def test_a_split_leaves_something_on_both_sides() -> None:
+    trace = workload()
+    with pytest.raises(UsageError, match="--split: 1 leaves nothing"):
+        split_time(trace, 1.0)
+    cut = split_time(
+        make_trace([ImageFacts([("l", 1)])], [(5.0, 0, 5.0, Use.JOB)], [DiskState(0, 9, 0)], end=10.0), 0.5
+    )
+    assert 5.0 < cut < 5.1
