@@ -62,7 +62,7 @@ class History:
         return self.source.load(self.disk)
 
     def __repr__(self) -> str:
-        return f"<History of {self.host} in {self.source.path}>"
+        return f"<History of {self.host}>"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -196,7 +196,7 @@ def on_each(
         sources: the hosts' histories.
         work: what to do; picklable where there is more than one process.
         disk: the disk to take in place of the recorded one.
-        processes: how many hosts at once; None: one for each processor at hand.
+        processes: how many hosts at once, in processes or threads; None: one for each processor at hand.
         progress: told the share that is done, from 0 to 1.
 
     Raises:
@@ -209,7 +209,7 @@ def on_each(
             task.outcome(None if progress is None else _part(progress, k, len(tasks))) for k, task in enumerate(tasks)
         ]
     else:
-        outcomes = _in_processes(tasks, count, progress)
+        outcomes = _at_once(_pool(work, count), tasks, progress)
     failed = [outcome for outcome in outcomes if isinstance(outcome, HindsightError)]
     if failed and len(failed) == len(outcomes):
         raise failed[0]
@@ -238,11 +238,20 @@ def _run(task: _Task[T]) -> T | HindsightError:
     return task.outcome()
 
 
-def _in_processes(tasks: Sequence[_Task[T]], count: int, progress: Progress | None) -> list[T | HindsightError]:
-    # A fork would inherit DuckDB's and the kernel's threads in whatever state they are.
-    context = multiprocessing.get_context("spawn")
+def _pool(work: Work[T], count: int) -> Executor:
+    """Threads where the work is done by compiled code, which they share; processes where it is done in Python.
+
+    A process costs a second to start before it helps. A fork would inherit DuckDB's and the kernel's threads in
+    whatever state they are, so none is made.
+    """
+    if getattr(work, "baselines", ()):
+        return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+    return ThreadPoolExecutor(count)
+
+
+def _at_once(pool: Executor, tasks: Sequence[_Task[T]], progress: Progress | None) -> list[T | HindsightError]:
     outcomes: dict[int, T | HindsightError] = {}
-    with ProcessPoolExecutor(count, mp_context=context) as pool:
+    with pool:
         numbers = {pool.submit(_run, task): k for k, task in enumerate(tasks)}
         for future in as_completed(numbers):
             outcomes[numbers[future]] = future.result()

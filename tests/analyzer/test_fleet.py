@@ -204,6 +204,8 @@ def test_one_table_per_fleet_whatever_the_number_of_processes(fleet: Path) -> No
     one = analyzer("sweep", *common, "--processes", "1", "--format", "json")
     assert (one.returncode, one.stderr) == (0, "")
     assert one.stdout == analyzer("sweep", *common, "--processes", "2", "--format", "json").stdout
+    of_baselines = ("simulate", *common, "--baseline", "docker-gc", "--baseline", "never", "--format", "json")
+    assert analyzer(*of_baselines, "--processes", "1").stdout == analyzer(*of_baselines, "--processes", "2").stdout
     data = json.loads(one.stdout)
     assert [host["host"] for host in data["hosts"]] == ["one", "three", "two"]
     assert [row["host"] for row in data["policies"]] == ["one", "three", "two", FLEET]
