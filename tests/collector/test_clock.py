@@ -90,3 +90,14 @@ def test_whatever_the_clock_does_the_order_of_last_uses_is_that_of_events(
         clock.watch()
         times += [use(clock, hands.wall).time_ns for _ in range(uses)]
     assert times == sorted(times)
+
+
+def test_a_host_that_slept_has_missed_nothing() -> None:
+    hands = Hands()
+    clock = hands.clock()
+    before = use(clock, hands.wall)
+    hands.pass_time(8 * 3600)  # both clocks go on while it sleeps, and so does nothing else
+    assert clock.watch() == []
+    after = use(clock, hands.wall)
+    assert after.time_ns - before.time_ns == 8 * 3600 * S
+    assert "own_time_ns" not in after.attributes
