@@ -10,11 +10,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import docker
 import docker.errors
@@ -28,6 +28,9 @@ from collector.times import parse_rfc3339
 _CONTAINERD_SNAPSHOTTER = "io.containerd.snapshotter.v1"
 _SHA256 = "sha256:"
 _SETTLE_S = 0.5
+_TRIES = 5
+_RETRY_S = 0.1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +266,7 @@ class Engine:
     def images(self) -> list[ListedImage]:
         """All images but intermediate build steps. Raises EngineError."""
         with told_in_one_line(self.host):
-            rows = self.api.images()
+            rows = _again(self.api.images)
         return [ListedImage(full_id(row["Id"]), _tags(row), _digests(row), int(row.get("Size") or 0)) for row in rows]
 
     def observe(self, listed: ListedImage) -> ImageObservation | None:
@@ -384,7 +387,7 @@ class Engine:
     def containers(self) -> list[ListedContainer]:
         """All containers in any state. Raises EngineError."""
         with told_in_one_line(self.host):
-            rows = self.api.containers(all=True)
+            rows = _again(lambda: self.api.containers(all=True))
         return [
             ListedContainer(
                 container=row["Id"],
@@ -419,7 +422,7 @@ class Engine:
     def usage(self) -> Usage:
         """What containers, volumes and build cache hold; slow on a busy host. Raises EngineError."""
         with told_in_one_line(self.host):
-            usage = self.api.df()
+            usage = _again(self.api.df)
         return Usage(
             _sum((row.get("SizeRw") or 0) for row in usage.get("Containers") or []),
             _sum((row.get("UsageData") or {}).get("Size", 0) for row in usage.get("Volumes") or []),
@@ -428,6 +431,20 @@ class Engine:
 
 
 _PROBE = "docker-hindsight-doctor"
+
+
+def _again(listing: Callable[[], T]) -> T:
+    """A listing that is repeated when it fails over something that was removed while it was made.
+
+    The containerd store answers 404 for the whole list then.
+    """
+    for _ in range(_TRIES):
+        try:
+            return listing()
+        except docker.errors.NotFound as error:
+            missing = error
+            time.sleep(_RETRY_S)
+    raise docker.errors.DockerException(f"a listing failed {_TRIES} times: {missing.explanation}") from missing
 
 
 def _empty_tar() -> bytes:
