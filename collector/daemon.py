@@ -108,6 +108,8 @@ class Collector:
         self._alive_ns: int | None = None
         # Images that events told of since the last inventory.
         self._announced: set[str] = set()
+        # Those of them that a registry gave.
+        self._pulled: set[str] = set()
         self._first_run = False
         self._listing_due = False
         self._sampling_due = False
@@ -372,6 +374,8 @@ class Collector:
                 if event.kind in _NEW_IMAGE:
                     self._listing_due = True
                     self._announced.add(event.image or "")
+                if event.kind is Kind.IMAGE_PULLED:
+                    self._pulled.add(event.image or "")
                 self._sampling_due |= event.kind in _CHANGES_DISK
                 self._record(event)
 
@@ -383,6 +387,7 @@ class Collector:
         self._translator.learn(names_of(self._presence.names()))
         self._record(*self._translator.reconcile(self._engine.containers(), self._clock.now()))
         self._announced.clear()
+        self._pulled.clear()
         self._first_run = False
         try:
             self._usage = self._engine.usage()
@@ -395,7 +400,8 @@ class Collector:
             seen = self._engine.observe(row)
             if seen is not None:
                 known = self._first_run or row.image in self._presence or row.image in self._announced
-                self._record(*self._presence.bases(seen, self._clock.now()))
+                if row.image not in self._pulled:
+                    self._record(*self._presence.bases(seen, self._clock.now()))
                 self._record(self._presence.observed(seen, self._clock.now(), inferred=not known))
                 self._sampling_due = True
 

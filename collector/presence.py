@@ -61,11 +61,11 @@ class Presence:
         BuildKit tells of no `FROM`: only the layers show it.
 
         Args:
-            seen: an observation that `observed` has not taken up yet.
+            seen: an observation that `observed` has not taken up yet, of an image that no registry gave.
             now_ns: when it was made, UTC nanoseconds.
         """
         created_ns = parse_rfc3339_ns(seen.created) or 0
-        if seen.image in self._signatures or not seen.local or not 0 <= now_ns - created_ns <= _JUST_BUILT_NS:
+        if seen.image in self._signatures or not 0 <= now_ns - created_ns <= _JUST_BUILT_NS:
             return []
         depth = {layer.chain_id: position for position, layer in enumerate(seen.layers, 1)}
         below = {image: depth.get(layers[-1][0], 0) for image, layers in self._layers.items() if layers}

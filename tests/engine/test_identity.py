@@ -168,5 +168,7 @@ def test_the_log_knows_what_the_engine_holds(any_engine: Engine, registry: Regis
     used = dict(host.log.query("SELECT DISTINCT container, image_id FROM events WHERE kind = 'container_created'"))
     # A classic build makes containers of its own.
     assert {container: used.get(container) for container in operator.created} == operator.created, operator.done
+    # What was built begins with the layers of what it was built on, though no event tells that.
+    assert host.count("base_used") >= int("build" in operator.done), operator.done
     assert sum("refused" in done for done in operator.done) < STEPS // 2, operator.done
     operator.client.close()
