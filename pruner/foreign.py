@@ -274,6 +274,7 @@ def import_docuum(sources: Sequence[str], disk_bytes: int | None = None) -> Impo
     made = Import("docuum")
     made.values.update(
         {
+            "order": "lru",
             "local_images": "evict",
             "containers.enabled": False,
             "dangling.enabled": False,

@@ -12,6 +12,7 @@ import pytest
 
 from collector.events import Event, Kind
 from collector.log import EventLog
+from pruner.foreign import import_docker_gc, import_docuum
 from tests.analyzer.test_loading import T0, S, container, observed, sample
 
 
@@ -33,6 +34,17 @@ def analyzer(*arguments: str, columns: int | None = None) -> subprocess.Complete
         check=False,
         env=environment,
     )
+
+
+@pytest.mark.parametrize(("tool", "settings"), [("docker-gc", "GRACE_PERIOD_SECONDS=60"), ("docuum", "docuum -t 70%")])
+def test_another_tools_settings_can_be_tried(busy: EventLog, tmp_path: Path, tool: str, settings: str) -> None:
+    source, policy = tmp_path / f"{tool}.sh", tmp_path / "policy.toml"
+    source.write_text(settings)
+    made = import_docker_gc([source]) if tool == "docker-gc" else import_docuum([str(source)])
+    policy.write_text(made.to_toml())
+    done = analyzer("simulate", "--log", str(busy.path), "--policy", str(policy))
+    assert done.returncode == 0, done.stderr
+    assert str(made.policy().threshold) in done.stdout
 
 
 def test_one_row_per_policy_beside_the_baselines(busy: EventLog) -> None:

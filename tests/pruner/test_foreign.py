@@ -148,6 +148,7 @@ def test_docuum_becomes_a_policy(tmp_path: Path) -> None:
     assert str(policy.threshold) == "30%"
     assert policy.min_age == 3 * 86400
     assert not policy.containers.enabled
+    assert policy.order == "lru"
     spared = {
         "registry.example.org/base:1": True,
         "other/registry.example.org/base:1": False,
