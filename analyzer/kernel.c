@@ -45,19 +45,24 @@ static int by_end(const void *a, const void *b) {
 }
 
 /* Sort spells by end: into buckets of time first, for they are nearly in order. */
-static int sort_spells(spell_t *spells, int64_t count, spell_t *sorted) {
-    double low = INFINITY, high = -INFINITY;
-    for (int64_t k = 0; k < count; k++) {
-        if (spells[k].end < low) low = spells[k].end;
-        if (spells[k].end > high) high = spells[k].end;
+static int sort_spells(int64_t count, double *ends, int32_t *images, int32_t *ats, int32_t *nexts) {
+    int ordered = 1;
+    double low = count ? ends[0] : 0.0, high = low;
+    for (int64_t k = 1; k < count; k++) {
+        if (ends[k] < low) low = ends[k];
+        if (ends[k] > high) high = ends[k];
+        ordered &= ends[k - 1] < ends[k] || (ends[k - 1] == ends[k] && images[k - 1] <= images[k]);
     }
+    if (ordered) return OK;
     int64_t buckets = count / 2 + 1;
     int32_t *start = calloc((size_t)buckets + 2, sizeof *start);
-    if (!start) return NO_MEMORY;
+    spell_t *sorted = malloc(sizeof *sorted * (size_t)count);
+    if (!start || !sorted) return free(start), free(sorted), NO_MEMORY;
     double scale = high > low ? (double)(buckets - 1) / (high - low) : 0.0;
-    for (int64_t k = 0; k < count; k++) start[(int64_t)((spells[k].end - low) * scale) + 2]++;
+    for (int64_t k = 0; k < count; k++) start[(int64_t)((ends[k] - low) * scale) + 2]++;
     for (int64_t b = 0; b < buckets; b++) start[b + 2] += start[b + 1];
-    for (int64_t k = 0; k < count; k++) sorted[start[(int64_t)((spells[k].end - low) * scale) + 1]++] = spells[k];
+    for (int64_t k = 0; k < count; k++)
+        sorted[start[(int64_t)((ends[k] - low) * scale) + 1]++] = (spell_t){ends[k], images[k], ats[k], nexts[k]};
     int64_t first = 0;
     for (int64_t b = 0; b < buckets; b++) {
         int64_t last = start[b + 1];
@@ -73,7 +78,9 @@ static int sort_spells(spell_t *spells, int64_t count, spell_t *sorted) {
         }
         first = last;
     }
-    free(start);
+    for (int64_t k = 0; k < count; k++)
+        ends[k] = sorted[k].end, images[k] = sorted[k].image, ats[k] = sorted[k].at, nexts[k] = sorted[k].next;
+    free(start), free(sorted);
     return OK;
 }
 
@@ -136,39 +143,70 @@ int kernel_index(int32_t images, int32_t uses, const double *time, const int32_t
                  const int8_t *kind, uint32_t *code, int32_t *bringing, int32_t *following, int64_t *spells,
                  double *ends, int32_t *spell_images, int32_t *ats, int32_t *nexts) {
     double *last = malloc(sizeof *last * (size_t)(images + 1));
-    int32_t *since = malloc(sizeof *since * (size_t)(images + 1));
-    spell_t *list = malloc(sizeof *list * ((size_t)uses + 1));
-    spell_t *sorted = malloc(sizeof *sorted * ((size_t)uses + 1));
+    int32_t *current = malloc(sizeof *current * (size_t)(images + 1));
     int status = NO_MEMORY;
-    int64_t count = 0;
-    if (!last || !since || !list || !sorted) goto done;
-    for (int32_t i = 0; i < images; i++) last[i] = -INFINITY, since[i] = NOWHERE, bringing[i] = NOWHERE;
+    if (!last || !current) goto done;
+    int32_t count = 0;
+    for (int32_t i = 0; i < images; i++) last[i] = -INFINITY, current[i] = NOWHERE, bringing[i] = NOWHERE;
     for (int32_t p = 0; p < uses; p++) {
         int32_t i = image[p];
         code[p] = (uint32_t)i << KIND_BITS | (uint32_t)kind[p];
         if (kind[p] != TAG && bringing[i] == NOWHERE) bringing[i] = p;
         if (until[p] <= last[i] && time[p] < last[i]) continue; /* within an earlier use */
-        if (since[i] != NOWHERE && time[p] >= last[i]) list[count++] = (spell_t){last[i], i, since[i], p};
+        if (current[i] != NOWHERE) {
+            /* Replace the former spell if the image was never without a container in it. */
+            nexts[current[i]] = time[p] >= last[i] ? p : -1;
+        }
         if (until[p] > last[i]) last[i] = until[p];
-        since[i] = p;
+        current[i] = count;
+        ends[count] = last[i], spell_images[count] = i, ats[count] = p, nexts[count] = NOWHERE;
+        count++;
     }
-    for (int32_t i = 0; i < images; i++)
-        if (since[i] != NOWHERE && last[i] < INFINITY) list[count++] = (spell_t){last[i], i, since[i], NOWHERE};
-    if ((status = sort_spells(list, count, sorted)) != OK) goto done;
-    for (int64_t k = 0; k < count; k++) {
-        ends[k] = sorted[k].end;
-        spell_images[k] = sorted[k].image;
-        ats[k] = sorted[k].at;
-        nexts[k] = sorted[k].next;
+    int32_t kept = 0;
+    for (int32_t k = 0; k < count; k++) {
+        if (nexts[k] < 0 || ends[k] == INFINITY) continue;
+        ends[kept] = ends[k], spell_images[kept] = spell_images[k], ats[kept] = ats[k], nexts[kept] = nexts[k];
+        kept++;
     }
-    *spells = count;
+    if ((status = sort_spells(kept, ends, spell_images, ats, nexts)) != OK) goto done;
+    *spells = kept;
     if (following) {
-        for (int32_t i = 0; i < images; i++) since[i] = NOWHERE;
-        for (int32_t p = uses - 1; p >= 0; p--) following[p] = since[image[p]], since[image[p]] = p;
+        for (int32_t i = 0; i < images; i++) current[i] = NOWHERE;
+        for (int32_t p = uses - 1; p >= 0; p--) following[p] = current[image[p]], current[image[p]] = p;
     }
 done:
-    free(last), free(since), free(list), free(sorted);
+    free(last), free(current);
     return status;
+}
+
+/* Leave out the spells in which no decision can find the image old enough; how many are left.
+ *
+ * Decisions are made at ticks of the interval, or at any time if that is 0.
+ */
+int64_t kernel_filter(int64_t spells, const double *time, double min_age, double interval, const double *ends,
+                      const int32_t *images, const int32_t *ats, const int32_t *nexts, double *kept_ends,
+                      int32_t *kept_images, int32_t *kept_ats, int32_t *kept_nexts) {
+    int64_t kept = 0;
+    for (int64_t k = 0; k < spells; k++) {
+        if (nexts[k] != NOWHERE) {
+            double latest = time[nexts[k]], old_enough = ends[k] + min_age - 0.001;
+            if (latest < old_enough) continue;
+            if (interval > 0 && floor((latest + 0.001) / interval) * interval < old_enough) continue;
+        }
+        kept_ends[kept] = ends[k], kept_images[kept] = images[k], kept_ats[kept] = ats[k], kept_nexts[kept] = nexts[k];
+        kept++;
+    }
+    return kept;
+}
+
+/* How many uses there are before each of `count` equal parts of the time, and in all; `scale` is parts per second. */
+void kernel_clock(int32_t uses, const double *time, double scale, int32_t count, int32_t *before) {
+    int32_t part = 0;
+    for (int32_t p = 0; p < uses; p++) {
+        int32_t here = time[p] <= 0.0 ? 0 : time[p] * scale < (double)count ? (int32_t)(time[p] * scale) : count - 1;
+        while (part <= here) before[part++] = p;
+    }
+    while (part <= count) before[part++] = uses;
 }
 
 /* ---------------------------------------------------------------- layers */
@@ -252,14 +290,15 @@ done:
 /* ---------------------------------------------------------------- what a replay is given */
 
 typedef struct {
-    int32_t images, groups, uses, disks, gaps;
+    int32_t images, groups, uses, disks, gaps, parts;
     int64_t spells;
-    double trace_end;
+    double trace_end, scale;
     const double *time;
     const double *until;
     const uint32_t *code;
     const int32_t *bringing;
     const int32_t *following;
+    const int32_t *before;
     const double *end;
     const int32_t *spell_image;
     const int32_t *at;
@@ -829,19 +868,21 @@ static void bring(run_t *run, int32_t use) {
 
 /* Move on to the first use after `now`. */
 static void advance(run_t *run) {
-    const double *time = run->trace->time;
-    int32_t low = run->position, uses = run->trace->uses, step = 1;
-    if (low >= uses || time[low] > run->now) return;
-    while (low + step < uses && time[low + step] <= run->now) low += step, step = step < 1 << 29 ? 2 * step : step;
-    int32_t high = low + step < uses ? low + step : uses;
-    while (high - low > 1) {
+    const trace_t *t = run->trace;
+    const double *time = t->time;
+    int32_t low = run->position, high = t->uses;
+    if (low >= high || time[low] > run->now) return;
+    int32_t part = run->now <= 0.0 ? 0 : run->now * t->scale < (double)t->parts ? (int32_t)(run->now * t->scale) : t->parts - 1;
+    if (t->before[part] > low) low = t->before[part];
+    if (t->before[part + 1] < high) high = t->before[part + 1];
+    while (low < high) { /* the first whose time is later */
         int32_t middle = low + (high - low) / 2;
         if (time[middle] <= run->now)
-            low = middle;
+            low = middle + 1;
         else
             high = middle;
     }
-    run->position = low + 1;
+    run->position = low;
 }
 
 static double tick_time(run_t *run, int64_t ticks) {

@@ -27,13 +27,14 @@ _MOST_IMAGES = 2**29
 
 class _Trace(ctypes.Structure):
     _fields_ = (
-        *((name, c_int32) for name in ("images", "groups", "uses", "disks", "gaps")),
+        *((name, c_int32) for name in ("images", "groups", "uses", "disks", "gaps", "parts")),
         ("spells", c_int64),
         ("trace_end", c_double),
+        ("scale", c_double),
         *(
             (name, c_void_p)
             for name in (
-                *("time", "until", "code", "bringing", "following", "end", "spell_image", "at", "next"),
+                *("time", "until", "code", "bringing", "following", "before", "end", "spell_image", "at", "next"),
                 *("has_own", "own_bytes", "own_inodes", "first", "group", "group_bytes", "group_inodes", "local"),
                 *("disk_time", "disk_total", "disk_other", "inode_total", "inode_other", "disk_class"),
                 *("gap_begin", "gap_end"),
@@ -147,6 +148,7 @@ class Index:
             "local": _plain(trace.local, np.uint8),
         }
         self._spells()
+        self._clock()
         self._groups()
         self._disk()
         by_begin = np.argsort(trace.blind[:, 0], kind="stable")
@@ -158,10 +160,13 @@ class Index:
             uses=self.uses,
             disks=self.disks,
             gaps=len(trace.blind),
+            parts=len(self._arrays["before"]) - 1,
             spells=self.spells,
             trace_end=trace.end,
+            scale=self._scale,
             **{name: array.ctypes.data for name, array in self._arrays.items()},
         )
+        self._views: dict[tuple[float, float], tuple[_Trace, list[Array]]] = {}
 
     def _spells(self) -> None:
         trace, count = self.trace, self.uses
@@ -186,7 +191,50 @@ class Index:
         self.spells = spells.value
         self._arrays |= {"code": code, "bringing": bringing, "following": following}
         columns: dict[str, Array] = dict(zip(("end", "spell_image", "at", "next"), (end, *numbers), strict=True))
-        self._arrays |= {name: column[: self.spells].copy() for name, column in columns.items()}
+        self._arrays |= {name: column[: self.spells] for name, column in columns.items()}
+
+    def _clock(self) -> None:
+        """A table of positions by time, so that a tick is found at once."""
+        parts = self.uses // _USES_PER_PART + 1
+        last = float(self._arrays["time"][self.uses - 1]) if self.uses else 0.0
+        self._scale = parts / last if last > 0.0 else 0.0
+        before = np.empty(parts + 1, dtype=np.int32)
+        _function("kernel_clock")(
+            c_int32(self.uses),
+            *_pointers(self._arrays["time"]),
+            c_double(self._scale),
+            c_int32(parts),
+            *_pointers(before),
+        )
+        self._arrays["before"] = before
+
+    def prepare(self, min_age: float, interval: float) -> None:
+        """Leave out what no decision of several policies with this minimum age can look at.
+
+        Args:
+            min_age: seconds.
+            interval: seconds between their decisions; 0: at any time.
+        """
+        if (min_age, interval) in self._views:
+            return
+        names = ("end", "spell_image", "at", "next")
+        given = [self._arrays[name] for name in names]
+        kept = [np.empty_like(column) for column in given]
+        function = _function("kernel_filter")
+        function.restype = c_int64
+        count = function(
+            c_int64(self.spells),
+            *_pointers(self._arrays["time"]),
+            c_double(min_age),
+            c_double(interval),
+            *_pointers(*given, *kept),
+        )
+        columns: list[Array] = [column[:count].copy() for column in kept]
+        struct = _Trace.from_buffer_copy(self.struct)
+        struct.spells = count
+        for name, column in zip(names, columns, strict=True):
+            setattr(struct, name, column.ctypes.data)
+        self._views[min_age, interval] = (struct, columns)
 
     def _groups(self) -> None:
         trace = self.trace
@@ -251,6 +299,8 @@ class Index:
         Raises:
             MemoryError: there is not enough.
         """
+        view = self._views.get((rules.min_age, 0.0 if rules.at_events else rules.interval))
+        struct = view[0] if view else self.struct
         levels = _plain(rules.levels, np.float64)
         protected = _plain(rules.protected, np.uint8)
         call = _Call(self, rules.order)
@@ -270,7 +320,7 @@ class Index:
         )
         result = _Result()
         try:
-            status = _function("kernel_replay")(byref(self.struct), byref(policy), byref(result))
+            status = _function("kernel_replay")(byref(struct), byref(policy), byref(result))
             if call.error is not None:
                 raise call.error
             _checked(status)
@@ -362,6 +412,7 @@ def by_time(time: Floats, kind: Integers) -> Integers:
 _latest: list[Index] = []
 _lock = Lock()
 _KEPT = 2
+_USES_PER_PART = 16
 
 
 def index_of(trace: Trace) -> Index:

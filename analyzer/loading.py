@@ -332,6 +332,8 @@ def _layers(raw: _Raw, number: Integers, n: int, assumptions: list[str]) -> tupl
     in_order = np.lexsort((raw.layers["position"], raw.layers["image"]))
     owner = number[raw.layers["image"].astype(np.int64)][in_order]
     layer = raw.layers["layer"].astype(np.int64)[in_order]
+    _, once = np.unique(np.stack((owner, layer)), axis=1, return_index=True)
+    in_order, owner, layer = in_order[np.sort(once)], owner[np.sort(once)], layer[np.sort(once)]
     count = int(layer.max(initial=-1)) + 1
     layer_bytes = np.zeros(count, dtype=np.int64)
     layer_bytes[layer] = raw.layers["bytes"].astype(np.int64)[in_order]

@@ -12,8 +12,10 @@ import dataclasses
 import heapq
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from enum import StrEnum
 from functools import cached_property
 from typing import Protocol
@@ -37,6 +39,7 @@ Progress = Callable[[float], None]
 
 _DISK, _USE, _TICK = range(3)
 _PROGRESS_STEPS = 200
+_WORTH_SHARING = 4
 
 
 class Trigger(StrEnum):
@@ -235,6 +238,8 @@ def recent_use(last_use: float, blind_until: float | None, min_age: float) -> fl
 
 def protection(policy: Policy, trace: Trace) -> list[bool]:
     """Per image whether the policy's allowlist names it."""
+    if not policy.allowlist:
+        return [False] * trace.images
     return [policy.protects(names) is not None for names in trace.names]
 
 
@@ -252,13 +257,13 @@ def policy_levels(policy: Policy, total: int, total_inodes: int) -> Levels:
     return levels
 
 
-def check_trace(trace: Trace, interval: float) -> None:
+def check_trace(trace: Trace, interval: float, demands: int | None = None) -> None:
     """Refuse a trace from which no figure would be sound.
 
     Raises:
         LogError: it has no uses, or is shorter than one interval of the timer.
     """
-    if not trace.demands:
+    if not (trace.demands if demands is None else demands):
         raise LogError(f"the log of host {trace.host} holds no use of an image: let `collector run` watch some jobs")
     if trace.end < interval:
         raise LogError(
@@ -298,10 +303,11 @@ def replay(
         LogError: the trace is too poor for a sound figure.
         UsageError: the policy contradicts itself on this disk.
     """
-    check_trace(trace, cleaner.interval)
+    index = None if reference else _index_for(trace, cleaner)
+    check_trace(trace, cleaner.interval, index.demands if index else None)
     if level is None:
         level = threshold_of(cleaner, trace)
-    if not reference and (index := _index_for(trace, cleaner)) is not None:
+    if index is not None:
         outcome = index.replay(_rules(cleaner, index), level, removals=removals, steps=timeline)
         if progress:
             progress(1.0)
@@ -374,6 +380,8 @@ def replay_many(
         level = next((threshold_of(run, trace) for run in runs if isinstance(run, PolicyCleaner)), None)
     options = {"timeline": timeline, "reference": reference, "removals": removals}
     quick = [not reference and _index_for(trace, run) is not None for run in runs]
+    if not reference:
+        _prepare(trace, [run for run, native in zip(runs, quick, strict=True) if native])
     results: dict[int, Result] = {}
 
     def one(k: int) -> Result:
@@ -384,8 +392,10 @@ def replay_many(
             progress(len(results) / len(runs))
         return results[k]
 
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
-        for _ in pool.map(one, [k for k, native in enumerate(quick) if native]):
+    natives = [k for k, native in enumerate(quick) if native]
+    count = min(threads or len(os.sched_getaffinity(0)), len(natives))
+    with ThreadPoolExecutor(count) if count > 1 else nullcontext() as pool:
+        for _ in pool.map(one, natives) if pool else map(one, natives):
             if progress:
                 progress(len(results) / len(runs))
     for k, native in enumerate(quick):
@@ -467,6 +477,18 @@ def _index_for(trace: Trace, cleaner: Cleaner) -> Index | None:
     """The trace's index, if the compiled kernel is at hand and knows what the cleaner does."""
     known = type(cleaner) is PolicyCleaner and cleaner.trace is trace and cleaner.policy.threshold.unit != AUTO
     return kernel.index_of(trace) if known and kernel.available(trace) else None
+
+
+def _prepare(trace: Trace, cleaners: Sequence[Cleaner]) -> None:
+    """Share the work of policies that decide at the same times."""
+    ours = [cleaner for cleaner in cleaners if isinstance(cleaner, PolicyCleaner) and cleaner.policy.order == "lru"]
+    moments = [
+        (cleaner.policy.min_age, 0.0 if cleaner.trigger is Trigger.EVENT else cleaner.policy.interval)
+        for cleaner in ours
+    ]
+    for moment, count in Counter(moments).items():
+        if count >= _WORTH_SHARING:
+            kernel.index_of(trace).prepare(*moment)
 
 
 def _rules(cleaner: Cleaner, index: Index) -> Rules:

@@ -62,7 +62,7 @@ class Trace:
         local: whether no registry can give it back; shape (n,).
         created: build time (1970 if unknown); shape (n,).
         first: layers of image i are ``layer[first[i]:first[i + 1]]``; shape (n + 1,).
-        layer: layer numbers, base first; shape (first[n],).
+        layer: layer numbers, base first, none twice in an image; shape (first[n],).
         layer_bytes: bytes of each layer; shape (m,).
         time: when each use began, ascending; shape (u,).
         image: whose use it was; shape (u,).
@@ -187,7 +187,7 @@ def make_trace(
     layer: list[int] = []
     first = [0]
     for facts in images:
-        for chain_id, size in facts.layers:
+        for chain_id, size in dict(facts.layers).items():
             if chain_id not in numbers:
                 numbers[chain_id] = len(sizes)
                 sizes.append(size)
