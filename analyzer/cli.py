@@ -396,7 +396,7 @@ def _compare(
     ]
     shown = [cleaner for cleaner in others if cleaner.interval <= trace.end]
     with patient_progress("simulating") as progress:
-        results = replay_many(trace, [*shown, *ours], pull_rate=rate, progress=progress)
+        results = replay_many(trace, [*shown, *ours], pull_rate=rate, progress=progress, removals=False)
         if regret:
             from analyzer.bounds import add_regret
 

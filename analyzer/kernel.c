@@ -96,8 +96,9 @@ static int by_moment(const void *a, const void *b) {
     return x->number < y->number ? -1 : x->number > y->number;
 }
 
-/* The order of entries by time, then kind, then as given. All times must be finite. */
-int kernel_order(int32_t count, const double *time, const int64_t *kind, int32_t *order) {
+/* Put uses in order by time, then kind, then as given; begun at 0 at the earliest, images renumbered. */
+int kernel_order(int32_t count, const double *time, const double *until, const int32_t *image, const uint8_t *kind,
+                 const int64_t *number, double *times, int64_t *images, double *untils, int64_t *kinds) {
     double low = INFINITY, high = -INFINITY;
     for (int32_t k = 0; k < count; k++) {
         if (time[k] < low) low = time[k];
@@ -127,7 +128,13 @@ int kernel_order(int32_t count, const double *time, const int64_t *kind, int32_t
         }
         first = last;
     }
-    for (int32_t k = 0; k < count; k++) order[k] = sorted[k].number;
+    for (int32_t k = 0; k < count; k++) {
+        int32_t from = sorted[k].number;
+        times[k] = sorted[k].time > 0.0 ? sorted[k].time : 0.0;
+        images[k] = number[image[from]];
+        untils[k] = until[from];
+        kinds[k] = kind[from];
+    }
     free(start), free(sorted);
     return OK;
 }

@@ -397,16 +397,38 @@ def _checked(status: int) -> None:
         raise MemoryError("not enough memory for the replay")
 
 
-def by_time(time: Floats, kind: Integers) -> Integers:
-    """The order of entries by time, then kind, then as given; shape (u,)."""
-    order: Integers
-    if len(time) >= _MOST_USES or load() is None:
+def in_order(time: Floats, until: Floats, image: Array, kind: Array, number: Integers) -> dict[str, Array]:
+    """Uses by time, then kind, then as given; begun at 0 at the earliest, images renumbered.
+
+    Args:
+        time: finite; shape (u,).
+        until: shape (u,).
+        image: shape (u,).
+        kind: shape (u,).
+        number: the new number of each image.
+    """
+    count = len(time)
+    if count >= _MOST_USES or load() is None:
         order = np.lexsort((kind, time))
-        return order
-    order = np.empty(len(time), dtype=np.int32)
-    time, kind = _plain(time, np.float64), _plain(kind, np.int64)
-    _checked(_function("kernel_order")(c_int32(len(time)), *_pointers(time, kind, order)))
-    return order
+        return {
+            "time": np.maximum(time[order], 0.0),
+            "image": number[image[order]],
+            "until": until[order],
+            "kind": kind[order].astype(np.int64),
+        }
+    given = (
+        _plain(time, np.float64),
+        _plain(until, np.float64),
+        _plain(image, np.int32),
+        _plain(kind, np.uint8),
+        _plain(number, np.int64),
+    )
+    made = {
+        name: np.empty(count, dtype=dtype)
+        for name, dtype in (("time", np.float64), ("image", np.int64), ("until", np.float64), ("kind", np.int64))
+    }
+    _checked(_function("kernel_order")(c_int32(count), *_pointers(*given, *made.values())))
+    return made
 
 
 _latest: list[Index] = []

@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from analyzer.kernel import by_time
+from analyzer.kernel import in_order
 from analyzer.trace import Flags, Floats, Integers, Trace, Use
 from collector.errors import LogError
 from collector.log import EventLog
@@ -36,12 +36,19 @@ _USES = """
         'job_image_used', 'image_tagged', 'image_loaded', 'image_imported', 'image_built', 'base_used')
 """
 # Containers without an end are few among millions. Where all have one, creations and the beginnings
-# that stand beside the ends are the same times: only images and days where they are not are looked at
-# container by container.
+# that stand beside the ends are the same times: only where they are not, first by months and then by
+# images and days, is looked at container by container.
+_MONTHS = """
+    CREATE OR REPLACE TEMP TABLE months AS
+    SELECT epoch_ns(coalesce(began, time)) // 2592000000000000 AS month FROM event
+    WHERE host = $host AND image IS NOT NULL AND kind IN ('container_created', 'container_destroyed')
+    GROUP BY month HAVING bit_xor(epoch_ns(coalesce(began, time))) != 0 OR 2 * count(began) != count(*)
+"""
 _DOUBTFUL = """
     CREATE OR REPLACE TEMP TABLE doubtful AS
     SELECT image, epoch_ns(coalesce(began, time)) // 86400000000000 AS day FROM event
     WHERE host = $host AND image IS NOT NULL AND kind IN ('container_created', 'container_destroyed')
+        AND epoch_ns(coalesce(began, time)) // 2592000000000000 IN (FROM months)
     GROUP BY ALL HAVING bit_xor(hash(coalesce(began, time))) != 0 OR 2 * count(began) != count(*)
 """
 _CREATED = """
@@ -153,15 +160,19 @@ def _uses(connection: duckdb.DuckDBPyConnection, host: str) -> Columns:
         # Several threads hand rows over as they come, and what is used at one time keeps the log's order.
         order = np.argsort(uses["seq"], kind="stable")
         uses = {name: column[order] for name, column in uses.items()}
-    connection.execute(_DOUBTFUL, named)
-    connection.execute(_CREATED, named)
-    running = _columns(connection, _OPEN, named)
+    connection.execute(_MONTHS, named)
+    if connection.execute("SELECT count(*) FROM months").fetchall() == [(0,)]:
+        running: Columns = {"time": np.empty(0, dtype="datetime64[ns]"), "image": np.empty(0, dtype=np.int32)}
+    else:
+        connection.execute(_DOUBTFUL, named)
+        connection.execute(_CREATED, named)
+        running = _columns(connection, _OPEN, named)
     count = len(running["time"])
     return {
         "time": _joined(_nanoseconds(uses["time"]), _nanoseconds(running["time"])),
         "until": _joined(_nanoseconds(uses["until"]), np.full(count, _NONE)),
-        "image": _joined(uses["image"].astype(np.int64), running["image"].astype(np.int64)),
-        "kind": _joined(uses["kind"].astype(np.int64), np.full(count, int(Use.CONTAINER))),
+        "image": _joined(np.asarray(uses["image"]), np.asarray(running["image"])),
+        "kind": _joined(np.asarray(uses["kind"]), np.full(count, int(Use.CONTAINER), dtype=np.uint8)),
     }
 
 
@@ -207,7 +218,8 @@ class _Raw:
 
     def seconds(self, nanoseconds: NDArray[Any]) -> Floats:
         """Seconds after the origin."""
-        return (nanoseconds.astype(np.int64) - self.origin) / _NS
+        after: Integers = nanoseconds.astype(np.int64, copy=False) - self.origin
+        return after / _NS
 
 
 def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
@@ -230,7 +242,7 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
     first, layer, layer_bytes = _layers(raw, number, n, assumptions)
     _check_sizes(entries, number, first, assumptions)
     disk = _disk(raw, override, layer_bytes, assumptions)
-    order = by_time(entries["time"], entries["kind"])
+    uses = in_order(entries["time"], entries["until"], entries["image"], entries["kind"], number)
     blind = np.stack((raw.seconds(raw.gaps["began"]), raw.seconds(raw.gaps["ended"])), axis=1)
     if len(blind):
         end = raw.seconds(np.array([raw.end]))[0]
@@ -252,10 +264,7 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
         first=first,
         layer=layer,
         layer_bytes=layer_bytes,
-        time=np.maximum(entries["time"][order], 0.0),
-        image=number[entries["image"][order]],
-        until=entries["until"][order],
-        kind=entries["kind"][order],
+        **uses,
         **disk,
         blind=blind,
         assumptions=tuple(assumptions),
@@ -279,8 +288,8 @@ def _entries(raw: _Raw) -> Columns:
     return {
         "time": _joined(time, found_time),
         "until": _joined(until, found_until),
-        "image": _joined(used, found),
-        "kind": _joined(kind, np.full(len(found), int(Use.FOUND))),
+        "image": _joined(used, found.astype(np.int32)),
+        "kind": _joined(kind, np.full(len(found), int(Use.FOUND), dtype=np.uint8)),
         "earliest": earliest,
     }
 
@@ -329,14 +338,14 @@ def _image_facts(raw: _Raw, number: Integers, n: int) -> tuple[tuple[tuple[str, 
 
 def _layers(raw: _Raw, number: Integers, n: int, assumptions: list[str]) -> tuple[Integers, Integers, Integers]:
     """The layers of each image; an image whose layers are unknown gets one of its whole size."""
-    in_order = np.lexsort((raw.layers["position"], raw.layers["image"]))
-    owner = number[raw.layers["image"].astype(np.int64)][in_order]
-    layer = raw.layers["layer"].astype(np.int64)[in_order]
+    rank = np.lexsort((raw.layers["position"], raw.layers["image"]))
+    owner = number[raw.layers["image"].astype(np.int64)][rank]
+    layer = raw.layers["layer"].astype(np.int64)[rank]
     _, once = np.unique(np.stack((owner, layer)), axis=1, return_index=True)
-    in_order, owner, layer = in_order[np.sort(once)], owner[np.sort(once)], layer[np.sort(once)]
+    rank, owner, layer = rank[np.sort(once)], owner[np.sort(once)], layer[np.sort(once)]
     count = int(layer.max(initial=-1)) + 1
     layer_bytes = np.zeros(count, dtype=np.int64)
-    layer_bytes[layer] = raw.layers["bytes"].astype(np.int64)[in_order]
+    layer_bytes[layer] = raw.layers["bytes"].astype(np.int64)[rank]
     whole = np.zeros(n, dtype=np.int64)
     whole[number[raw.observed["image"].astype(np.int64)]] = raw.observed["size"]
     bare = np.setdiff1d(np.flatnonzero(whole > 0), owner)

@@ -263,7 +263,9 @@ def check_trace(trace: Trace, interval: float, demands: int | None = None) -> No
     Raises:
         LogError: it has no uses, or is shorter than one interval of the timer.
     """
-    if not (trace.demands if demands is None else demands):
+    if demands is None:
+        demands = trace.between(0.0, np.nextafter(trace.end, math.inf)).demands
+    if not demands:
         raise LogError(f"the log of host {trace.host} holds no use of an image: let `collector run` watch some jobs")
     if trace.end < interval:
         raise LogError(

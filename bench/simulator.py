@@ -34,7 +34,7 @@ from pruner.policy import Policy, Space
 T = TypeVar("T")
 ROUNDS = 5
 SWEEP = 64
-ZIPF_CAPACITY = 0.17
+ZIPF_CAPACITY = 0.47
 FREE = 0.1
 
 
@@ -98,12 +98,14 @@ def side_by_side(folder: Path, mesa: Trace) -> None:
 def strict(folder: Path) -> None:
     """The same misses and bytes as libCacheSim's LRU, with the timer left out and pruning on demand."""
     rows = []
-    for capacity in (0.05, ZIPF_CAPACITY, 0.4):
+    for capacity in (0.05, 0.2, ZIPF_CAPACITY):
         trace = zipf(1_000_000, 20_000, 0.8, capacity)
         file = folder / "requests.oracleGeneral"
         write_oracle_general(trace, file, 1)
         theirs, their_time = timed(Lru(file, int(trace.disk_total[0])))
-        policy = Policy(threshold=Space.parse("0"), inode_threshold=Space.parse("0"), min_age=0.0, interval=1e6)
+        policy = Policy(
+            threshold=Space.parse("0"), inode_threshold=Space.parse("0"), min_age=0.0, interval=1e6, order="lru"
+        )
         kernel.index_of(trace)
         (ours,), our_time = timed(
             lambda trace=trace, policy=policy: replay_many(
@@ -230,7 +232,7 @@ class Ours:
 
 def under(trace: Trace, shares: list[float]) -> list[Result]:
     """LRU under each of some thresholds, on one core."""
-    policies = [Policy(threshold=Space.parse(f"{100 * share}%")) for share in shares]
+    policies = [Policy(threshold=Space.parse(f"{100 * share}%"), order="lru") for share in shares]
     return replay_many(trace, policies, removals=False, threads=1)
 
 

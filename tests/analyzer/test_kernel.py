@@ -59,7 +59,7 @@ def traces(draw: st.DrawFn) -> Trace:
         kind = draw(st.sampled_from([*Use, Use.CONTAINER, Use.CONTAINER, Use.PULL]))
         length = draw(st.sampled_from([0.0, 0.0, 1.0, 3.0, 20.0, math.inf, -5.0]))
         uses.append((time, draw(st.integers(0, len(known) - 1)), time + length, kind))
-    uses.append((draw(MOMENT), 0, 61.0, Use.CONTAINER))
+    uses.append((float(draw(st.integers(0, 50))), 0, 61.0, Use.CONTAINER))
     total = draw(st.integers(20, 150))
     states = [DiskState(0, total, draw(st.integers(0, 30)), draw(st.sampled_from([0, 40])), draw(st.integers(0, 20)))]
     for _ in range(draw(st.integers(0, 5))):

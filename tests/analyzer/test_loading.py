@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from analyzer.loading import DiskOverride, load_trace
@@ -163,3 +164,24 @@ def test_sub_second_histories_are_replayed(log: EventLog) -> None:
     assert result.uses == 2
     assert [trace.image_ids[removal.image] for removal in result.removed] == []
     assert result.min_free == 20
+
+
+def test_containers_that_never_ended_are_found_among_those_that_did(log: EventLog) -> None:
+    rng = np.random.default_rng(3)
+    events = [sample(0), *(observed(0, image) for image in "abc")]
+    running = set()
+    for k in range(300):
+        # At whole seconds and often at the same one, over a hundred days.
+        began, image = float(rng.integers(0, 100) * 86400 + rng.integers(0, 5)), "abc"[rng.integers(0, 3)]
+        ended = None if rng.random() < 0.03 else began + float(rng.integers(0, 5000))
+        events += container(began, ended, image, f"c{k}")
+        if ended is None:
+            running.add((began, image))
+    log.append(events)
+    trace = load_trace(log)
+    open_ended = np.isinf(trace.until)
+    found = zip(trace.time[open_ended].tolist(), trace.image[open_ended].tolist(), strict=True)
+    assert len(running) > 3
+    assert {(time, trace.image_ids[image]) for time, image in found} == running
+    assert trace.demands == 300
+    assert (np.diff(trace.time) >= 0).all()
