@@ -50,7 +50,9 @@ if TYPE_CHECKING:
 
     from analyzer.fleet import Findings, Source, Work
     from analyzer.loading import DiskOverride
+    from analyzer.recorded import Recorded
     from analyzer.report import Output
+    from analyzer.result import Result
     from analyzer.trace import Trace
     from pruner.policy import Policy
 
@@ -67,6 +69,16 @@ DEFAULT_ORDERS = "lru,hazard,forecast"
 DEFAULT_SPLIT = "0.7"
 DEFAULT_THRESHOLDS = "5%:40%:1%"
 _NONE = "none"
+_REPORT = Path("report.html")
+_THRESHOLDS = ["5%", "10%", "15%", "20%", "30%", "40%", "50%", "60%", "70%", "80%"]
+ThresholdsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--threshold",
+        help="Free space under which pruning starts (10%, 50GB). Repeat it to compare.",
+        show_default="5% to 80%",
+    ),
+]
 FormatOption = Annotated[str, typer.Option("--format", help="table, json or csv.")]
 BaselineOption = Annotated[
     list[str] | None,
@@ -140,24 +152,87 @@ def simulate(
 
 
 @app.command()
+def report(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = _REPORT,
+    log: LogOption = None,
+    host: LogHostOption = None,
+    threshold: ThresholdsOption = None,
+    target: TargetOption = None,
+    emergency: EmergencyOption = None,
+    allowlist: AllowlistOption = None,
+    allowlist_idle: AllowlistIdleOption = None,
+    min_age: MinAgeOption = None,
+    order: OrderOption = None,
+    interval: IntervalOption = None,
+    trigger: TriggerOption = "tick",
+    policy: PolicyOption = None,
+    baseline: BaselineOption = None,
+    disk_size: DiskSizeOption = None,
+    other: OtherOption = None,
+    pull_rate: PullRateOption = "50MB",
+) -> None:
+    """Write all that the log tells as one HTML file: what the disk did, what it would have done, and what to set.
+
+    It opens offline, in any browser. Without --threshold and --policy, thresholds from 5 to 80 % are compared.
+    """
+    from analyzer.loading import DiskOverride, load_trace
+    from analyzer.recorded import read_recorded
+
+    chosen = options.policies(
+        policy,
+        allowlist,
+        threshold=threshold or (None if policy else _THRESHOLDS),
+        target=target,
+        emergency=emergency,
+        allowlist_idle=allowlist_idle,
+        min_age=min_age,
+        order=order,
+        interval=interval,
+    )
+    rate = options.size("--pull-rate", pull_rate)
+    if not rate:
+        raise UsageError("--pull-rate must be at least one byte per second")
+    override = DiskOverride(options.size("--disk-size", disk_size), options.size("--other", other))
+    names, when = _baselines(baseline), options.trigger(trigger)
+    opened = console.open_log(log)
+    trace = load_trace(opened, host, override)
+    results, notes = _simulated(trace, chosen, names, float(rate), when, timeline=True)
+    _write(trace, results, read_recorded(opened, trace), notes, output)
+
+
+@app.command()
 def demo(
-    threshold: ThresholdOption = None,
+    threshold: ThresholdsOption = None,
     order: OrderOption = None,
     output: FormatOption = "table",
+    report: Annotated[Path, typer.Option("--report", "-o", help="The HTML file to write.")] = _REPORT,
 ) -> None:
-    """Simulate a year of a public project's CI (Mesa, 2023) that ships with this program."""
+    """Simulate a year of a public project's CI (Mesa, 2023) that ships with this program, and write its report."""
     from analyzer.data import mesa_files
     from analyzer.loading import load_trace
+    from analyzer.recorded import read_recorded
+    from analyzer.report import print_results
     from collector.importer import import_jobs
 
     shown = _format(output)
-    chosen = options.policies(None, None, threshold=threshold or ["10%", "20%"], order=order)
+    chosen = options.policies(None, None, threshold=threshold or _THRESHOLDS, order=order)
     with tempfile.TemporaryDirectory(prefix="docker-hindsight-") as folder:
         log = EventLog(Path(folder) / "events.duckdb", host="mesa-ci-2023")
         with console.progress("importing a year of jobs") as progress:
             import_jobs(*mesa_files(), log, DEMO_DISK_BYTES, 0, progress)
         trace = load_trace(log)
-    _compare(trace, chosen, _baselines(None), shown, 50e6)
+        recorded = read_recorded(log, trace)
+    results, notes = _simulated(trace, chosen, _baselines(None), 50e6, timeline=True)
+    print_results(trace, results, shown, notes)
+    _write(trace, results, recorded, notes, report)
+
+
+def _write(trace: Trace, results: Sequence[Result], recorded: Recorded, notes: Sequence[str], path: Path) -> None:
+    from analyzer.report_data import study
+    from analyzer.report_html import write_report
+
+    write_report(study(trace, results, recorded, notes), path)
+    typer.echo(f"report: {path.resolve()}", err=True)
 
 
 @app.command()
@@ -383,9 +458,26 @@ def _compare(
     regret: bool = False,
 ) -> None:
     """Simulate and print baselines, then policies."""
+    from analyzer.report import print_results
+
+    results, notes = _simulated(trace, chosen, baselines, rate, trigger, regret=regret)
+    print_results(trace, results, output, notes)
+
+
+def _simulated(
+    trace: Trace,
+    chosen: Sequence[Policy],
+    baselines: Sequence[str],
+    rate: float,
+    trigger: str = "tick",
+    *,
+    regret: bool = False,
+    timeline: bool = False,
+) -> tuple[list[Result], list[str]]:
+    """The results of baselines, then policies; and what to say of those that are left out."""
     from analyzer.baselines import baseline
     from analyzer.replay import PolicyCleaner, Trigger, replay_many
-    from analyzer.report import patient_progress, print_results
+    from analyzer.report import patient_progress
 
     ours = [PolicyCleaner(policy, trace, trigger=Trigger(trigger)) for policy in chosen]
     others = [baseline(name) for name in baselines]
@@ -396,12 +488,14 @@ def _compare(
     ]
     shown = [cleaner for cleaner in others if cleaner.interval <= trace.end]
     with patient_progress("simulating") as progress:
-        results = replay_many(trace, [*shown, *ours], pull_rate=rate, progress=progress, removals=False)
+        results = replay_many(
+            trace, [*shown, *ours], pull_rate=rate, progress=progress, timeline=timeline, removals=timeline
+        )
         if regret:
             from analyzer.bounds import add_regret
 
             results[len(shown) :] = add_regret(trace, chosen, results[len(shown) :])
-    print_results(trace, results, output, notes)
+    return results, notes
 
 
 def _baselines(names: Sequence[str] | None) -> list[str]:

@@ -6,7 +6,7 @@ Colours come from the page, which knows whether it is dark: a specification only
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import numpy as np
@@ -21,6 +21,8 @@ _LOWEST_SHOWN = -0.15
 _AXIS = 64
 _KINDS = ["recommended", "policy", "what others do"]
 _COLOURS = 7
+# Where a label stands beside its point, how it is aligned there, and how far away it begins.
+_SIDES: tuple[tuple[str, Literal["left", "right"], int], ...] = (("left", "right", -11), ("right", "left", 11))
 
 
 def free_space_chart(made: Study) -> Spec:
@@ -184,11 +186,11 @@ def trade_off_chart(made: Study) -> Spec:
         .add_params(hover)
     )
     roomy = "(width > 520 || datum.kind == 'recommended')"  # on a phone labels would hide each other
-    left = words.transform_filter(f"datum.side == 'left' && {roomy}").mark_text(
-        align="right", dx=-11, fontSize=11, limit=170
-    )
-    right = words.transform_filter(f"datum.side == 'right' && {roomy}").mark_text(
-        align="left", dx=11, fontSize=11, limit=170
+    left, right = (
+        base.transform_filter(f"datum.side == '{side}' && {roomy}")
+        .mark_text(align=align, dx=dx, baseline="middle", fontSize=11, limit=170)
+        .encode(x=x, y=y, text="label:N")
+        for side, align, dx in _SIDES
     )
     zero = (
         alt.Chart(alt.NamedData("levels"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import itertools
 import json
@@ -82,6 +83,7 @@ _BY_PROJECT = "What an image cost is shared out among the projects whose jobs us
 _BY_REPOSITORY = "The log does not tell the jobs&#8217; projects: costs are summed by repository of the image."
 
 
+@functools.cache
 def _library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script that sets `vegaEmbed`."""
     bundle: Callable[[], str] = vl_convert.javascript_bundle  # type: ignore[assignment] # its stub forgets a default

@@ -1,0 +1,64 @@
+"""A week on a small host that has everything a report shows, and hostile names in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from collector.events import Event, Kind
+from collector.log import EventLog
+
+S = 10**9
+T0 = 1_700_000_000 * S
+HOUR = 3600
+GIB = 2**30
+TOTAL = 40 * GIB
+HOSTILE = 'evil/</script><img src=x onerror="document.title=1">{{7*7}}&<!--:1'
+IMAGES = [f"registry.example.org/group/app/build-{n}:1" for n in range(11)] + [HOSTILE]
+
+
+def make_week(log: EventLog) -> None:
+    """Append it: 7 GiB images come one after another, one of them again and again; two prunes, a gap."""
+    events = [_sample(0, TOTAL - 2 * GIB, 0)]
+    for n, reference in enumerate(IMAGES):
+        events.append(_observed(12 * n * HOUR + 60, f"sha256:{n:064x}", reference))
+    number = 0
+    for hour in range(1, 7 * 24):
+        held = min(hour // 12 + 1, 5) * 7 * GIB
+        events.append(_sample(hour * HOUR, TOTAL - 2 * GIB - held, held))
+        for image in {min(hour // 12, len(IMAGES) - 1), 0 if hour % 30 == 0 else min(hour // 12, len(IMAGES) - 1)}:
+            number += 1
+            events += _container(hour * HOUR + 120, f"sha256:{image:064x}", f"c{number}", f"group/project-{image % 3}")
+    events.append(Event(T0 + 100 * HOUR * S, Kind.GAP, began_ns=T0 + 96 * HOUR * S, attributes={"reason": "stopped"}))
+    for k, hour in enumerate((60, 120)):
+        prune = {"prune": f"p{k}"}
+        events.append(Event(T0 + hour * HOUR * S, Kind.PRUNE_STARTED, attributes={**prune, "trigger": "timer"}))
+        events.append(Event(T0 + hour * HOUR * S + S, Kind.PRUNE_FINISHED, bytes=7 * GIB, attributes=prune))
+    log.append(sorted(events, key=lambda event: event.time_ns))
+
+
+def _sample(second: int, free: int, held: int) -> Event:
+    attributes = {"total_bytes": TOTAL, "image_bytes": held}
+    return Event(T0 + second * S, Kind.DISK_SAMPLED, bytes=free, attributes=attributes)
+
+
+def _observed(second: int, image: str, reference: str) -> Event:
+    layers = [
+        {"diff_id": "base", "chain_id": "base", "bytes": GIB},
+        {"diff_id": image, "chain_id": f"{image}+", "bytes": 6 * GIB},
+    ]
+    attributes: dict[str, Any] = {
+        "references": [reference],
+        "digests": [f"{reference.rpartition(':')[0]}@sha256:00"],
+        "created": "2023-11-01T00:00:00Z",
+        "size": 7 * GIB,
+        "layers": layers,
+    }
+    return Event(T0 + second * S, Kind.IMAGE_OBSERVED, image=image, attributes=attributes)
+
+
+def _container(second: int, image: str, name: str, project: str) -> list[Event]:
+    began, ended = T0 + second * S, T0 + (second + 600) * S
+    attributes = {"job": {"ci": "gitlab", "job_id": name, "project": project}, "role": "build"}
+    created = Event(began, Kind.CONTAINER_CREATED, image=image, container=name, attributes=attributes)
+    gone = Event(ended, Kind.CONTAINER_DESTROYED, image=image, container=name, began_ns=began, attributes=attributes)
+    return [created, gone]

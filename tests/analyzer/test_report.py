@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analyzer import report_data, report_html
+from analyzer.baselines import DEFAULT_BASELINES, baseline
+from analyzer.downsample import distinct_times, fewer_steps
+from analyzer.lifelines import stays
+from analyzer.loading import load_trace
+from analyzer.recorded import read_recorded
+from analyzer.replay import replay_many
+from analyzer.report_data import AS_RECORDED, Study
+from analyzer.report_html import ReportError, write_report
+from analyzer.trace import Trace
+from collector.log import EventLog
+from pruner.config import policy_from
+from tests.analyzer.made_host import HOSTILE, make_week
+from tests.analyzer.test_cli import analyzer
+
+
+def policies(*thresholds: str, **more: str) -> list[Any]:
+    return [policy_from({"threshold": level, **more}, "test") for level in thresholds]
+
+
+@pytest.fixture
+def week(log: EventLog) -> EventLog:
+    make_week(log)
+    return log
+
+
+@pytest.fixture
+def made(week: EventLog) -> Study:
+    trace = load_trace(week)
+    others = [baseline(name) for name in DEFAULT_BASELINES]
+    results = replay_many(trace, [*others, *policies("10%", "20%", "80%")], timeline=True)
+    return report_data.study(trace, results, read_recorded(week, trace))
+
+
+@given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=300), st.integers(2, 60))
+def test_down_sampling_keeps_the_low_and_where_the_line_ends(values: list[int], most: int) -> None:
+    time, value = np.arange(float(len(values))), np.array(values)
+    short_time, short = fewer_steps(time, value, most)
+    assert short.min() == value.min()
+    assert (short_time[-1], short[-1]) == (time[-1], value[-1])
+    assert len(short) <= max(most, 2)
+    assert np.all(np.diff(short_time) > 0)
+    assert np.array_equal(value[np.searchsorted(time, short_time)], short)
+
+
+def test_marks_that_fall_on_one_place_are_one() -> None:
+    assert distinct_times(np.array([0.0, 1.0, 2.0, 50.0, 99.0]), 100.0, 10).tolist() == [0.0, 50.0, 99.0]
+    assert distinct_times(np.zeros(0), 100.0, 10).tolist() == []
+
+
+@pytest.mark.parametrize("name", ["never", "docker-gc", "prune-until-local", "kubelet"])
+def test_stays_cost_what_the_replay_counted(mesa: Trace, name: str) -> None:
+    (result,) = replay_many(mesa, [baseline(name)])
+    found = stays(mesa, result.removed)
+    assert int(found.pulled[found.again].sum()) == result.repulled_bytes
+    assert int(np.count_nonzero(found.again)) == result.repulls
+    assert int(found.pulled[~found.again].sum()) == result.compulsory_bytes
+    assert np.all(found.end >= found.begin)
+    assert np.all((found.last_use >= found.begin) & (found.last_use <= found.end))
+
+
+def test_the_recommended_policy_is_never_full_has_a_margin_and_keeps_most(mesa: Trace) -> None:
+    results = replay_many(mesa, policies("5%", "10%", "15%", "20%", "50%", "80%"))
+    chosen = report_data.recommended(results, mesa)
+    assert chosen is not None
+    assert chosen.name.startswith("lru under 20% free")
+    assert report_data.recommended([], mesa) is None
+
+
+def test_costs_add_up_and_go_by_project(made: Study) -> None:
+    kind, costs = report_data.costs(made)
+    assert kind == "project"
+    assert {cost.owner for cost in costs} == {"group/project-0", "group/project-1", "group/project-2"}
+    for result in (made.rival, made.chosen):
+        assert result is not None
+        assert sum(cost.repulled[result.name] for cost in costs) == pytest.approx(result.repulled_bytes)
+    assert sum(cost.uses for cost in costs) == pytest.approx(made.trace.demands)
+
+
+def test_every_line_keeps_its_least_free_space(made: Study) -> None:
+    lines = {row["series"]: row["free"] for row in report_data.free_space(made)}
+    assert AS_RECORDED in lines
+    for result in made.results:
+        assert min(lines[result.name]) == min(result.min_free, lines[result.name][0])
+
+
+def test_hostile_names_stay_text(made: Study) -> None:
+    text = report_html.render(made)
+    assert HOSTILE not in text
+    assert text.count("<script") == text.count("</script>") == 3
+    assert "<img" not in text.split('id="data">')[0]
+    data = json.loads(text.split('id="data">')[1].split("</script>")[0])
+    assert HOSTILE in {row["image"] for row in data["names"]}
+
+
+def test_the_file_names_no_address_to_load_from(made: Study) -> None:
+    page = report_html.render(made).split('id="data">')[0]
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#)""", page)
+    assert "default-src 'none'" in page
+
+
+def test_the_headline_tells_both_costs(made: Study) -> None:
+    page = report_html.render(made)
+    headline = re.sub(r"<[^>]+>", "", page.split("<h1>")[1].split("</h1>")[0])
+    assert re.fullmatch(r"At \d+% free this host would have re-pulled .+ in 7\.0 d; docker-gc-24h .+", headline)
+
+
+def test_what_cannot_be_written_is_told_in_one_line(made: Study, tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="the report cannot be written to"):
+        write_report(made, tmp_path / "missing" / "report.html")
+
+
+def test_report_command_writes_the_file_and_says_where(week: EventLog, tmp_path: Path) -> None:
+    path = tmp_path / "out.html"
+    done = analyzer("report", "--log", str(week.path), "-o", str(path), "--threshold", "10%", "--baseline", "none")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", f"report: {path}\n")
+    assert path.stat().st_size < 2_500_000
+    failed = analyzer("report", "--log", str(week.path), "-o", str(tmp_path / "no" / "out.html"))
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("analyzer: the report cannot be written to")
