@@ -370,7 +370,7 @@ def _breakable(name: str) -> str:
 
 
 def _bytes(count: float) -> str:
-    return escape(format_bytes(count))
+    return escape(format_bytes(count)).replace(" ", "&nbsp;")
 
 
 def _times(count: int, one: str, many: str) -> str:

@@ -43,6 +43,8 @@
     range: { category: colours[name]() },
   });
 
+  const state = { shown: given.shown.slice(), view: given.names.length ? given.names[0].view : null };
+
   const fitted = (spec, width) => {
     const made = structuredClone(spec);
     for (const part of [made, ...(made.vconcat || [])]) if (part.width === "container") part.width = width;
@@ -52,10 +54,10 @@
   };
 
   const views = {};
-  const state = { shown: given.shown.slice(), view: given.names.length ? given.names[0].view : null };
   const draw = async (name) => {
     const place = document.getElementById(`chart-${name}`);
     if (!place) return;
+    const label = place.getAttribute("aria-label");
     const spec = fitted(given.specs[name], Math.max(240, Math.floor(place.clientWidth) - 10));
     const { view } = await vegaEmbed(place, { ...spec, datasets }, {
       renderer: "svg", actions: false, ast: true, config: look(name), expressionFunctions: { bytes, when },
@@ -63,7 +65,10 @@
     });
     if (views[name]) views[name].finalize();
     views[name] = view;
-    place.removeAttribute("role"); // the figure names and describes the chart; its marks are for the eye
+    // Vega says only that it drew: what it drew is ours to say, and its marks are for the eye.
+    place.setAttribute("role", "img");
+    place.setAttribute("aria-label", label);
+    place.removeAttribute("aria-roledescription");
     place.querySelectorAll("svg").forEach((svg) => svg.setAttribute("aria-hidden", "true"));
     if (name === "free") { view.signal("shown", state.shown); await view.runAsync(); }
     if (name === "images" && state.view) { view.signal("view", state.view); await view.runAsync(); }
@@ -84,11 +89,10 @@
 
   // Which part of the time is shown: what the brush does, for the keyboard.
   const zoom = async (from, until) => {
-    const view = views.free;
-    const width = view.signal("overview_width") ?? view.signal("childWidth");
-    const place = (time) => ((time - given.begin) / (given.end - given.begin)) * width;
-    view.signal("brush_x", from === null ? [0, 0] : [Math.max(0, place(from)), Math.min(width, place(until))]);
-    await view.runAsync();
+    const brush = given.specs.free.params.find((param) => param.name === "brush");
+    if (from === null) delete brush.value;
+    else brush.value = { x: [Math.max(given.begin, from), Math.min(given.end, until)] };
+    await draw("free");
   };
   const lowest = () => given.free.filter((line) => state.shown.includes(line.series))
     .map((line) => line.free.reduce((best, value, k) => (value < line.free[best] ? k : best), 0))

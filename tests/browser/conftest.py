@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from analyzer import report_data
+from analyzer.baselines import DEFAULT_BASELINES, baseline
+from analyzer.loading import load_trace
+from analyzer.recorded import read_recorded
+from analyzer.replay import Cleaner, replay_many
+from analyzer.report_html import write_report
+from collector.log import EventLog
+from pruner.config import policy_from
+from pruner.policy import Policy
+from tests.analyzer.made_host import make_week
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium, Debian's."""
+    program = shutil.which("chromium")
+    if program is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("chromium is not installed: run .ci/install-packages")
+        pytest.skip("chromium is not installed: run .ci/install-packages")
+    with sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a week that has prunes, a gap, full disks, jobs of projects and a hostile name."""
+    folder = tmp_path_factory.mktemp("report")
+    log = EventLog(folder / "events.duckdb", host="runner-7")
+    make_week(log)
+    trace = load_trace(log)
+    runs: list[Cleaner | Policy] = [
+        *(baseline(name) for name in DEFAULT_BASELINES),
+        *(policy_from({"threshold": level}, "test") for level in ("5%", "20%", "50%", "80%")),
+    ]
+    results = replay_many(trace, runs, timeline=True)
+    write_report(report_data.study(trace, results, read_recorded(log, trace)), folder / "report.html")
+    return folder / "report.html"

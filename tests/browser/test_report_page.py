@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+pytestmark = pytest.mark.browser
+
+Open = Callable[..., Page]
+CHARTS = ("free", "tradeoff", "images")
+# Relative luminance and contrast as WCAG 2.2 defines them, of computed colours.
+CONTRAST = """
+() => {
+  const parse = (text) => {
+    const parts = text.match(/[\\d.]+/g).map(Number);
+    const scale = text.startsWith("color(") ? 1 : 255;
+    return { rgb: parts.slice(0, 3).map((c) => c / scale), alpha: parts[3] ?? 1 };
+  };
+  const light = (rgb) => {
+    const [r, g, b] = rgb.map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (node) => {
+    const layers = [];
+    for (let at = node; at; at = at.parentElement) layers.push(parse(getComputedStyle(at).backgroundColor));
+    const over = (under, { rgb, alpha }) => under.map((c, k) => c * (1 - alpha) + rgb[k] * alpha);
+    return layers.reverse().reduce(over, [1, 1, 1]);
+  };
+  const poor = [];
+  const text = "h1, h2, p, li, label, th, td, summary, figcaption, button, .tag, select";
+  for (const node of document.querySelectorAll(text)) {
+    if (!node.offsetParent || !node.textContent.trim()) continue;
+    const a = light(parse(getComputedStyle(node).color).rgb), b = light(ground(node));
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) poor.push(`${node.tagName} ${node.textContent.slice(0, 30)} ${ratio.toFixed(2)}`);
+  }
+  return poor;
+}
+"""
+
+
+@pytest.fixture
+def opened(browser: Browser, report: Path) -> Iterator[Open]:
+    """Opens the report; at the end nothing must have been said on the console, and no request have left."""
+    complaints: list[str] = []
+    requests: list[str] = []
+    contexts = []
+
+    def open_page(width: int = 1200, height: int = 900, **options: Any) -> Page:
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(report.as_uri())
+        page.wait_for_selector("html[data-ready=yes]", timeout=60_000)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    assert set(requests) == {report.as_uri()}
+
+
+def place(page: Page, name: str) -> dict[str, float]:
+    """Where a chart stands, once it is in sight."""
+    chart = page.locator(f"#chart-{name} svg")
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    assert box is not None
+    return {"x": box["x"], "y": box["y"], "width": box["width"], "height": box["height"]}
+
+
+def lines(page: Page) -> int:
+    return page.locator("#chart-free .mark-line path").count()
+
+
+def test_it_renders_every_chart_and_runs_nothing_hostile(opened: Open) -> None:
+    page = opened()
+    for name in CHARTS:
+        assert page.locator(f"#chart-{name} svg").bounding_box() is not None
+        assert page.locator(f"#chart-{name} svg path").count() > 5
+    assert page.locator("#chart-free .mark-rect path").count() >= 2  # the gap and the floor
+    assert page.locator("#chart-free .mark-symbol path").count() >= 2  # prunes and full disks
+    assert page.title() == "runner-7: what its disk did, and what it would have done"
+    assert page.locator("img").count() == 0
+
+
+def test_hover_tells_what_a_point_is(opened: Open) -> None:
+    page = opened()
+    page.locator("#chart-tradeoff .mark-symbol.role-mark path").first.hover(force=True)
+    tip = page.locator("#vg-tooltip-element.visible")
+    expect(tip).to_contain_text("pulled again")
+    expect(tip).to_contain_text("least free space")
+    box = place(page, "free")
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 90)
+    expect(tip).to_contain_text("time (UTC)")
+    expect(tip).to_contain_text(re.compile(r"free.*\d+(\.\d+)? GiB"))
+
+
+def test_the_brush_and_the_buttons_zoom(opened: Open) -> None:
+    page = opened()
+
+    def axis() -> str:
+        return str(page.locator("#chart-free .role-axis-label text").all_text_contents())
+
+    whole = axis()
+    box = place(page, "free")
+    y = box["y"] + box["height"] - 50
+    page.mouse.move(box["x"] + box["width"] * 0.5, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, y, steps=5)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+    dragged = axis()
+    assert dragged != whole
+    page.get_by_role("button", name="Whole time").press("Enter")
+    page.wait_for_timeout(500)
+    assert axis() == whole
+    page.get_by_role("button", name="Lowest point").press("Enter")
+    page.wait_for_timeout(500)
+    assert axis() != whole
+
+
+def test_lines_are_chosen_with_the_keyboard(opened: Open) -> None:
+    page = opened()
+    before = lines(page)
+    box = page.get_by_role("checkbox", name="prune-until-24h-local")
+    box.focus()
+    page.keyboard.press("Space")
+    page.wait_for_timeout(500)
+    assert lines(page) == before + 2  # in the chart and in its overview
+
+
+def test_images_are_chosen_and_the_table_follows(opened: Open) -> None:
+    page = opened()
+    views = page.locator("#view option").all_inner_texts()
+    assert any("pulled again and again" in name for name in views)
+    assert any("kept without use" in name for name in views)
+    before = page.locator("#chart-images svg").inner_html()
+    page.locator("#view").select_option(views[-1])
+    page.wait_for_timeout(500)
+    assert page.locator("#chart-images svg").inner_html() != before
+    shown = page.locator("[data-view]:not([hidden])")
+    assert shown.count() == 1
+    assert shown.get_attribute("data-view") == views[-1]
+
+
+def test_tables_sort_by_figures(opened: Open) -> None:
+    page = opened()
+    table = page.locator("section[aria-labelledby=h-policies] table")
+    head = table.locator("th", has_text="pulled again").first
+    for order in ("ascending", "descending"):
+        head.get_by_role("button").click()
+        assert head.get_attribute("aria-sort") == order
+        values = [float(cell.get_attribute("data-value") or 0) for cell in table.locator("tbody td:nth-child(3)").all()]
+        assert values == sorted(values, reverse=order == "descending")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_legible_in_either_light(opened: Open, scheme: str) -> None:
+    page = opened(color_scheme=scheme)
+    assert page.evaluate(CONTRAST) == []
+    fill = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (fill == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_a_phone_does_not_scroll_sideways(opened: Open, width: int) -> None:
+    page = opened(width=width, height=800)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for name in CHARTS:
+        box = page.locator(f"#chart-{name} svg").bounding_box()
+        assert box is not None
+        assert box["width"] <= width
+
+
+def test_it_prints(opened: Open, tmp_path: Path) -> None:
+    page = opened(color_scheme="dark")
+    path = tmp_path / "report.pdf"
+    page.pdf(path=path, format="A4")
+    assert path.read_bytes().startswith(b"%PDF")
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not page.get_by_role("button", name="Whole time").is_visible()
+
+
+def test_it_can_be_used_without_eyes_or_mouse(opened: Open) -> None:
+    page = opened()
+    levels = [int(tag[1]) for tag in page.locator("h1, h2, h3").evaluate_all("all => all.map((one) => one.tagName)")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    assert page.locator("html").get_attribute("lang") == "en"
+    for figure in page.locator("figure").all():
+        for attribute in ("aria-labelledby", "aria-describedby"):
+            (name,) = (figure.get_attribute(attribute) or "").split()
+            assert page.locator(f"#{name}").inner_text().strip()
+        assert "table" in (figure.locator(".chart").get_attribute("aria-label") or "")
+    for table in page.locator("table").all():
+        assert table.locator("caption").count() == 1
+        assert table.locator("thead th:not([scope=col])").count() == 0
+        assert table.locator("tbody tr:not(:has(th[scope=row]))").count() == 0
+    for region in page.locator(".scroll").all():
+        assert region.get_attribute("tabindex") == "0"
+        assert region.get_attribute("aria-label")
+    ids = page.locator("[id]").evaluate_all("all => all.map((one) => one.id)")
+    assert len(ids) == len(set(ids))
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the report"
+    for control in page.locator("input, select").all():
+        assert control.evaluate("(one) => one.labels.length") == 1
