@@ -44,6 +44,8 @@ from collector.console import LogOption, VersionOption
 from collector.errors import UsageError
 from collector.log import EventLog
 from collector.units import format_bytes, format_duration
+from pruner.options import policy_options
+from pruner.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +56,6 @@ if TYPE_CHECKING:
     from analyzer.report import Output
     from analyzer.result import Result
     from analyzer.trace import Trace
-    from pruner.policy import Policy
 
 app = typer.Typer(
     name="analyzer",
@@ -225,6 +226,21 @@ def demo(
     results, notes = _simulated(trace, chosen, _baselines(None), 50e6, timeline=True)
     print_results(trace, results, shown, notes)
     _write(trace, results, recorded, notes, report)
+
+
+@app.command()
+@policy_options
+def watch(
+    policy: Policy,
+    log: LogOption = None,
+    host: console.HostOption = None,
+    every: Annotated[str, typer.Option("--every", metavar="TIME", help="Time between looks.")] = "2s",
+    once: Annotated[bool, typer.Option("--once", help="Look once, then end.")] = False,
+) -> None:
+    """Watch this host: free space, the last events, and what would go next if space ran out."""
+    from analyzer.watch import watch as show
+
+    show(console.open_log(log), host, policy, console.duration("--every", every), once=once)
 
 
 def _write(trace: Trace, results: Sequence[Result], recorded: Recorded, notes: Sequence[str], path: Path) -> None:
