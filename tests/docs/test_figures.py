@@ -1,0 +1,35 @@
+"""The figures on the first screen are those that the demo prints."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from collector.units import format_bytes
+
+ROOT = Path(__file__).parents[2]
+# How the README calls a row of the demo.
+ROWS = {
+    "docker-gc-24h": "`docker-gc`, 24 h",
+    "prune-until-24h-built": "`docker image prune --filter until=24h`, daily",
+    "forecast under 10% free, min age 1 h": "docker-hindsight, while less than 10 % is free",
+    "forecast under 20% free, min age 1 h": "docker-hindsight, while less than 20 % is free",
+}
+
+
+def test_the_readme_shows_what_the_demo_prints(tmp_path: Path) -> None:
+    shown = dict(re.findall(r"^\| (.+?) \| (.+? \| .+?) \|$", (ROOT / "README.md").read_text(), re.MULTILINE))
+    program = Path(sys.executable).with_name("analyzer")
+    done = subprocess.run(
+        [program, "demo", "--format", "json"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    told = json.loads(done.stdout)
+    assert f"{told['uses']:,} jobs, {told['images']:,} images" in (ROOT / "README.md").read_text()
+    for row in told["policies"]:
+        if row["name"] in ROWS:
+            figures = f"{format_bytes(row['repulled_bytes'])} | {row['disk_full']:,}"
+            assert shown[ROWS[row["name"]]] == figures, row["name"]
+    assert set(ROWS) <= {row["name"] for row in told["policies"]}
