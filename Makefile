@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 # Tests of engines mostly wait, so more of them run at once than there are cores.
 WORKERS ?= 3
+# The tests start our commands hundreds of times: compiled once is enough.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo test bench lint reference notebooks sync clean
 
 help: ## Show the targets
@@ -15,7 +17,7 @@ demo: sync ## Simulate a year of a real project's CI: prints the table, writes r
 
 test: sync ## Run all tests, against engines that the tests start themselves (installs Debian packages)
 	@.ci/install-packages || { [ "$$CI" != true ] && echo "make test: tests of what is missing will be skipped"; }
-	@.venv/bin/python -m pytest -n $(WORKERS) --dist worksteal
+	@.venv/bin/python -m pytest -n $(WORKERS) --dist worksteal --durations=15
 
 bench: sync ## Measure speed and weight, side by side with others in one run
 	@.venv/bin/python -m bench

@@ -59,7 +59,7 @@ def render(made: Study) -> str:
         span=f"{format_time(trace.utc(0.0))} to {format_time(trace.utc(trace.end))}",
         uses=f"{trace.demands:,}",
         images=f"{trace.images:,}",
-        compulsory=_bytes(max((result.compulsory_bytes for result in made.results), default=0)),
+        compulsory=_bytes(min((result.compulsory_bytes for result in made.results), default=0)),
         total=_bytes(made.total),
         verdict=_verdict(made),
         chips=_chips(made),
