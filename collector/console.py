@@ -137,7 +137,7 @@ def print_table(
         columns: their headings.
         rows: one cell a column; `Text` cells bring their own style.
         right: columns aligned to the right, as numbers are.
-        names: columns of names, whose middle may be left out.
+        names: columns of names, which may be shortened.
         below: columns of sentences, which may stand under their row.
         optional: columns that may be left out, the first of them first.
     """

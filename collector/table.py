@@ -1,6 +1,6 @@
 """Tables for the terminal: they fit its width, and show more where there is more.
 
-Where a table is too wide, sentences move to a line of their own, then names lose their middle, then the
+Where a table is too wide, sentences move to a line of their own, then names are shortened, then the
 columns that matter least are left out, and the table says which.
 """
 
@@ -20,6 +20,7 @@ _BETWEEN = "  "
 _NAME_LEAST = 26
 _FOLD_LEAST = 7
 _TAIL_SHARE = 0.7
+_HEAD_SHARE = 0.6  # of a reference: its repository tells more than its tag
 # What a log holds comes from others: no terminal control, no change of the direction of writing.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -32,7 +33,7 @@ class Table:
         columns: their headings.
         rows: one cell a column; `Text` cells bring their own style.
         right: columns aligned to the right, as numbers are.
-        names: columns of names, whose middle may be left out.
+        names: columns of names, which may be shortened.
         below: columns of sentences, which may stand under their row.
         optional: columns that may be left out, the first of them first.
     """
@@ -139,10 +140,24 @@ def printable(cell: Cell) -> Text:
 
 
 def shorten(name: str, width: int) -> str:
-    """A name without its middle; most of its end is kept, which tells images of one registry apart."""
+    """A name that fits: a path without its beginning, else one without its middle.
+
+    Images of one registry differ in the end of their repository and in the end of their tag.
+    """
     if cell_len(name) <= width:
         return name
-    tail = round((width - 1) * _TAIL_SHARE)
+    parts = name.split("/")
+    for k in range(1, len(parts)):
+        shorter = "…/" + "/".join(parts[k:])
+        if cell_len(shorter) <= width:
+            return shorter
+    if len(parts) == 1:
+        return _without_middle(name, width, 1 - _TAIL_SHARE)
+    return "…/" + _without_middle(parts[-1], width - 2, _HEAD_SHARE)
+
+
+def _without_middle(name: str, width: int, head_share: float) -> str:
+    tail = round((width - 1) * (1 - head_share))
     return set_cell_size(name, width - 1 - tail).rstrip() + "…" + name[len(name) - tail :]
 
 
