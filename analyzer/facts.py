@@ -379,5 +379,7 @@ def _up_to(midnight: Floats, time: Floats, cell: Integers, weight: Floats) -> Fl
     """Sums of weights by situation, of what was before each midnight; shape (days, CELLS)."""
     day = np.searchsorted(midnight, time, side="left")
     sums = np.bincount(day * CELLS + cell, weights=weight, minlength=len(midnight) * CELLS)
-    table: Floats = np.cumsum(sums[: len(midnight) * CELLS].reshape(-1, CELLS), axis=0)
+    table: Floats = sums[: len(midnight) * CELLS].reshape(-1, CELLS).astype(np.float64, copy=False)
+    for later in range(1, len(table)):  # the sums of `cumsum`, which goes down each column by itself and is slow
+        table[later] += table[later - 1]
     return table

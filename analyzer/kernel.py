@@ -339,15 +339,19 @@ class _Call:
             return
         n, groups = index.trace.images, index.groups
 
+        views: list[Array] = []
+
         def ask(now: float, count: int, present: int, pulled: int, holders: int, keys: int) -> int:
             try:
-                found = order(
-                    now,
-                    _view(present, c_int32, count).astype(np.int64),
-                    _view(pulled, c_double, n),
-                    _view(holders, c_int32, groups),
-                )
-                _view(keys, c_double, count)[:] = found
+                if not views:  # the kernel asks with the same arrays throughout a replay
+                    views[:] = (
+                        _view(present, c_int32, n),
+                        _view(pulled, c_double, n),
+                        _view(holders, c_int32, groups),
+                        _view(keys, c_double, n),
+                    )
+                found = order(now, views[0][:count].astype(np.int64), views[1], views[2])
+                views[3][:count] = found
             except BaseException as error:  # noqa: BLE001 - raised again behind the C code
                 self.error = error
                 return 1

@@ -81,6 +81,26 @@ def test_json_and_csv_say_the_same(busy: EventLog) -> None:
     assert analyzer(*common, "--format", "json").stdout == analyzer(*common, "--format", "json").stdout
 
 
+@pytest.mark.parametrize("order", ["lru", "forecast"])
+def test_figures_do_not_depend_on_the_number_of_processors(mesa_log: EventLog, order: str) -> None:
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) == 1:
+        pytest.skip("there is but one processor")
+    log = ("--log", str(mesa_log.path), "--order", order, "--format", "json")
+    commands = (
+        ("simulate", "--baseline", "none", *(f"--threshold={share}%" for share in (5, 20, 35, 50)), *log),
+        ("sweep", "--threshold", "5%:40%:5%", *log),
+    )
+    many = [analyzer(*command) for command in commands]
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        one = [analyzer(*command) for command in commands]
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert [done.stderr for done in many if done.returncode] == []
+    assert [done.stdout for done in one] == [done.stdout for done in many]
+
+
 def test_regret_is_told_if_asked_for(busy: EventLog) -> None:
     options = ("simulate", "--log", str(busy.path), "--threshold", "60", "--min-age", "0s", "--regret")
     lines = analyzer(*options).stdout.splitlines()
