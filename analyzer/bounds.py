@@ -105,11 +105,15 @@ def lower_bound(trace: Trace, policy: Policy) -> int:
 
     It holds for policies that have the threshold free after each tick, as far as their rules let
     anything go. What may not go at a tick (pinned, young, spared or local images) may not go here.
+    As in a replay, what is used after the trace's end does not count.
 
     Raises:
         UsageError: the policy contradicts itself on this disk.
     """
-    return _Fractional(trace, policy).run()
+    within = trace.time <= trace.end
+    columns = {"time": trace.time, "image": trace.image, "until": trace.until, "kind": trace.kind}
+    witnessed = replace(trace, **{name: column[within] for name, column in columns.items()})  # type: ignore[arg-type]
+    return _Fractional(witnessed, policy).run()
 
 
 class _Fractional:

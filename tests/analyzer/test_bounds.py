@@ -61,6 +61,15 @@ def test_a_first_pull_of_a_shared_layer_is_no_repull() -> None:
     assert lower_bound(trace, strict(60)) == 20
 
 
+def test_what_is_used_after_the_end_costs_nothing() -> None:
+    uses = [(1.0, 0, 2.0, RUN), (51.0, 0, 52.0, RUN)]
+    bounds = {
+        end: lower_bound(make_trace([ImageFacts([("a", 40)])], uses, [DiskState(0, 100, 0)], end=end), strict(90))
+        for end in (50.0, 51.0)
+    }
+    assert bounds == {50.0: 0, 51.0: 30}
+
+
 @st.composite
 def equal_images(draw: st.DrawFn) -> tuple[Trace, int]:
     """Images of one layer of 10 bytes each, without duration; and how many of them may stay."""
