@@ -155,7 +155,7 @@ def simulate(
 @app.command()
 def report(
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = _REPORT,
-    log: LogOption = None,
+    log: LogsOption = None,
     host: LogHostOption = None,
     threshold: ThresholdsOption = None,
     target: TargetOption = None,
@@ -171,13 +171,17 @@ def report(
     disk_size: DiskSizeOption = None,
     other: OtherOption = None,
     pull_rate: PullRateOption = "50MB",
+    processes: ProcessesOption = None,
 ) -> None:
     """Write all that the log tells as one HTML file: what the disk did, what it would have done, and what to set.
 
     It opens offline, in any browser. Without --threshold and --policy, thresholds from 5 to 80 % are compared.
+    Of several hosts it has one row per host and policy, and their sums.
     """
-    from analyzer.loading import DiskOverride, load_trace
+    from analyzer.fleet import Simulation, find
+    from analyzer.loading import DiskOverride
     from analyzer.recorded import read_recorded
+    from analyzer.replay import Trigger
 
     chosen = options.policies(
         policy,
@@ -190,15 +194,17 @@ def report(
         order=order,
         interval=interval,
     )
-    rate = options.size("--pull-rate", pull_rate)
-    if not rate:
-        raise UsageError("--pull-rate must be at least one byte per second")
+    rate = options.rate(pull_rate)
     override = DiskOverride(options.size("--disk-size", disk_size), options.size("--other", other))
     names, when = _baselines(baseline), options.trigger(trigger)
-    opened = console.open_log(log)
-    trace = load_trace(opened, host, override)
-    results, notes = _simulated(trace, chosen, names, float(rate), when, timeline=True)
-    _write(trace, results, read_recorded(opened, trace), notes, output)
+    sources = find(options.places(log), host)
+    if len(sources) > 1:
+        work = Simulation(tuple(chosen), tuple(names), rate, Trigger(when))
+        _write_fleet(sources, work, override, processes, output)
+        return
+    trace = sources[0].load(override)
+    results, notes = _simulated(trace, chosen, names, rate, when, timeline=True)
+    _write(trace, results, read_recorded(sources[0].log(), trace), notes, output)
 
 
 @app.command()
@@ -248,6 +254,19 @@ def _write(trace: Trace, results: Sequence[Result], recorded: Recorded, notes: S
     from analyzer.report_html import write_report
 
     write_report(study(trace, results, recorded, notes), path)
+    typer.echo(f"report: {path.resolve()}", err=True)
+
+
+def _write_fleet(
+    sources: Sequence[Source], work: Work[Findings], override: DiskOverride, processes: int | None, path: Path
+) -> None:
+    from analyzer.fleet import on_each
+    from analyzer.report import patient_progress
+    from analyzer.report_fleet import fleet_study, write_fleet_report
+
+    with patient_progress(f"replaying {len(sources)} hosts") as progress:
+        found, notes = on_each(sources, work, override, processes, progress)
+    write_fleet_report(fleet_study(found, notes), path)
     typer.echo(f"report: {path.resolve()}", err=True)
 
 

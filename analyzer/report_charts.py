@@ -6,13 +6,15 @@ Colours come from the page, which knows whether it is dark: a specification only
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
 
 import altair as alt
 import numpy as np
 
 from analyzer import report_data
 from analyzer.report_data import AS_RECORDED, Study, milliseconds, series
+from analyzer.result import Result
 from collector.units import format_bytes
 
 Spec = dict[str, Any]
@@ -23,6 +25,22 @@ _KINDS = ["recommended", "policy", "what others do"]
 _COLOURS = 7
 # Where a label stands beside its point, how it is aligned there, and how far away it begins.
 _SIDES: tuple[tuple[str, Literal["left", "right"], int], ...] = (("left", "right", -11), ("right", "left", 11))
+
+
+class Compared(Protocol):
+    """Policies compared on one disk: all that the trade-off shows. A `Study` is one."""
+
+    @property
+    def results(self) -> Sequence[Result]:
+        """What others do, then our policies."""
+
+    @property
+    def chosen(self) -> Result | None:
+        """The recommended policy's result."""
+
+    @property
+    def total(self) -> int:
+        """Bytes of the disk."""
 
 
 def free_space_chart(made: Study) -> Spec:
@@ -141,7 +159,7 @@ def _front(made: Study) -> list[str]:
     return [AS_RECORDED] + ([made.chosen.name] if made.chosen is not None else [])
 
 
-def trade_off_chart(made: Study) -> Spec:
+def trade_off_chart(made: Compared) -> Spec:
     """Re-pulled bytes against the least free space; down is fuller, right is more traffic."""
     lowest = _LOWEST_SHOWN * made.total
     most = max((result.repulled_bytes for result in made.results), default=0)
@@ -200,7 +218,7 @@ def trade_off_chart(made: Study) -> Spec:
     return _spec(alt.layer(zero, front, points, left, right).properties(width="container", height=360))
 
 
-def trade_off(made: Study) -> list[report_data.Row]:
+def trade_off(made: Compared) -> list[report_data.Row]:
     """The points of the trade-off, with labels where they do not hide each other."""
     lowest = _LOWEST_SHOWN * made.total
     rows: list[report_data.Row] = []
@@ -292,7 +310,7 @@ def _when(field: str, title: str) -> alt.Tooltip:
     return alt.Tooltip(field, title=title, format="", formatType="when")
 
 
-def levels(made: Study) -> list[report_data.Row]:
+def levels(made: Compared) -> list[report_data.Row]:
     """The recommended policy's threshold, and where free space ends."""
     row: report_data.Row = {"zero": 0, "bottom": _LOWEST_SHOWN * made.total}
     if made.chosen is not None:

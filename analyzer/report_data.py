@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -113,9 +113,19 @@ def study(trace: Trace, results: Sequence[Result], recorded: Recorded, notes: Se
 
 
 def recommended(results: Sequence[Result], trace: Trace) -> Result | None:
+    """The policy to set on a host, see `best`."""
+    total = float(trace.disk_total[-1])
+    return best(results, {result.name: result.min_free / total for result in results})
+
+
+def best(results: Sequence[Result], spare: Mapping[str, float]) -> Result | None:
     """The policy to set: never full, hardly a re-pull more than need be, some margin, and then the one that keeps most.
 
     The margin is a twentieth of the disk: the coming year is not the past one.
+
+    Args:
+        results: one for each policy.
+        spare: the least free space of each, by name, as a share of the disk; of several hosts, the least.
     """
     if not results:
         return None
@@ -124,10 +134,9 @@ def recommended(results: Sequence[Result], trace: Trace) -> Result | None:
     least = min(result.repulled_bytes for result in safe)
     tolerance = _PULL_TOLERANCE * max(result.compulsory_bytes for result in safe)
     cheap = [result for result in safe if result.repulled_bytes <= least + tolerance]
-    margin = _MARGIN * float(trace.disk_total[-1])
-    roomy = [result for result in cheap if result.min_free >= margin]
+    roomy = [result for result in cheap if spare[result.name] >= _MARGIN]
     if not roomy:
-        return max(cheap, key=lambda result: result.min_free)
+        return max(cheap, key=lambda result: spare[result.name])
     return max(roomy, key=lambda result: result.mean_held_bytes)
 
 

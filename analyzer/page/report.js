@@ -40,7 +40,7 @@
     legend: { labelColor: css("--ink"), labelFontSize: 12, symbolSize: 90 },
     text: { color: css("--ink") },
     style: { halo: { fill: css("--paper"), stroke: css("--paper"), strokeWidth: 4, strokeJoin: "round" }, words: { fill: css("--ink") } },
-    range: { category: colours[name]() },
+    range: { category: colours[name.split("-")[0]]() },
   });
 
   const state = { shown: given.shown.slice(), view: given.names.length ? given.names[0].view : null };
@@ -59,7 +59,7 @@
     if (!place) return;
     const label = place.getAttribute("aria-label");
     const spec = fitted(given.specs[name], Math.max(240, Math.floor(place.clientWidth) - 10));
-    const { view } = await vegaEmbed(place, { ...spec, datasets }, {
+    const { view } = await vegaEmbed(place, { ...spec, datasets: { ...datasets, ...given.own?.[name] } }, {
       renderer: "svg", actions: false, ast: true, config: look(name), expressionFunctions: { bytes, when },
       logLevel: 1, tooltip: { theme: "custom" },
     });

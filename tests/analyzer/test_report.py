@@ -18,11 +18,14 @@ from analyzer.loading import load_trace
 from analyzer.recorded import read_recorded
 from analyzer.replay import replay_many
 from analyzer.report_data import AS_RECORDED, Study
-from analyzer.report_html import ReportError, write_report
+from analyzer.report_html import write_report
+from analyzer.report_parts import ReportError
 from analyzer.trace import Trace
+from collector.events import Event, Kind
 from collector.log import EventLog
 from pruner.config import policy_from
-from tests.analyzer.made_host import HOSTILE, make_week
+from tests.analyzer.command import analyzer as run
+from tests.analyzer.made_host import HOSTILE, T0, make_week
 from tests.analyzer.test_cli import analyzer
 
 
@@ -130,3 +133,38 @@ def test_report_command_writes_the_file_and_says_where(week: EventLog, tmp_path:
     failed = analyzer("report", "--log", str(week.path), "-o", str(tmp_path / "no" / "out.html"))
     assert failed.returncode == 1
     assert failed.stderr.startswith("analyzer: the report cannot be written to")
+
+
+def test_a_fleets_report_tells_what_simulate_tells(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        make_week(EventLog(tmp_path / f"{name}.duckdb", host=name))
+    EventLog(tmp_path / "idle.duckdb", host="idle").append([Event(T0, Kind.DISK_SAMPLED, bytes=1)])
+    asked = ("--log", str(tmp_path / "*.duckdb"), "--threshold", "20%", "--threshold", "80%", "--processes", "2")
+    told = json.loads(run("simulate", *asked, "--format", "json").stdout)
+    done = run("report", *asked, "-o", str(tmp_path / "report.html"))
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "report.html").read_text()
+    rows = [
+        (row["host"], row["repulls"], row["repulled_bytes"], row["disk_full"], row["min_free"])
+        for row in told["policies"]
+    ]
+    shown = []
+    for section in ("h-policies", "h-sums"):
+        table = page.split(f'aria-labelledby="{section}"')[1].split("<tbody>")[1].split("</tbody>")[0]
+        for row in table.split("<tr")[1:]:
+            host = re.findall(r'<th scope="row">(.*?)</th>', row)[0]
+            values = [float(value) for value in re.findall(r'data-value="([^"]+)"', row)]
+            shown.append((host, *values[:2], *values[4:6]))
+    assert shown == rows
+    (note,) = told["notes"]
+    assert f"<li>{note}</li>" in page
+
+
+def test_one_host_of_several_has_the_whole_report(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        make_week(EventLog(tmp_path / f"{name}.duckdb", host=name))
+    assert run("export", "--log", str(tmp_path / "one.duckdb"), "--parquet", str(tmp_path / "fleet")).returncode == 0
+    for place in (tmp_path / "*.duckdb", tmp_path / "fleet"):
+        done = run("report", "--log", str(place), "--host", "one", "--threshold", "20%", "-o", str(tmp_path / "r.html"))
+        assert done.returncode == 0, done.stderr
+        assert 'id="chart-free"' in (tmp_path / "r.html").read_text()

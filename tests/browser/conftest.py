@@ -14,10 +14,12 @@ from analyzer.loading import load_trace
 from analyzer.recorded import read_recorded
 from analyzer.replay import Cleaner, replay_many
 from analyzer.report_html import write_report
+from collector.events import Event, Kind
 from collector.log import EventLog
 from pruner.config import policy_from
 from pruner.policy import Policy
-from tests.analyzer.made_host import make_week
+from tests.analyzer.command import analyzer
+from tests.analyzer.made_host import HOSTILE, T0, make_week
 
 FLAGS = [
     "--headless",
@@ -58,4 +60,17 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     results = replay_many(trace, runs, timeline=True)
     write_report(report_data.study(trace, results, read_recorded(log, trace)), folder / "report.html")
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of two such hosts, one of them with a hostile name, and one that is left out."""
+    folder = tmp_path_factory.mktemp("fleet")
+    for file, name in (("one", "runner-7"), ("two", HOSTILE)):
+        make_week(EventLog(folder / f"{file}.duckdb", host=name))
+    EventLog(folder / "empty.duckdb", host="runner-idle").append([Event(T0, Kind.DISK_SAMPLED, bytes=1)])
+    chosen = ("--threshold", "20%", "--threshold", "80%", "--processes", "1")
+    done = analyzer("report", "--log", str(folder / "*.duckdb"), *chosen, "-o", str(folder / "report.html"))
+    assert done.returncode == 0, done.stderr
     return folder / "report.html"

@@ -3,11 +3,14 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
+
+from tests.analyzer.made_host import HOSTILE
 
 pytestmark = pytest.mark.browser
 
@@ -44,8 +47,8 @@ CONTRAST = """
 """
 
 
-@pytest.fixture
-def opened(browser: Browser, report: Path) -> Iterator[Open]:
+@contextmanager
+def quiet(browser: Browser, report: Path) -> Iterator[Open]:
     """Opens the report; at the end nothing must have been said on the console, and no request have left."""
     complaints: list[str] = []
     requests: list[str] = []
@@ -67,6 +70,18 @@ def opened(browser: Browser, report: Path) -> Iterator[Open]:
         context.close()
     assert complaints == []
     assert set(requests) == {report.as_uri()}
+
+
+@pytest.fixture
+def opened(browser: Browser, report: Path) -> Iterator[Open]:
+    with quiet(browser, report) as open_page:
+        yield open_page
+
+
+@pytest.fixture
+def opened_fleet(browser: Browser, fleet: Path) -> Iterator[Open]:
+    with quiet(browser, fleet) as open_page:
+        yield open_page
 
 
 def place(page: Page, name: str) -> dict[str, float]:
@@ -217,3 +232,31 @@ def test_it_can_be_used_without_eyes_or_mouse(opened: Open) -> None:
     assert page.evaluate("document.activeElement.textContent") == "Skip to the report"
     for control in page.locator("input, select").all():
         assert control.evaluate("(one) => one.labels.length") == 1
+
+
+def test_a_fleet_has_a_row_for_each_host_and_policy(opened_fleet: Open) -> None:
+    page = opened_fleet()
+    hosts, policies = 2, page.locator("section[aria-labelledby=h-sums] tbody tr").count()
+    table = page.locator("section[aria-labelledby=h-policies] table")
+    assert policies >= 3
+    assert table.locator("tbody tr").count() == hosts * policies
+    assert table.locator(".tag").count() == hosts
+    assert "runner-7" in table.locator("tbody th").all_inner_texts()
+    assert HOSTILE in table.locator("tbody th").all_inner_texts()
+    assert page.locator("img").count() == 0
+    assert "runner-idle is left out" in page.locator("section[aria-labelledby=h-left]").inner_text()
+    table.locator("th", has_text="pulled again").first.get_by_role("button").click()
+    values = [float(cell.get_attribute("data-value") or 0) for cell in table.locator("tbody td:nth-child(4)").all()]
+    assert values == sorted(values)
+    for k in range(hosts):
+        points = page.locator(f"#chart-tradeoff-{k} .mark-symbol.role-mark path")
+        assert points.count() == policies
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_a_fleet_fits_a_phone_and_is_legible(opened_fleet: Open, width: int) -> None:
+    page = opened_fleet(width=width, height=800, color_scheme="dark")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(CONTRAST) == []
+    ids = page.locator("[id]").evaluate_all("all => all.map((one) => one.id)")
+    assert len(ids) == len(set(ids))

@@ -1,0 +1,169 @@
+"""What every report page is made of: tables, sizes and scripts as HTML text. What is given is escaped."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import vl_convert
+
+from analyzer.result import Result
+from collector.errors import HindsightError
+from collector.units import format_bytes, format_duration
+
+
+class ReportError(HindsightError):
+    """The report cannot be written."""
+
+
+Column = tuple[str, Callable[[Result], float], Callable[[Result], str]]
+COLUMNS: list[Column] = [
+    ("re-pulls", lambda r: r.repulls, lambda r: f"{r.repulls:,}"),
+    ("pulled again", lambda r: r.repulled_bytes, lambda r: format_bytes(r.repulled_bytes)),
+    ("pull time", lambda r: r.repull_seconds, lambda r: format_duration(r.repull_seconds)),
+    ("hits", lambda r: r.hit_ratio, lambda r: f"{r.hit_ratio:.2%}"),
+    ("disk full", lambda r: r.disk_full, lambda r: f"{r.disk_full:,}"),
+    ("least free", lambda r: r.min_free, lambda r: format_bytes(r.min_free)),
+    ("under threshold", lambda r: r.seconds_under, lambda r: format_duration(r.seconds_under)),
+    ("removed", lambda r: r.removals, lambda r: f"{r.removals:,}"),
+    ("emergency", lambda r: r.emergency_removals, lambda r: f"{r.emergency_removals:,}"),
+    ("lost", lambda r: r.losses, lambda r: f"{r.losses:,}"),
+    ("mean held", lambda r: r.mean_held_bytes, lambda r: format_bytes(r.mean_held_bytes)),
+]
+BAD_IF_ANY = {"disk full", "lost"}
+SHOWN_IF_ANY = {"emergency", "lost"}
+
+
+def columns(results: Iterable[Result]) -> list[Column]:
+    """The columns of a table of these results: some are left out where they are zero everywhere."""
+    known = list(results)
+    return [one for one in COLUMNS if one[0] not in SHOWN_IF_ANY or any(one[1](result) for result in known)]
+
+
+def figures(shown: Iterable[Column], result: Result) -> list[str]:
+    """A result's cells."""
+    return [
+        cell(text(result), value(result), "bad" if name in BAD_IF_ANY and value(result) else "")
+        for name, value, text in shown
+    ]
+
+
+def tag(recommended: bool) -> str:
+    """What marks the recommended policy."""
+    return '<span class="tag">recommended</span>' if recommended else ""
+
+
+def lead(words: Iterable[str], cards: Iterable[tuple[str, str]]) -> str:
+    """What is told first: sentences, and a few figures with their meaning. All is HTML."""
+    listed = "".join(f"<li><b>{figure}</b><span>{meaning}</span></li>" for figure, meaning in cards)
+    return f'<p class="lead">{" ".join(words)}</p><ul class="figures">{listed}</ul>'
+
+
+def whole(text: str) -> str:
+    """Text that is not broken at its hyphens."""
+    return f'<span class="whole">{escape(text)}</span>'
+
+
+def short(result: Result) -> str:
+    """A policy as one says it: by its threshold, if its name tells that."""
+    text = result.name.partition(",")[0]
+    _, _, level = text.partition(" under ")
+    return escape(f"At {level}" if level else f"With {text}")
+
+
+def write(text: str, path: Path) -> None:
+    """Write a page. Raises ReportError."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ReportError(f"the report cannot be written to {path}: {error.strerror or error}") from None
+
+
+@functools.cache
+def library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script that sets `vegaEmbed`."""
+    bundle: Callable[[], str] = vl_convert.javascript_bundle  # type: ignore[assignment] # its stub forgets a default
+    return bundle()
+
+
+def part(name: str) -> str:
+    """The text of a file of the page."""
+    return (files("analyzer") / "page" / name).read_text(encoding="utf-8")
+
+
+def script_hash(script: str) -> str:
+    """What a browser must find the script to be, or not run it."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def data_text(value: Any) -> str:
+    """JSON that ends no script element, whatever is in it."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def table(
+    caption: str,
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    classes: Sequence[str] = (),
+    *,
+    sortable: bool = True,
+    quiet: bool = False,
+) -> str:
+    """A table that may be wider than the page: it scrolls by itself, also with the keyboard."""
+    inner = '<button type="button">{}</button>' if sortable else '<span class="plain">{}</span>'
+    head = "".join(f'<th scope="col">{inner.format(escape(name))}</th>' for name in heads)
+    styled = zip(rows, itertools.chain(classes, itertools.repeat("")))  # noqa: B905
+    body = "".join(f"<tr{style_class(style)}>{''.join(row)}</tr>" for row, style in styled)
+    named = f"<caption{style_class('quiet' if quiet else '')}>{escape(caption)}</caption>"
+    return (
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>{named}'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def cell(text: str, value: float | None = None, style: str = "") -> str:
+    """A cell that shows a text and sorts by a value."""
+    data = "" if value is None else f' data-value="{value:.15g}"'
+    return f"<td{data}{style_class(style)}>{escape(text)}</td>"
+
+
+def style_class(style: str) -> str:
+    """The class attribute, if there is a style."""
+    return f' class="{style}"' if style else ""
+
+
+def bar(amount: float, most: float) -> str:
+    """A cell of bytes with a bar as long as its share of the most."""
+    share = 100.0 * amount / most if most else 0.0
+    return f'<td class="bar" style="--share:{share:.1f}%" data-value="{amount:.12g}">{format_bytes(amount)}</td>'
+
+
+def head_cell(text: str) -> str:
+    """The cell that names its row."""
+    return f'<th scope="row">{escape(text)}</th>'
+
+
+def breakable(name: str) -> str:
+    """A name that may go on in the next line after a slash or a colon."""
+    return escape(name).replace("/", "/<wbr>").replace(":", ":<wbr>")
+
+
+def size(count: float) -> str:
+    """Bytes that are not broken between figure and unit."""
+    return escape(format_bytes(count)).replace(" ", "&nbsp;")
+
+
+def times(count: int, one: str, many: str) -> str:
+    """So many of something, in words."""
+    return f"no {one}" if count == 0 else f"{count:,} {one if count == 1 else many}"
