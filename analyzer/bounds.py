@@ -104,8 +104,12 @@ def lower_bound(trace: Trace, policy: Policy) -> int:
     """Re-pulled bytes of the optimal fractional policy: no policy with this threshold has fewer.
 
     It holds for policies that have the threshold free after each tick, as far as their rules let
-    anything go. What may not go at a tick (pinned, young, spared or local images) may not go here.
-    As in a replay, what is used after the trace's end does not count.
+    anything go. What may not go at a tick (pinned, young or local images) may not go here. As in a
+    replay, what is used after the trace's end does not count.
+
+    A policy is neither forced to drop nor sure to hold what an allowlist may spare, nor what was used
+    in a way that does not bring it back (a tag, or a local image that is lost). That then takes no
+    space here, which only lowers the bound.
 
     Raises:
         UsageError: the policy contradicts itself on this disk.
@@ -125,8 +129,9 @@ class _Fractional:
         self.ticks = int(trace.end / policy.interval)
         self.size: list[int] = trace.layer_bytes.tolist()
         self.held = [0.0] * len(self.size)
+        self.counted = [True] * len(self.size)
         self.exempt_until = [-math.inf] * len(self.size)
-        self.following: list[float] = [math.inf] * len(self.size)
+        self.doubtful_until = [-math.inf] * len(self.size)
         self.version = [0] * len(self.size)
         self.heap: list[tuple[float, int, int]] = []
         self.waiting: list[tuple[float, tuple[float, int, int]]] = []
@@ -141,7 +146,7 @@ class _Fractional:
         while tick < self.ticks or pending is not None:
             tick = self._next_tick(tick, pending[0] if pending else self.ticks)
             while pending is not None and pending[0] <= tick:
-                self._need(*pending[1:])
+                self._need(*pending)
                 pending = next(needs, None)
             if tick > self.ticks:
                 break
@@ -163,52 +168,66 @@ class _Fractional:
 
     too_much = False
 
-    def _needs(self) -> Iterator[tuple[int, int, bool, bool, float, float]]:
-        """By tick and layer: whether it is needed, whether its fetch is a re-pull, exempt until, next costly need."""
-        tick, layer, needed, costs, until = self._uses_of_layers()
+    def _needs(self) -> Iterator[tuple[int, int, bool, bool, float, float, float]]:
+        """By tick and layer: as `_uses_of_layers`, and then the tick up to which it takes space for a costly need."""
+        tick, layer, needed, costs, until, doubt = self._uses_of_layers()
         if not len(tick):
             return
         # Of all that happens to a layer between two ticks, the first need says what its fetch is.
         order = np.lexsort((~needed, tick, layer))
-        tick, layer, needed, costs, until = tick[order], layer[order], needed[order], costs[order], until[order]
+        tick, layer, needed, costs = tick[order], layer[order], needed[order], costs[order]
         start = np.flatnonzero(np.append([True], (layer[1:] != layer[:-1]) | (tick[1:] != tick[:-1])))
-        latest = np.maximum.reduceat(until, start)
+        latest, doubtful = np.maximum.reduceat(until[order], start), np.maximum.reduceat(doubt[order], start)
         tick, layer, needed, costs = tick[start], layer[start], needed[start], costs[start]
         need = np.flatnonzero(needed)
         again = (layer[need][1:] == layer[need][:-1]) & costs[need][1:]
         following = np.full(len(tick), math.inf)
-        following[need[:-1][again]] = tick[need[1:][again]]
+        # From a doubtful use on it takes no space; what comes after the next need is that need's affair.
+        stops = np.append(np.flatnonzero(doubtful > -math.inf), len(tick))
+        stop = stops[np.searchsorted(stops, need[:-1], side="right")]
+        following[need[:-1][again]] = tick[np.minimum(stop, need[1:])[again]]
         order = np.lexsort((layer, tick))
-        columns = (tick, layer, needed, costs, latest, following)
-        yield from zip(*(column[order].tolist() for column in columns), strict=True)
+        ordered = (column[order].tolist() for column in (tick, layer, needed, costs, latest, doubtful, following))
+        yield from zip(*ordered, strict=True)
 
-    def _uses_of_layers(self) -> tuple[Integers, Integers, Flags, Flags, Floats]:
-        """Each layer of each use: tick, layer, whether it is needed, whether that may re-pull it, exempt until."""
+    def _uses_of_layers(self) -> tuple[Integers, Integers, Flags, Flags, Floats, Floats]:
+        """Each layer of each use: tick, layer, whether needed, may re-pull, exempt until, doubtful until."""
         trace, policy = self.trace, self.policy
-        never_goes = trace.local & (policy.local_images == "keep")
-        if policy.emergency is not None and policy.emergency != policy.threshold:
-            never_goes = never_goes | np.array(protection(policy, trace), dtype=np.bool_)
         demand = (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)
         first = _is_first(trace.image, demand | (trace.kind <= Use.ARRIVED))
         # What appears without a pull, or is pulled for the first time, costs no re-pull.
         free = (trace.kind == Use.ARRIVED) | first
         needed = free | (demand & ~trace.local[trace.image])
+        tick = np.maximum(np.ceil(trace.time / policy.interval), 1).astype(np.int64)
+        never_goes = trace.local & (policy.local_images == "keep")
+        until = np.where(never_goes[trace.image], math.inf, trace.until + policy.min_age)
+        until, known, there = _presence(trace, needed, until)
+        doubt = np.where(known & ~there & (until > tick * policy.interval), until, -math.inf)
+        until = np.where(there, until, -math.inf)
         count = trace.first[trace.image + 1] - trace.first[trace.image]
         owner = np.repeat(np.arange(len(count)), count)
         begin = np.cumsum(count) - count
         layer = trace.layer[np.arange(int(count.sum())) - np.repeat(begin - trace.first[trace.image], count)]
-        tick = np.maximum(np.ceil(trace.time / policy.interval), 1).astype(np.int64)
-        until = np.where(never_goes[trace.image], math.inf, trace.until + policy.min_age)
-        return tick[owner], layer, needed[owner], (demand & ~free)[owner], until[owner]
+        counted = ~_spared_layers(trace, policy)[layer]
+        owner, layer = owner[counted], layer[counted]
+        return tick[owner], layer, needed[owner], (demand & ~free)[owner], until[owner], doubt[owner]
 
-    def _need(self, layer: int, needed: bool, costs: bool, until: float, following: float) -> None:
+    def _need(
+        self, tick: int, layer: int, needed: bool, costs: bool, until: float, doubtful: float, following: float
+    ) -> None:
         self.exempt_until[layer] = max(self.exempt_until[layer], until)
+        self.doubtful_until[layer] = max(self.doubtful_until[layer], doubtful)
+        if self.doubtful_until[layer] > tick * self.policy.interval:
+            self.total -= self.held[layer] * self.counted[layer]
+            self.counted[layer] = False
         if not needed:
             return
         missing = self.size[layer] - self.held[layer]
         if costs:
             self.repulled += missing
-        self.total += missing
+        if self.doubtful_until[layer] <= tick * self.policy.interval:
+            self.total += self.size[layer] - self.held[layer] * self.counted[layer]
+            self.counted[layer] = True
         self.held[layer] = float(self.size[layer])
         self.version[layer] += 1
         heapq.heappush(self.heap, (-following, layer, self.version[layer]))
@@ -230,7 +249,7 @@ class _Fractional:
         while self.total > allowed and self.heap:
             entry = self.heap[0]
             _, layer, version = entry
-            current = version == self.version[layer] and self.held[layer] > 0.0
+            current = version == self.version[layer] and self.held[layer] > 0.0 and self.counted[layer]
             if current and self.exempt_until[layer] <= now:
                 going = min(self.held[layer], self.total - allowed)
                 self.held[layer] -= going
@@ -247,6 +266,39 @@ class _Fractional:
         """Whether every image still counts as just used after a gap."""
         grace = min(self.policy.min_age, GAP_GRACE_S)
         return any(begin <= now and min(end, now) + grace > now for begin, end in self.trace.blind.tolist())
+
+
+def _presence(trace: Trace, needed: Flags, until: Floats) -> tuple[Floats, Flags, Flags]:
+    """Of each use: until when its image is exempt by then, and whether it has ever been, and surely is, there.
+
+    An image is surely there from each need on for as long as it is exempt.
+    """
+    order = np.argsort(trace.image, kind="stable")
+    image, position = trace.image[order], np.arange(len(order))
+    values, rank = np.unique(until, return_inverse=True)
+    offset = image * len(values)
+    latest = values[np.maximum.accumulate(offset + rank[order]) - offset]
+    last = np.maximum.accumulate(np.where(needed[order], position, -1))
+    known = (last >= 0) & (image[last] == image)
+    there = known & (needed[order] | (trace.time[order] < latest[last]))
+    back = np.argsort(order)
+    return latest[back], known[back], there[back]
+
+
+def _spared_layers(trace: Trace, policy: Policy) -> Flags:
+    """Per layer whether the allowlist may keep it while free space is under the threshold.
+
+    Where protected images go under the threshold too, it still keeps what they share with others:
+    the others free nothing before them.
+    """
+    owner = np.repeat(np.array(protection(policy, trace), dtype=np.bool_), np.diff(trace.first))
+    spared = np.zeros(len(trace.layer_bytes), dtype=np.bool_)
+    spared[trace.layer[owner]] = True
+    if policy.emergency is None or policy.emergency == policy.threshold:
+        shared = np.zeros_like(spared)
+        shared[trace.layer[~owner]] = True
+        spared &= shared
+    return spared
 
 
 def _is_first(image: Integers, counted: Flags) -> Flags:

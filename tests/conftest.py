@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.engine import leftovers
 from tests.engine.engines import GIB, VARIANTS, Engine, available
@@ -15,6 +16,13 @@ from tests.engine.registry import Registry
 from tests.needs import cannot_run
 
 MakeEngine = Callable[..., Engine]
+
+# How fast examples come says nothing on a busy machine. Everywhere new examples are tried, also under
+# CI: a failure prints the blob that brings it back.
+settings.register_profile(
+    "here", deadline=None, derandomize=False, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("here")
 
 
 @pytest.fixture(scope="session")

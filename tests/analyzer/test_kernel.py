@@ -106,7 +106,7 @@ def assert_equal(trace: Trace, chosen: Policy, trigger: Trigger) -> None:
     assert figures(fast) == figures(slow)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200)
 @given(traces(), st.lists(policies(), min_size=5, max_size=5), st.sampled_from(Trigger))
 def test_any_history_under_any_policy(trace: Trace, chosen: list[Policy], trigger: Trigger) -> None:
     for policy in chosen:
@@ -114,7 +114,7 @@ def test_any_history_under_any_policy(trace: Trace, chosen: list[Policy], trigge
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1000)
 @given(traces(), st.lists(policies(), min_size=5, max_size=5), st.sampled_from(Trigger))
 def test_many_histories_under_many_policies(trace: Trace, chosen: list[Policy], trigger: Trigger) -> None:
     for policy in chosen:

@@ -26,7 +26,7 @@ HOUR = 3600.0
 _SUMMED = ("uses", "hits", "compulsory_bytes", "repulls", "repulled_bytes", "losses", "removals", "disk_full")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100)
 @given(traces(), policies(), st.floats(0.1, 0.9))
 def test_both_parts_together_are_the_whole(trace: Trace, policy: Policy, share: float) -> None:
     cut = split_time(trace, share)
