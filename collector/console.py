@@ -106,6 +106,11 @@ def faults_in_one_line(program: str) -> Iterator[None]:
         raise SystemExit(error.exit_status) from None
     except KeyboardInterrupt:
         raise SystemExit(_INTERRUPTED) from None
+    except RuntimeError as error:
+        # What DuckDB makes of Ctrl-C during a query.
+        if str(error) != "Query interrupted":
+            raise
+        raise SystemExit(_INTERRUPTED) from None
     except BrokenPipeError:
         # Whoever read our output has had enough; nothing more can be said there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,23 +71,45 @@ def test_in_a_terminal_it_stays_and_ends_with_ctrl_c(week: EventLog, tmp_path: P
         shown = [*server, "capture-pane", "-p", "-t", "watch"]
         return subprocess.run(shown, capture_output=True, text=True, check=True).stdout
 
-    def wait_for(words: str) -> str:
+    def dead() -> bool:  # that a pane is dead is not always drawn, but always known
+        state = [*server, "list-panes", "-t", "watch", "-F", "#{pane_dead}"]
+        return subprocess.run(state, capture_output=True, text=True, check=True).stdout.strip() == "1"
+
+    def wait_for(condition: Callable[[], bool], what: str) -> None:
         for _ in range(300):
-            if words in screen():
-                return screen()
+            if condition():
+                return
             time.sleep(0.1)
-        return pytest.fail(f"never on the screen: {words}\n{screen()}")
+        pytest.fail(f"{what}\n{screen()}")
 
     try:
-        first = wait_for("last events").splitlines()[0]
+        wait_for(lambda: "last events" in screen(), "the view does not come")
+        first = screen().splitlines()[0]
         assert "3.00 GiB of 40.0 GiB free" in screen()
-        for _ in range(300):
-            if screen().splitlines()[0] != first:
-                break
-            time.sleep(0.1)
-        else:
-            pytest.fail("the view stands still")
+        wait_for(lambda: screen().splitlines()[0] != first, "the view stands still")
         subprocess.run([*server, "send-keys", "-t", "watch", "C-c"], check=True)
-        assert "Traceback" not in wait_for("Pane is dead")
+        wait_for(dead, "Ctrl-C does not end it")
+        assert "File " not in screen()
+        assert "Query interrupted" not in screen()
     finally:
         subprocess.run([*server, "kill-server"], check=False)
+
+
+def test_an_interrupt_within_a_query_ends_quietly() -> None:
+    # A query that lasts, and the signal that a terminal sends.
+    program = (
+        "import duckdb, sys\n"
+        "from collector.console import faults_in_one_line\n"
+        "with faults_in_one_line('analyzer'):\n"
+        "    print('begun', flush=True)\n"
+        "    duckdb.execute('SELECT sum(a.range * b.range) FROM range(10000000) a, range(1000000) b').fetchall()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "")
