@@ -84,7 +84,7 @@ def run(
         )
         return
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: collector.stopping.set())
+        signal.signal(number, lambda *_: collector.stop())
     collector.run()
 
 

@@ -116,7 +116,14 @@ class Collector:
         self._next_disk = self._next_inventory = self._next_containers = self._next_flush = 0.0
         self._next_second_look = math.inf
         self._flush_wait = self._schedule.flush
+        self._reader: Reader | None = None
         self.stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Let `run` append all and end, at once; may be called by a signal handler."""
+        self.stopping.set()
+        if self._reader is not None:
+            self._reader.wake()
 
     def once(self) -> tuple[int, DiskSample]:
         """One inventory and one sample; how many images there are, and the sample.
@@ -217,7 +224,7 @@ class Collector:
         self._data_root = self._info.data_root
         # Where the clock was set back meanwhile, the engine has nothing "since" a time still to come.
         since_ns = None if self._anchor_ns is None else min(self._anchor_ns, self._clock.now())
-        reader = Reader(self._engine.stream(since_ns), self._engine.host)
+        self._reader = reader = Reader(self._engine.stream(since_ns), self._engine.host)
         self._note_gap()
         self._handle_waiting(reader)
         self._take_inventory()
@@ -359,7 +366,7 @@ class Collector:
             if isinstance(found, StreamEnded):
                 self._alive_ns = found.at_ns
                 return
-            if not found:
+            if not found and not reader.waiting():
                 return
             self._handle(found)
 

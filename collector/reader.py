@@ -98,6 +98,10 @@ class Reader:
             self.lateness.note(int(event.get("timeNano") or 0), arrived_ns)
         return events
 
+    def wake(self) -> None:
+        """Let a `read` that waits end with no events; may be called by a signal handler."""
+        self._chunks.put((time.time_ns(), b""))
+
     def waiting(self) -> int:
         """How many chunks wait to be read."""
         return self._chunks.qsize()

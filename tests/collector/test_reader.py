@@ -1,8 +1,12 @@
-"""The reader notices from the events' own times that it stood still."""
+"""The reader notices from the events' own times that it stood still, and can be woken."""
 
 from __future__ import annotations
 
-from collector.reader import Lateness
+import threading
+import time
+from collections.abc import Iterator
+
+from collector.reader import Lateness, Reader
 
 S = 10**9
 OPENED = 100 * S
@@ -27,3 +31,26 @@ def test_fewer_or_replayed_or_punctual_events_are_none() -> None:
         # Now and then one is on time: the queue was empty then.
         lateness.note(OPENED + number * S, OPENED + number * S + (3 * S if number % 900 else 0))
     assert lateness.take() is None
+
+
+class SilentStream:
+    """Nothing happens until it is closed."""
+
+    def __init__(self) -> None:
+        self._closed = threading.Event()
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._closed.wait()
+        return iter(())
+
+    def close(self) -> None:
+        self._closed.set()
+
+
+def test_who_waits_for_events_can_be_woken() -> None:
+    reader = Reader(SilentStream(), "unix:///none")
+    began = time.monotonic()
+    threading.Timer(0.2, reader.wake).start()
+    assert reader.read(timeout=20) == []
+    assert time.monotonic() - began < 10
+    reader.close()

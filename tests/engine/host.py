@@ -81,13 +81,13 @@ class Host:
 
     @contextmanager
     def collecting(self, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A collector while the body runs; it ends with SIGTERM and must end well."""
+        """A collector while the body runs; it ends with SIGTERM and must end well and soon."""
         process = self.start_collector(*options)
         try:
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=30) == 0, (self.engine.folder / "collector.log").read_text()
+            assert process.wait(timeout=10) == 0, (self.engine.folder / "collector.log").read_text()
 
     def wait_for_events(self, kind: str, count: int) -> None:
         """Wait until the log holds so many events of a kind."""
