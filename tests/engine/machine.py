@@ -33,7 +33,11 @@ _MASKED = (
 _BOOT = """
 set -eu
 root=$STATE/root
-mount -t overlay -o "lowerdir=$LOWER,upperdir=$STATE/upper,workdir=$STATE/work" overlay "$root"
+# What is written there is in memory: it goes at once with the machine.
+mount -t tmpfs -o mode=755 tmpfs "$STATE/written"
+mkdir "$STATE/written/work"
+cp -a "$STATE/seed" "$STATE/written/upper"
+mount -t overlay -o "lowerdir=$LOWER,upperdir=$STATE/written/upper,workdir=$STATE/written/work" overlay "$root"
 mount -t proc proc "$root/proc"
 mount -t sysfs -o ro sysfs "$root/sys"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
@@ -48,8 +52,11 @@ ln -s pts/ptmx "$root/dev/ptmx"
 ln -s /proc/self/fd "$root/dev/fd"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
-mkdir -p "$root/opt/docker-hindsight" "$root/run/engine" "$root$DISK"
-mount --bind "$PROGRAMS" "$root/opt/docker-hindsight"
+mkdir -p "$root/run/engine" "$root$DISK"
+if [ -n "$PROGRAMS" ]; then
+  mkdir -p "$root/opt/docker-hindsight"
+  mount --bind "$PROGRAMS" "$root/opt/docker-hindsight"
+fi
 mount --bind "$ENGINE" "$root/run/engine"
 mount --bind "$DISK" "$root$DISK"
 cd "$root"
@@ -96,16 +103,16 @@ class Machine:
 
     Args:
         folder: where its own files are; an engine's folder and disk are seen in it, too.
-        programs: the environment to be seen at /opt/docker-hindsight.
+        programs: the environment to be seen at /opt/docker-hindsight; None: it has none.
         engine: an engine's folder, to be seen at /run/engine.
         disk: a mount point to be seen at the same place.
     """
 
-    def __init__(self, folder: Path, programs: Path, engine: Path, disk: Path, state_root: Path) -> None:
-        for name in ("root", "upper/etc/systemd/system", "work"):
+    def __init__(self, folder: Path, programs: Path | None, engine: Path, disk: Path, state_root: Path) -> None:
+        for name in ("root", "written", "seed/etc/systemd/system"):
             (folder / name).mkdir(parents=True)
         for unit in _MASKED:
-            (folder / "upper/etc/systemd/system" / unit).symlink_to("/dev/null")
+            (folder / "seed/etc/systemd/system" / unit).symlink_to("/dev/null")
         self.folder = folder
         mounted = _cgroup2()
         assert mounted is not None
@@ -113,7 +120,7 @@ class Machine:
         self._cgroup.mkdir()
         (state_root / "cgroups").mkdir(exist_ok=True)
         (state_root / "cgroups" / self._cgroup.name).write_text(str(self._cgroup))
-        paths = {"STATE": folder, "LOWER": ROOT, "PROGRAMS": programs, "ENGINE": engine, "DISK": disk}
+        paths = {"STATE": folder, "LOWER": ROOT, "PROGRAMS": programs or "", "ENGINE": engine, "DISK": disk}
         spaces = ("--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup")
         enter = f"echo $$ >{self._cgroup}/cgroup.procs; exec unshare {' '.join(spaces)} --fork --kill-child"
         with (folder / "boot.log").open("wb") as log:
@@ -148,7 +155,7 @@ class Machine:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         return int(children[0]) if children else 0
 
-    def run(self, *argv: str, status: int | None = 0) -> str:
+    def run(self, *argv: str, status: int | None = 0, patience_s: float = 120) -> str:
         """Run a command on the machine as root; what it printed. Ours are found by name."""
         if not self.pid:
             raise ValueError("no process yet")
@@ -157,14 +164,18 @@ class Machine:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=patience_s,
         )
         assert status is None or found.returncode == status, (argv, found.returncode, found.stdout, found.stderr)
         return found.stdout + found.stderr
 
+    def path(self, path: str) -> Path:
+        """Where the host sees a path of the machine."""
+        return Path(f"/proc/{self.pid}/root{path}")
+
     def write(self, path: str, text: str) -> None:
         """Write a file on the machine."""
-        place = Path(f"/proc/{self.pid}/root{path}")
+        place = self.path(path)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
 
@@ -189,8 +200,8 @@ class Machine:
 
     def stop(self) -> None:
         """End it at once, with all its processes."""
-        if self._process.poll() is None and self.pid:
-            os.kill(self.pid, signal.SIGKILL)
+        if self._process.poll() is None and (pid := self.pid):
+            os.kill(pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
         for pid in processes_of(self.folder):
