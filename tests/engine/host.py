@@ -27,10 +27,12 @@ class Host:
     Args:
         engine: the engine.
         log_path: the event log.
+        address: where our commands find the engine; empty: at its own socket.
     """
 
     engine: Engine
     log_path: Path
+    address: str = ""
 
     @property
     def log(self) -> EventLog:
@@ -45,7 +47,7 @@ class Host:
     @property
     def environment(self) -> dict[str, str]:
         """The environment that our commands get."""
-        return {**os.environ, "DOCKER_HOST": self.engine.host, "COLUMNS": "200"}
+        return {**os.environ, "DOCKER_HOST": self.address or self.engine.host, "COLUMNS": "200"}
 
     def run(self, *argv: str, status: int = 0) -> str:
         """Run one of our commands; what it printed."""

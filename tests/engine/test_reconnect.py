@@ -1,0 +1,175 @@
+"""Whatever comes between collector and engine: what the engine remembers is taken up once, the rest is a gap."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from collector.engine import Engine as Border
+from tests.engine.engines import Engine
+from tests.engine.host import Host
+from tests.engine.proxy import Proxy
+from tests.engine.registry import PushedImage, Registry, base_layer, random_layer
+from tests.engine.test_flood import flood
+
+pytestmark = pytest.mark.engine
+# Two events each: more than the 256 that Docker remembers.
+PAIRS = 150
+
+
+@pytest.fixture
+def images(any_engine: Engine, registry: Registry) -> list[PushedImage]:
+    """Two images; the engine has the first."""
+    made = [registry.push_image(f"reconnect/{k}", "1", [base_layer(), random_layer(k, 2**20)]) for k in range(2)]
+    client = any_engine.client()
+    client.images.pull(made[0].reference)
+    client.close()
+    return made
+
+
+@pytest.fixture
+def proxy(any_engine: Engine) -> Iterator[Proxy]:
+    with Proxy(any_engine.socket, any_engine.folder / "proxy.sock") as made:
+        yield made
+
+
+@pytest.fixture
+def host(any_engine: Engine, proxy: Proxy) -> Host:
+    return Host(any_engine, any_engine.folder / "log" / "events.duckdb", proxy.host)
+
+
+def keeps_events(engine: Engine) -> bool:
+    """Whether this engine's events outlive what Docker remembers: asked of it."""
+    border = Border(engine.host)
+    try:
+        return border.keeps_events
+    finally:
+        border.close()
+
+
+def gaps(host: Host) -> list[tuple[float, float, str]]:
+    """Beginning, end (UTC seconds) and reason of each gap."""
+    return [
+        (began, ended, reason)
+        for began, ended, reason in host.log.query(
+            "SELECT epoch_ns(began) / 1e9, epoch_ns(ended) / 1e9, reason FROM gaps ORDER BY began"
+        )
+    ]
+
+
+def tagged(host: Host, name: str) -> list[int]:
+    """The numbers of the tags that a flood of this name gave, in the log's order."""
+    rows = host.log.query(
+        "SELECT reference FROM event WHERE kind = 'image_tagged' AND reference LIKE ? ORDER BY seq", [f"%/{name}:%"]
+    )
+    return [int(row[0].rpartition(":")[2]) for row in rows]
+
+
+def wait_for_tags(host: Host, name: str, count: int) -> None:
+    host.wait_for(lambda: len(tagged(host, name)) >= count, f"{count} tags of {name}")
+
+
+def test_a_lost_socket_and_a_killed_collector_lose_nothing_that_the_engine_remembers(
+    any_engine: Engine, images: list[PushedImage], host: Host, proxy: Proxy
+) -> None:
+    reference = images[0].reference
+    collector = host.start_collector()
+    flood(any_engine, reference, "before", 10)
+    wait_for_tags(host, "before", 10)
+    proxy.cut()
+    flood(any_engine, reference, "cut", 20)
+    proxy.restore()
+    wait_for_tags(host, "cut", 20)
+
+    # Killed between an event and its way to the disk, too.
+    flood(any_engine, reference, "killed", 10)
+    collector.kill()
+    collector.wait()
+    flood(any_engine, reference, "dead", 20)
+    collector = host.start_collector()
+    wait_for_tags(host, "dead", 20)
+    assert [tagged(host, name) for name in ("before", "cut", "killed", "dead")] == [
+        [*range(10)],
+        [*range(20)],
+        [*range(10)],
+        [*range(20)],
+    ]
+    assert host.count("image_untagged") == 60
+    assert gaps(host) == []
+
+    # More than Docker remembers: what it forgot is a gap with its bounds, all else is there once.
+    collector.kill()
+    collector.wait()
+    killed = time.time()
+    flood(any_engine, reference, "many", PAIRS)
+    collector = host.start_collector()
+    host.wait_for(lambda: tagged(host, "many")[-1:] == [PAIRS - 1], "the last event")
+    found = tagged(host, "many")
+    assert found == [*range(PAIRS - len(found), PAIRS)]
+    if keeps_events(any_engine):
+        assert len(found) == PAIRS
+        assert gaps(host) == []
+    else:
+        ((began, ended, reason),) = gaps(host)
+        assert began <= killed
+        assert "no longer has the events" in reason
+        ((first,),) = host.log.query(
+            "SELECT min(epoch_ns(time)) / 1e9 FROM event WHERE kind IN ('image_tagged', 'image_untagged')"
+            " AND epoch_ns(time) / 1e9 > ?",
+            [killed],
+        )
+        assert ended == pytest.approx(first, abs=1e-5)
+        assert len(found) < PAIRS
+    assert host.json("collector", "images")[0]["references"] == [reference]
+    collector.send_signal(signal.SIGTERM)
+    assert collector.wait(timeout=10) == 0
+
+
+def test_after_a_restart_of_the_engine_what_happened_unseen_is_known(
+    any_engine: Engine, images: list[PushedImage], host: Host, proxy: Proxy
+) -> None:
+    gone, came = images
+    with host.collecting():
+        host.wait_for_events("image_observed", 1)
+        flood(any_engine, gone.reference, "before", 10)
+        wait_for_tags(host, "before", 10)
+        ((before,),) = host.log.query("SELECT max(seq) FROM event")
+        cut = time.time()
+        proxy.cut()
+        client = any_engine.client()
+        client.images.remove(gone.reference)
+        client.images.pull(came.reference)
+        image = str(client.images.get(came.reference).id)
+        container = str(client.containers.create(came.reference, ["true"], network_mode="none").id)
+        client.close()
+        any_engine.restart()
+        proxy.restore()
+        flood(any_engine, came.reference, "after", 10)
+        wait_for_tags(host, "after", 10)
+        host.wait_for(lambda: container in created(host), "the container")
+        host.wait_for(lambda: [row["image_id"] for row in host.json("collector", "images")] == [image], "the image")
+    assert tagged(host, "before") == tagged(host, "after") == [*range(10)]
+    assert created(host)[container] == image
+    how = dict(
+        host.log.query(
+            "SELECT kind, max(coalesce(attributes ->> '$.inferred', 'told')) FROM event WHERE seq > ?"
+            " AND kind IN ('image_deleted', 'container_created') GROUP BY kind",
+            [before],
+        )
+    )
+    if keeps_events(any_engine):
+        assert gaps(host) == []
+        assert how == {"image_deleted": "told", "container_created": "told"}
+        return
+    ((began, ended, _),) = gaps(host)
+    assert cut < began < cut + 1
+    assert began < ended <= time.time()
+    assert how == {"image_deleted": "true", "container_created": "true"}
+
+
+def created(host: Host) -> dict[str, str]:
+    """The image of each container, by its ID."""
+    return dict(host.log.query("SELECT container, image_id FROM events WHERE kind = 'container_created'"))
