@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,9 @@ PREFIX = "docker_hindsight_"
 _EVERY_S = 5.0
 _MODE = 0o644
 _PORTS = range(1, 65536)
+# Prometheus sees a counter increase from what it was before: what may come to be counted is told as 0 until then.
+_OUTCOMES = ("target reached", "target not reached", "interrupted")
+_ITEMS = tuple(product(("container", "image", "volume", "build_cache"), ("removed", "kept")))
 
 Labels = tuple[str, ...]
 Sample = tuple[Labels, float]
@@ -216,8 +220,9 @@ class Metrics(Source):
         yield "events_total", [((kind.value,), tally.events[kind.value]) for kind in Kind]
         yield "repulls_total", one(tally.repulls)
         yield "repulled_bytes_total", one(tally.repulled_bytes)
-        yield "prunes_total", [((outcome,), count) for outcome, count in sorted(tally.prunes.items())]
-        yield "prune_items_total", [(labels, count) for labels, count in sorted(tally.items.items())]
+        prunes, items = dict.fromkeys(_OUTCOMES, 0) | tally.prunes, dict.fromkeys(_ITEMS, 0) | tally.items
+        yield "prunes_total", [((outcome,), count) for outcome, count in sorted(prunes.items())]
+        yield "prune_items_total", [(labels, count) for labels, count in sorted(items.items())]
         yield "prune_freed_bytes_total", one(tally.freed_bytes)
         if tally.last_prune is not None:
             yield "last_prune_timestamp_seconds", one(tally.last_prune)

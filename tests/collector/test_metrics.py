@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client.parser import text_string_to_metric_families
 
 from collector.errors import UsageError
@@ -122,8 +125,10 @@ def test_metrics_tell_what_the_log_holds_and_go_on_after_a_restart(log: EventLog
         "events_total gap": 1,
         "events_total image_loaded": 0,
         "prunes_total target not reached": 1,
+        "prunes_total target reached": 0,
         "prune_items_total image removed": 1,
         "prune_items_total image kept": 1,
+        "prune_items_total volume removed": 0,
         "prune_freed_bytes_total": 20,
         "last_prune_timestamp_seconds": NOW - 496,
         "last_prune_reached_target": 0,
@@ -215,6 +220,36 @@ def test_alert_rules_are_valid_and_fire_when_they_should(tmp_path: Path) -> None
     assert "SUCCESS" in promtool("test", "rules", tmp_path / RULE_TESTS.name)
     alerts = set(re.findall(r"alert: (\w+)", shipped("alerts")))
     assert alerts == set(re.findall(r"alertname: (\w+)", RULE_TESTS.read_text()))
+
+
+def paths(value: Any, at: str = "") -> dict[str, str]:
+    """All that a JSON value says, by where it says it."""
+    if isinstance(value, dict | list) and value:
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        return {path: leaf for key, part in parts for path, leaf in paths(part, f"{at}/{key}").items()}
+    return {at: json.dumps(value)}
+
+
+def loaded_by_grafana(dashboard: Any) -> Any:
+    """The dashboard as it comes out again of Grafana's own model of dashboards."""
+    register_default_plugins()
+    return json.loads(JSONEncoder().encode(Dashboard.from_json(dashboard)))
+
+
+def test_grafana_s_own_model_loads_the_dashboard_and_nothing_is_lost() -> None:
+    dashboard = json.loads(shipped("dashboard"))
+    said = paths(dashboard).items()
+    # The model knows no options of one data source's annotations.
+    assert {path for path, _ in said - paths(loaded_by_grafana(dashboard)).items()} == {
+        "/annotations/list/0/titleFormat"
+    }
+    dashboard["panels"][4]["fieldConfig"]["defaults"]["units"] = "bytes"
+    dashboard["panels"][4]["options"]["legends"] = {}
+    spoilt = paths(dashboard).items() - paths(loaded_by_grafana(dashboard)).items()
+    assert {path for path, _ in spoilt - said} == {
+        "/panels/4/fieldConfig/defaults/units",
+        "/panels/4/options/legends",
+    }
 
 
 def test_dashboard_and_alerts_ask_only_for_metrics_that_exist(tmp_path: Path) -> None:
