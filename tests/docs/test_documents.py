@@ -24,9 +24,17 @@ MIB = 2**20
 NAMES = ("registry.example.org/base:1", "registry.example.org/mesa/build:2", "debian:12", "python:3.12")
 _LINK = re.compile(r"\]\((?P<target>[^)#\s]+)(?P<anchor>#[^)\s]+)?\)")
 
-# The system's folders are written to in the session's own mount namespace only.
+SPACES = ("--mount", "--net", "--pid")
+# A page about another engine than Docker is tried on that.
+ENGINES = {"podman.md": "podman"}
+
+# The system's folders are written to in the session's own mount namespace only, and its ports are its own, too.
 PRIVATE = """
 set -eu
+ip link set lo up
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir /run/podman
+ln -s "$SOCKET" /run/podman/podman.sock
 for folder in etc var/lib opt usr/local; do
   over="$SANDBOX/$folder"
   mkdir -p "$over/upper" "$over/work"
@@ -38,9 +46,9 @@ exec bash "$SANDBOX/session.sh"
 
 
 @pytest.fixture
-def host(make_engine: MakeEngine, registry: Registry) -> Engine:
+def host(make_engine: MakeEngine, registry: Registry, document: Path) -> Engine:
     """An engine that holds the images of which the documents speak."""
-    engine = make_engine("docker20")
+    engine = make_engine(ENGINES.get(document.name, "docker20"))
     client = engine.client()
     for number, name in enumerate(NAMES):
         layers = [base_layer(), random_layer(700 + number, 8 * MIB)]
@@ -60,13 +68,14 @@ def test_commands_do_what_they_say(document: Path, host: Engine) -> None:
     (sandbox / "home").mkdir(parents=True)
     (sandbox / "session.sh").write_text(script(commands(document)))
     done = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "bash", "-c", PRIVATE],
+        ["unshare", *SPACES, "--propagation", "private", "--fork", "--kill-child", "bash", "-c", PRIVATE],
         env={
             **{name: value for name, value in os.environ.items() if not name.startswith("DOCKER")},
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(sandbox / "home"),
             "SANDBOX": str(sandbox),
             "DOCKER_HOST": host.host,
+            "SOCKET": str(host.socket),
             "PROJECT": str(ROOT),
         },
         capture_output=True,

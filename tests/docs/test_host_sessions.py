@@ -95,5 +95,6 @@ def test_what_runs_elsewhere_is_run_by_the_gate() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_session_is_overlooked(document: Path) -> None:
-    fences = [line for line in document.read_text(encoding="utf-8").splitlines() if line.startswith("```console")]
+    shells = ("```console", "```sh", "```bash", "```zsh")
+    fences = [line for line in document.read_text(encoding="utf-8").splitlines() if line.startswith(shells)]
     assert set(fences) <= {"```console", "```console host"}
