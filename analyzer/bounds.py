@@ -19,7 +19,7 @@ from analyzer.facts import Knowledge, knowledge_of
 from analyzer.host import Host
 from analyzer.replay import GAP_GRACE_S, PolicyCleaner, policy_levels, protection, replay
 from analyzer.result import Result
-from analyzer.trace import Flags, Floats, Integers, Trace, Use
+from analyzer.trace import Flags, Floats, Images, Integers, Trace, Use
 from pruner.policy import AUTO, Policy
 
 
@@ -115,8 +115,13 @@ def lower_bound(trace: Trace, policy: Policy) -> int:
         UsageError: the policy contradicts itself on this disk.
     """
     within = trace.time <= trace.end
-    columns = {"time": trace.time, "image": trace.image, "until": trace.until, "kind": trace.kind}
-    witnessed = replace(trace, **{name: column[within] for name, column in columns.items()})  # type: ignore[arg-type]
+    witnessed = replace(
+        trace,
+        time=trace.time[within],
+        image=trace.image[within],
+        until=trace.until[within],
+        kind=trace.kind[within],
+    )
     return _Fractional(witnessed, policy).run()
 
 
@@ -301,7 +306,7 @@ def _spared_layers(trace: Trace, policy: Policy) -> Flags:
     return spared
 
 
-def _is_first(image: Integers, counted: Flags) -> Flags:
+def _is_first(image: Images, counted: Flags) -> Flags:
     """Whether each counted entry is the first counted one of its image."""
     first = np.zeros(len(image), dtype=np.bool_)
     where = np.flatnonzero(counted)

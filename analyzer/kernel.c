@@ -15,6 +15,8 @@
 
 #define KIND_BITS 3
 #define KIND_MASK 7u
+#define IMAGE_BITS (32 - KIND_BITS)
+#define MONTH_BITS 51
 enum { FOUND, ARRIVED, CONTAINER, PULL, JOB, TAG }; /* analyzer.trace.Use */
 enum { THRESHOLD = 0, TARGET = 2, EMERGENCY = 4, LEVELS = 6 };
 enum { OK = 0, NO_MEMORY = 1, CALLBACK = 2 };
@@ -84,56 +86,106 @@ static int sort_spells(int64_t count, double *ends, int32_t *images, int32_t *at
     return OK;
 }
 
+/* Uses as the log has them, in any order: times in UTC nanoseconds, `until` OPEN where there is no end yet. */
 typedef struct {
-    double time;
-    int32_t kind, number;
-} entry_t;
+    int64_t count;
+    const int64_t *time, *until;
+    const int32_t *image;
+    const uint8_t *kind;
+} uses_t;
+#define OPEN INT64_MAX
 
-static int by_moment(const void *a, const void *b) {
-    const entry_t *x = a, *y = b;
-    if (x->time != y->time) return x->time < y->time ? -1 : 1;
-    if (x->kind != y->kind) return x->kind < y->kind ? -1 : 1;
-    return x->number < y->number ? -1 : x->number > y->number;
+/* Per image when it was used first, and per month (2^MONTH_BITS ns, from `low` on) how many containers began,
+ * and all their beginnings in one number, by exclusive or. */
+void kernel_survey(const uses_t *uses, int64_t low, int64_t *earliest, int64_t *count, int64_t *beginnings) {
+    for (int64_t k = 0; k < uses->count; k++) {
+        int64_t time = uses->time[k];
+        if (time < earliest[uses->image[k]]) earliest[uses->image[k]] = time;
+        if (uses->kind[k] != CONTAINER) continue;
+        count[(time >> MONTH_BITS) - low]++;
+        beginnings[(time >> MONTH_BITS) - low] ^= time;
+    }
 }
 
-/* Put uses in order by time, then kind, then as given; begun at 0 at the earliest, images renumbered. */
-int kernel_order(int32_t count, const double *time, const double *until, const int32_t *image, const uint8_t *kind,
-                 const int64_t *number, double *times, int64_t *images, double *untils, int64_t *kinds) {
-    double low = INFINITY, high = -INFINITY;
-    for (int32_t k = 0; k < count; k++) {
-        if (time[k] < low) low = time[k];
-        if (time[k] > high) high = time[k];
-    }
-    int32_t buckets = count / 2 + 1;
+typedef struct {
+    int64_t time;
+    uint32_t rank; /* kind, then image */
+    int32_t number;
+} entry_t;
+
+static int sooner(const entry_t *x, const entry_t *y) {
+    return x->time != y->time ? x->time < y->time : x->rank < y->rank;
+}
+
+static int by_moment(const void *a, const void *b) { return sooner(b, a) - sooner(a, b); }
+
+static int64_t bucket_of(int64_t time, int64_t low, double scale) { return (int64_t)((double)(time - low) * scale); }
+
+/* Put those uses in order that begin within [low, high): by time, kind, image, and end.
+ *
+ * uses: two blocks of them; origin: where the trace begins; number: per image of the log its number in the trace.
+ * Written: seconds after the origin, begun at 0 at the earliest (what began before that was found), and so on.
+ */
+int kernel_order(const uses_t *uses, int64_t low, int64_t high, int64_t origin, const int64_t *number, double *times,
+                 int32_t *images, double *untils, uint8_t *kinds) {
+    int64_t count = 0, first = INT64_MAX, last = INT64_MIN;
+    for (int block = 0; block < 2; block++)
+        for (int64_t k = 0; k < uses[block].count; k++) {
+            int64_t time = uses[block].time[k];
+            if (time < low || time >= high) continue;
+            count++;
+            if (time < first) first = time;
+            if (time > last) last = time;
+        }
+    if (!count) return OK;
+    int64_t buckets = count / 2 + 1;
     int32_t *start = calloc((size_t)buckets + 2, sizeof *start);
-    entry_t *sorted = malloc(((size_t)count + 1) * sizeof *sorted);
+    entry_t *sorted = malloc((size_t)count * sizeof *sorted);
     if (!start || !sorted) return free(start), free(sorted), NO_MEMORY;
-    double scale = high > low ? (double)(buckets - 1) / (high - low) : 0.0;
-    for (int32_t k = 0; k < count; k++) start[(int32_t)((time[k] - low) * scale) + 2]++;
-    for (int32_t b = 0; b < buckets; b++) start[b + 2] += start[b + 1];
-    for (int32_t k = 0; k < count; k++)
-        sorted[start[(int32_t)((time[k] - low) * scale) + 1]++] = (entry_t){time[k], (int32_t)kind[k], k};
-    int32_t first = 0;
-    for (int32_t b = 0; b < buckets; b++) {
-        int32_t last = start[b + 1];
-        if (last - first > 24) {
-            qsort(sorted + first, (size_t)(last - first), sizeof *sorted, by_moment);
+    double scale = last > first ? (double)(buckets - 1) / (double)(last - first) : 0.0;
+    for (int block = 0; block < 2; block++)
+        for (int64_t k = 0; k < uses[block].count; k++) {
+            int64_t time = uses[block].time[k];
+            if (time >= low && time < high) start[bucket_of(time, first, scale) + 2]++;
+        }
+    for (int64_t b = 0; b < buckets; b++) start[b + 2] += start[b + 1];
+    for (int block = 0; block < 2; block++)
+        for (int64_t k = 0; k < uses[block].count; k++) {
+            int64_t time = uses[block].time[k];
+            if (time < low || time >= high) continue;
+            uint32_t kind = time < origin ? FOUND : uses[block].kind[k];
+            int64_t at = k + block * uses[0].count;
+            sorted[start[bucket_of(time, first, scale) + 1]++] =
+                (entry_t){time, kind << IMAGE_BITS | (uint32_t)number[uses[block].image[k]], (int32_t)at};
+        }
+    int64_t from = 0;
+    for (int64_t b = 0; b < buckets; b++) {
+        int64_t to = start[b + 1];
+        if (to - from > 24) {
+            qsort(sorted + from, (size_t)(to - from), sizeof *sorted, by_moment);
         } else {
-            for (int32_t k = first + 1; k < last; k++) {
+            for (int64_t k = from + 1; k < to; k++) {
                 entry_t moved = sorted[k];
-                int32_t at = k;
-                for (; at > first && by_moment(&moved, &sorted[at - 1]) < 0; at--) sorted[at] = sorted[at - 1];
+                int64_t at = k;
+                for (; at > from && sooner(&moved, &sorted[at - 1]); at--) sorted[at] = sorted[at - 1];
                 sorted[at] = moved;
             }
         }
-        first = last;
+        from = to;
     }
-    for (int32_t k = 0; k < count; k++) {
-        int32_t from = sorted[k].number;
-        times[k] = sorted[k].time > 0.0 ? sorted[k].time : 0.0;
-        images[k] = number[image[from]];
-        untils[k] = until[from];
-        kinds[k] = kind[from];
+    for (int64_t k = 0; k < count; k++) {
+        int64_t at = sorted[k].number;
+        const uses_t *block = at < uses[0].count ? uses : (at -= uses[0].count, uses + 1);
+        double until = block->until[at] == OPEN ? INFINITY : (double)(block->until[at] - origin) / 1e9;
+        times[k] = sorted[k].time > origin ? (double)(sorted[k].time - origin) / 1e9 : 0.0;
+        images[k] = (int32_t)(sorted[k].rank & ((1u << IMAGE_BITS) - 1));
+        kinds[k] = (uint8_t)(sorted[k].rank >> IMAGE_BITS);
+        int64_t to = k;
+        for (; to > 0 && sorted[to - 1].time == sorted[k].time && sorted[to - 1].rank == sorted[k].rank; to--) {
+            if (untils[to - 1] <= until) break;
+            untils[to] = untils[to - 1];
+        }
+        untils[to] = until;
     }
     free(start), free(sorted);
     return OK;
@@ -147,7 +199,7 @@ int kernel_order(int32_t count, const double *time, const double *until, const i
  * spells: written: how many; ends, images, ats, nexts: written: the spells, malloc'ed.
  */
 int kernel_index(int32_t images, int32_t uses, const double *time, const int32_t *image, const double *until,
-                 const int8_t *kind, uint32_t *code, int32_t *bringing, int32_t *following, int64_t *spells,
+                 const uint8_t *kind, uint32_t *code, int32_t *bringing, int32_t *following, int64_t *spells,
                  double *ends, int32_t *spell_images, int32_t *ats, int32_t *nexts) {
     double *last = malloc(sizeof *last * (size_t)(images + 1));
     int32_t *current = malloc(sizeof *current * (size_t)(images + 1));

@@ -170,7 +170,7 @@ class Index:
 
     def _spells(self) -> None:
         trace, count = self.trace, self.uses
-        image, kind = _plain(trace.image, np.int32), _plain(trace.kind, np.int8)
+        image, kind = _plain(trace.image, np.int32), _plain(trace.kind, np.uint8)
         self.demands = int(np.count_nonzero((kind[:count] >= Use.CONTAINER) & (kind[:count] <= Use.JOB)))
         code = np.empty(count, dtype=np.uint32)
         bringing = np.empty(trace.images, dtype=np.int32)
@@ -399,40 +399,6 @@ def _function(name: str) -> Any:
 def _checked(status: int) -> None:
     if status == _NO_MEMORY:
         raise MemoryError("not enough memory for the replay")
-
-
-def in_order(time: Floats, until: Floats, image: Array, kind: Array, number: Integers) -> dict[str, Array]:
-    """Uses by time, then kind, then as given; begun at 0 at the earliest, images renumbered.
-
-    Args:
-        time: finite; shape (u,).
-        until: shape (u,).
-        image: shape (u,).
-        kind: shape (u,).
-        number: the new number of each image.
-    """
-    count = len(time)
-    if count >= _MOST_USES or load() is None:
-        order = np.lexsort((kind, time))
-        return {
-            "time": np.maximum(time[order], 0.0),
-            "image": number[image[order]],
-            "until": until[order],
-            "kind": kind[order].astype(np.int64),
-        }
-    given = (
-        _plain(time, np.float64),
-        _plain(until, np.float64),
-        _plain(image, np.int32),
-        _plain(kind, np.uint8),
-        _plain(number, np.int64),
-    )
-    made = {
-        name: np.empty(count, dtype=dtype)
-        for name, dtype in (("time", np.float64), ("image", np.int64), ("until", np.float64), ("kind", np.int64))
-    }
-    _checked(_function("kernel_order")(c_int32(count), *_pointers(*given, *made.values())))
-    return made
 
 
 _latest: list[Index] = []

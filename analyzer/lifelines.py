@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analyzer.host import Removal
-from analyzer.trace import Flags, Floats, Integers, Trace, Use
+from analyzer.trace import Flags, Floats, Images, Integers, Trace, Use
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def stays(trace: Trace, removed: Sequence[Removal]) -> Stays:
     An image comes with its first use after its removal. A tag brings nothing in, and a local image
     that was removed does not come back by being asked for.
     """
-    going = _by_image(np.array([removal.image for removal in removed], dtype=np.int64), trace.images)
+    going = _by_image(np.array([removal.image for removal in removed], dtype=np.int32), trace.images)
     gone = np.array([removal.time for removal in removed], dtype=np.float64)
     uses = _by_image(trace.image, trace.images)
     brings = _brings(trace)
@@ -107,7 +107,7 @@ def _price(trace: Trace, made: Stays, found: Flags) -> None:
             holders[layers] += 1
 
 
-def _by_image(image: Integers, count: int) -> list[Integers]:
+def _by_image(image: Images, count: int) -> list[Integers]:
     """The positions of each image's entries, in order."""
     order = np.argsort(image, kind="stable")
     return np.split(order, np.searchsorted(image[order], np.arange(1, count)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from analyzer.kernel import in_order
+from analyzer.logged import MONTH_BITS, NEVER, OPEN, LoggedUses, Survey, in_order, seconds, survey
 from analyzer.trace import Flags, Floats, Integers, Trace, Use
 from collector.errors import LogError
 from collector.log import EventLog
@@ -18,18 +19,19 @@ from collector.reports import Witness
 from collector.units import format_duration
 
 Columns = dict[str, NDArray[Any]]
-_NS = 1e9
-_NONE = -1  # what SQL's NULL is in an integer column
+_NONE = -1
 
 # The collector witnesses from its first own act on; containers may be older than that.
 _WITNESSES = ("collector_started", "disk_sampled", "image_observed")
 _NAMING = ("container_created", "container_destroyed", "job_image_used", "image_pulled")
+# What is there, by kind and month, in one pass; the beginnings of containers are told apart by exclusive or.
 _KINDS = """
-    SELECT kind, epoch_ns(min(time)), epoch_ns(max(time)), count(*) - count(image)
-    FROM event WHERE host = ? GROUP BY kind
+    SELECT kind, epoch_ns(time) >> $bits AS month, epoch_ns(min(time)), epoch_ns(max(time)),
+        count(*) - count(image), count(image), bit_xor(epoch_ns(time)) FILTER (image IS NOT NULL)
+    FROM event WHERE host = $host GROUP BY ALL
 """
 _USES = """
-    SELECT seq, coalesce(began, time) AS time, time AS until, image,
+    SELECT coalesce(began, time) AS time, time AS until, image,
         CAST(CASE kind WHEN 'container_destroyed' THEN 2 WHEN 'image_pulled' THEN 3 WHEN 'job_image_used' THEN 4
             WHEN 'image_tagged' THEN 5 ELSE 1 END AS UTINYINT) AS kind
     FROM event WHERE host = $host AND image IS NOT NULL AND kind IN ('container_destroyed', 'image_pulled',
@@ -38,17 +40,11 @@ _USES = """
 # Containers without an end are few among millions. Where all have one, creations and the beginnings
 # that stand beside the ends are the same times: only where they are not, first by months and then by
 # images and days, is looked at container by container.
-_MONTHS = """
-    CREATE OR REPLACE TEMP TABLE months AS
-    SELECT epoch_ns(coalesce(began, time)) // 2592000000000000 AS month FROM event
-    WHERE host = $host AND image IS NOT NULL AND kind IN ('container_created', 'container_destroyed')
-    GROUP BY month HAVING bit_xor(epoch_ns(coalesce(began, time))) != 0 OR 2 * count(began) != count(*)
-"""
 _DOUBTFUL = """
     CREATE OR REPLACE TEMP TABLE doubtful AS
     SELECT image, epoch_ns(coalesce(began, time)) // 86400000000000 AS day FROM event
     WHERE host = $host AND image IS NOT NULL AND kind IN ('container_created', 'container_destroyed')
-        AND epoch_ns(coalesce(began, time)) // 2592000000000000 IN (FROM months)
+        AND epoch_ns(coalesce(began, time)) >> $bits IN (SELECT unnest($months))
     GROUP BY ALL HAVING bit_xor(hash(coalesce(began, time))) != 0 OR 2 * count(began) != count(*)
 """
 _CREATED = """
@@ -126,64 +122,84 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
     Raises:
         LogError: there is no such log or host, or it lacks what cannot be assumed (with what to do).
     """
-    with log.reading() as connection:
+    with log.reading() as connection, ThreadPoolExecutor(1) as beside:
         host = choose_host(connection, host, log)
-        parameters = [host]
-        kinds = {kind: rest for kind, *rest in connection.execute(_KINDS, parameters).fetchall()}
-        witnesses = [kinds[kind][0] for kind in _WITNESSES if kind in kinds]
-        connection.execute(_OBSERVATIONS, parameters)
+        # What is many is fetched while all else is asked.
+        fetched = beside.submit(_uses, connection.cursor(), host)
+        kinds = _Kinds(connection.execute(_KINDS, {"host": host, "bits": MONTH_BITS}).fetchall())
+        connection.execute(_OBSERVATIONS, [host])
+        columns = {
+            "observed": _columns(connection, _OBSERVED),
+            "layers": _columns(connection, _LAYERS),
+            "disk": _columns(connection, _DISK, [host]),
+            "gaps": _columns(connection, _GAPS, [host]),
+        }
+        names = dict(connection.execute(_NAMES, {"host": host}).fetchall())
+        ids = dict(connection.execute("SELECT image, image_id FROM image").fetchall())
+        uses = fetched.result()
+        surveyed = survey(uses, max(ids, default=-1) + 1)
         raw = _Raw(
             host=host,
-            origin=min(witnesses or [first for first, _, _ in kinds.values()]),
-            end=max(last for _, last, _ in kinds.values()),
-            unresolved=sum(kinds[kind][2] for kind in _NAMING if kind in kinds),
-            uses=_uses(connection, host),
-            observed=_columns(connection, _OBSERVED),
-            layers=_columns(connection, _LAYERS),
-            disk=_columns(connection, _DISK, parameters),
-            gaps=_columns(connection, _GAPS, parameters),
-            names=dict(connection.execute(_NAMES, {"host": host}).fetchall()),
-            ids=dict(connection.execute("SELECT image, image_id FROM image").fetchall()),
+            origin=kinds.origin,
+            end=kinds.end,
+            unresolved=kinds.unresolved,
+            uses=uses,
+            more=_running(connection, host, kinds.doubtful(surveyed)),
+            earliest=surveyed.earliest,
+            names=names,
+            ids=ids,
+            **columns,
         )
     return _assemble(raw, disk or DiskOverride())
+
+
+class _Kinds:
+    """How many events of each kind there are in each month, and when."""
+
+    def __init__(self, rows: list[tuple[Any, ...]]) -> None:
+        first = {kind: min(row[2] for row in rows if row[0] == kind) for kind in {row[0] for row in rows}}
+        self.origin = min([first[kind] for kind in _WITNESSES if kind in first] or first.values())
+        self.end = max(row[3] for row in rows)
+        self.unresolved = sum(row[4] for row in rows if row[0] in _NAMING)
+        self._created = {row[1]: (row[5], row[6]) for row in rows if row[0] == "container_created" and row[5]}
+
+    def doubtful(self, survey: Survey) -> list[int]:
+        """The months in which not just those containers began that have an end."""
+        months = self._created.keys() | survey.began.keys()
+        return sorted(month for month in months if self._created.get(month) != survey.began.get(month))
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, sql: str, parameters: object = None) -> Columns:
     return cast("Columns", connection.execute(sql, parameters).fetchnumpy())
 
 
-def _uses(connection: duckdb.DuckDBPyConnection, host: str) -> Columns:
-    """All uses, those without an end last: times in UTC nanoseconds, `until` _NONE where a container lives."""
-    named = {"host": host}
-    uses = _columns(connection, _USES, named)
-    if np.any(np.diff(uses["seq"]) < 0):
-        # Several threads hand rows over as they come, and what is used at one time keeps the log's order.
-        order = np.argsort(uses["seq"], kind="stable")
-        uses = {name: column[order] for name, column in uses.items()}
-    connection.execute(_MONTHS, named)
-    if connection.execute("SELECT count(*) FROM months").fetchall() == [(0,)]:
-        running: Columns = {"time": np.empty(0, dtype="datetime64[ns]"), "image": np.empty(0, dtype=np.int32)}
-    else:
-        connection.execute(_DOUBTFUL, named)
-        connection.execute(_CREATED, named)
-        running = _columns(connection, _OPEN, named)
-    count = len(running["time"])
-    return {
-        "time": _joined(_nanoseconds(uses["time"]), _nanoseconds(running["time"])),
-        "until": _joined(_nanoseconds(uses["until"]), np.full(count, _NONE)),
-        "image": _joined(np.asarray(uses["image"]), np.asarray(running["image"])),
-        "kind": _joined(np.asarray(uses["kind"]), np.full(count, int(Use.CONTAINER), dtype=np.uint8)),
-    }
+def _uses(connection: duckdb.DuckDBPyConnection, host: str) -> LoggedUses:
+    """All uses but those of containers without an end."""
+    with connection:
+        uses = _columns(connection, _USES, {"host": host})
+    return LoggedUses(_nanoseconds(uses["time"]), _nanoseconds(uses["until"]), uses["image"], uses["kind"])
+
+
+def _running(connection: duckdb.DuckDBPyConnection, host: str, months: list[int]) -> LoggedUses:
+    """The uses of containers without an end, if they began in these months."""
+    if not months:
+        return _no_uses()
+    connection.execute(_DOUBTFUL, {"host": host, "bits": MONTH_BITS, "months": months})
+    connection.execute(_CREATED, {"host": host})
+    found = _columns(connection, _OPEN, {"host": host})
+    count = len(found["time"])
+    kinds = np.full(count, int(Use.CONTAINER), dtype=np.uint8)
+    return LoggedUses(_nanoseconds(found["time"]), np.full(count, OPEN), found["image"], kinds)
+
+
+def _no_uses() -> LoggedUses:
+    times = np.empty(0, dtype=np.int64)
+    return LoggedUses(times, times, np.empty(0, dtype=np.int32), np.empty(0, dtype=np.uint8))
 
 
 def _nanoseconds(times: NDArray[Any]) -> Integers:
     found: Integers = np.asarray(times).astype("datetime64[ns]", copy=False).view(np.int64)
     return found
-
-
-def _joined(one: NDArray[Any], two: NDArray[Any]) -> NDArray[Any]:
-    """Both one after the other; without a copy where the second is empty, as is usual."""
-    return np.concatenate((one, two)) if len(two) else one
 
 
 def choose_host(connection: duckdb.DuckDBPyConnection, wanted: str | None, log: EventLog) -> str:
@@ -208,7 +224,9 @@ class _Raw:
     origin: int
     end: int
     unresolved: int
-    uses: Columns
+    uses: LoggedUses
+    more: LoggedUses
+    earliest: Integers
     observed: Columns
     layers: Columns
     disk: Columns
@@ -218,8 +236,7 @@ class _Raw:
 
     def seconds(self, nanoseconds: NDArray[Any]) -> Floats:
         """Seconds after the origin."""
-        after: Integers = nanoseconds.astype(np.int64, copy=False) - self.origin
-        return after / _NS
+        return seconds(nanoseconds, self.origin)
 
 
 def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
@@ -228,8 +245,8 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
         assumptions.append(
             f"{raw.unresolved} events name no known image and are left out: their images were gone before an inventory"
         )
-    entries = _entries(raw)
-    number = _numbering(raw, entries)
+    _add_findings(raw)
+    number = _numbering(raw)
     n = int(number.max(initial=-1)) + 1
     if n == 0:
         raise LogError("the log holds no images: let `collector run` take an inventory, or import a job list")
@@ -240,9 +257,9 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
         if number[i] >= 0:
             names[number[i]] = tuple(known)
     first, layer, layer_bytes = _layers(raw, number, n, assumptions)
-    _check_sizes(entries, number, first, assumptions)
+    _check_sizes(raw, number, first, assumptions)
     disk = _disk(raw, override, layer_bytes, assumptions)
-    uses = in_order(entries["time"], entries["until"], entries["image"], entries["kind"], number)
+    uses = in_order(raw.uses, raw.more, raw.origin, number)
     blind = np.stack((raw.seconds(raw.gaps["began"]), raw.seconds(raw.gaps["ended"])), axis=1)
     if len(blind):
         end = raw.seconds(np.array([raw.end]))[0]
@@ -255,7 +272,7 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
     return Trace(
         host=raw.host,
         origin_ns=raw.origin,
-        end=(raw.end - raw.origin) / _NS,
+        end=(raw.end - raw.origin) / 1e9,
         image_ids=image_ids,
         references=references,
         names=tuple(names),
@@ -271,55 +288,38 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
     )
 
 
-def _entries(raw: _Raw) -> Columns:
-    """All uses and findings, times in seconds after the origin, in no order."""
-    time = raw.seconds(raw.uses["time"])
-    running = raw.uses["until"] == _NONE
-    until = raw.seconds(raw.uses["until"])
-    until[running] = np.inf
-    kind = raw.uses["kind"]
-    # What began before the log did was there when it began.
-    kind[time < 0.0] = Use.FOUND
-    used = raw.uses["image"]
-    earliest = np.full(max(raw.ids, default=-1) + 1, np.inf)
-    np.minimum.at(earliest, used, time)
-    found, found_time, found_until = _findings(raw, earliest)
-    np.minimum.at(earliest, found, found_time)
-    return {
-        "time": _joined(time, found_time),
-        "until": _joined(until, found_until),
-        "image": _joined(used, found.astype(np.int32)),
-        "kind": _joined(kind, np.full(len(found), int(Use.FOUND), dtype=np.uint8)),
-        "earliest": earliest,
-    }
-
-
-def _findings(raw: _Raw, earliest: Floats) -> tuple[Integers, Floats, Floats]:
-    """Images that an inventory saw before any use was witnessed: which, when, and their last use.
+def _add_findings(raw: _Raw) -> None:
+    """Add the images that an inventory saw before any use was witnessed.
 
     Nothing tells their last use: as for the pruner, it is when the engine stored them, else their build.
     """
-    observed = raw.observed["image"].astype(np.int64)
-    seen = raw.seconds(raw.observed["time"])
-    unexplained = seen < earliest[observed]
-    stored = raw.observed["stored"]
-    weak = raw.seconds(np.where(stored > 0, stored, raw.observed["created"]))
-    return observed[unexplained], seen[unexplained], np.minimum(weak, seen)[unexplained]
+    earliest, more = raw.earliest, raw.more
+    np.minimum.at(earliest, more.image, more.time)
+    seen = raw.observed["time"]
+    unexplained = seen < earliest[raw.observed["image"]]
+    found, seen = raw.observed["image"][unexplained], seen[unexplained]
+    weak = np.where(raw.observed["stored"] > 0, raw.observed["stored"], raw.observed["created"])[unexplained]
+    earliest[found] = seen
+    raw.more = LoggedUses(
+        np.concatenate((more.time, seen)),
+        np.concatenate((more.until, np.minimum(weak, seen))),
+        np.concatenate((more.image, found)),
+        np.concatenate((more.kind, np.full(len(found), int(Use.FOUND), dtype=np.uint8))),
+    )
 
 
-def _numbering(raw: _Raw, entries: Columns) -> Integers:
+def _numbering(raw: _Raw) -> Integers:
     """The trace's number of each of the log's images; -1 for those of other hosts.
 
     By first sight, then build time, then ID: as `pruner.inventory.number` does it.
     """
-    count = max(raw.ids, default=-1) + 1
-    earliest = entries["earliest"]
+    count = len(raw.earliest)
     created = np.zeros(count, dtype=np.int64)
-    created[raw.observed["image"].astype(np.int64)] = raw.observed["created"]
+    created[raw.observed["image"]] = raw.observed["created"]
     ids = np.array([raw.ids.get(i, "") for i in range(count)])
-    order = np.lexsort((ids, created, earliest))
+    order = np.lexsort((ids, created, raw.earliest))
     number = np.full(count, _NONE, dtype=np.int64)
-    seen = order[: int(np.count_nonzero(np.isfinite(earliest)))]
+    seen = order[: int(np.count_nonzero(raw.earliest != NEVER))]
     number[seen] = np.arange(len(seen))
     return number
 
@@ -327,7 +327,7 @@ def _numbering(raw: _Raw, entries: Columns) -> Integers:
 def _image_facts(raw: _Raw, number: Integers, n: int) -> tuple[tuple[tuple[str, ...], ...], Flags, Floats]:
     references: list[tuple[str, ...]] = [()] * n
     local = np.zeros(n, dtype=np.bool_)
-    created = np.full(n, -raw.origin / _NS)
+    created = np.full(n, -raw.origin / 1e9)
     known = number[raw.observed["image"].astype(np.int64)]
     local[known] = raw.observed["local"].astype(np.bool_)
     created[known] = raw.seconds(raw.observed["created"])
@@ -358,7 +358,7 @@ def _layers(raw: _Raw, number: Integers, n: int, assumptions: list[str]) -> tupl
     return first, layer[by_owner], np.concatenate((layer_bytes, whole[bare]))
 
 
-def _check_sizes(entries: Columns, number: Integers, first: Integers, assumptions: list[str]) -> None:
+def _check_sizes(raw: _Raw, number: Integers, first: Integers, assumptions: list[str]) -> None:
     unknown = np.flatnonzero(first[1:] == first[:-1])
     if not len(unknown):
         return
@@ -366,10 +366,10 @@ def _check_sizes(entries: Columns, number: Integers, first: Integers, assumption
         raise LogError("the log tells no image's size: let `collector run` take an inventory of this host")
     is_unknown = np.zeros(len(first), dtype=np.bool_)
     is_unknown[unknown] = True
-    uses = int(np.count_nonzero(is_unknown[number[entries["image"]]]))
+    uses = sum(int(np.count_nonzero(is_unknown[number[part.image]])) for part in (raw.uses, raw.more))
     assumptions.append(
-        f"{len(unknown)} images ({uses} of {len(entries['image'])} uses) were gone before an inventory saw their size: "
-        "they count as 0 bytes, so bytes are at least what is shown"
+        f"{len(unknown)} images ({uses} of {len(raw.uses) + len(raw.more)} uses) were gone before an inventory saw "
+        "their size: they count as 0 bytes, so bytes are at least what is shown"
     )
 
 

@@ -19,6 +19,8 @@ from collector.units import format_duration
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+Images = NDArray[np.int32]
+Kinds = NDArray[np.uint8]
 
 
 class Use(IntEnum):
@@ -90,9 +92,9 @@ class Trace:
     layer: Integers
     layer_bytes: Integers
     time: Floats
-    image: Integers
+    image: Images
     until: Floats
-    kind: Integers
+    kind: Kinds
     disk_time: Floats
     disk_total: Integers
     disk_other: Integers
@@ -143,7 +145,7 @@ class Trace:
             time=time,
             image=np.concatenate((seen, self.image[inside])),
             until=np.concatenate((last, self.until[inside])),
-            kind=np.concatenate((np.full(len(seen), int(Use.FOUND)), self.kind[inside])),
+            kind=np.concatenate((np.full(len(seen), int(Use.FOUND), dtype=np.uint8), self.kind[inside])),
         )
 
     def __str__(self) -> str:
@@ -209,9 +211,9 @@ def make_trace(
         layer=np.array(layer, dtype=np.int64),
         layer_bytes=np.array(sizes, dtype=np.int64),
         time=np.array([use[0] for use in entries], dtype=np.float64),
-        image=np.array([use[1] for use in entries], dtype=np.int64),
+        image=np.array([use[1] for use in entries], dtype=np.int32),
         until=np.array([use[2] for use in entries], dtype=np.float64),
-        kind=np.array([use[3] for use in entries], dtype=np.int64),
+        kind=np.array([use[3] for use in entries], dtype=np.uint8),
         disk_time=np.array([state.time for state in states], dtype=np.float64),
         disk_total=np.array([state.total for state in states], dtype=np.int64),
         disk_other=np.array([state.other for state in states], dtype=np.int64),
@@ -222,7 +224,7 @@ def make_trace(
     )
 
 
-def _latest(image: Integers, until: Floats) -> tuple[Integers, Floats]:
+def _latest(image: Images, until: Floats) -> tuple[Images, Floats]:
     """Of each image that occurs, in order of its number, the latest end."""
     seen = np.unique(image)
     last = np.full(int(seen[-1]) + 1 if len(seen) else 0, -np.inf)

@@ -93,7 +93,12 @@ class EventLog:
                 f"no event log at {self.path}: start `collector run`, make one with `collector import`, "
                 "or name another with --log"
             )
-        self._migrate_if_older()
+        with self._opened(read_only=True) as connection:
+            if _version(connection) == SCHEMA_VERSION:
+                yield connection
+                return
+        with self._opened(read_only=False):
+            pass  # it is brought to this version
         with self._opened(read_only=True) as connection:
             yield connection
 
@@ -106,11 +111,6 @@ class EventLog:
         """The schema version of the file. Raises as `reading` does."""
         with self._opened(read_only=True) as connection:
             return _version(connection)
-
-    def _migrate_if_older(self) -> None:
-        if self.schema_version() < SCHEMA_VERSION:
-            with self._opened(read_only=False):
-                pass
 
     @contextmanager
     def _opened(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
