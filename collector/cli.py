@@ -43,6 +43,9 @@ def run(
     host: HostOption = None,
     disk_interval: Annotated[str, typer.Option(metavar="TIME", help="Time between disk samples.")] = "5min",
     inventory_interval: Annotated[str, typer.Option(metavar="TIME", help="Time between full inventories.")] = "1h",
+    listing_interval: Annotated[
+        str, typer.Option(metavar="TIME", help="Time between listings of containers.")
+    ] = "1min",
     once: Annotated[bool, typer.Option("--once", help="Take one inventory and one sample, then end.")] = False,
     metrics: Annotated[
         str | None,
@@ -66,6 +69,7 @@ def run(
     schedule = Schedule(
         disk=console.duration("--disk-interval", disk_interval),
         inventory=console.duration("--inventory-interval", inventory_interval),
+        containers=console.duration("--listing-interval", listing_interval),
     )
     opened = console.open_log(log, wait=1.0 if not once else 10.0)
     exporter = None

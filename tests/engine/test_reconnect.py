@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -168,6 +171,67 @@ def test_after_a_restart_of_the_engine_what_happened_unseen_is_known(
     assert cut < began < cut + 1
     assert began < ended <= time.time()
     assert how == {"image_deleted": "true", "container_created": "true"}
+
+
+def test_a_collector_that_stood_still_says_what_it_missed(any_engine: Engine, images: list[PushedImage]) -> None:
+    reference = images[0].reference
+    host = Host(any_engine, any_engine.folder / "log" / "events.duckdb")
+    with host.collecting() as collector:
+        host.wait_for_events("image_observed", 1)
+        # Short of what the engine queues, nothing is lost.
+        with stopped(collector, 0.5):
+            flood(any_engine, reference, "short", 100)
+        wait_for_tags(host, "short", 100)
+        assert gaps(host) == []
+        with stopped(collector, 2.1):
+            if keeps_events(any_engine):
+                given = tag(any_engine, reference, "long", range(520))
+            else:
+                # The engine waits 100 ms for a full queue before it drops an event: many at a time take less.
+                with ThreadPoolExecutor(32) as pool:
+                    parts = pool.map(lambda k: tag(any_engine, reference, "long", range(k, 832, 32)), range(32))
+                    given = dict(item for part in parts for item in part.items())
+            tag(any_engine, reference, "last", range(1))
+        host.wait_for(lambda: tagged(host, "last") == [0], "what the engine still remembers")
+        resumed = time.time()
+    assert tagged(host, "short") == [*range(100)]
+    found = tagged(host, "long")
+    assert len(found) == len(set(found))
+    lost = given.keys() - set(found)
+    if keeps_events(any_engine):
+        assert not lost
+        assert gaps(host) == []
+        return
+    # Some is lost, and all that is lies within the gap.
+    assert lost
+    ((began, ended, reason),) = gaps(host)
+    assert "stood still" in reason
+    assert ended < resumed
+    assert [number for number in lost if not (began <= given[number][1] and given[number][0] <= ended)] == []
+
+
+@contextmanager
+def stopped(process: subprocess.Popen[bytes], seconds: float) -> Iterator[None]:
+    """A process that stands still, as on a machine that is suspended, until so many seconds after the body."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+        time.sleep(seconds)
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+def tag(engine: Engine, reference: str, name: str, numbers: Iterable[int]) -> dict[int, tuple[float, float]]:
+    """Give and take tags; between which times (UTC seconds) each was given."""
+    client = engine.client()
+    given = {}
+    for number in numbers:
+        began = time.time()
+        client.api.tag(reference, f"flood/{name}", str(number))
+        given[number] = (began, time.time())
+        client.api.remove_image(f"flood/{name}:{number}")
+    client.close()
+    return given
 
 
 def created(host: Host) -> dict[str, str]:

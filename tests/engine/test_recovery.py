@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
-import time
 import urllib.request
 from pathlib import Path
 
@@ -14,11 +12,8 @@ from tests.engine.disk import LoopDisk
 from tests.engine.engines import Engine
 from tests.engine.host import Host
 from tests.engine.registry import Registry, base_layer
-from tests.engine.test_flood import flood
 
 pytestmark = pytest.mark.engine
-# Docker queues 1024 events for a reader that stands still, and its sockets hold some more.
-QUEUED = 1300
 
 
 @pytest.fixture
@@ -97,37 +92,6 @@ def test_a_damaged_log_at_the_start_is_one_line_and_left_as_it_is(docker20: Engi
                 assert str(host.log_path) in shown
             assert host.log_path.stat().st_size == size
         host.log_path.write_bytes(data)
-
-
-def test_a_collector_that_stood_still_says_what_it_may_have_missed(docker20: Engine, reference: str) -> None:
-    host = Host(docker20, docker20.folder / "log" / "events.duckdb")
-    with host.collecting() as collector:
-        host.wait_for_events("image_observed", 1)
-        # Short of what the engine queues, nothing is lost: no gap.
-        collector.send_signal(signal.SIGSTOP)
-        flood(docker20, reference, "short", 100)
-        time.sleep(2.5)
-        collector.send_signal(signal.SIGCONT)
-        host.wait_for_events("image_untagged", 100)
-        assert host.count("gap") == 0
-
-        collector.send_signal(signal.SIGSTOP)
-        stopped = time.time()
-        flood(docker20, reference, "long", QUEUED // 2)
-        client = docker20.client()
-        client.images.get(reference).tag("recovery/last", "1")
-        client.close()
-        time.sleep(2.5)
-        collector.send_signal(signal.SIGCONT)
-        host.wait_for_events("gap", 1)
-        host.wait_for(lambda: "recovery/last:1" in tags(host), "what the engine still remembers")
-    ((began, ended, reason),) = host.log.query("SELECT epoch_ns(began) / 1e9, epoch_ns(ended) / 1e9, reason FROM gaps")
-    assert stopped < began <= ended < time.time()
-    assert "stood still" in reason
-    # All but what lies within the gap is there, once.
-    found = tags(host)
-    assert len(found) == len(set(found))
-    assert host.json("collector", "images")[0]["references"] == sorted((reference, "recovery/last:1"))
 
 
 def test_metrics_are_served_while_it_runs_also_without_an_engine(docker20: Engine, reference: str) -> None:

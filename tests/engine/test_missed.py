@@ -1,0 +1,67 @@
+"""What the engine's events never told is seen by the next listing of containers."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from tests.engine.engines import Engine
+from tests.engine.host import Host
+from tests.engine.proxy import Proxy
+from tests.engine.registry import Registry, base_layer
+
+pytestmark = pytest.mark.engine
+LOST = "lost"
+
+
+def of_lost_container(line: bytes) -> bool:
+    """Whether an event of the stream tells of the container whose events are lost."""
+    event = json.loads(line)
+    attributes = (event.get("Actor") or {}).get("Attributes") or {}
+    return event.get("Type") == "container" and attributes.get("name") == LOST
+
+
+def test_a_container_whose_events_are_lost_is_seen_by_the_listing(any_engine: Engine, registry: Registry) -> None:
+    reference = registry.push_image("missed/image", "1", [base_layer()]).reference
+    client = any_engine.client()
+    client.images.pull(reference)
+    image = str(client.images.get(reference).id)
+    with Proxy(any_engine.socket, any_engine.folder / "proxy.sock", of_lost_container) as proxy:
+        host = Host(any_engine, any_engine.folder / "log" / "events.duckdb", proxy.host)
+        with host.collecting("--listing-interval", "1s"):
+            host.wait_for_events("image_observed", 1)
+            told = client.containers.create(reference, ["true"], name="told", network_mode="none")
+            told.remove()
+            host.wait_for_events("container_destroyed", 1)
+            before = time.time()
+            lost = client.containers.create(
+                reference, ["sleep", "60"], name=LOST, network_mode="none", labels={"a": "b"}
+            )
+            lost.start()
+            host.wait_for_events("container_created", 2)
+            lost.remove(force=True)
+            removed = time.time()
+            host.wait_for_events("container_destroyed", 2)
+            seen = time.time()
+        # Create, start, die and remove, at least.
+        assert proxy.dropped >= 4
+    client.close()
+    rows = host.log.query(
+        "SELECT kind, image_id, attributes ->> '$.inferred', attributes ->> '$.labels.a', epoch_ns(time) / 1e9"
+        " FROM events WHERE container = ? ORDER BY seq",
+        [lost.id],
+    )
+    assert [row[:4] for row in rows] == [
+        ("container_created", image, "true", "b"),
+        ("container_destroyed", image, "true", None),
+    ]
+    assert int(before) <= rows[0][4] <= removed  # as the engine lists it: in whole seconds
+    ((used, evidence, witness, uses),) = host.log.query(
+        "SELECT epoch_ns(last_use) / 1e9, evidence, witness, uses FROM last_use"
+    )
+    # Known from listing to listing only, and never too early.
+    assert removed <= used <= seen
+    assert (evidence, witness, uses) == ("container removed", lost.id, 2)
+    assert host.count("gap") == 0
