@@ -6,6 +6,8 @@ what a policy removed: only what is present, when it was pulled and which layers
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,48 +15,90 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analyzer import kernel
+from analyzer.kernel import Forecasting
 from analyzer.trace import Flags, Floats, Integers, Trace, Use
 from pruner import learning
-from pruner.learning import AGES, BUCKETS, CELLS, DAY, HABITS, HIGHEST_BIN, LOWEST_BIN, PHASES, STAGES
+from pruner.learning import AGES, BUCKETS, CELLS, HABITS, HIGHEST_BIN, LOWEST_BIN, PHASES, STAGES
+from pruner.orders import ORDERS
 from pruner.policy import repository
 
 _NEVER = np.inf
-# Up to so many images all of them are forecast at once and kept, at most 64 MiB in all.
-_MANY_IMAGES = 2048
-_KEPT_FORECASTS = 4096
+_DAY_MS = 86_400_000
+# The tables of so many days fit a processor's cache.
+_DAYS_AT_ONCE = 64
 
 
 class Knowledge:
     """What the host of a trace had witnessed and learned by any moment.
 
+    What is learned is counted in whole milliseconds, so that no sum depends on its order.
+
     Args:
         trace: the history. Of one that was cut with `Trace.between`, all before the cut is known too.
 
     Attributes:
-        owner: the image of each use, uses sorted by image, then time; shape (u,), as all that follow.
-        time: when each began.
-        demand: whether it needs its image to be there.
-        end: the latest end of the image's uses so far.
-        uses: how many containers and jobs of the image there were so far.
-        begins: uses of image i are at ``begins[i]:begins[i + 1]``; shape (n + 1,).
+        trace: the history.
+        count: how many uses it has (u).
+        n: how many images.
     """
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
         self.count = len(trace.time)
         self.n = trace.images
-        self._order = np.argsort(trace.image, kind="stable")
-        self.owner = trace.image[self._order]
-        self._key = self.owner * (self.count + 1) + self._order
-        self.begins = np.searchsorted(self.owner, np.arange(self.n + 1))
-        self.time = trace.time[self._order]
-        kind = trace.kind[self._order]
-        self.demand = (kind >= Use.CONTAINER) & (kind <= Use.JOB)
-        self.end = self._running_end()
-        counted = (kind == Use.CONTAINER) | (kind == Use.JOB)
-        self.uses = self._running_count(counted)
-        self._idle = self._idle_times()
-        self._forecasts: dict[float, Floats] = {}
+        self._offset_ms = trace.origin_ns // 10**6 % _DAY_MS
+
+    @cached_property
+    def _order(self) -> Integers:
+        return np.argsort(self.trace.image, kind="stable")
+
+    @cached_property
+    def owner(self) -> Integers:
+        """The image of each use, uses sorted by image, then time; shape (u,), as all that follow."""
+        return self.trace.image[self._order].astype(np.int64)
+
+    @cached_property
+    def time(self) -> Floats:
+        """When each began."""
+        return self.trace.time[self._order]
+
+    @cached_property
+    def demand(self) -> Flags:
+        """Whether it needs its image to be there."""
+        kind = self.trace.kind[self._order]
+        return (kind >= Use.CONTAINER) & (kind <= Use.JOB)
+
+    @cached_property
+    def end(self) -> Floats:
+        """The latest end of the image's uses so far."""
+        until = self.trace.until[self._order]
+        rank = np.empty(self.count, dtype=np.int64)
+        by_until = np.argsort(until, kind="stable")
+        rank[by_until] = np.arange(self.count)
+        highest = np.maximum.accumulate(self.owner * self.count + rank) - self.owner * self.count
+        ends: Floats = until[by_until][highest]
+        return ends
+
+    @cached_property
+    def uses(self) -> Integers:
+        """How many containers and jobs of the image there were so far."""
+        kind = self.trace.kind[self._order]
+        return self._running_count((kind == Use.CONTAINER) | (kind == Use.JOB))
+
+    @cached_property
+    def begins(self) -> Integers:
+        """Uses of image i are at ``begins[i]:begins[i + 1]``; shape (n + 1,)."""
+        return np.searchsorted(self.owner, np.arange(self.n + 1))
+
+    @cached_property
+    def used(self) -> Integers:
+        """The images that are ever used, in order."""
+        return np.flatnonzero(self.begins[:-1] < self.begins[1:])
+
+    @cached_property
+    def _key(self) -> Integers:
+        return self.owner * (self.count + 1) + self._order
 
     def facts(self, now: float, present: Integers, pulled: Floats, holders: Integers) -> TraceFacts:
         """The facts of the images that are there.
@@ -67,17 +111,11 @@ class Knowledge:
         """
         return TraceFacts(self, now, present, pulled, holders)
 
-    def forecasts(self, now: float) -> Floats:
-        """The forecasts for all images, kept: policies that are tried one after the other prune at the same ticks."""
-        found = self._forecasts.get(now)
-        if found is None:
-            if len(self._forecasts) >= _KEPT_FORECASTS:
-                self._forecasts.clear()
-            used = np.flatnonzero(self.begins[:-1] < self.begins[1:])
-            found = np.zeros(self.n)
-            found[used] = TraceFacts(self, now, used, np.zeros(0), used)._forecast()  # noqa: SLF001 - a part of it
-            self._forecasts[now] = found
-        return found
+    def keys(self, order: str, now: float) -> Floats:
+        """The keys of all images by an order that looks at none of what a policy did; shape (n,), 0 if never used."""
+        keys = np.zeros(self.n)
+        keys[self.used] = ORDERS[order](_PastFacts(self, now, self.used))
+        return keys
 
     def latest(self, now: float, images: Integers) -> Integers:
         """Where the latest use of each image up to `now` stands; the image's first one if it had none yet."""
@@ -89,23 +127,24 @@ class Knowledge:
     def first_seen(self) -> Floats:
         """When each image was first witnessed; shape (n,)."""
         seen = np.full(self.n, _NEVER)
-        used = self.begins[:-1] < self.begins[1:]
-        seen[used] = self.time[self.begins[:-1][used]]
+        seen[self.used] = self.time[self.begins[self.used]]
         return seen
 
     @cached_property
     def superseded_since(self) -> Floats:
         """Since when each image has been superseded: in all its repositories; shape (n,)."""
         first_demand = np.full(self.n, _NEVER)
-        np.minimum.at(first_demand, self.owner[self.demand], self.time[self.demand])
+        demand = (self.trace.kind >= Use.CONTAINER) & (self.trace.kind <= Use.JOB)
+        np.minimum.at(first_demand, self.trace.image[demand], self.trace.time[demand])
         return superseded_since([names or () for names in self.trace.names], first_demand)
 
     @cached_property
     def averages(self) -> tuple[Integers, Floats]:
         """Per use, so far: returns of the image, and the moving average of its idle times."""
-        returned = self._idle > learning.SESSION
+        idle = self._idle_times()
+        returned = idle > learning.SESSION
         count = self._running_count(returned)
-        gaps = self._idle[returned]
+        gaps = idle[returned]
         if not len(gaps):
             return count, np.zeros(self.count)
         owner = self.owner[returned]
@@ -126,49 +165,65 @@ class Knowledge:
 
     def day(self, now: float) -> int:
         """How many midnights (UTC) have passed since the one before the trace's origin."""
-        return int((now + self.trace.origin_ns / 1e9) // DAY) - int(self.trace.origin_ns // int(DAY * 1e9))
+        return int((round(now * 1000.0) + self._offset_ms) // _DAY_MS)
 
     @cached_property
     def learned(self) -> tuple[Floats, Floats]:
-        """Returns and exposure up to each midnight; shape (days, CELLS) each."""
+        """Returns and exposure in seconds up to each midnight, as `Learned` has them; shape (days, CELLS) each."""
+        returns, exposure = self._counted(CELLS, lambda cell: cell)
+        return returns.astype(np.float64), exposure / 1000.0
+
+    def _counted(self, width: int, situation: Callable[[Integers], Integers]) -> tuple[Integers, Integers]:
+        """Returns, and exposure in milliseconds, up to each midnight; shape (days, width) each."""
         begin, end, cell, returned = self._pieces()
-        midnight: Floats = np.arange(self._days, dtype=np.float64) * DAY - (self.trace.origin_ns / 1e9) % DAY
+        a, b = (np.rint(time * 1000.0).astype(np.int64) for time in (begin, end))
+        number = situation(cell)
+        midnight = np.arange(self._days) * _DAY_MS - self._offset_ms
+        one = np.ones_like(number)
         # A piece counts as returned at its end, and its exposure grows from its beginning to its end.
-        returns = _up_to(midnight, end[returned], cell[returned], np.ones(np.count_nonzero(returned)))
-        exposure: Floats = (
-            midnight[:, None] * (_up_to(midnight, begin, cell, np.ones(len(begin))))
-            - _up_to(midnight, begin, cell, begin)
-            - midnight[:, None] * _up_to(midnight, end, cell, np.ones(len(end)))
-            + _up_to(midnight, end, cell, end)
+        returns = _up_to(midnight, b[returned], number[returned], one[returned], width)
+        exposure = (
+            midnight[:, None] * _up_to(midnight, a, number, one, width)
+            - _up_to(midnight, a, number, a, width)
+            - midnight[:, None] * _up_to(midnight, b, number, one, width)
+            + _up_to(midnight, b, number, b, width)
         )
-        return returns, np.maximum(exposure, 0.0)
+        return returns, exposure
 
     @cached_property
-    def _tables(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Returns and exposure on each day; shape (days, AGES, BUCKETS, HABITS, STAGES)."""
-        returns, exposure = self.learned
-        shape = (-1, AGES, BUCKETS, HABITS, STAGES)
-        return returns.reshape(shape), exposure.reshape(shape)
+    def _by_habit(self) -> tuple[NDArray[Any], Integers, Integers]:
+        """The image's habit from each use on (uses by time); returns and exposure by age, habit and stage."""
+        if kernel.available(self.trace):
+            return kernel.learn(self.trace, self.superseded_since, self._days, self._offset_ms, by_habit=True)
+        habit = np.empty(self.count, dtype=np.uint8)
+        habit[self._order] = habits(self.averages[1])
+        inner = HABITS * STAGES
+        return habit, *self._counted(AGES * inner, lambda cell: cell // inner // BUCKETS * inner + cell % inner)
+
+    @cached_property
+    def _by_count(self) -> tuple[Integers, Integers]:
+        """Returns and exposure by age, use count, and whether superseded."""
+        if kernel.available(self.trace):
+            return kernel.learn(self.trace, self.superseded_since, self._days, self._offset_ms, by_habit=False)[1:]
+        return self._counted(
+            AGES * BUCKETS * 2, lambda cell: cell // (HABITS * STAGES) * 2 + (cell % STAGES > 0).astype(np.int64)
+        )
 
     @cached_property
     def hazards(self) -> NDArray[Any]:
         """`Learned.hazard` on each day; shape (days, AGES, BUCKETS, 2)."""
-        returns, exposure = (
-            np.stack((table[..., 0], table[..., 1:].sum(axis=-1)), axis=-1)
-            for table in (table.sum(axis=3) for table in self._tables)
-        )
-        rates: NDArray[Any] = (returns + learning.PRIOR_RETURNS) / (exposure + learning.PRIOR_EXPOSURE)
+        returns, exposure = (table.reshape(-1, AGES, BUCKETS, 2) for table in self._by_count)
+        rates: NDArray[Any] = (returns + learning.PRIOR_RETURNS) / (exposure / 1000.0 + learning.PRIOR_EXPOSURE)
         return rates
 
     @cached_property
     def rates(self) -> NDArray[Any]:
         """`Learned.rates` on each day; shape (days, AGES, HABITS, STAGES)."""
-        returns, exposure = (table.sum(axis=2) for table in self._tables)
-        typical = np.array([learning.typical_idle(age) for age in range(AGES)])
-        by_stage = returns.sum(axis=2), exposure.sum(axis=2)
-        of_age: Any = _shrunk(by_stage[0].sum(axis=-1), by_stage[1].sum(axis=-1), learning.TYPICAL_RATE / typical, 0)
-        of_stage: Any = _shrunk(*by_stage, of_age[..., None], 1)
-        rates: NDArray[Any] = _shrunk(returns, exposure, of_stage[..., None, :], 2)
+        returns, exposure = (table.reshape(-1, AGES, HABITS, STAGES) for table in self._by_habit[1:])
+        rates = np.empty(returns.shape)
+        for day in range(0, len(rates), _DAYS_AT_ONCE):
+            some = slice(day, day + _DAYS_AT_ONCE)
+            rates[some] = _rates(returns[some], exposure[some])
         return rates
 
     @cached_property
@@ -179,6 +234,11 @@ class Knowledge:
             width = learning.width_of(age)
             beyond[:, age] = learning.ahead(self.rates[:, age], width, beyond[:, age + 1], np.exp)
         return beyond
+
+    @cached_property
+    def forecasting(self) -> Forecasting:
+        """What the compiled replay makes forecasts from."""
+        return Forecasting(self._by_habit[0], self.superseded_since, self.rates, self.beyond, self._offset_ms)
 
     def _pieces(self) -> tuple[Floats, Floats, Integers, Flags]:
         """All idle times, cut where the situation changes: begin, end, situation, whether it ended in a use."""
@@ -207,16 +267,6 @@ class Knowledge:
         following = np.append(self.owner[1:] == self.owner[:-1], [False])
         stop[~following] = self.trace.end
         return np.minimum(stop, self.trace.end), following & np.append(self.demand[1:], [False])
-
-    def _running_end(self) -> Floats:
-        """Per use the latest end of the image's uses so far."""
-        until = self.trace.until[self._order]
-        rank = np.empty(self.count, dtype=np.int64)
-        by_until = np.argsort(until, kind="stable")
-        rank[by_until] = np.arange(self.count)
-        highest = np.maximum.accumulate(self.owner * self.count + rank) - self.owner * self.count
-        ends: Floats = until[by_until][highest]
-        return ends
 
     def _running_count(self, counted: Flags) -> Integers:
         """Per use how many so far of the image's were counted."""
@@ -301,16 +351,11 @@ class TraceFacts:
 
     @cached_property
     def forecast(self) -> Floats:  # noqa: D102
-        if self.knowledge.n > _MANY_IMAGES:
-            return self._forecast()
-        return self.knowledge.forecasts(self.now)[self.present]
-
-    def _forecast(self) -> Floats:
         idle, knowledge, day, age = self.now - self.last_use, self.knowledge, self._day, self._age
         column = habits(self.gap), self._stage
         left = np.where(age < AGES - 1, np.maximum(np.exp2(age + LOWEST_BIN) - idle, 0.0), np.inf)
         beyond = knowledge.beyond[day, age + 1, *column]
-        found: Floats = learning.ahead(knowledge.rates[day, age, *column], left, beyond, np.exp)
+        found: Floats = learning.ahead(knowledge.rates[day, age, *column], left, beyond, _exp)
         return found
 
     @property
@@ -327,16 +372,32 @@ class TraceFacts:
         return np.searchsorted(PHASES, self.now - self.knowledge.superseded_since[self.present], side="right")
 
 
+class _PastFacts(TraceFacts):
+    """Facts of images without what a policy did to them."""
+
+    def __init__(self, knowledge: Knowledge, now: float, present: Integers) -> None:
+        super().__init__(knowledge, now, present, np.empty(0), np.empty(0, dtype=np.int64))
+
+
 def habits(gap: Floats) -> Integers:
     """As `pruner.learning.habit`."""
     bins = np.clip(_bits(gap) - learning.LOWEST_HABIT, 0, HABITS - 2) + 1
     return np.where(gap > 0, bins, 0)
 
 
-def _shrunk(returns: NDArray[Any], exposure: NDArray[Any], expected: Any, level: int) -> NDArray[Any]:
+def _rates(returns: Integers, exposure_ms: Integers) -> NDArray[Any]:
+    """`Learned.rates` on some days; all of shape (days, AGES, HABITS, STAGES)."""
+    typical = np.array([learning.typical_idle(age) for age in range(AGES)])
+    by_stage = returns.sum(axis=2), exposure_ms.sum(axis=2)
+    of_age: Any = _shrunk(by_stage[0].sum(axis=-1), by_stage[1].sum(axis=-1), learning.TYPICAL_RATE / typical, 0)
+    of_stage: Any = _shrunk(*by_stage, of_age[..., None], 1)
+    return _shrunk(returns, exposure_ms, of_stage[..., None, :], 2)
+
+
+def _shrunk(returns: NDArray[Any], exposure_ms: NDArray[Any], expected: Any, level: int) -> NDArray[Any]:
     """As `pruner.learning.shrunk`."""
     trust = learning.TRUST[level]
-    rates: NDArray[Any] = (returns + trust) / (exposure + trust / expected)
+    rates: NDArray[Any] = (returns + trust) / (exposure_ms / 1000.0 + trust / expected)
     return rates
 
 
@@ -375,11 +436,14 @@ def _bits(value: NDArray[Any]) -> Integers:
     return exponents
 
 
-def _up_to(midnight: Floats, time: Floats, cell: Integers, weight: Floats) -> Floats:
-    """Sums of weights by situation, of what was before each midnight; shape (days, CELLS)."""
+def _up_to(midnight: Integers, time: Integers, cell: Integers, weight: Integers, width: int) -> Integers:
+    """Sums of weights by situation, of what was before each midnight; shape (days, width)."""
     day = np.searchsorted(midnight, time, side="left")
-    sums = np.bincount(day * CELLS + cell, weights=weight, minlength=len(midnight) * CELLS)
-    table: Floats = sums[: len(midnight) * CELLS].reshape(-1, CELLS).astype(np.float64, copy=False)
-    for later in range(1, len(table)):  # the sums of `cumsum`, which goes down each column by itself and is slow
-        table[later] += table[later - 1]
+    sums = np.zeros((len(midnight) + 1) * width, dtype=np.int64)
+    np.add.at(sums, day * width + cell, weight)
+    table: Integers = np.cumsum(sums[: len(midnight) * width].reshape(-1, width), axis=0)
     return table
+
+
+# The exponential of the C library, as the compiled replay has it: numpy's own differs in the last bit.
+_exp = np.vectorize(math.exp, otypes=[np.float64])

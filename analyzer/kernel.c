@@ -268,6 +268,143 @@ void kernel_clock(int32_t uses, const double *time, double scale, int32_t count,
     while (part <= count) before[part++] = uses;
 }
 
+/* ---------------------------------------------------------------- what a host learned */
+
+/* As in pruner.learning. */
+enum { LOWEST_BIN = 11, AGES = 14, BUCKETS = 6, LOWEST_HABIT = 12, HABITS = 10, STAGES = 4, REMEMBERED_GAPS = 16 };
+#define SESSION 3600.0
+#define GAP_WEIGHT 0.25
+#define DISCOUNT (2 * 86400.0)
+#define DAY_MS INT64_C(86400000)
+static const double PHASES[STAGES - 1] = {0.0, 86400.0, 7 * 86400.0};
+enum { BY_HABIT, BY_COUNT }; /* situations by age, habit and stage; or by age, use count and whether superseded */
+
+static inline int bin_of(double value, int lowest, int count) {
+    int exponent;
+    frexp(value, &exponent);
+    exponent -= lowest;
+    return exponent < 0 ? 0 : exponent < count ? exponent : count - 1;
+}
+
+static inline int habit_of(double gap) { return gap > 0.0 ? bin_of(gap, LOWEST_HABIT, HABITS - 1) + 1 : 0; }
+
+static inline int stage_of(double superseded_for) {
+    int stage = 0;
+    while (stage < STAGES - 1 && superseded_for >= PHASES[stage]) stage++;
+    return stage;
+}
+
+/* How one image was used so far. */
+typedef struct {
+    double time, end, gaps[REMEMBERED_GAPS];
+    int32_t uses, returns;
+    int habit, known;
+} past_t;
+
+/* Tables of whole numbers per day and situation: sums do not depend on their order. */
+typedef struct {
+    int64_t *returns, *exposure; /* exposure in milliseconds */
+    int32_t *full;               /* changes of how many pieces last the whole day */
+    int64_t offset;              /* milliseconds of the origin after midnight */
+    int32_t days, situations;
+    int view;
+} tables_t;
+
+static void add_piece(const tables_t *tables, double from, double to, int situation, int returned) {
+    int64_t a = llrint(from * 1000.0), b = llrint(to * 1000.0), offset = tables->offset;
+    int64_t began = (a + offset) / DAY_MS + 1, ended = (b + offset + DAY_MS - 1) / DAY_MS, width = tables->situations;
+    if (returned && ended < tables->days) tables->returns[ended * width + situation]++;
+    if (b <= a || began >= tables->days) return;
+    int64_t midnight = began * DAY_MS - offset;
+    if (b <= midnight) {
+        tables->exposure[began * width + situation] += b - a;
+        return;
+    }
+    tables->exposure[began * width + situation] += midnight - a;
+    if (began + 1 < tables->days) tables->full[(began + 1) * width + situation]++;
+    if (ended < tables->days) {
+        tables->full[ended * width + situation]--;
+        tables->exposure[ended * width + situation] += b - ((ended - 1) * DAY_MS - offset);
+    }
+}
+
+/* An idle time from `begin`, cut where the situation changes. */
+static void add_idle(const tables_t *tables, const past_t *past, double stop, int returned, double superseded) {
+    int often = 0;
+    for (int32_t uses = past->uses; uses; uses >>= 1) often++;
+    if (often >= BUCKETS) often = BUCKETS - 1;
+    for (int age = 0; age < AGES; age++) {
+        double low = past->end + (age ? (double)(1 << (age + LOWEST_BIN - 1)) : 0.0);
+        if (low >= stop) return;
+        double high = age < AGES - 1 ? past->end + (double)(1 << (age + LOWEST_BIN)) : stop;
+        if (low < past->time) low = past->time;
+        if (high > stop) high = stop;
+        if (high <= low) continue;
+        for (int stage = 0; stage < STAGES; stage++) {
+            double from = low, to = high;
+            if (stage && superseded + PHASES[stage - 1] > from) from = superseded + PHASES[stage - 1];
+            if (stage < STAGES - 1 && superseded + PHASES[stage] < to) to = superseded + PHASES[stage];
+            if (!(to > from)) continue;
+            int situation = tables->view == BY_HABIT ? (age * HABITS + past->habit) * STAGES + stage
+                                                     : (age * BUCKETS + often) * 2 + (stage > 0);
+            add_piece(tables, from, to, situation, returned && to == stop);
+        }
+    }
+}
+
+static void note_gap(past_t *past, double idle) {
+    past->gaps[past->returns++ % REMEMBERED_GAPS] = idle;
+    int32_t oldest = past->returns > REMEMBERED_GAPS ? past->returns - REMEMBERED_GAPS : 0;
+    double average = past->gaps[oldest % REMEMBERED_GAPS];
+    for (int32_t k = oldest + 1; k < past->returns; k++)
+        average += GAP_WEIGHT * (past->gaps[k % REMEMBERED_GAPS] - average);
+    past->habit = habit_of(average);
+}
+
+/* Learn from a trace up to each of `days` midnights, the first at or before the origin.
+ *
+ * superseded: per image since when it has been; view: BY_HABIT or BY_COUNT.
+ * habit: written: per use the image's habit from then on.
+ * returns, exposure: written: per midnight and situation, given as zeros, as is `full`, for work.
+ */
+int kernel_learn(int32_t images, int32_t uses, const double *time, const int32_t *image, const double *until,
+                 const int8_t *kind, const double *superseded, double end, int64_t offset, int32_t days, int view,
+                 uint8_t *habit, int64_t *returns, int64_t *exposure, int32_t *full) {
+    past_t *pasts = calloc((size_t)images + 1, sizeof *pasts);
+    int32_t width = view == BY_HABIT ? AGES * HABITS * STAGES : AGES * BUCKETS * 2;
+    int64_t *whole = calloc((size_t)width, sizeof *whole);
+    if (!pasts || !whole) return free(pasts), free(whole), NO_MEMORY;
+    tables_t tables = {returns, exposure, full, offset, days, width, view};
+    for (int32_t p = 0; p < uses; p++) {
+        past_t *past = &pasts[image[p]];
+        int demands = kind[p] >= CONTAINER && kind[p] <= JOB;
+        if (past->known) {
+            double stop = time[p] < end ? time[p] : end;
+            if (stop > past->end) add_idle(&tables, past, stop, demands, superseded[image[p]]);
+            /* What an inventory found has an end before it was seen: nobody witnessed that idle time. */
+            double idle = time[p] - past->end;
+            if (demands && past->end >= past->time && idle > SESSION) note_gap(past, idle);
+        }
+        if (!past->known || until[p] > past->end) past->end = until[p];
+        past->known = 1;
+        past->time = time[p];
+        past->uses += kind[p] == CONTAINER || kind[p] == JOB;
+        habit[p] = (uint8_t)past->habit;
+    }
+    for (int32_t i = 0; i < images; i++)
+        if (pasts[i].known && end > pasts[i].end) add_idle(&tables, &pasts[i], end, 0, superseded[i]);
+    for (int32_t day = 0; day < days; day++) {
+        int64_t here = (int64_t)day * width, before = here - width;
+        for (int32_t c = 0; c < width; c++) {
+            whole[c] += full[here + c];
+            exposure[here + c] += whole[c] * DAY_MS + (day ? exposure[before + c] : 0);
+            if (day) returns[here + c] += returns[before + c];
+        }
+    }
+    free(pasts), free(whole);
+    return OK;
+}
+
 /* ---------------------------------------------------------------- layers */
 
 static uint64_t mixed(uint64_t x) { /* splitmix64 */
@@ -387,13 +524,40 @@ typedef int (*order_t)(double now, int32_t count, const int32_t *present, const 
                        const int32_t *holders, double *keys);
 /* Remove what a foreign rule says by calling kernel_remove; not 0: failed. */
 typedef int (*rule_t)(struct run *run, double now);
+/* Fill keys[i] for all images; not 0: failed. */
+typedef int (*keys_t)(double now, double *keys);
+
+/* What forecasts are made from; tables of pruner.learning per day, by age, habit and stage. */
+typedef struct {
+    const uint8_t *habit; /* per use: the image's from then on */
+    const double *superseded, *rates, *beyond;
+    int64_t offset; /* milliseconds of the origin after midnight */
+} learned_t;
+
+/* All images as they stand at a moment, first to go first: the same under every policy. */
+typedef struct {
+    double now;
+    int32_t position, count; /* images used so far */
+    double *last_use;
+    int32_t *latest, *ranked;
+} moment_t;
+
+/* Moments at which a policy decided, kept for all that are replayed. Nothing is ever taken out. */
+typedef struct {
+    const learned_t *learned; /* NULL: ask */
+    keys_t ask;
+    int64_t room; /* bytes */
+    size_t slots;
+    moment_t **slot;
+} moments_t;
 
 typedef struct {
     const double *levels; /* per class of disk LEVELS amounts: threshold, target, emergency; bytes, inodes */
     const uint8_t *protected;
     double interval, min_age, allowlist_idle, gap_grace, level;
     int32_t at_events, keep_local, keep_removals, keep_steps;
-    order_t order; /* NULL: least recently used first */
+    order_t order; /* keys that depend on what the policy did */
+    moments_t *moments; /* keys that do not; both NULL: least recently used first */
     rule_t rule;   /* not NULL: called at each tick instead of deciding */
 } policy_t;
 
@@ -487,7 +651,7 @@ typedef struct run {
     int32_t position; /* uses before this one have happened */
     int64_t free, held_bytes, total_inodes, other_inodes;
     double held_inodes;
-    uint8_t *held, *known, *shielded;
+    uint8_t *held, *known;
     int32_t *holders;
     double *pulled;
     bits_t coming;
@@ -508,6 +672,8 @@ typedef struct run {
     int32_t *present;
     double *keys;
     int32_t *ranked, *spare;
+    moment_t *own;           /* a moment for which there was no room */
+    const int32_t *asked_at; /* per image its latest use, as the decision sees it */
     int64_t room_removals, room_steps;
     int status;
 } run_t;
@@ -569,6 +735,7 @@ static inline int64_t hold(run_t *run, int32_t i) {
     }
     run->held[i] = run->known[i] = 1;
     run->pulled[i] = run->now;
+    if (run->policy->order || run->policy->moments) run->wake = -INFINITY; /* it may be old */
     run->held_bytes += missing;
     run->held_inodes += inodes;
     run->free -= missing;
@@ -707,7 +874,7 @@ static void carry_out(run_t *run) {
         if (taken->back) continue;
         if (!any++) account(run);
         removed(run, taken->image, taken->bytes, taken->inodes, taken->emergency);
-        await(run, taken->spell >= 0 ? t->next[taken->spell] : t->following[run->latest[taken->image]]);
+        await(run, taken->spell >= 0 ? t->next[taken->spell] : t->following[run->asked_at[taken->image]]);
     }
     run->out->prunes += any > 0;
 }
@@ -832,38 +999,196 @@ static void rank(const double *keys, int32_t count, int32_t *ranked, int32_t *sp
     }
 }
 
-/* Any other order: asked for the keys of all images that are there. */
-static void decide_ordered(run_t *run) {
+static inline double forecast(const learned_t *learned, int64_t day, double idle, int habit, double superseded_for) {
+    int age = bin_of(idle, LOWEST_BIN, AGES), column = habit * STAGES + stage_of(superseded_for);
+    int64_t here = day * AGES + age;
+    double rate = learned->rates[here * HABITS * STAGES + column];
+    double beyond = learned->beyond[(here + day + 1) * HABITS * STAGES + column];
+    double left = age < AGES - 1 ? (double)(1 << (age + LOWEST_BIN)) - idle : INFINITY;
+    double total = rate + 1 / DISCOUNT, passes = exp(-total * (left > 0.0 ? left : 0.0));
+    return rate / total * (1 - passes) + passes * beyond;
+}
+
+/* Keys of all images that were used so far, at a moment up to which all is known. */
+static int keys_at(const run_t *run, const double *last_use, const int32_t *latest, double *keys) {
     const trace_t *t = run->trace;
-    decision_t d;
-    begin_decision(run, &d);
-    run->wake = -INFINITY;
-    if (d.floor > d.limit) return;
-    scan(run);
-    int32_t count = 0, going = 0;
+    const learned_t *learned = run->policy->moments->learned;
+    double now = run->now;
+    if (!learned) return run->policy->moments->ask(now, keys) ? CALLBACK : OK;
+    int64_t day = (llrint(now * 1000.0) + learned->offset) / DAY_MS;
     for (int32_t i = 0; i < t->images; i++) {
-        if (!run->held[i]) continue;
-        run->present[count++] = i;
-        run->shielded[i] = run->last_use[i] > d.limit || (run->policy->keep_local && t->local[i]);
-        going += !run->shielded[i];
+        if (latest[i] < 0) continue;
+        double idle = last_use[i] < now ? now - last_use[i] : 0.0;
+        keys[i] = forecast(learned, day, idle, learned->habit[latest[i]], now - learned->superseded[i]);
     }
-    if (!going) return;
+    return OK;
+}
+
+static moment_t *make_moment(int32_t images) {
+    size_t n = (size_t)images + 1;
+    moment_t *made = malloc(sizeof *made + n * (sizeof(double) + 2 * sizeof(int32_t)));
+    if (!made) return NULL;
+    made->last_use = (double *)(made + 1);
+    made->latest = (int32_t *)(made->last_use + n);
+    made->ranked = made->latest + n;
+    return made;
+}
+
+/* Rank all images as they stand now. */
+static int fill_moment(run_t *run, moment_t *moment) {
+    const trace_t *t = run->trace;
+    size_t n = (size_t)t->images;
+    moment->now = run->now;
+    moment->position = run->position;
+    scan(run);
+    memcpy(moment->last_use, run->last_use, n * sizeof *run->last_use);
+    memcpy(moment->latest, run->latest, n * sizeof *run->latest);
+    /* What is used at this very moment counts for the keys, also where it is still to happen. */
+    int32_t position = run->position;
+    for (int32_t p = position; p < t->uses && t->time[p] <= run->now; p++) {
+        int32_t i = (int32_t)(t->code[p] >> KIND_BITS);
+        run->latest[i] = p;
+        if (t->until[p] > run->last_use[i]) run->last_use[i] = t->until[p];
+    }
+    int status = keys_at(run, run->last_use, run->latest, run->keys);
+    moment->count = 0;
+    for (int32_t i = 0; i < t->images; i++)
+        if (run->latest[i] >= 0) run->keys[moment->count] = run->keys[i], run->present[moment->count++] = i;
+    memcpy(run->last_use, moment->last_use, n * sizeof *run->last_use);
+    memcpy(run->latest, moment->latest, n * sizeof *run->latest);
+    rank(run->keys, moment->count, run->ranked, run->spare);
+    for (int32_t k = 0; k < moment->count; k++) moment->ranked[k] = run->present[run->ranked[k]];
+    return status;
+}
+
+/* The present moment, from another replay if one was here before; NULL: failed. */
+static const moment_t *moment_of(run_t *run) {
+    moments_t *all = run->policy->moments;
+    uint64_t bits;
+    memcpy(&bits, &run->now, sizeof bits);
+    size_t at = (size_t)mixed(bits ^ mixed((uint64_t)run->position)) & (all->slots - 1);
+    moment_t *found, *made = NULL;
+    for (;; at = (at + 1) & (all->slots - 1)) {
+        found = __atomic_load_n(&all->slot[at], __ATOMIC_ACQUIRE);
+        if (found) {
+            if (found->now == run->now && found->position == run->position) break;
+            continue;
+        }
+        if (!made) {
+            int64_t size = (int64_t)sizeof *made + 16 * ((int64_t)run->trace->images + 1);
+            int stored = __atomic_sub_fetch(&all->room, size, __ATOMIC_RELAXED) >= 0;
+            if (!stored) __atomic_add_fetch(&all->room, size, __ATOMIC_RELAXED);
+            made = !stored && run->own ? run->own : make_moment(run->trace->images);
+            if (!stored) run->own = made;
+            run->status = made ? fill_moment(run, made) : NO_MEMORY;
+            if (run->status != OK) {
+                if (stored) free(made);
+                return NULL;
+            }
+            if (!stored) return made;
+        }
+        if (__atomic_compare_exchange_n(&all->slot[at], &found, made, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+            return made;
+        if (found->now == run->now && found->position == run->position) break; /* another was quicker */
+    }
+    free(made);
+    return found;
+}
+
+/* Keep moments in `room` bytes. */
+moments_t *kernel_moments(int32_t images, const learned_t *learned, keys_t ask, int64_t room) {
+    moments_t *all = calloc(1, sizeof *all);
+    if (!all) return NULL;
+    int64_t most = room / ((int64_t)sizeof(moment_t) + 16 * ((int64_t)images + 1));
+    all->slots = 64;
+    while ((int64_t)all->slots < 2 * most) all->slots *= 2;
+    all->learned = learned;
+    all->ask = ask;
+    all->room = room;
+    all->slot = calloc(all->slots, sizeof *all->slot);
+    if (!all->slot) return free(all), NULL;
+    return all;
+}
+
+/* Free all moments. */
+void kernel_forget(moments_t *all) {
+    for (size_t k = 0; k < all->slots; k++) free(all->slot[k]);
+    free(all->slot), free(all);
+}
+
+/* Images as an order other than lru has them. */
+typedef struct {
+    int32_t count;
+    const int32_t *ranked;
+    const double *last_use;
+} ordered_t;
+
+static void order_all(run_t *run, ordered_t *ordered) {
+    const moment_t *moment = moment_of(run);
+    if (moment) *ordered = (ordered_t){moment->count, moment->ranked, moment->last_use}, run->asked_at = moment->latest;
+}
+
+/* Asked for the keys of the images that are there. */
+static void order_present(run_t *run, ordered_t *ordered) {
+    const trace_t *t = run->trace;
+    scan(run);
+    int32_t count = 0;
+    for (int32_t i = 0; i < t->images; i++)
+        if (run->held[i]) run->present[count++] = i;
     if (run->policy->order(run->now, count, run->present, run->pulled, run->holders, run->keys)) {
         run->status = CALLBACK;
         return;
     }
     rank(run->keys, count, run->ranked, run->spare);
+    for (int32_t k = 0; k < count; k++) run->ranked[k] = run->present[run->ranked[k]];
+    *ordered = (ordered_t){count, run->ranked, run->last_use};
+    run->asked_at = run->latest;
+}
+
+static inline int shielded(const run_t *run, const decision_t *d, const ordered_t *ordered, int32_t i) {
+    return ordered->last_use[i] > d->limit || (run->policy->keep_local && run->trace->local[i]);
+}
+
+/* When the first of the images that are there will be old enough. */
+static double earliest(const run_t *run, const ordered_t *ordered) {
+    double least = INFINITY;
+    for (int32_t i = 0; i < run->trace->images; i++)
+        if (run->held[i] && !(run->policy->keep_local && run->trace->local[i]) && ordered->last_use[i] < least)
+            least = ordered->last_use[i];
+    return least + run->policy->min_age - 0.001;
+}
+
+/* Any other order. */
+static void decide_ordered(run_t *run) {
+    decision_t d;
+    ordered_t ordered = {0};
+    begin_decision(run, &d);
+    run->wake = -INFINITY;
+    if (d.floor > d.limit) return;
+    if (run->policy->moments)
+        order_all(run, &ordered);
+    else
+        order_present(run, &ordered);
+    if (run->status != OK) return;
+    int going = 0;
     d.goal = run->levels + TARGET;
-    for (int32_t k = 0; k < count && !reaches(d.bytes, d.inodes, d.goal); k++) {
-        int32_t i = run->present[run->ranked[k]];
-        if (!run->shielded[i] && !spared(run, &d, i, run->last_use[i])) take(run, &d, -1, i, 0);
+    for (int32_t k = 0; k < ordered.count && !reaches(d.bytes, d.inodes, d.goal); k++) {
+        int32_t i = ordered.ranked[k];
+        if (!run->held[i] || shielded(run, &d, &ordered, i)) continue;
+        going = 1;
+        if (!spared(run, &d, i, ordered.last_use[i])) take(run, &d, -1, i, 0);
+    }
+    if (!going) {
+        run->wake = earliest(run, &ordered);
+        return;
     }
     int32_t first_stage = run->taken_count;
     give_back(run, 0);
     d.goal = run->levels + EMERGENCY;
-    for (int32_t k = 0; k < count && !reaches(d.bytes, d.inodes, d.goal); k++) {
-        int32_t i = run->present[run->ranked[k]];
-        if (!run->shielded[i] && spared(run, &d, i, run->last_use[i])) take(run, &d, -1, i, 1);
+    for (int32_t k = 0; k < ordered.count && !reaches(d.bytes, d.inodes, d.goal); k++) {
+        int32_t i = ordered.ranked[k];
+        if (run->held[i] && !shielded(run, &d, &ordered, i) && spared(run, &d, i, ordered.last_use[i]))
+            take(run, &d, -1, i, 1);
     }
     give_back(run, first_stage);
     carry_out(run);
@@ -871,7 +1196,7 @@ static void decide_ordered(run_t *run) {
 
 static void decide(run_t *run) {
     if (!under_threshold(run)) return;
-    if (run->policy->order)
+    if (run->policy->order || run->policy->moments)
         decide_ordered(run);
     else
         decide_lru(run);
@@ -1030,18 +1355,17 @@ int kernel_replay(const trace_t *trace, const policy_t *policy, result_t *out) {
     run.status = bits_make(&run.coming, trace->uses);
     if (!run.held || !run.known || !run.holders || !run.pulled || !run.taken || room_for(&run, 64))
         run.status = NO_MEMORY;
-    if (policy->order || policy->rule) {
+    if (policy->order || policy->moments || policy->rule) {
         run.last_use = malloc(n * sizeof *run.last_use);
         run.latest = malloc(n * sizeof *run.latest);
-        run.shielded = malloc(n);
         run.present = malloc(n * sizeof *run.present);
         run.keys = malloc(n * sizeof *run.keys);
         run.ranked = malloc(n * sizeof *run.ranked);
         run.spare = malloc(n * sizeof *run.spare);
-        if (!run.last_use || !run.latest || !run.shielded || !run.present || !run.keys || !run.ranked || !run.spare)
+        if (!run.last_use || !run.latest || !run.present || !run.keys || !run.ranked || !run.spare)
             run.status = NO_MEMORY;
         else
-            for (size_t i = 0; i < n; i++) run.last_use[i] = -INFINITY;
+            for (size_t i = 0; i < n; i++) run.last_use[i] = -INFINITY, run.latest[i] = -1;
     }
     if (run.status == OK) {
         for (int32_t i = 0; i < trace->images; i++) {
@@ -1052,8 +1376,8 @@ int kernel_replay(const trace_t *trace, const policy_t *policy, result_t *out) {
         play(&run);
     }
     free(run.held), free(run.known), free(run.holders), free(run.pulled), free(run.taken);
-    free(run.passed), free(run.kept), free(run.last_use), free(run.latest), free(run.shielded), free(run.present), free(run.keys);
-    free(run.ranked), free(run.spare);
+    free(run.passed), free(run.kept), free(run.last_use), free(run.latest), free(run.present), free(run.keys);
+    free(run.ranked), free(run.spare), free(run.own);
     bits_free(&run.coming);
     return run.status;
 }

@@ -6,6 +6,7 @@ An index is made once per trace and shared by all replays of it, which may run i
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Callable
 from ctypes import POINTER, byref, c_double, c_int, c_int32, c_int64, c_uint8, c_void_p
 from dataclasses import dataclass
@@ -18,11 +19,14 @@ from numpy.typing import NDArray
 
 from analyzer.library import load
 from analyzer.trace import Flags, Floats, Integers, Trace, Use
+from pruner.learning import AGES, BUCKETS, HABITS, STAGES
 
 Array = NDArray[Any]
 _NO_MEMORY = 1
+_CALLBACK = 2
 _MOST_USES = 2**31 - 2**16
 _MOST_IMAGES = 2**29
+_MOMENTS_BYTES = 2**27
 
 
 class _Trace(ctypes.Structure):
@@ -43,7 +47,12 @@ class _Trace(ctypes.Structure):
     )
 
 
+class _Learned(ctypes.Structure):
+    _fields_ = (*((name, c_void_p) for name in ("habit", "superseded", "rates", "beyond")), ("offset", c_int64))
+
+
 _Order = ctypes.CFUNCTYPE(c_int, c_double, c_int32, c_void_p, c_void_p, c_void_p, c_void_p)
+_Keys = ctypes.CFUNCTYPE(c_int, c_double, c_void_p)
 _Rule = ctypes.CFUNCTYPE(c_int, c_void_p, c_double)
 
 
@@ -54,6 +63,7 @@ class _Policy(ctypes.Structure):
         *((name, c_double) for name in ("interval", "min_age", "allowlist_idle", "gap_grace", "level")),
         *((name, c_int32) for name in ("at_events", "keep_local", "keep_removals", "keep_steps")),
         ("order", c_void_p),
+        ("moments", c_void_p),
         ("rule", c_void_p),
     )
 
@@ -94,8 +104,9 @@ class Rules:
         at_events: whether pulls, arrivals and disk samples start a prune too.
         keep_local: whether local images stay.
         order: keys of the images that are there, lowest first to go, from the time, these images,
-            when each image was pulled (all n), and how many images hold each group of layers;
-            None: least recently used first.
+            when each image was pulled (all n), and how many images hold each group of layers.
+        moments: ranks of all images by an order that depends on none of these; without either:
+            least recently used first.
     """
 
     levels: Floats
@@ -107,6 +118,26 @@ class Rules:
     at_events: bool
     keep_local: bool
     order: Callable[[float, Integers, Floats, Integers], Array] | None = None
+    moments: Moments | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Forecasting:
+    """What forecasts are made from; see `pruner.learning`.
+
+    Attributes:
+        habit: bin of the image's usual idle time, from each use on; shape (u,).
+        superseded: since when each image has been; shape (n,).
+        rates: `Learned.rates` on each day; shape (days, AGES, HABITS, STAGES).
+        beyond: what lies ahead at the beginning of each age; shape (days, AGES + 1, HABITS, STAGES).
+        offset_ms: milliseconds of the trace's origin after midnight.
+    """
+
+    habit: Array
+    superseded: Floats
+    rates: Array
+    beyond: Array
+    offset_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +198,15 @@ class Index:
             **{name: array.ctypes.data for name, array in self._arrays.items()},
         )
         self._views: dict[tuple[float, float], tuple[_Trace, list[Array]]] = {}
+        self._moments: dict[str, Moments] = {}
+        self._making = Lock()
+
+    def moments(self, order: str, make: Callable[[], Moments]) -> Moments:
+        """The moments of an order, made at first."""
+        with self._making:
+            if order not in self._moments:
+                self._moments[order] = make()
+            return self._moments[order]
 
     def _spells(self) -> None:
         trace, count = self.trace, self.uses
@@ -317,12 +357,14 @@ class Index:
             keep_removals=removals,
             keep_steps=steps,
             order=ctypes.cast(call.function, c_void_p) if call.function else None,
+            moments=rules.moments.address if rules.moments else None,
         )
         result = _Result()
         try:
             status = _function("kernel_replay")(byref(struct), byref(policy), byref(result))
-            if call.error is not None:
-                raise call.error
+            error = rules.moments.error if rules.moments else call.error
+            if status == _CALLBACK and error is not None:
+                raise error
             _checked(status)
             return _outcome(result)
         finally:
@@ -358,6 +400,94 @@ class _Call:
             return 0
 
         self.function = _Order(ask)
+
+
+class Moments:
+    """All images as an order ranks them at each moment at which a policy decided: computed once for all policies.
+
+    Args:
+        images: how many there are.
+        source: what makes the keys: the tables of forecasts, or a function of the time that gives all keys; shape (n,).
+
+    Attributes:
+        error: what went wrong in that function; None: nothing.
+
+    Raises:
+        MemoryError: there is not enough.
+    """
+
+    def __init__(self, images: int, source: Forecasting | Callable[[float], Floats]) -> None:
+        self.error: BaseException | None = None
+        learned, ask = None, None
+        if isinstance(source, Forecasting):
+            kinds = {"habit": np.uint8, "superseded": np.float64, "rates": np.float64, "beyond": np.float64}
+            self._arrays = {name: _plain(getattr(source, name), kind) for name, kind in kinds.items()}
+            addresses = {name: array.ctypes.data for name, array in self._arrays.items()}
+            self._learned = _Learned(**addresses, offset=source.offset_ms)
+            learned = byref(self._learned)
+        else:
+            self._ask = _Keys(self._asked(images, source))
+            ask = ctypes.cast(self._ask, c_void_p)
+        make = _function("kernel_moments")
+        make.restype = c_void_p
+        self.address: int | None = make(c_int32(images), learned, ask, c_int64(_MOMENTS_BYTES))
+        if self.address is None:
+            raise MemoryError("not enough memory for the replay")
+        weakref.finalize(self, _function("kernel_forget"), c_void_p(self.address)).atexit = False
+
+    def _asked(self, images: int, keys: Callable[[float], Floats]) -> Callable[[float, int], int]:
+        def ask(now: float, address: int) -> int:
+            try:
+                _view(address, c_double, images)[:] = keys(now)
+            except BaseException as error:  # noqa: BLE001 - raised again behind the C code
+                self.error = error
+                return 1
+            return 0
+
+        return ask
+
+
+def learn(trace: Trace, superseded: Floats, days: int, offset_ms: int, *, by_habit: bool) -> tuple[Array, Array, Array]:
+    """What a host learned up to each midnight, compiled; see `analyzer.facts.Knowledge`.
+
+    Args:
+        trace: its history.
+        superseded: since when each image has been; shape (n,).
+        days: midnights, the first at or before the origin.
+        offset_ms: milliseconds of the origin after it.
+        by_habit: situations by age, habit and stage; or by age, use count and whether superseded.
+
+    Returns:
+        The image's habit from each use on, shape (u,); returns, and exposure in milliseconds, shape (days, situations).
+
+    Raises:
+        MemoryError: there is not enough.
+    """
+    width = AGES * HABITS * STAGES if by_habit else AGES * BUCKETS * 2
+    count = len(trace.time)
+    habit = np.empty(count, dtype=np.uint8)
+    returns, exposure = (np.zeros((days, width), dtype=np.int64) for _ in range(2))
+    full = np.zeros((days, width), dtype=np.int32)
+    given = (
+        _plain(trace.time, np.float64),
+        _plain(trace.image, np.int32),
+        _plain(trace.until, np.float64),
+        _plain(trace.kind, np.int8),
+        _plain(superseded, np.float64),
+    )
+    _checked(
+        _function("kernel_learn")(
+            c_int32(trace.images),
+            c_int32(count),
+            *_pointers(*given),
+            c_double(trace.end),
+            c_int64(offset_ms),
+            c_int32(days),
+            c_int(0 if by_habit else 1),
+            *_pointers(habit, returns, exposure, full),
+        )
+    )
+    return habit, returns, exposure
 
 
 def _view(address: int, kind: Any, count: int) -> Array:

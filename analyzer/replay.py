@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
@@ -25,14 +25,14 @@ import numpy as np
 from analyzer import kernel
 from analyzer.facts import Knowledge, TraceFacts, knowledge_of
 from analyzer.host import Host
-from analyzer.kernel import Index, Outcome, Rules
+from analyzer.kernel import Index, Moments, Outcome, Rules
 from analyzer.result import DEFAULT_PULL_RATE, Removals, Result, Timeline
 from analyzer.trace import Floats, Integers, Trace, Use
 from collector.errors import LogError, UsageError
 from collector.units import format_duration
 from pruner.decision import EVICT_EMERGENCY, Reason, evict
 from pruner.headroom import Falls
-from pruner.orders import ORDERS
+from pruner.orders import ORDERS, OWN_STATE_ORDERS
 from pruner.policy import AUTO, Levels, Policy, Space
 
 Progress = Callable[[float], None]
@@ -482,12 +482,15 @@ def _index_for(trace: Trace, cleaner: Cleaner) -> Index | None:
 
 
 def _prepare(trace: Trace, cleaners: Sequence[Cleaner]) -> None:
-    """Share the work of policies that decide at the same times."""
+    """Share the work of policies that decide at the same times, and do what is better done once."""
     ours = [cleaner for cleaner in cleaners if isinstance(cleaner, PolicyCleaner) and cleaner.policy.order == "lru"]
     moments = [
         (cleaner.policy.min_age, 0.0 if cleaner.trigger is Trigger.EVENT else cleaner.policy.interval)
         for cleaner in ours
     ]
+    for cleaner in cleaners:
+        if isinstance(cleaner, PolicyCleaner):
+            _moments(cleaner.policy.order, kernel.index_of(trace))
     for moment, count in Counter(moments).items():
         if count >= _WORTH_SHARING:
             kernel.index_of(trace).prepare(*moment)
@@ -507,8 +510,24 @@ def _rules(cleaner: Cleaner, index: Index) -> Rules:
         gap_grace=GAP_GRACE_S,
         at_events=cleaner.trigger is Trigger.EVENT,
         keep_local=policy.local_images == "keep",
-        order=None if policy.order == "lru" else _keys(policy.order, index),
+        order=_keys(policy.order, index) if policy.order in OWN_STATE_ORDERS else None,
+        moments=_moments(policy.order, index),
     )
+
+
+def _moments(order: str, index: Index) -> Moments | None:
+    """All images as an order ranks them, whatever a policy did; None for an order that looks at what it did."""
+    if order == "lru" or order in OWN_STATE_ORDERS:
+        return None
+
+    def make() -> Moments:
+        knowledge = knowledge_of(index.trace)
+        if order == "forecast":
+            return Moments(index.trace.images, knowledge.forecasting)
+        knowledge.keys(order, 0.0)  # computed here, what it needs is not computed in several threads at once
+        return Moments(index.trace.images, partial(knowledge.keys, order))
+
+    return index.moments(order, make)
 
 
 def _keys(order: str, index: Index) -> Callable[[float, Integers, Floats, Integers], Floats]:

@@ -160,3 +160,5 @@ ORDERS: dict[str, Order] = {
 }
 LEARNING_ORDERS = ("lfu", "gdsf", "next-use", "superseded", "hazard", "forecast")
 """The orders that need `pruner.learning.read_experience`."""
+OWN_STATE_ORDERS = ("pulled", "gdsf")
+"""The orders that look at what the policy itself did: what it let be pulled, and which images share layers now."""

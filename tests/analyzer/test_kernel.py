@@ -6,7 +6,7 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analyzer import kernel
+from analyzer.kernel import Index, Moments, Rules
 from analyzer.library import compiler
 from analyzer.replay import PolicyCleaner, Trigger, replay, replay_many
 from analyzer.result import Result
-from analyzer.trace import DiskState, ImageFacts, Trace, Use, make_trace
+from analyzer.trace import DiskState, Floats, ImageFacts, Trace, Use, make_trace
 from pruner.orders import ORDERS
 from pruner.policy import Policy, Space
 
@@ -93,6 +94,18 @@ def policies(draw: st.DrawFn) -> Policy:
     )
 
 
+def stretched(trace: Trace, factor: float) -> Trace:
+    """The same history in `factor` times the time: idle times of hours and days."""
+    columns = {name: getattr(trace, name) * factor for name in ("time", "until", "disk_time", "blind", "created")}
+    return replace(trace, end=trace.end * factor, **columns)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> Trace:
+    """As `traces`, over up to two months."""
+    return stretched(draw(traces()), draw(st.sampled_from([1.0, 701.3, 20000.0, 86400.0])))
+
+
 def figures(result: Result) -> dict[str, Any]:
     found: dict[str, Any] = {item.name: getattr(result, item.name) for item in fields(result)}
     found["removed"] = tuple(result.removed)
@@ -119,6 +132,48 @@ def test_any_history_under_any_policy(trace: Trace, chosen: list[Policy], trigge
 def test_many_histories_under_many_policies(trace: Trace, chosen: list[Policy], trigger: Trigger) -> None:
     for policy in chosen:
         assert_equal(trace, policy, trigger)
+
+
+@settings(max_examples=150)
+@given(
+    traces(),
+    st.lists(policies(), min_size=3, max_size=3),
+    st.sampled_from(Trigger),
+    st.sampled_from([701.3, 20000.0, 86400.0]),
+    st.sampled_from(sorted(set(ORDERS) - {"lru"})),
+    st.sampled_from([0, 300, kernel._MOMENTS_BYTES]),
+)
+def test_orders_over_days(
+    trace: Trace, chosen: list[Policy], trigger: Trigger, factor: float, order: str, room: int
+) -> None:
+    """Where habits are learned; policies share moments, as far as these have room."""
+    trace = stretched(trace, factor)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "_MOMENTS_BYTES", room)
+        for policy in chosen:
+            times = {name: getattr(policy, name) * factor for name in ("interval", "min_age", "allowlist_idle")}
+            assert_equal(trace, replace(policy, order=order, **times), trigger)
+
+
+def test_a_fault_in_an_order_is_raised() -> None:
+    trace = make_trace([ImageFacts([("a", 9)])], [(1.0, 0, 1.0, Use.JOB)], [DiskState(0, 10, 0)], end=50.0)
+
+    def fail(now: float) -> Floats:
+        raise ArithmeticError(f"at {now:.0f}")
+
+    rules = Rules(
+        levels=np.array([[5.0, 0.0] * 3]),
+        protected=np.array([False]),
+        interval=10.0,
+        min_age=0.0,
+        allowlist_idle=0.0,
+        gap_grace=0.0,
+        at_events=False,
+        keep_local=True,
+        moments=Moments(1, fail),
+    )
+    with pytest.raises(ArithmeticError, match="at 10"):
+        Index(trace).replay(rules, 0.0)
 
 
 def test_strict_least_recently_used_is_an_early_trigger_at_zero() -> None:
@@ -157,9 +212,11 @@ def test_the_whole_year_of_mesa(mesa: Trace, order: str, threshold: str, trigger
     assert_equal(mesa, Policy(threshold=Space.parse(threshold), order=order, allowlist=allowlist), trigger)
 
 
-def test_the_number_of_threads_changes_nothing(mesa: Trace) -> None:
-    chosen = [Policy(threshold=Space.parse(f"{share}%")) for share in range(5, 65, 5)]
-    alone, three = (replay_many(mesa, chosen, threads=count) for count in (1, 3))
+@pytest.mark.parametrize("order", ["lru", "forecast", "next-use"])
+def test_the_number_of_threads_changes_nothing(mesa: Trace, order: str) -> None:
+    mesa = replace(mesa)  # not a history whose moments are known already
+    chosen = [Policy(threshold=Space.parse(f"{share}%"), order=order) for share in range(5, 65, 5)]
+    three, alone = (replay_many(mesa, chosen, threads=count) for count in (3, 1))
     assert [figures(result) for result in alone] == [figures(result) for result in three]
 
 
