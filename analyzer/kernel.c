@@ -17,6 +17,7 @@
 #define KIND_MASK 7u
 #define IMAGE_BITS (32 - KIND_BITS)
 #define MONTH_BITS 51
+#define MOVES_EACH 8
 enum { FOUND, ARRIVED, CONTAINER, PULL, JOB, TAG }; /* analyzer.trace.Use */
 enum { THRESHOLD = 0, TARGET = 2, EMERGENCY = 4, LEVELS = 6 };
 enum { OK = 0, NO_MEMORY = 1, CALLBACK = 2 };
@@ -46,16 +47,27 @@ static int by_end(const void *a, const void *b) {
     return x->at < y->at ? -1 : x->at > y->at;
 }
 
-/* Sort spells by end: into buckets of time first, for they are nearly in order. */
+/* Sort spells by end. They come in the order of their beginnings, so mostly each has only a few to pass;
+ * where it is more, they are put into buckets of time first. */
 static int sort_spells(int64_t count, double *ends, int32_t *images, int32_t *ats, int32_t *nexts) {
-    int ordered = 1;
-    double low = count ? ends[0] : 0.0, high = low;
+    int64_t patience = MOVES_EACH * count;
+    for (int64_t k = 1; k < count && patience >= 0; k++) {
+        if (ends[k - 1] < ends[k]) continue;
+        spell_t moved = {ends[k], images[k], ats[k], nexts[k]};
+        int64_t to = k;
+        for (; to > 0; to--) {
+            spell_t before = {ends[to - 1], images[to - 1], ats[to - 1], 0};
+            if (by_end(&moved, &before) >= 0 || patience-- < 0) break;
+            ends[to] = ends[to - 1], images[to] = images[to - 1], ats[to] = ats[to - 1], nexts[to] = nexts[to - 1];
+        }
+        ends[to] = moved.end, images[to] = moved.image, ats[to] = moved.at, nexts[to] = moved.next;
+    }
+    if (patience >= 0) return OK;
+    double low = ends[0], high = low;
     for (int64_t k = 1; k < count; k++) {
         if (ends[k] < low) low = ends[k];
         if (ends[k] > high) high = ends[k];
-        ordered &= ends[k - 1] < ends[k] || (ends[k - 1] == ends[k] && images[k - 1] <= images[k]);
     }
-    if (ordered) return OK;
     int64_t buckets = count / 2 + 1;
     int32_t *start = calloc((size_t)buckets + 2, sizeof *start);
     spell_t *sorted = malloc(sizeof *sorted * (size_t)count);
