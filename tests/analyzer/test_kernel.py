@@ -155,6 +155,20 @@ def test_orders_over_days(
             assert_equal(trace, replace(policy, order=order, **times), trigger)
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_containers_that_end_in_another_order_than_they_began(*, shuffled: bool) -> None:
+    """Idle spells are sorted in one way where they are nearly in order, and in another where they are not."""
+    count = 60
+    ends = np.random.default_rng(3).permutation(count) if shuffled else np.arange(count)[::-1]
+    known = [ImageFacts([(f"own{i}", 1 + i % 7)]) for i in range(count)]
+    uses = [(float(i), i, 100.0 + float(ends[i]), Use.CONTAINER) for i in range(count)]
+    uses += [(300.0 + i, i, 300.0 + i, Use.JOB) for i in range(0, count, 3)]
+    trace = make_trace(known, uses, [DiskState(0, 200, 0)], end=400.0)
+    policy = Policy(threshold=Space.parse("60"), target=Space.parse("90"), min_age=5.0, interval=20.0, order="lru")
+    assert replay(trace, PolicyCleaner(policy, trace)).removals > 0
+    assert_equal(trace, policy, Trigger.TICK)
+
+
 def test_a_fault_in_an_order_is_raised() -> None:
     trace = make_trace([ImageFacts([("a", 9)])], [(1.0, 0, 1.0, Use.JOB)], [DiskState(0, 10, 0)], end=50.0)
 
