@@ -165,36 +165,33 @@ def growth(mesa: Trace) -> None:
 def whole_command(year: EventLog) -> None:
     """From the start of the process to the table."""
     rows = []
-    for years, count in ((8, 1), (8, 100), (82, 100)):
+    for years in (8, 82):
         log = repeated_log(year, years)
         events = log.query("SELECT count(*) FROM event")[0][0]
-        command = [
-            str(Path(sys.executable).with_name("analyzer")),
-            "simulate",
-            "--log",
-            str(log.path),
-            "--baseline",
-            "none",
-        ]
-        for k in range(count):
-            command += ["--threshold", f"{1 + k / 2}%"]
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-        walls, works, peak = [], [], 0
-        for _ in range(3):
-            wall, work, peak = process(command, environment)
-            walls.append(wall)
-            works.append(work)
-        rows.append([f"{events:,}", str(count), f"{min(walls):.2f} s", f"{min(works):.2f} s", format_bytes(peak)])
+        for count, order in ((1, "lru"), (100, "lru"), (100, "forecast")):
+            taken = [process(simulation(log, count, order)) for _ in range(3)]
+            wall, work, peak = (min(figures) for figures in zip(*taken, strict=True))
+            rows.append([f"{events:,}", str(count), order, f"{wall:.2f} s", f"{work:.2f} s", format_bytes(peak)])
         log.path.unlink()
     print_table(
         "`analyzer simulate`, from process start to table (best of 3).",
-        ["EVENTS", "POLICIES", "WALL", "PROCESSOR", "PEAK MEMORY"],
+        ["EVENTS", "POLICIES", "ORDER", "WALL", "PROCESSOR", "PEAK MEMORY"],
         rows,
     )
 
 
-def process(command: list[str], environment: dict[str, str]) -> tuple[float, float, int]:
+def simulation(log: EventLog, policies: int, order: str) -> list[str]:
+    """The command that simulates so many thresholds."""
+    program = str(Path(sys.executable).with_name("analyzer"))
+    command = [program, "simulate", "--log", str(log.path), "--baseline", "none", "--order", order]
+    for k in range(policies):
+        command += ["--threshold", f"{1 + k / 2}%"]
+    return command
+
+
+def process(command: list[str]) -> tuple[float, float, int]:
     """Wall time, processor time, and peak memory of a command."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryFile() as output:
         began = time.perf_counter()
         started = subprocess.Popen(command, env=environment, stdout=output)  # noqa: S603 - ours
