@@ -92,11 +92,6 @@ class Knowledge:
         return np.searchsorted(self.owner, np.arange(self.n + 1))
 
     @cached_property
-    def used(self) -> Integers:
-        """The images that are ever used, in order."""
-        return np.flatnonzero(self.begins[:-1] < self.begins[1:])
-
-    @cached_property
     def _key(self) -> Integers:
         return self.owner * (self.count + 1) + self._order
 
@@ -111,10 +106,9 @@ class Knowledge:
         """
         return TraceFacts(self, now, present, pulled, holders)
 
-    def keys(self, order: str, now: float) -> Floats:
-        """The keys of all images by an order that looks at none of what a policy did; shape (n,), 0 if never used."""
-        keys = np.zeros(self.n)
-        keys[self.used] = ORDERS[order](_PastFacts(self, now, self.used))
+    def keys(self, order: str, now: float, images: Integers) -> NDArray[Any]:
+        """Keys by an order that looks at none of what a policy did; of images that are used by then."""
+        keys: NDArray[Any] = ORDERS[order](_PastFacts(self, now, images))
         return keys
 
     def latest(self, now: float, images: Integers) -> Integers:
@@ -127,7 +121,8 @@ class Knowledge:
     def first_seen(self) -> Floats:
         """When each image was first witnessed; shape (n,)."""
         seen = np.full(self.n, _NEVER)
-        seen[self.used] = self.time[self.begins[self.used]]
+        used = self.begins[:-1] < self.begins[1:]
+        seen[used] = self.time[self.begins[:-1][used]]
         return seen
 
     @cached_property

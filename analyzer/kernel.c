@@ -536,8 +536,8 @@ typedef int (*order_t)(double now, int32_t count, const int32_t *present, const 
                        const int32_t *holders, double *keys);
 /* Remove what a foreign rule says by calling kernel_remove; not 0: failed. */
 typedef int (*rule_t)(struct run *run, double now);
-/* Fill keys[i] for all images; not 0: failed. */
-typedef int (*keys_t)(double now, double *keys);
+/* Fill keys[k] for images present[k]; not 0: failed. */
+typedef int (*keys_t)(double now, int32_t count, const int32_t *present, double *keys);
 
 /* What forecasts are made from; tables of pruner.learning per day, by age, habit and stage. */
 typedef struct {
@@ -1021,17 +1021,16 @@ static inline double forecast(const learned_t *learned, int64_t day, double idle
     return rate / total * (1 - passes) + passes * beyond;
 }
 
-/* Keys of all images that were used so far, at a moment up to which all is known. */
-static int keys_at(const run_t *run, const double *last_use, const int32_t *latest, double *keys) {
-    const trace_t *t = run->trace;
+/* Keys of images, at a moment up to which all is known. */
+static int find_keys(run_t *run, int32_t count) {
     const learned_t *learned = run->policy->moments->learned;
     double now = run->now;
-    if (!learned) return run->policy->moments->ask(now, keys) ? CALLBACK : OK;
+    if (!learned) return run->policy->moments->ask(now, count, run->present, run->keys) ? CALLBACK : OK;
     int64_t day = (llrint(now * 1000.0) + learned->offset) / DAY_MS;
-    for (int32_t i = 0; i < t->images; i++) {
-        if (latest[i] < 0) continue;
-        double idle = last_use[i] < now ? now - last_use[i] : 0.0;
-        keys[i] = forecast(learned, day, idle, learned->habit[latest[i]], now - learned->superseded[i]);
+    for (int32_t k = 0; k < count; k++) {
+        int32_t i = run->present[k];
+        double idle = run->last_use[i] < now ? now - run->last_use[i] : 0.0;
+        run->keys[k] = forecast(learned, day, idle, learned->habit[run->latest[i]], now - learned->superseded[i]);
     }
     return OK;
 }
@@ -1046,8 +1045,8 @@ static moment_t *make_moment(int32_t images) {
     return made;
 }
 
-/* Rank all images as they stand now. */
-static int fill_moment(run_t *run, moment_t *moment) {
+/* Rank images as they stand now: all for all policies, or those that are there for this one. */
+static int fill_moment(run_t *run, moment_t *moment, int shared) {
     const trace_t *t = run->trace;
     size_t n = (size_t)t->images;
     moment->now = run->now;
@@ -1062,10 +1061,10 @@ static int fill_moment(run_t *run, moment_t *moment) {
         run->latest[i] = p;
         if (t->until[p] > run->last_use[i]) run->last_use[i] = t->until[p];
     }
-    int status = keys_at(run, run->last_use, run->latest, run->keys);
     moment->count = 0;
     for (int32_t i = 0; i < t->images; i++)
-        if (run->latest[i] >= 0) run->keys[moment->count] = run->keys[i], run->present[moment->count++] = i;
+        if (run->latest[i] >= 0 && (shared || run->held[i])) run->present[moment->count++] = i;
+    int status = find_keys(run, moment->count);
     memcpy(run->last_use, moment->last_use, n * sizeof *run->last_use);
     memcpy(run->latest, moment->latest, n * sizeof *run->latest);
     rank(run->keys, moment->count, run->ranked, run->spare);
@@ -1092,7 +1091,7 @@ static const moment_t *moment_of(run_t *run) {
             if (!stored) __atomic_add_fetch(&all->room, size, __ATOMIC_RELAXED);
             made = !stored && run->own ? run->own : make_moment(run->trace->images);
             if (!stored) run->own = made;
-            run->status = made ? fill_moment(run, made) : NO_MEMORY;
+            run->status = made ? fill_moment(run, made, stored) : NO_MEMORY;
             if (run->status != OK) {
                 if (stored) free(made);
                 return NULL;

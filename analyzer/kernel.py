@@ -52,7 +52,7 @@ class _Learned(ctypes.Structure):
 
 
 _Order = ctypes.CFUNCTYPE(c_int, c_double, c_int32, c_void_p, c_void_p, c_void_p, c_void_p)
-_Keys = ctypes.CFUNCTYPE(c_int, c_double, c_void_p)
+_Keys = ctypes.CFUNCTYPE(c_int, c_double, c_int32, c_void_p, c_void_p)
 _Rule = ctypes.CFUNCTYPE(c_int, c_void_p, c_double)
 
 
@@ -407,7 +407,7 @@ class Moments:
 
     Args:
         images: how many there are.
-        source: what makes the keys: the tables of forecasts, or a function of the time that gives all keys; shape (n,).
+        source: what makes the keys: the tables of forecasts, or a function of the time and the numbers of images.
 
     Attributes:
         error: what went wrong in that function; None: nothing.
@@ -416,7 +416,7 @@ class Moments:
         MemoryError: there is not enough.
     """
 
-    def __init__(self, images: int, source: Forecasting | Callable[[float], Floats]) -> None:
+    def __init__(self, images: int, source: Forecasting | Callable[[float, Integers], Array]) -> None:
         self.error: BaseException | None = None
         learned, ask = None, None
         if isinstance(source, Forecasting):
@@ -426,7 +426,7 @@ class Moments:
             self._learned = _Learned(**addresses, offset=source.offset_ms)
             learned = byref(self._learned)
         else:
-            self._ask = _Keys(self._asked(images, source))
+            self._ask = _Keys(self._asked(source))
             ask = ctypes.cast(self._ask, c_void_p)
         make = _function("kernel_moments")
         make.restype = c_void_p
@@ -435,10 +435,10 @@ class Moments:
             raise MemoryError("not enough memory for the replay")
         weakref.finalize(self, _function("kernel_forget"), c_void_p(self.address)).atexit = False
 
-    def _asked(self, images: int, keys: Callable[[float], Floats]) -> Callable[[float, int], int]:
-        def ask(now: float, address: int) -> int:
+    def _asked(self, keys: Callable[[float, Integers], Array]) -> Callable[[float, int, int, int], int]:
+        def ask(now: float, count: int, present: int, made: int) -> int:
             try:
-                _view(address, c_double, images)[:] = keys(now)
+                _view(made, c_double, count)[:] = keys(now, _view(present, c_int32, count).astype(np.int64))
             except BaseException as error:  # noqa: BLE001 - raised again behind the C code
                 self.error = error
                 return 1

@@ -524,7 +524,8 @@ def _moments(order: str, index: Index) -> Moments | None:
         knowledge = knowledge_of(index.trace)
         if order == "forecast":
             return Moments(index.trace.images, knowledge.forecasting)
-        knowledge.keys(order, 0.0)  # computed here, what it needs is not computed in several threads at once
+        # Computed here, what it needs is not computed in several threads at once.
+        knowledge.keys(order, 0.0, index.trace.image[:1].astype(np.int64))
         return Moments(index.trace.images, partial(knowledge.keys, order))
 
     return index.moments(order, make)

@@ -117,12 +117,6 @@ def test_idle_times_fall_into_situations_by_hand() -> None:
     assert facts.last_use.tolist() == [10100.0, 15000.0]
 
 
-def test_an_image_that_is_never_used_has_no_keys() -> None:
-    images = [ImageFacts([("a", 1)]), ImageFacts([("b", 1)])]
-    known = Knowledge(make_trace(images, [(1.0, 0, 2.0, Use.CONTAINER)], [DiskState(0.0, 10, 0)], end=50.0))
-    assert known.keys("forecast", 10.0).tolist() == [pytest.approx(Learned().forecast(8.0, 0.0, -1.0)), 0.0]
-
-
 @pytest.mark.parametrize("order", sorted(set(ORDERS) - {"lru", *OWN_STATE_ORDERS}))
 def test_only_some_orders_look_at_what_a_policy_did(order: str) -> None:
     # Such facts are not at hand where keys are made for all policies at once.
@@ -130,14 +124,14 @@ def test_only_some_orders_look_at_what_a_policy_did(order: str) -> None:
     uses = [(1.0, 0, 2.0, Use.CONTAINER), (3.0, 1, 4.0, Use.JOB)]
     known = Knowledge(make_trace(images, uses, [DiskState(0.0, 10, 0)], end=50.0))
     facts = known.facts(10.0, np.array([0, 1]), np.array([1.0, 3.0]), np.array([1, 1]))
-    assert known.keys(order, 10.0).tolist() == np.asarray(ORDERS[order](facts)).tolist()
+    assert known.keys(order, 10.0, np.array([0, 1])).tolist() == np.asarray(ORDERS[order](facts)).tolist()
 
 
 @pytest.mark.parametrize("order", OWN_STATE_ORDERS)
 def test_the_others_do(order: str) -> None:
     known = Knowledge(make_trace([ImageFacts([("a", 1)])], [(1.0, 0, 2.0, Use.JOB)], [DiskState(0.0, 10, 0)]))
     with pytest.raises(IndexError):
-        known.keys(order, 10.0)
+        known.keys(order, 10.0, np.array([0]))
 
 
 @pytest.mark.skipif(library.load() is None, reason="neither a built kernel nor a C compiler")

@@ -20,7 +20,7 @@ from analyzer.kernel import Index, Moments, Rules
 from analyzer.library import compiler
 from analyzer.replay import PolicyCleaner, Trigger, replay, replay_many
 from analyzer.result import Result
-from analyzer.trace import DiskState, Floats, ImageFacts, Trace, Use, make_trace
+from analyzer.trace import DiskState, Floats, ImageFacts, Integers, Trace, Use, make_trace
 from pruner.orders import ORDERS
 from pruner.policy import Policy, Space
 
@@ -172,7 +172,8 @@ def test_containers_that_end_in_another_order_than_they_began(*, shuffled: bool)
 def test_a_fault_in_an_order_is_raised() -> None:
     trace = make_trace([ImageFacts([("a", 9)])], [(1.0, 0, 1.0, Use.JOB)], [DiskState(0, 10, 0)], end=50.0)
 
-    def fail(now: float) -> Floats:
+    def fail(now: float, images: Integers) -> Floats:
+        assert images.tolist() == [0]
         raise ArithmeticError(f"at {now:.0f}")
 
     rules = Rules(
