@@ -42,6 +42,9 @@ _LOOK_BACK_NS = 86400 * 10**9
 # Podman tells of a pull before it lists the image; and an image that is not listed any more, though no
 # event told of its deletion within this time, is hidden: untagged, but others were built from it.
 _SECOND_LOOK_S = 2.0
+# After each change images are listed anew, at once but for 5 % of the engine's time at most: the containerd store
+# takes some 10 ms of an image.
+_LISTING_PAUSE = 20
 _CHANGES_DISK = frozenset({Kind.IMAGE_PULLED, Kind.IMAGE_DELETED, Kind.IMAGE_LOADED, Kind.IMAGE_IMPORTED})
 _NEW_IMAGE = frozenset(
     {
@@ -102,6 +105,8 @@ class Collector:
         self._watchdog = Watchdog()
         self._data_root = ""
         self._usage: Usage | None = None
+        # What `Engine.untold` said before the latest listing of images.
+        self._untold: tuple[object, ...] = ()
         # Time of the last event that came from the engine, UTC nanoseconds.
         self._anchor_ns: int | None = None
         # When the collector last surely witnessed, UTC nanoseconds; None: never before.
@@ -115,6 +120,7 @@ class Collector:
         self._sampling_due = False
         self._next_disk = self._next_inventory = self._next_containers = self._next_flush = 0.0
         self._next_second_look = math.inf
+        self._next_listing = -math.inf
         self._flush_wait = self._schedule.flush
         self._reader: Reader | None = None
         self.stopping = threading.Event()
@@ -298,6 +304,8 @@ class Collector:
         due = [self._next_disk, self._next_inventory, self._next_containers, self._next_second_look]
         if self._writer.behind:
             due.append(self._next_flush)
+        if self._listing_due:
+            due.append(self._next_listing)
         if self._metrics is not None and self._news:
             due.append(self._metrics.next)
         until = min(due) - time.monotonic()
@@ -307,15 +315,13 @@ class Collector:
         """Do what is due at `now` (monotonic seconds)."""
         self._watchdog.progress()
         self._record(*self._clock.watch())
-        if self._listing_due:
+        if self._listing_due and now >= self._next_listing:
             self._listing_due = False
-            self._observe_changed(self._engine.images())
+            self._observe_changed(self._list_images())
             self._next_second_look = now + _SECOND_LOOK_S
         if now >= self._next_second_look:
             self._next_second_look = math.inf
-            listed = self._engine.images()
-            self._observe_changed(listed)
-            self._record(*self._presence.vanished(listed, self._clock.now()))
+            self._compare_images()
         if self._sampling_due or now >= self._next_disk:
             self._sample()
             self._next_disk = now + self._schedule.disk
@@ -325,6 +331,8 @@ class Collector:
             self._take_inventory()
         elif now >= self._next_containers:
             self._next_containers = now + self._schedule.containers
+            if self._untold != self._engine.untold():
+                self._compare_images()
             self._record(*self._translator.reconcile(self._engine.containers(), self._clock.now()))
         if self._writer.behind and now >= self._next_flush:
             self._flush()
@@ -388,9 +396,7 @@ class Collector:
 
     def _take_inventory(self) -> None:
         """Compare all images and containers with what is known, and record what differs."""
-        listed = self._engine.images()
-        self._observe_changed(listed)
-        self._record(*self._presence.vanished(listed, self._clock.now()))
+        self._compare_images()
         self._translator.learn(names_of(self._presence.names()))
         self._record(*self._translator.reconcile(self._engine.containers(), self._clock.now()))
         self._announced.clear()
@@ -400,6 +406,21 @@ class Collector:
             self._usage = self._engine.usage()
         except EngineError as error:
             logger.warning("disk usage is unknown: %s", error)
+
+    def _compare_images(self) -> None:
+        """Record which images came, went or changed their names."""
+        self._untold = self._engine.untold()
+        listed = self._list_images()
+        self._observe_changed(listed)
+        self._record(*self._presence.vanished(listed, self._clock.now()))
+
+    def _list_images(self) -> list[ListedImage]:
+        """All images; an engine that takes long for them is asked the less often."""
+        began = time.monotonic()
+        listed = self._engine.images()
+        ended = time.monotonic()
+        self._next_listing = ended + _LISTING_PAUSE * (ended - began)
+        return listed
 
     def _observe_changed(self, listed: list[ListedImage]) -> None:
         for row in self._presence.changed(listed):

@@ -336,6 +336,23 @@ class Engine:
         """Whether events outlive the engine's process; Docker has its last 256 in memory."""
         return self.store == "podman"
 
+    def untold(self) -> tuple[object, ...]:
+        """What differs after images were built or pruned without an event, as the containerd store does until 28.
+
+        It costs the engine next to nothing, while a listing of images there takes some 10 ms of an image.
+        Empty where events tell all. Raises EngineError.
+        """
+        if self.store != "containerd":
+            return ()
+        with told_in_one_line(self.host):
+            api = cast("Any", self.api)
+            answer = api.get(
+                f"{api.base_url}/v{api.api_version}/system/df", params={"type": "build-cache"}, timeout=self._timeout
+            )
+            answer.raise_for_status()
+            used = sorted((row["ID"], row.get("LastUsedAt") or "") for row in answer.json().get("BuildCache") or [])
+            return (api.info().get("Images"), *used)
+
     def answers(self, image: str) -> Answers:
         """What the engine tells of an image that is there. Raises EngineError."""
         with told_in_one_line(self.host):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import subprocess
 import tarfile
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import docker.errors
 import pytest
 from docker.models.images import Image
 
+from tests.engine.builds import Builder, build, builders
 from tests.engine.engines import Engine
 from tests.engine.host import Host
 from tests.engine.registry import PushedImage, Registry, base_layer, random_layer
@@ -27,6 +29,7 @@ class Operator:
 
     def __init__(self, engine: Engine, registry: Registry, seed: int) -> None:
         self.random = random.Random(seed)
+        self.engine = engine
         self.client = engine.client()
         self.registry = registry
         self.serial = 100 * seed
@@ -35,6 +38,10 @@ class Operator:
         # What each container was created from: container ID to image ID at that time.
         self.created: dict[str, str] = {}
         self.witnessed: set[str] = set()
+        # What each built image was built on, by their IDs.
+        self.built: dict[str, str] = {}
+        # Images that were there after every step since `lasting` was last set.
+        self.lasting: set[str] = set()
         for name in ("one", "two", "three"):
             self.push(name)
 
@@ -43,7 +50,7 @@ class Operator:
         doing = self.random.choice(
             (
                 *(self.pull, self.pull, self.pull_digest, self.tag, self.untag, self.move_tag, self.remove, self.load),
-                *(self.import_, self.commit, self.build, self.create, self.create, self.drop),
+                *(self.import_, self.commit, self.label, self.build, self.create, self.create, self.drop),
             )
         )
         self.done.append(doing.__name__)
@@ -51,6 +58,10 @@ class Operator:
             doing()
         except docker.errors.APIError as error:
             self.done[-1] += f" refused: {error.explanation}"
+        except subprocess.CalledProcessError as error:
+            self.done[-1] += f" refused: {error.stderr}"
+        # Who is gone for a moment only was not there all the time.
+        self.lasting &= self.inventory().keys()
 
     def push(self, name: str) -> None:
         self.serial += 1
@@ -109,6 +120,20 @@ class Operator:
 
         def from_(image: Image) -> None:
             if image.tags:
+                builder = self.random.choice(builders(self.engine))
+                before = self.inventory().keys()
+                made = build(self.engine, builder, image.tags[0], f"built/y:{self.serial % 4}", f"{self.serial}")
+                if made not in before:
+                    self.built[made] = str(image.id)
+                    self.lasting.add(made)
+
+        self.any_image(from_)
+
+    def label(self) -> None:
+        self.serial += 1
+
+        def from_(image: Image) -> None:
+            if image.tags:
                 recipe = f"FROM {image.tags[0]}\nLABEL serial={self.serial}\n".encode()
                 self.client.images.build(fileobj=io.BytesIO(recipe), tag=f"built/x:{self.serial % 4}", rm=True)
 
@@ -161,18 +186,106 @@ def test_the_log_knows_what_the_engine_holds(any_engine: Engine, registry: Regis
     def projected() -> dict[str, list[str]]:
         return {row["image_id"]: row["references"] for row in host.json("collector", "images")}
 
-    with host.collecting():
+    # BuildKit on the containerd store leaves no event: what it built is found when containers are listed.
+    bases: dict[str, str] = {}
+    with host.collecting("--listing-interval", "1s"):
         for _ in range(STEPS // 10):
+            operator.built.clear()
+            operator.lasting = {*operator.inventory()}
             for _ in range(10):
                 operator.step()
             with suppress(AssertionError):
                 host.wait_for(lambda: projected() == operator.inventory(), "the log to follow", patience=8)
             assert projected() == operator.inventory(), operator.done
             operator.witnessed = set(operator.created)
+            bases |= {made: on for made, on in operator.built.items() if {made, on} <= operator.lasting}
     used = dict(host.log.query("SELECT DISTINCT container, image_id FROM events WHERE kind = 'container_created'"))
     # A classic build makes containers of its own.
     assert {container: used.get(container) for container in operator.created} == operator.created, operator.done
     # What was built begins with the layers of what it was built on, though no event tells that.
-    assert host.count("base_used") >= int("build" in operator.done), operator.done
+    credited = credits_of(host)
+    for made, on in bases.items():
+        assert on in credited[made], (made, on, operator.done)
+    assert host.count("base_used") >= int("label" in operator.done), operator.done
     assert sum("refused" in done for done in operator.done) < STEPS // 2, operator.done
     operator.client.close()
+
+
+def credits_of(host: Host) -> dict[str, set[str]]:
+    """Which images count as used by the building of which, by their IDs."""
+    found: dict[str, set[str]] = {}
+    for made, on in host.log.query("SELECT attributes ->> '$.by', image_id FROM events WHERE kind = 'base_used'"):
+        found.setdefault(made, set()).add(on)
+    return found
+
+
+def test_builds_are_known_with_what_they_were_built_on(any_engine: Engine, registry: Registry) -> None:
+    present, absent = (
+        registry.push_image(f"from/{name}", "1", [base_layer(), random_layer(seed, 2 * MIB)])
+        for seed, name in ((301, "present"), (302, "absent"))
+    )
+    host = Host(any_engine, any_engine.folder / "log" / "events.duckdb")
+    client = any_engine.client()
+    client.images.pull(present.reference)
+    base = str(client.images.get(present.reference).id)
+
+    def shown() -> dict[str, list[str]]:
+        return {row["image_id"]: row["references"] for row in host.json("collector", "images")}
+
+    def listed() -> dict[str, list[str]]:
+        return {str(image.id): sorted(image.tags) for image in client.images.list()}
+
+    with host.collecting("--listing-interval", "1s"):
+        host.wait_for_events("image_observed", 1)
+        for builder in builders(any_engine):
+            first = build(any_engine, builder, present.reference, "built/it:1", f"{builder} first")
+            wait_for_credit(host, first, base)
+            # The tag moves from one built image to the next.
+            began = time.time()
+            second = build(any_engine, builder, present.reference, "built/it:1", f"{builder} second")
+            wait_for_credit(host, second, base)
+            assert first != second
+            ((used,),) = host.log.query("SELECT epoch_ns(last_use) / 1e9 FROM last_use WHERE image_id = ?", [base])
+            assert began < used <= time.time()
+
+            # An image that is not there is pulled by the classic builder; BuildKit keeps it to itself.
+            told = len(events_of(host, absent.reference))
+            made = build(any_engine, builder, absent.reference, f"built/on-absent:{builder.value}", f"{builder}")
+            host.wait_for(lambda: shown() == listed(), "the log to follow")
+            if builder is Builder.CLASSIC:
+                wait_for_credit(host, made)
+                client.images.remove(absent.reference)
+                host.wait_for(lambda: shown() == listed(), "the removal")
+            else:
+                # The blind spot: nothing tells of it. What was built holds its layers.
+                assert len(events_of(host, absent.reference)) == told
+                assert made not in credits_of(host)
+                assert len(layers(host, made)) == len(layers(host, second))
+        # Its layers protect the base: removing it would free nothing.
+        (own,) = (row["own_bytes"] for row in host.json("collector", "images") if row["image_id"] == base)
+        assert own == 0
+        above = layers(host, second)
+        assert layers(host, base) == above[: len(layers(host, base))]
+    assert host.count("gap") == 0
+    client.close()
+
+
+def wait_for_credit(host: Host, made: str, base: str | None = None) -> None:
+    """Wait until an image (None: any) counts as used by the building of another."""
+
+    def credited() -> bool:
+        found = credits_of(host).get(made, set())
+        return base in found if base else bool(found)
+
+    host.wait_for(credited, f"the base of {made}")
+
+
+def events_of(host: Host, reference: str) -> list[str]:
+    """The kinds of the events that name a reference, in order."""
+    return [str(row[0]) for row in host.log.query("SELECT kind FROM event WHERE reference = ?", [reference])]
+
+
+def layers(host: Host, image: str) -> list[str]:
+    """The layers of an image as the log has them, base first."""
+    rows = host.log.query("SELECT chain_id FROM image_layers WHERE image_id = ? ORDER BY position", [image])
+    return [str(row[0]) for row in rows]
