@@ -860,10 +860,10 @@ static inline void take(run_t *run, decision_t *d, int32_t spell, int32_t i, int
 }
 
 /* Give back what would free nothing; how many. */
-static int32_t give_back(run_t *run, int32_t from) {
+static int32_t give_back(run_t *run) {
     const trace_t *t = run->trace;
     int32_t count = 0;
-    for (int32_t k = from; k < run->taken_count; k++) {
+    for (int32_t k = 0; k < run->taken_count; k++) {
         int32_t i = run->taken[k].image;
         if (frees_something(run, i)) continue;
         for (int32_t l = t->first[i]; l < t->first[i + 1]; l++) run->holders[t->group[l]]++;
@@ -871,6 +871,17 @@ static int32_t give_back(run_t *run, int32_t from) {
         count++;
     }
     return count;
+}
+
+/* Take once more what was given back: others that hold the same layers may go now. */
+static void take_again(run_t *run) {
+    const trace_t *t = run->trace;
+    for (int32_t k = 0; k < run->taken_count; k++) {
+        taken_t *taken = &run->taken[k];
+        if (!taken->back) continue;
+        taken->back = 0;
+        for (int32_t l = t->first[taken->image]; l < t->first[taken->image + 1]; l++) run->holders[t->group[l]]--;
+    }
 }
 
 static int by_number(const void *a, const void *b) {
@@ -950,10 +961,11 @@ static void decide_lru(run_t *run) {
         keep(run, &kept, s);
     }
     run->cursor = s;
-    int32_t first_stage = run->taken_count, back = give_back(run, 0);
+    int32_t back = give_back(run);
     d.goal = run->levels + EMERGENCY;
     if (!reaches(d.bytes, d.inodes, d.goal)) {
         int32_t rest = 0;
+        take_again(run);
         for (int32_t k = 0; k < kept; k++) {
             int32_t q = run->kept[k], i = t->spell_image[q];
             if (t->at[q] < position && t->end[q] <= d.limit && run->held[i] && spared(run, &d, i, t->end[q]) &&
@@ -963,7 +975,7 @@ static void decide_lru(run_t *run) {
                 run->kept[rest++] = q;
         }
         kept = rest;
-        back += give_back(run, first_stage);
+        back = give_back(run);
     }
     if (back) {
         if (room_for(run, kept + back + 1)) {
@@ -1193,15 +1205,17 @@ static void decide_ordered(run_t *run) {
         run->wake = earliest(run, &ordered);
         return;
     }
-    int32_t first_stage = run->taken_count;
-    give_back(run, 0);
+    give_back(run);
     d.goal = run->levels + EMERGENCY;
-    for (int32_t k = 0; k < ordered.count && !reaches(d.bytes, d.inodes, d.goal); k++) {
-        int32_t i = ordered.ranked[k];
-        if (run->held[i] && !shielded(run, &d, &ordered, i) && spared(run, &d, i, ordered.last_use[i]))
-            take(run, &d, -1, i, 1);
+    if (!reaches(d.bytes, d.inodes, d.goal)) {
+        take_again(run);
+        for (int32_t k = 0; k < ordered.count && !reaches(d.bytes, d.inodes, d.goal); k++) {
+            int32_t i = ordered.ranked[k];
+            if (run->held[i] && !shielded(run, &d, &ordered, i) && spared(run, &d, i, ordered.last_use[i]))
+                take(run, &d, -1, i, 1);
+        }
+        give_back(run);
     }
-    give_back(run, first_stage);
     carry_out(run);
 }
 

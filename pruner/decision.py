@@ -85,7 +85,8 @@ def evict(  # noqa: C901, PLR0912 - one loop that numba can compile; its branche
 
     An image that was taken but whose layers are, in the end, all held by images that stay would
     free nothing: it is given back. That is judged when a stage ends and not on the way, because
-    two old images with the same layers free them only together.
+    two old images with the same layers free them only together. In an emergency those given back
+    are taken once more, and judged anew: the protected images that go may be what held their layers.
 
     Args:
         order: the images present, first to go first; shape (k,).
@@ -114,6 +115,12 @@ def evict(  # noqa: C901, PLR0912 - one loop that numba can compile; its branche
     for stage in range(2):
         goal = target if stage == 0 else emergency
         taken = EVICT if stage == 0 else EVICT_EMERGENCY
+        if stage == 1:
+            for i in order:
+                if verdict[i] == FREES_NOTHING:
+                    verdict[i] = EVICT
+                    for k in range(first[i], first[i + 1]):
+                        holders[layer[k]] -= 1
         for i in order:
             if stage == 1 and verdict[i] != PROTECTED:
                 continue
@@ -135,7 +142,7 @@ def evict(  # noqa: C901, PLR0912 - one loop that numba can compile; its branche
                         free_bytes += layer_bytes[j]
                         free_inodes += layer_inodes[j]
         for i in order:
-            if verdict[i] == taken:
+            if verdict[i] >= EVICT:
                 held = True
                 for k in range(first[i], first[i + 1]):
                     if holders[layer[k]] == 0:

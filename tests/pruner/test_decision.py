@@ -114,6 +114,33 @@ def test_protected_images_go_last_in_an_emergency_only_and_no_further() -> None:
     assert host.decide(free=0, threshold=12, emergency=-1)[:2] == [Reason.PROTECTED, Reason.PROTECTED]
 
 
+def test_in_an_emergency_a_protected_image_goes_with_its_unprotected_twin() -> None:
+    host = Host([([0], 1.0), ([0], 2.0)], [10], protected={1})
+    assert host.decide(free=0, threshold=10) == [Reason.EVICT, Reason.EVICT_EMERGENCY]
+    assert host.decide(free=0, threshold=10, emergency=-1) == [Reason.FREES_NOTHING, Reason.PROTECTED]
+    # Nothing comes of it while a third one, which may not go, holds the same layer.
+    host = Host([([0], 1.0), ([0], 2.0), ([0], 3.0)], [10], protected={1}, blocked={2: Reason.PINNED})
+    assert host.decide(free=0, threshold=10) == [Reason.FREES_NOTHING, Reason.FREES_NOTHING, Reason.PINNED]
+
+
+def test_in_an_emergency_only_those_given_back_go_whose_layers_are_freed() -> None:
+    # 0 shares all with 3, and 1 with 2; both of these are protected, and 2 alone suffices.
+    host = Host([([0], 1.0), ([1], 2.0), ([1, 2], 3.0), ([0], 4.0), ([3], 5.0)], [10, 10, 5, 3], protected={2, 3})
+    assert host.decide(free=0, threshold=18) == [
+        Reason.FREES_NOTHING,
+        Reason.EVICT,
+        Reason.EVICT_EMERGENCY,
+        Reason.PROTECTED,
+        Reason.EVICT,
+    ]
+    assert host.decide(free=0, threshold=19)[:4] == [
+        Reason.EVICT,
+        Reason.EVICT,
+        Reason.EVICT_EMERGENCY,
+        Reason.EVICT_EMERGENCY,
+    ]
+
+
 def test_protection_lapses_when_idle() -> None:
     host = Host([([0], 1.0), ([1], 900.0)], [4, 4], protected={0, 1})
     assert host.decide(free=0, threshold=4, idle=500) == [Reason.EVICT, Reason.PROTECTED]
@@ -165,6 +192,9 @@ def test_what_must_hold_on_any_host(host: Host, free: int, threshold: int, slack
     if len(regular) < len(gone):
         assert free + freed(host, regular) < threshold
         assert not any(reason is Reason.TARGET_REACHED for reason in verdict)
+    # An emergency is met if it can be met: else all that may go is gone, as far as that frees anything.
+    may_go = {i for i in range(n) if i not in host.blocked and host.images[i][1] <= 900}
+    assert free + freed(host, gone) >= min(threshold, free + freed(host, may_go))
     # Each one that goes frees something that stays freed: no image goes for nothing.
     for i in gone:
         assert not set(host.images[i][0]) <= {

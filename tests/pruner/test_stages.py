@@ -174,6 +174,24 @@ def test_stages_come_in_order_and_stop_at_the_target() -> None:
     assert made.frees == 32 * MB
 
 
+def test_in_an_emergency_an_allowlisted_image_takes_along_what_has_the_same_layers() -> None:
+    base = image("base", 40)
+    state = inventory([replace(image("mirror", 30), layers=base.layers), base, image("app", 20)])
+    made = plan(policy(15), state)
+    assert going(made) == ["app:1"]
+    assert [(verdict.image.name, verdict.reason) for verdict in made.verdicts[1:]] == [
+        ("base:1", Reason.PROTECTED),
+        ("mirror:1", Reason.FREES_NOTHING),
+    ]
+    made = plan(policy(25), state)
+    assert [(one.name, one.reason, one.frees) for one in made.removals] == [
+        ("mirror:1", "evict", 0),
+        ("app:1", "evict", 10 * MB),
+        ("base:1", "evict_emergency", 10 * MB),
+    ]
+    assert made.reaches_target
+
+
 def test_an_image_whose_only_containers_go_is_a_candidate_in_the_same_plan() -> None:
     pinned = image("pinned", 48, containers=2)
     stopped = replace(container("old", 48), image=pinned.image_id)
