@@ -187,7 +187,7 @@ def images(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
     """List every image with its last use."""
     from collector import reports
 
-    rows = reports.images(console.open_log(log))
+    rows = reports.images(reports.of_known_host(console.open_log(log)))
     if output is Format.JSON:
         console.print_json([row.to_json() for row in rows])
         return
@@ -220,9 +220,9 @@ def jobs(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """List the latest jobs with their images and what was pulled for them."""
-    from collector import jobreport
+    from collector import jobreport, reports
 
-    rows = jobreport.jobs(console.open_log(log), project, limit)
+    rows = jobreport.jobs(reports.of_known_host(console.open_log(log)), project, limit)
     if output is Format.JSON:
         console.print_json([row.to_json() for row in rows])
         return
@@ -255,9 +255,9 @@ def explain(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Tell an image's story: come, used by whom, removed by whom and why, come back at which cost."""
-    from collector import story
+    from collector import reports, story
 
-    found = story.stories(console.open_log(log), image)
+    found = story.stories(reports.of_known_host(console.open_log(log)), image)
     if output is Format.JSON:
         console.print_json([told.to_json() for told in found])
         return

@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from collector.errors import LogError
 from collector.log import EventLog
 from collector.spool import Spool
 from collector.writer import spool_path
@@ -134,9 +135,25 @@ def last_witnessed_ns(log: EventLog) -> int | None:
 
 
 def known_host(connection: duckdb.DuckDBPyConnection, host: str) -> str:
-    """The host that is meant: this one, or the only one in a log that came from elsewhere."""
-    hosts = [row[0] for row in connection.execute("SELECT DISTINCT host FROM event LIMIT 3").fetchall()]
-    return str(hosts[0]) if len(hosts) == 1 else host
+    """The host that is meant: this one, or the only one in a log that came from elsewhere.
+
+    Raises:
+        LogError: the log came from elsewhere and tells of several.
+    """
+    hosts = [str(row[0]) for row in connection.execute("SELECT DISTINCT host FROM event ORDER BY host").fetchall()]
+    if host in hosts or not hosts:
+        return host
+    if len(hosts) > 1:
+        raise LogError(
+            f"the event log tells of the hosts {', '.join(hosts)}, not of this one ({host}): copy theirs apart"
+        )
+    return hosts[0]
+
+
+def of_known_host(log: EventLog) -> EventLog:
+    """The log, as that of the host that is meant; see `known_host`. Raises LogError."""
+    with log.reading() as connection:
+        return EventLog(log.path, known_host(connection, log.host), log.wait)
 
 
 def status(log: EventLog, now: float | None = None) -> Status:

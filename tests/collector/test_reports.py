@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from collector.cli import app
+from collector.errors import LogError
 from collector.events import Event, Kind
 from collector.log import EventLog
 from collector.reports import DAY_S, Witness, status
@@ -74,6 +78,17 @@ def test_a_log_from_elsewhere_is_told_by_its_own_host(log: EventLog) -> None:
     EventLog(log.path, host="laptop").append([Event(at(1), Kind.GAP, began_ns=at(2))])
     assert status(EventLog(log.path, host="laptop"), NOW).events == 1
     assert status(log, NOW).gaps == 0
+
+
+def test_the_lists_of_a_log_from_elsewhere_are_those_of_its_host(log: EventLog) -> None:
+    log.append([Event(at(7), Kind.IMAGE_OBSERVED, image="sha256:" + "a" * 64, attributes={"size": 3})])
+    found = CliRunner().invoke(app, ["images", "--log", str(log.path), "--format", "json"])
+    assert [row["image"] for row in json.loads(found.output)] == ["sha256:" + "a" * 64]
+    EventLog(log.path, host="k").append([Event(at(1), Kind.COLLECTOR_STARTED)])
+    for command in (["images"], ["jobs"], ["explain", "a"], ["status"]):
+        refused = CliRunner().invoke(app, [*command, "--log", str(log.path)], standalone_mode=False)
+        assert isinstance(refused.exception, LogError)
+        assert "tells of the hosts h, k, not of this one" in str(refused.exception)
 
 
 DAYS = st.integers(0, 60)
