@@ -83,7 +83,7 @@ def test_a_log_from_elsewhere_is_told_by_its_own_host(log: EventLog) -> None:
 def test_the_lists_of_a_log_from_elsewhere_are_those_of_its_host(log: EventLog) -> None:
     log.append([Event(at(7), Kind.IMAGE_OBSERVED, image="sha256:" + "a" * 64, attributes={"size": 3})])
     found = CliRunner().invoke(app, ["images", "--log", str(log.path), "--format", "json"])
-    assert [row["image"] for row in json.loads(found.output)] == ["sha256:" + "a" * 64]
+    assert [row["image_id"] for row in json.loads(found.output)] == ["sha256:" + "a" * 64]
     EventLog(log.path, host="k").append([Event(at(1), Kind.COLLECTOR_STARTED)])
     for command in (["images"], ["jobs"], ["explain", "a"], ["status"]):
         refused = CliRunner().invoke(app, [*command, "--log", str(log.path)], standalone_mode=False)
