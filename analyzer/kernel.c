@@ -530,12 +530,18 @@ typedef struct {
     const double *gap_end;
 } trace_t;
 
-struct run;
 /* Fill keys[k] for images present[k]; not 0: failed. */
 typedef int (*order_t)(double now, int32_t count, const int32_t *present, const double *pulled,
                        const int32_t *holders, double *keys);
-/* Remove what a foreign rule says by calling kernel_remove; not 0: failed. */
-typedef int (*rule_t)(struct run *run, double now);
+
+/* What others do at each tick: remove all unused images of which something is longer ago. */
+enum { BUILT, PULLED, USED };
+typedef struct {
+    double age, low; /* only while less than this share of the disk is free; negative: whatever is free */
+    const double *built;
+    const uint8_t *removable;
+    int32_t clock;
+} age_rule_t;
 /* Fill keys[k] for images present[k]; not 0: failed. */
 typedef int (*keys_t)(double now, int32_t count, const int32_t *present, double *keys);
 
@@ -570,7 +576,7 @@ typedef struct {
     int32_t at_events, keep_local, keep_removals, keep_steps;
     order_t order; /* keys that depend on what the policy did */
     moments_t *moments; /* keys that do not; both NULL: least recently used first */
-    rule_t rule;   /* not NULL: called at each tick instead of deciding */
+    const age_rule_t *rule; /* not NULL: carried out at each tick instead of deciding */
 } policy_t;
 
 typedef struct {
@@ -661,7 +667,7 @@ typedef struct run {
     const double *levels;
     double now, accounted;
     int32_t position; /* uses before this one have happened */
-    int64_t free, held_bytes, total_inodes, other_inodes;
+    int64_t free, total, held_bytes, total_inodes, other_inodes;
     double held_inodes;
     uint8_t *held, *known;
     int32_t *holders;
@@ -677,7 +683,7 @@ typedef struct run {
     int32_t gap;
     int64_t last_tick, due;
     double wake; /* no tick before can remove anything, unless something happens */
-    /* for orders other than lru, and foreign rules */
+    /* for orders other than lru, and rules of age */
     double *last_use;
     int32_t *latest; /* per image its latest use */
     int32_t scanned;
@@ -1227,28 +1233,25 @@ static void decide(run_t *run) {
         decide_lru(run);
 }
 
-/* ---------------------------------------------------------------- for foreign rules */
+/* ---------------------------------------------------------------- what others do */
 
-/* Remove an image now. */
-void kernel_remove(run_t *run, int32_t i, int emergency) {
-    int64_t bytes;
-    double inodes;
-    account(run);
-    release(run, i, &bytes, &inodes);
-    removed(run, i, bytes, inodes, emergency);
-    await(run, run->trace->following[run->latest[i]]);
-}
-
-/* The host as a rule sees it. */
-const uint8_t *kernel_held(const run_t *run) { return run->held; }
-const double *kernel_last_use(const run_t *run) { return run->last_use; }
-const double *kernel_pulled(const run_t *run) { return run->pulled; }
-int64_t kernel_free(const run_t *run) { return run->free; }
-
-static void ask_rule(run_t *run) {
+static void apply_rule(run_t *run) {
+    const trace_t *t = run->trace;
+    const age_rule_t *rule = run->policy->rule;
     int64_t before = run->out->removals;
+    if (rule->low >= 0.0 && !((double)run->free < rule->low * (double)run->total)) return;
     scan(run);
-    if (run->policy->rule(run, run->now)) run->status = CALLBACK;
+    const double *since = rule->clock == BUILT ? rule->built : rule->clock == PULLED ? run->pulled : run->last_use;
+    for (int32_t i = 0; i < t->images; i++) {
+        if (!run->held[i] || run->last_use[i] > run->now || !rule->removable[i]) continue;
+        if (!(since[i] < run->now - rule->age)) continue;
+        int64_t bytes;
+        double inodes;
+        account(run);
+        release(run, i, &bytes, &inodes);
+        removed(run, i, bytes, inodes, 0);
+        await(run, t->following[run->latest[i]]);
+    }
     run->out->prunes += run->out->removals > before;
 }
 
@@ -1329,7 +1332,8 @@ static int play(run_t *run) {
             }
             account(run);
             int was_full = run->free < 0;
-            run->free = t->disk_total[disk] - t->disk_other[disk] - run->held_bytes;
+            run->total = t->disk_total[disk];
+            run->free = run->total - t->disk_other[disk] - run->held_bytes;
             run->total_inodes = t->inode_total[disk];
             run->other_inodes = t->inode_other[disk];
             run->levels = run->policy->levels + LEVELS * t->disk_class[disk];
@@ -1349,7 +1353,7 @@ static int play(run_t *run) {
             run->last_tick = run->due;
             advance(run);
             if (run->policy->rule)
-                ask_rule(run);
+                apply_rule(run);
             else
                 decide(run);
         }

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analyzer.age_rule import AgeRule, Clock, removable_by_id
 from analyzer.library import load
 from analyzer.trace import Flags, Floats, Integers, Trace, Use
 from pruner.learning import AGES, BUCKETS, HABITS, STAGES
@@ -53,7 +54,10 @@ class _Learned(ctypes.Structure):
 
 _Order = ctypes.CFUNCTYPE(c_int, c_double, c_int32, c_void_p, c_void_p, c_void_p, c_void_p)
 _Keys = ctypes.CFUNCTYPE(c_int, c_double, c_int32, c_void_p, c_void_p)
-_Rule = ctypes.CFUNCTYPE(c_int, c_void_p, c_double)
+
+
+class _AgeRule(ctypes.Structure):
+    _fields_ = (("age", c_double), ("low", c_double), ("built", c_void_p), ("removable", c_void_p), ("clock", c_int32))
 
 
 class _Policy(ctypes.Structure):
@@ -107,6 +111,7 @@ class Rules:
             when each image was pulled (all n), and how many images hold each group of layers.
         moments: ranks of all images by an order that depends on none of these; without either:
             least recently used first.
+        rule: what is done at each tick instead of deciding.
     """
 
     levels: Floats
@@ -119,6 +124,7 @@ class Rules:
     keep_local: bool
     order: Callable[[float, Integers, Floats, Integers], Array] | None = None
     moments: Moments | None = None
+    rule: AgeRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +333,25 @@ class Index:
         freed: Integers = self.own_bytes[present] + sums[first[present + 1]] - sums[first[present]]
         return freed
 
+    @cached_property
+    def _removable(self) -> tuple[Array, Array]:
+        """Per image whether the engine removes it by its name, and by its ID."""
+        by_id = [removable_by_id(names) for names in self.trace.references]
+        return np.ones(self.trace.images, dtype=np.uint8), _plain(np.array(by_id, dtype=np.bool_), np.uint8)
+
+    @cached_property
+    def _built(self) -> Floats:
+        return _plain(self.trace.created, np.float64)
+
+    def _age_rule(self, rule: AgeRule) -> _AgeRule:
+        return _AgeRule(
+            age=rule.age,
+            low=-1.0 if rule.low is None else rule.low,
+            built=self._built.ctypes.data,
+            removable=self._removable[rule.by_id].ctypes.data,
+            clock=list(Clock).index(rule.clock),
+        )
+
     def replay(self, rules: Rules, level: float, *, removals: bool = True, steps: bool = False) -> Outcome:
         """Replay the trace under one policy.
 
@@ -344,6 +369,7 @@ class Index:
         levels = _plain(rules.levels, np.float64)
         protected = _plain(rules.protected, np.uint8)
         call = _Call(self, rules.order)
+        rule = self._age_rule(rules.rule) if rules.rule else None
         policy = _Policy(
             levels=levels.ctypes.data,
             protected=protected.ctypes.data,
@@ -358,6 +384,7 @@ class Index:
             keep_steps=steps,
             order=ctypes.cast(call.function, c_void_p) if call.function else None,
             moments=rules.moments.address if rules.moments else None,
+            rule=ctypes.addressof(rule) if rule else None,
         )
         result = _Result()
         try:

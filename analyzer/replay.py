@@ -23,6 +23,7 @@ from typing import Protocol
 import numpy as np
 
 from analyzer import kernel
+from analyzer.age_rule import AgeRule
 from analyzer.facts import Knowledge, TraceFacts, knowledge_of
 from analyzer.host import Host
 from analyzer.kernel import Index, Moments, Outcome, Rules
@@ -477,8 +478,16 @@ def _timeline(host: Host) -> Timeline | None:
 
 def _index_for(trace: Trace, cleaner: Cleaner) -> Index | None:
     """The trace's index, if the compiled kernel is at hand and knows what the cleaner does."""
+    if not kernel.available(trace):
+        return None
     known = type(cleaner) is PolicyCleaner and cleaner.trace is trace and cleaner.policy.threshold.unit != AUTO
-    return kernel.index_of(trace) if known and kernel.available(trace) else None
+    return kernel.index_of(trace) if known or _rule_of(cleaner) is not None else None
+
+
+def _rule_of(cleaner: Cleaner) -> AgeRule | None:
+    """The rule of age that is all that a baseline does; None: it does something else."""
+    rule = getattr(cleaner, "rule", None)
+    return rule if isinstance(rule, AgeRule) else None
 
 
 def _prepare(trace: Trace, cleaners: Sequence[Cleaner]) -> None:
@@ -498,6 +507,19 @@ def _prepare(trace: Trace, cleaners: Sequence[Cleaner]) -> None:
 
 def _rules(cleaner: Cleaner, index: Index) -> Rules:
     """A policy as the kernel takes it."""
+    rule = _rule_of(cleaner)
+    if rule is not None:
+        return Rules(
+            levels=np.zeros((len(index.sizes), 6)),
+            protected=np.zeros(index.trace.images, dtype=np.bool_),
+            interval=cleaner.interval,
+            min_age=0.0,
+            allowlist_idle=0.0,
+            gap_grace=0.0,
+            at_events=False,
+            keep_local=False,
+            rule=rule,
+        )
     assert isinstance(cleaner, PolicyCleaner)  # noqa: S101 - `_index_for` lets no other pass
     policy = cleaner.policy
     levels = [policy_levels(policy, int(total), int(inodes)) for total, inodes in index.sizes]

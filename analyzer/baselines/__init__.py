@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
-from analyzer.baselines.base import DAY, HOUR, Baseline
+from analyzer.baselines.base import DAY, HOUR, Baseline, Never
 from analyzer.baselines.by_age import (
     Buildkite,
     ClearDockerCache,
@@ -40,7 +40,7 @@ __all__ = ["BASELINES", "DEFAULT_BASELINES", "Baseline", "baseline", "meanings"]
 WEEK = 7 * DAY
 
 BASELINES: dict[str, Callable[..., Cleaner]] = {
-    "never": Baseline,
+    "never": Never,
     "flush": Flush,
     "docker-gc": DockerGc,
     "docker-gc-12h": lambda: DockerGc(12 * HOUR),

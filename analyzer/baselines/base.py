@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
+from analyzer.age_rule import AgeRule, Clock
 from analyzer.host import Host
 
 MINUTE = 60.0
@@ -15,18 +16,20 @@ GIB = 2**30
 
 
 class Baseline:
-    """Something others run; by itself it removes nothing, ever (``never``).
-
-    Its results bound the re-pulls from below and show how much disk keeping everything takes.
+    """Something others run; by itself it removes nothing.
 
     Args:
         exact: book what a removal frees as it is, where the tool is wrong about it.
         restarts: seconds between restarts, at which a tool forgets what it keeps in memory; None: it never restarts.
+
+    Attributes:
+        rule: all that it does, if that is a rule of age at each tick.
     """
 
     baseline = True
-    name = "never"
+    name = "baseline"
     interval = 0.0
+    rule: AgeRule | None = None
 
     def __init__(self, *, exact: bool = False, restarts: float | None = None) -> None:
         self.exact = exact
@@ -34,7 +37,9 @@ class Baseline:
         self._began = 0.0
 
     def tick(self, host: Host) -> None:
-        """Nothing."""
+        """Follow the rule, if it is one."""
+        if self.rule is not None:
+            self.rule.apply(host)
 
     def used(self, host: Host, image: int, *, brought_in: bool) -> None:
         """Nothing."""
@@ -53,9 +58,11 @@ class Baseline:
         return True
 
 
-def unused(host: Host) -> list[int]:
-    """The images that are there and that no container refers to, in order of first sight."""
-    return [i for i in host.present if not host.pinned(i)]
+class Never(Baseline):
+    """Something that removes nothing, ever: the re-pulls that no policy avoids, and how much disk keeping all takes."""
+
+    name = "never"
+    rule = AgeRule(Clock.BUILT, math.inf)
 
 
 def seen_use(host: Host, image: int) -> float:
@@ -71,11 +78,6 @@ def size(host: Host, image: int) -> int:
 def unique_size(host: Host, image: int) -> int:
     """Bytes of the layers that no other image has, as `docker system df` shows it."""
     return sum(host.layer_bytes[j] for j in host.layers[image] if host.holders[j] == 1)
-
-
-def removable_by_id(host: Host, image: int) -> bool:
-    """Whether the engine removes it by ID without force: not with two references (moby, image_delete.go)."""
-    return len(host.trace.references[image]) <= 1
 
 
 def remove_until(host: Host, order: Iterable[int], enough: Callable[[], bool]) -> None:

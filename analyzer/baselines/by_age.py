@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import heapq
+import math
 
-from analyzer.baselines.base import DAY, GIB, HOUR, MINUTE, Baseline, age_name, removable_by_id, unused
+from analyzer.age_rule import AgeRule, Clock
+from analyzer.baselines.base import DAY, GIB, HOUR, MINUTE, Baseline, age_name
 from analyzer.host import Host
 
 
@@ -19,14 +21,8 @@ class DockerGc(Baseline):
     def __init__(self, grace: float = DAY, interval: float = HOUR) -> None:
         super().__init__()
         self.name = f"docker-gc-{age_name(grace)}"
-        self.grace = grace
         self.interval = interval
-
-    def tick(self, host: Host) -> None:
-        """Remove all that is older than the grace period."""
-        for i in unused(host):
-            if host.now - host.created[i] > self.grace and removable_by_id(host, i):
-                host.remove(i)
+        self.rule = AgeRule(Clock.BUILT, grace, by_id=True)
 
 
 class PruneUntil(Baseline):
@@ -39,21 +35,8 @@ class PruneUntil(Baseline):
     def __init__(self, age: float = DAY, interval: float = DAY, clock: str = "built") -> None:
         super().__init__()
         self.name = f"prune-until-{age_name(age)}-{clock}"
-        self.age = age
         self.interval = interval
-        self.clock = clock
-
-    def tick(self, host: Host) -> None:
-        """Remove all that is older than the age."""
-        prune_until(host, self.age, self.clock)
-
-
-def prune_until(host: Host, age: float, clock: str) -> None:
-    """As the engine does it: all unused images of that age."""
-    since = host.created if clock == "built" else host.pulled
-    for i in unused(host):
-        if since[i] < host.now - age:
-            host.remove(i)
+        self.rule = AgeRule(Clock.BUILT if clock == "built" else Clock.PULLED, age)
 
 
 class Buildkite(Baseline):
@@ -68,14 +51,14 @@ class Buildkite(Baseline):
 
     def __init__(self, age: float = 4 * HOUR, low: int = 5 * GIB, low_inodes: int = 250_000) -> None:
         super().__init__()
-        self.age = age
+        self.prune = AgeRule(Clock.BUILT, age)
         self.low = low
         self.low_inodes = low_inodes
 
     def tick(self, host: Host) -> None:
         """Check and prune."""
         if host.free < self.low or host.free_inodes < self.low_inodes:
-            prune_until(host, self.age, "built")
+            self.prune.apply(host)
 
     def waits(self, host: Host, until: float, *, use: bool) -> None:
         """Check before a job."""
@@ -95,12 +78,7 @@ class ClearDockerCache(Baseline):
     def __init__(self, version: str = "19.2") -> None:
         super().__init__()
         self.name = f"clear-docker-cache-{version}"
-        self.all_images = version == "19.2"
-
-    def tick(self, host: Host) -> None:
-        """Remove all unused images, or none."""
-        for i in unused(host) if self.all_images else ():
-            host.remove(i)
+        self.rule = AgeRule(Clock.BUILT, -math.inf if version == "19.2" else math.inf)
 
 
 class TtlIdle(Baseline):
@@ -111,14 +89,8 @@ class TtlIdle(Baseline):
 
     def __init__(self, idle: float = 7 * DAY, interval: float = DAY) -> None:
         super().__init__()
-        self.idle = idle
         self.interval = interval
-
-    def tick(self, host: Host) -> None:
-        """Remove all that is idle for too long."""
-        for i in unused(host):
-            if host.now - host.last_use[i] > self.idle:
-                host.remove(i)
+        self.rule = AgeRule(Clock.USED, idle)
 
 
 class Ecs(Baseline):

@@ -6,6 +6,7 @@ import fnmatch
 import math
 from collections.abc import Sequence
 
+from analyzer.age_rule import AgeRule, Clock, unused
 from analyzer.baselines.base import (
     DAY,
     GB,
@@ -17,7 +18,6 @@ from analyzer.baselines.base import (
     seen_use,
     size,
     unique_size,
-    unused,
 )
 from analyzer.host import Host
 
@@ -31,14 +31,8 @@ class Flush(Baseline):
 
     def __init__(self, low: float = 0.1, interval: float = 5 * MINUTE) -> None:
         super().__init__()
-        self.low = low
         self.interval = interval
-
-    def tick(self, host: Host) -> None:
-        """Remove all that may go."""
-        if host.free < self.low * host.total:
-            for i in unused(host):
-                host.remove(i)
+        self.rule = AgeRule(Clock.BUILT, -math.inf, low)
 
 
 class Docuum(Baseline):

@@ -16,6 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analyzer import kernel
+from analyzer.age_rule import AgeRule, Clock
+from analyzer.baselines import DEFAULT_BASELINES, Baseline, baseline
+from analyzer.host import Host
 from analyzer.kernel import Index, Moments, Rules
 from analyzer.library import compiler
 from analyzer.replay import PolicyCleaner, Trigger, replay, replay_many
@@ -167,6 +170,33 @@ def test_containers_that_end_in_another_order_than_they_began(*, shuffled: bool)
     policy = Policy(threshold=Space.parse("60"), target=Space.parse("90"), min_age=5.0, interval=20.0, order="lru")
     assert replay(trace, PolicyCleaner(policy, trace)).removals > 0
     assert_equal(trace, policy, Trigger.TICK)
+
+
+@settings(max_examples=200)
+@given(
+    traces(),
+    st.builds(
+        AgeRule,
+        st.sampled_from(Clock),
+        st.sampled_from([-math.inf, 0.0, 3.0, 15.0, 30.5, math.inf]),
+        st.sampled_from([None, None, 0.0, 0.3, 1.0]),
+        st.booleans(),
+    ),
+    st.sampled_from([0.0, 1.0, 2.5, 7.0]),
+)
+def test_rules_of_age(trace: Trace, rule: AgeRule, interval: float) -> None:
+    cleaner = Baseline()
+    cleaner.rule, cleaner.interval = rule, interval
+    fast, slow = (replay(trace, cleaner, 20.0, timeline=True, reference=reference) for reference in (False, True))
+    assert figures(fast) == figures(slow)
+
+
+@pytest.mark.parametrize("name", [*DEFAULT_BASELINES, "flush", "clear-docker-cache-19.2", "ttl-idle"])
+def test_simple_baselines_are_replayed_by_the_kernel(mesa: Trace, name: str) -> None:
+    cleaner = baseline(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Host, "use", None)  # the reference would fall over that
+        replay(mesa, cleaner)
 
 
 def test_a_fault_in_an_order_is_raised() -> None:
