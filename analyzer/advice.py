@@ -6,7 +6,7 @@ from the beginning: it is the whole replay less the first part, so that no host 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,9 +18,14 @@ from analyzer.replay import Cleaner, PolicyCleaner, Progress, Trigger, check_tra
 from analyzer.result import DEFAULT_PULL_RATE, Result
 from analyzer.search import badness, possible
 from analyzer.trace import Trace
-from collector.errors import UsageError
+from collector.errors import HindsightError, UsageError
 from collector.units import format_bytes
+from pruner.policy import Policy
 
+DEFAULT_SHARE = 0.7
+_MARGIN = 0.1
+_TOLERANCE = 0.01
+_CHEAP = " those that hardly pull more again than need be"
 _SUMS = (
     *("uses", "hits", "compulsory", "compulsory_bytes", "repulls", "repulled_bytes", "losses", "removals"),
     *("removed_bytes", "emergency_removals", "prunes", "disk_full", "seconds_under", "seconds"),
@@ -69,12 +74,14 @@ class Constraints:
         )
 
     def __str__(self) -> str:
-        parts = [f"at most {self.max_disk_full:,} disk-full incidents"]
+        parts = [
+            f"at most {self.max_disk_full:,} disk-full incidents" if self.max_disk_full else "no disk-full incident"
+        ]
         if self.max_repull is not None:
             parts.append(f"at most {format_bytes(self.max_repull)} pulled again")
         if self.min_free is not None:
             parts.append(f"at least {format_bytes(self.min_free)} always free")
-        parts.append(f"at most {self.max_losses:,} images lost")
+        parts.append(f"at most {self.max_losses:,} images lost" if self.max_losses else "no image lost")
         return ", ".join(parts)
 
 
@@ -181,6 +188,7 @@ class Recommendation:
         tried: how many policies were tried.
         fitting: how many of them keep to the constraints on the first part.
         broken: what the chosen one breaks on the rest, in words; empty if nothing, or if there is no rest.
+        choice: in words, by what it was chosen of those that fit.
     """
 
     chosen: Outcome | None
@@ -190,6 +198,7 @@ class Recommendation:
     tried: int
     fitting: int
     broken: tuple[str, ...] = ()
+    choice: str = ""
 
 
 def recommend(
@@ -201,15 +210,18 @@ def recommend(
 ) -> Recommendation:
     """Choose on the first part, then judge on the rest.
 
-    The best policy has the fewest losses, then pulls the least again, then leaves the most space.
+    Of the policies that keep to what is asked those count that lose the fewest images and hardly pull
+    more again than need be (within 1 % of the bytes of all first pulls); of these, those under which a
+    tenth of each disk was always free, for the future may be worse than the past; and of these the one
+    that keeps the most. Where none leaves so much, the one that leaves the most.
 
     Args:
         candidates: the policies that were tried.
         found: what `Trial` found on each host.
         constraints: what must be kept to, by all hosts together; `min_free` by each.
         share: the first part's share of the time.
-        headroom: bytes that must be free on the first part beyond what the constraints ask for, since
-            the future may be worse than the past.
+        headroom: bytes that must be free on the first part beyond what the constraints ask for, in place
+            of a tenth of the disk; 0: that tenth, where it can be had.
     """
     outcomes, others = _summed(candidates, found)
     if not outcomes:
@@ -219,15 +231,39 @@ def recommend(
     if not keeping:
         closest = min(outcomes, key=lambda item: (strict.excess(item.first, share), badness(item.first)))
         return Recommendation(None, None, closest, others, len(outcomes), 0)
-    ranked = sorted(keeping, key=lambda item: _rank(item.first))
+    spare, margin = _spare(found), 0.0 if headroom else _MARGIN
+    ranked = _ranked(keeping, spare, margin)
     best = ranked[0]
+    choice = f"Of{_CHEAP}{' and always leave a tenth of the disk free' if margin else ''} it keeps the most images."
+    if spare[best.candidate.name] < margin:
+        choice = f"No policy always leaves a tenth of the disk free; of{_CHEAP} it leaves the most."
     second = next((item for item in ranked if badness(item.first) != badness(best.first)), None)
     broken = () if best.rest is None else tuple(constraints.broken(best.rest, 1.0 - share))
-    return Recommendation(best, second, None, others, len(outcomes), len(keeping), broken)
+    return Recommendation(best, second, None, others, len(outcomes), len(keeping), broken, choice)
 
 
-def _rank(result: Result) -> tuple[int, int, int, int]:
-    return (result.losses, result.repulled_bytes, result.disk_full, -result.min_free)
+def _ranked(keeping: Sequence[Outcome], spare: Mapping[str, float], margin: float) -> list[Outcome]:
+    """The best first, see `recommend`."""
+    fewest = min(item.first.losses for item in keeping)
+    least = min(item.first.repulled_bytes for item in keeping if item.first.losses == fewest)
+    most = least + _TOLERANCE * max(item.first.compulsory_bytes for item in keeping)
+
+    def rank(item: Outcome) -> tuple[float, ...]:
+        first, free = item.first, spare[item.candidate.name]
+        dear, tight = max(0.0, first.repulled_bytes - most), max(0.0, margin - free)
+        return (first.losses, dear, first.disk_full, tight, -first.mean_held_bytes, first.repulled_bytes, -free)
+
+    return sorted(keeping, key=rank)
+
+
+def _spare(found: Sequence[tuple[Findings, Findings | None]]) -> dict[str, float]:
+    """The least free space of each policy on the first part, as a share of the disk; the least of any host."""
+    least: dict[str, float] = {}
+    for first, _ in found:
+        total = float(first.facts["disk_total_bytes"])
+        for result in first.results:
+            least[result.name] = min(least.get(result.name, 1.0), result.min_free / total)
+    return least
 
 
 def _summed(
@@ -248,28 +284,83 @@ def _summed(
 
 
 def reasons(found: Recommendation, constraints: Constraints, share: float = 1.0) -> list[str]:
-    """In words, a sentence each, why this policy."""
+    """In words, a sentence each, why this policy. The first begins with its name and a colon."""
     if found.chosen is None:
         return [_impossible(found, constraints, share)]
     first, rest = found.chosen.first, found.chosen.rest
     part = "the history" if rest is None else f"the first {share:.0%} of the history"
-    keeping = f"of {found.tried:,} policies tried on {part}, {found.fitting:,} keep to {constraints}"
-    said = [f"{found.chosen.candidate.name}: {keeping}, and this one {_merit(first)}."]
+    keeping = f"of {found.tried:,} policies tried on {part}, {found.fitting:,} keep to what is asked ({constraints})"
+    said = [f"{found.chosen.candidate.name}: {keeping}; this one {_merit(first)}.", found.choice]
     if rest is not None:
-        verdict = "keeps to them" if not found.broken else f"does not keep to them: {'; '.join(found.broken)}"
+        verdict = "keeps to that" if not found.broken else f"does not keep to that ({'; '.join(found.broken)})"
         said.append(f"On the rest, on which it was not chosen, it {verdict}; there it {_merit(rest)}.")
     if found.runner_up is not None:
         said.append(f"The runner-up, {found.runner_up.candidate.name}, {_merit(found.runner_up.first)} on {part}.")
-    said += [f"{result.name} {_merit(result)} on {part}." for result, _ in found.baselines]
+    said += [f"{result.name}: {_merit(result)} on {part}." for result, _ in found.baselines]
     return said
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A recommendation as a report shows it beside other policies.
+
+    Attributes:
+        policy: the policy to set; if none keeps to the constraints, the one that comes closest; None: nothing
+            could be tried.
+        holds: whether it keeps to them, on the part on which it was not chosen, too.
+        said: in words, a sentence each, as `analyzer recommend` says it.
+        notes: what it has to do without.
+    """
+
+    policy: Policy | None = None
+    holds: bool = False
+    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+Found = list[tuple[Findings, Findings | None]]
+
+
+def propose(
+    run: Callable[[Trial], tuple[Found, list[str]]],
+    candidates: Sequence[Candidate],
+    pull_rate: float = DEFAULT_PULL_RATE,
+    trigger: Trigger = Trigger.TICK,
+) -> Proposal:
+    """What `analyzer recommend` recommends of these policies unless told otherwise; never an error.
+
+    A history that is too short to be split is not: the policy is chosen on all of it.
+
+    Args:
+        run: does the work on all hosts, and gives a note for each on which it is impossible.
+        candidates: the policies to try.
+        pull_rate: bytes per second at which pulls are taken to run.
+        trigger: what starts a prune.
+    """
+    constraints = Constraints()
+    notes: tuple[str, ...] = ()
+    for share in (DEFAULT_SHARE, 1.0):
+        try:
+            found, without = run(Trial(tuple(candidates), (), share, pull_rate, trigger))
+            best = recommend(candidates, found, constraints, share)
+        except HindsightError as error:
+            notes = (f"the recommendation was not judged on a part of the history of its own: {error}",)
+            continue
+        notes += tuple(f"for the recommendation {note}" for note in without)
+        outcome = best.chosen or best.closest
+        policy = None if outcome is None else outcome.candidate.policy
+        holds = best.chosen is not None and not best.broken
+        return Proposal(policy, holds, tuple(reasons(best, constraints, share)), notes)
+    return Proposal(notes=notes)
 
 
 def _impossible(found: Recommendation, constraints: Constraints, share: float) -> str:
     if found.closest is None:
-        return f"none of {found.tried:,} policies keeps to {constraints}"
+        return f"none of {found.tried:,} policies keeps to what is asked ({constraints})"
     missed = "; ".join(constraints.broken(found.closest.first, share)) or "too little headroom"
     name = found.closest.candidate.name
-    return f"none of {found.tried:,} policies keeps to {constraints}; {name} comes closest: {missed}"
+    none = f"none of {found.tried:,} policies keeps to what is asked ({constraints})"
+    return f"{none}; {name} comes closest: {missed}"
 
 
 def _merit(result: Result) -> str:

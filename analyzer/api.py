@@ -21,7 +21,7 @@ from analyzer.baselines import DEFAULT_BASELINES
 from analyzer.data import mesa_files
 from analyzer.earn import Earning
 from analyzer.fleet import FLEET, Findings, Simulation, Source, Sweep, find, fleet_sums, on_each
-from analyzer.grid import AllowlistSet, grid
+from analyzer.grid import AllowlistSet, grid, search_axes
 from analyzer.loading import DiskOverride
 from analyzer.replay import PolicyCleaner, Trigger, replay
 from analyzer.result import DEFAULT_PULL_RATE, Result
@@ -212,7 +212,10 @@ def recommend(
     processes: int | None = None,
     **axes: Any,
 ) -> Advice:
-    """The policy that pulls the least again and keeps to the constraints, chosen on the first part of the history.
+    """A policy that keeps to the constraints and hardly pulls anything again, chosen on the first part of the history.
+
+    Of those that hardly pull more again than need be, one is taken that always leaves a tenth of the disk free, and
+    of these the one that keeps the most images.
 
     Args:
         history: of one host, or of several.
@@ -220,17 +223,19 @@ def recommend(
         max_disk_full: disk-full incidents at most.
         max_repull: bytes pulled again at most, over the whole history.
         min_free: bytes that must always be free.
-        headroom: bytes beyond that, should the future be worse than the past.
+        headroom: bytes beyond that, should the future be worse than the past, in place of the tenth of the disk.
         split: the share of the history to choose on; the rest judges. 1: no rest.
         baselines: what others do, to compare with.
         processes: how many hosts to work on at once.
-        axes: values of keys to combine, as for `sweep`; none: thresholds of 5% to 40%.
+        axes: values of keys to combine, as for `sweep`. Without `threshold`: 5% to 40%; without `order` and `base`:
+            lru, hazard and forecast.
 
     Raises:
         LogError: a history is too poor for a sound figure.
         UsageError: a range or policy is impossible.
     """
-    candidates, _ = grid(_axes(axes or {"threshold": "5%:40%:1%"}), (), None if base is None else policy(base))
+    varied = None if base is None else policy(base)
+    candidates, _ = grid(search_axes(_axes(axes), varied), (), varied)
     constraints = Constraints(max_disk_full, _bytes("max_repull", max_repull), _bytes("min_free", min_free))
     found = _work(history, Trial(tuple(candidates), tuple(baselines), split), processes)
     best = choose(candidates, found, constraints, split, _bytes("headroom", headroom) or 0)

@@ -121,16 +121,29 @@ class Simulation:
 
     def __call__(self, trace: Trace, progress: Progress | None = None) -> Findings:
         """Baselines first, then policies. Raises LogError or UsageError, see `replay`."""
+        results, notes = self.run(trace, progress)
+        return Findings.of(trace, [replace(result, removed=()) for result in results], notes)
+
+    def run(
+        self, trace: Trace, progress: Progress | None = None, *, timeline: bool = False
+    ) -> tuple[list[Result], list[str]]:
+        """The results, with timelines and removals if wanted; and what to say of baselines that are left out."""
         others = [baseline(name) for name in self.baselines]
-        notes = tuple(
+        notes = [
             f"{cleaner.name} is left out: it runs every {format_duration(cleaner.interval)}, longer than the log spans"
             for cleaner in others
             if cleaner.interval > trace.end
-        )
+        ]
         runs: list[Cleaner] = [cleaner for cleaner in others if cleaner.interval <= trace.end]
         runs += [PolicyCleaner(policy, trace, trigger=self.trigger) for policy in self.policies]
-        results = replay_many(trace, runs, pull_rate=self.pull_rate, progress=progress, removals=False)
-        return Findings.of(trace, [replace(result, removed=()) for result in results], notes)
+        results = replay_many(
+            trace, runs, pull_rate=self.pull_rate, progress=progress, timeline=timeline, removals=timeline
+        )
+        return results, notes
+
+    def with_policies(self, policies: tuple[Policy, ...]) -> Simulation:
+        """The same of other policies."""
+        return replace(self, policies=policies)
 
 
 @dataclass(frozen=True, slots=True)

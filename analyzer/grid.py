@@ -18,6 +18,9 @@ from pruner.policy import Policy, compile_entry
 
 MOST_POLICIES = 100_000
 NO_ALLOWLIST = "none"
+DEFAULT_THRESHOLDS = "5%:40%:1%"
+DEFAULT_ORDERS = "lru,hazard,forecast"
+Axes = Mapping[str, Sequence[str] | None]
 _DURATIONS = frozenset({"min_age", "allowlist_idle", "interval"})
 _PARTS_OF_A_RANGE = 3
 _AMOUNT = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>%|[A-Za-z/]*)\s*")
@@ -83,8 +86,17 @@ def expand(axis: str, texts: Iterable[str]) -> list[str]:
     return list(found)
 
 
+def search_axes(axes: Axes, base: Policy | None = None) -> Axes:
+    """What a search for a policy combines: as told, else thresholds of 5% to 40% and, without a base, three orders."""
+    return {
+        **axes,
+        "threshold": axes.get("threshold") or [DEFAULT_THRESHOLDS],
+        "order": axes.get("order") or ([] if base is not None else [DEFAULT_ORDERS]),
+    }
+
+
 def grid(
-    axes: Mapping[str, Sequence[str] | None],
+    axes: Axes,
     sets: Sequence[AllowlistSet] = (),
     base: Policy | None = None,
 ) -> tuple[list[Candidate], int]:

@@ -16,7 +16,7 @@ from analyzer.trace import Flags, Floats, Integers, Trace, Use
 from collector.errors import LogError
 from collector.log import EventLog
 from collector.reports import Witness
-from collector.units import format_duration
+from collector.units import format_count, format_duration
 
 Columns = dict[str, NDArray[Any]]
 _NONE = -1
@@ -265,9 +265,8 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
         end = raw.seconds(np.array([raw.end]))[0]
         lost = Witness(0.0, end, tuple(map(tuple, blind.tolist()))).lost(0.0, end)
         assumptions.append(
-            f"{len(blind)} gaps, {format_duration(lost)} in all ({lost / max(end, 1.0):.1%} of the time), "
-            "were not witnessed: "
-            "at their end every image counts as just used (min_age)"
+            f"{format_count(len(blind), 'gap')} not witnessed, {format_duration(lost)} in all "
+            f"({lost / max(end, 1.0):.1%} of the time): after it every image counts as just used (min_age)"
         )
     return Trace(
         host=raw.host,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +19,12 @@ from collector.paths import ENVIRONMENT_VARIABLE, default_log_path
 from collector.units import parse_bytes
 from pruner.config import load_policy, policy_from
 from pruner.policy import Policy
+
+if TYPE_CHECKING:
+    from analyzer.fleet import Source
+    from analyzer.grid import Candidate
+    from analyzer.loading import DiskOverride
+    from analyzer.report import Output
 
 TRIGGERS = ("tick", "event")
 
@@ -45,10 +55,19 @@ ProcessesOption = Annotated[
 LogHostOption = Annotated[
     str | None, typer.Option("--host", help="Whose history, if the log holds several hosts.", show_default=False)
 ]
-ThresholdOption = Annotated[
-    list[str] | None,
-    typer.Option(help="Free space under which pruning starts (10%, 50GB). Repeat it to compare.", show_default="10%"),
-]
+
+
+def _threshold(default: str) -> Any:
+    return typer.Option(
+        "--threshold",
+        help="Free space under which pruning starts (10%, 50GB). Repeat it to compare.",
+        show_default=default,
+    )
+
+
+ThresholdOption = Annotated[list[str] | None, _threshold("10%")]
+ComparedThresholdsOption = Annotated[list[str] | None, _threshold("5% to 80%")]
+SearchedThresholdsOption = Annotated[list[str] | None, _threshold("5%:40%:1%")]
 TargetOption = Annotated[
     list[str] | None, typer.Option(help="Free space at which pruning stops.", show_default="the threshold")
 ]
@@ -68,6 +87,9 @@ MinAgeOption = Annotated[
     list[str] | None, typer.Option(help="No image used or pulled more recently goes.", show_default="1h")
 ]
 OrderOption = Annotated[list[str] | None, typer.Option(help="Which images go first.", show_default="forecast")]
+SearchedOrdersOption = Annotated[
+    list[str] | None, typer.Option("--order", help="Which images go first.", show_default="lru,hazard,forecast")
+]
 IntervalOption = Annotated[list[str] | None, typer.Option(help="Time between ticks of the timer.", show_default="5min")]
 TriggerOption = Annotated[
     str, typer.Option(metavar="WHEN", help="What starts a prune: tick (the timer), or event (also a pull or sample).")
@@ -122,12 +144,89 @@ DiskSizeOption = Annotated[
 OtherOption = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Assume that other files take this much.", show_default="as recorded")
 ]
+FormatOption = Annotated[str, typer.Option("--format", help="table, json or csv.")]
+BaselineOption = Annotated[
+    list[str] | None,
+    typer.Option(help="What others do, to compare with; 'all' or 'none'. Repeat it to add.", show_default="the usual"),
+]
 PullRateOption = Annotated[str, typer.Option(metavar="SIZE", help="Bytes per second at which pulls are taken to run.")]
 
 
-def places(logs: Sequence[str] | None) -> list[str | Path]:
-    """The logs that the user means."""
-    return list(logs) if logs else [default_log_path()]
+@dataclass(frozen=True, slots=True)
+class Histories:
+    """Options that say whose history is looked at."""
+
+    log: LogsOption = None
+    host: LogHostOption = None
+
+    def sources(self) -> list[Source]:
+        """Where the hosts' histories are. Raises LogError or UsageError."""
+        from analyzer.fleet import find
+
+        return find(list(self.log) if self.log else [default_log_path()], self.host)
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """Options for keys of the policy that may have several values each."""
+
+    target: TargetOption = None
+    emergency: EmergencyOption = None
+    allowlist_idle: AllowlistIdleOption = None
+    min_age: MinAgeOption = None
+    interval: IntervalOption = None
+
+    def beside(self, **more: list[str] | None) -> dict[str, list[str] | None]:
+        """The values by key, with more of them."""
+        return {**more, **{field.name: getattr(self, field.name) for field in fields(self)}}
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Options that say on which disk to replay."""
+
+    disk_size: DiskSizeOption = None
+    other: OtherOption = None
+
+    def override(self) -> DiskOverride:
+        """What replaces the recorded disk. Raises UsageError."""
+        from analyzer.loading import DiskOverride
+
+        return DiskOverride(size("--disk-size", self.disk_size), size("--other", self.other))
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a Typer command, in place of each parameter that is a group of options, an option for each of the group."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind) and isinstance(kind, type)}
+    shown: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            shown += _options_of(groups[name])
+        else:
+            shown.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @functools.wraps(command)
+    def wrapper(**given: Any) -> None:
+        made = {
+            name: kind(**{field.name: given.pop(field.name) for field in fields(kind)}) for name, kind in groups.items()
+        }
+        command(**made, **given)
+
+    wrapper.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    del wrapper.__wrapped__  # its signature would hide ours
+    return wrapper
+
+
+def _options_of(group: type) -> list[inspect.Parameter]:
+    hints = typing.get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(group)
+    ]
 
 
 def policies(
@@ -146,6 +245,46 @@ def policies(
         for base in bases
         for values in itertools.product(*given.values())
     ]
+
+
+def search(
+    files: Sequence[Path] | None, allowlist: Sequence[str] | None, axes: dict[str, list[str] | None]
+) -> list[Candidate]:
+    """The policies that `analyzer recommend` would try, for each file if there are any.
+
+    Raises:
+        UsageError: a file or a value is impossible.
+    """
+    from analyzer.grid import AllowlistSet, grid, search_axes
+
+    bases: list[Policy | None] = [load_policy(path) for path in files or ()] or [None]
+    sets = [AllowlistSet(f"{len(allowlist)} allowlist entries", tuple(allowlist))] if allowlist else []
+    found = [candidate for base in bases for candidate in grid(search_axes(axes, base), sets, base)[0]]
+    return list({candidate.name: candidate for candidate in found}.values())
+
+
+def baselines(names: Sequence[str] | None) -> tuple[str, ...]:
+    """What others do, by name. Raises UsageError."""
+    from analyzer.baselines import BASELINES, DEFAULT_BASELINES, baseline
+
+    chosen: list[str] = []
+    for name in names or DEFAULT_BASELINES:
+        if name == "all":
+            chosen.extend(BASELINES)
+        elif name != "none":
+            baseline(name)  # an unknown one is refused before the log is read
+            chosen.append(name)
+    return tuple(chosen)
+
+
+def output_format(text: str) -> Output:
+    """How results are printed. Raises UsageError."""
+    from analyzer.report import Output
+
+    try:
+        return Output(text)
+    except ValueError:
+        raise UsageError(f"--format: '{text}' is none of {', '.join(Output)}") from None
 
 
 def size(option: str, text: str | None) -> int | None:

@@ -39,6 +39,10 @@ class Compared(Protocol):
         """The recommended policy's result."""
 
     @property
+    def apart(self) -> bool:
+        """Whether nobody asked for the recommended policy."""
+
+    @property
     def total(self) -> int:
         """Bytes of the disk."""
 
@@ -180,7 +184,7 @@ def trade_off_chart(made: Compared) -> Spec:
     base = alt.Chart(alt.NamedData("policies"))
     hover = alt.selection_point(name="hover", on="pointerover", clear="pointerout", empty=False, fields=["policy"])
     front = (
-        base.transform_filter("datum.kind != 'what others do'")
+        base.transform_filter("datum.joined")
         .mark_line(strokeWidth=1, strokeDash=[3, 3], opacity=0.6)
         .encode(x=x, y=y, order="order:Q", color=alt.value("#888888"))
     )
@@ -235,6 +239,7 @@ def trade_off(made: Compared) -> list[report_data.Row]:
                 "full": result.disk_full,
                 "removed": result.removals,
                 "order": k,
+                "joined": not result.baseline and not (made.apart and result is made.chosen),
             }
         )
         if result.min_free < lowest:
@@ -316,7 +321,7 @@ def levels(made: Compared) -> list[report_data.Row]:
     if made.chosen is not None:
         row |= {
             "threshold": made.chosen.threshold,
-            "text": f"threshold of {made.chosen.name.partition(',')[0]}: {format_bytes(made.chosen.threshold)}",
+            "text": f"threshold: {format_bytes(made.chosen.threshold)}",
         }
     return [row]
 

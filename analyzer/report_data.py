@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from analyzer.advice import Proposal
 from analyzer.downsample import distinct_times, fewer_steps
 from analyzer.lifelines import Stays, stays
 from analyzer.recorded import Recorded
 from analyzer.report import short_names
 from analyzer.result import Result
 from analyzer.trace import Floats, Trace, Use
-from pruner.policy import repository
+from pruner.policy import Policy, repository
 
 AS_RECORDED = "as recorded"
 _MOST_STEPS = 2400
@@ -25,8 +26,6 @@ _MOST_TICKS = 300
 _MOST_IMAGES = 10
 _MOST_OWNERS = 15
 _TELLING_SAMPLES = 3
-_MARGIN = 0.05
-_PULL_TOLERANCE = 0.01
 
 Row = dict[str, Any]
 
@@ -51,14 +50,43 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
+class Lineup:
+    """The policies that a report compares.
+
+    Attributes:
+        policies: all of them; the recommended one first, where nobody asked for it.
+        proposal: which of them is recommended, and why.
+        apart: whether nobody asked for the recommended one.
+    """
+
+    policies: tuple[Policy, ...] = ()
+    proposal: Proposal = field(default_factory=Proposal)
+    apart: bool = False
+
+    @classmethod
+    def of(cls, asked: Sequence[Policy], proposal: Proposal) -> Lineup:
+        """The policies that were asked for, and the recommended one."""
+        if proposal.policy is None or proposal.policy in asked:
+            return cls(tuple(asked), proposal)
+        return cls((proposal.policy, *asked), proposal, apart=True)
+
+    def chosen(self, results: Sequence[Result]) -> Result | None:
+        """The recommended policy's result, of results that end with one for each policy."""
+        if self.proposal.policy is None:
+            return None
+        return results[len(results) - len(self.policies) + self.policies.index(self.proposal.policy)]
+
+
+@dataclass(frozen=True, slots=True)
 class Study:
     """A trace, what it would have led to under each policy, and what was recorded.
 
     Attributes:
         trace: the history.
         results: what others do, then our policies, each with its timeline.
+        lineup: our policies.
         recorded: the host as it was.
-        chosen: the recommended policy's result; None: no policy was simulated.
+        chosen: the recommended policy's result; None: none is.
         rival: what others do, to tell the story against; None: nothing to compare with.
         notes: what the figures have to do without.
         common: clauses that all policies share, which their names leave out.
@@ -68,6 +96,7 @@ class Study:
 
     trace: Trace
     results: Sequence[Result]
+    lineup: Lineup
     recorded: Recorded
     chosen: Result | None
     rival: Result | None
@@ -81,13 +110,21 @@ class Study:
         """Bytes of the disk, as it was last."""
         return int(self.trace.disk_total[-1])
 
+    @property
+    def apart(self) -> bool:
+        """Whether nobody asked for the recommended policy."""
+        return self.lineup.apart
 
-def study(trace: Trace, results: Sequence[Result], recorded: Recorded, notes: Sequence[str] = ()) -> Study:
+
+def study(
+    trace: Trace, results: Sequence[Result], lineup: Lineup, recorded: Recorded, notes: Sequence[str] = ()
+) -> Study:
     """Choose what is compared, and follow the images there.
 
     Args:
         trace: the history.
-        results: results on it, with timelines.
+        results: results on it, with timelines: what others do, then one for each policy of the line-up.
+        lineup: our policies.
         recorded: the host as it was.
         notes: what to tell beside the trace's own assumptions.
     """
@@ -96,48 +133,21 @@ def study(trace: Trace, results: Sequence[Result], recorded: Recorded, notes: Se
         results = [replace(result, name=name) for result, name in zip(results, names, strict=True)]
     else:
         common = []
-    chosen = recommended([result for result in results if not result.baseline], trace)
+    chosen = lineup.chosen(results)
     rival = next((result for result in results if result.baseline and result.removals), None)
     lives = {result.name: stays(trace, result.removed) for result in (rival, chosen) if result is not None}
     return Study(
         trace,
         results,
+        lineup,
         recorded,
         chosen,
         rival,
-        (*trace.assumptions, *notes),
+        (*trace.assumptions, *notes, *lineup.proposal.notes),
         tuple(common),
         lives,
         tuple(find_views(trace, lives)),
     )
-
-
-def recommended(results: Sequence[Result], trace: Trace) -> Result | None:
-    """The policy to set on a host, see `best`."""
-    total = float(trace.disk_total[-1])
-    return best(results, {result.name: result.min_free / total for result in results})
-
-
-def best(results: Sequence[Result], spare: Mapping[str, float]) -> Result | None:
-    """The policy to set: never full, hardly a re-pull more than need be, some margin, and then the one that keeps most.
-
-    The margin is a twentieth of the disk: the coming year is not the past one.
-
-    Args:
-        results: one for each policy.
-        spare: the least free space of each, by name, as a share of the disk; of several hosts, the least.
-    """
-    if not results:
-        return None
-    safest = min((result.disk_full, result.losses) for result in results)
-    safe = [result for result in results if (result.disk_full, result.losses) == safest]
-    least = min(result.repulled_bytes for result in safe)
-    tolerance = _PULL_TOLERANCE * max(result.compulsory_bytes for result in safe)
-    cheap = [result for result in safe if result.repulled_bytes <= least + tolerance]
-    roomy = [result for result in cheap if spare[result.name] >= _MARGIN]
-    if not roomy:
-        return max(cheap, key=lambda result: spare[result.name])
-    return max(roomy, key=lambda result: result.mean_held_bytes)
 
 
 def series(made: Study) -> list[str]:

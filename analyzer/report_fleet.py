@@ -14,7 +14,7 @@ from analyzer import report_charts
 from analyzer import report_parts as parts
 from analyzer.fleet import FLEET, Findings, fleet_sums
 from analyzer.report import short_names
-from analyzer.report_data import best
+from analyzer.report_data import Lineup
 from analyzer.result import Result
 from collector.units import format_bytes, format_duration, format_time
 
@@ -30,12 +30,14 @@ class OnHost:
         facts: what it stands on, as in JSON.
         results: what others do, then our policies.
         chosen: the policy recommended for all hosts, here.
+        apart: whether nobody asked for that one.
     """
 
     name: str
     facts: dict[str, Any]
     results: tuple[Result, ...]
     chosen: Result | None
+    apart: bool
 
     @property
     def total(self) -> int:
@@ -49,6 +51,7 @@ class FleetStudy:
 
     Attributes:
         hosts: by host.
+        lineup: our policies.
         sums: for each policy that every host has a result of.
         chosen: the sum of the recommended policy; None: no policy was simulated.
         rival: the sum of what others do, to tell the story against; None: nothing to compare with.
@@ -57,6 +60,7 @@ class FleetStudy:
     """
 
     hosts: tuple[OnHost, ...]
+    lineup: Lineup
     sums: tuple[Result, ...]
     chosen: Result | None
     rival: Result | None
@@ -64,11 +68,12 @@ class FleetStudy:
     common: tuple[str, ...]
 
 
-def fleet_study(found: Sequence[Findings], notes: Sequence[str] = ()) -> FleetStudy:
-    """Choose one policy for all hosts, by the sums, with the margin on each.
+def fleet_study(found: Sequence[Findings], lineup: Lineup, notes: Sequence[str] = ()) -> FleetStudy:
+    """What a report on several hosts shows.
 
     Args:
-        found: what was found on each host; at least one.
+        found: what was found on each host, at least one: what others do, then one for each policy of the line-up.
+        lineup: our policies.
         notes: hosts that are left out, and why.
     """
     full = list(dict.fromkeys(result.name for findings in found for result in findings.results))
@@ -78,23 +83,20 @@ def fleet_study(found: Sequence[Findings], notes: Sequence[str] = ()) -> FleetSt
     known = dict(zip(full, names, strict=True))
     named = [tuple(replace(result, name=known[result.name]) for result in findings.results) for findings in found]
     sums = fleet_sums(named)
-    totals = [float(findings.facts["disk_total_bytes"]) for findings in found]
-    spare: dict[str, float] = {}
-    for results, total in zip(named, totals, strict=True):
-        for result in results:
-            spare[result.name] = min(spare.get(result.name, 1.0), result.min_free / total)
-    chosen = best([result for result in sums if not result.baseline], spare)
+    on_first = lineup.chosen(named[0])
+    chosen = next((result for result in sums if on_first is not None and result.name == on_first.name), None)
     rival = next((result for result in sums if result.baseline and result.removals), None)
     hosts = tuple(
         OnHost(
             findings.host,
             findings.facts,
             results,
-            next((result for result in results if chosen is not None and result.name == chosen.name), None),
+            lineup.chosen(results),
+            lineup.apart,
         )
         for findings, results in zip(found, named, strict=True)
     )
-    return FleetStudy(hosts, tuple(sums), chosen, rival, tuple(notes), tuple(common))
+    return FleetStudy(hosts, lineup, tuple(sums), chosen, rival, (*notes, *lineup.proposal.notes), tuple(common))
 
 
 def write_fleet_report(made: FleetStudy, path: Path) -> None:
@@ -157,7 +159,7 @@ def _verdict(made: FleetStudy) -> str:
     heaviest, most = max(ours, key=lambda pair: pair[1].repulled_bytes)
     full = [host.name for host, result in ours if result.disk_full]
     told = (
-        f"The policy recommended for all is <strong>{escape(chosen.name)}</strong>. Under it "
+        f"{parts.recommended(made.lineup.proposal, chosen.name)} In the whole time under it "
         f"{parts.times(chosen.disk_full, 'pull', 'pulls')} would have found the disk full"
         f"{f' (on {escape(_some(full))})' if full else ''}, and {chosen.removals:,} images would have been removed. "
         f"Free space would have been scarcest on {escape(tightest.name)}: {parts.size(least.min_free)}."
@@ -182,7 +184,7 @@ def _verdict(made: FleetStudy) -> str:
         card("pulls that found the disk full", lambda result: f"{result.disk_full:,}"),
         card("of uses found their image", lambda result: f"{result.hit_ratio:.2%}"),
     ]
-    return parts.lead(words, cards)
+    return parts.lead(words, cards, made.lineup.proposal)
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:
@@ -206,7 +208,7 @@ def _table(caption: str, made: FleetStudy, groups: Sequence[tuple[str, Sequence[
     rows = [
         [
             f'<th scope="row">{escape(host)}</th>',
-            f'<td class="text">{escape(result.name)}{parts.tag(result.name == chosen)}</td>',
+            f'<td class="text">{escape(result.name)}{parts.tag(result.name == chosen, made.lineup.proposal)}</td>',
             *parts.figures(columns, result),
         ]
         for host, result in flat

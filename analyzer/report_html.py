@@ -117,7 +117,7 @@ def _verdict(made: Study) -> str:
         return ""
     never = next((result for result in made.results if result.baseline and not result.removals), None)
     told = (
-        f"The recommended policy is <strong>{escape(chosen.name)}</strong>. Under it "
+        f"{parts.recommended(made.lineup.proposal, chosen.name)} In the whole time under it "
         f"{parts.times(chosen.disk_full, 'pull', 'pulls')} would have found the disk full, free space would never have "
         f"been less than {parts.size(chosen.min_free)}, and {chosen.removals:,} images would have been removed."
     )
@@ -139,7 +139,7 @@ def _verdict(made: Study) -> str:
         (f"{chosen.disk_full:,}", f"pulls that found the disk full{against}{f'{rival.disk_full:,}' if rival else ''}"),
         (f"{chosen.hit_ratio:.2%}", f"of uses found their image{against}{f'{rival.hit_ratio:.2%}' if rival else ''}"),
     ]
-    return parts.lead(words, cards)
+    return parts.lead(words, cards, made.lineup.proposal)
 
 
 def _chips(made: Study) -> str:
@@ -189,7 +189,7 @@ def _policies(made: Study) -> str:
     columns = parts.columns(made.results)
     rows = [
         [
-            f'<th scope="row">{escape(result.name)}{parts.tag(result is made.chosen)}</th>',
+            f'<th scope="row">{escape(result.name)}{parts.tag(result is made.chosen, made.lineup.proposal)}</th>',
             *parts.figures(columns, result),
         ]
         for result in made.results

@@ -15,6 +15,7 @@ from typing import Any
 
 import vl_convert
 
+from analyzer.advice import Proposal
 from analyzer.result import Result
 from collector.errors import HindsightError
 from collector.units import format_bytes, format_duration
@@ -56,15 +57,27 @@ def figures(shown: Iterable[Column], result: Result) -> list[str]:
     ]
 
 
-def tag(recommended: bool) -> str:
+def tag(shown: bool, proposal: Proposal) -> str:
     """What marks the recommended policy."""
-    return '<span class="tag">recommended</span>' if recommended else ""
+    word = "recommended" if proposal.holds else "comes closest"
+    return f'<span class="tag">{word}</span>' if shown else ""
 
 
-def lead(words: Iterable[str], cards: Iterable[tuple[str, str]]) -> str:
-    """What is told first: sentences, and a few figures with their meaning. All is HTML."""
+def recommended(proposal: Proposal, name: str) -> str:
+    """What begins the report's first sentence."""
+    word = "Recommended:" if proposal.holds else "Nothing fits; closest comes"
+    return f"{word} <strong>{escape(name)}</strong>."
+
+
+def lead(words: Iterable[str], cards: Iterable[tuple[str, str]], proposal: Proposal) -> str:
+    """What is told first: sentences, a few figures with their meaning, and why this policy; all but the last is HTML.
+
+    The reasons are `analyzer recommend`'s own sentences.
+    """
     listed = "".join(f"<li><b>{figure}</b><span>{meaning}</span></li>" for figure, meaning in cards)
-    return f'<p class="lead">{" ".join(words)}</p><ul class="figures">{listed}</ul>'
+    why = "".join(f"<li>{escape(sentence)}</li>" for sentence in proposal.said)
+    told = f'<ul class="notes" aria-label="Why this policy">{why}</ul>' if why else ""
+    return f'<p class="lead">{" ".join(words)}</p><ul class="figures">{listed}</ul>{told}'
 
 
 def whole(text: str) -> str:

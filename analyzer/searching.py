@@ -224,7 +224,7 @@ def _recommendation_json(
 
     chosen, second = found.chosen, found.runner_up
     return {
-        "hosts": [first.facts for first, _ in parts],
+        "hosts": [(rest or first).facts for first, rest in parts],
         "notes": list(notes),
         "policy": None if chosen is None else to_json(chosen.candidate.policy),
         "tried": found.tried,
@@ -243,8 +243,8 @@ def _print_recommendation(
     said: Sequence[str],
     notes: Sequence[str],
 ) -> None:
-    for first, _ in parts:
-        for line in first.heading:
+    for first, rest in parts:
+        for line in (rest or first).heading:
             console.print_text(line)
     for note in notes:
         console.print_text(f"note: {note}")
@@ -255,10 +255,13 @@ def _print_recommendation(
     outcomes = [item for item in (found.chosen, found.runner_up) if item is not None]
     rows: list[tuple[Result, Result | None]] = [(item.first, item.rest) for item in outcomes]
     rows += found.baselines
+    names, common = short_names([first.name for first, _ in rows])
+    if common:
+        console.print_text(f"all policies: {', '.join(common)}")
     cells = [
-        [first.name, part, *(cell(result) for cell in _NUMBERS.values())]
-        for first, rest in rows
-        for part, result in (("first", first), ("rest", rest))
+        [name if part == "first" else "", part, *(cell(result) for cell in _NUMBERS.values())]
+        for name, (first, later) in zip(names, rows, strict=True)
+        for part, result in (("first", first), ("rest", later))
         if result is not None
     ]
     console.print_table(

@@ -14,7 +14,7 @@ from collector.engine import Engine
 from collector.errors import EngineError, HindsightError, LogError
 from collector.log import EventLog
 from collector.reports import DAY_S, status
-from collector.units import format_bytes, format_duration
+from collector.units import format_bytes, format_count, format_duration
 
 _STALE_S = 900.0
 
@@ -86,7 +86,8 @@ def _log(log: EventLog) -> Iterator[Finding]:
         "witnessed",
         State.BLIND if found.gaps else State.OK,
         "with gaps" if found.gaps else "without gaps",
-        f"{seen}{' (the log is younger)' if young else ''}; {found.gaps} gaps, {format_duration(found.gap_seconds)}",
+        f"{seen}{' (the log is younger)' if young else ''}; {format_count(found.gaps, 'gap')}, "
+        f"{format_duration(found.gap_seconds)}",
     )
 
 

@@ -85,6 +85,11 @@ def format_time(seconds: float | None) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
+def format_count(count: int, noun: str) -> str:
+    """So many of something: ``0 gaps``, ``1 gap``, ``1,200 gaps``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def short_id(image_id: str) -> str:
     """The twelve digits by which engines show an image ID."""
     return image_id.removeprefix("sha256:")[:12]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from collector.disk import DiskSample
-from collector.units import format_bytes, format_duration
+from collector.units import format_bytes, format_count, format_duration
 from pruner import stages
 from pruner.decision import MEANING, Reason, evict
 from pruner.inventory import Image, Inventory
@@ -459,7 +459,7 @@ def counted(removals: Sequence[Removal]) -> str:
     """How many of which kind, in words: ``2 containers, 1 image``; images always."""
     counts = Counter(removal.kind for removal in removals)
     parts = [
-        f"{counts[kind]} {word}{'s' if counts[kind] != 1 else ''}"
+        format_count(counts[kind], word)
         for kind, word in ((ItemKind.CONTAINER, "container"), (ItemKind.VOLUME, "volume"), (ItemKind.IMAGE, "image"))
         if counts[kind] or kind is ItemKind.IMAGE
     ]

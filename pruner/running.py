@@ -12,7 +12,7 @@ from collector.disk import DiskSample
 from collector.engine import Engine
 from collector.errors import HindsightError, UsageError
 from collector.log import EventLog
-from collector.units import format_bytes
+from collector.units import format_bytes, format_count
 from collector.wake import FIRST_PAUSE_S, leave_levels, woken_within
 from pruner.executor import MAX_ROUNDS, Executor, Outcome, exclusive
 from pruner.headroom import resolved
@@ -130,7 +130,7 @@ def check_reached(outcome: Outcome) -> None:
     if outcome.reached:
         return
     limit = f", the most that one run makes of {MAX_ROUNDS}" if outcome.rounds == MAX_ROUNDS else ""
-    rounds = f"{outcome.rounds} round{'s' if outcome.rounds != 1 else ''}"
+    rounds = format_count(outcome.rounds, "round")
     raise TargetNotReachedError(
         f"free space is still under the target after {rounds}{limit}: `pruner plan` tells why each thing stays"
     )

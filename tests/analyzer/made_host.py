@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from analyzer.advice import propose
+from analyzer.baselines import DEFAULT_BASELINES
+from analyzer.fleet import Simulation
+from analyzer.grid import grid
+from analyzer.loading import load_trace
+from analyzer.recorded import read_recorded
+from analyzer.report_data import Lineup, Study, study
 from collector.events import Event, Kind
 from collector.log import EventLog
 
@@ -62,3 +69,12 @@ def _container(second: int, image: str, name: str, project: str) -> list[Event]:
     created = Event(began, Kind.CONTAINER_CREATED, image=image, container=name, attributes=attributes)
     gone = Event(ended, Kind.CONTAINER_DESTROYED, image=image, container=name, began_ns=began, attributes=attributes)
     return [created, gone]
+
+
+def study_of(log: EventLog, *thresholds: str) -> Study:
+    """What a report on it shows that compares these thresholds."""
+    trace = load_trace(log)
+    candidates, _ = grid({"threshold": thresholds})
+    lineup = Lineup.of([item.policy for item in candidates], propose(lambda trial: ([trial(trace)], []), candidates))
+    results, notes = Simulation(lineup.policies, DEFAULT_BASELINES).run(trace, timeline=True)
+    return study(trace, results, lineup, read_recorded(log, trace), notes)

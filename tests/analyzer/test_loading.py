@@ -82,7 +82,7 @@ def test_the_log_becomes_arrays_of_demand(log: EventLog) -> None:
     assert trace.disk_time.tolist() == [0.0, 12.5]
     assert trace.disk_other.tolist() == [20, 10]
     assert trace.blind.tolist() == [[11.0, 12.0]]
-    assert "1 gaps, 1 s in all" in trace.assumptions[0]
+    assert "1 gap not witnessed, 1 s in all" in trace.assumptions[0]
 
 
 def test_what_an_inventory_finds_first_was_last_used_when_stored_or_built(log: EventLog) -> None:

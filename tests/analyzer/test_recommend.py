@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from analyzer.advice import Constraints, Recommendation, Trial, later, reasons, recommend, split_time
 from analyzer.earn import Earning
-from analyzer.grid import grid
+from analyzer.fleet import Findings
+from analyzer.grid import Candidate, grid
 from analyzer.replay import PolicyCleaner, replay
 from analyzer.trace import DiskState, ImageFacts, Trace, Use, make_trace
 from collector.errors import UsageError
@@ -20,7 +21,7 @@ from pruner.policy import Policy
 from tests.analyzer.command import analyzer
 from tests.analyzer.test_fleet import history
 from tests.analyzer.test_kernel import policies, traces
-from tests.analyzer.test_search import workload
+from tests.analyzer.test_search import BASE, workload
 
 HOUR = 3600.0
 _SUMMED = ("uses", "hits", "compulsory_bytes", "repulls", "repulled_bytes", "losses", "removals", "disk_full")
@@ -63,8 +64,43 @@ def test_the_least_pulling_policy_that_keeps_to_the_constraints_is_chosen() -> N
     assert found.chosen.first.repulled_bytes == min(result.repulled_bytes for result in fitting)
     assert [first.name for first, _ in found.baselines] == ["never"]
     said = " ".join(reasons(found, constraints, 0.7))
-    for word in (found.chosen.candidate.name, "12 policies tried on the first 70%", "runner-up", "never pulls"):
+    for word in (found.chosen.candidate.name, "12 policies tried on the first 70%", "runner-up", "never: pulls"):
         assert word in said
+
+
+@pytest.mark.parametrize(
+    ("kept", "headroom", "best", "words"),
+    [
+        ("abcde", 0, "b", "always leave a tenth of the disk free it keeps the most"),
+        ("acde", 0, "a", "always leave a tenth"),
+        ("cf", 0, "c", "No policy always leaves a tenth"),
+        ("abcf", 5, "c", "hardly pull more again than need be it keeps the most"),
+        ("de", 0, "d", "always leave a tenth"),
+    ],
+)
+def test_of_those_that_fit_one_that_leaves_a_tenth_and_keeps_the_most_is_chosen(
+    kept: str, headroom: int, best: str, words: str
+) -> None:
+    outcomes = {  # re-pulled, least free, held, lost; of first pulls of 1000 bytes on a disk of 100
+        "a": (0, 40, 30, 0),
+        "b": (9, 12, 60, 0),
+        "c": (0, 5, 90, 0),
+        "d": (20, 50, 99, 0),
+        "e": (0, 50, 99, 1),
+        "f": (0, 4, 95, 0),
+    }
+    results = []
+    for name in kept:
+        again, free, held, lost = outcomes[name]
+        made = replace(BASE, name=name, compulsory_bytes=1000, disk_full=0, repulled_bytes=again, losses=lost)
+        results.append(replace(made, min_free=free, mean_held_bytes=held))
+    found = Findings((), {"host": "h", "disk_total_bytes": 100}, tuple(results))
+    candidates = [Candidate(name, policy_from({}, "test")) for name in kept]
+    constraints = Constraints(max_losses=1)
+    chosen = recommend(candidates, [(found, None)], constraints, 1.0, headroom)
+    assert chosen.chosen is not None
+    assert chosen.chosen.candidate.name == best
+    assert words in reasons(chosen, constraints)[1]
 
 
 def growing() -> Trace:
@@ -82,7 +118,7 @@ def test_what_was_fitted_to_the_past_is_found_out_on_the_rest() -> None:
     assert found.chosen.rest is not None
     assert found.chosen.rest.disk_full > 0
     assert "disk-full incidents, more than 0" in found.broken[0]
-    assert "does not keep to them" in " ".join(reasons(found, Constraints(), 0.5))
+    assert "does not keep to that" in " ".join(reasons(found, Constraints(), 0.5))
     roomy = trial(growing(), Constraints(), 0.5, headroom=30)
     assert roomy.chosen is not None
     assert roomy.broken == ()
@@ -94,7 +130,9 @@ def test_impossible_constraints_name_what_comes_closest() -> None:
     assert (found.chosen, found.fitting) == (None, 0)
     assert found.closest is not None
     (line,) = reasons(found, constraints, 0.7)
-    assert line.startswith("none of 12 policies keeps to at most 0 disk-full incidents, at least 99 B always free")
+    assert line.startswith(
+        "none of 12 policies keeps to what is asked (no disk-full incident, at least 99 B always free"
+    )
     assert f"{found.closest.candidate.name} comes closest: down to" in line
 
 

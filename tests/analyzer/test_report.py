@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import json
 import re
 from pathlib import Path
@@ -11,21 +12,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analyzer import report_data, report_html
-from analyzer.baselines import DEFAULT_BASELINES, baseline
+from analyzer.advice import Trial, propose
+from analyzer.baselines import baseline
 from analyzer.downsample import distinct_times, fewer_steps
+from analyzer.grid import Candidate
 from analyzer.lifelines import stays
 from analyzer.loading import load_trace
-from analyzer.recorded import read_recorded
 from analyzer.replay import replay_many
 from analyzer.report_data import AS_RECORDED, Study
 from analyzer.report_html import write_report
 from analyzer.report_parts import ReportError
 from analyzer.trace import Trace
+from collector.errors import LogError
 from collector.events import Event, Kind
 from collector.log import EventLog
+from collector.units import format_bytes
 from pruner.config import policy_from
 from tests.analyzer.command import analyzer as run
-from tests.analyzer.made_host import HOSTILE, T0, make_week
+from tests.analyzer.made_host import HOSTILE, T0, make_week, study_of
 from tests.analyzer.test_cli import analyzer
 
 
@@ -41,10 +45,7 @@ def week(log: EventLog) -> EventLog:
 
 @pytest.fixture
 def made(week: EventLog) -> Study:
-    trace = load_trace(week)
-    others = [baseline(name) for name in DEFAULT_BASELINES]
-    results = replay_many(trace, [*others, *policies("10%", "20%", "80%")], timeline=True)
-    return report_data.study(trace, results, read_recorded(week, trace))
+    return study_of(week, "10%", "20%", "80%")
 
 
 @given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=300), st.integers(2, 60))
@@ -74,12 +75,45 @@ def test_stays_cost_what_the_replay_counted(mesa: Trace, name: str) -> None:
     assert np.all((found.last_use >= found.begin) & (found.last_use <= found.end))
 
 
-def test_the_recommended_policy_is_never_full_has_a_margin_and_keeps_most(mesa: Trace) -> None:
-    results = replay_many(mesa, policies("5%", "10%", "15%", "20%", "50%", "80%", order="lru"))
-    chosen = report_data.recommended(results, mesa)
-    assert chosen is not None
-    assert chosen.name.startswith("lru under 20% free")
-    assert report_data.recommended([], mesa) is None
+def told(text: str) -> str:
+    """The text of HTML, in one line."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", "", text)).split())
+
+
+@pytest.mark.parametrize("options", [(), ("--threshold", "10%", "--threshold", "80%"), ("--order", "lfu")])
+def test_the_report_recommends_what_recommend_does_in_the_same_words(
+    week: EventLog, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    asked = ("--log", str(week.path), "--baseline", "none", *options)
+    said = run("recommend", *asked, "--format", "json")
+    advice = json.loads(said.stdout)
+    assert run("report", *asked, "-o", str(tmp_path / "report.html")).returncode == 0
+    page = (tmp_path / "report.html").read_text()
+    for sentence in advice["why"]:
+        assert sentence in told(page)
+    assert ("recommended" if said.returncode == 0 else "comes closest") in told(page.split('class="tag"')[1][:30])
+    (row,) = re.findall(r'<tr class="chosen">.*?</tr>', page)
+    least = format_bytes(min(advice["chosen"][part]["min_free"] for part in ("first", "rest")))
+    assert least in told(row)
+
+
+def test_of_a_short_history_the_policy_is_chosen_on_all_of_it(log: EventLog) -> None:
+    make_week(log)
+    trace = load_trace(log).between(0.0, 2 * 3600.0)
+    candidates = [Candidate(str(policy), policy) for policy in policies("10%", "20%")]
+    proposal = propose(lambda trial: ([trial(trace)], []), candidates)
+    assert proposal.policy is not None
+    assert proposal.said[0].startswith(f"{proposal.policy}: of 2 policies tried on the history")
+    (note,) = proposal.notes
+    assert note.startswith("the recommendation was not judged on a part of the history of its own")
+
+
+def test_where_nothing_can_be_tried_there_is_no_recommendation() -> None:
+    def impossible(_: Trial) -> Any:
+        raise LogError("too poor")
+
+    proposal = propose(impossible, [])
+    assert (proposal.policy, proposal.said, len(proposal.notes)) == (None, (), 1)
 
 
 def test_costs_add_up_and_go_by_project(made: Study) -> None:
@@ -152,6 +186,8 @@ def test_a_fleets_report_tells_what_simulate_tells(tmp_path: Path) -> None:
     for section in ("h-policies", "h-sums"):
         table = page.split(f'aria-labelledby="{section}"')[1].split("<tbody>")[1].split("</tbody>")[0]
         for row in table.split("<tr")[1:]:
+            if "recommended" in row:  # which nobody asked for
+                continue
             host = re.findall(r'<th scope="row">(.*?)</th>', row)[0]
             values = [float(value) for value in re.findall(r'data-value="([^"]+)"', row)]
             shown.append((host, *values[:2], *values[4:6]))

@@ -8,18 +8,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from analyzer import report_data
-from analyzer.baselines import DEFAULT_BASELINES, baseline
-from analyzer.loading import load_trace
-from analyzer.recorded import read_recorded
-from analyzer.replay import Cleaner, replay_many
 from analyzer.report_html import write_report
 from collector.events import Event, Kind
 from collector.log import EventLog
-from pruner.config import policy_from
-from pruner.policy import Policy
 from tests.analyzer.command import analyzer
-from tests.analyzer.made_host import HOSTILE, T0, make_week
+from tests.analyzer.made_host import HOSTILE, T0, make_week, study_of
 
 FLAGS = [
     "--headless",
@@ -53,13 +46,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     log = EventLog(folder / "events.duckdb", host="runner-7")
     make_week(log)
-    trace = load_trace(log)
-    runs: list[Cleaner | Policy] = [
-        *(baseline(name) for name in DEFAULT_BASELINES),
-        *(policy_from({"threshold": level}, "test") for level in ("5%", "20%", "50%", "80%")),
-    ]
-    results = replay_many(trace, runs, timeline=True)
-    write_report(report_data.study(trace, results, read_recorded(log, trace)), folder / "report.html")
+    write_report(study_of(log, "5%", "20%", "50%", "80%"), folder / "report.html")
     return folder / "report.html"
 
 

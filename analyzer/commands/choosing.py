@@ -1,0 +1,196 @@
+"""Commands that look for a policy: `sweep`, `recommend`, `allowlist`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analyzer import options
+from analyzer.options import (
+    AllowlistSetOption,
+    Axes,
+    BaselineOption,
+    BasePolicyOption,
+    Disk,
+    FormatOption,
+    Histories,
+    LogHostOption,
+    OrderOption,
+    ProcessesOption,
+    PullRateOption,
+    SearchedOrdersOption,
+    SearchedThresholdsOption,
+    SplitOption,
+    TriggerOption,
+)
+from collector import console
+from collector.console import LogOption
+from collector.errors import UsageError
+
+DEFAULT_SPLIT = "0.7"
+FrontOption = Annotated[bool, typer.Option("--front", help="Show only the policies that no other beats.")]
+OutOption = Annotated[
+    Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the policy here.", show_default=False)
+]
+MaxDiskFullOption = Annotated[int, typer.Option(min=0, help="Disk-full incidents at most.")]
+MaxRepullOption = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Bytes pulled again at most, over the history.", show_default="any")
+]
+MinFreeOption = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Free space that must always be left.", show_default="any")
+]
+HeadroomOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Free space to leave beyond that, should the future be worse.",
+        show_default="a tenth, if possible",
+    ),
+]
+EntryOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="An entry to judge, whatever it gains. Repeat it to add.", show_default=False),
+]
+OneThresholdOption = Annotated[
+    str | None,
+    typer.Option("--threshold", help="Free space under which pruning starts (10%, 50GB).", show_default="10%"),
+]
+
+
+@options.grouped
+def sweep(
+    *,
+    histories: Histories,
+    threshold: SearchedThresholdsOption = None,
+    axes: Axes,
+    order: OrderOption = None,
+    allowlist_set: AllowlistSetOption = None,
+    trigger: TriggerOption = "tick",
+    policy: BasePolicyOption = None,
+    front: FrontOption = False,
+    disk: Disk,
+    pull_rate: PullRateOption = "50MB",
+    processes: ProcessesOption = None,
+    output: FormatOption = "table",
+) -> None:
+    """Try a whole grid of policies and mark those that no other beats (the Pareto front).
+
+    Each option takes ranges (5%:40%:1%), comma lists (lru,lfu) and repeats; all are combined. The
+    default is thresholds of 5% to 40%.
+    """
+    from analyzer.fleet import Sweep, on_each
+    from analyzer.grid import DEFAULT_THRESHOLDS, AllowlistSet, grid
+    from analyzer.replay import Trigger
+    from analyzer.report import patient_progress
+    from analyzer.searching import contradicting, print_fleet, print_sweep
+    from pruner.config import load_policy
+
+    shown = options.output_format(output)
+    given = axes.beside(threshold=threshold or ([] if policy else [DEFAULT_THRESHOLDS]), order=order)
+    sets = [AllowlistSet.parse(text) for text in allowlist_set or ()]
+    when = Trigger(options.trigger(trigger))
+    candidates, left_out = grid(given, sets, load_policy(policy) if policy else None)
+    work = Sweep(tuple(candidates), options.rate(pull_rate), when)
+    override, sources = disk.override(), histories.sources()
+    if len(sources) > 1:
+        with patient_progress(f"replaying {len(sources)} hosts") as progress:
+            found, notes = on_each(sources, work, override, processes, progress)
+        print_fleet(found, shown, [*contradicting(left_out), *notes], marked=True, front_only=front)
+        return
+    trace = sources[0].load(override)
+    with patient_progress(f"trying {len(candidates)} policies") as progress:
+        results = work(trace, progress).results
+    print_sweep(trace, results, shown, left_out + len(candidates) - len(results), front_only=front)
+
+
+@options.grouped
+def recommend(
+    *,
+    histories: Histories,
+    out: OutOption = None,
+    max_disk_full: MaxDiskFullOption = 0,
+    max_repull: MaxRepullOption = None,
+    min_free: MinFreeOption = None,
+    headroom: HeadroomOption = None,
+    split: SplitOption = DEFAULT_SPLIT,
+    threshold: SearchedThresholdsOption = None,
+    axes: Axes,
+    order: SearchedOrdersOption = None,
+    allowlist_set: AllowlistSetOption = None,
+    trigger: TriggerOption = "tick",
+    policy: BasePolicyOption = None,
+    baseline: BaselineOption = None,
+    disk: Disk,
+    processes: ProcessesOption = None,
+    output: console.FormatOption = console.Format.TABLE,
+) -> None:
+    """Pick a policy that keeps to what is asked and hardly pulls anything again, and say why.
+
+    It is chosen on the first part of the history and judged on the rest (--split). Of those that hardly pull
+    more again than need be, one is taken that always leaves a tenth of the disk free (or --headroom), and of
+    these the one that keeps the most images.
+    """
+    from analyzer.advice import Constraints, Trial
+    from analyzer.advice import recommend as choose
+    from analyzer.fleet import on_each
+    from analyzer.grid import AllowlistSet, grid, search_axes
+    from analyzer.replay import Trigger
+    from analyzer.report import patient_progress
+    from analyzer.searching import finish_recommendation
+    from pruner.config import load_policy
+
+    sets = [AllowlistSet.parse(text) for text in allowlist_set or ()]
+    base = load_policy(policy) if policy else None
+    candidates, _ = grid(search_axes(axes.beside(threshold=threshold, order=order), base), sets, base)
+    share = options.split(split)
+    constraints = Constraints(
+        max_disk_full, options.size("--max-repull", max_repull), options.size("--min-free", min_free)
+    )
+    spare = options.size("--headroom", headroom) or 0
+    when = Trigger(options.trigger(trigger))
+    work = Trial(tuple(candidates), options.baselines(baseline), share, trigger=when)
+    override, sources = disk.override(), histories.sources()
+    with patient_progress(f"trying {len(candidates)} policies") as progress:
+        found, notes = on_each(sources, work, override, processes, progress)
+    chosen = choose(candidates, found, constraints, share, spare)
+    finish_recommendation(chosen, found, constraints, share, output, out, notes)
+
+
+@options.grouped
+def allowlist(
+    *,
+    log: LogOption = None,
+    host: LogHostOption = None,
+    entry: EntryOption = None,
+    split: SplitOption = DEFAULT_SPLIT,
+    policy: BasePolicyOption = None,
+    threshold: OneThresholdOption = None,
+    disk: Disk,
+    output: console.FormatOption = console.Format.TABLE,
+) -> None:
+    """Propose which repositories are worth protecting, and say what each entry gains or costs.
+
+    Entries are looked for on the first part of the history and judged on the rest (--split): by the bytes
+    pulled again with the entry and without it, beside the other entries.
+    """
+    from analyzer.earn import Earning
+    from analyzer.report import patient_progress
+    from analyzer.searching import print_earned
+    from pruner.config import load_policy, policy_from
+
+    base = load_policy(policy) if policy else None
+    values = {"threshold": threshold} if threshold else {}
+    asked = {"allowlist": list(entry)} if entry else {}
+    chosen = policy_from({**values, **asked}, "command line", base)
+    work = Earning(chosen, base.allowlist if base else (), options.split(split))
+    override = disk.override()
+    sources = Histories([str(log)] if log else None, host).sources()
+    if len(sources) > 1:
+        names = ", ".join(source.host for source in sources)
+        raise UsageError(f"an allowlist is earned host by host: choose one of {names} with --host")
+    trace = sources[0].load(override)
+    with patient_progress("trying allowlist entries") as progress:
+        earned = work(trace, progress)
+    print_earned(trace, chosen, earned, output)
