@@ -6,6 +6,7 @@ Written to be read and to be right; `analyzer.replay` drives it through a trace.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 
 from analyzer.trace import Trace, Use
@@ -69,6 +70,7 @@ class Host:
         last_use: per image the latest end of a use, which is in the future while a container lives.
         pulled: per image when it was last pulled, or else arrived.
         uses: per image how many containers and jobs used it.
+        sizes: per image the bytes of all its layers.
         holders: per layer how many held images have it.
         held_bytes: bytes of the layers that are held.
         level: bytes of free space under which time is counted as spent under the threshold.
@@ -87,6 +89,7 @@ class Host:
         first, layer = trace.first.tolist(), trace.layer.tolist()
         self.layers: list[list[int]] = [layer[first[i] : first[i + 1]] for i in range(n)]
         self.layer_bytes: list[int] = trace.layer_bytes.tolist()
+        self.sizes: list[int] = trace.image_bytes.tolist()
         self.layer_inodes: list[float] = trace.layer_inodes.tolist()
         self.local: list[bool] = trace.local.tolist()
         self.created: list[float] = trace.created.tolist()
@@ -101,6 +104,7 @@ class Host:
         self.byte_seconds = 0.0
         self.steps: list[tuple[float, int]] | None = [] if timeline else None
         self._accounted = 0.0
+        self._present: list[int] = []
         self._blind: list[tuple[float, float]] = [(begin, end) for begin, end in trace.blind.tolist()]
 
     @property
@@ -116,7 +120,7 @@ class Host:
     @property
     def present(self) -> list[int]:
         """The images that are there, in order of first sight."""
-        return [i for i, held in enumerate(self.held) if held]
+        return self._present.copy()
 
     def pinned(self, image: int) -> bool:
         """Whether a container of the image exists now."""
@@ -173,6 +177,7 @@ class Host:
                 self.held_inodes += self.layer_inodes[j]
             self.holders[j] += 1
         self.held[image] = self.known[image] = True
+        insort(self._present, image)
         self.pulled[image] = self.now
         self.held_bytes += missing
         self.counts.disk_full += missing > 0 and self.free < 0
@@ -189,6 +194,7 @@ class Host:
                 freed += self.layer_bytes[j]
                 self.held_inodes -= self.layer_inodes[j]
         self.held[image] = False
+        del self._present[bisect_left(self._present, image)]
         self.held_bytes -= freed
         self._note()
         self.counts.removals.append(Removal(self.now, image, freed, emergency))

@@ -94,7 +94,7 @@ class PolicyCleaner:
         self.trigger = trigger
         self.name = name or (f"{policy}, also at events" if trigger is Trigger.EVENT else str(policy))
         self.interval = policy.interval
-        self._levels: dict[tuple[int, int], Levels] = {}
+        self._levels: dict[tuple[float | None, int, int], Levels] = {}
         self._headroom = Headroom(policy.interval) if policy.threshold.unit == AUTO else None
 
     @cached_property
@@ -116,12 +116,14 @@ class PolicyCleaner:
 
     def levels(self, host: Host) -> Levels:
         """The policy's amounts of free space on the disk as it is now."""
-        size = (host.total, host.total_inodes)
-        if self._headroom is not None:
-            return policy_levels(self._headroom.resolved(self.policy, host.total), *size)
-        if size not in self._levels:
-            self._levels[size] = policy_levels(self.policy, *size)
-        return self._levels[size]
+        needed = self._headroom.threshold(host.total) if self._headroom is not None else None
+        state = (needed, host.total, host.total_inodes)
+        if state not in self._levels:
+            policy = self.policy
+            if needed is not None:
+                policy = dataclasses.replace(policy, threshold=Space(needed, "B", AUTO))
+            self._levels[state] = policy_levels(policy, host.total, host.total_inodes)
+        return self._levels[state]
 
     def tick(self, host: Host) -> None:
         """Remove what the decision function says, if free space is under the threshold."""
@@ -217,10 +219,9 @@ class Headroom:
         self._highest = max(self._highest, host.free)
         self._deepest = max(self._deepest, self._highest - host.free)
 
-    def resolved(self, policy: Policy, total: int) -> Policy:
-        """The policy with an amount in place of ``auto``, once enough is known."""
-        threshold = self._falls.threshold(total)
-        return policy if threshold is None else dataclasses.replace(policy, threshold=Space(threshold, "B", AUTO))
+    def threshold(self, total: int) -> float | None:
+        """The free space that a disk of `total` bytes needs at a tick; None: too little is known yet."""
+        return self._falls.threshold(total)
 
 
 # Jobs that were pulled for in a gap have created their containers this long after it.

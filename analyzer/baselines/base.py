@@ -72,7 +72,7 @@ def seen_use(host: Host, image: int) -> float:
 
 def size(host: Host, image: int) -> int:
     """Bytes of all layers of an image, as `docker image ls` shows it."""
-    return sum(host.layer_bytes[j] for j in host.layers[image])
+    return host.sizes[image]
 
 
 def unique_size(host: Host, image: int) -> int:

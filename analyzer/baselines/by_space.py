@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from analyzer.age_rule import AgeRule, Clock, unused
 from analyzer.baselines.base import (
@@ -139,11 +140,10 @@ class DroneGc(Baseline):
         believed = host.held_bytes
         if believed < self.capacity:
             return
-        clock = {i: self._created.get(i, host.created[i]) for i in host.present}
-        booked = {i: self._booked(host, i) for i in host.present}
-        for i in sorted(clock, key=lambda i: (clock[i], i)):
-            if host.pinned(i) or host.now - clock[i] < HOUR:
-                continue
+        clock = {i: self._created.get(i, host.created[i]) for i in unused(host)}
+        may_go = sorted((i for i, time in clock.items() if host.now - time >= HOUR), key=lambda i: (clock[i], i))
+        booked = {i: self._booked(host, i) for i in may_go}
+        for i in may_go:
             freed = host.remove(i)
             believed -= freed if self.exact else booked[i]
             if believed < self.capacity:
@@ -190,13 +190,16 @@ class Kubelet(Baseline):
             self._detected.clear()
             self._last_used.clear()
         self._poll(host)
-        idle = sorted(unused(host), key=lambda i: (self._last_used.get(i, 0.0), self._detected[i], i))
         if self.max_age is not None and host.now - self._start > self.max_age:
-            for i in [i for i in idle if host.now - self._last_used.get(i, -math.inf) > self.max_age]:
+            used = self._last_used
+            for i in self._ranked(i for i in unused(host) if host.now - used.get(i, -math.inf) > self.max_age):
                 host.remove(i)
-                idle.remove(i)
         if PER_CENT - int(host.free * PER_CENT / host.total) >= self.high:
-            self._free(host, idle, host.total * (PER_CENT - self.low) / PER_CENT - host.free)
+            need = host.total * (PER_CENT - self.low) / PER_CENT - host.free
+            self._free(host, self._ranked(unused(host)), need)
+
+    def _ranked(self, images: Iterable[int]) -> list[int]:
+        return sorted(images, key=lambda i: (self._last_used.get(i, 0.0), self._detected[i], i))
 
     def _poll(self, host: Host) -> None:
         present = set(host.present)
@@ -236,17 +239,15 @@ class Arvados(Baseline):
         if host.uses[image] > self._uses.get(image, 0):
             self._uses[image] = host.uses[image]
             self._created[image] = host.now
-            self._ends.append(host.last_use[image])
+            heapq.heappush(self._ends, host.last_use[image])
             self._clean(host)
 
     def waits(self, host: Host, until: float, *, use: bool) -> None:  # noqa: ARG002
         """Containers end before then."""
         if self.restarted(until):
             self._created.clear()
-        ends = sorted(end for end in self._ends if end <= until)
-        self._ends = [end for end in self._ends if end > until]
-        for end in ends:
-            host.now = max(host.now, end)
+        while self._ends and self._ends[0] <= until:
+            host.now = max(host.now, heapq.heappop(self._ends))
             self._clean(host)
 
     def _clean(self, host: Host) -> None:
