@@ -50,16 +50,18 @@ LogsOption = Annotated[
 ]
 ProcessesOption = Annotated[
     int | None,
-    typer.Option(min=1, help="How many hosts to work on at once.", show_default="one per processor"),
+    typer.Option(min=1, metavar="NUMBER", help="How many hosts to work on at once.", show_default="one per processor"),
 ]
 LogHostOption = Annotated[
-    str | None, typer.Option("--host", help="Whose history, if the log holds several hosts.", show_default=False)
+    str | None,
+    typer.Option("--host", metavar="NAME", help="Whose history, if the log holds several hosts.", show_default=False),
 ]
 
 
 def _threshold(default: str) -> Any:
     return typer.Option(
         "--threshold",
+        metavar="SPACE",
         help="Free space under which pruning starts (10%, 50GB). Repeat it to compare.",
         show_default=default,
     )
@@ -69,28 +71,45 @@ ThresholdOption = Annotated[list[str] | None, _threshold("10%")]
 ComparedThresholdsOption = Annotated[list[str] | None, _threshold("5% to 80%")]
 SearchedThresholdsOption = Annotated[list[str] | None, _threshold("5%:40%:1%")]
 TargetOption = Annotated[
-    list[str] | None, typer.Option(help="Free space at which pruning stops.", show_default="the threshold")
+    list[str] | None,
+    typer.Option(metavar="SPACE", help="Free space at which pruning stops.", show_default="the threshold"),
 ]
 EmergencyOption = Annotated[
     list[str] | None,
-    typer.Option(help="Free space under which allowlisted images go too, or never.", show_default="the threshold"),
+    typer.Option(
+        metavar="SPACE",
+        help="Free space under which allowlisted images go too, or never.",
+        show_default="the threshold",
+    ),
 ]
 AllowlistOption = Annotated[
     list[str] | None,
-    typer.Option(help="Images to spare: a glob on repository:tag, or re:REGEX. Repeat it to add.", show_default=False),
+    typer.Option(
+        metavar="GLOB",
+        help="Images to spare: a glob on repository:tag, or re:REGEX. Repeat it to add.",
+        show_default=False,
+    ),
 ]
 AllowlistIdleOption = Annotated[
     list[str] | None,
-    typer.Option(help="An allowlisted image unused for longer loses its protection.", show_default="14d"),
+    typer.Option(
+        metavar="DURATION", help="An allowlisted image unused for longer loses its protection.", show_default="14d"
+    ),
 ]
 MinAgeOption = Annotated[
-    list[str] | None, typer.Option(help="No image used or pulled more recently goes.", show_default="1h")
+    list[str] | None,
+    typer.Option(metavar="DURATION", help="No image used or pulled more recently goes.", show_default="1h"),
 ]
-OrderOption = Annotated[list[str] | None, typer.Option(help="Which images go first.", show_default="forecast")]
+OrderOption = Annotated[
+    list[str] | None, typer.Option(metavar="ORDER", help="Which images go first.", show_default="forecast")
+]
 SearchedOrdersOption = Annotated[
-    list[str] | None, typer.Option("--order", help="Which images go first.", show_default="lru,hazard,forecast")
+    list[str] | None,
+    typer.Option("--order", metavar="ORDER", help="Which images go first.", show_default="lru,hazard,forecast"),
 ]
-IntervalOption = Annotated[list[str] | None, typer.Option(help="Time between ticks of the timer.", show_default="5min")]
+IntervalOption = Annotated[
+    list[str] | None, typer.Option(metavar="DURATION", help="Time between ticks of the timer.", show_default="5min")
+]
 TriggerOption = Annotated[
     str, typer.Option(metavar="WHEN", help="What starts a prune: tick (the timer), or event (also a pull or sample).")
 ]
@@ -144,10 +163,14 @@ DiskSizeOption = Annotated[
 OtherOption = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Assume that other files take this much.", show_default="as recorded")
 ]
-FormatOption = Annotated[str, typer.Option("--format", help="table, json or csv.")]
+FormatOption = Annotated[str, typer.Option("--format", metavar="FORMAT", help="table, json or csv.")]
 BaselineOption = Annotated[
     list[str] | None,
-    typer.Option(help="What others do, to compare with; 'all' or 'none'. Repeat it to add.", show_default="the usual"),
+    typer.Option(
+        metavar="NAME",
+        help="What others do, to compare with; 'all' or 'none'. Repeat it to add.",
+        show_default="the usual",
+    ),
 ]
 PullRateOption = Annotated[str, typer.Option(metavar="SIZE", help="Bytes per second at which pulls are taken to run.")]
 

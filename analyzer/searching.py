@@ -79,13 +79,15 @@ def _print_table(
 ) -> None:
     print_heading(trace, results[0].compulsory_bytes, notes)
     console.print_text(f"{len(results)} policies, {sum(best for _, best in rows)} of them beaten by no other")
-    names, common = short_names([result.name for result, _ in rows])
+    full = [result.name for result in results]
+    short, common = short_names(full)
+    names = dict(zip(full, short, strict=True))
     if common:
         console.print_text(f"all policies: {', '.join(common)}")
     typer.echo()
     cells = [
-        [name, "*" if best else "", *(cell(result) for cell in _NUMBERS.values())]
-        for name, (result, best) in zip(names, rows, strict=True)
+        [names[result.name], "*" if best else "", *(cell(result) for cell in _NUMBERS.values())]
+        for result, best in rows
     ]
     left_out = console.print_table(
         ("POLICY", "FRONT", *_NUMBERS), cells, right=list(_NUMBERS), names=("POLICY",), optional=_LIGHTEST

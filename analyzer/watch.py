@@ -70,7 +70,9 @@ WHERE host = $host AND free_bytes IS NOT NULL
 ORDER BY disk.time
 """
 _LAST = """
-SELECT epoch_ns(e.time) / 1e9, e.kind, coalesce(e.reference, n.name, i.image_id, e.container, '')
+SELECT epoch_ns(e.time) / 1e9, e.kind, coalesce(
+    if(e.reference LIKE 'sha256:%', NULL, e.reference), n.name, i.image_id, left(e.container, 12), ''
+)
 FROM event AS e LEFT JOIN image AS i USING (image)
     LEFT JOIN (SELECT host, image, name FROM image_names) AS n ON n.host = e.host AND n.image = e.image
 WHERE e.host = $host AND e.kind NOT IN ('image_observed', 'disk_sampled') ORDER BY e.seq DESC LIMIT $count

@@ -15,7 +15,7 @@ from collector import console
 from collector.console import Format, FormatOption, HostOption, LogOption, VersionOption
 from collector.errors import UsageError
 from collector.sparkline import sparkline
-from collector.units import format_bytes, format_duration, format_time, parse_bytes, short_id
+from collector.units import format_bytes, format_count, format_duration, format_time, parse_bytes, short_id
 
 if TYPE_CHECKING:
     from collector import ingest, reports
@@ -29,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_MONTH_S = 30 * 86400.0
 _SPARKLINE_WIDTH = 56
 
 
@@ -160,15 +161,24 @@ def _state(found: reports.Status) -> list[tuple[str, str]]:
     facts = [
         ("disk", f"{format_bytes(found.free_bytes)} of {format_bytes(found.total_bytes)} free ({share})"),
         *_free_over_time(found),
-        ("images", f"{found.images} ({format_bytes(found.image_bytes)})"),
+        ("images", f"{found.images:,}" + (f" ({format_bytes(found.image_bytes)})" if found.image_bytes else "")),
         ("log", f"{found.log} ({format_bytes(found.file_bytes)}, schema {found.schema_version})"),
         ("events", f"{found.events:,}, from {format_time(found.first_event)}"),
         ("last event", f"{format_time(found.last_event)} (recorded {format_duration(found.lag_seconds)} ago)"),
         ("gaps", f"{found.gaps} ({format_duration(found.gap_seconds)})"),
-        ("witnessed", f"{_share(found.coverage_7_days)} of 7 days, {_share(found.coverage_30_days)} of 30 days"),
-        ("spooled", f"{found.spooled_events} events wait in the spool"),
+        ("witnessed", _witnessed(found)),
+        ("spooled", f"{format_count(found.spooled_events, 'event')} in the spool"),
     ]
     return [(word, value) for word, value in facts if value]
+
+
+def _witnessed(found: reports.Status) -> str:
+    """How much was seen; of a log that is younger than that, since when."""
+    spans = f"{_share(found.coverage_7_days)} of 7 days, {_share(found.coverage_30_days)} of 30 days"
+    if found.first_event is None:
+        return spans
+    age = time.time() - found.first_event
+    return spans if age > _MONTH_S else f"{spans} (the log began {format_duration(age)} ago)"
 
 
 def _free_over_time(found: reports.Status) -> list[tuple[str, str]]:
@@ -215,8 +225,10 @@ def images(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
 @app.command()
 def jobs(
     log: LogOption = None,
-    project: Annotated[str | None, typer.Option(help="Only jobs of this project: its path or ID.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+    project: Annotated[
+        str | None, typer.Option(metavar="PROJECT", help="Only jobs of this project: its path or ID.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="How many at most.")] = 50,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """List the latest jobs with their images and what was pulled for them."""
@@ -250,7 +262,7 @@ def jobs(
 
 @app.command()
 def explain(
-    image: Annotated[str, typer.Argument(help="A reference, a digest, or the beginning of an ID.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A reference, a digest, or the beginning of an ID.")],
     log: LogOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
@@ -261,24 +273,34 @@ def explain(
     if output is Format.JSON:
         console.print_json([told.to_json() for told in found])
         return
-    for told in found:
-        gone = " (gone)" if told.gone else ""
-        typer.echo(f"{short_id(told.image_id)}{gone} {', '.join(told.names) or 'without a name'}")
+    for number, told in enumerate(found):
+        if number:
+            typer.echo()
+        console.print_facts(
+            [
+                ("image", short_id(told.image_id) + (" (gone)" if told.gone else "")),
+                *[("" if k else "names", name) for k, name in enumerate(told.names or ["none"])],
+            ]
+        )
+        typer.echo()
         console.print_table(
             ("TIME", "WHAT", "BYTES", "DETAIL"),
             [(format_time(one.began), one.what, story.size_of(one), one.detail) for one in told.episodes],
             right=("BYTES",),
         )
-        typer.echo()
 
 
 @app.command("import")
 def import_(
-    jobs: Annotated[Path, typer.Argument(help="Jobs: CSV (or .csv.gz) with start,seconds,pipeline,job,image.")],
-    layers: Annotated[Path, typer.Argument(help="Layers: CSV (or .csv.gz) with image,position,diff_id,bytes.")],
+    jobs: Annotated[
+        Path, typer.Argument(metavar="JOBS", help="Jobs: CSV (or .csv.gz) with start,seconds,pipeline,job,image.")
+    ],
+    layers: Annotated[
+        Path, typer.Argument(metavar="LAYERS", help="Layers: CSV (or .csv.gz) with image,position,diff_id,bytes.")
+    ],
     log: LogOption = None,
-    disk: Annotated[str, typer.Option(help="Size of the disk that the images fill.")] = "100GiB",
-    other: Annotated[str, typer.Option(help="What everything but images takes of it.")] = "0",
+    disk: Annotated[str, typer.Option(metavar="SIZE", help="Size of the disk that the images fill.")] = "100GiB",
+    other: Annotated[str, typer.Option(metavar="SIZE", help="What everything but images takes of it.")] = "0",
 ) -> None:
     """Make a log from a list of jobs, to try policies."""
     from collector.importer import import_jobs
@@ -329,13 +351,16 @@ def ingest_runner_log(
 
 @ingest_app.command("gitlab")
 def ingest_gitlab(
-    url: Annotated[str, typer.Option(help="The GitLab server, such as https://gitlab.example.org.")],
-    runner: Annotated[int, typer.Option(min=1, help="The runner's number on that server.")],
+    url: Annotated[str, typer.Option(metavar="URL", help="The GitLab server, such as https://gitlab.example.org.")],
+    runner: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="The runner's number on that server.")],
     token_file: Annotated[
-        Path | None, typer.Option(help="File with a token of scope read_api. Default: GITLAB_TOKEN of the environment.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="File with a token of scope read_api. Default: GITLAB_TOKEN of the environment."
+        ),
     ] = None,
     log: LogOption = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many new jobs at most: the newest.")] = 1000,
+    limit: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="How many new jobs at most: the newest.")] = 1000,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Read which job used which image from a GitLab server: the runner's jobs and their traces.

@@ -42,6 +42,7 @@ LogOption = Annotated[
     typer.Option(
         "--log",
         envvar=ENVIRONMENT_VARIABLE,
+        metavar="PATH",
         help="The event log. Default: /var/lib/docker-hindsight/events.duckdb for root, "
         "else docker-hindsight/events.duckdb in the XDG state folder.",
         show_default=False,
@@ -53,6 +54,7 @@ HostOption = Annotated[
         "--host",
         "-H",
         envvar="DOCKER_HOST",
+        metavar="ADDRESS",
         help="The engine: unix:///path or tcp://host:port. Default: the usual Docker socket.",
         show_default=False,
     ),

@@ -7,7 +7,8 @@ columns that matter least are left out, and the table says which.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
@@ -18,9 +19,13 @@ Cell = str | Text
 
 _BETWEEN = "  "
 _NAME_LEAST = 26
+_NAME_STEP = 2
+_NAME_ENOUGH = 36  # wider than this a name is not made at the cost of other columns
 _FOLD_LEAST = 7
 _TAIL_SHARE = 0.7
 _HEAD_SHARE = 0.6  # of a reference: its repository tells more than its tag
+# Where names would look alike: how many folders to keep, and how much of a name's beginning.
+_OTHER_CUTS = ((1, 0.6), (0, 0.4), (1, 0.5), (0, 0.25), (0, 0.8), (2, 0.6))
 # What a log holds comes from others: no terminal control, no change of the direction of writing.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -51,10 +56,21 @@ class Table:
         natural = self._natural()
         shown, under = self._chosen(natural, console.width)
         widths = self._widths(shown, natural, console.width)
+        short = {
+            self.columns[i]: shorten_all(self._names(i), width)
+            for i, width in zip(shown, widths, strict=True)
+            if self.columns[i] in self.names
+        }
         yield from self._line([Text(self.columns[i], "bold") for i in shown], shown, widths, console)
         indent = " " * (widths[0] + len(_BETWEEN)) if widths[0] + len(_BETWEEN) < console.width // 3 else "    "
         for row in cells:
-            yield from self._line([row[i] for i in shown], shown, widths, console)
+            named = [
+                Text(short.get(self.columns[i], {}).get(row[i].plain, row[i].plain), row[i].style)
+                if self.columns[i] in short
+                else row[i]
+                for i in shown
+            ]
+            yield from self._line(named, shown, widths, console)
             for i in under:
                 for part in row[i].wrap(console, console.width - len(indent)):
                     yield Text.assemble(indent, (part.plain.rstrip(), "dim"))
@@ -85,7 +101,15 @@ class Table:
         return shown, under
 
     def _least(self, i: int, natural: int) -> int:
-        return min(natural, _NAME_LEAST) if self.columns[i] in self.names else natural
+        """How narrow a column may be: one of names as long as those stay apart."""
+        if self.columns[i] not in self.names or natural <= _NAME_LEAST:
+            return natural
+        names = self._names(i)
+        widths = range(_NAME_LEAST, min(natural, _NAME_ENOUGH) + 1, _NAME_STEP)
+        return max(widths, key=lambda width: (len(set(shorten_all(names, width).values())), -width))
+
+    def _names(self, i: int) -> set[str]:
+        return {printable(row[i]).plain for row in self.rows}
 
     def _fits(self, shown: Sequence[int], natural: Sequence[int], width: int) -> bool:
         return _excess([self._least(i, natural[i]) for i in shown], width) <= 0
@@ -106,10 +130,7 @@ class Table:
     def _line(
         self, cells: Sequence[Text], shown: Sequence[int], widths: Sequence[int], console: Console
     ) -> Iterator[Text]:
-        parts = [
-            self._parts(self.columns[i], cell, width, console)
-            for i, cell, width in zip(shown, cells, widths, strict=True)
-        ]
+        parts = [self._parts(cell, width, console) for cell, width in zip(cells, widths, strict=True)]
         for number in range(max(len(part) for part in parts)):
             line = Text(no_wrap=True, end="")
             for i, part, width in zip(shown, parts, widths, strict=True):
@@ -120,11 +141,10 @@ class Table:
             line.rstrip()
             yield line
 
-    def _parts(self, column: str, cell: Text, width: int, console: Console) -> list[Text]:
+    @staticmethod
+    def _parts(cell: Text, width: int, console: Console) -> list[Text]:
         if cell.cell_len <= width:
             return [cell]
-        if column in self.names:
-            return [Text(shorten(cell.plain, width), cell.style)]
         parts = list(cell.wrap(console, width))
         for part in parts:
             part.rstrip()
@@ -153,7 +173,27 @@ def shorten(name: str, width: int) -> str:
             return shorter
     if len(parts) == 1:
         return _without_middle(name, width, 1 - _TAIL_SHARE)
-    return "…/" + _without_middle(parts[-1], width - 2, _HEAD_SHARE)
+    return _cut(parts, width, 0, _HEAD_SHARE)
+
+
+def shorten_all(names: Iterable[str], width: int) -> dict[str, str]:
+    """Each name with one that fits; those that would look alike are cut elsewhere, where that tells them apart."""
+    short = {name: shorten(name, width) for name in names}
+    for folders, head_share in _OTHER_CUTS:
+        seen = Counter(short.values())
+        alike = [name for name in short if seen[short[name]] > 1 and "/" in name]
+        if not alike:
+            break
+        other = {name: _cut(name.split("/"), width, folders, head_share) for name in alike}
+        found = Counter(other.values())
+        short |= {name: text for name, text in other.items() if found[text] == 1 and text not in seen}
+    return short
+
+
+def _cut(parts: Sequence[str], width: int, folders: int, head_share: float) -> str:
+    """The end of a path, without its middle."""
+    kept = "/".join(parts[-1 - folders :])
+    return "…/" + _without_middle(kept, width - 2, head_share) if cell_len(kept) > width - 2 else "…/" + kept
 
 
 def _without_middle(name: str, width: int, head_share: float) -> str:

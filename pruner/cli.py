@@ -68,8 +68,9 @@ def run(
     trigger: Annotated[
         str | None,
         typer.Option(
+            metavar="NAME",
             help="What the log says started this prune "
-            "(default: manual, pre-job with --until-free; timer or early under systemd)."
+            "(default: manual, pre-job with --until-free; timer or early under systemd).",
         ),
     ] = None,
     output: FormatOption = Format.TABLE,
@@ -136,7 +137,7 @@ def plan_(
 @policy_options
 def explain(
     policy: Policy,
-    image: Annotated[str, typer.Argument(help="A reference, a digest, or the beginning of an ID.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A reference, a digest, or the beginning of an ID.")],
     log: LogOption = None,
     host: HostOption = None,
 ) -> None:
@@ -152,12 +153,16 @@ def explain(
 def history(
     image: Annotated[
         str | None,
-        typer.Argument(help="Only of this reference, repository, glob or ID. Default: all.", show_default=False),
+        typer.Argument(
+            metavar="IMAGE", help="Only of this reference, repository, glob or ID. Default: all.", show_default=False
+        ),
     ] = None,
     log: LogOption = None,
     since: Annotated[
         str | None,
-        typer.Option(help="Only from then on: so long ago (7d), or a time (2026-11-24).", show_default=False),
+        typer.Option(
+            metavar="SINCE", help="Only from then on: so long ago (7d), or a time (2026-11-24).", show_default=False
+        ),
     ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
@@ -184,11 +189,14 @@ def import_config(
         ),
     ] = None,
     target: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write here. Default: to stdout.", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write here. Default: to stdout.", show_default=False),
     ] = None,
     disk: Annotated[
         str | None,
-        typer.Option(help="docuum: size of the engine's disk, for a threshold in bytes.", show_default=False),
+        typer.Option(
+            metavar="SIZE", help="docuum: size of the engine's disk, for a threshold in bytes.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Make a policy of another tool's settings, and tell on stderr what could not be carried over."""
@@ -208,9 +216,14 @@ def import_config(
         typer.echo(f"wrote {target}: try it with `analyzer simulate --policy {target}`")
 
 
-_RootOption = Annotated[Path, typer.Option("--root", help="Write under this root file system; run nothing there.")]
+_RootOption = Annotated[
+    Path, typer.Option("--root", metavar="FOLDER", help="Write under this root file system; run nothing there.")
+]
 _InstanceOption = Annotated[
-    str, typer.Option(help="One engine among several: its own units, log and policy of this name.", show_default=False)
+    str,
+    typer.Option(
+        metavar="NAME", help="One engine among several: its own units, log and policy of this name.", show_default=False
+    ),
 ]
 _DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")]
 
@@ -220,14 +233,20 @@ def install_units(
     root: _RootOption = Path("/"),
     programs: Annotated[
         Path | None,
-        typer.Option("--bin", help="Folder of the commands. Default: of this installation.", show_default=False),
+        typer.Option(
+            "--bin", metavar="FOLDER", help="Folder of the commands. Default: of this installation.", show_default=False
+        ),
     ] = None,
-    user: Annotated[str, typer.Option(help="The system user that they run as; made if missing.")] = "docker-hindsight",
+    user: Annotated[
+        str, typer.Option(metavar="USER", help="The system user that they run as; made if missing.")
+    ] = "docker-hindsight",
     instance: _InstanceOption = "",
     host: HostOption = None,
     data_root: Annotated[
         Path | None,
-        typer.Option(help="The engine's data root, if it is under /home, /root or /tmp.", show_default=False),
+        typer.Option(
+            metavar="FOLDER", help="The engine's data root, if it is under /home, /root or /tmp.", show_default=False
+        ),
     ] = None,
     enable: Annotated[bool, typer.Option("--enable", help="Start them now and at each boot.")] = False,
     dry_run: _DryRunOption = False,

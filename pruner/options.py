@@ -18,6 +18,7 @@ _FILE = Annotated[
     Path | None,
     typer.Option(
         "--policy",
+        metavar="FILE",
         help=f"Policy file; options go over it. Default: {DEFAULT_POLICY_PATH}, if there is one.",
         show_default=False,
     ),

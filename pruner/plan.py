@@ -443,7 +443,7 @@ def summary(made: Plan) -> str:
     verb = "reaches" if made.reaches_target else "DOES NOT REACH"
     return (
         f"{state}, {_under(made)}: removing {counted(made.removals)} "
-        f"frees {format_bytes(made.frees)}, leaves {after} free "
+        f"frees {format_bytes(made.frees)}, leaves {after} free, "
         f"and {verb} the target of {format_bytes(made.levels.target[0])}"
     )
 

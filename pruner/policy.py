@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from collector.units import format_duration, parse_bytes
+from collector.units import format_bytes, format_duration, parse_bytes
 
 PER_CENT = 100.0
 MAX_PER_CENT = 100.0
@@ -237,15 +237,20 @@ class Policy:
         return None
 
     def __str__(self) -> str:
-        parts = [f"{self.order} under {self.threshold} free"]
+        parts = [f"{self.order} under {_said(self.threshold)} free"]
         if self.target is not None and self.target != self.threshold:
-            parts.append(f"up to {self.target}")
+            parts.append(f"up to {_said(self.target)}")
         if self.allowlist:
             parts.append(f"sparing {len(self.allowlist)} allowlist entries")
         if self.emergency is not None and self.emergency != self.threshold:
-            parts.append(f"emergency {self.emergency}")
+            parts.append(f"emergency {_said(self.emergency)}")
         parts.append(f"min age {format_duration(self.min_age)}")
         return ", ".join(parts)
+
+
+def _said(space: Space) -> str:
+    """Space as one says it: a bare number of bytes with a unit."""
+    return format_bytes(space.amount) if space.text.isdigit() else str(space)
 
 
 @dataclass(frozen=True, slots=True)

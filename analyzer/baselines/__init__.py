@@ -68,6 +68,21 @@ BASELINES: dict[str, Callable[..., Cleaner]] = {
 }
 DEFAULT_BASELINES = ("never", "docker-gc", "prune-until-built", "prune-until-local")
 SWITCHES: dict[str, dict[str, object]] = {"exact": {"exact": True}, "restarts": {"restarts": WEEK}}
+# What tells the variants of one tool apart.
+_VARIANTS = {
+    "docker-gc": "Grace: 24 h.",
+    "docker-gc-12h": "Grace: 12 h.",
+    "prune-until-built": "24 h since the build, daily: graphdrivers.",
+    "prune-until-local": "24 h since the image was stored here, daily: the containerd store.",
+    "clear-docker-cache-19.1": "In 19.1: what carries the runner's label, which no pulled image does.",
+    "clear-docker-cache-19.2": "In 19.2: every unused image.",
+    "clear-docker-cache-19.3": "In 19.3: as in 19.1.",
+    "docuum-50%": "Here while images hold more than half of the disk.",
+    "kubelet-maxage": "Also every image unused for 14 days.",
+    "stone-use": "By witnessed use.",
+    "stone-pull": "By pull.",
+    "stone-job": "By the last job that named the image.",
+}
 _SWITCHED = {
     "runner-cleanup": ("restarts",),
     "drone-gc": ("exact", "restarts"),
@@ -100,7 +115,10 @@ def baseline(text: str) -> Cleaner:
 
 def meanings() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Of each baseline, in a line, what it does; and its switches."""
-    return {
-        name: ((inspect.getdoc(type(make())) or "").partition("\n")[0], _SWITCHED.get(name, ()))
-        for name, make in BASELINES.items()
-    }
+    return {name: (_meaning(name, make()), _SWITCHED.get(name, ())) for name, make in BASELINES.items()}
+
+
+def _meaning(name: str, made: Cleaner) -> str:
+    """The first line of its documentation as plain text, and what is special about this variant."""
+    line = (inspect.getdoc(type(made)) or "").partition("\n")[0].replace("``", "`").replace("*", "")
+    return f"{line} {_VARIANTS.get(name, '')}".rstrip()

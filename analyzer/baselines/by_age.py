@@ -68,9 +68,10 @@ class Buildkite(Baseline):
 
 
 class ClearDockerCache(Baseline):
-    """GitLab Runner's ``clear-docker-cache`` by weekly cron, in 19.2: ``docker image prune --all --force``.
+    """GitLab Runner's ``clear-docker-cache`` by weekly cron.
 
-    Before and after 19.2 it prunes only what carries the runner's label, which no pulled image does.
+    In 19.2 it runs ``docker image prune --all --force``; before and after that it prunes only what
+    carries the runner's label, which no pulled image does.
     """
 
     interval = 7 * DAY

@@ -34,7 +34,7 @@ FrontOption = Annotated[bool, typer.Option("--front", help="Show only the polici
 OutOption = Annotated[
     Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the policy here.", show_default=False)
 ]
-MaxDiskFullOption = Annotated[int, typer.Option(min=0, help="Disk-full incidents at most.")]
+MaxDiskFullOption = Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Disk-full incidents at most.")]
 MaxRepullOption = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Bytes pulled again at most, over the history.", show_default="any")
 ]
@@ -55,7 +55,9 @@ EntryOption = Annotated[
 ]
 OneThresholdOption = Annotated[
     str | None,
-    typer.Option("--threshold", help="Free space under which pruning starts (10%, 50GB).", show_default="10%"),
+    typer.Option(
+        "--threshold", metavar="SPACE", help="Free space under which pruning starts (10%, 50GB).", show_default="10%"
+    ),
 ]
 
 

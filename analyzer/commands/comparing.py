@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 DEMO_DISK_BYTES = 100 * 2**30
 _REPORT = Path("report.html")
 _THRESHOLDS = ["5%", "10%", "15%", "20%", "30%", "40%", "50%", "60%", "70%", "80%"]
-ReportOption = Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")]
-DemoReportOption = Annotated[Path, typer.Option("--report", "-o", help="The HTML file to write.")]
+ReportOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file to write.")]
+DemoReportOption = Annotated[Path, typer.Option("--report", "-o", metavar="FILE", help="The HTML file to write.")]
 RegretOption = Annotated[
     bool, typer.Option("--regret", help="Also tell how far each policy is from one that knows the future.")
 ]

@@ -14,6 +14,12 @@ from collector.units import format_bytes
 from pruner.options import policy_options
 from pruner.policy import Policy
 
+COSTS_LEGEND = {
+    "HELD": "layers of images that it has used, each counted once.",
+    "OWN": "of these, what nobody else has.",
+    "RE-PULLED": "pulled again although it had been there before.",
+}
+
 
 def export(
     parquet: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write to.", show_default=False)],
@@ -40,7 +46,9 @@ def export(
 def verify(
     log: LogOption = None,
     host: LogHostOption = None,
-    last: Annotated[int | None, typer.Option(min=1, help="How many of the latest prunes.", show_default="all")] = None,
+    last: Annotated[
+        int | None, typer.Option(metavar="NUMBER", min=1, help="How many of the latest prunes.", show_default="all")
+    ] = None,
     output: console.FormatOption = console.Format.TABLE,
 ) -> None:
     """Replay the history up to each recorded prune, and compare what must go with what was removed, image by image."""
@@ -67,7 +75,7 @@ def costs(
     if output is console.Format.JSON:
         console.print_json([row.to_json() for row in rows])
         return
-    console.print_table(
+    left_out = console.print_table(
         (by.upper(), "JOBS", "IMAGES", "HELD", "OWN", "FIRST PULLS", "RE-PULLS", "RE-PULLED"),
         [
             (
@@ -86,10 +94,10 @@ def costs(
         names=(by.upper(),),
         optional=("FIRST PULLS", "OWN", "IMAGES"),
     )
-    typer.echo(
-        "HELD: layers of images that it has used, each counted once; OWN: of these, what nobody else has. "
-        "RE-PULLED: pulled again although it had been there before."
-    )
+    typer.echo()
+    for column, meaning in COSTS_LEGEND.items():
+        if column not in left_out:
+            console.print_text(f"{column}: {meaning}", "dim")
 
 
 def list_baselines(output: console.FormatOption = console.Format.TABLE) -> None:

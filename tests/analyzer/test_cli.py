@@ -108,7 +108,7 @@ def test_regret_is_told_if_asked_for(busy: EventLog) -> None:
     rows = {line.split("  ")[0]: line for line in lines[lines.index(header) + 1 :]}
     assert header.endswith("REGRET")
     assert rows["never"].endswith("-")
-    assert rows["forecast under 60 free, min age 0 s"].endswith("0 B")
+    assert rows["forecast under 60 B free, min age 0 s"].endswith("0 B")
     (policy,) = json.loads(analyzer(*options, "--baseline", "none", "--format", "json").stdout)["policies"]
     assert (policy["optimum_least"], policy["optimum_most"]) == (0, 0)
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from collector.sparkline import sparkline
-from collector.table import Table, shorten
+from collector.table import Table, shorten, shorten_all
 
 LONG = "registry.example.org/group/project/debian/x86_64_build:2023-10-31-sha"
 PLAN = Table(
@@ -72,6 +72,35 @@ def test_a_shortened_name_is_as_wide_as_asked() -> None:
     assert shorten(LONG, 26) == "…/x86_64_build:2…10-31-sha"
     assert shorten("a-name-without-a-path", 11) == "a-n…-a-path"
     assert shorten("busybox:1", 26) == "busybox:1"
+
+
+ALIKE = [
+    "registry.example.org/mesa/debian/x86_64_build:2023-05-10-ci-improvements-rebuild",
+    "registry.example.org/mesa/fedora/x86_64_build:2023-05-10-ci-improvements-rebuild",
+    "registry.example.org/mesa/debian/x86_64_build:2023-05-17-ci-improvements-rebuild",
+    "registry.example.org/mesa/debian/x86_64_test:2023-05-17-ci-improvements-rebuild",
+]
+
+
+@pytest.mark.parametrize("width", [38, 44, 60, 90])
+def test_names_that_differ_do_not_look_alike(width: int) -> None:
+    short = shorten_all(ALIKE, width)
+    assert len(set(short.values())) == len(ALIKE)
+    assert max(len(text) for text in short.values()) <= width
+    assert all(text.removeprefix("…/").partition("…")[0] in name for name, text in short.items())
+
+
+def test_a_column_is_left_out_before_names_look_alike() -> None:
+    table = Table(
+        ("LAST USE", "SIZE", "USES", "IMAGE"),
+        [("2026-11-25 04:23:42Z", "96.9 MiB", "12", name) for name in ALIKE],
+        right=("SIZE", "USES"),
+        names=("IMAGE",),
+        optional=("USES",),
+    )
+    _, *lines = shown(table, 66)
+    assert len({line.rpartition("  ")[2] for line in lines}) == len(ALIKE)
+    assert table.left_out(Console(file=io.StringIO(), width=66)) == ["USES"]
 
 
 def test_a_sparkline_shows_the_least_of_each_interval() -> None:
