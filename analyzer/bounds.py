@@ -291,18 +291,11 @@ def _presence(trace: Trace, needed: Flags, until: Floats) -> tuple[Floats, Flags
 
 
 def _spared_layers(trace: Trace, policy: Policy) -> Flags:
-    """Per layer whether the allowlist may keep it while free space is under the threshold.
-
-    Where protected images go under the threshold too, it still keeps what they share with others:
-    the others free nothing before them.
-    """
-    owner = np.repeat(np.array(protection(policy, trace), dtype=np.bool_), np.diff(trace.first))
+    """Per layer whether the allowlist may keep it while free space is under the threshold."""
     spared = np.zeros(len(trace.layer_bytes), dtype=np.bool_)
-    spared[trace.layer[owner]] = True
-    if policy.emergency is None or policy.emergency == policy.threshold:
-        shared = np.zeros_like(spared)
-        shared[trace.layer[~owner]] = True
-        spared &= shared
+    if policy.emergency is not None and policy.emergency != policy.threshold:
+        owner = np.repeat(np.array(protection(policy, trace), dtype=np.bool_), np.diff(trace.first))
+        spared[trace.layer[owner]] = True
     return spared
 
 

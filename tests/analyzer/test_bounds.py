@@ -74,10 +74,12 @@ def test_what_a_policy_may_have_kept_or_dropped_takes_no_space() -> None:
     twins = [ImageFacts([("same", 40)], references=("a:1",)), ImageFacts([("same", 40)], references=("b:1",))]
     uses = [(1.0, 0, 2.0, RUN), (1.0, 1, 2.0, RUN), (21.0, 0, 22.0, RUN)]
     trace = make_trace(twins, uses, [DiskState(0, 100, 0)], end=40)
-    # What only the other holds goes with it; what a protected one holds too stays for that one's sake.
-    bounds = [lower_bound(trace, strict(90, allowlist=names)) for names in ((), ("b",), ("a", "b"))]
-    assert bounds == [30, 0, 30]
-    assert repulled(trace, strict(90, allowlist=("b",))) == 0
+    # What only the other holds goes with it; in an emergency also if that is protected.
+    for names in ((), ("b",), ("a", "b")):
+        policy = strict(90, allowlist=names)
+        assert (lower_bound(trace, policy), repulled(trace, policy)) == (30, 40)
+    policy = strict(90, allowlist=("b",), emergency=Space.parse("never"))
+    assert (lower_bound(trace, policy), repulled(trace, policy)) == (0, 0)
     # Image 0 is lost at 10: that it is asked for at 11 does not keep its layer, which image 1 then brings back.
     images = [ImageFacts([("own", 40)], local=True), ImageFacts([("own", 40)]), ImageFacts([("other", 40)])]
     uses = [(1.0, 0, 2.0, RUN), (11.0, 0, 39.0, RUN), (12.0, 1, 13.0, RUN), (14.0, 2, 15.0, RUN), (31.0, 2, 32.0, RUN)]
