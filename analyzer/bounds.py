@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analyzer.facts import Knowledge, knowledge_of
-from analyzer.host import Host
+from analyzer.facts import knowledge_of
 from analyzer.replay import GAP_GRACE_S, PolicyCleaner, policy_levels, protection, replay
 from analyzer.result import Result
 from analyzer.trace import Flags, Floats, Images, Integers, Trace, Use
 from pruner.policy import AUTO, Policy
+
+_AT_ONCE = 2**16
 
 
 class Clairvoyant(PolicyCleaner):
@@ -32,30 +33,16 @@ class Clairvoyant(PolicyCleaner):
     """
 
     def __init__(self, policy: Policy, trace: Trace) -> None:
-        super().__init__(policy, trace, name=f"clairvoyant under {policy.threshold} free")
+        super().__init__(replace(policy, order="clairvoyant"), trace, name=f"clairvoyant under {policy.threshold} free")
         self._knowledge = knowledge_of(trace)
-        self._next = next_demands(self._knowledge)
+        self._next = self._knowledge.next_demands
 
-    def ordered(self, host: Host) -> list[int]:
-        """The images that are there, first to go first."""
-        present = np.array(host.present, dtype=np.int64)
-        after = self._knowledge.latest(host.now, present) + 1
-        mine = after < self._knowledge.begins[present + 1]
-        following = np.where(mine, self._next[np.minimum(after, len(self._next) - 1)], math.inf)
-        order: list[int] = present[np.argsort(-following, kind="stable")].tolist()
-        return order
-
-
-def next_demands(knowledge: Knowledge) -> Floats:
-    """For each use, sorted by image, when its image is next demanded from then on; shape (u,)."""
-    where = np.flatnonzero(knowledge.demand)
-    found = np.searchsorted(where, np.arange(knowledge.count))
-    times = np.full(knowledge.count, math.inf)
-    some = found < len(where)
-    at = where[found[some]]
-    same = knowledge.owner[at] == knowledge.owner[some]
-    times[np.flatnonzero(some)[same]] = knowledge.time[at[same]]
-    return times
+    def keys(self, now: float, images: Integers) -> Floats:
+        """The farthest next use first."""
+        after = self._knowledge.latest(now, images) + 1
+        mine = after < self._knowledge.begins[images + 1]
+        following: Floats = np.where(mine, self._next[np.minimum(after, len(self._next) - 1)], math.inf)
+        return -following
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +83,7 @@ def add_regret(trace: Trace, policies: Sequence[Policy], results: Sequence[Resul
 
 def bracket(trace: Trace, policy: Policy) -> Bracket:
     """The optimum's re-pulled bytes under a policy's threshold, ages and allowlist. Raises as `replay`."""
-    most = replay(trace, Clairvoyant(policy, trace), reference=True).repulled_bytes
+    most = replay(trace, Clairvoyant(policy, trace), removals=False).repulled_bytes
     return Bracket(lower_bound(trace, policy), most)
 
 
@@ -145,7 +132,7 @@ class _Fractional:
 
     def run(self) -> int:
         """The bytes that have to be pulled again."""
-        state = 0
+        state, allowed = 0, self._allowed()
         tick, needs = 0, iter(self._needs())
         pending = next(needs, None)
         while tick < self.ticks or pending is not None:
@@ -158,7 +145,7 @@ class _Fractional:
             now = tick * self.policy.interval
             while state + 1 < len(self.trace.disk_time) and self.trace.disk_time[state + 1] <= now:
                 state += 1
-            self._drop(now, self._allowed(state))
+            self._drop(now, allowed[state])
         return int(self.repulled)
 
     def _next_tick(self, tick: int, needed: int) -> int:
@@ -192,8 +179,9 @@ class _Fractional:
         stop = stops[np.searchsorted(stops, need[:-1], side="right")]
         following[need[:-1][again]] = tick[np.minimum(stop, need[1:])[again]]
         order = np.lexsort((layer, tick))
-        ordered = (column[order].tolist() for column in (tick, layer, needed, costs, latest, doubtful, following))
-        yield from zip(*ordered, strict=True)
+        columns = (tick, layer, needed, costs, latest, doubtful, following)
+        for some in np.array_split(order, len(order) // _AT_ONCE + 1):  # numbers as objects take much memory
+            yield from zip(*(column[some].tolist() for column in columns), strict=True)
 
     def _uses_of_layers(self) -> tuple[Integers, Integers, Flags, Flags, Floats, Floats]:
         """Each layer of each use: tick, layer, whether needed, may re-pull, exempt until, doubtful until."""
@@ -237,12 +225,14 @@ class _Fractional:
         self.version[layer] += 1
         heapq.heappush(self.heap, (-following, layer, self.version[layer]))
 
-    def _allowed(self, state: int) -> float:
-        """Bytes of images that may be held after a tick."""
+    def _allowed(self) -> list[float]:
+        """Bytes of images that may be held after a tick, in each disk state."""
         trace = self.trace
-        total = int(trace.disk_total[state])
-        level = policy_levels(self.policy, total, int(trace.inode_total[state])).threshold[0]
-        return total - int(trace.disk_other[state]) - level
+        sizes = np.stack((trace.disk_total, trace.inode_total), axis=1)
+        distinct, number = np.unique(sizes, axis=0, return_inverse=True)
+        levels = [policy_levels(self.policy, int(total), int(inodes)).threshold[0] for total, inodes in distinct]
+        allowed: list[float] = (trace.disk_total - trace.disk_other - np.array(levels)[number.reshape(-1)]).tolist()
+        return allowed
 
     def _drop(self, now: float, allowed: float) -> None:
         """Drop bytes, those that are needed last first, until no more are held than is allowed."""

@@ -118,6 +118,18 @@ class Knowledge:
         return np.maximum(found, self.begins[images])
 
     @cached_property
+    def next_demands(self) -> Floats:
+        """For each use when its image is next demanded from then on; what no host knows."""
+        where = np.flatnonzero(self.demand)
+        found = np.searchsorted(where, np.arange(self.count))
+        times = np.full(self.count, math.inf)
+        some = found < len(where)
+        at = where[found[some]]
+        same = self.owner[at] == self.owner[some]
+        times[np.flatnonzero(some)[same]] = self.time[at[same]]
+        return times
+
+    @cached_property
     def first_seen(self) -> Floats:
         """When each image was first witnessed; shape (n,)."""
         seen = np.full(self.n, _NEVER)

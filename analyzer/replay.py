@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from enum import StrEnum
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -77,7 +77,7 @@ class Cleaner(Protocol):
 
 
 class PolicyCleaner:
-    """Our pruner: the decision function, called at each tick.
+    """Our pruner: the decision function, called at each tick. What inherits may have other `keys`, and nothing else.
 
     Args:
         policy: what to apply.
@@ -164,10 +164,17 @@ class PolicyCleaner:
         if self.policy.order == "lru":
             # To the very event; a trace's knowledge is to the moment.
             return sorted(present, key=lambda i: (min(host.last_use[i], host.now), i))
-        facts = knowledge_of(self.trace).facts(
-            host.now, np.array(present, dtype=np.int64), np.array(host.pulled), np.array(host.holders)
-        )
-        return [present[k] for k in np.argsort(ORDERS[self.policy.order](facts), kind="stable")]
+        images = np.array(present, dtype=np.int64)
+        if self.policy.order in OWN_STATE_ORDERS:
+            facts = knowledge_of(self.trace).facts(host.now, images, np.array(host.pulled), np.array(host.holders))
+            keys = ORDERS[self.policy.order](facts)
+        else:
+            keys = self.keys(host.now, images)
+        return [present[k] for k in np.argsort(keys, kind="stable")]
+
+    def keys(self, now: float, images: Integers) -> Floats:
+        """The keys of images by an order that looks at none of what the policy did, lowest first to go."""
+        return knowledge_of(self.trace).keys(self.policy.order, now, images)
 
     def decide(self, host: Host, order: list[int], levels: Levels) -> list[int]:
         """The verdict on every image that is there."""
@@ -481,7 +488,7 @@ def _index_for(trace: Trace, cleaner: Cleaner) -> Index | None:
     """The trace's index, if the compiled kernel is at hand and knows what the cleaner does."""
     if not kernel.available(trace):
         return None
-    known = type(cleaner) is PolicyCleaner and cleaner.trace is trace and cleaner.policy.threshold.unit != AUTO
+    known = isinstance(cleaner, PolicyCleaner) and cleaner.trace is trace and cleaner.policy.threshold.unit != AUTO
     return kernel.index_of(trace) if known or _rule_of(cleaner) is not None else None
 
 
@@ -500,7 +507,7 @@ def _prepare(trace: Trace, cleaners: Sequence[Cleaner]) -> None:
     ]
     for cleaner in cleaners:
         if isinstance(cleaner, PolicyCleaner):
-            _moments(cleaner.policy.order, kernel.index_of(trace))
+            _moments(cleaner, kernel.index_of(trace))
     for moment, count in Counter(moments).items():
         if count >= _WORTH_SHARING:
             kernel.index_of(trace).prepare(*moment)
@@ -534,22 +541,22 @@ def _rules(cleaner: Cleaner, index: Index) -> Rules:
         at_events=cleaner.trigger is Trigger.EVENT,
         keep_local=policy.local_images == "keep",
         order=_keys(policy.order, index) if policy.order in OWN_STATE_ORDERS else None,
-        moments=_moments(policy.order, index),
+        moments=_moments(cleaner, index),
     )
 
 
-def _moments(order: str, index: Index) -> Moments | None:
+def _moments(cleaner: PolicyCleaner, index: Index) -> Moments | None:
     """All images as an order ranks them, whatever a policy did; None for an order that looks at what it did."""
+    order = cleaner.policy.order
     if order == "lru" or order in OWN_STATE_ORDERS:
         return None
 
     def make() -> Moments:
-        knowledge = knowledge_of(index.trace)
         if order == "forecast":
-            return Moments(index.trace.images, knowledge.forecasting)
+            return Moments(index.trace.images, knowledge_of(index.trace).forecasting)
         # Computed here, what it needs is not computed in several threads at once.
-        knowledge.keys(order, 0.0, index.trace.image[:1].astype(np.int64))
-        return Moments(index.trace.images, partial(knowledge.keys, order))
+        cleaner.keys(0.0, index.trace.image[:1].astype(np.int64))
+        return Moments(index.trace.images, cleaner.keys)
 
     return index.moments(order, make)
 
