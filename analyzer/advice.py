@@ -189,6 +189,8 @@ class Recommendation:
         fitting: how many of them keep to the constraints on the first part.
         broken: what the chosen one breaks on the rest, in words; empty if nothing, or if there is no rest.
         choice: in words, by what it was chosen of those that fit.
+        overruled: what would have been recommended by the first part alone, and fails on the rest: then the
+            policy was chosen on all of the history.
     """
 
     chosen: Outcome | None
@@ -199,6 +201,7 @@ class Recommendation:
     fitting: int
     broken: tuple[str, ...] = ()
     choice: str = ""
+    overruled: Recommendation | None = None
 
 
 def recommend(
@@ -213,7 +216,8 @@ def recommend(
     Of the policies that keep to what is asked those count that lose the fewest images and hardly pull
     more again than need be (within 1 % of the bytes of all first pulls); of these, those under which a
     tenth of each disk was always free, for the future may be worse than the past; and of these the one
-    that keeps the most. Where none leaves so much, the one that leaves the most.
+    that keeps the most. Where none leaves so much, the one that leaves the most. If that fails on the rest,
+    the first part was too quiet to choose on, and the same is done on all of the history.
 
     Args:
         candidates: the policies that were tried.
@@ -226,12 +230,31 @@ def recommend(
     outcomes, others = _summed(candidates, found)
     if not outcomes:
         raise UsageError("no policy of the grid is possible on all hosts")
+    made = _choose(outcomes, others, _spare([first for first, _ in found]), constraints, share, headroom)
+    if made.chosen is None or not made.broken:
+        return made
+    parts = [part for pair in found for part in pair if part is not None]
+    whole = [Outcome(item.candidate, _together(item.first, item.rest), None) for item in outcomes]
+    ours = [(_together(first, rest), None) for first, rest in others]
+    again = _choose(whole, ours, _spare(parts), constraints, 1.0, headroom)
+    return made if again.chosen is None else replace(again, overruled=made)
+
+
+def _choose(
+    outcomes: Sequence[Outcome],
+    others: Sequence[tuple[Result, Result | None]],
+    spare: Mapping[str, float],
+    constraints: Constraints,
+    share: float,
+    headroom: int,
+) -> Recommendation:
+    """The recommendation by the first results of all outcomes, judged by the rest."""
     strict = replace(constraints, min_free=headroom + max(constraints.min_free or 0, 0)) if headroom else constraints
     keeping = [item for item in outcomes if not strict.broken(item.first, share)]
     if not keeping:
         closest = min(outcomes, key=lambda item: (strict.excess(item.first, share), badness(item.first)))
-        return Recommendation(None, None, closest, others, len(outcomes), 0)
-    spare, margin = _spare(found), 0.0 if headroom else _MARGIN
+        return Recommendation(None, None, closest, tuple(others), len(outcomes), 0)
+    margin = 0.0 if headroom else _MARGIN
     ranked = _ranked(keeping, spare, margin)
     best = ranked[0]
     choice = f"Of{_CHEAP}{' and always leave a tenth of the disk free' if margin else ''} it keeps the most images."
@@ -239,7 +262,21 @@ def recommend(
         choice = f"No policy always leaves a tenth of the disk free; of{_CHEAP} it leaves the most."
     second = next((item for item in ranked if badness(item.first) != badness(best.first)), None)
     broken = () if best.rest is None else tuple(constraints.broken(best.rest, 1.0 - share))
-    return Recommendation(best, second, None, others, len(outcomes), len(keeping), broken, choice)
+    return Recommendation(best, second, None, tuple(others), len(outcomes), len(keeping), broken, choice)
+
+
+def _together(first: Result, rest: Result | None) -> Result:
+    """The result on both parts."""
+    if rest is None:
+        return first
+    lasting = first.seconds + rest.seconds
+    held = first.mean_held_bytes * first.seconds + rest.mean_held_bytes * rest.seconds
+    return replace(
+        first,
+        **{name: getattr(first, name) + getattr(rest, name) for name in _SUMS},
+        min_free=min(first.min_free, rest.min_free),
+        mean_held_bytes=held / lasting,
+    )
 
 
 def _ranked(keeping: Sequence[Outcome], spare: Mapping[str, float], margin: float) -> list[Outcome]:
@@ -256,12 +293,12 @@ def _ranked(keeping: Sequence[Outcome], spare: Mapping[str, float], margin: floa
     return sorted(keeping, key=rank)
 
 
-def _spare(found: Sequence[tuple[Findings, Findings | None]]) -> dict[str, float]:
-    """The least free space of each policy on the first part, as a share of the disk; the least of any host."""
+def _spare(found: Sequence[Findings]) -> dict[str, float]:
+    """The least free space of each policy, as a share of the disk; the least of any host."""
     least: dict[str, float] = {}
-    for first, _ in found:
-        total = float(first.facts["disk_total_bytes"])
-        for result in first.results:
+    for part in found:
+        total = float(part.facts["disk_total_bytes"])
+        for result in part.results:
             least[result.name] = min(least.get(result.name, 1.0), result.min_free / total)
     return least
 
@@ -288,9 +325,15 @@ def reasons(found: Recommendation, constraints: Constraints, share: float = 1.0)
     if found.chosen is None:
         return [_impossible(found, constraints, share)]
     first, rest = found.chosen.first, found.chosen.rest
-    part = "the history" if rest is None else f"the first {share:.0%} of the history"
+    part = "all of the history" if rest is None else f"the first {share:.0%} of the history"
     keeping = f"of {found.tried:,} policies tried on {part}, {found.fitting:,} keep to what is asked ({constraints})"
     said = [f"{found.chosen.candidate.name}: {keeping}; this one {_merit(first)}.", found.choice]
+    if found.overruled is not None and found.overruled.chosen is not None:
+        before, why = found.overruled.chosen.candidate.name, "; ".join(found.overruled.broken)
+        said.append(
+            f"By the first {share:.0%} of the history alone it would have been {before}, which does not keep to that "
+            f"on the rest ({why}): so all of it was used, and none is left to judge by."
+        )
     if rest is not None:
         verdict = "keeps to that" if not found.broken else f"does not keep to that ({'; '.join(found.broken)})"
         said.append(f"On the rest, on which it was not chosen, it {verdict}; there it {_merit(rest)}.")

@@ -135,7 +135,10 @@ def table(
 ) -> str:
     """A table that may be wider than the page: it scrolls by itself, also with the keyboard."""
     inner = '<button type="button">{}</button>' if sortable else '<span class="plain">{}</span>'
-    head = "".join(f'<th scope="col">{inner.format(escape(name))}</th>' for name in heads)
+    head = "".join(
+        f'<th scope="col"{style_class("text" if name == "policy" else "")}>{inner.format(escape(name))}</th>'
+        for name in heads
+    )
     styled = zip(rows, itertools.chain(classes, itertools.repeat("")))  # noqa: B905
     body = "".join(f"<tr{style_class(style)}>{''.join(row)}</tr>" for row, style in styled)
     named = f"<caption{style_class('quiet' if quiet else '')}>{escape(caption)}</caption>"

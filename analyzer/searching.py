@@ -196,7 +196,7 @@ def finish_recommendation(
     if found.broken:
         raise NothingFitsError(
             f"{found.chosen.candidate.name} fitted the first {share:.0%} of the history but not the rest "
-            f"({'; '.join(found.broken)}): give it more --headroom, or choose on all with --split 1"
+            f"({'; '.join(found.broken)}), and no policy fits all of it: ask for less, or give the disk more space"
         )
     if out is not None:
         write_policy(found.chosen.candidate.policy, said, out)
@@ -232,6 +232,7 @@ def _recommendation_json(
         "tried": found.tried,
         "fitting": found.fitting,
         "broken_on_the_rest": list(found.broken),
+        "chosen_on_all": found.overruled is not None,
         "chosen": None if chosen is None else both(chosen.first, chosen.rest),
         "runner_up": None if second is None else both(second.first, second.rest),
         "baselines": [both(*pair) for pair in found.baselines],
@@ -261,7 +262,7 @@ def _print_recommendation(
     if common:
         console.print_text(f"all policies: {', '.join(common)}")
     cells = [
-        [name if part == "first" else "", part, *(cell(result) for cell in _NUMBERS.values())]
+        [name if part == "first" else "", part if later else "all", *(cell(result) for cell in _NUMBERS.values())]
         for name, (first, later) in zip(names, rows, strict=True)
         for part, result in (("first", first), ("rest", later))
         if result is not None

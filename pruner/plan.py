@@ -439,13 +439,19 @@ def summary(made: Plan) -> str:
     state = f"{format_bytes(disk.free_bytes)} of {format_bytes(disk.total_bytes)} free"
     if not made.needed:
         return f"{state}, threshold {format_bytes(made.levels.threshold[0])}: nothing to do"
+    if not made.removals:
+        return f"{state}, {_under(made)}: nothing may go, so the target of {_target(made)} IS NOT REACHED"
     after = format_bytes(disk.free_bytes + made.frees)
     verb = "reaches" if made.reaches_target else "DOES NOT REACH"
     return (
         f"{state}, {_under(made)}: removing {counted(made.removals)} "
         f"frees {format_bytes(made.frees)}, leaves {after} free, "
-        f"and {verb} the target of {format_bytes(made.levels.target[0])}"
+        f"and {verb} the target of {_target(made)}"
     )
+
+
+def _target(made: Plan) -> str:
+    return format_bytes(made.levels.target[0])
 
 
 def _under(made: Plan) -> str:

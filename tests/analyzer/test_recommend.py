@@ -113,12 +113,25 @@ def growing() -> Trace:
 
 def test_what_was_fitted_to_the_past_is_found_out_on_the_rest() -> None:
     found = trial(growing(), Constraints(), 0.5)
+    quiet = found.overruled
+    assert quiet is not None
+    assert quiet.chosen is not None
+    assert quiet.chosen.first.disk_full == 0
+    assert quiet.chosen.rest is not None
+    assert quiet.chosen.rest.disk_full > 0
+    assert "disk-full incidents, more than 0" in quiet.broken[0]
+    # So it is chosen on all of the history.
     assert found.chosen is not None
-    assert found.chosen.first.disk_full == 0
-    assert found.chosen.rest is not None
-    assert found.chosen.rest.disk_full > 0
-    assert "disk-full incidents, more than 0" in found.broken[0]
-    assert "does not keep to that" in " ".join(reasons(found, Constraints(), 0.5))
+    assert found.chosen.rest is None
+    policy = found.chosen.candidate.policy
+    whole = replay(growing(), PolicyCleaner(policy, growing(), found.chosen.candidate.name))
+    assert found.chosen.first.disk_full == whole.disk_full == 0
+    assert (found.chosen.first.repulled_bytes, found.chosen.first.min_free) == (whole.repulled_bytes, whole.min_free)
+    assert found.chosen.first.mean_held_bytes == pytest.approx(whole.mean_held_bytes)
+    said = " ".join(reasons(found, Constraints(), 0.5))
+    assert f"By the first 50% of the history alone it would have been {quiet.chosen.candidate.name}" in said
+    hopeless = trial(growing(), Constraints(min_free=60), 0.5)
+    assert hopeless.chosen is None
     roomy = trial(growing(), Constraints(), 0.5, headroom=30)
     assert roomy.chosen is not None
     assert roomy.broken == ()

@@ -103,7 +103,7 @@ def test_of_a_short_history_the_policy_is_chosen_on_all_of_it(log: EventLog) -> 
     candidates = [Candidate(str(policy), policy) for policy in policies("10%", "20%")]
     proposal = propose(lambda trial: ([trial(trace)], []), candidates)
     assert proposal.policy is not None
-    assert proposal.said[0].startswith(f"{proposal.policy}: of 2 policies tried on the history")
+    assert proposal.said[0].startswith(f"{proposal.policy}: of 2 policies tried on all of the history")
     (note,) = proposal.notes
     assert note.startswith("the recommendation was not judged on a part of the history of its own")
 
