@@ -2,7 +2,8 @@
 
 Each follows the named tool's own code, its faults included; where it leans on something that the
 log does not tell, its docstring says so. A name may carry switches: ``drone-gc+exact`` books freed
-bytes rightly, ``kubelet+restarts`` forgets each week what it keeps in memory.
+bytes rightly, ``kubelet+restarts`` forgets each week what it keeps in memory, ``codefresh+remembers``
+forgets no event.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from analyzer.baselines.by_age import (
     Taskcluster,
     TtlIdle,
 )
+from analyzer.baselines.by_events import Codefresh
 from analyzer.baselines.by_space import (
     KUBELET_MAX_AGE,
     Arvados,
@@ -62,12 +64,17 @@ BASELINES: dict[str, Callable[..., Cleaner]] = {
     "ttl-idle": TtlIdle,
     "arvados": Arvados,
     "nomad": Nomad,
+    "codefresh": Codefresh,
     "stone-use": Stone,
     "stone-pull": lambda: Stone("pull"),
     "stone-job": lambda: Stone("job"),
 }
 DEFAULT_BASELINES = ("never", "docker-gc", "prune-until-built", "prune-until-local")
-SWITCHES: dict[str, dict[str, object]] = {"exact": {"exact": True}, "restarts": {"restarts": WEEK}}
+SWITCHES: dict[str, dict[str, object]] = {
+    "exact": {"exact": True},
+    "restarts": {"restarts": WEEK},
+    "remembers": {"remembers": True},
+}
 # What tells the variants of one tool apart.
 _VARIANTS = {
     "docker-gc": "Grace: 24 h.",
@@ -90,6 +97,7 @@ _SWITCHED = {
     "kubelet-maxage": ("exact", "restarts"),
     "arvados": ("exact", "restarts"),
     "nomad": ("restarts",),
+    "codefresh": ("remembers",),
 }
 
 

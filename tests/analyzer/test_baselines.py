@@ -11,6 +11,7 @@ import pytest
 
 from analyzer.baselines import BASELINES, baseline, meanings
 from analyzer.baselines.by_age import Buildkite, ClearDockerCache, Ecs, Nomad, Taskcluster, TtlIdle
+from analyzer.baselines.by_events import Codefresh
 from analyzer.baselines.by_space import (
     Arvados,
     BuildkitRank,
@@ -210,6 +211,47 @@ def test_stone_has_three_clocks() -> None:
     }
     # Used last: B, C, A. Pulled last: C, B, A. Named by a container or job last: B, A, C.
     assert went == {"use": [A], "pull": [A], "job": [C]}
+
+
+def built(*times: float) -> list[ImageFacts]:
+    """Images of one layer of a byte each, built then."""
+    return [ImageFacts([(f"own{i}", 1)], created=time) for i, time in enumerate(times)]
+
+
+def test_codefresh_keeps_for_three_days_what_was_used_in_a_build_or_built() -> None:
+    uses = [(1.0, A, 2.0), (3.0, B, 4.0), (5.0, C, 6.0), (200_000.0, B, 200_001.0)]
+    # Each half hour is a build; from the one on that ends at 1,800 every tenth cleans: at 1,800 + k x 18,000.
+    # A is named by the events that were saved at 1,800, up to 261,000. B is, too, by those of 201,600: up to 460,800.
+    # C was built at 200,000: it is young up to 459,200.
+    assert gone(Codefresh(), built(-10 * DAY, -10 * DAY, 200_000.0), *uses, end=480_000) == [
+        (271_800, A),
+        (469_800, B),
+        (469_800, C),
+    ]
+    own = [ImageFacts([("own", 1)], references=("quay.io/codefresh/pikolo:1",), created=-10 * DAY)]
+    assert gone(Codefresh(), own, (1.0, A, 2.0), end=480_000) == []
+    # Of builds of an hour, the sixth is six hours after the last cleaning.
+    assert gone(Codefresh(3600.0), built(-10 * DAY), (1.0, A, 2.0), end=300_000) == [(3600 + 13 * 6 * 3600, A)]
+
+
+def test_codefresh_forgets_what_was_used_early_in_a_busy_build() -> None:
+    for busy, cleaner, went in ((41, Codefresh(), []), (42, Codefresh(), [(19_800, A)])):
+        uses = [(1.0, A, 2.0), *((10.0 + k, B, 10.5 + k) for k in range(busy))]
+        assert gone(cleaner, built(-10 * DAY, -10 * DAY), *uses, end=20_000) == went
+    assert gone(Codefresh(remembers=True), built(-10 * DAY, -10 * DAY), *uses, end=20_000) == []
+
+
+def test_codefresh_takes_all_that_is_unused_where_80_per_cent_of_the_disk_is_used() -> None:
+    assert gone(Codefresh(), alone(80), (1.0, A, 2.0), total=100, end=4000) == []
+    assert gone(Codefresh(), alone(50, 31), (1.0, A, 2.0), (3.0, B, 2000.0), total=100, end=4000) == [(1800, A)]
+
+
+def test_codefresh_s_agent_purges_over_90_per_cent_what_was_built_three_hours_ago() -> None:
+    images = [ImageFacts([("a", 50)], created=-4 * 3600.0), ImageFacts([("b", 41)], created=-3 * 3600.0 + 100)]
+    uses = [(1.0, A, 2.0), (3.0, B, 4.0)]
+    assert gone(Codefresh(), images, *uses, total=100, end=1800) == [(5, A)]
+    # B alone is too much, too: it was built three hours before 100, and A is pinned.
+    assert gone(Codefresh(), images, (1.0, A, 999.0), uses[1], total=100, end=1800) == [(105, B)]
 
 
 def test_every_baseline_runs_and_has_a_meaning_of_one_line() -> None:
