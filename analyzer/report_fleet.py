@@ -120,6 +120,7 @@ def render_fleet(made: FleetStudy) -> str:
         end=format_time(max(host.facts["end"] for host in made.hosts)),
         total=parts.size(sum(host.total for host in made.hosts)),
         verdict=_verdict(made),
+        why=parts.why(made.lineup.proposal),
         charts="".join(_figure(k, host) for k, host in enumerate(shown)),
         rest=f"The {rest:,} hosts that pull less again are in the table only." if rest else "",
         sums=_table("Sums over all hosts", made, [(FLEET, made.sums)]),
@@ -184,7 +185,7 @@ def _verdict(made: FleetStudy) -> str:
         card("pulls that found the disk full", lambda result: f"{result.disk_full:,}"),
         card("of uses found their image", lambda result: f"{result.hit_ratio:.2%}"),
     ]
-    return parts.lead(words, cards, made.lineup.proposal)
+    return parts.lead(words, cards)
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

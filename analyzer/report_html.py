@@ -47,6 +47,7 @@ def render(made: Study) -> str:
         compulsory=parts.size(min((result.compulsory_bytes for result in made.results), default=0)),
         total=parts.size(made.total),
         verdict=_verdict(made),
+        why=parts.why(made.lineup.proposal),
         chips=_chips(made),
         unrecorded="" if AS_RECORDED in series(made) else _UNRECORDED,
         lows=_lows(made),
@@ -139,7 +140,7 @@ def _verdict(made: Study) -> str:
         (f"{chosen.disk_full:,}", f"pulls that found the disk full{against}{f'{rival.disk_full:,}' if rival else ''}"),
         (f"{chosen.hit_ratio:.2%}", f"of uses found their image{against}{f'{rival.hit_ratio:.2%}' if rival else ''}"),
     ]
-    return parts.lead(words, cards, made.lineup.proposal)
+    return parts.lead(words, cards)
 
 
 def _chips(made: Study) -> str:

@@ -69,15 +69,19 @@ def recommended(proposal: Proposal, name: str) -> str:
     return f"{word} <strong>{escape(name)}</strong>."
 
 
-def lead(words: Iterable[str], cards: Iterable[tuple[str, str]], proposal: Proposal) -> str:
-    """What is told first: sentences, a few figures with their meaning, and why this policy; all but the last is HTML.
-
-    The reasons are `analyzer recommend`'s own sentences.
-    """
+def lead(words: Iterable[str], cards: Iterable[tuple[str, str]]) -> str:
+    """What is told first: sentences, and a few figures with their meaning. All is HTML."""
     listed = "".join(f"<li><b>{figure}</b><span>{meaning}</span></li>" for figure, meaning in cards)
-    why = "".join(f"<li>{escape(sentence)}</li>" for sentence in proposal.said)
-    told = f'<ul class="notes" aria-label="Why this policy">{why}</ul>' if why else ""
-    return f'<p class="lead">{" ".join(words)}</p><ul class="figures">{listed}</ul>{told}'
+    return f'<p class="lead">{" ".join(words)}</p><ul class="figures">{listed}</ul>'
+
+
+def why(proposal: Proposal) -> str:
+    """The section that says why this policy, in `analyzer recommend`'s own sentences."""
+    if not proposal.said:
+        return ""
+    listed = "".join(f"<li>{escape(sentence)}</li>" for sentence in proposal.said)
+    heading = "Why this policy" if proposal.holds else "Why nothing fits"
+    return f'<section aria-labelledby="h-why"><h2 id="h-why">{heading}</h2><ul class="notes">{listed}</ul></section>'
 
 
 def whole(text: str) -> str:
