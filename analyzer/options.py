@@ -21,7 +21,7 @@ from pruner.config import load_policy, policy_from
 from pruner.policy import Policy
 
 if TYPE_CHECKING:
-    from analyzer.fleet import Source
+    from analyzer.fleet import Simulation, Source
     from analyzer.grid import Candidate
     from analyzer.loading import DiskOverride
     from analyzer.report import Output
@@ -131,31 +131,8 @@ AllowlistSetOption = Annotated[
         show_default=False,
     ),
 ]
-FrontOption = Annotated[bool, typer.Option("--front", help="Show only the policies that no other beats.")]
-RecommendOutOption = Annotated[
-    Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the policy here.", show_default=False)
-]
-MaxDiskFullOption = Annotated[int, typer.Option(min=0, help="Disk-full incidents at most.")]
-MaxRepullOption = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="Bytes pulled again at most, over the history.", show_default="any")
-]
-MinFreeOption = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="Free space that must always be left.", show_default="any")
-]
-HeadroomOption = Annotated[
-    str | None,
-    typer.Option(metavar="SIZE", help="Free space to leave beyond that, should the future be worse.", show_default="0"),
-]
 SplitOption = Annotated[
     str, typer.Option(metavar="SHARE", help="The share of the history to choose on; the rest judges. 1: no rest.")
-]
-EntryOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="GLOB", help="An entry to judge, whatever it gains. Repeat it to add.", show_default=False),
-]
-OneThresholdOption = Annotated[
-    str | None,
-    typer.Option("--threshold", help="Free space under which pruning starts (10%, 50GB).", show_default="10%"),
 ]
 DiskSizeOption = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Assume a disk of this size.", show_default="as recorded")
@@ -202,6 +179,31 @@ class Axes:
     def beside(self, **more: list[str] | None) -> dict[str, list[str] | None]:
         """The values by key, with more of them."""
         return {**more, **{field.name: getattr(self, field.name) for field in fields(self)}}
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Options that say what is compared, beside the threshold and the other axes."""
+
+    order: OrderOption = None
+    allowlist: AllowlistOption = None
+    trigger: TriggerOption = "tick"
+    policy: PolicyOption = None
+    baseline: BaselineOption = None
+    pull_rate: PullRateOption = "50MB"
+
+    def simulation(self, axes: Axes, thresholds: list[str] | None) -> Simulation:
+        """What each policy and baseline would have done. Raises UsageError."""
+        from analyzer.fleet import Simulation
+        from analyzer.replay import Trigger
+
+        chosen = policies(self.policy, self.allowlist, **axes.beside(threshold=thresholds, order=self.order))
+        when = Trigger(trigger(self.trigger))
+        return Simulation(tuple(chosen), baselines(self.baseline), rate(self.pull_rate), when)
+
+    def searched(self, axes: Axes, thresholds: list[str] | None) -> list[Candidate]:
+        """The policies that `analyzer recommend` would try. Raises UsageError."""
+        return search(self.policy, self.allowlist, axes.beside(threshold=thresholds, order=self.order))
 
 
 @dataclass(frozen=True, slots=True)

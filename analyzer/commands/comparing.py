@@ -10,19 +10,15 @@ import typer
 
 from analyzer import options
 from analyzer.options import (
-    AllowlistOption,
     Axes,
-    BaselineOption,
+    Compared,
     ComparedThresholdsOption,
     Disk,
     FormatOption,
     Histories,
     OrderOption,
-    PolicyOption,
     ProcessesOption,
-    PullRateOption,
     ThresholdOption,
-    TriggerOption,
 )
 from collector import console
 from collector.errors import UsageError
@@ -36,7 +32,6 @@ if TYPE_CHECKING:
     from analyzer.grid import Candidate
     from analyzer.loading import DiskOverride
     from analyzer.trace import Trace
-    from pruner.policy import Policy
 
 DEMO_DISK_BYTES = 100 * 2**30
 _REPORT = Path("report.html")
@@ -54,13 +49,8 @@ def simulate(
     histories: Histories,
     threshold: ThresholdOption = None,
     axes: Axes,
-    order: OrderOption = None,
-    allowlist: AllowlistOption = None,
-    trigger: TriggerOption = "tick",
-    policy: PolicyOption = None,
-    baseline: BaselineOption = None,
+    compared: Compared,
     disk: Disk,
-    pull_rate: PullRateOption = "50MB",
     regret: RegretOption = False,
     processes: ProcessesOption = None,
     output: FormatOption = "table",
@@ -76,8 +66,7 @@ def simulate(
     from analyzer.searching import print_fleet
 
     shown = options.output_format(output)
-    policies = options.policies(policy, allowlist, **axes.beside(threshold=threshold, order=order))
-    work = _simulation(policies, baseline, pull_rate, trigger)
+    work = compared.simulation(axes, threshold)
     override, sources = disk.override(), histories.sources()
     if len(sources) > 1:
         if regret:
@@ -90,7 +79,8 @@ def simulate(
     with patient_progress("simulating") as progress:
         results, notes = work.run(trace, progress)
         if regret:
-            results[-len(policies) :] = add_regret(trace, policies, results[-len(policies) :])
+            ours = len(work.policies)
+            results[-ours:] = add_regret(trace, work.policies, results[-ours:])
     print_results(trace, results, shown, notes)
 
 
@@ -101,13 +91,8 @@ def report(
     histories: Histories,
     threshold: ComparedThresholdsOption = None,
     axes: Axes,
-    order: OrderOption = None,
-    allowlist: AllowlistOption = None,
-    trigger: TriggerOption = "tick",
-    policy: PolicyOption = None,
-    baseline: BaselineOption = None,
+    compared: Compared,
     disk: Disk,
-    pull_rate: PullRateOption = "50MB",
     processes: ProcessesOption = None,
 ) -> None:
     """Write all that the log tells as one HTML file: what the disk did, what it would have done, and what to set.
@@ -116,10 +101,8 @@ def report(
     What to set is what `recommend` with the same options chooses. Of several hosts it has one row per host and
     policy, and their sums.
     """
-    compared = threshold or (None if policy else _THRESHOLDS)
-    policies = options.policies(policy, allowlist, **axes.beside(threshold=compared, order=order))
-    candidates = options.search(policy, allowlist, axes.beside(threshold=threshold, order=order))
-    work = _simulation(policies, baseline, pull_rate, trigger)
+    work = compared.simulation(axes, threshold or (None if compared.policy else _THRESHOLDS))
+    candidates = compared.searched(axes, threshold)
     override, sources = disk.override(), histories.sources()
     if len(sources) > 1:
         _report_on_fleet(sources, work, candidates, override, processes, output)
@@ -141,9 +124,9 @@ def demo(
     from collector.importer import import_jobs
 
     shown = options.output_format(output)
-    policies = options.policies(None, None, threshold=threshold or _THRESHOLDS, order=order)
-    candidates = options.search(None, None, {"threshold": threshold, "order": order})
-    work = _simulation(policies, None, "50MB", "tick")
+    compared = Compared(order=order)
+    work = compared.simulation(Axes(), threshold or _THRESHOLDS)
+    candidates = compared.searched(Axes(), threshold)
     with tempfile.TemporaryDirectory(prefix="docker-hindsight-") as folder:
         log = EventLog(Path(folder) / "events.duckdb", host="mesa-ci-2023")
         with console.progress("importing a year of jobs") as progress:
@@ -153,14 +136,6 @@ def demo(
             results, notes = work.run(trace, told)
         print_results(trace, results, shown, notes)
         _report_on_one(trace, log, work, candidates, report)
-
-
-def _simulation(policies: Sequence[Policy], baseline: Sequence[str] | None, pull_rate: str, trigger: str) -> Simulation:
-    from analyzer.fleet import Simulation
-    from analyzer.replay import Trigger
-
-    names = options.baselines(baseline)
-    return Simulation(tuple(policies), names, options.rate(pull_rate), Trigger(options.trigger(trigger)))
 
 
 def _report_on_one(trace: Trace, log: EventLog, work: Simulation, candidates: Sequence[Candidate], path: Path) -> None:
