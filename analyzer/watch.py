@@ -150,6 +150,12 @@ def lines(sight: Sight, where: Console) -> Iterator[Text]:
     yield from Table(("TIME", "EVENT", "OF"), events, names=("OF",)).lines(where)
 
 
+def _ended(line: Text) -> Text:
+    """A line that ends, where lines are shown together."""
+    line.end = "\n"
+    return line
+
+
 def _ago(seconds: float | None) -> str:
     return "-" if seconds is None else f"{format_duration(max(0.0, seconds))} ago"
 
@@ -191,5 +197,5 @@ def watch(log: EventLog, engine_host: str | None, policy: Policy, interval: floa
         return
     with Live(console=where, screen=True, auto_refresh=False) as live:
         while True:
-            live.update(Group(*lines(look(log, engine_host, policy), where)), refresh=True)
+            live.update(Group(*map(_ended, lines(look(log, engine_host, policy), where))), refresh=True)
             time.sleep(interval)

@@ -16,6 +16,7 @@ from tests.analyzer.made_host import make_week
 from tests.analyzer.test_cli import analyzer
 
 NO_ENGINE = ("-H", "unix:///nonexistent.sock")
+EVENTS_SHOWN = 8
 
 
 @pytest.fixture
@@ -86,6 +87,10 @@ def test_in_a_terminal_it_stays_and_ends_with_ctrl_c(week: EventLog, tmp_path: P
         wait_for(lambda: "last events" in screen(), "the view does not come")
         first = screen().splitlines()[0]
         assert "3.00 GiB of 40.0 GiB free" in screen()
+        rows = [line.split() for line in screen().splitlines()]
+        heading = rows.index(["TIME", "EVENT", "OF"])
+        assert len([row for row in rows[heading + 1 :] if row]) == EVENTS_SHOWN
+        assert ["FREES", "LAST", "USE", "IMAGE"] in rows
         wait_for(lambda: screen().splitlines()[0] != first, "the view stands still")
         subprocess.run([*server, "send-keys", "-t", "watch", "C-c"], check=True)
         wait_for(dead, "Ctrl-C does not end it")
