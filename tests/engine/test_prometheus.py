@@ -27,7 +27,7 @@ from tests.needs import cannot_run
 pytestmark = pytest.mark.engine
 MIB = 2**20
 # Beside it, Prometheus evaluates and scrapes every second.
-RATE_INTERVAL = "10s"
+RATE_INTERVAL = "30s"
 
 
 def free_port() -> int:
