@@ -534,6 +534,14 @@ typedef struct {
 typedef int (*order_t)(double now, int32_t count, const int32_t *present, const double *pulled,
                        const int32_t *holders, double *keys);
 
+/* A threshold that follows from how far free space fell within an interval; see pruner.headroom. */
+typedef int (*levels_t)(int32_t disk_class, double threshold, double *levels);
+typedef struct {
+    double margin, least, most; /* of the deepest fall; shares of the disk */
+    int64_t kept, enough;       /* intervals */
+    levels_t levels;
+} headroom_t;
+
 /* What others do at each tick: remove all unused images of which something is longer ago. */
 enum { BUILT, PULLED, USED };
 typedef struct {
@@ -576,6 +584,7 @@ typedef struct {
     int32_t at_events, keep_local, keep_removals, keep_steps;
     order_t order; /* keys that depend on what the policy did */
     moments_t *moments; /* keys that do not; both NULL: least recently used first */
+    const headroom_t *headroom; /* not NULL: the levels are those on this disk until enough is known */
     const age_rule_t *rule; /* not NULL: carried out at each tick instead of deciding */
 } policy_t;
 
@@ -660,6 +669,16 @@ typedef struct {
     uint8_t emergency, back;
 } taken_t;
 
+/* How far free space fell in each interval, as far as a later one was not as deep: the deepest is the first. */
+typedef struct {
+    double began, highest, deepest;
+    int64_t count, first, last; /* falls so far; those in the ring */
+    int64_t *number;
+    double *fall;
+    double threshold, levels[LEVELS];
+    int32_t disk_class;
+} falls_t;
+
 typedef struct run {
     const trace_t *trace;
     const policy_t *policy;
@@ -682,6 +701,8 @@ typedef struct run {
     double blind_end;
     int32_t gap;
     int64_t last_tick, due;
+    int32_t disk_class;
+    falls_t falls;
     double wake; /* no tick before can remove anything, unless something happens */
     /* for orders other than lru, and rules of age */
     double *last_use;
@@ -1225,12 +1246,66 @@ static void decide_ordered(run_t *run) {
     carry_out(run);
 }
 
+static void add_fall(falls_t *falls, int64_t kept, double fall) {
+    int64_t number = falls->count++;
+    while (falls->first < falls->last && falls->number[falls->first % kept] <= number - kept) falls->first++;
+    while (falls->first < falls->last && falls->fall[(falls->last - 1) % kept] <= fall) falls->last--;
+    falls->number[falls->last % kept] = number;
+    falls->fall[falls->last++ % kept] = fall;
+}
+
+/* As Python's `now // interval * interval`. */
+static double begin_of(double now, double interval) {
+    double quotient = (now - fmod(now, interval)) / interval, whole = floor(quotient);
+    return (quotient - whole > 0.5 ? whole + 1.0 : whole) * interval;
+}
+
+/* See what is free now. */
+static void look(run_t *run) {
+    const headroom_t *headroom = run->policy->headroom;
+    if (!headroom) return;
+    falls_t *falls = &run->falls;
+    double free = (double)run->free, interval = run->policy->interval;
+    if (run->now >= falls->began + interval) {
+        double fall = falls->highest - free > falls->deepest ? falls->highest - free : falls->deepest;
+        if (falls->highest > -INFINITY) add_fall(falls, headroom->kept, fall > 0.0 ? fall : 0.0);
+        falls->began = begin_of(run->now, interval);
+        falls->highest = free, falls->deepest = 0.0;
+    }
+    if (free > falls->highest) falls->highest = free;
+    if (falls->highest - free > falls->deepest) falls->deepest = falls->highest - free;
+}
+
+/* Let the levels be those for what is known of falls by now. */
+static void resolve(run_t *run) {
+    const headroom_t *headroom = run->policy->headroom;
+    if (!headroom) return;
+    falls_t *falls = &run->falls;
+    int64_t count = falls->count < headroom->kept ? falls->count : headroom->kept;
+    run->levels = run->policy->levels + LEVELS * run->disk_class;
+    if (count < headroom->enough) return;
+    double total = (double)run->total, threshold = falls->fall[falls->first % headroom->kept] * headroom->margin;
+    if (threshold < headroom->least * total) threshold = headroom->least * total;
+    if (threshold > headroom->most * total) threshold = headroom->most * total;
+    if (threshold != falls->threshold || run->disk_class != falls->disk_class) {
+        if (headroom->levels(run->disk_class, threshold, falls->levels)) {
+            run->status = CALLBACK;
+            return;
+        }
+        falls->threshold = threshold, falls->disk_class = run->disk_class;
+    }
+    run->levels = falls->levels;
+}
+
 static void decide(run_t *run) {
-    if (!under_threshold(run)) return;
+    look(run);
+    resolve(run);
+    if (run->status != OK || !under_threshold(run)) return;
     if (run->policy->order || run->policy->moments)
         decide_ordered(run);
     else
         decide_lru(run);
+    look(run);
 }
 
 /* ---------------------------------------------------------------- what others do */
@@ -1265,6 +1340,7 @@ static void bring(run_t *run, int32_t use) {
     int demands = kind >= CONTAINER && kind <= JOB, first = !run->known[i];
     if (kind == ARRIVED || (kind == FOUND && first) || (demands && (!t->local[i] || first))) {
         int64_t missing = hold(run, i);
+        look(run);
         if (demands && !t->local[i]) {
             if (first)
                 run->out->compulsory++, run->out->compulsory_bytes += missing;
@@ -1301,7 +1377,7 @@ static double tick_time(run_t *run, int64_t ticks) {
     double interval = run->policy->interval;
     if (!ticks || run->last_tick >= ticks) return INFINITY;
     int64_t k = run->last_tick + 1;
-    if (!run->policy->rule) {
+    if (!run->policy->rule && !run->policy->headroom) {
         if (!under_threshold(run)) return INFINITY;
         double earliest = run->now > run->wake ? run->now : run->wake;
         if (earliest > (double)ticks * interval) return INFINITY;
@@ -1336,9 +1412,11 @@ static int play(run_t *run) {
             run->free = run->total - t->disk_other[disk] - run->held_bytes;
             run->total_inodes = t->inode_total[disk];
             run->other_inodes = t->inode_other[disk];
-            run->levels = run->policy->levels + LEVELS * t->disk_class[disk];
+            run->disk_class = t->disk_class[disk];
+            run->levels = run->policy->levels + LEVELS * run->disk_class;
             run->out->disk_full += run->free < 0 && !was_full;
             note(run);
+            look(run);
             disk++;
             if (run->policy->at_events) decide(run);
         } else if (use_time <= tick) {
@@ -1376,6 +1454,7 @@ int kernel_replay(const trace_t *trace, const policy_t *policy, result_t *out) {
     run.out = out;
     run.levels = policy->levels;
     run.wake = run.blind_end = -INFINITY;
+    run.falls.highest = -INFINITY, run.falls.disk_class = -1;
     run.held = calloc(n, 1);
     run.known = calloc(n, 1);
     run.holders = calloc((size_t)trace->groups + 1, sizeof *run.holders);
@@ -1396,6 +1475,11 @@ int kernel_replay(const trace_t *trace, const policy_t *policy, result_t *out) {
         else
             for (size_t i = 0; i < n; i++) run.last_use[i] = -INFINITY, run.latest[i] = -1;
     }
+    if (policy->headroom) {
+        run.falls.number = malloc((size_t)policy->headroom->kept * sizeof *run.falls.number);
+        run.falls.fall = malloc((size_t)policy->headroom->kept * sizeof *run.falls.fall);
+        if (!run.falls.number || !run.falls.fall) run.status = NO_MEMORY;
+    }
     if (run.status == OK) {
         for (int32_t i = 0; i < trace->images; i++) {
             run.pulled[i] = -INFINITY;
@@ -1406,7 +1490,7 @@ int kernel_replay(const trace_t *trace, const policy_t *policy, result_t *out) {
     }
     free(run.held), free(run.known), free(run.holders), free(run.pulled), free(run.taken);
     free(run.passed), free(run.kept), free(run.last_use), free(run.latest), free(run.present), free(run.keys);
-    free(run.ranked), free(run.spare), free(run.own);
+    free(run.ranked), free(run.spare), free(run.own), free(run.falls.number), free(run.falls.fall);
     bits_free(&run.coming);
     return run.status;
 }

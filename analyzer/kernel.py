@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ctypes import POINTER, byref, c_double, c_int, c_int32, c_int64, c_uint8, c_void_p
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from analyzer.age_rule import AgeRule, Clock, removable_by_id
 from analyzer.library import load
 from analyzer.trace import Flags, Floats, Integers, Trace, Use
+from pruner.headroom import LEAST_SHARE, MARGIN, MOST_SHARE, Falls
 from pruner.learning import AGES, BUCKETS, HABITS, STAGES
 
 Array = NDArray[Any]
@@ -28,6 +29,7 @@ _CALLBACK = 2
 _MOST_USES = 2**31 - 2**16
 _MOST_IMAGES = 2**29
 _MOMENTS_BYTES = 2**27
+_LEVELS = 6
 
 
 class _Trace(ctypes.Structure):
@@ -56,6 +58,17 @@ _Order = ctypes.CFUNCTYPE(c_int, c_double, c_int32, c_void_p, c_void_p, c_void_p
 _Keys = ctypes.CFUNCTYPE(c_int, c_double, c_int32, c_void_p, c_void_p)
 
 
+_Levels = ctypes.CFUNCTYPE(c_int, c_int32, c_double, c_void_p)
+
+
+class _Headroom(ctypes.Structure):
+    _fields_ = (
+        *((name, c_double) for name in ("margin", "least", "most")),
+        *((name, c_int64) for name in ("kept", "enough")),
+        ("levels", c_void_p),
+    )
+
+
 class _AgeRule(ctypes.Structure):
     _fields_ = (("age", c_double), ("low", c_double), ("built", c_void_p), ("removable", c_void_p), ("clock", c_int32))
 
@@ -68,6 +81,7 @@ class _Policy(ctypes.Structure):
         *((name, c_int32) for name in ("at_events", "keep_local", "keep_removals", "keep_steps")),
         ("order", c_void_p),
         ("moments", c_void_p),
+        ("headroom", c_void_p),
         ("rule", c_void_p),
     )
 
@@ -112,6 +126,8 @@ class Rules:
         moments: ranks of all images by an order that depends on none of these; without either:
             least recently used first.
         rule: what is done at each tick instead of deciding.
+        resolved: for a threshold that follows from falls of free space, the levels as in `levels`
+            with so many bytes, on the so manieth class of disk; None: the threshold is given.
     """
 
     levels: Floats
@@ -125,6 +141,7 @@ class Rules:
     order: Callable[[float, Integers, Floats, Integers], Array] | None = None
     moments: Moments | None = None
     rule: AgeRule | None = None
+    resolved: Callable[[int, float], Sequence[float]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +387,7 @@ class Index:
         protected = _plain(rules.protected, np.uint8)
         call = _Call(self, rules.order)
         rule = self._age_rule(rules.rule) if rules.rule else None
+        headroom = _headroom(rules, call) if rules.resolved else None
         policy = _Policy(
             levels=levels.ctypes.data,
             protected=protected.ctypes.data,
@@ -384,12 +402,13 @@ class Index:
             keep_steps=steps,
             order=ctypes.cast(call.function, c_void_p) if call.function else None,
             moments=rules.moments.address if rules.moments else None,
+            headroom=ctypes.addressof(headroom) if headroom else None,
             rule=ctypes.addressof(rule) if rule else None,
         )
         result = _Result()
         try:
             status = _function("kernel_replay")(byref(struct), byref(policy), byref(result))
-            error = rules.moments.error if rules.moments else call.error
+            error = call.error or (rules.moments.error if rules.moments else None)
             if status == _CALLBACK and error is not None:
                 raise error
             _checked(status)
@@ -403,6 +422,7 @@ class _Call:
 
     def __init__(self, index: Index, order: Callable[[float, Integers, Floats, Integers], Array] | None) -> None:
         self.error: BaseException | None = None
+        self.levels: Any = None
         self.function: Any = None
         if order is None:
             return
@@ -427,6 +447,31 @@ class _Call:
             return 0
 
         self.function = _Order(ask)
+
+
+def _headroom(rules: Rules, call: _Call) -> _Headroom:
+    """What a threshold that follows from falls of free space is made from; see `pruner.headroom`."""
+    resolved = rules.resolved
+    assert resolved is not None  # noqa: S101 - the only caller sees to it
+
+    def levels(disk_class: int, threshold: float, made: int) -> int:
+        try:
+            _view(made, c_double, _LEVELS)[:] = resolved(disk_class, threshold)
+        except BaseException as error:  # noqa: BLE001 - raised again behind the C code
+            call.error = error
+            return 1
+        return 0
+
+    call.levels = _Levels(levels)
+    falls = Falls(rules.interval)
+    return _Headroom(
+        margin=MARGIN,
+        least=LEAST_SHARE,
+        most=MOST_SHARE,
+        kept=falls.kept,
+        enough=falls.enough,
+        levels=ctypes.cast(call.levels, c_void_p),
+    )
 
 
 class Moments:

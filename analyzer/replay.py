@@ -119,9 +119,7 @@ class PolicyCleaner:
         needed = self._headroom.threshold(host.total) if self._headroom is not None else None
         state = (needed, host.total, host.total_inodes)
         if state not in self._levels:
-            policy = self.policy
-            if needed is not None:
-                policy = dataclasses.replace(policy, threshold=Space(needed, "B", AUTO))
+            policy = self.policy if needed is None else with_threshold(self.policy, needed)
             self._levels[state] = policy_levels(policy, host.total, host.total_inodes)
         return self._levels[state]
 
@@ -250,6 +248,11 @@ def protection(policy: Policy, trace: Trace) -> list[bool]:
     if not policy.allowlist:
         return [False] * trace.images
     return [policy.protects(names) is not None for names in trace.names]
+
+
+def with_threshold(policy: Policy, threshold: float) -> Policy:
+    """An automatic policy with the bytes that are found to be needed."""
+    return dataclasses.replace(policy, threshold=Space(threshold, "B", AUTO))
 
 
 def policy_levels(policy: Policy, total: int, total_inodes: int) -> Levels:
@@ -488,7 +491,7 @@ def _index_for(trace: Trace, cleaner: Cleaner) -> Index | None:
     """The trace's index, if the compiled kernel is at hand and knows what the cleaner does."""
     if not kernel.available(trace):
         return None
-    known = isinstance(cleaner, PolicyCleaner) and cleaner.trace is trace and cleaner.policy.threshold.unit != AUTO
+    known = isinstance(cleaner, PolicyCleaner) and cleaner.trace is trace
     return kernel.index_of(trace) if known or _rule_of(cleaner) is not None else None
 
 
@@ -542,7 +545,19 @@ def _rules(cleaner: Cleaner, index: Index) -> Rules:
         keep_local=policy.local_images == "keep",
         order=_keys(policy.order, index) if policy.order in OWN_STATE_ORDERS else None,
         moments=_moments(cleaner, index),
+        resolved=_resolved(policy, index) if policy.threshold.unit == AUTO else None,
     )
+
+
+def _resolved(policy: Policy, index: Index) -> Callable[[int, float], Sequence[float]]:
+    """An automatic policy's levels once its threshold is known, on each class of disk."""
+
+    def levels(number: int, threshold: float) -> Sequence[float]:
+        total, inodes = index.sizes[number]
+        found = policy_levels(with_threshold(policy, threshold), int(total), int(inodes))
+        return (*found.threshold, *found.target, *found.emergency)
+
+    return levels
 
 
 def _moments(cleaner: PolicyCleaner, index: Index) -> Moments | None:

@@ -36,11 +36,15 @@ class Falls:
     Args:
         interval: seconds of an interval.
         falls: how far free space fell in each so far, bytes, oldest first.
+
+    Attributes:
+        kept: how many intervals the record reaches back.
+        enough: how many it takes to say anything.
     """
 
     def __init__(self, interval: float, falls: Iterable[float] = ()) -> None:
-        self._kept = max(1, math.ceil(MEMORY / interval))
-        self._enough = math.ceil(ENOUGH / interval)
+        self.kept = max(1, math.ceil(MEMORY / interval))
+        self.enough = math.ceil(ENOUGH / interval)
         self._latest: deque[float] = deque()
         self._sorted: list[float] = []
         for fall in falls:
@@ -48,14 +52,14 @@ class Falls:
 
     def add(self, fall: float) -> None:
         """Record how far free space fell in one more interval, bytes."""
-        if len(self._latest) == self._kept:
+        if len(self._latest) == self.kept:
             del self._sorted[bisect_left(self._sorted, self._latest.popleft())]
         self._latest.append(max(0.0, fall))
         insort(self._sorted, max(0.0, fall))
 
     def threshold(self, total: float) -> float | None:
         """The free space, bytes, that a disk of `total` bytes needs at a tick; None: too little is known yet."""
-        if len(self._latest) < self._enough:
+        if len(self._latest) < self.enough:
             return None
         covered = self._sorted[math.ceil(QUANTILE * len(self._sorted)) - 1]
         return min(max(covered * MARGIN, LEAST_SHARE * total), MOST_SHARE * total)

@@ -24,6 +24,7 @@ from analyzer.library import compiler
 from analyzer.replay import PolicyCleaner, Trigger, replay, replay_many
 from analyzer.result import Result
 from analyzer.trace import DiskState, Floats, ImageFacts, Integers, Trace, Use, make_trace
+from collector.errors import UsageError
 from pruner.orders import ORDERS
 from pruner.policy import Policy, Space
 
@@ -172,6 +173,34 @@ def test_containers_that_end_in_another_order_than_they_began(*, shuffled: bool)
     assert_equal(trace, policy, Trigger.TICK)
 
 
+@settings(max_examples=150)
+@given(traces(), policies(), st.sampled_from(Trigger), st.sampled_from([0.5, 1.0, 2.5, 7.0]))
+def test_automatic_thresholds_over_months(trace: Trace, chosen: Policy, trigger: Trigger, days: float) -> None:
+    auto = replace(chosen, threshold=Space.parse("auto"), target=None, emergency=None, interval=days * 86400.0)
+    assert_equal(stretched(trace, 86400.0), auto, trigger)
+
+
+def test_an_automatic_threshold_is_half_of_the_disk_at_most() -> None:
+    day = 86400.0
+    images = [ImageFacts([("a", 70)]), ImageFacts([("b", 45)])]
+    uses = [(1.5 * day, 0, 1.5 * day, Use.JOB), (3.5 * day, 1, 3.5 * day, Use.JOB)]
+    trace = make_trace(images, uses, [DiskState(0, 100, 0)], end=9 * day)
+    policy = Policy(threshold=Space.parse("auto"), interval=3600.0)
+    for reference in (False, True):
+        result = replay(trace, PolicyCleaner(policy, trace), reference=reference)
+        assert [removal.image for removal in result.removed] == [0]
+
+
+def test_an_automatic_threshold_that_contradicts_the_policy_is_refused() -> None:
+    # Half of the disk is used up within the second day: with that, 60 % have to be free, more than the target of 30 %.
+    uses = [(86400.0 + 60.0, 0, 86400.0 + 70.0, Use.CONTAINER)]
+    trace = make_trace([ImageFacts([("a", 48)])], uses, [DiskState(0, 100, 0)], end=9 * 86400.0)
+    policy = Policy(threshold=Space.parse("auto"), target=Space.parse("30%"), interval=3600.0)
+    for reference in (False, True):
+        with pytest.raises(UsageError, match="target"):
+            replay(trace, PolicyCleaner(policy, trace), reference=reference)
+
+
 @settings(max_examples=200)
 @given(
     traces(),
@@ -249,6 +278,7 @@ def test_strict_least_recently_used_is_an_early_trigger_at_zero() -> None:
         ("pulled", "40%", Trigger.TICK),
         ("hazard", "40%", Trigger.TICK),
         ("gdsf", "40%", Trigger.TICK),
+        ("forecast", "auto", Trigger.TICK),
     ],
 )
 @pytest.mark.slow
