@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+from analyzer.baselines import baseline
 from analyzer.baselines.base import HOUR, Baseline
 from analyzer.baselines.by_age import DockerGc, PruneUntil
-from analyzer.replay import PolicyCleaner, replay
+from analyzer.replay import PolicyCleaner, replay, replay_many
 from analyzer.result import Result
 from analyzer.trace import Trace
+from collector.units import format_bytes
 from pruner.policy import Policy, Space
 from tests.analyzer.conftest import GIB
 
@@ -42,3 +47,15 @@ def test_keeping_everything_needs_ten_disks(mesa: Trace) -> None:
     result = replay(mesa, Baseline())
     assert (result.repulls, result.compulsory, result.removals) == (0, 533, 0)
     assert result.min_free / GIB == pytest.approx(100 - 1030.04, abs=0.01)
+
+
+def test_the_page_of_comparison_tells_what_the_simulation_does(mesa: Trace) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "comparison.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in page.splitlines()]
+    told = {row[0].strip("`"): row[2:] for row in rows if len(row) == 5 and re.match(r"[\d,]+$", row[3])}
+    assert {"docker-gc", "docuum", "kubelet", "ecs", "docker-hindsight"} <= set(told)
+    cleaners = [baseline(name) for name in told if name != "docker-hindsight"]
+    ours = PolicyCleaner(Policy(threshold=Space.parse("20%")), mesa)
+    results = replay_many(mesa, [*cleaners, ours], removals=False)
+    found = [[format_bytes(one.repulled_bytes), f"{one.disk_full:,}", format_bytes(one.min_free)] for one in results]
+    assert found == [*(row for name, row in told.items() if name != "docker-hindsight"), told["docker-hindsight"]]
