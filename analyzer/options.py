@@ -17,7 +17,7 @@ import typer
 from collector.errors import UsageError
 from collector.paths import ENVIRONMENT_VARIABLE, default_log_path
 from collector.units import parse_bytes
-from pruner.config import load_policy, policy_from
+from pruner.config import COMMAND_LINE, load_policy, policy_from
 from pruner.policy import Policy
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ def policies(
     fixed = {"allowlist": list(allowlist)} if allowlist else {}
     given = {name: values for name, values in axes.items() if values}
     return [
-        policy_from({**fixed, **dict(zip(given, values, strict=True))}, "command line", base)
+        policy_from({**fixed, **dict(zip(given, values, strict=True))}, COMMAND_LINE, base)
         for base in bases
         for values in itertools.product(*given.values())
     ]

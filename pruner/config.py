@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -165,6 +166,7 @@ KEYS: dict[str, Key] = {
     "build_cache.keep": Key(_size, "build cache that stays: a size", "size"),
     "build_cache.age": Key(_seconds, "build cache goes so long after its last use", "duration"),
 }
+COMMAND_LINE = "command line"
 SECTIONS = tuple(dict.fromkeys(name.partition(".")[0] for name in KEYS if "." in name))
 
 
@@ -187,7 +189,7 @@ def policy_from(values: Mapping[str, Any], source: str, base: Policy | None = No
         try:
             policy = _with(policy, name, key.read(value))
         except (ValueError, TypeError) as error:
-            raise UsageError(f"{source}: {name} = {_shown(value)}: {error}") from None
+            raise UsageError(f"{_place(source, name, value)}: {error}") from None
     _check_levels(policy, source)
     return policy
 
@@ -290,6 +292,14 @@ def _check_levels(policy: Policy, source: str) -> None:
             continue
         if low is not None and high is not None and low.unit == high.unit and low.amount > high.amount:
             raise UsageError(f"{source}: {lower} = {low} is more than {upper} = {high}; it must not be")
+
+
+def _place(source: str, name: str, value: Any) -> str:
+    """Where a value stands, as whoever wrote it knows it: an option, or a line of a file."""
+    if source != COMMAND_LINE:
+        return f"{source}: {name} = {_shown(value)}"
+    option = "--" + re.sub(r"[._]", "-", name)
+    return f"{option} {value}" if isinstance(value, str) else option
 
 
 def _shown(value: Any) -> str:

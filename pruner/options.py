@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pruner.config import DEFAULT_POLICY_PATH, KEYS, load_policy, policy_from
+from pruner.config import COMMAND_LINE, DEFAULT_POLICY_PATH, KEYS, load_policy, policy_from
 from pruner.policy import Policy
 
 _FILE = Annotated[
@@ -61,7 +61,7 @@ def chosen_policy(path: Path | None, given: dict[str, Any]) -> Policy:
     base = None
     if path is not None or DEFAULT_POLICY_PATH.exists():
         base = load_policy(path or DEFAULT_POLICY_PATH)
-    return policy_from({key: value for key, value in given.items() if value}, "command line", base)
+    return policy_from({key: value for key, value in given.items() if value}, COMMAND_LINE, base)
 
 
 def _option(name: str) -> inspect.Parameter:

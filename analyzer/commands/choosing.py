@@ -180,12 +180,12 @@ def allowlist(
     from analyzer.earn import Earning
     from analyzer.report import patient_progress
     from analyzer.searching import print_earned
-    from pruner.config import load_policy, policy_from
+    from pruner.config import COMMAND_LINE, load_policy, policy_from
 
     base = load_policy(policy) if policy else None
     values = {"threshold": threshold} if threshold else {}
     asked = {"allowlist": list(entry)} if entry else {}
-    chosen = policy_from({**values, **asked}, "command line", base)
+    chosen = policy_from({**values, **asked}, COMMAND_LINE, base)
     work = Earning(chosen, base.allowlist if base else (), options.split(split))
     override = disk.override()
     sources = Histories([str(log)] if log else None, host).sources()

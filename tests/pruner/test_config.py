@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from collector.errors import UsageError
 from pruner.cli import app
-from pruner.config import KEYS, SECTIONS, load_policy, policy_from, to_json, to_toml
+from pruner.config import COMMAND_LINE, KEYS, SECTIONS, load_policy, policy_from, to_json, to_toml
 from pruner.policy import BuildCache, Policy, Space, Volumes, repository
 
 
@@ -48,11 +49,25 @@ def test_a_policy_says_all_its_values_as_they_stand_in_a_file() -> None:
     assert policy_from({name: value for name, value in said.items() if value is not None}, "test") == policy
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"threshold": "200%"}, "--threshold 200%: '200%' is not between 0% and 100%"),
+        ({"volumes.named_age": "x"}, "--volumes-named-age x: 'x' is not a duration"),
+        ({"allowlist": ["re:("]}, "--allowlist: allowlist entry 're:('"),
+    ],
+)
+def test_what_is_wrong_with_an_option_names_the_option(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        policy_from(values, COMMAND_LINE)
+    assert str(caught.value).startswith(words)
+
+
 def test_options_are_named_after_the_keys() -> None:
     runner = CliRunner()
     shown = runner.invoke(app, ["run", "--build-cache-keep", "much"])
     assert isinstance(shown.exception, UsageError)
-    assert "build_cache.keep" in str(shown.exception)
+    assert str(shown.exception).startswith("--build-cache-keep much: ")
     shown = runner.invoke(app, ["plan", "--volumes-enabled", "perhaps"])
     assert "must be true or false" in str(shown.exception)
 
