@@ -259,7 +259,7 @@ def _choose(
     best = ranked[0]
     choice = f"Of{_CHEAP}{' and always leave a tenth of the disk free' if margin else ''} it keeps the most images."
     if spare[best.candidate.name] < margin:
-        choice = f"No policy always leaves a tenth of the disk free; of{_CHEAP} it leaves the most."
+        choice = f"None of{_CHEAP} always leaves a tenth of the disk free; it leaves the most."
     second = next((item for item in ranked if badness(item.first) != badness(best.first)), None)
     broken = () if best.rest is None else tuple(constraints.broken(best.rest, 1.0 - share))
     return Recommendation(best, second, None, tuple(others), len(outcomes), len(keeping), broken, choice)

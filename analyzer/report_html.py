@@ -44,7 +44,7 @@ def render(made: Study) -> str:
         span=f"{format_time(trace.utc(0.0))} to {format_time(trace.utc(trace.end))}",
         uses=f"{trace.demands:,}",
         images=f"{trace.images:,}",
-        compulsory=parts.size(min((result.compulsory_bytes for result in made.results), default=0)),
+        compulsory=_first_pulls(made),
         total=parts.size(made.total),
         verdict=_verdict(made),
         why=parts.why(made.lineup.proposal),
@@ -67,6 +67,12 @@ def render(made: Study) -> str:
 _UNRECORDED = "The log holds too few disk samples to show free space as recorded."
 _BY_PROJECT = "What an image cost is shared out among the projects whose jobs used it, by their uses."
 _BY_REPOSITORY = "The log does not tell the jobs&#8217; projects: costs are summed by repository of the image."
+
+
+def _first_pulls(made: Study) -> str:
+    """What the images weighed when they came; nothing of images that were there before."""
+    least = min((result.compulsory_bytes for result in made.results), default=0)
+    return f" ({parts.size(least)} at their first pulls)" if least else ""
 
 
 def _data(made: Study) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def test_the_least_pulling_policy_that_keeps_to_the_constraints_is_chosen() -> N
     [
         ("abcde", 0, "b", "always leave a tenth of the disk free it keeps the most"),
         ("acde", 0, "a", "always leave a tenth"),
-        ("cf", 0, "c", "No policy always leaves a tenth"),
+        ("cf", 0, "c", "None of those that hardly pull more again than need be always leaves a tenth"),
         ("abcf", 5, "c", "hardly pull more again than need be it keeps the most"),
         ("de", 0, "d", "always leave a tenth"),
     ],
