@@ -42,8 +42,9 @@ _LOOK_BACK_NS = 86400 * 10**9
 # Podman tells of a pull before it lists the image; and an image that is not listed any more, though no
 # event told of its deletion within this time, is hidden: untagged, but others were built from it.
 _SECOND_LOOK_S = 2.0
-# After each change images are listed anew, at once but for 5 % of the engine's time at most: the containerd store
-# takes some 10 ms of an image.
+# After a change images are listed anew, at once unless that was done a moment ago, and for 5 % of the engine's time
+# at most: the containerd store takes some 10 ms of an image.
+_LISTING_LEAST_S = 1.0
 _LISTING_PAUSE = 20
 _CHANGES_DISK = frozenset({Kind.IMAGE_PULLED, Kind.IMAGE_DELETED, Kind.IMAGE_LOADED, Kind.IMAGE_IMPORTED})
 _NEW_IMAGE = frozenset(
@@ -419,7 +420,7 @@ class Collector:
         began = time.monotonic()
         listed = self._engine.images()
         ended = time.monotonic()
-        self._next_listing = ended + _LISTING_PAUSE * (ended - began)
+        self._next_listing = ended + max(_LISTING_LEAST_S, _LISTING_PAUSE * (ended - began))
         return listed
 
     def _observe_changed(self, listed: list[ListedImage]) -> None:

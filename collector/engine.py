@@ -205,6 +205,8 @@ class Engine:
         if self._client is None:
             with told_in_one_line(self.host):
                 self._client = docker.APIClient(base_url=self.host, timeout=cast("int", self._timeout), version="auto")
+                # No proxy leads to a socket, but looking for one costs as much as a question does.
+                cast("Any", self._client).trust_env = not self.host.startswith("unix://")
         return self._client
 
     def close(self) -> None:

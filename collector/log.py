@@ -188,7 +188,8 @@ def _open(path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
     before = os.umask(_UMASK)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return duckdb.connect(str(path))
+        # An append is short: threads, of which DuckDB starts one a core, would cost more than they do.
+        return duckdb.connect(str(path), config={"threads": 1})
     finally:
         os.umask(before)
 
