@@ -150,10 +150,12 @@ class Collector:
         """Witness until `stopping` is set; then append all and end.
 
         Raises:
-            EngineError: there is no engine at the start.
+            EngineError: at the start there is no engine, or its disk cannot be measured: whoever waits for
+                a service to be ready shall not wait for what does not mend itself.
             LogError: the log cannot be used at all.
         """
         self._data_root = self._engine.info().data_root
+        sample_disk(self._data_root)
         self._reserve()
         self._restore_patiently()
         self._record(Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes=self._self_portrait()))
@@ -211,7 +213,8 @@ class Collector:
     def _restore(self) -> None:
         """Take up where the log ends."""
         if not self._log.exists():
-            self._log.append([Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes={"first": True})])
+            portrait = {"first": True, **self._self_portrait()}
+            self._log.append([Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes=portrait)])
             self._first_run = True
         self._presence.restore(self._log)
         self._translator.learn(names_of(self._presence.names()))
@@ -424,15 +427,18 @@ class Collector:
         return listed
 
     def _observe_changed(self, listed: list[ListedImage]) -> None:
+        found = []
         for row in self._presence.changed(listed):
             self._watchdog.progress()
-            seen = self._engine.observe(row)
-            if seen is not None:
-                known = self._first_run or row.image in self._presence or row.image in self._announced
-                if row.image not in self._pulled:
-                    self._record(*self._presence.bases(seen, self._clock.now()))
-                self._record(self._presence.observed(seen, self._clock.now(), inferred=not known))
-                self._sampling_due = True
+            if (seen := self._engine.observe(row)) is not None:
+                found.append(seen)
+        # Where both came since the last look, what was built upon comes before what was built.
+        for seen in sorted(found, key=lambda seen: (len(seen.layers), seen.created or "")):
+            known = self._first_run or seen.image in self._presence or seen.image in self._announced
+            if seen.image not in self._pulled:
+                self._record(*self._presence.bases(seen, self._clock.now()))
+            self._record(self._presence.observed(seen, self._clock.now(), inferred=not known))
+            self._sampling_due = True
 
     def _sample(self) -> DiskSample:
         self._sampling_due = False

@@ -174,6 +174,14 @@ def test_watchdog_and_restart_bring_the_collector_back_without_a_lost_event(
     machine: Machine, docker20: Engine, images: list[PushedImage]
 ) -> None:
     machine.write("/etc/systemd/system/collector.service.d/soon.conf", "[Service]\nWatchdogSec=3s\nRestartSec=100ms\n")
+    # A disk that cannot be measured, here one hidden by PrivateTmp, is told at once: nobody waits for it in vain.
+    machine.run("pruner", "install-units", "--host", ENGINE_HOST, "--enable", status=1, patience_s=30)
+    lines = [text for _, text in machine.journal("collector.service")]
+    why = f"data root {docker20.data_root} cannot be measured: No such file or directory"
+    assert all(why in line for line in lines), lines
+    assert lines
+    machine.run("systemctl", "stop", "collector.service")
+
     install(machine, docker20)
     runner = FakeRunner(docker20, images[0].reference)
 
