@@ -267,7 +267,7 @@ def _replay(prune: _Prune, policy: Policy, cut: EventLog) -> Plan:
     history = read_history(cut)
     experience = read_experience(cut, now) if policy.order in LEARNING_ORDERS else Experience()
     containers = _containers(cut, _gone(facts, "container"))
-    unpulled = read_unpulled(cut) if _is_containerd(cut) else frozenset()
+    unpulled = read_unpulled(cut)
     images: list[Image] = []
     for image_id in [row[0] for row in cut.query(_PRESENT, [cut.host])]:
         observation = history.observed.get(image_id)
@@ -326,11 +326,6 @@ def _containers(cut: EventLog, gone: frozenset[str]) -> dict[str, list[Container
             state = {"container_created": "created", "container_died": "exited"}.get(last, "running")
             found[image].append(Container(container, container, image, state, stopped))
     return found
-
-
-def _is_containerd(cut: EventLog) -> bool:
-    """Whether images are kept in the containerd store, where only the log tells what is local."""
-    return bool(cut.query(_CONTAINERD, [cut.host])[0][0])
 
 
 def _compare(prune: _Prune, replayed: Plan) -> Iterator[ImageCheck]:
@@ -392,8 +387,4 @@ SELECT container, image_id, last(kind ORDER BY time, seq),
 FROM event JOIN image USING (image) WHERE host = ? AND container IS NOT NULL
     AND kind IN ('container_created', 'container_started', 'container_died', 'container_destroyed')
 GROUP BY container, image_id HAVING count(*) FILTER (kind = 'container_destroyed') = 0
-"""
-_CONTAINERD = """
-SELECT coalesce(bool_or(attributes ->> '$.store' = 'containerd'), false) FROM event
-WHERE kind = 'collector_started' AND host = ?
 """

@@ -53,6 +53,8 @@ MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE position (host VARCHAR NOT NULL, source VARCHAR NOT NULL, position VARCHAR NOT NULL);
     """,
+    # 5: views only: what is local on the containerd store.
+    "",
 )
 # The version that brought typed jobs: events of older logs are attributed when they reach it.
 JOBS_VERSION = 3
@@ -65,11 +67,31 @@ CREATE OR REPLACE VIEW events AS
     FROM event LEFT JOIN image USING (image);
 COMMENT ON VIEW events IS 'every event, in the order in which it was recorded; times in UTC';
 
+CREATE OR REPLACE VIEW unpulled_images AS
+    WITH kept AS (
+        SELECT host FROM event WHERE kind = 'collector_started' GROUP BY host
+        HAVING bool_or(attributes ->> '$.store' = 'containerd')
+    ), arrival AS (
+        SELECT host, image, min(time) AS first FROM event SEMI JOIN kept USING (host) WHERE image IS NOT NULL
+        GROUP BY host, image HAVING count(*) FILTER (kind = 'image_pulled') = 0
+    ), sample AS (
+        SELECT host, time AS sampled FROM event SEMI JOIN kept USING (host) WHERE kind = 'disk_sampled'
+    ), blind AS (
+        SELECT host, time AS ended FROM event SEMI JOIN kept USING (host) WHERE kind IN ('gap', 'collector_started')
+    )
+    SELECT a.host, image FROM arrival AS a ASOF JOIN sample AS s ON a.host = s.host AND first > sampled
+        ASOF LEFT JOIN blind AS b ON a.host = b.host AND first >= ended
+    WHERE ended IS NULL OR ended < sampled;
+COMMENT ON VIEW unpulled_images IS 'images that came while the log witnessed, and not by a pull, to a containerd store:
+it gives every image with a tag a digest, so that only the log tells what a registry has';
+
 CREATE OR REPLACE VIEW image_observations AS
-    SELECT host, image, max_by(attributes, seq) AS attributes,
-        bool_and(coalesce(CAST(attributes ->> '$.local' AS BOOLEAN), false)) AS local,
-        min(time) AS first_observed, max(time) AS last_observed
-    FROM event WHERE kind = 'image_observed' GROUP BY host, image;
+    SELECT seen.* REPLACE (local OR unpulled.image IS NOT NULL AS local) FROM (
+        SELECT host, image, max_by(attributes, seq) AS attributes,
+            bool_and(coalesce(CAST(attributes ->> '$.local' AS BOOLEAN), false)) AS local,
+            min(time) AS first_observed, max(time) AS last_observed
+        FROM event WHERE kind = 'image_observed' GROUP BY host, image
+    ) AS seen LEFT JOIN unpulled_images AS unpulled USING (host, image);
 
 CREATE OR REPLACE VIEW present_images AS
     SELECT host, image FROM event WHERE kind IN ('image_observed', 'image_deleted')

@@ -284,29 +284,18 @@ def read_history(log: EventLog) -> History:
 
 
 def read_unpulled(log: EventLog) -> frozenset[str]:
-    """Images that came while the log witnessed, and not by a pull: built, loaded or imported here.
+    """Images that came while the log witnessed, and not by a pull, to a containerd store.
 
-    The containerd store gives every image with a tag a digest of its repository, so that only the
-    log tells there what a registry has. What came while nobody looked may have been pulled.
+    That store gives every image with a tag a digest of its repository, so that only the log tells
+    there what a registry has. What came while nobody looked may have been pulled.
 
     Raises:
         LogError: the log cannot be read.
     """
-    return frozenset(image for (image,) in log.query(_UNPULLED, [log.host] * 3))
+    return frozenset(image for (image,) in log.query(_UNPULLED, [log.host]))
 
 
-_UNPULLED = """
-WITH arrival AS (
-    SELECT image, min(time) AS first FROM event WHERE image IS NOT NULL AND host = ? GROUP BY image
-    HAVING count(*) FILTER (kind = 'image_pulled') = 0
-), sample AS (
-    SELECT time AS sampled FROM event WHERE kind = 'disk_sampled' AND host = ?
-), blind AS (
-    SELECT time AS ended FROM event WHERE kind IN ('gap', 'collector_started') AND host = ?
-)
-SELECT image_id FROM arrival ASOF JOIN sample ON first > sampled ASOF LEFT JOIN blind ON first >= ended
-JOIN image USING (image) WHERE ended IS NULL OR ended < sampled
-"""
+_UNPULLED = "SELECT image_id FROM unpulled_images JOIN image USING (image) WHERE host = ?"
 _FIRST_SEEN = """
 SELECT image_id, epoch_ns(min(time)) / 1e9 FROM event JOIN image USING (image) WHERE host = ? GROUP BY image_id
 """

@@ -71,7 +71,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
     listed = engine.containers()
     usage, faults = _usage(engine)
     containers = read_containers(engine, listed, usage)
-    unpulled = read_unpulled(log) if log is not None and known and engine.store == "containerd" else frozenset()
+    unpulled = read_unpulled(log) if log is not None and known else frozenset()
     recent = recent_uses(engine, now - policy.min_age, now)
     images = []
     for row in engine.images():

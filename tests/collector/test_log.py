@@ -202,3 +202,39 @@ def test_migrating_a_current_log_changes_nothing(log: EventLog) -> None:
     with duckdb.connect(str(log.path)) as connection:
         migrate(connection, log.path)
         assert connection.execute("SELECT count(*) FROM events").fetchall() == [(1,)]
+
+
+def test_on_the_containerd_store_only_a_pull_shows_that_a_registry_has_an_image(tmp_path: Path) -> None:
+    """Every image has a digest there, and the views see through it; what came unwitnessed may have been pulled."""
+
+    def came(time_ns: int, image: str, *kinds: Kind) -> list[Event]:
+        seen = {"references": ["a:1"], "digests": ["a@sha256:1"], "local": False}
+        return [
+            *(Event(time_ns, kind, image=image) for kind in kinds),
+            Event(time_ns + 1, Kind.IMAGE_OBSERVED, image=image, attributes=seen),
+        ]
+
+    def start(time_ns: int, store: str) -> list[Event]:
+        return [
+            Event(time_ns, Kind.COLLECTOR_STARTED, attributes={"store": store}),
+            Event(time_ns + 1, Kind.DISK_SAMPLED, bytes=1),
+        ]
+
+    for store, built_is_local in (("containerd", True), ("overlay2", False)):
+        log = EventLog(tmp_path / store / "events.duckdb", host="h")
+        log.append(
+            [
+                *came(10, "sha256:before"),
+                *start(20, store),
+                *came(30, "sha256:built", Kind.IMAGE_TAGGED),
+                *came(40, "sha256:pulled", Kind.IMAGE_PULLED),
+                Event(60, Kind.GAP, began_ns=50),
+                *came(61, "sha256:in-a-gap"),
+            ]
+        )
+        assert dict(log.query("SELECT image_id, local FROM images")) == {
+            "sha256:before": False,
+            "sha256:built": built_is_local,
+            "sha256:pulled": False,
+            "sha256:in-a-gap": False,
+        }
