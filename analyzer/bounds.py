@@ -12,9 +12,12 @@ import heapq
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from analyzer import kernel
 from analyzer.facts import knowledge_of
 from analyzer.replay import GAP_GRACE_S, PolicyCleaner, policy_levels, protection, replay
 from analyzer.result import Result
@@ -22,6 +25,8 @@ from analyzer.trace import Flags, Floats, Images, Integers, Trace, Use
 from pruner.policy import AUTO, Policy
 
 _AT_ONCE = 2**16
+# What is needed when, by what it depends on of a policy: its threshold is not among that.
+_Columns = dict[tuple[object, ...], tuple[NDArray[Any], ...]]
 
 
 class Clairvoyant(PolicyCleaner):
@@ -69,6 +74,7 @@ def add_regret(trace: Trace, policies: Sequence[Policy], results: Sequence[Resul
     A policy whose threshold follows from its own past has none: another order would have another threshold.
     """
     known: dict[Policy, Bracket] = {}
+    columns: _Columns = {}
     added = []
     for policy, result in zip(policies, results, strict=True):
         if policy.threshold.unit == AUTO:
@@ -76,18 +82,24 @@ def add_regret(trace: Trace, policies: Sequence[Policy], results: Sequence[Resul
             continue
         rules = replace(policy, order="lru")
         if rules not in known:
-            known[rules] = bracket(trace, rules)
+            known[rules] = bracket(trace, rules, columns)
         added.append(with_regret(result, known[rules]))
     return added
 
 
-def bracket(trace: Trace, policy: Policy) -> Bracket:
-    """The optimum's re-pulled bytes under a policy's threshold, ages and allowlist. Raises as `replay`."""
+def bracket(trace: Trace, policy: Policy, columns: _Columns | None = None) -> Bracket:
+    """The optimum's re-pulled bytes under a policy's threshold, ages and allowlist. Raises as `replay`.
+
+    Args:
+        trace: the history.
+        policy: whose.
+        columns: what policies that differ in their threshold share; filled.
+    """
     most = replay(trace, Clairvoyant(policy, trace), removals=False).repulled_bytes
-    return Bracket(lower_bound(trace, policy), most)
+    return Bracket(lower_bound(trace, policy, columns=columns), most)
 
 
-def lower_bound(trace: Trace, policy: Policy) -> int:
+def lower_bound(trace: Trace, policy: Policy, *, reference: bool = False, columns: _Columns | None = None) -> int:
     """Re-pulled bytes of the optimal fractional policy: no policy with this threshold has fewer.
 
     It holds for policies that have the threshold free after each tick, as far as their rules let
@@ -97,6 +109,12 @@ def lower_bound(trace: Trace, policy: Policy) -> int:
     A policy is neither forced to drop nor sure to hold what an allowlist may spare, nor what was used
     in a way that does not bring it back (a tag, or a local image that is lost). That then takes no
     space here, which only lowers the bound.
+
+    Args:
+        trace: the history.
+        policy: whose threshold, ages and allowlist hold.
+        reference: whether to do without the compiled kernel.
+        columns: what policies that differ in their threshold share; filled.
 
     Raises:
         UsageError: the policy contradicts itself on this disk.
@@ -109,15 +127,16 @@ def lower_bound(trace: Trace, policy: Policy) -> int:
         until=trace.until[within],
         kind=trace.kind[within],
     )
-    return _Fractional(witnessed, policy).run()
+    return _Fractional(witnessed, policy, {} if columns is None else columns).run(reference=reference)
 
 
 class _Fractional:
     """The replay of bytes: each layer may be held in part."""
 
-    def __init__(self, trace: Trace, policy: Policy) -> None:
+    def __init__(self, trace: Trace, policy: Policy, columns: _Columns) -> None:
         self.trace = trace
         self.policy = policy
+        self.columns = columns
         self.ticks = int(trace.end / policy.interval)
         self.size: list[int] = trace.layer_bytes.tolist()
         self.held = [0.0] * len(self.size)
@@ -130,9 +149,12 @@ class _Fractional:
         self.total = 0.0
         self.repulled = 0.0
 
-    def run(self) -> int:
+    def run(self, *, reference: bool) -> int:
         """The bytes that have to be pulled again."""
-        state, allowed = 0, self._allowed()
+        if not reference and kernel.available(self.trace):
+            grace = min(self.policy.min_age, GAP_GRACE_S)
+            return int(kernel.bound(self.trace, self._columns(), self._allowed(), self.policy.interval, grace))
+        state, allowed = 0, self._allowed().tolist()
         tick, needs = 0, iter(self._needs())
         pending = next(needs, None)
         while tick < self.ticks or pending is not None:
@@ -161,10 +183,24 @@ class _Fractional:
     too_much = False
 
     def _needs(self) -> Iterator[tuple[int, int, bool, bool, float, float, float]]:
+        """The rows of `_columns`."""
+        columns = self._columns()
+        for k in range(0, len(columns[0]), _AT_ONCE):  # numbers as objects take much memory
+            yield from zip(*(column[k : k + _AT_ONCE].tolist() for column in columns), strict=True)
+
+    def _columns(self) -> tuple[NDArray[Any], ...]:
+        policy = self.policy
+        spared = policy.allowlist if _spares(policy) else ()
+        key = (policy.interval, policy.min_age, policy.local_images, spared)
+        if key not in self.columns:
+            self.columns[key] = self._made_columns()
+        return self.columns[key]
+
+    def _made_columns(self) -> tuple[NDArray[Any], ...]:
         """By tick and layer: as `_uses_of_layers`, and then the tick up to which it takes space for a costly need."""
         tick, layer, needed, costs, until, doubt = self._uses_of_layers()
         if not len(tick):
-            return
+            return tick, layer, needed, costs, until, doubt, until
         # Of all that happens to a layer between two ticks, the first need says what its fetch is.
         order = np.lexsort((~needed, tick, layer))
         tick, layer, needed, costs = tick[order], layer[order], needed[order], costs[order]
@@ -179,9 +215,7 @@ class _Fractional:
         stop = stops[np.searchsorted(stops, need[:-1], side="right")]
         following[need[:-1][again]] = tick[np.minimum(stop, need[1:])[again]]
         order = np.lexsort((layer, tick))
-        columns = (tick, layer, needed, costs, latest, doubtful, following)
-        for some in np.array_split(order, len(order) // _AT_ONCE + 1):  # numbers as objects take much memory
-            yield from zip(*(column[some].tolist() for column in columns), strict=True)
+        return tuple(column[order] for column in (tick, layer, needed, costs, latest, doubtful, following))
 
     def _uses_of_layers(self) -> tuple[Integers, Integers, Flags, Flags, Floats, Floats]:
         """Each layer of each use: tick, layer, whether needed, may re-pull, exempt until, doubtful until."""
@@ -225,13 +259,13 @@ class _Fractional:
         self.version[layer] += 1
         heapq.heappush(self.heap, (-following, layer, self.version[layer]))
 
-    def _allowed(self) -> list[float]:
+    def _allowed(self) -> Floats:
         """Bytes of images that may be held after a tick, in each disk state."""
         trace = self.trace
         sizes = np.stack((trace.disk_total, trace.inode_total), axis=1)
         distinct, number = np.unique(sizes, axis=0, return_inverse=True)
         levels = [policy_levels(self.policy, int(total), int(inodes)).threshold[0] for total, inodes in distinct]
-        allowed: list[float] = (trace.disk_total - trace.disk_other - np.array(levels)[number.reshape(-1)]).tolist()
+        allowed: Floats = trace.disk_total - trace.disk_other - np.array(levels)[number.reshape(-1)]
         return allowed
 
     def _drop(self, now: float, allowed: float) -> None:
@@ -280,10 +314,15 @@ def _presence(trace: Trace, needed: Flags, until: Floats) -> tuple[Floats, Flags
     return latest[back], known[back], there[back]
 
 
+def _spares(policy: Policy) -> bool:
+    """Whether the allowlist may keep anything while free space is under the threshold."""
+    return policy.emergency is not None and policy.emergency != policy.threshold
+
+
 def _spared_layers(trace: Trace, policy: Policy) -> Flags:
     """Per layer whether the allowlist may keep it while free space is under the threshold."""
     spared = np.zeros(len(trace.layer_bytes), dtype=np.bool_)
-    if policy.emergency is not None and policy.emergency != policy.threshold:
+    if _spares(policy):
         owner = np.repeat(np.array(protection(policy, trace), dtype=np.bool_), np.diff(trace.first))
         spared[trace.layer[owner]] = True
     return spared

@@ -50,6 +50,17 @@ class _Trace(ctypes.Structure):
     )
 
 
+class _Needs(ctypes.Structure):
+    _fields_ = (
+        ("count", c_int64),
+        *((name, c_void_p) for name in ("tick", "layer", "needed", "costs", "until", "doubtful", "following")),
+        *((name, c_int32) for name in ("layers", "states", "gaps")),
+        *((name, c_void_p) for name in ("size", "disk_time", "allowed", "gap_begin", "gap_end")),
+        *((name, c_double) for name in ("interval", "grace")),
+        ("ticks", c_int64),
+    )
+
+
 class _Learned(ctypes.Structure):
     _fields_ = (*((name, c_void_p) for name in ("habit", "superseded", "rates", "beyond")), ("offset", c_int64))
 
@@ -560,6 +571,44 @@ def learn(trace: Trace, superseded: Floats, days: int, offset_ms: int, *, by_hab
         )
     )
     return habit, returns, exposure
+
+
+def bound(trace: Trace, columns: Sequence[Array], allowed: Array, interval: float, grace: float) -> float:
+    """The bytes that the optimal fractional policy pulls again, compiled; see `analyzer.bounds`.
+
+    Args:
+        trace: the history.
+        columns: per layer and tick: tick, layer, whether needed, whether it costs, exempt until, doubtful
+            until, and the tick of the next costly need; by tick, then layer.
+        allowed: bytes that may be held in each disk state.
+        interval: seconds between ticks.
+        grace: seconds after a gap in which nothing goes.
+
+    Raises:
+        MemoryError: there is not enough.
+    """
+    names = ("tick", "layer", "needed", "costs", "until", "doubtful", "following")
+    kinds = (np.int64, np.int32, np.uint8, np.uint8, np.float64, np.float64, np.float64)
+    arrays = {name: _plain(column, kind) for name, column, kind in zip(names, columns, kinds, strict=True)} | {
+        "size": _plain(trace.layer_bytes, np.int64),
+        "disk_time": _plain(trace.disk_time, np.float64),
+        "allowed": _plain(allowed, np.float64),
+        "gap_begin": _plain(trace.blind[:, 0], np.float64),
+        "gap_end": _plain(trace.blind[:, 1], np.float64),
+    }
+    needs = _Needs(
+        count=len(arrays["tick"]),
+        layers=len(trace.layer_bytes),
+        states=len(trace.disk_time),
+        gaps=len(trace.blind),
+        interval=interval,
+        grace=grace,
+        ticks=int(trace.end / interval),
+        **{name: array.ctypes.data for name, array in arrays.items()},
+    )
+    repulled = c_double()
+    _checked(_function("kernel_bound")(byref(needs), byref(repulled)))
+    return repulled.value
 
 
 def _view(address: int, kind: Any, count: int) -> Array:

@@ -140,6 +140,7 @@ def test_for_equal_images_clairvoyant_bound_and_optimum_are_one(made: tuple[Trac
 @given(traces(), policies(), st.sampled_from(Trigger))
 def test_no_policy_beats_the_bound(trace: Trace, policy: Policy, trigger: Trigger) -> None:
     bound = lower_bound(trace, policy)
+    assert bound == lower_bound(trace, policy, reference=True)
     assert bound <= replay(trace, Clairvoyant(policy, trace)).repulled_bytes
     for order in ORDERS:
         assert bound <= repulled(trace, replace(policy, order=order), trigger)
