@@ -900,15 +900,22 @@ static int32_t give_back(run_t *run) {
     return count;
 }
 
-/* Take once more what was given back: others that hold the same layers may go now. */
+/* Take once more what was given back, after the rest: others that hold the same layers may go now. */
 static void take_again(run_t *run) {
     const trace_t *t = run->trace;
+    taken_t *again = run->taken + t->images + 1;
+    int32_t kept = 0, count = 0;
     for (int32_t k = 0; k < run->taken_count; k++) {
-        taken_t *taken = &run->taken[k];
-        if (!taken->back) continue;
-        taken->back = 0;
-        for (int32_t l = t->first[taken->image]; l < t->first[taken->image + 1]; l++) run->holders[t->group[l]]--;
+        taken_t taken = run->taken[k];
+        if (!taken.back) {
+            run->taken[kept++] = taken;
+            continue;
+        }
+        taken.back = 0;
+        again[count++] = taken;
+        for (int32_t l = t->first[taken.image]; l < t->first[taken.image + 1]; l++) run->holders[t->group[l]]--;
     }
+    memcpy(run->taken + kept, again, (size_t)count * sizeof *again);
 }
 
 static int by_number(const void *a, const void *b) {
@@ -1459,7 +1466,7 @@ int kernel_replay(const trace_t *trace, const policy_t *policy, result_t *out) {
     run.known = calloc(n, 1);
     run.holders = calloc((size_t)trace->groups + 1, sizeof *run.holders);
     run.pulled = malloc(n * sizeof *run.pulled);
-    run.taken = malloc(n * sizeof *run.taken);
+    run.taken = malloc(2 * n * sizeof *run.taken);
     run.status = bits_make(&run.coming, trace->uses);
     if (!run.held || !run.known || !run.holders || !run.pulled || !run.taken || room_for(&run, 64))
         run.status = NO_MEMORY;

@@ -31,7 +31,7 @@ from analyzer.result import DEFAULT_PULL_RATE, Removals, Result, Timeline
 from analyzer.trace import Floats, Integers, Trace, Use
 from collector.errors import LogError, UsageError
 from collector.units import format_duration
-from pruner.decision import EVICT_EMERGENCY, Reason, evict
+from pruner.decision import EVICT_EMERGENCY, Reason, evict, in_turn
 from pruner.headroom import Falls
 from pruner.orders import ORDERS, OWN_STATE_ORDERS
 from pruner.policy import AUTO, Levels, Policy, Space
@@ -132,8 +132,7 @@ class PolicyCleaner:
             return
         order = self.ordered(host)
         verdict = self.decide(host, order, levels)
-        taken = [i for i in order if Reason(verdict[i]).evicts]
-        for i in sorted(taken, key=lambda i: verdict[i]):
+        for i in in_turn(order, verdict):
             host.remove(i, emergency=verdict[i] == EVICT_EMERGENCY)
         if self._headroom is not None:
             self._headroom.look(host)

@@ -7,7 +7,7 @@ it may also be compiled.
 
 from __future__ import annotations
 
-from collections.abc import MutableSequence, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from enum import IntEnum
 
 Ints = Sequence[int]
@@ -28,6 +28,7 @@ class Reason(IntEnum):
     EVICT = 16
     EVICT_EMERGENCY = 17
     EVICT_DANGLING = 18
+    EVICT_TOGETHER = 19
 
     @property
     def evicts(self) -> bool:
@@ -46,6 +47,7 @@ MEANING: dict[Reason, str] = {
     Reason.TARGET_REACHED: "images before it in the order free enough",
     Reason.EVICT: "next in the order while free space is under the target",
     Reason.EVICT_DANGLING: "without a name, or its tag has moved on: such images go first",
+    Reason.EVICT_TOGETHER: "its layers are freed only together with an allowlisted image, which goes in an emergency",
     Reason.EVICT_EMERGENCY: "on the allowlist, but all others are gone and free space is under `emergency`",
 }
 
@@ -57,6 +59,7 @@ FREES_NOTHING = int(Reason.FREES_NOTHING)
 TARGET_REACHED = int(Reason.TARGET_REACHED)
 EVICT = int(Reason.EVICT)
 EVICT_EMERGENCY = int(Reason.EVICT_EMERGENCY)
+EVICT_TOGETHER = int(Reason.EVICT_TOGETHER)
 
 
 def evict(  # noqa: C901, PLR0912 - one loop that numba can compile; its branches are the rules
@@ -118,7 +121,7 @@ def evict(  # noqa: C901, PLR0912 - one loop that numba can compile; its branche
         if stage == 1:
             for i in order:
                 if verdict[i] == FREES_NOTHING:
-                    verdict[i] = EVICT
+                    verdict[i] = EVICT_TOGETHER
                     for k in range(first[i], first[i + 1]):
                         holders[layer[k]] -= 1
         for i in order:
@@ -153,3 +156,16 @@ def evict(  # noqa: C901, PLR0912 - one loop that numba can compile; its branche
                         holders[layer[k]] += 1
         if free_bytes >= emergency[0] and free_inodes >= emergency[1]:
             return
+
+
+def in_turn(order: Ints, verdict: Sequence[int] | Mapping[int, int]) -> list[int]:
+    """The images that go, in the order of their removal: what is protected comes last.
+
+    What frees space only together with that comes just before it: should the others have freed
+    enough by then, neither goes.
+
+    Args:
+        order: as `evict` was given it.
+        verdict: what it decided.
+    """
+    return [i for turn in (EVICT, EVICT_TOGETHER, EVICT_EMERGENCY) for i in order if verdict[i] == turn]

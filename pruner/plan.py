@@ -12,7 +12,7 @@ from typing import Any
 from collector.disk import DiskSample
 from collector.units import format_bytes, format_count, format_duration
 from pruner import stages
-from pruner.decision import MEANING, Reason, evict
+from pruner.decision import MEANING, Reason, evict, in_turn
 from pruner.inventory import Image, Inventory
 from pruner.learning import Learned
 from pruner.orders import ORDERS, Facts, PlainFacts
@@ -266,8 +266,7 @@ class _Images:
         else:
             verdict = self._evict(rest, blocked, 0.0, shortage, self._levels.emergency)
             self._reasons.update({i: Reason(verdict[i]) for i in rest})
-        chosen = [i for i in rest if self._reasons[i].evicts]
-        going = [*self._dangling, *sorted(chosen, key=lambda i: self._reasons[i])]
+        going = [*self._dangling, *in_turn(rest, self._reasons)]
         frees = self._layers.freed_one_by_one(going)
         staying = [i for i in self._order if not self._reasons[i].evicts]
         return tuple(
@@ -383,7 +382,7 @@ def explain(image: Image, reason: Reason, policy: Policy, now: float) -> str:
         return f"used {idle} ago, within min_age {format_duration(policy.min_age)} ({image.evidence})"
     if reason in {Reason.PROTECTED, Reason.EVICT_EMERGENCY}:
         return f"{MEANING[reason]} ({policy.protects(image.names)})"
-    if reason in {Reason.EVICT, Reason.EVICT_DANGLING}:
+    if reason in {Reason.EVICT, Reason.EVICT_DANGLING, Reason.EVICT_TOGETHER}:
         return f"{MEANING[reason]}: last used {idle} ago ({image.evidence})"
     return MEANING[reason]
 

@@ -116,7 +116,7 @@ def test_protected_images_go_last_in_an_emergency_only_and_no_further() -> None:
 
 def test_in_an_emergency_a_protected_image_goes_with_its_unprotected_twin() -> None:
     host = Host([([0], 1.0), ([0], 2.0)], [10], protected={1})
-    assert host.decide(free=0, threshold=10) == [Reason.EVICT, Reason.EVICT_EMERGENCY]
+    assert host.decide(free=0, threshold=10) == [Reason.EVICT_TOGETHER, Reason.EVICT_EMERGENCY]
     assert host.decide(free=0, threshold=10, emergency=-1) == [Reason.FREES_NOTHING, Reason.PROTECTED]
     # Nothing comes of it while a third one, which may not go, holds the same layer.
     host = Host([([0], 1.0), ([0], 2.0), ([0], 3.0)], [10], protected={1}, blocked={2: Reason.PINNED})
@@ -128,14 +128,14 @@ def test_in_an_emergency_only_those_given_back_go_whose_layers_are_freed() -> No
     host = Host([([0], 1.0), ([1], 2.0), ([1, 2], 3.0), ([0], 4.0), ([3], 5.0)], [10, 10, 5, 3], protected={2, 3})
     assert host.decide(free=0, threshold=18) == [
         Reason.FREES_NOTHING,
-        Reason.EVICT,
+        Reason.EVICT_TOGETHER,
         Reason.EVICT_EMERGENCY,
         Reason.PROTECTED,
         Reason.EVICT,
     ]
     assert host.decide(free=0, threshold=19)[:4] == [
-        Reason.EVICT,
-        Reason.EVICT,
+        Reason.EVICT_TOGETHER,
+        Reason.EVICT_TOGETHER,
         Reason.EVICT_EMERGENCY,
         Reason.EVICT_EMERGENCY,
     ]
@@ -188,6 +188,9 @@ def test_what_must_hold_on_any_host(host: Host, free: int, threshold: int, slack
         assert not gone
         return
     regular = {i for i in gone if verdict[i] is Reason.EVICT}
+    together = {i for i in gone if verdict[i] is Reason.EVICT_TOGETHER}
+    # These alone would free nothing.
+    assert freed(host, regular | together) == freed(host, regular)
     # Protected images go only when the others do not suffice.
     if len(regular) < len(gone):
         assert free + freed(host, regular) < threshold

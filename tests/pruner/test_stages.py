@@ -185,8 +185,8 @@ def test_in_an_emergency_an_allowlisted_image_takes_along_what_has_the_same_laye
     ]
     made = plan(policy(25), state)
     assert [(one.name, one.reason, one.frees) for one in made.removals] == [
-        ("mirror:1", "evict", 0),
         ("app:1", "evict", 10 * MB),
+        ("mirror:1", "evict_together", 0),
         ("base:1", "evict_emergency", 10 * MB),
     ]
     assert made.reaches_target
