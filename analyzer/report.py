@@ -70,9 +70,8 @@ def print_results(trace: Trace, results: Sequence[Result], output: Output, notes
 def print_table(trace: Trace, results: Sequence[Result], notes: Sequence[str] = ()) -> None:
     """Print the table, with what it stands on above and what it means below."""
     console.print_text(f"{trace}, from {format_time(trace.utc(0.0))} to {format_time(trace.utc(trace.end))}")
-    console.print_text(
-        f"disk {disk_range(trace)}; first pulls of all images: {format_bytes(results[0].compulsory_bytes)}"
-    )
+    first = min(result.compulsory_bytes for result in results)
+    console.print_text(f"disk {disk_range(trace)}; first pulls of all images: {format_bytes(first)}")
     for note in (*trace.assumptions, *notes):
         console.print_text(f"note: {note}")
     names, common = short_names([result.name for result in results])
