@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from analyzer import kernel
 from analyzer.facts import knowledge_of
+from analyzer.moments import bound
 from analyzer.replay import GAP_GRACE_S, PolicyCleaner, policy_levels, protection, replay
 from analyzer.result import Result
 from analyzer.trace import Flags, Floats, Images, Integers, Trace, Use
@@ -153,7 +154,7 @@ class _Fractional:
         """The bytes that have to be pulled again."""
         if not reference and kernel.available(self.trace):
             grace = min(self.policy.min_age, GAP_GRACE_S)
-            return int(kernel.bound(self.trace, self._columns(), self._allowed(), self.policy.interval, grace))
+            return int(bound(self.trace, self._columns(), self._allowed(), self.policy.interval, grace))
         state, allowed = 0, self._allowed().tolist()
         tick, needs = 0, iter(self._needs())
         pending = next(needs, None)

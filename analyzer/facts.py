@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analyzer import kernel
-from analyzer.kernel import Forecasting
+from analyzer.moments import Forecasting, learn
 from analyzer.trace import Flags, Floats, Integers, Trace, Use
 from pruner import learning
 from pruner.learning import AGES, BUCKETS, CELLS, HABITS, HIGHEST_BIN, LOWEST_BIN, PHASES, STAGES
@@ -201,7 +201,7 @@ class Knowledge:
     def _by_habit(self) -> tuple[NDArray[Any], Integers, Integers]:
         """The image's habit from each use on (uses by time); returns and exposure by age, habit and stage."""
         if kernel.available(self.trace):
-            return kernel.learn(self.trace, self.superseded_since, self._days, self._offset_ms, by_habit=True)
+            return learn(self.trace, self.superseded_since, self._days, self._offset_ms, by_habit=True)
         habit = np.empty(self.count, dtype=np.uint8)
         habit[self._order] = habits(self.averages[1])
         inner = HABITS * STAGES
@@ -211,7 +211,7 @@ class Knowledge:
     def _by_count(self) -> tuple[Integers, Integers]:
         """Returns and exposure by age, use count, and whether superseded."""
         if kernel.available(self.trace):
-            return kernel.learn(self.trace, self.superseded_since, self._days, self._offset_ms, by_habit=False)[1:]
+            return learn(self.trace, self.superseded_since, self._days, self._offset_ms, by_habit=False)[1:]
         return self._counted(
             AGES * BUCKETS * 2, lambda cell: cell // (HABITS * STAGES) * 2 + (cell % STAGES > 0).astype(np.int64)
         )

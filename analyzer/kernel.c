@@ -380,7 +380,7 @@ static void note_gap(past_t *past, double idle) {
  * returns, exposure: written: per midnight and situation, given as zeros, as is `full`, for work.
  */
 int kernel_learn(int32_t images, int32_t uses, const double *time, const int32_t *image, const double *until,
-                 const int8_t *kind, const double *superseded, double end, int64_t offset, int32_t days, int view,
+                 const uint8_t *kind, const double *superseded, double end, int64_t offset, int32_t days, int view,
                  uint8_t *habit, int64_t *returns, int64_t *exposure, int32_t *full) {
     past_t *pasts = calloc((size_t)images + 1, sizeof *pasts);
     int32_t width = view == BY_HABIT ? AGES * HABITS * STAGES : AGES * BUCKETS * 2;

@@ -6,7 +6,6 @@ An index is made once per trace and shared by all replays of it, which may run i
 from __future__ import annotations
 
 import ctypes
-import weakref
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, byref, c_double, c_int, c_int32, c_int64, c_uint8, c_void_p
 from dataclasses import dataclass
@@ -15,20 +14,17 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analyzer.age_rule import AgeRule, Clock, removable_by_id
+from analyzer.binding import Array, checked, function, plain, pointers, view
 from analyzer.library import load
+from analyzer.moments import Moments
 from analyzer.trace import Flags, Floats, Integers, Trace, Use
 from pruner.headroom import LEAST_SHARE, MARGIN, MOST_SHARE, Falls
-from pruner.learning import AGES, BUCKETS, HABITS, STAGES
 
-Array = NDArray[Any]
-_NO_MEMORY = 1
 _CALLBACK = 2
 _MOST_USES = 2**31 - 2**16
 _MOST_IMAGES = 2**29
-_MOMENTS_BYTES = 2**27
 _LEVELS = 6
 
 
@@ -50,25 +46,7 @@ class _Trace(ctypes.Structure):
     )
 
 
-class _Needs(ctypes.Structure):
-    _fields_ = (
-        ("count", c_int64),
-        *((name, c_void_p) for name in ("tick", "layer", "needed", "costs", "until", "doubtful", "following")),
-        *((name, c_int32) for name in ("layers", "states", "gaps")),
-        *((name, c_void_p) for name in ("size", "disk_time", "allowed", "gap_begin", "gap_end")),
-        *((name, c_double) for name in ("interval", "grace")),
-        ("ticks", c_int64),
-    )
-
-
-class _Learned(ctypes.Structure):
-    _fields_ = (*((name, c_void_p) for name in ("habit", "superseded", "rates", "beyond")), ("offset", c_int64))
-
-
 _Order = ctypes.CFUNCTYPE(c_int, c_double, c_int32, c_void_p, c_void_p, c_void_p, c_void_p)
-_Keys = ctypes.CFUNCTYPE(c_int, c_double, c_int32, c_void_p, c_void_p)
-
-
 _Levels = ctypes.CFUNCTYPE(c_int, c_int32, c_double, c_void_p)
 
 
@@ -156,25 +134,6 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Forecasting:
-    """What forecasts are made from; see `pruner.learning`.
-
-    Attributes:
-        habit: bin of the image's usual idle time, from each use on; shape (u,).
-        superseded: since when each image has been; shape (n,).
-        rates: `Learned.rates` on each day; shape (days, AGES, HABITS, STAGES).
-        beyond: what lies ahead at the beginning of each age; shape (days, AGES + 1, HABITS, STAGES).
-        offset_ms: milliseconds of the trace's origin after midnight.
-    """
-
-    habit: Array
-    superseded: Floats
-    rates: Array
-    beyond: Array
-    offset_ms: int
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a replay counted: see `analyzer.result.Result`; arrays are empty unless asked for."""
 
@@ -208,17 +167,17 @@ class Index:
         self.uses = int(np.searchsorted(trace.time, trace.end, side="right"))
         self.disks = int(np.searchsorted(trace.disk_time, trace.end, side="right"))
         self._arrays: dict[str, Array] = {
-            "time": _plain(trace.time, np.float64),
-            "until": _plain(trace.until, np.float64),
-            "local": _plain(trace.local, np.uint8),
+            "time": plain(trace.time, np.float64),
+            "until": plain(trace.until, np.float64),
+            "local": plain(trace.local, np.uint8),
         }
         self._spells()
         self._clock()
         self._groups()
         self._disk()
         by_begin = np.argsort(trace.blind[:, 0], kind="stable")
-        self._arrays["gap_begin"] = _plain(trace.blind[by_begin, 0], np.float64)
-        self._arrays["gap_end"] = _plain(trace.blind[by_begin, 1], np.float64)
+        self._arrays["gap_begin"] = plain(trace.blind[by_begin, 0], np.float64)
+        self._arrays["gap_end"] = plain(trace.blind[by_begin, 1], np.float64)
         self.struct = _Trace(
             images=trace.images,
             groups=self.groups,
@@ -244,7 +203,7 @@ class Index:
 
     def _spells(self) -> None:
         trace, count = self.trace, self.uses
-        image, kind = _plain(trace.image, np.int32), _plain(trace.kind, np.uint8)
+        image, kind = plain(trace.image, np.int32), plain(trace.kind, np.uint8)
         self.demands = int(np.count_nonzero((kind[:count] >= Use.CONTAINER) & (kind[:count] <= Use.JOB)))
         code = np.empty(count, dtype=np.uint32)
         bringing = np.empty(trace.images, dtype=np.int32)
@@ -253,13 +212,13 @@ class Index:
         end = np.empty(room, dtype=np.float64)
         numbers = [np.empty(room, dtype=np.int32) for _ in range(3)]
         spells = c_int64()
-        _checked(
-            _function("kernel_index")(
+        checked(
+            function("kernel_index")(
                 c_int32(trace.images),
                 c_int32(count),
-                *_pointers(self._arrays["time"], image, self._arrays["until"], kind, code, bringing, following),
+                *pointers(self._arrays["time"], image, self._arrays["until"], kind, code, bringing, following),
                 byref(spells),
-                *_pointers(end, *numbers),
+                *pointers(end, *numbers),
             )
         )
         self.spells = spells.value
@@ -273,12 +232,12 @@ class Index:
         last = float(self._arrays["time"][self.uses - 1]) if self.uses else 0.0
         self._scale = parts / last if last > 0.0 else 0.0
         before = np.empty(parts + 1, dtype=np.int32)
-        _function("kernel_clock")(
+        function("kernel_clock")(
             c_int32(self.uses),
-            *_pointers(self._arrays["time"]),
+            *pointers(self._arrays["time"]),
             c_double(self._scale),
             c_int32(parts),
-            *_pointers(before),
+            *pointers(before),
         )
         self._arrays["before"] = before
 
@@ -294,14 +253,14 @@ class Index:
         names = ("end", "spell_image", "at", "next")
         given = [self._arrays[name] for name in names]
         kept = [np.empty_like(column) for column in given]
-        function = _function("kernel_filter")
-        function.restype = c_int64
-        count = function(
+        filtered = function("kernel_filter")
+        filtered.restype = c_int64
+        count = filtered(
             c_int64(self.spells),
-            *_pointers(self._arrays["time"]),
+            *pointers(self._arrays["time"]),
             c_double(min_age),
             c_double(interval),
-            *_pointers(*given, *kept),
+            *pointers(*given, *kept),
         )
         columns: list[Array] = [column[:count].copy() for column in kept]
         struct = _Trace.from_buffer_copy(self.struct)
@@ -325,14 +284,14 @@ class Index:
         }
         groups = c_int32()
         given = (
-            _plain(trace.first, np.int64),
-            _plain(trace.layer, np.int64),
-            _plain(trace.layer_bytes, np.int64),
-            _plain(trace.layer_inodes, np.float64),
+            plain(trace.first, np.int64),
+            plain(trace.layer, np.int64),
+            plain(trace.layer_bytes, np.int64),
+            plain(trace.layer_inodes, np.float64),
         )
-        _checked(
-            _function("kernel_groups")(
-                c_int32(n), c_int32(m), *_pointers(*given), *_pointers(*arrays.values()), byref(groups)
+        checked(
+            function("kernel_groups")(
+                c_int32(n), c_int32(m), *pointers(*given), *pointers(*arrays.values()), byref(groups)
             )
         )
         self.groups = groups.value
@@ -343,10 +302,10 @@ class Index:
         trace = self.trace
         sizes = np.stack((trace.disk_total, trace.inode_total), axis=1)
         self.sizes, number = np.unique(sizes, axis=0, return_inverse=True)
-        self._arrays["disk_class"] = _plain(number.reshape(-1), np.int32)
-        self._arrays["disk_time"] = _plain(trace.disk_time, np.float64)
+        self._arrays["disk_class"] = plain(number.reshape(-1), np.int32)
+        self._arrays["disk_time"] = plain(trace.disk_time, np.float64)
         for name in ("disk_total", "disk_other", "inode_total", "inode_other"):
-            self._arrays[name] = _plain(getattr(trace, name), np.int64)
+            self._arrays[name] = plain(getattr(trace, name), np.int64)
 
     @cached_property
     def own_bytes(self) -> Integers:
@@ -365,11 +324,11 @@ class Index:
     def _removable(self) -> tuple[Array, Array]:
         """Per image whether the engine removes it by its name, and by its ID."""
         by_id = [removable_by_id(names) for names in self.trace.references]
-        return np.ones(self.trace.images, dtype=np.uint8), _plain(np.array(by_id, dtype=np.bool_), np.uint8)
+        return np.ones(self.trace.images, dtype=np.uint8), plain(np.array(by_id, dtype=np.bool_), np.uint8)
 
     @cached_property
     def _built(self) -> Floats:
-        return _plain(self.trace.created, np.float64)
+        return plain(self.trace.created, np.float64)
 
     def _age_rule(self, rule: AgeRule) -> _AgeRule:
         return _AgeRule(
@@ -392,10 +351,10 @@ class Index:
         Raises:
             MemoryError: there is not enough.
         """
-        view = self._views.get((rules.min_age, 0.0 if rules.at_events else rules.interval))
-        struct = view[0] if view else self.struct
-        levels = _plain(rules.levels, np.float64)
-        protected = _plain(rules.protected, np.uint8)
+        filtered = self._views.get((rules.min_age, 0.0 if rules.at_events else rules.interval))
+        struct = filtered[0] if filtered else self.struct
+        levels = plain(rules.levels, np.float64)
+        protected = plain(rules.protected, np.uint8)
         call = _Call(self, rules.order)
         rule = self._age_rule(rules.rule) if rules.rule else None
         headroom = _headroom(rules, call) if rules.resolved else None
@@ -418,14 +377,14 @@ class Index:
         )
         result = _Result()
         try:
-            status = _function("kernel_replay")(byref(struct), byref(policy), byref(result))
+            status = function("kernel_replay")(byref(struct), byref(policy), byref(result))
             error = call.error or (rules.moments.error if rules.moments else None)
             if status == _CALLBACK and error is not None:
                 raise error
-            _checked(status)
+            checked(status)
             return _outcome(result)
         finally:
-            _function("kernel_release")(byref(result))
+            function("kernel_release")(byref(result))
 
 
 class _Call:
@@ -445,10 +404,10 @@ class _Call:
             try:
                 if not views:  # the kernel asks with the same arrays throughout a replay
                     views[:] = (
-                        _view(present, c_int32, n),
-                        _view(pulled, c_double, n),
-                        _view(holders, c_int32, groups),
-                        _view(keys, c_double, n),
+                        view(present, c_int32, n),
+                        view(pulled, c_double, n),
+                        view(holders, c_int32, groups),
+                        view(keys, c_double, n),
                     )
                 found = order(now, views[0][:count].astype(np.int64), views[1], views[2])
                 views[3][:count] = found
@@ -467,7 +426,7 @@ def _headroom(rules: Rules, call: _Call) -> _Headroom:
 
     def levels(disk_class: int, threshold: float, made: int) -> int:
         try:
-            _view(made, c_double, _LEVELS)[:] = resolved(disk_class, threshold)
+            view(made, c_double, _LEVELS)[:] = resolved(disk_class, threshold)
         except BaseException as error:  # noqa: BLE001 - raised again behind the C code
             call.error = error
             return 1
@@ -483,136 +442,6 @@ def _headroom(rules: Rules, call: _Call) -> _Headroom:
         enough=falls.enough,
         levels=ctypes.cast(call.levels, c_void_p),
     )
-
-
-class Moments:
-    """All images as an order ranks them at each moment at which a policy decided: computed once for all policies.
-
-    Args:
-        images: how many there are.
-        source: what makes the keys: the tables of forecasts, or a function of the time and the numbers of images.
-
-    Attributes:
-        error: what went wrong in that function; None: nothing.
-
-    Raises:
-        MemoryError: there is not enough.
-    """
-
-    def __init__(self, images: int, source: Forecasting | Callable[[float, Integers], Array]) -> None:
-        self.error: BaseException | None = None
-        learned, ask = None, None
-        if isinstance(source, Forecasting):
-            kinds = {"habit": np.uint8, "superseded": np.float64, "rates": np.float64, "beyond": np.float64}
-            self._arrays = {name: _plain(getattr(source, name), kind) for name, kind in kinds.items()}
-            addresses = {name: array.ctypes.data for name, array in self._arrays.items()}
-            self._learned = _Learned(**addresses, offset=source.offset_ms)
-            learned = byref(self._learned)
-        else:
-            self._ask = _Keys(self._asked(source))
-            ask = ctypes.cast(self._ask, c_void_p)
-        make = _function("kernel_moments")
-        make.restype = c_void_p
-        self.address: int | None = make(c_int32(images), learned, ask, c_int64(_MOMENTS_BYTES))
-        if self.address is None:
-            raise MemoryError("not enough memory for the replay")
-        weakref.finalize(self, _function("kernel_forget"), c_void_p(self.address)).atexit = False
-
-    def _asked(self, keys: Callable[[float, Integers], Array]) -> Callable[[float, int, int, int], int]:
-        def ask(now: float, count: int, present: int, made: int) -> int:
-            try:
-                _view(made, c_double, count)[:] = keys(now, _view(present, c_int32, count).astype(np.int64))
-            except BaseException as error:  # noqa: BLE001 - raised again behind the C code
-                self.error = error
-                return 1
-            return 0
-
-        return ask
-
-
-def learn(trace: Trace, superseded: Floats, days: int, offset_ms: int, *, by_habit: bool) -> tuple[Array, Array, Array]:
-    """What a host learned up to each midnight, compiled; see `analyzer.facts.Knowledge`.
-
-    Args:
-        trace: its history.
-        superseded: since when each image has been; shape (n,).
-        days: midnights, the first at or before the origin.
-        offset_ms: milliseconds of the origin after it.
-        by_habit: situations by age, habit and stage; or by age, use count and whether superseded.
-
-    Returns:
-        The image's habit from each use on, shape (u,); returns, and exposure in milliseconds, shape (days, situations).
-
-    Raises:
-        MemoryError: there is not enough.
-    """
-    width = AGES * HABITS * STAGES if by_habit else AGES * BUCKETS * 2
-    count = len(trace.time)
-    habit = np.empty(count, dtype=np.uint8)
-    returns, exposure = (np.zeros((days, width), dtype=np.int64) for _ in range(2))
-    full = np.zeros((days, width), dtype=np.int32)
-    given = (
-        _plain(trace.time, np.float64),
-        _plain(trace.image, np.int32),
-        _plain(trace.until, np.float64),
-        _plain(trace.kind, np.int8),
-        _plain(superseded, np.float64),
-    )
-    _checked(
-        _function("kernel_learn")(
-            c_int32(trace.images),
-            c_int32(count),
-            *_pointers(*given),
-            c_double(trace.end),
-            c_int64(offset_ms),
-            c_int32(days),
-            c_int(0 if by_habit else 1),
-            *_pointers(habit, returns, exposure, full),
-        )
-    )
-    return habit, returns, exposure
-
-
-def bound(trace: Trace, columns: Sequence[Array], allowed: Array, interval: float, grace: float) -> float:
-    """The bytes that the optimal fractional policy pulls again, compiled; see `analyzer.bounds`.
-
-    Args:
-        trace: the history.
-        columns: per layer and tick: tick, layer, whether needed, whether it costs, exempt until, doubtful
-            until, and the tick of the next costly need; by tick, then layer.
-        allowed: bytes that may be held in each disk state.
-        interval: seconds between ticks.
-        grace: seconds after a gap in which nothing goes.
-
-    Raises:
-        MemoryError: there is not enough.
-    """
-    names = ("tick", "layer", "needed", "costs", "until", "doubtful", "following")
-    kinds = (np.int64, np.int32, np.uint8, np.uint8, np.float64, np.float64, np.float64)
-    arrays = {name: _plain(column, kind) for name, column, kind in zip(names, columns, kinds, strict=True)} | {
-        "size": _plain(trace.layer_bytes, np.int64),
-        "disk_time": _plain(trace.disk_time, np.float64),
-        "allowed": _plain(allowed, np.float64),
-        "gap_begin": _plain(trace.blind[:, 0], np.float64),
-        "gap_end": _plain(trace.blind[:, 1], np.float64),
-    }
-    needs = _Needs(
-        count=len(arrays["tick"]),
-        layers=len(trace.layer_bytes),
-        states=len(trace.disk_time),
-        gaps=len(trace.blind),
-        interval=interval,
-        grace=grace,
-        ticks=int(trace.end / interval),
-        **{name: array.ctypes.data for name, array in arrays.items()},
-    )
-    repulled = c_double()
-    _checked(_function("kernel_bound")(byref(needs), byref(repulled)))
-    return repulled.value
-
-
-def _view(address: int, kind: Any, count: int) -> Array:
-    return np.ctypeslib.as_array(ctypes.cast(address, POINTER(kind)), shape=(count,))
 
 
 def _outcome(result: _Result) -> Outcome:
@@ -633,23 +462,6 @@ def _copied(pointer: Any, count: int, kind: Any) -> Array:
     if not count:
         return np.empty(0, dtype=kind)
     return np.ctypeslib.as_array(pointer, shape=(count,)).copy()
-
-
-def _plain(array: Array, kind: Any) -> Array:
-    return np.ascontiguousarray(array, dtype=kind)
-
-
-def _pointers(*arrays: Array) -> list[c_void_p]:
-    return [c_void_p(array.ctypes.data) for array in arrays]
-
-
-def _function(name: str) -> Any:
-    return getattr(load(), name)
-
-
-def _checked(status: int) -> None:
-    if status == _NO_MEMORY:
-        raise MemoryError("not enough memory for the replay")
 
 
 _latest: list[Index] = []

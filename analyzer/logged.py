@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analyzer.binding import checked, plain, pointers
 from analyzer.library import load
 from analyzer.trace import Floats, Images, Integers, Kinds, Use
 
@@ -49,12 +50,12 @@ class LoggedUses:
 
     def parameter(self) -> _Uses:
         """For the compiled functions; it keeps no array alive."""
-        return _Uses(len(self), *(c_void_p(column.ctypes.data) for column in self._columns()))
+        return _Uses(len(self), *pointers(*self._columns()))
 
     def plain(self) -> LoggedUses:
         """The same, as the compiled functions take it; copied only where it must be."""
         kinds = (np.int64, np.int64, np.int32, np.uint8)
-        return LoggedUses(*(np.ascontiguousarray(c, dtype=k) for c, k in zip(self._columns(), kinds, strict=True)))
+        return LoggedUses(*(plain(column, kind) for column, kind in zip(self._columns(), kinds, strict=True)))
 
     def _columns(self) -> tuple[NDArray[Any], ...]:
         return self.time, self.until, self.image, self.kind
@@ -99,8 +100,7 @@ def survey(uses: LoggedUses, images: int) -> Survey:
         np.add.at(count, month, 1)
         np.bitwise_xor.at(beginnings, month, began)
     else:
-        pointers = (c_void_p(column.ctypes.data) for column in (earliest, count, beginnings))
-        library.kernel_survey(byref(uses.parameter()), c_int64(low), *pointers)
+        library.kernel_survey(byref(uses.parameter()), c_int64(low), *pointers(earliest, count, beginnings))
     found = {low + m: (int(count[m]), int(beginnings[m])) for m in np.flatnonzero(count).tolist()}
     return Survey(earliest, found)
 
@@ -125,30 +125,26 @@ def in_order(uses: LoggedUses, more: LoggedUses, origin: int, number: Integers) 
         return _by_numpy(uses, more, origin, number)
     blocks = uses.plain(), more.plain()
     parameter = (_Uses * 2)(*(block.parameter() for block in blocks))
-    number = np.ascontiguousarray(number, dtype=np.int64)
+    numbers = plain(number, np.int64)
     made = {
         name: np.empty(count, dtype=kind)
         for name, kind in (("time", np.float64), ("image", np.int32), ("until", np.float64), ("kind", np.uint8))
     }
 
-    def put(low: int, high: int, first: int) -> int:
-        columns = (c_void_p(column[first:].ctypes.data) for column in made.values())
-        status: int = library.kernel_order(
-            parameter,
-            *(c_int64(value) for value in (low, high, origin)),
-            c_void_p(number.ctypes.data),
-            *columns,
-        )
-        return status
+    def put(part: tuple[int, int, int]) -> None:
+        low, high, first = part
+        columns = (column[first:] for column in made.values())
+        bounds = (c_int64(value) for value in (low, high, origin))
+        checked(library.kernel_order(parameter, *bounds, *pointers(numbers, *columns)))
 
     parts = [(np.iinfo(np.int64).min, NEVER, 0)]
     if count > _WORTH_A_THREAD:
-        middle = int(np.median(blocks[0].time[::1024]))
+        middle = int(np.median(max(blocks, key=len).time[::1024]))
         before = sum(int(np.count_nonzero(block.time < middle)) for block in blocks)
         parts = [(np.iinfo(np.int64).min, middle, 0), (middle, NEVER, before)]
     with ThreadPoolExecutor(len(parts)) as pool:
-        if any(pool.map(lambda part: put(*part), parts)):
-            raise MemoryError("not enough memory for the uses")
+        for _ in pool.map(put, parts):
+            pass
     return made
 
 

@@ -26,7 +26,8 @@ from analyzer import kernel
 from analyzer.age_rule import AgeRule
 from analyzer.facts import Knowledge, TraceFacts, knowledge_of
 from analyzer.host import Host
-from analyzer.kernel import Index, Moments, Outcome, Rules
+from analyzer.kernel import Index, Outcome, Rules
+from analyzer.moments import Moments
 from analyzer.result import DEFAULT_PULL_RATE, Removals, Result, Timeline
 from analyzer.trace import Floats, Integers, Trace, Use
 from collector.errors import LogError, UsageError

@@ -8,11 +8,11 @@ import shutil
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench._traffic import tag_and_untag
 from collector import console
 from collector.units import format_bytes
 from tests.engine import leftovers
@@ -75,7 +75,7 @@ def _measure(engine: Engine) -> None:
         idle = {name: Weight.of(pid) for name, pid in processes.items()}
         size = host.log_path.stat().st_size
         began = time.monotonic()
-        _flood(engine)
+        tag_and_untag(engine, EVENTS, _WRITERS)
         host.wait_for(lambda: _stored(host) >= EVENTS, "the end of the burst", patience=120)
         seconds = time.monotonic() - began
         after = {name: Weight.of(pid) for name, pid in processes.items()}
@@ -108,23 +108,6 @@ def _measure(engine: Engine) -> None:
             *_starts(host),
         ],
     )
-
-
-def _flood(engine: Engine) -> None:
-    """Tag and untag: two events each."""
-
-    def work(name: str) -> None:
-        client = engine.client()
-        for number in range(EVENTS // 2 // _WRITERS):
-            client.api.tag("bench:1", f"bench/{name}", str(number))
-            client.api.remove_image(f"bench/{name}:{number}")
-        client.close()
-
-    threads = [threading.Thread(target=work, args=(f"writer{number}",)) for number in range(_WRITERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 def _stored(host: Host) -> int:

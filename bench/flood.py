@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import duckdb
 
+from bench._traffic import tag_and_untag
 from collector import console
 from tests.engine import leftovers
 from tests.engine.engines import Engine, available
@@ -95,29 +95,10 @@ def _measure(root: Path, number: int, reader: str) -> Outcome:
         path = engine.folder / "log" / "events.duckdb"
         follow, events = _READERS[reader]
         with follow(engine, path):
-            seconds = _flood(engine)
+            seconds = tag_and_untag(engine, EVENTS, WRITERS)
         return Outcome(reader, _stored(path, events) if events else None, seconds)
     finally:
         engine.remove()
-
-
-def _flood(engine: Engine) -> float:
-    """Tag and untag, two events each, by many clients at once; how long that took, seconds."""
-
-    def work(name: str) -> None:
-        client = engine.client()
-        for number in range(EVENTS // 2 // WRITERS):
-            client.api.tag("bench:1", f"flood/{name}", str(number))
-            client.api.remove_image(f"flood/{name}:{number}")
-        client.close()
-
-    threads = [threading.Thread(target=work, args=(f"writer{number}",)) for number in range(WRITERS)]
-    began = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return time.monotonic() - began
 
 
 @contextmanager
@@ -165,8 +146,8 @@ def _stored(path: Path, events: str) -> int:
         return int(connection.execute(f"SELECT count(*) FROM event WHERE {events}").fetchall()[0][0])
 
 
-_OURS = "kind = 'image_untagged' OR (kind = 'image_tagged' AND reference LIKE 'flood/%')"
-_NAIVES = "action = 'untag' OR (action = 'tag' AND name LIKE 'flood/%')"
+_OURS = "kind = 'image_untagged' OR (kind = 'image_tagged' AND reference LIKE 'bench/%')"
+_NAIVES = "action = 'untag' OR (action = 'tag' AND name LIKE 'bench/%')"
 _READERS: dict[str, tuple[_Follow, str]] = {
     "none": (_nobody, ""),
     "this collector": (_collector, _OURS),

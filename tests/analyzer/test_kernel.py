@@ -15,12 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyzer import kernel
+from analyzer import kernel, moments
 from analyzer.age_rule import AgeRule, Clock
 from analyzer.baselines import DEFAULT_BASELINES, Baseline, baseline
 from analyzer.host import Host
-from analyzer.kernel import Index, Moments, Rules
+from analyzer.kernel import Index, Rules
 from analyzer.library import compiler
+from analyzer.moments import Moments
 from analyzer.replay import PolicyCleaner, Trigger, replay, replay_many
 from analyzer.result import Result
 from analyzer.trace import DiskState, Floats, ImageFacts, Integers, Trace, Use, make_trace
@@ -145,7 +146,7 @@ def test_many_histories_under_many_policies(trace: Trace, chosen: list[Policy], 
     st.sampled_from(Trigger),
     st.sampled_from([701.3, 20000.0, 86400.0]),
     st.sampled_from(sorted(set(ORDERS) - {"lru"})),
-    st.sampled_from([0, 300, kernel._MOMENTS_BYTES]),
+    st.sampled_from([0, 300, moments._MOMENTS_BYTES]),
 )
 def test_orders_over_days(
     trace: Trace, chosen: list[Policy], trigger: Trigger, factor: float, order: str, room: int
@@ -153,7 +154,7 @@ def test_orders_over_days(
     """Where habits are learned; policies share moments, as far as these have room."""
     trace = stretched(trace, factor)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel, "_MOMENTS_BYTES", room)
+        patch.setattr(moments, "_MOMENTS_BYTES", room)
         for policy in chosen:
             times = {name: getattr(policy, name) * factor for name in ("interval", "min_age", "allowlist_idle")}
             assert_equal(trace, replace(policy, order=order, **times), trigger)

@@ -1,0 +1,178 @@
+"""What is the same under every policy, compiled: what a host learned, how its images rank at each moment, the bound."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable, Sequence
+from ctypes import byref, c_double, c_int, c_int32, c_int64, c_void_p
+from dataclasses import dataclass
+
+import numpy as np
+
+from analyzer.binding import Array, checked, function, plain, pointers, view
+from analyzer.trace import Floats, Integers, Trace
+from pruner.learning import AGES, BUCKETS, HABITS, STAGES
+
+_MOMENTS_BYTES = 2**27
+_Keys = ctypes.CFUNCTYPE(c_int, c_double, c_int32, c_void_p, c_void_p)
+
+
+class _Needs(ctypes.Structure):
+    _fields_ = (
+        ("count", c_int64),
+        *((name, c_void_p) for name in ("tick", "layer", "needed", "costs", "until", "doubtful", "following")),
+        *((name, c_int32) for name in ("layers", "states", "gaps")),
+        *((name, c_void_p) for name in ("size", "disk_time", "allowed", "gap_begin", "gap_end")),
+        *((name, c_double) for name in ("interval", "grace")),
+        ("ticks", c_int64),
+    )
+
+
+class _Learned(ctypes.Structure):
+    _fields_ = (*((name, c_void_p) for name in ("habit", "superseded", "rates", "beyond")), ("offset", c_int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Forecasting:
+    """What forecasts are made from; see `pruner.learning`.
+
+    Attributes:
+        habit: bin of the image's usual idle time, from each use on; shape (u,).
+        superseded: since when each image has been; shape (n,).
+        rates: `Learned.rates` on each day; shape (days, AGES, HABITS, STAGES).
+        beyond: what lies ahead at the beginning of each age; shape (days, AGES + 1, HABITS, STAGES).
+        offset_ms: milliseconds of the trace's origin after midnight.
+    """
+
+    habit: Array
+    superseded: Floats
+    rates: Array
+    beyond: Array
+    offset_ms: int
+
+
+class Moments:
+    """All images as an order ranks them at each moment at which a policy decided: computed once for all policies.
+
+    Args:
+        images: how many there are.
+        source: what makes the keys: the tables of forecasts, or a function of the time and the numbers of images.
+
+    Attributes:
+        error: what went wrong in that function; None: nothing.
+
+    Raises:
+        MemoryError: there is not enough.
+    """
+
+    def __init__(self, images: int, source: Forecasting | Callable[[float, Integers], Array]) -> None:
+        self.error: BaseException | None = None
+        learned, ask = None, None
+        if isinstance(source, Forecasting):
+            kinds = {"habit": np.uint8, "superseded": np.float64, "rates": np.float64, "beyond": np.float64}
+            self._arrays = {name: plain(getattr(source, name), kind) for name, kind in kinds.items()}
+            addresses = {name: array.ctypes.data for name, array in self._arrays.items()}
+            self._learned = _Learned(**addresses, offset=source.offset_ms)
+            learned = byref(self._learned)
+        else:
+            self._ask = _Keys(self._asked(source))
+            ask = ctypes.cast(self._ask, c_void_p)
+        make = function("kernel_moments")
+        make.restype = c_void_p
+        self.address: int | None = make(c_int32(images), learned, ask, c_int64(_MOMENTS_BYTES))
+        if self.address is None:
+            raise MemoryError("not enough memory for the replay")
+        weakref.finalize(self, function("kernel_forget"), c_void_p(self.address)).atexit = False
+
+    def _asked(self, keys: Callable[[float, Integers], Array]) -> Callable[[float, int, int, int], int]:
+        def ask(now: float, count: int, present: int, made: int) -> int:
+            try:
+                view(made, c_double, count)[:] = keys(now, view(present, c_int32, count).astype(np.int64))
+            except BaseException as error:  # noqa: BLE001 - raised again behind the C code
+                self.error = error
+                return 1
+            return 0
+
+        return ask
+
+
+def learn(trace: Trace, superseded: Floats, days: int, offset_ms: int, *, by_habit: bool) -> tuple[Array, Array, Array]:
+    """What a host learned up to each midnight, compiled; see `analyzer.facts.Knowledge`.
+
+    Args:
+        trace: its history.
+        superseded: since when each image has been; shape (n,).
+        days: midnights, the first at or before the origin.
+        offset_ms: milliseconds of the origin after it.
+        by_habit: situations by age, habit and stage; or by age, use count and whether superseded.
+
+    Returns:
+        The image's habit from each use on, shape (u,); returns, and exposure in milliseconds, shape (days, situations).
+
+    Raises:
+        MemoryError: there is not enough.
+    """
+    width = AGES * HABITS * STAGES if by_habit else AGES * BUCKETS * 2
+    count = len(trace.time)
+    habit = np.empty(count, dtype=np.uint8)
+    returns, exposure = (np.zeros((days, width), dtype=np.int64) for _ in range(2))
+    full = np.zeros((days, width), dtype=np.int32)
+    given = (
+        plain(trace.time, np.float64),
+        plain(trace.image, np.int32),
+        plain(trace.until, np.float64),
+        plain(trace.kind, np.uint8),
+        plain(superseded, np.float64),
+    )
+    checked(
+        function("kernel_learn")(
+            c_int32(trace.images),
+            c_int32(count),
+            *pointers(*given),
+            c_double(trace.end),
+            c_int64(offset_ms),
+            c_int32(days),
+            c_int(0 if by_habit else 1),
+            *pointers(habit, returns, exposure, full),
+        )
+    )
+    return habit, returns, exposure
+
+
+def bound(trace: Trace, columns: Sequence[Array], allowed: Array, interval: float, grace: float) -> float:
+    """The bytes that the optimal fractional policy pulls again, compiled; see `analyzer.bounds`.
+
+    Args:
+        trace: the history.
+        columns: per layer and tick: tick, layer, whether needed, whether it costs, exempt until, doubtful
+            until, and the tick of the next costly need; by tick, then layer.
+        allowed: bytes that may be held in each disk state.
+        interval: seconds between ticks.
+        grace: seconds after a gap in which nothing goes.
+
+    Raises:
+        MemoryError: there is not enough.
+    """
+    names = ("tick", "layer", "needed", "costs", "until", "doubtful", "following")
+    kinds = (np.int64, np.int32, np.uint8, np.uint8, np.float64, np.float64, np.float64)
+    arrays = {name: plain(column, kind) for name, column, kind in zip(names, columns, kinds, strict=True)} | {
+        "size": plain(trace.layer_bytes, np.int64),
+        "disk_time": plain(trace.disk_time, np.float64),
+        "allowed": plain(allowed, np.float64),
+        "gap_begin": plain(trace.blind[:, 0], np.float64),
+        "gap_end": plain(trace.blind[:, 1], np.float64),
+    }
+    needs = _Needs(
+        count=len(arrays["tick"]),
+        layers=len(trace.layer_bytes),
+        states=len(trace.disk_time),
+        gaps=len(trace.blind),
+        interval=interval,
+        grace=grace,
+        ticks=int(trace.end / interval),
+        **{name: array.ctypes.data for name, array in arrays.items()},
+    )
+    repulled = c_double()
+    checked(function("kernel_bound")(byref(needs), byref(repulled)))
+    return repulled.value
