@@ -14,6 +14,7 @@ from collector import console
 from collector.log import EventLog
 from tests.analyzer.made_host import make_week
 from tests.analyzer.test_cli import analyzer
+from tests.needs import cannot_run
 
 NO_ENGINE = ("-H", "unix:///nonexistent.sock")
 EVENTS_SHOWN = 8
@@ -40,9 +41,7 @@ def test_without_an_engine_the_log_tells_what_is_oldest(week: EventLog, columns:
 
 def test_in_a_terminal_it_stays_and_ends_with_ctrl_c(week: EventLog, tmp_path: Path) -> None:
     if shutil.which("tmux") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("tmux is not installed: run .ci/install-packages")
-        pytest.skip("tmux is not installed: run .ci/install-packages")
+        cannot_run("tmux is not installed: run .ci/install-packages")
     server = ["tmux", "-S", str(tmp_path / "tmux"), "-f", "/dev/null"]
     program = [sys.executable, "-c", "from analyzer.cli import main; main()"]
     command = [*program, "watch", "--every", "1s", "--log", str(week.path), *NO_ENGINE]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from collector.events import Event, Kind
 from collector.log import EventLog
 from tests.analyzer.command import analyzer
 from tests.analyzer.made_host import HOSTILE, T0, make_week, study_of
+from tests.needs import cannot_run
 
 FLAGS = [
     "--headless",
@@ -31,9 +31,7 @@ def browser() -> Iterator[Browser]:
     """A headless Chromium, Debian's."""
     program = shutil.which("chromium")
     if program is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("chromium is not installed: run .ci/install-packages")
-        pytest.skip("chromium is not installed: run .ci/install-packages")
+        cannot_run("chromium is not installed: run .ci/install-packages")
     with sync_playwright() as playwright:
         made = playwright.chromium.launch(executable_path=program, args=FLAGS)
         yield made
