@@ -1,8 +1,8 @@
 """The one decision function: state in, a verdict with its reason for every image out.
 
 Nothing here does input or output or has a clock of its own. The pruner calls `evict` on the live
-host and the analyzer replays history through it; it keeps to plain loops over plain arrays so that
-it may also be compiled.
+host and the analyzer replays history through it; it keeps to plain loops over plain arrays, which the
+simulator's compiled replay mirrors line by line.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ MEANING: dict[Reason, str] = {
     Reason.EVICT_EMERGENCY: "on the allowlist, but all others are gone and free space is under `emergency`",
 }
 
-# Plain integers: a compiled `evict` takes them as constants.
+# Plain integers: an enumeration's look-ups would be most of the time of a replay in Python.
 ENOUGH_SPACE = int(Reason.ENOUGH_SPACE)
 YOUNG = int(Reason.YOUNG)
 PROTECTED = int(Reason.PROTECTED)
@@ -62,7 +62,7 @@ EVICT_EMERGENCY = int(Reason.EVICT_EMERGENCY)
 EVICT_TOGETHER = int(Reason.EVICT_TOGETHER)
 
 
-def evict(  # noqa: C901, PLR0912 - one loop that numba can compile; its branches are the rules
+def evict(  # noqa: C901, PLR0912 - one loop, mirrored by the compiled replay; its branches are the rules
     order: Ints,
     blocked: Ints,
     protected: Sequence[bool],
