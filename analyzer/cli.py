@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import typer
 
 from analyzer.commands import choosing, comparing, seeing
-from collector import console
+from collector import faults
 from collector.console import VersionOption
 from collector.errors import UsageError
 
@@ -30,13 +32,14 @@ for command in (choosing.allowlist, seeing.verify, seeing.costs, seeing.watch, s
 app.command("baselines")(seeing.list_baselines)
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Entry point."""
-    with console.faults_in_one_line("analyzer"):
-        try:
-            app()
-        except ModuleNotFoundError as error:
+    try:
+        faults.run(app, "analyzer")
+    except ModuleNotFoundError as error:
+        with faults.faults_in_one_line("analyzer"):
             raise UsageError(
                 f"{error.name} is not installed: on the machine where you simulate, "
                 "install 'docker-hindsight[analyzer]'"
             ) from None
+        raise

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 import duckdb
 
-from collector.errors import LogError, UsageError
+from collector.errors import LogError, LogFullError, UsageError
 from collector.log import EventLog, migrate
 from collector.schema import MIGRATIONS, SCHEMA_VERSION, VIEWS
 
@@ -56,9 +56,10 @@ def export_parquet(log: EventLog, folder: Path, host: str | None = None) -> list
         LogError: the log cannot be read, knows no such host, or holds no events.
         UsageError: the folder cannot be written to, or holds something else.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--parquet: {folder} is a file: name a folder")
     try:
+        str(folder).encode()  # DuckDB stumbles over names that are no UTF-8
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"--parquet: {folder} is a file: name a folder")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as place:
             with log.reading() as connection:
@@ -66,6 +67,10 @@ def export_parquet(log: EventLog, folder: Path, host: str | None = None) -> list
                 counts = [_write(connection, name, Path(place) / str(number)) for number, name in enumerate(hosts)]
             for number in range(len(hosts)):
                 _put_in_place(Path(place) / str(number), folder)
+    except LogFullError:
+        raise LogFullError(f"no space left in {folder} for the export: free some, or name another folder") from None
+    except UnicodeEncodeError:
+        raise UsageError(f"--parquet: {folder} is no UTF-8: name another folder") from None
     except OSError as error:
         raise UsageError(f"--parquet: {folder} cannot be written to: {error.strerror or error}") from None
     return counts
@@ -143,7 +148,9 @@ class ParquetLog(EventLog):
                 yield connection
         except duckdb.Error as error:
             first_line = (str(error) or type(error).__name__).splitlines()[0]
-            raise LogError(f"exported log {self.path} of host {self.host} cannot be read: {first_line}") from None
+            raise LogError(
+                f"exported log {self.path} of host {self.host} cannot be read: {first_line}: export it again"
+            ) from None
 
 
 def _open(connection: duckdb.DuckDBPyConnection, folder: Path, host: str) -> None:

@@ -18,6 +18,7 @@ import vl_convert
 from analyzer.advice import Proposal
 from analyzer.result import Result
 from collector.errors import HindsightError
+from collector.paths import write_whole
 from collector.units import format_bytes, format_duration
 
 
@@ -99,9 +100,11 @@ def short(result: Result) -> str:
 def write(text: str, path: Path) -> None:
     """Write a page. Raises ReportError."""
     try:
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     except OSError as error:
-        raise ReportError(f"the report cannot be written to {path}: {error.strerror or error}") from None
+        raise ReportError(
+            f"the report cannot be written to {path}: {error.strerror or error}; name another place with -o"
+        ) from None
 
 
 @functools.cache

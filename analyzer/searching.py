@@ -21,6 +21,7 @@ from analyzer.search import pareto
 from analyzer.trace import Trace
 from collector import console
 from collector.errors import HindsightError, UsageError
+from collector.paths import write_whole
 from collector.units import format_bytes, format_duration, format_time
 from pruner.config import load_policy, to_json, to_toml
 from pruner.policy import Policy
@@ -208,7 +209,7 @@ def write_policy(policy: Policy, said: Sequence[str], out: Path) -> None:
     """Write a policy file that says why, and read it back. Raises UsageError."""
     lines = [f"# {line}" for sentence in said for line in textwrap.wrap(sentence, 110)]
     try:
-        out.write_text("\n".join([*lines, "", to_toml(policy)]), encoding="utf-8")
+        write_whole(out, "\n".join([*lines, "", to_toml(policy)]))
     except OSError as error:
         raise UsageError(f"--out: {out} cannot be written: {error.strerror}") from None
     if load_policy(out) != policy:

@@ -7,11 +7,11 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from collector import console
+from collector import console, faults
 from collector.console import Format, FormatOption, HostOption, LogOption, VersionOption
 from collector.errors import UsageError
 from collector.sparkline import sparkline
@@ -396,7 +396,6 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Entry point."""
-    with console.faults_in_one_line("collector"):
-        app()
+    faults.run(app, "collector")

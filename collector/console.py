@@ -1,4 +1,4 @@
-"""What the three commands share on the terminal: faults in one line, tables, JSON, common options."""
+"""What the three commands share on the terminal: tables, JSON, common options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collector.errors import HindsightError, UsageError
+from collector.errors import UsageError
 from collector.paths import ENVIRONMENT_VARIABLE, default_log_path
 from collector.sparkline import ASCII_BARS, BARS
 from collector.units import parse_duration
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collector.table import Cell
 
 _UNLIMITED_WIDTH = 1000
-_INTERRUPTED = 130
 
 
 class Format(StrEnum):
@@ -98,32 +97,17 @@ VersionOption = Annotated[
 ]
 
 
-@contextmanager
-def faults_in_one_line(program: str) -> Iterator[None]:
-    """Say what is wrong in one line on stderr and end with its exit status."""
-    try:
-        yield
-    except HindsightError as error:
-        typer.echo(f"{'<3>' if _in_journal() else ''}{program}: {error}", err=True)
-        raise SystemExit(error.exit_status) from None
-    except KeyboardInterrupt:
-        raise SystemExit(_INTERRUPTED) from None
-    except RuntimeError as error:
-        # What DuckDB makes of Ctrl-C during a query.
-        if str(error) != "Query interrupted":
-            raise
-        raise SystemExit(_INTERRUPTED) from None
-    except BrokenPipeError:
-        # Whoever read our output has had enough; nothing more can be said there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
-
-
 def console(*, stderr: bool = False) -> Console:
     """A console as wide as the terminal; not cut at all when the output goes elsewhere."""
     from rich.console import Console
 
-    made = Console(stderr=stderr, highlight=False)
+    class Piped(Console):
+        """Leaves it to `faults` to end where whoever reads has had enough."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    made = Piped(stderr=stderr, highlight=False)
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = _UNLIMITED_WIDTH
     return made
@@ -180,8 +164,10 @@ def print_text(text: str, style: str = "") -> None:
     """Print a sentence, broken between words where the terminal ends."""
     from rich.text import Text
 
+    from collector.table import printable
+
     shown = console()
-    for line in Text(text, style).wrap(shown, shown.width):
+    for line in printable(Text(text, style)).wrap(shown, shown.width):
         line.rstrip()
         print_line(line, shown)
 
@@ -228,14 +214,14 @@ def print_json(value: Any) -> None:
 def log_to_stderr(*, verbose: bool = False) -> None:
     """Send log lines to stderr, with systemd's priorities where systemd reads them."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_JournalFormatter() if _in_journal() else logging.Formatter("%(message)s"))
+    handler.setFormatter(_JournalFormatter() if in_journal() else logging.Formatter("%(message)s"))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
     # One line per HTTP request is noise at any level of ours.
     logging.getLogger("urllib3").setLevel(logging.WARNING)
     logging.getLogger("docker").setLevel(logging.WARNING)
 
 
-def _in_journal() -> bool:
+def in_journal() -> bool:
     """Whether stderr is the journal, which reads priorities (systemd.exec(5), JOURNAL_STREAM)."""
     try:
         found = os.fstat(2)

@@ -183,6 +183,7 @@ def _newer(path: Path, version: int) -> LogError:
 
 
 def _open(path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+    str(path).encode()  # DuckDB stumbles over names that are no UTF-8
     if read_only:
         return duckdb.connect(str(path), read_only=True)
     before = os.umask(_UMASK)
@@ -365,6 +366,8 @@ def _told_in_one_line(path: Path) -> Iterator[None]:
         raise _forbidden(path, error.filename) from None
     except OSError as error:
         raise LogError(f"event log {path} cannot be used: {error}") from None
+    except UnicodeEncodeError:
+        raise LogError(f"event log {path} has a name that is no UTF-8: rename it, or name another with --log") from None
     except duckdb.Error as error:
         text = str(error)
         first_line = text.splitlines()[0] if text else type(error).__name__
@@ -372,6 +375,8 @@ def _told_in_one_line(path: Path) -> Iterator[None]:
             raise LogFullError(f"no space left for the event log {path}: free some") from None
         if "Permission denied" in text:
             raise _forbidden(path, path) from None
+        if "Is a directory" in text:
+            raise LogError(f"{path} is a folder and no event log: name the log itself with --log") from None
         if "not a valid DuckDB database file" in text:
             raise LogError(f"{path} is no DuckDB file: move it away or name another with --log") from None
         if any(sign in text for sign in _DAMAGED):

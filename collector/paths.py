@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
@@ -17,3 +18,24 @@ def default_log_path() -> Path:
         return Path("/var/lib/docker-hindsight/events.duckdb")
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(state).expanduser() / "docker-hindsight" / "events.duckdb"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, or leave what was there as it was: there is never half a file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    target = path.resolve()
+    fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    if target.exists() and not (target.is_file() and os.access(target.parent, os.W_OK)):
+        # What is no file (a pipe), or in a folder that is not ours, can only be written to as it is.
+        target.write_text(text, encoding="utf-8")
+        return
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        if target.exists():
+            fresh.chmod(stat.S_IMODE(target.stat().st_mode))
+        fresh.replace(target)
+    finally:
+        fresh.unlink(missing_ok=True)

@@ -26,8 +26,9 @@ _TAIL_SHARE = 0.7
 _HEAD_SHARE = 0.6  # of a reference: its repository tells more than its tag
 # Where names would look alike: how many folders to keep, and how much of a name's beginning.
 _OTHER_CUTS = ((1, 0.6), (0, 0.4), (1, 0.5), (0, 0.25), (0, 0.8), (2, 0.6))
-# What a log holds comes from others: no terminal control, no change of the direction of writing.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
+# What a log holds comes from others: no terminal control, no change of the direction of writing, and
+# none of what stands for bytes of a file name that are no UTF-8.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from collector import console
+from collector import console, faults
 from collector.console import Format, FormatOption, HostOption, LogOption, VersionOption
 from collector.errors import UsageError
 from collector.units import format_bytes
@@ -314,7 +314,6 @@ def _enough(host: str | None, wanted: Space, output: Format) -> bool:
     return True
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Entry point."""
-    with console.faults_in_one_line("pruner"):
-        app()
+    faults.run(app, "pruner")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from collector import console
+from collector.faults import faults_in_one_line
 from collector.log import EventLog
 from tests.analyzer.made_host import make_week
 from tests.analyzer.test_cli import analyzer
@@ -101,9 +101,9 @@ def test_in_a_terminal_it_stays_and_ends_with_ctrl_c(week: EventLog, tmp_path: P
 
 def test_an_interrupt_within_a_query_ends_quietly(capsys: pytest.CaptureFixture[str]) -> None:
     # DuckDB takes the signal up between the steps of a query, so that the real one comes when it likes.
-    with pytest.raises(SystemExit) as ended, console.faults_in_one_line("analyzer"):
+    with pytest.raises(SystemExit) as ended, faults_in_one_line("analyzer"):
         raise RuntimeError("Query interrupted")
     assert ended.value.code == 130
     assert capsys.readouterr() == ("", "")
-    with pytest.raises(RuntimeError, match="something else"), console.faults_in_one_line("analyzer"):
+    with pytest.raises(RuntimeError, match="something else"), faults_in_one_line("analyzer"):
         raise RuntimeError("something else")

@@ -16,8 +16,8 @@ import pytest
 from typer.testing import CliRunner
 
 from collector import cli, gitlab
-from collector.console import faults_in_one_line
 from collector.errors import UsageError
+from collector.faults import faults_in_one_line
 from collector.gitlab import GitLabError, Server, ingest_gitlab, read_token
 from collector.log import EventLog
 from tests.collector.test_jobs import JOB_A, JOB_B, SERVICE

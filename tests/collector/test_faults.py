@@ -1,0 +1,128 @@
+"""How the three commands end where something is wrong: one line, a status, no traceback."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from collector.paths import write_whole
+
+BIN = Path(sys.executable).parent
+WITHOUT_OVERRIDE = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+
+
+def said(*command: str | bytes | Path, status: int) -> str:
+    """The one line on stderr of a command that ends with this status."""
+    done = subprocess.run(
+        [BIN / os.fsdecode(command[0]), *command[1:]], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == status, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr.rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (["collector", "status", "--bogus"], "collector status: no such option: --bogus"),
+        (["pruner", "nope"], "pruner: no such command 'nope': see `pruner --help`"),
+        (["pruner", "plan", "--threshold"], "pruner: option '--threshold' requires an argument: see `pruner --help`"),
+        (
+            ["collector", "images", "--format", "xml"],
+            (
+                "collector images: invalid value for '--format': 'xml' is not one of 'table', 'json': "
+                "see `collector images --help`"
+            ),
+        ),
+        (
+            ["analyzer", "simulate", "--log", "a.duckdb", "b.duckdb"],
+            (
+                "analyzer simulate: got unexpected extra argument(s) (b.duckdb) "
+                "(quote a glob, so that the shell leaves it whole): see `analyzer simulate --help`"
+            ),
+        ),
+    ],
+)
+def test_a_wrong_command_line_is_told_in_one_line(command: list[str], line: str) -> None:
+    assert said(*command, status=2).startswith(line)
+
+
+def test_without_a_command_the_help_is_shown() -> None:
+    done = subprocess.run([BIN / "collector"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Usage: collector [OPTIONS] COMMAND")
+
+
+def test_a_full_device_for_the_output_is_told() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [BIN / "analyzer", "baselines"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "analyzer: the output cannot be used: No space left on device\n"
+
+
+@pytest.mark.parametrize("arguments", [["baselines", "--format", "json"], ["baselines"], ["sweep", "--help"]])
+def test_a_reader_that_has_had_enough_is_no_fault(arguments: list[str]) -> None:
+    into, out = os.pipe()
+    os.close(into)
+    done = subprocess.run([BIN / "analyzer", *arguments], stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(out)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_name_that_is_no_utf8_is_told(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/caf\xe9.duckdb"
+    Path(os.fsdecode(path)).touch()
+    assert "a name that is no UTF-8: rename it" in said("collector", "status", "--log", path, status=1)
+    assert "a name that is no UTF-8: rename it" in said("analyzer", "simulate", "--log", path, status=1)
+
+
+def test_a_folder_in_place_of_a_log_is_told(tmp_path: Path) -> None:
+    assert said("collector", "status", "--log", tmp_path, status=1).endswith(
+        "is a folder and no event log: name the log itself with --log"
+    )
+
+
+def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    done = subprocess.run(
+        [*WITHOUT_OVERRIDE, BIN / "analyzer", "simulate", "--log", closed / "events.duckdb"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"analyzer: {closed / 'events.duckdb'} cannot be used: Permission denied\n"
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    write_whole(path, "old")
+    path.chmod(0o640)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_whole(path, "x" * 10_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_text() == "old"
+    write_whole(path, "new")
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", 0o640)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_file_is_written_to(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("/dev/null")
+    write_whole(link, "gone")
+    assert link.is_symlink()
+    assert Path("/dev/null").is_char_device()
