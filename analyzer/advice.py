@@ -360,6 +360,11 @@ class Proposal:
     said: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def word(self) -> str:
+        """What the policy is beside others."""
+        return "recommended" if self.holds else "comes closest"
+
 
 Found = list[tuple[Findings, Findings | None]]
 

@@ -243,7 +243,7 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
     assumptions: list[str] = []
     if raw.unresolved:
         assumptions.append(
-            f"{raw.unresolved} events name no known image and are left out: their images were gone before an inventory"
+            f"{format_count(raw.unresolved, 'event')} without a known image left out: it was gone before an inventory"
         )
     _add_findings(raw)
     number = _numbering(raw)
@@ -349,7 +349,7 @@ def _layers(raw: _Raw, number: Integers, n: int, assumptions: list[str]) -> tupl
     whole[number[raw.observed["image"].astype(np.int64)]] = raw.observed["size"]
     bare = np.setdiff1d(np.flatnonzero(whole > 0), owner)
     if len(bare):
-        assumptions.append(f"the layers of {len(bare)} images are unknown: none is taken to be shared")
+        assumptions.append(f"the layers of {format_count(len(bare), 'image')} are unknown: none is taken to be shared")
     owner = np.concatenate((owner, bare))
     layer = np.concatenate((layer, count + np.arange(len(bare))))
     by_owner = np.argsort(owner, kind="stable")
@@ -365,10 +365,12 @@ def _check_sizes(raw: _Raw, number: Integers, first: Integers, assumptions: list
         raise LogError("the log tells no image's size: let `collector run` take an inventory of this host")
     is_unknown = np.zeros(len(first), dtype=np.bool_)
     is_unknown[unknown] = True
-    uses = sum(int(np.count_nonzero(is_unknown[number[part.image]])) for part in (raw.uses, raw.more))
+    demands = [(part, (part.kind >= Use.CONTAINER) & (part.kind <= Use.JOB)) for part in (raw.uses, raw.more)]
+    uses = sum(int(np.count_nonzero(is_unknown[number[part.image]] & wanted)) for part, wanted in demands)
+    of = format_count(sum(int(np.count_nonzero(wanted)) for _, wanted in demands), "use")
     assumptions.append(
-        f"{len(unknown)} images ({uses} of {len(raw.uses) + len(raw.more)} uses) were gone before an inventory saw "
-        "their size: they count as 0 bytes, so bytes are at least what is shown"
+        f"of {format_count(len(unknown), 'image')} ({uses:,} of {of}) no inventory saw the size: "
+        "they count as 0 bytes, so bytes are at least what is shown"
     )
 
 

@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from analyzer.loading import DiskOverride
 from analyzer.trace import Floats, Integers, Trace
 from collector.log import EventLog
 
@@ -20,6 +21,7 @@ class Recorded:
         seconds: when the disk was sampled, ascending; shape (k,).
         free: free bytes then; shape (k,).
         prunes: (when, bytes freed) of each recorded prune.
+        assumed: whether the disk replayed on is not the recorded one, so that its samples say nothing.
         projects: of each image, by its ID, the uses by each known project.
     """
 
@@ -27,6 +29,7 @@ class Recorded:
     free: Integers
     prunes: tuple[tuple[float, int], ...] = ()
     projects: dict[str, dict[str, int]] | None = None
+    assumed: bool = False
 
 
 _DISK = """
@@ -40,18 +43,21 @@ WHERE host = ? AND image_id IS NOT NULL AND coalesce(project, project_id) IS NOT
 """
 
 
-def read_recorded(log: EventLog, trace: Trace) -> Recorded:
-    """What the log says of the trace's host. Raises LogError."""
+def read_recorded(log: EventLog, trace: Trace, disk: DiskOverride | None = None) -> Recorded:
+    """What the log says of the trace's host, whose disk may have been replaced. Raises LogError."""
+    assumed = disk is not None and disk != DiskOverride()
     with log.reading() as connection:
-        disk = cast("dict[str, NDArray[np.int64]]", connection.execute(_DISK, [trace.host]).fetchnumpy())
+        query = f"{_DISK}{' LIMIT 0' if assumed else ''}"
+        samples = cast("dict[str, NDArray[np.int64]]", connection.execute(query, [trace.host]).fetchnumpy())
         prunes = connection.execute(_PRUNES, [trace.host]).fetchall()
         owners = connection.execute(_PROJECTS, [trace.host]).fetchall()
     projects: dict[str, dict[str, int]] = {}
     for image_id, owner, uses in owners:
         projects.setdefault(image_id, {})[str(owner)] = uses
     return Recorded(
-        seconds=(disk["time"].astype(np.int64) - trace.origin_ns) / 1e9,
-        free=disk["free"].astype(np.int64),
+        seconds=(samples["time"].astype(np.int64) - trace.origin_ns) / 1e9,
+        free=samples["free"].astype(np.int64),
         prunes=tuple(sorted(((started - trace.origin_ns) / 1e9, int(freed)) for started, freed in prunes)),
         projects=projects,
+        assumed=assumed,
     )

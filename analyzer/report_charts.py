@@ -5,7 +5,9 @@ Colours come from the page, which knows whether it is dark: a specification only
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
@@ -13,7 +15,7 @@ import altair as alt
 import numpy as np
 
 from analyzer import report_data
-from analyzer.report_data import AS_RECORDED, Study, milliseconds, series
+from analyzer.report_data import AS_RECORDED, Lineup, Study, milliseconds, series
 from analyzer.result import Result
 from collector.units import format_bytes
 
@@ -21,7 +23,7 @@ Spec = dict[str, Any]
 
 _LOWEST_SHOWN = -0.15
 _AXIS = 64
-_KINDS = ["recommended", "policy", "what others do"]
+_OURS, _OTHERS = "policy", "what others do"
 _COLOURS = 7
 # Where a label stands beside its point, how it is aligned there, and how far away it begins.
 _SIDES: tuple[tuple[str, Literal["left", "right"], int], ...] = (("left", "right", -11), ("right", "left", 11))
@@ -39,8 +41,8 @@ class Compared(Protocol):
         """The recommended policy's result."""
 
     @property
-    def apart(self) -> bool:
-        """Whether nobody asked for the recommended policy."""
+    def lineup(self) -> Lineup:
+        """Our policies, and which of them is recommended."""
 
     @property
     def total(self) -> int:
@@ -59,7 +61,7 @@ def free_space_chart(made: Study) -> Spec:
         scale=alt.Scale(domain=names, range=[[1, 0] if k < _COLOURS else [5, 3] for k in range(len(names))]),
         legend=None,
     )
-    zoomed = alt.X("time:T", scale=alt.Scale(type="utc", domain=brush, nice=False), axis=alt.Axis(title=None))
+    zoomed = alt.X("time:T", scale=alt.Scale(type="utc", domain=brush, nice=False), axis=_time_axis())
     lowest = _LOWEST_SHOWN * made.total
     free = alt.Y(
         "free:Q",
@@ -135,7 +137,7 @@ def free_space_chart(made: Study) -> Spec:
     overview = (
         lines.mark_line(interpolate="step-after", strokeWidth=1, clip=True)
         .encode(
-            x=alt.X("time:T", scale=_whole(made), axis=alt.Axis(title=None)),
+            x=alt.X("time:T", scale=_whole(made), axis=_time_axis()),
             y=alt.Y(
                 "free:Q",
                 scale=alt.Scale(domain=[lowest, made.total], nice=False, clamp=True),
@@ -177,9 +179,10 @@ def trade_off_chart(made: Compared) -> Spec:
         scale=alt.Scale(domain=[lowest, made.total], nice=False),
         axis=_bytes_axis("least free space", _ticks(lowest, made.total)),
     )
-    kind = alt.Color("kind:N", scale=alt.Scale(domain=_KINDS), legend=alt.Legend(title=None, orient="top"))
+    kinds = [_marked(made), _OURS, _OTHERS]
+    kind = alt.Color("kind:N", scale=alt.Scale(domain=kinds), legend=alt.Legend(title=None, orient="top"))
     shape = alt.Shape(
-        "kind:N", scale=alt.Scale(domain=_KINDS, range=["diamond", "circle", "square"]), legend=alt.Legend(title=None)
+        "kind:N", scale=alt.Scale(domain=kinds, range=["diamond", "circle", "square"]), legend=alt.Legend(title=None)
     )
     base = alt.Chart(alt.NamedData("policies"))
     hover = alt.selection_point(name="hover", on="pointerover", clear="pointerout", empty=False, fields=["policy"])
@@ -195,7 +198,7 @@ def trade_off_chart(made: Compared) -> Spec:
             y=y,
             color=kind,
             shape=shape,
-            size=alt.condition("datum.kind == 'recommended'", alt.value(280), alt.value(90)),
+            size=alt.condition("datum.chosen", alt.value(280), alt.value(90)),
             stroke=alt.condition(hover, alt.value("#888888"), alt.value("transparent")),
             tooltip=[
                 alt.Tooltip("policy:N"),
@@ -206,8 +209,14 @@ def trade_off_chart(made: Compared) -> Spec:
             ],
         )
         .add_params(hover)
+        .properties(name="points")
     )
-    roomy = "(width > 520 || datum.kind == 'recommended')"  # on a phone labels would hide each other
+    rings = (
+        base.transform_filter("datum.best")
+        .mark_point(style="ring", size=190, strokeWidth=1.4)
+        .encode(x=x, y=y, shape=alt.value("circle"))
+    )
+    roomy = "(width > 520 || datum.chosen)"  # on a phone labels would hide each other
     left, right = (
         base.transform_filter(f"datum.side == '{side}' && {roomy}")
         .mark_text(align=align, dx=dx, baseline="middle", fontSize=11, limit=170)
@@ -219,40 +228,66 @@ def trade_off_chart(made: Compared) -> Spec:
         .mark_rect(opacity=0.14, color="#D55E00")
         .encode(y=alt.Y("bottom:Q"), y2="zero:Q")
     )
-    return _spec(alt.layer(zero, front, points, left, right).properties(width="container", height=360))
+    return _spec(alt.layer(zero, front, rings, points, left, right).properties(width="container", height=360))
 
 
 def trade_off(made: Compared) -> list[report_data.Row]:
     """The points of the trade-off, with labels where they do not hide each other."""
     lowest = _LOWEST_SHOWN * made.total
     rows: list[report_data.Row] = []
+    best = _front_names(made.results)
     for k, result in enumerate(made.results):
-        ours = "recommended" if result is made.chosen else "policy"
+        chosen = result is made.chosen
+        ours = _marked(made) if chosen else _OURS
         rows.append(
             {
                 "policy": result.name,
                 "label": result.name.partition(",")[0],
-                "kind": "what others do" if result.baseline else ours,
+                "kind": _OTHERS if result.baseline else ours,
+                "chosen": chosen,
+                "best": result.name in best,
                 "repulled": result.repulled_bytes,
                 "free": result.min_free,
                 "shown": max(result.min_free, lowest * 0.9),
                 "full": result.disk_full,
                 "removed": result.removals,
                 "order": k,
-                "joined": not result.baseline and not (made.apart and result is made.chosen),
+                "joined": not result.baseline and not (made.lineup.apart and chosen),
             }
         )
         if result.min_free < lowest:
             rows[-1]["label"] += f" ({format_bytes(result.min_free)})"
     most = max((row["repulled"] for row in rows), default=0)
     placed: list[tuple[bool, float]] = []
-    for row in sorted(rows, key=lambda row: (row["kind"] != "recommended", row["order"])):
+    for row in sorted(rows, key=lambda row: (not row["chosen"], row["order"])):
         right = row["repulled"] < 0.02 * most or most == 0
         crowded = any(side == right and abs(at - row["shown"]) < 0.045 * made.total for side, at in placed)
         row["side"] = "" if crowded else "right" if right else "left"
         if not crowded:
             placed.append((right, row["shown"]))
-    return rows
+    # The chosen one is drawn last, over those at the same place.
+    return sorted(rows, key=lambda row: bool(row["chosen"]))
+
+
+def _marked(made: Compared) -> str:
+    """What the policy is called that the diamond stands for."""
+    return made.lineup.proposal.word
+
+
+def _front_names(results: Sequence[Result]) -> set[str]:
+    """Our policies of which none pulls less again and leaves as much space, nor as little and leaves more."""
+    front: set[str] = set()
+    most = -math.inf
+    ours = [result for result in results if not result.baseline]
+    for _, same in itertools.groupby(
+        sorted(ours, key=lambda result: result.repulled_bytes), key=lambda result: result.repulled_bytes
+    ):
+        here = list(same)
+        free = max(result.min_free for result in here)
+        if free > most:
+            most = free
+            front |= {result.name for result in here if result.min_free == free}
+    return front
 
 
 def images_chart(made: Study) -> Spec | None:
@@ -262,7 +297,7 @@ def images_chart(made: Study) -> Spec | None:
         return None
     rows = max(len(view.images) for view in shown)
     view = alt.param(name="view", value=shown[0].name)
-    x = alt.X("begin:T", scale=_whole(made), axis=alt.Axis(title=None))
+    x = alt.X("begin:T", scale=_whole(made), axis=_time_axis())
     row = alt.Y("rank:O", scale=alt.Scale(domain=list(range(rows))), axis=None)
     chosen = "datum.view == view"
     names = (
@@ -330,6 +365,11 @@ def _whole(made: Study) -> alt.Scale:
     """From the trace's beginning to its end; as expressions, which are taken as they are."""
     begin, end = milliseconds(made.trace, np.array([0.0, made.trace.end]))
     return alt.Scale(type="utc", domainMin=alt.ExprRef(str(begin)), domainMax=alt.ExprRef(str(end)), nice=False)
+
+
+def _time_axis() -> alt.Axis:
+    """A horizontal axis of UTC times: the day, and between days the hour of 24."""
+    return alt.Axis(title=None, labelExpr="day(datum.value)")
 
 
 def _bytes_axis(title: str, values: list[float]) -> alt.Axis:

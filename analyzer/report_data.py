@@ -110,11 +110,6 @@ class Study:
         """Bytes of the disk, as it was last."""
         return int(self.trace.disk_total[-1])
 
-    @property
-    def apart(self) -> bool:
-        """Whether nobody asked for the recommended policy."""
-        return self.lineup.apart
-
 
 def study(
     trace: Trace, results: Sequence[Result], lineup: Lineup, recorded: Recorded, notes: Sequence[str] = ()

@@ -16,7 +16,7 @@ from analyzer.fleet import FLEET, Findings, fleet_sums
 from analyzer.report import short_names
 from analyzer.report_data import Lineup
 from analyzer.result import Result
-from collector.units import format_bytes, format_duration, format_time
+from collector.units import format_bytes, format_count, format_duration, format_time
 
 _MOST_CHARTS = 24
 
@@ -30,14 +30,14 @@ class OnHost:
         facts: what it stands on, as in JSON.
         results: what others do, then our policies.
         chosen: the policy recommended for all hosts, here.
-        apart: whether nobody asked for that one.
+        lineup: our policies.
     """
 
     name: str
     facts: dict[str, Any]
     results: tuple[Result, ...]
     chosen: Result | None
-    apart: bool
+    lineup: Lineup
 
     @property
     def total(self) -> int:
@@ -92,7 +92,7 @@ def fleet_study(found: Sequence[Findings], lineup: Lineup, notes: Sequence[str] 
             findings.facts,
             results,
             lineup.chosen(results),
-            lineup.apart,
+            lineup,
         )
         for findings, results in zip(found, named, strict=True)
     )
@@ -121,6 +121,7 @@ def render_fleet(made: FleetStudy) -> str:
         total=parts.size(sum(host.total for host in made.hosts)),
         verdict=_verdict(made),
         why=parts.why(made.lineup.proposal),
+        diamond=parts.diamond(made.lineup.proposal, " for all"),
         charts="".join(_figure(k, host) for k, host in enumerate(shown)),
         rest=f"The {rest:,} hosts that pull less again are in the table only." if rest else "",
         sums=_table("Sums over all hosts", made, [(FLEET, made.sums)]),
@@ -144,9 +145,11 @@ def _charted(made: FleetStudy) -> list[OnHost]:
 
 def _story(made: FleetStudy) -> str:
     chosen, rival, count = made.chosen, made.rival, len(made.hosts)
-    hosts = f"{count:,} host{'' if count == 1 else 's'}"
+    hosts = format_count(count, "host")
     if chosen is None:
         return f"What others do, on {hosts}"
+    if not made.lineup.proposal.holds:
+        return parts.unfit(chosen, rival, hosts)
     told = f"{parts.short(chosen)} {hosts} would have {parts.whole('re-pulled')} {parts.size(chosen.repulled_bytes)}"
     return told if rival is None else f"{told}; {parts.whole(rival.name)} {parts.size(rival.repulled_bytes)}"
 
@@ -163,7 +166,7 @@ def _verdict(made: FleetStudy) -> str:
         f"{parts.recommended(made.lineup.proposal, chosen.name)} In the whole time under it "
         f"{parts.times(chosen.disk_full, 'pull', 'pulls')} would have found the disk full"
         f"{f' (on {escape(_some(full))})' if full else ''}, and {chosen.removals:,} images would have been removed. "
-        f"Free space would have been scarcest on {escape(tightest.name)}: {parts.size(least.min_free)}."
+        f"Space would have been scarcest on {escape(tightest.name)}: {parts.least_free(least)}."
     )
     words = [told]
     if most.repulled_bytes:

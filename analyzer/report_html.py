@@ -15,7 +15,7 @@ import numpy as np
 from analyzer import report_charts, report_data
 from analyzer import report_parts as parts
 from analyzer.report_data import AS_RECORDED, Study, milliseconds, series
-from collector.units import format_bytes, format_duration, format_time
+from collector.units import format_bytes, format_count, format_duration, format_time
 
 _YEAR_S = 360 * 86400.0
 
@@ -42,14 +42,15 @@ def render(made: Study) -> str:
         style=parts.part("report.css"),
         story=_story(made),
         span=f"{format_time(trace.utc(0.0))} to {format_time(trace.utc(trace.end))}",
-        uses=f"{trace.demands:,}",
-        images=f"{trace.images:,}",
+        uses=format_count(trace.demands, "use"),
+        images=format_count(trace.images, "image"),
         compulsory=_first_pulls(made),
         total=parts.size(made.total),
         verdict=_verdict(made),
         why=parts.why(made.lineup.proposal),
+        diamond=parts.diamond(made.lineup.proposal),
         chips=_chips(made),
-        unrecorded="" if AS_RECORDED in series(made) else _UNRECORDED,
+        unrecorded="" if AS_RECORDED in series(made) else _ASSUMED if made.recorded.assumed else _UNRECORDED,
         lows=_lows(made),
         policies=_policies(made),
         common=f"All policies: {escape(', '.join(made.common))}." if made.common else "",
@@ -64,6 +65,7 @@ def render(made: Study) -> str:
     )
 
 
+_ASSUMED = "Free space as recorded is not shown, for the disk is not the recorded one."
 _UNRECORDED = "The log holds too few disk samples to show free space as recorded."
 _BY_PROJECT = "What an image cost is shared out among the projects whose jobs used it, by their uses."
 _BY_REPOSITORY = "The log does not tell the jobs&#8217; projects: costs are summed by repository of the image."
@@ -111,6 +113,8 @@ def _story(made: Study) -> str:
     length = "a year" if abs(trace.end - _YEAR_S) < 0.03 * _YEAR_S else format_duration(trace.end)
     if chosen is None:
         return f"What the disk of {escape(trace.host)} did in {length}"
+    if not made.lineup.proposal.holds:
+        return parts.unfit(chosen, rival, "this host")
     told = (
         f"{parts.short(chosen)} this host would have {parts.whole('re-pulled')} "
         f"{parts.size(chosen.repulled_bytes)} in {length}"
@@ -125,8 +129,8 @@ def _verdict(made: Study) -> str:
     never = next((result for result in made.results if result.baseline and not result.removals), None)
     told = (
         f"{parts.recommended(made.lineup.proposal, chosen.name)} In the whole time under it "
-        f"{parts.times(chosen.disk_full, 'pull', 'pulls')} would have found the disk full, free space would never have "
-        f"been less than {parts.size(chosen.min_free)}, and {chosen.removals:,} images would have been removed."
+        f"{parts.times(chosen.disk_full, 'pull', 'pulls')} would have found the disk full, {parts.least_free(chosen)}, "
+        f"and {chosen.removals:,} images would have been removed."
     )
     words = [told]
     if rival is not None and rival.repulled_bytes > chosen.repulled_bytes:

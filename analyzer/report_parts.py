@@ -60,8 +60,7 @@ def figures(shown: Iterable[Column], result: Result) -> list[str]:
 
 def tag(shown: bool, proposal: Proposal) -> str:
     """What marks the recommended policy."""
-    word = "recommended" if proposal.holds else "comes closest"
-    return f'<span class="tag">{word}</span>' if shown else ""
+    return f'<span class="tag">{proposal.word}</span>' if shown else ""
 
 
 def recommended(proposal: Proposal, name: str) -> str:
@@ -80,9 +79,44 @@ def why(proposal: Proposal) -> str:
     """The section that says why this policy, in `analyzer recommend`'s own sentences."""
     if not proposal.said:
         return ""
-    listed = "".join(f"<li>{escape(sentence)}</li>" for sentence in proposal.said)
+    said = proposal.said if proposal.holds else [sentence[:1].upper() + sentence[1:] for sentence in proposal.said]
+    listed = "".join(f"<li>{escape(sentence)}</li>" for sentence in said)
     heading = "Why this policy" if proposal.holds else "Why nothing fits"
     return f'<section aria-labelledby="h-why"><h2 id="h-why">{heading}</h2><ul class="notes">{listed}</ul></section>'
+
+
+def unfit(chosen: Result, rival: Result | None, where: str) -> str:
+    """The headline where no policy does what is asked."""
+    told = short(chosen)
+    missed = f"{times(chosen.disk_full, 'pull', 'pulls')} would have found the disk full"
+    if not chosen.disk_full:
+        missed = f"{times(chosen.losses, 'image', 'images')} would have been lost"
+    against = (
+        "" if rival is None else f"; {whole(rival.name)}: {rival.disk_full if chosen.disk_full else rival.losses:,}"
+    )
+    return f"Nothing fits {where}: {told[:1].lower()}{told[1:]} {missed}{against}"
+
+
+def least_free(result: Result) -> str:
+    """How much was free at the worst, as the end of a sentence on what would have been."""
+    if result.min_free < 0:
+        return f"{size(-result.min_free)} would have been short at the worst"
+    return f"free space would never have been less than {size(result.min_free)}"
+
+
+def diamond(proposal: Proposal, whose: str = "") -> str:
+    """What the trade-off's marks stand for."""
+    if proposal.policy is None:
+        return ""
+    first = (
+        f"The recommended policy{whose} is the diamond."
+        if proposal.holds
+        else "Nothing fits; the diamond comes closest."
+    )
+    return (
+        f"{first} Of the ringed ones no other leaves more space without pulling more again; more space than is needed "
+        "means that fewer images are kept."
+    )
 
 
 def whole(text: str) -> str:

@@ -14,7 +14,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from collector.units import format_duration
+from collector.units import format_count, format_duration
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -149,7 +149,8 @@ class Trace:
         )
 
     def __str__(self) -> str:
-        return f"{self.demands:,} uses of {self.images:,} images in {format_duration(self.end)} on host {self.host}"
+        what = f"{format_count(self.demands, 'use')} of {format_count(self.images, 'image')}"
+        return f"{what} in {format_duration(self.end)} on host {self.host}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ def report(
     if len(sources) > 1:
         _report_on_fleet(sources, work, candidates, override, processes, output)
     else:
-        _report_on_one(sources[0].load(override), sources[0].log(), work, candidates, output)
+        _report_on_one(sources[0].load(override), sources[0].log(), work, candidates, output, override)
 
 
 def demo(
@@ -138,7 +138,14 @@ def demo(
         _report_on_one(trace, log, work, candidates, report)
 
 
-def _report_on_one(trace: Trace, log: EventLog, work: Simulation, candidates: Sequence[Candidate], path: Path) -> None:
+def _report_on_one(
+    trace: Trace,
+    log: EventLog,
+    work: Simulation,
+    candidates: Sequence[Candidate],
+    path: Path,
+    override: DiskOverride | None = None,
+) -> None:
     """Write the report of one host."""
     from analyzer.advice import propose
     from analyzer.recorded import read_recorded
@@ -154,7 +161,7 @@ def _report_on_one(trace: Trace, log: EventLog, work: Simulation, candidates: Se
         lineup = Lineup.of(work.policies, propose(run, candidates, work.pull_rate, work.trigger))
     with patient_progress("simulating") as progress:
         results, notes = work.with_policies(lineup.policies).run(trace, progress, timeline=True)
-    write_report(study(trace, results, lineup, read_recorded(log, trace), notes), path)
+    write_report(study(trace, results, lineup, read_recorded(log, trace, override), notes), path)
     typer.echo(f"report: {path.resolve()}", err=True)
 
 

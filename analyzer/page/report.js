@@ -8,6 +8,13 @@
     const digits = k === 0 || Number.isInteger(amount) ? 0 : Math.abs(amount) < 10 ? 2 : Math.abs(amount) < 100 ? 1 : 0;
     return `${amount.toFixed(digits).replace("-", "−")} ${units[k]}`;
   };
+  // Days by their date, years by their number, and between them the hour of 24: all UTC.
+  const day = (time) => {
+    const date = new Date(Number(time)), text = date.toISOString();
+    if (date.getTime() % 86400000) return text.slice(11, date.getTime() % 60000 ? 19 : 16);
+    if (text.slice(5, 10) === "01-01") return text.slice(0, 4);
+    return date.toLocaleDateString("en", { month: "short", day: "2-digit", timeZone: "UTC" });
+  };
   const when = (time) => new Date(Number(time)).toISOString().slice(0, 16).replace("T", " ");
   const rows = (columns) => columns.flatMap(({ time, free, ...rest }) =>
     time.map((at, k) => (free ? { ...rest, time: at, free: free[k] } : { ...rest, time: at })));
@@ -39,7 +46,7 @@
     },
     legend: { labelColor: css("--ink"), labelFontSize: 12, symbolSize: 90 },
     text: { color: css("--ink") },
-    style: { halo: { fill: css("--paper"), stroke: css("--paper"), strokeWidth: 4, strokeJoin: "round" }, words: { fill: css("--ink") } },
+    style: { halo: { fill: css("--paper"), stroke: css("--paper"), strokeWidth: 4, strokeJoin: "round" }, words: { fill: css("--ink") }, ring: { stroke: css("--ink") } },
     range: { category: colours[name.split("-")[0]]() },
   });
 
@@ -60,7 +67,7 @@
     const label = place.getAttribute("aria-label");
     const spec = fitted(given.specs[name], Math.max(240, Math.floor(place.clientWidth) - 10));
     const { view } = await vegaEmbed(place, { ...spec, datasets: { ...datasets, ...given.own?.[name] } }, {
-      renderer: "svg", actions: false, ast: true, config: look(name), expressionFunctions: { bytes, when },
+      renderer: "svg", actions: false, ast: true, config: look(name), expressionFunctions: { bytes, day, when },
       logLevel: 1, tooltip: { theme: "custom" },
     });
     if (views[name]) views[name].finalize();

@@ -114,9 +114,9 @@ def test_images_of_unknown_size_are_told(log: EventLog) -> None:
     trace = load_trace(log)
     assert trace.image_bytes.tolist() == [0, 30]
     assert [note[:30] for note in trace.assumptions] == [
-        "1 events name no known image a",
-        "the layers of 1 images are unk",
-        "1 images (1 of 2 uses) were go",
+        "1 event without a known image ",
+        "the layers of 1 image are unkn",
+        "of 1 image (1 of 2 uses) no in",
     ]
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analyzer import report_data, report_html
+from analyzer import report_charts, report_data, report_html
 from analyzer.advice import Trial, propose
 from analyzer.baselines import baseline
 from analyzer.downsample import distinct_times, fewer_steps
@@ -95,6 +95,38 @@ def test_the_report_recommends_what_recommend_does_in_the_same_words(
     (row,) = re.findall(r'<tr class="chosen">.*?</tr>', page)
     least = format_bytes(min(advice["chosen"][part]["min_free"] for part in ("first", "rest")))
     assert least in told(row)
+
+
+def test_where_nothing_fits_the_report_recommends_nothing(week: EventLog, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    assert run("report", "--log", str(week.path), "--disk-size", "8GiB", "-o", str(path)).returncode == 0
+    page = path.read_text()
+    headline = told(page.split("<h1>")[1].split("</h1>")[0])
+    assert re.fullmatch(
+        r"Nothing fits this host: at \d+% free \d+ pulls would have found the disk full; docker-gc-24h: \d+", headline
+    )
+    assert "Nothing fits; the diamond comes closest." in told(page)
+    assert "would have been short at the worst" in told(page)
+    assert "recommended" not in page.split('id="data"')[0].split("<body>")[1]
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    assert [row["kind"] for row in data["policies"] if row["chosen"]] == ["comes closest"]
+    assert "recommended" not in json.dumps(data["specs"])
+    # What was free on another disk says nothing on this one.
+    assert AS_RECORDED not in data["series"]
+    assert "for the disk is not the recorded one" in told(page)
+
+
+def test_those_are_ringed_that_none_beats(made: Study) -> None:
+    rows = [row for row in report_charts.trade_off(made) if row["kind"] != "what others do"]
+    for row in rows:
+        beaten = any(
+            (other["repulled"], -other["free"]) != (row["repulled"], -row["free"])
+            and other["repulled"] <= row["repulled"]
+            and other["free"] >= row["free"]
+            for other in rows
+        )
+        assert row["best"] is not beaten
+    assert not [row for row in report_charts.trade_off(made) if row["kind"] == "what others do" and row["best"]]
 
 
 def test_of_a_short_history_the_policy_is_chosen_on_all_of_it(log: EventLog) -> None:

@@ -110,7 +110,7 @@ def test_it_renders_every_chart_and_runs_nothing_hostile(opened: Open) -> None:
 
 def test_hover_tells_what_a_point_is(opened: Open) -> None:
     page = opened()
-    page.locator("#chart-tradeoff .mark-symbol.role-mark path").first.hover(force=True)
+    page.locator("#chart-tradeoff .points_marks path").first.hover(force=True)
     tip = page.locator("#vg-tooltip-element.visible")
     expect(tip).to_contain_text("pulled again")
     expect(tip).to_contain_text("least free space")
@@ -205,6 +205,16 @@ def test_it_prints(opened: Open, tmp_path: Path) -> None:
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not page.get_by_role("button", name="Whole time").is_visible()
+    # A head with a button's box in it would stand on the first page of its table only.
+    heads = page.locator("thead button").evaluate_all("all => all.map((one) => getComputedStyle(one).display)")
+    assert set(heads) == {"contents"}
+
+
+def test_times_are_told_by_the_day_and_the_hour_of_24(opened: Open) -> None:
+    page = opened()
+    labels = page.locator("#chart-free .role-axis-label text").all_text_contents()
+    assert {"Nov 15", "Nov 21", "12:00"} <= set(labels)
+    assert not [label for label in labels if label.endswith((" AM", " PM"))]
 
 
 def test_it_can_be_used_without_eyes_or_mouse(opened: Open) -> None:
@@ -249,7 +259,7 @@ def test_a_fleet_has_a_row_for_each_host_and_policy(opened_fleet: Open) -> None:
     values = [float(cell.get_attribute("data-value") or 0) for cell in table.locator("tbody td:nth-child(4)").all()]
     assert values == sorted(values)
     for k in range(hosts):
-        points = page.locator(f"#chart-tradeoff-{k} .mark-symbol.role-mark path")
+        points = page.locator(f"#chart-tradeoff-{k} .points_marks path")
         assert points.count() == policies
 
 
