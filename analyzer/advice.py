@@ -353,12 +353,16 @@ class Proposal:
         holds: whether it keeps to them, on the part on which it was not chosen, too.
         said: in words, a sentence each, as `analyzer recommend` says it.
         notes: what it has to do without.
+        name: what the policy is called among the candidates.
+        choice: in words, by what it was chosen of those that fit.
     """
 
     policy: Policy | None = None
     holds: bool = False
     said: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    name: str = ""
+    choice: str = ""
 
     @property
     def word(self) -> str:
@@ -396,9 +400,9 @@ def propose(
             continue
         notes += tuple(f"for the recommendation {note}" for note in without)
         outcome = best.chosen or best.closest
-        policy = None if outcome is None else outcome.candidate.policy
+        policy, name = (None, "") if outcome is None else (outcome.candidate.policy, outcome.candidate.name)
         holds = best.chosen is not None and not best.broken
-        return Proposal(policy, holds, tuple(reasons(best, constraints, share)), notes)
+        return Proposal(policy, holds, tuple(reasons(best, constraints, share)), notes, name, best.choice)
     return Proposal(notes=notes)
 
 

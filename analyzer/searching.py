@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from analyzer.advice import Constraints, Recommendation, reasons
+from analyzer.advice import Constraints, Proposal, Recommendation, reasons
 from analyzer.earn import Earned, Entry
 from analyzer.fleet import FLEET, Findings, fleet_sums
 from analyzer.report import Output, as_json, disk_range, short_names
@@ -36,6 +36,7 @@ LEGEND = {
     "RE-PULLED": "bytes pulled again because the image had been removed.",
     "DISK FULL": "pulls that did not fit.",
     "UNDER": "time with free space under the policy's threshold.",
+    "MEAN HELD": "bytes of images kept, on average: what more free space costs.",
 }
 _NUMBERS: dict[str, Callable[[Result], str]] = {
     "RE-PULLED": lambda result: format_bytes(result.repulled_bytes),
@@ -43,27 +44,46 @@ _NUMBERS: dict[str, Callable[[Result], str]] = {
     "MIN FREE": lambda result: format_bytes(result.min_free),
     "RE-PULLS": lambda result: f"{result.repulls:,}",
     "UNDER": lambda result: format_duration(result.seconds_under),
+    "MEAN HELD": lambda result: format_bytes(result.mean_held_bytes),
     "REMOVED": lambda result: f"{result.removals:,}",
 }
-_LIGHTEST = ("REMOVED", "RE-PULLS", "UNDER")
+_LIGHTEST = ("REMOVED", "RE-PULLS", "UNDER", "MEAN HELD")
+_MARKS = {(False, False): "", (True, False): "*", (False, True): "R", (True, True): "* R"}
+Row = tuple[str, Result, bool, bool]
+"""A host, a result on it, whether no other beats it, whether its policy is recommended."""
 
 
 def print_sweep(
-    trace: Trace, results: Sequence[Result], output: Output, left_out: int = 0, *, front_only: bool = False
+    trace: Trace,
+    results: Sequence[Result],
+    output: Output,
+    left_out: int = 0,
+    proposal: Proposal | None = None,
+    *,
+    front_only: bool = False,
 ) -> None:
-    """Print one row per policy, those on the Pareto front marked."""
-    rows = [(result, best) for result, best in zip(results, pareto(results), strict=True) if best or not front_only]
+    """Print one row per policy, those on the Pareto front marked, and the recommended one.
+
+    Args:
+        trace: the history.
+        results: one for each policy.
+        output: table, JSON or CSV.
+        left_out: how many combinations contradict themselves.
+        proposal: what is recommended of them; None: that was not asked.
+        front_only: whether to show the marked ones only.
+    """
+    rows = _rows(trace.host, results, proposal, front_only=front_only)
     notes = contradicting(left_out)
     if output is Output.JSON:
         head = as_json(trace, (), notes)
-        console.print_json({**head, "policies": [_figures(result, best) for result, best in rows]})
+        console.print_json({**head, "policies": [_figures(row) for row in rows]})
     elif output is Output.CSV:
-        figures = [_figures(result, best) for result, best in rows]
+        figures = [_figures(row) for row in rows]
         writer = csv.DictWriter(sys.stdout, fieldnames=list(figures[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(figures)
     else:
-        _print_table(trace, results, rows, notes)
+        _print_table(trace, results, rows, notes, _marks_meaning(proposal, rows))
 
 
 def contradicting(left_out: int) -> list[str]:
@@ -71,15 +91,53 @@ def contradicting(left_out: int) -> list[str]:
     return [f"{left_out} combinations contradict themselves and are left out"] if left_out else []
 
 
-def _figures(result: Result, best: bool) -> dict[str, Any]:
-    return {**result.to_json(), "pareto": best}
+def _rows(host: str, results: Sequence[Result], proposal: Proposal | None, *, front_only: bool) -> list[Row]:
+    """The results on one host with their marks, or those of them that have one."""
+    wanted = proposal.name if proposal is not None and proposal.holds else None
+    rows = [(host, result, best, result.name == wanted) for result, best in zip(results, pareto(results), strict=True)]
+    return [row for row in rows if row[2] or row[3] or not front_only]
+
+
+def _figures(row: Row) -> dict[str, Any]:
+    _, result, best, recommended = row
+    return {**result.to_json(), "pareto": best, "recommended": recommended}
+
+
+def _marks_meaning(proposal: Proposal | None, rows: Sequence[Row]) -> list[str]:
+    """What the marks of rows of one host say: why this policy, and why not one of those that no other beats."""
+    said = [LEGEND["FRONT"]]
+    if proposal is None:
+        return [*said, "Of so many none is marked as recommended: `analyzer recommend` says what to set."]
+    if not proposal.holds:
+        return [*said, "None is recommended: no policy of these keeps the disk from filling up and loses no image."]
+    said.append(f"R: what `analyzer recommend` sets of these. {proposal.choice}")
+    chosen = next((result for _, result, best, recommended in rows if recommended and not best), None)
+    rival = next((result for _, result, best, _ in rows if best), None)
+    if chosen is not None and rival is not None:
+        said.append(
+            "It is off the front, where free space counts and kept images do not: "
+            f"{rival.name.partition(', ')[0]} leaves {format_bytes(rival.min_free)} and keeps "
+            f"{format_bytes(rival.mean_held_bytes)} on average, this one {format_bytes(chosen.min_free)} and "
+            f"{format_bytes(chosen.mean_held_bytes)}."
+        )
+    return said
+
+
+def _print_legend(marks: Sequence[str], left_out: Sequence[str]) -> None:
+    typer.echo()
+    for sentence in marks:
+        console.print_text(sentence, "dim")
+    for column, meaning in LEGEND.items():
+        if column not in left_out and column != "FRONT":
+            console.print_text(f"{column}: {meaning}", "dim")
 
 
 def _print_table(
-    trace: Trace, results: Sequence[Result], rows: Sequence[tuple[Result, bool]], notes: Sequence[str]
+    trace: Trace, results: Sequence[Result], rows: Sequence[Row], notes: Sequence[str], marks: Sequence[str]
 ) -> None:
     print_heading(trace, results[0].compulsory_bytes, notes)
-    console.print_text(f"{len(results)} policies, {sum(best for _, best in rows)} of them beaten by no other")
+    best = sum(row[2] for row in rows)
+    console.print_text(f"{len(results):,} policies, {best:,} of them beaten by no other")
     full = [result.name for result in results]
     short, common = short_names(full)
     names = dict(zip(full, short, strict=True))
@@ -87,16 +145,13 @@ def _print_table(
         console.print_text(f"all policies: {', '.join(common)}")
     typer.echo()
     cells = [
-        [names[result.name], "*" if best else "", *(cell(result) for cell in _NUMBERS.values())]
-        for result, best in rows
+        [names[result.name], _MARKS[best, recommended], *(cell(result) for cell in _NUMBERS.values())]
+        for _, result, best, recommended in rows
     ]
     left_out = console.print_table(
         ("POLICY", "FRONT", *_NUMBERS), cells, right=list(_NUMBERS), names=("POLICY",), optional=_LIGHTEST
     )
-    typer.echo()
-    for column, meaning in LEGEND.items():
-        if column not in left_out:
-            console.print_text(f"{column}: {meaning}", "dim")
+    _print_legend(marks, left_out)
 
 
 def print_heading(trace: Trace, compulsory_bytes: int, notes: Sequence[str] = ()) -> None:
@@ -111,6 +166,7 @@ def print_fleet(
     found: Sequence[Findings],
     output: Output,
     notes: Sequence[str] = (),
+    proposal: Proposal | None = None,
     *,
     marked: bool = False,
     front_only: bool = False,
@@ -121,20 +177,14 @@ def print_fleet(
         found: what was found on each host.
         output: table, JSON or CSV.
         notes: what is to be said besides.
-        marked: whether to mark on each host, and of the sums, what no other policy beats.
-        front_only: whether to show only those.
+        proposal: what is recommended for all of them; None: that was not asked.
+        marked: whether to mark on each host, and of the sums, what no other policy beats, and what is recommended.
+        front_only: whether to show only what is marked.
     """
-    groups = [(findings.host, findings.results) for findings in found]
-    groups.append((FLEET, tuple(fleet_sums([findings.results for findings in found]))))
-    rows = [
-        (host, result, best)
-        for host, results in groups
-        for result, best in zip(results, pareto(results), strict=True)
-        if best or not front_only
-    ]
-    figures = [
-        {"host": host, **result.to_json(), **({"pareto": best} if marked else {})} for host, result, best in rows
-    ]
+    sums = fleet_sums([findings.results for findings in found])
+    groups = [*((findings.host, findings.results) for findings in found), (FLEET, tuple(sums))]
+    rows = [row for host, results in groups for row in _rows(host, results, proposal, front_only=front_only)]
+    figures = [{"host": row[0], **(_figures(row) if marked else row[1].to_json())} for row in rows]
     if output is Output.JSON:
         hosts = [findings.facts for findings in found]
         console.print_json({"hosts": hosts, "notes": list(notes), "policies": figures})
@@ -143,33 +193,36 @@ def print_fleet(
         writer.writeheader()
         writer.writerows(figures)
     else:
-        _print_fleet_table(found, rows, notes, marked=marked)
+        on_all = [row for row in rows if row[0] == FLEET]
+        _print_fleet_table(found, rows, notes, _marks_meaning(proposal, on_all) if marked else [])
 
 
 def _print_fleet_table(
-    found: Sequence[Findings], rows: Sequence[tuple[str, Result, bool]], notes: Sequence[str], *, marked: bool
+    found: Sequence[Findings], rows: Sequence[Row], notes: Sequence[str], marks: Sequence[str]
 ) -> None:
     for findings in found:
         for line in findings.heading:
             console.print_text(line)
     for note in notes:
         console.print_text(f"note: {note}")
-    names, common = short_names([result.name for _, result, _ in rows])
+    names, common = short_names([row[1].name for row in rows])
     if common:
         console.print_text(f"all policies: {', '.join(common)}")
     typer.echo()
-    front = ("FRONT",) if marked else ()
+    front = ("FRONT",) if marks else ()
     cells = [
-        [host, name, *(("*" if best else "",) if marked else ()), *(cell(result) for cell in _NUMBERS.values())]
-        for name, (host, result, best) in zip(names, rows, strict=True)
+        [
+            host,
+            name,
+            *((_MARKS[best, recommended],) if marks else ()),
+            *(cell(result) for cell in _NUMBERS.values()),
+        ]
+        for name, (host, result, best, recommended) in zip(names, rows, strict=True)
     ]
     left_out = console.print_table(
         ("HOST", "POLICY", *front, *_NUMBERS), cells, right=list(_NUMBERS), names=("HOST",), optional=_LIGHTEST
     )
-    typer.echo()
-    for column, meaning in LEGEND.items():
-        if column not in left_out and (marked or column != "FRONT"):
-            console.print_text(f"{column}: {meaning}", "dim")
+    _print_legend(marks, left_out)
 
 
 def finish_recommendation(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,7 +29,14 @@ from collector import console
 from collector.console import LogOption
 from collector.errors import UsageError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from analyzer.advice import Found, Proposal, Trial
+    from analyzer.fleet import Sweep
+
 DEFAULT_SPLIT = "0.7"
+_MOST_WEIGHED = 256
 FrontOption = Annotated[bool, typer.Option("--front", help="Show only the policies that no other beats.")]
 OutOption = Annotated[
     Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the policy here.", show_default=False)
@@ -80,7 +87,8 @@ def sweep(
     """Try a whole grid of policies and mark those that no other beats (the Pareto front).
 
     Each option takes ranges (5%:40%:1%), comma lists (lru,lfu) and repeats; all are combined. The
-    default is thresholds of 5% to 40%.
+    default is thresholds of 5% to 40%. What `recommend` would set of them is marked, too, if they are not
+    more than 256.
     """
     from analyzer.fleet import Sweep, on_each
     from analyzer.grid import DEFAULT_THRESHOLDS, AllowlistSet, grid
@@ -99,12 +107,23 @@ def sweep(
     if len(sources) > 1:
         with patient_progress(f"replaying {len(sources)} hosts") as progress:
             found, notes = on_each(sources, work, override, processes, progress)
-        print_fleet(found, shown, [*contradicting(left_out), *notes], marked=True, front_only=front)
+            chosen = _weighed(work, lambda trial: on_each(sources, trial, override, processes))
+        print_fleet(found, shown, [*contradicting(left_out), *notes], chosen, marked=True, front_only=front)
         return
     trace = sources[0].load(override)
     with patient_progress(f"trying {len(candidates)} policies") as progress:
         results = work(trace, progress).results
-    print_sweep(trace, results, shown, left_out + len(candidates) - len(results), front_only=front)
+        chosen = _weighed(work, lambda trial: ([trial(trace)], []))
+    print_sweep(trace, results, shown, left_out + len(candidates) - len(results), chosen, front_only=front)
+
+
+def _weighed(work: Sweep, run: Callable[[Trial], tuple[Found, list[str]]]) -> Proposal | None:
+    """What is recommended of a grid; None of one too large to be weighed in passing."""
+    from analyzer.advice import propose
+
+    if len(work.candidates) > _MOST_WEIGHED:
+        return None
+    return propose(run, work.candidates, work.pull_rate, work.trigger)
 
 
 @options.grouped

@@ -174,10 +174,36 @@ def test_the_command_marks_the_front_in_every_format(busy: EventLog) -> None:
     assert [line.split("  ")[0] for line in rows_shown] == [f"lru under {level}% free" for level in (10, 50, 90)]
     data = json.loads(analyzer(*common, "--format", "json").stdout)
     assert [" * " in line for line in rows_shown] == [policy["pareto"] for policy in data["policies"]]
+    assert [" R " in line for line in rows_shown] == [policy["recommended"] for policy in data["policies"]]
     rows = list(csv.DictReader(io.StringIO(analyzer(*common, "--format", "csv").stdout)))
     assert [row["pareto"] for row in rows] == [str(policy["pareto"]) for policy in data["policies"]]
     best = json.loads(analyzer(*common, "--front", "--format", "json").stdout)["policies"]
-    assert best == [policy for policy in data["policies"] if policy["pareto"]]
+    assert best == [policy for policy in data["policies"] if policy["pareto"] or policy["recommended"]]
+
+
+def test_a_sweep_marks_what_would_be_recommended_and_says_why_it_is_off_the_front(mesa_log: EventLog) -> None:
+    grid = ("--log", str(mesa_log.path), "--order", "lru", "--threshold", "15%:40%:5%")
+    advice = json.loads(analyzer("recommend", *grid, "--baseline", "none", "--format", "json").stdout)
+    (marked,) = [
+        policy
+        for policy in json.loads(analyzer("sweep", *grid, "--format", "json").stdout)["policies"]
+        if policy["recommended"]
+    ]
+    assert marked["name"] == advice["chosen"]["first"]["name"]
+    assert not marked["pareto"]
+    shown = analyzer("sweep", *grid, "--front").stdout
+    assert [line.split()[4] for line in shown.splitlines() if line.startswith("lru under")] == ["R", "*"]
+    told = " ".join(shown.split())
+    assert "R: what `analyzer recommend` sets of these. Of those that hardly pull more again" in told
+    assert "off the front, where free space counts and kept images do not: lru under 40% free leaves 30.5 GiB" in told
+
+
+def test_a_sweep_marks_nothing_where_nothing_fits_or_where_there_is_too_much(mesa_log: EventLog) -> None:
+    log = ("--log", str(mesa_log.path), "--order", "lru")
+    shown = analyzer("sweep", *log, "--threshold", "5%").stdout
+    assert "None is recommended: no policy of these keeps the disk from filling up" in " ".join(shown.split())
+    shown = analyzer("sweep", *log, "--threshold", "10%:40%:0.1%", "--front").stdout
+    assert "Of so many none is marked as recommended" in shown
 
 
 def test_the_commands_grid_has_a_default(busy: EventLog) -> None:
