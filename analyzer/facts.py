@@ -10,13 +10,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analyzer import kernel
-from analyzer.moments import Forecasting, learn
+from analyzer.moments import Forecasting, Learning
 from analyzer.trace import Flags, Floats, Integers, Trace, Use
 from pruner import learning
 from pruner.learning import AGES, BUCKETS, CELLS, HABITS, HIGHEST_BIN, LOWEST_BIN, PHASES, STAGES
@@ -25,8 +25,24 @@ from pruner.policy import repository
 
 _NEVER = np.inf
 _DAY_MS = 86_400_000
-# The tables of so many days fit a processor's cache.
-_DAYS_AT_ONCE = 64
+
+
+class Tables(Protocol):
+    """What was learned up to each midnight."""
+
+    def day(self, day: int, /) -> tuple[Integers, Integers]:
+        """Returns, and exposure in milliseconds, up to a midnight; shape (situations,) each."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """The same, counted here; shape (days, situations) each."""
+
+    returns: Integers
+    exposure_ms: Integers
+
+    def day(self, day: int) -> tuple[Integers, Integers]:
+        return self.returns[day], self.exposure_ms[day]
 
 
 class Knowledge:
@@ -48,6 +64,9 @@ class Knowledge:
         self.count = len(trace.time)
         self.n = trace.images
         self._offset_ms = trace.origin_ns // 10**6 % _DAY_MS
+        # Of the latest day only: moments follow each other.
+        self._hazards: dict[int, NDArray[Any]] = {}
+        self._rates: dict[int, tuple[Floats, Floats]] = {}
 
     @cached_property
     def _order(self) -> Integers:
@@ -198,54 +217,56 @@ class Knowledge:
         return returns, exposure
 
     @cached_property
-    def _by_habit(self) -> tuple[NDArray[Any], Integers, Integers]:
-        """The image's habit from each use on (uses by time); returns and exposure by age, habit and stage."""
+    def by_habit(self) -> Tables:
+        """What was learned by age, habit and stage."""
         if kernel.available(self.trace):
-            return learn(self.trace, self.superseded_since, self._days, self._offset_ms, by_habit=True)
-        habit = np.empty(self.count, dtype=np.uint8)
-        habit[self._order] = habits(self.averages[1])
+            return self._learning(by_habit=True)
         inner = HABITS * STAGES
-        return habit, *self._counted(AGES * inner, lambda cell: cell // inner // BUCKETS * inner + cell % inner)
+        return _Counted(*self._counted(AGES * inner, lambda cell: cell // inner // BUCKETS * inner + cell % inner))
 
     @cached_property
-    def _by_count(self) -> tuple[Integers, Integers]:
-        """Returns and exposure by age, use count, and whether superseded."""
+    def _by_count(self) -> Tables:
+        """What was learned by age, use count, and whether superseded."""
         if kernel.available(self.trace):
-            return learn(self.trace, self.superseded_since, self._days, self._offset_ms, by_habit=False)[1:]
-        return self._counted(
-            AGES * BUCKETS * 2, lambda cell: cell // (HABITS * STAGES) * 2 + (cell % STAGES > 0).astype(np.int64)
+            return self._learning(by_habit=False)
+        return _Counted(
+            *self._counted(
+                AGES * BUCKETS * 2, lambda cell: cell // (HABITS * STAGES) * 2 + (cell % STAGES > 0).astype(np.int64)
+            )
         )
 
-    @cached_property
-    def hazards(self) -> NDArray[Any]:
-        """`Learned.hazard` on each day; shape (days, AGES, BUCKETS, 2)."""
-        returns, exposure = (table.reshape(-1, AGES, BUCKETS, 2) for table in self._by_count)
-        rates: NDArray[Any] = (returns + learning.PRIOR_RETURNS) / (exposure / 1000.0 + learning.PRIOR_EXPOSURE)
-        return rates
+    def _learning(self, *, by_habit: bool) -> Learning:
+        index = kernel.index_of(self.trace)
+        return Learning(index, self.superseded_since, self._days, self._offset_ms, by_habit=by_habit)
 
-    @cached_property
-    def rates(self) -> NDArray[Any]:
-        """`Learned.rates` on each day; shape (days, AGES, HABITS, STAGES)."""
-        returns, exposure = (table.reshape(-1, AGES, HABITS, STAGES) for table in self._by_habit[1:])
-        rates = np.empty(returns.shape)
-        for day in range(0, len(rates), _DAYS_AT_ONCE):
-            some = slice(day, day + _DAYS_AT_ONCE)
-            rates[some] = _rates(returns[some], exposure[some])
-        return rates
+    def hazards(self, day: int) -> NDArray[Any]:
+        """`Learned.hazard` on a day; shape (AGES, BUCKETS, 2)."""
+        found = self._hazards.get(day)
+        if found is None:
+            returns, exposure = (table.reshape(AGES, BUCKETS, 2) for table in self._by_count.day(day))
+            found = (returns + learning.PRIOR_RETURNS) / (exposure / 1000.0 + learning.PRIOR_EXPOSURE)
+            self._hazards = {day: found}
+        return found
 
-    @cached_property
-    def beyond(self) -> NDArray[Any]:
-        """What lies ahead at the beginning of each age, on each day; shape (days, AGES + 1, HABITS, STAGES)."""
-        beyond = np.zeros((len(self.rates), AGES + 1, HABITS, STAGES))
-        for age in range(AGES - 1, -1, -1):
-            width = learning.width_of(age)
-            beyond[:, age] = learning.ahead(self.rates[:, age], width, beyond[:, age + 1], np.exp)
-        return beyond
+    def rates(self, day: int) -> tuple[Floats, Floats]:
+        """`Learned.rates` on a day, and what lies beyond each age.
+
+        Shapes (AGES, HABITS, STAGES) and (AGES + 1, HABITS, STAGES).
+        """
+        found = self._rates.get(day)
+        if found is None:
+            rates = _rates(*(table.reshape(AGES, HABITS, STAGES) for table in self.by_habit.day(day)))
+            beyond = np.zeros((AGES + 1, HABITS, STAGES))
+            for age in range(AGES - 1, -1, -1):
+                beyond[age] = learning.ahead(rates[age], learning.width_of(age), beyond[age + 1], _exp)
+            found = rates, beyond
+            self._rates = {day: found}
+        return found
 
     @cached_property
     def forecasting(self) -> Forecasting:
-        """What the compiled replay makes forecasts from."""
-        return Forecasting(self._by_habit[0], self.superseded_since, self.rates, self.beyond, self._offset_ms)
+        """What the compiled replay makes forecasts from; only where there is one."""
+        return Forecasting(self._learning(by_habit=True), self.superseded_since, self._offset_ms)
 
     def _pieces(self) -> tuple[Floats, Floats, Integers, Flags]:
         """All idle times, cut where the situation changes: begin, end, situation, whether it ended in a use."""
@@ -353,16 +374,16 @@ class TraceFacts:
     @cached_property
     def hazard(self) -> Floats:  # noqa: D102
         often = np.minimum(_bits(self.uses), BUCKETS - 1)
-        hazards: Floats = self.knowledge.hazards[self._day, self._age, often, self.superseded]
+        hazards: Floats = self.knowledge.hazards(self._day)[self._age, often, self.superseded]
         return hazards
 
     @cached_property
     def forecast(self) -> Floats:  # noqa: D102
-        idle, knowledge, day, age = self.now - self.last_use, self.knowledge, self._day, self._age
+        idle, age = self.now - self.last_use, self._age
         column = habits(self.gap), self._stage
         left = np.where(age < AGES - 1, np.maximum(np.exp2(age + LOWEST_BIN) - idle, 0.0), np.inf)
-        beyond = knowledge.beyond[day, age + 1, *column]
-        found: Floats = learning.ahead(knowledge.rates[day, age, *column], left, beyond, _exp)
+        rates, beyond = self.knowledge.rates(self._day)
+        found: Floats = learning.ahead(rates[age, *column], left, beyond[age + 1, *column], _exp)
         return found
 
     @property
@@ -393,9 +414,9 @@ def habits(gap: Floats) -> Integers:
 
 
 def _rates(returns: Integers, exposure_ms: Integers) -> NDArray[Any]:
-    """`Learned.rates` on some days; all of shape (days, AGES, HABITS, STAGES)."""
+    """`Learned.rates`; all of shape (AGES, HABITS, STAGES)."""
     typical = np.array([learning.typical_idle(age) for age in range(AGES)])
-    by_stage = returns.sum(axis=2), exposure_ms.sum(axis=2)
+    by_stage = returns.sum(axis=1), exposure_ms.sum(axis=1)
     of_age: Any = _shrunk(by_stage[0].sum(axis=-1), by_stage[1].sum(axis=-1), learning.TYPICAL_RATE / typical, 0)
     of_stage: Any = _shrunk(*by_stage, of_age[..., None], 1)
     return _shrunk(returns, exposure_ms, of_stage[..., None, :], 2)

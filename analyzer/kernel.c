@@ -9,6 +9,7 @@
  */
 #include <limits.h>
 #include <math.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -203,11 +204,21 @@ int kernel_order(const uses_t *uses, int64_t low, int64_t high, int64_t origin, 
     return OK;
 }
 
+/* Per use the next use of the same image (or NOWHERE). */
+int kernel_following(int32_t images, int32_t uses, const int32_t *image, int32_t *following) {
+    int32_t *next = malloc(sizeof *next * ((size_t)images + 1));
+    if (!next) return NO_MEMORY;
+    for (int32_t i = 0; i < images; i++) next[i] = NOWHERE;
+    for (int32_t p = uses - 1; p >= 0; p--) following[p] = next[image[p]], next[image[p]] = p;
+    free(next);
+    return OK;
+}
+
 /* Make the index of a trace.
  *
  * time, image, until, kind: the uses, by time; code: written: image and kind of each in one number.
  * bringing: written: per image its first use that brings it in (or NOWHERE).
- * following: written if not NULL: per use the next use of the same image (or NOWHERE).
+ * following: written: per use the next use of the same image (or NOWHERE).
  * spells: written: how many; ends, images, ats, nexts: written: the spells, malloc'ed.
  */
 int kernel_index(int32_t images, int32_t uses, const double *time, const int32_t *image, const double *until,
@@ -241,10 +252,7 @@ int kernel_index(int32_t images, int32_t uses, const double *time, const int32_t
     }
     if ((status = sort_spells(kept, ends, spell_images, ats, nexts)) != OK) goto done;
     *spells = kept;
-    if (following) {
-        for (int32_t i = 0; i < images; i++) current[i] = NOWHERE;
-        for (int32_t p = uses - 1; p >= 0; p--) following[p] = current[image[p]], current[image[p]] = p;
-    }
+    status = kernel_following(images, uses, image, following);
 done:
     free(last), free(current);
     return status;
@@ -313,37 +321,123 @@ typedef struct {
     int habit, known;
 } past_t;
 
-/* Tables of whole numbers per day and situation: sums do not depend on their order. */
+/* What changes at a midnight in a situation; sums of whole numbers do not depend on their order. */
 typedef struct {
-    int64_t *returns, *exposure; /* exposure in milliseconds */
-    int32_t *full;               /* changes of how many pieces last the whole day */
-    int64_t offset;              /* milliseconds of the origin after midnight */
-    int32_t days, situations;
-    int view;
-} tables_t;
+    int64_t exposure; /* milliseconds */
+    int32_t returns, situation;
+} change_t;
 
-static void add_piece(const tables_t *tables, double from, double to, int situation, int returned) {
-    int64_t a = llrint(from * 1000.0), b = llrint(to * 1000.0), offset = tables->offset;
-    int64_t began = (a + offset) / DAY_MS + 1, ended = (b + offset + DAY_MS - 1) / DAY_MS, width = tables->situations;
-    if (returned && ended < tables->days) tables->returns[ended * width + situation]++;
-    if (b <= a || began >= tables->days) return;
-    int64_t midnight = began * DAY_MS - offset;
-    if (b <= midnight) {
-        tables->exposure[began * width + situation] += b - a;
+/* Returns and exposure up to each midnight: as they stood at some of them, and what changed at each. */
+typedef struct {
+    int32_t days, situations;
+    int64_t *first; /* what changed at midnight d: change[first[d]] to change[first[d + 1] - 1] */
+    change_t *change;
+    int64_t *known; /* at each midnight that is a multiple of KNOWN_DAYS: returns, then exposure */
+} learning_t;
+#define KNOWN_DAYS 64
+
+/* What is still to change at a midnight ahead; `full` is how many more pieces last all day from then on. */
+typedef struct {
+    int64_t exposure;
+    int32_t full, returns;
+} coming_t;
+
+/* The same, on a midnight too far ahead to have a table. */
+typedef struct {
+    coming_t coming;
+    int32_t situation, next;
+} remote_t;
+
+/* A pass over all uses in order of time; all pieces that it finds lie ahead of it. */
+typedef struct {
+    learning_t *made;
+    int64_t offset; /* milliseconds of the origin after midnight */
+    int32_t day;    /* midnights before this one are done with */
+    int view;
+    coming_t *ahead; /* of the next DAYS_AHEAD midnights, in a ring */
+    int32_t *head;   /* per midnight the first of what is remote */
+    remote_t *remote;
+    int64_t remotes, remote_room, change_room;
+    int64_t *whole, *now; /* pieces that last all day; returns and exposure so far */
+    int status;
+} pass_t;
+#define DAYS_AHEAD 64
+
+static int grow(void **array, int64_t room, size_t size) {
+    void *larger = realloc(*array, (size_t)room * size);
+    if (!larger) return NO_MEMORY;
+    *array = larger;
+    return OK;
+}
+
+static void add_coming(pass_t *pass, int64_t day, int situation, coming_t more) {
+    if (day >= pass->made->days) return;
+    coming_t *at;
+    if (day < pass->day + DAYS_AHEAD) {
+        at = &pass->ahead[day % DAYS_AHEAD * pass->made->situations + situation];
+        at->exposure += more.exposure, at->full += more.full, at->returns += more.returns;
         return;
     }
-    tables->exposure[began * width + situation] += midnight - a;
-    if (began + 1 < tables->days) tables->full[(began + 1) * width + situation]++;
-    if (ended < tables->days) {
-        tables->full[ended * width + situation]--;
-        tables->exposure[ended * width + situation] += b - ((ended - 1) * DAY_MS - offset);
+    if (pass->remotes == pass->remote_room) {
+        int64_t room = pass->remote_room ? 2 * pass->remote_room : 1024;
+        if (room > INT32_MAX || grow((void **)&pass->remote, room, sizeof *pass->remote)) {
+            pass->status = NO_MEMORY;
+            return;
+        }
+        pass->remote_room = room;
+    }
+    pass->remote[pass->remotes] = (remote_t){more, situation, pass->head[day]};
+    pass->head[day] = (int32_t)pass->remotes++;
+}
+
+static void add_piece(pass_t *pass, double from, double to, int situation, int returned) {
+    int64_t a = llrint(from * 1000.0), b = llrint(to * 1000.0), offset = pass->offset;
+    int64_t began = (a + offset) / DAY_MS + 1, ended = (b + offset + DAY_MS - 1) / DAY_MS;
+    if (b <= a) {
+        if (returned) add_coming(pass, ended, situation, (coming_t){0, 0, 1});
+    } else if (ended <= began) {
+        add_coming(pass, began, situation, (coming_t){b - a, 0, returned});
+    } else {
+        add_coming(pass, began, situation, (coming_t){began * DAY_MS - offset - a, 0, 0});
+        if (began + 1 < ended) add_coming(pass, began + 1, situation, (coming_t){0, 1, 0});
+        add_coming(pass, ended, situation, (coming_t){b + offset - (ended - 1) * DAY_MS, began + 1 < ended ? -1 : 0, returned});
     }
 }
 
-/* An idle time from `begin`, cut where the situation changes. */
-static void add_idle(const tables_t *tables, const past_t *past, double stop, int returned, double superseded) {
+/* Write down what changed at the midnights up to and without `day`. */
+static void close_days(pass_t *pass, int64_t day) {
+    learning_t *made = pass->made;
+    int32_t width = made->situations;
+    for (; pass->day < day && pass->day < made->days && pass->status == OK; pass->day++) {
+        coming_t *row = &pass->ahead[(int64_t)(pass->day % DAYS_AHEAD) * width];
+        int64_t count = made->first[pass->day];
+        if (count + width > pass->change_room) {
+            pass->change_room = 2 * (count + width);
+            if ((pass->status = grow((void **)&made->change, pass->change_room, sizeof *made->change)) != OK) return;
+        }
+        for (int32_t c = 0; c < width; c++) {
+            int64_t exposure = row[c].exposure + (pass->whole[c] += row[c].full) * DAY_MS;
+            if (!exposure && !row[c].returns) continue;
+            made->change[count++] = (change_t){exposure, row[c].returns, c};
+            pass->now[c] += row[c].returns, pass->now[width + c] += exposure;
+        }
+        memset(row, 0, (size_t)width * sizeof *row);
+        made->first[pass->day + 1] = count;
+        if (pass->day % KNOWN_DAYS == 0)
+            memcpy(made->known + (int64_t)(pass->day / KNOWN_DAYS) * 2 * width, pass->now, 2 * (size_t)width * sizeof *pass->now);
+        /* The row is the one of a midnight that comes into view now. */
+        if (pass->day + DAYS_AHEAD >= made->days) continue;
+        for (int32_t k = pass->head[pass->day + DAYS_AHEAD]; k >= 0; k = pass->remote[k].next) {
+            coming_t *at = &row[pass->remote[k].situation], more = pass->remote[k].coming;
+            at->exposure += more.exposure, at->full += more.full, at->returns += more.returns;
+        }
+    }
+}
+
+/* The idle time from now on until `stop`, cut where the situation changes. */
+static void add_idle(pass_t *pass, const past_t *past, double stop, int returned, double superseded) {
     int often = 0;
-    for (int32_t uses = past->uses; uses; uses >>= 1) often++;
+    for (int32_t uses = pass->view == BY_COUNT ? past->uses : 0; uses; uses >>= 1) often++;
     if (often >= BUCKETS) often = BUCKETS - 1;
     for (int age = 0; age < AGES; age++) {
         double low = past->end + (age ? (double)(1 << (age + LOWEST_BIN - 1)) : 0.0);
@@ -355,11 +449,12 @@ static void add_idle(const tables_t *tables, const past_t *past, double stop, in
         for (int stage = 0; stage < STAGES; stage++) {
             double from = low, to = high;
             if (stage && superseded + PHASES[stage - 1] > from) from = superseded + PHASES[stage - 1];
+            if (from >= high) break;
             if (stage < STAGES - 1 && superseded + PHASES[stage] < to) to = superseded + PHASES[stage];
             if (!(to > from)) continue;
-            int situation = tables->view == BY_HABIT ? (age * HABITS + past->habit) * STAGES + stage
-                                                     : (age * BUCKETS + often) * 2 + (stage > 0);
-            add_piece(tables, from, to, situation, returned && to == stop);
+            int situation = pass->view == BY_HABIT ? (age * HABITS + past->habit) * STAGES + stage
+                                                   : (age * BUCKETS + often) * 2 + (stage > 0);
+            add_piece(pass, from, to, situation, returned && to == stop);
         }
     }
 }
@@ -373,26 +468,52 @@ static void note_gap(past_t *past, double idle) {
     past->habit = habit_of(average);
 }
 
-/* Learn from a trace up to each of `days` midnights, the first at or before the origin.
+/* Free what was learned. */
+void kernel_unlearn(learning_t *made) {
+    if (made) free(made->first), free(made->change), free(made->known);
+    free(made);
+}
+
+static int make_pass(pass_t *pass, int32_t days, int64_t offset, int view) {
+    int32_t width = view == BY_HABIT ? AGES * HABITS * STAGES : AGES * BUCKETS * 2;
+    learning_t *made = calloc(1, sizeof *made);
+    *pass = (pass_t){.made = made, .offset = offset, .view = view};
+    if (!made) return NO_MEMORY;
+    made->days = days, made->situations = width;
+    made->first = calloc((size_t)days + 1, sizeof *made->first);
+    made->known = malloc(((size_t)days / KNOWN_DAYS + 1) * 2 * (size_t)width * sizeof *made->known);
+    pass->ahead = calloc((size_t)(DAYS_AHEAD * width), sizeof *pass->ahead);
+    pass->head = malloc(((size_t)days + 1) * sizeof *pass->head);
+    pass->whole = calloc((size_t)width, sizeof *pass->whole);
+    pass->now = calloc(2 * (size_t)width, sizeof *pass->now);
+    if (!made->first || !made->known || !pass->ahead || !pass->head || !pass->whole || !pass->now) return NO_MEMORY;
+    for (int32_t day = 0; day <= days; day++) pass->head[day] = -1;
+    return OK;
+}
+
+/* Learn from a trace up to each of `days` midnights, the first at or before the origin; NULL: failed.
  *
  * superseded: per image since when it has been; view: BY_HABIT or BY_COUNT.
+ * following: per use the next use of the same image, or NOWHERE.
  * habit: written: per use the image's habit from then on.
- * returns, exposure: written: per midnight and situation, given as zeros, as is `full`, for work.
  */
-int kernel_learn(int32_t images, int32_t uses, const double *time, const int32_t *image, const double *until,
-                 const uint8_t *kind, const double *superseded, double end, int64_t offset, int32_t days, int view,
-                 uint8_t *habit, int64_t *returns, int64_t *exposure, int32_t *full) {
+learning_t *kernel_learn(int32_t images, int32_t uses, const double *time, const int32_t *image, const double *until,
+                         const uint8_t *kind, const int32_t *following, const double *superseded, double end,
+                         int64_t offset, int32_t days, int view, uint8_t *habit) {
     past_t *pasts = calloc((size_t)images + 1, sizeof *pasts);
-    int32_t width = view == BY_HABIT ? AGES * HABITS * STAGES : AGES * BUCKETS * 2;
-    int64_t *whole = calloc((size_t)width, sizeof *whole);
-    if (!pasts || !whole) return free(pasts), free(whole), NO_MEMORY;
-    tables_t tables = {returns, exposure, full, offset, days, width, view};
-    for (int32_t p = 0; p < uses; p++) {
+    pass_t pass;
+    int status = make_pass(&pass, days, offset, view);
+    double midnight = -INFINITY; /* the first that is still to come */
+    for (int32_t p = 0; p < uses && pasts && status == OK; p++) {
+        if (time[p] > midnight) {
+            int64_t passed = (llrint(time[p] * 1000.0) + offset + DAY_MS - 1) / DAY_MS;
+            close_days(&pass, passed);
+            midnight = (double)(passed * DAY_MS - offset - 1) / 1000.0;
+            status = pass.status;
+        }
         past_t *past = &pasts[image[p]];
         int demands = kind[p] >= CONTAINER && kind[p] <= JOB;
         if (past->known) {
-            double stop = time[p] < end ? time[p] : end;
-            if (stop > past->end) add_idle(&tables, past, stop, demands, superseded[image[p]]);
             /* What an inventory found has an end before it was seen: nobody witnessed that idle time. */
             double idle = time[p] - past->end;
             if (demands && past->end >= past->time && idle > SESSION) note_gap(past, idle);
@@ -402,19 +523,30 @@ int kernel_learn(int32_t images, int32_t uses, const double *time, const int32_t
         past->time = time[p];
         past->uses += kind[p] == CONTAINER || kind[p] == JOB;
         habit[p] = (uint8_t)past->habit;
+        int32_t next = following[p];
+        int returned = next < uses && kind[next] >= CONTAINER && kind[next] <= JOB;
+        double stop = next < uses && time[next] < end ? time[next] : end;
+        if (stop > past->end) add_idle(&pass, past, stop, returned, superseded[image[p]]);
     }
-    for (int32_t i = 0; i < images; i++)
-        if (pasts[i].known && end > pasts[i].end) add_idle(&tables, &pasts[i], end, 0, superseded[i]);
-    for (int32_t day = 0; day < days; day++) {
-        int64_t here = (int64_t)day * width, before = here - width;
-        for (int32_t c = 0; c < width; c++) {
-            whole[c] += full[here + c];
-            exposure[here + c] += whole[c] * DAY_MS + (day ? exposure[before + c] : 0);
-            if (day) returns[here + c] += returns[before + c];
-        }
+    if (pasts && status == OK) close_days(&pass, days), status = pass.status;
+    if (!pasts) status = NO_MEMORY;
+    free(pasts), free(pass.ahead), free(pass.head), free(pass.remote), free(pass.whole), free(pass.now);
+    if (status != OK) return kernel_unlearn(pass.made), NULL;
+    return pass.made;
+}
+
+/* Go on from what was known at midnight `from` (-1: nothing) to what was at `day`: returns, then exposure. */
+void kernel_day(const learning_t *made, int64_t from, int64_t day, int64_t *now) {
+    int64_t width = made->situations, known = day / KNOWN_DAYS * KNOWN_DAYS;
+    if (from < known || from > day) {
+        memcpy(now, made->known + known / KNOWN_DAYS * 2 * width, 2 * (size_t)width * sizeof *now);
+        from = known;
     }
-    free(pasts), free(whole);
-    return OK;
+    for (int64_t k = made->first[from + 1]; k < made->first[day + 1]; k++) {
+        const change_t *change = &made->change[k];
+        now[change->situation] += change->returns;
+        now[width + change->situation] += change->exposure;
+    }
 }
 
 /* ---------------------------------------------------------------- layers */
@@ -553,20 +685,24 @@ typedef struct {
 /* Fill keys[k] for images present[k]; not 0: failed. */
 typedef int (*keys_t)(double now, int32_t count, const int32_t *present, double *keys);
 
-/* What forecasts are made from; tables of pruner.learning per day, by age, habit and stage. */
+/* What forecasts are made from; see pruner.learning. */
 typedef struct {
     const uint8_t *habit; /* per use: the image's from then on */
-    const double *superseded, *rates, *beyond;
-    int64_t offset; /* milliseconds of the origin after midnight */
+    const double *superseded, *expected; /* per image since when; per age returns per second where nothing is known */
+    const learning_t *learning;          /* by habit */
+    int64_t offset;                      /* milliseconds of the origin after midnight */
+    double trust[3];
 } learned_t;
 
-/* All images as they stand at a moment, first to go first: the same under every policy. */
+/* All images as they stand at a moment: the same under every policy. */
 typedef struct {
     double now;
-    int32_t position, count; /* images used so far */
-    double *last_use;
-    int32_t *latest, *ranked;
+    int32_t position;
+    int ready; /* once it is another status than PENDING, the rest is there */
+    double *last_use, *key; /* the lowest key is the first to go, of equal ones the first image; NAN: not used so far */
+    int32_t *latest;
 } moment_t;
+enum { PENDING = -1 };
 
 /* Moments at which a policy decided, kept for all that are replayed. Nothing is ever taken out. */
 typedef struct {
@@ -679,6 +815,18 @@ typedef struct {
     int32_t disk_class;
 } falls_t;
 
+/* An image that may go. */
+typedef struct {
+    double key;
+    int32_t image;
+} candidate_t;
+
+/* What forecasts are made from on one day. */
+typedef struct {
+    int64_t day, counted[2 * AGES * HABITS * STAGES]; /* day: -1: none yet */
+    double rate[AGES][HABITS * STAGES], beyond[AGES + 1][HABITS * STAGES];
+} today_t;
+
 typedef struct run {
     const trace_t *trace;
     const policy_t *policy;
@@ -710,7 +858,9 @@ typedef struct run {
     int32_t scanned;
     int32_t *present;
     double *keys;
-    int32_t *ranked, *spare;
+    uint64_t *there; /* a bit per image: whether it is held */
+    candidate_t *candidate;
+    today_t *today;
     moment_t *own;           /* a moment for which there was no room */
     const int32_t *asked_at; /* per image its latest use, as the decision sees it */
     int64_t room_removals, room_steps;
@@ -736,13 +886,6 @@ static inline void account(run_t *run) {
         if ((double)run->free < run->policy->level) run->out->seconds_under += elapsed;
         run->accounted = run->now;
     }
-}
-
-static int grow(void **array, int64_t room, size_t size) {
-    void *larger = realloc(*array, (size_t)room * size);
-    if (!larger) return NO_MEMORY;
-    *array = larger;
-    return OK;
 }
 
 static inline void note(run_t *run) {
@@ -773,6 +916,7 @@ static inline int64_t hold(run_t *run, int32_t i) {
         if (run->holders[g]++ == 0) missing += t->group_bytes[g], inodes += t->group_inodes[g];
     }
     run->held[i] = run->known[i] = 1;
+    if (run->there) run->there[i >> 6] |= (uint64_t)1 << (i & 63);
     run->pulled[i] = run->now;
     if (run->policy->order || run->policy->moments) run->wake = -INFINITY; /* it may be old */
     run->held_bytes += missing;
@@ -837,6 +981,7 @@ static inline int frees_something(const run_t *run, int32_t i) {
 
 static inline void removed(run_t *run, int32_t i, int64_t bytes, double inodes, int emergency) {
     run->held[i] = 0;
+    if (run->there) run->there[i >> 6] &= ~((uint64_t)1 << (i & 63));
     run->held_bytes -= bytes;
     run->held_inodes -= inodes;
     run->free += bytes;
@@ -1043,28 +1188,52 @@ static void scan(run_t *run) {
     run->scanned = run->position;
 }
 
-/* Stable: the numbers of `count` keys in ascending order (merge sort). */
-static void rank(const double *keys, int32_t count, int32_t *ranked, int32_t *spare) {
-    for (int32_t k = 0; k < count; k++) ranked[k] = k;
-    for (int32_t width = 1; width < count; width *= 2) {
-        for (int32_t low = 0; low < count; low += 2 * width) {
-            int32_t a = low, middle = low + width < count ? low + width : count;
-            int32_t b = middle, high = low + 2 * width < count ? low + 2 * width : count;
-            for (int32_t k = low; k < high; k++)
-                spare[k] = a < middle && (b >= high || keys[ranked[a]] <= keys[ranked[b]]) ? ranked[a++] : ranked[b++];
-        }
-        memcpy(ranked, spare, sizeof *ranked * (size_t)count);
+static inline double shrunk(int64_t returns, int64_t exposure, double expected, double trust) {
+    return ((double)returns + trust) / ((double)exposure / 1000.0 + trust / expected);
+}
+
+/* The discounted chance of a return at this rate within the seconds left, or beyond them. */
+static inline double chance(double rate, double left, double beyond) {
+    double total = rate + 1 / DISCOUNT, passes = exp(-total * left);
+    return rate / total * (1 - passes) + passes * beyond;
+}
+
+/* Let rates and what lies beyond each age be those of a day. */
+static void turn_to(today_t *today, const learned_t *learned, int64_t day) {
+    if (today->day == day) return;
+    kernel_day(learned->learning, today->day, day, today->counted);
+    today->day = day;
+    for (int age = 0; age < AGES; age++) {
+        const int64_t *returns = today->counted + age * HABITS * STAGES, *exposure = returns + AGES * HABITS * STAGES;
+        int64_t of_stage[2][STAGES] = {{0}}, of_age[2] = {0};
+        for (int c = 0; c < HABITS * STAGES; c++)
+            of_stage[0][c % STAGES] += returns[c], of_stage[1][c % STAGES] += exposure[c];
+        for (int stage = 0; stage < STAGES; stage++) of_age[0] += of_stage[0][stage], of_age[1] += of_stage[1][stage];
+        double all = shrunk(of_age[0], of_age[1], learned->expected[age], learned->trust[0]), expected[STAGES];
+        for (int stage = 0; stage < STAGES; stage++)
+            expected[stage] = shrunk(of_stage[0][stage], of_stage[1][stage], all, learned->trust[1]);
+        for (int c = 0; c < HABITS * STAGES; c++)
+            today->rate[age][c] = shrunk(returns[c], exposure[c], expected[c % STAGES], learned->trust[2]);
+    }
+    memset(today->beyond[AGES], 0, sizeof today->beyond[AGES]);
+    for (int age = AGES - 1; age >= 0; age--) {
+        double width = age == AGES - 1 ? INFINITY : (double)(1 << (age ? age + LOWEST_BIN - 1 : LOWEST_BIN));
+        for (int c = 0; c < HABITS * STAGES; c++)
+            today->beyond[age][c] = chance(today->rate[age][c], width, today->beyond[age + 1][c]);
     }
 }
 
-static inline double forecast(const learned_t *learned, int64_t day, double idle, int habit, double superseded_for) {
-    int age = bin_of(idle, LOWEST_BIN, AGES), column = habit * STAGES + stage_of(superseded_for);
-    int64_t here = day * AGES + age;
-    double rate = learned->rates[here * HABITS * STAGES + column];
-    double beyond = learned->beyond[(here + day + 1) * HABITS * STAGES + column];
+/* Rates and what lies beyond each age on a day. */
+void kernel_rates(const learned_t *learned, int64_t day, double *rates, double *beyond) {
+    today_t today = {.day = -1};
+    turn_to(&today, learned, day);
+    memcpy(rates, today.rate, sizeof today.rate), memcpy(beyond, today.beyond, sizeof today.beyond);
+}
+
+static inline double forecast(const today_t *today, double idle, int habit, double superseded_for) {
+    int age = bin_of(idle, LOWEST_BIN, AGES), c = habit * STAGES + stage_of(superseded_for);
     double left = age < AGES - 1 ? (double)(1 << (age + LOWEST_BIN)) - idle : INFINITY;
-    double total = rate + 1 / DISCOUNT, passes = exp(-total * (left > 0.0 ? left : 0.0));
-    return rate / total * (1 - passes) + passes * beyond;
+    return chance(today->rate[age][c], left > 0.0 ? left : 0.0, today->beyond[age + 1][c]);
 }
 
 /* Keys of images, at a moment up to which all is known. */
@@ -1072,31 +1241,29 @@ static int find_keys(run_t *run, int32_t count) {
     const learned_t *learned = run->policy->moments->learned;
     double now = run->now;
     if (!learned) return run->policy->moments->ask(now, count, run->present, run->keys) ? CALLBACK : OK;
-    int64_t day = (llrint(now * 1000.0) + learned->offset) / DAY_MS;
+    turn_to(run->today, learned, (llrint(now * 1000.0) + learned->offset) / DAY_MS);
     for (int32_t k = 0; k < count; k++) {
         int32_t i = run->present[k];
         double idle = run->last_use[i] < now ? now - run->last_use[i] : 0.0;
-        run->keys[k] = forecast(learned, day, idle, learned->habit[run->latest[i]], now - learned->superseded[i]);
+        run->keys[k] = forecast(run->today, idle, learned->habit[run->latest[i]], now - learned->superseded[i]);
     }
     return OK;
 }
 
 static moment_t *make_moment(int32_t images) {
     size_t n = (size_t)images + 1;
-    moment_t *made = malloc(sizeof *made + n * (sizeof(double) + 2 * sizeof(int32_t)));
+    moment_t *made = malloc(sizeof *made + n * (2 * sizeof(double) + sizeof(int32_t)));
     if (!made) return NULL;
     made->last_use = (double *)(made + 1);
-    made->latest = (int32_t *)(made->last_use + n);
-    made->ranked = made->latest + n;
+    made->key = made->last_use + n;
+    made->latest = (int32_t *)(made->key + n);
     return made;
 }
 
-/* Rank images as they stand now: all for all policies, or those that are there for this one. */
+/* Find the keys of images as they stand now: of all for all policies, or of those that are there for this one. */
 static int fill_moment(run_t *run, moment_t *moment, int shared) {
     const trace_t *t = run->trace;
     size_t n = (size_t)t->images;
-    moment->now = run->now;
-    moment->position = run->position;
     scan(run);
     memcpy(moment->last_use, run->last_use, n * sizeof *run->last_use);
     memcpy(moment->latest, run->latest, n * sizeof *run->latest);
@@ -1107,15 +1274,25 @@ static int fill_moment(run_t *run, moment_t *moment, int shared) {
         run->latest[i] = p;
         if (t->until[p] > run->last_use[i]) run->last_use[i] = t->until[p];
     }
-    moment->count = 0;
+    int32_t count = 0;
     for (int32_t i = 0; i < t->images; i++)
-        if (run->latest[i] >= 0 && (shared || run->held[i])) run->present[moment->count++] = i;
-    int status = find_keys(run, moment->count);
+        if (run->latest[i] >= 0 && (shared || run->held[i])) run->present[count++] = i;
+    int status = find_keys(run, count);
     memcpy(run->last_use, moment->last_use, n * sizeof *run->last_use);
     memcpy(run->latest, moment->latest, n * sizeof *run->latest);
-    rank(run->keys, moment->count, run->ranked, run->spare);
-    for (int32_t k = 0; k < moment->count; k++) moment->ranked[k] = run->present[run->ranked[k]];
+    for (int32_t k = 0; k < count; k++) moment->key[run->present[k]] = run->keys[k];
     return status;
+}
+
+static int64_t moment_size(int32_t images) { return (int64_t)sizeof(moment_t) + 20 * ((int64_t)images + 1); }
+
+static moment_t *begin_moment(run_t *run, moment_t *made) {
+    if (!made && !(made = make_moment(run->trace->images))) {
+        run->status = NO_MEMORY;
+        return NULL;
+    }
+    made->now = run->now, made->position = run->position, made->ready = PENDING;
+    return made;
 }
 
 /* The present moment, from another replay if one was here before; NULL: failed. */
@@ -1124,39 +1301,40 @@ static const moment_t *moment_of(run_t *run) {
     uint64_t bits;
     memcpy(&bits, &run->now, sizeof bits);
     size_t at = (size_t)mixed(bits ^ mixed((uint64_t)run->position)) & (all->slots - 1);
+    int64_t size = moment_size(run->trace->images);
     moment_t *found, *made = NULL;
     for (;; at = (at + 1) & (all->slots - 1)) {
         found = __atomic_load_n(&all->slot[at], __ATOMIC_ACQUIRE);
-        if (found) {
-            if (found->now == run->now && found->position == run->position) break;
-            continue;
-        }
-        if (!made) {
-            int64_t size = (int64_t)sizeof *made + 16 * ((int64_t)run->trace->images + 1);
-            int stored = __atomic_sub_fetch(&all->room, size, __ATOMIC_RELAXED) >= 0;
-            if (!stored) __atomic_add_fetch(&all->room, size, __ATOMIC_RELAXED);
-            made = !stored && run->own ? run->own : make_moment(run->trace->images);
-            if (!stored) run->own = made;
-            run->status = made ? fill_moment(run, made, stored) : NO_MEMORY;
-            if (run->status != OK) {
-                if (stored) free(made);
-                return NULL;
+        if (!found) {
+            if (!made && __atomic_sub_fetch(&all->room, size, __ATOMIC_RELAXED) < 0) {
+                __atomic_add_fetch(&all->room, size, __ATOMIC_RELAXED);
+                if (!(run->own = begin_moment(run, run->own))) return NULL;
+                run->status = fill_moment(run, run->own, 0);
+                return run->status == OK ? run->own : NULL;
             }
-            if (!stored) return made;
+            if (!made && !(made = begin_moment(run, NULL))) return NULL;
+            if (__atomic_compare_exchange_n(&all->slot[at], &found, made, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+                run->status = fill_moment(run, made, 1);
+                __atomic_store_n(&made->ready, run->status, __ATOMIC_RELEASE);
+                return run->status == OK ? made : NULL;
+            }
         }
-        if (__atomic_compare_exchange_n(&all->slot[at], &found, made, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
-            return made;
-        if (found->now == run->now && found->position == run->position) break; /* another was quicker */
+        if (found->now == run->now && found->position == run->position) break;
     }
-    free(made);
-    return found;
+    if (made) { /* another was quicker */
+        free(made);
+        __atomic_add_fetch(&all->room, size, __ATOMIC_RELAXED);
+    }
+    while (__atomic_load_n(&found->ready, __ATOMIC_ACQUIRE) == PENDING) sched_yield();
+    run->status = found->ready;
+    return run->status == OK ? found : NULL;
 }
 
 /* Keep moments in `room` bytes. */
 moments_t *kernel_moments(int32_t images, const learned_t *learned, keys_t ask, int64_t room) {
     moments_t *all = calloc(1, sizeof *all);
     if (!all) return NULL;
-    int64_t most = room / ((int64_t)sizeof(moment_t) + 16 * ((int64_t)images + 1));
+    int64_t most = room / moment_size(images);
     all->slots = 64;
     while ((int64_t)all->slots < 2 * most) all->slots *= 2;
     all->learned = learned;
@@ -1173,37 +1351,69 @@ void kernel_forget(moments_t *all) {
     free(all->slot), free(all);
 }
 
-/* Images as an order other than lru has them. */
+/* Images that may go, as an order other than lru has them: a heap. */
 typedef struct {
     int32_t count;
-    const int32_t *ranked;
     const double *last_use;
 } ordered_t;
 
-static void order_all(run_t *run, ordered_t *ordered) {
-    const moment_t *moment = moment_of(run);
-    if (moment) *ordered = (ordered_t){moment->count, moment->ranked, moment->last_use}, run->asked_at = moment->latest;
+static inline int goes_before(candidate_t a, candidate_t b) { return a.key != b.key ? a.key < b.key : a.image < b.image; }
+
+static void sift_down(candidate_t *heap, int32_t count, int32_t at) {
+    candidate_t moved = heap[at];
+    for (int32_t child; (child = 2 * at + 1) < count; at = child) {
+        if (child + 1 < count && goes_before(heap[child + 1], heap[child])) child++;
+        if (!goes_before(heap[child], moved)) break;
+        heap[at] = heap[child];
+    }
+    heap[at] = moved;
 }
 
-/* Asked for the keys of the images that are there. */
-static void order_present(run_t *run, ordered_t *ordered) {
-    const trace_t *t = run->trace;
-    scan(run);
-    int32_t count = 0;
-    for (int32_t i = 0; i < t->images; i++)
-        if (run->held[i]) run->present[count++] = i;
-    if (run->policy->order(run->now, count, run->present, run->pulled, run->holders, run->keys)) {
-        run->status = CALLBACK;
-        return;
-    }
-    rank(run->keys, count, run->ranked, run->spare);
-    for (int32_t k = 0; k < count; k++) run->ranked[k] = run->present[run->ranked[k]];
-    *ordered = (ordered_t){count, run->ranked, run->last_use};
-    run->asked_at = run->latest;
+/* The first of those that are left to go. */
+static int32_t pop_first(run_t *run, ordered_t *ordered) {
+    candidate_t *heap = run->candidate;
+    int32_t first = heap[0].image;
+    heap[0] = heap[--ordered->count];
+    sift_down(heap, ordered->count, 0);
+    return first;
 }
 
 static inline int shielded(const run_t *run, const decision_t *d, const ordered_t *ordered, int32_t i) {
     return ordered->last_use[i] > d->limit || (run->policy->keep_local && run->trace->local[i]);
+}
+
+/* The images that are there, in order of first sight; how many. */
+static int32_t list_present(run_t *run) {
+    int32_t count = 0;
+    for (int32_t word = 0; word <= run->trace->images >> 6; word++)
+        for (uint64_t bits = run->there[word]; bits; bits &= bits - 1)
+            run->present[count++] = word * 64 + __builtin_ctzll(bits);
+    return count;
+}
+
+static void order_images(run_t *run, const decision_t *d, ordered_t *ordered) {
+    int32_t count;
+    const double *key = NULL;
+    if (run->policy->moments) {
+        const moment_t *moment = moment_of(run);
+        if (!moment) return;
+        ordered->last_use = moment->last_use, run->asked_at = moment->latest, key = moment->key;
+        count = list_present(run);
+    } else {
+        scan(run);
+        ordered->last_use = run->last_use, run->asked_at = run->latest;
+        count = list_present(run);
+        if (run->policy->order(run->now, count, run->present, run->pulled, run->holders, run->keys)) {
+            run->status = CALLBACK;
+            return;
+        }
+    }
+    for (int32_t k = 0; k < count; k++) {
+        int32_t i = run->present[k];
+        if (!shielded(run, d, ordered, i))
+            run->candidate[ordered->count++] = (candidate_t){key ? key[i] : run->keys[k], i};
+    }
+    for (int32_t at = ordered->count / 2 - 1; at >= 0; at--) sift_down(run->candidate, ordered->count, at);
 }
 
 /* When the first of the images that are there will be old enough. */
@@ -1222,31 +1432,30 @@ static void decide_ordered(run_t *run) {
     begin_decision(run, &d);
     run->wake = -INFINITY;
     if (d.floor > d.limit) return;
-    if (run->policy->moments)
-        order_all(run, &ordered);
-    else
-        order_present(run, &ordered);
+    order_images(run, &d, &ordered);
     if (run->status != OK) return;
-    int going = 0;
-    d.goal = run->levels + TARGET;
-    for (int32_t k = 0; k < ordered.count && !reaches(d.bytes, d.inodes, d.goal); k++) {
-        int32_t i = ordered.ranked[k];
-        if (!run->held[i] || shielded(run, &d, &ordered, i)) continue;
-        going = 1;
-        if (!spared(run, &d, i, ordered.last_use[i])) take(run, &d, -1, i, 0);
-    }
-    if (!going) {
+    if (!ordered.count) {
         run->wake = earliest(run, &ordered);
         return;
+    }
+    int32_t spared_count = 0;
+    d.goal = run->levels + TARGET;
+    while (ordered.count && !reaches(d.bytes, d.inodes, d.goal)) {
+        int32_t i = pop_first(run, &ordered);
+        if (spared(run, &d, i, ordered.last_use[i]))
+            run->present[spared_count++] = i;
+        else
+            take(run, &d, -1, i, 0);
     }
     give_back(run);
     d.goal = run->levels + EMERGENCY;
     if (!reaches(d.bytes, d.inodes, d.goal)) {
         take_again(run);
-        for (int32_t k = 0; k < ordered.count && !reaches(d.bytes, d.inodes, d.goal); k++) {
-            int32_t i = ordered.ranked[k];
-            if (run->held[i] && !shielded(run, &d, &ordered, i) && spared(run, &d, i, ordered.last_use[i]))
-                take(run, &d, -1, i, 1);
+        for (int32_t k = 0; k < spared_count && !reaches(d.bytes, d.inodes, d.goal); k++)
+            take(run, &d, -1, run->present[k], 1);
+        while (ordered.count && !reaches(d.bytes, d.inodes, d.goal)) {
+            int32_t i = pop_first(run, &ordered);
+            if (spared(run, &d, i, ordered.last_use[i])) take(run, &d, -1, i, 1);
         }
         give_back(run);
     }
@@ -1475,12 +1684,14 @@ int kernel_replay(const trace_t *trace, const policy_t *policy, result_t *out) {
         run.latest = malloc(n * sizeof *run.latest);
         run.present = malloc(n * sizeof *run.present);
         run.keys = malloc(n * sizeof *run.keys);
-        run.ranked = malloc(n * sizeof *run.ranked);
-        run.spare = malloc(n * sizeof *run.spare);
-        if (!run.last_use || !run.latest || !run.present || !run.keys || !run.ranked || !run.spare)
+        run.there = calloc(n / 64 + 1, sizeof *run.there);
+        run.candidate = malloc(n * sizeof *run.candidate);
+        run.today = malloc(sizeof *run.today);
+        if (!run.last_use || !run.latest || !run.present || !run.keys || !run.there || !run.candidate || !run.today)
             run.status = NO_MEMORY;
         else
             for (size_t i = 0; i < n; i++) run.last_use[i] = -INFINITY, run.latest[i] = -1;
+        if (run.today) run.today->day = -1;
     }
     if (policy->headroom) {
         run.falls.number = malloc((size_t)policy->headroom->kept * sizeof *run.falls.number);
@@ -1497,7 +1708,7 @@ int kernel_replay(const trace_t *trace, const policy_t *policy, result_t *out) {
     }
     free(run.held), free(run.known), free(run.holders), free(run.pulled), free(run.taken);
     free(run.passed), free(run.kept), free(run.last_use), free(run.latest), free(run.present), free(run.keys);
-    free(run.ranked), free(run.spare), free(run.own), free(run.falls.number), free(run.falls.fall);
+    free(run.there), free(run.candidate), free(run.today), free(run.own), free(run.falls.number), free(run.falls.fall);
     bits_free(&run.coming);
     return run.status;
 }

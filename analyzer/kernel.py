@@ -308,6 +308,16 @@ class Index:
             self._arrays[name] = plain(getattr(trace, name), np.int64)
 
     @cached_property
+    def following(self) -> Array:
+        """Per use of the trace the next use of the same image, or the highest number; shape (u,)."""
+        if len(self.trace.time) == self.uses:
+            return self._arrays["following"]
+        made = np.empty(len(self.trace.time), dtype=np.int32)
+        image = plain(self.trace.image, np.int32)
+        checked(function("kernel_following")(c_int32(self.trace.images), c_int32(len(made)), *pointers(image, made)))
+        return made
+
+    @cached_property
     def own_bytes(self) -> Integers:
         """Bytes of the layers that each image alone ever holds; shape (n,)."""
         return self._arrays["own_bytes"]

@@ -6,15 +6,18 @@ import ctypes
 import weakref
 from collections.abc import Callable, Sequence
 from ctypes import byref, c_double, c_int, c_int32, c_int64, c_void_p
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from analyzer.binding import Array, checked, function, plain, pointers, view
 from analyzer.trace import Floats, Integers, Trace
-from pruner.learning import AGES, BUCKETS, HABITS, STAGES
+from pruner.learning import AGES, BUCKETS, HABITS, STAGES, TRUST, TYPICAL_RATE, typical_idle
 
-_MOMENTS_BYTES = 2**27
+if TYPE_CHECKING:
+    from analyzer.kernel import Index
+
+_MOMENTS_BYTES = 2**28
 _Keys = ctypes.CFUNCTYPE(c_int, c_double, c_int32, c_void_p, c_void_p)
 
 
@@ -30,26 +33,89 @@ class _Needs(ctypes.Structure):
 
 
 class _Learned(ctypes.Structure):
-    _fields_ = (*((name, c_void_p) for name in ("habit", "superseded", "rates", "beyond")), ("offset", c_int64))
+    _fields_ = (
+        *((name, c_void_p) for name in ("habit", "superseded", "expected", "learning")),
+        ("offset", c_int64),
+        ("trust", c_double * len(TRUST)),
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Forecasting:
-    """What forecasts are made from; see `pruner.learning`.
+class Learning:
+    """What a host learned up to each midnight, compiled; see `analyzer.facts.Knowledge`.
+
+    Args:
+        index: the trace's index.
+        superseded: since when each image has been; shape (n,).
+        days: midnights, the first at or before the origin.
+        offset_ms: milliseconds of the origin after it.
+        by_habit: situations by age, habit and stage; or by age, use count and whether superseded.
 
     Attributes:
         habit: bin of the image's usual idle time, from each use on; shape (u,).
-        superseded: since when each image has been; shape (n,).
-        rates: `Learned.rates` on each day; shape (days, AGES, HABITS, STAGES).
-        beyond: what lies ahead at the beginning of each age; shape (days, AGES + 1, HABITS, STAGES).
-        offset_ms: milliseconds of the trace's origin after midnight.
+
+    Raises:
+        MemoryError: there is not enough.
     """
 
-    habit: Array
-    superseded: Floats
-    rates: Array
-    beyond: Array
-    offset_ms: int
+    def __init__(self, index: Index, superseded: Floats, days: int, offset_ms: int, *, by_habit: bool) -> None:
+        trace = index.trace
+        self._width = AGES * HABITS * STAGES if by_habit else AGES * BUCKETS * 2
+        self.habit = np.empty(len(trace.time), dtype=np.uint8)
+        given = (
+            plain(trace.time, np.float64),
+            plain(trace.image, np.int32),
+            plain(trace.until, np.float64),
+            plain(trace.kind, np.uint8),
+            index.following,
+            plain(superseded, np.float64),
+        )
+        make = function("kernel_learn")
+        make.restype = c_void_p
+        self.address: int | None = make(
+            c_int32(trace.images),
+            c_int32(len(trace.time)),
+            *pointers(*given),
+            c_double(trace.end),
+            c_int64(offset_ms),
+            c_int32(days),
+            c_int(0 if by_habit else 1),
+            *pointers(self.habit),
+        )
+        if self.address is None:
+            raise MemoryError("not enough memory to learn from the history")
+        weakref.finalize(self, function("kernel_unlearn"), c_void_p(self.address)).atexit = False
+
+    def day(self, day: int) -> tuple[Integers, Integers]:
+        """Returns, and exposure in milliseconds, up to a midnight; shape (situations,) each."""
+        counted = np.empty(2 * self._width, dtype=np.int64)
+        function("kernel_day")(c_void_p(self.address), c_int64(-1), c_int64(day), *pointers(counted))
+        return counted[: self._width], counted[self._width :]
+
+
+class Forecasting:
+    """What the compiled replay makes forecasts from; see `pruner.learning`.
+
+    Args:
+        learning: what was learned by habit.
+        superseded: since when each image has been; shape (n,).
+        offset_ms: milliseconds of the trace's origin after midnight.
+
+    Attributes:
+        habit: bin of the image's usual idle time, from each use on; shape (u,).
+    """
+
+    def __init__(self, learning: Learning, superseded: Floats, offset_ms: int) -> None:
+        expected = [TYPICAL_RATE / typical_idle(age) for age in range(AGES)]
+        self.habit = learning.habit
+        self._kept = (learning, plain(superseded, np.float64), np.array(expected))
+        addresses = [array.ctypes.data for array in (self.habit, *self._kept[1:])]
+        self.struct = _Learned(*addresses, learning.address, offset_ms, TRUST)
+
+    def day(self, day: int) -> tuple[Floats, Floats]:
+        """`analyzer.facts.Knowledge.rates`, compiled."""
+        rates, beyond = np.empty((AGES, HABITS, STAGES)), np.empty((AGES + 1, HABITS, STAGES))
+        function("kernel_rates")(byref(self.struct), c_int64(day), *pointers(rates, beyond))
+        return rates, beyond
 
 
 class Moments:
@@ -70,11 +136,8 @@ class Moments:
         self.error: BaseException | None = None
         learned, ask = None, None
         if isinstance(source, Forecasting):
-            kinds = {"habit": np.uint8, "superseded": np.float64, "rates": np.float64, "beyond": np.float64}
-            self._arrays = {name: plain(getattr(source, name), kind) for name, kind in kinds.items()}
-            addresses = {name: array.ctypes.data for name, array in self._arrays.items()}
-            self._learned = _Learned(**addresses, offset=source.offset_ms)
-            learned = byref(self._learned)
+            self._source = source
+            learned = byref(source.struct)
         else:
             self._ask = _Keys(self._asked(source))
             ask = ctypes.cast(self._ask, c_void_p)
@@ -95,49 +158,6 @@ class Moments:
             return 0
 
         return ask
-
-
-def learn(trace: Trace, superseded: Floats, days: int, offset_ms: int, *, by_habit: bool) -> tuple[Array, Array, Array]:
-    """What a host learned up to each midnight, compiled; see `analyzer.facts.Knowledge`.
-
-    Args:
-        trace: its history.
-        superseded: since when each image has been; shape (n,).
-        days: midnights, the first at or before the origin.
-        offset_ms: milliseconds of the origin after it.
-        by_habit: situations by age, habit and stage; or by age, use count and whether superseded.
-
-    Returns:
-        The image's habit from each use on, shape (u,); returns, and exposure in milliseconds, shape (days, situations).
-
-    Raises:
-        MemoryError: there is not enough.
-    """
-    width = AGES * HABITS * STAGES if by_habit else AGES * BUCKETS * 2
-    count = len(trace.time)
-    habit = np.empty(count, dtype=np.uint8)
-    returns, exposure = (np.zeros((days, width), dtype=np.int64) for _ in range(2))
-    full = np.zeros((days, width), dtype=np.int32)
-    given = (
-        plain(trace.time, np.float64),
-        plain(trace.image, np.int32),
-        plain(trace.until, np.float64),
-        plain(trace.kind, np.uint8),
-        plain(superseded, np.float64),
-    )
-    checked(
-        function("kernel_learn")(
-            c_int32(trace.images),
-            c_int32(count),
-            *pointers(*given),
-            c_double(trace.end),
-            c_int64(offset_ms),
-            c_int32(days),
-            c_int(0 if by_habit else 1),
-            *pointers(habit, returns, exposure, full),
-        )
-    )
-    return habit, returns, exposure
 
 
 def bound(trace: Trace, columns: Sequence[Array], allowed: Array, interval: float, grace: float) -> float:

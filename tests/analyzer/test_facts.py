@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analyzer import kernel, library
-from analyzer.facts import Knowledge, superseded_since
+from analyzer.facts import Knowledge, habits, superseded_since
 from analyzer.loading import load_trace
 from analyzer.trace import DiskState, ImageFacts, Trace, Use, make_trace
 from collector.events import Event, Kind
@@ -141,10 +141,16 @@ def test_compiled_and_in_python_the_same_is_learned(trace: Trace, origin: int) -
     compiled, plain = Knowledge(trace), Knowledge(trace)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernel, "available", lambda _: False)
-        expected = (plain.forecasting.habit, plain.rates, plain.beyond, plain.hazards)
-    found = (compiled.forecasting.habit, compiled.rates, compiled.beyond, compiled.hazards)
-    for one, other in zip(found, expected, strict=True):
-        assert np.array_equal(one, other)
+        habit = np.empty(plain.count, dtype=np.uint8)
+        habit[plain._order] = habits(plain.averages[1])
+        days = range(plain.day(trace.end) + 1)
+        expected = [(*plain.by_habit.day(day), *plain.rates(day), plain.hazards(day)) for day in days]
+    forecasting = compiled.forecasting
+    assert np.array_equal(compiled.forecasting.habit, habit)
+    for day, tables in enumerate(expected):
+        found = (*compiled.by_habit.day(day), *forecasting.day(day), compiled.hazards(day))
+        for one, other in zip(found, tables, strict=True):
+            assert np.array_equal(one, other.reshape(one.shape))
 
 
 def random_history(seed: int) -> list[Event]:
@@ -189,14 +195,14 @@ def test_live_and_simulated_learn_the_same(log: EventLog, seed: int) -> None:
         trace.end, np.arange(trace.images), np.zeros(trace.images), np.ones(len(trace.layer_bytes), dtype=np.int64)
     )
     for i, image in enumerate(trace.image_ids):
-        habits = live.habits[image]
+        usage = live.habits[image]
         idle = trace.end - facts.last_use[i]
-        superseded_for = T0 / S + trace.end - habits.superseded
-        assert habits.uses == facts.uses[i]
-        assert habits.returns == facts.returns[i]
-        assert habits.gap == pytest.approx(facts.gap[i])
+        superseded_for = T0 / S + trace.end - usage.superseded
+        assert usage.uses == facts.uses[i]
+        assert usage.returns == facts.returns[i]
+        assert usage.gap == pytest.approx(facts.gap[i])
         assert (superseded_for >= 0) == facts.superseded[i]
-        assert live.learned.hazard(idle, habits.uses, superseded_for >= 0) == pytest.approx(facts.hazard[i])
-        assert live.learned.forecast(idle, habits.gap, superseded_for) == pytest.approx(facts.forecast[i])
+        assert live.learned.hazard(idle, usage.uses, superseded_for >= 0) == pytest.approx(facts.hazard[i])
+        assert live.learned.forecast(idle, usage.gap, superseded_for) == pytest.approx(facts.forecast[i])
     assert {habits.superseded < INF for habits in live.habits.values()} == {False, True}
     assert max(habits.returns for habits in live.habits.values()) > 3
