@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analyzer.baselines import baseline
+from analyzer.cleaner import Cleaner, PolicyCleaner, Trigger
 from analyzer.fleet import Findings, fleet_sum
 from analyzer.grid import Candidate
-from analyzer.replay import Cleaner, PolicyCleaner, Progress, Trigger, check_trace, replay_many
+from analyzer.replay import Progress, check_trace, replay_many
 from analyzer.result import DEFAULT_PULL_RATE, Result
 from analyzer.search import badness, possible
 from analyzer.trace import Trace

@@ -18,12 +18,13 @@ import pandas as pd
 from analyzer.advice import Constraints, Outcome, Trial, reasons
 from analyzer.advice import recommend as choose
 from analyzer.baselines import DEFAULT_BASELINES
+from analyzer.cleaner import PolicyCleaner, Trigger
 from analyzer.data import mesa_files
 from analyzer.earn import Earning
 from analyzer.fleet import FLEET, Findings, Simulation, Source, Sweep, find, fleet_sums, on_each
 from analyzer.grid import AllowlistSet, grid, search_axes
 from analyzer.loading import DiskOverride
-from analyzer.replay import PolicyCleaner, Trigger, replay
+from analyzer.replay import replay
 from analyzer.result import DEFAULT_PULL_RATE, Result
 from analyzer.search import pareto
 from analyzer.trace import Floats, Trace, Use

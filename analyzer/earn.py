@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analyzer.advice import Trial
+from analyzer.cleaner import PolicyCleaner
 from analyzer.grid import Candidate
-from analyzer.replay import PolicyCleaner, Progress, replay
+from analyzer.replay import Progress, replay
 from analyzer.result import Result
 from analyzer.trace import Trace, Use
 from pruner.policy import Policy, names, repository

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from analyzer.baselines import baseline
+from analyzer.cleaner import Cleaner, PolicyCleaner, Trigger
 from analyzer.export import ParquetLog, hosts_of, parquet_hosts
 from analyzer.grid import Candidate
 from analyzer.loading import DiskOverride, load_trace
-from analyzer.replay import Cleaner, PolicyCleaner, Progress, Trigger, replay_many
+from analyzer.replay import Progress, replay_many
 from analyzer.report import as_json, disk_range
 from analyzer.result import DEFAULT_PULL_RATE, Result
 from analyzer.search import possible, sweep

@@ -24,6 +24,7 @@ enum { THRESHOLD = 0, TARGET = 2, EMERGENCY = 4, LEVELS = 6 };
 enum { OK = 0, NO_MEMORY = 1, CALLBACK = 2 };
 #define NOWHERE INT32_MAX
 #define BIT_LEVELS 6
+#define SORTED_APART 8 /* so many by insertion, then merged */
 
 #ifndef SOURCE_CRC
 #define SOURCE_CRC 0
@@ -694,21 +695,22 @@ typedef struct {
     double trust[3];
 } learned_t;
 
-/* All images as they stand at a moment: the same under every policy. */
+/* All images as they stand at a moment, first to go first: the same under every policy. */
 typedef struct {
     double now;
     int32_t position;
     int ready; /* once it is another status than PENDING, the rest is there */
-    double *last_use, *key; /* the lowest key is the first to go, of equal ones the first image; NAN: not used so far */
-    int32_t *latest;
+    int32_t count; /* images used so far */
+    double *last_use;
+    int32_t *latest, *ranked; /* ranked: first to go first */
 } moment_t;
 enum { PENDING = -1 };
 
-/* Moments at which a policy decided, kept for all that are replayed. Nothing is ever taken out. */
+/* Moments at which a policy decided, kept for all that are replayed. */
 typedef struct {
     const learned_t *learned; /* NULL: ask */
     keys_t ask;
-    int64_t room; /* bytes */
+    int64_t room, size; /* bytes that are left; of each */
     size_t slots;
     moment_t **slot;
 } moments_t;
@@ -815,7 +817,7 @@ typedef struct {
     int32_t disk_class;
 } falls_t;
 
-/* An image that may go. */
+/* An image to be ranked. */
 typedef struct {
     double key;
     int32_t image;
@@ -833,6 +835,7 @@ typedef struct run {
     result_t *out;
     const double *levels;
     double now, accounted;
+    int32_t disk; /* disk states before this one have happened */
     int32_t position; /* uses before this one have happened */
     int64_t free, total, held_bytes, total_inodes, other_inodes;
     double held_inodes;
@@ -858,8 +861,8 @@ typedef struct run {
     int32_t scanned;
     int32_t *present;
     double *keys;
-    uint64_t *there; /* a bit per image: whether it is held */
-    candidate_t *candidate;
+    int32_t *ranked;
+    candidate_t *candidate, *spare;
     today_t *today;
     moment_t *own;           /* a moment for which there was no room */
     const int32_t *asked_at; /* per image its latest use, as the decision sees it */
@@ -916,7 +919,6 @@ static inline int64_t hold(run_t *run, int32_t i) {
         if (run->holders[g]++ == 0) missing += t->group_bytes[g], inodes += t->group_inodes[g];
     }
     run->held[i] = run->known[i] = 1;
-    if (run->there) run->there[i >> 6] |= (uint64_t)1 << (i & 63);
     run->pulled[i] = run->now;
     if (run->policy->order || run->policy->moments) run->wake = -INFINITY; /* it may be old */
     run->held_bytes += missing;
@@ -981,7 +983,6 @@ static inline int frees_something(const run_t *run, int32_t i) {
 
 static inline void removed(run_t *run, int32_t i, int64_t bytes, double inodes, int emergency) {
     run->held[i] = 0;
-    if (run->there) run->there[i >> 6] &= ~((uint64_t)1 << (i & 63));
     run->held_bytes -= bytes;
     run->held_inodes -= inodes;
     run->free += bytes;
@@ -1188,6 +1189,37 @@ static void scan(run_t *run) {
     run->scanned = run->position;
 }
 
+static inline int goes_before(candidate_t a, candidate_t b) {
+    return (a.key < b.key) | ((a.key == b.key) & (a.image < b.image));
+}
+
+/* The images that are present by their keys, in ascending order (merge sort). */
+static void rank(run_t *run, int32_t count, int32_t *ranked) {
+    candidate_t *from = run->candidate, *to = run->spare;
+    for (int32_t k = 0; k < count; k++) {
+        candidate_t added = {run->keys[k], run->present[k]};
+        int32_t at = k;
+        for (; at & (SORTED_APART - 1) && goes_before(added, from[at - 1]); at--) from[at] = from[at - 1];
+        from[at] = added;
+    }
+    for (int32_t width = SORTED_APART; width < count; width *= 2) {
+        for (int32_t low = 0; low < count; low += 2 * width) {
+            int32_t a = low, middle = low + width < count ? low + width : count;
+            int32_t b = middle, high = low + 2 * width < count ? low + 2 * width : count, k = low;
+            while (a < middle && b < high) { /* without a branch on what is random */
+                int second = goes_before(from[b], from[a]);
+                to[k++] = from[second ? b : a];
+                b += second, a += !second;
+            }
+            memcpy(to + k, from + a, sizeof *to * (size_t)(middle - a));
+            memcpy(to + k + middle - a, from + b, sizeof *to * (size_t)(high - b));
+        }
+        candidate_t *swap = from;
+        from = to, to = swap;
+    }
+    for (int32_t k = 0; k < count; k++) ranked[k] = from[k].image;
+}
+
 static inline double shrunk(int64_t returns, int64_t exposure, double expected, double trust) {
     return ((double)returns + trust) / ((double)exposure / 1000.0 + trust / expected);
 }
@@ -1252,15 +1284,15 @@ static int find_keys(run_t *run, int32_t count) {
 
 static moment_t *make_moment(int32_t images) {
     size_t n = (size_t)images + 1;
-    moment_t *made = malloc(sizeof *made + n * (2 * sizeof(double) + sizeof(int32_t)));
+    moment_t *made = malloc(sizeof *made + n * (sizeof(double) + 2 * sizeof(int32_t)));
     if (!made) return NULL;
     made->last_use = (double *)(made + 1);
-    made->key = made->last_use + n;
-    made->latest = (int32_t *)(made->key + n);
+    made->latest = (int32_t *)(made->last_use + n);
+    made->ranked = made->latest + n;
     return made;
 }
 
-/* Find the keys of images as they stand now: of all for all policies, or of those that are there for this one. */
+/* Rank images as they stand now: all for all policies, or those that are there for this one. */
 static int fill_moment(run_t *run, moment_t *moment, int shared) {
     const trace_t *t = run->trace;
     size_t n = (size_t)t->images;
@@ -1280,11 +1312,10 @@ static int fill_moment(run_t *run, moment_t *moment, int shared) {
     int status = find_keys(run, count);
     memcpy(run->last_use, moment->last_use, n * sizeof *run->last_use);
     memcpy(run->latest, moment->latest, n * sizeof *run->latest);
-    for (int32_t k = 0; k < count; k++) moment->key[run->present[k]] = run->keys[k];
+    rank(run, count, moment->ranked);
+    moment->count = count;
     return status;
 }
-
-static int64_t moment_size(int32_t images) { return (int64_t)sizeof(moment_t) + 20 * ((int64_t)images + 1); }
 
 static moment_t *begin_moment(run_t *run, moment_t *made) {
     if (!made && !(made = make_moment(run->trace->images))) {
@@ -1301,7 +1332,7 @@ static const moment_t *moment_of(run_t *run) {
     uint64_t bits;
     memcpy(&bits, &run->now, sizeof bits);
     size_t at = (size_t)mixed(bits ^ mixed((uint64_t)run->position)) & (all->slots - 1);
-    int64_t size = moment_size(run->trace->images);
+    int64_t size = all->size;
     moment_t *found, *made = NULL;
     for (;; at = (at + 1) & (all->slots - 1)) {
         found = __atomic_load_n(&all->slot[at], __ATOMIC_ACQUIRE);
@@ -1334,7 +1365,8 @@ static const moment_t *moment_of(run_t *run) {
 moments_t *kernel_moments(int32_t images, const learned_t *learned, keys_t ask, int64_t room) {
     moments_t *all = calloc(1, sizeof *all);
     if (!all) return NULL;
-    int64_t most = room / moment_size(images);
+    all->size = (int64_t)sizeof(moment_t) + 16 * ((int64_t)images + 1);
+    int64_t most = room / all->size;
     all->slots = 64;
     while ((int64_t)all->slots < 2 * most) all->slots *= 2;
     all->learned = learned;
@@ -1345,75 +1377,51 @@ moments_t *kernel_moments(int32_t images, const learned_t *learned, keys_t ask, 
     return all;
 }
 
-/* Free all moments. */
+/* Free all moments, which no replay may be at. */
+void kernel_pass(moments_t *all) {
+    for (size_t k = 0; k < all->slots; k++) {
+        if (all->slot[k]) all->room += all->size;
+        free(all->slot[k]);
+        all->slot[k] = NULL;
+    }
+}
+
+/* The same for good. */
 void kernel_forget(moments_t *all) {
-    for (size_t k = 0; k < all->slots; k++) free(all->slot[k]);
+    kernel_pass(all);
     free(all->slot), free(all);
 }
 
-/* Images that may go, as an order other than lru has them: a heap. */
+/* Images as an order other than lru has them. */
 typedef struct {
     int32_t count;
+    const int32_t *ranked;
     const double *last_use;
 } ordered_t;
 
-static inline int goes_before(candidate_t a, candidate_t b) { return a.key != b.key ? a.key < b.key : a.image < b.image; }
-
-static void sift_down(candidate_t *heap, int32_t count, int32_t at) {
-    candidate_t moved = heap[at];
-    for (int32_t child; (child = 2 * at + 1) < count; at = child) {
-        if (child + 1 < count && goes_before(heap[child + 1], heap[child])) child++;
-        if (!goes_before(heap[child], moved)) break;
-        heap[at] = heap[child];
-    }
-    heap[at] = moved;
+static void order_all(run_t *run, ordered_t *ordered) {
+    const moment_t *moment = moment_of(run);
+    if (moment) *ordered = (ordered_t){moment->count, moment->ranked, moment->last_use}, run->asked_at = moment->latest;
 }
 
-/* The first of those that are left to go. */
-static int32_t pop_first(run_t *run, ordered_t *ordered) {
-    candidate_t *heap = run->candidate;
-    int32_t first = heap[0].image;
-    heap[0] = heap[--ordered->count];
-    sift_down(heap, ordered->count, 0);
-    return first;
+/* Asked for the keys of the images that are there. */
+static void order_present(run_t *run, ordered_t *ordered) {
+    const trace_t *t = run->trace;
+    scan(run);
+    int32_t count = 0;
+    for (int32_t i = 0; i < t->images; i++)
+        if (run->held[i]) run->present[count++] = i;
+    if (run->policy->order(run->now, count, run->present, run->pulled, run->holders, run->keys)) {
+        run->status = CALLBACK;
+        return;
+    }
+    rank(run, count, run->ranked);
+    *ordered = (ordered_t){count, run->ranked, run->last_use};
+    run->asked_at = run->latest;
 }
 
 static inline int shielded(const run_t *run, const decision_t *d, const ordered_t *ordered, int32_t i) {
     return ordered->last_use[i] > d->limit || (run->policy->keep_local && run->trace->local[i]);
-}
-
-/* The images that are there, in order of first sight; how many. */
-static int32_t list_present(run_t *run) {
-    int32_t count = 0;
-    for (int32_t word = 0; word <= run->trace->images >> 6; word++)
-        for (uint64_t bits = run->there[word]; bits; bits &= bits - 1)
-            run->present[count++] = word * 64 + __builtin_ctzll(bits);
-    return count;
-}
-
-static void order_images(run_t *run, const decision_t *d, ordered_t *ordered) {
-    int32_t count;
-    const double *key = NULL;
-    if (run->policy->moments) {
-        const moment_t *moment = moment_of(run);
-        if (!moment) return;
-        ordered->last_use = moment->last_use, run->asked_at = moment->latest, key = moment->key;
-        count = list_present(run);
-    } else {
-        scan(run);
-        ordered->last_use = run->last_use, run->asked_at = run->latest;
-        count = list_present(run);
-        if (run->policy->order(run->now, count, run->present, run->pulled, run->holders, run->keys)) {
-            run->status = CALLBACK;
-            return;
-        }
-    }
-    for (int32_t k = 0; k < count; k++) {
-        int32_t i = run->present[k];
-        if (!shielded(run, d, ordered, i))
-            run->candidate[ordered->count++] = (candidate_t){key ? key[i] : run->keys[k], i};
-    }
-    for (int32_t at = ordered->count / 2 - 1; at >= 0; at--) sift_down(run->candidate, ordered->count, at);
 }
 
 /* When the first of the images that are there will be old enough. */
@@ -1432,30 +1440,31 @@ static void decide_ordered(run_t *run) {
     begin_decision(run, &d);
     run->wake = -INFINITY;
     if (d.floor > d.limit) return;
-    order_images(run, &d, &ordered);
+    if (run->policy->moments)
+        order_all(run, &ordered);
+    else
+        order_present(run, &ordered);
     if (run->status != OK) return;
-    if (!ordered.count) {
+    int going = 0;
+    d.goal = run->levels + TARGET;
+    for (int32_t k = 0; k < ordered.count && !reaches(d.bytes, d.inodes, d.goal); k++) {
+        int32_t i = ordered.ranked[k];
+        if (!run->held[i] || shielded(run, &d, &ordered, i)) continue;
+        going = 1;
+        if (!spared(run, &d, i, ordered.last_use[i])) take(run, &d, -1, i, 0);
+    }
+    if (!going) {
         run->wake = earliest(run, &ordered);
         return;
-    }
-    int32_t spared_count = 0;
-    d.goal = run->levels + TARGET;
-    while (ordered.count && !reaches(d.bytes, d.inodes, d.goal)) {
-        int32_t i = pop_first(run, &ordered);
-        if (spared(run, &d, i, ordered.last_use[i]))
-            run->present[spared_count++] = i;
-        else
-            take(run, &d, -1, i, 0);
     }
     give_back(run);
     d.goal = run->levels + EMERGENCY;
     if (!reaches(d.bytes, d.inodes, d.goal)) {
         take_again(run);
-        for (int32_t k = 0; k < spared_count && !reaches(d.bytes, d.inodes, d.goal); k++)
-            take(run, &d, -1, run->present[k], 1);
-        while (ordered.count && !reaches(d.bytes, d.inodes, d.goal)) {
-            int32_t i = pop_first(run, &ordered);
-            if (spared(run, &d, i, ordered.last_use[i])) take(run, &d, -1, i, 1);
+        for (int32_t k = 0; k < ordered.count && !reaches(d.bytes, d.inodes, d.goal); k++) {
+            int32_t i = ordered.ranked[k];
+            if (run->held[i] && !shielded(run, &d, &ordered, i) && spared(run, &d, i, ordered.last_use[i]))
+                take(run, &d, -1, i, 1);
         }
         give_back(run);
     }
@@ -1606,15 +1615,18 @@ static double tick_time(run_t *run, int64_t ticks) {
     return k <= ticks ? (double)k * interval : INFINITY;
 }
 
-static int play(run_t *run) {
+/* Go on to a time, with all that happens then. */
+static void play(run_t *run, double until) {
     const trace_t *t = run->trace;
     int64_t ticks = run->policy->interval > 0 ? (int64_t)(t->trace_end / run->policy->interval) : 0;
-    int32_t disk = 0;
+    int32_t disk = run->disk;
     double tick = tick_time(run, ticks);
     while (run->status == OK) {
         double use_time = run->upcoming < t->uses ? t->time[run->upcoming] : INFINITY;
         double disk_time = disk < t->disks ? t->disk_time[disk] : INFINITY;
-        if (disk_time <= use_time && disk_time <= tick) {
+        double next = use_time < tick ? use_time : tick;
+        if (disk_time > until && next > until) break;
+        if (disk_time <= next) {
             if (disk_time == INFINITY) break;
             /* What is used at the same moment has not happened yet: the disk comes first. */
             run->now = disk_time;
@@ -1653,64 +1665,89 @@ static int play(run_t *run) {
         }
         tick = tick_time(run, ticks);
     }
-    run->now = t->trace_end;
-    account(run);
-    return run->status;
+    run->disk = disk;
 }
 
-/* Replay a trace under one policy. */
-int kernel_replay(const trace_t *trace, const policy_t *policy, result_t *out) {
-    run_t run;
+/* End a replay; whether it went well. */
+int kernel_end(run_t *run) {
+    int status = run->status;
+    if (status == OK) {
+        run->now = run->trace->trace_end;
+        account(run);
+        status = run->status;
+    }
+    free(run->held), free(run->known), free(run->holders), free(run->pulled), free(run->taken);
+    free(run->passed), free(run->kept), free(run->last_use), free(run->latest), free(run->present), free(run->keys);
+    free(run->ranked), free(run->candidate), free(run->today), free(run->own), free(run->falls.number), free(run->falls.fall);
+    bits_free(&run->coming);
+    free(run);
+    return status;
+}
+
+/* What an order other than lru, or a rule of age, needs. */
+static int make_ordered(run_t *run) {
+    size_t n = (size_t)run->trace->images + 1;
+    run->last_use = malloc(n * sizeof *run->last_use);
+    run->latest = malloc(n * sizeof *run->latest);
+    run->present = malloc(n * sizeof *run->present);
+    run->keys = malloc(n * sizeof *run->keys);
+    run->ranked = malloc(n * sizeof *run->ranked);
+    run->candidate = malloc(2 * n * sizeof *run->candidate);
+    run->today = malloc(sizeof *run->today);
+    if (!run->last_use || !run->latest || !run->present || !run->keys || !run->ranked || !run->candidate || !run->today)
+        return NO_MEMORY;
+    for (size_t i = 0; i < n; i++) run->last_use[i] = -INFINITY, run->latest[i] = -1;
+    run->spare = run->candidate + n;
+    run->today->day = -1;
+    return OK;
+}
+
+static int make_run(run_t *run) {
+    const trace_t *trace = run->trace;
+    const policy_t *policy = run->policy;
     size_t n = (size_t)trace->images + 1;
-    memset(&run, 0, sizeof run);
-    memset(out, 0, sizeof *out);
-    out->min_free = INFINITY;
-    run.trace = trace;
-    run.policy = policy;
-    run.out = out;
-    run.levels = policy->levels;
-    run.wake = run.blind_end = -INFINITY;
-    run.falls.highest = -INFINITY, run.falls.disk_class = -1;
-    run.held = calloc(n, 1);
-    run.known = calloc(n, 1);
-    run.holders = calloc((size_t)trace->groups + 1, sizeof *run.holders);
-    run.pulled = malloc(n * sizeof *run.pulled);
-    run.taken = malloc(2 * n * sizeof *run.taken);
-    run.status = bits_make(&run.coming, trace->uses);
-    if (!run.held || !run.known || !run.holders || !run.pulled || !run.taken || room_for(&run, 64))
-        run.status = NO_MEMORY;
-    if (policy->order || policy->moments || policy->rule) {
-        run.last_use = malloc(n * sizeof *run.last_use);
-        run.latest = malloc(n * sizeof *run.latest);
-        run.present = malloc(n * sizeof *run.present);
-        run.keys = malloc(n * sizeof *run.keys);
-        run.there = calloc(n / 64 + 1, sizeof *run.there);
-        run.candidate = malloc(n * sizeof *run.candidate);
-        run.today = malloc(sizeof *run.today);
-        if (!run.last_use || !run.latest || !run.present || !run.keys || !run.there || !run.candidate || !run.today)
-            run.status = NO_MEMORY;
-        else
-            for (size_t i = 0; i < n; i++) run.last_use[i] = -INFINITY, run.latest[i] = -1;
-        if (run.today) run.today->day = -1;
-    }
+    run->held = calloc(n, 1);
+    run->known = calloc(n, 1);
+    run->holders = calloc((size_t)trace->groups + 1, sizeof *run->holders);
+    run->pulled = malloc(n * sizeof *run->pulled);
+    run->taken = malloc(2 * n * sizeof *run->taken);
+    if (!run->held || !run->known || !run->holders || !run->pulled || !run->taken || room_for(run, 64)) return NO_MEMORY;
+    if (bits_make(&run->coming, trace->uses) != OK) return NO_MEMORY;
+    if ((policy->order || policy->moments || policy->rule) && make_ordered(run) != OK) return NO_MEMORY;
     if (policy->headroom) {
-        run.falls.number = malloc((size_t)policy->headroom->kept * sizeof *run.falls.number);
-        run.falls.fall = malloc((size_t)policy->headroom->kept * sizeof *run.falls.fall);
-        if (!run.falls.number || !run.falls.fall) run.status = NO_MEMORY;
+        run->falls.number = malloc((size_t)policy->headroom->kept * sizeof *run->falls.number);
+        run->falls.fall = malloc((size_t)policy->headroom->kept * sizeof *run->falls.fall);
+        if (!run->falls.number || !run->falls.fall) return NO_MEMORY;
     }
-    if (run.status == OK) {
-        for (int32_t i = 0; i < trace->images; i++) {
-            run.pulled[i] = -INFINITY;
-            if (trace->bringing[i] < trace->uses) bits_set(&run.coming, trace->bringing[i]);
-        }
-        run.upcoming = bits_next(&run.coming, 0);
-        play(&run);
+    for (int32_t i = 0; i < trace->images; i++) {
+        run->pulled[i] = -INFINITY;
+        if (trace->bringing[i] < trace->uses) bits_set(&run->coming, trace->bringing[i]);
     }
-    free(run.held), free(run.known), free(run.holders), free(run.pulled), free(run.taken);
-    free(run.passed), free(run.kept), free(run.last_use), free(run.latest), free(run.present), free(run.keys);
-    free(run.there), free(run.candidate), free(run.today), free(run.own), free(run.falls.number), free(run.falls.fall);
-    bits_free(&run.coming);
-    return run.status;
+    run->upcoming = bits_next(&run->coming, 0);
+    return OK;
+}
+
+/* Begin the replay of a trace under one policy; NULL: failed. */
+run_t *kernel_begin(const trace_t *trace, const policy_t *policy, result_t *out) {
+    run_t *run = calloc(1, sizeof *run);
+    memset(out, 0, sizeof *out);
+    if (!run) return NULL;
+    out->min_free = INFINITY;
+    run->trace = trace;
+    run->policy = policy;
+    run->out = out;
+    run->levels = policy->levels;
+    run->wake = run->blind_end = -INFINITY;
+    run->falls.highest = -INFINITY, run->falls.disk_class = -1;
+    run->status = make_run(run);
+    if (run->status == OK) return run;
+    kernel_end(run);
+    return NULL;
+}
+
+/* Let replays go on to a time. */
+void kernel_play(int32_t count, run_t *const *runs, double until) {
+    for (int32_t k = 0; k < count; k++) play(runs[k], until);
 }
 
 /* Free what a result holds. */

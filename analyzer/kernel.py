@@ -6,21 +6,18 @@ An index is made once per trace and shared by all replays of it, which may run i
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
-from ctypes import POINTER, byref, c_double, c_int, c_int32, c_int64, c_uint8, c_void_p
-from dataclasses import dataclass
+from collections.abc import Callable
+from ctypes import byref, c_double, c_int32, c_int64, c_void_p
 from functools import cached_property
 from threading import Lock
-from typing import Any
 
 import numpy as np
 
-from analyzer.age_rule import AgeRule, Clock, removable_by_id
-from analyzer.binding import Array, checked, function, plain, pointers, view
+from analyzer.age_rule import removable_by_id
+from analyzer.binding import Array, checked, function, plain, pointers
 from analyzer.library import load
 from analyzer.moments import Moments
-from analyzer.trace import Flags, Floats, Integers, Trace, Use
-from pruner.headroom import LEAST_SHARE, MARGIN, MOST_SHARE, Falls
+from analyzer.trace import Floats, Integers, Trace, Use
 
 _CALLBACK = 2
 _MOST_USES = 2**31 - 2**16
@@ -44,107 +41,6 @@ class _Trace(ctypes.Structure):
             )
         ),
     )
-
-
-_Order = ctypes.CFUNCTYPE(c_int, c_double, c_int32, c_void_p, c_void_p, c_void_p, c_void_p)
-_Levels = ctypes.CFUNCTYPE(c_int, c_int32, c_double, c_void_p)
-
-
-class _Headroom(ctypes.Structure):
-    _fields_ = (
-        *((name, c_double) for name in ("margin", "least", "most")),
-        *((name, c_int64) for name in ("kept", "enough")),
-        ("levels", c_void_p),
-    )
-
-
-class _AgeRule(ctypes.Structure):
-    _fields_ = (("age", c_double), ("low", c_double), ("built", c_void_p), ("removable", c_void_p), ("clock", c_int32))
-
-
-class _Policy(ctypes.Structure):
-    _fields_ = (
-        ("levels", c_void_p),
-        ("protected", c_void_p),
-        *((name, c_double) for name in ("interval", "min_age", "allowlist_idle", "gap_grace", "level")),
-        *((name, c_int32) for name in ("at_events", "keep_local", "keep_removals", "keep_steps")),
-        ("order", c_void_p),
-        ("moments", c_void_p),
-        ("headroom", c_void_p),
-        ("rule", c_void_p),
-    )
-
-
-_COUNTS = (
-    *("compulsory", "compulsory_bytes", "repulls", "repulled_bytes", "losses", "removals", "removed_bytes"),
-    *("emergency_removals", "prunes", "disk_full"),
-)
-_AMOUNTS = ("min_free", "seconds_under", "byte_seconds")
-
-
-class _Result(ctypes.Structure):
-    _fields_ = (
-        *((name, c_int64) for name in _COUNTS),
-        *((name, c_double) for name in _AMOUNTS),
-        ("kept_removals", c_int64),
-        ("kept_steps", c_int64),
-        ("removal_time", POINTER(c_double)),
-        ("removal_image", POINTER(c_int32)),
-        ("removal_bytes", POINTER(c_int64)),
-        ("removal_emergency", POINTER(c_uint8)),
-        ("step_time", POINTER(c_double)),
-        ("step_free", POINTER(c_int64)),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """A policy as the kernel takes it.
-
-    Attributes:
-        levels: per class of disk the threshold, target and emergency, bytes and inodes each; shape (c, 6).
-        protected: per image whether the allowlist names it; shape (n,).
-        interval: seconds between ticks; 0: none.
-        min_age: seconds.
-        allowlist_idle: seconds.
-        gap_grace: seconds for which a gap keeps images young.
-        at_events: whether pulls, arrivals and disk samples start a prune too.
-        keep_local: whether local images stay.
-        order: keys of the images that are there, lowest first to go, from the time, these images,
-            when each image was pulled (all n), and how many images hold each group of layers.
-        moments: ranks of all images by an order that depends on none of these; without either:
-            least recently used first.
-        rule: what is done at each tick instead of deciding.
-        resolved: for a threshold that follows from falls of free space, the levels as in `levels`
-            with so many bytes, on the so manieth class of disk; None: the threshold is given.
-    """
-
-    levels: Floats
-    protected: Flags
-    interval: float
-    min_age: float
-    allowlist_idle: float
-    gap_grace: float
-    at_events: bool
-    keep_local: bool
-    order: Callable[[float, Integers, Floats, Integers], Array] | None = None
-    moments: Moments | None = None
-    rule: AgeRule | None = None
-    resolved: Callable[[int, float], Sequence[float]] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a replay counted: see `analyzer.result.Result`; arrays are empty unless asked for."""
-
-    counts: dict[str, int]
-    amounts: dict[str, float]
-    removal_time: Floats
-    removal_image: Array
-    removal_bytes: Integers
-    removal_emergency: Array
-    step_time: Floats
-    step_free: Integers
 
 
 def available(trace: Trace) -> bool:
@@ -330,148 +226,21 @@ class Index:
         freed: Integers = self.own_bytes[present] + sums[first[present + 1]] - sums[first[present]]
         return freed
 
+    def struct_for(self, min_age: float, interval: float) -> _Trace:
+        """What the kernel takes for a policy; see `prepare`."""
+        prepared = self._views.get((min_age, interval))
+        return prepared[0] if prepared else self.struct
+
     @cached_property
-    def _removable(self) -> tuple[Array, Array]:
+    def removable(self) -> tuple[Array, Array]:
         """Per image whether the engine removes it by its name, and by its ID."""
         by_id = [removable_by_id(names) for names in self.trace.references]
         return np.ones(self.trace.images, dtype=np.uint8), plain(np.array(by_id, dtype=np.bool_), np.uint8)
 
     @cached_property
-    def _built(self) -> Floats:
+    def built(self) -> Floats:
+        """When each image was built; shape (n,)."""
         return plain(self.trace.created, np.float64)
-
-    def _age_rule(self, rule: AgeRule) -> _AgeRule:
-        return _AgeRule(
-            age=rule.age,
-            low=-1.0 if rule.low is None else rule.low,
-            built=self._built.ctypes.data,
-            removable=self._removable[rule.by_id].ctypes.data,
-            clock=list(Clock).index(rule.clock),
-        )
-
-    def replay(self, rules: Rules, level: float, *, removals: bool = True, steps: bool = False) -> Outcome:
-        """Replay the trace under one policy.
-
-        Args:
-            rules: the policy.
-            level: free bytes under which time counts as under the threshold.
-            removals: whether to tell each removal.
-            steps: whether to tell each change of free space.
-
-        Raises:
-            MemoryError: there is not enough.
-        """
-        filtered = self._views.get((rules.min_age, 0.0 if rules.at_events else rules.interval))
-        struct = filtered[0] if filtered else self.struct
-        levels = plain(rules.levels, np.float64)
-        protected = plain(rules.protected, np.uint8)
-        call = _Call(self, rules.order)
-        rule = self._age_rule(rules.rule) if rules.rule else None
-        headroom = _headroom(rules, call) if rules.resolved else None
-        policy = _Policy(
-            levels=levels.ctypes.data,
-            protected=protected.ctypes.data,
-            interval=rules.interval,
-            min_age=rules.min_age,
-            allowlist_idle=rules.allowlist_idle,
-            gap_grace=rules.gap_grace,
-            level=level,
-            at_events=rules.at_events,
-            keep_local=rules.keep_local,
-            keep_removals=removals,
-            keep_steps=steps,
-            order=ctypes.cast(call.function, c_void_p) if call.function else None,
-            moments=rules.moments.address if rules.moments else None,
-            headroom=ctypes.addressof(headroom) if headroom else None,
-            rule=ctypes.addressof(rule) if rule else None,
-        )
-        result = _Result()
-        try:
-            status = function("kernel_replay")(byref(struct), byref(policy), byref(result))
-            error = call.error or (rules.moments.error if rules.moments else None)
-            if status == _CALLBACK and error is not None:
-                raise error
-            checked(status)
-            return _outcome(result)
-        finally:
-            function("kernel_release")(byref(result))
-
-
-class _Call:
-    """An order as a C function; a fault in it is kept and raised when the replay has ended."""
-
-    def __init__(self, index: Index, order: Callable[[float, Integers, Floats, Integers], Array] | None) -> None:
-        self.error: BaseException | None = None
-        self.levels: Any = None
-        self.function: Any = None
-        if order is None:
-            return
-        n, groups = index.trace.images, index.groups
-
-        views: list[Array] = []
-
-        def ask(now: float, count: int, present: int, pulled: int, holders: int, keys: int) -> int:
-            try:
-                if not views:  # the kernel asks with the same arrays throughout a replay
-                    views[:] = (
-                        view(present, c_int32, n),
-                        view(pulled, c_double, n),
-                        view(holders, c_int32, groups),
-                        view(keys, c_double, n),
-                    )
-                found = order(now, views[0][:count].astype(np.int64), views[1], views[2])
-                views[3][:count] = found
-            except BaseException as error:  # noqa: BLE001 - raised again behind the C code
-                self.error = error
-                return 1
-            return 0
-
-        self.function = _Order(ask)
-
-
-def _headroom(rules: Rules, call: _Call) -> _Headroom:
-    """What a threshold that follows from falls of free space is made from; see `pruner.headroom`."""
-    resolved = rules.resolved
-    assert resolved is not None  # noqa: S101 - the only caller sees to it
-
-    def levels(disk_class: int, threshold: float, made: int) -> int:
-        try:
-            view(made, c_double, _LEVELS)[:] = resolved(disk_class, threshold)
-        except BaseException as error:  # noqa: BLE001 - raised again behind the C code
-            call.error = error
-            return 1
-        return 0
-
-    call.levels = _Levels(levels)
-    falls = Falls(rules.interval)
-    return _Headroom(
-        margin=MARGIN,
-        least=LEAST_SHARE,
-        most=MOST_SHARE,
-        kept=falls.kept,
-        enough=falls.enough,
-        levels=ctypes.cast(call.levels, c_void_p),
-    )
-
-
-def _outcome(result: _Result) -> Outcome:
-    removals, steps = result.kept_removals, result.kept_steps
-    return Outcome(
-        counts={name: int(getattr(result, name)) for name in _COUNTS},
-        amounts={name: float(getattr(result, name)) for name in _AMOUNTS},
-        removal_time=_copied(result.removal_time, removals, np.float64),
-        removal_image=_copied(result.removal_image, removals, np.int32),
-        removal_bytes=_copied(result.removal_bytes, removals, np.int64),
-        removal_emergency=_copied(result.removal_emergency, removals, np.uint8),
-        step_time=_copied(result.step_time, steps, np.float64),
-        step_free=_copied(result.step_free, steps, np.int64),
-    )
-
-
-def _copied(pointer: Any, count: int, kind: Any) -> Array:
-    if not count:
-        return np.empty(0, dtype=kind)
-    return np.ctypeslib.as_array(pointer, shape=(count,)).copy()
 
 
 _latest: list[Index] = []

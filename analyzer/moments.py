@@ -148,6 +148,10 @@ class Moments:
             raise MemoryError("not enough memory for the replay")
         weakref.finalize(self, function("kernel_forget"), c_void_p(self.address)).atexit = False
 
+    def forget(self) -> None:
+        """Make room for other moments; no replay may be under way meanwhile."""
+        function("kernel_pass")(c_void_p(self.address))
+
     def _asked(self, keys: Callable[[float, Integers], Array]) -> Callable[[float, int, int, int], int]:
         def ask(now: float, count: int, present: int, made: int) -> int:
             try:

@@ -194,8 +194,8 @@ class Compared:
 
     def simulation(self, axes: Axes, thresholds: list[str] | None) -> Simulation:
         """What each policy and baseline would have done. Raises UsageError."""
+        from analyzer.cleaner import Trigger
         from analyzer.fleet import Simulation
-        from analyzer.replay import Trigger
 
         chosen = policies(self.policy, self.allowlist, **axes.beside(threshold=thresholds, order=self.order))
         when = Trigger(trigger(self.trigger))

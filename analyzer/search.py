@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from analyzer.cleaner import PolicyCleaner, Trigger, policy_levels
 from analyzer.grid import Candidate
-from analyzer.replay import PolicyCleaner, Progress, Trigger, policy_levels, replay_many
+from analyzer.replay import Progress, replay_many
 from analyzer.result import DEFAULT_PULL_RATE, Result
 from analyzer.trace import Trace
 from collector.errors import UsageError

@@ -19,9 +19,10 @@ from typing import TypeVar
 import libcachesim
 
 from analyzer import kernel
+from analyzer.cleaner import PolicyCleaner, Trigger
 from analyzer.kernel import Index
 from analyzer.loading import load_trace
-from analyzer.replay import PolicyCleaner, Trigger, replay_many
+from analyzer.replay import replay_many
 from analyzer.result import Result
 from analyzer.trace import Trace
 from bench._traces import denser, mesa_log, repeated, repeated_log, write_oracle_general, zipf

@@ -34,7 +34,7 @@ from analyzer.baselines.by_space import (
     RunnerCleanup,
     Stone,
 )
-from analyzer.replay import Cleaner
+from analyzer.cleaner import Cleaner
 from collector.errors import UsageError
 
 __all__ = ["BASELINES", "DEFAULT_BASELINES", "Baseline", "baseline", "meanings"]

@@ -90,9 +90,9 @@ def sweep(
     default is thresholds of 5% to 40%. What `recommend` would set of them is marked, too, if they are not
     more than 256.
     """
+    from analyzer.cleaner import Trigger
     from analyzer.fleet import Sweep, on_each
     from analyzer.grid import DEFAULT_THRESHOLDS, AllowlistSet, grid
-    from analyzer.replay import Trigger
     from analyzer.report import patient_progress
     from analyzer.searching import contradicting, print_fleet, print_sweep
     from pruner.config import load_policy
@@ -155,9 +155,9 @@ def recommend(
     """
     from analyzer.advice import Constraints, Trial
     from analyzer.advice import recommend as choose
+    from analyzer.cleaner import Trigger
     from analyzer.fleet import on_each
     from analyzer.grid import AllowlistSet, grid, search_axes
-    from analyzer.replay import Trigger
     from analyzer.report import patient_progress
     from analyzer.searching import finish_recommendation
     from pruner.config import load_policy

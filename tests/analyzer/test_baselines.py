@@ -22,7 +22,8 @@ from analyzer.baselines.by_space import (
     RunnerCleanup,
     Stone,
 )
-from analyzer.replay import Cleaner, replay
+from analyzer.cleaner import Cleaner
+from analyzer.replay import replay
 from analyzer.trace import DiskState, ImageFacts, Use, make_trace
 from collector.errors import UsageError
 

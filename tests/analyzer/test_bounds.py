@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analyzer.bounds import Bracket, Clairvoyant, add_regret, bracket, lower_bound, with_regret
-from analyzer.replay import PolicyCleaner, Trigger, replay
+from analyzer.cleaner import PolicyCleaner, Trigger
+from analyzer.replay import replay
 from analyzer.trace import DiskState, ImageFacts, Trace, Use, make_trace
 from pruner.policy import Policy, Space
 from tests.analyzer.test_kernel import policies, traces

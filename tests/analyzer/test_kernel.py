@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 from analyzer import kernel, moments
 from analyzer.age_rule import AgeRule, Clock
 from analyzer.baselines import DEFAULT_BASELINES, Baseline, baseline
+from analyzer.cleaner import PolicyCleaner, Trigger
 from analyzer.host import Host
-from analyzer.kernel import Index, Rules
+from analyzer.kernel import Index
 from analyzer.library import compiler
 from analyzer.moments import Moments
-from analyzer.replay import PolicyCleaner, Trigger, replay, replay_many
+from analyzer.replay import replay, replay_many
 from analyzer.result import Result
+from analyzer.running import Rules, Run, play
 from analyzer.trace import DiskState, Floats, ImageFacts, Integers, Trace, Use, make_trace
 from collector.errors import UsageError
 from pruner.orders import ORDERS
@@ -248,7 +250,7 @@ def test_a_fault_in_an_order_is_raised() -> None:
         moments=Moments(1, fail),
     )
     with pytest.raises(ArithmeticError, match="at 10"):
-        Index(trace).replay(rules, 0.0)
+        play([Run(Index(trace), rules, 0.0)], trace.end)
 
 
 def test_strict_least_recently_used_is_an_early_trigger_at_zero() -> None:

@@ -8,7 +8,8 @@ import libcachesim  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
-from analyzer.replay import PolicyCleaner, Trigger, replay
+from analyzer.cleaner import PolicyCleaner, Trigger
+from analyzer.replay import replay
 from analyzer.trace import DiskState, Floats, ImageFacts, Integers, Trace, Use, make_trace
 from pruner.policy import Policy, Space
 

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 import analyzer
+from analyzer.cleaner import PolicyCleaner
 from analyzer.fleet import FLEET
-from analyzer.replay import PolicyCleaner, replay
+from analyzer.replay import replay
 from collector.errors import LogError, UsageError
 from collector.log import EventLog
 from pruner.config import load_policy, to_toml

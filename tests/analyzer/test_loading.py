@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analyzer.cleaner import PolicyCleaner
 from analyzer.loading import DiskOverride, load_trace
-from analyzer.replay import PolicyCleaner, replay
+from analyzer.replay import replay
 from analyzer.trace import Use
 from collector.errors import LogError
 from collector.events import Event, Kind

@@ -10,7 +10,8 @@ import pytest
 from analyzer.baselines import baseline
 from analyzer.baselines.base import HOUR, Baseline
 from analyzer.baselines.by_age import DockerGc, PruneUntil
-from analyzer.replay import PolicyCleaner, replay, replay_many
+from analyzer.cleaner import PolicyCleaner
+from analyzer.replay import replay, replay_many
 from analyzer.result import Result
 from analyzer.trace import Trace
 from collector.units import format_bytes

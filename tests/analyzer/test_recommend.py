@@ -9,10 +9,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from analyzer.advice import Constraints, Recommendation, Trial, later, reasons, recommend, split_time
+from analyzer.cleaner import PolicyCleaner
 from analyzer.earn import Earning
 from analyzer.fleet import Findings
 from analyzer.grid import Candidate, grid
-from analyzer.replay import PolicyCleaner, replay
+from analyzer.replay import replay
 from analyzer.trace import DiskState, ImageFacts, Trace, Use, make_trace
 from collector.errors import UsageError
 from collector.log import EventLog

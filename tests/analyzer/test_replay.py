@@ -6,8 +6,9 @@ import pytest
 
 from analyzer.baselines import Baseline
 from analyzer.baselines.by_age import DockerGc, PruneUntil
+from analyzer.cleaner import PolicyCleaner, Trigger, recent_use
 from analyzer.host import Removal
-from analyzer.replay import PolicyCleaner, Trigger, recent_use, replay, replay_many
+from analyzer.replay import replay, replay_many
 from analyzer.result import Result
 from analyzer.trace import DiskState, ImageFacts, Trace, Use, make_trace
 from collector.errors import LogError, UsageError

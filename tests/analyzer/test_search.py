@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analyzer.cleaner import PolicyCleaner
 from analyzer.grid import AllowlistSet, Candidate, expand, grid
-from analyzer.replay import PolicyCleaner, replay
+from analyzer.replay import replay
 from analyzer.result import Result
 from analyzer.search import badness, pareto, possible, sweep
 from analyzer.trace import DiskState, ImageFacts, Trace, Use, make_trace

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
+from analyzer.cleaner import PolicyCleaner
 from analyzer.loading import load_trace
-from analyzer.replay import PolicyCleaner, replay
+from analyzer.replay import replay
 from pruner.config import policy_from
 from tests.engine.engines import Engine
 from tests.engine.host import Host

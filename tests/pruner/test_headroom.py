@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from analyzer.replay import PolicyCleaner, replay
+from analyzer.cleaner import PolicyCleaner
+from analyzer.replay import replay
 from analyzer.trace import DiskState, ImageFacts, Use, make_trace
 from collector.errors import UsageError
 from collector.events import Event, Kind

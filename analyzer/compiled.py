@@ -1,0 +1,160 @@
+"""Policies and baselines as the compiled kernel takes them, and what it found as results."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from analyzer import kernel
+from analyzer.age_rule import AgeRule
+from analyzer.cleaner import GAP_GRACE_S, Cleaner, PolicyCleaner, Trigger, policy_levels, with_threshold
+from analyzer.facts import Knowledge, TraceFacts, knowledge_of
+from analyzer.kernel import Index
+from analyzer.moments import Moments
+from analyzer.result import Removals, Result, Timeline
+from analyzer.running import Outcome, Rules
+from analyzer.trace import Floats, Integers, Trace
+from pruner.orders import ORDERS, OWN_STATE_ORDERS
+from pruner.policy import AUTO, Policy
+
+_WORTH_SHARING = 4
+
+
+def index_for(trace: Trace, cleaner: Cleaner) -> Index | None:
+    """The trace's index, if the compiled kernel is at hand and knows what the cleaner does."""
+    if not kernel.available(trace):
+        return None
+    known = isinstance(cleaner, PolicyCleaner) and cleaner.trace is trace
+    return kernel.index_of(trace) if known or _rule_of(cleaner) is not None else None
+
+
+def _rule_of(cleaner: Cleaner) -> AgeRule | None:
+    """The rule of age that is all that a baseline does; None: it does something else."""
+    rule = getattr(cleaner, "rule", None)
+    return rule if isinstance(rule, AgeRule) else None
+
+
+def prepare(trace: Trace, cleaners: Sequence[Cleaner]) -> None:
+    """Share the work of policies that decide at the same times, and do what is better done once."""
+    ours = [cleaner for cleaner in cleaners if isinstance(cleaner, PolicyCleaner) and cleaner.policy.order == "lru"]
+    moments = [
+        (cleaner.policy.min_age, 0.0 if cleaner.trigger is Trigger.EVENT else cleaner.policy.interval)
+        for cleaner in ours
+    ]
+    for cleaner in cleaners:
+        if isinstance(cleaner, PolicyCleaner):
+            _moments(cleaner, kernel.index_of(trace))
+    for moment, count in Counter(moments).items():
+        if count >= _WORTH_SHARING:
+            kernel.index_of(trace).prepare(*moment)
+
+
+def rules_of(cleaner: Cleaner, index: Index) -> Rules:
+    """A policy as the kernel takes it."""
+    rule = _rule_of(cleaner)
+    if rule is not None:
+        return Rules(
+            levels=np.zeros((len(index.sizes), 6)),
+            protected=np.zeros(index.trace.images, dtype=np.bool_),
+            interval=cleaner.interval,
+            min_age=0.0,
+            allowlist_idle=0.0,
+            gap_grace=0.0,
+            at_events=False,
+            keep_local=False,
+            rule=rule,
+        )
+    assert isinstance(cleaner, PolicyCleaner)  # noqa: S101 - `index_for` lets no other pass
+    policy = cleaner.policy
+    levels = [policy_levels(policy, int(total), int(inodes)) for total, inodes in index.sizes]
+    return Rules(
+        levels=np.array([(*level.threshold, *level.target, *level.emergency) for level in levels]),
+        protected=np.array(cleaner.protected, dtype=np.bool_),
+        interval=policy.interval,
+        min_age=policy.min_age,
+        allowlist_idle=policy.allowlist_idle,
+        gap_grace=GAP_GRACE_S,
+        at_events=cleaner.trigger is Trigger.EVENT,
+        keep_local=policy.local_images == "keep",
+        order=_keys(policy.order, index) if policy.order in OWN_STATE_ORDERS else None,
+        moments=_moments(cleaner, index),
+        resolved=_resolved(policy, index) if policy.threshold.unit == AUTO else None,
+    )
+
+
+def _resolved(policy: Policy, index: Index) -> Callable[[int, float], Sequence[float]]:
+    """An automatic policy's levels once its threshold is known, on each class of disk."""
+
+    def levels(number: int, threshold: float) -> Sequence[float]:
+        total, inodes = index.sizes[number]
+        found = policy_levels(with_threshold(policy, threshold), int(total), int(inodes))
+        return (*found.threshold, *found.target, *found.emergency)
+
+    return levels
+
+
+def _moments(cleaner: PolicyCleaner, index: Index) -> Moments | None:
+    """All images as an order ranks them, whatever a policy did; None for an order that looks at what it did."""
+    order = cleaner.policy.order
+    if order == "lru" or order in OWN_STATE_ORDERS:
+        return None
+
+    def make() -> Moments:
+        if order == "forecast":
+            return Moments(index.trace.images, knowledge_of(index.trace).forecasting)
+        # Computed here, what it needs is not computed in several threads at once.
+        cleaner.keys(0.0, index.trace.image[:1].astype(np.int64))
+        return Moments(index.trace.images, cleaner.keys)
+
+    return index.moments(order, make)
+
+
+def _keys(order: str, index: Index) -> Callable[[float, Integers, Floats, Integers], Floats]:
+    """An order as the kernel calls it."""
+    knowledge = knowledge_of(index.trace)
+
+    def keys(now: float, present: Integers, pulled: Floats, holders: Integers) -> Floats:
+        found: Floats = ORDERS[order](_KernelFacts(index, knowledge, now, present, pulled, holders))
+        return found
+
+    return keys
+
+
+class _KernelFacts(TraceFacts):
+    """Facts as the kernel tells them: holders of groups of layers, not of layers."""
+
+    def __init__(
+        self, index: Index, knowledge: Knowledge, now: float, present: Integers, pulled: Floats, holders: Integers
+    ) -> None:
+        super().__init__(knowledge, now, present, pulled, holders)
+        self._index = index
+
+    @cached_property
+    def own_bytes(self) -> Integers:
+        return self._index.freed_bytes(self.present, self.holders)
+
+
+def result_of(
+    outcome: Outcome, cleaner: Cleaner, index: Index, level: float, pull_rate: float, *, timeline: bool
+) -> Result:
+    """What a replay found, as a result; see `analyzer.replay.replay`."""
+    counts, amounts = outcome.counts, outcome.amounts
+    uses, end = index.demands, index.trace.end
+    return Result(
+        name=cleaner.name,
+        baseline=cleaner.baseline,
+        threshold=level,
+        uses=uses,
+        hits=uses - counts["compulsory"] - counts["repulls"] - counts["losses"],
+        **counts,
+        min_free=int(amounts["min_free"]),
+        seconds_under=amounts["seconds_under"],
+        mean_held_bytes=amounts["byte_seconds"] / end,
+        seconds=end,
+        pull_rate=pull_rate,
+        removed=Removals(outcome.removal_time, outcome.removal_image, outcome.removal_bytes, outcome.removal_emergency),
+        timeline=Timeline(outcome.step_time, outcome.step_free) if timeline else None,
+    )
