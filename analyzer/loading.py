@@ -62,7 +62,7 @@ _OPEN = """
 _OBSERVATIONS = "CREATE OR REPLACE TEMP TABLE observed AS FROM image_observations WHERE host = ?"
 _OBSERVED = """
     SELECT image, epoch_ns(first_observed) AS time,
-        local,
+        local, origin = 'unknown' AS unsure,
         greatest(coalesce(epoch_us(TRY_CAST(attributes ->> '$.created' AS TIMESTAMP)), 0), 0) * 1000 AS created,
         CAST(coalesce(TRY_CAST(attributes ->> '$.stored' AS DOUBLE), 0) * 1000000000 AS BIGINT) AS stored,
         coalesce(CAST(attributes ->> '$.size' AS BIGINT), -1) AS size,
@@ -252,6 +252,11 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
         raise LogError("the log holds no images: let `collector run` take an inventory, or import a job list")
     image_ids = tuple(raw.ids[int(i)] for i in np.argsort(number, kind="stable")[len(number) - n :])
     references, local, created = _image_facts(raw, number, n)
+    if unsure := int(np.count_nonzero(raw.observed["unsure"])):
+        assumptions.append(
+            f"whether a registry has {format_count(unsure, 'image')} is not known: they count as local, and "
+            "local_images = keep keeps them"
+        )
     names: list[tuple[str, ...]] = [()] * n
     for i, known in raw.names.items():
         if number[i] >= 0:

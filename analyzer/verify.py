@@ -26,7 +26,7 @@ from collector.log import EventLog
 from collector.units import format_time
 from pruner.config import policy_from
 from pruner.decision import Reason
-from pruner.inventory import Container, Image, Inventory, image_of, number, read_history, read_unpulled, with_habits
+from pruner.inventory import Container, Image, Inventory, image_of, number, read_history, with_habits
 from pruner.learning import Experience, Habits, read_experience
 from pruner.orders import LEARNING_ORDERS
 from pruner.plan import Plan, plan
@@ -267,15 +267,13 @@ def _replay(prune: _Prune, policy: Policy, cut: EventLog) -> Plan:
     history = read_history(cut)
     experience = read_experience(cut, now) if policy.order in LEARNING_ORDERS else Experience()
     containers = _containers(cut, _gone(facts, "container"))
-    unpulled = read_unpulled(cut)
     images: list[Image] = []
     for image_id in [row[0] for row in cut.query(_PRESENT, [cut.host])]:
         observation = history.observed.get(image_id)
         if observation is None:
             continue
         image = image_of(observation, history.images.get(image_id), containers.get(image_id, ()), now)
-        image = with_habits(image, experience.habits.get(image_id, Habits()))
-        images.append(replace(image, local=True) if image_id in unpulled else image)
+        images.append(with_habits(image, experience.habits.get(image_id, Habits())))
     disk = _disk(cut, facts)
     inventory = Inventory(
         images=number(images),

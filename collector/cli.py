@@ -202,7 +202,7 @@ def images(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
         console.print_json([row.to_json() for row in rows])
         return
     console.print_table(
-        ("LAST USE", "EVIDENCE", "7 DAYS", "CONTAINERS", "SIZE", "OWN", "ID", "IMAGE"),
+        ("LAST USE", "EVIDENCE", "7 DAYS", "CONTAINERS", "SIZE", "OWN", "ORIGIN", "ID", "IMAGE"),
         [
             (
                 format_time(row.last_use),
@@ -211,6 +211,7 @@ def images(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
                 str(row.containers),
                 format_bytes(row.size_bytes),
                 format_bytes(row.own_bytes),
+                row.origin,
                 short_id(row.image_id),
                 row.name,
             )
@@ -218,7 +219,7 @@ def images(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
         ],
         right=("7 DAYS", "CONTAINERS", "SIZE", "OWN"),
         names=("IMAGE",),
-        optional=("ID", "CONTAINERS", "EVIDENCE", "OWN", "7 DAYS"),
+        optional=("ID", "CONTAINERS", "EVIDENCE", "OWN", "7 DAYS", "ORIGIN"),
     )
 
 
@@ -268,6 +269,7 @@ def explain(
 ) -> None:
     """Tell an image's story: come, used by whom, removed by whom and why, come back at which cost."""
     from collector import reports, story
+    from collector.origin import MEANING
 
     found = story.stories(reports.of_known_host(console.open_log(log)), image)
     if output is Format.JSON:
@@ -280,6 +282,7 @@ def explain(
             [
                 ("image", short_id(told.image_id) + (" (gone)" if told.gone else "")),
                 *[("" if k else "names", name) for k, name in enumerate(told.names or ["none"])],
+                ("origin", MEANING[told.origin]),
             ]
         )
         typer.echo()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from collector.arrivals import Arrivals
 from collector.clock import Clock
 from collector.disk import DiskSample, sample_disk
 from collector.engine import Engine, EngineInfo, ListedImage, Usage
@@ -17,6 +18,7 @@ from collector.errors import EngineError, LogBusyError, LogError
 from collector.events import Event, Kind
 from collector.log import EventLog
 from collector.notify import Watchdog, notify, watchdog_limit
+from collector.origin import Origin, agreed
 from collector.presence import Presence
 from collector.reader import Reader, StreamEnded
 from collector.reports import last_witnessed_ns
@@ -47,16 +49,6 @@ _SECOND_LOOK_S = 2.0
 _LISTING_LEAST_S = 1.0
 _LISTING_PAUSE = 20
 _CHANGES_DISK = frozenset({Kind.IMAGE_PULLED, Kind.IMAGE_DELETED, Kind.IMAGE_LOADED, Kind.IMAGE_IMPORTED})
-_NEW_IMAGE = frozenset(
-    {
-        Kind.IMAGE_PULLED,
-        Kind.IMAGE_TAGGED,
-        Kind.IMAGE_LOADED,
-        Kind.IMAGE_IMPORTED,
-        Kind.IMAGE_BUILT,
-        Kind.IMAGE_UNTAGGED,
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +104,7 @@ class Collector:
         self._anchor_ns: int | None = None
         # When the collector last surely witnessed, UTC nanoseconds; None: never before.
         self._alive_ns: int | None = None
-        # Images that events told of since the last inventory.
-        self._announced: set[str] = set()
-        # Those of them that a registry gave.
-        self._pulled: set[str] = set()
+        self._arrivals = Arrivals()
         self._first_run = False
         self._listing_due = False
         self._sampling_due = False
@@ -390,33 +379,29 @@ class Collector:
                 self._anchor_ns = event.time_ns
                 if event.kind is Kind.IMAGE_DELETED and event.image:
                     self._presence.forget(event.image)
-                if event.kind in _NEW_IMAGE:
-                    self._listing_due = True
-                    self._announced.add(event.image or "")
-                if event.kind is Kind.IMAGE_PULLED:
-                    self._pulled.add(event.image or "")
+                self._listing_due |= self._arrivals.take(event)
                 self._sampling_due |= event.kind in _CHANGES_DISK
                 self._record(event)
 
     def _take_inventory(self) -> None:
         """Compare all images and containers with what is known, and record what differs."""
-        self._compare_images()
+        self._ask_again(self._compare_images(), thoroughly=True)
         self._translator.learn(names_of(self._presence.names()))
         self._record(*self._translator.reconcile(self._engine.containers(), self._clock.now()))
-        self._announced.clear()
-        self._pulled.clear()
+        self._arrivals.clear()
         self._first_run = False
         try:
             self._usage = self._engine.usage()
         except EngineError as error:
             logger.warning("disk usage is unknown: %s", error)
 
-    def _compare_images(self) -> None:
-        """Record which images came, went or changed their names."""
+    def _compare_images(self) -> list[ListedImage]:
+        """Record which images came, went or changed their names; all that are there."""
         self._untold = self._engine.untold()
         listed = self._list_images()
         self._observe_changed(listed)
         self._record(*self._presence.vanished(listed, self._clock.now()))
+        return listed
 
     def _list_images(self) -> list[ListedImage]:
         """All images; an engine that takes long for them is asked the less often."""
@@ -434,11 +419,35 @@ class Collector:
                 found.append(seen)
         # Where both came since the last look, what was built upon comes before what was built.
         for seen in sorted(found, key=lambda seen: (len(seen.layers), seen.created or "")):
-            known = self._first_run or seen.image in self._presence or seen.image in self._announced
-            if seen.image not in self._pulled:
+            known = self._first_run or seen.image in self._presence or self._arrivals.announced(seen.image)
+            if not self._arrivals.pulled(seen.image):
                 self._record(*self._presence.bases(seen, self._clock.now()))
-            self._record(self._presence.observed(seen, self._clock.now(), inferred=not known))
+            settled = self._presence.settled(seen, loaded=self._arrivals.loaded(seen))
+            self._record(self._presence.observed(settled, self._clock.now(), inferred=not known))
             self._sampling_due = True
+        self._ask_again(listed)
+
+    def _ask_again(self, listed: list[ListedImage], *, thoroughly: bool = False) -> None:
+        """Record where images can be had again, if that has become known, or may have changed by a pull or a push.
+
+        Args:
+            listed: all images.
+            thoroughly: ask for all images of which it is not known that a registry has them.
+        """
+        exchanged, self._arrivals.exchanged = self._arrivals.exchanged, set()
+        if not self._engine.hides_origin:
+            return
+        for row in listed:
+            known = self._presence.origin(row.image)
+            was_exchanged = row.image in exchanged and not self._engine.tells_failures
+            if known in {None, Origin.REGISTRY} or not (thoroughly or was_exchanged):
+                continue
+            self._watchdog.progress()
+            told = self._engine.origin(row)
+            # What is said to have been pulled and bears no trace of it was another image of that name.
+            news = agreed(known, told) is not known or (was_exchanged and told is Origin.LOCAL)
+            if news and (seen := self._engine.observe(row)) is not None:
+                self._record(self._presence.observed(self._presence.settled(seen, loaded=False), self._clock.now()))
 
     def _sample(self) -> DiskSample:
         self._sampling_due = False

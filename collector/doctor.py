@@ -153,6 +153,15 @@ def _images(engine: Engine) -> Iterator[Finding]:
         "told" if answers.stored else "not told",
         "" if answers.stored else "images without a witnessed use are judged by their build time",
     )
+    yield _origin(answers.origin)
+
+
+def _origin(shown_by: str | None) -> Finding:
+    """Whether it can be told that a registry has an image."""
+    if shown_by is None:
+        detail = "pulls and pushes that the log witnesses tell it; as root, `collector run --once` looks it up"
+        return Finding("origin of images", State.BLIND, "not told", detail)
+    return Finding("origin of images", State.OK, shown_by)
 
 
 def _probe(engine: Engine) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ import requests
 
 from collector.content import compressed_sizes
 from collector.errors import EngineError
+from collector.origin import Origin, by_content, by_digests, by_identity, by_manifests
 from collector.paths import DEFAULT_HOST
 from collector.times import parse_rfc3339
 
@@ -64,11 +65,13 @@ class ImageObservation:
 
     Attributes:
         references: ``name:tag`` each, sorted.
-        digests: ``name@sha256:…`` each, sorted; without any, no registry can give the image back.
+        digests: ``name@sha256:…`` each, sorted.
         created: build time as the engine says it (RFC 3339), None if it says none.
         stored: when the engine says the image came or was last tagged, UTC seconds; None if unknown.
         size: bytes on disk of all its layers (and of its compressed content, where that is kept).
         layers: base first.
+        origin: where the image can be had again: from an engine what its records show, from a log what
+            all that was witnessed comes to.
     """
 
     image: str
@@ -78,11 +81,7 @@ class ImageObservation:
     stored: float | None
     size: int
     layers: tuple[Layer, ...]
-
-    @property
-    def local(self) -> bool:
-        """Whether no registry can give the image back."""
-        return is_local(self.digests)
+    origin: Origin = Origin.UNKNOWN
 
     @classmethod
     def from_row(
@@ -94,8 +93,9 @@ class ImageObservation:
         stored: float | None,
         size: int,
         layers: Sequence[dict[str, Any]],
+        origin: str,
     ) -> ImageObservation:
-        """The observation that the log holds: the values of `attributes`."""
+        """The observation that the log holds: the values of `attributes`, and what it concludes of the origin."""
         return cls(
             image,
             tuple(references),
@@ -104,6 +104,7 @@ class ImageObservation:
             stored,
             size,
             tuple(Layer(layer["diff_id"], layer["chain_id"], layer["bytes"] or 0) for layer in layers),
+            Origin(origin),
         )
 
     def attributes(self) -> dict[str, Any]:
@@ -114,7 +115,7 @@ class ImageObservation:
             "created": self.created,
             "stored": self.stored,
             "size": self.size,
-            "local": self.local,
+            "origin": self.origin.value,
             "layers": [
                 {"diff_id": layer.diff_id, "chain_id": layer.chain_id, "bytes": layer.bytes} for layer in self.layers
             ],
@@ -158,12 +159,14 @@ class Answers:
         by_manifest: an image ID is the digest of its manifest, not of its configuration.
         keeps_content: sizes count compressed content beside the unpacked layers.
         stored: when an image came.
+        origin: which of its records show whether a registry has an image; None: none that may be read.
     """
 
     layer_sizes: bool
     by_manifest: bool
     keeps_content: bool
     stored: bool
+    origin: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +292,38 @@ class Engine:
             stored=_last_tag_time(detail),
             size=size,
             layers=self._layers(listed.image, diff_ids, sizes, size),
+            origin=self._origin(listed, detail),
         )
+
+    def origin(self, listed: ListedImage) -> Origin:
+        """Where an image can be had again, as the engine's records show now. Raises EngineError."""
+        if not self.hides_origin:
+            return by_digests(listed.digests)
+        with told_in_one_line(self.host):
+            try:
+                return self._origin(listed, self._inspect(listed.image))
+            except docker.errors.NotFound:
+                return Origin.UNKNOWN
+
+    def _origin(self, listed: ListedImage, detail: dict[str, Any]) -> Origin:
+        if not self.hides_origin:
+            return by_digests(listed.digests)
+        told = by_identity(detail)
+        if told is not Origin.UNKNOWN:
+            return told
+        if not self._data_root:
+            self.info()
+        return (by_manifests if self.store == "podman" else by_content)(self._data_root, listed.image)
+
+    @property
+    def hides_origin(self) -> bool:
+        """Whether digests do not tell that a registry has an image: this store gives every image one."""
+        return self.store in {"containerd", "podman"}
+
+    @property
+    def tells_failures(self) -> bool:
+        """Whether events of pulls and pushes tell those that failed, too, in the same words."""
+        return self.store == "podman"
 
     def _layers(self, image: str, diff_ids: Sequence[str], sizes: Sequence[int] | None, size: int) -> tuple[Layer, ...]:
         if self.store != "containerd":
@@ -365,7 +399,18 @@ class Engine:
             by_manifest=any(digest.endswith(full_id(detail["Id"])) for digest in detail.get("RepoDigests") or []),
             keeps_content=self.store == "containerd",
             stored=_last_tag_time(detail) is not None,
+            origin=self._origin_shown_by(image, detail),
         )
+
+    def _origin_shown_by(self, image: str, detail: dict[str, Any]) -> str | None:
+        if not self.hides_origin:
+            return "digests"
+        if by_identity(detail) is not Origin.UNKNOWN:
+            return "identity"
+        shown = self._origin(ListedImage(image, (), (), 0), detail)
+        if shown is Origin.UNKNOWN:
+            return None
+        return "manifests" if self.store == "podman" else "labels of content"
 
     def probe(self) -> dict[str, str]:
         """Import an empty image, tag it, untag it, remove it: which events told it, each with the name it gave.
@@ -469,14 +514,6 @@ def _again(listing: Callable[[], T]) -> T:
 def _empty_tar() -> bytes:
     """An archive without files: two blocks of zeros."""
     return b"\0" * 1024
-
-
-def is_local(names: Iterable[str]) -> bool:
-    """Whether no registry can give back an image that ever bore these names.
-
-    A digest of a repository shows that a registry has it; Podman gives local images digests of ``localhost``.
-    """
-    return not any("@" in name and not name.startswith("localhost/") for name in names)
 
 
 def full_id(image: str) -> str:

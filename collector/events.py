@@ -21,6 +21,7 @@ class Kind(StrEnum):
     IMAGE_LOADED = "image_loaded"
     IMAGE_IMPORTED = "image_imported"
     IMAGE_BUILT = "image_built"
+    IMAGE_PUSHED = "image_pushed"
     BASE_USED = "base_used"
     IMAGE_OBSERVED = "image_observed"
     CONTAINER_CREATED = "container_created"
@@ -48,8 +49,9 @@ KIND_MEANING: dict[Kind, str] = {
     Kind.IMAGE_LOADED: "the image came from an archive (docker load)",
     Kind.IMAGE_IMPORTED: "the image came from a root file system (docker import)",
     Kind.IMAGE_BUILT: "the image was built or committed on this host",
+    Kind.IMAGE_PUSHED: "a registry was given the image (Podman tells it of failed pushes, too)",
     Kind.BASE_USED: "an image was built on this one, whose layers it begins with; attributes: by, evidence",
-    Kind.IMAGE_OBSERVED: "an inventory saw the image; attributes: references, digests, created, size, layers",
+    Kind.IMAGE_OBSERVED: "an inventory saw the image; attributes: references, digests, created, size, layers, origin",
     Kind.CONTAINER_CREATED: "a container of the image was created; attributes: labels, name",
     Kind.CONTAINER_STARTED: "a container was started",
     Kind.CONTAINER_DIED: "a container's process ended; attributes: exit_code",

@@ -20,6 +20,7 @@ from pathlib import Path
 from collector.errors import UsageError
 from collector.events import Event, JsonObject, Kind
 from collector.log import EventLog
+from collector.origin import Origin
 
 Progress = Callable[[int, int], None]
 
@@ -142,7 +143,7 @@ def _image_observed(time_ns: int, reference: str, layers: Sequence[tuple[str, in
         "digests": [f"{_repository(reference)}@sha256:{digest}"],
         "created": datetime.fromtimestamp(time_ns // _NS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "size": sum(size for _, size in layers),
-        "local": False,
+        "origin": Origin.REGISTRY.value,
         "layers": [
             {"diff_id": diff_id, "chain_id": chain_id, "bytes": size}
             for (diff_id, size), chain_id in zip(layers, chain, strict=True)

@@ -16,6 +16,7 @@ from collector.events import Event, Kind
 from collector.joblog import Sighting
 from collector.jobs import JOB_FIELDS, Job
 from collector.log import EventLog
+from collector.names import familiar
 from collector.runnerlog import SOURCE, JobFinished, JobNamesImage, JobStarted, Line, RunnerLog, Told, parse_line
 
 JOURNAL = "gitlab-runner journal"
@@ -326,16 +327,6 @@ def _says_as_much(known: tuple[str | None, ...], told: tuple[str | None, ...]) -
     if image is None and known[1] != reference:
         return False
     return role is None or known[0] == role
-
-
-def familiar(name: str) -> str:
-    """A reference as Docker shows it: without the default registry, with the default tag."""
-    for prefix in ("docker.io/", "index.docker.io/"):
-        name = name.removeprefix(prefix)
-    name = name.removeprefix("library/")
-    if "@" in name or ":" in name.rpartition("/")[2]:
-        return name
-    return f"{name}:latest"
 
 
 _FACTS = f"""

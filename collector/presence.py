@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 from collector.engine import ImageObservation, ListedImage
 from collector.events import Event, Kind
 from collector.log import EventLog
+from collector.origin import Origin, agreed
 from collector.times import parse_rfc3339_ns
 
 # An image whose build is older than this when it is first seen was not built just now.
@@ -23,11 +25,13 @@ class Presence:
     def __init__(self) -> None:
         self._signatures: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         self._layers: dict[str, tuple[tuple[str, int], ...]] = {}
+        self._origins: dict[str, Origin] = {}
 
     def restore(self, log: EventLog) -> None:
         """Take up what the log says was there. Raises LogError."""
-        for image, references, digests, layers in log.query(_PRESENT, [log.host]):
+        for image, references, digests, layers, origin in log.query(_PRESENT, [log.host]):
             self._signatures[image] = (tuple(references), tuple(digests))
+            self._origins[image] = Origin(origin)
             self._layers[image] = tuple(
                 (layer["chain_id"], int(layer["bytes"])) for layer in layers if layer["bytes"] is not None
             )
@@ -35,6 +39,26 @@ class Presence:
     def changed(self, listed: Iterable[ListedImage]) -> list[ListedImage]:
         """The listed images that are new or bear other names."""
         return [row for row in listed if self._signatures.get(row.image) != row.signature]
+
+    def origin(self, image: str) -> Origin | None:
+        """Where an image can be had again, as far as known; None: the image is not known."""
+        return self._origins.get(image)
+
+    def settled(self, seen: ImageObservation, *, loaded: bool) -> ImageObservation:
+        """The observation with what is to be stored of its origin.
+
+        Args:
+            seen: what the engine says.
+            loaded: whether the image may have come from an archive, as far as events tell.
+        """
+        if seen.origin is not Origin.PACKED:
+            return seen
+        known = self._origins.get(seen.image)
+        # A further manifest of a known image has come by a pull, or by an archive in its turn.
+        _, digests = self._signatures.get(seen.image, ((), ()))
+        if known is None or not _manifests(seen.digests) <= _manifests(digests):
+            known = Origin.LOCAL if loaded else Origin.REGISTRY
+        return replace(seen, origin=agreed(known, seen.origin))
 
     def observed(self, seen: ImageObservation, time_ns: int, *, inferred: bool = False) -> Event:
         """Take up one observation; the event that tells it.
@@ -45,6 +69,7 @@ class Presence:
             inferred: whether only this inventory shows that the image came: no event told it.
         """
         self._signatures[seen.image] = (seen.references, seen.digests)
+        self._origins[seen.image] = agreed(self._origins.get(seen.image), seen.origin)
         self._layers[seen.image] = tuple((layer.chain_id, layer.bytes) for layer in seen.layers)
         return Event(
             time_ns,
@@ -94,6 +119,7 @@ class Presence:
         """Take up that an image has been deleted."""
         self._signatures.pop(image, None)
         self._layers.pop(image, None)
+        self._origins.pop(image, None)
 
     def __contains__(self, image: str) -> bool:
         return image in self._signatures
@@ -118,11 +144,16 @@ class Presence:
         return len(self._signatures)
 
 
+def _manifests(digests: Iterable[str]) -> frozenset[str]:
+    """The digests without the repositories' names."""
+    return frozenset(digest.rpartition("@")[2] for digest in digests)
+
+
 _PRESENT = """
 SELECT image_id,
     CAST(o.attributes -> '$.references' AS VARCHAR[]),
     CAST(o.attributes -> '$.digests' AS VARCHAR[]),
-    json_transform(o.attributes -> '$.layers', '[{"chain_id": "VARCHAR", "bytes": "BIGINT"}]')
+    json_transform(o.attributes -> '$.layers', '[{"chain_id": "VARCHAR", "bytes": "BIGINT"}]'), o.origin
 FROM image_observations AS o SEMI JOIN present_images USING (host, image) JOIN image USING (image)
 WHERE host = ?
 """

@@ -63,6 +63,7 @@ class ImageRow:
     uses: int
     uses_7_days: int
     containers: int
+    origin: str
 
     @property
     def name(self) -> str:
@@ -249,7 +250,8 @@ WITH held AS (SELECT image FROM present_images WHERE host = $1),
     )
 SELECT image_id, CAST(o.attributes -> '$.references' AS VARCHAR[]), CAST(o.attributes -> '$.digests' AS VARCHAR[]),
     CAST(o.attributes ->> '$.size' AS BIGINT), coalesce(own_bytes, 0)::BIGINT,
-    epoch_ns(last_use) / 1e9, evidence, witness, coalesce(uses, 0), coalesce(uses_7_days, 0), coalesce(containers, 0)
+    epoch_ns(last_use) / 1e9, evidence, witness, coalesce(uses, 0), coalesce(uses_7_days, 0), coalesce(containers, 0),
+    o.origin
 FROM held JOIN image_observations AS o USING (image) JOIN image USING (image)
     LEFT JOIN own USING (image) LEFT JOIN recent USING (image) LEFT JOIN living USING (image)
     LEFT JOIN (SELECT * EXCLUDE (image_id, host) FROM last_use WHERE host = $1) AS u USING (image)

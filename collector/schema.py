@@ -55,6 +55,8 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     # 5: views only: what is local on the containerd store.
     "",
+    # 6: views only: where each image can be had again, on every store.
+    "DROP VIEW IF EXISTS unpulled_images;",
 )
 # The version that brought typed jobs: events of older logs are attributed when they reach it.
 JOBS_VERSION = 3
@@ -67,31 +69,58 @@ CREATE OR REPLACE VIEW events AS
     FROM event LEFT JOIN image USING (image);
 COMMENT ON VIEW events IS 'every event, in the order in which it was recorded; times in UTC';
 
-CREATE OR REPLACE VIEW unpulled_images AS
-    WITH kept AS (
-        SELECT host FROM event WHERE kind = 'collector_started' GROUP BY host
-        HAVING bool_or(attributes ->> '$.store' = 'containerd')
+CREATE OR REPLACE VIEW image_origins AS
+    WITH store AS (
+        SELECT host, bool_or(attributes ->> '$.store' = 'podman') AS podman,
+            bool_or(attributes ->> '$.store' = 'containerd') AS containerd
+        FROM event WHERE kind = 'collector_started' GROUP BY host
+    ), said AS (
+        SELECT host, image, seq, kind, attributes ->> '$.origin' AS origin,
+            coalesce(CAST(attributes ->> '$.local' AS BOOLEAN), false) AS bare
+        FROM event WHERE kind = 'image_observed'
+        UNION ALL
+        SELECT host, image, seq, kind, NULL, NULL FROM event
+        WHERE kind IN ('image_pulled', 'image_pushed', 'image_built', 'image_imported') AND image IS NOT NULL
+    ), told AS (
+        SELECT host, image, coalesce(podman, false) AS podman, coalesce(containerd, false) AS containerd,
+            coalesce(bool_or(origin = 'registry'), false) AS given, max(seq) FILTER (origin = 'local') AS made,
+            max(seq) FILTER (kind IN ('image_pulled', 'image_pushed')) AS fetched,
+            bool_or(kind IN ('image_built', 'image_imported')) AS built,
+            coalesce(bool_and(bare) FILTER (kind = 'image_observed' AND origin IS NULL), false) AS bare,
+            bool_or(kind = 'image_observed' AND origin IS NULL) AS older
+        FROM said LEFT JOIN store USING (host)
+        GROUP BY ALL HAVING bool_or(kind = 'image_observed')
     ), arrival AS (
-        SELECT host, image, min(time) AS first FROM event SEMI JOIN kept USING (host) WHERE image IS NOT NULL
-        GROUP BY host, image HAVING count(*) FILTER (kind = 'image_pulled') = 0
+        SELECT host, image, min(time) AS first
+        FROM event SEMI JOIN (
+            FROM told WHERE containerd AND NOT given AND made IS NULL AND fetched IS NULL
+        ) USING (host, image) GROUP BY host, image
     ), sample AS (
-        SELECT host, time AS sampled FROM event SEMI JOIN kept USING (host) WHERE kind = 'disk_sampled'
+        SELECT host, time AS sampled FROM event SEMI JOIN arrival USING (host) WHERE kind = 'disk_sampled'
     ), blind AS (
-        SELECT host, time AS ended FROM event SEMI JOIN kept USING (host) WHERE kind IN ('gap', 'collector_started')
+        SELECT host, time AS ended FROM event SEMI JOIN arrival USING (host) WHERE kind IN ('gap', 'collector_started')
+    ), came AS (
+        SELECT a.host, image FROM arrival AS a ASOF JOIN sample AS s ON a.host = s.host AND first > sampled
+            ASOF LEFT JOIN blind AS b ON a.host = b.host AND first >= ended
+        WHERE ended IS NULL OR ended < sampled
     )
-    SELECT a.host, image FROM arrival AS a ASOF JOIN sample AS s ON a.host = s.host AND first > sampled
-        ASOF LEFT JOIN blind AS b ON a.host = b.host AND first >= ended
-    WHERE ended IS NULL OR ended < sampled;
-COMMENT ON VIEW unpulled_images IS 'images that came while the log witnessed, and not by a pull, to a containerd store:
-it gives every image with a tag a digest, so that only the log tells what a registry has';
+    SELECT told.host, told.image, CASE
+        WHEN given THEN 'registry'
+        WHEN NOT podman AND fetched > coalesce(made, -1) THEN 'registry'
+        WHEN made IS NOT NULL OR bare THEN 'local'
+        WHEN older AND NOT podman AND NOT containerd THEN 'registry'
+        WHEN podman AND built OR came.image IS NOT NULL THEN 'local'
+        ELSE 'unknown' END AS origin
+    FROM told LEFT JOIN came USING (host, image);
+COMMENT ON VIEW image_origins IS 'where each image can be had again: a registry has it, only this host (local), or
+unknown; from what the engine''s records showed, from pulls and pushes, and from what came while the log witnessed';
 
 CREATE OR REPLACE VIEW image_observations AS
-    SELECT seen.* REPLACE (local OR unpulled.image IS NOT NULL AS local) FROM (
+    SELECT seen.*, origin, origin <> 'registry' AS local FROM (
         SELECT host, image, max_by(attributes, seq) AS attributes,
-            bool_and(coalesce(CAST(attributes ->> '$.local' AS BOOLEAN), false)) AS local,
             min(time) AS first_observed, max(time) AS last_observed
         FROM event WHERE kind = 'image_observed' GROUP BY host, image
-    ) AS seen LEFT JOIN unpulled_images AS unpulled USING (host, image);
+    ) AS seen JOIN image_origins USING (host, image);
 
 CREATE OR REPLACE VIEW present_images AS
     SELECT host, image FROM event WHERE kind IN ('image_observed', 'image_deleted')
@@ -104,7 +133,7 @@ CREATE OR REPLACE VIEW images AS
         attributes ->> '$.digests' AS digests,
         CAST(attributes ->> '$.size' AS BIGINT) AS size_bytes,
         TRY_CAST(attributes ->> '$.created' AS TIMESTAMP) AS created,
-        local, first_observed, last_observed
+        local, origin, first_observed, last_observed
     FROM image_observations JOIN image USING (image);
 COMMENT ON VIEW images IS 'what the latest inventory said of each image';
 

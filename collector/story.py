@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from collector.errors import UsageError
-from collector.ingest import familiar
 from collector.log import EventLog
+from collector.names import familiar
+from collector.origin import Origin
 from collector.pulls import Pull, PullKind, read_pulls
 from collector.units import format_bytes, format_duration
 
@@ -24,6 +25,7 @@ _HAPPENED = {
     "image_loaded": "loaded",
     "image_imported": "imported",
     "image_built": "built",
+    "image_pushed": "pushed",
     "base_used": "built upon",
 }
 
@@ -57,12 +59,13 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """An image's names and its timeline; `gone` tells whether the engine no longer holds it."""
+    """An image's names, its timeline, and where it can be had again; `gone`: the engine no longer holds it."""
 
     image_id: str
     names: list[str]
     gone: bool
     episodes: list[Episode]
+    origin: Origin
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
@@ -94,11 +97,14 @@ def stories(log: EventLog, text: str) -> list[Story]:
         held = {image for (image,) in connection.execute(_HELD, host).fetchall()}
         pulls = read_pulls(connection, log.host)
         owners = dict(connection.execute(_OWNERS, host).fetchall())
+        origins = {image: Origin(origin) for image, origin in connection.execute(_ORIGINS, host).fetchall()}
         told = []
         for image in chosen:
             rows = connection.execute(_EVENTS, {**host, "image": image}).fetchall()
             own = {pull.time_ns: pull for pull in pulls if pull.image == image}
-            told.append(Story(ids[image], names.get(image, []), image not in held, _Teller(own, owners).tell(rows)))
+            episodes = _Teller(own, owners).tell(rows)
+            origin = origins.get(image, Origin.UNKNOWN)
+            told.append(Story(ids[image], names.get(image, []), image not in held, episodes, origin))
     return told
 
 
@@ -268,6 +274,7 @@ SELECT DISTINCT image, name FROM (
 """
 _IDS = "SELECT image, image_id FROM image SEMI JOIN (FROM event WHERE host = $host) USING (image) ORDER BY image"
 _OWNERS = "SELECT job, coalesce(project, 'project ' || project_id, ci) FROM job WHERE host = $host"
+_ORIGINS = "SELECT image, origin FROM image_origins WHERE host = $host"
 _HELD = "SELECT image FROM present_images WHERE host = $host"
 _EVENTS = """
 WITH own AS (
@@ -276,8 +283,8 @@ WITH own AS (
             ELSE coalesce(attributes ->> '$.detail', attributes ->> '$.reason') END AS why,
         attributes ->> '$.prune' AS prune, coalesce(attributes ->> '$.inferred' = 'true', false) AS inferred, seq
     FROM event WHERE host = $host AND image = $image AND kind IN ('image_pulled', 'image_tagged', 'image_untagged',
-        'image_deleted', 'image_loaded', 'image_imported', 'image_built', 'image_observed', 'item_removed',
-        'item_failed', 'job_image_used', 'base_used')
+        'image_deleted', 'image_loaded', 'image_imported', 'image_built', 'image_pushed', 'image_observed',
+        'item_removed', 'item_failed', 'job_image_used', 'base_used')
     UNION ALL
     SELECT epoch_ns(least(min(began), min(time))), epoch_ns(max(time) FILTER (kind = 'container_destroyed')),
         'container', NULL, NULL, max(job), NULL, NULL, false, min(seq)

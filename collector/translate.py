@@ -32,6 +32,7 @@ IMAGE_VERBS = {
     "import": Kind.IMAGE_IMPORTED,
     "create": Kind.IMAGE_BUILT,
     "build": Kind.IMAGE_BUILT,
+    "push": Kind.IMAGE_PUSHED,
 }
 # Attributes of a container event that are not labels.
 _NOT_LABELS = frozenset({"image", "name", "exitCode", "execDuration", "signal", "containerExitCode", "podId"})
@@ -131,11 +132,13 @@ class Translator:
         if kind is None:
             return None
         name = attributes.get("name")
-        if kind is Kind.IMAGE_PULLED:
+        if not actor and name is not None and _is_id(name):
+            actor = name  # Podman names what it has built so
+        if kind in {Kind.IMAGE_PULLED, Kind.IMAGE_PUSHED}:
             # Docker names the reference as the actor; Podman the ID, or nothing.
             reference = name if not actor or _is_id(actor) else actor
             image = full_id(actor) if _is_id(actor) else self._named(reference)
-            if image and reference:
+            if image and reference and kind is Kind.IMAGE_PULLED:
                 self._names[reference] = image
         else:
             image = full_id(actor) if _is_id(actor) else self._named(actor)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from collector.engine import ListedContainer
-from collector.ingest import familiar
 from collector.jobs import HELPER_ROLES, job_of
 from collector.log import EventLog
+from collector.names import familiar
 
 # A container of a job that has not come to its build by now is a left-over.
 _PREPARATION_S = 6 * 3600.0

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from collector.disk import DiskSample
-from collector.engine import ImageObservation, is_local
+from collector.engine import ImageObservation
 from collector.log import EventLog
+from collector.origin import Origin
 from collector.reports import Witness, witness
 from collector.times import parse_rfc3339
 from pruner.holds import JobMemory
@@ -32,7 +33,7 @@ class Image:
         evidence: what shows the last use.
         pulled: when it was last pulled, else `first_seen`.
         uses: witnessed uses.
-        local: whether no registry can give it back.
+        origin: where it can be had again.
         containers: how many containers refer to it, in any state.
         returns: how often it was used again after an idle time (see `pruner.learning`).
         gap: moving average of those idle times, seconds; 0 without any.
@@ -51,7 +52,7 @@ class Image:
     evidence: str
     pulled: float
     uses: int
-    local: bool
+    origin: Origin
     containers: int = 0
     returns: int = 0
     gap: float = 0.0
@@ -61,6 +62,11 @@ class Image:
     def name(self) -> str:
         """What people call it: its first reference, else its first digest, else its ID."""
         return (*self.references, *self.digests, self.image_id)[0]
+
+    @property
+    def local(self) -> bool:
+        """Whether, as far as known, no registry can give it back."""
+        return self.origin is not Origin.REGISTRY
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +246,7 @@ def image_of(observation: ImageObservation, past: Past | None, containers: Seque
         evidence=evidence,
         pulled=past.pulled if past and past.pulled is not None else first_seen,
         uses=past.uses if past else 0,
-        local=is_local(names),
+        origin=observation.origin,
         containers=len(containers),
     )
 
@@ -283,19 +289,6 @@ def read_history(log: EventLog) -> History:
     return History(images, observed, began, recorded, blind, tuple(row[0] for row in unfinished), witnessed)
 
 
-def read_unpulled(log: EventLog) -> frozenset[str]:
-    """Images that came while the log witnessed, and not by a pull, to a containerd store.
-
-    That store gives every image with a tag a digest of its repository, so that only the log tells
-    there what a registry has. What came while nobody looked may have been pulled.
-
-    Raises:
-        LogError: the log cannot be read.
-    """
-    return frozenset(image for (image,) in log.query(_UNPULLED, [log.host]))
-
-
-_UNPULLED = "SELECT image_id FROM unpulled_images JOIN image USING (image) WHERE host = ?"
 _FIRST_SEEN = """
 SELECT image_id, epoch_ns(min(time)) / 1e9 FROM event JOIN image USING (image) WHERE host = ? GROUP BY image_id
 """
@@ -307,7 +300,7 @@ SELECT image_id,
     CAST(o.attributes -> '$.references' AS VARCHAR[]), CAST(o.attributes -> '$.digests' AS VARCHAR[]),
     o.attributes ->> '$.created', CAST(o.attributes ->> '$.stored' AS DOUBLE),
     CAST(o.attributes ->> '$.size' AS BIGINT),
-    CAST(o.attributes -> '$.layers' AS STRUCT(diff_id VARCHAR, chain_id VARCHAR, bytes BIGINT)[])
+    CAST(o.attributes -> '$.layers' AS STRUCT(diff_id VARCHAR, chain_id VARCHAR, bytes BIGINT)[]), o.origin
 FROM image_observations AS o JOIN image USING (image) WHERE host = ?
 """
 _NAMES = """

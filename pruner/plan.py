@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from collector.disk import DiskSample
+from collector.origin import Origin
 from collector.units import format_bytes, format_count, format_duration
 from pruner import stages
 from pruner.decision import MEANING, Reason, evict, in_turn
@@ -171,6 +172,7 @@ class Plan:
                     "frees": verdict.frees,
                     "last_use": verdict.image.last_use,
                     "evidence": verdict.image.evidence,
+                    "origin": verdict.image.origin.value,
                 }
                 for verdict in self.verdicts
             ],
@@ -378,6 +380,8 @@ def explain(image: Image, reason: Reason, policy: Policy, now: float) -> str:
     idle = format_duration(max(0.0, now - image.last_use))
     if reason is Reason.PINNED:
         return f"{image.containers} containers refer to it" if image.containers > 1 else "a container refers to it"
+    if reason is Reason.LOCAL and image.origin is Origin.UNKNOWN:
+        return "whether a registry has it is not known, so it counts as local (local_images = keep)"
     if reason is Reason.YOUNG:
         return f"used {idle} ago, within min_age {format_duration(policy.min_age)} ({image.evidence})"
     if reason in {Reason.PROTECTED, Reason.EVICT_EMERGENCY}:

@@ -8,6 +8,7 @@ import typer
 
 from collector import console
 from collector.errors import UsageError
+from collector.origin import MEANING
 from collector.units import format_bytes, format_duration, format_time, short_id
 from pruner.history import Past, said
 from pruner.plan import Plan, Verdict, summary
@@ -90,6 +91,7 @@ def _story(verdict: Verdict) -> list[tuple[str, str]]:
         ("ID", image.image_id),
         ("verdict", "remove" if verdict.evicts else "keep"),
         ("reason", verdict.detail),
+        ("origin", MEANING[image.origin]),
         ("last use", f"{format_time(image.last_use or None)} ({image.evidence})"),
         ("uses", str(image.uses)),
         ("containers", str(image.containers)),

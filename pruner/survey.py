@@ -6,7 +6,7 @@ import re
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from collector.disk import sample_disk
 from collector.engine import Engine, ImageObservation, ListedContainer, ListedImage
 from collector.errors import EngineError, UsageError
 from collector.log import EventLog
+from collector.origin import Origin, agreed
 from collector.times import parse_rfc3339
-from collector.units import format_duration, format_time
+from collector.units import format_count, format_duration, format_time
 from pruner.holds import JobMemory, held_for_jobs, read_jobs
 from pruner.inventory import (
     STOPPED,
@@ -24,12 +25,12 @@ from pruner.inventory import (
     CacheRecord,
     Container,
     History,
+    Image,
     Inventory,
     Volume,
     image_of,
     number,
     read_history,
-    read_unpulled,
     used_later,
     with_habits,
 )
@@ -71,7 +72,6 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
     listed = engine.containers()
     usage, faults = _usage(engine)
     containers = read_containers(engine, listed, usage)
-    unpulled = read_unpulled(log) if log is not None and known else frozenset()
     recent = recent_uses(engine, now - policy.min_age, now)
     images = []
     for row in engine.images():
@@ -79,8 +79,6 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
         if observation is not None:
             own = [container for container in containers if container.image == row.image]
             image = image_of(observation, history.images.get(row.image), own, now)
-            if row.image in unpulled:
-                image = replace(image, local=True)
             images.append(used_later(image, *recent.get(row.image, (0.0, ""))))
     return Inventory(
         images=number(images),
@@ -89,7 +87,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
         blind_until=history.blind_until,
         held=held_for_jobs(listed, images, jobs, now),
         jobs=jobs,
-        warnings=(*warnings(history, log, policy, now), *faults),
+        warnings=(*warnings(history, log, policy, now), *_unknown_origins(images, policy), *faults),
         containers=containers,
         volumes=read_volumes(engine, listed, usage, last_slots(log)),
         build_cache=read_build_cache(usage),
@@ -348,12 +346,28 @@ def warnings(history: History, log: EventLog | None, policy: Policy, now: float)
     return tuple(found)
 
 
+def _unknown_origins(images: Iterable[Image], policy: Policy) -> Iterator[str]:
+    """What is kept only because nothing tells whether a registry has it."""
+    unknown = sum(image.origin is Origin.UNKNOWN for image in images)
+    if unknown and policy.local_images == "keep":
+        yield (
+            f"whether a registry has {format_count(unknown, 'image')} is not known, so they count as local and stay "
+            "(local_images = keep): as root, `collector run --once` looks it up in the engine's own records"
+        )
+
+
 def _observation(engine: Engine, row: ListedImage, history: History) -> ImageObservation | None:
     """The image's layers: from the log where it tells them, for asking takes two calls an image."""
     known = history.observed.get(row.image)
     if known is not None and known.layers and (known.references, known.digests) == row.signature:
-        return known
-    return engine.observe(row)
+        if known.origin is Origin.REGISTRY or not engine.hides_origin:
+            return known
+        told = engine.origin(row)
+        return replace(known, origin=agreed(known.origin, told))
+    seen = engine.observe(row)
+    if seen is None:
+        return None
+    return replace(seen, origin=agreed(known.origin if known is not None else None, seen.origin))
 
 
 def current_names(engine: Engine, image_id: str) -> ListedImage | None:

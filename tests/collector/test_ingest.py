@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from collector.cli import app
 from collector.events import Event, Kind
-from collector.ingest import JOURNAL, familiar, ingest_file, ingest_stream, journal_cursor
+from collector.ingest import JOURNAL, ingest_file, ingest_stream, journal_cursor
 from collector.joblog import JobLog, Sighting, sightings
 from collector.log import EventLog
+from collector.names import familiar
 from collector.runnerlog import JobFinished, JobNamesImage, JobStarted, parse_line, read_lines
 from tests.collector.test_jobs import JOB_A, JOB_B, SERVICE, log, witnessed  # noqa: F401
 from tests.collector.test_translate import CAPTURES

@@ -204,37 +204,100 @@ def test_migrating_a_current_log_changes_nothing(log: EventLog) -> None:
         assert connection.execute("SELECT count(*) FROM events").fetchall() == [(1,)]
 
 
-def test_on_the_containerd_store_only_a_pull_shows_that_a_registry_has_an_image(tmp_path: Path) -> None:
-    """Every image has a digest there, and the views see through it; what came unwitnessed may have been pulled."""
+def seen(time_ns: int, image: str, **facts: object) -> Event:
+    return Event(time_ns, Kind.IMAGE_OBSERVED, image=image, attributes={"references": ["a:1"], **facts})
+
+
+def origins(log: EventLog) -> dict[str, str]:
+    """The last word of each image's ID to its origin."""
+    rows = log.query("SELECT image_id, origin, local FROM images ORDER BY 1")
+    assert all(local == (origin != "registry") for _, origin, local in rows)
+    return {image.removeprefix("sha256:"): origin for image, origin, _ in rows}
+
+
+def test_without_the_engines_records_a_registry_has_what_was_pulled_or_pushed(tmp_path: Path) -> None:
+    """Where every image has a digest, what came while the log witnessed is local; what came before, nobody knows."""
 
     def came(time_ns: int, image: str, *kinds: Kind) -> list[Event]:
-        seen = {"references": ["a:1"], "digests": ["a@sha256:1"], "local": False}
-        return [
-            *(Event(time_ns, kind, image=image) for kind in kinds),
-            Event(time_ns + 1, Kind.IMAGE_OBSERVED, image=image, attributes=seen),
-        ]
+        happened = [Event(time_ns + n, kind, image=image) for n, kind in enumerate(kinds)]
+        return [*happened, seen(time_ns + 5, image, origin="unknown")]
 
-    def start(time_ns: int, store: str) -> list[Event]:
-        return [
-            Event(time_ns, Kind.COLLECTOR_STARTED, attributes={"store": store}),
-            Event(time_ns + 1, Kind.DISK_SAMPLED, bytes=1),
+    log = EventLog(tmp_path / "events.duckdb", host="h")
+    log.append(
+        [
+            *came(10, "sha256:before"),
+            Event(20, Kind.COLLECTOR_STARTED, attributes={"store": "containerd"}),
+            Event(21, Kind.DISK_SAMPLED, bytes=1),
+            *came(30, "sha256:built", Kind.IMAGE_TAGGED),
+            *came(40, "sha256:pulled", Kind.IMAGE_PULLED),
+            *came(50, "sha256:pushed", Kind.IMAGE_BUILT, Kind.IMAGE_PUSHED),
+            *came(60, "sha256:loaded", Kind.IMAGE_LOADED),
+            *came(70, "sha256:loaded-and-pulled", Kind.IMAGE_LOADED, Kind.IMAGE_PULLED),
+            Event(90, Kind.GAP, began_ns=80),
+            *came(91, "sha256:in-a-gap"),
         ]
+    )
+    assert origins(log) == {
+        "before": "unknown",
+        "built": "local",
+        "pulled": "registry",
+        "pushed": "registry",
+        "loaded": "local",
+        "loaded-and-pulled": "registry",
+        "in-a-gap": "unknown",
+    }
 
-    for store, built_is_local in (("containerd", True), ("overlay2", False)):
-        log = EventLog(tmp_path / store / "events.duckdb", host="h")
+
+def test_the_engines_records_outweigh_what_a_name_meant_when_it_was_pulled(tmp_path: Path) -> None:
+    """A pull is told by a name, which another image may bear by then; the records are looked at afterwards."""
+    log = EventLog(tmp_path / "events.duckdb", host="h")
+    log.append(
+        [
+            Event(1, Kind.COLLECTOR_STARTED, attributes={"store": "containerd"}),
+            seen(10, "sha256:pulled", origin="registry"),
+            seen(11, "sha256:pulled", origin="unknown"),
+            seen(20, "sha256:same-name", origin="local"),
+            Event(21, Kind.IMAGE_PULLED, image="sha256:same-name"),
+            seen(22, "sha256:same-name", origin="local"),
+            seen(30, "sha256:pushed-later", origin="local"),
+            Event(31, Kind.IMAGE_PUSHED, image="sha256:pushed-later"),
+        ]
+    )
+    assert origins(log) == {"pulled": "registry", "same-name": "local", "pushed-later": "registry"}
+
+
+def test_podmans_pulls_and_pushes_prove_nothing(tmp_path: Path) -> None:
+    """It tells those that fail in the same words."""
+    log = EventLog(tmp_path / "events.duckdb", host="h")
+    log.append(
+        [
+            Event(1, Kind.COLLECTOR_STARTED, attributes={"store": "podman"}),
+            Event(2, Kind.DISK_SAMPLED, bytes=1),
+            *(Event(10, kind, image="sha256:told") for kind in (Kind.IMAGE_PULLED, Kind.IMAGE_PUSHED)),
+            seen(11, "sha256:told", origin="unknown"),
+            Event(20, Kind.IMAGE_BUILT, image="sha256:built"),
+            seen(21, "sha256:built", origin="unknown"),
+            seen(30, "sha256:packed", origin="registry"),
+        ]
+    )
+    assert origins(log) == {"told": "unknown", "built": "local", "packed": "registry"}
+
+
+def test_what_older_versions_recorded_is_judged_by_digests_where_they_tell(tmp_path: Path) -> None:
+    for store, judged in (
+        ("overlay2", "registry"),
+        (None, "registry"),
+        ("containerd", "unknown"),
+        ("podman", "unknown"),
+    ):
+        log = EventLog(tmp_path / f"{store}.duckdb", host="h")
         log.append(
             [
-                *came(10, "sha256:before"),
-                *start(20, store),
-                *came(30, "sha256:built", Kind.IMAGE_TAGGED),
-                *came(40, "sha256:pulled", Kind.IMAGE_PULLED),
-                Event(60, Kind.GAP, began_ns=50),
-                *came(61, "sha256:in-a-gap"),
+                seen(1, "sha256:with-digest", local=False),
+                seen(1, "sha256:without", local=True),
+                seen(1, "sha256:once-with", local=False),
+                seen(2, "sha256:once-with", local=True),
+                Event(3, Kind.COLLECTOR_STARTED, attributes={"store": store}),
             ]
         )
-        assert dict(log.query("SELECT image_id, local FROM images")) == {
-            "sha256:before": False,
-            "sha256:built": built_is_local,
-            "sha256:pulled": False,
-            "sha256:in-a-gap": False,
-        }
+        assert origins(log) == {"with-digest": judged, "without": "local", "once-with": judged}

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.disk import DiskSample
+from collector.origin import Origin
 from pruner import stages
 from pruner.decision import Reason
 from pruner.inventory import BuildCacheUsage, CacheRecord, Container, Image, Inventory, Volume
@@ -44,7 +45,7 @@ def image(name: str, hours: float, size: int = 10 * MB, containers: int = 0) -> 
         evidence="container removed",
         pulled=last,
         uses=1,
-        local=False,
+        origin=Origin.REGISTRY,
         containers=containers,
     )
 
@@ -157,7 +158,7 @@ def going(made: Plan) -> list[str]:
 
 
 def test_stages_come_in_order_and_stop_at_the_target() -> None:
-    nameless = replace(image("nameless", 48), references=(), digests=(), names=(), local=True)
+    nameless = replace(image("nameless", 48), references=(), digests=(), names=(), origin=Origin.LOCAL)
     state = inventory(
         [image("app", 30), image("base", 40), nameless],
         (container("c", 48),),
@@ -220,7 +221,7 @@ def test_a_tag_that_moved_on_leaves_a_dangling_image_but_a_pinned_digest_does_no
 
 
 def test_an_untagged_build_goes_although_no_registry_can_give_it_back_but_only_after_its_age() -> None:
-    nameless = replace(image("build", 25), references=(), digests=(), names=(), local=True)
+    nameless = replace(image("build", 25), references=(), digests=(), names=(), origin=Origin.LOCAL)
     assert going(plan(policy(8), inventory([nameless]))) == ["image-of-build"]
     young = replace(nameless, last_use=NOW - 23 * HOUR)
     assert going(plan(policy(8), inventory([young]))) == []

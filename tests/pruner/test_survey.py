@@ -12,6 +12,7 @@ import pytest
 from collector.engine import ListedContainer
 from collector.errors import UsageError
 from collector.events import Kind
+from collector.origin import Origin
 from pruner.config import policy_from
 from pruner.inventory import Container, Image
 from pruner.lookout import names_of, raw_use
@@ -119,7 +120,7 @@ IMAGE = Image(
     evidence="",
     pulled=0.0,
     uses=0,
-    local=False,
+    origin=Origin.REGISTRY,
 )
 
 

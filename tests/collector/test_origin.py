@@ -1,0 +1,121 @@
+"""Where an image can be had again: what the engines' records show, and what is made of several words."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from collector.arrivals import Arrivals
+from collector.bolt import BoltError, read_buckets
+from collector.engine import ImageObservation
+from collector.events import Event, Kind
+from collector.origin import Origin, agreed, by_content, by_identity, by_manifests
+from collector.presence import Presence
+
+HEX = "0a" * 32
+IMAGE = f"sha256:{HEX}"
+GZIP = {"layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip"}]}
+PLAIN = {"layers": [{"mediaType": "application/vnd.docker.image.rootfs.diff.tar"}]}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"manifest": PLAIN}, Origin.LOCAL),
+        ({"manifest": GZIP}, Origin.PACKED),
+        ({"manifest": {"layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar+zstd"}]}}, Origin.PACKED),
+        ({"manifest": {"fsLayers": []}}, Origin.PACKED),
+        # Loaded, and pulled later: the manifest of the pull stands beside the other.
+        ({"manifest": PLAIN, "manifest-sha256:0b": GZIP}, Origin.PACKED),
+        ({"manifest": PLAIN, f"sha256:{HEX}": GZIP, "signature-0b": GZIP}, Origin.LOCAL),
+        ({"manifest": ["?"]}, Origin.LOCAL),
+        ({}, Origin.UNKNOWN),
+    ],
+)
+def test_podmans_manifests_tell_a_packed_image_from_a_made_one(
+    tmp_path: Path, files: dict[str, object], expected: Origin
+) -> None:
+    folder = tmp_path / "overlay-images" / HEX
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        kept = name if name == "manifest" else "=" + base64.b64encode(name.encode()).decode()
+        (folder / kept).write_text(json.dumps(content))
+    assert by_manifests(str(tmp_path), IMAGE) is expected
+    assert by_manifests(str(tmp_path), "sha256:" + "0c" * 32) is Origin.UNKNOWN
+    assert by_manifests(str(tmp_path), "sha256:../x") is Origin.UNKNOWN
+
+
+def test_a_manifest_that_is_none_tells_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "overlay-images" / HEX
+    folder.mkdir(parents=True)
+    (folder / "manifest").write_text("{")
+    (folder / "=x").write_text("{")
+    assert by_manifests(str(tmp_path), IMAGE) is Origin.UNKNOWN
+
+
+def test_an_engine_that_tells_an_identity_is_believed() -> None:
+    assert by_identity({"Identity": {"Pull": [{"Repository": "docker.io/library/debian"}]}}) is Origin.REGISTRY
+    both = {"Build": [{"Ref": "x"}], "Pull": [{"Repository": "registry.example.org/app"}]}
+    assert by_identity({"Identity": both}) is Origin.REGISTRY
+    assert by_identity({"Identity": {"Build": [{"Ref": "x"}]}}) is Origin.LOCAL
+    assert by_identity({"Identity": {"Signature": []}}) is Origin.UNKNOWN
+    assert by_identity({"Identity": None}) is by_identity({}) is Origin.UNKNOWN
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"\0" * 70000, b"no database at all " * 9999])
+def test_a_file_that_is_no_metadata_tells_nothing(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "containerd/daemon/io.containerd.metadata.v1.bolt/meta.db"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(BoltError):
+        read_buckets(path, [(b"v1",)])
+    assert by_content(str(tmp_path), IMAGE) is Origin.UNKNOWN
+    assert by_content(str(tmp_path / "elsewhere"), IMAGE) is Origin.UNKNOWN
+
+
+def test_who_knows_best_is_heard() -> None:
+    for logged, told in itertools.product((None, *Origin), Origin):
+        found = agreed(logged, told)
+        assert found is not Origin.PACKED
+        assert (found is Origin.REGISTRY) == (
+            Origin.REGISTRY in (logged, told)
+            or (Origin.PACKED in (logged, told) and Origin.LOCAL not in (logged, told))
+        )
+    assert agreed(Origin.LOCAL, Origin.UNKNOWN) is Origin.LOCAL
+    assert agreed(None, Origin.UNKNOWN) is Origin.UNKNOWN
+
+
+def packed(name: str, image: str = IMAGE, digests: tuple[str, ...] = ("a@sha256:1",)) -> ImageObservation:
+    return ImageObservation(image, (name,), digests, None, None, 1, (), Origin.PACKED)
+
+
+def test_what_comes_packed_after_an_archive_and_no_pull_is_local() -> None:
+    now = [0.0]
+    arrivals, presence = Arrivals(lambda: now[0]), Presence()
+    assert not arrivals.loaded(packed("docker.io/library/a:1"))
+    # A pull that failed, then an archive in its place.
+    assert arrivals.take(Event(1, Kind.IMAGE_PULLED, reference="a:1"))
+    assert arrivals.take(Event(2, Kind.IMAGE_LOADED, reference="/srv/a.tar"))
+    assert arrivals.loaded(packed("docker.io/library/a:1"))
+    arrivals.take(Event(3, Kind.IMAGE_PULLED, reference="b"))
+    assert not arrivals.loaded(packed("docker.io/library/b:latest"))
+    assert arrivals.loaded(packed("docker.io/library/c:latest"))
+    now[0] = 3600.0
+    assert not arrivals.loaded(packed("docker.io/library/c:latest"))
+    assert not arrivals.take(Event(4, Kind.CONTAINER_CREATED, image=IMAGE))
+
+    # Once known to be local it stays so, however often it is seen again.
+    first = presence.settled(packed("a:1"), loaded=True)
+    presence.observed(first, 1)
+    again = presence.settled(packed("a:2"), loaded=False)
+    assert (first.origin, again.origin) == (Origin.LOCAL, Origin.LOCAL)
+    assert presence.settled(packed("a:2", digests=("b@sha256:1",)), loaded=False).origin is Origin.LOCAL
+    # Another manifest has come since.
+    further = packed("a:2", digests=("a@sha256:1", "a@sha256:2"))
+    assert presence.settled(further, loaded=True).origin is Origin.LOCAL
+    assert presence.settled(further, loaded=False).origin is Origin.REGISTRY
+    assert presence.settled(packed("b:1", "sha256:b"), loaded=False).origin is Origin.REGISTRY
