@@ -41,6 +41,7 @@ def test_a_container_whose_events_are_lost_is_seen_by_the_listing(any_engine: En
             )
             lost.start()
             host.wait_for_events("container_created", 2)
+            removing = time.time()
             lost.remove(force=True)
             removed = time.time()
             host.wait_for_events("container_destroyed", 2)
@@ -62,6 +63,6 @@ def test_a_container_whose_events_are_lost_is_seen_by_the_listing(any_engine: En
         "SELECT epoch_ns(last_use) / 1e9, evidence, witness, uses FROM last_use"
     )
     # Known from listing to listing only, and never too early.
-    assert removed <= used <= seen
+    assert removing <= used <= seen
     assert (evidence, witness, uses) == ("container removed", lost.id, 2)
     assert host.count("gap") == 0
