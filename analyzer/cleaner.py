@@ -234,8 +234,11 @@ def with_threshold(policy: Policy, threshold: float) -> Policy:
 def policy_levels(policy: Policy, total: int, total_inodes: int) -> Levels:
     """The policy's levels on one disk. Raises UsageError if they contradict each other there.
 
-    Simulated free space can be negative, so ``never`` has to be less than any amount.
+    Simulated free space can be negative, so ``never`` has to be less than any amount. An amount per job is taken
+    for all job slots, for the log does not tell how many were free.
     """
+    if policy.per_job and policy.job_slots is None:
+        raise UsageError("an amount per job needs the number of job slots: set job_slots in a policy file (--policy)")
     try:
         levels = policy.levels(total, total_inodes)
     except ValueError as error:

@@ -29,7 +29,7 @@ from analyzer.trace import Trace
 from collector.errors import HindsightError, LogError
 from collector.log import EventLog
 from collector.units import format_duration
-from pruner.policy import Policy
+from pruner.policy import BYTES, Policy
 
 FLEET = "(all hosts)"
 T = TypeVar("T")
@@ -135,6 +135,7 @@ class Simulation:
             for cleaner in others
             if cleaner.interval > trace.end
         ]
+        notes += _of_policies(trace, self.policies)
         runs: list[Cleaner] = [cleaner for cleaner in others if cleaner.interval <= trace.end]
         runs += [PolicyCleaner(policy, trace, trigger=self.trigger) for policy in self.policies]
         results = replay_many(
@@ -145,6 +146,20 @@ class Simulation:
     def with_policies(self, policies: tuple[Policy, ...]) -> Simulation:
         """The same of other policies."""
         return replace(self, policies=policies)
+
+
+def _of_policies(trace: Trace, policies: Sequence[Policy]) -> list[str]:
+    """What is to be said of policies that a replay takes another way than the pruner, or that ask too much."""
+    notes = []
+    if any(policy.per_job for policy in policies):
+        notes.append("an amount per job is taken for all job slots; the pruner takes it for those that are free then")
+    total = int(trace.disk_total.max())
+    beyond = {
+        str(policy.threshold): None
+        for policy in policies
+        if policy.threshold.unit == BYTES and policy.threshold.amount > total
+    }
+    return [*notes, *(f"{threshold} is more than the disk holds: under it pruning never ends" for threshold in beyond)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from analyzer.logged import MONTH_BITS, NEVER, OPEN, LoggedUses, Survey, in_order, seconds, survey
 from analyzer.trace import Flags, Floats, Integers, Trace, Use
-from collector.errors import LogError
+from collector.errors import LogError, UsageError
 from collector.log import EventLog
 from collector.reports import Witness
-from collector.units import format_count, format_duration
+from collector.units import format_bytes, format_count, format_duration
 
 Columns = dict[str, NDArray[Any]]
 _NONE = -1
@@ -121,6 +121,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
 
     Raises:
         LogError: there is no such log or host, or it lacks what cannot be assumed (with what to do).
+        UsageError: the disk to take leaves no room for images.
     """
     with log.reading() as connection, ThreadPoolExecutor(1) as beside:
         host = choose_host(connection, host, log)
@@ -430,7 +431,10 @@ def _assumed_disk(raw: _Raw, override: DiskOverride, layer_bytes: Integers, assu
         )
     other = override.other or 0
     if other >= override.total:
-        raise LogError(f"other usage of {other} bytes leaves nothing of a disk of {override.total} bytes for images")
+        raise UsageError(
+            f"--disk-size: {format_bytes(override.total)} with {format_bytes(other)} of other usage leaves no room "
+            "for images: give more, or less --other"
+        )
     assumptions.append("the disk and its other usage are as given on the command line, throughout")
     one = np.ones(1, dtype=np.int64)
     return {

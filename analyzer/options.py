@@ -265,6 +265,12 @@ def policies(
     bases: list[Policy | None] = [load_policy(path) for path in files or ()] or [None]
     fixed = {"allowlist": list(allowlist)} if allowlist else {}
     given = {name: values for name, values in axes.items() if values}
+    for name, values in given.items():
+        if grids := [value for value in values if set(value) & {":", ","}]:
+            raise UsageError(
+                f"--{name.replace('_', '-')}: '{grids[0]}' is a range or a list, which `analyzer sweep` takes: "
+                "here repeat the option"
+            )
     return [
         policy_from({**fixed, **dict(zip(given, values, strict=True))}, COMMAND_LINE, base)
         for base in bases

@@ -41,7 +41,10 @@ def check_trace(trace: Trace, interval: float, demands: int | None = None) -> No
     if demands is None:
         demands = trace.between(0.0, np.nextafter(trace.end, math.inf)).demands
     if not demands:
-        raise LogError(f"the log of host {trace.host} holds no use of an image: let `collector run` watch some jobs")
+        raise LogError(
+            f"{format_duration(trace.end)} of the log of host {trace.host} hold no use of an image: "
+            "let `collector run` watch some jobs"
+        )
     if trace.end < interval:
         raise LogError(
             f"the log of host {trace.host} spans {format_duration(trace.end)}, less than one interval of "

@@ -215,7 +215,7 @@ def _recorded(log: EventLog, host: str, last: int | None) -> list[_Prune]:
                 time_ns,
                 facts.get("trigger", ""),
                 facts.get("policy", {}),
-                facts["plan"],
+                facts.get("plan", {}),
                 frozenset(image for image, error in ends.items() if error is None),
                 {image: error for image, error in ends.items() if error is not None},
             )
@@ -244,6 +244,8 @@ def _forget(cut: EventLog, from_ns: int) -> None:
 def _check(prune: _Prune, cut: EventLog) -> PruneCheck:
     text = str(prune.policy.get("text", ""))
     made = PruneCheck(prune.prune, prune.time_ns / 1e9, prune.trigger, text)
+    if "images" not in prune.plan:
+        return _skipped(made, "no plan was recorded with it")
     values = prune.policy.get("values")
     if values is None:
         return _skipped(made, "its policy was recorded in words only, by an older version")

@@ -7,10 +7,11 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from collector.units import format_bytes, format_duration, parse_bytes
+from collector.units import format_bytes, format_count, format_duration, parse_bytes
 
 PER_CENT = 100.0
 MAX_PER_CENT = 100.0
+BYTES = "B"
 PER_JOB = "B/job"
 AUTO = "auto"
 AUTO_DEFAULT_PER_CENT = 10.0
@@ -55,7 +56,7 @@ class Space:
         if clean.endswith("/job"):
             return cls(float(parse_bytes(clean.removesuffix("/job"))), PER_JOB, clean)
         try:
-            return cls(float(parse_bytes(clean)), "B", clean)
+            return cls(float(parse_bytes(clean)), BYTES, clean)
         except ValueError:
             raise ValueError(f"'{text}' is not free space (such as 10%, 50GB or 2GB/job)") from None
 
@@ -238,6 +239,8 @@ class Policy:
 
     def __str__(self) -> str:
         parts = [f"{self.order} under {_said(self.threshold)} free"]
+        if self.per_job and self.job_slots is not None:
+            parts.append(format_count(self.job_slots, "job slot"))
         if self.target is not None and self.target != self.threshold:
             parts.append(f"up to {_said(self.target)}")
         if self.allowlist:

@@ -90,6 +90,12 @@ _VARIANTS = {
     "stone-pull": "By pull.",
     "stone-job": "By the last job that named the image.",
 }
+# What a table calls a variant, where that is not its name here.
+_AS_SHOWN = {
+    "docker-gc-24h": "docker-gc",
+    "prune-until-24h-built": "prune-until-built",
+    "prune-until-24h-local": "prune-until-local",
+}
 _SWITCHED = {
     "runner-cleanup": ("restarts",),
     "drone-gc": ("exact", "restarts"),
@@ -108,6 +114,7 @@ def baseline(text: str) -> Cleaner:
         UsageError: there is no such baseline, or it has no such switch.
     """
     name, *switches = text.split("+")
+    name = _AS_SHOWN.get(name, name)
     if name not in BASELINES:
         raise UsageError(f"--baseline: unknown '{name}'; known are {', '.join(BASELINES)}, all and none")
     chosen: dict[str, object] = {}

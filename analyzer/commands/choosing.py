@@ -204,6 +204,8 @@ def allowlist(
     base = load_policy(policy) if policy else None
     values = {"threshold": threshold} if threshold else {}
     asked = {"allowlist": list(entry)} if entry else {}
+    if entry and not all(one.strip() for one in entry):
+        raise UsageError("--entry: an entry is empty: give a glob on repository:tag")
     chosen = policy_from({**values, **asked}, COMMAND_LINE, base)
     work = Earning(chosen, base.allowlist if base else (), options.split(split))
     override = disk.override()

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from analyzer.baselines import baseline
 from collector.events import Event, Kind
 from collector.log import EventLog
 from pruner.foreign import import_docker_gc, import_docuum
+from tests.analyzer.command import analyzer as run
 from tests.analyzer.test_loading import T0, S, container, observed, sample
 
 
@@ -124,6 +126,17 @@ def test_a_policy_file_is_taken_and_options_change_it(busy: EventLog, tmp_path: 
     ("arguments", "status", "words"),
     [
         (("--threshold", "130%"), 2, "'130%' is not between 0% and 100%"),
+        (
+            ("--threshold", "5%:40%:1%"),
+            2,
+            "--threshold: '5%:40%:1%' is a range or a list, which `analyzer sweep` takes",
+        ),
+        (("--threshold", "2GB/job"), 2, "set job_slots in a policy file"),
+        (
+            ("--disk-size", "1GB", "--other", "2GB"),
+            2,
+            "--disk-size: 954 MiB with 1.86 GiB of other usage leaves no room",
+        ),
         (("--threshold", "20%", "--target", "10%"), 2, "threshold = 20% is more than target = 10%"),
         (("--order", "best"), 2, "order"),
         (("--trigger", "never"), 2, "--trigger: 'never' is none of tick, event"),
@@ -145,6 +158,28 @@ def test_faults_are_one_line_and_an_exit_status(
     assert done.stderr.startswith("analyzer: ")
     assert len(done.stderr.splitlines()) == 1
     assert words in done.stderr
+
+
+def test_an_amount_per_job_says_for_how_many_slots_it_is_taken(busy: EventLog, tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text('threshold = "10B/job"\njob_slots = 4\n')
+    done = run("simulate", "--log", str(busy.path), "--policy", str(file), "--baseline", "none", "--format", "json")
+    found = json.loads(done.stdout)
+    (policy,) = found["policies"]
+    assert policy["threshold"] == 40
+    assert policy["name"] == "forecast under 10B/job free, 4 job slots, min age 1 h"
+    assert "an amount per job is taken for all job slots" in found["assumptions"][-1]
+
+
+def test_what_asks_for_more_than_the_disk_holds_is_told(busy: EventLog) -> None:
+    done = run("simulate", "--log", str(busy.path), "--threshold", "1GB", "--format", "json")
+    assert "1GB is more than the disk holds: under it pruning never ends" in json.loads(done.stdout)["assumptions"]
+
+
+def test_a_baseline_is_known_by_the_name_that_the_table_shows(busy: EventLog) -> None:
+    shown = json.loads(run("simulate", "--log", str(busy.path), "--baseline", "all", "--format", "json").stdout)
+    for name in [policy["name"] for policy in shown["policies"] if policy["baseline"]]:
+        assert baseline(name).name == name
 
 
 def test_a_log_of_gaps_only_is_refused(log: EventLog) -> None:

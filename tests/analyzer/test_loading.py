@@ -9,7 +9,7 @@ from analyzer.cleaner import PolicyCleaner
 from analyzer.loading import DiskOverride, load_trace
 from analyzer.replay import replay
 from analyzer.trace import Use
-from collector.errors import LogError
+from collector.errors import LogError, UsageError
 from collector.events import Event, Kind
 from collector.log import EventLog
 from pruner.policy import Policy
@@ -141,7 +141,7 @@ def test_a_disk_can_be_given_where_none_was_recorded(log: EventLog) -> None:
     log.append([observed(0, "a"), *container(1, 2, "a", "c")])
     trace = load_trace(log, disk=DiskOverride(1000, 10))
     assert (trace.disk_total.tolist(), trace.disk_other.tolist()) == ([1000], [10])
-    with pytest.raises(LogError, match="leaves nothing"):
+    with pytest.raises(UsageError, match="leaves no room for images"):
         load_trace(log, disk=DiskOverride(1000, 1000))
 
 

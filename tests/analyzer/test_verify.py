@@ -121,6 +121,11 @@ def test_an_older_record_is_passed_over_and_said_so(history: EventLog) -> None:
     assert "not replayed: its policy was recorded in words only" in shown.stdout
 
 
+def test_a_prune_without_its_plan_is_passed_over_and_said_so(history: EventLog) -> None:
+    history.append([Event(T0 + int(HOUR * S), Kind.PRUNE_STARTED, attributes={"prune": "p", "trigger": "timer"})])
+    assert only(history).skipped == "no plan was recorded with it"
+
+
 def test_the_command_prints_rows_causes_and_json(history: EventLog) -> None:
     history.append([recorded(HOUR, [entry("a", "evict", 20), *STAYS]), ended(HOUR + 1, HOUR, "a", "in use")])
     history.append([recorded(2 * HOUR, [entry("a", "evict", 20), *STAYS]), ended(2 * HOUR + 1, 2 * HOUR, "a")])
