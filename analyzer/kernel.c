@@ -696,7 +696,9 @@ typedef struct {
 } learned_t;
 
 /* All images as they stand at a moment, first to go first: the same under every policy. */
-typedef struct {
+typedef struct moment {
+    struct moment *next; /* of those that are kept */
+    size_t slot;
     double now;
     int32_t position;
     int ready; /* once it is another status than PENDING, the rest is there */
@@ -712,8 +714,9 @@ typedef struct {
     keys_t ask;
     int64_t room, size; /* bytes that are left; of each */
     size_t slots;
-    moment_t **slot;
+    moment_t **slot, *kept;
 } moments_t;
+#define MOST_MOMENTS 65536
 
 typedef struct {
     const double *levels; /* per class of disk LEVELS amounts: threshold, target, emergency; bytes, inodes */
@@ -1345,6 +1348,9 @@ static const moment_t *moment_of(run_t *run) {
             }
             if (!made && !(made = begin_moment(run, NULL))) return NULL;
             if (__atomic_compare_exchange_n(&all->slot[at], &found, made, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+                made->slot = at, made->next = __atomic_load_n(&all->kept, __ATOMIC_RELAXED);
+                while (!__atomic_compare_exchange_n(&all->kept, &made->next, made, 1, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+                }
                 run->status = fill_moment(run, made, 1);
                 __atomic_store_n(&made->ready, run->status, __ATOMIC_RELEASE);
                 return run->status == OK ? made : NULL;
@@ -1366,12 +1372,12 @@ moments_t *kernel_moments(int32_t images, const learned_t *learned, keys_t ask, 
     moments_t *all = calloc(1, sizeof *all);
     if (!all) return NULL;
     all->size = (int64_t)sizeof(moment_t) + 16 * ((int64_t)images + 1);
-    int64_t most = room / all->size;
+    int64_t most = room / all->size < MOST_MOMENTS ? room / all->size : MOST_MOMENTS;
     all->slots = 64;
     while ((int64_t)all->slots < 2 * most) all->slots *= 2;
     all->learned = learned;
     all->ask = ask;
-    all->room = room;
+    all->room = most * all->size;
     all->slot = calloc(all->slots, sizeof *all->slot);
     if (!all->slot) return free(all), NULL;
     return all;
@@ -1379,10 +1385,11 @@ moments_t *kernel_moments(int32_t images, const learned_t *learned, keys_t ask, 
 
 /* Free all moments, which no replay may be at. */
 void kernel_pass(moments_t *all) {
-    for (size_t k = 0; k < all->slots; k++) {
-        if (all->slot[k]) all->room += all->size;
-        free(all->slot[k]);
-        all->slot[k] = NULL;
+    for (moment_t *next; all->kept; all->kept = next) {
+        next = all->kept->next;
+        all->slot[all->kept->slot] = NULL;
+        all->room += all->size;
+        free(all->kept);
     }
 }
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from analyzer.host import Removal
-from analyzer.trace import Flags, Floats, Images, Integers, Trace, Use
+from analyzer.result import Removals
+from analyzer.trace import Flags, Floats, Images, Integers, Kinds, Trace, Use
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,70 +44,82 @@ def stays(trace: Trace, removed: Sequence[Removal]) -> Stays:
     An image comes with its first use after its removal. A tag brings nothing in, and a local image
     that was removed does not come back by being asked for.
     """
-    going = _by_image(np.array([removal.image for removal in removed], dtype=np.int32), trace.images)
-    gone = np.array([removal.time for removal in removed], dtype=np.float64)
-    uses = _by_image(trace.image, trace.images)
-    brings = _brings(trace)
-    rows: list[tuple[int, float, float, float, bool, bool]] = []
-    for i in range(trace.images):
-        rows.extend(_stays_of(i, trace, uses[i], np.sort(gone[going[i]]), brings))
-    image, begin, end, last_use, again, found = zip(*rows, strict=True) if rows else ((),) * 6
-    made = Stays(
-        image=np.array(image, dtype=np.int64),
-        begin=np.array(begin, dtype=np.float64),
-        end=np.array(end, dtype=np.float64),
-        last_use=np.array(last_use, dtype=np.float64),
-        again=np.array(again, dtype=np.bool_),
-        pulled=np.zeros(len(rows), dtype=np.int64),
+    gone = Removals.of(removed)
+    by_image = np.lexsort((gone.time, gone.image))
+    removal_image, removal_time = gone.image[by_image], gone.time[by_image]
+    order = np.argsort(trace.image, kind="stable")
+    image, time, until, kind = trace.image[order], trace.time[order], trace.until[order], trace.kind[order]
+    # Each image has a span before each of its removals, and one after the last.
+    spans = np.searchsorted(removal_image, np.arange(trace.images + 1)) + np.arange(trace.images + 1)
+    span = _spans(trace, image, time, removal_image, removal_time)
+    ends = np.full(int(spans[-1]), np.inf)
+    ends[np.arange(len(removal_time)) + removal_image] = removal_time
+    comes = _coming(trace, image, kind, span, spans)
+    latest = np.full(len(ends), -np.inf)
+    used = np.flatnonzero(np.diff(span, prepend=-1))
+    if len(used):
+        latest[span[used]] = np.maximum.reduceat(until, used)
+    stay, owner = span[comes], image[comes].astype(np.int64)
+    end = np.minimum(ends[stay], trace.end)
+    found = ~_demands(kind[comes]) | trace.local[owner]
+    begin = time[comes]
+    return Stays(
+        image=owner,
+        begin=begin,
+        end=end,
+        last_use=np.minimum(latest[stay], end),
+        again=np.diff(owner, prepend=-1) == 0,
+        pulled=np.where(found, 0, _missing_bytes(trace, owner, begin, end)),
     )
-    _price(trace, made, np.array(found, dtype=np.bool_))
-    return made
 
 
-def _brings(trace: Trace) -> tuple[Flags, Flags]:
-    """Which uses bring in an image that has never been there, and which one that was removed."""
-    demand = (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)
-    arrived = trace.kind == Use.ARRIVED
-    return demand | arrived | (trace.kind == Use.FOUND), (demand & ~trace.local[trace.image]) | arrived
+def _demands(kind: Kinds) -> Flags:
+    demands: Flags = (kind >= Use.CONTAINER) & (kind <= Use.JOB)
+    return demands
 
 
-def _stays_of(
-    image: int, trace: Trace, uses: Integers, gone: Floats, brings: tuple[Flags, Flags]
-) -> list[tuple[int, float, float, float, bool, bool]]:
-    """(image, begin, end, last use, again, found) of each stay of one image."""
-    made: list[tuple[int, float, float, float, bool, bool]] = []
-    edges = [0, *np.searchsorted(trace.time[uses], gone, side="right").tolist(), len(uses)]
-    for (a, b), end in zip(itertools.pairwise(edges), [*gone.tolist(), np.inf], strict=True):
-        coming = uses[a:b][brings[bool(made)][uses[a:b]]]
-        if not len(coming):
-            continue
-        kind = Use(int(trace.kind[coming[0]]))
-        last = min(end, trace.end)
-        until = min(float(np.max(trace.until[uses[a:b]])), last)
-        found = not kind.demands or bool(trace.local[image])
-        made.append((image, float(trace.time[coming[0]]), last, until, bool(made), found))
-    return made
+def _spans(trace: Trace, image: Images, time: Floats, removal_image: Integers, removal_time: Floats) -> Integers:
+    """The number of the span that each use is in; uses and removals by image, then time.
+
+    A removal comes after what is used at the same moment.
+    """
+    span = image.astype(np.int64)
+    uses = np.searchsorted(image, np.arange(trace.images + 1))
+    removals = np.searchsorted(removal_image, np.arange(trace.images + 1))
+    for i in np.flatnonzero(np.diff(removals)):
+        mine = slice(uses[i], uses[i + 1])
+        span[mine] += np.searchsorted(removal_time[removals[i] : removals[i + 1]], time[mine], side="left")
+    return span + removals[image]
 
 
-def _price(trace: Trace, made: Stays, found: Flags) -> None:
-    """Book the bytes that each stay's beginning had to transfer: the layers that no other image held then."""
-    holders = np.zeros(len(trace.layer_bytes), dtype=np.int64)
-    k = np.arange(len(made.image))
-    time = np.concatenate((made.begin, made.end))
-    leaves = np.concatenate((np.zeros(len(k), dtype=np.int64), np.ones(len(k), dtype=np.int64)))
-    number = np.concatenate((k, k))
-    for n in np.lexsort((number, leaves, time)):
-        stay = int(number[n])
-        layers = trace.layer[trace.first[made.image[stay]] : trace.first[made.image[stay] + 1]]
-        if leaves[n]:
-            holders[layers] -= 1
-        else:
-            if not found[stay]:
-                made.pulled[stay] = int(trace.layer_bytes[layers[holders[layers] == 0]].sum())
-            holders[layers] += 1
+def _coming(trace: Trace, image: Images, kind: Kinds, span: Integers, spans: Integers) -> Integers:
+    """The uses with which a stay begins: at first whatever finds or demands an image, later what brings it back."""
+    demands, arrived = _demands(kind), kind == Use.ARRIVED
+    ever = np.flatnonzero(demands | arrived | (kind == Use.FOUND))
+    first = ever[np.diff(image[ever], prepend=-1) > 0]
+    first_span = np.full(trace.images, spans[-1])
+    first_span[image[first]] = span[first]
+    back = np.flatnonzero((demands & ~trace.local[image]) | arrived)
+    later = back[np.diff(span[back], prepend=-1) > 0]
+    return np.sort(np.concatenate((first, later[span[later] > first_span[image[later]]])))
 
 
-def _by_image(image: Images, count: int) -> list[Integers]:
-    """The positions of each image's entries, in order."""
-    order = np.argsort(image, kind="stable")
-    return np.split(order, np.searchsorted(image[order], np.arange(1, count)))
+def _missing_bytes(trace: Trace, image: Integers, begin: Floats, end: Floats) -> Integers:
+    """The bytes of the layers that no other image held when each stay began."""
+    count = len(image)
+    leaves = np.repeat([False, True], count)
+    order = np.lexsort((np.tile(np.arange(count), 2), leaves, np.concatenate((begin, end))))
+    stay, leaves = order % count if count else order, leaves[order]
+    layers = np.diff(trace.first)[image[stay]]
+    event = np.repeat(np.arange(2 * count), layers)
+    within = np.arange(len(event)) - np.repeat(np.cumsum(layers) - layers, layers)
+    layer = trace.layer[trace.first[image[stay[event]]] + within]
+    by_layer = np.argsort(layer, kind="stable")
+    event, layer = event[by_layer], layer[by_layer]
+    # Whatever comes goes: from layer to layer the sum is 0 again.
+    change = np.where(leaves[event], -1, 1)
+    held = np.cumsum(change) - change
+    missing = ~leaves[event] & (held == 0)
+    found = np.zeros(count, dtype=np.int64)
+    np.add.at(found, stay[event[missing]], trace.layer_bytes[layer[missing]])
+    return found

@@ -15,7 +15,7 @@ from analyzer.downsample import distinct_times, fewer_steps
 from analyzer.lifelines import Stays, stays
 from analyzer.recorded import Recorded
 from analyzer.report import short_names
-from analyzer.result import Result
+from analyzer.result import Removals, Result
 from analyzer.trace import Floats, Trace, Use
 from pruner.policy import Policy, repository
 
@@ -188,7 +188,7 @@ def marks(made: Study) -> list[Row]:
     span = made.trace.end
     found = []
     for result in made.results:
-        pruned = np.unique(np.array([removal.time for removal in result.removed], dtype=np.float64))
+        pruned = np.unique(Removals.of(result.removed).time)
         full = np.zeros(0)
         if result.timeline is not None:
             short = result.timeline.free < 0
@@ -224,6 +224,7 @@ def find_views(trace: Trace, lives: dict[str, Stays]) -> list[View]:
     """Who is pulled again and again, and who is kept for nothing, under each followed policy."""
     found = []
     count = trace.images
+    demands = np.bincount(trace.image[(trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)], minlength=count)
     for name, stay in lives.items():
         again = np.bincount(stay.image[stay.again], weights=stay.pulled[stay.again], minlength=count)
         idle = np.bincount(stay.image, weights=stay.idle, minlength=count) * trace.image_bytes
@@ -231,17 +232,24 @@ def find_views(trace: Trace, lives: dict[str, Stays]) -> list[View]:
             order = [int(i) for i in np.argsort(-weight, kind="stable") if weight[i] > 0]
             if order:
                 shown = order[:_MOST_IMAGES]
-                found.append(View(what, name, shown, len(order) - len(shown), [_row(trace, stay, i) for i in shown]))
+                found.append(
+                    View(
+                        what,
+                        name,
+                        shown,
+                        len(order) - len(shown),
+                        [_row(trace, stay, i, int(demands[i])) for i in shown],
+                    )
+                )
     return found
 
 
-def _row(trace: Trace, stay: Stays, image: int) -> Row:
+def _row(trace: Trace, stay: Stays, image: int, uses: int) -> Row:
     own = stay.image == image
-    uses = trace.image == image
     return {
         "image": trace.name(image),
         "bytes": int(trace.image_bytes[image]),
-        "uses": int(np.count_nonzero(uses & (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB))),
+        "uses": uses,
         "repulls": int(np.count_nonzero(stay.again & own)),
         "repulled": int(stay.pulled[stay.again & own].sum()),
         "held": float((stay.end - stay.begin)[own].sum()),

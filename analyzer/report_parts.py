@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from typing import Any
 import vl_convert
 
 from analyzer.advice import Proposal
+from analyzer.library import cached
 from analyzer.result import Result
 from collector.errors import HindsightError
 from collector.paths import write_whole
@@ -143,9 +147,19 @@ def write(text: str, path: Path) -> None:
 
 @functools.cache
 def library() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script that sets `vegaEmbed`."""
+    """Vega, Vega-Lite and Vega-Embed as one script that sets `vegaEmbed`; made once for each user."""
+    kept = cached().with_name(f"charts-{version('vl-convert-python')}.js")
+    try:
+        if kept.stat().st_uid == os.geteuid():
+            return kept.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        pass
     bundle: Callable[[], str] = vl_convert.javascript_bundle  # type: ignore[assignment] # its stub forgets a default
-    return bundle()
+    made = bundle()
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_whole(kept, made)
+    return made
 
 
 def part(name: str) -> str:

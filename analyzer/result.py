@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, overload
 
+import numpy as np
+
 from analyzer.host import Removal
 from analyzer.trace import Flags, Floats, Integers
 
@@ -39,6 +41,18 @@ class Removals(Sequence[Removal]):
 
     def __init__(self, time: Floats, image: Integers, freed: Integers, emergency: Flags) -> None:
         self.time, self.image, self.freed, self.emergency = time, image, freed, emergency
+
+    @classmethod
+    def of(cls, removed: Sequence[Removal]) -> Removals:
+        """The same as columns."""
+        if isinstance(removed, cls):
+            return removed
+        return cls(
+            np.array([removal.time for removal in removed], dtype=np.float64),
+            np.array([removal.image for removal in removed], dtype=np.int64),
+            np.array([removal.bytes for removal in removed], dtype=np.int64),
+            np.array([removal.emergency for removal in removed], dtype=np.bool_),
+        )
 
     def __len__(self) -> int:
         return len(self.time)
