@@ -20,12 +20,13 @@ from analyzer.result import DEFAULT_PULL_RATE, Result
 from analyzer.search import badness, possible
 from analyzer.trace import Trace
 from collector.errors import HindsightError, UsageError
-from collector.units import format_bytes
+from collector.units import format_bytes, format_duration
 from pruner.policy import Policy
 
 DEFAULT_SHARE = 0.7
 _MARGIN = 0.1
 _TOLERANCE = 0.01
+_WEEK_S = 6.5 * 86400.0
 _CHEAP = " those that hardly pull more again than need be"
 _SUMS = (
     *("uses", "hits", "compulsory", "compulsory_bytes", "repulls", "repulled_bytes", "losses", "removals"),
@@ -334,6 +335,12 @@ def reasons(found: Recommendation, constraints: Constraints, share: float = 1.0)
         said.append(
             f"By the first {share:.0%} of the history alone it would have been {before}, which does not keep to that "
             f"on the rest ({why}): so all of it was used, and none is left to judge by."
+        )
+    lasting = first.seconds + (0.0 if rest is None else rest.seconds)
+    if lasting < _WEEK_S:
+        said.append(
+            f"All of this stands on {format_duration(lasting)} of history: what comes back each day or each week "
+            "shows in a longer one, so ask again then."
         )
     if rest is not None:
         verdict = "keeps to that" if not found.broken else f"does not keep to that ({'; '.join(found.broken)})"

@@ -23,7 +23,7 @@ _NS = 1e9
 class Status:
     """The state of a log. Times are UTC seconds, sizes bytes, shares 0 to 1.
 
-    `free_history` has the least free space of each interval in the last week of disk samples.
+    `free_history` has the least free space of each of up to 168 equal intervals in the last week of disk samples.
     """
 
     log: str
@@ -206,10 +206,15 @@ def status(log: EventLog, now: float | None = None) -> Status:
 
 # The newest week, an hour at a time, so that the answer stays small.
 _FREE_HISTORY = """
-SELECT arg_min(epoch_ns(time), free_bytes) / 1e9, min(free_bytes) FROM disk
-WHERE host = ? AND free_bytes IS NOT NULL
-    AND disk.time > (SELECT max(time) FROM event WHERE kind = 'disk_sampled' AND host = ?) - INTERVAL 7 DAYS
-GROUP BY date_trunc('hour', CAST(disk.time AS TIMESTAMP)) ORDER BY 1
+WITH week AS (
+    SELECT epoch_ns(time) AS at_ns, free_bytes FROM disk
+    WHERE host = ? AND free_bytes IS NOT NULL
+        AND disk.time > (SELECT max(time) FROM event WHERE kind = 'disk_sampled' AND host = ?) - INTERVAL 7 DAYS
+), span AS (
+    SELECT min(at_ns) AS begun, max(at_ns) - min(at_ns) + 1 AS lasted FROM week
+)
+SELECT arg_min(at_ns, free_bytes) / 1e9, min(free_bytes) FROM week, span
+GROUP BY (at_ns - begun) * 168 // lasted ORDER BY 1
 """
 
 

@@ -28,6 +28,7 @@ _HAPPENED = {
     "image_pushed": "pushed",
     "base_used": "built upon",
 }
+_MOST_LIKE = 3
 
 
 @dataclass(slots=True)
@@ -91,9 +92,14 @@ def stories(log: EventLog, text: str) -> list[Story]:
         ids = dict(connection.execute(_IDS, host).fetchall())
         chosen = [image for image, image_id in ids.items() if _is_meant(text, image_id, names.get(image, []))]
         if not chosen:
-            raise UsageError(
-                f"no image that this host has ever held is '{text}': `collector images` lists those it holds"
+            like = sorted(
+                {name for known in names.values() for name in known if text and text in name and "@" not in name},
+                key=lambda name: (len(name), name),
             )
+            hint = (
+                f"did you mean {' or '.join(like[:_MOST_LIKE])}?" if like else "`collector images` lists those it holds"
+            )
+            raise UsageError(f"no image that this host has ever held is '{text}': {hint}")
         held = {image for (image,) in connection.execute(_HELD, host).fetchall()}
         pulls = read_pulls(connection, log.host)
         owners = dict(connection.execute(_OWNERS, host).fetchall())

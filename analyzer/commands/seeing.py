@@ -95,6 +95,8 @@ def costs(
         optional=("FIRST PULLS", "OWN", "IMAGES"),
     )
     typer.echo()
+    if rows and not any(row.first_bytes or row.repulls for row in rows):
+        console.print_text("note: the log holds no pull, so nothing is said of their costs: `simulate` does that")
     for column, meaning in COSTS_LEGEND.items():
         if column not in left_out:
             console.print_text(f"{column}: {meaning}", "dim")
