@@ -46,7 +46,9 @@ class LogWriter:
         self._memory_limit = memory_limit
         self._hard_limit = hard_limit
         self._given_up: list[Event] = []
+        # The file of the latest `keep`, and that of the latest look for another one.
         self._file: tuple[int, int] | None = None
+        self._looked_at: tuple[int, int] | None = None
         self._failed = False
         self._oldest_ns: int | None = None
         self._fault = ""
@@ -123,8 +125,10 @@ class LogWriter:
         if self._fault:
             logger.info("the event log %s takes events again", self.log.path)
             self._fault = ""
-        self._file = self._identity()
-        self._failed = False
+        found = self._identity()
+        # One that has gone since the last look was not spoken of yet, though this made another: the next look sees it.
+        self._failed = self._looked_at not in {None, found}
+        self._file = self._looked_at if self._failed else found
         return True
 
     @property
@@ -134,7 +138,8 @@ class LogWriter:
 
     def renewed(self) -> bool:
         """Whether the log is no longer the file that was last appended to: removed or replaced."""
-        return self._file is not None and self._file != self._identity()
+        self._looked_at = self._identity()
+        return self._file is not None and self._file != self._looked_at
 
     def _identity(self) -> tuple[int, int] | None:
         try:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from analyzer.report_html import write_report
 from collector.events import Event, Kind
@@ -25,6 +25,8 @@ FLAGS = [
     "--disable-sync",
 ]
 
+PATIENCE_MS = 120_000
+
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
@@ -32,8 +34,9 @@ def browser() -> Iterator[Browser]:
     program = shutil.which("chromium")
     if program is None:
         cannot_run("chromium is not installed: run .ci/install-packages")
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        made = playwright.chromium.launch(executable_path=program, args=FLAGS, timeout=PATIENCE_MS)
         yield made
         made.close()
 

@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.analyzer.made_host import HOSTILE
+from tests.browser.conftest import PATIENCE_MS
 
 pytestmark = pytest.mark.browser
 
@@ -56,13 +57,14 @@ def quiet(browser: Browser, report: Path) -> Iterator[Open]:
 
     def open_page(width: int = 1200, height: int = 900, **options: Any) -> Page:
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
         page.goto(report.as_uri())
-        page.wait_for_selector("html[data-ready=yes]", timeout=60_000)
+        page.wait_for_selector("html[data-ready=yes]", timeout=PATIENCE_MS)
         return page
 
     yield open_page
@@ -82,6 +84,14 @@ def opened(browser: Browser, report: Path) -> Iterator[Open]:
 def opened_fleet(browser: Browser, fleet: Path) -> Iterator[Open]:
     with quiet(browser, fleet) as open_page:
         yield open_page
+
+
+def wait_until(page: Page, condition: Callable[[], bool]) -> None:
+    """Wait until a chart has been drawn anew; what it then shows is the caller's to assert."""
+    for _ in range(PATIENCE_MS // 100):
+        if condition():
+            return
+        page.wait_for_timeout(100)
 
 
 def place(page: Page, name: str) -> dict[str, float]:
@@ -133,14 +143,13 @@ def test_the_brush_and_the_buttons_zoom(opened: Open) -> None:
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.6, y, steps=5)
     page.mouse.up()
-    page.wait_for_timeout(500)
-    dragged = axis()
-    assert dragged != whole
+    wait_until(page, lambda: axis() != whole)
+    assert axis() != whole
     page.get_by_role("button", name="Whole time").press("Enter")
-    page.wait_for_timeout(500)
+    wait_until(page, lambda: axis() == whole)
     assert axis() == whole
     page.get_by_role("button", name="Lowest point").press("Enter")
-    page.wait_for_timeout(500)
+    wait_until(page, lambda: axis() != whole)
     assert axis() != whole
 
 
@@ -150,7 +159,7 @@ def test_lines_are_chosen_with_the_keyboard(opened: Open) -> None:
     box = page.get_by_role("checkbox", name="prune-until-24h-local")
     box.focus()
     page.keyboard.press("Space")
-    page.wait_for_timeout(500)
+    wait_until(page, lambda: lines(page) == before + 2)
     assert lines(page) == before + 2  # in the chart and in its overview
 
 
@@ -161,8 +170,9 @@ def test_images_are_chosen_and_the_table_follows(opened: Open) -> None:
     assert any("kept without use" in name for name in views)
     before = page.locator("#chart-images svg").inner_html()
     page.locator("#view").select_option(views[-1])
-    page.wait_for_timeout(500)
-    assert page.locator("#chart-images svg").inner_html() != before
+    chart = page.locator("#chart-images svg")
+    wait_until(page, lambda: chart.inner_html() != before)
+    assert chart.inner_html() != before
     shown = page.locator("[data-view]:not([hidden])")
     assert shown.count() == 1
     assert shown.get_attribute("data-view") == views[-1]

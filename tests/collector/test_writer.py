@@ -164,6 +164,20 @@ def test_a_log_that_was_removed_or_replaced_is_noticed(log: EventLog) -> None:
     assert not writer.renewed()
 
 
+def test_a_log_that_goes_between_the_look_and_the_append_is_noticed_by_the_next(log: EventLog) -> None:
+    writer = LogWriter(log)
+    for _ in range(2):
+        assert not writer.renewed()
+        assert writer.keep()
+    assert not writer.renewed()
+    log.path.unlink()
+    writer.add(events(7, 7))
+    assert writer.keep()
+    assert (writer.behind, writer.renewed()) == (True, True)
+    assert writer.keep()
+    assert (writer.behind, writer.renewed()) == (False, False)
+
+
 def test_what_is_wrong_with_the_log_is_said_once_and_so_is_its_end(
     log: EventLog, caplog: pytest.LogCaptureFixture
 ) -> None:

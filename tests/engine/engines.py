@@ -15,14 +15,14 @@ import docker
 import requests
 
 from tests.engine.disk import LoopDisk
-from tests.engine.leftovers import BASE, mounts_under, processes_of
+from tests.engine.leftovers import BASE, end_processes, mounts_under
 
 Command = tuple[Sequence[str | Path], dict[str, str]]
 
 GIB = 2**30
 VARIANTS = ("docker20", "docker26", "podman")
 TRIXIE = Path("/var/cache/docker-hindsight-tests/trixie")
-_START_S = 30.0
+_PATIENCE_S = 120.0
 
 
 def available(variant: str) -> str | None:
@@ -76,7 +76,7 @@ class Engine:
         ]()
         with (self.folder / "engine.log").open("ab") as log:
             self._process = subprocess.Popen(argv, env={**os.environ, **environment}, stdout=log, stderr=log)
-        deadline = time.monotonic() + _START_S
+        deadline = time.monotonic() + _PATIENCE_S
         while True:
             client = docker.DockerClient(base_url=self.host, timeout=30, version="1.41")
             try:
@@ -92,7 +92,7 @@ class Engine:
 
     def client(self) -> docker.DockerClient:
         """A new client; close it."""
-        return docker.DockerClient(base_url=self.host, timeout=60)
+        return docker.DockerClient(base_url=self.host, timeout=int(_PATIENCE_S))
 
     def stop(self) -> None:
         """End it in order."""
@@ -110,9 +110,7 @@ class Engine:
     def remove(self) -> None:
         """End it and give everything back."""
         self.stop()
-        for pid in processes_of(self.folder):
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(0.05)
+        end_processes(self.folder)
         for mount in mounts_under(self.folder):
             subprocess.run(["umount", "--lazy", mount], check=False)
 
@@ -124,7 +122,7 @@ class Engine:
         if self._process is not None:
             self._process.send_signal(number)
             try:
-                self._process.wait(timeout=30)
+                self._process.wait(timeout=int(_PATIENCE_S))
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

@@ -8,16 +8,18 @@ loop devices and deletes it. Nothing outside such a folder is ever touched.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 BASE = Path("/tmp/dh-tests")  # noqa: S108 - sockets need short paths; the names in it are random
-_PATIENCE_S = 10.0
+_PATIENCE_S = 60.0
 
 
 def make_state_root() -> Path:
@@ -36,25 +38,34 @@ def start_ticks(pid: int) -> str | None:
 
 
 def sweep() -> list[Path]:
-    """Remove the folders whose owners are gone, with all that runs or is mounted in them."""
+    """Remove the folders whose owners are gone, with all that runs or is mounted in them; which they were."""
     swept = []
-    for root in sorted(BASE.glob("*-*-*")):
-        pid, ticks, _ = root.name.split("-")
-        if start_ticks(int(pid)) != ticks:
-            remove(root)
-            swept.append(root)
+    with _alone():
+        for root in sorted(BASE.glob("*-*-*")):
+            pid, ticks, _ = root.name.split("-")
+            if start_ticks(int(pid)) != ticks:
+                remove(root)
+                swept.append(root)
     return swept
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Test runs begin at the same time, and each sweeps: one after the other."""
+    BASE.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(BASE, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def remove(root: Path) -> None:
     """End, unmount, free and delete all of a folder."""
     if BASE not in root.parents:
         raise ValueError(f"{root} is no state root")
-    deadline = time.monotonic() + _PATIENCE_S
-    while (found := processes_of(root)) and time.monotonic() < deadline:
-        for pid in found:
-            _kill(pid)
-        time.sleep(0.05)
+    end_processes(root)
     for mount in mounts_under(root):
         subprocess.run(["umount", "--lazy", mount], check=False, stderr=subprocess.DEVNULL)
     for device in loop_devices_of(root):
@@ -63,8 +74,18 @@ def remove(root: Path) -> None:
         subprocess.run(["ip", "link", "delete", bridge.name], check=False)
     for marker in (root / "cgroups").glob("*"):
         remove_cgroup(Path(marker.read_text()))
+    deadline = time.monotonic() + _PATIENCE_S
     while root.exists() and time.monotonic() < deadline:
         shutil.rmtree(root, ignore_errors=True)
+        time.sleep(0.05)
+
+
+def end_processes(root: Path) -> None:
+    """End every process of a folder, and wait until they are gone."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while (found := processes_of(root)) and time.monotonic() < deadline:
+        for pid in found:
+            _kill(pid)
         time.sleep(0.05)
 
 

@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.engine.leftovers import processes_of, remove_cgroup
+from tests.engine.leftovers import end_processes, remove_cgroup
 
 ROOT = Path("/var/cache/docker-hindsight-tests/systemd-root")
 _PROJECT = Path(__file__).parents[2]
-_PATIENCE_S = 30.0
+_PATIENCE_S = 120.0
 _PROGRAMS = "/opt/docker-hindsight/bin"
 _numbers = itertools.count(1)
 
@@ -155,7 +155,7 @@ class Machine:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         return int(children[0]) if children else 0
 
-    def run(self, *argv: str, status: int | None = 0, patience_s: float = 120) -> str:
+    def run(self, *argv: str, status: int | None = 0, patience_s: float = 300) -> str:
         """Run a command on the machine as root; what it printed. Ours are found by name."""
         if not self.pid:
             raise ValueError("no process yet")
@@ -194,6 +194,7 @@ class Machine:
 
     def journal(self, unit: str) -> list[tuple[int, str]]:
         """Priority and text of each line that a unit's processes wrote."""
+        self.run("journalctl", "--sync")
         lines = self.run("journalctl", "--unit", unit, "--output", "json", "--no-pager").splitlines()
         rows = [json.loads(line) for line in lines if line.startswith("{")]
         return [(int(row["PRIORITY"]), str(row["MESSAGE"])) for row in rows if row.get("_SYSTEMD_UNIT") == unit]
@@ -204,8 +205,6 @@ class Machine:
             os.kill(pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
-        for pid in processes_of(self.folder):
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(0.1)
+        end_processes(self.folder)
         remove_cgroup(self._cgroup)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -50,6 +50,11 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         self.cut()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is connected, and the engine has ended all that it was asked through it."""
+        return not self._open
+
     def cut(self) -> None:
         """Lose the socket and all that goes through it."""
         self._path.unlink(missing_ok=True)
@@ -94,7 +99,8 @@ class Proxy:
                 if found and b"/events" in found["target"] and b"until=" not in found["target"]:
                     follows.set()
                 engine.sendall(piece)
-            engine.shutdown(socket.SHUT_WR)
+            # What was asked is carried out, whoever has gone; a stream has no other end.
+            engine.shutdown(socket.SHUT_RDWR if follows.is_set() else socket.SHUT_WR)
 
     def _answers(self, engine: socket.socket, client: socket.socket, follows: threading.Event) -> None:
         while piece := engine.recv(_PIECE):

@@ -7,11 +7,9 @@ import hashlib
 import io
 import json
 import random
-import socket
 import subprocess
 import tarfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +17,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.engine.ports import free_port
+
 _CREATED = "2024-01-01T00:00:00Z"
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 _CONFIG = "application/vnd.docker.container.image.v1+json"
 _LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -98,14 +99,15 @@ class Registry:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        self.port = _free_port()
+        self.port = free_port()
         self.host = f"127.0.0.1:{self.port}"
         config = folder / "config.yml"
         config.write_text(
             "version: 0.1\nlog:\n  level: error\nstorage:\n  delete:\n    enabled: true\n"
             f"  filesystem:\n    rootdirectory: {folder}/blobs\nhttp:\n  addr: {self.host}\n"
         )
-        with (folder / "log").open("wb") as log:
+        self._said = folder / "log"
+        with self._said.open("wb") as log:
             self._process = subprocess.Popen(["docker-registry", "serve", config], stdout=log, stderr=log)
         self._wait()
         self._known: set[tuple[str, str]] = set()
@@ -141,7 +143,7 @@ class Registry:
     def stop(self) -> None:
         """End it."""
         self._process.terminate()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=_PATIENCE_S)
 
     def _put_blob(self, name: str, blob: bytes, digest: str) -> None:
         if (name, digest) in self._known:
@@ -158,15 +160,16 @@ class Registry:
 
     def _call(self, method: str, path: str, data: bytes, headers: dict[str, str] | None = None) -> Any:
         request = urllib.request.Request(f"http://{self.host}{path}", data=data, method=method, headers=headers or {})
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=_PATIENCE_S) as answer:  # noqa: S310
             return answer.headers
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + _PATIENCE_S
         while True:
+            assert self._process.poll() is None, self._said.read_text()
             try:
                 urllib.request.urlopen(f"http://{self.host}/v2/", timeout=1).close()
-            except (urllib.error.URLError, ConnectionError):
+            except OSError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
@@ -176,10 +179,3 @@ class Registry:
 
 def _digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -73,7 +73,7 @@ def test_what_a_killed_run_leaves_is_removed_by_the_next(registry: Registry) -> 
         assert root.parent == leftovers.BASE
         assert len(leftovers.processes_of(root)) >= 3
         child.send_signal(signal.SIGKILL)
-    assert root in leftovers.sweep()
+    leftovers.sweep()  # or that of another test run, which comes before
     assert leftovers.processes_of(root) == []
     assert leftovers.mounts_under(root) == []
     assert leftovers.loop_devices_of(root) == []

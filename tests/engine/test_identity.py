@@ -196,7 +196,7 @@ def test_the_log_knows_what_the_engine_holds(any_engine: Engine, registry: Regis
             for _ in range(10):
                 operator.step()
             with suppress(AssertionError):
-                host.wait_for(lambda: projected() == operator.inventory(), "the log to follow", patience=8)
+                host.wait_for(lambda: projected() == operator.inventory(), "the log to follow")
             assert projected() == operator.inventory(), operator.done
             operator.witnessed = set(operator.created)
             bases |= {made: on for made, on in operator.built.items() if {made, on} <= operator.lasting}

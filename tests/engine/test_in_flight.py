@@ -29,7 +29,11 @@ def test_the_image_of_a_job_in_flight_stays_until_its_build_container_does(
     runner = FakeRunner(docker20, images["helper"])
     seen: list[set[str]] = []
 
+    def known() -> set[str]:
+        return {name for row in host.json("collector", "images") for name in row["references"]}
+
     def prune() -> None:
+        host.wait_for(lambda: known() == host.references(), "the log to follow")
         time.sleep(1.2)
         host.run(*PRUNE, status=3)
         seen.append(host.references())

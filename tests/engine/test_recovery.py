@@ -10,7 +10,8 @@ import pytest
 
 from tests.engine.disk import LoopDisk
 from tests.engine.engines import Engine
-from tests.engine.host import Host
+from tests.engine.host import Host, locked
+from tests.engine.ports import free_port
 from tests.engine.registry import Registry, base_layer
 
 pytestmark = pytest.mark.engine
@@ -40,6 +41,12 @@ def tags(host: Host) -> list[str]:
     return [str(row[0]) for row in rows]
 
 
+def remount(disk: LoopDisk, how: str) -> None:
+    """Mount it anew as soon as no file on it is open for writing."""
+    command = ["mount", "-o", f"remount,{how}", str(disk.path)]
+    Host.wait_for(lambda: subprocess.run(command, check=False).returncode == 0, f"the disk to be mounted {how}")
+
+
 def test_a_log_damaged_or_deleted_or_read_only_meanwhile_loses_nothing(docker20: Engine, reference: str) -> None:
     disk = LoopDisk(docker20.folder / "log-disk", 64 * 2**20)
     host = Host(docker20, disk.path / "events.duckdb")
@@ -47,20 +54,21 @@ def test_a_log_damaged_or_deleted_or_read_only_meanwhile_loses_nothing(docker20:
         host.wait_for_events("image_observed", 1)
 
         # Cut short, as a file system that lost its last writes leaves it.
-        whole = host.log_path.read_bytes()
-        with host.log_path.open("r+b") as file:
+        with locked(host.log_path) as file:
+            whole = file.read()
             file.truncate(5000)
         tag(host, reference, "damaged")
         host.wait_for(lambda: any(" is damaged" in line for line in said(host)), "the damage to be told")
         assert host.log_path.stat().st_size == 5000
-        host.log_path.write_bytes(whole)
+        with locked(host.log_path) as file:
+            file.write(whole)
         host.wait_for(lambda: "recovery/damaged:1" in tags(host), "the events of the meantime")
 
         # Nobody may write to it.
-        subprocess.run(["mount", "-o", "remount,ro", disk.path], check=True)
+        remount(disk, "ro")
         tag(host, reference, "read-only")
         host.wait_for(lambda: any("read-only" in line.lower() for line in said(host)), "the fault to be told")
-        subprocess.run(["mount", "-o", "remount,rw", disk.path], check=True)
+        remount(disk, "rw")
         host.wait_for(
             lambda: tags(host) == ["recovery/damaged:1", "recovery/read-only:1"], "the events of the meantime"
         )
@@ -97,16 +105,18 @@ def test_a_damaged_log_at_the_start_is_one_line_and_left_as_it_is(docker20: Engi
 def test_metrics_are_served_while_it_runs_also_without_an_engine(docker20: Engine, reference: str) -> None:
     host = Host(docker20, docker20.folder / "log" / "events.duckdb")
     file = docker20.folder / "docker_hindsight.prom"
-    with host.collecting("--metrics", "127.0.0.1:19633", "--metrics-file", str(file)):
+    address = f"127.0.0.1:{free_port()}"
+    with host.collecting("--metrics", address, "--metrics-file", str(file)):
 
         def metrics() -> str:
-            with urllib.request.urlopen("http://127.0.0.1:19633/metrics", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as answer:
                 return str(answer.read().decode())
 
         tag(host, reference, "one")
         host.wait_for(lambda: 'events_total{kind="image_tagged"} 1.0' in metrics(), "the event in the metrics")
         assert "docker_hindsight_engine_connected 1.0" in metrics()
-        assert 'docker_hindsight_images{state="idle"} 1.0' in file.read_text()
+        idle = 'docker_hindsight_images{state="idle"} 1.0'
+        host.wait_for(lambda: idle in file.read_text(), "the image in the file")
         free = f"docker_hindsight_disk_size_bytes {float(docker20.disk.total()):.9g}"
         assert float(free.split()[1]) == pytest.approx(docker20.disk.total())
         docker20.stop()

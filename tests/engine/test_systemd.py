@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ MIB = 2**20
 DOCKER_GID = 990
 SIZE = 40 * MIB
 ENGINE_HOST = "unix:///run/engine/engine.sock"
+TRIES = 8
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ def prunes(machine: Machine) -> list[tuple[str, str, int]]:
 
 
 def wait_for_prunes(machine: Machine, count: int) -> list[tuple[str, str, int]]:
-    Host.wait_for(lambda: len(prunes(machine)) >= count, f"{count} prunes", 60)
+    Host.wait_for(lambda: len(prunes(machine)) >= count, f"{count} prunes")
     return prunes(machine)
 
 
@@ -87,34 +90,50 @@ def test_timer_and_early_trigger_bring_the_disk_back(
 
     # Only the timer: two images are too many, the first pulled goes.
     switch_off(machine, "pruner.path", "pruner.timer")
-    machine.run("systemctl", "start", "pruner.timer")
     for image in images[:2]:
         client.images.pull(image.reference)
         time.sleep(1.1)
+    machine.run("systemctl", "start", "pruner.timer")
     ((_, *ended),) = wait_for_prunes(machine, 1)
     assert ended == ["target reached", 1]
     assert disk.free() >= threshold
     assert [tag for image in client.images.list() for tag in image.tags] == [images[1].reference]
 
-    # Only the early trigger; a busy machine may be late once.
+    # Only the early trigger; a busy machine may be late a few times.
     switch_off(machine, "pruner.timer")
     machine.run("systemctl", "start", "pruner.path")
-    for number, image in enumerate(images[2:], start=2):
+    for number, image in zip(range(2, 2 + TRIES), itertools.cycle([*images[2:], *images[:2]]), strict=False):
+        wait_for_recovery(machine, threshold)
         client.images.pull(image.reference)
         assert wait_for_prunes(machine, number)[-1] == ("early", "target reached", 1)
         assert disk.free() >= threshold
-        if (late := seconds_from_sample_to_prune(machine, threshold, number)) < promised_s():
+        late, promised = seconds_from_sample_to_prune(machine, threshold, number), promised_s(machine)
+        if late < promised:
             break
-    assert late < promised_s()
+    assert late < promised
     print(f"from sample to prune: {late:.2f} s")  # noqa: T201 - shown by pytest -rP
     client.close()
+    switch_off(machine, "pruner.path")
     check_the_services_user(machine)
     check_the_journal(machine, docker20)
 
 
-def promised_s() -> float:
-    """Two seconds on an idle machine; as much more as others make it wait for a processor."""
-    return 2.0 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+def wait_for_recovery(machine: Machine, threshold: int) -> None:
+    """Wait until the collector has seen what the latest prune did: only then will it wake the pruner anew at once."""
+    seen = f"""
+        SELECT count(*) > 0 FROM event WHERE kind = 'disk_sampled' AND bytes >= {threshold}
+        AND time > (SELECT max(started) FROM prunes)
+        """
+    Host.wait_for(lambda: machine.query(seen) == [(True,)], "a sample after the prune")
+
+
+def promised_s(machine: Machine) -> float:
+    """Two seconds on an idle machine; as much more as a start of the pruner takes longer than its processor time."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    machine.run("pruner", "--version")
+    after, ended = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return 2.0 * max(1.0, (ended - began) / worked)
 
 
 def switch_off(machine: Machine, *triggers: str) -> None:
@@ -179,9 +198,9 @@ def check_the_journal(machine: Machine, engine: Engine) -> None:
 def test_watchdog_and_restart_bring_the_collector_back_without_a_lost_event(
     machine: Machine, docker20: Engine, images: list[PushedImage]
 ) -> None:
-    machine.write("/etc/systemd/system/collector.service.d/soon.conf", "[Service]\nWatchdogSec=3s\nRestartSec=100ms\n")
+    machine.write("/etc/systemd/system/collector.service.d/soon.conf", "[Service]\nWatchdogSec=8s\nRestartSec=100ms\n")
     # A disk that cannot be measured, here one hidden by PrivateTmp, is told at once: nobody waits for it in vain.
-    machine.run("pruner", "install-units", "--host", ENGINE_HOST, "--enable", status=1, patience_s=30)
+    machine.run("pruner", "install-units", "--host", ENGINE_HOST, "--enable", status=1, patience_s=80)
     lines = [text for _, text in machine.journal("collector.service")]
     why = f"data root {docker20.data_root} cannot be measured: No such file or directory"
     assert all(why in line for line in lines), lines
@@ -197,7 +216,7 @@ def test_watchdog_and_restart_bring_the_collector_back_without_a_lost_event(
     # It lives on while it makes progress.
     runner.run_job(images[1].reference)
     Host.wait_for(lambda: created() == 2, "the first job")
-    time.sleep(4)
+    time.sleep(9)
     assert machine.show("collector.service", "NRestarts") == "0"
 
     # What stands still is ended by the watchdog; what happened meanwhile is witnessed all the same.
