@@ -22,7 +22,7 @@ from analyzer.trace import Trace
 from collector import console
 from collector.errors import HindsightError, UsageError
 from collector.paths import write_whole
-from collector.units import format_bytes, format_duration, format_time
+from collector.units import format_bytes, format_count, format_duration, format_time
 from pruner.config import load_policy, to_json, to_toml
 from pruner.policy import Policy
 
@@ -360,7 +360,8 @@ def print_earned(trace: Trace, policy: Policy, earned: Earned, output: console.F
     )
     typer.echo()
     if not earned.entries:
-        console.print_text("No entry gains anything: leave the allowlist empty.")
+        why = "No entry gains anything" if first.repulled_bytes else "Nothing is pulled again, so no entry can gain"
+        console.print_text(f"{why}: leave the allowlist empty.")
         return
     rows = [
         [
@@ -387,7 +388,7 @@ def print_earned(trace: Trace, policy: Policy, earned: Earned, output: console.F
 def verdict(entry: Entry) -> str:
     """In words whether an entry is worth its place."""
     if entry.incidents > 0:
-        return f"costs {entry.incidents:,} disk-full incidents: leave it out"
+        return f"costs {format_count(entry.incidents, 'disk-full incident')}: leave it out"
     if entry.gain > 0:
         return f"saves {format_bytes(entry.gain)}"
     if entry.gain < 0:

@@ -1,14 +1,15 @@
 """Tables for the terminal: they fit its width, and show more where there is more.
 
 Where a table is too wide, sentences move to a line of their own, then names are shortened, then the
-columns that matter least are left out, and the table says which.
+columns that matter least are left out, and the table says which. On a terminal too narrow for that the
+first column's cells stand on a line of their own.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
@@ -22,6 +23,7 @@ _NAME_LEAST = 26
 _NAME_STEP = 2
 _NAME_ENOUGH = 36  # wider than this a name is not made at the cost of other columns
 _FOLD_LEAST = 7
+_NARROW = 60  # on a narrower terminal what does not fit beside goes under
 _TAIL_SHARE = 0.7
 _HEAD_SHARE = 0.6  # of a reference: its repository tells more than its tag
 # Where names would look alike: how many folders to keep, and how much of a name's beginning.
@@ -56,25 +58,55 @@ class Table:
         cells = [[printable(cell) for cell in row] for row in self.rows]
         natural = self._natural()
         shown, under = self._chosen(natural, console.width)
+        stacked = console.width < _NARROW and len(shown) > 1 and not self._fits(shown, natural, console.width)
+        if stacked:
+            yield from self._stacked(cells, shown, under, natural, console)
+            return
         widths = self._widths(shown, natural, console.width)
-        short = {
-            self.columns[i]: shorten_all(self._names(i), width)
-            for i, width in zip(shown, widths, strict=True)
-            if self.columns[i] in self.names
-        }
+        short = self._short(shown, widths)
         yield from self._line([Text(self.columns[i], "bold") for i in shown], shown, widths, console)
         indent = " " * (widths[0] + len(_BETWEEN)) if widths[0] + len(_BETWEEN) < console.width // 3 else "    "
         for row in cells:
-            named = [
-                Text(short.get(self.columns[i], {}).get(row[i].plain, row[i].plain), row[i].style)
-                if self.columns[i] in short
-                else row[i]
-                for i in shown
-            ]
-            yield from self._line(named, shown, widths, console)
+            yield from self._line(self._named(row, shown, short), shown, widths, console)
             for i in under:
                 for part in row[i].wrap(console, console.width - len(indent)):
                     yield Text.assemble(indent, (part.plain.rstrip(), "dim"))
+
+    def _short(self, shown: Sequence[int], widths: Sequence[int]) -> dict[int, dict[str, str]]:
+        """Of each column of names, each name with one that fits."""
+        return {
+            i: shorten_all(self._names(i), width)
+            for i, width in zip(shown, widths, strict=True)
+            if self.columns[i] in self.names
+        }
+
+    @staticmethod
+    def _named(row: Sequence[Text], shown: Sequence[int], short: Mapping[int, Mapping[str, str]]) -> list[Text]:
+        return [Text(short[i].get(row[i].plain, row[i].plain), row[i].style) if i in short else row[i] for i in shown]
+
+    def _stacked(
+        self,
+        cells: Sequence[Sequence[Text]],
+        shown: Sequence[int],
+        under: Sequence[int],
+        natural: Sequence[int],
+        console: Console,
+    ) -> Iterator[Text]:
+        """The table on a narrow terminal: the first column's cells stand over the others."""
+        first, rest = shown[0], shown[1:]
+        width = console.width - len(_BETWEEN)
+        widths = self._widths(rest, natural, width)
+        short = self._short(rest, widths)
+        yield Text(self.columns[first], "bold")
+        for line in self._line([Text(self.columns[i], "bold") for i in rest], rest, widths, console):
+            yield Text(_BETWEEN) + line
+        for row in cells:
+            yield from self._parts(row[first], console.width, console)
+            for line in self._line(self._named(row, rest, short), rest, widths, console):
+                yield Text(_BETWEEN) + line
+            for i in under:
+                for part in row[i].wrap(console, width):
+                    yield Text.assemble(_BETWEEN, (part.plain.rstrip(), "dim"))
 
     def left_out(self, console: Console) -> list[str]:
         """The columns for which there is no room."""

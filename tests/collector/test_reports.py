@@ -103,3 +103,17 @@ def test_every_second_is_seen_or_blind_or_before_the_beginning(
     days = [any(began <= day < ended for began, ended in gaps) for day in range(20, 50) if first <= day < last]
     assert witnessed.seen(20, 50) == days.count(False)
     assert witnessed.blind(20, 50) == max(0, 50 - max(first, 20)) - days.count(False)
+
+
+def test_free_space_is_told_of_a_minute_as_of_a_week(log: EventLog) -> None:
+    for spacing, count in ((2.0, 30), (300.0, 2016)):
+        samples = [
+            Event(round((NOW - k * spacing) * NS), Kind.DISK_SAMPLED, bytes=k, attributes={"total_bytes": 5000})
+            for k in reversed(range(count))
+        ]
+        log.append(samples)
+        history = status(log, NOW).free_history
+        assert min(count, 100) <= len(history) <= 168
+        assert history == sorted(history)
+        assert min(free for _, free in history) == 0
+    assert status(log, NOW).free_history[0][0] < NOW - 6.9 * DAY_S

@@ -196,6 +196,8 @@ def test_a_long_history_is_folded_and_an_unknown_image_said_in_one_line(log: Eve
     assert told.episodes[1].detail.startswith("501 uses by 501 jobs of g/0, g/1, g/2 and 3 more")
     with pytest.raises(UsageError, match="no image that this host has ever held is 'x:1'"):
         stories(log, "x:1")
+    with pytest.raises(UsageError, match=r"'esa/b': did you mean mesa/b:1\?|'esa/b': did you mean .*mesa/b:1"):
+        stories(log, "esa/b")
     shown = CliRunner().invoke(app, ["explain", "mesa/b:1", "--log", str(log.path)])
     assert len(shown.output.splitlines()) < 12
     data = CliRunner().invoke(app, ["explain", "mesa/b:1", "--log", str(log.path), "--format", "json"])

@@ -114,3 +114,17 @@ def test_a_sparkline_of_poor_data_is_short_or_within_its_bars(samples: list[tupl
     line = sparkline(samples, 100.0, 8)
     assert len(line) == (8 if samples else 0)
     assert set(line) <= set(" ▁▂▃▄▅▆▇█")
+
+
+def test_on_a_narrow_terminal_the_first_column_stands_over_the_others() -> None:
+    figures = ("RE-PULLED", "DISK FULL", "MIN FREE")
+    names = [f"forecast under {level}% free" for level in (5, 40)]
+    rows = [(name, "6.00 GiB", "0", "7.00 GiB") for name in names]
+    table = Table(("POLICY", *figures), rows, right=figures, names=("POLICY",))
+    lines = shown(table, 40)
+    assert max(cell_len(line) for line in lines) <= 40
+    assert [line for line in lines if not line.startswith(" ")] == ["POLICY", *names]
+    assert [line.split() for line in lines[1::2]] == [
+        ["RE-PULLED", "DISK", "FULL", "MIN", "FREE"],
+        *[["6.00", "GiB", "0", "7.00", "GiB"]] * 2,
+    ]
