@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NoReturn
 
 import typer
@@ -25,11 +26,22 @@ def common(*, version: VersionOption = False) -> None:
     """Options of all commands."""
 
 
-for command in (comparing.simulate, choosing.recommend, comparing.report, comparing.demo, choosing.sweep):
-    app.command()(command)
-for command in (choosing.allowlist, seeing.verify, seeing.costs, seeing.watch, seeing.export):
-    app.command()(command)
-app.command("baselines")(seeing.list_baselines)
+# What the list of commands says of each; its own help says more.
+COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
+    "simulate": (comparing.simulate, "Compare policies, and what others do, on the history."),
+    "recommend": (choosing.recommend, "Pick a policy, write it to a file, and say why."),
+    "report": (comparing.report, "Write all that the log tells as one HTML file."),
+    "demo": (comparing.demo, "Simulate a year of a public project's CI (Mesa, 2023)."),
+    "sweep": (choosing.sweep, "Try a grid of policies and mark those that none beats."),
+    "allowlist": (choosing.allowlist, "Propose which repositories are worth protecting."),
+    "verify": (seeing.verify, "Compare recorded prunes with what the policy asks for."),
+    "costs": (seeing.costs, "Show who fills the disk and who paid for pulls."),
+    "watch": (seeing.watch, "Watch this host live, and what would go next."),
+    "export": (seeing.export, "Write the log as Parquet, for fleets and other tools."),
+    "baselines": (seeing.list_baselines, "List what `simulate --baseline` knows."),
+}
+for name, (command, summary) in COMMANDS.items():
+    app.command(name, short_help=summary)(command)
 
 
 def main() -> NoReturn:

@@ -18,6 +18,7 @@ from collector.errors import UsageError
 from collector.paths import ENVIRONMENT_VARIABLE, default_log_path
 from collector.units import parse_bytes
 from pruner.config import COMMAND_LINE, load_policy, policy_from
+from pruner.orders import ORDERS
 from pruner.policy import Policy
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from analyzer.report import Output
 
 TRIGGERS = ("tick", "event")
+_ORDER_HELP = f"Which images go first: {', '.join(ORDERS)}."
 
 
 class By(StrEnum):
@@ -100,12 +102,10 @@ MinAgeOption = Annotated[
     list[str] | None,
     typer.Option(metavar="DURATION", help="No image used or pulled more recently goes.", show_default="1h"),
 ]
-OrderOption = Annotated[
-    list[str] | None, typer.Option(metavar="ORDER", help="Which images go first.", show_default="forecast")
-]
+OrderOption = Annotated[list[str] | None, typer.Option(metavar="ORDER", help=_ORDER_HELP, show_default="forecast")]
 SearchedOrdersOption = Annotated[
     list[str] | None,
-    typer.Option("--order", metavar="ORDER", help="Which images go first.", show_default="lru,hazard,forecast"),
+    typer.Option("--order", metavar="ORDER", help=_ORDER_HELP, show_default="lru,hazard,forecast"),
 ]
 IntervalOption = Annotated[
     list[str] | None, typer.Option(metavar="DURATION", help="Time between ticks of the timer.", show_default="5min")

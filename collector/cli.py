@@ -93,7 +93,7 @@ def run(
     collector.run()
 
 
-@app.command()
+@app.command(short_help="Find out what can be witnessed here.")
 def doctor(
     log: LogOption = None,
     host: HostOption = None,
@@ -223,7 +223,7 @@ def images(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
     )
 
 
-@app.command()
+@app.command(short_help="List the latest jobs with their images and pulls.")
 def jobs(
     log: LogOption = None,
     project: Annotated[
@@ -261,7 +261,7 @@ def jobs(
     )
 
 
-@app.command()
+@app.command(short_help="Tell an image's story, from pull to removal.")
 def explain(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="A reference, a digest, or the beginning of an ID.")],
     log: LogOption = None,
@@ -322,7 +322,7 @@ ingest_app = typer.Typer(no_args_is_help=True, help="Take up from other sources 
 app.add_typer(ingest_app, name="ingest")
 
 
-@ingest_app.command("gitlab-runner-log")
+@ingest_app.command("gitlab-runner-log", short_help="Read which job used which image from a runner's log.")
 def ingest_runner_log(
     file: Annotated[str, typer.Argument(help="The runner's log, or - for standard input.", metavar="FILE")] = "-",
     log: LogOption = None,
@@ -352,7 +352,7 @@ def ingest_runner_log(
     _print_ingested(found, output, "lines")
 
 
-@ingest_app.command("gitlab")
+@ingest_app.command("gitlab", short_help="Read which job used which image from a GitLab server.")
 def ingest_gitlab(
     url: Annotated[str, typer.Option(metavar="URL", help="The GitLab server, such as https://gitlab.example.org.")],
     runner: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="The runner's number on that server.")],

@@ -113,7 +113,7 @@ def run(
     running.check_reached(outcome)
 
 
-@app.command("plan")
+@app.command("plan", short_help="Print what `run` would do now, and why.")
 @policy_options
 def plan_(
     policy: Policy,
@@ -149,7 +149,7 @@ def explain(
     print_story(make_plan(Engine(host), console.open_log(log), policy), image)
 
 
-@app.command()
+@app.command(short_help="Tell what prunes removed, and what was wanted again.")
 def history(
     image: Annotated[
         str | None,
@@ -177,7 +177,7 @@ def history(
         print_history(found)
 
 
-@app.command("import-config")
+@app.command("import-config", short_help="Make a policy of another tool's settings.")
 def import_config(
     tool: Annotated[Tool, typer.Argument(help="Whose settings.")],
     sources: Annotated[
@@ -228,7 +228,7 @@ _InstanceOption = Annotated[
 _DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")]
 
 
-@app.command("install-units")
+@app.command("install-units", short_help="Write systemd units for collector and pruner.")
 def install_units(
     root: _RootOption = Path("/"),
     programs: Annotated[
@@ -261,7 +261,7 @@ def install_units(
         typer.echo(line)
 
 
-@app.command("uninstall-units")
+@app.command("uninstall-units", short_help="Stop the units and remove them.")
 def uninstall_units(
     root: _RootOption = Path("/"), instance: _InstanceOption = "", dry_run: _DryRunOption = False
 ) -> None:

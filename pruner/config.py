@@ -139,7 +139,7 @@ KEYS: dict[str, Key] = {
     ),
     "allowlist_idle": Key(_seconds, "an allowlisted image unused for longer loses its protection", "duration"),
     "min_age": Key(_seconds, "no image used or pulled more recently goes", "duration"),
-    "order": Key(_one_of(tuple(ORDERS)), "which images go first", "choice"),
+    "order": Key(_one_of(tuple(ORDERS)), f"which images go first: {', '.join(ORDERS)}", "choice"),
     "interval": Key(_interval, "time between ticks of the timer", "duration"),
     "local_images": Key(_one_of(LOCAL_IMAGES), "keep or evict images that no registry can give back", "choice"),
     "job_slots": Key(

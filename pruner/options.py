@@ -74,7 +74,7 @@ def _option(name: str) -> inspect.Parameter:
 
 def _typed(text: str, kind: str) -> Any:
     metavar = {"switch": "TRUE|FALSE", "list": "GLOB"}.get(kind, kind.upper())
-    return typer.Option(help=text, show_default=False, metavar=metavar)
+    return typer.Option(help=f"{text[:1].upper()}{text[1:]}.", show_default=False, metavar=metavar)
 
 
 def _argument(name: str) -> str:

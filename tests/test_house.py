@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -69,3 +70,12 @@ def test_the_analyzer_says_what_it_needs_where_that_is_not_installed() -> None:
     assert found.stderr == (
         "analyzer: numpy is not installed: on the machine where you simulate, install 'docker-hindsight[analyzer]'\n"
     )
+
+
+@pytest.mark.parametrize("command", ["collector", "analyzer", "pruner"])
+def test_the_list_of_commands_cuts_no_summary(command: str) -> None:
+    program = Path(sys.executable).with_name(command)
+    shown = subprocess.run(
+        [program, "--help"], capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "80"}
+    )
+    assert "..." not in shown.stdout.partition("Commands:")[2]

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 DEFAULT_SPLIT = "0.7"
 _MOST_WEIGHED = 256
-FrontOption = Annotated[bool, typer.Option("--front", help="Show only the policies that no other beats.")]
+FrontOption = Annotated[
+    bool, typer.Option("--front", help="Show only the policies that no other beats, and the recommended one.")
+]
 OutOption = Annotated[
     Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the policy here.", show_default=False)
 ]
