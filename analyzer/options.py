@@ -22,6 +22,8 @@ from pruner.orders import ORDERS
 from pruner.policy import Policy
 
 if TYPE_CHECKING:
+    from analyzer.advice import Constraints
+    from analyzer.cleaner import Trigger
     from analyzer.fleet import Simulation, Source
     from analyzer.grid import Candidate
     from analyzer.loading import DiskOverride
@@ -141,6 +143,21 @@ OtherOption = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Assume that other files take this much.", show_default="as recorded")
 ]
 FormatOption = Annotated[str, typer.Option("--format", metavar="FORMAT", help="table, json or csv.")]
+MaxDiskFullOption = Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Disk-full incidents at most.")]
+MaxRepullOption = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Bytes pulled again at most, over the history.", show_default="any")
+]
+MinFreeOption = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Free space that must always be left.", show_default="any")
+]
+HeadroomOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Free space to leave beyond that, should the future be worse.",
+        show_default="a tenth, if possible",
+    ),
+]
 BaselineOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -204,6 +221,54 @@ class Compared:
     def searched(self, axes: Axes, thresholds: list[str] | None) -> list[Candidate]:
         """The policies that `analyzer recommend` would try. Raises UsageError."""
         return search(self.policy, self.allowlist, axes.beside(threshold=thresholds, order=self.order))
+
+
+@dataclass(frozen=True, slots=True)
+class Varied:
+    """Options that say what is varied in a grid, beside the threshold, the order and the other axes."""
+
+    allowlist_set: AllowlistSetOption = None
+    trigger: TriggerOption = "tick"
+    policy: BasePolicyOption = None
+
+    def grid(self, axes: dict[str, list[str] | None], *, complete: bool = False) -> tuple[list[Candidate], int]:
+        """The policies of the grid, and how many contradict themselves. Raises UsageError.
+
+        Args:
+            axes: values by key.
+            complete: whether what is not given is varied as `analyzer recommend` does it.
+        """
+        from analyzer.grid import AllowlistSet, grid, search_axes
+
+        sets = [AllowlistSet.parse(text) for text in self.allowlist_set or ()]
+        base = load_policy(self.policy) if self.policy else None
+        return grid(search_axes(axes, base) if complete else axes, sets, base)
+
+    def when(self) -> Trigger:
+        """What starts a prune. Raises UsageError."""
+        from analyzer.cleaner import Trigger
+
+        return Trigger(trigger(self.trigger))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Options that say what a recommended policy must keep to."""
+
+    max_disk_full: MaxDiskFullOption = 0
+    max_repull: MaxRepullOption = None
+    min_free: MinFreeOption = None
+    headroom: HeadroomOption = None
+
+    def constraints(self) -> Constraints:
+        """What the policy must keep to. Raises UsageError."""
+        from analyzer.advice import Constraints
+
+        return Constraints(self.max_disk_full, size("--max-repull", self.max_repull), size("--min-free", self.min_free))
+
+    def spare(self) -> int:
+        """Bytes to leave beyond that; 0: as `recommend` has it. Raises UsageError."""
+        return size("--headroom", self.headroom) or 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import typer
 
 from analyzer import options
 from analyzer.options import (
-    AllowlistSetOption,
+    Asked,
     Axes,
     BaselineOption,
     BasePolicyOption,
@@ -23,7 +23,7 @@ from analyzer.options import (
     SearchedOrdersOption,
     SearchedThresholdsOption,
     SplitOption,
-    TriggerOption,
+    Varied,
 )
 from collector import console
 from collector.console import LogOption
@@ -42,21 +42,6 @@ FrontOption = Annotated[
 ]
 OutOption = Annotated[
     Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the policy here.", show_default=False)
-]
-MaxDiskFullOption = Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Disk-full incidents at most.")]
-MaxRepullOption = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="Bytes pulled again at most, over the history.", show_default="any")
-]
-MinFreeOption = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="Free space that must always be left.", show_default="any")
-]
-HeadroomOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SIZE",
-        help="Free space to leave beyond that, should the future be worse.",
-        show_default="a tenth, if possible",
-    ),
 ]
 EntryOption = Annotated[
     list[str] | None,
@@ -77,9 +62,7 @@ def sweep(
     threshold: SearchedThresholdsOption = None,
     axes: Axes,
     order: OrderOption = None,
-    allowlist_set: AllowlistSetOption = None,
-    trigger: TriggerOption = "tick",
-    policy: BasePolicyOption = None,
+    varied: Varied,
     front: FrontOption = False,
     disk: Disk,
     pull_rate: PullRateOption = "50MB",
@@ -92,19 +75,15 @@ def sweep(
     default is thresholds of 5% to 40%. What `recommend` would set of them is marked, too, if they are not
     more than 256.
     """
-    from analyzer.cleaner import Trigger
     from analyzer.fleet import Sweep, on_each
-    from analyzer.grid import DEFAULT_THRESHOLDS, AllowlistSet, grid
+    from analyzer.grid import DEFAULT_THRESHOLDS
     from analyzer.report import patient_progress
     from analyzer.searching import contradicting, print_fleet, print_sweep
-    from pruner.config import load_policy
 
     shown = options.output_format(output)
-    given = axes.beside(threshold=threshold or ([] if policy else [DEFAULT_THRESHOLDS]), order=order)
-    sets = [AllowlistSet.parse(text) for text in allowlist_set or ()]
-    when = Trigger(options.trigger(trigger))
-    candidates, left_out = grid(given, sets, load_policy(policy) if policy else None)
-    work = Sweep(tuple(candidates), options.rate(pull_rate), when)
+    thresholds = threshold or ([] if varied.policy else [DEFAULT_THRESHOLDS])
+    candidates, left_out = varied.grid(axes.beside(threshold=thresholds, order=order))
+    work = Sweep(tuple(candidates), options.rate(pull_rate), varied.when())
     override, sources = disk.override(), histories.sources()
     if len(sources) > 1:
         with patient_progress(f"replaying {len(sources)} hosts") as progress:
@@ -133,17 +112,12 @@ def recommend(
     *,
     histories: Histories,
     out: OutOption = None,
-    max_disk_full: MaxDiskFullOption = 0,
-    max_repull: MaxRepullOption = None,
-    min_free: MinFreeOption = None,
-    headroom: HeadroomOption = None,
+    asked: Asked,
     split: SplitOption = DEFAULT_SPLIT,
     threshold: SearchedThresholdsOption = None,
     axes: Axes,
     order: SearchedOrdersOption = None,
-    allowlist_set: AllowlistSetOption = None,
-    trigger: TriggerOption = "tick",
-    policy: BasePolicyOption = None,
+    varied: Varied,
     baseline: BaselineOption = None,
     disk: Disk,
     processes: ProcessesOption = None,
@@ -155,25 +129,16 @@ def recommend(
     more again than need be, one is taken that always leaves a tenth of the disk free (or --headroom), and of
     these the one that keeps the most images.
     """
-    from analyzer.advice import Constraints, Trial
+    from analyzer.advice import Trial
     from analyzer.advice import recommend as choose
-    from analyzer.cleaner import Trigger
     from analyzer.fleet import on_each
-    from analyzer.grid import AllowlistSet, grid, search_axes
     from analyzer.report import patient_progress
     from analyzer.searching import finish_recommendation
-    from pruner.config import load_policy
 
-    sets = [AllowlistSet.parse(text) for text in allowlist_set or ()]
-    base = load_policy(policy) if policy else None
-    candidates, _ = grid(search_axes(axes.beside(threshold=threshold, order=order), base), sets, base)
+    candidates, _ = varied.grid(axes.beside(threshold=threshold, order=order), complete=True)
     share = options.split(split)
-    constraints = Constraints(
-        max_disk_full, options.size("--max-repull", max_repull), options.size("--min-free", min_free)
-    )
-    spare = options.size("--headroom", headroom) or 0
-    when = Trigger(options.trigger(trigger))
-    work = Trial(tuple(candidates), options.baselines(baseline), share, trigger=when)
+    constraints, spare = asked.constraints(), asked.spare()
+    work = Trial(tuple(candidates), options.baselines(baseline), share, trigger=varied.when())
     override, sources = disk.override(), histories.sources()
     with patient_progress(f"trying {len(candidates)} policies") as progress:
         found, notes = on_each(sources, work, override, processes, progress)
