@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -20,8 +19,6 @@ from analyzer.trace import Floats, Integers, Trace
 from pruner.orders import ORDERS, OWN_STATE_ORDERS
 from pruner.policy import AUTO, Policy
 
-_WORTH_SHARING = 4
-
 
 def index_for(trace: Trace, cleaner: Cleaner) -> Index | None:
     """The trace's index, if the compiled kernel is at hand and knows what the cleaner does."""
@@ -35,21 +32,6 @@ def _rule_of(cleaner: Cleaner) -> AgeRule | None:
     """The rule of age that is all that a baseline does; None: it does something else."""
     rule = getattr(cleaner, "rule", None)
     return rule if isinstance(rule, AgeRule) else None
-
-
-def prepare(trace: Trace, cleaners: Sequence[Cleaner]) -> None:
-    """Share the work of policies that decide at the same times, and do what is better done once."""
-    ours = [cleaner for cleaner in cleaners if isinstance(cleaner, PolicyCleaner) and cleaner.policy.order == "lru"]
-    moments = [
-        (cleaner.policy.min_age, 0.0 if cleaner.trigger is Trigger.EVENT else cleaner.policy.interval)
-        for cleaner in ours
-    ]
-    for cleaner in cleaners:
-        if isinstance(cleaner, PolicyCleaner):
-            _moments(cleaner, kernel.index_of(trace))
-    for moment, count in Counter(moments).items():
-        if count >= _WORTH_SHARING:
-            kernel.index_of(trace).prepare(*moment)
 
 
 def rules_of(cleaner: Cleaner, index: Index) -> Rules:

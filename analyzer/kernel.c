@@ -15,7 +15,6 @@
 #include <string.h>
 
 #define KIND_BITS 3
-#define KIND_MASK 7u
 #define IMAGE_BITS (32 - KIND_BITS)
 #define MONTH_BITS 51
 #define MOVES_EACH 8
@@ -215,78 +214,122 @@ int kernel_following(int32_t images, int32_t uses, const int32_t *image, int32_t
     return OK;
 }
 
-/* Make the index of a trace.
+/* Look through a trace once; how many of its uses need their image to be there.
  *
- * time, image, until, kind: the uses, by time; code: written: image and kind of each in one number.
  * bringing: written: per image its first use that brings it in (or NOWHERE).
- * following: written: per use the next use of the same image (or NOWHERE).
- * spells: written: how many; ends, images, ats, nexts: written: the spells, malloc'ed.
+ * vain: written: whether any later use may find its image gone and not bring it in.
  */
-int kernel_index(int32_t images, int32_t uses, const double *time, const int32_t *image, const double *until,
-                 const uint8_t *kind, uint32_t *code, int32_t *bringing, int32_t *following, int64_t *spells,
-                 double *ends, int32_t *spell_images, int32_t *ats, int32_t *nexts) {
-    double *last = malloc(sizeof *last * (size_t)(images + 1));
-    int32_t *current = malloc(sizeof *current * (size_t)(images + 1));
-    int status = NO_MEMORY;
-    if (!last || !current) goto done;
-    int32_t count = 0;
-    for (int32_t i = 0; i < images; i++) last[i] = -INFINITY, current[i] = NOWHERE, bringing[i] = NOWHERE;
+int64_t kernel_index(int32_t images, int32_t uses, const int32_t *image, const uint8_t *kind, const uint8_t *local,
+                     int32_t *bringing, int32_t *vain) {
+    int64_t demands = 0;
+    int any = 0;
+    for (int32_t i = 0; i < images; i++) bringing[i] = NOWHERE;
     for (int32_t p = 0; p < uses; p++) {
         int32_t i = image[p];
-        code[p] = (uint32_t)i << KIND_BITS | (uint32_t)kind[p];
-        if (kind[p] != TAG && bringing[i] == NOWHERE) bringing[i] = p;
-        if (until[p] <= last[i] && time[p] < last[i]) continue; /* within an earlier use */
-        if (current[i] != NOWHERE) {
-            /* Replace the former spell if the image was never without a container in it. */
-            nexts[current[i]] = time[p] >= last[i] ? p : -1;
-        }
-        if (until[p] > last[i]) last[i] = until[p];
-        current[i] = count;
-        ends[count] = last[i], spell_images[count] = i, ats[count] = p, nexts[count] = NOWHERE;
-        count++;
+        uint8_t what = kind[p];
+        demands += what >= CONTAINER && what <= JOB;
+        if (bringing[i] != NOWHERE)
+            any |= (what == TAG) | (what == FOUND) | local[i];
+        else if (what != TAG)
+            bringing[i] = p;
     }
-    int32_t kept = 0;
-    for (int32_t k = 0; k < count; k++) {
-        if (nexts[k] < 0 || ends[k] == INFINITY) continue;
-        ends[kept] = ends[k], spell_images[kept] = spell_images[k], ats[kept] = ats[k], nexts[kept] = nexts[k];
-        kept++;
-    }
-    if ((status = sort_spells(kept, ends, spell_images, ats, nexts)) != OK) goto done;
-    *spells = kept;
-    status = kernel_following(images, uses, image, following);
-done:
-    free(last), free(current);
-    return status;
+    *vain = any;
+    return demands;
 }
 
-/* Leave out the spells in which no decision can find the image old enough; how many are left.
+/* The latest end of an image's uses so far, and its latest spell: the number of one that is staged, or below NO_SPELL
+ * that of one that is listed. */
+typedef struct {
+    double end;
+    int32_t spell;
+} idle_t;
+#define NO_SPELL (-1)
+
+/* Most spells turn out to be too short soon; only those that do not are listed. */
+typedef struct {
+    double end;
+    int32_t at, next;
+} staged_t;
+
+typedef struct {
+    const int32_t *image;
+    idle_t *idle;
+    double *ends;
+    int32_t *images, *ats, *nexts;
+    int32_t count;
+} listed_t;
+
+static inline void list_spell(listed_t *listed, staged_t spell) {
+    int32_t i = listed->image[spell.at], k = listed->count;
+    listed->ends[k] = spell.end, listed->images[k] = i, listed->ats[k] = spell.at, listed->nexts[k] = spell.next;
+    listed->count += (spell.next >= 0) & (spell.end < INFINITY);
+    if (spell.next == NOWHERE) listed->idle[i].spell = spell.end < INFINITY ? NO_SPELL - 1 - k : NO_SPELL;
+}
+
+/* List the idle spells in which decisions may find an image old enough, by their ends; how many, or -1: no memory.
  *
- * Decisions are made at ticks of the interval, or at any time if that is 0.
+ * Decisions are made at ticks of the interval, or at any time if that is 0. room: how many spells are staged, a power
+ * of two.
  */
-int64_t kernel_filter(int64_t spells, const double *time, double min_age, double interval, const double *ends,
-                      const int32_t *images, const int32_t *ats, const int32_t *nexts, double *kept_ends,
-                      int32_t *kept_images, int32_t *kept_ats, int32_t *kept_nexts) {
-    int64_t kept = 0;
-    for (int64_t k = 0; k < spells; k++) {
-        if (nexts[k] != NOWHERE) {
-            double latest = time[nexts[k]], old_enough = ends[k] + min_age - 0.001;
-            if (latest < old_enough) continue;
-            if (interval > 0 && floor((latest + 0.001) / interval) * interval < old_enough) continue;
-        }
-        kept_ends[kept] = ends[k], kept_images[kept] = images[k], kept_ats[kept] = ats[k], kept_nexts[kept] = nexts[k];
-        kept++;
+int64_t kernel_spells(int32_t images, int32_t uses, const double *time, const int32_t *image, const double *until,
+                      double min_age, double interval, int32_t room, double *ends, int32_t *spell_images, int32_t *ats,
+                      int32_t *nexts) {
+    idle_t *idle = malloc(sizeof *idle * ((size_t)images + 1));
+    staged_t *staged = malloc(sizeof *staged * (size_t)room);
+    if (!idle || !staged) return free(idle), free(staged), -1;
+    for (int32_t i = 0; i < images; i++) idle[i] = (idle_t){-INFINITY, NO_SPELL};
+    listed_t listed = {image, idle, ends, spell_images, ats, nexts, 0};
+    double per_second = interval > 0 ? 1.0 / interval : 0.0;
+    int32_t count = 0, gone = 0;
+    for (int32_t p = 0; p < uses; p++) {
+        idle_t *mine = &idle[image[p]];
+        double end = mine->end, start = time[p], stop = until[p], old_enough = end + min_age - 0.001;
+        if (stop <= end && start < end) continue; /* within an earlier use */
+        /* Leave the former spell out if the image was never without a container in it, or not for long. The latest
+         * tick before this use is that, or the one after it: rather one too many is looked at. */
+        double tick = (double)(int64_t)((start + 0.001) * per_second + 1e-6) * interval;
+        int out = (start < end) | (start < old_enough) | ((interval > 0) & (tick < old_enough));
+        if (mine->spell >= 0)
+            staged[mine->spell & (room - 1)].next = out ? -1 : p;
+        else if (mine->spell < NO_SPELL)
+            nexts[NO_SPELL - 1 - mine->spell] = out ? -1 : p, gone += out;
+        if (count >= room) list_spell(&listed, staged[count & (room - 1)]);
+        end = stop > end ? stop : end;
+        staged[count & (room - 1)] = (staged_t){end, p, NOWHERE};
+        *mine = (idle_t){end, count++};
     }
-    return kept;
+    for (int32_t k = count < room ? 0 : count - room; k < count; k++) list_spell(&listed, staged[k & (room - 1)]);
+    free(idle), free(staged);
+    int32_t kept = gone ? 0 : listed.count;
+    for (int32_t k = 0; k < listed.count && gone; k++) {
+        ends[kept] = ends[k], spell_images[kept] = spell_images[k], ats[kept] = ats[k], nexts[kept] = nexts[k];
+        kept += nexts[k] >= 0;
+    }
+    return sort_spells(kept, ends, spell_images, ats, nexts) == OK ? kept : -1;
+}
+
+static inline int32_t part_of(double time, double scale, int32_t count) {
+    return time <= 0.0 ? 0 : time * scale < (double)count ? (int32_t)(time * scale) : count - 1;
 }
 
 /* How many uses there are before each of `count` equal parts of the time, and in all; `scale` is parts per second. */
 void kernel_clock(int32_t uses, const double *time, double scale, int32_t count, int32_t *before) {
-    int32_t part = 0;
-    for (int32_t p = 0; p < uses; p++) {
-        int32_t here = time[p] <= 0.0 ? 0 : time[p] * scale < (double)count ? (int32_t)(time[p] * scale) : count - 1;
-        while (part <= here) before[part++] = p;
+    before[0] = 0;
+    for (int32_t part = 1; part < count; part++) {
+        int64_t low = before[part - 1], high = low;
+        for (int64_t step = 1; high < uses && part_of(time[high], scale, count) < part; step *= 2)
+            low = high + 1, high = low + step;
+        if (high > uses) high = uses;
+        while (low < high) {
+            int64_t middle = low + (high - low) / 2;
+            if (part_of(time[middle], scale, count) < part)
+                low = middle + 1;
+            else
+                high = middle;
+        }
+        before[part] = (int32_t)low;
     }
-    while (part <= count) before[part++] = uses;
+    before[count] = uses;
 }
 
 /* ---------------------------------------------------------------- what a host learned */
@@ -636,9 +679,10 @@ typedef struct {
     double trace_end, scale;
     const double *time;
     const double *until;
-    const uint32_t *code;
+    const int32_t *image;
+    const uint8_t *kind;
     const int32_t *bringing;
-    const int32_t *following;
+    const int32_t *following; /* NULL where least recently used goes first and no use is in vain */
     const int32_t *before;
     const double *end;
     const int32_t *spell_image;
@@ -933,7 +977,7 @@ static inline int64_t hold(run_t *run, int32_t i) {
 }
 
 static inline void await(run_t *run, int32_t use) {
-    if (use == NOWHERE) return;
+    if (use >= run->trace->uses) return;
     bits_set(&run->coming, use);
     if (use < run->upcoming) run->upcoming = use;
 }
@@ -1184,10 +1228,10 @@ static void decide_lru(run_t *run) {
 static void scan(run_t *run) {
     const trace_t *t = run->trace;
     for (int32_t p = run->scanned; p < run->position; p++) {
-        int32_t i = (int32_t)(t->code[p] >> KIND_BITS);
+        int32_t i = t->image[p];
         run->latest[i] = p;
         if (t->until[p] > run->last_use[i]) run->last_use[i] = t->until[p];
-        if ((t->code[p] & KIND_MASK) == PULL && run->held[i] && t->time[p] > run->pulled[i]) run->pulled[i] = t->time[p];
+        if (t->kind[p] == PULL && run->held[i] && t->time[p] > run->pulled[i]) run->pulled[i] = t->time[p];
     }
     run->scanned = run->position;
 }
@@ -1305,7 +1349,7 @@ static int fill_moment(run_t *run, moment_t *moment, int shared) {
     /* What is used at this very moment counts for the keys, also where it is still to happen. */
     int32_t position = run->position;
     for (int32_t p = position; p < t->uses && t->time[p] <= run->now; p++) {
-        int32_t i = (int32_t)(t->code[p] >> KIND_BITS);
+        int32_t i = t->image[p];
         run->latest[i] = p;
         if (t->until[p] > run->last_use[i]) run->last_use[i] = t->until[p];
     }
@@ -1567,8 +1611,8 @@ static void apply_rule(run_t *run) {
 /* A use of an image that is not there. */
 static void bring(run_t *run, int32_t use) {
     const trace_t *t = run->trace;
-    int32_t i = (int32_t)(t->code[use] >> KIND_BITS);
-    uint32_t kind = t->code[use] & KIND_MASK;
+    int32_t i = t->image[use];
+    uint8_t kind = t->kind[use];
     int demands = kind >= CONTAINER && kind <= JOB, first = !run->known[i];
     if (kind == ARRIVED || (kind == FOUND && first) || (demands && (!t->local[i] || first))) {
         int64_t missing = hold(run, i);
@@ -1592,7 +1636,7 @@ static void advance(run_t *run) {
     const double *time = t->time;
     int32_t low = run->position, high = t->uses;
     if (low >= high || time[low] > run->now) return;
-    int32_t part = run->now <= 0.0 ? 0 : run->now * t->scale < (double)t->parts ? (int32_t)(run->now * t->scale) : t->parts - 1;
+    int32_t part = part_of(run->now, t->scale, t->parts);
     if (t->before[part] > low) low = t->before[part];
     if (t->before[part + 1] < high) high = t->before[part + 1];
     while (low < high) { /* the first whose time is later */

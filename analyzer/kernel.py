@@ -17,7 +17,7 @@ from analyzer.age_rule import removable_by_id
 from analyzer.binding import Array, checked, function, plain, pointers
 from analyzer.library import load
 from analyzer.moments import Moments
-from analyzer.trace import Floats, Integers, Trace, Use
+from analyzer.trace import Floats, Integers, Trace
 
 _CALLBACK = 2
 _MOST_USES = 2**31 - 2**16
@@ -34,7 +34,19 @@ class _Trace(ctypes.Structure):
         *(
             (name, c_void_p)
             for name in (
-                *("time", "until", "code", "bringing", "following", "before", "end", "spell_image", "at", "next"),
+                *(
+                    "time",
+                    "until",
+                    "image",
+                    "kind",
+                    "bringing",
+                    "following",
+                    "before",
+                    "end",
+                    "spell_image",
+                    "at",
+                    "next",
+                ),
                 *("has_own", "own_bytes", "own_inodes", "first", "group", "group_bytes", "group_inodes", "local"),
                 *("disk_time", "disk_total", "disk_other", "inode_total", "inode_other", "disk_class"),
                 *("gap_begin", "gap_end"),
@@ -65,9 +77,11 @@ class Index:
         self._arrays: dict[str, Array] = {
             "time": plain(trace.time, np.float64),
             "until": plain(trace.until, np.float64),
+            "image": plain(trace.image, np.int32),
+            "kind": plain(trace.kind, np.uint8),
             "local": plain(trace.local, np.uint8),
         }
-        self._spells()
+        self._survey()
         self._clock()
         self._groups()
         self._disk()
@@ -81,7 +95,7 @@ class Index:
             disks=self.disks,
             gaps=len(trace.blind),
             parts=len(self._arrays["before"]) - 1,
-            spells=self.spells,
+            spells=0,
             trace_end=trace.end,
             scale=self._scale,
             **{name: array.ctypes.data for name, array in self._arrays.items()},
@@ -97,30 +111,19 @@ class Index:
                 self._moments[order] = make()
             return self._moments[order]
 
-    def _spells(self) -> None:
-        trace, count = self.trace, self.uses
-        image, kind = plain(trace.image, np.int32), plain(trace.kind, np.uint8)
-        self.demands = int(np.count_nonzero((kind[:count] >= Use.CONTAINER) & (kind[:count] <= Use.JOB)))
-        code = np.empty(count, dtype=np.uint32)
-        bringing = np.empty(trace.images, dtype=np.int32)
-        following = np.empty(count, dtype=np.int32)
-        room = count + 1
-        end = np.empty(room, dtype=np.float64)
-        numbers = [np.empty(room, dtype=np.int32) for _ in range(3)]
-        spells = c_int64()
-        checked(
-            function("kernel_index")(
-                c_int32(trace.images),
-                c_int32(count),
-                *pointers(self._arrays["time"], image, self._arrays["until"], kind, code, bringing, following),
-                byref(spells),
-                *pointers(end, *numbers),
-            )
+    def _survey(self) -> None:
+        arrays = self._arrays
+        arrays["bringing"] = np.empty(self.trace.images, dtype=np.int32)
+        vain = c_int32()
+        look = function("kernel_index")
+        look.restype = c_int64
+        self.demands: int = look(
+            c_int32(self.trace.images),
+            c_int32(self.uses),
+            *pointers(*(arrays[name] for name in ("image", "kind", "local", "bringing"))),
+            byref(vain),
         )
-        self.spells = spells.value
-        self._arrays |= {"code": code, "bringing": bringing, "following": following}
-        columns: dict[str, Array] = dict(zip(("end", "spell_image", "at", "next"), (end, *numbers), strict=True))
-        self._arrays |= {name: column[: self.spells] for name, column in columns.items()}
+        self._vain = bool(vain.value)
 
     def _clock(self) -> None:
         """A table of positions by time, so that a tick is found at once."""
@@ -137,33 +140,49 @@ class Index:
         )
         self._arrays["before"] = before
 
-    def prepare(self, min_age: float, interval: float) -> None:
-        """Leave out what no decision of several policies with this minimum age can look at.
+    def by_last_use(self, min_age: float, interval: float) -> _Trace:
+        """What the kernel takes for policies that remove least recently used images first, made at first.
 
         Args:
             min_age: seconds.
             interval: seconds between their decisions; 0: at any time.
+
+        Raises:
+            MemoryError: there is not enough.
         """
-        if (min_age, interval) in self._views:
-            return
-        names = ("end", "spell_image", "at", "next")
-        given = [self._arrays[name] for name in names]
-        kept = [np.empty_like(column) for column in given]
-        filtered = function("kernel_filter")
-        filtered.restype = c_int64
-        count = filtered(
-            c_int64(self.spells),
-            *pointers(self._arrays["time"]),
+        with self._making:
+            if (min_age, interval) not in self._views:
+                self._views[min_age, interval] = self._spells(min_age, interval)
+            return self._views[min_age, interval][0]
+
+    def by_order(self) -> _Trace:
+        """What the kernel takes for other policies, and for rules of age. Raises MemoryError."""
+        with self._making:
+            self.struct.following = self.following.ctypes.data
+            return self.struct
+
+    def _spells(self, min_age: float, interval: float) -> tuple[_Trace, list[Array]]:
+        room = self.uses + 1
+        columns: list[Array] = [np.empty(room, dtype=np.float64), *(np.empty(room, dtype=np.int32) for _ in range(3))]
+        make = function("kernel_spells")
+        make.restype = c_int64
+        count = make(
+            c_int32(self.trace.images),
+            c_int32(self.uses),
+            *pointers(*(self._arrays[name] for name in ("time", "image", "until"))),
             c_double(min_age),
             c_double(interval),
-            *pointers(*given, *kept),
+            c_int32(_STAGED),
+            *pointers(*columns),
         )
-        columns: list[Array] = [column[:count].copy() for column in kept]
+        if count < 0:
+            raise MemoryError("not enough memory for the replay")
         struct = _Trace.from_buffer_copy(self.struct)
         struct.spells = count
-        for name, column in zip(names, columns, strict=True):
+        struct.following = self.following.ctypes.data if self._vain else None
+        for name, column in zip(("end", "spell_image", "at", "next"), columns, strict=True):
             setattr(struct, name, column.ctypes.data)
-        self._views[min_age, interval] = (struct, columns)
+        return struct, columns
 
     def _groups(self) -> None:
         trace = self.trace
@@ -206,11 +225,9 @@ class Index:
     @cached_property
     def following(self) -> Array:
         """Per use of the trace the next use of the same image, or the highest number; shape (u,)."""
-        if len(self.trace.time) == self.uses:
-            return self._arrays["following"]
         made = np.empty(len(self.trace.time), dtype=np.int32)
-        image = plain(self.trace.image, np.int32)
-        checked(function("kernel_following")(c_int32(self.trace.images), c_int32(len(made)), *pointers(image, made)))
+        follow = function("kernel_following")
+        checked(follow(c_int32(self.trace.images), c_int32(len(made)), *pointers(self._arrays["image"], made)))
         return made
 
     @cached_property
@@ -225,11 +242,6 @@ class Index:
         sums = np.concatenate(([0], np.cumsum(alone[group[: int(first[-1])]])))
         freed: Integers = self.own_bytes[present] + sums[first[present + 1]] - sums[first[present]]
         return freed
-
-    def struct_for(self, min_age: float, interval: float) -> _Trace:
-        """What the kernel takes for a policy; see `prepare`."""
-        prepared = self._views.get((min_age, interval))
-        return prepared[0] if prepared else self.struct
 
     @cached_property
     def removable(self) -> tuple[Array, Array]:
@@ -246,7 +258,8 @@ class Index:
 _latest: list[Index] = []
 _lock = Lock()
 _KEPT = 2
-_USES_PER_PART = 16
+_USES_PER_PART = 1024
+_STAGED = 2**15
 
 
 def index_of(trace: Trace) -> Index:

@@ -17,7 +17,7 @@ import numpy as np
 
 from analyzer import kernel
 from analyzer.cleaner import Cleaner, PolicyCleaner, threshold_of
-from analyzer.compiled import index_for, prepare, result_of, rules_of
+from analyzer.compiled import index_for, result_of, rules_of
 from analyzer.host import Host
 from analyzer.result import DEFAULT_PULL_RATE, Result, Timeline
 from analyzer.running import Outcome, Run, at_once, play
@@ -190,7 +190,6 @@ def _replay_compiled(
     index = kernel.index_of(trace)
     for cleaner, _ in cleaners:
         check_trace(trace, cleaner.interval, index.demands)
-    prepare(trace, [cleaner for cleaner, _ in cleaners])
     outcomes: list[Outcome] = []
     batch = at_once(index)
     for first in range(0, len(cleaners), batch):

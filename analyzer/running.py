@@ -143,7 +143,10 @@ class Run:
     def __init__(self, index: Index, rules: Rules, level: float, *, removals: bool = True, steps: bool = False) -> None:
         self.moments = rules.moments
         self._call = _Call(index, rules.order)
-        struct = index.struct_for(rules.min_age, 0.0 if rules.at_events else rules.interval)
+        if rules.order or rules.moments or rules.rule:
+            struct = index.by_order()
+        else:
+            struct = index.by_last_use(rules.min_age, 0.0 if rules.at_events else rules.interval)
         levels, protected = plain(rules.levels, np.float64), plain(rules.protected, np.uint8)
         rule = _age_rule(rules.rule, index) if rules.rule else None
         headroom = _headroom(rules, self._call) if rules.resolved else None

@@ -60,7 +60,7 @@ def side_by_side(folder: Path, mesa: Trace) -> None:
         file = folder / "requests.oracleGeneral"
         write_oracle_general(trace, file, unit)
         size = int(trace.disk_total[0] * (1 - FREE)) // unit
-        index, indexing = timed(lambda trace=trace: Index(trace))
+        index, indexing = timed(lambda trace=trace: indexed(trace))
         kernel._latest[:0] = [index]  # noqa: SLF001 - measured apart
         theirs, ours, many = interleaved(
             lambda file=file, size=size: Lru(file, size),
@@ -106,7 +106,7 @@ def strict(folder: Path) -> None:
         policy = Policy(
             threshold=Space.parse("0"), inode_threshold=Space.parse("0"), min_age=0.0, interval=1e6, order="lru"
         )
-        kernel.index_of(trace)
+        kernel.index_of(trace).by_last_use(0.0, 0.0)
         (ours,), our_time = timed(
             lambda trace=trace, policy=policy: replay_many(
                 trace, [PolicyCleaner(policy, trace, trigger=Trigger.EVENT)], removals=False, threads=1
@@ -126,7 +126,7 @@ def growth(mesa: Trace) -> None:
     rows = []
     for times in (1, 10, 80):
         trace = denser(mesa, times)
-        index, indexing = timed(lambda trace=trace: Index(trace))
+        index, indexing = timed(lambda trace=trace: indexed(trace))
         kernel._latest[:0] = [index]  # noqa: SLF001 - measured apart
         took = [timed(lambda trace=trace: under(trace, [0.4])) for _ in range(ROUNDS)]
         result: Result = took[0][0][0]
@@ -141,7 +141,7 @@ def growth(mesa: Trace) -> None:
         )
     for years in (8, 82):
         trace = repeated(mesa, years)
-        index, indexing = timed(lambda trace=trace: Index(trace))
+        index, indexing = timed(lambda trace=trace: indexed(trace))
         kernel._latest[:0] = [index]  # noqa: SLF001 - measured apart
         took = [timed(lambda trace=trace: under(trace, [0.4])) for _ in range(ROUNDS)]
         result = took[0][0][0]
@@ -237,6 +237,13 @@ def under(trace: Trace, shares: list[float]) -> list[Result]:
     """LRU under each of some thresholds, on one core."""
     policies = [Policy(threshold=Space.parse(f"{100 * share}%"), order="lru") for share in shares]
     return replay_many(trace, policies, removals=False, threads=1)
+
+
+def indexed(trace: Trace) -> Index:
+    """The index of a trace, with what a policy that removes least recently used images takes."""
+    index, policy = Index(trace), Policy(threshold=Space.parse("10%"), order="lru")
+    index.by_last_use(policy.min_age, policy.interval)
+    return index
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:

@@ -127,10 +127,12 @@ def assert_equal(trace: Trace, chosen: Policy, trigger: Trigger) -> None:
 
 
 @settings(max_examples=200)
-@given(traces(), st.lists(policies(), min_size=5, max_size=5), st.sampled_from(Trigger))
-def test_any_history_under_any_policy(trace: Trace, chosen: list[Policy], trigger: Trigger) -> None:
-    for policy in chosen:
-        assert_equal(trace, policy, trigger)
+@given(traces(), st.lists(policies(), min_size=5, max_size=5), st.sampled_from(Trigger), st.sampled_from([1, 4, 2**15]))
+def test_any_history_under_any_policy(trace: Trace, chosen: list[Policy], trigger: Trigger, staged: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "_STAGED", staged)
+        for policy in chosen:
+            assert_equal(trace, policy, trigger)
 
 
 @pytest.mark.slow
