@@ -24,6 +24,8 @@ from pruner.survey import survey
 
 _NEXT = 5
 _EVENTS = 8
+_RECENT_S = 20 * 3600.0
+_STALE_S = 15 * 60.0  # three times the usual time between samples
 _LEAST_BARS, _MOST_BARS = 20, 72
 
 
@@ -146,8 +148,13 @@ def lines(sight: Sight, where: Console) -> Iterator[Text]:
         yield Text("nothing may go", "dim")
     yield Text()
     yield Text("last events", "bold")
-    events = [(format_time(when)[11:], kind.replace("_", " "), name) for when, kind, name in sight.events]
+    events = [(_clock(when, sight.now), kind.replace("_", " "), name) for when, kind, name in sight.events]
     yield from Table(("TIME", "EVENT", "OF"), events, names=("OF",)).lines(where)
+
+
+def _clock(when: float, now: float) -> str:
+    """A time of the last hours by the clock, an older one with its day."""
+    return format_time(when)[11:] if now - when < _RECENT_S else format_time(when)
 
 
 def _ended(line: Text) -> Text:
@@ -174,7 +181,10 @@ def _disk(sight: Sight, where: Console) -> Iterator[Text]:
         yield Text(sparkline(sight.samples, float(sight.total), width, bars=console.bars(where)))
         when, least = min(sight.samples, key=lambda sample: sample[1])
         span = format_duration(sight.samples[-1][0] - sight.samples[0][0])
-        yield Text(f"the last {span} of samples; least {format_bytes(least)} at {format_time(when)[11:]}", "dim")
+        yield Text(f"{span} of samples; least {format_bytes(least)} at {_clock(when, sight.now)}", "dim")
+        age = sight.now - sight.samples[-1][0]
+        if age > _STALE_S:
+            yield Text(f"the latest sample is {format_duration(age)} old: is `collector run` at work?", "yellow")
 
 
 def watch(log: EventLog, engine_host: str | None, policy: Policy, interval: float, *, once: bool) -> None:
