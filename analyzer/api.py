@@ -130,6 +130,8 @@ def simulate(
 ) -> pd.DataFrame:
     """What each policy would have done: one row per host and policy, of a fleet also the sums.
 
+    What the history lacks, and what is taken instead, is told in sentences in the frame's ``attrs["notes"]``.
+
     Args:
         history: of one host, or of several.
         policies: files, mappings of keys, or `Policy` objects; none: the default policy.
@@ -245,7 +247,7 @@ def recommend(
         None if best.chosen is None else best.chosen.candidate.policy,
         best.chosen is not None and not best.broken,
         tuple(reasons(best, constraints, split)),
-        _parts([*map(_both, shown), *best.baselines]),
+        _noted(_parts([*map(_both, shown), *best.baselines]), [first for first, _ in found]),
     )
 
 
@@ -401,7 +403,17 @@ def _frame(found: Sequence[Findings], *, marked: bool) -> pd.DataFrame:
     for host, results in groups:
         for result, best in zip(results, pareto(results), strict=True):
             rows.append({"host": host, **_row(result), **({"pareto": best} if marked else {})})
-    return pd.DataFrame(rows)
+    return _noted(pd.DataFrame(rows), found)
+
+
+def _noted(frame: pd.DataFrame, found: Sequence[Findings]) -> pd.DataFrame:
+    """The frame with what its figures stand on: sentences in its ``attrs["notes"]``."""
+    frame.attrs["notes"] = [
+        f"{findings.host}: {note}" if len(found) > 1 else note
+        for findings in found
+        for note in findings.facts["assumptions"]
+    ]
+    return frame
 
 
 def _row(result: Result) -> dict[str, Any]:

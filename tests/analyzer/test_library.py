@@ -17,6 +17,7 @@ from analyzer.replay import replay
 from collector.errors import LogError, UsageError
 from collector.log import EventLog
 from pruner.config import load_policy, to_toml
+from tests.analyzer.made_host import make_week
 from tests.analyzer.test_fleet import history as make_history
 from tools.notebooks import FOLDER, execute, read
 
@@ -114,6 +115,21 @@ def test_the_least_free_space_is_in_the_curve(history: analyzer.History) -> None
     curve = analyzer.free_space(history, chosen, steps=50)
     assert curve["free_bytes"].min() == replay(history.trace, PolicyCleaner(chosen, history.trace)).min_free
     assert len(curve) == 50
+
+
+def test_what_the_figures_stand_on_comes_with_them(tmp_path: Path) -> None:
+    paths = []
+    for name in ("a", "b"):
+        log = EventLog(tmp_path / f"{name}.duckdb", host=name)
+        make_week(log)
+        paths.append(log.path)
+    one = analyzer.open_log(paths[0])
+    (note,) = analyzer.simulate(one, baselines=()).attrs["notes"]
+    assert note.startswith("1 gap not witnessed, 4 h in all")
+    assert analyzer.sweep(one, threshold="10%").attrs["notes"] == [note]
+    assert analyzer.recommend(one, threshold="10%", baselines=()).table.attrs["notes"]
+    both = analyzer.simulate(analyzer.open_log(*paths), baselines=(), processes=1)
+    assert both.attrs["notes"] == [f"a: {note}", f"b: {note}"]
 
 
 def test_example_logs_deal_out_all_pipelines(tmp_path: Path) -> None:
