@@ -39,26 +39,30 @@ MOST_JOBS = 4 * JOBS
 THREADS = 6
 MIN_AGE_S = 2.0
 # An engine does not answer and remove in one step. A use that it tells of in between comes too late (docs/safety.md):
-# with all processors busy that takes milliseconds to tens of them.
-MOST_MET = 4
+# with all processors busy that takes milliseconds to tens of them. Then it is one removal in some twenty to forty.
+MOST_MET = 1 / 4
 
 
 @dataclass
 class Job:
-    """A job, what it needs, and when the engine had pulled that for it. Times are UTC seconds.
+    """A job, what it needs by name and ID, and when the engine had pulled that for it. Times are UTC seconds.
 
     What a job finds there it only looks up, which no engine tells of: then `pulled` is infinite.
     """
 
     number: int
     reference: str
+    image: str
     began: float
     pulled: float = math.inf
 
 
 @dataclass
 class Removals:
-    """From the first question about an image to the end of its removal, UTC seconds, as the executor goes."""
+    """From the first question about an image to the end of its removal, UTC seconds, as the executor goes.
+
+    By the image's ID: while it is being pulled it has no name yet.
+    """
 
     asked: dict[str, float] = field(default_factory=dict)
     windows: list[tuple[str, float, float]] = field(default_factory=list)
@@ -75,7 +79,7 @@ class Removals:
             try:
                 return remove(executor, image)
             finally:
-                self.windows += [(name, self.asked[image.image_id], time.time()) for name in image.references]
+                self.windows.append((image.image_id, self.asked[image.image_id], time.time()))
 
         patch.setattr(Executor, "_image_obstacle", asked)
         patch.setattr(Executor, "_remove_image", removed)
@@ -83,8 +87,8 @@ class Removals:
     def met(self, job: Job, failed: float) -> bool:
         """Whether the image went while the job was on its way, and was asked about before it had been pulled."""
         return any(
-            name == job.reference and asked <= min(job.pulled, failed) and gone >= job.began
-            for name, asked, gone in self.windows
+            image == job.image and asked <= min(job.pulled, failed) and gone >= job.began
+            for image, asked, gone in self.windows
         )
 
 
@@ -112,13 +116,14 @@ class Traffic:
         client = self.engine.client()
         while (number := self._next()) is not None:
             project = source.randrange(len(self.images))
-            job = Job(number, self.images[project].reference, time.time())
+            job = Job(number, self.images[project].reference, self.images[project].image_id, time.time())
             try:
                 self._run(client, source, job, project)
-            except docker.errors.NotFound as error:
+            except (docker.errors.NotFound, PullError) as error:
+                # A pull that meets the removal may fail, too: the engine loses its lease on what the image is made of.
                 self.seen["jobs lost"] += 1
                 self.lost.append((replace(job), time.time(), str(error)))
-            except (docker.errors.APIError, PullError) as error:
+            except docker.errors.APIError as error:
                 self.faults.append(f"job {number}: {error}")
         client.close()
 
@@ -232,7 +237,7 @@ def test_no_job_misses_what_was_pulled_before_a_pruner_in_a_loop_asked(
     # What was pulled before the pruner asked stays: whoever misses an image has met its very removal.
     for job, failed, error in traffic.lost:
         assert removals.met(job, failed), f"{job}, failed at {failed}: {error}; removals {removals.windows}"
-    assert len(traffic.lost) <= MOST_MET, traffic.lost
+    assert len(traffic.lost) <= MOST_MET * len(traffic.removed), traffic.lost
     assert traffic.seen["jobs"] + traffic.seen["jobs lost"] == traffic.begun >= JOBS
     assert len(traffic.removed) >= REMOVALS
     print(dict(traffic.seen), len(traffic.removed))  # noqa: T201 - shown by pytest -rP
