@@ -15,9 +15,13 @@ from analyzer.kernel import Index
 from analyzer.moments import Moments
 from analyzer.result import Removals, Result, Timeline
 from analyzer.running import Outcome, Rules
+from analyzer.tools import Tool
 from analyzer.trace import Floats, Integers, Trace
 from pruner.orders import ORDERS, OWN_STATE_ORDERS
 from pruner.policy import AUTO, Policy
+
+# A hundred times as much is still told apart to the byte by floating point.
+_MOST_BYTES = 2**53 // 100
 
 
 def index_for(trace: Trace, cleaner: Cleaner) -> Index | None:
@@ -25,7 +29,9 @@ def index_for(trace: Trace, cleaner: Cleaner) -> Index | None:
     if not kernel.available(trace):
         return None
     known = isinstance(cleaner, PolicyCleaner) and cleaner.trace is trace
-    return kernel.index_of(trace) if known or _rule_of(cleaner) is not None else None
+    if known or _rule_of(cleaner) is not None or _tool_of(cleaner, trace) is not None:
+        return kernel.index_of(trace)
+    return None
 
 
 def _rule_of(cleaner: Cleaner) -> AgeRule | None:
@@ -34,10 +40,16 @@ def _rule_of(cleaner: Cleaner) -> AgeRule | None:
     return rule if isinstance(rule, AgeRule) else None
 
 
+def _tool_of(cleaner: Cleaner, trace: Trace) -> Tool | None:
+    """What a baseline does, if the kernel knows it and does it to the last bit on such a disk."""
+    tool = getattr(cleaner, "tool", None)
+    return tool if isinstance(tool, Tool) and int(trace.disk_total.max(initial=0)) < _MOST_BYTES else None
+
+
 def rules_of(cleaner: Cleaner, index: Index) -> Rules:
     """A policy as the kernel takes it."""
-    rule = _rule_of(cleaner)
-    if rule is not None:
+    rule, tool = _rule_of(cleaner), _tool_of(cleaner, index.trace)
+    if rule is not None or tool is not None:
         return Rules(
             levels=np.zeros((len(index.sizes), 6)),
             protected=np.zeros(index.trace.images, dtype=np.bool_),
@@ -48,6 +60,7 @@ def rules_of(cleaner: Cleaner, index: Index) -> Rules:
             at_events=False,
             keep_local=False,
             rule=rule,
+            tool=tool,
         )
     assert isinstance(cleaner, PolicyCleaner)  # noqa: S101 - `index_for` lets no other pass
     policy = cleaner.policy

@@ -250,6 +250,11 @@ class Index:
         return np.ones(self.trace.images, dtype=np.uint8), plain(np.array(by_id, dtype=np.bool_), np.uint8)
 
     @cached_property
+    def sizes_of_images(self) -> Integers:
+        """Bytes of all layers of each image; shape (n,)."""
+        return plain(self.trace.image_bytes, np.int64)
+
+    @cached_property
     def built(self) -> Floats:
         """When each image was built; shape (n,)."""
         return plain(self.trace.created, np.float64)

@@ -16,6 +16,7 @@ from analyzer.age_rule import AgeRule, Clock
 from analyzer.binding import Array, checked, function, plain, view
 from analyzer.kernel import Index
 from analyzer.moments import Moments
+from analyzer.tools import Tool
 from analyzer.trace import Flags, Floats, Integers
 from pruner.headroom import LEAST_SHARE, MARGIN, MOST_SHARE, Falls
 
@@ -41,6 +42,15 @@ class _AgeRule(ctypes.Structure):
     _fields_ = (("age", c_double), ("low", c_double), ("built", c_void_p), ("removable", c_void_p), ("clock", c_int32))
 
 
+class _Tool(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int32) for name in ("kind", "exact")),
+        ("restarts", c_double),
+        ("amount", c_double * 6),
+        *((name, c_void_p) for name in ("built", "sizes")),
+    )
+
+
 class _Policy(ctypes.Structure):
     _fields_ = (
         ("levels", c_void_p),
@@ -51,6 +61,7 @@ class _Policy(ctypes.Structure):
         ("moments", c_void_p),
         ("headroom", c_void_p),
         ("rule", c_void_p),
+        ("tool", c_void_p),
     )
 
 
@@ -94,6 +105,7 @@ class Rules:
         moments: ranks of all images by an order that depends on none of these; without either:
             least recently used first.
         rule: what is done at each tick instead of deciding.
+        tool: what is done instead of deciding.
         resolved: for a threshold that follows from falls of free space, the levels as in `levels`
             with so many bytes, on the so manieth class of disk; None: the threshold is given.
     """
@@ -109,6 +121,7 @@ class Rules:
     order: Callable[[float, Integers, Floats, Integers], Array] | None = None
     moments: Moments | None = None
     rule: AgeRule | None = None
+    tool: Tool | None = None
     resolved: Callable[[int, float], Sequence[float]] | None = None
 
 
@@ -143,12 +156,13 @@ class Run:
     def __init__(self, index: Index, rules: Rules, level: float, *, removals: bool = True, steps: bool = False) -> None:
         self.moments = rules.moments
         self._call = _Call(index, rules.order)
-        if rules.order or rules.moments or rules.rule:
+        if rules.order or rules.moments or rules.rule or rules.tool:
             struct = index.by_order()
         else:
             struct = index.by_last_use(rules.min_age, 0.0 if rules.at_events else rules.interval)
         levels, protected = plain(rules.levels, np.float64), plain(rules.protected, np.uint8)
         rule = _age_rule(rules.rule, index) if rules.rule else None
+        tool = _tool(rules.tool, index) if rules.tool else None
         headroom = _headroom(rules, self._call) if rules.resolved else None
         policy = _Policy(
             levels=levels.ctypes.data,
@@ -166,8 +180,9 @@ class Run:
             moments=rules.moments.address if rules.moments else None,
             headroom=ctypes.addressof(headroom) if headroom else None,
             rule=ctypes.addressof(rule) if rule else None,
+            tool=ctypes.addressof(tool) if tool else None,
         )
-        self._kept = (index, struct, levels, protected, rule, headroom, policy)
+        self._kept = (index, struct, levels, protected, rule, tool, headroom, policy)
         self._result = _Result()
         begin = function("kernel_begin")
         begin.restype = c_void_p
@@ -290,6 +305,17 @@ class _Call:
             return 0
 
         self.function = _Order(ask)
+
+
+def _tool(tool: Tool, index: Index) -> _Tool:
+    return _Tool(
+        kind=tool.kind,
+        exact=tool.exact,
+        restarts=tool.restarts or 0.0,
+        amount=(c_double * 6)(*tool.amounts),
+        built=index.built.ctypes.data,
+        sizes=index.sizes_of_images.ctypes.data,
+    )
 
 
 def _headroom(rules: Rules, call: _Call) -> _Headroom:

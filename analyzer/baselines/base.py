@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from analyzer.age_rule import AgeRule, Clock
 from analyzer.host import Host
+from analyzer.tools import Tool
 
 MINUTE = 60.0
 HOUR = 3600.0
@@ -24,12 +25,14 @@ class Baseline:
 
     Attributes:
         rule: all that it does, if that is a rule of age at each tick.
+        tool: all that it does, if the compiled kernel knows it. Who changes what it does leaves that out.
     """
 
     baseline = True
     name = "baseline"
     interval = 0.0
     rule: AgeRule | None = None
+    tool: Tool | None = None
 
     def __init__(self, *, exact: bool = False, restarts: float | None = None) -> None:
         self.exact = exact

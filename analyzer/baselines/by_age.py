@@ -8,6 +8,7 @@ import math
 from analyzer.age_rule import AgeRule, Clock
 from analyzer.baselines.base import DAY, GIB, HOUR, MINUTE, Baseline, age_name
 from analyzer.host import Host
+from analyzer.tools import Tool, ToolKind
 
 
 class DockerGc(Baseline):
@@ -111,6 +112,7 @@ class Ecs(Baseline):
         self.interval = interval
         self.kept = kept
         self.age = age
+        self.tool = Tool(ToolKind.ECS, (count, kept, age))
         self._recorded: dict[int, float] = {}
 
     def used(self, host: Host, image: int, *, brought_in: bool) -> None:
@@ -142,6 +144,7 @@ class Nomad(Baseline):
     def __init__(self, delay: float = 3 * MINUTE, *, restarts: float | None = None) -> None:
         super().__init__(restarts=restarts)
         self.delay = delay
+        self.tool = Tool(ToolKind.NOMAD, (delay,), restarts=restarts)
         self._due: list[tuple[float, int]] = []
 
     def used(self, host: Host, image: int, *, brought_in: bool) -> None:  # noqa: ARG002 - the protocol
@@ -169,6 +172,7 @@ class Taskcluster(Baseline):
         self.ttl = ttl
         self.low = low
         self.period = period
+        self.tool = Tool(ToolKind.TASKCLUSTER, (ttl, low, period))
         self._marked: dict[int, float] = {}
         self._earliest = 0.0
 
