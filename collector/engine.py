@@ -372,6 +372,11 @@ class Engine:
         """Whether events outlive the engine's process; Docker has its last 256 in memory."""
         return self.store == "podman"
 
+    @property
+    def lag(self) -> float:
+        """How long after its answer an engine may tell of a pull or a tag, seconds: Podman collects such events."""
+        return 0.2 if self.store == "podman" else 0.0
+
     def untold(self) -> tuple[object, ...]:
         """What differs after images came or went without an event, or some time after it.
 

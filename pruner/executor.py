@@ -13,7 +13,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import docker.errors
 
 from collector.disk import DiskSample, sample_disk
-from collector.engine import Engine, told_in_one_line
+from collector.engine import Engine, ListedImage, told_in_one_line
 from collector.errors import EngineError, HindsightError, LogError
 from collector.events import Event, Kind
 from collector.log import EventLog
@@ -32,7 +32,7 @@ from pruner.aftermath import Present, aftermath, item_event, read_unfinished
 from pruner.config import to_json
 from pruner.holds import held_for_jobs
 from pruner.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume
-from pruner.lookout import Lookout
+from pruner.lookout import EVIDENCE, Lookout
 from pruner.plan import Plan, Removal, Verdict, plan, short, summary
 from pruner.stages import Item, ItemKind
 from pruner.survey import created_at, current_names, read_container
@@ -41,6 +41,11 @@ logger = logging.getLogger(__name__)
 
 # A race with other users of the disk may eat what was freed; more rounds than this do not help.
 MAX_ROUNDS = 3
+# So often containers are listed anew, because others were created meanwhile, before an image is left alone.
+_LOOKS = 3
+# Docker's words for what forbids a removal by ID, in all versions.
+_BUILT_UPON = "has dependent child images"
+_SEVERAL_NAMES = "is referenced in multiple repositories"
 
 
 class PrunerBusyError(HindsightError):
@@ -208,7 +213,8 @@ class Executor:
                 gone = True
                 self._removed.append((removal, freed))
                 logger.info("removed %s: freed %s; %s", _named(removal), format_bytes(freed), removal.detail)
-                self._store(self._item(Kind.ITEM_REMOVED, removal, freed, {}))
+                met = self._met(removal, made, lookout)
+                self._store(self._item(Kind.ITEM_REMOVED, removal, freed, {"met": met} if met else {}))
             else:
                 self._failed.append((removal, obstacle))
                 logger.warning("kept %s after all: %s", _named(removal), obstacle)
@@ -237,7 +243,9 @@ class Executor:
         subject = removal.of.image if isinstance(removal.of, Verdict) else removal.of.subject
         with self._refusal() as refusal:
             if isinstance(subject, Image):
-                refusal.append(self._image_obstacle(subject, made, lookout) or self._remove_image(subject))
+                refusal.append(
+                    self._image_obstacle(subject, made, lookout) or self._remove_image(subject, made, lookout)
+                )
             elif isinstance(subject, Container):
                 refusal.append(self._remove_container(subject))
             elif isinstance(subject, Volume):
@@ -267,32 +275,110 @@ class Executor:
             return "gone already"
         if row.references != image.references or row.digests != image.digests:
             return "its references have moved since the plan was made"
-        listed = self._engine.containers()
-        if any(container.image == image.image_id for container in listed):
-            return "a container refers to it now"
         inventory = made.inventory
-        if image.image_id in held_for_jobs(listed, inventory.images, inventory.jobs, time.time()):
-            return "a job that has begun meanwhile may need it"
-        # From the survey on, whatever uses the image makes it young again. This is asked last: the
-        # shorter the time between the answer and the removal, the better.
+        for _ in range(_LOOKS):
+            lookout.begin()
+            listed = self._engine.containers()
+            if any(container.image == image.image_id for container in listed):
+                return "a container refers to it now"
+            if image.image_id in held_for_jobs(listed, inventory.images, inventory.jobs, time.time()):
+                return "a job that has begun meanwhile may need it"
+            # This is asked last: the shorter the time between the answer and the removal, the better.
+            used = self._used(image, made, lookout)
+            # A container that was created since the listing may be a job's first.
+            if used is not None or not lookout.unlisted(container.container for container in listed):
+                return used
+        return "containers are created faster than can be told whose they are"
+
+    def _used(self, image: Image, made: Plan, lookout: Lookout) -> str | None:
+        """What shows a use: from the survey on, whatever uses the image makes it young again."""
         used = lookout.use_of(image, made.inventory.now, self._own)
         return f"{used} since the plan was made" if used is not None else None
 
-    def _remove_image(self, image: Image) -> str | None:
-        """Remove every reference of an image, one by one; why it could not be done, else None."""
+    def _remove_image(self, image: Image, made: Plan, lookout: Lookout) -> str | None:
+        """Remove an image with all its references; why it could not be done, else None.
+
+        Names go one by one. The last goes together with the image, by its ID: that the engine refuses
+        if it has got another name meanwhile, or a container, and a name that now means another image stays.
+        What was taken from an image that stays after all is given back.
+        """
+        taken: list[str] = []
+        try:
+            obstacle = self._remove_all(image, made, lookout, taken)
+        except docker.errors.DockerException:
+            self._give_back(image, taken)
+            raise
+        if obstacle is not None:
+            self._give_back(image, taken)
+        return obstacle
+
+    def _remove_all(self, image: Image, made: Plan, lookout: Lookout, taken: list[str]) -> str | None:
         api: Any = self._engine.api
-        for reference in image.references:
+        for reference in image.references[:-1]:
             api.remove_image(reference, force=False)
-        row = current_names(self._engine, image.image_id)
-        if row is not None and row.digests:
-            for digest in row.digests:
-                api.remove_image(digest, force=False)
-            row = current_names(self._engine, image.image_id)
-        if row is not None:
-            if row.references:
-                return "it was given another reference meanwhile"
+            taken.append(reference)
+            if (used := self._used(image, made, lookout)) is not None:
+                return used
+        try:
             api.remove_image(image.image_id, force=False)
+        except docker.errors.NotFound:
+            raise
+        except docker.errors.APIError as refused:
+            row = current_names(self._engine, image.image_id)
+            if row is None:
+                return None
+            if not set(row.references) <= set(image.references[-1:]):
+                return "it was given another reference meanwhile"
+            self._remove_refused(row, refused)
         return None
+
+    def _remove_refused(self, row: ListedImage, refused: docker.errors.APIError) -> None:
+        """Remove an image that Docker does not remove by its ID alone, though nobody uses it; else raise."""
+        api: Any = self._engine.api
+        why = str(refused.explanation)
+        if _BUILT_UPON in why:
+            # Without a name it goes with what was built on it.
+            for reference in row.references:
+                api.remove_image(reference, force=False)
+        elif _SEVERAL_NAMES in why:
+            # A digest of another repository counts as a name of its own.
+            repositories = {reference.rpartition(":")[0] for reference in row.references}
+            for digest in row.digests:
+                if digest.partition("@")[0] not in repositories:
+                    api.remove_image(digest, force=False)
+            if current_names(self._engine, row.image) is not None:
+                api.remove_image(row.image, force=False)
+        else:
+            raise refused
+
+    def _give_back(self, image: Image, taken: Sequence[str]) -> None:
+        """Give an image that stays the names that it has lost, unless they mean another by now."""
+        for reference in taken:
+            repository, _, tag = reference.rpartition(":")
+            try:
+                if self._engine.resolve(reference) is None:
+                    self._engine.api.tag(image.image_id, repository, tag)
+            except (EngineError, docker.errors.DockerException) as error:
+                logger.warning("%s lost its name %s: %s", image.name, reference, error)
+
+    def _met(self, removal: Removal, made: Plan, lookout: Lookout) -> list[dict[str, Any]]:
+        """The uses of an image that the engine told of only when it was too late."""
+        if not isinstance(removal.of, Verdict):
+            return []
+        time.sleep(self._engine.lag)
+        uses = lookout.uses_of(removal.of.image, made.inventory.now, self._own)
+        # Where a name means an image again, by now another one, nobody misses this one.
+        if uses and any(self._engine.resolve(reference) for reference in removal.references):
+            return []
+        for use in uses:
+            who = f"job {use.job}" if use.job else use.actor
+            logger.warning(
+                "%s was %s (%s) in the moment of its removal: it has to be pulled again",
+                _named(removal),
+                EVIDENCE[use.kind],
+                who,
+            )
+        return [use.to_json() for use in uses]
 
     def _remove_container(self, container: Container) -> str | None:
         detail = self._engine.container_detail(container.container_id)

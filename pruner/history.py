@@ -38,6 +38,7 @@ class Past:
         again_as: which of these it was.
         again_bytes: layers that came back with it, bytes: those that the removal had freed; else 0.
         later_uses: containers and jobs that used it afterwards, until it was removed once more.
+        met: uses of an image in the very moment of its removal, which the engine told too late.
     """
 
     time: float
@@ -55,6 +56,7 @@ class Past:
     again_as: str | None
     again_bytes: int
     later_uses: int
+    met: tuple[dict[str, Any], ...] = ()
 
     @property
     def again_after(self) -> float | None:
@@ -63,7 +65,12 @@ class Past:
 
     def to_json(self) -> dict[str, Any]:
         """As printed for machines."""
-        return {**asdict(self), "references": list(self.references), "again_after": self.again_after}
+        return {
+            **asdict(self),
+            "references": list(self.references),
+            "met": list(self.met),
+            "again_after": self.again_after,
+        }
 
 
 def read(log: EventLog, since: float | None = None, name: str | None = None) -> list[Past]:
@@ -123,6 +130,8 @@ def said(found: Sequence[Past]) -> str:
     line = f"{_count(sums['removals'], 'removal')} freed {format_bytes(sums['freed_bytes'])}"
     if not sums["images"]:
         return line
+    if met := sum(bool(one.met) for one in found):
+        line = f"{line}, {met} of them while somebody used the image"
     line = f"{line}; of {_count(sums['images'], 'image')} {sums['images_back_again'] or 'none'} came back"
     if not sums["images_back_again"]:
         return line
@@ -135,7 +144,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _past(row: Sequence[Any]) -> Past:
-    (*head, references, image_id, reason, detail, predicted, freed, again_at, again_as, uses) = row
+    (*head, references, image_id, reason, detail, predicted, freed, again_at, again_as, uses, met) = row
     moment, prune, trigger, item, name = head
     back = again_at is not None
     return Past(
@@ -154,6 +163,7 @@ def _past(row: Sequence[Any]) -> Past:
         again_as=again_as if back else None,
         again_bytes=(predicted or 0) if back else 0,
         later_uses=uses or 0,
+        met=tuple(json.loads(met)) if met else (),
     )
 
 
@@ -195,7 +205,8 @@ WITH removal AS (
 SELECT epoch_ns(r.time) / 1e9, r.prune, s.trigger, r.item, coalesce(r.reference, r.container, image_id),
     r.attributes ->> '$.references', image_id, r.attributes ->> '$.reason', r.attributes ->> '$.detail',
     CAST(r.attributes ->> '$.predicted_bytes' AS BIGINT), r.bytes,
-    epoch_ns(b.again) / 1e9, replace(b.kind, 'image_', ''), u.uses
+    epoch_ns(b.again) / 1e9, replace(b.kind, 'image_', ''), u.uses,
+    CAST(r.attributes -> '$.met' AS VARCHAR)
 FROM removal AS r LEFT JOIN image USING (image) LEFT JOIN back AS b USING (seq) LEFT JOIN used AS u USING (seq)
     LEFT JOIN started AS s ON s.host = r.host AND s.prune = r.prune
 WHERE epoch_ns(r.time) / 1e9 >= ?

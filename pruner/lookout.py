@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from pruner.inventory import Image
 
 _LEAST_DIGITS = 4
 _DISORDER_NS = 10**9
+_JOB = "com.gitlab.gitlab-runner.job.id"
 EVIDENCE = {
     Kind.IMAGE_PULLED: "pulled",
     Kind.IMAGE_TAGGED: "tagged",
@@ -49,12 +50,33 @@ class Lookout:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._seen: list[RawUse] = []
+        # IDs of the containers that were created since, and of those that were when `begin` was called.
+        self._created: set[str] = set()
+        self._known: set[str] = set()
         self._last_ns = int(time.time() * 1e9)
         self._began_ns = self._last_ns
         self._reader = Reader(engine.stream(self._last_ns), engine.host)
 
+    def begin(self) -> None:
+        """Be about to list the containers: see `unlisted`. Raises EngineError."""
+        self._drain()
+        self._known = set(self._created)
+
+    def unlisted(self, listed: Iterable[str]) -> bool:
+        """Whether, as far as asked, a container has been created since `begin` that a listing does not know.
+
+        Args:
+            listed: IDs of the containers that were listed after `begin`.
+        """
+        return not self._created - self._known <= set(listed)
+
     def use_of(self, image: Image, since: float, own: Collection[str] = ()) -> str | None:
-        """What shows that an image has been used, in words; None if nothing does.
+        """What shows that an image has been used, in words; None if nothing does. See `uses_of`."""
+        found = self.uses_of(image, since, own)
+        return EVIDENCE[max(found, key=lambda use: use.time_ns).kind] if found else None
+
+    def uses_of(self, image: Image, since: float, own: Collection[str] = ()) -> list[RawUse]:
+        """What shows that an image has been used.
 
         Args:
             image: the image.
@@ -68,14 +90,15 @@ class Lookout:
         since_ns = int(since * 1e9)
         # What was before the stream began is still in the engine's memory, or this is asked too late.
         asked_ns = self._last_ns if since_ns >= self._began_ns else since_ns
-        recent = map(raw_use, self._engine.buffered_events(asked_ns, time.time_ns()))
+        told = map(raw_use, self._engine.buffered_events(asked_ns, time.time_ns()))
+        recent = [use for use in told if use is not None]
+        self._created.update(use.actor for use in recent if use.kind is Kind.CONTAINER_CREATED)
         called = names_of(image)
-        found = [
+        return [
             use
-            for use in (*self._seen, *(use for use in recent if use is not None))
+            for use in dict.fromkeys((*self._seen, *recent))
             if use.time_ns >= since_ns and use.actor not in own and not called.isdisjoint(use.called)
         ]
-        return EVIDENCE[max(found, key=lambda use: use.time_ns).kind] if found else None
 
     def close(self) -> None:
         """Stop watching."""
@@ -89,18 +112,33 @@ class Lookout:
                 use = raw_use(raw)
                 if use is not None:
                     self._seen.append(use)
+                    if use.kind is Kind.CONTAINER_CREATED:
+                        self._created.add(use.actor)
                     # Engines do not keep strictly to the order of time.
                     self._last_ns = max(self._last_ns, use.time_ns - _DISORDER_NS)
 
 
 @dataclass(frozen=True, slots=True)
 class RawUse:
-    """What one event of the engine says of a use: when, which kind, whose, and all names that it gives the image."""
+    """What one event of the engine says of a use.
+
+    Attributes:
+        time_ns: when, UTC nanoseconds.
+        kind: which kind.
+        actor: whose: a container's ID, or what the engine calls the image.
+        called: all names that it gives the image.
+        job: the GitLab job that the container belongs to; None: no job.
+    """
 
     time_ns: int
     kind: Kind
     actor: str
     called: frozenset[str]
+    job: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As the log keeps it; the time in UTC seconds."""
+        return {"time": self.time_ns / 1e9, "what": EVIDENCE[self.kind], "who": self.actor, "job": self.job}
 
 
 def raw_use(raw: Mapping[str, Any]) -> RawUse | None:
@@ -113,7 +151,8 @@ def raw_use(raw: Mapping[str, Any]) -> RawUse | None:
         return None
     said = (who, attributes.get("name"), attributes.get("image"), attributes.get("imageID"))
     called = frozenset(_plain(str(name)) for name in said if name)
-    return RawUse(int(raw.get("timeNano") or int(raw.get("time") or 0) * 10**9), kind, who, called)
+    time_ns = int(raw.get("timeNano") or int(raw.get("time") or 0) * 10**9)
+    return RawUse(time_ns, kind, who or str(attributes.get("name") or ""), called, attributes.get(_JOB))
 
 
 def names_of(image: Image) -> frozenset[str]:

@@ -127,5 +127,5 @@ def _removal(one: Past) -> tuple[str, ...]:
         one.name,
         again,
         str(one.later_uses) if one.item == "image" else "-",
-        one.detail,
+        f"{one.detail}; met: {', '.join(use['what'] for use in one.met)}" if one.met else one.detail,
     )

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import docker
@@ -18,7 +18,8 @@ import pytest
 from docker.models.containers import Container
 
 from collector.engine import Engine as Border
-from pruner import holds, running
+from collector.engine import ListedContainer
+from pruner import executor, holds, running
 from pruner.config import policy_from
 from pruner.executor import Executor, exclusive
 from pruner.inventory import Image
@@ -28,7 +29,7 @@ from tests.engine.engines import Engine
 from tests.engine.host import Host, locked
 from tests.engine.proxy import Proxy
 from tests.engine.registry import PushedImage, Registry, base_layer, random_layer
-from tests.engine.runner import PREFIX, PullError, pull
+from tests.engine.runner import PREFIX, FakeRunner, PullError, pull
 
 pytestmark = pytest.mark.engine
 MIB = 2**20
@@ -71,13 +72,13 @@ class Removals:
         """Take down the times; all else is the executor's own."""
         ask, remove = Executor._image_obstacle, Executor._remove_image
 
-        def asked(executor: Executor, image: Image, made: Plan, lookout: Lookout) -> str | None:
+        def asked(ours: Executor, image: Image, made: Plan, lookout: Lookout) -> str | None:
             self.asked[image.image_id] = time.time()
-            return ask(executor, image, made, lookout)
+            return ask(ours, image, made, lookout)
 
-        def removed(executor: Executor, image: Image) -> str | None:
+        def removed(ours: Executor, image: Image, made: Plan, lookout: Lookout) -> str | None:
             try:
-                return remove(executor, image)
+                return remove(ours, image, made, lookout)
             finally:
                 self.windows.append((image.image_id, self.asked[image.image_id], time.time()))
 
@@ -240,8 +241,117 @@ def test_no_job_misses_what_was_pulled_before_a_pruner_in_a_loop_asked(
     assert len(traffic.lost) <= MOST_MET * len(traffic.removed), traffic.lost
     assert traffic.seen["jobs"] + traffic.seen["jobs lost"] == traffic.begun >= JOBS
     assert len(traffic.removed) >= REMOVALS
-    print(dict(traffic.seen), len(traffic.removed))  # noqa: T201 - shown by pytest -rP
+    met = "SELECT count(*) FROM event WHERE kind = 'item_removed' AND (attributes -> '$.met') IS NOT NULL"
+    print(dict(traffic.seen), len(traffic.removed), f"met {host.log.query(met)[0][0]}")  # noqa: T201 - shown by pytest -rP
     assert host.log.query("SELECT count(*) FROM prunes WHERE finished IS NULL") == [(0,)]
+    client.close()
+
+
+class Meddler:
+    """Does something of its own to some images, between the pruner's last question and the removal."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.doing: dict[str, Callable[[], object]] = {}
+        ask = Executor._image_obstacle
+
+        def asked(ours: Executor, image: Image, made: Plan, lookout: Lookout) -> str | None:
+            obstacle = ask(ours, image, made, lookout)
+            if obstacle is None and image.image_id in self.doing:
+                self.doing.pop(image.image_id)()
+            return obstacle
+
+        patch.setattr(Executor, "_image_obstacle", asked)
+
+
+def test_what_comes_between_the_last_question_and_the_removal_is_refused_or_told(
+    any_engine: Engine, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host(any_engine, any_engine.folder / "log" / "events.duckdb")
+    client = any_engine.client()
+    meddler = Meddler(monkeypatch)
+    # A second round would take what has come meanwhile, once it is old enough.
+    monkeypatch.setattr(executor, "MAX_ROUNDS", 1)
+
+    def new(name: str, seed: int = 0) -> tuple[str, str]:
+        layers = [base_layer(), random_layer(900 + len(name) + seed, 10000)]
+        reference = registry.push_image(f"meddle/{name}", "1", layers).reference
+        client.images.pull(reference)
+        return reference, str(client.images.get(reference).id)
+
+    def bear(name: str) -> set[str]:
+        """Which of our names an image bears; none if it is gone."""
+        try:
+            return {tag.removeprefix("docker.io/") for tag in client.images.get(name).tags}
+        except docker.errors.ImageNotFound:
+            return set()
+
+    moving, moved = new("moving-name")
+    named, second_name = new("name"), "meddle/second:1"
+    used, other_name = new("container"), "meddle/other:1"
+    pulled, met = new("pulled-again")
+    client.images.get(used[0]).tag(*other_name.split(":"))
+    meddler.doing = {
+        moved: lambda: new("moving-name", 50),
+        named[1]: lambda: client.images.get(named[1]).tag(*second_name.split(":")),
+        used[1]: lambda: client.containers.create(used[1], ["true"], network_mode="none"),
+        met: lambda: pull(client, pulled),
+    }
+    time.sleep(1.1)
+    border = Border(any_engine.host)
+    outcome = running.run(border, host.log, policy_from({"threshold": "100%", "min_age": "1s"}, "test"), "test")
+    border.close()
+    assert not meddler.doing
+    # The name means another image now, which stays; the one that it meant has gone.
+    assert bear(moving) == {moving}
+    assert bear(moved) == set()
+    # Another name, and a container: the engine refuses, and what names were taken are given back.
+    assert bear(named[1]) == {named[0], second_name}
+    assert bear(used[1]) == {used[0], other_name}
+    why = {removal.key: reason for removal, reason in outcome.failed}
+    assert why[named[1]] == "it was given another reference meanwhile"
+    assert "used by" in why[used[1]] or "container" in why[used[1]]
+    # Nothing refuses here; who looks finds out.
+    assert bear(met) == set()
+    removed = {row["image_id"]: row for row in host.json("pruner", "history")["removals"]}
+    assert [use["what"] for use in removed[met]["met"]] == ["pulled"]
+    assert "1 of them while somebody used the image" in host.run("pruner", "history")
+    client.close()
+
+
+def test_a_job_that_begins_while_the_pruner_looks_holds_its_image(
+    docker20: Engine, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first container, of another image, comes between the listing and the last question."""
+    host = Host(docker20, docker20.folder / "log" / "events.duckdb")
+    helper = registry.push_image("begins/helper", "1", [base_layer()])
+    image = registry.push_image("begins/image", "1", [base_layer(), random_layer(950, 10000)])
+    runner = FakeRunner(docker20, helper.reference)
+    with host.collecting():
+        runner.run_job(image.reference, project_id=3)
+        host.wait_for_events("container_destroyed", 2)
+    client = docker20.client()
+
+    labels = {f"{PREFIX}job.id": "77", f"{PREFIX}project.id": "3", f"{PREFIX}type": "predefined"}
+    ask, listings = Border.containers, Counter[str]()
+
+    def listing(border: Border) -> list[ListedContainer]:
+        found = ask(border)
+        listings["made"] += 1
+        # The first is the survey's: then there is no job yet.
+        if listings["made"] == 2:
+            client.containers.run(helper.reference, ["sleep", "60"], labels=labels, network_mode="none", detach=True)
+        return found
+
+    monkeypatch.setattr(Border, "containers", listing)
+    time.sleep(1.1)
+    border = Border(docker20.host)
+    outcome = running.run(border, host.log, policy_from({"threshold": "100%", "min_age": "1s"}, "test"), "test")
+    border.close()
+    reasons = {removal.name: reason for removal, reason in outcome.failed}
+    assert reasons[image.reference] == "a job that has begun meanwhile may need it"
+    assert image.reference in host.references()
+    for container in client.containers.list():
+        container.remove(force=True)
     client.close()
 
 
