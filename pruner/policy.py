@@ -17,6 +17,9 @@ AUTO = "auto"
 AUTO_DEFAULT_PER_CENT = 10.0
 _NEVER = "never"
 
+# Number and configuration, as `4:/etc/gitlab-runner/config.toml`: the pruner's unit sets it.
+SLOTS_VARIABLE = "DOCKER_HINDSIGHT_JOB_SLOTS"
+
 
 @dataclass(frozen=True, slots=True)
 class Space:

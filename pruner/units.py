@@ -15,7 +15,7 @@ from pathlib import Path
 
 from collector.errors import HindsightError, UsageError
 from pruner.config import to_toml
-from pruner.policy import Policy
+from pruner.policy import SLOTS_VARIABLE, Policy
 
 DEFAULT_USER = "docker-hindsight"
 ENGINE_GROUP = "docker"
@@ -127,6 +127,7 @@ class Installation:
             "POLICY": f" --policy {self.policy}" if self.instance else "",
             "ENVIRONMENT": self._environment(),
             "ADOPT": self._adopt(),
+            "SLOTS": self._slots(),
             "RUN_AS": self._run_as(),
             "HOME": "tmpfs" if any(_under(path, _HOMES) for path in self.visible) else "yes",
             "NETWORK": self._network(),
@@ -152,6 +153,28 @@ class Installation:
         return (
             "# Files that root's own runs of the commands left there would shut the service out.\n"
             f"ExecStartPre=+/bin/chown --recursive --no-dereference --from=root {self.user}: /var/lib/{self.state}"
+        )
+
+    def _slots(self) -> str:
+        """Root reads the number of job slots at each start: the file bears tokens, and the service may not read it."""
+        if self.user == "root":
+            return ""
+        told = f"/run/{self.state}.slots"
+        # As systemd takes it: dollar signs and backslashes doubled.
+        script = (
+            f'umask 022; rm -f {told}; [ -r "$$RUNNER_CONFIG" ] || exit 0; '
+            'slots=$$(sed -En -e "/^[[:space:]]*[[]/q" '
+            '-e "s/^[[:space:]]*concurrent[[:space:]]*=[[:space:]]*([0-9]+).*/\\\\1/p" "$$RUNNER_CONFIG"); '
+            f'echo "{SLOTS_VARIABLE}=$${{slots:-1}}:$$RUNNER_CONFIG" >{told}'
+        )
+        return "\n".join(
+            [
+                "# GitLab Runner's configuration bears tokens and is root's alone: root reads the number of job slots,",
+                "# and nothing else. Another place of it is set as RUNNER_CONFIG, where the policy names it, too.",
+                "Environment=RUNNER_CONFIG=/etc/gitlab-runner/config.toml",
+                f"ExecStartPre=-+/bin/sh -c '{script}'",
+                f"EnvironmentFile=-{told}",
+            ]
         )
 
     def _run_as(self) -> str:

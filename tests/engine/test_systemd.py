@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import resource
 import time
@@ -241,3 +242,30 @@ def test_watchdog_and_restart_bring_the_collector_back_without_a_lost_event(
     assert "disable --now collector.service pruner.timer pruner.path" in told
     assert machine.show("collector.service", "LoadState") == "not-found"
     assert machine.query("SELECT count(*) > 0 FROM event") == [(True,)]
+
+
+def test_the_service_learns_the_number_of_job_slots_and_no_token(machine: Machine, docker20: Engine) -> None:
+    install(machine, docker20, 'threshold = "1MiB/job"\n')
+    switch_off(machine, "pruner.path", "pruner.timer")
+    config, told = "/etc/gitlab-runner/config.toml", "/run/docker-hindsight.slots"
+
+    def threshold(slots: str) -> int:
+        """The threshold that a run leaves beside the log, bytes."""
+        machine.write(config, f'{slots}check_interval = 0\n[[runners]]\n  token = "secret"\n  concurrent = 99\n')
+        machine.path(config).parent.chmod(0o700)
+        machine.path(config).chmod(0o600)
+        machine.run("systemctl", "start", "pruner.service")
+        left = json.loads(machine.run("cat", "/var/lib/docker-hindsight/events.duckdb.levels"))
+        return int(left["free_bytes"])
+
+    assert threshold("concurrent = 3\n") == 3 * MIB
+    assert machine.path(told).read_text() == f"DOCKER_HINDSIGHT_JOB_SLOTS=3:{config}\n"
+    # It follows the file, to whose end nobody looks.
+    assert threshold(" concurrent=12 # was 3\n") == 12 * MIB
+    assert threshold("") == MIB
+    assert machine.path(told).read_text() == f"DOCKER_HINDSIGHT_JOB_SLOTS=1:{config}\n"
+    # Without the file nothing is known, and that is said.
+    machine.path(config).unlink()
+    machine.run("systemctl", "start", "pruner.service", status=1)
+    assert any("set job_slots, or let runner_config" in text for _, text in machine.journal("pruner.service"))
+    assert not machine.path(told).exists()
