@@ -83,12 +83,16 @@ def _cgroup2() -> Path | None:
 
 
 def install_package(folder: Path) -> Path:
-    """Build the wheel of the tree and install it, as a user would, in an environment for the machine."""
+    """Build the wheel of the tree and install it, as a user would, in an environment for the machine.
+
+    What both need is at hand, in the versions that the project is locked to: nothing is fetched.
+    """
     programs = folder / "programs"
-    _uv("build", "--wheel", "--out-dir", folder / "wheel")
+    at_hand = ("--no-index", "--find-links", ROOT / "srv" / "wheels")
+    _uv("build", "--wheel", *at_hand, "--out-dir", folder / "wheel")
     (wheel,) = (folder / "wheel").glob("*.whl")
     _uv("venv", "--relocatable", "--python", "/usr/bin/python3", programs)
-    _uv("pip", "install", "--python", programs / "bin" / "python", wheel)
+    _uv("pip", "install", *at_hand, "--python", programs / "bin" / "python", wheel)
     return programs
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from collector.errors import LogError
 from tests.engine.disk import LoopDisk
 from tests.engine.engines import Engine
 from tests.engine.host import Host, locked
@@ -77,7 +79,13 @@ def test_a_log_damaged_or_deleted_or_read_only_meanwhile_loses_nothing(docker20:
         host.log_path.unlink()
         tag(host, reference, "deleted")
         host.wait_for(host.log_path.exists, "a new log")
-        host.wait_for(lambda: host.count("image_observed") >= 1 and tags(host) == ["recovery/deleted:1"], "the new log")
+
+        def begun() -> bool:
+            with suppress(LogError):  # it is being made
+                return host.count("image_observed") >= 1 and tags(host) == ["recovery/deleted:1"]
+            return False
+
+        host.wait_for(begun, "the new log")
         names = {"recovery/damaged:1", "recovery/read-only:1", "recovery/deleted:1", reference}
         host.wait_for(lambda: {*host.json("collector", "images")[0]["references"]} == names, "the image's names")
     assert sum(" is damaged" in line for line in said(host)) == 1
