@@ -79,7 +79,8 @@ CREATE OR REPLACE VIEW image_origins AS
             coalesce(CAST(attributes ->> '$.local' AS BOOLEAN), false) AS bare
         FROM event WHERE kind = 'image_observed'
         UNION ALL
-        SELECT host, image, seq, kind, NULL, NULL FROM event
+        SELECT host, image, seq, kind, NULL, NULL
+        FROM event SEMI JOIN (FROM store WHERE containerd OR podman) USING (host)
         WHERE kind IN ('image_pulled', 'image_pushed', 'image_built', 'image_imported') AND image IS NOT NULL
     ), told AS (
         SELECT host, image, coalesce(podman, false) AS podman, coalesce(containerd, false) AS containerd,
