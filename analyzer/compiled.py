@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 
 import numpy as np
 
 from analyzer import kernel
 from analyzer.age_rule import AgeRule
 from analyzer.cleaner import GAP_GRACE_S, Cleaner, PolicyCleaner, Trigger, policy_levels, with_threshold
-from analyzer.facts import Knowledge, TraceFacts, knowledge_of
+from analyzer.facts import knowledge_of
 from analyzer.kernel import Index
 from analyzer.moments import Moments
 from analyzer.result import Removals, Result, Timeline
 from analyzer.running import Outcome, Rules
 from analyzer.tools import Tool
-from analyzer.trace import Floats, Integers, Trace
-from pruner.orders import ORDERS, OWN_STATE_ORDERS
+from analyzer.trace import Trace
+from pruner.orders import OWN_STATE_ORDERS
 from pruner.policy import AUTO, Policy
 
 # A hundred times as much is still told apart to the byte by floating point.
@@ -74,7 +73,7 @@ def rules_of(cleaner: Cleaner, index: Index) -> Rules:
         gap_grace=GAP_GRACE_S,
         at_events=cleaner.trigger is Trigger.EVENT,
         keep_local=policy.local_images == "keep",
-        order=_keys(policy.order, index) if policy.order in OWN_STATE_ORDERS else None,
+        order=policy.order if policy.order in OWN_STATE_ORDERS else "",
         moments=_moments(cleaner, index),
         resolved=_resolved(policy, index) if policy.threshold.unit == AUTO else None,
     )
@@ -105,31 +104,6 @@ def _moments(cleaner: PolicyCleaner, index: Index) -> Moments | None:
         return Moments(index.trace.images, cleaner.keys)
 
     return index.moments(order, make)
-
-
-def _keys(order: str, index: Index) -> Callable[[float, Integers, Floats, Integers], Floats]:
-    """An order as the kernel calls it."""
-    knowledge = knowledge_of(index.trace)
-
-    def keys(now: float, present: Integers, pulled: Floats, holders: Integers) -> Floats:
-        found: Floats = ORDERS[order](_KernelFacts(index, knowledge, now, present, pulled, holders))
-        return found
-
-    return keys
-
-
-class _KernelFacts(TraceFacts):
-    """Facts as the kernel tells them: holders of groups of layers, not of layers."""
-
-    def __init__(
-        self, index: Index, knowledge: Knowledge, now: float, present: Integers, pulled: Floats, holders: Integers
-    ) -> None:
-        super().__init__(knowledge, now, present, pulled, holders)
-        self._index = index
-
-    @cached_property
-    def own_bytes(self) -> Integers:
-        return self._index.freed_bytes(self.present, self.holders)
 
 
 def result_of(

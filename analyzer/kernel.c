@@ -707,9 +707,8 @@ typedef struct {
     const double *gap_end;
 } trace_t;
 
-/* Fill keys[k] for images present[k]; not 0: failed. */
-typedef int (*order_t)(double now, int32_t count, const int32_t *present, const double *pulled,
-                       const int32_t *holders, double *keys);
+/* Orders that look at what the policy did. */
+enum { NO_ORDER, PULLED_FIRST, GDSF };
 
 /* A threshold that follows from how far free space fell within an interval; see pruner.headroom. */
 typedef int (*levels_t)(int32_t disk_class, double threshold, double *levels);
@@ -778,8 +777,9 @@ typedef struct {
     const uint8_t *protected;
     double interval, min_age, allowlist_idle, gap_grace, level;
     int32_t at_events, keep_local, keep_removals, keep_steps;
-    order_t order; /* keys that depend on what the policy did */
-    moments_t *moments; /* keys that do not; both NULL: least recently used first */
+    int32_t order;        /* one that looks at what the policy did */
+    const int64_t *sizes; /* bytes of all layers of each image */
+    moments_t *moments; /* keys by another order; neither: least recently used first */
     const headroom_t *headroom; /* not NULL: the levels are those on this disk until enough is known */
     const age_rule_t *rule; /* not NULL: carried out at each tick instead of deciding */
     const tool_t *tool;     /* not NULL: followed instead of deciding */
@@ -919,6 +919,7 @@ typedef struct run {
     /* for orders other than lru, and rules of age */
     double *last_use;
     int32_t *latest; /* per image its latest use */
+    int32_t *uses;   /* per image how many containers and jobs */
     int32_t scanned;
     int32_t *present;
     double *keys;
@@ -1245,6 +1246,7 @@ static void scan(run_t *run) {
     for (int32_t p = run->scanned; p < run->position; p++) {
         int32_t i = t->image[p];
         run->latest[i] = p;
+        run->uses[i] += t->kind[p] == CONTAINER || t->kind[p] == JOB;
         if (t->until[p] > run->last_use[i]) run->last_use[i] = t->until[p];
         if (t->kind[p] == PULL && run->held[i] && t->time[p] > run->pulled[i]) run->pulled[i] = t->time[p];
     }
@@ -1470,17 +1472,47 @@ static void order_all(run_t *run, ordered_t *ordered) {
     if (moment) *ordered = (ordered_t){moment->count, moment->ranked, moment->last_use}, run->asked_at = moment->latest;
 }
 
-/* Asked for the keys of the images that are there. */
+static int64_t unique_size(const run_t *run, int32_t i) {
+    const trace_t *t = run->trace;
+    int64_t bytes = t->own_bytes[i];
+    for (int32_t k = t->first[i]; k < t->first[i + 1]; k++)
+        if (run->holders[t->group[k]] == 1) bytes += t->group_bytes[t->group[k]];
+    return bytes;
+}
+
+/* Uses and the latest ends of them as they are known now; what is used at this very moment counts. */
+static void look_ahead(run_t *run, int forth) {
+    const trace_t *t = run->trace;
+    for (int32_t p = run->position; p < t->uses && t->time[p] <= run->now; p++) {
+        int32_t i = t->image[p];
+        run->uses[i] += t->kind[p] == CONTAINER || t->kind[p] == JOB ? forth : 0;
+        if (forth > 0 && t->until[p] > run->last_use[i]) run->last_use[i] = t->until[p];
+    }
+}
+
+/* As `gdsf` in pruner.orders. */
+static void find_gdsf(run_t *run, int32_t count) {
+    size_t size = ((size_t)run->trace->images + 1) * sizeof *run->last_use;
+    memcpy(run->candidate, run->last_use, size);
+    look_ahead(run, 1);
+    for (int32_t k = 0; k < count; k++) {
+        int32_t i = run->present[k];
+        double share = (double)unique_size(run, i) / (double)(run->policy->sizes[i] + (run->policy->sizes[i] == 0));
+        double last = run->last_use[i] < run->now ? run->last_use[i] : run->now;
+        run->keys[k] = last / 86400.0 + (double)run->uses[i] * share;
+    }
+    look_ahead(run, -1);
+    memcpy(run->last_use, run->candidate, size);
+}
+
+/* The images that are there by what this policy did to them. */
 static void order_present(run_t *run, ordered_t *ordered) {
     const trace_t *t = run->trace;
     scan(run);
     int32_t count = 0;
     for (int32_t i = 0; i < t->images; i++)
-        if (run->held[i]) run->present[count++] = i;
-    if (run->policy->order(run->now, count, run->present, run->pulled, run->holders, run->keys)) {
-        run->status = CALLBACK;
-        return;
-    }
+        if (run->held[i]) run->keys[count] = run->pulled[i], run->present[count++] = i;
+    if (run->policy->order == GDSF) find_gdsf(run, count);
     rank(run, count, run->ranked);
     *ordered = (ordered_t){count, run->ranked, run->last_use};
     run->asked_at = run->latest;
@@ -1782,14 +1814,6 @@ static int32_t list_present(run_t *run) {
         if (run->held[i]) run->tools->present[count++] = i;
     }
     return count;
-}
-
-static int64_t unique_size(const run_t *run, int32_t i) {
-    const trace_t *t = run->trace;
-    int64_t bytes = t->own_bytes[i];
-    for (int32_t k = t->first[i]; k < t->first[i + 1]; k++)
-        if (run->holders[t->group[k]] == 1) bytes += t->group_bytes[t->group[k]];
-    return bytes;
 }
 
 static int64_t discard(run_t *run, int32_t i) {
@@ -2151,7 +2175,7 @@ int kernel_end(run_t *run) {
         status = run->status;
     }
     free(run->held), free(run->known), free(run->holders), free(run->pulled), free(run->taken);
-    free(run->passed), free(run->kept), free(run->last_use), free(run->latest), free(run->present), free(run->keys);
+    free(run->passed), free(run->kept), free(run->last_use), free(run->latest), free(run->uses), free(run->present), free(run->keys);
     free(run->ranked), free(run->candidate), free(run->today), free(run->own), free(run->falls.number), free(run->falls.fall);
     bits_free(&run->coming);
     free_tools(run->tools);
@@ -2164,12 +2188,13 @@ static int make_ordered(run_t *run) {
     size_t n = (size_t)run->trace->images + 1;
     run->last_use = malloc(n * sizeof *run->last_use);
     run->latest = malloc(n * sizeof *run->latest);
+    run->uses = calloc(n, sizeof *run->uses);
     run->present = malloc(n * sizeof *run->present);
     run->keys = malloc(n * sizeof *run->keys);
     run->ranked = malloc(n * sizeof *run->ranked);
     run->candidate = malloc(2 * n * sizeof *run->candidate);
     run->today = malloc(sizeof *run->today);
-    if (!run->last_use || !run->latest || !run->present || !run->keys || !run->ranked || !run->candidate || !run->today)
+    if (!run->last_use || !run->latest || !run->uses || !run->present || !run->keys || !run->ranked || !run->candidate || !run->today)
         return NO_MEMORY;
     for (size_t i = 0; i < n; i++) run->last_use[i] = -INFINITY, run->latest[i] = -1;
     run->spare = run->candidate + n;

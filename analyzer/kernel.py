@@ -210,7 +210,7 @@ class Index:
             )
         )
         self.groups = groups.value
-        self.group_of_layer = arrays.pop("group_of_layer")
+        del arrays["group_of_layer"]
         self._arrays |= arrays
 
     def _disk(self) -> None:
@@ -229,19 +229,6 @@ class Index:
         follow = function("kernel_following")
         checked(follow(c_int32(self.trace.images), c_int32(len(made)), *pointers(self._arrays["image"], made)))
         return made
-
-    @cached_property
-    def own_bytes(self) -> Integers:
-        """Bytes of the layers that each image alone ever holds; shape (n,)."""
-        return self._arrays["own_bytes"]
-
-    def freed_bytes(self, present: Integers, holders: Integers) -> Integers:
-        """What the removal of each of some images frees; `holders` is per group of layers."""
-        group, first = self._arrays["group"], self._arrays["first"]
-        alone = np.where(holders == 1, self._arrays["group_bytes"][: len(holders)], 0)
-        sums = np.concatenate(([0], np.cumsum(alone[group[: int(first[-1])]])))
-        freed: Integers = self.own_bytes[present] + sums[first[present + 1]] - sums[first[present]]
-        return freed
 
     @cached_property
     def removable(self) -> tuple[Array, Array]:

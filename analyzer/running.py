@@ -19,6 +19,7 @@ from analyzer.moments import Moments
 from analyzer.tools import Tool
 from analyzer.trace import Flags, Floats, Integers
 from pruner.headroom import LEAST_SHARE, MARGIN, MOST_SHARE, Falls
+from pruner.orders import OWN_STATE_ORDERS
 
 _CALLBACK = 2
 _LEVELS = 6
@@ -26,7 +27,6 @@ _SLICES = 256
 _STATE_BYTES = 2**28
 
 
-_Order = ctypes.CFUNCTYPE(c_int, c_double, c_int32, c_void_p, c_void_p, c_void_p, c_void_p)
 _Levels = ctypes.CFUNCTYPE(c_int, c_int32, c_double, c_void_p)
 
 
@@ -57,7 +57,8 @@ class _Policy(ctypes.Structure):
         ("protected", c_void_p),
         *((name, c_double) for name in ("interval", "min_age", "allowlist_idle", "gap_grace", "level")),
         *((name, c_int32) for name in ("at_events", "keep_local", "keep_removals", "keep_steps")),
-        ("order", c_void_p),
+        ("order", c_int32),
+        ("sizes", c_void_p),
         ("moments", c_void_p),
         ("headroom", c_void_p),
         ("rule", c_void_p),
@@ -100,8 +101,7 @@ class Rules:
         gap_grace: seconds for which a gap keeps images young.
         at_events: whether pulls, arrivals and disk samples start a prune too.
         keep_local: whether local images stay.
-        order: keys of the images that are there, lowest first to go, from the time, these images,
-            when each image was pulled (all n), and how many images hold each group of layers.
+        order: one of `OWN_STATE_ORDERS`; "": another.
         moments: ranks of all images by an order that depends on none of these; without either:
             least recently used first.
         rule: what is done at each tick instead of deciding.
@@ -118,7 +118,7 @@ class Rules:
     gap_grace: float
     at_events: bool
     keep_local: bool
-    order: Callable[[float, Integers, Floats, Integers], Array] | None = None
+    order: str = ""
     moments: Moments | None = None
     rule: AgeRule | None = None
     tool: Tool | None = None
@@ -155,7 +155,7 @@ class Run:
 
     def __init__(self, index: Index, rules: Rules, level: float, *, removals: bool = True, steps: bool = False) -> None:
         self.moments = rules.moments
-        self._call = _Call(index, rules.order)
+        self._call = _Call()
         if rules.order or rules.moments or rules.rule or rules.tool:
             struct = index.by_order()
         else:
@@ -176,7 +176,8 @@ class Run:
             keep_local=rules.keep_local,
             keep_removals=removals,
             keep_steps=steps,
-            order=ctypes.cast(self._call.function, c_void_p) if self._call.function else None,
+            order=("", *OWN_STATE_ORDERS).index(rules.order),
+            sizes=index.sizes_of_images.ctypes.data,
             moments=rules.moments.address if rules.moments else None,
             headroom=ctypes.addressof(headroom) if headroom else None,
             rule=ctypes.addressof(rule) if rule else None,
@@ -276,35 +277,11 @@ def _age_rule(rule: AgeRule, index: Index) -> _AgeRule:
 
 
 class _Call:
-    """An order as a C function; a fault in it is kept and raised when the replay has ended."""
+    """What is asked while a replay runs; a fault in it is kept and raised when that has ended."""
 
-    def __init__(self, index: Index, order: Callable[[float, Integers, Floats, Integers], Array] | None) -> None:
+    def __init__(self) -> None:
         self.error: BaseException | None = None
         self.levels: Any = None
-        self.function: Any = None
-        if order is None:
-            return
-        n, groups = index.trace.images, index.groups
-
-        views: list[Array] = []
-
-        def ask(now: float, count: int, present: int, pulled: int, holders: int, keys: int) -> int:
-            try:
-                if not views:  # the kernel asks with the same arrays throughout a replay
-                    views[:] = (
-                        view(present, c_int32, n),
-                        view(pulled, c_double, n),
-                        view(holders, c_int32, groups),
-                        view(keys, c_double, n),
-                    )
-                found = order(now, views[0][:count].astype(np.int64), views[1], views[2])
-                views[3][:count] = found
-            except BaseException as error:  # noqa: BLE001 - raised again behind the C code
-                self.error = error
-                return 1
-            return 0
-
-        self.function = _Order(ask)
 
 
 def _tool(tool: Tool, index: Index) -> _Tool:
