@@ -48,7 +48,7 @@ LEGEND = {
     "RE-PULLED": "bytes pulled again because the image had been removed; first pulls are not counted.",
     "DISK FULL": "pulls that did not fit.",
     "MIN FREE": "the least free space; negative: so much was short.",
-    "UNDER": "time with free space under the threshold.",
+    "UNDER": "time with free space under the policy's threshold; what others do: under the first policy's.",
     REGRET: "re-pulled bytes that a clairvoyant spares, to what no policy could do better than.",
     "LOST": "uses of removed images that no registry can give back.",
 }
