@@ -1691,6 +1691,28 @@ static void advance(run_t *run) {
     int32_t part = part_of(run->now, t->scale, t->parts);
     if (t->before[part] > low) low = t->before[part];
     if (t->before[part + 1] < high) high = t->before[part + 1];
+    /* As if uses were evenly spread, then around there. */
+    double share = run->now * t->scale - (double)part;
+    int32_t guess = low + (int32_t)((double)(high - low) * (share > 0.0 ? share < 1.0 ? share : 1.0 : 0.0));
+    if (guess < high && time[guess] <= run->now) {
+        low = guess + 1;
+        for (int32_t step = 4; step < high - low; step *= 2) {
+            if (time[low + step] > run->now) {
+                high = low + step;
+                break;
+            }
+            low += step + 1;
+        }
+    } else if (guess < high) {
+        high = guess;
+        for (int32_t step = 4; step < high - low; step *= 2) {
+            if (time[high - step] <= run->now) {
+                low = high - step + 1;
+                break;
+            }
+            high -= step;
+        }
+    }
     while (low < high) { /* the first whose time is later */
         int32_t middle = low + (high - low) / 2;
         if (time[middle] <= run->now)

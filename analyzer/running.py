@@ -6,6 +6,7 @@ import ctypes
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from ctypes import POINTER, byref, c_double, c_int, c_int32, c_int64, c_uint8, c_void_p
 from dataclasses import dataclass
 from typing import Any
@@ -234,31 +235,49 @@ def play(
         MemoryError: there is not enough.
         BaseException: what an order raised that is asked.
     """
+    together = [run for run in runs if run.moments]
+    alone = [run for run in runs if not run.moments]
+    count = min(threads, len(runs))
     try:
-        if len(runs) == 1:
-            _play(runs, math.inf)
-        else:
-            _play_slices(runs, end, min(threads, len(runs)), progress)
+        with ThreadPoolExecutor(count) if count > 1 else nullcontext() as pool:
+            spread = pool.map if pool else map
+            for k, _ in enumerate(spread(lambda run: _play([run], math.inf), alone), start=1):
+                if progress:
+                    progress(k / len(runs))
+            if len(together) == 1:
+                _play(together, math.inf)
+            elif together:
+                _play_slices(
+                    [together[k::count] for k in range(count)], end, spread, _rest_of(progress, len(alone), len(runs))
+                )
         return [run.end() for run in runs]
     finally:
         for run in runs:
             run.free()
 
 
-def _play_slices(runs: Sequence[Run], end: float, threads: int, progress: Callable[[float], None] | None) -> None:
-    groups = [runs[k::threads] for k in range(threads)]
+def _rest_of(progress: Callable[[float], None] | None, done: int, count: int) -> Callable[[float], None] | None:
+    if progress is None:
+        return None
+    return lambda share: progress((done + share * (count - done)) / count)
+
+
+def _play_slices(
+    groups: Sequence[Sequence[Run]], end: float, spread: Any, progress: Callable[[float], None] | None
+) -> None:
+    """Let groups of replays go on side by side, from one time to the next."""
+    runs = [run for group in groups for run in group]
     shared = {id(run.moments): run.moments for run in runs if run.moments}
-    with ThreadPoolExecutor(threads) as pool:
-        for k in range(1, _SLICES + 1):
-            until = math.inf if k == _SLICES else end * k / _SLICES
-            for _ in pool.map(lambda group, until=until: _play(group, until), groups):
-                pass
-            for moments in shared.values():
-                moments.forget()
-            if any(run.error for run in runs):
-                return
-            if progress:
-                progress(k / _SLICES)
+    for k in range(1, _SLICES + 1):
+        until = math.inf if k == _SLICES else end * k / _SLICES
+        for _ in spread(lambda group, until=until: _play(group, until), groups):
+            pass
+        for moments in shared.values():
+            moments.forget()
+        if any(run.error for run in runs):
+            return
+        if progress:
+            progress(k / _SLICES)
 
 
 def _play(runs: Sequence[Run], until: float) -> None:
