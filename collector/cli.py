@@ -384,6 +384,8 @@ def _print_ingested(found: ingest.Ingested, output: Format, unit: str) -> None:
         console.print_json(found.to_json())
         return
     typer.echo(f"{found.lines:,} {unit}, {found.facts:,} facts on jobs, {found.new:,} of them new")
+    if unit == "lines" and not found.facts:
+        typer.echo("note: no new line tells of a job; if jobs ran, is this the log of GitLab Runner itself?")
     if found.missing:
         typer.echo(f"note: {found.missing:,} have no trace that can be read: erased, expired or not for this token")
     if found.unresolved:

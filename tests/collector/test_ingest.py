@@ -292,6 +292,14 @@ def test_the_command_takes_a_pipe_and_tells_its_cursor(log: EventLog) -> None:  
     assert JOURNAL in {row[0] for row in EventLog(log.path).query("SELECT source FROM position")}
 
 
+def test_a_file_that_tells_of_no_job_is_told_apart(log: EventLog, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "other.log").write_text("Nov 25 host sshd[1]: Accepted publickey\n")
+    command = ["ingest", "gitlab-runner-log", str(tmp_path / "other.log"), "--log", str(log.path)]
+    told = CliRunner().invoke(app, command)
+    assert told.exit_code == 0
+    assert "if jobs ran, is this the log of GitLab Runner itself?" in told.output
+
+
 def test_starts_are_told_with_the_project() -> None:
     ((_, told),) = read_lines(
         [json.dumps({"msg": "Checking for jobs... received", "job": 5, "repo_url": "https://git.example.org/g/p.git"})]

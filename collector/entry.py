@@ -1,0 +1,32 @@
+"""Where the programs begin: with Ctrl-C ending them quietly while their modules are still being loaded."""
+
+from __future__ import annotations
+
+import signal
+from importlib import import_module
+from typing import NoReturn
+
+
+def collector() -> NoReturn:
+    """Begin `collector`."""
+    _begin("collector.cli")
+
+
+def analyzer() -> NoReturn:
+    """Begin `analyzer`."""
+    _begin("analyzer.cli")
+
+
+def pruner() -> NoReturn:
+    """Begin `pruner`."""
+    _begin("pruner.cli")
+
+
+def _begin(module: str) -> NoReturn:
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is signal.default_int_handler:  # else a shell has it ignored in what runs behind
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    main = import_module(module).main
+    signal.signal(signal.SIGINT, usual)
+    main()
+    raise SystemExit
