@@ -93,12 +93,14 @@ class Proxy:
 
     @staticmethod
     def _requests(client: socket.socket, engine: socket.socket, follows: threading.Event) -> None:
+        # Who is killed with something unread is no end but an error.
         with suppress(OSError):
             while piece := client.recv(_PIECE):
                 found = _REQUEST.match(piece)
                 if found and b"/events" in found["target"] and b"until=" not in found["target"]:
                     follows.set()
                 engine.sendall(piece)
+        with suppress(OSError):
             # What was asked is carried out, whoever has gone; a stream has no other end.
             engine.shutdown(socket.SHUT_RDWR if follows.is_set() else socket.SHUT_WR)
 
