@@ -1,4 +1,4 @@
-"""The compiled kernel: found beside the source, or in the user's cache, or compiled there once.
+"""The compiled kernel (`kernel.c`): found beside the source, or in the user's cache, or compiled there once.
 
 C through ctypes rather than a compiler of Python: it loads in a millisecond, while importing numba
 and its cached code takes most of a second, which is the time that a whole simulation may take.
@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("kernel.c")
+"""Includes the parts in the folder `csrc`."""
 BUILT = Path(__file__).with_name("_kernel.so")
 PURE_PYTHON = "DOCKER_HINDSIGHT_PURE_PYTHON"
 """Set in the environment, it keeps the compiled kernel from being used."""
@@ -88,7 +89,10 @@ def _opened(path: Path) -> ctypes.CDLL | None:
 
 @lru_cache(maxsize=1)
 def _checksum() -> int:
-    return zlib.crc32(SOURCE.read_bytes())
+    checksum = 0
+    for path in (SOURCE, *sorted(SOURCE.with_name("csrc").glob("*.c"))):
+        checksum = zlib.crc32(path.read_bytes(), checksum)
+    return checksum
 
 
 def _say(text: str) -> None:

@@ -1,0 +1,186 @@
+/* The decision. */
+
+typedef struct {
+    double limit; /* used later: too young, or a container lives */
+    double floor; /* a gap may have hidden a use until then */
+    double idle_since;
+    double bytes, inodes;
+    const double *goal;
+} decision_t;
+
+static void begin_decision(run_t *run, decision_t *d) {
+    const trace_t *t = run->trace;
+    const policy_t *p = run->policy;
+    while (run->gap < t->gaps && t->gap_begin[run->gap] <= run->now) {
+        if (t->gap_end[run->gap] > run->blind_end) run->blind_end = t->gap_end[run->gap];
+        run->gap++;
+    }
+    double blind = run->blind_end < run->now ? run->blind_end : run->now;
+    double grace = p->min_age < p->gap_grace ? p->min_age : p->gap_grace;
+    d->floor = run->gap ? blind + grace - p->min_age : -INFINITY;
+    d->limit = run->now - p->min_age;
+    d->idle_since = run->now - p->allowlist_idle;
+    d->bytes = (double)run->free;
+    d->inodes = free_inodes(run);
+    run->taken_count = 0;
+}
+
+static inline int spared(const run_t *run, const decision_t *d, int32_t i, double last_use) {
+    return run->policy->protected[i] && (last_use > d->floor ? last_use : d->floor) >= d->idle_since;
+}
+
+static inline void take(run_t *run, decision_t *d, int32_t spell, int32_t i, int emergency) {
+    taken_t *taken = &run->taken[run->taken_count++];
+    taken->spell = spell;
+    taken->image = i;
+    taken->emergency = (uint8_t)emergency;
+    taken->back = 0;
+    release(run, i, &taken->bytes, &taken->inodes);
+    d->bytes += (double)taken->bytes;
+    d->inodes += taken->inodes;
+}
+
+/* Give back what would free nothing; how many. */
+static int32_t give_back(run_t *run) {
+    const trace_t *t = run->trace;
+    int32_t count = 0;
+    for (int32_t k = 0; k < run->taken_count; k++) {
+        int32_t i = run->taken[k].image;
+        if (frees_something(run, i)) continue;
+        for (int32_t l = t->first[i]; l < t->first[i + 1]; l++) run->holders[t->group[l]]++;
+        run->taken[k].back = 1;
+        count++;
+    }
+    return count;
+}
+
+/* Take once more what was given back, after the rest: others that hold the same layers may go now. */
+static void take_again(run_t *run) {
+    const trace_t *t = run->trace;
+    taken_t *again = run->taken + t->images + 1;
+    int32_t kept = 0, count = 0;
+    for (int32_t k = 0; k < run->taken_count; k++) {
+        taken_t taken = run->taken[k];
+        if (!taken.back) {
+            run->taken[kept++] = taken;
+            continue;
+        }
+        taken.back = 0;
+        again[count++] = taken;
+        for (int32_t l = t->first[taken.image]; l < t->first[taken.image + 1]; l++) run->holders[t->group[l]]--;
+    }
+    memcpy(run->taken + kept, again, (size_t)count * sizeof *again);
+}
+
+static int by_number(const void *a, const void *b) {
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static void carry_out(run_t *run) {
+    const trace_t *t = run->trace;
+    int any = 0;
+    for (int32_t k = 0; k < run->taken_count; k++) {
+        taken_t *taken = &run->taken[k];
+        if (taken->back) continue;
+        if (!any++) account(run);
+        removed(run, taken->image, taken->bytes, taken->inodes, taken->emergency);
+        await(run, taken->spell >= 0 ? t->next[taken->spell] : t->following[run->asked_at[taken->image]]);
+    }
+    run->out->prunes += any > 0;
+}
+
+static inline void keep(run_t *run, int32_t *count, int64_t spell) { run->kept[(*count)++] = (int32_t)spell; }
+
+static int room_for(run_t *run, int32_t wanted) {
+    if (wanted <= run->passed_room) return OK;
+    int32_t room = 2 * wanted;
+    if (grow((void **)&run->passed, room, sizeof *run->passed) || grow((void **)&run->kept, room, sizeof *run->kept))
+        return NO_MEMORY;
+    run->passed_room = room;
+    return OK;
+}
+
+/* Least recently used first: spells that were passed by, then on from the cursor. */
+static void decide_lru(run_t *run) {
+    const trace_t *t = run->trace;
+    decision_t d;
+    begin_decision(run, &d);
+    run->wake = -INFINITY;
+    if (d.floor > d.limit) return; /* all may have been used in the gap */
+    int32_t kept = 0, position = run->position;
+    int reached = 0;
+    d.goal = run->levels + TARGET;
+    for (int32_t k = 0; k < run->passed_count; k++) {
+        int32_t s = run->passed[k], i = t->spell_image[s];
+        if (t->next[s] < position) continue;
+        if (reached || t->at[s] >= position || t->end[s] > d.limit) {
+            keep(run, &kept, s);
+            continue;
+        }
+        if (!run->held[i] || (run->policy->keep_local && t->local[i])) continue;
+        if (spared(run, &d, i, t->end[s])) {
+            keep(run, &kept, s);
+        } else if (reaches(d.bytes, d.inodes, d.goal)) {
+            reached = 1;
+            keep(run, &kept, s);
+        } else {
+            take(run, &d, s, i, 0);
+        }
+    }
+    int64_t s = run->cursor;
+    for (; s < t->spells && !reached; s++) {
+        if (t->next[s] < position) continue;
+        if (t->end[s] > d.limit) break;
+        int32_t i = t->spell_image[s];
+        if (t->at[s] >= position) {
+            /* not yet: a use at this very moment, or one whose end lies before its beginning */
+        } else if (!run->held[i] || (run->policy->keep_local && t->local[i])) {
+            continue;
+        } else if (!spared(run, &d, i, t->end[s])) {
+            if (reaches(d.bytes, d.inodes, d.goal)) break;
+            take(run, &d, (int32_t)s, i, 0);
+            continue;
+        }
+        if (kept + 1 >= run->passed_room && room_for(run, kept + 2)) {
+            run->status = NO_MEMORY;
+            return;
+        }
+        keep(run, &kept, s);
+    }
+    run->cursor = s;
+    int32_t back = give_back(run);
+    d.goal = run->levels + EMERGENCY;
+    if (!reaches(d.bytes, d.inodes, d.goal)) {
+        int32_t rest = 0;
+        take_again(run);
+        for (int32_t k = 0; k < kept; k++) {
+            int32_t q = run->kept[k], i = t->spell_image[q];
+            if (t->at[q] < position && t->end[q] <= d.limit && run->held[i] && spared(run, &d, i, t->end[q]) &&
+                !reaches(d.bytes, d.inodes, d.goal))
+                take(run, &d, q, i, 1);
+            else
+                run->kept[rest++] = q;
+        }
+        kept = rest;
+        back = give_back(run);
+    }
+    if (back) {
+        if (room_for(run, kept + back + 1)) {
+            run->status = NO_MEMORY;
+            return;
+        }
+        for (int32_t k = 0; k < run->taken_count; k++)
+            if (run->taken[k].back) keep(run, &kept, run->taken[k].spell);
+        qsort(run->kept, (size_t)kept, sizeof *run->kept, by_number);
+    }
+    int32_t *swap = run->passed;
+    run->passed = run->kept;
+    run->kept = swap;
+    run->passed_count = kept;
+    if (!kept && run->taken_count == 0 && run->cursor < t->spells)
+        run->wake = t->end[run->cursor] + run->policy->min_age - 0.001;
+    else if (!kept && run->taken_count == 0)
+        run->wake = INFINITY;
+    carry_out(run);
+}

@@ -1,0 +1,195 @@
+/* The host. */
+
+typedef struct {
+    int32_t spell, image; /* spell: -1 where an order other than lru decides */
+    int64_t bytes;
+    double inodes;
+    uint8_t emergency, back;
+} taken_t;
+
+/* How far free space fell in each interval, as far as a later one was not as deep: the deepest is the first. */
+typedef struct {
+    double began, highest, deepest;
+    int64_t count, first, last; /* falls so far; those in the ring */
+    int64_t *number;
+    double *fall;
+    double threshold, levels[LEVELS];
+    int32_t disk_class;
+} falls_t;
+
+/* An image to be ranked. */
+typedef struct {
+    double key;
+    int32_t image;
+} candidate_t;
+
+/* What forecasts are made from on one day. */
+typedef struct {
+    int64_t day, counted[2 * AGES * HABITS * STAGES]; /* day: -1: none yet */
+    double rate[AGES][HABITS * STAGES], beyond[AGES + 1][HABITS * STAGES];
+} today_t;
+
+typedef struct tools tools_t;
+
+typedef struct run {
+    const trace_t *trace;
+    const policy_t *policy;
+    result_t *out;
+    const double *levels;
+    double now, accounted;
+    int32_t disk; /* disk states before this one have happened */
+    int32_t position; /* uses before this one have happened */
+    int64_t free, total, held_bytes, total_inodes, other_inodes;
+    double held_inodes;
+    uint8_t *held, *known;
+    int32_t *holders;
+    double *pulled;
+    bits_t coming;
+    int32_t upcoming; /* the next use that brings in */
+    int64_t cursor;   /* spells before this one are over or on the list of those passed by */
+    int32_t *passed, *kept;
+    int32_t passed_count, passed_room;
+    taken_t *taken;
+    int32_t taken_count;
+    double blind_end;
+    int32_t gap;
+    int64_t last_tick, due;
+    int32_t disk_class;
+    falls_t falls;
+    double wake; /* no tick before can remove anything, unless something happens */
+    /* for orders other than lru, and rules of age */
+    double *last_use;
+    int32_t *latest; /* per image its latest use */
+    int32_t *uses;   /* per image how many containers and jobs */
+    int32_t scanned;
+    int32_t *present;
+    double *keys;
+    int32_t *ranked;
+    candidate_t *candidate, *spare;
+    today_t *today;
+    moment_t *own;           /* a moment for which there was no room */
+    const int32_t *asked_at; /* per image its latest use, as the decision sees it */
+    tools_t *tools;          /* what a tool knows */
+    int64_t room_removals, room_steps;
+    int status;
+} run_t;
+
+static inline double free_inodes(const run_t *run) {
+    return run->total_inodes ? (double)(run->total_inodes - run->other_inodes) - run->held_inodes : INFINITY;
+}
+
+static inline int reaches(double bytes, double inodes, const double *level) {
+    return bytes >= level[0] && inodes >= level[1];
+}
+
+static inline int under_threshold(const run_t *run) {
+    return !reaches((double)run->free, free_inodes(run), run->levels + THRESHOLD);
+}
+
+static inline void account(run_t *run) {
+    double elapsed = run->now - run->accounted;
+    if (elapsed > 0.0) {
+        run->out->byte_seconds += (double)run->held_bytes * elapsed;
+        if ((double)run->free < run->policy->level) run->out->seconds_under += elapsed;
+        run->accounted = run->now;
+    }
+}
+
+static inline void note(run_t *run) {
+    result_t *out = run->out;
+    if ((double)run->free < out->min_free) out->min_free = (double)run->free;
+    if (!run->policy->keep_steps) return;
+    if (out->kept_steps && out->step_free[out->kept_steps - 1] == run->free) return;
+    if (out->kept_steps == run->room_steps) {
+        int64_t room = run->room_steps ? 2 * run->room_steps : 1024;
+        if (grow((void **)&out->step_time, room, sizeof *out->step_time) ||
+            grow((void **)&out->step_free, room, sizeof *out->step_free)) {
+            run->status = NO_MEMORY;
+            return;
+        }
+        run->room_steps = room;
+    }
+    out->step_time[out->kept_steps] = run->now;
+    out->step_free[out->kept_steps++] = run->free;
+}
+
+static inline int64_t hold(run_t *run, int32_t i) {
+    const trace_t *t = run->trace;
+    account(run);
+    int64_t missing = t->own_bytes[i];
+    double inodes = t->own_inodes[i];
+    for (int32_t k = t->first[i]; k < t->first[i + 1]; k++) {
+        int32_t g = t->group[k];
+        if (run->holders[g]++ == 0) missing += t->group_bytes[g], inodes += t->group_inodes[g];
+    }
+    run->held[i] = run->known[i] = 1;
+    run->pulled[i] = run->now;
+    if (run->policy->order || run->policy->moments) run->wake = -INFINITY; /* it may be old */
+    run->held_bytes += missing;
+    run->held_inodes += inodes;
+    run->free -= missing;
+    run->out->disk_full += missing > 0 && run->free < 0;
+    note(run);
+    return missing;
+}
+
+static inline void await(run_t *run, int32_t use) {
+    if (use >= run->trace->uses) return;
+    bits_set(&run->coming, use);
+    if (use < run->upcoming) run->upcoming = use;
+}
+
+static inline void record(run_t *run, int32_t i, int64_t bytes, int emergency) {
+    result_t *out = run->out;
+    out->removals++;
+    out->removed_bytes += bytes;
+    out->emergency_removals += emergency;
+    if (!run->policy->keep_removals) return;
+    if (out->kept_removals == run->room_removals) {
+        int64_t room = run->room_removals ? 2 * run->room_removals : 1024;
+        if (grow((void **)&out->removal_time, room, sizeof *out->removal_time) ||
+            grow((void **)&out->removal_image, room, sizeof *out->removal_image) ||
+            grow((void **)&out->removal_bytes, room, sizeof *out->removal_bytes) ||
+            grow((void **)&out->removal_emergency, room, sizeof *out->removal_emergency)) {
+            run->status = NO_MEMORY;
+            return;
+        }
+        run->room_removals = room;
+    }
+    int64_t k = out->kept_removals++;
+    out->removal_time[k] = run->now;
+    out->removal_image[k] = i;
+    out->removal_bytes[k] = bytes;
+    out->removal_emergency[k] = (uint8_t)emergency;
+}
+
+/* Let go of an image's layers: what that frees is added up. Whether a layer went. */
+static inline int release(run_t *run, int32_t i, int64_t *bytes, double *inodes) {
+    const trace_t *t = run->trace;
+    int went = t->has_own[i];
+    *bytes = t->own_bytes[i];
+    *inodes = t->own_inodes[i];
+    for (int32_t k = t->first[i]; k < t->first[i + 1]; k++) {
+        int32_t g = t->group[k];
+        if (--run->holders[g] == 0) *bytes += t->group_bytes[g], *inodes += t->group_inodes[g], went = 1;
+    }
+    return went;
+}
+
+/* Whether any layer of a taken image is held by none that stays. */
+static inline int frees_something(const run_t *run, int32_t i) {
+    const trace_t *t = run->trace;
+    if (t->has_own[i]) return 1;
+    for (int32_t k = t->first[i]; k < t->first[i + 1]; k++)
+        if (run->holders[t->group[k]] == 0) return 1;
+    return 0;
+}
+
+static inline void removed(run_t *run, int32_t i, int64_t bytes, double inodes, int emergency) {
+    run->held[i] = 0;
+    run->held_bytes -= bytes;
+    run->held_inodes -= inodes;
+    run->free += bytes;
+    note(run);
+    record(run, i, bytes, emergency);
+}

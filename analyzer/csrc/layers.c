@@ -1,0 +1,77 @@
+/* Layers. */
+
+static uint64_t mixed(uint64_t x) { /* splitmix64 */
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
+typedef struct {
+    uint64_t one, two; /* sums over the images that hold the layer: the same for the same images */
+    int32_t holders, image, number;
+} layer_t;
+
+/* Put layers that the same images hold into groups; what one image alone holds is its own.
+ *
+ * first, layer: the layers of image i are layer[first[i]] to layer[first[i + 1] - 1]; written: has_own,
+ * own_bytes, own_inodes per image; group_first, group in the same manner; group_bytes, group_inodes.
+ */
+int kernel_groups(int32_t images, int32_t layers, const int64_t *first, const int64_t *layer, const int64_t *bytes,
+                  const double *inodes, uint8_t *has_own, int64_t *own_bytes, double *own_inodes,
+                  int32_t *group_first, int32_t *group, int64_t *group_bytes, double *group_inodes,
+                  int32_t *group_of_layer, int32_t *groups) {
+    int status = NO_MEMORY;
+    int32_t slots = 64;
+    while (slots < 2 * layers) slots *= 2;
+    layer_t *all = calloc((size_t)layers + 1, sizeof *all);
+    int32_t *slot = malloc(sizeof *slot * (size_t)slots), *stamp = malloc(sizeof *stamp * ((size_t)layers + 1));
+    if (!all || !slot || !stamp) goto done;
+    for (int32_t j = 0; j < layers; j++) all[j].image = -1, stamp[j] = -1;
+    for (int32_t i = 0; i < images; i++) {
+        uint64_t one = mixed((uint64_t)i), two = mixed(one ^ 0x5851f42d4c957f2du);
+        for (int64_t k = first[i]; k < first[i + 1]; k++) {
+            layer_t *l = &all[layer[k]];
+            if (l->holders && l->image == i) continue; /* twice in one image */
+            l->image = i, l->holders++, l->one += one, l->two += two;
+        }
+    }
+    memset(slot, 0xff, sizeof *slot * (size_t)slots);
+    int32_t count = 0;
+    for (int32_t j = 0; j < layers; j++) {
+        all[j].number = group_of_layer[j] = -1;
+        if (all[j].holders < 2) continue;
+        int32_t at = (int32_t)(all[j].one & (uint64_t)(slots - 1));
+        while (slot[at] >= 0 && (all[slot[at]].one != all[j].one || all[slot[at]].two != all[j].two ||
+                                 all[slot[at]].holders != all[j].holders))
+            at = (at + 1) & (slots - 1);
+        if (slot[at] < 0) {
+            slot[at] = j;
+            all[j].number = count;
+            group_bytes[count] = 0, group_inodes[count] = 0.0;
+            count++;
+        }
+        int32_t g = group_of_layer[j] = all[slot[at]].number;
+        group_bytes[g] += bytes[j], group_inodes[g] += inodes[j];
+    }
+    int32_t written = 0;
+    for (int32_t i = 0; i < images; i++) {
+        has_own[i] = 0, own_bytes[i] = 0, own_inodes[i] = 0.0;
+        group_first[i] = written;
+        for (int64_t k = first[i]; k < first[i + 1]; k++) {
+            int32_t j = (int32_t)layer[k], g = group_of_layer[j];
+            if (g >= 0) {
+                if (stamp[g] != i) group[written++] = g, stamp[g] = i;
+            } else if (all[j].holders == 1) {
+                has_own[i] = 1, own_bytes[i] += bytes[j], own_inodes[i] += inodes[j];
+                all[j].holders = 0; /* once */
+            }
+        }
+    }
+    group_first[images] = written;
+    *groups = count;
+    status = OK;
+done:
+    free(all), free(slot), free(stamp);
+    return status;
+}
