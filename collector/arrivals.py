@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from collector.engine import ImageObservation
 from collector.events import Event, Kind
 from collector.names import familiar
+from collector.observation import ImageObservation
 
 # Podman tells of an archive without saying which image comes from it, maybe long before it is there.
 _LOADING_S = 600.0

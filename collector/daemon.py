@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from collector.arrivals import Arrivals
 from collector.clock import Clock
 from collector.disk import DiskSample, sample_disk
-from collector.engine import Engine, EngineInfo, ListedImage, Usage
+from collector.engine import Engine
 from collector.errors import EngineError, LogBusyError, LogError
 from collector.events import Event, Kind
 from collector.log import EventLog
 from collector.notify import Watchdog, notify, watchdog_limit
+from collector.observation import EngineInfo, ListedImage, Usage
 from collector.origin import Origin, agreed
 from collector.presence import Presence
 from collector.reader import Reader, StreamEnded

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
-from collector.engine import ImageObservation, ListedImage
 from collector.events import Event, Kind
 from collector.log import EventLog
+from collector.observation import ImageObservation, ListedImage
 from collector.origin import Origin, agreed
 from collector.times import parse_rfc3339_ns
 

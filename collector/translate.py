@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from collector.engine import ListedContainer, full_id
 from collector.events import Event, Kind
+from collector.observation import ListedContainer, full_id
 
 _HEX_DIGITS = 64
 _RECENT = 4096

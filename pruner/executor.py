@@ -21,10 +21,11 @@ from typing import Any
 import docker.errors
 
 from collector.disk import DiskSample, sample_disk
-from collector.engine import Engine, ListedImage, told_in_one_line
+from collector.engine import Engine, told_in_one_line
 from collector.errors import EngineError, HindsightError, LogError
 from collector.events import Event, Kind
 from collector.log import EventLog
+from collector.observation import ListedImage
 from collector.reserve import Reserve
 from collector.units import format_bytes
 from collector.writer import LogWriter

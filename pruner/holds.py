@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from collector.engine import ListedContainer
 from collector.jobs import HELPER_ROLES, job_of
 from collector.log import EventLog
 from collector.names import familiar
+from collector.observation import ListedContainer
 
 # A container of a job that has not come to its build by now is a left-over.
 _PREPARATION_S = 6 * 3600.0

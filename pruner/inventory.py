@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from collector.disk import DiskSample
-from collector.engine import ImageObservation
 from collector.log import EventLog
+from collector.observation import ImageObservation
 from collector.origin import Origin
 from collector.reports import Witness, witness
 from collector.times import parse_rfc3339

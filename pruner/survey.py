@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from collector.disk import sample_disk
-from collector.engine import Engine, ImageObservation, ListedContainer, ListedImage
+from collector.engine import Engine
 from collector.errors import EngineError, UsageError
 from collector.log import EventLog
+from collector.observation import ImageObservation, ListedContainer, ListedImage
 from collector.origin import Origin, agreed
 from collector.times import parse_rfc3339
 from collector.units import format_count, format_duration, format_time

@@ -11,8 +11,8 @@ import pytest
 
 from collector.arrivals import Arrivals
 from collector.bolt import BoltError, read_buckets
-from collector.engine import ImageObservation
 from collector.events import Event, Kind
+from collector.observation import ImageObservation
 from collector.origin import Origin, agreed, by_content, by_identity, by_manifests
 from collector.presence import Presence
 

@@ -12,11 +12,11 @@ from analyzer import cli as analyzer_cli
 from analyzer.costs import costs
 from analyzer.options import By
 from collector.cli import app
-from collector.engine import ImageObservation, Layer
 from collector.errors import UsageError
 from collector.events import Event, Kind
 from collector.jobreport import jobs
 from collector.log import EventLog
+from collector.observation import ImageObservation, Layer
 from collector.presence import Presence
 from collector.pulls import PullKind, fold, read_pulls
 from collector.story import stories

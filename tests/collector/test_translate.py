@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from collector.engine import ListedContainer, chain_id, pair_layers
 from collector.events import Event, Kind
+from collector.observation import ListedContainer, chain_id, pair_layers
 from collector.translate import Translator
 
 CAPTURES = Path(__file__).parents[1] / "data" / "gitlab-runner"

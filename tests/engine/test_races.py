@@ -18,7 +18,7 @@ import pytest
 from docker.models.containers import Container
 
 from collector.engine import Engine as Border
-from collector.engine import ListedContainer
+from collector.observation import ListedContainer
 from pruner import executor, holds, running
 from pruner.config import policy_from
 from pruner.executor import Executor, exclusive

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from collector.engine import ListedContainer
 from collector.events import Event, Kind
 from collector.ingest import ingest_stream, store
 from collector.joblog import Sighting
 from collector.jobs import Job
 from collector.log import EventLog
+from collector.observation import ListedContainer
 from collector.runnerlog import JobNamesImage
 from collector.translate import Translator
 from pruner.holds import Flight, JobMemory, flights, held_for_jobs, read_jobs

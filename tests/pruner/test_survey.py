@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from collector.engine import ListedContainer
 from collector.errors import UsageError
 from collector.events import Kind
+from collector.observation import ListedContainer
 from collector.origin import Origin
 from pruner.config import policy_from
 from pruner.inventory import Container, Image
