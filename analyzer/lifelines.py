@@ -69,7 +69,7 @@ def stays(trace: Trace, removed: Sequence[Removal]) -> Stays:
         end=end,
         last_use=np.minimum(latest[stay], end),
         again=np.diff(owner, prepend=-1) == 0,
-        pulled=np.where(found, 0, _missing_bytes(trace, owner, begin, end)),
+        pulled=np.where(found, 0, _missing_bytes(trace, owner, begin, end, order[comes])),
     )
 
 
@@ -104,11 +104,11 @@ def _coming(trace: Trace, image: Images, kind: Kinds, span: Integers, spans: Int
     return np.sort(np.concatenate((first, later[span[later] > first_span[image[later]]])))
 
 
-def _missing_bytes(trace: Trace, image: Integers, begin: Floats, end: Floats) -> Integers:
-    """The bytes of the layers that no other image held when each stay began."""
+def _missing_bytes(trace: Trace, image: Integers, begin: Floats, end: Floats, row: Integers) -> Integers:
+    """The bytes of the layers that no other image held when each stay began; `row`: the use that began it."""
     count = len(image)
     leaves = np.repeat([False, True], count)
-    order = np.lexsort((np.tile(np.arange(count), 2), leaves, np.concatenate((begin, end))))
+    order = np.lexsort((np.tile(row, 2), leaves, np.concatenate((begin, end))))
     stay, leaves = order % count if count else order, leaves[order]
     layers = np.diff(trace.first)[image[stay]]
     event = np.repeat(np.arange(2 * count), layers)
