@@ -149,9 +149,6 @@ class Run:
         level: free bytes under which time counts as under the threshold.
         removals: whether to tell each removal.
         steps: whether to tell each change of free space.
-
-    Raises:
-        MemoryError: there is not enough.
     """
 
     def __init__(self, index: Index, rules: Rules, level: float, *, removals: bool = True, steps: bool = False) -> None:
@@ -185,12 +182,23 @@ class Run:
             tool=ctypes.addressof(tool) if tool else None,
         )
         self._kept = (index, struct, levels, protected, rule, tool, headroom, policy)
+        self._given = (byref(struct), byref(policy))
         self._result = _Result()
+        self.address: int | None = None
+
+    def begin(self) -> None:
+        """Have what it needs while it runs. Raises MemoryError."""
         begin = function("kernel_begin")
         begin.restype = c_void_p
-        self.address: int | None = begin(byref(struct), byref(policy), byref(self._result))
+        self.address = begin(*self._given, byref(self._result))
         if self.address is None:
             raise MemoryError("not enough memory for the replay")
+
+    def play(self) -> Outcome:
+        """Run from the beginning to the end. Raises MemoryError, or what the order raised."""
+        self.begin()
+        _play([self], math.inf)
+        return self.end()
 
     @property
     def error(self) -> BaseException | None:
@@ -237,20 +245,25 @@ def play(
     """
     together = [run for run in runs if run.moments]
     alone = [run for run in runs if not run.moments]
+    if len(together) == 1:
+        alone, together = list(runs), []
     count = min(threads, len(runs))
+    outcomes: dict[int, Outcome] = {}
     try:
         with ThreadPoolExecutor(count) if count > 1 else nullcontext() as pool:
             spread = pool.map if pool else map
-            for k, _ in enumerate(spread(lambda run: _play([run], math.inf), alone), start=1):
+            # What shares nothing with others begins when its turn has come: there is less memory to go through.
+            for k, (run, outcome) in enumerate(zip(alone, spread(Run.play, alone), strict=True), start=1):
+                outcomes[id(run)] = outcome
                 if progress:
                     progress(k / len(runs))
-            if len(together) == 1:
-                _play(together, math.inf)
-            elif together:
-                _play_slices(
-                    [together[k::count] for k in range(count)], end, spread, _rest_of(progress, len(alone), len(runs))
-                )
-        return [run.end() for run in runs]
+            if together:
+                for run in together:
+                    run.begin()
+                groups = [together[k::count] for k in range(count)]
+                _play_slices(groups, end, spread, _rest_of(progress, len(alone), len(runs)))
+                outcomes |= {id(run): run.end() for run in together}
+        return [outcomes[id(run)] for run in runs]
     finally:
         for run in runs:
             run.free()
