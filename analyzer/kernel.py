@@ -250,7 +250,7 @@ class Index:
 _latest: list[Index] = []
 _lock = Lock()
 _KEPT = 2
-_USES_PER_PART = 1024
+_USES_PER_PART = 256
 _STAGED = 2**15
 
 

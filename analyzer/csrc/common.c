@@ -22,5 +22,11 @@ enum { OK = 0, NO_MEMORY = 1, CALLBACK = 2 };
 #define SOURCE_CRC 0
 #endif
 
+#if defined(__GNUC__)
+#define PREFETCH(place) __builtin_prefetch(place)
+#else
+#define PREFETCH(place) ((void)0)
+#endif
+
 /* Tells which source this was compiled from. */
 uint32_t kernel_source(void) { return (uint32_t)SOURCE_CRC; }

@@ -1,5 +1,13 @@
 /* The replay. */
 
+/* Have at hand what is to be known of a use soon: uses that bring something in lie far from each other. */
+static inline void fetch(const trace_t *t, int32_t use) {
+    if (use >= t->uses) return;
+    PREFETCH(&t->time[use]);
+    PREFETCH(&t->image[use]);
+    PREFETCH(&t->kind[use]);
+}
+
 /* A use of an image that is not there. */
 static void bring(run_t *run, int32_t use) {
     const trace_t *t = run->trace;

@@ -29,6 +29,7 @@ static void play(run_t *run, double until) {
             run->position = use + 1;
             bits_clear(&run->coming, use);
             run->upcoming = bits_next(&run->coming, use + 1);
+            fetch(t, run->upcoming);
             bring(run, use);
         } else {
             run->now = tick;
