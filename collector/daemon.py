@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from collector.arrivals import Arrivals
@@ -423,8 +423,11 @@ class Collector:
             known = self._first_run or seen.image in self._presence or self._arrivals.announced(seen.image)
             if not self._arrivals.pulled(seen.image):
                 self._record(*self._presence.bases(seen, self._clock.now()))
-            settled = self._presence.settled(seen, loaded=self._arrivals.loaded(seen))
-            self._record(self._presence.observed(settled, self._clock.now(), inferred=not known))
+            loaded, now_ns = self._arrivals.loaded(seen), self._clock.now()
+            if loaded and seen.origin is Origin.PACKED:
+                self._arrivals.doubt(seen, now_ns)
+            settled = self._presence.settled(seen, loaded=loaded)
+            self._record(self._presence.observed(settled, now_ns, inferred=not known))
             self._sampling_due = True
         self._ask_again(listed)
 
@@ -436,11 +439,15 @@ class Collector:
             thoroughly: ask for all images of which it is not known that a registry has them.
         """
         exchanged, self._arrivals.exchanged = self._arrivals.exchanged, set()
+        given, self._arrivals.given = self._arrivals.given, set()
         if not self._engine.hides_origin:
             return
         for row in listed:
             known = self._presence.origin(row.image)
             was_exchanged = row.image in exchanged and not self._engine.tells_failures
+            if row.image in given and (seen := self._engine.observe(row)) is not None:
+                self._record(self._presence.observed(replace(seen, origin=Origin.REGISTRY), self._clock.now()))
+                continue
             if known in {None, Origin.REGISTRY} or not (thoroughly or was_exchanged):
                 continue
             self._watchdog.progress()

@@ -119,3 +119,17 @@ def test_what_comes_packed_after_an_archive_and_no_pull_is_local() -> None:
     assert presence.settled(further, loaded=True).origin is Origin.LOCAL
     assert presence.settled(further, loaded=False).origin is Origin.REGISTRY
     assert presence.settled(packed("b:1", "sha256:b"), loaded=False).origin is Origin.REGISTRY
+
+
+def test_a_pull_that_is_told_late_shows_that_a_registry_gave_the_image_after_all() -> None:
+    arrivals, seen_ns = Arrivals(lambda: 0.0), 10 * 10**9
+    arrivals.take(Event(2, Kind.IMAGE_LOADED, reference="/srv/a.tar"))
+    for name, image in (("docker.io/library/a:1", "sha256:a"), ("docker.io/library/b:1", "sha256:b")):
+        seen = packed(name, image)
+        assert arrivals.loaded(seen)
+        arrivals.doubt(seen, seen_ns)
+    # Begun before it was seen, or so shortly after that a clock may differ: that pull brought it.
+    arrivals.take(Event(seen_ns - 10**8, Kind.IMAGE_PULLED, reference="a:1"))
+    # Another attempt, long after the archive had brought it, tells nothing: it may have failed.
+    arrivals.take(Event(seen_ns + 2 * 10**9, Kind.IMAGE_PULLED, reference="b:1"))
+    assert arrivals.given == {"sha256:a"}
