@@ -101,6 +101,9 @@ class Arrivals:
         self._pulled.clear()
         self._loaded.clear()
         self._doubtful.clear()
+        if self._clock() >= self._loading_until:
+            # Nothing is taken for one from an archive before the next archive, which begins anew.
+            self._asked_for.clear()
 
 
 def _names(seen: ImageObservation) -> frozenset[str]:

@@ -104,6 +104,8 @@ def test_what_comes_packed_after_an_archive_and_no_pull_is_local() -> None:
     arrivals.take(Event(3, Kind.IMAGE_PULLED, reference="b"))
     assert not arrivals.loaded(packed("docker.io/library/b:latest"))
     assert arrivals.loaded(packed("docker.io/library/c:latest"))
+    arrivals.clear()
+    assert not arrivals.loaded(packed("docker.io/library/b:latest"))
     now[0] = 3600.0
     assert not arrivals.loaded(packed("docker.io/library/c:latest"))
     assert not arrivals.take(Event(4, Kind.CONTAINER_CREATED, image=IMAGE))
