@@ -26,9 +26,11 @@ def run(app: typer.Typer, program: str) -> NoReturn:
             status = app(prog_name=program, standalone_mode=False)
         except _MISUSE as error:
             raise SystemExit(_tell_misuse(error, program)) from None
-        except SystemExit:
+        except SystemExit as ended:
             # Typer ends so where whoever read our output has had enough.
-            raise BrokenPipeError from None
+            if not isinstance(ended.__context__, BrokenPipeError):
+                raise
+            raise ended.__context__ from None
         if sys.stdout:  # there is none where the caller closed it
             sys.stdout.flush()
     raise SystemExit(status if isinstance(status, int) else 0)

@@ -75,6 +75,14 @@ def test_a_reader_that_has_had_enough_is_no_fault(arguments: list[str]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_what_a_command_ends_with_itself_stays() -> None:
+    code = (
+        "import typer; from collector import faults; app = typer.Typer()\n"
+        "@app.command()\ndef end() -> None: raise SystemExit(5)\nfaults.run(app, 'end')"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 5
+
+
 def test_a_name_that_is_no_utf8_is_told(tmp_path: Path) -> None:
     path = os.fsencode(tmp_path) + b"/caf\xe9.duckdb"
     Path(os.fsdecode(path)).touch()
