@@ -13,7 +13,7 @@ import pytest
 
 from collector.engine import Engine as Border
 from tests.engine.engines import Engine
-from tests.engine.host import Host
+from tests.engine.host import END_S, Host
 from tests.engine.proxy import Proxy
 from tests.engine.registry import PushedImage, Registry, base_layer, random_layer
 from tests.engine.test_flood import flood
@@ -129,7 +129,7 @@ def test_a_lost_socket_and_a_killed_collector_lose_nothing_that_the_engine_remem
         assert len(found) < PAIRS
     host.wait_for(lambda: host.json("collector", "images")[0]["references"] == [reference], "the last tag to go")
     collector.send_signal(signal.SIGTERM)
-    assert collector.wait(timeout=60) == 0
+    assert collector.wait(timeout=END_S) == 0
 
 
 def test_after_a_restart_of_the_engine_what_happened_unseen_is_known(

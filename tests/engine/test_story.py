@@ -12,7 +12,7 @@ from pruner.executor import Executor
 from pruner.plan import plan
 from pruner.survey import survey
 from tests.engine.engines import Engine
-from tests.engine.host import Host
+from tests.engine.host import END_S, Host
 from tests.engine.registry import PushedImage, Registry, base_layer, random_layer
 from tests.engine.runner import FakeRunner
 
@@ -185,7 +185,7 @@ def test_the_collector_resumes_without_loss_after_kill_9_and_daemon_restart(
     runner.run_job(images["gamma"].reference)
     host.wait_for_events("container_destroyed", 6)
     collector.terminate()
-    assert collector.wait(timeout=60) == 0
+    assert collector.wait(timeout=END_S) == 0
     uses = host.log.query("SELECT count(*), count(ended) FROM uses WHERE evidence = 'container'")
     assert uses == [(6, 6)]
     shown = {row["references"][0]: row for row in host.json("collector", "images") if row["references"]}
