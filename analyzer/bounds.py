@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analyzer import kernel
-from analyzer.cleaner import GAP_GRACE_S, PolicyCleaner, policy_levels, protection
+from analyzer.cleaner import PolicyCleaner, policy_levels, protection
 from analyzer.facts import knowledge_of
 from analyzer.moments import bound
 from analyzer.replay import replay
 from analyzer.result import Result
 from analyzer.trace import Flags, Floats, Images, Integers, Trace, Use
+from pruner.plan import GAP_GRACE_S
 from pruner.policy import AUTO, Policy
 
 _AT_ONCE = 2**16

@@ -17,6 +17,7 @@ from collector.errors import UsageError
 from pruner.decision import EVICT_EMERGENCY, Reason, evict, in_turn
 from pruner.headroom import Falls
 from pruner.orders import ORDERS, OWN_STATE_ORDERS
+from pruner.plan import recent_use
 from pruner.policy import AUTO, Levels, Policy, Space
 
 
@@ -203,20 +204,6 @@ class Headroom:
     def threshold(self, total: int) -> float | None:
         """The free space that a disk of `total` bytes needs at a tick; None: too little is known yet."""
         return self._falls.threshold(total)
-
-
-# Jobs that were pulled for in a gap have created their containers this long after it.
-GAP_GRACE_S = 600.0
-
-
-def recent_use(last_use: float, blind_until: float | None, min_age: float) -> float:
-    """When an image counts as last used for `min_age`: a gap may have hidden a use.
-
-    The same as `pruner.plan.recent_use`, without that module's need of an engine's client.
-    """
-    if blind_until is None:
-        return last_use
-    return max(last_use, blind_until + min(min_age, GAP_GRACE_S) - min_age)
 
 
 def protection(policy: Policy, trace: Trace) -> list[bool]:

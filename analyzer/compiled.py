@@ -8,7 +8,7 @@ import numpy as np
 
 from analyzer import kernel
 from analyzer.age_rule import AgeRule
-from analyzer.cleaner import GAP_GRACE_S, Cleaner, PolicyCleaner, Trigger, policy_levels, with_threshold
+from analyzer.cleaner import Cleaner, PolicyCleaner, Trigger, policy_levels, with_threshold
 from analyzer.facts import knowledge_of
 from analyzer.kernel import Index
 from analyzer.moments import Moments
@@ -17,6 +17,7 @@ from analyzer.running import Outcome, Rules
 from analyzer.tools import Tool
 from analyzer.trace import Trace
 from pruner.orders import OWN_STATE_ORDERS
+from pruner.plan import GAP_GRACE_S
 from pruner.policy import AUTO, Policy
 
 # A hundred times as much is still told apart to the byte by floating point.

@@ -19,10 +19,8 @@ from analyzer.library import load
 from analyzer.moments import Moments
 from analyzer.trace import Floats, Integers, Trace
 
-_CALLBACK = 2
 _MOST_USES = 2**31 - 2**16
 _MOST_IMAGES = 2**29
-_LEVELS = 6
 
 
 class _Trace(ctypes.Structure):

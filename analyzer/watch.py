@@ -163,10 +163,6 @@ def _ended(line: Text) -> Text:
     return line
 
 
-def _ago(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{format_duration(max(0.0, seconds))} ago"
-
-
 def _disk(sight: Sight, where: Console) -> Iterator[Text]:
     if sight.free is None or not sight.total:
         yield Text("free space is not known: no disk sample yet", "dim")

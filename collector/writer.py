@@ -131,11 +131,6 @@ class LogWriter:
         self._file = self._looked_at if self._failed else found
         return True
 
-    @property
-    def fault(self) -> str:
-        """What stands in the way of the last `keep`, in one line; empty if nothing does."""
-        return self._fault
-
     def renewed(self) -> bool:
         """Whether the log is no longer the file that was last appended to: removed or replaced."""
         self._looked_at = self._identity()

@@ -101,8 +101,3 @@ def at(host: Host, time: float, act: Callable[[], None]) -> None:
     host.now, before = time, host.now
     act()
     host.now = max(host.now, before)
-
-
-def next_multiple(time: float, step: float) -> float:
-    """The first tick of a clock with that step that is not before `time`."""
-    return math.ceil(time / step) * step

@@ -6,13 +6,12 @@ import pytest
 
 from analyzer.baselines import Baseline
 from analyzer.baselines.by_age import DockerGc, PruneUntil
-from analyzer.cleaner import PolicyCleaner, Trigger, recent_use
+from analyzer.cleaner import PolicyCleaner, Trigger
 from analyzer.host import Removal
 from analyzer.replay import replay, replay_many
 from analyzer.result import Result
 from analyzer.trace import DiskState, ImageFacts, Trace, Use, make_trace
 from collector.errors import LogError, UsageError
-from pruner import plan
 from pruner.policy import Policy, Space
 
 BASE = ("base", 30)
@@ -81,13 +80,6 @@ def test_after_a_gap_every_image_counts_as_just_used() -> None:
     )
     result = under(trace, policy(min_age=5.0))
     assert {removal.time for removal in result.removed} == {30}
-
-
-@pytest.mark.parametrize("blind", [None, 50.0, 1e6])
-@pytest.mark.parametrize("min_age", [0.0, 300.0, 3600.0])
-def test_a_gap_counts_as_in_the_pruner(blind: float | None, min_age: float) -> None:
-    for last_use in (0.0, 40.0, 60.0, 2e6):
-        assert recent_use(last_use, blind, min_age) == plan.recent_use(last_use, blind, min_age)
 
 
 def test_protected_images_go_last_and_only_in_an_emergency() -> None:
