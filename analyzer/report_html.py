@@ -18,6 +18,7 @@ from analyzer.report_data import AS_RECORDED, Study, milliseconds, series
 from collector.units import format_bytes, format_count, format_duration, format_time
 
 _YEAR_S = 360 * 86400.0
+_COLOURS = 7  # as many are told apart; further lines are dashed
 
 
 def write_report(made: Study, path: Path) -> None:
@@ -170,8 +171,8 @@ def _chips(made: Study) -> str:
 
 
 def _swatch(number: int, offset: int) -> str:
-    colour = (number + offset) % 7
-    dash = "" if number < 7 else ' stroke-dasharray="4 2"'  # noqa: PLR2004
+    colour = (number + offset) % _COLOURS
+    dash = "" if number < _COLOURS else ' stroke-dasharray="4 2"'
     return (
         f'<svg width="18" height="10" aria-hidden="true"><line x1="0" y1="5" x2="18" y2="5" stroke-width="3"{dash} '
         f'style="stroke:var(--c{colour})"/></svg>'

@@ -194,7 +194,7 @@ def table(
         f'<th scope="col"{style_class("text" if name == "policy" else "")}>{inner.format(escape(name))}</th>'
         for name in heads
     )
-    styled = zip(rows, itertools.chain(classes, itertools.repeat("")))  # noqa: B905
+    styled = zip(rows, itertools.chain(classes, itertools.repeat("")))  # noqa: B905 - the second has no end
     body = "".join(f"<tr{style_class(style)}>{''.join(row)}</tr>" for row, style in styled)
     named = f"<caption{style_class('quiet' if quiet else '')}>{escape(caption)}</caption>"
     return (

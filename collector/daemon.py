@@ -386,7 +386,7 @@ class Collector:
 
     def _take_inventory(self) -> None:
         """Compare all images and containers with what is known, and record what differs."""
-        self._ask_again(self._compare_images(), thoroughly=True)
+        self._compare_images(thoroughly=True)
         self._translator.learn(names_of(self._presence.names()))
         self._record(*self._translator.reconcile(self._engine.containers(), self._clock.now()))
         self._arrivals.clear()
@@ -396,13 +396,12 @@ class Collector:
         except EngineError as error:
             logger.warning("disk usage is unknown: %s", error)
 
-    def _compare_images(self) -> list[ListedImage]:
-        """Record which images came, went or changed their names; all that are there."""
+    def _compare_images(self, *, thoroughly: bool = False) -> None:
+        """Record which images came, went or changed their names."""
         self._untold = self._engine.untold()
         listed = self._list_images()
-        self._observe_changed(listed)
+        self._observe_changed(listed, thoroughly=thoroughly)
         self._record(*self._presence.vanished(listed, self._clock.now()))
-        return listed
 
     def _list_images(self) -> list[ListedImage]:
         """All images; an engine that takes long for them is asked the less often."""
@@ -412,7 +411,8 @@ class Collector:
         self._next_listing = ended + max(_LISTING_LEAST_S, _LISTING_PAUSE * (ended - began))
         return listed
 
-    def _observe_changed(self, listed: list[ListedImage]) -> None:
+    def _observe_changed(self, listed: list[ListedImage], *, thoroughly: bool = False) -> None:
+        """Record which of the images came or changed their names, and what is new of their origins."""
         found = []
         for row in self._presence.changed(listed):
             self._watchdog.progress()
@@ -429,9 +429,9 @@ class Collector:
             settled = self._presence.settled(seen, loaded=loaded)
             self._record(self._presence.observed(settled, now_ns, inferred=not known))
             self._sampling_due = True
-        self._ask_again(listed)
+        self._ask_again(listed, thoroughly=thoroughly)
 
-    def _ask_again(self, listed: list[ListedImage], *, thoroughly: bool = False) -> None:
+    def _ask_again(self, listed: list[ListedImage], *, thoroughly: bool) -> None:
         """Record where images can be had again, if that has become known, or may have changed by a pull or a push.
 
         Args:
