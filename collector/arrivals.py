@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from collector.events import Event, Kind
 from collector.names import familiar
 from collector.observation import ImageObservation
+from collector.origin import Origin
 
-# Podman tells of an archive without saying which image comes from it, maybe long before it is there.
-_LOADING_S = 600.0
-# Podman tells of a pull a tenth of a second after it; an image may be seen before that.
+# Podman tells of an archive or a pull maybe long before the image is there, and of an archive without saying which.
+_COMING_S = 600.0
+# Podman tells of a pull and of an archive a tenth of a second after it; an image may be seen before that.
 _LATE_NS = 10**9
+# Such an event comes at least as soon as that.
+_DOUBT_S = 60.0
 _COMES = frozenset(
     {
         Kind.IMAGE_PULLED,
@@ -26,6 +30,16 @@ _COMES = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Doubt:
+    """An image of which no event told that a registry gave it: when it was seen (UTC), until when that may come."""
+
+    seen_ns: int
+    until: float
+    names: frozenset[str]
+    origin: Origin
+
+
 class Arrivals:
     """What events told of images since the last inventory.
 
@@ -37,16 +51,16 @@ class Arrivals:
         self._clock = clock
         self._announced: set[str] = set()
         self._pulled: set[str] = set()
-        # Since an archive was last loaded: what an attempt to pull called an image.
-        self._asked_for: set[str] = set()
+        # Since an archive was last loaded: what an attempt to pull called an image, and when.
+        self._asked_for: dict[str, float] = {}
         self._loaded: set[str] = set()
         self._loading_until = -1.0
-        # Images that seemed to have come from an archive: when they were seen, and their names.
-        self._doubtful: dict[str, tuple[int, frozenset[str]]] = {}
+        # Images of which no event told that a registry gave them: when they were seen, and their names.
+        self._doubtful: dict[str, _Doubt] = {}
         # Images that a registry gave or was given since they were last looked at.
         self.exchanged: set[str] = set()
-        # Images that a registry gave after all.
-        self.given: set[str] = set()
+        # How some of them have come after all.
+        self.settled: dict[str, Origin] = {}
 
     def take(self, event: Event) -> bool:
         """Take up an event; whether it tells that images have come or changed their names."""
@@ -57,19 +71,16 @@ class Arrivals:
         if event.kind is Kind.IMAGE_PULLED:
             self._pulled.add(image)
             asked = familiar(event.reference or "")
-            self._asked_for.add(asked)
-            self.given.update(
-                one
-                for one, (seen_ns, names) in self._doubtful.items()
-                if asked in names and event.time_ns <= seen_ns + _LATE_NS
-            )
+            self._asked_for[asked] = self._clock()
+            self._settle(event, Origin.REGISTRY, lambda doubt: asked in doubt.names)
         if event.kind in {Kind.IMAGE_PULLED, Kind.IMAGE_PUSHED}:
             self.exchanged.add(image)
         if event.kind is Kind.IMAGE_LOADED:
             self._loaded.add(image)
             self._asked_for.clear()
             if not image:
-                self._loading_until = self._clock() + _LOADING_S
+                self._loading_until = self._clock() + _COMING_S
+                self._settle(event, Origin.LOCAL, lambda doubt: doubt.origin is Origin.UNKNOWN)
         return True
 
     def announced(self, image: str) -> bool:
@@ -80,31 +91,37 @@ class Arrivals:
         """Whether an event told that a registry gave the image."""
         return image in self._pulled
 
-    def loaded(self, seen: ImageObservation) -> bool:
-        """Whether an image that is new may have come from an archive: nobody has asked a registry for it since."""
-        if not self._asked_for.isdisjoint(_names(seen)):
-            return False
-        return seen.image in self._loaded or self._clock() < self._loading_until
-
-    def doubt(self, seen: ImageObservation, time_ns: int) -> None:
-        """Take up that an image was taken for one from an archive: an event that comes late may tell otherwise.
+    def origin(self, seen: ImageObservation, time_ns: int) -> Origin:
+        """How an image has come that bears a registry's marks: from one, from an archive, or not told (yet).
 
         Args:
             seen: the image.
             time_ns: when it was seen, UTC nanoseconds.
         """
-        self._doubtful[seen.image] = (time_ns, _names(seen))
+        names = frozenset(map(familiar, (*seen.references, *seen.digests)))
+        if not names.isdisjoint(self._asked_for):
+            return Origin.REGISTRY
+        from_archive = seen.image in self._loaded or self._clock() < self._loading_until
+        found = Origin.LOCAL if from_archive else Origin.UNKNOWN
+        self._doubtful[seen.image] = _Doubt(time_ns, self._clock() + _DOUBT_S, names, found)
+        return found
+
+    def doubts(self, image: str) -> bool:
+        """Whether an event that comes late may still tell how an image has come."""
+        return image in self._doubtful and self._clock() < self._doubtful[image].until
+
+    def _settle(self, event: Event, origin: Origin, concerns: Callable[[_Doubt], bool]) -> None:
+        """An event tells how images have come that were seen before it was told."""
+        for image, doubt in self._doubtful.items():
+            if event.time_ns <= doubt.seen_ns + _LATE_NS and concerns(doubt):
+                self._doubtful[image] = replace(doubt, origin=origin)
+                self.settled[image] = origin
 
     def clear(self) -> None:
         """An inventory has taken up all that came."""
         self._announced.clear()
         self._pulled.clear()
         self._loaded.clear()
-        self._doubtful.clear()
-        if self._clock() >= self._loading_until:
-            # Nothing is taken for one from an archive before the next archive, which begins anew.
-            self._asked_for.clear()
-
-
-def _names(seen: ImageObservation) -> frozenset[str]:
-    return frozenset(map(familiar, (*seen.references, *seen.digests)))
+        self._doubtful = {image: doubt for image, doubt in self._doubtful.items() if self.doubts(image)}
+        now = self._clock()
+        self._asked_for = {name: since for name, since in self._asked_for.items() if now - since < _COMING_S}

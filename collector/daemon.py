@@ -18,7 +18,7 @@ from collector.errors import EngineError, LogBusyError, LogError
 from collector.events import Event, Kind
 from collector.log import EventLog
 from collector.notify import Watchdog, notify, watchdog_limit
-from collector.observation import EngineInfo, ListedImage, Usage
+from collector.observation import EngineInfo, ImageObservation, ListedImage, Usage
 from collector.origin import Origin, agreed
 from collector.presence import Presence
 from collector.reader import Reader, StreamEnded
@@ -423,13 +423,19 @@ class Collector:
             known = self._first_run or seen.image in self._presence or self._arrivals.announced(seen.image)
             if not self._arrivals.pulled(seen.image):
                 self._record(*self._presence.bases(seen, self._clock.now()))
-            loaded, now_ns = self._arrivals.loaded(seen), self._clock.now()
-            if loaded and seen.origin is Origin.PACKED:
-                self._arrivals.doubt(seen, now_ns)
-            settled = self._presence.settled(seen, loaded=loaded)
+            now_ns = self._clock.now()
+            settled = self._presence.settled(seen, self._came(seen, now_ns))
             self._record(self._presence.observed(settled, now_ns, inferred=not known))
             self._sampling_due = True
         self._ask_again(listed, thoroughly=thoroughly)
+
+    def _came(self, seen: ImageObservation, now_ns: int) -> Origin | None:
+        """How an image has come that bears a registry's marks; None: it was there, or bears none."""
+        if seen.origin is not Origin.PACKED or not self._presence.has_come(seen):
+            return None
+        came = self._arrivals.origin(seen, now_ns)
+        # What came while nothing was witnessed was most likely pulled.
+        return Origin.REGISTRY if came is Origin.UNKNOWN and not self._connected else came
 
     def _ask_again(self, listed: list[ListedImage], *, thoroughly: bool) -> None:
         """Record where images can be had again, if that has become known, or may have changed by a pull or a push.
@@ -439,23 +445,26 @@ class Collector:
             thoroughly: ask for all images of which it is not known that a registry has them.
         """
         exchanged, self._arrivals.exchanged = self._arrivals.exchanged, set()
-        given, self._arrivals.given = self._arrivals.given, set()
+        told_late, self._arrivals.settled = self._arrivals.settled, {}
         if not self._engine.hides_origin:
             return
         for row in listed:
             known = self._presence.origin(row.image)
             was_exchanged = row.image in exchanged and not self._engine.tells_failures
-            if row.image in given and (seen := self._engine.observe(row)) is not None:
-                self._record(self._presence.observed(replace(seen, origin=Origin.REGISTRY), self._clock.now()))
+            if row.image in told_late and (seen := self._engine.observe(row)) is not None:
+                settled = replace(seen, origin=told_late[row.image])
+                self._record(self._presence.observed(settled, self._clock.now()))
                 continue
             if known in {None, Origin.REGISTRY} or not (thoroughly or was_exchanged):
+                continue
+            if self._arrivals.doubts(row.image):
                 continue
             self._watchdog.progress()
             told = self._engine.origin(row)
             # What is said to have been pulled and bears no trace of it was another image of that name.
             news = agreed(known, told) is not known or (was_exchanged and told is Origin.LOCAL)
             if news and (seen := self._engine.observe(row)) is not None:
-                self._record(self._presence.observed(self._presence.settled(seen, loaded=False), self._clock.now()))
+                self._record(self._presence.observed(self._presence.settled(seen), self._clock.now()))
 
     def _sample(self) -> DiskSample:
         self._sampling_due = False

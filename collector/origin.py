@@ -6,8 +6,9 @@ has it only under Docker's graphdrivers, which get it by a pull or a push and in
 - the containerd store gives every image with a tag a digest. Its metadata say of each manifest from
   which registry it came, or to which it was pushed;
 - Podman gives every image one, too. Registries hold layers compressed, and the manifest of a pulled
-  image says so; what is built, committed, imported or loaded from a Docker archive has plain layers.
-  An image from an OCI archive looks like a pulled one.
+  image says so; what is built, committed or imported has plain layers. An image from an OCI archive looks
+  like a pulled one, and so does one from a Docker archive whose layers this host has pulled before, for
+  Podman remembers how they were compressed.
 
 Both records are open to root alone (rootless Podman's to its owner). An engine from API 1.53 on also
 tells them to whoever may ask it (`Identity`).
@@ -39,7 +40,7 @@ class Origin(StrEnum):
     REGISTRY = "registry"
     LOCAL = "local"
     UNKNOWN = "unknown"
-    # Not made by this engine: pulled, or loaded from an OCI archive. Only the events tell which; never stored.
+    # Not made by this engine: pulled, or loaded from an archive. Only the events tell which; never stored.
     PACKED = "packed"
 
 
@@ -120,7 +121,8 @@ def _is_packed(manifest: Any) -> bool:
     if "fsLayers" in manifest:
         return True  # of the first schema, which nothing makes any more
     layers = manifest.get("layers") or []
-    return any(str(layer.get("mediaType")).endswith(("gzip", "zstd")) for layer in layers)
+    packed = [str(layer.get("mediaType")).endswith(("gzip", "zstd")) for layer in layers]
+    return bool(packed) and all(packed)
 
 
 def agreed(logged: Origin | None, told: Origin) -> Origin:

@@ -44,21 +44,21 @@ class Presence:
         """Where an image can be had again, as far as known; None: the image is not known."""
         return self._origins.get(image)
 
-    def settled(self, seen: ImageObservation, *, loaded: bool) -> ImageObservation:
+    def has_come(self, seen: ImageObservation) -> bool:
+        """Whether an image is new, or bears a manifest that has come by a further pull or archive."""
+        _, digests = self._signatures.get(seen.image, ((), ()))
+        return seen.image not in self._origins or not _manifests(seen.digests) <= _manifests(digests)
+
+    def settled(self, seen: ImageObservation, came: Origin | None = None) -> ImageObservation:
         """The observation with what is to be stored of its origin.
 
         Args:
             seen: what the engine says.
-            loaded: whether the image may have come from an archive, as far as events tell.
+            came: how it has come that bears a registry's marks, as far as events tell; None: it was there.
         """
         if seen.origin is not Origin.PACKED:
             return seen
-        known = self._origins.get(seen.image)
-        # A further manifest of a known image has come by a pull, or by an archive in its turn.
-        _, digests = self._signatures.get(seen.image, ((), ()))
-        if known is None or not _manifests(seen.digests) <= _manifests(digests):
-            known = Origin.LOCAL if loaded else Origin.REGISTRY
-        return replace(seen, origin=agreed(known, seen.origin))
+        return replace(seen, origin=came or agreed(self._origins.get(seen.image), seen.origin))
 
     def observed(self, seen: ImageObservation, time_ns: int, *, inferred: bool = False) -> Event:
         """Take up one observation; the event that tells it.

@@ -372,12 +372,17 @@ def _observation(engine: Engine, row: ListedImage, history: History) -> ImageObs
     if known is not None and known.layers and (known.references, known.digests) == row.signature:
         if known.origin is Origin.REGISTRY or not engine.hides_origin:
             return known
-        told = engine.origin(row)
-        return replace(known, origin=agreed(known.origin, told))
+        return replace(known, origin=_agreed(known, engine.origin(row), history))
     seen = engine.observe(row)
-    if seen is None:
-        return None
-    return replace(seen, origin=agreed(known.origin if known is not None else None, seen.origin))
+    return None if seen is None else replace(seen, origin=_agreed(known, seen.origin, history))
+
+
+def _agreed(known: ImageObservation | None, told: Origin, history: History) -> Origin:
+    """What log and engine say together of an image's origin."""
+    if told is Origin.PACKED and history.began is not None:
+        # Pulled, or loaded from an archive: who follows the events tells, maybe in a moment.
+        told = Origin.UNKNOWN
+    return agreed(known.origin if known is not None else None, told)
 
 
 def current_names(engine: Engine, image_id: str) -> ListedImage | None:

@@ -93,45 +93,65 @@ def packed(name: str, image: str = IMAGE, digests: tuple[str, ...] = ("a@sha256:
     return ImageObservation(image, (name,), digests, None, None, 1, (), Origin.PACKED)
 
 
-def test_what_comes_packed_after_an_archive_and_no_pull_is_local() -> None:
+def test_what_comes_packed_is_what_events_tell_and_not_known_until_they_do() -> None:
     now = [0.0]
-    arrivals, presence = Arrivals(lambda: now[0]), Presence()
-    assert not arrivals.loaded(packed("docker.io/library/a:1"))
+    arrivals = Arrivals(lambda: now[0])
+    assert arrivals.origin(packed("docker.io/library/a:1"), 0) is Origin.UNKNOWN
     # A pull that failed, then an archive in its place.
     assert arrivals.take(Event(1, Kind.IMAGE_PULLED, reference="a:1"))
     assert arrivals.take(Event(2, Kind.IMAGE_LOADED, reference="/srv/a.tar"))
-    assert arrivals.loaded(packed("docker.io/library/a:1"))
+    assert arrivals.origin(packed("docker.io/library/a:1"), 3) is Origin.LOCAL
     arrivals.take(Event(3, Kind.IMAGE_PULLED, reference="b"))
-    assert not arrivals.loaded(packed("docker.io/library/b:latest"))
-    assert arrivals.loaded(packed("docker.io/library/c:latest"))
     arrivals.clear()
-    assert not arrivals.loaded(packed("docker.io/library/b:latest"))
+    assert arrivals.origin(packed("docker.io/library/b:latest"), 4) is Origin.REGISTRY
+    assert arrivals.origin(packed("docker.io/library/c:latest"), 4) is Origin.LOCAL
     now[0] = 3600.0
-    assert not arrivals.loaded(packed("docker.io/library/c:latest"))
+    assert arrivals.origin(packed("docker.io/library/c:latest"), 4) is Origin.UNKNOWN
+    arrivals.clear()
+    assert arrivals.origin(packed("docker.io/library/b:latest"), 4) is Origin.UNKNOWN
     assert not arrivals.take(Event(4, Kind.CONTAINER_CREATED, image=IMAGE))
 
-    # Once known to be local it stays so, however often it is seen again.
-    first = presence.settled(packed("a:1"), loaded=True)
+
+def test_what_is_known_to_be_local_stays_so_until_another_manifest_comes() -> None:
+    presence = Presence()
+    assert presence.has_come(packed("a:1"))
+    first = presence.settled(packed("a:1"), Origin.LOCAL)
     presence.observed(first, 1)
-    again = presence.settled(packed("a:2"), loaded=False)
-    assert (first.origin, again.origin) == (Origin.LOCAL, Origin.LOCAL)
-    assert presence.settled(packed("a:2", digests=("b@sha256:1",)), loaded=False).origin is Origin.LOCAL
-    # Another manifest has come since.
+    # However often it is seen again.
+    for again in (packed("a:2"), packed("a:2", digests=("b@sha256:1",))):
+        assert not presence.has_come(again)
+        assert presence.settled(again).origin is Origin.LOCAL
     further = packed("a:2", digests=("a@sha256:1", "a@sha256:2"))
-    assert presence.settled(further, loaded=True).origin is Origin.LOCAL
-    assert presence.settled(further, loaded=False).origin is Origin.REGISTRY
-    assert presence.settled(packed("b:1", "sha256:b"), loaded=False).origin is Origin.REGISTRY
+    assert presence.has_come(further)
+    for came in (Origin.LOCAL, Origin.REGISTRY):
+        assert presence.settled(further, came).origin is came
+    # Not told at first, and not told since either: it was pulled, as most are.
+    presence.observed(presence.settled(packed("b:1", "sha256:b"), Origin.UNKNOWN), 2)
+    assert presence.origin("sha256:b") is Origin.UNKNOWN
+    assert presence.settled(packed("b:1", "sha256:b")).origin is Origin.REGISTRY
 
 
-def test_a_pull_that_is_told_late_shows_that_a_registry_gave_the_image_after_all() -> None:
-    arrivals, seen_ns = Arrivals(lambda: 0.0), 10 * 10**9
-    arrivals.take(Event(2, Kind.IMAGE_LOADED, reference="/srv/a.tar"))
-    for name, image in (("docker.io/library/a:1", "sha256:a"), ("docker.io/library/b:1", "sha256:b")):
-        seen = packed(name, image)
-        assert arrivals.loaded(seen)
-        arrivals.doubt(seen, seen_ns)
-    # Begun before it was seen, or so shortly after that a clock may differ: that pull brought it.
-    arrivals.take(Event(seen_ns - 10**8, Kind.IMAGE_PULLED, reference="a:1"))
-    # Another attempt, long after the archive had brought it, tells nothing: it may have failed.
-    arrivals.take(Event(seen_ns + 2 * 10**9, Kind.IMAGE_PULLED, reference="b:1"))
-    assert arrivals.given == {"sha256:a"}
+def test_what_is_told_late_shows_how_images_have_come_that_were_seen_before() -> None:
+    now, late, far = [0.0], 10 * 10**9 - 10**8, 12 * 10**9
+    arrivals, seen_ns = Arrivals(lambda: now[0]), 10 * 10**9
+
+    def see(name: str) -> Origin:
+        return arrivals.origin(packed(f"docker.io/library/{name}:1", f"sha256:{name}"), seen_ns)
+
+    assert (see("a"), see("b"), see("c")) == (Origin.UNKNOWN,) * 3
+    # Begun before it was seen: that pull brought it. Long after: it may have failed.
+    arrivals.take(Event(late, Kind.IMAGE_PULLED, reference="a:1"))
+    arrivals.take(Event(far, Kind.IMAGE_PULLED, reference="b:1"))
+    assert arrivals.settled == {"sha256:a": Origin.REGISTRY}
+    # An archive says nothing of what was seen long before it. What was seen just then and not pulled is local.
+    arrivals.take(Event(far, Kind.IMAGE_LOADED, reference="/srv/x.tar"))
+    assert arrivals.settled == {"sha256:a": Origin.REGISTRY}
+    arrivals.take(Event(late, Kind.IMAGE_LOADED, reference="/srv/c.tar"))
+    assert arrivals.settled == {"sha256:a": Origin.REGISTRY} | dict.fromkeys(("sha256:b", "sha256:c"), Origin.LOCAL)
+    # What seemed to come from that archive, and was asked of a registry before it was seen.
+    assert see("d") is Origin.LOCAL
+    arrivals.take(Event(late, Kind.IMAGE_PULLED, reference="d:1"))
+    assert arrivals.settled["sha256:d"] is Origin.REGISTRY
+    assert arrivals.doubts("sha256:d")
+    now[0] = 100.0
+    assert not arrivals.doubts("sha256:d")
