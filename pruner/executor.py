@@ -140,6 +140,8 @@ class Executor:
         lookout = Lookout(self._engine)
         try:
             made = first = replan()
+            for warning in first.inventory.warnings if first.needed else ():
+                logger.warning("warning: %s", warning)
             while made.needed and made.removals:
                 self._round += 1
                 gone = self._carry_out(made, lookout)

@@ -164,20 +164,19 @@ class History:
     Attributes:
         images: by image ID.
         observed: the latest observation of each image, by image ID.
-        began: when witnessing began; None: there is no log.
-        last_recorded: when something was last recorded.
-        blind_until: end of the latest gap.
         unfinished: prunes that began and have not ended, oldest first.
         witnessed: which part of the time was witnessed.
     """
 
     images: dict[str, Past] = field(default_factory=dict)
     observed: dict[str, ImageObservation] = field(default_factory=dict)
-    began: float | None = None
-    last_recorded: float | None = None
-    blind_until: float | None = None
     unfinished: tuple[str, ...] = ()
     witnessed: Witness = field(default_factory=Witness)
+
+    @property
+    def blind_until(self) -> float | None:
+        """End of the latest gap; None: there is none."""
+        return max((ended for _, ended in self.witnessed.gaps), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +277,6 @@ def read_history(log: EventLog) -> History:
         observed = {row[0]: ImageObservation.from_row(*row) for row in connection.execute(_OBSERVED, host).fetchall()}
         names = dict(connection.execute(_NAMES, host).fetchall())
         witnessed = witness(connection, log.host)
-        began, recorded, blind = connection.execute(_SPAN, host).fetchall()[0]
         unfinished = connection.execute(
             "SELECT prune FROM prunes WHERE host = ? AND finished IS NULL ORDER BY started", host
         ).fetchall()
@@ -286,7 +284,7 @@ def read_history(log: EventLog) -> History:
     for image, seen in first.items():
         last_use, evidence, pulled, uses = used.get(image, (None, "", None, 0))
         images[image] = Past(seen, last_use, evidence, pulled, uses, tuple(names.get(image) or ()))
-    return History(images, observed, began, recorded, blind, tuple(row[0] for row in unfinished), witnessed)
+    return History(images, observed, tuple(row[0] for row in unfinished), witnessed)
 
 
 _FIRST_SEEN = """
@@ -310,8 +308,4 @@ SELECT image_id, list(DISTINCT name) FROM (
     UNION ALL
     SELECT host, image, reference FROM event WHERE kind LIKE 'image_%' AND reference IS NOT NULL
 ) JOIN image USING (image) WHERE host = ? GROUP BY image_id
-"""
-_SPAN = """
-SELECT epoch_ns(min(time)) / 1e9, epoch_ns(max(recorded)) / 1e9,
-    epoch_ns(max(time) FILTER (kind = 'gap')) / 1e9 FROM event WHERE host = ?
 """

@@ -328,21 +328,23 @@ def job_of(labels: Mapping[str, str]) -> str | None:
 def warnings(history: History, log: EventLog | None, policy: Policy, now: float) -> tuple[str, ...]:
     """What the decision has to do without."""
     found = []
-    if history.began is None:
+    first, last = history.witnessed.first, history.witnessed.last
+    if first is None or last is None:
         where = f" at {log.path}" if log is not None else ""
+        what = "no event log" if log is None or not log.path.exists() else "no use is witnessed in the event log"
         found.append(
-            f"no event log{where}: last use is unknown and build or storing time stands in for it; "
+            f"{what}{where}: last use is unknown and build or storing time stands in for it; "
             "start `collector run` on this host"
         )
         return tuple(found)
-    if now - history.began < policy.min_age:
+    if now - first < policy.min_age:
         found.append(
-            f"the log is young (since {format_time(history.began)}): images without a witnessed use "
+            f"the log is young (since {format_time(first)}): images without a witnessed use "
             "are judged by build or storing time"
         )
-    if history.last_recorded is not None and now - history.last_recorded > _STALE_S:
+    if now - last > _STALE_S:
         found.append(
-            f"nothing has been recorded for {format_duration(now - history.last_recorded)}: "
+            f"nothing has been recorded for {format_duration(now - last)}: "
             "is the collector running? Uses since then are known only as far as the engine remembers them"
         )
     if history.blind_until is not None and now - history.blind_until < policy.min_age:
@@ -379,7 +381,7 @@ def _observation(engine: Engine, row: ListedImage, history: History) -> ImageObs
 
 def _agreed(known: ImageObservation | None, told: Origin, history: History) -> Origin:
     """What log and engine say together of an image's origin."""
-    if told is Origin.PACKED and history.began is not None:
+    if told is Origin.PACKED and history.witnessed.first is not None:
         # Pulled, or loaded from an archive: who follows the events tells, maybe in a moment.
         told = Origin.UNKNOWN
     return agreed(known.origin if known is not None else None, told)

@@ -126,6 +126,7 @@ def live(host: Host, registry: Registry, prometheus: Prometheus) -> None:
     # The next prune is to be seen as one of its own.
     seen = "docker_hindsight_last_prune_timestamp_seconds"
     host.wait_for(lambda: bool(prometheus.values(seen)), "the first prune to be told")
+    time.sleep(1.1)
     host.run("pruner", "run", *options, "--threshold", "99%", *spared, status=3)
 
 
