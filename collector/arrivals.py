@@ -58,9 +58,9 @@ class Arrivals:
         # Images of which no event told that a registry gave them: when they were seen, and their names.
         self._doubtful: dict[str, _Doubt] = {}
         # Images that a registry gave or was given since they were last looked at.
-        self.exchanged: set[str] = set()
+        self._exchanged: set[str] = set()
         # How some of them have come after all.
-        self.settled: dict[str, Origin] = {}
+        self._settled: dict[str, Origin] = {}
 
     def take(self, event: Event) -> bool:
         """Take up an event; whether it tells that images have come or changed their names."""
@@ -74,7 +74,7 @@ class Arrivals:
             self._asked_for[asked] = self._clock()
             self._settle(event, Origin.REGISTRY, lambda doubt: asked in doubt.names)
         if event.kind in {Kind.IMAGE_PULLED, Kind.IMAGE_PUSHED}:
-            self.exchanged.add(image)
+            self._exchanged.add(image)
         if event.kind is Kind.IMAGE_LOADED:
             self._loaded.add(image)
             self._asked_for.clear()
@@ -106,6 +106,12 @@ class Arrivals:
         self._doubtful[seen.image] = _Doubt(time_ns, self._clock() + _DOUBT_S, names, found)
         return found
 
+    def news(self) -> tuple[set[str], dict[str, Origin]]:
+        """Since this was last asked: images that a registry gave or was given; how others have come after all."""
+        exchanged, self._exchanged = self._exchanged, set()
+        settled, self._settled = self._settled, {}
+        return exchanged, settled
+
     def doubts(self, image: str) -> bool:
         """Whether an event that comes late may still tell how an image has come."""
         return image in self._doubtful and self._clock() < self._doubtful[image].until
@@ -115,7 +121,7 @@ class Arrivals:
         for image, doubt in self._doubtful.items():
             if event.time_ns <= doubt.seen_ns + _LATE_NS and concerns(doubt):
                 self._doubtful[image] = replace(doubt, origin=origin)
-                self.settled[image] = origin
+                self._settled[image] = origin
 
     def clear(self) -> None:
         """An inventory has taken up all that came."""

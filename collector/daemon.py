@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from collector.arrivals import Arrivals
 from collector.clock import Clock
 from collector.disk import DiskSample, sample_disk
 from collector.engine import Engine
 from collector.errors import EngineError, LogBusyError, LogError
 from collector.events import Event, Kind
+from collector.images import ImageWatch
 from collector.log import EventLog
 from collector.notify import Watchdog, notify, watchdog_limit
-from collector.observation import EngineInfo, ImageObservation, ListedImage, Usage
-from collector.origin import Origin, agreed
-from collector.presence import Presence
+from collector.observation import EngineInfo, Usage
 from collector.reader import Reader, StreamEnded
 from collector.reports import last_witnessed_ns
 from collector.reserve import Reserve
@@ -42,14 +39,9 @@ _LAST_FLUSH_S = 8.0
 _BUSY_RETRY_S = 1.0
 # How far back the engine's memory is asked, to see whether it reaches beyond the last sign of life.
 _LOOK_BACK_NS = 86400 * 10**9
-# Podman tells of a pull before it lists the image; and an image that is not listed any more, though no
-# event told of its deletion within this time, is hidden: untagged, but others were built from it.
-_SECOND_LOOK_S = 2.0
-# After a change images are listed anew, at once unless that was done a moment ago, and for 5 % of the engine's time
-# at most: the containerd store takes some 10 ms of an image.
-_LISTING_LEAST_S = 1.0
-_LISTING_PAUSE = 20
-_CHANGES_DISK = frozenset({Kind.IMAGE_PULLED, Kind.IMAGE_DELETED, Kind.IMAGE_LOADED, Kind.IMAGE_IMPORTED})
+_CHANGES_DISK = frozenset(
+    {Kind.IMAGE_PULLED, Kind.IMAGE_DELETED, Kind.IMAGE_LOADED, Kind.IMAGE_IMPORTED, Kind.IMAGE_OBSERVED}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +80,6 @@ class Collector:
         self._schedule = schedule or Schedule()
         self._clock = clock or Clock()
         self._writer = LogWriter(log)
-        self._presence = Presence()
         self._translator = Translator(_Lookups(engine))
         self._metrics = metrics
         self._connected = False
@@ -99,19 +90,13 @@ class Collector:
         self._watchdog = Watchdog()
         self._data_root = ""
         self._usage: Usage | None = None
-        # What `Engine.untold` said before the latest listing of images.
-        self._untold: tuple[object, ...] = ()
         # Time of the last event that came from the engine, UTC nanoseconds.
         self._anchor_ns: int | None = None
         # When the collector last surely witnessed, UTC nanoseconds; None: never before.
         self._alive_ns: int | None = None
-        self._arrivals = Arrivals()
-        self._first_run = False
-        self._listing_due = False
+        self._images = ImageWatch(engine, self._clock, self._record, self._watchdog.progress)
         self._sampling_due = False
         self._next_disk = self._next_inventory = self._next_containers = self._next_flush = 0.0
-        self._next_second_look = math.inf
-        self._next_listing = -math.inf
         self._flush_wait = self._schedule.flush
         self._reader: Reader | None = None
         self.stopping = threading.Event()
@@ -134,7 +119,7 @@ class Collector:
         sample = self._sample()
         if not self._writer.flush() and not self._writer.save():
             raise LogError(f"nothing could be stored in {self._log.path} or its spool")
-        return len(self._presence), sample
+        return len(self._images.presence), sample
 
     def run(self) -> None:
         """Witness until `stopping` is set; then append all and end.
@@ -194,7 +179,7 @@ class Collector:
         logger.warning("%s; trying again in %.1f s", reason, seconds)
         self._watchdog.progress()
         self._engine.close()
-        self._connected = False
+        self._connected = self._images.following = False
         self._publish()
         notify("STATUS=waiting for the engine")
         self._flush()
@@ -205,14 +190,14 @@ class Collector:
         if not self._log.exists():
             portrait = {"first": True, **self._self_portrait()}
             self._log.append([Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes=portrait)])
-            self._first_run = True
-        self._presence.restore(self._log)
-        self._translator.learn(names_of(self._presence.names()))
+            self._images.is_first = True
+        self._images.restore(self._log)
+        self._translator.learn(names_of(self._images.presence.names()))
         for container, image, began_ns in self._log.query(_OPEN_CONTAINERS, [self._log.host]):
             self._translator.open[container] = OpenContainer(image, began_ns)
         self._anchor_ns, latest_ns = self._log.query(_ANCHOR, [self._log.host])[0]
         self._clock.resume(latest_ns)
-        self._alive_ns = None if self._first_run else last_witnessed_ns(self._log)
+        self._alive_ns = None if self._images.is_first else last_witnessed_ns(self._log)
 
     def _self_portrait(self) -> dict[str, str]:
         info = self._engine.info()
@@ -234,7 +219,7 @@ class Collector:
         self._next_containers = now + self._schedule.containers
         self._next_disk = now + self._schedule.disk
         self._flush()
-        self._connected = True
+        self._connected = self._images.following = True
         self._publish()
         notify("READY=1", "STATUS=witnessing " + self._engine.host)
         logger.info("witnessing %s (data root %s)", self._engine.host, self._data_root)
@@ -295,11 +280,9 @@ class Collector:
 
     def _pause(self) -> float:
         """Seconds until something is due."""
-        due = [self._next_disk, self._next_inventory, self._next_containers, self._next_second_look]
+        due = [self._next_disk, self._next_inventory, self._next_containers, self._images.next]
         if self._writer.behind:
             due.append(self._next_flush)
-        if self._listing_due:
-            due.append(self._next_listing)
         if self._metrics is not None and self._news:
             due.append(self._metrics.next)
         until = min(due) - time.monotonic()
@@ -309,13 +292,7 @@ class Collector:
         """Do what is due at `now` (monotonic seconds)."""
         self._watchdog.progress()
         self._record(*self._clock.watch())
-        if self._listing_due and now >= self._next_listing:
-            self._listing_due = False
-            self._observe_changed(self._list_images())
-            self._next_second_look = now + _SECOND_LOOK_S
-        if now >= self._next_second_look:
-            self._next_second_look = math.inf
-            self._compare_images()
+        self._images.attend(now)
         if self._sampling_due or now >= self._next_disk:
             self._sample()
             self._next_disk = now + self._schedule.disk
@@ -325,8 +302,7 @@ class Collector:
             self._take_inventory()
         elif now >= self._next_containers:
             self._next_containers = now + self._schedule.containers
-            if self._untold != self._engine.untold():
-                self._compare_images()
+            self._images.look_if_untold()
             self._record(*self._translator.reconcile(self._engine.containers(), self._clock.now()))
         if self._writer.behind and now >= self._next_flush:
             self._flush()
@@ -340,7 +316,7 @@ class Collector:
         self._news = self._writer.behind
         from collector.metrics import Live  # noqa: PLC0415 # without metrics its library is not loaded
 
-        own, shared = self._presence.shares()
+        own, shared = self._images.presence.shares()
         used = self._translator.open.values()
         oldest_ns = self._writer.oldest_ns
         self._metrics.publish(
@@ -350,7 +326,7 @@ class Collector:
                 data_root=self._data_root,
                 connected=self._connected,
                 witnessed=None if self._alive_ns is None else self._alive_ns / 1e9,
-                images={image: bool(names) for image, names in self._presence.names().items()},
+                images={image: bool(names) for image, names in self._images.presence.names().items()},
                 in_use=frozenset(container.image for container in used if container.image),
                 containers=len(used),
                 own_bytes=own,
@@ -378,99 +354,25 @@ class Collector:
             self._watchdog.progress()
             for event in self._translator.translate(raw):
                 self._anchor_ns = event.time_ns
-                if event.kind is Kind.IMAGE_DELETED and event.image:
-                    self._presence.forget(event.image)
-                self._listing_due |= self._arrivals.take(event)
-                self._sampling_due |= event.kind in _CHANGES_DISK
+                self._images.take(event)
                 self._record(event)
 
     def _take_inventory(self) -> None:
         """Compare all images and containers with what is known, and record what differs."""
-        self._compare_images(thoroughly=True)
-        self._translator.learn(names_of(self._presence.names()))
+        self._images.compare(thoroughly=True)
+        self._translator.learn(names_of(self._images.presence.names()))
         self._record(*self._translator.reconcile(self._engine.containers(), self._clock.now()))
-        self._arrivals.clear()
-        self._first_run = False
+        self._images.taken()
         try:
             self._usage = self._engine.usage()
         except EngineError as error:
             logger.warning("disk usage is unknown: %s", error)
 
-    def _compare_images(self, *, thoroughly: bool = False) -> None:
-        """Record which images came, went or changed their names."""
-        self._untold = self._engine.untold()
-        listed = self._list_images()
-        self._observe_changed(listed, thoroughly=thoroughly)
-        self._record(*self._presence.vanished(listed, self._clock.now()))
-
-    def _list_images(self) -> list[ListedImage]:
-        """All images; an engine that takes long for them is asked the less often."""
-        began = time.monotonic()
-        listed = self._engine.images()
-        ended = time.monotonic()
-        self._next_listing = ended + max(_LISTING_LEAST_S, _LISTING_PAUSE * (ended - began))
-        return listed
-
-    def _observe_changed(self, listed: list[ListedImage], *, thoroughly: bool = False) -> None:
-        """Record which of the images came or changed their names, and what is new of their origins."""
-        found = []
-        for row in self._presence.changed(listed):
-            self._watchdog.progress()
-            if (seen := self._engine.observe(row)) is not None:
-                found.append(seen)
-        # Where both came since the last look, what was built upon comes before what was built.
-        for seen in sorted(found, key=lambda seen: (len(seen.layers), seen.created or "")):
-            known = self._first_run or seen.image in self._presence or self._arrivals.announced(seen.image)
-            if not self._arrivals.pulled(seen.image):
-                self._record(*self._presence.bases(seen, self._clock.now()))
-            now_ns = self._clock.now()
-            settled = self._presence.settled(seen, self._came(seen, now_ns))
-            self._record(self._presence.observed(settled, now_ns, inferred=not known))
-            self._sampling_due = True
-        self._ask_again(listed, thoroughly=thoroughly)
-
-    def _came(self, seen: ImageObservation, now_ns: int) -> Origin | None:
-        """How an image has come that bears a registry's marks; None: it was there, or bears none."""
-        if seen.origin is not Origin.PACKED or not self._presence.has_come(seen):
-            return None
-        came = self._arrivals.origin(seen, now_ns)
-        # What came while nothing was witnessed was most likely pulled.
-        return Origin.REGISTRY if came is Origin.UNKNOWN and not self._connected else came
-
-    def _ask_again(self, listed: list[ListedImage], *, thoroughly: bool) -> None:
-        """Record where images can be had again, if that has become known, or may have changed by a pull or a push.
-
-        Args:
-            listed: all images.
-            thoroughly: ask for all images of which it is not known that a registry has them.
-        """
-        exchanged, self._arrivals.exchanged = self._arrivals.exchanged, set()
-        told_late, self._arrivals.settled = self._arrivals.settled, {}
-        if not self._engine.hides_origin:
-            return
-        for row in listed:
-            known = self._presence.origin(row.image)
-            was_exchanged = row.image in exchanged and not self._engine.tells_failures
-            if row.image in told_late and (seen := self._engine.observe(row)) is not None:
-                settled = replace(seen, origin=told_late[row.image])
-                self._record(self._presence.observed(settled, self._clock.now()))
-                continue
-            if known in {None, Origin.REGISTRY} or not (thoroughly or was_exchanged):
-                continue
-            if self._arrivals.doubts(row.image):
-                continue
-            self._watchdog.progress()
-            told = self._engine.origin(row)
-            # What is said to have been pulled and bears no trace of it was another image of that name.
-            news = agreed(known, told) is not known or (was_exchanged and told is Origin.LOCAL)
-            if news and (seen := self._engine.observe(row)) is not None:
-                self._record(self._presence.observed(self._presence.settled(seen), self._clock.now()))
-
     def _sample(self) -> DiskSample:
         self._sampling_due = False
         sample = sample_disk(self._data_root)
         self._alarm.hear(sample)
-        attributes: dict[str, object] = {**sample.attributes(), "image_bytes": self._presence.image_bytes}
+        attributes: dict[str, object] = {**sample.attributes(), "image_bytes": self._images.presence.image_bytes}
         if self._usage is not None:
             attributes["container_bytes"] = self._usage.container_bytes
             attributes["volume_bytes"] = self._usage.volume_bytes
@@ -482,6 +384,7 @@ class Collector:
 
     def _record(self, *events: Event) -> None:
         self._news |= bool(events)
+        self._sampling_due |= any(event.kind in _CHANGES_DISK for event in events)
         if events and not self._writer.behind:
             self._next_flush = time.monotonic() + self._schedule.flush
         self._writer.add(self._clock.stamped(event) for event in events)
@@ -496,20 +399,20 @@ class Collector:
     def _begin_anew(self) -> None:
         """The log's file was removed or replaced by another: tell that one what is there."""
         logger.warning("the event log %s was removed or replaced: what it held is no longer there", self._log.path)
-        self._presence = Presence()
+        self._images.begin_anew()
         self._translator.open.clear()
         now_ns = self._clock.now()
         if self._log.exists():
             try:
                 latest_ns = last_witnessed_ns(self._log)
-                self._presence.restore(self._log)
+                self._images.restore(self._log)
             except LogError:
                 return  # `keep` says what is wrong with it
             if latest_ns is not None:
                 reason = "the event log was replaced by one that ends earlier"
                 self._record(Event(now_ns, Kind.GAP, began_ns=min(latest_ns, now_ns), attributes={"reason": reason}))
         self._record(Event(now_ns, Kind.COLLECTOR_STARTED, attributes={"anew": True}))
-        self._first_run = not self._log.exists()
+        self._images.is_first = not self._log.exists()
         self._next_inventory = 0.0
 
 

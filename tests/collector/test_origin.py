@@ -142,16 +142,16 @@ def test_what_is_told_late_shows_how_images_have_come_that_were_seen_before() ->
     # Begun before it was seen: that pull brought it. Long after: it may have failed.
     arrivals.take(Event(late, Kind.IMAGE_PULLED, reference="a:1"))
     arrivals.take(Event(far, Kind.IMAGE_PULLED, reference="b:1"))
-    assert arrivals.settled == {"sha256:a": Origin.REGISTRY}
+    assert arrivals.news()[1] == {"sha256:a": Origin.REGISTRY}
     # An archive says nothing of what was seen long before it. What was seen just then and not pulled is local.
     arrivals.take(Event(far, Kind.IMAGE_LOADED, reference="/srv/x.tar"))
-    assert arrivals.settled == {"sha256:a": Origin.REGISTRY}
+    assert arrivals.news() == (set(), {})
     arrivals.take(Event(late, Kind.IMAGE_LOADED, reference="/srv/c.tar"))
-    assert arrivals.settled == {"sha256:a": Origin.REGISTRY} | dict.fromkeys(("sha256:b", "sha256:c"), Origin.LOCAL)
+    assert arrivals.news()[1] == dict.fromkeys(("sha256:b", "sha256:c"), Origin.LOCAL)
     # What seemed to come from that archive, and was asked of a registry before it was seen.
     assert see("d") is Origin.LOCAL
     arrivals.take(Event(late, Kind.IMAGE_PULLED, reference="d:1"))
-    assert arrivals.settled["sha256:d"] is Origin.REGISTRY
+    assert arrivals.news()[1] == {"sha256:d": Origin.REGISTRY}
     assert arrivals.doubts("sha256:d")
     now[0] = 100.0
     assert not arrivals.doubts("sha256:d")
