@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,10 +17,13 @@ from analyzer.trace import Flags, Floats, Integers, Trace, Use
 from collector.errors import LogError, UsageError
 from collector.log import EventLog
 from collector.reports import Witness
-from collector.units import format_bytes, format_count, format_duration
+from collector.units import format_bytes, format_count, format_duration, format_time
 
 Columns = dict[str, NDArray[Any]]
 _NONE = -1
+# So long without a disk sample, and so many times as long as is usual, is a hole in the log.
+_UNSAMPLED_S = 3600.0
+_UNSAMPLED = 12
 
 # The collector witnesses from its first own act on; containers may be older than that.
 _WITNESSES = ("collector_started", "disk_sampled", "image_observed")
@@ -267,9 +271,12 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
     disk = _disk(raw, override, layer_bytes, assumptions)
     uses = in_order(raw.uses, raw.more, raw.origin, number)
     blind = np.stack((raw.seconds(raw.gaps["began"]), raw.seconds(raw.gaps["ended"])), axis=1)
+    end = (raw.end - raw.origin) / 1e9
+    witnessed = Witness(0.0, end, tuple(map(tuple, blind.tolist())))
+    if override.total is None:
+        assumptions += _unsampled(disk["disk_time"], witnessed, raw.origin / 1e9)
     if len(blind):
-        end = raw.seconds(np.array([raw.end]))[0]
-        lost = Witness(0.0, end, tuple(map(tuple, blind.tolist()))).lost(0.0, end)
+        lost = witnessed.lost(0.0, end)
         assumptions.append(
             f"{format_count(len(blind), 'gap')} not witnessed, {format_duration(lost)} in all "
             f"({lost / max(end, 1.0):.1%} of the time): after it every image counts as just used (min_age)"
@@ -277,7 +284,7 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
     return Trace(
         host=raw.host,
         origin_ns=raw.origin,
-        end=(raw.end - raw.origin) / 1e9,
+        end=end,
         image_ids=image_ids,
         references=references,
         names=tuple(names),
@@ -412,6 +419,28 @@ def _disk(raw: _Raw, override: DiskOverride, layer_bytes: Integers, assumptions:
         "inode_other": np.maximum(columns["total_inodes"] - columns["free_inodes"] - held_inodes, 0),
         "layer_inodes": np.floor(density * layer_bytes),
     }
+
+
+def _unsampled(times: Floats, witnessed: Witness, origin: float) -> Iterator[str]:
+    """What to say of long times without a disk sample that no gap explains: part of the log may be missing."""
+    edges = np.append(times, max(times[-1], witnessed.last or 0.0))
+    lengths = np.diff(edges)
+    limit = max(_UNSAMPLED_S, _UNSAMPLED * float(np.median(lengths)))
+    found = []
+    for at in np.flatnonzero(lengths > limit):
+        unexplained = float(lengths[at]) - witnessed.lost(float(edges[at]), float(edges[at + 1]))
+        if unexplained > limit:
+            found.append((unexplained, float(edges[at])))
+    if not found:
+        return
+    longest, began = max(found)
+    length = format_duration(longest)
+    if len(found) > 1:
+        length = f"{format_duration(sum(one for one, _ in found))} in {len(found)} stretches, the longest of {length}"
+    yield (
+        f"no disk sample for {length} from {format_time(origin + began)} on: other usage is taken as unchanged, and if "
+        "a part of the log is missing (a day of an exported folder), so are its uses"
+    )
 
 
 def _inodes_per_byte(disk: Columns) -> float:

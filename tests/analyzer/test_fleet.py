@@ -144,6 +144,26 @@ def test_newer_and_mixed_exports_are_refused_in_one_line(tmp_path: Path) -> None
         load_trace(ParquetLog(folder, "runner"), "runner")
 
 
+@pytest.mark.parametrize("explained", [False, True])
+def test_a_day_that_is_missing_is_told_unless_a_gap_explains_it(tmp_path: Path, *, explained: bool) -> None:
+    log = history(tmp_path / "log.duckdb", "runner", rounds=200)
+    samples = [sample(second, free=70, image_bytes=0) for second in range(300, 240_000, 300)]
+    # The second of the three days, and two minutes on either side.
+    began, ended = ((T0 // (day := 86400 * S) + number) * day for number in (1, 2))
+    gap = Event(ended + 120 * S, Kind.GAP, began_ns=began - 120 * S, attributes={"reason": "off"})
+    log.append([*samples, *([gap] if explained else [])])
+    export_parquet(log, tmp_path / "fleet")
+    exported = ParquetLog(tmp_path / "fleet", "runner")
+    assert not any("no disk sample for" in note for note in load_trace(exported, "runner").assumptions)
+    shutil.rmtree(sorted((tmp_path / "fleet/event/host=runner").iterdir())[1])
+    told = [note for note in load_trace(exported, "runner").assumptions if "no disk sample for" in note]
+    assert told == [] if explained else len(told) == 1
+    if not explained:
+        assert "no disk sample for 1.0 d from 2023-11-14 23:58:20Z on" in told[0]
+        shown = analyzer("simulate", "--log", str(tmp_path / "fleet"), "--threshold", "10%")
+        assert told[0] in " ".join((shown.stdout + shown.stderr).split())
+
+
 def test_histories_are_found_by_path_glob_and_folder(fleet: Path) -> None:
     export_parquet(EventLog(fleet / "two.duckdb"), fleet / "parquet")
     assert [source.host for source in find([fleet / "one.duckdb"])] == ["one"]
