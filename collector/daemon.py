@@ -280,7 +280,7 @@ class Collector:
 
     def _pause(self) -> float:
         """Seconds until something is due."""
-        due = [self._next_disk, self._next_inventory, self._next_containers, self._images.next]
+        due = [self._next_disk, self._alarm.again, self._next_inventory, self._next_containers, self._images.next]
         if self._writer.behind:
             due.append(self._next_flush)
         if self._metrics is not None and self._news:
@@ -293,7 +293,7 @@ class Collector:
         self._watchdog.progress()
         self._record(*self._clock.watch())
         self._images.attend(now)
-        if self._sampling_due or now >= self._next_disk:
+        if self._sampling_due or now >= min(self._next_disk, self._alarm.again):
             self._sample()
             self._next_disk = now + self._schedule.disk
         if now >= self._next_inventory:

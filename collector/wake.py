@@ -90,6 +90,9 @@ class Alarm:
     Args:
         log_path: the event log, beside which both files are.
         now: a clock that nobody sets, seconds.
+
+    Attributes:
+        again: when to take a sample for a shortage that could not wake the pruner so soon after the last; inf: none.
     """
 
     def __init__(self, log_path: Path, now: Callable[[], float] = time.monotonic) -> None:
@@ -97,9 +100,11 @@ class Alarm:
         self._now = now
         self._pause = FIRST_PAUSE_S
         self._quiet_until = -math.inf
+        self.again = math.inf
 
     def hear(self, sample: DiskSample) -> bool:
         """Wake the pruner if the sample is under its levels; whether it was woken."""
+        self.again = math.inf
         levels = read_levels(self._log_path, sample.path)
         if levels is None:
             return False
@@ -107,7 +112,10 @@ class Alarm:
             self._pause, self._quiet_until = FIRST_PAUSE_S, -math.inf
             return False
         now = self._now()
-        if now < self._quiet_until or not _touch(wake_path(self._log_path)):
+        if now < self._quiet_until:
+            self.again = self._quiet_until
+            return False
+        if not _touch(wake_path(self._log_path)):
             return False
         logger.info(
             "%s free, under the pruner's threshold of %s: waking it",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -67,8 +68,12 @@ def test_after_recovery_it_wakes_at_once_again(log: Path) -> None:
     alarm = Alarm(log, clock)
     for _ in range(5):
         assert alarm.hear(SHORT)
+        assert alarm.again == math.inf
         assert not alarm.hear(SHORT)
+        # What came too soon after the last is looked at again as soon as may be.
+        assert alarm.again == clock.now + FIRST_PAUSE_S
         assert not alarm.hear(PLENTY)
+        assert alarm.again == math.inf
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"data_root": "/data"}', '{"free_bytes": "x"}', "\xff"])

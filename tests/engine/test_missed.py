@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from collector.wake import FIRST_PAUSE_S, wake_path
 from tests.engine.engines import Engine
 from tests.engine.host import Host
 from tests.engine.proxy import Proxy
@@ -66,3 +67,19 @@ def test_a_container_whose_events_are_lost_is_seen_by_the_listing(any_engine: En
     assert removing <= used <= seen
     assert (evidence, witness, uses) == ("container removed", lost.id, 2)
     assert host.count("gap") == 0
+
+
+def test_a_shortage_that_came_too_soon_after_the_last_wakes_the_pruner_later(
+    docker20: Engine, registry: Registry
+) -> None:
+    host = Host(docker20, docker20.folder / "log" / "events.duckdb")
+    host.run("pruner", "run", "--threshold", "100%", status=3)
+    woken = wake_path(host.log_path)
+    with host.collecting():
+        host.wait_for(woken.exists, "the first alarm")
+        first = woken.stat().st_mtime
+        client = docker20.client()
+        client.images.pull(registry.push_image("soon/image", "1", [base_layer()]).reference)
+        client.close()
+        host.wait_for(lambda: woken.stat().st_mtime > first, "the second alarm")
+        assert woken.stat().st_mtime - first > FIRST_PAUSE_S - 1
