@@ -159,10 +159,16 @@ class Knowledge:
     @cached_property
     def superseded_since(self) -> Floats:
         """Since when each image has been superseded: in all its repositories; shape (n,)."""
-        first_demand = np.full(self.n, _NEVER)
+        return superseded_since([names or () for names in self.trace.names], self._first_demands())
+
+    def _first_demands(self) -> Floats:
+        """When each image was first needed; shape (n,)."""
+        if kernel.available(self.trace):
+            return kernel.first_demands(self.trace)
+        first = np.full(self.n, _NEVER)
         demand = (self.trace.kind >= Use.CONTAINER) & (self.trace.kind <= Use.JOB)
-        np.minimum.at(first_demand, self.trace.image[demand], self.trace.time[demand])
-        return superseded_since([names or () for names in self.trace.names], first_demand)
+        np.minimum.at(first, self.trace.image[demand], self.trace.time[demand])
+        return first
 
     @cached_property
     def averages(self) -> tuple[Integers, Floats]:

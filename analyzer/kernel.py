@@ -58,6 +58,14 @@ def available(trace: Trace) -> bool:
     return len(trace.time) < _MOST_USES and trace.images < _MOST_IMAGES and load() is not None
 
 
+def first_demands(trace: Trace) -> Floats:
+    """When each image was first needed, in seconds; infinity for one that never was; shape (n,)."""
+    first = np.full(trace.images, np.inf)
+    given = plain(trace.time, np.float64), plain(trace.image, np.int32), plain(trace.kind, np.uint8)
+    function("kernel_first_demands")(c_int32(trace.images), c_int32(len(trace.time)), *pointers(*given, first))
+    return first
+
+
 class Index:
     """What all replays of a trace share.
 

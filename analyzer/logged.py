@@ -24,8 +24,9 @@ MONTH_BITS = 51
 """A month here is 2^51 nanoseconds, 26 days: a shift instead of a division."""
 NEVER = np.iinfo(np.int64).max
 """The first use of an image without one."""
+WORTH_A_THREAD = 1_000_000
+"""With more uses than that, passes over them are shared by threads."""
 _MOST = 2**31 - 2**16
-_WORTH_A_THREAD = 1_000_000
 _NS = 1e9
 
 
@@ -138,7 +139,7 @@ def in_order(uses: LoggedUses, more: LoggedUses, origin: int, number: Integers) 
         checked(library.kernel_order(parameter, *bounds, *pointers(numbers, *columns)))
 
     parts = [(np.iinfo(np.int64).min, NEVER, 0)]
-    if count > _WORTH_A_THREAD:
+    if count > WORTH_A_THREAD:
         middle = int(np.median(max(blocks, key=len).time[::1024]))
         before = sum(int(np.count_nonzero(block.time < middle)) for block in blocks)
         parts = [(np.iinfo(np.int64).min, middle, 0), (middle, NEVER, before)]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from ctypes import byref, c_double, c_int, c_int32, c_int64, c_void_p
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from analyzer.binding import Array, checked, function, plain, pointers, view
+from analyzer.logged import WORTH_A_THREAD
 from analyzer.trace import Floats, Integers, Trace
 from pruner.learning import AGES, BUCKETS, HABITS, STAGES, TRUST, TYPICAL_RATE, typical_idle
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from analyzer.kernel import Index
 
 _MOMENTS_BYTES = 2**28
+_PARTS = 2
 _Keys = ctypes.CFUNCTYPE(c_int, c_double, c_int32, c_void_p, c_void_p)
 
 
@@ -71,18 +74,25 @@ class Learning:
         )
         make = function("kernel_learn")
         make.restype = c_void_p
-        self.address: int | None = make(
-            c_int32(trace.images),
-            c_int32(len(trace.time)),
-            *pointers(*given),
-            c_double(trace.end),
-            c_int64(offset_ms),
-            c_int32(days),
-            c_int(0 if by_habit else 1),
-            *pointers(self.habit),
-        )
-        if self.address is None:
-            raise MemoryError("not enough memory to learn from the history")
+        parts = _PARTS if len(trace.time) > WORTH_A_THREAD else 1
+
+        def learn(part: int) -> int | None:
+            made: int | None = make(
+                c_int32(trace.images),
+                c_int32(len(trace.time)),
+                *pointers(*given),
+                c_double(trace.end),
+                c_int64(offset_ms),
+                c_int32(days),
+                c_int(0 if by_habit else 1),
+                c_int32(part),
+                c_int32(parts),
+                *pointers(self.habit),
+            )
+            return made
+
+        with ThreadPoolExecutor(parts) as pool:
+            self.address = _joined(list(pool.map(learn, range(parts))))
         weakref.finalize(self, function("kernel_unlearn"), c_void_p(self.address)).atexit = False
 
     def day(self, day: int) -> tuple[Integers, Integers]:
@@ -90,6 +100,18 @@ class Learning:
         counted = np.empty(2 * self._width, dtype=np.int64)
         function("kernel_day")(c_void_p(self.address), c_int64(-1), c_int64(day), *pointers(counted))
         return counted[: self._width], counted[self._width :]
+
+
+def _joined(parts: list[int | None]) -> int:
+    """What was learned of some images and of others, as one. Raises MemoryError if one is missing."""
+    made, *more = parts
+    if made is None or None in more:
+        for part in parts:
+            function("kernel_unlearn")(c_void_p(part))
+        raise MemoryError("not enough memory to learn from the history")
+    for part in more:
+        function("kernel_join")(c_void_p(made), c_void_p(part))
+    return made
 
 
 class Forecasting:
@@ -119,38 +141,50 @@ class Forecasting:
 
 
 class Moments:
-    """All images as an order ranks them at each moment at which a policy decided: computed once for all policies.
+    """Images as an order ranks them at each moment at which a policy decided: once for all that are replayed together.
 
     Args:
         images: how many there are.
         source: what makes the keys: the tables of forecasts, or a function of the time and the numbers of images.
+        parts: of the memory that may be taken, this takes one of so many.
 
     Attributes:
         error: what went wrong in that function; None: nothing.
+        asks: whether there is such a function, in Python.
 
     Raises:
         MemoryError: there is not enough.
     """
 
-    def __init__(self, images: int, source: Forecasting | Callable[[float, Integers], Array]) -> None:
+    def __init__(self, images: int, source: Forecasting | Callable[[float, Integers], Array], parts: int = 1) -> None:
         self.error: BaseException | None = None
+        self.asks = not isinstance(source, Forecasting)
+        self._given = (images, source)
         learned, ask = None, None
         if isinstance(source, Forecasting):
-            self._source = source
             learned = byref(source.struct)
         else:
             self._ask = _Keys(self._asked(source))
             ask = ctypes.cast(self._ask, c_void_p)
         make = function("kernel_moments")
         make.restype = c_void_p
-        self.address: int | None = make(c_int32(images), learned, ask, c_int64(_MOMENTS_BYTES))
+        self.address: int | None = make(c_int32(images), learned, ask, c_int64(_MOMENTS_BYTES // parts))
         if self.address is None:
             raise MemoryError("not enough memory for the replay")
         weakref.finalize(self, function("kernel_forget"), c_void_p(self.address)).atexit = False
 
-    def forget(self) -> None:
-        """Make room for other moments; no replay may be under way meanwhile."""
-        function("kernel_pass")(c_void_p(self.address))
+    def another(self, parts: int) -> Moments:
+        """Room for moments of the same order, apart from others. Raises MemoryError."""
+        return Moments(*self._given, parts)
+
+    def turn(self, runs: Array, time: float) -> None:
+        """Make room for other moments: of images that may be there from a time on under any of these replays.
+
+        Args:
+            runs: the addresses of those that are played together and go on from there.
+            time: seconds; what happens up to then has happened.
+        """
+        function("kernel_turn")(c_void_p(self.address), c_int32(len(runs)), *pointers(runs), c_double(time))
 
     def _asked(self, keys: Callable[[float, Integers], Array]) -> Callable[[float, int, int, int], int]:
         def ask(now: float, count: int, present: int, made: int) -> int:

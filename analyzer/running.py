@@ -9,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from ctypes import POINTER, byref, c_double, c_int, c_int32, c_int64, c_uint8, c_void_p
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from threading import Lock
+from typing import Any, cast
 
 import numpy as np
 
 from analyzer.age_rule import AgeRule, Clock
-from analyzer.binding import Array, checked, function, plain, view
+from analyzer.binding import Array, checked, function, plain, pointers, view
 from analyzer.kernel import Index
 from analyzer.moments import Moments
 from analyzer.tools import Tool
@@ -24,7 +26,7 @@ from pruner.orders import OWN_STATE_ORDERS
 
 _CALLBACK = 2
 _LEVELS = 6
-_SLICES = 256
+_SLICES = 512
 _STATE_BYTES = 2**28
 
 
@@ -181,7 +183,8 @@ class Run:
             rule=ctypes.addressof(rule) if rule else None,
             tool=ctypes.addressof(tool) if tool else None,
         )
-        self._kept = (index, struct, levels, protected, rule, tool, headroom, policy)
+        self._policy = policy
+        self._kept = (index, struct, levels, protected, rule, tool, headroom)
         self._given = (byref(struct), byref(policy))
         self._result = _Result()
         self.address: int | None = None
@@ -194,10 +197,15 @@ class Run:
         if self.address is None:
             raise MemoryError("not enough memory for the replay")
 
+    def share(self, moments: Moments) -> None:
+        """Take the ranks of images from these moments, of the same order."""
+        self.moments = moments
+        self._policy.moments = moments.address
+
     def play(self) -> Outcome:
         """Run from the beginning to the end. Raises MemoryError, or what the order raised."""
         self.begin()
-        _play([self], math.inf)
+        _play(_addresses([self]), math.inf)
         return self.end()
 
     @property
@@ -257,12 +265,11 @@ def play(
                 outcomes[id(run)] = outcome
                 if progress:
                     progress(k / len(runs))
-            if together:
-                for run in together:
-                    run.begin()
-                groups = [together[k::count] for k in range(count)]
-                _play_slices(groups, end, spread, _rest_of(progress, len(alone), len(runs)))
-                outcomes |= {id(run): run.end() for run in together}
+            groups = _groups(together, count)
+            told = _Told(len(groups), _rest_of(progress, len(alone), len(runs)))
+            played = spread(lambda number: _play_together(groups[number], end, told.by(number)), range(len(groups)))
+            for group, found in zip(groups, played, strict=True):
+                outcomes |= zip(map(id, group), found, strict=True)
         return [outcomes[id(run)] for run in runs]
     finally:
         for run in runs:
@@ -275,27 +282,61 @@ def _rest_of(progress: Callable[[float], None] | None, done: int, count: int) ->
     return lambda share: progress((done + share * (count - done)) / count)
 
 
-def _play_slices(
-    groups: Sequence[Sequence[Run]], end: float, spread: Any, progress: Callable[[float], None] | None
-) -> None:
-    """Let groups of replays go on side by side, from one time to the next."""
-    runs = [run for group in groups for run in group]
-    shared = {id(run.moments): run.moments for run in runs if run.moments}
-    for k in range(1, _SLICES + 1):
-        until = math.inf if k == _SLICES else end * k / _SLICES
-        for _ in spread(lambda group, until=until: _play(group, until), groups):
-            pass
-        for moments in shared.values():
-            moments.forget()
-        if any(run.error for run in runs):
-            return
-        if progress:
-            progress(k / _SLICES)
+class _Told:
+    """Progress of several groups at once, told as one share."""
+
+    def __init__(self, groups: int, progress: Callable[[float], None] | None) -> None:
+        self._done = [0.0] * groups
+        self._progress = progress
+        self._lock = Lock()
+
+    def by(self, number: int) -> Callable[[float], None]:
+        """What a group tells its own share to."""
+
+        def tell(share: float) -> None:
+            with self._lock:
+                self._done[number] = share
+                if self._progress:
+                    self._progress(sum(self._done) / len(self._done))
+
+        return tell
 
 
-def _play(runs: Sequence[Run], until: float) -> None:
-    addresses = (c_void_p * len(runs))(*(run.address for run in runs))
-    function("kernel_play")(c_int32(len(runs)), addresses, c_double(until))
+def _groups(runs: Sequence[Run], count: int) -> list[list[Run]]:
+    """Replays that share moments: of each order as many groups as there are threads, or one where Python is asked."""
+    groups: list[list[Run]] = []
+    for moments in {id(run.moments): run.moments for run in runs if run.moments}.values():
+        some = [run for run in runs if run.moments is moments]
+        parts = 1 if moments.asks else min(count, len(some))
+        ends = [len(some) * k // parts for k in range(parts + 1)]
+        groups += [some[first:last] for first, last in pairwise(ends)]
+    for group in groups:
+        apart = cast("Moments", group[0].moments).another(len(groups))
+        for run in group:
+            run.share(apart)
+    return groups
+
+
+def _play_together(group: Sequence[Run], end: float, tell: Callable[[float], None]) -> list[Outcome]:
+    """Let replays go on side by side, from one time to the next."""
+    for run in group:
+        run.begin()
+    moments, addresses = cast("Moments", group[0].moments), _addresses(group)
+    for k in range(_SLICES):
+        moments.turn(addresses, end * k / _SLICES if k else -math.inf)
+        _play(addresses, math.inf if k == _SLICES - 1 else end * (k + 1) / _SLICES)
+        if any(run.error for run in group):
+            break
+        tell((k + 1) / _SLICES)
+    return [run.end() for run in group]
+
+
+def _addresses(runs: Sequence[Run]) -> Array:
+    return np.array([run.address for run in runs], dtype=np.uintp)
+
+
+def _play(runs: Array, until: float) -> None:
+    function("kernel_play")(c_int32(len(runs)), *pointers(runs), c_double(until))
 
 
 def _age_rule(rule: AgeRule, index: Index) -> _AgeRule:

@@ -13,8 +13,10 @@ static int bits_make(bits_t *bits, int32_t count) {
     do {
         words = words / 64 + 1;
         bits->words[bits->levels] = words;
-        bits->level[bits->levels] = calloc((size_t)words, sizeof(uint64_t));
-        if (!bits->level[bits->levels++]) return NO_MEMORY;
+        /* Not by calloc: to write to a page that was read before halts all threads. */
+        void **level = (void **)&bits->level[bits->levels++];
+        if (grow(level, words, sizeof(uint64_t))) return NO_MEMORY;
+        memset(*level, 0, (size_t)words * sizeof(uint64_t));
     } while (words > 1 && bits->levels < BIT_LEVELS);
     return OK;
 }

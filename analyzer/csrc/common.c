@@ -2,7 +2,6 @@
 
 #include <limits.h>
 #include <math.h>
-#include <sched.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

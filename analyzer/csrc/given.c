@@ -76,26 +76,29 @@ typedef struct {
     double trust[3];
 } learned_t;
 
-/* All images as they stand at a moment, first to go first: the same under every policy. */
+/* Images as they stand at a moment: the same under every policy. */
 typedef struct moment {
     struct moment *next; /* of those that are kept */
     size_t slot;
     double now;
     int32_t position;
-    int ready; /* once it is another status than PENDING, the rest is there */
-    int32_t count; /* images used so far */
+    int32_t count; /* images that are ranked */
     double *last_use;
     int32_t *latest, *ranked; /* ranked: first to go first */
 } moment_t;
-enum { PENDING = -1 };
 
-/* Moments at which a policy decided, kept for all that are replayed. */
+/* Moments at which a policy decided, kept for those that are replayed together, in one thread. */
 typedef struct {
     const learned_t *learned; /* NULL: ask */
     keys_t ask;
     int64_t room, size; /* bytes that are left; of each */
     size_t slots;
-    moment_t **slot, *kept;
+    moment_t **slot, *kept, *spare; /* spare: room that was given for those before */
+    moment_t *reached; /* the latest that was passed: what was known then is not learned again */
+    /* Where replays go on together from one time to another: per image whether any held it then, and which use came next. */
+    int together;
+    uint8_t *wanted;
+    int32_t from;
 } moments_t;
 #define MOST_MOMENTS 65536
 

@@ -67,7 +67,8 @@ typedef struct run {
     int32_t *ranked;
     candidate_t *candidate, *spare;
     today_t *today;
-    moment_t *own;           /* a moment for which there was no room */
+    moment_t *own;           /* a moment that is not kept for others */
+    const moment_t *seen;    /* the latest of those that are */
     const int32_t *asked_at; /* per image its latest use, as the decision sees it */
     tools_t *tools;          /* what a tool knows */
     int64_t room_removals, room_steps;

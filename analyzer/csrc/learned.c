@@ -38,7 +38,8 @@ typedef struct {
 } change_t;
 
 /* Returns and exposure up to each midnight: as they stood at some of them, and what changed at each. */
-typedef struct {
+typedef struct learning {
+    struct learning *rest; /* of other images; all is the sum of both */
     int32_t days, situations;
     int64_t *first; /* what changed at midnight d: change[first[d]] to change[first[d + 1] - 1] */
     change_t *change;
@@ -180,7 +181,7 @@ static void note_gap(past_t *past, double idle) {
 
 /* Free what was learned. */
 void kernel_unlearn(learning_t *made) {
-    if (made) free(made->first), free(made->change), free(made->known);
+    if (made) kernel_unlearn(made->rest), free(made->first), free(made->change), free(made->known);
     free(made);
 }
 
@@ -201,20 +202,30 @@ static int make_pass(pass_t *pass, int32_t days, int64_t offset, int view) {
     return OK;
 }
 
+/* When each image was first needed, which is left as it is for one that never was. */
+void kernel_first_demands(int32_t images, int32_t uses, const double *time, const int32_t *image, const uint8_t *kind,
+                          double *first) {
+    int32_t missing = images;
+    for (int32_t p = 0; p < uses && missing; p++)
+        if (kind[p] >= CONTAINER && kind[p] <= JOB && first[image[p]] == INFINITY) first[image[p]] = time[p], missing--;
+}
+
 /* Learn from a trace up to each of `days` midnights, the first at or before the origin; NULL: failed.
  *
+ * part: only of images with that remainder by `parts`, a power of two.
  * superseded: per image since when it has been; view: BY_HABIT or BY_COUNT.
  * following: per use the next use of the same image, or NOWHERE.
  * habit: written: per use the image's habit from then on.
  */
 learning_t *kernel_learn(int32_t images, int32_t uses, const double *time, const int32_t *image, const double *until,
                          const uint8_t *kind, const int32_t *following, const double *superseded, double end,
-                         int64_t offset, int32_t days, int view, uint8_t *habit) {
+                         int64_t offset, int32_t days, int view, int32_t part, int32_t parts, uint8_t *habit) {
     past_t *pasts = calloc((size_t)images + 1, sizeof *pasts);
     pass_t pass;
     int status = make_pass(&pass, days, offset, view);
     double midnight = -INFINITY; /* the first that is still to come */
     for (int32_t p = 0; p < uses && pasts && status == OK; p++) {
+        if ((image[p] & (parts - 1)) != part) continue;
         if (time[p] > midnight) {
             int64_t passed = (llrint(time[p] * 1000.0) + offset + DAY_MS - 1) / DAY_MS;
             close_days(&pass, passed);
@@ -245,16 +256,21 @@ learning_t *kernel_learn(int32_t images, int32_t uses, const double *time, const
     return pass.made;
 }
 
+/* Let what was learned of some images count with what was of others. */
+void kernel_join(learning_t *made, learning_t *more) { more->rest = made->rest, made->rest = more; }
+
 /* Go on from what was known at midnight `from` (-1: nothing) to what was at `day`: returns, then exposure. */
 void kernel_day(const learning_t *made, int64_t from, int64_t day, int64_t *now) {
     int64_t width = made->situations, known = day / KNOWN_DAYS * KNOWN_DAYS;
-    if (from < known || from > day) {
-        memcpy(now, made->known + known / KNOWN_DAYS * 2 * width, 2 * (size_t)width * sizeof *now);
-        from = known;
-    }
-    for (int64_t k = made->first[from + 1]; k < made->first[day + 1]; k++) {
-        const change_t *change = &made->change[k];
-        now[change->situation] += change->returns;
-        now[width + change->situation] += change->exposure;
+    int anew = from < known || from > day;
+    if (anew) memset(now, 0, 2 * (size_t)width * sizeof *now), from = known;
+    for (; made; made = made->rest) {
+        const int64_t *so_far = made->known + known / KNOWN_DAYS * 2 * width;
+        for (int64_t c = 0; anew && c < 2 * width; c++) now[c] += so_far[c];
+        for (int64_t k = made->first[from + 1]; k < made->first[day + 1]; k++) {
+            const change_t *change = &made->change[k];
+            now[change->situation] += change->returns;
+            now[width + change->situation] += change->exposure;
+        }
     }
 }

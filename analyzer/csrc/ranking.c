@@ -1,5 +1,14 @@
 /* Ranking by an order other than lru. */
 
+/* Know what was known at an earlier moment, unless more is known already. */
+static void go_on_from(run_t *run, const moment_t *moment) {
+    if (!moment || moment->position <= run->scanned || moment->position > run->position) return;
+    size_t n = (size_t)run->trace->images;
+    memcpy(run->last_use, moment->last_use, n * sizeof *run->last_use);
+    memcpy(run->latest, moment->latest, n * sizeof *run->latest);
+    run->scanned = moment->position;
+}
+
 /* Let all uses before the present position be known: when each image was last used and asked for. */
 static void scan(run_t *run) {
     const trace_t *t = run->trace;
@@ -116,11 +125,19 @@ static moment_t *make_moment(int32_t images) {
     return made;
 }
 
-/* Rank images as they stand now: all for all policies, or those that are there for this one. */
+/* Whether an image may be there now under any policy whose replay shares moments. */
+static inline int concerns_any(const run_t *run, int32_t i) {
+    const moments_t *all = run->policy->moments;
+    return !all->together || all->wanted[i] || run->latest[i] >= all->from;
+}
+
+/* Rank images as they stand now: those that may be there under any policy, or those that are for this one. */
 static int fill_moment(run_t *run, moment_t *moment, int shared) {
     const trace_t *t = run->trace;
     size_t n = (size_t)t->images;
+    go_on_from(run, run->seen ? run->seen : run->policy->moments->reached);
     scan(run);
+    moment->now = run->now, moment->position = run->position;
     memcpy(moment->last_use, run->last_use, n * sizeof *run->last_use);
     memcpy(moment->latest, run->latest, n * sizeof *run->latest);
     /* What is used at this very moment counts for the keys, also where it is still to happen. */
@@ -132,7 +149,7 @@ static int fill_moment(run_t *run, moment_t *moment, int shared) {
     }
     int32_t count = 0;
     for (int32_t i = 0; i < t->images; i++)
-        if (run->latest[i] >= 0 && (shared || run->held[i])) run->present[count++] = i;
+        if (run->latest[i] >= 0 && (run->held[i] || (shared && concerns_any(run, i)))) run->present[count++] = i;
     int status = find_keys(run, count);
     memcpy(run->last_use, moment->last_use, n * sizeof *run->last_use);
     memcpy(run->latest, moment->latest, n * sizeof *run->latest);
@@ -141,51 +158,38 @@ static int fill_moment(run_t *run, moment_t *moment, int shared) {
     return status;
 }
 
-static moment_t *begin_moment(run_t *run, moment_t *made) {
-    if (!made && !(made = make_moment(run->trace->images))) {
+/* The present moment for this replay alone; NULL: failed. */
+static const moment_t *own_moment(run_t *run) {
+    if (!run->own && !(run->own = make_moment(run->trace->images))) {
         run->status = NO_MEMORY;
         return NULL;
     }
-    made->now = run->now, made->position = run->position, made->ready = PENDING;
-    return made;
+    run->status = fill_moment(run, run->own, 0);
+    return run->status == OK ? run->own : NULL;
 }
 
 /* The present moment, from another replay if one was here before; NULL: failed. */
 static const moment_t *moment_of(run_t *run) {
     moments_t *all = run->policy->moments;
+    if (!all->together) return own_moment(run);
     uint64_t bits;
     memcpy(&bits, &run->now, sizeof bits);
     size_t at = (size_t)mixed(bits ^ mixed((uint64_t)run->position)) & (all->slots - 1);
-    int64_t size = all->size;
-    moment_t *found, *made = NULL;
-    for (;; at = (at + 1) & (all->slots - 1)) {
-        found = __atomic_load_n(&all->slot[at], __ATOMIC_ACQUIRE);
-        if (!found) {
-            if (!made && __atomic_sub_fetch(&all->room, size, __ATOMIC_RELAXED) < 0) {
-                __atomic_add_fetch(&all->room, size, __ATOMIC_RELAXED);
-                if (!(run->own = begin_moment(run, run->own))) return NULL;
-                run->status = fill_moment(run, run->own, 0);
-                return run->status == OK ? run->own : NULL;
-            }
-            if (!made && !(made = begin_moment(run, NULL))) return NULL;
-            if (__atomic_compare_exchange_n(&all->slot[at], &found, made, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
-                made->slot = at, made->next = __atomic_load_n(&all->kept, __ATOMIC_RELAXED);
-                while (!__atomic_compare_exchange_n(&all->kept, &made->next, made, 1, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
-                }
-                run->status = fill_moment(run, made, 1);
-                __atomic_store_n(&made->ready, run->status, __ATOMIC_RELEASE);
-                return run->status == OK ? made : NULL;
-            }
-        }
-        if (found->now == run->now && found->position == run->position) break;
+    for (moment_t *found; (found = all->slot[at]); at = (at + 1) & (all->slots - 1))
+        if (found->now == run->now && found->position == run->position) return run->seen = found;
+    if (all->room < all->size) return own_moment(run);
+    moment_t *made = all->spare;
+    if (made) {
+        all->spare = made->next;
+    } else if (!(made = make_moment(run->trace->images))) {
+        run->status = NO_MEMORY;
+        return NULL;
     }
-    if (made) { /* another was quicker */
-        free(made);
-        __atomic_add_fetch(&all->room, size, __ATOMIC_RELAXED);
-    }
-    while (__atomic_load_n(&found->ready, __ATOMIC_ACQUIRE) == PENDING) sched_yield();
-    run->status = found->ready;
-    return run->status == OK ? found : NULL;
+    run->status = fill_moment(run, made, 1);
+    made->slot = at, made->next = all->kept;
+    all->slot[at] = all->kept = made;
+    all->room -= all->size;
+    return run->status == OK ? run->seen = made : NULL;
 }
 
 /* Keep moments in `room` bytes. */
@@ -200,24 +204,39 @@ moments_t *kernel_moments(int32_t images, const learned_t *learned, keys_t ask, 
     all->ask = ask;
     all->room = most * all->size;
     all->slot = calloc(all->slots, sizeof *all->slot);
-    if (!all->slot) return free(all), NULL;
+    all->wanted = malloc((size_t)images + 1);
+    if (!all->slot || !all->wanted) return free(all->slot), free(all->wanted), free(all), NULL;
     return all;
 }
 
-/* Free all moments, which no replay may be at. */
-void kernel_pass(moments_t *all) {
+static void spare(moments_t *all, moment_t *moment) {
+    if (!moment) return;
+    moment->next = all->spare;
+    all->spare = moment;
+    all->room += all->size;
+}
+
+/* Forget all moments, which no replay may be at, but for what was known at the latest. */
+static void pass(moments_t *all) {
     for (moment_t *next; all->kept; all->kept = next) {
-        next = all->kept->next;
-        all->slot[all->kept->slot] = NULL;
-        all->room += all->size;
-        free(all->kept);
+        moment_t *moment = all->kept;
+        next = moment->next;
+        all->slot[moment->slot] = NULL;
+        if (!all->reached || moment->position > all->reached->position) {
+            spare(all, all->reached);
+            all->reached = moment;
+        } else {
+            spare(all, moment);
+        }
     }
 }
 
-/* The same for good. */
+/* Free them for good. */
 void kernel_forget(moments_t *all) {
-    kernel_pass(all);
-    free(all->slot), free(all);
+    pass(all);
+    spare(all, all->reached);
+    for (moment_t *next; all->spare; all->spare = next) next = all->spare->next, free(all->spare);
+    free(all->slot), free(all->wanted), free(all);
 }
 
 /* Images as an order other than lru has them. */

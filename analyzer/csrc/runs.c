@@ -125,6 +125,22 @@ run_t *kernel_begin(const trace_t *trace, const policy_t *policy, result_t *out)
     return NULL;
 }
 
+/* Forget all moments, and let these replays, which share moments, go on from a time together: an image that none of them holds
+ * then concerns none before it is used again. */
+void kernel_turn(moments_t *all, int32_t count, run_t *const *runs, double time) {
+    const trace_t *t = runs[0]->trace;
+    pass(all);
+    all->together = 1;
+    memset(all->wanted, 0, (size_t)t->images);
+    for (int32_t k = 0; k < count; k++) {
+        runs[k]->seen = NULL;
+        for (int32_t i = 0; i < t->images; i++) all->wanted[i] |= runs[k]->held[i];
+    }
+    run_t here = {.trace = t, .now = time};
+    advance(&here);
+    all->from = here.position;
+}
+
 /* Let replays go on to a time. */
 void kernel_play(int32_t count, run_t *const *runs, double until) {
     for (int32_t k = 0; k < count; k++) {

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyzer import kernel, moments
+from analyzer import kernel, moments, running
 from analyzer.age_rule import AgeRule, Clock
 from analyzer.baselines import DEFAULT_BASELINES, Baseline, baseline
 from analyzer.cleaner import PolicyCleaner, Trigger
@@ -150,18 +150,42 @@ def test_many_histories_under_many_policies(trace: Trace, chosen: list[Policy], 
     st.sampled_from(Trigger),
     st.sampled_from([701.3, 20000.0, 86400.0]),
     st.sampled_from(sorted(set(ORDERS) - {"lru"})),
-    st.sampled_from([0, 300, moments._MOMENTS_BYTES]),
+    st.sampled_from([0, 600, moments._MOMENTS_BYTES]),
+    st.integers(1, 2),
+    st.sampled_from([1, 3, 256]),
 )
 def test_orders_over_days(
-    trace: Trace, chosen: list[Policy], trigger: Trigger, factor: float, order: str, room: int
+    trace: Trace,
+    chosen: list[Policy],
+    trigger: Trigger,
+    factor: float,
+    order: str,
+    room: int,
+    threads: int,
+    slices: int,
 ) -> None:
     """Where habits are learned; policies share moments, as far as these have room."""
     trace = stretched(trace, factor)
+    times = ("interval", "min_age", "allowlist_idle")
+    cleaners = [
+        PolicyCleaner(
+            replace(policy, order=order, **{name: getattr(policy, name) * factor for name in times}),
+            trace,
+            trigger=trigger,
+        )
+        for policy in chosen
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moments, "_MOMENTS_BYTES", room)
-        for policy in chosen:
-            times = {name: getattr(policy, name) * factor for name in ("interval", "min_age", "allowlist_idle")}
-            assert_equal(trace, replace(policy, order=order, **times), trigger)
+        patch.setattr(moments, "WORTH_A_THREAD", 0 if threads > 1 else len(trace.time))
+        patch.setattr(running, "_SLICES", slices)
+        slow, together = (
+            replay_many(trace, cleaners, timeline=True, reference=reference, threads=threads)
+            for reference in (True, False)
+        )
+        alone = replay(trace, cleaners[0], timeline=True)
+    assert [figures(result) for result in together] == [figures(result) for result in slow]
+    assert figures(alone) == figures(slow[0])
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
@@ -292,12 +316,16 @@ def test_the_whole_year_of_mesa(mesa: Trace, order: str, threshold: str, trigger
     assert_equal(mesa, Policy(threshold=Space.parse(threshold), order=order, allowlist=allowlist), trigger)
 
 
-@pytest.mark.parametrize("order", ["lru", "forecast", "next-use"])
-def test_the_number_of_threads_changes_nothing(mesa: Trace, order: str) -> None:
-    mesa = replace(mesa)  # not a history whose moments are known already
+@pytest.mark.parametrize("order", ["lru", "forecast", "hazard", "next-use"])
+def test_neither_threads_nor_others_change_anything(mesa: Trace, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replayed in several threads, together in one, or each alone; learned in one pass or in parts."""
     chosen = [Policy(threshold=Space.parse(f"{share}%"), order=order) for share in range(5, 65, 5)]
-    three, alone = (replay_many(mesa, chosen, threads=count) for count in (3, 1))
-    assert [figures(result) for result in alone] == [figures(result) for result in three]
+    alone = [figures(replay(mesa, PolicyCleaner(policy, mesa))) for policy in chosen]
+    monkeypatch.setattr(moments, "WORTH_A_THREAD", 0)
+    for threads, slices in ((3, 512), (1, 512), (1, 8)):
+        again = replace(mesa)  # not a history of which something is known already
+        monkeypatch.setattr(running, "_SLICES", slices)
+        assert [figures(result) for result in replay_many(again, chosen, threads=threads)] == alone
 
 
 def test_without_a_kernel_the_reference_is_taken_and_said_to_be(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_two_threads_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> Non
     )
     more = uses([(ORIGIN + 40, OPEN, 1, Use.CONTAINER), (ORIGIN + 290, ORIGIN, 0, Use.FOUND)])
     alone = in_order(many, more, ORIGIN, np.arange(IMAGES))
-    monkeypatch.setattr(logged, "_WORTH_A_THREAD", 10)
+    monkeypatch.setattr(logged, "WORTH_A_THREAD", 10)
     shared = in_order(many, more, ORIGIN, np.arange(IMAGES))
     for name, column in alone.items():
         np.testing.assert_array_equal(shared[name], column)
