@@ -129,8 +129,10 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
     """
     with log.reading() as connection, ThreadPoolExecutor(1) as beside:
         host = choose_host(connection, host, log)
-        # What is many is fetched while all else is asked.
+        ids = dict(connection.execute("SELECT image, image_id FROM image").fetchall())
+        # What is many is fetched and looked through while all else is asked.
         fetched = beside.submit(_uses, connection.cursor(), host)
+        looked = beside.submit(lambda: survey(fetched.result(), max(ids, default=-1) + 1))
         kinds = _Kinds(connection.execute(_KINDS, {"host": host, "bits": MONTH_BITS}).fetchall())
         connection.execute(_OBSERVATIONS, [host])
         columns = {
@@ -140,15 +142,13 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
             "gaps": _columns(connection, _GAPS, [host]),
         }
         names = dict(connection.execute(_NAMES, {"host": host}).fetchall())
-        ids = dict(connection.execute("SELECT image, image_id FROM image").fetchall())
-        uses = fetched.result()
-        surveyed = survey(uses, max(ids, default=-1) + 1)
+        surveyed = looked.result()
         raw = _Raw(
             host=host,
             origin=kinds.origin,
             end=kinds.end,
             unresolved=kinds.unresolved,
-            uses=uses,
+            uses=fetched.result(),
             more=_running(connection, host, kinds.doubtful(surveyed)),
             earliest=surveyed.earliest,
             names=names,
