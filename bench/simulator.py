@@ -168,7 +168,7 @@ def whole_command(year: EventLog) -> None:
     for years in (8, 82):
         log = repeated_log(year, years)
         events = log.query("SELECT count(*) FROM event")[0][0]
-        for count, order in ((1, "lru"), (100, "lru"), (100, "forecast")):
+        for count, order in ((1, "lru"), (1, "forecast"), (100, "lru"), (100, "forecast")):
             taken = [process(simulation(log, count, order)) for _ in range(3)]
             wall, work, peak = (min(figures) for figures in zip(*taken, strict=True))
             rows.append([f"{events:,}", str(count), order, f"{wall:.2f} s", f"{work:.2f} s", format_bytes(peak)])
