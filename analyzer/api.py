@@ -72,7 +72,7 @@ class Fleet(Sequence[History]):
 
     histories: tuple[History, ...]
 
-    def __getitem__(self, key: int | str) -> History:  # type: ignore[override]
+    def __getitem__(self, key: int | str) -> History:  # type: ignore[override] # by name, too, and no slices
         if isinstance(key, int):
             return self.histories[key]
         for history in self.histories:
@@ -389,7 +389,7 @@ def _work(history: History | Fleet, work: Callable[[Trace], T], processes: int |
         return [work(history.trace)]
     if not len(history):
         raise UsageError("the fleet is empty")
-    found, notes = on_each([item.source for item in history], work, history[0].disk, processes)  # type: ignore[arg-type]
+    found, notes = on_each([item.source for item in history], work, history[0].disk, processes)  # type: ignore[arg-type] # a plain function will do
     if notes:
         raise UsageError("; ".join(notes))
     return found

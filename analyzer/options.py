@@ -303,7 +303,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         }
         command(**made, **given)
 
-    wrapper.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    wrapper.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined] # as `inspect` documents it
     wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     del wrapper.__wrapped__  # its signature would hide ours
     return wrapper

@@ -82,7 +82,6 @@ class Collector:
         self._writer = LogWriter(log)
         self._translator = Translator(_Lookups(engine))
         self._metrics = metrics
-        self._connected = False
         # Whether anything has happened that the metrics do not tell yet.
         self._news = False
         self._info: EngineInfo | None = None
@@ -179,7 +178,7 @@ class Collector:
         logger.warning("%s; trying again in %.1f s", reason, seconds)
         self._watchdog.progress()
         self._engine.close()
-        self._connected = self._images.following = False
+        self._images.following = False
         self._publish()
         notify("STATUS=waiting for the engine")
         self._flush()
@@ -219,7 +218,7 @@ class Collector:
         self._next_containers = now + self._schedule.containers
         self._next_disk = now + self._schedule.disk
         self._flush()
-        self._connected = self._images.following = True
+        self._images.following = True
         self._publish()
         notify("READY=1", "STATUS=witnessing " + self._engine.host)
         logger.info("witnessing %s (data root %s)", self._engine.host, self._data_root)
@@ -324,7 +323,7 @@ class Collector:
                 engine=self._info.version if self._info else "",
                 store=self._info.store if self._info else "",
                 data_root=self._data_root,
-                connected=self._connected,
+                connected=self._images.following,
                 witnessed=None if self._alive_ns is None else self._alive_ns / 1e9,
                 images={image: bool(names) for image, names in self._images.presence.names().items()},
                 in_use=frozenset(container.image for container in used if container.image),

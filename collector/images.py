@@ -51,7 +51,7 @@ class ImageWatch:
         self.presence = Presence()
         # Whether what is there was there before anything was witnessed.
         self.is_first = False
-        # Whether all that happens is witnessed now.
+        # Whether the engine's events are followed now, so that all that happens is witnessed.
         self.following = False
 
     def restore(self, log: EventLog) -> None:

@@ -125,10 +125,10 @@ static moment_t *make_moment(int32_t images) {
     return made;
 }
 
-/* Whether an image may be there now under any policy whose replay shares moments. */
+/* Whether an image may be there now under any policy that is replayed together with this one. */
 static inline int concerns_any(const run_t *run, int32_t i) {
     const moments_t *all = run->policy->moments;
-    return !all->together || all->wanted[i] || run->latest[i] >= all->from;
+    return all->wanted[i] || run->latest[i] >= all->from;
 }
 
 /* Rank images as they stand now: those that may be there under any policy, or those that are for this one. */
