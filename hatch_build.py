@@ -21,8 +21,8 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's interface
         """Compile, and name the wheel after the platform if that worked."""
-        path = Path(self.root) / "analyzer" / "library.py"
-        spec = importlib.util.spec_from_file_location("library", path)
+        path = Path(self.root) / "analyzer" / "native" / "loader.py"
+        spec = importlib.util.spec_from_file_location("loader", path)
         if spec is None or spec.loader is None:
             return
         library = importlib.util.module_from_spec(spec)
@@ -33,4 +33,4 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform}"
-        build_data["artifacts"].append("analyzer/_kernel.so")
+        build_data["artifacts"].append("analyzer/native/_kernel.so")

@@ -1,7 +1,7 @@
 """The library: histories in, pandas DataFrames out; units stand in the columns' names.
 
 Times are UTC (``datetime64[ns, UTC]``), durations seconds, sizes bytes. What is wrong with a log or a
-policy is raised as `collector.errors.HindsightError`, whose text is one line for people.
+policy is raised as `collector.model.errors.HindsightError`, whose text is one line for people.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from analyzer.advice import Constraints, Outcome, Trial, reasons
-from analyzer.advice import recommend as choose
 from analyzer.baselines import DEFAULT_BASELINES
-from analyzer.cleaner import PolicyCleaner, Trigger
 from analyzer.data import mesa_files
-from analyzer.earn import Earning
-from analyzer.fleet import FLEET, Findings, Simulation, Source, Sweep, find, fleet_sums, on_each
-from analyzer.grid import AllowlistSet, grid, search_axes
-from analyzer.loading import DiskOverride
-from analyzer.replay import replay
-from analyzer.result import DEFAULT_PULL_RATE, Result
-from analyzer.search import pareto
-from analyzer.trace import Floats, Trace, Use
-from collector.errors import UsageError
-from collector.importer import import_jobs
-from collector.log import EventLog
-from collector.units import parse_bytes
-from pruner.config import load_policy, policy_from
-from pruner.policy import Policy
+from analyzer.search.allowlist import Earning
+from analyzer.search.fleet import FLEET, Findings, Simulation, Source, Sweep, find, fleet_sums, on_each
+from analyzer.search.grid import AllowlistSet, grid, search_axes
+from analyzer.search.pareto import pareto
+from analyzer.search.recommend import Constraints, Outcome, Trial, reasons
+from analyzer.search.recommend import recommend as choose
+from analyzer.simulation.cleaner import PolicyCleaner, Trigger
+from analyzer.simulation.replay import replay
+from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
+from analyzer.trace.load import DiskOverride
+from analyzer.trace.trace import Floats, Trace, Use
+from collector.eventlog.log import EventLog
+from collector.job_sources.job_list import import_jobs
+from collector.model.errors import UsageError
+from collector.model.units import parse_bytes
+from pruner.policy.file import load_policy, policy_from
+from pruner.policy.policy import Policy
 
 _DAY = 86400.0
 AnyPolicy = Policy | Mapping[str, Any] | str | Path

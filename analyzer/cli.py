@@ -7,10 +7,10 @@ from typing import NoReturn
 
 import typer
 
-from analyzer.commands import choosing, comparing, seeing
-from collector import faults
-from collector.console import VersionOption
-from collector.errors import UsageError
+from analyzer.commands import compare, inspect, search
+from collector.model.errors import UsageError
+from collector.terminal import faults
+from collector.terminal.console import VersionOption
 
 app = typer.Typer(
     name="analyzer",
@@ -28,17 +28,17 @@ def common(*, version: VersionOption = False) -> None:
 
 # What the list of commands says of each; its own help says more.
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
-    "simulate": (comparing.simulate, "Compare policies, and what others do, on the history."),
-    "recommend": (choosing.recommend, "Pick a policy, write it to a file, and say why."),
-    "report": (comparing.report, "Write all that the log tells as one HTML file."),
-    "demo": (comparing.demo, "Simulate a year of a public project's CI (Mesa, 2023)."),
-    "sweep": (choosing.sweep, "Try a grid of policies and mark those that none beats."),
-    "allowlist": (choosing.allowlist, "Propose which repositories are worth protecting."),
-    "verify": (seeing.verify, "Compare recorded prunes with what the policy asks for."),
-    "costs": (seeing.costs, "Show who fills the disk and who paid for pulls."),
-    "watch": (seeing.watch, "Watch this host live, and what would go next."),
-    "export": (seeing.export, "Write the log as Parquet, for fleets and other tools."),
-    "baselines": (seeing.list_baselines, "List what `simulate --baseline` knows."),
+    "simulate": (compare.simulate, "Compare policies, and what others do, on the history."),
+    "recommend": (search.recommend, "Pick a policy, write it to a file, and say why."),
+    "report": (compare.report, "Write all that the log tells as one HTML file."),
+    "demo": (compare.demo, "Simulate a year of a public project's CI (Mesa, 2023)."),
+    "sweep": (search.sweep, "Try a grid of policies and mark those that none beats."),
+    "allowlist": (search.allowlist, "Propose which repositories are worth protecting."),
+    "verify": (inspect.verify, "Compare recorded prunes with what the policy asks for."),
+    "costs": (inspect.costs, "Show who fills the disk and who paid for pulls."),
+    "watch": (inspect.watch, "Watch this host live, and what would go next."),
+    "export": (inspect.export, "Write the log as Parquet, for fleets and other tools."),
+    "baselines": (inspect.list_baselines, "List what `simulate --baseline` knows."),
 }
 for name, (command, summary) in COMMANDS.items():
     app.command(name, short_help=summary)(command)

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collector.errors import UsageError
-from collector.paths import ENVIRONMENT_VARIABLE, default_log_path
-from collector.units import parse_bytes
-from pruner.config import COMMAND_LINE, load_policy, policy_from
-from pruner.orders import ORDERS
-from pruner.policy import Policy
+from collector.model.errors import UsageError
+from collector.model.paths import ENVIRONMENT_VARIABLE, default_log_path
+from collector.model.units import parse_bytes
+from pruner.policy.file import COMMAND_LINE, load_policy, policy_from
+from pruner.policy.orders import ORDERS
+from pruner.policy.policy import Policy
 
 if TYPE_CHECKING:
-    from analyzer.advice import Constraints
-    from analyzer.cleaner import Trigger
-    from analyzer.fleet import Simulation, Source
-    from analyzer.grid import Candidate
-    from analyzer.loading import DiskOverride
-    from analyzer.report import Output
+    from analyzer.report.terminal import Output
+    from analyzer.search.fleet import Simulation, Source
+    from analyzer.search.grid import Candidate
+    from analyzer.search.recommend import Constraints
+    from analyzer.simulation.cleaner import Trigger
+    from analyzer.trace.load import DiskOverride
 
 TRIGGERS = ("tick", "event")
 _ORDER_HELP = f"Which images go first: {', '.join(ORDERS)}."
@@ -178,7 +178,7 @@ class Histories:
 
     def sources(self) -> list[Source]:
         """Where the hosts' histories are. Raises LogError or UsageError."""
-        from analyzer.fleet import find
+        from analyzer.search.fleet import find
 
         return find(list(self.log) if self.log else [default_log_path()], self.host)
 
@@ -211,8 +211,8 @@ class Compared:
 
     def simulation(self, axes: Axes, thresholds: list[str] | None) -> Simulation:
         """What each policy and baseline would have done. Raises UsageError."""
-        from analyzer.cleaner import Trigger
-        from analyzer.fleet import Simulation
+        from analyzer.search.fleet import Simulation
+        from analyzer.simulation.cleaner import Trigger
 
         chosen = policies(self.policy, self.allowlist, **axes.beside(threshold=thresholds, order=self.order))
         when = Trigger(trigger(self.trigger))
@@ -238,7 +238,7 @@ class Varied:
             axes: values by key.
             complete: whether what is not given is varied as `analyzer recommend` does it.
         """
-        from analyzer.grid import AllowlistSet, grid, search_axes
+        from analyzer.search.grid import AllowlistSet, grid, search_axes
 
         sets = [AllowlistSet.parse(text) for text in self.allowlist_set or ()]
         base = load_policy(self.policy) if self.policy else None
@@ -246,7 +246,7 @@ class Varied:
 
     def when(self) -> Trigger:
         """What starts a prune. Raises UsageError."""
-        from analyzer.cleaner import Trigger
+        from analyzer.simulation.cleaner import Trigger
 
         return Trigger(trigger(self.trigger))
 
@@ -262,7 +262,7 @@ class Asked:
 
     def constraints(self) -> Constraints:
         """What the policy must keep to. Raises UsageError."""
-        from analyzer.advice import Constraints
+        from analyzer.search.recommend import Constraints
 
         return Constraints(self.max_disk_full, size("--max-repull", self.max_repull), size("--min-free", self.min_free))
 
@@ -280,7 +280,7 @@ class Disk:
 
     def override(self) -> DiskOverride:
         """What replaces the recorded disk. Raises UsageError."""
-        from analyzer.loading import DiskOverride
+        from analyzer.trace.load import DiskOverride
 
         return DiskOverride(size("--disk-size", self.disk_size), size("--other", self.other))
 
@@ -351,7 +351,7 @@ def search(
     Raises:
         UsageError: a file or a value is impossible.
     """
-    from analyzer.grid import AllowlistSet, grid, search_axes
+    from analyzer.search.grid import AllowlistSet, grid, search_axes
 
     bases: list[Policy | None] = [load_policy(path) for path in files or ()] or [None]
     sets = [AllowlistSet(f"{len(allowlist)} allowlist entries", tuple(allowlist))] if allowlist else []
@@ -375,7 +375,7 @@ def baselines(names: Sequence[str] | None) -> tuple[str, ...]:
 
 def output_format(text: str) -> Output:
     """How results are printed. Raises UsageError."""
-    from analyzer.report import Output
+    from analyzer.report.terminal import Output
 
     try:
         return Output(text)

@@ -9,9 +9,9 @@ import duckdb
 import numpy as np
 
 from analyzer.data import mesa_files
-from analyzer.trace import DiskState, ImageFacts, Trace, Use, make_trace
-from collector.importer import import_jobs
-from collector.log import EventLog
+from analyzer.trace.trace import DiskState, ImageFacts, Trace, Use, make_trace
+from collector.eventlog.log import EventLog
+from collector.job_sources.job_list import import_jobs
 
 DISK = 100 * 2**30
 DAY_NS = 86400 * 10**9

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench._traffic import tag_and_untag
-from collector import console
-from collector.units import format_bytes
+from collector.model.units import format_bytes
+from collector.terminal import console
 from tests.engine import leftovers
 from tests.engine.engines import Engine, available
 from tests.engine.host import Host

@@ -15,7 +15,7 @@ from pathlib import Path
 import duckdb
 
 from bench._traffic import tag_and_untag
-from collector import console
+from collector.terminal import console
 from tests.engine import leftovers
 from tests.engine.engines import Engine, available
 from tests.engine.host import Host

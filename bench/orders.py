@@ -14,17 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-from analyzer.bounds import Clairvoyant
 from analyzer.data import mesa_files
-from analyzer.loading import load_trace
-from analyzer.replay import replay_many
-from analyzer.synthetic import GIB, Host, make_history
-from analyzer.trace import Trace
-from collector import console
-from collector.importer import import_jobs
-from collector.log import EventLog
-from pruner.orders import ORDERS
-from pruner.policy import Policy, Space
+from analyzer.simulation.bounds import Clairvoyant
+from analyzer.simulation.replay import replay_many
+from analyzer.trace.load import load_trace
+from analyzer.trace.trace import Trace
+from bench._synthetic import GIB, Host, make_history
+from collector.eventlog.log import EventLog
+from collector.job_sources.job_list import import_jobs
+from collector.terminal import console
+from pruner.policy.orders import ORDERS
+from pruner.policy.policy import Policy, Space
 
 FIRST_SEED = 1
 SYNTHETIC = (

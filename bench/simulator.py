@@ -18,18 +18,18 @@ from typing import TypeVar
 
 import libcachesim
 
-from analyzer import kernel
-from analyzer.cleaner import PolicyCleaner, Trigger
-from analyzer.kernel import Index
-from analyzer.loading import load_trace
-from analyzer.replay import replay_many
-from analyzer.result import Result
-from analyzer.trace import Trace
+from analyzer.kernel import index as kernel
+from analyzer.kernel.index import Index
+from analyzer.simulation.cleaner import PolicyCleaner, Trigger
+from analyzer.simulation.replay import replay_many
+from analyzer.simulation.result import Result
+from analyzer.trace.load import load_trace
+from analyzer.trace.trace import Trace
 from bench._traces import denser, mesa_log, repeated, repeated_log, write_oracle_general, zipf
-from collector import console
-from collector.log import EventLog
-from collector.units import format_bytes
-from pruner.policy import Policy, Space
+from collector.eventlog.log import EventLog
+from collector.model.units import format_bytes
+from collector.terminal import console
+from pruner.policy.policy import Policy, Space
 
 T = TypeVar("T")
 ROUNDS = 5

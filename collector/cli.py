@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from collector import console, faults
-from collector.console import Format, FormatOption, HostOption, LogOption, VersionOption
-from collector.errors import UsageError
-from collector.sparkline import sparkline
-from collector.units import format_bytes, format_count, format_duration, format_time, parse_bytes, short_id
+from collector.model.errors import UsageError
+from collector.model.units import format_bytes, format_count, format_duration, format_time, parse_bytes, short_id
+from collector.terminal import console, faults
+from collector.terminal.console import Format, FormatOption, HostOption, LogOption, VersionOption
+from collector.terminal.sparkline import sparkline
 
 if TYPE_CHECKING:
-    from collector import ingest, reports
+    from collector.job_sources import ingest
+    from collector.queries import status as reports
 
 app = typer.Typer(
     name="collector",
@@ -63,8 +64,8 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
 ) -> None:
     """Follow the engine's events until SIGTERM."""
-    from collector.daemon import Collector, Schedule
-    from collector.engine import Engine
+    from collector.daemon.loop import Collector, Schedule
+    from collector.engine.client import Engine
 
     console.log_to_stderr(verbose=verbose)
     schedule = Schedule(
@@ -75,7 +76,7 @@ def run(
     opened = console.open_log(log, wait=1.0 if not once else 10.0)
     exporter = None
     if metrics is not None or metrics_file is not None:
-        from collector.metrics import Metrics
+        from collector.monitoring.metrics import Metrics
 
         exporter = Metrics(opened, metrics_file)
         if metrics is not None:
@@ -107,7 +108,7 @@ def doctor(
     Ends with 1 if something must be mended; what an engine is blind for is no fault.
     """
     from collector.doctor import State, examine
-    from collector.engine import Engine
+    from collector.engine.client import Engine
 
     found = examine(Engine(host), console.open_log(log), probe=probe)
     if output is Format.JSON:
@@ -144,7 +145,7 @@ def _shipped(name: str) -> str:
 @app.command()
 def status(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
     """Show what the log holds and what it missed."""
-    from collector import reports
+    from collector.queries import status as reports
 
     found = reports.status(console.open_log(log))
     if output is Format.JSON:
@@ -195,7 +196,7 @@ def _free_over_time(found: reports.Status) -> list[tuple[str, str]]:
 @app.command()
 def images(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
     """List every image with its last use."""
-    from collector import reports
+    from collector.queries import status as reports
 
     rows = reports.images(reports.of_known_host(console.open_log(log)))
     if output is Format.JSON:
@@ -233,7 +234,8 @@ def jobs(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """List the latest jobs with their images and what was pulled for them."""
-    from collector import jobreport, reports
+    from collector.queries import jobs as jobreport
+    from collector.queries import status as reports
 
     rows = jobreport.jobs(reports.of_known_host(console.open_log(log)), project, limit)
     if output is Format.JSON:
@@ -268,8 +270,9 @@ def explain(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Tell an image's story: come, used by whom, removed by whom and why, come back at which cost."""
-    from collector import reports, story
-    from collector.origin import MEANING
+    from collector.model.origin import MEANING
+    from collector.queries import status as reports
+    from collector.queries import story
 
     found = story.stories(reports.of_known_host(console.open_log(log)), image)
     if output is Format.JSON:
@@ -306,7 +309,7 @@ def import_(
     other: Annotated[str, typer.Option(metavar="SIZE", help="What everything but images takes of it.")] = "0",
 ) -> None:
     """Make a log from a list of jobs, to try policies."""
-    from collector.importer import import_jobs
+    from collector.job_sources.job_list import import_jobs
 
     try:
         disk_bytes, other_bytes = parse_bytes(disk), parse_bytes(other)
@@ -338,7 +341,7 @@ def ingest_runner_log(
 
     What was taken up before is known and adds nothing.
     """
-    from collector import ingest
+    from collector.job_sources import ingest
 
     opened = console.open_log(log)
     if show_cursor:
@@ -370,7 +373,7 @@ def ingest_gitlab(
 
     Each call goes on where the last one ended. The token is sent to the server and stored nowhere.
     """
-    from collector import gitlab
+    from collector.job_sources import gitlab
 
     opened = console.open_log(log)
     server = gitlab.Server(url, gitlab.read_token(token_file))

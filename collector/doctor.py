@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from collector.disk import sample_disk
-from collector.engine import Engine
-from collector.errors import EngineError, HindsightError, LogError
-from collector.log import EventLog
-from collector.reports import DAY_S, status
-from collector.units import format_bytes, format_count, format_duration
+from collector.engine.client import Engine
+from collector.eventlog.log import EventLog
+from collector.machine.disk import sample_disk
+from collector.model.errors import EngineError, HindsightError, LogError
+from collector.model.units import format_bytes, format_count, format_duration
+from collector.queries.status import DAY_S, status
 
 _STALE_S = 900.0
 

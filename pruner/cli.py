@@ -9,12 +9,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from collector import console, faults
-from collector.console import Format, FormatOption, HostOption, LogOption, VersionOption
-from collector.errors import UsageError
-from collector.units import format_bytes
-from pruner.options import policy_options
-from pruner.policy import Policy, Space
+from collector.model.errors import UsageError
+from collector.model.units import format_bytes
+from collector.terminal import console, faults
+from collector.terminal.console import Format, FormatOption, HostOption, LogOption, VersionOption
+from pruner.policy.options import policy_options
+from pruner.policy.policy import Policy, Space
 
 EXIT_STATUSES = (
     "Exit status: 0 nothing to do, or done; 1 engine or log cannot be used as they are; 2 an impossible policy "
@@ -84,9 +84,9 @@ def run(
     wanted = _wanted(now, free, until_free)
     if until_free is not None and wanted is not None and _enough(host, wanted, output):
         return
-    from collector.engine import Engine
-    from pruner import running
-    from pruner.reports import print_plan
+    from collector.engine.client import Engine
+    from pruner.removal import run as running
+    from pruner.report.terminal import print_plan
 
     console.log_to_stderr(verbose=verbose)
     opened = console.open_log(log)
@@ -122,9 +122,9 @@ def plan_(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Print what `run` would do now, stage by stage, with the reason for each thing that goes or stays."""
-    from collector.engine import Engine
-    from pruner.reports import print_plan
-    from pruner.running import make_plan
+    from collector.engine.client import Engine
+    from pruner.removal.run import make_plan
+    from pruner.report.terminal import print_plan
 
     made = make_plan(Engine(host), console.open_log(log), policy)
     if output is Format.JSON:
@@ -142,9 +142,9 @@ def explain(
     host: HostOption = None,
 ) -> None:
     """Tell why one image would stay or go."""
-    from collector.engine import Engine
-    from pruner.reports import print_story
-    from pruner.running import make_plan
+    from collector.engine.client import Engine
+    from pruner.removal.run import make_plan
+    from pruner.report.terminal import print_story
 
     print_story(make_plan(Engine(host), console.open_log(log), policy), image)
 
@@ -167,8 +167,8 @@ def history(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Tell what prunes removed, why, how much that freed, and what was wanted again afterwards."""
-    from pruner import history as past
-    from pruner.reports import print_history
+    from pruner.report import history as past
+    from pruner.report.terminal import print_history
 
     found = past.read(console.open_log(log), None if since is None else past.since_when(since), image)
     if output is Format.JSON:
@@ -200,19 +200,19 @@ def import_config(
     ] = None,
 ) -> None:
     """Make a policy of another tool's settings, and tell on stderr what could not be carried over."""
-    from pruner import foreign
+    from pruner.policy import other_tools
 
     if tool is Tool.DOCKER_GC:
-        made = foreign.import_docker_gc([Path(source) for source in sources or ()])
+        made = other_tools.import_docker_gc([Path(source) for source in sources or ()])
     else:
-        made = foreign.import_docuum(sources or (), foreign.disk_size(disk))
+        made = other_tools.import_docuum(sources or (), other_tools.disk_size(disk))
     text = made.to_toml()
     for note in made.notes:
         typer.echo(note, err=True)
     if target is None:
         typer.echo(text, nl=False)
     else:
-        foreign.write_new(target, text)
+        other_tools.write_new(target, text)
         typer.echo(f"wrote {target}: try it with `analyzer simulate --policy {target}`")
 
 
@@ -252,7 +252,7 @@ def install_units(
     dry_run: _DryRunOption = False,
 ) -> None:
     """Write systemd units for collector and pruner, with a timer and a trigger for a disk that fills fast."""
-    from pruner import units
+    from pruner.install import units
 
     wanted = units.installation(root, programs, user, instance, host or "", data_root)
     for line in units.install(wanted, enable=enable, dry_run=dry_run):
@@ -266,7 +266,7 @@ def uninstall_units(
     root: _RootOption = Path("/"), instance: _InstanceOption = "", dry_run: _DryRunOption = False
 ) -> None:
     """Stop the units and remove them; log, policy and user stay."""
-    from pruner import units
+    from pruner.install import units
 
     wanted = units.Installation(root, Path("/"), instance=instance)
     lines = units.uninstall(wanted, dry_run=dry_run)
@@ -300,7 +300,7 @@ def _wanted(now: bool, free: str | None, until_free: str | None) -> Space | None
 
 def _enough(host: str | None, wanted: Space, output: Format) -> bool:
     """Whether enough is free already; then say so."""
-    from pruner.quick import free_space
+    from pruner.removal.free_space import free_space
 
     disk = free_space(host)
     if disk is None or disk.free_bytes < wanted.of(disk.total_bytes):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from collector.events import KIND_MEANING, Kind
-from pruner.config import KEYS
-from pruner.decision import MEANING, Reason
+from collector.model.events import KIND_MEANING, Kind
+from pruner.planning.decision import MEANING, Reason
+from pruner.policy.file import KEYS
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("numba", "pandas", "numpy", "pyarrow", "altair", "matplotlib")
@@ -36,10 +36,12 @@ def test_docker_is_known_in_two_modules_only() -> None:
         for path in sources
         if re.search(r"^\s*(import docker\b|from docker\b)", path.read_text(), re.MULTILINE)
     }
-    assert users == {"collector/engine.py", "pruner/executor.py"}
+    assert users == {"collector/engine/client.py", "pruner/removal/executor.py"}
 
 
-@pytest.mark.parametrize("modules", ["collector.cli, collector.daemon", "pruner.cli, pruner.executor, pruner.survey"])
+@pytest.mark.parametrize(
+    "modules", ["collector.cli, collector.daemon.loop", "pruner.cli, pruner.removal.executor, pruner.state.survey"]
+)
 def test_what_runs_on_the_runner_stays_lean(modules: str) -> None:
     script = f"import sys, {modules}; print([name for name in {HEAVY!r} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

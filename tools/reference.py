@@ -12,12 +12,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from collector.events import KIND_MEANING, Event, Kind
-from collector.log import EventLog
-from collector.metrics import PREFIX, SPECS
-from pruner.config import KEYS, as_text
-from pruner.decision import MEANING
-from pruner.policy import Policy
+from collector.eventlog.log import EventLog
+from collector.model.events import KIND_MEANING, Event, Kind
+from collector.monitoring.metrics import PREFIX, SPECS
+from pruner.planning.decision import MEANING
+from pruner.policy.file import KEYS, as_text
+from pruner.policy.policy import Policy
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference.md"

@@ -34,8 +34,8 @@ from analyzer.baselines.by_space import (
     RunnerCleanup,
     Stone,
 )
-from analyzer.cleaner import Cleaner
-from collector.errors import UsageError
+from analyzer.simulation.cleaner import Cleaner
+from collector.model.errors import UsageError
 
 __all__ = ["BASELINES", "DEFAULT_BASELINES", "Baseline", "baseline", "meanings"]
 

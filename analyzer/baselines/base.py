@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-from analyzer.age_rule import AgeRule, Clock
-from analyzer.host import Host
-from analyzer.tools import Tool
+from analyzer.kernel.age_rule import AgeRule, Clock
+from analyzer.kernel.rules import Tool
+from analyzer.simulation.host import Host
 
 MINUTE = 60.0
 HOUR = 3600.0

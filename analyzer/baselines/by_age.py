@@ -5,10 +5,10 @@ from __future__ import annotations
 import heapq
 import math
 
-from analyzer.age_rule import AgeRule, Clock
 from analyzer.baselines.base import DAY, GIB, HOUR, MINUTE, Baseline, age_name
-from analyzer.host import Host
-from analyzer.tools import Tool, ToolKind
+from analyzer.kernel.age_rule import AgeRule, Clock
+from analyzer.kernel.rules import Tool, ToolKind
+from analyzer.simulation.host import Host
 
 
 class DockerGc(Baseline):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from analyzer.age_rule import unused
 from analyzer.baselines.base import DAY, HOUR, MINUTE, Baseline
-from analyzer.host import Host
-from pruner.policy import repository
+from analyzer.kernel.age_rule import unused
+from analyzer.simulation.host import Host
+from pruner.policy.policy import repository
 
 ENGINE_EVENTS = 256
 EVENTS_OF_A_USE = 6

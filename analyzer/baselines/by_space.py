@@ -7,7 +7,6 @@ import heapq
 import math
 from collections.abc import Iterable, Sequence
 
-from analyzer.age_rule import AgeRule, Clock, unused
 from analyzer.baselines.base import (
     DAY,
     GB,
@@ -20,8 +19,9 @@ from analyzer.baselines.base import (
     size,
     unique_size,
 )
-from analyzer.host import Host
-from analyzer.tools import Tool, ToolKind
+from analyzer.kernel.age_rule import AgeRule, Clock, unused
+from analyzer.kernel.rules import Tool, ToolKind
+from analyzer.simulation.host import Host
 
 PER_CENT = 100
 

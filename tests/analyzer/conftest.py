@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from analyzer.data import mesa_files
-from analyzer.loading import load_trace
-from analyzer.trace import Trace
-from collector.importer import import_jobs
-from collector.log import EventLog
+from analyzer.trace.load import load_trace
+from analyzer.trace.trace import Trace
+from collector.eventlog.log import EventLog
+from collector.job_sources.job_list import import_jobs
 
 GIB = 2**30
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from analyzer.advice import propose
 from analyzer.baselines import DEFAULT_BASELINES
-from analyzer.fleet import Simulation
-from analyzer.grid import grid
-from analyzer.loading import load_trace
-from analyzer.recorded import read_recorded
-from analyzer.report_data import Lineup, Study, study
-from collector.events import Event, Kind
-from collector.log import EventLog
+from analyzer.report.study import Lineup, Study, study
+from analyzer.search.fleet import Simulation
+from analyzer.search.grid import grid
+from analyzer.search.recommend import propose
+from analyzer.trace.load import load_trace
+from analyzer.trace.recorded import read_recorded
+from collector.eventlog.log import EventLog
+from collector.model.events import Event, Kind
 
 S = 10**9
 T0 = 1_700_000_000 * S

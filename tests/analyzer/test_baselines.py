@@ -22,10 +22,10 @@ from analyzer.baselines.by_space import (
     RunnerCleanup,
     Stone,
 )
-from analyzer.cleaner import Cleaner
-from analyzer.replay import replay
-from analyzer.trace import DiskState, ImageFacts, Use, make_trace
-from collector.errors import UsageError
+from analyzer.simulation.cleaner import Cleaner
+from analyzer.simulation.replay import replay
+from analyzer.trace.trace import DiskState, ImageFacts, Use, make_trace
+from collector.model.errors import UsageError
 
 RUN = Use.CONTAINER
 DAY = 86400.0

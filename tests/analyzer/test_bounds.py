@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyzer.bounds import Bracket, Clairvoyant, add_regret, bracket, lower_bound, with_regret
-from analyzer.cleaner import PolicyCleaner, Trigger
-from analyzer.replay import replay
-from analyzer.trace import DiskState, ImageFacts, Trace, Use, make_trace
-from pruner.policy import Policy, Space
+from analyzer.simulation.bounds import Bracket, Clairvoyant, add_regret, bracket, lower_bound, with_regret
+from analyzer.simulation.cleaner import PolicyCleaner, Trigger
+from analyzer.simulation.replay import replay
+from analyzer.trace.trace import DiskState, ImageFacts, Trace, Use, make_trace
+from pruner.policy.policy import Policy, Space
 from tests.analyzer.test_kernel import policies, traces
 
 ORDERS = ("lru", "pulled", "created", "lfu", "gdsf", "next-use", "superseded", "hazard", "forecast")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from analyzer.baselines import baseline
-from collector.events import Event, Kind
-from collector.log import EventLog
-from pruner.foreign import import_docker_gc, import_docuum
+from collector.eventlog.log import EventLog
+from collector.model.events import Event, Kind
+from pruner.policy.other_tools import import_docker_gc, import_docuum
 from tests.analyzer.command import analyzer as run
 from tests.analyzer.test_loading import T0, S, container, observed, sample
 

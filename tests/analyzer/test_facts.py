@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analyzer import kernel, library
-from analyzer.facts import Knowledge, habits, superseded_since
-from analyzer.loading import load_trace
-from analyzer.trace import DiskState, ImageFacts, Trace, Use, make_trace
-from collector.events import Event, Kind
-from collector.log import EventLog
-from pruner.learning import (
+from analyzer.kernel import index
+from analyzer.native import loader
+from analyzer.simulation.knowledge import Knowledge, habits, superseded_since
+from analyzer.trace.load import load_trace
+from analyzer.trace.trace import DiskState, ImageFacts, Trace, Use, make_trace
+from collector.eventlog.log import EventLog
+from collector.model.events import Event, Kind
+from pruner.policy.orders import ORDERS, OWN_STATE_ORDERS
+from pruner.state.learning import (
     CELLS,
     DAY,
     HOUR,
@@ -28,7 +30,6 @@ from pruner.learning import (
     situation,
     stage,
 )
-from pruner.orders import ORDERS, OWN_STATE_ORDERS
 from tests.analyzer.test_kernel import histories
 from tests.analyzer.test_loading import T0, S, container, observed, sample
 
@@ -134,13 +135,13 @@ def test_the_others_do(order: str) -> None:
         known.keys(order, 10.0, np.array([0]))
 
 
-@pytest.mark.skipif(library.load() is None, reason="neither a built kernel nor a C compiler")
+@pytest.mark.skipif(loader.load() is None, reason="neither a built kernel nor a C compiler")
 @given(histories(), st.integers(0, 10**18))
 def test_compiled_and_in_python_the_same_is_learned(trace: Trace, origin: int) -> None:
     trace = replace(trace, origin_ns=origin)
     compiled, plain = Knowledge(trace), Knowledge(trace)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel, "available", lambda _: False)
+        patch.setattr(index, "available", lambda _: False)
         habit = np.empty(plain.count, dtype=np.uint8)
         habit[plain._order] = habits(plain.averages[1])
         days = range(plain.day(trace.end) + 1)

@@ -12,16 +12,16 @@ import duckdb
 import numpy as np
 import pytest
 
-from analyzer.export import ParquetLog, export_parquet, parquet_hosts
-from analyzer.fleet import FLEET, Findings, Simulation, Sweep, find, fleet_sum, on_each
-from analyzer.grid import grid
-from analyzer.loading import load_trace
-from analyzer.trace import Trace
-from collector.errors import LogError, UsageError
-from collector.events import Event, Kind
-from collector.log import EventLog
-from collector.schema import MIGRATIONS, SCHEMA_VERSION
-from pruner.config import policy_from
+from analyzer.search.fleet import FLEET, Findings, Simulation, Sweep, find, fleet_sum, on_each
+from analyzer.search.grid import grid
+from analyzer.trace.load import load_trace
+from analyzer.trace.parquet import ParquetLog, export_parquet, parquet_hosts
+from analyzer.trace.trace import Trace
+from collector.eventlog.log import EventLog
+from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION
+from collector.model.errors import LogError, UsageError
+from collector.model.events import Event, Kind
+from pruner.policy.file import policy_from
 from tests.analyzer.command import analyzer
 from tests.analyzer.test_loading import T0, S, container, observed, sample
 

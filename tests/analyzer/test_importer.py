@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from collector.errors import UsageError
-from collector.events import Kind
-from collector.importer import chain_ids, image_id, import_jobs
-from collector.log import EventLog
+from collector.eventlog.log import EventLog
+from collector.job_sources.job_list import chain_ids, image_id, import_jobs
+from collector.model.errors import UsageError
+from collector.model.events import Kind
 
 JOBS = "start,seconds,pipeline,job,image\n1000,60,p1,build,r/a:1\n1030.5,10,p1,test,r/b:1\n2000,5,p2,build,r/a:1\n"
 LAYERS = "image,position,diff_id,bytes\nr/a:1,0,sha256:d0,100\nr/b:1,1,sha256:d1,7\nr/b:1,0,sha256:d0,100\n"

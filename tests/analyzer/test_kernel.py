@@ -15,24 +15,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyzer import kernel, moments, running
-from analyzer.age_rule import AgeRule, Clock
 from analyzer.baselines import DEFAULT_BASELINES, Baseline, baseline
-from analyzer.cleaner import PolicyCleaner, Trigger
-from analyzer.host import Host
-from analyzer.kernel import Index
-from analyzer.library import compiler
-from analyzer.moments import Moments
-from analyzer.replay import replay, replay_many
-from analyzer.result import Result
-from analyzer.running import Rules, Run, play
-from analyzer.trace import DiskState, Floats, ImageFacts, Integers, Trace, Use, make_trace
-from collector.errors import UsageError
-from pruner.orders import ORDERS
-from pruner.policy import Policy, Space
+from analyzer.kernel import index, moments, runs
+from analyzer.kernel.age_rule import AgeRule, Clock
+from analyzer.kernel.index import Index
+from analyzer.kernel.moments import Moments
+from analyzer.kernel.runs import Rules, Run, play
+from analyzer.native.loader import compiler
+from analyzer.simulation.cleaner import PolicyCleaner, Trigger
+from analyzer.simulation.host import Host
+from analyzer.simulation.replay import replay, replay_many
+from analyzer.simulation.result import Result
+from analyzer.trace.trace import DiskState, Floats, ImageFacts, Integers, Trace, Use, make_trace
+from collector.model.errors import UsageError
+from pruner.policy.orders import ORDERS
+from pruner.policy.policy import Policy, Space
 
 pytestmark = pytest.mark.skipif(
-    not kernel.available(make_trace([], [], [DiskState(0, 1, 0)])), reason="neither a built kernel nor a C compiler"
+    not index.available(make_trace([], [], [DiskState(0, 1, 0)])), reason="neither a built kernel nor a C compiler"
 )
 MOMENT = st.integers(0, 60).map(float)
 BYTES = st.integers(0, 30)
@@ -130,7 +130,7 @@ def assert_equal(trace: Trace, chosen: Policy, trigger: Trigger) -> None:
 @given(traces(), st.lists(policies(), min_size=5, max_size=5), st.sampled_from(Trigger), st.sampled_from([1, 4, 2**15]))
 def test_any_history_under_any_policy(trace: Trace, chosen: list[Policy], trigger: Trigger, staged: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel, "_STAGED", staged)
+        patch.setattr(index, "_STAGED", staged)
         for policy in chosen:
             assert_equal(trace, policy, trigger)
 
@@ -178,7 +178,7 @@ def test_orders_over_days(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moments, "_MOMENTS_BYTES", room)
         patch.setattr(moments, "WORTH_A_THREAD", 0 if threads > 1 else len(trace.time))
-        patch.setattr(running, "_SLICES", slices)
+        patch.setattr(runs, "_SLICES", slices)
         slow, together = (
             replay_many(trace, cleaners, timeline=True, reference=reference, threads=threads)
             for reference in (True, False)
@@ -324,13 +324,13 @@ def test_neither_threads_nor_others_change_anything(mesa: Trace, order: str, mon
     monkeypatch.setattr(moments, "WORTH_A_THREAD", 0)
     for threads, slices in ((3, 512), (1, 512), (1, 8)):
         again = replace(mesa)  # not a history of which something is known already
-        monkeypatch.setattr(running, "_SLICES", slices)
+        monkeypatch.setattr(runs, "_SLICES", slices)
         assert [figures(result) for result in replay_many(again, chosen, threads=threads)] == alone
 
 
 def test_without_a_kernel_the_reference_is_taken_and_said_to_be(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; import analyzer.library as library; library.BUILT = Path('/nonexistent/k.so');"
+        "from pathlib import Path; import analyzer.native.loader as library; library.BUILT = Path('/nonexistent/k.so');"
         "print(library.load())"
     )
     environment = {"PATH": "/nonexistent", "XDG_CACHE_HOME": str(tmp_path)}
@@ -344,7 +344,7 @@ def test_without_a_kernel_the_reference_is_taken_and_said_to_be(tmp_path: Path) 
 @pytest.mark.skipif(compiler() is None, reason="no C compiler")
 def test_a_kernel_that_is_missing_is_compiled_once(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; import analyzer.library as library; library.BUILT = Path('/nonexistent/k.so');"
+        "from pathlib import Path; import analyzer.native.loader as library; library.BUILT = Path('/nonexistent/k.so');"
         "print(library.load() is not None, library.cached().exists())"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}

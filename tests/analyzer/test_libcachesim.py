@@ -8,10 +8,10 @@ import libcachesim  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
-from analyzer.cleaner import PolicyCleaner, Trigger
-from analyzer.replay import replay
-from analyzer.trace import DiskState, Floats, ImageFacts, Integers, Trace, Use, make_trace
-from pruner.policy import Policy, Space
+from analyzer.simulation.cleaner import PolicyCleaner, Trigger
+from analyzer.simulation.replay import replay
+from analyzer.trace.trace import DiskState, Floats, ImageFacts, Integers, Trace, Use, make_trace
+from pruner.policy.policy import Policy, Space
 
 
 def theirs(folder: Path, image: Integers, sizes: Integers, capacity: int) -> tuple[int, int]:

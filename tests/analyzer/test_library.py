@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 
 import analyzer
-from analyzer.cleaner import PolicyCleaner
-from analyzer.fleet import FLEET
-from analyzer.replay import replay
-from collector.errors import LogError, UsageError
-from collector.log import EventLog
-from pruner.config import load_policy, to_toml
+from analyzer.search.fleet import FLEET
+from analyzer.simulation.cleaner import PolicyCleaner
+from analyzer.simulation.replay import replay
+from collector.eventlog.log import EventLog
+from collector.model.errors import LogError, UsageError
+from pruner.policy.file import load_policy, to_toml
 from tests.analyzer.made_host import make_week
 from tests.analyzer.test_fleet import history as make_history
 from tools.notebooks import FOLDER, execute, read

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 
-from analyzer.cleaner import PolicyCleaner
-from analyzer.host import Removal
-from analyzer.lifelines import stays
-from analyzer.replay import replay
-from analyzer.result import Removals
-from analyzer.trace import Trace, Use
-from pruner.policy import Policy
+from analyzer.simulation.cleaner import PolicyCleaner
+from analyzer.simulation.host import Removal
+from analyzer.simulation.lifelines import stays
+from analyzer.simulation.replay import replay
+from analyzer.simulation.result import Removals
+from analyzer.trace.trace import Trace, Use
+from pruner.policy.policy import Policy
 from tests.analyzer.test_kernel import policies, traces
 
 Stay = tuple[int, float, float, float, bool]

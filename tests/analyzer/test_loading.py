@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analyzer.cleaner import PolicyCleaner
-from analyzer.loading import DiskOverride, load_trace
-from analyzer.replay import replay
-from analyzer.trace import Use
-from collector.errors import LogError, UsageError
-from collector.events import Event, Kind
-from collector.log import EventLog
-from pruner.policy import Policy
+from analyzer.simulation.cleaner import PolicyCleaner
+from analyzer.simulation.replay import replay
+from analyzer.trace.load import DiskOverride, load_trace
+from analyzer.trace.trace import Use
+from collector.eventlog.log import EventLog
+from collector.model.errors import LogError, UsageError
+from collector.model.events import Event, Kind
+from pruner.policy.policy import Policy
 
 S = 10**9
 T0 = 1_700_000_000 * S

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analyzer import logged
-from analyzer.library import load
-from analyzer.logged import MONTH_BITS, NEVER, OPEN, LoggedUses, in_order, survey
-from analyzer.trace import Use
+from analyzer.native.loader import load
+from analyzer.trace import uses as logged
+from analyzer.trace.trace import Use
+from analyzer.trace.uses import MONTH_BITS, NEVER, OPEN, LoggedUses, in_order, survey
 
 IMAGES = 4
 ORIGIN = 3 << MONTH_BITS

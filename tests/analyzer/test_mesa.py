@@ -10,12 +10,12 @@ import pytest
 from analyzer.baselines import baseline
 from analyzer.baselines.base import HOUR, Baseline
 from analyzer.baselines.by_age import DockerGc, PruneUntil
-from analyzer.cleaner import PolicyCleaner
-from analyzer.replay import replay, replay_many
-from analyzer.result import Result
-from analyzer.trace import Trace
-from collector.units import format_bytes
-from pruner.policy import Policy, Space
+from analyzer.simulation.cleaner import PolicyCleaner
+from analyzer.simulation.replay import replay, replay_many
+from analyzer.simulation.result import Result
+from analyzer.trace.trace import Trace
+from collector.model.units import format_bytes
+from pruner.policy.policy import Policy, Space
 from tests.analyzer.conftest import GIB
 
 

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from analyzer.advice import Constraints, Recommendation, Trial, later, reasons, recommend, split_time
-from analyzer.cleaner import PolicyCleaner
-from analyzer.earn import Earning
-from analyzer.fleet import Findings
-from analyzer.grid import Candidate, grid
-from analyzer.replay import replay
-from analyzer.trace import DiskState, ImageFacts, Trace, Use, make_trace
-from collector.errors import UsageError
-from collector.log import EventLog
-from pruner.config import load_policy, policy_from
-from pruner.policy import Policy
+from analyzer.search.allowlist import Earning
+from analyzer.search.fleet import Findings
+from analyzer.search.grid import Candidate, grid
+from analyzer.search.recommend import Constraints, Recommendation, Trial, later, reasons, recommend, split_time
+from analyzer.simulation.cleaner import PolicyCleaner
+from analyzer.simulation.replay import replay
+from analyzer.trace.trace import DiskState, ImageFacts, Trace, Use, make_trace
+from collector.eventlog.log import EventLog
+from collector.model.errors import UsageError
+from pruner.policy.file import load_policy, policy_from
+from pruner.policy.policy import Policy
 from tests.analyzer.command import analyzer
 from tests.analyzer.test_fleet import history
 from tests.analyzer.test_kernel import policies, traces

@@ -6,13 +6,13 @@ import pytest
 
 from analyzer.baselines import Baseline
 from analyzer.baselines.by_age import DockerGc, PruneUntil
-from analyzer.cleaner import PolicyCleaner, Trigger
-from analyzer.host import Removal
-from analyzer.replay import replay, replay_many
-from analyzer.result import Result
-from analyzer.trace import DiskState, ImageFacts, Trace, Use, make_trace
-from collector.errors import LogError, UsageError
-from pruner.policy import Policy, Space
+from analyzer.simulation.cleaner import PolicyCleaner, Trigger
+from analyzer.simulation.host import Removal
+from analyzer.simulation.replay import replay, replay_many
+from analyzer.simulation.result import Result
+from analyzer.trace.trace import DiskState, ImageFacts, Trace, Use, make_trace
+from collector.model.errors import LogError, UsageError
+from pruner.policy.policy import Policy, Space
 
 BASE = ("base", 30)
 A, B, C = range(3)

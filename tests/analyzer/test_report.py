@@ -11,23 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analyzer import report_charts, report_data, report_html
-from analyzer.advice import Trial, propose
 from analyzer.baselines import baseline
-from analyzer.downsample import distinct_times, fewer_steps
-from analyzer.grid import Candidate
-from analyzer.lifelines import stays
-from analyzer.loading import load_trace
-from analyzer.replay import replay_many
-from analyzer.report_data import AS_RECORDED, Study
-from analyzer.report_html import write_report
-from analyzer.report_parts import ReportError
-from analyzer.trace import Trace
-from collector.errors import LogError
-from collector.events import Event, Kind
-from collector.log import EventLog
-from collector.units import format_bytes
-from pruner.config import policy_from
+from analyzer.report import charts, html_page, study
+from analyzer.report.downsample import distinct_times, fewer_steps
+from analyzer.report.html_page import write_report
+from analyzer.report.parts import ReportError
+from analyzer.report.study import AS_RECORDED, Study
+from analyzer.search.grid import Candidate
+from analyzer.search.recommend import Trial, propose
+from analyzer.simulation.lifelines import stays
+from analyzer.simulation.replay import replay_many
+from analyzer.trace.load import load_trace
+from analyzer.trace.trace import Trace
+from collector.eventlog.log import EventLog
+from collector.model.errors import LogError
+from collector.model.events import Event, Kind
+from collector.model.units import format_bytes
+from pruner.policy.file import policy_from
 from tests.analyzer.command import analyzer as run
 from tests.analyzer.made_host import HOSTILE, T0, make_week, study_of
 from tests.analyzer.test_cli import analyzer
@@ -117,7 +117,7 @@ def test_where_nothing_fits_the_report_recommends_nothing(week: EventLog, tmp_pa
 
 
 def test_those_are_ringed_that_none_beats(made: Study) -> None:
-    rows = [row for row in report_charts.trade_off(made) if row["kind"] != "what others do"]
+    rows = [row for row in charts.trade_off(made) if row["kind"] != "what others do"]
     for row in rows:
         beaten = any(
             (other["repulled"], -other["free"]) != (row["repulled"], -row["free"])
@@ -126,7 +126,7 @@ def test_those_are_ringed_that_none_beats(made: Study) -> None:
             for other in rows
         )
         assert row["best"] is not beaten
-    assert not [row for row in report_charts.trade_off(made) if row["kind"] == "what others do" and row["best"]]
+    assert not [row for row in charts.trade_off(made) if row["kind"] == "what others do" and row["best"]]
 
 
 def test_of_a_short_history_the_policy_is_chosen_on_all_of_it(log: EventLog) -> None:
@@ -149,7 +149,7 @@ def test_where_nothing_can_be_tried_there_is_no_recommendation() -> None:
 
 
 def test_costs_add_up_and_go_by_project(made: Study) -> None:
-    kind, costs = report_data.costs(made)
+    kind, costs = study.costs(made)
     assert kind == "project"
     assert {cost.owner for cost in costs} == {"group/project-0", "group/project-1", "group/project-2"}
     for result in (made.rival, made.chosen):
@@ -159,14 +159,14 @@ def test_costs_add_up_and_go_by_project(made: Study) -> None:
 
 
 def test_every_line_keeps_its_least_free_space(made: Study) -> None:
-    lines = {row["series"]: row["free"] for row in report_data.free_space(made)}
+    lines = {row["series"]: row["free"] for row in study.free_space(made)}
     assert AS_RECORDED in lines
     for result in made.results:
         assert min(lines[result.name]) == min(result.min_free, lines[result.name][0])
 
 
 def test_hostile_names_stay_text(made: Study) -> None:
-    text = report_html.render(made)
+    text = html_page.render(made)
     assert HOSTILE not in text
     assert text.count("<script") == text.count("</script>") == 3
     assert "<img" not in text.split('id="data">')[0]
@@ -175,13 +175,13 @@ def test_hostile_names_stay_text(made: Study) -> None:
 
 
 def test_the_file_names_no_address_to_load_from(made: Study) -> None:
-    page = report_html.render(made).split('id="data">')[0]
+    page = html_page.render(made).split('id="data">')[0]
     assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#)""", page)
     assert "default-src 'none'" in page
 
 
 def test_the_headline_tells_both_costs(made: Study) -> None:
-    page = report_html.render(made)
+    page = html_page.render(made)
     headline = re.sub(r"<[^>]+>", "", page.split("<h1>")[1].split("</h1>")[0])
     assert re.fullmatch(r"At \d+% free this host would have re-pulled .+ in 7\.0 d; docker-gc-24h .+", headline)
 

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analyzer.cleaner import PolicyCleaner
-from analyzer.grid import AllowlistSet, Candidate, expand, grid
-from analyzer.replay import replay
-from analyzer.result import Result
-from analyzer.search import badness, pareto, possible, sweep
-from analyzer.trace import DiskState, ImageFacts, Trace, Use, make_trace
-from collector.errors import UsageError
-from collector.log import EventLog
-from pruner.config import policy_from
-from pruner.orders import ORDERS
+from analyzer.search.grid import AllowlistSet, Candidate, expand, grid
+from analyzer.search.pareto import badness, pareto, possible, sweep
+from analyzer.simulation.cleaner import PolicyCleaner
+from analyzer.simulation.replay import replay
+from analyzer.simulation.result import Result
+from analyzer.trace.trace import DiskState, ImageFacts, Trace, Use, make_trace
+from collector.eventlog.log import EventLog
+from collector.model.errors import UsageError
+from pruner.policy.file import policy_from
+from pruner.policy.orders import ORDERS
 from tests.analyzer.command import analyzer
 from tests.analyzer.test_cli import busy
 

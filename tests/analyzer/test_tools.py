@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyzer import kernel
 from analyzer.baselines import BASELINES, baseline
 from analyzer.baselines.base import Baseline
 from analyzer.baselines.by_age import Ecs, Nomad, Taskcluster
 from analyzer.baselines.by_space import Arvados, Docuum, DroneGc, Kubelet, Stone
-from analyzer.compiled import index_for
-from analyzer.replay import replay
-from analyzer.tools import Tool, ToolKind
-from analyzer.trace import DiskState, Trace, make_trace
+from analyzer.kernel import index
+from analyzer.kernel.rules import Tool, ToolKind
+from analyzer.simulation.compiled import index_for
+from analyzer.simulation.replay import replay
+from analyzer.trace.trace import DiskState, Trace, make_trace
 from tests.analyzer.test_kernel import figures, stretched, traces
 
 pytestmark = pytest.mark.skipif(
-    not kernel.available(make_trace([], [], [DiskState(0, 1, 0)])), reason="neither a built kernel nor a C compiler"
+    not index.available(make_trace([], [], [DiskState(0, 1, 0)])), reason="neither a built kernel nor a C compiler"
 )
 COMPILED = [name for name in BASELINES if isinstance(getattr(baseline(name), "tool", None), Tool)]
 SECONDS = st.sampled_from([0.5, 1.0, 3.0, 20.0])

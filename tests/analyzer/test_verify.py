@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from analyzer.verify import PruneCheck, agreement, verify
-from collector.errors import LogError
-from collector.events import Event, Kind
-from collector.log import EventLog
-from pruner.config import to_json
-from pruner.policy import Policy, Space
+from analyzer.audit.verify import PruneCheck, agreement, verify
+from collector.eventlog.log import EventLog
+from collector.model.errors import LogError
+from collector.model.events import Event, Kind
+from pruner.policy.file import to_json
+from pruner.policy.policy import Policy, Space
 from tests.analyzer.test_cli import analyzer
 from tests.analyzer.test_loading import T0, S, container, observed, sample
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from collector.faults import faults_in_one_line
-from collector.log import EventLog
+from collector.eventlog.log import EventLog
+from collector.terminal.faults import faults_in_one_line
 from tests.analyzer.made_host import make_week
 from tests.analyzer.test_cli import analyzer
 from tests.needs import cannot_run

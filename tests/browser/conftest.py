@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from analyzer.report_html import write_report
-from collector.events import Event, Kind
-from collector.log import EventLog
+from analyzer.report.html_page import write_report
+from collector.eventlog.log import EventLog
+from collector.model.events import Event, Kind
 from tests.analyzer.command import analyzer
 from tests.analyzer.made_host import HOSTILE, T0, make_week, study_of
 from tests.needs import cannot_run

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.clock import Clock
-from collector.events import Event, Kind
+from collector.machine.clock import Clock
+from collector.model.events import Event, Kind
 
 S = 10**9
 T0 = 1_700_000_000 * S

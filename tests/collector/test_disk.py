@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from collector.disk import DiskSample, sample_disk
-from collector.errors import EngineError
+from collector.machine.disk import DiskSample, sample_disk
+from collector.model.errors import EngineError
 from tests.engine.disk import LoopDisk
 from tests.needs import cannot_run
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from collector.paths import write_whole
+from collector.model.paths import write_whole
 
 BIN = Path(sys.executable).parent
 WITHOUT_OVERRIDE = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
@@ -77,7 +77,7 @@ def test_a_reader_that_has_had_enough_is_no_fault(arguments: list[str]) -> None:
 
 def test_what_a_command_ends_with_itself_stays() -> None:
     code = (
-        "import typer; from collector import faults; app = typer.Typer()\n"
+        "import typer; from collector.terminal import faults; app = typer.Typer()\n"
         "@app.command()\ndef end() -> None: raise SystemExit(5)\nfaults.run(app, 'end')"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 5

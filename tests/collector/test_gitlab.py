@@ -15,11 +15,12 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from typer.testing import CliRunner
 
-from collector import cli, gitlab
-from collector.errors import UsageError
-from collector.faults import faults_in_one_line
-from collector.gitlab import GitLabError, Server, ingest_gitlab, read_token
-from collector.log import EventLog
+from collector import cli
+from collector.eventlog.log import EventLog
+from collector.job_sources import gitlab
+from collector.job_sources.gitlab import GitLabError, Server, ingest_gitlab, read_token
+from collector.model.errors import UsageError
+from collector.terminal.faults import faults_in_one_line
 from tests.collector.test_jobs import JOB_A, JOB_B, SERVICE
 from tests.collector.test_translate import CAPTURES
 

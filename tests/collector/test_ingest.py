@@ -9,12 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from collector.cli import app
-from collector.events import Event, Kind
-from collector.ingest import JOURNAL, ingest_file, ingest_stream, journal_cursor
-from collector.joblog import JobLog, Sighting, sightings
-from collector.log import EventLog
-from collector.names import familiar
-from collector.runnerlog import JobFinished, JobNamesImage, JobStarted, parse_line, read_lines
+from collector.eventlog.log import EventLog
+from collector.job_sources.ingest import JOURNAL, ingest_file, ingest_stream, journal_cursor
+from collector.job_sources.joblog import JobLog, Sighting, sightings
+from collector.job_sources.runnerlog import JobFinished, JobNamesImage, JobStarted, parse_line, read_lines
+from collector.model.events import Event, Kind
+from collector.model.names import familiar
 from tests.collector.test_jobs import JOB_A, JOB_B, SERVICE, log, witnessed  # noqa: F401
 from tests.collector.test_translate import CAPTURES
 

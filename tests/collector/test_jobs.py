@@ -8,11 +8,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from collector.events import Event, Kind
-from collector.jobs import Job, job_of, project_of
-from collector.log import EventLog
-from collector.schema import MIGRATIONS
-from collector.translate import Translator
+from collector.engine.translate import Translator
+from collector.eventlog.log import EventLog
+from collector.eventlog.schema import MIGRATIONS
+from collector.model.events import Event, Kind
+from collector.model.jobs import Job, job_of, project_of
 from tests.collector.test_translate import Names, capture
 
 G = "com.gitlab.gitlab-runner."

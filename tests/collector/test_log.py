@@ -12,11 +12,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from collector.errors import LogBusyError, LogError
-from collector.events import Event, Kind
-from collector.log import EventLog, migrate
-from collector.paths import default_log_path
-from collector.schema import MIGRATIONS, SCHEMA_VERSION
+from collector.eventlog.log import EventLog, migrate
+from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION
+from collector.model.errors import LogBusyError, LogError
+from collector.model.events import Event, Kind
+from collector.model.paths import default_log_path
 
 IMAGE = "sha256:" + "a" * 64
 
@@ -157,7 +157,8 @@ def test_no_permission_is_said(log: EventLog, closed: str) -> None:
     (log.path if closed == "file" else log.path.parent).chmod(0)
     # Root may read everything, so somebody else tries: from a child, which gives up its rights.
     script = (
-        "import os,sys,pathlib,duckdb; from collector.log import EventLog; from collector.errors import LogError\n"
+        "import os,sys,pathlib,duckdb\n"
+        "from collector.eventlog.log import EventLog; from collector.model.errors import LogError\n"
         "if os.geteuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "try: EventLog(pathlib.Path(sys.argv[1])).query('SELECT 1')\n"
         "except LogError as error: print(error)\n"
@@ -170,7 +171,8 @@ def test_no_permission_is_said(log: EventLog, closed: str) -> None:
 
 def test_kill_9_during_appends_loses_nothing_committed(log: EventLog) -> None:
     script = (
-        "import sys,pathlib; from collector.log import EventLog; from collector.events import Event,Kind\n"
+        "import sys,pathlib\n"
+        "from collector.eventlog.log import EventLog; from collector.model.events import Event,Kind\n"
         "log=EventLog(pathlib.Path(sys.argv[1]),host='runner-1')\n"
         "for i in range(1,10**6):\n log.append([Event(i,Kind.GAP)]); print(i,flush=True)\n"
     )

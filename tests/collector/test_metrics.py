@@ -18,11 +18,11 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client.parser import text_string_to_metric_families
 
-from collector.errors import UsageError
-from collector.events import Event, Kind
-from collector.log import EventLog
-from collector.metrics import PREFIX, SPECS, Live, Metrics
-from collector.wake import leave_levels
+from collector.eventlog.log import EventLog
+from collector.machine.wake import leave_levels
+from collector.model.errors import UsageError
+from collector.model.events import Event, Kind
+from collector.monitoring.metrics import PREFIX, SPECS, Live, Metrics
 from tests.needs import cannot_run
 
 SHIPPED = Path(__file__).parents[2] / "collector" / "monitoring"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from collector.arrivals import Arrivals
-from collector.bolt import BoltError, read_buckets
-from collector.events import Event, Kind
-from collector.observation import ImageObservation
-from collector.origin import Origin, agreed, by_content, by_identity, by_manifests
-from collector.presence import Presence
+from collector.daemon.arrivals import Arrivals
+from collector.daemon.presence import Presence
+from collector.engine.bolt import BoltError, read_buckets
+from collector.model.events import Event, Kind
+from collector.model.observation import ImageObservation
+from collector.model.origin import Origin, agreed, by_content, by_identity, by_manifests
 
 HEX = "0a" * 32
 IMAGE = f"sha256:{HEX}"

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from collector.reader import Lateness, Reader
+from collector.engine.stream import Lateness, Reader
 
 S = 10**9
 OPENED = 100 * S

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from collector.cli import app
-from collector.errors import LogError
-from collector.events import Event, Kind
-from collector.log import EventLog
-from collector.reports import DAY_S, Witness, status
+from collector.eventlog.log import EventLog
+from collector.model.errors import LogError
+from collector.model.events import Event, Kind
+from collector.queries.status import DAY_S, Witness, status
 
 NS = 10**9
 NOW = 1_800_000_000.0

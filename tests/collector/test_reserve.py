@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from collector.reserve import Reserve
+from collector.machine.reserve import Reserve
 
 
 def test_space_is_kept_back_and_given_only_when_there_is_next_to_none(tmp_path: Path) -> None:

@@ -9,18 +9,18 @@ import pytest
 from typer.testing import CliRunner
 
 from analyzer import cli as analyzer_cli
-from analyzer.costs import costs
+from analyzer.audit.costs import costs
 from analyzer.options import By
 from collector.cli import app
-from collector.errors import UsageError
-from collector.events import Event, Kind
-from collector.jobreport import jobs
-from collector.log import EventLog
-from collector.observation import ImageObservation, Layer
-from collector.presence import Presence
-from collector.pulls import PullKind, fold, read_pulls
-from collector.story import stories
-from collector.units import format_bytes
+from collector.daemon.presence import Presence
+from collector.eventlog.log import EventLog
+from collector.model.errors import UsageError
+from collector.model.events import Event, Kind
+from collector.model.observation import ImageObservation, Layer
+from collector.model.units import format_bytes
+from collector.queries.jobs import jobs
+from collector.queries.pulls import PullKind, fold, read_pulls
+from collector.queries.story import stories
 
 G = "com.gitlab.gitlab-runner."
 A, B, C = ("sha256:" + letter * 64 for letter in "abc")

@@ -7,8 +7,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from collector.sparkline import sparkline
-from collector.table import Table, shorten, shorten_all
+from collector.terminal.sparkline import sparkline
+from collector.terminal.table import Table, shorten, shorten_all
 
 LONG = "registry.example.org/group/project/debian/x86_64_build:2023-10-31-sha"
 PLAN = Table(

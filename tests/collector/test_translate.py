@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from collector.events import Event, Kind
-from collector.observation import ListedContainer, chain_id, pair_layers
-from collector.translate import Translator
+from collector.engine.translate import Translator
+from collector.model.events import Event, Kind
+from collector.model.observation import ListedContainer, chain_id, pair_layers
 
 CAPTURES = Path(__file__).parents[1] / "data" / "gitlab-runner"
 ID_1 = "sha256:" + "1" * 64

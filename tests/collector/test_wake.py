@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from collector.disk import DiskSample
-from collector.wake import FIRST_PAUSE_S, LAST_PAUSE_S, Alarm, leave_levels, levels_path, read_levels, wake_path
+from collector.machine.disk import DiskSample
+from collector.machine.wake import FIRST_PAUSE_S, LAST_PAUSE_S, Alarm, leave_levels, levels_path, read_levels, wake_path
 from tests.engine.disk import LoopDisk
 from tests.needs import cannot_run
 

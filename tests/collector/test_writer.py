@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from collector.errors import LogError
-from collector.events import Event, Kind
-from collector.log import EventLog
-from collector.spool import Spool
-from collector.writer import LogWriter, spool_path
+from collector.eventlog.log import EventLog
+from collector.eventlog.spool import Spool
+from collector.eventlog.writer import LogWriter, spool_path
+from collector.model.errors import LogError
+from collector.model.events import Event, Kind
 
 
 def events(first: int, last: int) -> list[Event]:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from collector.units import format_bytes
+from collector.model.units import format_bytes
 
 ROOT = Path(__file__).parents[2]
 # How the README calls a row of the demo.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from collector.log import EventLog
+from collector.eventlog.log import EventLog
 from tests.engine.engines import Engine
 
 # An overloaded machine must not fail a test: whatever comes at all has come by then, seconds.
@@ -84,7 +84,7 @@ class Host:
 
     def start_collector(self, *options: str) -> subprocess.Popen[bytes]:
         """Start the collector and wait until it witnesses."""
-        path = self.engine.folder / "collector.log"
+        path = self.engine.folder / "collector.eventlog.log"
         before = path.read_text().count("witnessing") if path.exists() else 0
         with path.open("ab") as log:
             process = subprocess.Popen(
@@ -106,7 +106,7 @@ class Host:
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=END_S) == 0, (self.engine.folder / "collector.log").read_text()
+            assert process.wait(timeout=END_S) == 0, (self.engine.folder / "collector.eventlog.log").read_text()
 
     def wait_for_events(self, kind: str, count: int) -> None:
         """Wait until the log holds so many events of a kind."""

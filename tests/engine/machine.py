@@ -186,7 +186,7 @@ class Machine:
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Ask the machine's event log, on the machine."""
         script = (
-            "import json, sys; from pathlib import Path; from collector.log import EventLog;"
+            "import json, sys; from pathlib import Path; from collector.eventlog.log import EventLog;"
             "log = EventLog(Path('/var/lib/docker-hindsight/events.duckdb'));"
             "print(json.dumps(log.query(sys.argv[1]) if log.exists() else [], default=str))"
         )

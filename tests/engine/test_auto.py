@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from collector.events import Event, Kind
+from collector.model.events import Event, Kind
 from tests.engine.engines import Engine
 from tests.engine.host import Host
 

@@ -70,7 +70,7 @@ def test_a_flood_is_recorded_whole_whatever_the_log_is_going_through(docker20: E
     client = docker20.client()
     client.images.pull(image.reference)
     client.close()
-    said = docker20.folder / "collector.log"
+    said = docker20.folder / "collector.eventlog.log"
     with host.collecting():
         host.wait_for_events("image_observed", 1)
         for number, trouble in enumerate((held(host.log_path), frozen(disk), full(disk))):

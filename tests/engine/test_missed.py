@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from collector.wake import FIRST_PAUSE_S, wake_path
+from collector.machine.wake import FIRST_PAUSE_S, wake_path
 from tests.engine.engines import Engine
 from tests.engine.host import Host
 from tests.engine.proxy import Proxy

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import docker.errors
 import pytest
 
-from analyzer.loading import load_trace
+from analyzer.trace.load import load_trace
 from tests.conftest import MakeEngine
 from tests.engine.builds import Builder, build, builders
 from tests.engine.engines import Engine

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from analyzer.cleaner import PolicyCleaner
-from analyzer.loading import load_trace
-from analyzer.replay import replay
-from pruner.config import policy_from
+from analyzer.simulation.cleaner import PolicyCleaner
+from analyzer.simulation.replay import replay
+from analyzer.trace.load import load_trace
+from pruner.policy.file import policy_from
 from tests.engine.engines import Engine
 from tests.engine.host import Host
 from tests.engine.registry import Registry, base_layer, random_layer

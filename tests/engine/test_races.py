@@ -17,14 +17,16 @@ import docker.errors
 import pytest
 from docker.models.containers import Container
 
-from collector.engine import Engine as Border
-from collector.observation import ListedContainer
-from pruner import executor, holds, running
-from pruner.config import policy_from
-from pruner.executor import Executor, exclusive
-from pruner.inventory import Image
-from pruner.lookout import Lookout
-from pruner.plan import Plan
+from collector.engine.client import Engine as Border
+from collector.model.observation import ListedContainer
+from pruner.planning.plan import Plan
+from pruner.policy.file import policy_from
+from pruner.removal import executor
+from pruner.removal import run as running
+from pruner.removal.executor import Executor, exclusive
+from pruner.state import jobs_in_flight
+from pruner.state.event_watch import Lookout
+from pruner.state.inventory import Image
 from tests.engine.engines import Engine
 from tests.engine.host import Host, locked
 from tests.engine.proxy import Proxy
@@ -195,7 +197,7 @@ def test_no_job_misses_what_was_pulled_before_a_pruner_in_a_loop_asked(
     docker20: Engine, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As min_age is seconds here and not an hour, so is all else that is measured against it.
-    monkeypatch.setattr(holds, "_MARGIN_S", 0.5)
+    monkeypatch.setattr(jobs_in_flight, "_MARGIN_S", 0.5)
     host = Host(docker20, docker20.folder / "log" / "events.duckdb")
     helper = registry.push_image("gitlab/helper", "1", [base_layer()])
     images = [registry.push_image(f"race/{k}", "1", [base_layer(), random_layer(600 + k, 4 * MIB)]) for k in range(20)]

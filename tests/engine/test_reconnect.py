@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from collector.engine import Engine as Border
+from collector.engine.client import Engine as Border
 from tests.engine.engines import Engine
 from tests.engine.host import END_S, Host
 from tests.engine.proxy import Proxy
@@ -141,7 +141,7 @@ def test_after_a_restart_of_the_engine_what_happened_unseen_is_known(
         flood(any_engine, gone.reference, "before", 10)
         wait_for_tags(host, "before", 10)
         ((before,),) = host.log.query("SELECT max(seq) FROM event")
-        said = any_engine.folder / "collector.log"
+        said = any_engine.folder / "collector.eventlog.log"
         tries = said.read_text().count("trying again")
         cut = time.time()
         proxy.cut()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from collector.errors import LogError
+from collector.model.errors import LogError
 from tests.engine.disk import LoopDisk
 from tests.engine.engines import Engine
 from tests.engine.host import Host, locked
@@ -29,7 +29,7 @@ def reference(docker20: Engine, registry: Registry) -> str:
 
 
 def said(host: Host) -> list[str]:
-    return (host.engine.folder / "collector.log").read_text().splitlines()
+    return (host.engine.folder / "collector.eventlog.log").read_text().splitlines()
 
 
 def tag(host: Host, reference: str, name: str) -> None:

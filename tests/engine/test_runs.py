@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from collector.engine import Engine as Border
-from pruner import running
-from pruner.config import policy_from
-from pruner.executor import MAX_ROUNDS, Executor
-from pruner.plan import Plan
+from collector.engine.client import Engine as Border
+from pruner.planning.plan import Plan
+from pruner.policy.file import policy_from
+from pruner.removal import run as running
+from pruner.removal.executor import MAX_ROUNDS, Executor
 from tests.engine.engines import Engine
 from tests.engine.host import Host
 from tests.engine.registry import Registry, base_layer, random_layer

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from collector.engine import Engine as Border
-from pruner.config import policy_from
-from pruner.executor import Executor
-from pruner.running import make_plan
+from collector.engine.client import Engine as Border
+from pruner.policy.file import policy_from
+from pruner.removal.executor import Executor
+from pruner.removal.run import make_plan
 from tests.conftest import MakeEngine
 from tests.engine.engines import Engine
 from tests.engine.host import Host

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from collector.engine import Engine as Border
-from pruner.config import policy_from
-from pruner.executor import Executor
-from pruner.plan import plan
-from pruner.survey import survey
+from collector.engine.client import Engine as Border
+from pruner.planning.plan import plan
+from pruner.policy.file import policy_from
+from pruner.removal.executor import Executor
+from pruner.state.survey import survey
 from tests.engine.engines import Engine
 from tests.engine.host import END_S, Host
 from tests.engine.registry import PushedImage, Registry, base_layer, random_layer

@@ -43,7 +43,11 @@ def machine(docker20: Engine, programs: Path, state_root: Path) -> Iterator[Mach
     made = Machine(docker20.folder / "machine", programs, docker20.folder, docker20.disk.path, state_root)
     made.run("groupadd", "--system", "--gid", str(DOCKER_GID), "docker")
     # As pip does: compiled once, by a user who may write there.
-    made.run("python", "-c", "import collector.cli, collector.daemon, pruner.cli, pruner.running, pruner.reports")
+    made.run(
+        "python",
+        "-c",
+        "import collector.cli, collector.daemon.loop, pruner.cli, pruner.removal.run, pruner.report.terminal",
+    )
     yield made
     made.stop()
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from collector.units import parse_bytes
+from collector.model.units import parse_bytes
 from tests.engine.engines import Engine
 from tests.engine.host import Host
 from tests.engine.registry import Registry, base_layer, random_layer

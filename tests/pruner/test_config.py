@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from collector.errors import UsageError
+from collector.model.errors import UsageError
 from pruner.cli import app
-from pruner.config import COMMAND_LINE, KEYS, SECTIONS, load_policy, policy_from, to_json, to_toml
-from pruner.policy import BuildCache, Policy, Space, Volumes, repository
+from pruner.policy.file import COMMAND_LINE, KEYS, SECTIONS, load_policy, policy_from, to_json, to_toml
+from pruner.policy.policy import BuildCache, Policy, Space, Volumes, repository
 
 
 def test_a_written_policy_reads_back(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruner.decision import Reason, evict
+from pruner.planning.decision import Reason, evict
 
 GB = 10**9
 NEVER = (-1.0, -1.0)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from collector.errors import UsageError
+from collector.model.errors import UsageError
 from pruner.cli import main
-from pruner.config import load_policy
-from pruner.foreign import bre_to_python, import_docker_gc, import_docuum
+from pruner.policy.file import load_policy
+from pruner.policy.other_tools import bre_to_python, import_docker_gc, import_docuum
 
 EXCLUDES = r"""
 registry.example.org/infra/base:latest

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from analyzer.cleaner import PolicyCleaner
-from analyzer.replay import replay
-from analyzer.trace import DiskState, ImageFacts, Use, make_trace
-from collector.errors import UsageError
-from collector.events import Event, Kind
-from collector.log import EventLog
-from pruner.config import load_policy, policy_from, to_toml
-from pruner.headroom import DAY, Falls, read_falls, resolved
-from pruner.policy import Policy, Space
+from analyzer.simulation.cleaner import PolicyCleaner
+from analyzer.simulation.replay import replay
+from analyzer.trace.trace import DiskState, ImageFacts, Use, make_trace
+from collector.eventlog.log import EventLog
+from collector.model.errors import UsageError
+from collector.model.events import Event, Kind
+from pruner.policy.file import load_policy, policy_from, to_toml
+from pruner.policy.headroom import DAY, Falls, read_falls, resolved
+from pruner.policy.policy import Policy, Space
 
 T0 = 1_700_000_100 * 10**9  # a multiple of 300 s
 AUTO = Policy(threshold=Space.parse("auto"))

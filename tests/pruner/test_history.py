@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from collector.errors import UsageError
-from collector.events import Event, Kind
-from collector.log import EventLog
+from collector.eventlog.log import EventLog
+from collector.model.errors import UsageError
+from collector.model.events import Event, Kind
 from pruner.cli import main
-from pruner.history import Past, read, said, since_when, totals
+from pruner.report.history import Past, read, said, since_when, totals
 
 HOUR = 3600
 T0 = 1_800_000_000

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from collector.events import Event, Kind
-from collector.ingest import ingest_stream, store
-from collector.joblog import Sighting
-from collector.jobs import Job
-from collector.log import EventLog
-from collector.observation import ListedContainer
-from collector.runnerlog import JobNamesImage
-from collector.translate import Translator
-from pruner.holds import Flight, JobMemory, flights, held_for_jobs, read_jobs
+from collector.engine.translate import Translator
+from collector.eventlog.log import EventLog
+from collector.job_sources.ingest import ingest_stream, store
+from collector.job_sources.joblog import Sighting
+from collector.job_sources.runnerlog import JobNamesImage
+from collector.model.events import Event, Kind
+from collector.model.jobs import Job
+from collector.model.observation import ListedContainer
+from pruner.state.jobs_in_flight import Flight, JobMemory, flights, held_for_jobs, read_jobs
 from tests.collector.test_ingest import STORY
 from tests.collector.test_jobs import JOB_A, JOB_B, SERVICE, witnessed
 from tests.collector.test_translate import Names, capture

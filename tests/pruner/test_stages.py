@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.disk import DiskSample
-from collector.origin import Origin
-from pruner import stages
-from pruner.decision import Reason
-from pruner.inventory import BuildCacheUsage, CacheRecord, Container, Image, Inventory, Volume
-from pruner.plan import Plan, plan
-from pruner.policy import BuildCache, Containers, Dangling, Policy, Space, Volumes
-from pruner.stages import ItemKind, Shortage, Why
+from collector.machine.disk import DiskSample
+from collector.model.origin import Origin
+from pruner.planning import stages
+from pruner.planning.decision import Reason
+from pruner.planning.plan import Plan, plan
+from pruner.planning.stages import ItemKind, Shortage, Why
+from pruner.policy.policy import BuildCache, Containers, Dangling, Policy, Space, Volumes
+from pruner.state.inventory import BuildCacheUsage, CacheRecord, Container, Image, Inventory, Volume
 
 NOW = 1_000_000.0
 HOUR, DAY = 3600.0, 86400.0

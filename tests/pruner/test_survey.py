@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from collector.errors import UsageError
-from collector.events import Kind
-from collector.observation import ListedContainer
-from collector.origin import Origin
-from pruner.config import policy_from
-from pruner.inventory import Container, Image
-from pruner.lookout import names_of, raw_use
-from pruner.quick import free_space
-from pruner.survey import free_slots, read_build_cache, read_container, read_slots, slot_of, sort_of
+from collector.model.errors import UsageError
+from collector.model.events import Kind
+from collector.model.observation import ListedContainer
+from collector.model.origin import Origin
+from pruner.policy.file import policy_from
+from pruner.removal.free_space import free_space
+from pruner.state.event_watch import names_of, raw_use
+from pruner.state.inventory import Container, Image
+from pruner.state.survey import free_slots, read_build_cache, read_container, read_slots, slot_of, sort_of
 
 HEX = "0123456789abcdef" * 4
 SLOT = "runner-abcdefgh-project-7-concurrent-0"

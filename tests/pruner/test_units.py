@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pruner.cli import main
-from pruner.config import load_policy
-from pruner.policy import Policy
+from pruner.policy.file import load_policy
+from pruner.policy.policy import Policy
 from tests.needs import cannot_run
 
 BIN = Path(sys.executable).parent

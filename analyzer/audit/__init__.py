@@ -1,0 +1,1 @@
+"""Checking recorded prunes, and what images cost."""

@@ -1,0 +1,390 @@
+"""Proof on the operator's own log: what each recorded prune removed is what its history says must go.
+
+For each recorded prune the log is cut at the moment at which it began, and the decision function is
+asked again, by the policy that was recorded, about what the cut log tells. Taken from the record are
+the disk as it was measured, what other stages freed before images, and which images jobs in flight
+held; images, layers, containers and every last use are the log's.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from collector.eventlog.log import EventLog
+from collector.machine.disk import DiskSample
+from collector.model.errors import HindsightError, LogError
+from collector.model.units import format_time
+from collector.terminal import console
+from pruner.planning.decision import Reason
+from pruner.planning.plan import Plan, plan
+from pruner.policy.file import policy_from
+from pruner.policy.orders import LEARNING_ORDERS
+from pruner.policy.policy import Levels, Policy
+from pruner.state.inventory import Container, Image, Inventory, image_of, number, read_history, with_habits
+from pruner.state.learning import Experience, Habits, read_experience
+
+_SAME_MOMENT_S = 1.0
+_EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCheck:
+    """One image at one prune.
+
+    Attributes:
+        image: its ID.
+        name: what people call it.
+        replayed: the reason that the replay gives; None: the log did not know that it was there.
+        recorded: the reason that the pruner recorded; None: it did not see the image.
+        removed: whether it was removed in fact.
+        cause: why replay and fact differ; empty if they agree.
+    """
+
+    image: str
+    name: str
+    replayed: str | None
+    recorded: str | None
+    removed: bool
+    cause: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether it was removed if, and only if, the replay says so."""
+        return _goes(self.replayed) == self.removed
+
+
+@dataclass(frozen=True, slots=True)
+class PruneCheck:
+    """One recorded prune.
+
+    Attributes:
+        prune: its ID in the log.
+        started: when it began, UTC seconds.
+        trigger: what started it.
+        policy: the policy in words.
+        images: every image that the pruner or the replay knew.
+        skipped: why it cannot be replayed; None: it was.
+    """
+
+    prune: str
+    started: float
+    trigger: str
+    policy: str
+    images: tuple[ImageCheck, ...] = ()
+    skipped: str | None = None
+
+    @property
+    def agreement(self) -> float:
+        """The share of images on which replay and fact agree; 1 without images."""
+        return sum(check.agrees for check in self.images) / len(self.images) if self.images else 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as a JSON object; times in UTC seconds."""
+        return {
+            "prune": self.prune,
+            "started": self.started,
+            "trigger": self.trigger,
+            "policy": self.policy,
+            "skipped": self.skipped,
+            "images": len(self.images),
+            "removed": [check.image for check in self.images if check.removed],
+            "agreement": self.agreement if self.skipped is None else None,
+            "disagreements": [
+                {
+                    "image": check.image,
+                    "name": check.name,
+                    "replayed": check.replayed,
+                    "recorded": check.recorded,
+                    "removed": check.removed,
+                    "cause": check.cause,
+                }
+                for check in self.images
+                if not check.agrees
+            ],
+        }
+
+
+def agreement(checks: Sequence[PruneCheck]) -> float | None:
+    """The share of images, over all prunes that could be replayed; None without any."""
+    images = [check for made in checks for check in made.images]
+    return sum(check.agrees for check in images) / len(images) if images else None
+
+
+def verify(log: EventLog, host: str | None = None, last: int | None = None) -> list[PruneCheck]:
+    """Replay the recorded history up to each recorded prune.
+
+    Args:
+        log: the event log.
+        host: whose prunes; None if the log knows only one host that pruned.
+        last: how many of the latest prunes; None: all.
+
+    Returns:
+        One check a prune, oldest first.
+
+    Raises:
+        LogError: the log cannot be read, or holds no prune.
+    """
+    host = host or _host(log)
+    recorded = _recorded(log, host, last)
+    checks = []
+    with tempfile.TemporaryDirectory(prefix="docker-hindsight-") as folder:
+        # The latest first: what is to be forgotten grows, so that one copy serves all.
+        cut = EventLog(Path(folder) / "events.duckdb", host=host)
+        _copy(log, cut.path)
+        for prune in reversed(recorded):
+            _forget(cut, prune.time_ns)
+            checks.append(_check(prune, cut))
+    return checks[::-1]
+
+
+def print_checks(checks: Sequence[PruneCheck]) -> None:
+    """Print one row per prune, then every disagreement with its cause."""
+    rows = [
+        (
+            format_time(made.started),
+            made.trigger or "-",
+            str(sum(check.removed for check in made.images)) if made.skipped is None else "-",
+            str(len(made.images)) if made.skipped is None else "-",
+            f"{made.agreement:.1%}" if made.skipped is None else "-",
+            made.policy,
+        )
+        for made in checks
+    ]
+    columns = ("STARTED", "TRIGGER", "REMOVED", "IMAGES", "AGREEMENT", "POLICY")
+    console.print_table(columns, rows, right=columns[2:5], below=("POLICY",))
+    for made in checks:
+        if made.skipped is not None:
+            console.print_text(f"{format_time(made.started)}: not replayed: {made.skipped}")
+        for check in made.images:
+            if not check.agrees:
+                done = "removed" if check.removed else "kept"
+                console.print_text(f"{format_time(made.started)}: {check.name} was {done}: {check.cause}")
+    share = agreement(checks)
+    if share is not None:
+        images = sum(len(made.images) for made in checks)
+        console.print_text(f"{share:.1%} of {images} verdicts on images are what the history says.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Prune:
+    """A prune as the log has it."""
+
+    prune: str
+    time_ns: int
+    trigger: str
+    policy: dict[str, Any]
+    plan: dict[str, Any]
+    removed: frozenset[str]
+    failed: Mapping[str, str]
+
+
+def _host(log: EventLog) -> str:
+    hosts = [row[0] for row in log.query("SELECT DISTINCT host FROM event WHERE kind = 'prune_started' ORDER BY host")]
+    if not hosts:
+        raise LogError(f"event log {log.path} holds no prune yet: let `pruner run` remove something first")
+    if len(hosts) > 1:
+        raise LogError(
+            f"event log {log.path} holds prunes of several hosts ({', '.join(hosts)}): choose one with --host"
+        )
+    return str(hosts[0])
+
+
+def _recorded(log: EventLog, host: str, last: int | None) -> list[_Prune]:
+    items: dict[str, dict[str, str | None]] = defaultdict(dict)
+    for prune, image, error in log.query(_ITEMS, [host]):
+        items[prune][image] = error
+    rows = log.query(_STARTED, [host])
+    if not rows:
+        raise LogError(f"event log {log.path} holds no prune of host {host}")
+    found = []
+    for time_ns, text in rows[-last:] if last else rows:
+        facts = json.loads(text)
+        ends = items[facts["prune"]]
+        found.append(
+            _Prune(
+                facts["prune"],
+                time_ns,
+                facts.get("trigger", ""),
+                facts.get("policy", {}),
+                facts.get("plan", {}),
+                frozenset(image for image, error in ends.items() if error is None),
+                {image: error for image, error in ends.items() if error is not None},
+            )
+        )
+    return found
+
+
+def _copy(log: EventLog, path: Path) -> None:
+    """Copy the file while nobody can append."""
+    with log.reading():
+        try:
+            shutil.copyfile(log.path, path)
+            wal = log.path.with_name(log.path.name + ".wal")
+            if wal.exists():
+                shutil.copyfile(wal, path.with_name(path.name + ".wal"))
+        except OSError as error:
+            raise LogError(f"no copy of {log.path} can be made in {path.parent}: {error.strerror}") from None
+
+
+def _forget(cut: EventLog, from_ns: int) -> None:
+    """Forget all that happened from a moment on."""
+    with duckdb.connect(str(cut.path)) as connection:
+        connection.execute("DELETE FROM event WHERE epoch_ns(time) >= ? OR host <> ?", [from_ns, cut.host])
+
+
+def _check(prune: _Prune, cut: EventLog) -> PruneCheck:
+    text = str(prune.policy.get("text", ""))
+    made = PruneCheck(prune.prune, prune.time_ns / 1e9, prune.trigger, text)
+    if "images" not in prune.plan:
+        return _skipped(made, "no plan was recorded with it")
+    values = prune.policy.get("values")
+    if values is None:
+        return _skipped(made, "its policy was recorded in words only, by an older version")
+    try:
+        policy = policy_from(
+            {name: value for name, value in values.items() if value is not None}, "the recorded policy"
+        )
+        replayed = _replay(prune, policy, cut)
+    except (HindsightError, ValueError) as error:
+        return _skipped(made, str(error))
+    return PruneCheck(made.prune, made.started, made.trigger, text, tuple(_compare(prune, replayed)))
+
+
+def _skipped(made: PruneCheck, why: str) -> PruneCheck:
+    return PruneCheck(made.prune, made.started, made.trigger, made.policy, (), why)
+
+
+def _replay(prune: _Prune, policy: Policy, cut: EventLog) -> Plan:
+    """The plan that the cut log leads to."""
+    now, facts = prune.time_ns / 1e9, prune.plan
+    history = read_history(cut)
+    experience = read_experience(cut, now) if policy.order in LEARNING_ORDERS else Experience()
+    containers = _containers(cut, _gone(facts, "container"))
+    images: list[Image] = []
+    for image_id in [row[0] for row in cut.query(_PRESENT, [cut.host])]:
+        observation = history.observed.get(image_id)
+        if observation is None:
+            continue
+        image = image_of(observation, history.images.get(image_id), containers.get(image_id, ()), now)
+        images.append(with_habits(image, experience.habits.get(image_id, Habits())))
+    disk = _disk(cut, facts)
+    inventory = Inventory(
+        images=number(images),
+        disk=disk,
+        now=now,
+        blind_until=history.blind_until,
+        held=frozenset(entry["image"] for entry in facts["images"] if entry["reason"] == "held"),
+        learned=experience.learned,
+    )
+    return plan(policy, inventory, levels=_levels(policy, disk, facts))
+
+
+def _gone(facts: Mapping[str, Any], kind: str) -> frozenset[str]:
+    """Keys of the other items that the recorded plan removes before images."""
+    return frozenset(
+        item["key"] for item in facts.get("items", ()) if item["item"] == kind and item["reason"] == _EXPIRED
+    )
+
+
+def _disk(cut: EventLog, facts: Mapping[str, Any]) -> DiskSample:
+    """The disk as it was measured, with what stages before the images freed."""
+    total_inodes = cut.query(_INODES, [cut.host])
+    freed = sum(item["frees"] for item in facts.get("items", ()) if item["reason"] == _EXPIRED)
+    return DiskSample(
+        "recorded",
+        int(facts["total_bytes"]),
+        int(facts["free_bytes"]) + freed,
+        total_inodes[0][0] if total_inodes else 0,
+        int(facts["free_inodes"]),
+    )
+
+
+def _levels(policy: Policy, disk: DiskSample, facts: Mapping[str, Any]) -> Levels:
+    """The levels as recorded: who gave them on the command line, or per job, is heard."""
+    inodes = float(facts.get("threshold_inodes", 0.0))
+    threshold, target = float(facts["threshold_bytes"]), float(facts["target_bytes"])
+    emergency = threshold, inodes
+    if policy.emergency is not None:
+        emergency = policy.levels(disk.total_bytes, disk.total_inodes).emergency
+    return Levels((threshold, inodes), (target, inodes), emergency)
+
+
+def _containers(cut: EventLog, gone: frozenset[str]) -> dict[str, list[Container]]:
+    """The containers that exist, by image; without those that the prune removed first."""
+    found: dict[str, list[Container]] = defaultdict(list)
+    for container, image, last, stopped in cut.query(_CONTAINERS, [cut.host]):
+        if container not in gone:
+            state = {"container_created": "created", "container_died": "exited"}.get(last, "running")
+            found[image].append(Container(container, container, image, state, stopped))
+    return found
+
+
+def _compare(prune: _Prune, replayed: Plan) -> Iterator[ImageCheck]:
+    """Each image that either knows, those that went first."""
+    recorded = {entry["image"]: entry for entry in prune.plan["images"]}
+    verdicts = {verdict.image.image_id: verdict for verdict in replayed.verdicts}
+    for image in dict.fromkeys([*recorded, *verdicts]):
+        entry, verdict = recorded.get(image), verdicts.get(image)
+        names = entry["references"] if entry else ()
+        check = ImageCheck(
+            image,
+            next(iter(names), verdict.image.name if verdict else image),
+            verdict.reason.name.lower() if verdict else None,
+            entry["reason"] if entry else None,
+            image in prune.removed,
+        )
+        known = verdict.image if verdict else None
+        yield check if check.agrees else replace(check, cause=_cause(check, prune, entry, known))
+
+
+def _cause(check: ImageCheck, prune: _Prune, entry: Mapping[str, Any] | None, image: Image | None) -> str:
+    """Why an image was removed against the replay, or kept against it."""
+    if entry is None:
+        return "the log has it as present, the pruner did not see it: its removal was not witnessed yet"
+    if image is None:
+        return "the pruner saw it, the log did not know it yet: no inventory had been taken since it came"
+    if _goes(check.recorded) != check.removed:
+        return prune.failed.get(check.image, "it was planned, and the prune ended before its turn")
+    if abs(entry["last_use"] - image.last_use) > _SAME_MOMENT_S:
+        return (
+            f"last use: {format_time(image.last_use)} ({image.evidence}) by the log, "
+            f"{format_time(entry['last_use'])} ({entry['evidence']}) to the pruner"
+        )
+    return f"the pruner found it {_words(check.recorded)}, the replay {_words(check.replayed)}"
+
+
+def _goes(reason: str | None) -> bool:
+    return reason is not None and Reason[reason.upper()].evicts
+
+
+def _words(reason: str | None) -> str:
+    return (reason or "unknown").replace("_", " ")
+
+
+_STARTED = """
+SELECT epoch_ns(time), attributes FROM event WHERE kind = 'prune_started' AND host = ? ORDER BY seq
+"""
+_ITEMS = """
+SELECT attributes ->> '$.prune', image_id, CASE kind WHEN 'item_failed' THEN coalesce(attributes ->> '$.error', '') END
+FROM event JOIN image USING (image)
+WHERE kind IN ('item_removed', 'item_failed') AND coalesce(attributes ->> '$.item', 'image') = 'image' AND host = ?
+ORDER BY seq
+"""
+_PRESENT = "SELECT image_id FROM present_images JOIN image USING (image) WHERE host = ?"
+_INODES = "SELECT total_inodes FROM disk WHERE host = ? AND total_inodes IS NOT NULL ORDER BY time DESC LIMIT 1"
+_CONTAINERS = """
+SELECT container, image_id, last(kind ORDER BY time, seq),
+    epoch_ns(coalesce(max(time) FILTER (kind = 'container_died'), min(time))) / 1e9
+FROM event JOIN image USING (image) WHERE host = ? AND container IS NOT NULL
+    AND kind IN ('container_created', 'container_started', 'container_died', 'container_destroyed')
+GROUP BY container, image_id HAVING count(*) FILTER (kind = 'container_destroyed') = 0
+"""

@@ -1,0 +1,207 @@
+"""A live view of a host: its free space, what happened last, and what would go next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from collector.engine.client import Engine
+from collector.eventlog.log import EventLog
+from collector.model.errors import EngineError
+from collector.model.units import format_bytes, format_duration, format_time
+from collector.queries.status import known_host
+from collector.terminal import console
+from collector.terminal.sparkline import sparkline
+from collector.terminal.table import Table
+from pruner.planning.plan import plan
+from pruner.policy.policy import Levels, Policy
+from pruner.state.survey import survey
+
+_NEXT = 5
+_EVENTS = 8
+_RECENT_S = 20 * 3600.0
+_STALE_S = 15 * 60.0  # three times the usual time between samples
+_LEAST_BARS, _MOST_BARS = 20, 72
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An image that would go: what that frees (None: not known), its idle time in seconds, its name and why."""
+
+    frees: int | None
+    idle: float | None
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """The host at one moment. Times are UTC seconds, sizes bytes.
+
+    Attributes:
+        host: its name in the log.
+        now: when it was looked at.
+        free, total: the disk, None if nothing ever told.
+        threshold: free space under which pruning starts; None: no engine was asked.
+        samples: (time, free) of the last day.
+        events: (time, kind, name), newest first.
+        candidates: what would go next, first to go first.
+        source: where the candidates come from, or why there are none.
+    """
+
+    host: str
+    now: float
+    free: int | None
+    total: int | None
+    threshold: float | None
+    samples: tuple[tuple[float, int], ...]
+    events: tuple[tuple[float, str, str], ...]
+    candidates: tuple[Candidate, ...]
+    source: str
+
+
+_SAMPLES = """
+SELECT epoch_ns(time) / 1e9, free_bytes, total_bytes FROM disk
+WHERE host = $host AND free_bytes IS NOT NULL
+    AND disk.time > (SELECT max(time) FROM event WHERE kind = 'disk_sampled' AND host = $host) - INTERVAL 1 DAY
+ORDER BY disk.time
+"""
+_LAST = """
+SELECT epoch_ns(e.time) / 1e9, e.kind, coalesce(
+    if(e.reference LIKE 'sha256:%', NULL, e.reference), n.name, i.image_id, left(e.container, 12), ''
+)
+FROM event AS e LEFT JOIN image AS i USING (image)
+    LEFT JOIN (SELECT host, image, name FROM image_names) AS n ON n.host = e.host AND n.image = e.image
+WHERE e.host = $host AND e.kind NOT IN ('image_observed', 'disk_sampled') ORDER BY e.seq DESC LIMIT $count
+"""
+_OLDEST = """
+SELECT epoch_ns(last_use) / 1e9, coalesce(n.name, u.image_id)
+FROM last_use AS u SEMI JOIN present_images USING (host, image)
+    LEFT JOIN (SELECT host, image, name FROM image_names) AS n USING (host, image)
+WHERE u.host = $host ORDER BY last_use, u.image_id LIMIT $count
+"""
+
+
+def look(log: EventLog, engine_host: str | None, policy: Policy) -> Sight:
+    """Look once: at the log, and at the engine where one answers.
+
+    Raises:
+        LogError: there is no log, or it cannot be read.
+        UsageError: the policy contradicts itself on this disk.
+    """
+    now = time.time()
+    with log.reading() as connection:
+        host = known_host(connection, log.host)
+        samples = connection.execute(_SAMPLES, {"host": host}).fetchall()
+        events = connection.execute(_LAST, {"host": host, "count": _EVENTS}).fetchall()
+        oldest = connection.execute(_OLDEST, {"host": host, "count": _NEXT}).fetchall()
+    free, total = samples[-1][1:] if samples else (None, None)
+    threshold: float | None = None
+    try:
+        free, total, threshold, candidates = _ask(Engine(engine_host), log, policy)
+        source = str(policy)
+    except EngineError:
+        candidates = tuple(Candidate(None, now - used, name, "") for used, name in oldest)
+        source = "no engine answers: the least recently used, as the log tells"
+    line = tuple((when, amount) for when, amount, _ in samples)
+    return Sight(host, now, free, total, threshold, line, tuple(events), candidates, source)
+
+
+def _ask(engine: Engine, log: EventLog, policy: Policy) -> tuple[int, int, float, tuple[Candidate, ...]]:
+    """Free and total bytes, the threshold, and what would go if space ran out now."""
+    inventory = survey(engine, log, policy)
+    disk = inventory.disk
+    levels = plan(policy, inventory).levels
+    everything = (float(disk.total_bytes), 0.0)
+    made = plan(policy, inventory, levels=Levels(everything, everything, levels.emergency))
+    candidates = tuple(
+        Candidate(verdict.frees, inventory.now - verdict.image.last_use, verdict.image.name, verdict.detail)
+        for verdict in made.evictions[:_NEXT]
+    )
+    return disk.free_bytes, disk.total_bytes, levels.threshold[0], candidates
+
+
+def lines(sight: Sight, where: Console) -> Iterator[Text]:
+    """What is seen, as wide as the console at most."""
+    yield Text.assemble((sight.host, "bold"), f"  {format_time(sight.now)}")
+    yield from _disk(sight, where)
+    yield Text()
+    yield Text.assemble(("next to go", "bold"), f"  {sight.source}")
+    if sight.candidates:
+        rows = [
+            (
+                format_bytes(one.frees),
+                "-" if one.idle is None else f"{format_duration(max(0.0, one.idle))} ago",
+                one.name,
+            )
+            for one in sight.candidates
+        ]
+        yield from Table(("FREES", "LAST USE", "IMAGE"), rows, right=("FREES", "LAST USE"), names=("IMAGE",)).lines(
+            where
+        )
+    else:
+        yield Text("nothing may go", "dim")
+    yield Text()
+    yield Text("last events", "bold")
+    events = [(_clock(when, sight.now), kind.replace("_", " "), name) for when, kind, name in sight.events]
+    yield from Table(("TIME", "EVENT", "OF"), events, names=("OF",)).lines(where)
+
+
+def _clock(when: float, now: float) -> str:
+    """A time of the last hours by the clock, an older one with its day."""
+    return format_time(when)[11:] if now - when < _RECENT_S else format_time(when)
+
+
+def _ended(line: Text) -> Text:
+    """A line that ends, where lines are shown together."""
+    line.end = "\n"
+    return line
+
+
+def _disk(sight: Sight, where: Console) -> Iterator[Text]:
+    if sight.free is None or not sight.total:
+        yield Text("free space is not known: no disk sample yet", "dim")
+        return
+    short = sight.threshold is not None and sight.free < sight.threshold
+    level = "" if sight.threshold is None else f"; pruning starts under {format_bytes(sight.threshold)}"
+    share = f"{sight.free / sight.total:.1%}"
+    words = f"{format_bytes(sight.free)} of {format_bytes(sight.total)} free ({share})"
+    yield Text.assemble((words, "red" if short else "green"), level)
+    if sight.samples:
+        width = min(_MOST_BARS, where.width - 8, max(_LEAST_BARS, len(sight.samples)))
+        yield Text(sparkline(sight.samples, float(sight.total), width, bars=console.bars(where)))
+        when, least = min(sight.samples, key=lambda sample: sample[1])
+        span = format_duration(sight.samples[-1][0] - sight.samples[0][0])
+        yield Text(f"{span} of samples; least {format_bytes(least)} at {_clock(when, sight.now)}", "dim")
+        age = sight.now - sight.samples[-1][0]
+        if age > _STALE_S:
+            yield Text(f"the latest sample is {format_duration(age)} old: is `collector run` at work?", "yellow")
+
+
+def watch(log: EventLog, engine_host: str | None, policy: Policy, interval: float, *, once: bool) -> None:
+    """Show the host, again and again until it is interrupted; once where the output is no terminal.
+
+    Args:
+        log: the event log.
+        engine_host: the engine, None for the usual socket.
+        policy: by what the next images are chosen.
+        interval: seconds between looks.
+        once: whether to look only once.
+
+    Raises:
+        LogError, UsageError: see `look`.
+    """
+    where = console.console()
+    if once or not where.is_terminal:
+        for line in lines(look(log, engine_host, policy), where):
+            console.print_line(line, where)
+        return
+    with Live(console=where, screen=True, auto_refresh=False) as live:
+        while True:
+            live.update(Group(*map(_ended, lines(look(log, engine_host, policy), where))), refresh=True)
+            time.sleep(interval)

@@ -1,0 +1,192 @@
+"""Commands that compare policies: `simulate`, `report`, `demo`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from analyzer import options
+from analyzer.options import (
+    Axes,
+    Compared,
+    ComparedThresholdsOption,
+    Disk,
+    FormatOption,
+    Histories,
+    OrderOption,
+    ProcessesOption,
+    ThresholdOption,
+)
+from collector.eventlog.log import EventLog
+from collector.model.errors import UsageError
+from collector.terminal import console
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from analyzer.search.fleet import Simulation, Source
+    from analyzer.search.grid import Candidate
+    from analyzer.search.recommend import Found, Trial
+    from analyzer.trace.load import DiskOverride
+    from analyzer.trace.trace import Trace
+
+DEMO_DISK_BYTES = 100 * 2**30
+_REPORT = Path("report.html")
+_THRESHOLDS = ["5%", "10%", "15%", "20%", "30%", "40%", "50%", "60%", "70%", "80%"]
+ReportOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file to write.")]
+DemoReportOption = Annotated[Path, typer.Option("--report", "-o", metavar="FILE", help="The HTML file to write.")]
+RegretOption = Annotated[
+    bool, typer.Option("--regret", help="Also tell how far each policy is from one that knows the future.")
+]
+
+
+@options.grouped
+def simulate(
+    *,
+    histories: Histories,
+    threshold: ThresholdOption = None,
+    axes: Axes,
+    compared: Compared,
+    disk: Disk,
+    regret: RegretOption = False,
+    processes: ProcessesOption = None,
+    output: FormatOption = "table",
+) -> None:
+    """Show what each policy would have done on this host: one row per policy, beside what others do.
+
+    Repeated options are combined: two thresholds and two orders make four policies. Of several hosts there is
+    one row per host and policy, and their sums.
+    """
+    from analyzer.report.terminal import patient_progress, print_results
+    from analyzer.report.terminal_search import print_fleet
+    from analyzer.search.fleet import on_each
+    from analyzer.simulation.bounds import add_regret
+
+    shown = options.output_format(output)
+    work = compared.simulation(axes, threshold)
+    override, sources = disk.override(), histories.sources()
+    if len(sources) > 1:
+        if regret:
+            raise UsageError("--regret looks at one host: choose one with --host")
+        with patient_progress(f"replaying {len(sources)} hosts") as progress:
+            found, notes = on_each(sources, work, override, processes, progress)
+        print_fleet(found, shown, notes)
+        return
+    trace = sources[0].load(override)
+    with patient_progress("simulating") as progress:
+        results, notes = work.run(trace, progress)
+        if regret:
+            ours = len(work.policies)
+            results[-ours:] = add_regret(trace, work.policies, results[-ours:])
+    print_results(trace, results, shown, notes)
+
+
+@options.grouped
+def report(
+    *,
+    output: ReportOption = _REPORT,
+    histories: Histories,
+    threshold: ComparedThresholdsOption = None,
+    axes: Axes,
+    compared: Compared,
+    disk: Disk,
+    processes: ProcessesOption = None,
+) -> None:
+    """Write all that the log tells as one HTML file: what the disk did, what it would have done, and what to set.
+
+    It opens offline, in any browser. Without --threshold and --policy, thresholds from 5 to 80 % are compared.
+    What to set is what `recommend` with the same options chooses. Of several hosts it has one row per host and
+    policy, and their sums.
+    """
+    work = compared.simulation(axes, threshold or (None if compared.policy else _THRESHOLDS))
+    candidates = compared.searched(axes, threshold)
+    override, sources = disk.override(), histories.sources()
+    if len(sources) > 1:
+        _report_on_fleet(sources, work, candidates, override, processes, output)
+    else:
+        _report_on_one(sources[0].load(override), sources[0].log(), work, candidates, output, override)
+
+
+def demo(
+    *,
+    threshold: ComparedThresholdsOption = None,
+    order: OrderOption = None,
+    output: FormatOption = "table",
+    report: DemoReportOption = _REPORT,
+) -> None:
+    """Simulate a year of a public project's CI (Mesa, 2023) that ships with this program, and write its report."""
+    from analyzer.data import mesa_files
+    from analyzer.report.terminal import patient_progress, print_results
+    from analyzer.trace.load import load_trace
+    from collector.job_sources.job_list import import_jobs
+
+    shown = options.output_format(output)
+    compared = Compared(order=order)
+    work = compared.simulation(Axes(), threshold or _THRESHOLDS)
+    candidates = compared.searched(Axes(), threshold)
+    with tempfile.TemporaryDirectory(prefix="docker-hindsight-") as folder:
+        log = EventLog(Path(folder) / "events.duckdb", host="mesa-ci-2023")
+        with console.progress("importing a year of jobs") as progress:
+            import_jobs(*mesa_files(), log, DEMO_DISK_BYTES, 0, progress)
+        trace = load_trace(log)
+        with patient_progress("simulating") as told:
+            results, notes = work.run(trace, told)
+        print_results(trace, results, shown, notes)
+        _report_on_one(trace, log, work, candidates, report)
+
+
+def _report_on_one(
+    trace: Trace,
+    log: EventLog,
+    work: Simulation,
+    candidates: Sequence[Candidate],
+    path: Path,
+    override: DiskOverride | None = None,
+) -> None:
+    """Write the report of one host."""
+    from analyzer.report.html_page import write_report
+    from analyzer.report.study import Lineup, study
+    from analyzer.report.terminal import patient_progress
+    from analyzer.search.recommend import propose
+    from analyzer.trace.recorded import read_recorded
+
+    with patient_progress(f"trying {len(candidates)} policies") as progress:
+
+        def run(trial: Trial) -> tuple[Found, list[str]]:
+            return [trial(trace, progress)], []
+
+        lineup = Lineup.of(work.policies, propose(run, candidates, work.pull_rate, work.trigger))
+    with patient_progress("simulating") as progress:
+        results, notes = work.with_policies(lineup.policies).run(trace, progress, timeline=True)
+    write_report(study(trace, results, lineup, read_recorded(log, trace, override), notes), path)
+    typer.echo(f"report: {path.resolve()}", err=True)
+
+
+def _report_on_fleet(
+    sources: Sequence[Source],
+    work: Simulation,
+    candidates: Sequence[Candidate],
+    override: DiskOverride,
+    processes: int | None,
+    path: Path,
+) -> None:
+    """Write the report of several hosts."""
+    from analyzer.report.fleet_page import fleet_study, write_fleet_report
+    from analyzer.report.study import Lineup
+    from analyzer.report.terminal import patient_progress
+    from analyzer.search.fleet import on_each
+    from analyzer.search.recommend import propose
+
+    with patient_progress(f"trying {len(candidates)} policies on {len(sources)} hosts") as progress:
+
+        def run(trial: Trial) -> tuple[Found, list[str]]:
+            return on_each(sources, trial, override, processes, progress)
+
+        lineup = Lineup.of(work.policies, propose(run, candidates, work.pull_rate, work.trigger))
+    with patient_progress(f"replaying {len(sources)} hosts") as progress:
+        found, notes = on_each(sources, work.with_policies(lineup.policies), override, processes, progress)
+    write_fleet_report(fleet_study(found, lineup, notes), path)
+    typer.echo(f"report: {path.resolve()}", err=True)

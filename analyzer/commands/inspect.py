@@ -1,0 +1,130 @@
+"""Commands that look at what is known: `verify`, `costs`, `watch`, `export`, `baselines`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analyzer.options import By, LogHostOption
+from collector.model.units import format_bytes
+from collector.terminal import console
+from collector.terminal.console import LogOption
+from pruner.policy.options import policy_options
+from pruner.policy.policy import Policy
+
+COSTS_LEGEND = {
+    "HELD": "layers of images that it has used, each counted once.",
+    "OWN": "of these, what nobody else has.",
+    "RE-PULLED": "pulled again although it had been there before.",
+}
+
+
+def export(
+    parquet: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write to.", show_default=False)],
+    log: LogOption = None,
+    host: LogHostOption = None,
+    output: console.FormatOption = console.Format.TABLE,
+) -> None:
+    """Write the log as Parquet, partitioned by host and day, for fleets and for other tools.
+
+    What the folder holds of the same hosts is replaced. `--log` of the other commands takes the folder.
+    """
+    from dataclasses import asdict
+
+    from analyzer.trace.parquet import export_parquet
+
+    written = export_parquet(console.open_log(log), parquet, host)
+    if output is console.Format.JSON:
+        console.print_json([asdict(part) for part in written])
+        return
+    rows = [[part.host, f"{part.events:,}", f"{part.days:,}", format_bytes(part.bytes)] for part in written]
+    console.print_table(("HOST", "EVENTS", "DAYS", "SIZE"), rows, right=("EVENTS", "DAYS", "SIZE"))
+
+
+def verify(
+    log: LogOption = None,
+    host: LogHostOption = None,
+    last: Annotated[
+        int | None, typer.Option(metavar="NUMBER", min=1, help="How many of the latest prunes.", show_default="all")
+    ] = None,
+    output: console.FormatOption = console.Format.TABLE,
+) -> None:
+    """Replay the history up to each recorded prune, and compare what must go with what was removed, image by image."""
+    from analyzer.audit.verify import agreement, print_checks
+    from analyzer.audit.verify import verify as check
+
+    checks = check(console.open_log(log), host, last)
+    if output is console.Format.JSON:
+        console.print_json({"agreement": agreement(checks), "prunes": [made.to_json() for made in checks]})
+    else:
+        print_checks(checks)
+
+
+def costs(
+    log: LogOption = None,
+    host: LogHostOption = None,
+    by: Annotated[By, typer.Option(help="What to tell costs by.")] = By.PROJECT,
+    output: console.FormatOption = console.Format.TABLE,
+) -> None:
+    """Show who fills the disk and who paid for pulls, as recorded."""
+    from analyzer.audit.costs import costs as costs_of
+
+    rows = costs_of(console.open_log(log), by, host)
+    if output is console.Format.JSON:
+        console.print_json([row.to_json() for row in rows])
+        return
+    left_out = console.print_table(
+        (by.upper(), "JOBS", "IMAGES", "HELD", "OWN", "FIRST PULLS", "RE-PULLS", "RE-PULLED"),
+        [
+            (
+                row.name,
+                f"{row.jobs:,}",
+                f"{row.images:,}",
+                format_bytes(row.held_bytes),
+                format_bytes(row.own_bytes),
+                format_bytes(row.first_bytes),
+                f"{row.repulls:,}",
+                format_bytes(row.repulled_bytes),
+            )
+            for row in rows
+        ],
+        right=("JOBS", "IMAGES", "HELD", "OWN", "FIRST PULLS", "RE-PULLS", "RE-PULLED"),
+        names=(by.upper(),),
+        optional=("FIRST PULLS", "OWN", "IMAGES"),
+    )
+    typer.echo()
+    if rows and not any(row.first_bytes or row.repulls for row in rows):
+        console.print_text("note: the log holds no pull, so nothing is said of their costs: `simulate` does that")
+    for column, meaning in COSTS_LEGEND.items():
+        if column not in left_out:
+            console.print_text(f"{column}: {meaning}", "dim")
+
+
+def list_baselines(output: console.FormatOption = console.Format.TABLE) -> None:
+    """List what `simulate --baseline` knows, each in a line, with the switches that it may carry."""
+    from analyzer.baselines import meanings
+
+    known = meanings()
+    if output is console.Format.JSON:
+        console.print_json(
+            [{"name": name, "meaning": text, "switches": list(on)} for name, (text, on) in known.items()]
+        )
+        return
+    rows = [(name, " ".join(f"+{switch}" for switch in on) or "-", text) for name, (text, on) in known.items()]
+    console.print_table(("NAME", "SWITCHES", "MEANING"), rows, names=("NAME",), below=("MEANING",))
+
+
+@policy_options
+def watch(
+    policy: Policy,
+    log: LogOption = None,
+    host: console.HostOption = None,
+    every: Annotated[str, typer.Option("--every", metavar="TIME", help="Time between looks.")] = "2s",
+    once: Annotated[bool, typer.Option("--once", help="Look once, then end.")] = False,
+) -> None:
+    """Watch this host: free space, the last events, and what would go next if space ran out."""
+    from analyzer.audit.watch import watch as show
+
+    show(console.open_log(log), host, policy, console.duration("--every", every), once=once)

@@ -1,0 +1,186 @@
+"""Commands that look for a policy: `sweep`, `recommend`, `allowlist`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from analyzer import options
+from analyzer.options import (
+    Asked,
+    Axes,
+    BaselineOption,
+    BasePolicyOption,
+    Disk,
+    FormatOption,
+    Histories,
+    LogHostOption,
+    OrderOption,
+    ProcessesOption,
+    PullRateOption,
+    SearchedOrdersOption,
+    SearchedThresholdsOption,
+    SplitOption,
+    Varied,
+)
+from collector.model.errors import UsageError
+from collector.terminal import console
+from collector.terminal.console import LogOption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from analyzer.search.fleet import Sweep
+    from analyzer.search.recommend import Found, Proposal, Trial
+
+DEFAULT_SPLIT = "0.7"
+_MOST_WEIGHED = 256
+FrontOption = Annotated[
+    bool, typer.Option("--front", help="Show only the policies that no other beats, and the recommended one.")
+]
+OutOption = Annotated[
+    Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the policy here.", show_default=False)
+]
+EntryOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="An entry to judge, whatever it gains. Repeat it to add.", show_default=False),
+]
+OneThresholdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--threshold", metavar="SPACE", help="Free space under which pruning starts (10%, 50GB).", show_default="10%"
+    ),
+]
+
+
+@options.grouped
+def sweep(
+    *,
+    histories: Histories,
+    threshold: SearchedThresholdsOption = None,
+    axes: Axes,
+    order: OrderOption = None,
+    varied: Varied,
+    front: FrontOption = False,
+    disk: Disk,
+    pull_rate: PullRateOption = "50MB",
+    processes: ProcessesOption = None,
+    output: FormatOption = "table",
+) -> None:
+    """Try a whole grid of policies and mark those that no other beats (the Pareto front).
+
+    Each option takes ranges (5%:40%:1%), comma lists (lru,lfu) and repeats; all are combined. The
+    default is thresholds of 5% to 40%. What `recommend` would set of them is marked, too, if they are not
+    more than 256.
+    """
+    from analyzer.report.terminal import patient_progress
+    from analyzer.report.terminal_search import contradicting, print_fleet, print_sweep
+    from analyzer.search.fleet import Sweep, on_each
+    from analyzer.search.grid import DEFAULT_THRESHOLDS
+
+    shown = options.output_format(output)
+    thresholds = threshold or ([] if varied.policy else [DEFAULT_THRESHOLDS])
+    candidates, left_out = varied.grid(axes.beside(threshold=thresholds, order=order))
+    work = Sweep(tuple(candidates), options.rate(pull_rate), varied.when())
+    override, sources = disk.override(), histories.sources()
+    if len(sources) > 1:
+        with patient_progress(f"replaying {len(sources)} hosts") as progress:
+            found, notes = on_each(sources, work, override, processes, progress)
+            chosen = _weighed(work, lambda trial: on_each(sources, trial, override, processes))
+        print_fleet(found, shown, [*contradicting(left_out), *notes], chosen, marked=True, front_only=front)
+        return
+    trace = sources[0].load(override)
+    with patient_progress(f"trying {len(candidates)} policies") as progress:
+        results = work(trace, progress).results
+        chosen = _weighed(work, lambda trial: ([trial(trace)], []))
+    print_sweep(trace, results, shown, left_out + len(candidates) - len(results), chosen, front_only=front)
+
+
+def _weighed(work: Sweep, run: Callable[[Trial], tuple[Found, list[str]]]) -> Proposal | None:
+    """What is recommended of a grid; None of one too large to be weighed in passing."""
+    from analyzer.search.recommend import propose
+
+    if len(work.candidates) > _MOST_WEIGHED:
+        return None
+    return propose(run, work.candidates, work.pull_rate, work.trigger)
+
+
+@options.grouped
+def recommend(
+    *,
+    histories: Histories,
+    out: OutOption = None,
+    asked: Asked,
+    split: SplitOption = DEFAULT_SPLIT,
+    threshold: SearchedThresholdsOption = None,
+    axes: Axes,
+    order: SearchedOrdersOption = None,
+    varied: Varied,
+    baseline: BaselineOption = None,
+    disk: Disk,
+    processes: ProcessesOption = None,
+    output: console.FormatOption = console.Format.TABLE,
+) -> None:
+    """Pick a policy that keeps to what is asked and hardly pulls anything again, and say why.
+
+    It is chosen on the first part of the history and judged on the rest (--split). Of those that hardly pull
+    more again than need be, one is taken that always leaves a tenth of the disk free (or --headroom), and of
+    these the one that keeps the most images.
+    """
+    from analyzer.report.terminal import patient_progress
+    from analyzer.report.terminal_search import finish_recommendation
+    from analyzer.search.fleet import on_each
+    from analyzer.search.recommend import Trial
+    from analyzer.search.recommend import recommend as choose
+
+    candidates, _ = varied.grid(axes.beside(threshold=threshold, order=order), complete=True)
+    share = options.split(split)
+    constraints, spare = asked.constraints(), asked.spare()
+    work = Trial(tuple(candidates), options.baselines(baseline), share, trigger=varied.when())
+    override, sources = disk.override(), histories.sources()
+    with patient_progress(f"trying {len(candidates)} policies") as progress:
+        found, notes = on_each(sources, work, override, processes, progress)
+    chosen = choose(candidates, found, constraints, share, spare)
+    finish_recommendation(chosen, found, constraints, share, output, out, notes)
+
+
+@options.grouped
+def allowlist(
+    *,
+    log: LogOption = None,
+    host: LogHostOption = None,
+    entry: EntryOption = None,
+    split: SplitOption = DEFAULT_SPLIT,
+    policy: BasePolicyOption = None,
+    threshold: OneThresholdOption = None,
+    disk: Disk,
+    output: console.FormatOption = console.Format.TABLE,
+) -> None:
+    """Propose which repositories are worth protecting, and say what each entry gains or costs.
+
+    Entries are looked for on the first part of the history and judged on the rest (--split): by the bytes
+    pulled again with the entry and without it, beside the other entries.
+    """
+    from analyzer.report.terminal import patient_progress
+    from analyzer.report.terminal_search import print_earned
+    from analyzer.search.allowlist import Earning
+    from pruner.policy.file import COMMAND_LINE, load_policy, policy_from
+
+    base = load_policy(policy) if policy else None
+    values = {"threshold": threshold} if threshold else {}
+    asked = {"allowlist": list(entry)} if entry else {}
+    if entry and not all(one.strip() for one in entry):
+        raise UsageError("--entry: an entry is empty: give a glob on repository:tag")
+    chosen = policy_from({**values, **asked}, COMMAND_LINE, base)
+    work = Earning(chosen, base.allowlist if base else (), options.split(split))
+    override = disk.override()
+    sources = Histories([str(log)] if log else None, host).sources()
+    if len(sources) > 1:
+        names = ", ".join(source.host for source in sources)
+        raise UsageError(f"an allowlist is earned host by host: choose one of {names} with --host")
+    trace = sources[0].load(override)
+    with patient_progress("trying allowlist entries") as progress:
+        earned = work(trace, progress)
+    print_earned(trace, chosen, earned, output)

@@ -1,0 +1,1 @@
+"""The compiled replay's building blocks."""

@@ -1,0 +1,236 @@
+"""What is the same under every policy, compiled: what a host learned, how its images rank at each moment, the bound."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import byref, c_double, c_int, c_int32, c_int64, c_void_p
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analyzer.native.binding import Array, checked, function, plain, pointers, view
+from analyzer.trace.trace import Floats, Integers, Trace
+from analyzer.trace.uses import WORTH_A_THREAD
+from pruner.state.learning import AGES, BUCKETS, HABITS, STAGES, TRUST, TYPICAL_RATE, typical_idle
+
+if TYPE_CHECKING:
+    from analyzer.kernel.index import Index
+
+_MOMENTS_BYTES = 2**28
+_PARTS = 2
+_Keys = ctypes.CFUNCTYPE(c_int, c_double, c_int32, c_void_p, c_void_p)
+
+
+class _Needs(ctypes.Structure):
+    _fields_ = (
+        ("count", c_int64),
+        *((name, c_void_p) for name in ("tick", "layer", "needed", "costs", "until", "doubtful", "following")),
+        *((name, c_int32) for name in ("layers", "states", "gaps")),
+        *((name, c_void_p) for name in ("size", "disk_time", "allowed", "gap_begin", "gap_end")),
+        *((name, c_double) for name in ("interval", "grace")),
+        ("ticks", c_int64),
+    )
+
+
+class _Learned(ctypes.Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("habit", "superseded", "expected", "learning")),
+        ("offset", c_int64),
+        ("trust", c_double * len(TRUST)),
+    )
+
+
+class Learning:
+    """What a host learned up to each midnight, compiled; see `analyzer.simulation.knowledge.Knowledge`.
+
+    Args:
+        index: the trace's index.
+        superseded: since when each image has been; shape (n,).
+        days: midnights, the first at or before the origin.
+        offset_ms: milliseconds of the origin after it.
+        by_habit: situations by age, habit and stage; or by age, use count and whether superseded.
+
+    Attributes:
+        habit: bin of the image's usual idle time, from each use on; shape (u,).
+
+    Raises:
+        MemoryError: there is not enough.
+    """
+
+    def __init__(self, index: Index, superseded: Floats, days: int, offset_ms: int, *, by_habit: bool) -> None:
+        trace = index.trace
+        self._width = AGES * HABITS * STAGES if by_habit else AGES * BUCKETS * 2
+        self.habit = np.empty(len(trace.time), dtype=np.uint8)
+        given = (
+            plain(trace.time, np.float64),
+            plain(trace.image, np.int32),
+            plain(trace.until, np.float64),
+            plain(trace.kind, np.uint8),
+            index.following,
+            plain(superseded, np.float64),
+        )
+        make = function("kernel_learn")
+        make.restype = c_void_p
+        parts = _PARTS if len(trace.time) > WORTH_A_THREAD else 1
+
+        def learn(part: int) -> int | None:
+            made: int | None = make(
+                c_int32(trace.images),
+                c_int32(len(trace.time)),
+                *pointers(*given),
+                c_double(trace.end),
+                c_int64(offset_ms),
+                c_int32(days),
+                c_int(0 if by_habit else 1),
+                c_int32(part),
+                c_int32(parts),
+                *pointers(self.habit),
+            )
+            return made
+
+        with ThreadPoolExecutor(parts) as pool:
+            self.address = _joined(list(pool.map(learn, range(parts))))
+        weakref.finalize(self, function("kernel_unlearn"), c_void_p(self.address)).atexit = False
+
+    def day(self, day: int) -> tuple[Integers, Integers]:
+        """Returns, and exposure in milliseconds, up to a midnight; shape (situations,) each."""
+        counted = np.empty(2 * self._width, dtype=np.int64)
+        function("kernel_day")(c_void_p(self.address), c_int64(-1), c_int64(day), *pointers(counted))
+        return counted[: self._width], counted[self._width :]
+
+
+def _joined(parts: list[int | None]) -> int:
+    """What was learned of some images and of others, as one. Raises MemoryError if one is missing."""
+    made, *more = parts
+    if made is None or None in more:
+        for part in parts:
+            function("kernel_unlearn")(c_void_p(part))
+        raise MemoryError("not enough memory to learn from the history")
+    for part in more:
+        function("kernel_join")(c_void_p(made), c_void_p(part))
+    return made
+
+
+class Forecasting:
+    """What the compiled replay makes forecasts from; see `pruner.state.learning`.
+
+    Args:
+        learning: what was learned by habit.
+        superseded: since when each image has been; shape (n,).
+        offset_ms: milliseconds of the trace's origin after midnight.
+
+    Attributes:
+        habit: bin of the image's usual idle time, from each use on; shape (u,).
+    """
+
+    def __init__(self, learning: Learning, superseded: Floats, offset_ms: int) -> None:
+        expected = [TYPICAL_RATE / typical_idle(age) for age in range(AGES)]
+        self.habit = learning.habit
+        self._kept = (learning, plain(superseded, np.float64), np.array(expected))
+        addresses = [array.ctypes.data for array in (self.habit, *self._kept[1:])]
+        self.struct = _Learned(*addresses, learning.address, offset_ms, TRUST)
+
+    def day(self, day: int) -> tuple[Floats, Floats]:
+        """`analyzer.simulation.knowledge.Knowledge.rates`, compiled."""
+        rates, beyond = np.empty((AGES, HABITS, STAGES)), np.empty((AGES + 1, HABITS, STAGES))
+        function("kernel_rates")(byref(self.struct), c_int64(day), *pointers(rates, beyond))
+        return rates, beyond
+
+
+class Moments:
+    """Images as an order ranks them at each moment at which a policy decided: once for all that are replayed together.
+
+    Args:
+        images: how many there are.
+        source: what makes the keys: the tables of forecasts, or a function of the time and the numbers of images.
+        parts: of the memory that may be taken, this takes one of so many.
+
+    Attributes:
+        error: what went wrong in that function; None: nothing.
+        asks: whether there is such a function, in Python.
+
+    Raises:
+        MemoryError: there is not enough.
+    """
+
+    def __init__(self, images: int, source: Forecasting | Callable[[float, Integers], Array], parts: int = 1) -> None:
+        self.error: BaseException | None = None
+        self.asks = not isinstance(source, Forecasting)
+        self._given = (images, source)
+        learned, ask = None, None
+        if isinstance(source, Forecasting):
+            learned = byref(source.struct)
+        else:
+            self._ask = _Keys(self._asked(source))
+            ask = ctypes.cast(self._ask, c_void_p)
+        make = function("kernel_moments")
+        make.restype = c_void_p
+        self.address: int | None = make(c_int32(images), learned, ask, c_int64(_MOMENTS_BYTES // parts))
+        if self.address is None:
+            raise MemoryError("not enough memory for the replay")
+        weakref.finalize(self, function("kernel_forget"), c_void_p(self.address)).atexit = False
+
+    def another(self, parts: int) -> Moments:
+        """Room for moments of the same order, apart from others. Raises MemoryError."""
+        return Moments(*self._given, parts)
+
+    def turn(self, runs: Array, time: float) -> None:
+        """Make room for other moments: of images that may be there from a time on under any of these replays.
+
+        Args:
+            runs: the addresses of those that are played together and go on from there.
+            time: seconds; what happens up to then has happened.
+        """
+        function("kernel_turn")(c_void_p(self.address), c_int32(len(runs)), *pointers(runs), c_double(time))
+
+    def _asked(self, keys: Callable[[float, Integers], Array]) -> Callable[[float, int, int, int], int]:
+        def ask(now: float, count: int, present: int, made: int) -> int:
+            try:
+                view(made, c_double, count)[:] = keys(now, view(present, c_int32, count).astype(np.int64))
+            except BaseException as error:  # noqa: BLE001 - raised again behind the C code
+                self.error = error
+                return 1
+            return 0
+
+        return ask
+
+
+def bound(trace: Trace, columns: Sequence[Array], allowed: Array, interval: float, grace: float) -> float:
+    """The bytes that the optimal fractional policy pulls again, compiled; see `analyzer.simulation.bounds`.
+
+    Args:
+        trace: the history.
+        columns: per layer and tick: tick, layer, whether needed, whether it costs, exempt until, doubtful
+            until, and the tick of the next costly need; by tick, then layer.
+        allowed: bytes that may be held in each disk state.
+        interval: seconds between ticks.
+        grace: seconds after a gap in which nothing goes.
+
+    Raises:
+        MemoryError: there is not enough.
+    """
+    names = ("tick", "layer", "needed", "costs", "until", "doubtful", "following")
+    kinds = (np.int64, np.int32, np.uint8, np.uint8, np.float64, np.float64, np.float64)
+    arrays = {name: plain(column, kind) for name, column, kind in zip(names, columns, kinds, strict=True)} | {
+        "size": plain(trace.layer_bytes, np.int64),
+        "disk_time": plain(trace.disk_time, np.float64),
+        "allowed": plain(allowed, np.float64),
+        "gap_begin": plain(trace.blind[:, 0], np.float64),
+        "gap_end": plain(trace.blind[:, 1], np.float64),
+    }
+    needs = _Needs(
+        count=len(arrays["tick"]),
+        layers=len(trace.layer_bytes),
+        states=len(trace.disk_time),
+        gaps=len(trace.blind),
+        interval=interval,
+        grace=grace,
+        ticks=int(trace.end / interval),
+        **{name: array.ctypes.data for name, array in arrays.items()},
+    )
+    repulled = c_double()
+    checked(function("kernel_bound")(byref(needs), byref(repulled)))
+    return repulled.value

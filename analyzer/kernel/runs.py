@@ -1,0 +1,413 @@
+"""Replays in the compiled kernel, of one trace under one policy or several of them side by side."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from ctypes import POINTER, byref, c_double, c_int, c_int32, c_int64, c_uint8, c_void_p
+from dataclasses import dataclass
+from itertools import pairwise
+from threading import Lock
+from typing import Any, cast
+
+import numpy as np
+
+from analyzer.kernel.age_rule import AgeRule, Clock
+from analyzer.kernel.index import Index
+from analyzer.kernel.moments import Moments
+from analyzer.kernel.rules import Tool
+from analyzer.native.binding import Array, checked, function, plain, pointers, view
+from analyzer.trace.trace import Flags, Floats, Integers
+from pruner.policy.headroom import LEAST_SHARE, MARGIN, MOST_SHARE, Falls
+from pruner.policy.orders import OWN_STATE_ORDERS
+
+_CALLBACK = 2
+_LEVELS = 6
+_SLICES = 512
+_STATE_BYTES = 2**28
+
+
+_Levels = ctypes.CFUNCTYPE(c_int, c_int32, c_double, c_void_p)
+
+
+class _Headroom(ctypes.Structure):
+    _fields_ = (
+        *((name, c_double) for name in ("margin", "least", "most")),
+        *((name, c_int64) for name in ("kept", "enough")),
+        ("levels", c_void_p),
+    )
+
+
+class _AgeRule(ctypes.Structure):
+    _fields_ = (("age", c_double), ("low", c_double), ("built", c_void_p), ("removable", c_void_p), ("clock", c_int32))
+
+
+class _Tool(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int32) for name in ("kind", "exact")),
+        ("restarts", c_double),
+        ("amount", c_double * 6),
+        *((name, c_void_p) for name in ("built", "sizes")),
+    )
+
+
+class _Policy(ctypes.Structure):
+    _fields_ = (
+        ("levels", c_void_p),
+        ("protected", c_void_p),
+        *((name, c_double) for name in ("interval", "min_age", "allowlist_idle", "gap_grace", "level")),
+        *((name, c_int32) for name in ("at_events", "keep_local", "keep_removals", "keep_steps")),
+        ("order", c_int32),
+        ("sizes", c_void_p),
+        ("moments", c_void_p),
+        ("headroom", c_void_p),
+        ("rule", c_void_p),
+        ("tool", c_void_p),
+    )
+
+
+_COUNTS = (
+    *("compulsory", "compulsory_bytes", "repulls", "repulled_bytes", "losses", "removals", "removed_bytes"),
+    *("emergency_removals", "prunes", "disk_full"),
+)
+_AMOUNTS = ("min_free", "seconds_under", "byte_seconds")
+
+
+class _Result(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int64) for name in _COUNTS),
+        *((name, c_double) for name in _AMOUNTS),
+        ("kept_removals", c_int64),
+        ("kept_steps", c_int64),
+        ("removal_time", POINTER(c_double)),
+        ("removal_image", POINTER(c_int32)),
+        ("removal_bytes", POINTER(c_int64)),
+        ("removal_emergency", POINTER(c_uint8)),
+        ("step_time", POINTER(c_double)),
+        ("step_free", POINTER(c_int64)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """A policy as the kernel takes it.
+
+    Attributes:
+        levels: per class of disk the threshold, target and emergency, bytes and inodes each; shape (c, 6).
+        protected: per image whether the allowlist names it; shape (n,).
+        interval: seconds between ticks; 0: none.
+        min_age: seconds.
+        allowlist_idle: seconds.
+        gap_grace: seconds for which a gap keeps images young.
+        at_events: whether pulls, arrivals and disk samples start a prune too.
+        keep_local: whether local images stay.
+        order: one of `OWN_STATE_ORDERS`; "": another.
+        moments: ranks of all images by an order that depends on none of these; without either:
+            least recently used first.
+        rule: what is done at each tick instead of deciding.
+        tool: what is done instead of deciding.
+        resolved: for a threshold that follows from falls of free space, the levels as in `levels`
+            with so many bytes, on the so manieth class of disk; None: the threshold is given.
+    """
+
+    levels: Floats
+    protected: Flags
+    interval: float
+    min_age: float
+    allowlist_idle: float
+    gap_grace: float
+    at_events: bool
+    keep_local: bool
+    order: str = ""
+    moments: Moments | None = None
+    rule: AgeRule | None = None
+    tool: Tool | None = None
+    resolved: Callable[[int, float], Sequence[float]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a replay counted: see `analyzer.simulation.result.Result`; arrays are empty unless asked for."""
+
+    counts: dict[str, int]
+    amounts: dict[str, float]
+    removal_time: Floats
+    removal_image: Array
+    removal_bytes: Integers
+    removal_emergency: Array
+    step_time: Floats
+    step_free: Integers
+
+
+class Run:
+    """A replay under one policy.
+
+    Args:
+        index: the trace's index.
+        rules: the policy.
+        level: free bytes under which time counts as under the threshold.
+        removals: whether to tell each removal.
+        steps: whether to tell each change of free space.
+    """
+
+    def __init__(self, index: Index, rules: Rules, level: float, *, removals: bool = True, steps: bool = False) -> None:
+        self.moments = rules.moments
+        self._call = _Call()
+        if rules.order or rules.moments or rules.rule or rules.tool:
+            struct = index.by_order()
+        else:
+            struct = index.by_last_use(rules.min_age, 0.0 if rules.at_events else rules.interval)
+        levels, protected = plain(rules.levels, np.float64), plain(rules.protected, np.uint8)
+        rule = _age_rule(rules.rule, index) if rules.rule else None
+        tool = _tool(rules.tool, index) if rules.tool else None
+        headroom = _headroom(rules, self._call) if rules.resolved else None
+        policy = _Policy(
+            levels=levels.ctypes.data,
+            protected=protected.ctypes.data,
+            interval=rules.interval,
+            min_age=rules.min_age,
+            allowlist_idle=rules.allowlist_idle,
+            gap_grace=rules.gap_grace,
+            level=level,
+            at_events=rules.at_events,
+            keep_local=rules.keep_local,
+            keep_removals=removals,
+            keep_steps=steps,
+            order=("", *OWN_STATE_ORDERS).index(rules.order),
+            sizes=index.sizes_of_images.ctypes.data,
+            moments=rules.moments.address if rules.moments else None,
+            headroom=ctypes.addressof(headroom) if headroom else None,
+            rule=ctypes.addressof(rule) if rule else None,
+            tool=ctypes.addressof(tool) if tool else None,
+        )
+        self._policy = policy
+        self._kept = (index, struct, levels, protected, rule, tool, headroom)
+        self._given = (byref(struct), byref(policy))
+        self._result = _Result()
+        self.address: int | None = None
+
+    def begin(self) -> None:
+        """Have what it needs while it runs. Raises MemoryError."""
+        begin = function("kernel_begin")
+        begin.restype = c_void_p
+        self.address = begin(*self._given, byref(self._result))
+        if self.address is None:
+            raise MemoryError("not enough memory for the replay")
+
+    def share(self, moments: Moments) -> None:
+        """Take the ranks of images from these moments, of the same order."""
+        self.moments = moments
+        self._policy.moments = moments.address
+
+    def play(self) -> Outcome:
+        """Run from the beginning to the end. Raises MemoryError, or what the order raised."""
+        self.begin()
+        _play(_addresses([self]), math.inf)
+        return self.end()
+
+    @property
+    def error(self) -> BaseException | None:
+        """What went wrong in an order or threshold that is asked for; None: nothing so far."""
+        return self._call.error or (self.moments.error if self.moments else None)
+
+    def end(self) -> Outcome:
+        """What it came to. Raises MemoryError, or what the order raised."""
+        address, self.address = self.address, None
+        status = function("kernel_end")(c_void_p(address))
+        if status == _CALLBACK and self.error is not None:
+            raise self.error
+        checked(status)
+        return _outcome(self._result)
+
+    def free(self) -> None:
+        """Free what it holds."""
+        if self.address is not None:
+            function("kernel_end")(c_void_p(self.address))
+            self.address = None
+        function("kernel_release")(byref(self._result))
+
+
+def at_once(index: Index) -> int:
+    """How many replays of a trace may be under way at once."""
+    trace = index.trace
+    return max(2, _STATE_BYTES // (index.uses // 8 + 200 * trace.images + 4 * index.groups + 2**16))
+
+
+def play(
+    runs: Sequence[Run], end: float, threads: int = 1, progress: Callable[[float], None] | None = None
+) -> list[Outcome]:
+    """Let replays run to their end, side by side: what several need to know of a moment is at hand then.
+
+    Args:
+        runs: replays that have not run.
+        end: when the trace ends.
+        threads: how many at once; at least 1.
+        progress: told the share that is done, from 0 to 1.
+
+    Raises:
+        MemoryError: there is not enough.
+        BaseException: what an order raised that is asked.
+    """
+    together = [run for run in runs if run.moments]
+    alone = [run for run in runs if not run.moments]
+    if len(together) == 1:
+        alone, together = list(runs), []
+    count = min(threads, len(runs))
+    outcomes: dict[int, Outcome] = {}
+    try:
+        with ThreadPoolExecutor(count) if count > 1 else nullcontext() as pool:
+            spread = pool.map if pool else map
+            # What shares nothing with others begins when its turn has come: there is less memory to go through.
+            for k, (run, outcome) in enumerate(zip(alone, spread(Run.play, alone), strict=True), start=1):
+                outcomes[id(run)] = outcome
+                if progress:
+                    progress(k / len(runs))
+            groups = _groups(together, count)
+            told = _Told(len(groups), _rest_of(progress, len(alone), len(runs)))
+            played = spread(lambda number: _play_together(groups[number], end, told.by(number)), range(len(groups)))
+            for group, found in zip(groups, played, strict=True):
+                outcomes |= zip(map(id, group), found, strict=True)
+        return [outcomes[id(run)] for run in runs]
+    finally:
+        for run in runs:
+            run.free()
+
+
+def _rest_of(progress: Callable[[float], None] | None, done: int, count: int) -> Callable[[float], None] | None:
+    if progress is None:
+        return None
+    return lambda share: progress((done + share * (count - done)) / count)
+
+
+class _Told:
+    """Progress of several groups at once, told as one share."""
+
+    def __init__(self, groups: int, progress: Callable[[float], None] | None) -> None:
+        self._done = [0.0] * groups
+        self._progress = progress
+        self._lock = Lock()
+
+    def by(self, number: int) -> Callable[[float], None]:
+        """What a group tells its own share to."""
+
+        def tell(share: float) -> None:
+            with self._lock:
+                self._done[number] = share
+                if self._progress:
+                    self._progress(sum(self._done) / len(self._done))
+
+        return tell
+
+
+def _groups(runs: Sequence[Run], count: int) -> list[list[Run]]:
+    """Replays that share moments: of each order as many groups as there are threads, or one where Python is asked."""
+    groups: list[list[Run]] = []
+    for moments in {id(run.moments): run.moments for run in runs if run.moments}.values():
+        some = [run for run in runs if run.moments is moments]
+        parts = 1 if moments.asks else min(count, len(some))
+        ends = [len(some) * k // parts for k in range(parts + 1)]
+        groups += [some[first:last] for first, last in pairwise(ends)]
+    for group in groups:
+        apart = cast("Moments", group[0].moments).another(len(groups))
+        for run in group:
+            run.share(apart)
+    return groups
+
+
+def _play_together(group: Sequence[Run], end: float, tell: Callable[[float], None]) -> list[Outcome]:
+    """Let replays go on side by side, from one time to the next."""
+    for run in group:
+        run.begin()
+    moments, addresses = cast("Moments", group[0].moments), _addresses(group)
+    for k in range(_SLICES):
+        moments.turn(addresses, end * k / _SLICES if k else -math.inf)
+        _play(addresses, math.inf if k == _SLICES - 1 else end * (k + 1) / _SLICES)
+        if any(run.error for run in group):
+            break
+        tell((k + 1) / _SLICES)
+    return [run.end() for run in group]
+
+
+def _addresses(runs: Sequence[Run]) -> Array:
+    return np.array([run.address for run in runs], dtype=np.uintp)
+
+
+def _play(runs: Array, until: float) -> None:
+    function("kernel_play")(c_int32(len(runs)), *pointers(runs), c_double(until))
+
+
+def _age_rule(rule: AgeRule, index: Index) -> _AgeRule:
+    return _AgeRule(
+        age=rule.age,
+        low=-1.0 if rule.low is None else rule.low,
+        built=index.built.ctypes.data,
+        removable=index.removable[rule.by_id].ctypes.data,
+        clock=list(Clock).index(rule.clock),
+    )
+
+
+class _Call:
+    """What is asked while a replay runs; a fault in it is kept and raised when that has ended."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        self.levels: Any = None
+
+
+def _tool(tool: Tool, index: Index) -> _Tool:
+    return _Tool(
+        kind=tool.kind,
+        exact=tool.exact,
+        restarts=tool.restarts or 0.0,
+        amount=(c_double * 6)(*tool.amounts),
+        built=index.built.ctypes.data,
+        sizes=index.sizes_of_images.ctypes.data,
+    )
+
+
+def _headroom(rules: Rules, call: _Call) -> _Headroom:
+    """What a threshold that follows from falls of free space is made from; see `pruner.policy.headroom`."""
+    resolved = rules.resolved
+    assert resolved is not None  # noqa: S101 - the only caller sees to it
+
+    def levels(disk_class: int, threshold: float, made: int) -> int:
+        try:
+            view(made, c_double, _LEVELS)[:] = resolved(disk_class, threshold)
+        except BaseException as error:  # noqa: BLE001 - raised again behind the C code
+            call.error = error
+            return 1
+        return 0
+
+    call.levels = _Levels(levels)
+    falls = Falls(rules.interval)
+    return _Headroom(
+        margin=MARGIN,
+        least=LEAST_SHARE,
+        most=MOST_SHARE,
+        kept=falls.kept,
+        enough=falls.enough,
+        levels=ctypes.cast(call.levels, c_void_p),
+    )
+
+
+def _outcome(result: _Result) -> Outcome:
+    removals, steps = result.kept_removals, result.kept_steps
+    return Outcome(
+        counts={name: int(getattr(result, name)) for name in _COUNTS},
+        amounts={name: float(getattr(result, name)) for name in _AMOUNTS},
+        removal_time=_copied(result.removal_time, removals, np.float64),
+        removal_image=_copied(result.removal_image, removals, np.int32),
+        removal_bytes=_copied(result.removal_bytes, removals, np.int64),
+        removal_emergency=_copied(result.removal_emergency, removals, np.uint8),
+        step_time=_copied(result.step_time, steps, np.float64),
+        step_free=_copied(result.step_free, steps, np.int64),
+    )
+
+
+def _copied(pointer: Any, count: int, kind: Any) -> Array:
+    if not count:
+        return np.empty(0, dtype=kind)
+    return np.ctypeslib.as_array(pointer, shape=(count,)).copy()

@@ -1,0 +1,1 @@
+"""The compiled kernel: its source, how it is loaded and called."""

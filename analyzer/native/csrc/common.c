@@ -1,0 +1,31 @@
+/* What all parts share. */
+
+#include <limits.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define KIND_BITS 3
+#define IMAGE_BITS (32 - KIND_BITS)
+#define MONTH_BITS 51
+#define MOVES_EACH 8
+enum { FOUND, ARRIVED, CONTAINER, PULL, JOB, TAG }; /* analyzer.trace.trace.Use */
+enum { THRESHOLD = 0, TARGET = 2, EMERGENCY = 4, LEVELS = 6 };
+enum { OK = 0, NO_MEMORY = 1, CALLBACK = 2 };
+#define NOWHERE INT32_MAX
+#define BIT_LEVELS 6
+#define SORTED_APART 8 /* so many by insertion, then merged */
+
+#ifndef SOURCE_CRC
+#define SOURCE_CRC 0
+#endif
+
+#if defined(__GNUC__)
+#define PREFETCH(place) __builtin_prefetch(place)
+#else
+#define PREFETCH(place) ((void)0)
+#endif
+
+/* Tells which source this was compiled from. */
+uint32_t kernel_source(void) { return (uint32_t)SOURCE_CRC; }

@@ -1,0 +1,129 @@
+/* What a replay is given. */
+
+typedef struct {
+    int32_t images, groups, uses, disks, gaps, parts;
+    int64_t spells;
+    double trace_end, scale;
+    const double *time;
+    const double *until;
+    const int32_t *image;
+    const uint8_t *kind;
+    const int32_t *bringing;
+    const int32_t *following; /* NULL where least recently used goes first and no use is in vain */
+    const int32_t *before;
+    const double *end;
+    const int32_t *spell_image;
+    const int32_t *at;
+    const int32_t *next;
+    /* Layers that the same images hold are one group; what one image alone holds is its own. */
+    const uint8_t *has_own;
+    const int64_t *own_bytes;
+    const double *own_inodes;
+    const int32_t *first;
+    const int32_t *group;
+    const int64_t *group_bytes;
+    const double *group_inodes;
+    const uint8_t *local;
+    const double *disk_time;
+    const int64_t *disk_total;
+    const int64_t *disk_other;
+    const int64_t *inode_total;
+    const int64_t *inode_other;
+    const int32_t *disk_class;
+    const double *gap_begin;
+    const double *gap_end;
+} trace_t;
+
+/* Orders that look at what the policy did. */
+enum { NO_ORDER, PULLED_FIRST, GDSF };
+
+/* A threshold that follows from how far free space fell within an interval; see pruner.policy.headroom. */
+typedef int (*levels_t)(int32_t disk_class, double threshold, double *levels);
+typedef struct {
+    double margin, least, most; /* of the deepest fall; shares of the disk */
+    int64_t kept, enough;       /* intervals */
+    levels_t levels;
+} headroom_t;
+
+/* What others do at each tick: remove all unused images of which something is longer ago. */
+enum { BUILT, PULLED, USED };
+typedef struct {
+    double age, low; /* only while less than this share of the disk is free; negative: whatever is free */
+    const double *built;
+    const uint8_t *removable;
+    int32_t clock;
+} age_rule_t;
+
+/* A tool of `analyzer.baselines` whose rules are compiled too; what its amounts are stands with each. */
+enum { STONE, DOCUUM, DRONE_GC, KUBELET, ECS, NOMAD, TASKCLUSTER, ARVADOS };
+typedef struct {
+    int32_t kind, exact; /* exact: book what a removal frees as it is */
+    double restarts;     /* seconds between restarts; 0: none */
+    double amount[6];
+    const double *built;
+    const int64_t *sizes;
+} tool_t;
+
+/* Fill keys[k] for images present[k]; not 0: failed. */
+typedef int (*keys_t)(double now, int32_t count, const int32_t *present, double *keys);
+
+/* What forecasts are made from; see pruner.state.learning. */
+typedef struct {
+    const uint8_t *habit; /* per use: the image's from then on */
+    const double *superseded, *expected; /* per image since when; per age returns per second where nothing is known */
+    const learning_t *learning;          /* by habit */
+    int64_t offset;                      /* milliseconds of the origin after midnight */
+    double trust[3];
+} learned_t;
+
+/* Images as they stand at a moment: the same under every policy. */
+typedef struct moment {
+    struct moment *next; /* of those that are kept */
+    size_t slot;
+    double now;
+    int32_t position;
+    int32_t count; /* images that are ranked */
+    double *last_use;
+    int32_t *latest, *ranked; /* ranked: first to go first */
+} moment_t;
+
+/* Moments at which a policy decided, kept for those that are replayed together, in one thread. */
+typedef struct {
+    const learned_t *learned; /* NULL: ask */
+    keys_t ask;
+    int64_t room, size; /* bytes that are left; of each */
+    size_t slots;
+    moment_t **slot, *kept, *spare; /* spare: room that was given for those before */
+    moment_t *reached; /* the latest that was passed: what was known then is not learned again */
+    /* Where replays go on together from one time to another: per image whether any held it then, and which use came next. */
+    int together;
+    uint8_t *wanted;
+    int32_t from;
+} moments_t;
+#define MOST_MOMENTS 65536
+
+typedef struct {
+    const double *levels; /* per class of disk LEVELS amounts: threshold, target, emergency; bytes, inodes */
+    const uint8_t *protected;
+    double interval, min_age, allowlist_idle, gap_grace, level;
+    int32_t at_events, keep_local, keep_removals, keep_steps;
+    int32_t order;        /* one that looks at what the policy did */
+    const int64_t *sizes; /* bytes of all layers of each image */
+    moments_t *moments; /* keys by another order; neither: least recently used first */
+    const headroom_t *headroom; /* not NULL: the levels are those on this disk until enough is known */
+    const age_rule_t *rule; /* not NULL: carried out at each tick instead of deciding */
+    const tool_t *tool;     /* not NULL: followed instead of deciding */
+} policy_t;
+
+typedef struct {
+    int64_t compulsory, compulsory_bytes, repulls, repulled_bytes, losses, removals, removed_bytes,
+        emergency_removals, prunes, disk_full;
+    double min_free, seconds_under, byte_seconds;
+    int64_t kept_removals, kept_steps;
+    double *removal_time;
+    int32_t *removal_image;
+    int64_t *removal_bytes;
+    uint8_t *removal_emergency;
+    double *step_time;
+    int64_t *step_free;
+} result_t;

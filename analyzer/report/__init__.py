@@ -1,0 +1,1 @@
+"""What the analyzer prints, and the HTML report."""

@@ -1,0 +1,150 @@
+"""Results for people and machines: tables, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from enum import StrEnum
+from typing import Any
+
+import typer
+
+from analyzer.simulation.result import Result
+from analyzer.trace.trace import Trace
+from collector.model.units import format_bytes, format_duration, format_time
+from collector.terminal import console
+
+_PATIENCE_S = 1.0
+
+
+class Output(StrEnum):
+    """How results are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+POLICY = "POLICY"
+COLUMNS: dict[str, Callable[[Result], str]] = {
+    "RE-PULLS": lambda result: f"{result.repulls:,}",
+    "RE-PULLED": lambda result: format_bytes(result.repulled_bytes),
+    "PULL TIME": lambda result: format_duration(result.repull_seconds),
+    "HITS": lambda result: f"{result.hit_ratio:.2%}",
+    "REMOVED": lambda result: f"{result.removals:,}",
+    "EMERGENCY": lambda result: f"{result.emergency_removals:,}",
+    "DISK FULL": lambda result: f"{result.disk_full:,}",
+    "MIN FREE": lambda result: format_bytes(result.min_free),
+    "UNDER": lambda result: format_duration(result.seconds_under),
+    "LOST": lambda result: f"{result.losses:,}",
+    "MEAN HELD": lambda result: format_bytes(result.mean_held_bytes),
+}
+REGRET = "REGRET"
+_LIGHTEST = ("EMERGENCY", "MEAN HELD", "HITS", "PULL TIME", "LOST", "REMOVED", "UNDER", "RE-PULLS")
+LEGEND = {
+    "RE-PULLED": "bytes pulled again because the image had been removed; first pulls are not counted.",
+    "DISK FULL": "pulls that did not fit.",
+    "MIN FREE": "the least free space; negative: so much was short.",
+    "UNDER": "time with free space under the policy's threshold; what others do: under the first policy's.",
+    REGRET: "re-pulled bytes that a clairvoyant spares, to what no policy could do better than.",
+    "LOST": "uses of removed images that no registry can give back.",
+}
+
+
+def print_results(trace: Trace, results: Sequence[Result], output: Output, notes: Sequence[str] = ()) -> None:
+    """Print one row per policy."""
+    if output is Output.JSON:
+        console.print_json(as_json(trace, results, notes))
+    elif output is Output.CSV:
+        rows = [result.to_json() for result in results]
+        writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        print_table(trace, results, notes)
+
+
+def print_table(trace: Trace, results: Sequence[Result], notes: Sequence[str] = ()) -> None:
+    """Print the table, with what it stands on above and what it means below."""
+    console.print_text(f"{trace}, from {format_time(trace.utc(0.0))} to {format_time(trace.utc(trace.end))}")
+    first = min(result.compulsory_bytes for result in results)
+    console.print_text(f"disk {disk_range(trace)}; first pulls of all images: {format_bytes(first)}")
+    for note in (*trace.assumptions, *notes):
+        console.print_text(f"note: {note}")
+    names, common = short_names([result.name for result in results])
+    if common:
+        console.print_text(f"all policies: {', '.join(common)}")
+    typer.echo()
+    columns = COLUMNS | ({REGRET: regret} if any(result.optimum_most is not None for result in results) else {})
+    rows = [[name, *(cell(result) for cell in columns.values())] for name, result in zip(names, results, strict=True)]
+    left_out = console.print_table([POLICY, *columns], rows, right=list(columns), optional=_by_weight(results))
+    typer.echo()
+    for column, meaning in LEGEND.items():
+        if column in columns and column not in left_out:
+            console.print_text(f"{column}: {meaning}", "dim")
+
+
+def regret(result: Result) -> str:
+    """Between how many bytes more than the optimum a policy re-pulled."""
+    if result.optimum_least is None or result.optimum_most is None:
+        return "-"
+    least, most = max(0, result.repulled_bytes - result.optimum_most), result.repulled_bytes - result.optimum_least
+    return format_bytes(most) if least == most else f"{format_bytes(least)} to {format_bytes(most)}"
+
+
+def short_names(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names of policies without the clauses that all policies share, and these clauses.
+
+    Names without clauses (what others do) do not count. A lone policy keeps its whole name.
+    """
+    clauses = [name.split(", ") for name in names]
+    ours = [parts for parts in clauses if len(parts) > 1]
+    common = [part for part in ours[0][1:] if all(part in parts for parts in ours)] if len(ours) > 1 else []
+    return [", ".join(part for part in parts if part not in common) for parts in clauses], common
+
+
+def _by_weight(results: Sequence[Result]) -> list[str]:
+    """The columns, those first that tell least: where every row says the same, there is little to compare."""
+    same = [name for name in _LIGHTEST if len({COLUMNS[name](result) for result in results}) == 1]
+    return [*same, *(name for name in _LIGHTEST if name not in same)]
+
+
+def disk_range(trace: Trace) -> str:
+    """The disk's size and its other usage, in words."""
+    low, high = int(trace.disk_other.min()), int(trace.disk_other.max())
+    other = format_bytes(low) if low == high else f"{format_bytes(low)} to {format_bytes(high)}"
+    return f"{format_bytes(int(trace.disk_total[-1]))}, {other} of it used by others"
+
+
+def as_json(trace: Trace, results: Sequence[Result], notes: Sequence[str] = ()) -> dict[str, Any]:
+    """The report as a JSON object; times in UTC seconds."""
+    return {
+        "host": trace.host,
+        "begin": trace.utc(0.0),
+        "end": trace.utc(trace.end),
+        "images": trace.images,
+        "uses": trace.demands,
+        "disk_total_bytes": int(trace.disk_total[-1]),
+        "assumptions": [*trace.assumptions, *notes],
+        "policies": [result.to_json() for result in results],
+    }
+
+
+@contextmanager
+def patient_progress(what: str) -> Iterator[Callable[[float], None]]:
+    """A progress bar on stderr that appears after a second; yields a function of the share done."""
+    began = time.monotonic()
+    with ExitStack() as stack:
+        update: Callable[[int, int], None] | None = None
+
+        def tell(share: float) -> None:
+            nonlocal update
+            if update is None and time.monotonic() - began > _PATIENCE_S:
+                update = stack.enter_context(console.progress(what))
+            if update is not None:
+                update(round(1000 * share), 1000)
+
+        yield tell

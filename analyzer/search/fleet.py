@@ -1,0 +1,327 @@
+"""Several hosts at once: where their histories are, the same work on each, and the sum of it.
+
+The work on one host is a pure function of its history and can be pickled, so that it can be done in
+another process or on another machine.
+"""
+
+from __future__ import annotations
+
+import glob
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from analyzer.baselines import baseline
+from analyzer.report.terminal import as_json, disk_range
+from analyzer.search.grid import Candidate
+from analyzer.search.pareto import possible, sweep
+from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger
+from analyzer.simulation.replay import Progress, replay_many
+from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
+from analyzer.trace.load import DiskOverride, load_trace
+from analyzer.trace.parquet import ParquetLog, hosts_of, parquet_hosts
+from analyzer.trace.trace import Trace
+from collector.eventlog.log import EventLog
+from collector.model.errors import HindsightError, LogError
+from collector.model.units import format_duration
+from pruner.policy.policy import BYTES, Policy
+
+FLEET = "(all hosts)"
+T = TypeVar("T")
+Work = Callable[[Trace, Progress | None], T]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where one host's history is.
+
+    Attributes:
+        path: an event log, or a folder of exported ones.
+        host: whose history.
+        exported: whether `path` is such a folder.
+        label: what a report calls it: the host, with the log's name where several logs tell of one.
+    """
+
+    path: Path
+    host: str
+    exported: bool = False
+    label: str = ""
+
+    def log(self) -> EventLog:
+        """The log, opened by whoever reads it."""
+        return ParquetLog(self.path, self.host) if self.exported else EventLog(self.path)
+
+    def load(self, disk: DiskOverride | None = None) -> Trace:
+        """The history. Raises LogError, see `load_trace`."""
+        trace = load_trace(self.log(), self.host, disk)
+        return replace(trace, host=self.label) if self.label else trace
+
+
+def find(places: Sequence[str | Path], host: str | None = None) -> list[Source]:
+    """All histories in event logs, globs of them, and folders of exported ones; by host.
+
+    Args:
+        places: paths and globs.
+        host: only this host's; None: all.
+
+    Raises:
+        LogError: a glob matches nothing, a log cannot be read, or none knows the host.
+    """
+    paths = [path for place in places for path in _paths(place)]
+    only = host if len(paths) == 1 else None
+    found = [source for path in dict.fromkeys(paths) for source in _sources(path, only)]
+    if host is not None:
+        known = sorted({source.host for source in found})
+        found = [source for source in found if source.host == host]
+        if not found:
+            raise LogError(f"no event log knows host '{host}', only {', '.join(known)}")
+    count = Counter(source.host for source in found)
+    named = [
+        replace(source, label=f"{source.host} ({source.path})") if count[source.host] > 1 else source
+        for source in found
+    ]
+    return sorted(named, key=lambda source: (source.host, str(source.path)))
+
+
+def _paths(place: str | Path) -> list[Path]:
+    if Path(place).exists() or not glob.has_magic(str(place)):
+        return [Path(place)]
+    matches = sorted(glob.glob(str(place), recursive=True))  # noqa: PTH207 - of absolute patterns, too
+    if not matches:
+        raise LogError(f"no event log matches {place}: check the path, or name another with --log")
+    return [Path(match) for match in matches]
+
+
+def _sources(path: Path, host: str | None) -> list[Source]:
+    if path.is_dir():
+        return [Source(path, name, exported=True) for name in parquet_hosts(path, host)]
+    with EventLog(path).reading() as connection:
+        return [Source(path, name) for name in hosts_of(connection, host, path)]
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """Work on one host: what each of some policies and baselines would have done.
+
+    Attributes:
+        policies: ours.
+        baselines: what others do, by name.
+        pull_rate: bytes per second at which pulls are taken to run.
+        trigger: what starts a prune of ours.
+    """
+
+    policies: tuple[Policy, ...]
+    baselines: tuple[str, ...] = ()
+    pull_rate: float = DEFAULT_PULL_RATE
+    trigger: Trigger = Trigger.TICK
+
+    def __call__(self, trace: Trace, progress: Progress | None = None) -> Findings:
+        """Baselines first, then policies. Raises LogError or UsageError, see `replay`."""
+        results, notes = self.run(trace, progress)
+        return Findings.of(trace, [replace(result, removed=()) for result in results], notes)
+
+    def run(
+        self, trace: Trace, progress: Progress | None = None, *, timeline: bool = False
+    ) -> tuple[list[Result], list[str]]:
+        """The results, with timelines and removals if wanted; and what to say of baselines that are left out."""
+        others = [baseline(name) for name in self.baselines]
+        notes = [
+            f"{cleaner.name} is left out: it runs every {format_duration(cleaner.interval)}, longer than the log spans"
+            for cleaner in others
+            if cleaner.interval > trace.end
+        ]
+        notes += _of_policies(trace, self.policies)
+        runs: list[Cleaner] = [cleaner for cleaner in others if cleaner.interval <= trace.end]
+        runs += [PolicyCleaner(policy, trace, trigger=self.trigger) for policy in self.policies]
+        results = replay_many(
+            trace, runs, pull_rate=self.pull_rate, progress=progress, timeline=timeline, removals=timeline
+        )
+        return results, notes
+
+    def with_policies(self, policies: tuple[Policy, ...]) -> Simulation:
+        """The same of other policies."""
+        return replace(self, policies=policies)
+
+
+def _of_policies(trace: Trace, policies: Sequence[Policy]) -> list[str]:
+    """What is to be said of policies that a replay takes another way than the pruner, or that ask too much."""
+    notes = []
+    if any(policy.per_job for policy in policies):
+        notes.append("an amount per job is taken for all job slots; the pruner takes it for those that are free then")
+    total = int(trace.disk_total.max())
+    beyond = {
+        str(policy.threshold): None
+        for policy in policies
+        if policy.threshold.unit == BYTES and policy.threshold.amount > total
+    }
+    return [*notes, *(f"{threshold} is more than the disk holds: under it pruning never ends" for threshold in beyond)]
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Work on one host: what each policy of a grid would have done, as far as it is possible there.
+
+    Attributes:
+        candidates: the policies of the grid.
+        pull_rate: bytes per second at which pulls are taken to run.
+        trigger: what starts a prune.
+    """
+
+    candidates: tuple[Candidate, ...]
+    pull_rate: float = DEFAULT_PULL_RATE
+    trigger: Trigger = Trigger.TICK
+
+    def __call__(self, trace: Trace, progress: Progress | None = None) -> Findings:
+        """One result for each policy that is possible. Raises LogError or UsageError, see `sweep`."""
+        kept = possible(trace, self.candidates)
+        return Findings.of(trace, sweep(trace, kept, self.pull_rate, progress, self.trigger))
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found on one host; small enough to be sent.
+
+    Attributes:
+        heading: what it stands on, in lines of words.
+        facts: the same as a JSON object.
+        results: one for each policy.
+    """
+
+    heading: tuple[str, ...]
+    facts: dict[str, Any]
+    results: tuple[Result, ...]
+
+    @property
+    def host(self) -> str:
+        """The host's name."""
+        return str(self.facts["host"])
+
+    @classmethod
+    def of(cls, trace: Trace, results: Iterable[Result], notes: Sequence[str] = ()) -> Findings:
+        """The findings on a trace."""
+        facts = as_json(trace, (), notes)
+        del facts["policies"]
+        heading = (f"{trace}; disk {disk_range(trace)}", *(f"note: {note}" for note in facts["assumptions"]))
+        return cls(heading, facts, tuple(results))
+
+
+def on_each(
+    sources: Sequence[Source],
+    work: Work[T],
+    disk: DiskOverride | None = None,
+    processes: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[T], list[str]]:
+    """The work done on each host, in the order given, and a note for each host on which it is impossible.
+
+    The same whatever the number of processes.
+
+    Args:
+        sources: the hosts' histories.
+        work: what to do; picklable where there is more than one process.
+        disk: the disk to take in place of the recorded one.
+        processes: how many hosts at once, in processes or threads; None: one for each processor at hand.
+        progress: told the share that is done, from 0 to 1.
+
+    Raises:
+        HindsightError: it is impossible on all hosts.
+    """
+    tasks = [_Task(source, work, disk) for source in sources]
+    count = min(processes or len(os.sched_getaffinity(0)), len(tasks))
+    if count <= 1:
+        outcomes = [
+            task.outcome(None if progress is None else _part(progress, k, len(tasks))) for k, task in enumerate(tasks)
+        ]
+    else:
+        outcomes = _at_once(_pool(work, count), tasks, progress)
+    failed = [outcome for outcome in outcomes if isinstance(outcome, HindsightError)]
+    if failed and len(failed) == len(outcomes):
+        raise failed[0]
+    notes = [
+        f"host {source.label or source.host} is left out: {outcome}"
+        for source, outcome in zip(sources, outcomes, strict=True)
+        if isinstance(outcome, HindsightError)
+    ]
+    return [outcome for outcome in outcomes if not isinstance(outcome, HindsightError)], notes
+
+
+@dataclass(frozen=True, slots=True)
+class _Task(Generic[T]):
+    source: Source
+    work: Work[T]
+    disk: DiskOverride | None
+
+    def outcome(self, progress: Progress | None = None) -> T | HindsightError:
+        try:
+            return self.work(self.source.load(self.disk), progress)
+        except HindsightError as error:
+            return error
+
+
+def _run(task: _Task[T]) -> T | HindsightError:
+    return task.outcome()
+
+
+def _pool(work: Work[T], count: int) -> Executor:
+    """Threads where the work is done by compiled code, which they share; processes where it is done in Python.
+
+    A process costs a second to start before it helps. A fork would inherit DuckDB's and the kernel's threads in
+    whatever state they are, so none is made.
+    """
+    if getattr(work, "baselines", ()):
+        return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+    return ThreadPoolExecutor(count)
+
+
+def _at_once(pool: Executor, tasks: Sequence[_Task[T]], progress: Progress | None) -> list[T | HindsightError]:
+    outcomes: dict[int, T | HindsightError] = {}
+    with pool:
+        numbers = {pool.submit(_run, task): k for k, task in enumerate(tasks)}
+        for future in as_completed(numbers):
+            outcomes[numbers[future]] = future.result()
+            if progress:
+                progress(len(outcomes) / len(tasks))
+    return [outcomes[k] for k in range(len(tasks))]
+
+
+def _part(progress: Progress, k: int, count: int) -> Progress:
+    return lambda share: progress((k + share) / count)
+
+
+def fleet_sums(found: Sequence[Sequence[Result]]) -> list[Result]:
+    """Of each policy that every host has a result of, the sum over all hosts, in the first host's order."""
+    by_name = [{result.name: result for result in results} for results in found]
+    names = [name for name in by_name[0] if all(name in results for results in by_name)]
+    return [fleet_sum([results[name] for results in by_name]) for name in names]
+
+
+def fleet_sum(results: Sequence[Result]) -> Result:
+    """One policy's outcome on several hosts taken together.
+
+    Counts, bytes and times are sums; `min_free` and `threshold` are the least of any host;
+    `mean_held_bytes` is the sum of the hosts' means.
+    """
+    first = results[0]
+    summed = {
+        name: sum(getattr(result, name) for result in results)
+        for name in (
+            *("uses", "hits", "compulsory", "compulsory_bytes", "repulls", "repulled_bytes", "losses", "removals"),
+            *("removed_bytes", "emergency_removals", "prunes", "disk_full", "seconds_under", "mean_held_bytes"),
+            "seconds",
+        )
+    }
+    return replace(
+        first,
+        **summed,
+        threshold=min(result.threshold for result in results),
+        min_free=min(result.min_free for result in results),
+        removed=(),
+        timeline=None,
+        optimum_least=None,
+        optimum_most=None,
+    )

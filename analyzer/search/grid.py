@@ -1,0 +1,201 @@
+"""Grids of policies: ranges, lists and allowlist sets as written on the command line."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from collector.model.errors import UsageError
+from collector.model.units import parse_bytes, parse_duration
+from pruner.policy.file import KEYS, policy_from
+from pruner.policy.orders import ORDERS
+from pruner.policy.policy import Policy, compile_entry
+
+MOST_POLICIES = 100_000
+NO_ALLOWLIST = "none"
+DEFAULT_THRESHOLDS = "5%:40%:1%"
+DEFAULT_ORDERS = "lru,hazard,forecast"
+Axes = Mapping[str, Sequence[str] | None]
+_DURATIONS = frozenset({"min_age", "allowlist_idle", "interval"})
+_PARTS_OF_A_RANGE = 3
+_AMOUNT = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>%|[A-Za-z/]*)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class AllowlistSet:
+    """A named allowlist to try: entries as in the policy file."""
+
+    name: str
+    entries: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> AllowlistSet:
+        """The set that ``NAME=GLOB,GLOB``, a file of one entry a line, or ``none`` means.
+
+        Raises:
+            UsageError: it means none, the file cannot be read, or an entry is impossible.
+        """
+        if text == NO_ALLOWLIST:
+            return cls(NO_ALLOWLIST, ())
+        name, given, globs = text.partition("=")
+        if given:
+            entries = tuple(entry.strip() for entry in globs.split(",") if entry.strip())
+        else:
+            path = Path(text)
+            name, entries = path.stem, _entries_of(path)
+        if not name or not entries:
+            raise UsageError(f"--allowlist-set: '{text}' names no entries: give NAME=GLOB,GLOB, a file, or none")
+        for entry in entries:
+            try:
+                compile_entry(entry)
+            except ValueError as error:
+                raise UsageError(f"--allowlist-set {name}: {error}") from None
+        return cls(name, entries)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One policy of a grid and what to call it."""
+
+    name: str
+    policy: Policy
+
+
+def expand(axis: str, texts: Iterable[str]) -> list[str]:
+    """All values of one axis: ranges (``5%:40%:1%``, both ends included) and comma lists written out.
+
+    Args:
+        axis: the policy's key, such as ``threshold``.
+        texts: as given on the command line.
+
+    Raises:
+        UsageError: a range is backwards, endless or of different units.
+    """
+    values = itertools.chain.from_iterable(text.split(",") for text in texts)
+    found: dict[str, None] = {}
+    for value in values:
+        if axis == "order" and value.strip() == "all":
+            found.update(dict.fromkeys(ORDERS))
+        else:
+            found.update(dict.fromkeys(_range(axis, value.strip()) if ":" in value else [value.strip()]))
+    return list(found)
+
+
+def search_axes(axes: Axes, base: Policy | None = None) -> Axes:
+    """What a search for a policy combines: as told, else thresholds of 5% to 40% and, without a base, three orders."""
+    return {
+        **axes,
+        "threshold": axes.get("threshold") or [DEFAULT_THRESHOLDS],
+        "order": axes.get("order") or ([] if base is not None else [DEFAULT_ORDERS]),
+    }
+
+
+def grid(
+    axes: Axes,
+    sets: Sequence[AllowlistSet] = (),
+    base: Policy | None = None,
+) -> tuple[list[Candidate], int]:
+    """All policies of a grid, and how many combinations contradict themselves and are left out.
+
+    Args:
+        axes: the values of each key to combine; None or empty: the base's.
+        sets: allowlists to combine with them; none: the base's.
+        base: what holds where the axes are silent; None: the built-in policy.
+
+    Raises:
+        UsageError: a value is impossible, there are too many policies, or all contradict themselves.
+    """
+    given = {name: expand(name, values) for name, values in axes.items() if values}
+    for name, values in given.items():
+        _check_alone(name, values)
+    allowlists: list[AllowlistSet | None] = list(sets) or [None]
+    count = len(allowlists)
+    for values in given.values():
+        count *= len(values)
+    if count > MOST_POLICIES:
+        raise UsageError(f"the grid has {count:,} policies, more than {MOST_POLICIES:,}: take larger steps")
+    found: list[Candidate] = []
+    refused: UsageError | None = None
+    for allowlist, chosen in itertools.product(allowlists, itertools.product(*given.values())):
+        try:
+            found.append(_candidate(dict(zip(given, chosen, strict=True)), allowlist, base))
+        except UsageError as error:
+            refused = error
+    if not found and refused is not None:
+        raise UsageError(f"no policy of the grid is possible: {refused}")
+    return found, count - len(found)
+
+
+def _candidate(values: Mapping[str, Any], allowlist: AllowlistSet | None, base: Policy | None) -> Candidate:
+    entries = {} if allowlist is None else {"allowlist": list(allowlist.entries)}
+    policy = policy_from({**values, **entries}, "grid", base)
+    name = str(policy)
+    if allowlist is not None and allowlist.entries:
+        count = f"sparing {len(allowlist.entries)} allowlist entries"
+        name = name.replace(count, f"sparing {allowlist.name}")
+    return Candidate(name, policy)
+
+
+def _check_alone(name: str, values: Sequence[str]) -> None:
+    """Refuse values that are impossible by themselves, whatever the rest of the policy says."""
+    for value in values:
+        try:
+            KEYS[name].read(value)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{_option(name)}: {error}") from None
+
+
+def _range(axis: str, text: str) -> list[str]:
+    option = _option(axis)
+    parts = text.split(":")
+    if len(parts) != _PARTS_OF_A_RANGE:
+        raise UsageError(f"{option}: '{text}' is no range: write START:END:STEP, such as {_example(axis)}")
+    amounts = [_AMOUNT.fullmatch(part) for part in parts]
+    if None in amounts:
+        raise UsageError(f"{option}: '{text}' is no range: write START:END:STEP, such as {_example(axis)}")
+    numbers = [Decimal(match["number"]) for match in amounts if match]
+    units = [match["unit"] for match in amounts if match]
+    unit = units[0]
+    if len(set(units)) > 1:
+        numbers = [_plain(option, axis, part) for part in parts]
+        unit = "s" if axis in _DURATIONS else ""
+    start, end, step = numbers
+    if step <= 0:
+        raise UsageError(f"{option}: range '{text}' never ends: its step must be more than 0")
+    if start > end:
+        raise UsageError(f"{option}: range '{text}' is empty: it starts over its end")
+    if (end - start) / step >= MOST_POLICIES:
+        raise UsageError(f"{option}: range '{text}' has more than {MOST_POLICIES:,} values: take a larger step")
+    return [f"{start + k * step:f}{unit}" for k in range(int((end - start) / step) + 1)]
+
+
+def _option(axis: str) -> str:
+    return f"--{axis.replace('_', '-')}"
+
+
+def _plain(option: str, axis: str, part: str) -> Decimal:
+    """A range's part of whatever unit as seconds or bytes."""
+    try:
+        return Decimal(parse_duration(part) if axis in _DURATIONS else parse_bytes(part))
+    except ValueError:
+        raise UsageError(f"{option}: the parts of a range must be of one unit, not '{part}' beside others") from None
+
+
+def _example(axis: str) -> str:
+    return "1h:24h:1h" if axis in _DURATIONS else "5%:40%:1% or 10GB:100GB:10GB"
+
+
+def _entries_of(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UsageError(f"--allowlist-set: {path} is not UTF-8 text") from None
+    except OSError as error:
+        raise UsageError(f"--allowlist-set: {path} cannot be read: {error.strerror}") from None
+    stripped = (line.partition("#")[0].strip() for line in lines)
+    return tuple(line for line in stripped if line)

@@ -1,0 +1,1 @@
+"""Replaying a history under another policy."""

@@ -1,0 +1,340 @@
+"""What knowing the future would be worth: a clairvoyant policy, and a bound that no policy can beat.
+
+The optimum lies between the two. The clairvoyant removes whole images under the same rules as the
+policy at hand, those first whose next use is the farthest (Belady 1966), and so can be had. The bound
+lets a policy drop single bytes of single layers: every byte then is a page of unit size and cost, for
+which farthest next need first is optimal, so nothing that keeps the same space free re-pulls less.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analyzer.kernel import index
+from analyzer.kernel.moments import bound
+from analyzer.simulation.cleaner import PolicyCleaner, policy_levels, protection
+from analyzer.simulation.knowledge import knowledge_of
+from analyzer.simulation.replay import replay
+from analyzer.simulation.result import Result
+from analyzer.trace.trace import Flags, Floats, Images, Integers, Trace, Use
+from pruner.planning.plan import GAP_GRACE_S
+from pruner.policy.policy import AUTO, Policy
+
+_AT_ONCE = 2**16
+# What is needed when, by what it depends on of a policy: its threshold is not among that.
+_Columns = dict[tuple[object, ...], tuple[NDArray[Any], ...]]
+
+
+class Clairvoyant(PolicyCleaner):
+    """A policy with its order replaced: the image whose next use is the farthest goes first.
+
+    Args:
+        policy: whose threshold, target, ages and allowlist hold.
+        trace: where to apply it, and its future.
+    """
+
+    def __init__(self, policy: Policy, trace: Trace) -> None:
+        super().__init__(replace(policy, order="clairvoyant"), trace, name=f"clairvoyant under {policy.threshold} free")
+        self._knowledge = knowledge_of(trace)
+        self._next = self._knowledge.next_demands
+
+    def keys(self, now: float, images: Integers) -> Floats:
+        """The farthest next use first."""
+        after = self._knowledge.latest(now, images) + 1
+        mine = after < self._knowledge.begins[images + 1]
+        following: Floats = np.where(mine, self._next[np.minimum(after, len(self._next) - 1)], math.inf)
+        return -following
+
+
+@dataclass(frozen=True, slots=True)
+class Bracket:
+    """Between what re-pulled bytes the optimum lies, for one policy's rules.
+
+    Attributes:
+        least: no policy that keeps the same space free re-pulls fewer bytes.
+        most: the clairvoyant's re-pulled bytes.
+    """
+
+    least: int
+    most: int
+
+
+def with_regret(result: Result, bracket: Bracket) -> Result:
+    """The result with what the optimum would have re-pulled."""
+    return replace(result, optimum_least=min(bracket.least, bracket.most), optimum_most=bracket.most)
+
+
+def add_regret(trace: Trace, policies: Sequence[Policy], results: Sequence[Result]) -> list[Result]:
+    """The results of policies with their brackets; policies that differ in the order only share one.
+
+    A policy whose threshold follows from its own past has none: another order would have another threshold.
+    """
+    known: dict[Policy, Bracket] = {}
+    columns: _Columns = {}
+    added = []
+    for policy, result in zip(policies, results, strict=True):
+        if policy.threshold.unit == AUTO:
+            added.append(result)
+            continue
+        rules = replace(policy, order="lru")
+        if rules not in known:
+            known[rules] = bracket(trace, rules, columns)
+        added.append(with_regret(result, known[rules]))
+    return added
+
+
+def bracket(trace: Trace, policy: Policy, columns: _Columns | None = None) -> Bracket:
+    """The optimum's re-pulled bytes under a policy's threshold, ages and allowlist. Raises as `replay`.
+
+    Args:
+        trace: the history.
+        policy: whose.
+        columns: what policies that differ in their threshold share; filled.
+    """
+    most = replay(trace, Clairvoyant(policy, trace), removals=False).repulled_bytes
+    return Bracket(lower_bound(trace, policy, columns=columns), most)
+
+
+def lower_bound(trace: Trace, policy: Policy, *, reference: bool = False, columns: _Columns | None = None) -> int:
+    """Re-pulled bytes of the optimal fractional policy: no policy with this threshold has fewer.
+
+    It holds for policies that have the threshold free after each tick, as far as their rules let
+    anything go. What may not go at a tick (pinned, young or local images) may not go here. As in a
+    replay, what is used after the trace's end does not count.
+
+    A policy is neither forced to drop nor sure to hold what an allowlist may spare, nor what was used
+    in a way that does not bring it back (a tag, or a local image that is lost). That then takes no
+    space here, which only lowers the bound.
+
+    Args:
+        trace: the history.
+        policy: whose threshold, ages and allowlist hold.
+        reference: whether to do without the compiled kernel.
+        columns: what policies that differ in their threshold share; filled.
+
+    Raises:
+        UsageError: the policy contradicts itself on this disk.
+    """
+    within = trace.time <= trace.end
+    witnessed = replace(
+        trace,
+        time=trace.time[within],
+        image=trace.image[within],
+        until=trace.until[within],
+        kind=trace.kind[within],
+    )
+    return _Fractional(witnessed, policy, {} if columns is None else columns).run(reference=reference)
+
+
+class _Fractional:
+    """The replay of bytes: each layer may be held in part."""
+
+    def __init__(self, trace: Trace, policy: Policy, columns: _Columns) -> None:
+        self.trace = trace
+        self.policy = policy
+        self.columns = columns
+        self.ticks = int(trace.end / policy.interval)
+        self.size: list[int] = trace.layer_bytes.tolist()
+        self.held = [0.0] * len(self.size)
+        self.counted = [True] * len(self.size)
+        self.exempt_until = [-math.inf] * len(self.size)
+        self.doubtful_until = [-math.inf] * len(self.size)
+        self.version = [0] * len(self.size)
+        self.heap: list[tuple[float, int, int]] = []
+        self.waiting: list[tuple[float, tuple[float, int, int]]] = []
+        self.total = 0.0
+        self.repulled = 0.0
+
+    def run(self, *, reference: bool) -> int:
+        """The bytes that have to be pulled again."""
+        if not reference and index.available(self.trace):
+            grace = min(self.policy.min_age, GAP_GRACE_S)
+            return int(bound(self.trace, self._columns(), self._allowed(), self.policy.interval, grace))
+        state, allowed = 0, self._allowed().tolist()
+        tick, needs = 0, iter(self._needs())
+        pending = next(needs, None)
+        while tick < self.ticks or pending is not None:
+            tick = self._next_tick(tick, pending[0] if pending else self.ticks)
+            while pending is not None and pending[0] <= tick:
+                self._need(*pending)
+                pending = next(needs, None)
+            if tick > self.ticks:
+                break
+            now = tick * self.policy.interval
+            while state + 1 < len(self.trace.disk_time) and self.trace.disk_time[state + 1] <= now:
+                state += 1
+            self._drop(now, allowed[state])
+        return int(self.repulled)
+
+    def _next_tick(self, tick: int, needed: int) -> int:
+        """The next tick at which something may have to go: after a need, a disk state, or while too much is held."""
+        if self.too_much or needed <= tick + 1:
+            return tick + 1
+        k = int(np.searchsorted(self.trace.disk_time, tick * self.policy.interval, side="right"))
+        changed = math.inf
+        if k < len(self.trace.disk_time):
+            changed = math.ceil(self.trace.disk_time[k] / self.policy.interval)
+        return int(max(tick + 1, min(needed, changed, max(self.ticks, tick + 1))))
+
+    too_much = False
+
+    def _needs(self) -> Iterator[tuple[int, int, bool, bool, float, float, float]]:
+        """The rows of `_columns`."""
+        columns = self._columns()
+        for k in range(0, len(columns[0]), _AT_ONCE):  # numbers as objects take much memory
+            yield from zip(*(column[k : k + _AT_ONCE].tolist() for column in columns), strict=True)
+
+    def _columns(self) -> tuple[NDArray[Any], ...]:
+        policy = self.policy
+        spared = policy.allowlist if _spares(policy) else ()
+        key = (policy.interval, policy.min_age, policy.local_images, spared)
+        if key not in self.columns:
+            self.columns[key] = self._made_columns()
+        return self.columns[key]
+
+    def _made_columns(self) -> tuple[NDArray[Any], ...]:
+        """By tick and layer: as `_uses_of_layers`, and then the tick up to which it takes space for a costly need."""
+        tick, layer, needed, costs, until, doubt = self._uses_of_layers()
+        if not len(tick):
+            return tick, layer, needed, costs, until, doubt, until
+        # Of all that happens to a layer between two ticks, the first need says what its fetch is.
+        order = np.lexsort((~needed, tick, layer))
+        tick, layer, needed, costs = tick[order], layer[order], needed[order], costs[order]
+        start = np.flatnonzero(np.append([True], (layer[1:] != layer[:-1]) | (tick[1:] != tick[:-1])))
+        latest, doubtful = np.maximum.reduceat(until[order], start), np.maximum.reduceat(doubt[order], start)
+        tick, layer, needed, costs = tick[start], layer[start], needed[start], costs[start]
+        need = np.flatnonzero(needed)
+        again = (layer[need][1:] == layer[need][:-1]) & costs[need][1:]
+        following = np.full(len(tick), math.inf)
+        # From a doubtful use on it takes no space; what comes after the next need is that need's affair.
+        stops = np.append(np.flatnonzero(doubtful > -math.inf), len(tick))
+        stop = stops[np.searchsorted(stops, need[:-1], side="right")]
+        following[need[:-1][again]] = tick[np.minimum(stop, need[1:])[again]]
+        order = np.lexsort((layer, tick))
+        return tuple(column[order] for column in (tick, layer, needed, costs, latest, doubtful, following))
+
+    def _uses_of_layers(self) -> tuple[Integers, Integers, Flags, Flags, Floats, Floats]:
+        """Each layer of each use: tick, layer, whether needed, may re-pull, exempt until, doubtful until."""
+        trace, policy = self.trace, self.policy
+        demand = (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)
+        first = _is_first(trace.image, demand | (trace.kind <= Use.ARRIVED))
+        # What appears without a pull, or is pulled for the first time, costs no re-pull.
+        free = (trace.kind == Use.ARRIVED) | first
+        needed = free | (demand & ~trace.local[trace.image])
+        tick = np.maximum(np.ceil(trace.time / policy.interval), 1).astype(np.int64)
+        never_goes = trace.local & (policy.local_images == "keep")
+        until = np.where(never_goes[trace.image], math.inf, trace.until + policy.min_age)
+        until, known, there = _presence(trace, needed, until)
+        doubt = np.where(known & ~there & (until > tick * policy.interval), until, -math.inf)
+        until = np.where(there, until, -math.inf)
+        count = trace.first[trace.image + 1] - trace.first[trace.image]
+        owner = np.repeat(np.arange(len(count)), count)
+        begin = np.cumsum(count) - count
+        layer = trace.layer[np.arange(int(count.sum())) - np.repeat(begin - trace.first[trace.image], count)]
+        counted = ~_spared_layers(trace, policy)[layer]
+        owner, layer = owner[counted], layer[counted]
+        return tick[owner], layer, needed[owner], (demand & ~free)[owner], until[owner], doubt[owner]
+
+    def _need(
+        self, tick: int, layer: int, needed: bool, costs: bool, until: float, doubtful: float, following: float
+    ) -> None:
+        self.exempt_until[layer] = max(self.exempt_until[layer], until)
+        self.doubtful_until[layer] = max(self.doubtful_until[layer], doubtful)
+        if self.doubtful_until[layer] > tick * self.policy.interval:
+            self.total -= self.held[layer] * self.counted[layer]
+            self.counted[layer] = False
+        if not needed:
+            return
+        missing = self.size[layer] - self.held[layer]
+        if costs:
+            self.repulled += missing
+        if self.doubtful_until[layer] <= tick * self.policy.interval:
+            self.total += self.size[layer] - self.held[layer] * self.counted[layer]
+            self.counted[layer] = True
+        self.held[layer] = float(self.size[layer])
+        self.version[layer] += 1
+        heapq.heappush(self.heap, (-following, layer, self.version[layer]))
+
+    def _allowed(self) -> Floats:
+        """Bytes of images that may be held after a tick, in each disk state."""
+        trace = self.trace
+        sizes = np.stack((trace.disk_total, trace.inode_total), axis=1)
+        distinct, number = np.unique(sizes, axis=0, return_inverse=True)
+        levels = [policy_levels(self.policy, int(total), int(inodes)).threshold[0] for total, inodes in distinct]
+        allowed: Floats = trace.disk_total - trace.disk_other - np.array(levels)[number.reshape(-1)]
+        return allowed
+
+    def _drop(self, now: float, allowed: float) -> None:
+        """Drop bytes, those that are needed last first, until no more are held than is allowed."""
+        self.too_much = self.total > allowed
+        if not self.too_much or self._blind(now):
+            return
+        while self.waiting and self.waiting[0][0] <= now:
+            heapq.heappush(self.heap, heapq.heappop(self.waiting)[1])
+        while self.total > allowed and self.heap:
+            entry = self.heap[0]
+            _, layer, version = entry
+            current = version == self.version[layer] and self.held[layer] > 0.0 and self.counted[layer]
+            if current and self.exempt_until[layer] <= now:
+                going = min(self.held[layer], self.total - allowed)
+                self.held[layer] -= going
+                self.total -= going
+                current = self.held[layer] > 0.0
+            elif current:
+                heapq.heappush(self.waiting, (self.exempt_until[layer], entry))
+                current = False
+            if not current:
+                heapq.heappop(self.heap)
+        self.too_much = self.total > allowed
+
+    def _blind(self, now: float) -> bool:
+        """Whether every image still counts as just used after a gap."""
+        grace = min(self.policy.min_age, GAP_GRACE_S)
+        return any(begin <= now and min(end, now) + grace > now for begin, end in self.trace.blind.tolist())
+
+
+def _presence(trace: Trace, needed: Flags, until: Floats) -> tuple[Floats, Flags, Flags]:
+    """Of each use: until when its image is exempt by then, and whether it has ever been, and surely is, there.
+
+    An image is surely there from each need on for as long as it is exempt.
+    """
+    order = np.argsort(trace.image, kind="stable")
+    image, position = trace.image[order], np.arange(len(order))
+    values, rank = np.unique(until, return_inverse=True)
+    offset = image * len(values)
+    latest = values[np.maximum.accumulate(offset + rank[order]) - offset]
+    last = np.maximum.accumulate(np.where(needed[order], position, -1))
+    known = (last >= 0) & (image[last] == image)
+    there = known & (needed[order] | (trace.time[order] < latest[last]))
+    back = np.argsort(order)
+    return latest[back], known[back], there[back]
+
+
+def _spares(policy: Policy) -> bool:
+    """Whether the allowlist may keep anything while free space is under the threshold."""
+    return policy.emergency is not None and policy.emergency != policy.threshold
+
+
+def _spared_layers(trace: Trace, policy: Policy) -> Flags:
+    """Per layer whether the allowlist may keep it while free space is under the threshold."""
+    spared = np.zeros(len(trace.layer_bytes), dtype=np.bool_)
+    if _spares(policy):
+        owner = np.repeat(np.array(protection(policy, trace), dtype=np.bool_), np.diff(trace.first))
+        spared[trace.layer[owner]] = True
+    return spared
+
+
+def _is_first(image: Images, counted: Flags) -> Flags:
+    """Whether each counted entry is the first counted one of its image."""
+    first = np.zeros(len(image), dtype=np.bool_)
+    where = np.flatnonzero(counted)
+    _, at = np.unique(image[where], return_index=True)
+    first[where[at]] = True
+    return first

@@ -1,0 +1,242 @@
+"""What removes images from a simulated host: our policy, or something others run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from enum import StrEnum
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from analyzer.simulation.host import Host
+from analyzer.simulation.knowledge import knowledge_of
+from analyzer.trace.trace import Floats, Integers, Trace
+from collector.model.errors import UsageError
+from pruner.planning.decision import EVICT_EMERGENCY, Reason, evict, in_turn
+from pruner.planning.plan import recent_use
+from pruner.policy.headroom import Falls
+from pruner.policy.orders import ORDERS, OWN_STATE_ORDERS
+from pruner.policy.policy import AUTO, Levels, Policy, Space
+
+
+class Trigger(StrEnum):
+    """What starts a prune: the timer alone, or also an event that leaves too little space."""
+
+    TICK = "tick"
+    EVENT = "event"
+
+
+class Cleaner(Protocol):
+    """Something that removes images from a simulated host: our policy, or what others run.
+
+    Attributes:
+        name: what a report calls it.
+        baseline: whether it stands for what others do.
+        interval: seconds between ticks of its timer; 0: it has none.
+    """
+
+    name: str
+    baseline: bool
+    interval: float
+
+    def tick(self, host: Host) -> None:
+        """The timer fires."""
+
+    def used(self, host: Host, image: int, *, brought_in: bool) -> None:
+        """An image was just used; `brought_in` if it had to be pulled or has arrived."""
+
+    def sampled(self, host: Host) -> None:
+        """The disk was just sampled."""
+
+    def waits(self, host: Host, until: float, *, use: bool) -> None:
+        """Time passes from the last happening until `until`, when a use begins or something else happens."""
+
+
+class PolicyCleaner:
+    """Our pruner: the decision function, called at each tick. What inherits may have other `keys`, and nothing else.
+
+    Args:
+        policy: what to apply.
+        trace: where to apply it.
+        name: what a report calls it; None: the policy in words.
+        trigger: what starts a prune.
+    """
+
+    baseline = False
+
+    def __init__(self, policy: Policy, trace: Trace, name: str | None = None, trigger: Trigger = Trigger.TICK) -> None:
+        self.policy = policy
+        self.trace = trace
+        self.trigger = trigger
+        self.name = name or (f"{policy}, also at events" if trigger is Trigger.EVENT else str(policy))
+        self.interval = policy.interval
+        self._levels: dict[tuple[float | None, int, int], Levels] = {}
+        self._headroom = Headroom(policy.interval) if policy.threshold.unit == AUTO else None
+
+    @cached_property
+    def protected(self) -> list[bool]:
+        """Per image whether the allowlist names it."""
+        return protection(self.policy, self.trace)
+
+    @cached_property
+    def first(self) -> list[int]:
+        """Where each image's layers begin; see `Trace`."""
+        first: list[int] = self.trace.first.tolist()
+        return first
+
+    @cached_property
+    def layer(self) -> list[int]:
+        """The layers of all images; see `Trace`."""
+        layer: list[int] = self.trace.layer.tolist()
+        return layer
+
+    def levels(self, host: Host) -> Levels:
+        """The policy's amounts of free space on the disk as it is now."""
+        needed = self._headroom.threshold(host.total) if self._headroom is not None else None
+        state = (needed, host.total, host.total_inodes)
+        if state not in self._levels:
+            policy = self.policy if needed is None else with_threshold(self.policy, needed)
+            self._levels[state] = policy_levels(policy, host.total, host.total_inodes)
+        return self._levels[state]
+
+    def tick(self, host: Host) -> None:
+        """Remove what the decision function says, if free space is under the threshold."""
+        if self._headroom is not None:
+            self._headroom.look(host)
+        levels = self.levels(host)
+        if host.free >= levels.threshold[0] and host.free_inodes >= levels.threshold[1]:
+            return
+        order = self.ordered(host)
+        verdict = self.decide(host, order, levels)
+        for i in in_turn(order, verdict):
+            host.remove(i, emergency=verdict[i] == EVICT_EMERGENCY)
+        if self._headroom is not None:
+            self._headroom.look(host)
+
+    def used(self, host: Host, image: int, *, brought_in: bool) -> None:  # noqa: ARG002 - the protocol
+        """Prune if that took too much space and events are to trigger it."""
+        if brought_in:
+            self._changed(host)
+
+    def sampled(self, host: Host) -> None:
+        """Prune if that shows too little space and events are to trigger it."""
+        self._changed(host)
+
+    def _changed(self, host: Host) -> None:
+        if self._headroom is not None:
+            self._headroom.look(host)
+        if self.trigger is Trigger.EVENT:
+            self.tick(host)
+
+    def waits(self, host: Host, until: float, *, use: bool) -> None:
+        """Nothing: it sleeps until the timer or an event wakes it."""
+
+    def ordered(self, host: Host) -> list[int]:
+        """The images that are there, first to go first."""
+        present = host.present
+        if self.policy.order == "lru":
+            # To the very event; a trace's knowledge is to the moment.
+            return sorted(present, key=lambda i: (min(host.last_use[i], host.now), i))
+        images = np.array(present, dtype=np.int64)
+        if self.policy.order in OWN_STATE_ORDERS:
+            facts = knowledge_of(self.trace).facts(host.now, images, np.array(host.pulled), np.array(host.holders))
+            keys = ORDERS[self.policy.order](facts)
+        else:
+            keys = self.keys(host.now, images)
+        return [present[k] for k in np.argsort(keys, kind="stable")]
+
+    def keys(self, now: float, images: Integers) -> Floats:
+        """The keys of images by an order that looks at none of what the policy did, lowest first to go."""
+        return knowledge_of(self.trace).keys(self.policy.order, now, images)
+
+    def decide(self, host: Host, order: list[int], levels: Levels) -> list[int]:
+        """The verdict on every image that is there."""
+        blind = host.blind_until()
+        verdict = [0] * len(host.held)
+        evict(
+            order,
+            [self._blocked(host, i) for i in range(len(host.held))],
+            self.protected,
+            [recent_use(last_use, blind, self.policy.min_age) for last_use in host.last_use],
+            host.now - self.policy.min_age,
+            host.now - self.policy.allowlist_idle,
+            (host.free, host.free_inodes),
+            levels.threshold,
+            levels.target,
+            levels.emergency,
+            self.first,
+            self.layer,
+            host.layer_bytes,
+            host.layer_inodes,
+            list(host.holders),
+            verdict,
+        )
+        return verdict
+
+    def _blocked(self, host: Host, image: int) -> int:
+        if host.pinned(image):
+            return Reason.PINNED
+        return Reason.LOCAL if host.local[image] and self.policy.local_images == "keep" else 0
+
+
+class Headroom:
+    """The record of falls along a simulated history, as a host under this policy would have made it."""
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._falls = Falls(interval)
+        self._began = 0.0
+        self._highest = -math.inf
+        self._deepest = 0.0
+
+    def look(self, host: Host) -> None:
+        """See what is free now; what was free at most in this interval counts from."""
+        if host.now >= self._began + self._interval:
+            if self._highest > -math.inf:
+                self._falls.add(max(self._deepest, self._highest - host.free))
+            self._began = host.now // self._interval * self._interval
+            self._highest, self._deepest = host.free, 0.0
+        self._highest = max(self._highest, host.free)
+        self._deepest = max(self._deepest, self._highest - host.free)
+
+    def threshold(self, total: int) -> float | None:
+        """The free space that a disk of `total` bytes needs at a tick; None: too little is known yet."""
+        return self._falls.threshold(total)
+
+
+def protection(policy: Policy, trace: Trace) -> list[bool]:
+    """Per image whether the policy's allowlist names it."""
+    if not policy.allowlist:
+        return [False] * trace.images
+    return [policy.protects(names) is not None for names in trace.names]
+
+
+def with_threshold(policy: Policy, threshold: float) -> Policy:
+    """An automatic policy with the bytes that are found to be needed."""
+    return dataclasses.replace(policy, threshold=Space(threshold, "B", AUTO))
+
+
+def policy_levels(policy: Policy, total: int, total_inodes: int) -> Levels:
+    """The policy's levels on one disk. Raises UsageError if they contradict each other there.
+
+    Simulated free space can be negative, so ``never`` has to be less than any amount. An amount per job is taken
+    for all job slots, for the log does not tell how many were free.
+    """
+    if policy.per_job and policy.job_slots is None:
+        raise UsageError("an amount per job needs the number of job slots: set job_slots in a policy file (--policy)")
+    try:
+        levels = policy.levels(total, total_inodes)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if policy.emergency is not None and policy.emergency.amount < 0.0:
+        return Levels(levels.threshold, levels.target, (-math.inf, -math.inf))
+    return levels
+
+
+def threshold_of(cleaner: Cleaner, trace: Trace) -> float:
+    """A policy's threshold on the first disk state, bytes; 0 for a baseline."""
+    if not isinstance(cleaner, PolicyCleaner):
+        return 0.0
+    return policy_levels(cleaner.policy, int(trace.disk_total[0]), int(trace.inode_total[0])).threshold[0]

@@ -1,0 +1,130 @@
+"""Policies and baselines as the compiled kernel takes them, and what it found as results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from analyzer.kernel import index as kernel
+from analyzer.kernel.age_rule import AgeRule
+from analyzer.kernel.index import Index
+from analyzer.kernel.moments import Moments
+from analyzer.kernel.rules import Tool
+from analyzer.kernel.runs import Outcome, Rules
+from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger, policy_levels, with_threshold
+from analyzer.simulation.knowledge import knowledge_of
+from analyzer.simulation.result import Removals, Result, Timeline
+from analyzer.trace.trace import Trace
+from pruner.planning.plan import GAP_GRACE_S
+from pruner.policy.orders import OWN_STATE_ORDERS
+from pruner.policy.policy import AUTO, Policy
+
+# A hundred times as much is still told apart to the byte by floating point.
+_MOST_BYTES = 2**53 // 100
+
+
+def index_for(trace: Trace, cleaner: Cleaner) -> Index | None:
+    """The trace's index, if the compiled kernel is at hand and knows what the cleaner does."""
+    if not kernel.available(trace):
+        return None
+    known = isinstance(cleaner, PolicyCleaner) and cleaner.trace is trace
+    if known or _rule_of(cleaner) is not None or _tool_of(cleaner, trace) is not None:
+        return kernel.index_of(trace)
+    return None
+
+
+def _rule_of(cleaner: Cleaner) -> AgeRule | None:
+    """The rule of age that is all that a baseline does; None: it does something else."""
+    rule = getattr(cleaner, "rule", None)
+    return rule if isinstance(rule, AgeRule) else None
+
+
+def _tool_of(cleaner: Cleaner, trace: Trace) -> Tool | None:
+    """What a baseline does, if the kernel knows it and does it to the last bit on such a disk."""
+    tool = getattr(cleaner, "tool", None)
+    return tool if isinstance(tool, Tool) and int(trace.disk_total.max(initial=0)) < _MOST_BYTES else None
+
+
+def rules_of(cleaner: Cleaner, index: Index) -> Rules:
+    """A policy as the kernel takes it."""
+    rule, tool = _rule_of(cleaner), _tool_of(cleaner, index.trace)
+    if rule is not None or tool is not None:
+        return Rules(
+            levels=np.zeros((len(index.sizes), 6)),
+            protected=np.zeros(index.trace.images, dtype=np.bool_),
+            interval=cleaner.interval,
+            min_age=0.0,
+            allowlist_idle=0.0,
+            gap_grace=0.0,
+            at_events=False,
+            keep_local=False,
+            rule=rule,
+            tool=tool,
+        )
+    assert isinstance(cleaner, PolicyCleaner)  # noqa: S101 - `index_for` lets no other pass
+    policy = cleaner.policy
+    levels = [policy_levels(policy, int(total), int(inodes)) for total, inodes in index.sizes]
+    return Rules(
+        levels=np.array([(*level.threshold, *level.target, *level.emergency) for level in levels]),
+        protected=np.array(cleaner.protected, dtype=np.bool_),
+        interval=policy.interval,
+        min_age=policy.min_age,
+        allowlist_idle=policy.allowlist_idle,
+        gap_grace=GAP_GRACE_S,
+        at_events=cleaner.trigger is Trigger.EVENT,
+        keep_local=policy.local_images == "keep",
+        order=policy.order if policy.order in OWN_STATE_ORDERS else "",
+        moments=_moments(cleaner, index),
+        resolved=_resolved(policy, index) if policy.threshold.unit == AUTO else None,
+    )
+
+
+def _resolved(policy: Policy, index: Index) -> Callable[[int, float], Sequence[float]]:
+    """An automatic policy's levels once its threshold is known, on each class of disk."""
+
+    def levels(number: int, threshold: float) -> Sequence[float]:
+        total, inodes = index.sizes[number]
+        found = policy_levels(with_threshold(policy, threshold), int(total), int(inodes))
+        return (*found.threshold, *found.target, *found.emergency)
+
+    return levels
+
+
+def _moments(cleaner: PolicyCleaner, index: Index) -> Moments | None:
+    """All images as an order ranks them, whatever a policy did; None for an order that looks at what it did."""
+    order = cleaner.policy.order
+    if order == "lru" or order in OWN_STATE_ORDERS:
+        return None
+
+    def make() -> Moments:
+        if order == "forecast":
+            return Moments(index.trace.images, knowledge_of(index.trace).forecasting)
+        # Computed here, what it needs is not computed in several threads at once.
+        cleaner.keys(0.0, index.trace.image[:1].astype(np.int64))
+        return Moments(index.trace.images, cleaner.keys)
+
+    return index.moments(order, make)
+
+
+def result_of(
+    outcome: Outcome, cleaner: Cleaner, index: Index, level: float, pull_rate: float, *, timeline: bool
+) -> Result:
+    """What a replay found, as a result; see `analyzer.simulation.replay.replay`."""
+    counts, amounts = outcome.counts, outcome.amounts
+    uses, end = index.demands, index.trace.end
+    return Result(
+        name=cleaner.name,
+        baseline=cleaner.baseline,
+        threshold=level,
+        uses=uses,
+        hits=uses - counts["compulsory"] - counts["repulls"] - counts["losses"],
+        **counts,
+        min_free=int(amounts["min_free"]),
+        seconds_under=amounts["seconds_under"],
+        mean_held_bytes=amounts["byte_seconds"] / end,
+        seconds=end,
+        pull_rate=pull_rate,
+        removed=Removals(outcome.removal_time, outcome.removal_image, outcome.removal_bytes, outcome.removal_emergency),
+        timeline=Timeline(outcome.step_time, outcome.step_free) if timeline else None,
+    )

@@ -1,0 +1,483 @@
+"""What a trace's host knew of its images at any moment: the same for every policy, computed once.
+
+This is `pruner.state.learning` over arrays. A host's knowledge is a function of the demand alone, not of
+what a policy removed: only what is present, when it was pulled and which layers it shares are not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analyzer.kernel import index as kernel
+from analyzer.kernel.moments import Forecasting, Learning
+from analyzer.trace.trace import Flags, Floats, Integers, Trace, Use
+from pruner.policy.orders import ORDERS
+from pruner.policy.policy import repository
+from pruner.state import learning
+from pruner.state.learning import AGES, BUCKETS, CELLS, HABITS, HIGHEST_BIN, LOWEST_BIN, PHASES, STAGES
+
+_NEVER = np.inf
+_DAY_MS = 86_400_000
+
+
+class Tables(Protocol):
+    """What was learned up to each midnight."""
+
+    def day(self, day: int, /) -> tuple[Integers, Integers]:
+        """Returns, and exposure in milliseconds, up to a midnight; shape (situations,) each."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """The same, counted here; shape (days, situations) each."""
+
+    returns: Integers
+    exposure_ms: Integers
+
+    def day(self, day: int) -> tuple[Integers, Integers]:
+        return self.returns[day], self.exposure_ms[day]
+
+
+class Knowledge:
+    """What the host of a trace had witnessed and learned by any moment.
+
+    What is learned is counted in whole milliseconds, so that no sum depends on its order.
+
+    Args:
+        trace: the history. Of one that was cut with `Trace.between`, all before the cut is known too.
+
+    Attributes:
+        trace: the history.
+        count: how many uses it has (u).
+        n: how many images.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.count = len(trace.time)
+        self.n = trace.images
+        self._offset_ms = trace.origin_ns // 10**6 % _DAY_MS
+        # Of the latest day only: moments follow each other.
+        self._hazards: dict[int, NDArray[Any]] = {}
+        self._rates: dict[int, tuple[Floats, Floats]] = {}
+
+    @cached_property
+    def _order(self) -> Integers:
+        return np.argsort(self.trace.image, kind="stable")
+
+    @cached_property
+    def owner(self) -> Integers:
+        """The image of each use, uses sorted by image, then time; shape (u,), as all that follow."""
+        return self.trace.image[self._order].astype(np.int64)
+
+    @cached_property
+    def time(self) -> Floats:
+        """When each began."""
+        return self.trace.time[self._order]
+
+    @cached_property
+    def demand(self) -> Flags:
+        """Whether it needs its image to be there."""
+        kind = self.trace.kind[self._order]
+        return (kind >= Use.CONTAINER) & (kind <= Use.JOB)
+
+    @cached_property
+    def end(self) -> Floats:
+        """The latest end of the image's uses so far."""
+        until = self.trace.until[self._order]
+        rank = np.empty(self.count, dtype=np.int64)
+        by_until = np.argsort(until, kind="stable")
+        rank[by_until] = np.arange(self.count)
+        highest = np.maximum.accumulate(self.owner * self.count + rank) - self.owner * self.count
+        ends: Floats = until[by_until][highest]
+        return ends
+
+    @cached_property
+    def uses(self) -> Integers:
+        """How many containers and jobs of the image there were so far."""
+        kind = self.trace.kind[self._order]
+        return self._running_count((kind == Use.CONTAINER) | (kind == Use.JOB))
+
+    @cached_property
+    def begins(self) -> Integers:
+        """Uses of image i are at ``begins[i]:begins[i + 1]``; shape (n + 1,)."""
+        return np.searchsorted(self.owner, np.arange(self.n + 1))
+
+    @cached_property
+    def _key(self) -> Integers:
+        return self.owner * (self.count + 1) + self._order
+
+    def facts(self, now: float, present: Integers, pulled: Floats, holders: Integers) -> TraceFacts:
+        """The facts of the images that are there.
+
+        Args:
+            now: the moment; what is used at this very moment counts as witnessed.
+            present: the images that are there; shape (k,).
+            pulled: when each was pulled, of all images; shape (n,).
+            holders: how many images that are there hold each layer; shape (m,).
+        """
+        return TraceFacts(self, now, present, pulled, holders)
+
+    def keys(self, order: str, now: float, images: Integers) -> NDArray[Any]:
+        """Keys by an order that looks at none of what a policy did; of images that are used by then."""
+        keys: NDArray[Any] = ORDERS[order](_PastFacts(self, now, images))
+        return keys
+
+    def latest(self, now: float, images: Integers) -> Integers:
+        """Where the latest use of each image up to `now` stands; the image's first one if it had none yet."""
+        witnessed = int(np.searchsorted(self.trace.time, now, side="right"))
+        found = np.searchsorted(self._key, images * (self.count + 1) + witnessed) - 1
+        return np.maximum(found, self.begins[images])
+
+    @cached_property
+    def next_demands(self) -> Floats:
+        """For each use when its image is next demanded from then on; what no host knows."""
+        where = np.flatnonzero(self.demand)
+        found = np.searchsorted(where, np.arange(self.count))
+        times = np.full(self.count, math.inf)
+        some = found < len(where)
+        at = where[found[some]]
+        same = self.owner[at] == self.owner[some]
+        times[np.flatnonzero(some)[same]] = self.time[at[same]]
+        return times
+
+    @cached_property
+    def first_seen(self) -> Floats:
+        """When each image was first witnessed; shape (n,)."""
+        seen = np.full(self.n, _NEVER)
+        used = self.begins[:-1] < self.begins[1:]
+        seen[used] = self.time[self.begins[:-1][used]]
+        return seen
+
+    @cached_property
+    def superseded_since(self) -> Floats:
+        """Since when each image has been superseded: in all its repositories; shape (n,)."""
+        return superseded_since([names or () for names in self.trace.names], self._first_demands())
+
+    def _first_demands(self) -> Floats:
+        """When each image was first needed; shape (n,)."""
+        if kernel.available(self.trace):
+            return kernel.first_demands(self.trace)
+        first = np.full(self.n, _NEVER)
+        demand = (self.trace.kind >= Use.CONTAINER) & (self.trace.kind <= Use.JOB)
+        np.minimum.at(first, self.trace.image[demand], self.trace.time[demand])
+        return first
+
+    @cached_property
+    def averages(self) -> tuple[Integers, Floats]:
+        """Per use, so far: returns of the image, and the moving average of its idle times."""
+        idle = self._idle_times()
+        returned = idle > learning.SESSION
+        count = self._running_count(returned)
+        gaps = idle[returned]
+        if not len(gaps):
+            return count, np.zeros(self.count)
+        owner = self.owner[returned]
+        begin = np.searchsorted(owner, owner)
+        here = np.arange(len(gaps))
+        oldest = np.maximum(begin, here - learning.REMEMBERED_GAPS + 1)
+        average = gaps[oldest]
+        for back in range(learning.REMEMBERED_GAPS - 2, -1, -1):
+            which = here - back
+            later = which > oldest
+            average[later] += learning.GAP_WEIGHT * (gaps[which[later]] - average[later])
+        position = np.cumsum(returned) - 1
+        return count, np.where(count > 0, average[np.maximum(position, 0)], 0.0)
+
+    @cached_property
+    def _days(self) -> int:
+        return self.day(self.trace.end) + 1
+
+    def day(self, now: float) -> int:
+        """How many midnights (UTC) have passed since the one before the trace's origin."""
+        return int((round(now * 1000.0) + self._offset_ms) // _DAY_MS)
+
+    @cached_property
+    def learned(self) -> tuple[Floats, Floats]:
+        """Returns and exposure in seconds up to each midnight, as `Learned` has them; shape (days, CELLS) each."""
+        returns, exposure = self._counted(CELLS, lambda cell: cell)
+        return returns.astype(np.float64), exposure / 1000.0
+
+    def _counted(self, width: int, situation: Callable[[Integers], Integers]) -> tuple[Integers, Integers]:
+        """Returns, and exposure in milliseconds, up to each midnight; shape (days, width) each."""
+        begin, end, cell, returned = self._pieces()
+        a, b = (np.rint(time * 1000.0).astype(np.int64) for time in (begin, end))
+        number = situation(cell)
+        midnight = np.arange(self._days) * _DAY_MS - self._offset_ms
+        one = np.ones_like(number)
+        # A piece counts as returned at its end, and its exposure grows from its beginning to its end.
+        returns = _up_to(midnight, b[returned], number[returned], one[returned], width)
+        exposure = (
+            midnight[:, None] * _up_to(midnight, a, number, one, width)
+            - _up_to(midnight, a, number, a, width)
+            - midnight[:, None] * _up_to(midnight, b, number, one, width)
+            + _up_to(midnight, b, number, b, width)
+        )
+        return returns, exposure
+
+    @cached_property
+    def by_habit(self) -> Tables:
+        """What was learned by age, habit and stage."""
+        if kernel.available(self.trace):
+            return self._learning(by_habit=True)
+        inner = HABITS * STAGES
+        return _Counted(*self._counted(AGES * inner, lambda cell: cell // inner // BUCKETS * inner + cell % inner))
+
+    @cached_property
+    def _by_count(self) -> Tables:
+        """What was learned by age, use count, and whether superseded."""
+        if kernel.available(self.trace):
+            return self._learning(by_habit=False)
+        return _Counted(
+            *self._counted(
+                AGES * BUCKETS * 2, lambda cell: cell // (HABITS * STAGES) * 2 + (cell % STAGES > 0).astype(np.int64)
+            )
+        )
+
+    def _learning(self, *, by_habit: bool) -> Learning:
+        index = kernel.index_of(self.trace)
+        return Learning(index, self.superseded_since, self._days, self._offset_ms, by_habit=by_habit)
+
+    def hazards(self, day: int) -> NDArray[Any]:
+        """`Learned.hazard` on a day; shape (AGES, BUCKETS, 2)."""
+        found = self._hazards.get(day)
+        if found is None:
+            returns, exposure = (table.reshape(AGES, BUCKETS, 2) for table in self._by_count.day(day))
+            found = (returns + learning.PRIOR_RETURNS) / (exposure / 1000.0 + learning.PRIOR_EXPOSURE)
+            self._hazards = {day: found}
+        return found
+
+    def rates(self, day: int) -> tuple[Floats, Floats]:
+        """`Learned.rates` on a day, and what lies beyond each age.
+
+        Shapes (AGES, HABITS, STAGES) and (AGES + 1, HABITS, STAGES).
+        """
+        found = self._rates.get(day)
+        if found is None:
+            rates = _rates(*(table.reshape(AGES, HABITS, STAGES) for table in self.by_habit.day(day)))
+            beyond = np.zeros((AGES + 1, HABITS, STAGES))
+            for age in range(AGES - 1, -1, -1):
+                beyond[age] = learning.ahead(rates[age], learning.width_of(age), beyond[age + 1], _exp)
+            found = rates, beyond
+            self._rates = {day: found}
+        return found
+
+    @cached_property
+    def forecasting(self) -> Forecasting:
+        """What the compiled replay makes forecasts from; only where there is one."""
+        return Forecasting(self._learning(by_habit=True), self.superseded_since, self._offset_ms)
+
+    def _pieces(self) -> tuple[Floats, Floats, Integers, Flags]:
+        """All idle times, cut where the situation changes: begin, end, situation, whether it ended in a use."""
+        stop, returned = self._stops()
+        kept = stop > self.end
+        begin, stop, returned, seen = self.end[kept], stop[kept], returned[kept], self.time[kept]
+        rest = np.minimum(_bits(self.uses[kept]), BUCKETS - 1) * HABITS + habits(self.averages[1][kept])
+        flips = self.superseded_since[self.owner[kept]]
+        pieces = []
+        for age in range(AGES):
+            low = np.maximum(seen, begin + (2.0 ** (age + LOWEST_BIN - 1) if age else 0.0))
+            high = np.minimum(stop, begin + 2.0 ** (age + LOWEST_BIN)) if age < AGES - 1 else stop
+            last = returned & (high == stop)
+            for stage in range(STAGES):
+                a = np.maximum(low, flips + PHASES[stage - 1]) if stage else low
+                b = np.minimum(high, flips + PHASES[stage]) if stage < STAGES - 1 else high
+                some = b > a
+                cell = (age * BUCKETS * HABITS + rest) * STAGES + stage
+                pieces.append((a[some], b[some], cell[some], (last & (b == stop))[some]))
+        a, b, cell, last = (np.concatenate(column) for column in zip(*pieces, strict=True))
+        return a, b, cell, last
+
+    def _stops(self) -> tuple[Floats, Flags]:
+        """When the idle time after each use is over: at the image's next use, or not by the trace's end."""
+        stop = np.append(self.time[1:], _NEVER)
+        following = np.append(self.owner[1:] == self.owner[:-1], [False])
+        stop[~following] = self.trace.end
+        return np.minimum(stop, self.trace.end), following & np.append(self.demand[1:], [False])
+
+    def _running_count(self, counted: Flags) -> Integers:
+        """Per use how many so far of the image's were counted."""
+        total = np.concatenate(([0], np.cumsum(counted)))
+        counts: Integers = total[1:] - total[self.begins[self.owner]]
+        return counts
+
+    def _idle_times(self) -> Floats:
+        """Per demand for how long the image had been idle before; 0 if it was its first use or not idle.
+
+        What an inventory found has an end before it was seen: nobody witnessed that idle time.
+        """
+        idle = np.zeros(self.count)
+        witnessed = (self.owner[1:] == self.owner[:-1]) & (self.end[:-1] >= self.time[:-1])
+        idle[1:][witnessed] = (self.time[1:] - self.end[:-1])[witnessed]
+        idle[~self.demand] = 0.0
+        return np.maximum(idle, 0.0)
+
+
+@dataclass
+class TraceFacts:
+    """Facts of the present images, each computed when an order looks at it; see `pruner.policy.orders.Facts`."""
+
+    knowledge: Knowledge
+    now: float
+    present: Integers
+    all_pulled: Floats
+    holders: Integers
+
+    @cached_property
+    def _at(self) -> Integers:
+        return self.knowledge.latest(self.now, self.present)
+
+    @cached_property
+    def last_use(self) -> Floats:  # noqa: D102 - see pruner.policy.orders.Facts, here and below
+        return np.minimum(self.knowledge.end[self._at], self.now)
+
+    @cached_property
+    def pulled(self) -> Floats:  # noqa: D102
+        return self.all_pulled[self.present]
+
+    @cached_property
+    def created(self) -> Floats:  # noqa: D102
+        return self.knowledge.trace.created[self.present]
+
+    @cached_property
+    def first_seen(self) -> Floats:  # noqa: D102
+        return self.knowledge.first_seen[self.present]
+
+    @cached_property
+    def uses(self) -> Integers:  # noqa: D102
+        return self.knowledge.uses[self._at]
+
+    @cached_property
+    def returns(self) -> Integers:  # noqa: D102
+        return self.knowledge.averages[0][self._at]
+
+    @cached_property
+    def gap(self) -> Floats:  # noqa: D102
+        return self.knowledge.averages[1][self._at]
+
+    @cached_property
+    def bytes(self) -> Integers:  # noqa: D102
+        return self.knowledge.trace.image_bytes[self.present]
+
+    @cached_property
+    def own_bytes(self) -> Integers:  # noqa: D102
+        trace = self.knowledge.trace
+        alone = trace.layer_bytes * (self.holders == 1)
+        sums = np.concatenate(([0], np.cumsum(alone[trace.layer])))
+        return sums[trace.first[self.present + 1]] - sums[trace.first[self.present]]
+
+    @cached_property
+    def superseded(self) -> NDArray[Any]:  # noqa: D102
+        return (self.knowledge.superseded_since[self.present] <= self.now).astype(np.int64)
+
+    @cached_property
+    def hazard(self) -> Floats:  # noqa: D102
+        often = np.minimum(_bits(self.uses), BUCKETS - 1)
+        hazards: Floats = self.knowledge.hazards(self._day)[self._age, often, self.superseded]
+        return hazards
+
+    @cached_property
+    def forecast(self) -> Floats:  # noqa: D102
+        idle, age = self.now - self.last_use, self._age
+        column = habits(self.gap), self._stage
+        left = np.where(age < AGES - 1, np.maximum(np.exp2(age + LOWEST_BIN) - idle, 0.0), np.inf)
+        rates, beyond = self.knowledge.rates(self._day)
+        found: Floats = learning.ahead(rates[age, *column], left, beyond[age + 1, *column], _exp)
+        return found
+
+    @property
+    def _day(self) -> int:
+        return self.knowledge.day(self.now)
+
+    @cached_property
+    def _age(self) -> Integers:
+        ages: Integers = np.clip(_bits(self.now - self.last_use), LOWEST_BIN, HIGHEST_BIN) - LOWEST_BIN
+        return ages
+
+    @cached_property
+    def _stage(self) -> Integers:
+        return np.searchsorted(PHASES, self.now - self.knowledge.superseded_since[self.present], side="right")
+
+
+class _PastFacts(TraceFacts):
+    """Facts of images without what a policy did to them."""
+
+    def __init__(self, knowledge: Knowledge, now: float, present: Integers) -> None:
+        super().__init__(knowledge, now, present, np.empty(0), np.empty(0, dtype=np.int64))
+
+
+def habits(gap: Floats) -> Integers:
+    """As `pruner.state.learning.habit`."""
+    bins = np.clip(_bits(gap) - learning.LOWEST_HABIT, 0, HABITS - 2) + 1
+    return np.where(gap > 0, bins, 0)
+
+
+def _rates(returns: Integers, exposure_ms: Integers) -> NDArray[Any]:
+    """`Learned.rates`; all of shape (AGES, HABITS, STAGES)."""
+    typical = np.array([learning.typical_idle(age) for age in range(AGES)])
+    by_stage = returns.sum(axis=1), exposure_ms.sum(axis=1)
+    of_age: Any = _shrunk(by_stage[0].sum(axis=-1), by_stage[1].sum(axis=-1), learning.TYPICAL_RATE / typical, 0)
+    of_stage: Any = _shrunk(*by_stage, of_age[..., None], 1)
+    return _shrunk(returns, exposure_ms, of_stage[..., None, :], 2)
+
+
+def _shrunk(returns: NDArray[Any], exposure_ms: NDArray[Any], expected: Any, level: int) -> NDArray[Any]:
+    """As `pruner.state.learning.shrunk`."""
+    trust = learning.TRUST[level]
+    rates: NDArray[Any] = (returns + trust) / (exposure_ms / 1000.0 + trust / expected)
+    return rates
+
+
+def superseded_since(names: list[tuple[str, ...]], first_demand: Floats) -> Floats:
+    """Since when each image has been superseded: a later one was used, in each of its repositories.
+
+    Args:
+        names: every name of each image, images in the order of first sight; length n.
+        first_demand: when each was first used; shape (n,).
+    """
+    newest: dict[str, float] = {}
+    since = np.full(len(names), _NEVER)
+    for i in range(len(names) - 1, -1, -1):
+        repositories = {repository(name) for name in names[i]}
+        if repositories:
+            since[i] = max(newest.get(name, _NEVER) for name in repositories)
+        for name in repositories:
+            newest[name] = min(newest.get(name, _NEVER), float(first_demand[i]))
+    return since
+
+
+def knowledge_of(trace: Trace) -> Knowledge:
+    """The knowledge of a trace's host; computed once for policies that are tried one after the other."""
+    global _latest  # noqa: PLW0603 - a cache of one
+    if _latest is None or _latest.trace is not trace:
+        _latest = Knowledge(trace)
+    return _latest
+
+
+_latest: Knowledge | None = None
+
+
+def _bits(value: NDArray[Any]) -> Integers:
+    """The number of binary digits of the integer part, as `frexp`'s exponent (also below 1)."""
+    exponents: Integers = np.frexp(value.astype(np.float64))[1].astype(np.int64)
+    return exponents
+
+
+def _up_to(midnight: Integers, time: Integers, cell: Integers, weight: Integers, width: int) -> Integers:
+    """Sums of weights by situation, of what was before each midnight; shape (days, width)."""
+    day = np.searchsorted(midnight, time, side="left")
+    sums = np.zeros((len(midnight) + 1) * width, dtype=np.int64)
+    np.add.at(sums, day * width + cell, weight)
+    table: Integers = np.cumsum(sums[: len(midnight) * width].reshape(-1, width), axis=0)
+    return table
+
+
+# The exponential of the C library, as the compiled replay has it: numpy's own differs in the last bit.
+_exp = np.vectorize(math.exp, otypes=[np.float64])

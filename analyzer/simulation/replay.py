@@ -1,0 +1,264 @@
+"""The replay: what a policy would have done to a host, step by step and in the open.
+
+At equal times the disk changes first, then images are used, then the timer ticks. The timer ticks
+at every multiple of its interval after the trace's origin, until the trace ends. With the trigger
+`event` a prune also runs as soon as a pull, an arrival or a disk sample leaves free space under the
+threshold, as on a host whose collector wakes the pruner.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from analyzer.kernel import index as kernel
+from analyzer.kernel.runs import Outcome, Run, at_once, play
+from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, threshold_of
+from analyzer.simulation.compiled import index_for, result_of, rules_of
+from analyzer.simulation.host import Host
+from analyzer.simulation.result import DEFAULT_PULL_RATE, Result, Timeline
+from analyzer.trace.trace import Trace, Use
+from collector.model.errors import LogError
+from collector.model.units import format_duration
+from pruner.policy.policy import Policy
+
+Progress = Callable[[float], None]
+
+_DISK, _USE, _TICK = range(3)
+_PROGRESS_STEPS = 200
+
+
+def check_trace(trace: Trace, interval: float, demands: int | None = None) -> None:
+    """Refuse a trace from which no figure would be sound.
+
+    Raises:
+        LogError: it has no uses, or is shorter than one interval of the timer.
+    """
+    if demands is None:
+        demands = trace.between(0.0, np.nextafter(trace.end, math.inf)).demands
+    if not demands:
+        raise LogError(
+            f"{format_duration(trace.end)} of the log of host {trace.host} hold no use of an image: "
+            "let `collector run` watch some jobs"
+        )
+    if trace.end < interval:
+        raise LogError(
+            f"the log of host {trace.host} spans {format_duration(trace.end)}, less than one interval of "
+            f"{format_duration(interval)}: watch for longer, or give a shorter --interval"
+        )
+
+
+def replay(
+    trace: Trace,
+    cleaner: Cleaner,
+    level: float | None = None,
+    pull_rate: float = DEFAULT_PULL_RATE,
+    progress: Progress | None = None,
+    *,
+    timeline: bool = False,
+    reference: bool = False,
+    removals: bool = True,
+) -> Result:
+    """Replay a trace under a policy or baseline. Deterministic.
+
+    Policies are replayed by the compiled kernel where there is one, with the same result to the last
+    bit; what follows in this module is the reference that it is held to.
+
+    Args:
+        trace: the history.
+        cleaner: what removes images.
+        level: free bytes under which time counts as under the threshold; None: the policy's own
+            threshold on the first disk state, or 0 for a baseline.
+        pull_rate: bytes per second at which pulls are taken to run.
+        progress: told the share that is done, from 0 to 1.
+        timeline: whether the result shall tell free space over time.
+        reference: whether to do without the compiled kernel.
+        removals: whether the result must list every removal; if not, it may.
+
+    Raises:
+        LogError: the trace is too poor for a sound figure.
+        UsageError: the policy contradicts itself on this disk.
+    """
+    index = None if reference else index_for(trace, cleaner)
+    check_trace(trace, cleaner.interval, index.demands if index else None)
+    if level is None:
+        level = threshold_of(cleaner, trace)
+    if index is not None:
+        run = Run(index, rules_of(cleaner, index), level, removals=removals, steps=timeline)
+        (outcome,) = play([run], trace.end)
+        if progress:
+            progress(1.0)
+        return result_of(outcome, cleaner, index, level, pull_rate, timeline=timeline)
+    host = Host(trace, level, timeline=timeline)
+    for time, what, number in _happenings(trace, cleaner.interval, progress):
+        if time > trace.end:
+            break
+        before = len(host.counts.removals)
+        cleaner.waits(host, time, use=what == _USE)
+        host.now = time
+        _happen(host, cleaner, what, number)
+        host.counts.prunes += len(host.counts.removals) > before
+    cleaner.waits(host, trace.end, use=False)
+    host.now = trace.end
+    host.account()
+    return _result(host, cleaner, pull_rate)
+
+
+def _happen(host: Host, cleaner: Cleaner, what: int, number: int) -> None:
+    trace = host.trace
+    if what == _USE:
+        image = int(trace.image[number])
+        brought_in = host.use(image, float(trace.until[number]), _KINDS[trace.kind[number]])
+        cleaner.used(host, image, brought_in=brought_in)
+    elif what == _TICK:
+        cleaner.tick(host)
+    else:
+        host.set_disk(
+            int(trace.disk_total[number]),
+            int(trace.disk_other[number]),
+            int(trace.inode_total[number]),
+            int(trace.inode_other[number]),
+        )
+        cleaner.sampled(host)
+
+
+def replay_many(
+    trace: Trace,
+    cleaners: Sequence[Cleaner | Policy],
+    level: float | None = None,
+    pull_rate: float = DEFAULT_PULL_RATE,
+    progress: Progress | None = None,
+    *,
+    timeline: bool = False,
+    reference: bool = False,
+    removals: bool = True,
+    threads: int | None = None,
+) -> list[Result]:
+    """Replay a trace under each of several policies and baselines. Deterministic, whatever the number of threads.
+
+    Args:
+        trace: the history.
+        cleaners: what removes images, one result each; a policy prunes at its timer's ticks.
+        level: free bytes under which a baseline's time counts as under the threshold; None: the
+            threshold of the first policy. A policy's own threshold counts for itself.
+        pull_rate: bytes per second at which pulls are taken to run.
+        progress: told the share that is done, from 0 to 1.
+        timeline: whether the results shall tell free space over time.
+        reference: whether to do without the compiled kernel.
+        removals: whether the results must list every removal; if not, they may.
+        threads: how many policies to replay at once; None: one for each processor at hand.
+
+    Raises:
+        LogError: the trace is too poor for a sound figure.
+        UsageError: a policy contradicts itself on this disk.
+    """
+    runs = [PolicyCleaner(cleaner, trace) if isinstance(cleaner, Policy) else cleaner for cleaner in cleaners]
+    if level is None:
+        level = next((threshold_of(run, trace) for run in runs if isinstance(run, PolicyCleaner)), None)
+    own = [threshold_of(run, trace) if level is None or isinstance(run, PolicyCleaner) else level for run in runs]
+    native = [] if reference else [k for k, run in enumerate(runs) if index_for(trace, run) is not None]
+    found: dict[int, Result] = {}
+    if native:
+        compiled = [(runs[k], own[k]) for k in native]
+        told = _part_of(progress, 0, len(native), len(runs))
+        results = _replay_compiled(trace, compiled, threads, told, removals=removals, timeline=timeline)
+        found = {
+            k: result_of(outcome, runs[k], kernel.index_of(trace), own[k], pull_rate, timeline=timeline)
+            for k, outcome in zip(native, results, strict=True)
+        }
+    for k, run in enumerate(runs):
+        if k not in found:
+            told = _part_of(progress, len(found), 1, len(runs))
+            found[k] = replay(trace, run, own[k], pull_rate, told, timeline=timeline, reference=True)
+    return [found[k] for k in range(len(runs))]
+
+
+def _replay_compiled(
+    trace: Trace,
+    cleaners: Sequence[tuple[Cleaner, float]],
+    threads: int | None,
+    progress: Progress | None,
+    *,
+    removals: bool,
+    timeline: bool,
+) -> list[Outcome]:
+    """Replay under several of what the kernel knows, each with the level that counts for it."""
+    index = kernel.index_of(trace)
+    for cleaner, _ in cleaners:
+        check_trace(trace, cleaner.interval, index.demands)
+    outcomes: list[Outcome] = []
+    batch = at_once(index)
+    for first in range(0, len(cleaners), batch):
+        some = cleaners[first : first + batch]
+        told = _part_of(progress, first, len(some), len(cleaners))
+        runs = [
+            Run(index, rules_of(cleaner, index), level, removals=removals, steps=timeline) for cleaner, level in some
+        ]
+        outcomes += play(runs, trace.end, threads or len(os.sched_getaffinity(0)), told)
+    return outcomes
+
+
+def _part_of(progress: Progress | None, done: int, part: int, count: int) -> Progress | None:
+    """The progress of `part` of `count` runs, after `done` of them, as part of them all."""
+    if progress is None:
+        return None
+    return lambda share: progress((done + share * part) / count)
+
+
+_KINDS = list(Use)
+
+
+def _happenings(trace: Trace, interval: float, progress: Progress | None) -> Iterator[tuple[float, int, int]]:
+    """All that happens, in order: (time, what, number of the disk state, use or tick)."""
+    disk = ((time, _DISK, k) for k, time in enumerate(trace.disk_time.tolist()))
+    uses = ((time, _USE, k) for k, time in enumerate(trace.time.tolist()))
+    count = int(trace.end / interval) if interval else 0
+    ticks = ((k * interval, _TICK, k) for k in range(1, count + 1))
+    step = trace.end / _PROGRESS_STEPS
+    due = step
+    for happening in heapq.merge(disk, uses, ticks):
+        if progress and happening[0] >= due:
+            progress(happening[0] / trace.end)
+            due = happening[0] + step
+        yield happening
+
+
+def _result(host: Host, cleaner: Cleaner, pull_rate: float) -> Result:
+    counts = host.counts
+    return Result(
+        name=cleaner.name,
+        baseline=cleaner.baseline,
+        threshold=host.level,
+        uses=counts.uses,
+        hits=counts.uses - counts.compulsory - counts.repulls - counts.losses,
+        compulsory=counts.compulsory,
+        compulsory_bytes=counts.compulsory_bytes,
+        repulls=counts.repulls,
+        repulled_bytes=counts.repulled_bytes,
+        losses=counts.losses,
+        removals=len(counts.removals),
+        removed_bytes=sum(removal.bytes for removal in counts.removals),
+        emergency_removals=sum(removal.emergency for removal in counts.removals),
+        prunes=counts.prunes,
+        disk_full=counts.disk_full,
+        min_free=int(host.min_free),
+        seconds_under=host.seconds_under,
+        mean_held_bytes=host.byte_seconds / host.trace.end,
+        seconds=host.trace.end,
+        pull_rate=pull_rate,
+        removed=tuple(counts.removals),
+        timeline=_timeline(host),
+    )
+
+
+def _timeline(host: Host) -> Timeline | None:
+    if host.steps is None:
+        return None
+    return Timeline(
+        np.array([seconds for seconds, _ in host.steps], dtype=np.float64),
+        np.array([free for _, free in host.steps], dtype=np.int64),
+    )

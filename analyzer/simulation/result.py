@@ -1,0 +1,150 @@
+"""What a simulation says of one policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, overload
+
+import numpy as np
+
+from analyzer.simulation.host import Removal
+from analyzer.trace.trace import Flags, Floats, Integers
+
+DEFAULT_PULL_RATE = 50e6
+_SERIES = {"removed", "timeline"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timeline:
+    """Free space as a step function; k steps.
+
+    Attributes:
+        seconds: when free space changed, seconds after the trace's origin, ascending; shape (k,).
+            Several changes may stand at one time: a pull, and the prune that it set off.
+        free: free bytes from then until the next change; shape (k,).
+    """
+
+    seconds: Floats
+    free: Integers
+
+
+class Removals(Sequence[Removal]):
+    """Removals as columns: an object is made of one when it is looked at.
+
+    Args:
+        time: when each was, seconds after the trace's origin; shape (k,).
+        image: which image went, the trace's number; shape (k,).
+        freed: bytes that this freed; shape (k,).
+        emergency: whether it was protected; shape (k,).
+    """
+
+    def __init__(self, time: Floats, image: Integers, freed: Integers, emergency: Flags) -> None:
+        self.time, self.image, self.freed, self.emergency = time, image, freed, emergency
+
+    @classmethod
+    def of(cls, removed: Sequence[Removal]) -> Removals:
+        """The same as columns."""
+        if isinstance(removed, cls):
+            return removed
+        return cls(
+            np.array([removal.time for removal in removed], dtype=np.float64),
+            np.array([removal.image for removal in removed], dtype=np.int64),
+            np.array([removal.bytes for removal in removed], dtype=np.int64),
+            np.array([removal.emergency for removal in removed], dtype=np.bool_),
+        )
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    @overload
+    def __getitem__(self, index: int) -> Removal: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Removal, ...]: ...
+    def __getitem__(self, index: int | slice) -> Removal | tuple[Removal, ...]:
+        if isinstance(index, slice):
+            return tuple(self[k] for k in range(*index.indices(len(self))))
+        return Removal(
+            float(self.time[index]), int(self.image[index]), int(self.freed[index]), bool(self.emergency[index])
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One policy's outcome on one trace; bytes, seconds.
+
+    Attributes:
+        name: the policy's or baseline's name.
+        baseline: whether it stands for what others do.
+        threshold: free bytes under which time counts as spent under the threshold.
+        uses: uses that need their image to be there.
+        hits: of those, how many found it there.
+        compulsory: first pulls ever, which no policy avoids; not part of `repulls`.
+        compulsory_bytes: what they transferred.
+        repulls: pulls of images that had been removed.
+        repulled_bytes: what they transferred: the layers that were missing.
+        losses: uses of local images that had been removed; no pull brings them back.
+        removals: images removed.
+        removed_bytes: what that freed.
+        emergency_removals: of those, protected images.
+        prunes: times at which something was removed.
+        disk_full: incidents: a pull for which there was no space (the job waits, the pull is counted
+            and the image taken to be there), or other files that took the last space.
+        min_free: the least free space; negative if that much was short.
+        seconds_under: time with less free space than `threshold`.
+        mean_held_bytes: bytes of images held, averaged over time.
+        seconds: length of the trace.
+        pull_rate: bytes per second at which pulls are taken to run.
+        removed: every removal, in order.
+        timeline: free space over time, if it was asked for.
+        optimum_least: no policy that keeps the same space free re-pulls fewer bytes; if it was asked for.
+        optimum_most: what a policy that knows the future re-pulls (`analyzer.simulation.bounds`).
+    """
+
+    name: str
+    baseline: bool
+    threshold: float
+    uses: int
+    hits: int
+    compulsory: int
+    compulsory_bytes: int
+    repulls: int
+    repulled_bytes: int
+    losses: int
+    removals: int
+    removed_bytes: int
+    emergency_removals: int
+    prunes: int
+    disk_full: int
+    min_free: int
+    seconds_under: float
+    mean_held_bytes: float
+    seconds: float
+    pull_rate: float = DEFAULT_PULL_RATE
+    removed: Sequence[Removal] = ()
+    timeline: Timeline | None = field(default=None, compare=False, repr=False)
+    optimum_least: int | None = None
+    optimum_most: int | None = None
+
+    @property
+    def hit_ratio(self) -> float:
+        """The share of uses that found their image there; 1 without uses."""
+        return self.hits / self.uses if self.uses else 1.0
+
+    @property
+    def repull_seconds(self) -> float:
+        """Time spent on re-pulls at `pull_rate`."""
+        return self.repulled_bytes / self.pull_rate
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures as a JSON object, without the list of removals and the timeline."""
+        figures = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _SERIES}
+        return {**figures, "hit_ratio": self.hit_ratio, "repull_seconds": self.repull_seconds}

@@ -1,0 +1,1 @@
+"""A history as arrays: read from logs, or written as Parquet."""

@@ -1,0 +1,207 @@
+"""Event logs as Hive-partitioned Parquet, written and read: what a fleet shares.
+
+The folder holds ``event/host=HOST/day=YYYY-MM-DD/*.parquet`` and ``job/host=HOST/*.parquet``. Image
+IDs stand in the events themselves, since each log numbers images its own way, and so does the
+schema version, for logs of several versions meet in one folder.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+import duckdb
+
+from collector.eventlog.log import EventLog, migrate
+from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION, VIEWS
+from collector.model.errors import LogError, LogFullError, UsageError
+
+EVENTS, JOBS = "event", "job"
+_HOST = "host="
+_COPY_EVENTS = f"""
+    COPY (
+        SELECT event.* EXCLUDE (image), image_id, {SCHEMA_VERSION} AS schema_version,
+            strftime(time, '%Y-%m-%d') AS day
+        FROM event LEFT JOIN image USING (image) WHERE host = $host ORDER BY seq
+    ) TO '{{folder}}' (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (host, day), WRITE_PARTITION_COLUMNS true)
+"""
+_COPY_JOBS = """
+    COPY (FROM job WHERE host = $host ORDER BY job)
+    TO '{folder}' (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (host), WRITE_PARTITION_COLUMNS true)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """One host's share of an export."""
+
+    host: str
+    events: int
+    days: int
+    bytes: int
+
+
+def export_parquet(log: EventLog, folder: Path, host: str | None = None) -> list[Exported]:
+    """Write a log's hosts, or one of them, into a folder of Parquet.
+
+    What the folder holds of a host is replaced as a whole, once the new files are written; other
+    hosts' files stay.
+
+    Raises:
+        LogError: the log cannot be read, knows no such host, or holds no events.
+        UsageError: the folder cannot be written to, or holds something else.
+    """
+    try:
+        str(folder).encode()  # DuckDB stumbles over names that are no UTF-8
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"--parquet: {folder} is a file: name a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as place:
+            with log.reading() as connection:
+                hosts = hosts_of(connection, host, log.path)
+                counts = [_write(connection, name, Path(place) / str(number)) for number, name in enumerate(hosts)]
+            for number in range(len(hosts)):
+                _put_in_place(Path(place) / str(number), folder)
+    except LogFullError:
+        raise LogFullError(f"no space left in {folder} for the export: free some, or name another folder") from None
+    except UnicodeEncodeError:
+        raise UsageError(f"--parquet: {folder} is no UTF-8: name another folder") from None
+    except OSError as error:
+        raise UsageError(f"--parquet: {folder} cannot be written to: {error.strerror or error}") from None
+    return counts
+
+
+def hosts_of(connection: duckdb.DuckDBPyConnection, wanted: str | None, path: Path) -> list[str]:
+    """The hosts of an open log, or the wanted one. Raises LogError if there is none."""
+    hosts = [str(row[0]) for row in connection.execute("SELECT DISTINCT host FROM event ORDER BY host").fetchall()]
+    return _chosen(hosts, wanted, path)
+
+
+def _chosen(hosts: list[str], wanted: str | None, path: Path) -> list[str]:
+    if not hosts:
+        raise LogError(f"event log {path} holds no events yet: let `collector run` watch for a while")
+    if wanted is not None and wanted not in hosts:
+        raise LogError(f"event log {path} knows no host '{wanted}', only {', '.join(hosts)}")
+    return hosts if wanted is None else [wanted]
+
+
+def _write(connection: duckdb.DuckDBPyConnection, host: str, place: Path) -> Exported:
+    events = place / EVENTS
+    place.mkdir()
+    for copy, target in ((_COPY_EVENTS, events), (_COPY_JOBS, place / JOBS)):
+        connection.execute(copy.format(folder=_quoted(target)), {"host": host})
+    count = connection.execute("SELECT count(*) FROM event WHERE host = ?", [host]).fetchall()[0][0]
+    size = sum(path.stat().st_size for path in place.rglob("*.parquet"))
+    return Exported(host, int(count), len(list(events.glob("*/day=*"))), size)
+
+
+def _put_in_place(new: Path, folder: Path) -> None:
+    """Swap the new partitions for those of the same host."""
+    for table in (EVENTS, JOBS):
+        (folder / table).mkdir(exist_ok=True)
+        for partition in sorted((new / table).glob(f"{_HOST}*")):
+            target = folder / table / partition.name
+            if target.exists():
+                target.rename(new / f"old-{table}")
+            partition.rename(target)
+    shutil.rmtree(new)
+
+
+def parquet_hosts(folder: Path, wanted: str | None = None) -> list[str]:
+    """The hosts whose logs a folder holds, or the wanted one.
+
+    Raises:
+        LogError: the folder holds no exported log, or none of that host.
+    """
+    hosts = sorted(unquote(path.name.removeprefix(_HOST)) for path in (folder / EVENTS).glob(f"{_HOST}*"))
+    if not hosts:
+        raise LogError(f"folder {folder} holds no exported log: write one with `analyzer export --parquet {folder}`")
+    return _chosen(hosts, wanted, folder)
+
+
+class ParquetLog(EventLog):
+    """One host's exported log, read as if it were the file: same tables, same views.
+
+    Args:
+        path: the folder of the export.
+        host: whose log.
+    """
+
+    def __init__(self, path: Path, host: str) -> None:
+        super().__init__(path, host)
+
+    @contextmanager
+    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection to the log's tables and views, in memory.
+
+        Raises:
+            LogError: files are damaged, of a newer schema, or of several schemas.
+        """
+        try:
+            with duckdb.connect() as connection:
+                _open(connection, self.path, self.host)
+                yield connection
+        except duckdb.Error as error:
+            first_line = (str(error) or type(error).__name__).splitlines()[0]
+            raise LogError(
+                f"exported log {self.path} of host {self.host} cannot be read: {first_line}: export it again"
+            ) from None
+
+
+def _open(connection: duckdb.DuckDBPyConnection, folder: Path, host: str) -> None:
+    """Make the log's tables in memory, as they were when exported, and bring them to this program's schema."""
+    version = _version(connection, folder, host)
+    connection.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
+    connection.execute("INSERT INTO schema_version VALUES (?)", [version])
+    for statements in MIGRATIONS[:version]:
+        connection.execute(statements)
+    stored = f"{_scan(folder, EVENTS)} WHERE host = '{_escaped(host)}'"
+    connection.execute(
+        "INSERT INTO image SELECT row_number() OVER (ORDER BY min(seq)) - 1, image_id"
+        f" FROM {stored} AND image_id IS NOT NULL GROUP BY image_id"
+    )
+    connection.execute(
+        "INSERT INTO event BY NAME SELECT e.* EXCLUDE (image_id, schema_version, day), image.image"
+        f" FROM (FROM {stored}) AS e LEFT JOIN image USING (image_id) ORDER BY seq"
+    )
+    if list((folder / JOBS).glob(f"{_HOST}*/*.parquet")):
+        connection.execute(f"INSERT INTO job BY NAME FROM {_scan(folder, JOBS)} WHERE host = '{_escaped(host)}'")
+    migrate(connection, folder)
+    connection.execute(VIEWS)
+
+
+def _version(connection: duckdb.DuckDBPyConnection, folder: Path, host: str) -> int:
+    """The schema version of a host's files. Raises LogError if it is newer than ours, or if there are several."""
+    found = connection.execute(
+        f"SELECT DISTINCT schema_version FROM {_scan(folder, EVENTS)} WHERE host = '{_escaped(host)}' ORDER BY 1"
+    ).fetchall()
+    versions = [int(row[0]) for row in found]
+    if len(versions) != 1:
+        listed = " and ".join(map(str, versions)) or "none"
+        raise LogError(f"the export of host {host} in {folder} mixes schema versions ({listed}): export it again")
+    if versions[0] > SCHEMA_VERSION:
+        raise LogError(
+            f"the export of host {host} in {folder} has schema version {versions[0]}, this program knows "
+            f"{SCHEMA_VERSION}: install the newer docker-hindsight that wrote it"
+        )
+    return versions[0]
+
+
+def _scan(folder: Path, table: str) -> str:
+    levels = "*/*/*.parquet" if table == EVENTS else "*/*.parquet"
+    types = "{'host': VARCHAR, 'day': VARCHAR}" if table == EVENTS else "{'host': VARCHAR}"
+    place = _quoted(folder / table / levels)
+    return f"read_parquet('{place}', hive_partitioning = true, hive_types = {types}, union_by_name = true)"
+
+
+def _quoted(path: Path) -> str:
+    return _escaped(str(path))
+
+
+def _escaped(text: str) -> str:
+    return text.replace("'", "''")

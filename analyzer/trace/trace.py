@@ -1,0 +1,233 @@
+"""The trace: what a host's history demanded, as arrays.
+
+A trace holds the *demand* (which image was needed when, and until when) and the surroundings (the
+disk and what else fills it). What the host removed in fact is not part of it: that was the old
+policy's doing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collector.model.units import format_count, format_duration
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Images = NDArray[np.int32]
+Kinds = NDArray[np.uint8]
+
+
+class Use(IntEnum):
+    """What an entry of the trace says of its image. At equal times the lower comes first.
+
+    FOUND: it was there already when first seen, and costs nothing.
+    ARRIVED: it was built, loaded or imported on the host.
+    CONTAINER: a container of it existed from `time` to `until`: demand.
+    PULL: a client asked for it: demand without duration.
+    JOB: a side-band named it: demand without duration.
+    TAG: it was tagged: evidence of use, yet no demand.
+    """
+
+    FOUND = 0
+    ARRIVED = 1
+    CONTAINER = 2
+    PULL = 3
+    JOB = 4
+    TAG = 5
+
+    @property
+    def demands(self) -> bool:
+        """Whether the image has to be there, pulled if need be."""
+        return self in {Use.CONTAINER, Use.PULL, Use.JOB}
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A host's history; n images, m layers, u uses, s disk states, g gaps.
+
+    All times are seconds after `origin_ns`, in float64: exact to some nanoseconds over a year.
+    Images are numbered in the order in which they were first seen.
+
+    Attributes:
+        host: the host's name in the log.
+        origin_ns: where the history begins, UTC, nanoseconds since 1970.
+        end: where it ends.
+        image_ids: image ID of each image; length n.
+        references: the tags of each image when last observed; length n.
+        names: every name that each image was ever seen with; length n.
+        local: whether no registry can give it back; shape (n,).
+        created: build time (1970 if unknown); shape (n,).
+        first: layers of image i are ``layer[first[i]:first[i + 1]]``; shape (n + 1,).
+        layer: layer numbers, base first, none twice in an image; shape (first[n],).
+        layer_bytes: bytes of each layer; shape (m,).
+        time: when each use began, ascending; shape (u,).
+        image: whose use it was; shape (u,).
+        until: when it ended: the image's last use is the latest `until`; shape (u,).
+        kind: `Use` of each; shape (u,).
+        disk_time: when each disk state began, the first at 0; shape (s,).
+        disk_total: bytes of the file system; shape (s,).
+        disk_other: bytes that something else than images holds; shape (s,).
+        inode_total: inodes of the file system, 0 where there is no limit; shape (s,).
+        inode_other: inodes that something else than images holds; shape (s,).
+        layer_inodes: inodes of each layer, estimated; shape (m,).
+        blind: begin and end of each interval in which nothing was witnessed; shape (g, 2).
+        assumptions: what the history lacks and what is taken instead, in words.
+    """
+
+    host: str
+    origin_ns: int
+    end: float
+    image_ids: tuple[str, ...]
+    references: tuple[tuple[str, ...], ...]
+    names: tuple[tuple[str, ...], ...]
+    local: Flags
+    created: Floats
+    first: Integers
+    layer: Integers
+    layer_bytes: Integers
+    time: Floats
+    image: Images
+    until: Floats
+    kind: Kinds
+    disk_time: Floats
+    disk_total: Integers
+    disk_other: Integers
+    inode_total: Integers
+    inode_other: Integers
+    layer_inodes: Floats
+    blind: Floats
+    assumptions: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> int:
+        """How many images there are (n)."""
+        return len(self.image_ids)
+
+    @property
+    def image_bytes(self) -> Integers:
+        """Bytes of all layers of each image; shape (n,)."""
+        sums = np.concatenate(([0], np.cumsum(self.layer_bytes[self.layer])))
+        sizes: Integers = sums[self.first[1:]] - sums[self.first[:-1]]
+        return sizes
+
+    @property
+    def demands(self) -> int:
+        """How many uses need their image to be there."""
+        return int(np.count_nonzero((self.kind >= Use.CONTAINER) & (self.kind <= Use.JOB)))
+
+    def name(self, image: int) -> str:
+        """What to call an image: its first reference, or else its ID."""
+        return next(iter(self.references[image]), self.image_ids[image])
+
+    def utc(self, seconds: float) -> float:
+        """UTC seconds since 1970 of a time in the trace."""
+        return self.origin_ns / 1e9 + seconds
+
+    def between(self, begin: float, end: float) -> Trace:
+        """The same history, with the demand from `begin` (inclusive) to `end` (exclusive) only.
+
+        Times stay as they are. What came before `begin` is still evidence of last use: each image
+        seen then is there at `begin`, as the history's own host had it.
+        """
+        before = self.time < begin
+        inside = ~before & (self.time < end)
+        seen, last = _latest(self.image[before], self.until[before])
+        time = np.concatenate((np.full(len(seen), begin), self.time[inside]))
+        return replace(
+            self,
+            end=min(end, self.end),
+            time=time,
+            image=np.concatenate((seen, self.image[inside])),
+            until=np.concatenate((last, self.until[inside])),
+            kind=np.concatenate((np.full(len(seen), int(Use.FOUND), dtype=np.uint8), self.kind[inside])),
+        )
+
+    def __str__(self) -> str:
+        what = f"{format_count(self.demands, 'use')} of {format_count(self.images, 'image')}"
+        return f"{what} in {format_duration(self.end)} on host {self.host}"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskState:
+    """The disk from `time` on, until the next state: bytes and inodes, in all and held by others."""
+
+    time: float
+    total: int
+    other: int
+    total_inodes: int = 0
+    other_inodes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """An image for `make_trace`: layers as (chain ID, bytes) from the base up."""
+
+    layers: Sequence[tuple[str, int]]
+    references: tuple[str, ...] = ()
+    local: bool = False
+    created: float = 0.0
+
+
+def make_trace(
+    images: Sequence[ImageFacts],
+    uses: Sequence[tuple[float, int, float, Use]],
+    disk: Sequence[DiskState],
+    blind: Sequence[tuple[float, float]] = (),
+    end: float | None = None,
+) -> Trace:
+    """A trace from plain values: uses as (time, image, until, kind), in any order.
+
+    Layers with the same chain ID are one. The end is the last use's unless given.
+    """
+    numbers: dict[str, int] = {}
+    sizes: list[int] = []
+    layer: list[int] = []
+    first = [0]
+    for facts in images:
+        for chain_id, size in dict(facts.layers).items():
+            if chain_id not in numbers:
+                numbers[chain_id] = len(sizes)
+                sizes.append(size)
+            layer.append(numbers[chain_id])
+        first.append(len(layer))
+    references = tuple(facts.references or (f"image:{number}",) for number, facts in enumerate(images))
+    entries = sorted(uses, key=lambda use: (use[0], use[3]))
+    states = sorted(disk, key=lambda state: state.time)
+    return Trace(
+        host="made",
+        origin_ns=0,
+        end=end if end is not None else max((use[0] for use in uses), default=0.0),
+        image_ids=tuple(f"sha256:{number:064x}" for number in range(len(images))),
+        references=references,
+        names=references,
+        local=np.array([facts.local for facts in images], dtype=np.bool_),
+        created=np.array([facts.created for facts in images], dtype=np.float64),
+        first=np.array(first, dtype=np.int64),
+        layer=np.array(layer, dtype=np.int64),
+        layer_bytes=np.array(sizes, dtype=np.int64),
+        time=np.array([use[0] for use in entries], dtype=np.float64),
+        image=np.array([use[1] for use in entries], dtype=np.int32),
+        until=np.array([use[2] for use in entries], dtype=np.float64),
+        kind=np.array([use[3] for use in entries], dtype=np.uint8),
+        disk_time=np.array([state.time for state in states], dtype=np.float64),
+        disk_total=np.array([state.total for state in states], dtype=np.int64),
+        disk_other=np.array([state.other for state in states], dtype=np.int64),
+        inode_total=np.array([state.total_inodes for state in states], dtype=np.int64),
+        inode_other=np.array([state.other_inodes for state in states], dtype=np.int64),
+        layer_inodes=np.zeros(len(sizes)),
+        blind=np.array(blind, dtype=np.float64).reshape(-1, 2),
+    )
+
+
+def _latest(image: Images, until: Floats) -> tuple[Images, Floats]:
+    """Of each image that occurs, in order of its number, the latest end."""
+    seen = np.unique(image)
+    last = np.full(int(seen[-1]) + 1 if len(seen) else 0, -np.inf)
+    np.maximum.at(last, image, until)
+    return seen, last[seen]

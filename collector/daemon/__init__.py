@@ -1,0 +1,1 @@
+"""The collector itself: its loop and what it watches."""

@@ -1,0 +1,459 @@
+"""The collector itself: a loop that witnesses one engine and appends what it sees."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from collector.daemon.watcher import ImageWatch
+from collector.engine.client import Engine
+from collector.engine.stream import Reader, StreamEnded
+from collector.engine.translate import OpenContainer, Translator, names_of
+from collector.eventlog.log import EventLog
+from collector.eventlog.writer import LogWriter
+from collector.machine.clock import Clock
+from collector.machine.disk import DiskSample, sample_disk
+from collector.machine.reserve import Reserve
+from collector.machine.systemd import Watchdog, notify, watchdog_limit
+from collector.machine.wake import Alarm
+from collector.model.errors import EngineError, LogBusyError, LogError
+from collector.model.events import Event, Kind
+from collector.model.observation import EngineInfo, Usage
+from collector.queries.status import last_witnessed_ns
+
+if TYPE_CHECKING:
+    from collector.monitoring.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+_SETTLE_S = 0.2
+_FIRST_BACKOFF_S = 0.5
+# The engine's memory of 256 events fills quickly once it is back.
+_LAST_BACKOFF_S = 5.0
+# After a failed append the next comes later and later.
+_LAST_FLUSH_S = 8.0
+_BUSY_RETRY_S = 1.0
+# How far back the engine's memory is asked, to see whether it reaches beyond the last sign of life.
+_LOOK_BACK_NS = 86400 * 10**9
+_CHANGES_DISK = frozenset(
+    {Kind.IMAGE_PULLED, Kind.IMAGE_DELETED, Kind.IMAGE_LOADED, Kind.IMAGE_IMPORTED, Kind.IMAGE_OBSERVED}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How often the collector looks by itself, seconds."""
+
+    disk: float = 300.0
+    inventory: float = 3600.0
+    containers: float = 60.0
+    flush: float = 1.0
+    # The longest sleep of an idle loop: also how often the watchdog hears of it.
+    heartbeat: float = 20.0
+
+
+class Collector:
+    """Witnesses one engine.
+
+    Args:
+        engine: the engine.
+        log: where events go.
+        schedule: how often it looks by itself.
+        clock: what time it is; None: the host's clocks.
+        metrics: what is told of what it knows; None: nothing.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        log: EventLog,
+        schedule: Schedule | None = None,
+        clock: Clock | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._engine = engine
+        self._log = log
+        self._schedule = schedule or Schedule()
+        self._clock = clock or Clock()
+        self._writer = LogWriter(log)
+        self._translator = Translator(_Lookups(engine))
+        self._metrics = metrics
+        # Whether anything has happened that the metrics do not tell yet.
+        self._news = False
+        self._info: EngineInfo | None = None
+        self._alarm = Alarm(log.path)
+        self._watchdog = Watchdog()
+        self._data_root = ""
+        self._usage: Usage | None = None
+        # Time of the last event that came from the engine, UTC nanoseconds.
+        self._anchor_ns: int | None = None
+        # When the collector last surely witnessed, UTC nanoseconds; None: never before.
+        self._alive_ns: int | None = None
+        self._images = ImageWatch(engine, self._clock, self._record, self._watchdog.progress)
+        self._sampling_due = False
+        self._next_disk = self._next_inventory = self._next_containers = self._next_flush = 0.0
+        self._flush_wait = self._schedule.flush
+        self._reader: Reader | None = None
+        self.stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Let `run` append all and end, at once; may be called by a signal handler."""
+        self.stopping.set()
+        if self._reader is not None:
+            self._reader.wake()
+
+    def once(self) -> tuple[int, DiskSample]:
+        """One inventory and one sample; how many images there are, and the sample.
+
+        Raises:
+            EngineError, LogError: it could not be taken or stored.
+        """
+        self._data_root = self._engine.info().data_root
+        self._restore()
+        self._take_inventory()
+        sample = self._sample()
+        if not self._writer.flush() and not self._writer.save():
+            raise LogError(f"nothing could be stored in {self._log.path} or its spool")
+        return len(self._images.presence), sample
+
+    def run(self) -> None:
+        """Witness until `stopping` is set; then append all and end.
+
+        Raises:
+            EngineError: at the start there is no engine, or its disk cannot be measured: whoever waits for
+                a service to be ready shall not wait for what does not mend itself.
+            LogError: the log cannot be used at all.
+        """
+        self._data_root = self._engine.info().data_root
+        sample_disk(self._data_root)
+        self._reserve()
+        self._restore_patiently()
+        self._record(Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes=self._self_portrait()))
+        backoff = _FIRST_BACKOFF_S
+        try:
+            while not self.stopping.is_set():
+                try:
+                    reader = self._connect()
+                    backoff = _FIRST_BACKOFF_S
+                    reason = self._witness(reader)
+                except EngineError as error:
+                    reason = str(error)
+                if not self.stopping.is_set():
+                    self._wait_for_engine(reason, backoff)
+                    backoff = min(2 * backoff, _LAST_BACKOFF_S)
+        finally:
+            notify("STOPPING=1")
+            self._record(Event(self._clock.now(), Kind.COLLECTOR_STOPPED))
+            self._writer.close()
+
+    def _reserve(self) -> None:
+        """Allocate spool and reserve while there is space; a full disk is no reason not to witness."""
+        try:
+            self._writer.spool.reserve()
+        except LogError as error:
+            logger.warning("%s; until there is, what the log cannot take waits in memory", error)
+        Reserve(self._log.path).keep()
+
+    def _restore_patiently(self) -> None:
+        """Take up where the log ends, once whoever holds it lets go. Raises LogError if it is unusable."""
+        told = False
+        while not self.stopping.is_set():
+            try:
+                self._restore()
+            except LogBusyError as error:
+                if not told:
+                    logger.warning("%s; waiting for it", error)
+                    told = True
+                self._watchdog.progress()
+                notify("EXTEND_TIMEOUT_USEC=60000000")
+                self.stopping.wait(_BUSY_RETRY_S)
+            else:
+                return
+
+    def _wait_for_engine(self, reason: str, seconds: float) -> None:
+        logger.warning("%s; trying again in %.1f s", reason, seconds)
+        self._watchdog.progress()
+        self._engine.close()
+        self._images.following = False
+        self._publish()
+        notify("STATUS=waiting for the engine")
+        self._flush()
+        self.stopping.wait(seconds)
+
+    def _restore(self) -> None:
+        """Take up where the log ends."""
+        if not self._log.exists():
+            portrait = {"first": True, **self._self_portrait()}
+            self._log.append([Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes=portrait)])
+            self._images.is_first = True
+        self._images.restore(self._log)
+        self._translator.learn(names_of(self._images.presence.names()))
+        for container, image, began_ns in self._log.query(_OPEN_CONTAINERS, [self._log.host]):
+            self._translator.open[container] = OpenContainer(image, began_ns)
+        self._anchor_ns, latest_ns = self._log.query(_ANCHOR, [self._log.host])[0]
+        self._clock.resume(latest_ns)
+        self._alive_ns = None if self._images.is_first else last_witnessed_ns(self._log)
+
+    def _self_portrait(self) -> dict[str, str]:
+        info = self._engine.info()
+        return {"engine": info.version, "store": info.store, "data_root": info.data_root}
+
+    def _connect(self) -> Reader:
+        """Follow the stream from the last event on; what lies between and is lost becomes a gap."""
+        self._info = self._engine.info()
+        self._data_root = self._info.data_root
+        # Where the clock was set back meanwhile, the engine has nothing "since" a time still to come.
+        since_ns = None if self._anchor_ns is None else min(self._anchor_ns, self._clock.now())
+        self._reader = reader = Reader(self._engine.stream(since_ns), self._engine.host)
+        self._note_gap()
+        self._handle_waiting(reader)
+        self._take_inventory()
+        self._sample()
+        now = time.monotonic()
+        self._next_inventory = now + self._schedule.inventory
+        self._next_containers = now + self._schedule.containers
+        self._next_disk = now + self._schedule.disk
+        self._flush()
+        self._images.following = True
+        self._publish()
+        notify("READY=1", "STATUS=witnessing " + self._engine.host)
+        logger.info("witnessing %s (data root %s)", self._engine.host, self._data_root)
+        return reader
+
+    def _note_gap(self) -> None:
+        """If the engine's memory does not reach back to the last sign of life, something may be lost."""
+        alive_ns = self._alive_ns
+        if alive_ns is None:
+            return
+        now_ns = self._clock.now()
+        since_ns = min(self._anchor_ns or alive_ns, alive_ns - _LOOK_BACK_NS, now_ns)
+        times = [int(event.get("timeNano") or 0) for event in self._engine.buffered_events(since_ns, now_ns)]
+        if self._anchor_ns in times:
+            return
+        # What the engine remembers is its latest events, all of them; but times tell no order across a step back.
+        clock_is_behind = now_ns < alive_ns
+        if not clock_is_behind and min(times, default=now_ns) <= alive_ns:
+            return
+        ended = min((moment for moment in times if moment > alive_ns), default=now_ns)
+        reason = "the engine no longer has the events since the last one witnessed"
+        if ended <= alive_ns:
+            reason = "the host's clock was set back while nothing was witnessed"
+        self._record(Event(max(ended, alive_ns), Kind.GAP, began_ns=alive_ns, attributes={"reason": reason}))
+
+    def _make_good(self, began_ns: int, ended_ns: int) -> None:
+        """The engine may have dropped events: take what it still has, and say what is lost."""
+        kept = self._engine.buffered_events(began_ns - _LOOK_BACK_NS, self._clock.now())
+        self._handle(kept)
+        oldest = min((int(event.get("timeNano") or 0) for event in kept), default=ended_ns)
+        self._next_inventory = 0.0
+        if oldest <= began_ns:
+            return
+        reason = "the collector stood still, and the engine dropped what its queue could not hold"
+        self._record(Event(min(oldest, ended_ns), Kind.GAP, began_ns=began_ns, attributes={"reason": reason}))
+
+    def _witness(self, reader: Reader) -> str:
+        """Handle events until the stream ends; why it ended."""
+        try:
+            while not self.stopping.is_set():
+                found = reader.read(self._pause())
+                if isinstance(found, StreamEnded):
+                    self._alive_ns = found.at_ns
+                    return found.reason
+                self._alive_ns = self._clock.now()
+                self._handle(found)
+                now = time.monotonic()
+                # A flood must not keep the rest waiting.
+                if not reader.waiting() or now >= self._next_flush + self._schedule.heartbeat:
+                    self._iterate(now)
+                    if lost := reader.lateness.take():
+                        self._make_good(*lost)
+            return "stopping"
+        finally:
+            # What has arrived is witnessed, also when the engine has gone meanwhile.
+            self._handle_waiting(reader)
+            reader.close()
+
+    def _pause(self) -> float:
+        """Seconds until something is due."""
+        due = [self._next_disk, self._alarm.again, self._next_inventory, self._next_containers, self._images.next]
+        if self._writer.behind:
+            due.append(self._next_flush)
+        if self._metrics is not None and self._news:
+            due.append(self._metrics.next)
+        until = min(due) - time.monotonic()
+        return min(max(until, 0.0), self._schedule.heartbeat, watchdog_limit() / 3)
+
+    def _iterate(self, now: float) -> None:
+        """Do what is due at `now` (monotonic seconds)."""
+        self._watchdog.progress()
+        self._record(*self._clock.watch())
+        self._images.attend(now)
+        if self._sampling_due or now >= min(self._next_disk, self._alarm.again):
+            self._sample()
+            self._next_disk = now + self._schedule.disk
+        if now >= self._next_inventory:
+            self._next_inventory = now + self._schedule.inventory
+            self._next_containers = now + self._schedule.containers
+            self._take_inventory()
+        elif now >= self._next_containers:
+            self._next_containers = now + self._schedule.containers
+            self._images.look_if_untold()
+            self._record(*self._translator.reconcile(self._engine.containers(), self._clock.now()))
+        if self._writer.behind and now >= self._next_flush:
+            self._flush()
+        if self._metrics is not None and self._metrics.due:
+            self._publish()
+
+    def _publish(self) -> None:
+        """Tell the metrics what is known now."""
+        if self._metrics is None:
+            return
+        self._news = self._writer.behind
+        from collector.monitoring.metrics import Live  # noqa: PLC0415 # without metrics its library is not loaded
+
+        own, shared = self._images.presence.shares()
+        used = self._translator.open.values()
+        oldest_ns = self._writer.oldest_ns
+        self._metrics.publish(
+            Live(
+                engine=self._info.version if self._info else "",
+                store=self._info.store if self._info else "",
+                data_root=self._data_root,
+                connected=self._images.following,
+                witnessed=None if self._alive_ns is None else self._alive_ns / 1e9,
+                images={image: bool(names) for image, names in self._images.presence.names().items()},
+                in_use=frozenset(container.image for container in used if container.image),
+                containers=len(used),
+                own_bytes=own,
+                shared_bytes=shared,
+                oldest_pending=None if oldest_ns is None else oldest_ns / 1e9,
+                pending=self._writer.pending,
+                spooled=self._writer.spooled,
+            )
+        )
+
+    def _handle_waiting(self, reader: Reader) -> None:
+        """Handle what has arrived, until nothing more does."""
+        while True:
+            found = reader.read(_SETTLE_S)
+            if isinstance(found, StreamEnded):
+                self._alive_ns = found.at_ns
+                return
+            if not found and not reader.waiting():
+                return
+            self._handle(found)
+
+    def _handle(self, raws: list[dict[str, object]]) -> None:
+        self._record(*self._clock.watch())
+        for raw in raws:
+            self._watchdog.progress()
+            for event in self._translator.translate(raw):
+                self._anchor_ns = event.time_ns
+                self._images.take(event)
+                self._record(event)
+
+    def _take_inventory(self) -> None:
+        """Compare all images and containers with what is known, and record what differs."""
+        self._images.compare(thoroughly=True)
+        self._translator.learn(names_of(self._images.presence.names()))
+        self._record(*self._translator.reconcile(self._engine.containers(), self._clock.now()))
+        self._images.taken()
+        try:
+            self._usage = self._engine.usage()
+        except EngineError as error:
+            logger.warning("disk usage is unknown: %s", error)
+
+    def _sample(self) -> DiskSample:
+        self._sampling_due = False
+        sample = sample_disk(self._data_root)
+        self._alarm.hear(sample)
+        attributes: dict[str, object] = {**sample.attributes(), "image_bytes": self._images.presence.image_bytes}
+        if self._usage is not None:
+            attributes["container_bytes"] = self._usage.container_bytes
+            attributes["volume_bytes"] = self._usage.volume_bytes
+            attributes["build_cache_bytes"] = self._usage.build_cache_bytes
+        self._record(
+            Event(self._clock.now(), Kind.DISK_SAMPLED, bytes=sample.free_bytes, attributes=attributes, identity="disk")
+        )
+        return sample
+
+    def _record(self, *events: Event) -> None:
+        self._news |= bool(events)
+        self._sampling_due |= any(event.kind in _CHANGES_DISK for event in events)
+        if events and not self._writer.behind:
+            self._next_flush = time.monotonic() + self._schedule.flush
+        self._writer.add(self._clock.stamped(event) for event in events)
+
+    def _flush(self) -> None:
+        if self._writer.renewed():
+            self._begin_anew()
+        done = self._writer.keep()
+        self._flush_wait = self._schedule.flush if done else min(2 * self._flush_wait, _LAST_FLUSH_S)
+        self._next_flush = time.monotonic() + self._flush_wait
+
+    def _begin_anew(self) -> None:
+        """The log's file was removed or replaced by another: tell that one what is there."""
+        logger.warning("the event log %s was removed or replaced: what it held is no longer there", self._log.path)
+        self._images.begin_anew()
+        self._translator.open.clear()
+        now_ns = self._clock.now()
+        if self._log.exists():
+            try:
+                latest_ns = last_witnessed_ns(self._log)
+                self._images.restore(self._log)
+            except LogError:
+                return  # `keep` says what is wrong with it
+            if latest_ns is not None:
+                reason = "the event log was replaced by one that ends earlier"
+                self._record(Event(now_ns, Kind.GAP, began_ns=min(latest_ns, now_ns), attributes={"reason": reason}))
+        self._record(Event(now_ns, Kind.COLLECTOR_STARTED, attributes={"anew": True}))
+        self._images.is_first = not self._log.exists()
+        self._next_inventory = 0.0
+
+
+class _Lookups:
+    """Lookups that never fail: an engine that is gone knows nothing, and events are taken all the same."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._next = 0.0
+
+    def resolve(self, reference: str) -> str | None:
+        """The image ID that a reference means now."""
+        return self._ask(self._engine.resolve, reference)
+
+    def image_of_container(self, container: str) -> str | None:
+        """The image ID that a container was created from."""
+        return self._ask(self._engine.image_of_container, container)
+
+    def _ask(self, question: Callable[[str], str | None], subject: str) -> str | None:
+        if time.monotonic() < self._next:
+            return None
+        try:
+            return question(subject)
+        except EngineError as error:
+            logger.debug("%s is unknown: %s", subject, error)
+            # An engine that does not answer must not be waited for once for each event.
+            self._next = time.monotonic() + _FIRST_BACKOFF_S
+            return None
+
+
+_ANCHOR = """
+SELECT arg_max(coalesce(CAST(attributes ->> '$.own_time_ns' AS BIGINT), epoch_ns(time)), seq)
+        FILTER ((kind LIKE 'image_%' OR kind LIKE 'container_%') AND kind <> 'image_observed'
+            AND coalesce(attributes ->> '$.inferred', 'false') <> 'true'),
+    epoch_ns(max(time))
+FROM event WHERE host = ?
+"""
+
+_OPEN_CONTAINERS = """
+SELECT c.container, any_value(image_id), min(epoch_ns(c.time))
+FROM event AS c LEFT JOIN image USING (image)
+WHERE c.kind = 'container_created' AND c.host = ? AND NOT EXISTS (
+    FROM event AS d WHERE d.kind = 'container_destroyed' AND d.container = c.container AND d.host = c.host)
+GROUP BY c.container
+"""

@@ -1,0 +1,159 @@
+"""Which images the engine holds, as far as witnessed, and what they take on the disk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+from collector.eventlog.log import EventLog
+from collector.model.events import Event, Kind
+from collector.model.observation import ImageObservation, ListedImage
+from collector.model.origin import Origin, agreed
+from collector.model.times import parse_rfc3339_ns
+
+# An image whose build is older than this when it is first seen was not built just now.
+_JUST_BUILT_NS = 3600 * 10**9
+
+
+class Presence:
+    """Compares inventories with what is known and says the difference in events.
+
+    An image is observed (written with its layers) when it is new or its names have changed.
+    """
+
+    def __init__(self) -> None:
+        self._signatures: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        self._layers: dict[str, tuple[tuple[str, int], ...]] = {}
+        self._origins: dict[str, Origin] = {}
+
+    def restore(self, log: EventLog) -> None:
+        """Take up what the log says was there. Raises LogError."""
+        for image, references, digests, layers, origin in log.query(_PRESENT, [log.host]):
+            self._signatures[image] = (tuple(references), tuple(digests))
+            self._origins[image] = Origin(origin)
+            self._layers[image] = tuple(
+                (layer["chain_id"], int(layer["bytes"])) for layer in layers if layer["bytes"] is not None
+            )
+
+    def changed(self, listed: Iterable[ListedImage]) -> list[ListedImage]:
+        """The listed images that are new or bear other names."""
+        return [row for row in listed if self._signatures.get(row.image) != row.signature]
+
+    def origin(self, image: str) -> Origin | None:
+        """Where an image can be had again, as far as known; None: the image is not known."""
+        return self._origins.get(image)
+
+    def has_come(self, seen: ImageObservation) -> bool:
+        """Whether an image is new, or bears a manifest that has come by a further pull or archive."""
+        _, digests = self._signatures.get(seen.image, ((), ()))
+        return seen.image not in self._origins or not _manifests(seen.digests) <= _manifests(digests)
+
+    def settled(self, seen: ImageObservation, came: Origin | None = None) -> ImageObservation:
+        """The observation with what is to be stored of its origin.
+
+        Args:
+            seen: what the engine says.
+            came: how it has come that bears a registry's marks, as far as events tell; None: it was there.
+        """
+        if seen.origin is not Origin.PACKED:
+            return seen
+        return replace(seen, origin=came or agreed(self._origins.get(seen.image), seen.origin))
+
+    def observed(self, seen: ImageObservation, time_ns: int, *, inferred: bool = False) -> Event:
+        """Take up one observation; the event that tells it.
+
+        Args:
+            seen: the observation.
+            time_ns: when it was made, UTC nanoseconds.
+            inferred: whether only this inventory shows that the image came: no event told it.
+        """
+        self._signatures[seen.image] = (seen.references, seen.digests)
+        self._origins[seen.image] = agreed(self._origins.get(seen.image), seen.origin)
+        self._layers[seen.image] = tuple((layer.chain_id, layer.bytes) for layer in seen.layers)
+        return Event(
+            time_ns,
+            Kind.IMAGE_OBSERVED,
+            image=seen.image,
+            reference=seen.references[0] if seen.references else None,
+            bytes=seen.size,
+            attributes={**seen.attributes(), **({"inferred": True} if inferred else {})},
+        )
+
+    def bases(self, seen: ImageObservation, now_ns: int) -> list[Event]:
+        """What a new image was built on: the images with the most layers that it begins with.
+
+        BuildKit tells of no `FROM`: only the layers show it.
+
+        Args:
+            seen: an observation that `observed` has not taken up yet, of an image that no registry gave.
+            now_ns: when it was made, UTC nanoseconds.
+        """
+        created_ns = parse_rfc3339_ns(seen.created) or 0
+        if seen.image in self._signatures or not 0 <= now_ns - created_ns <= _JUST_BUILT_NS:
+            return []
+        depth = {layer.chain_id: position for position, layer in enumerate(seen.layers, 1)}
+        below = {image: depth.get(layers[-1][0], 0) for image, layers in self._layers.items() if layers}
+        deepest = max(below.values(), default=0)
+        return [
+            Event(
+                now_ns,
+                Kind.BASE_USED,
+                image=image,
+                attributes={"by": seen.image, "evidence": "from_prefix"},
+                identity=f"base {image} of {seen.image}",
+            )
+            for image, position in sorted(below.items())
+            if deepest and position == deepest
+        ]
+
+    def vanished(self, listed: Iterable[ListedImage], now_ns: int) -> list[Event]:
+        """What is known but no longer listed has gone unwitnessed: marked as inferred."""
+        existing = {row.image for row in listed}
+        gone = [image for image in self._signatures if image not in existing]
+        for image in gone:
+            self.forget(image)
+        return [Event(now_ns, Kind.IMAGE_DELETED, image=image, attributes={"inferred": True}) for image in gone]
+
+    def forget(self, image: str) -> None:
+        """Take up that an image has been deleted."""
+        self._signatures.pop(image, None)
+        self._layers.pop(image, None)
+        self._origins.pop(image, None)
+
+    def __contains__(self, image: str) -> bool:
+        return image in self._signatures
+
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """The names of every image present."""
+        return {image: (*references, *digests) for image, (references, digests) in self._signatures.items()}
+
+    def shares(self) -> tuple[int, int]:
+        """Bytes of layers that one image holds alone, and of those that several share, each counted once."""
+        holders = Counter(chain for layers in self._layers.values() for chain, _ in layers)
+        sizes = {chain: size for layers in self._layers.values() for chain, size in layers}
+        own = sum(size for chain, size in sizes.items() if holders[chain] == 1)
+        return own, sum(sizes.values()) - own
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of all layers held, each counted once."""
+        return sum({chain: size for layers in self._layers.values() for chain, size in layers}.values())
+
+    def __len__(self) -> int:
+        return len(self._signatures)
+
+
+def _manifests(digests: Iterable[str]) -> frozenset[str]:
+    """The digests without the repositories' names."""
+    return frozenset(digest.rpartition("@")[2] for digest in digests)
+
+
+_PRESENT = """
+SELECT image_id,
+    CAST(o.attributes -> '$.references' AS VARCHAR[]),
+    CAST(o.attributes -> '$.digests' AS VARCHAR[]),
+    json_transform(o.attributes -> '$.layers', '[{"chain_id": "VARCHAR", "bytes": "BIGINT"}]'), o.origin
+FROM image_observations AS o SEMI JOIN present_images USING (host, image) JOIN image USING (image)
+WHERE host = ?
+"""

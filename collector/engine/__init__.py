@@ -1,0 +1,1 @@
+"""What a container engine says: its API, event stream, translation, content store."""

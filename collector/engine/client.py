@@ -1,0 +1,439 @@
+"""The border to the container engine: docker-py is known here and in the pruner's executor only.
+
+Docker Engine (graphdrivers and containerd image store) and Podman's Docker-compatible service
+answer the same calls differently; what differs is asked of the engine and evened out here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import docker
+import docker.errors
+import requests
+
+from collector.engine.content import compressed_sizes
+from collector.model.errors import EngineError
+from collector.model.observation import (
+    Answers,
+    EngineInfo,
+    ImageObservation,
+    Layer,
+    ListedContainer,
+    ListedImage,
+    Usage,
+    full_id,
+    pair_layers,
+)
+from collector.model.origin import Origin, by_content, by_digests, by_identity, by_manifests
+from collector.model.paths import DEFAULT_HOST
+from collector.model.times import parse_rfc3339
+
+_CONTAINERD_SNAPSHOTTER = "io.containerd.snapshotter.v1"
+_SETTLE_S = 0.5
+_TRIES = 5
+_RETRY_S = 0.1
+T = TypeVar("T")
+
+
+class EventStream(Protocol):
+    """An open stream of events: raw chunks of JSON lines."""
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    def close(self) -> None:
+        """End the stream; whoever iterates over it stops."""
+
+
+class Engine:
+    """One container engine.
+
+    Args:
+        host: ``unix:///path`` or ``tcp://host:port``; None: DOCKER_HOST, else the usual socket.
+        timeout: seconds to wait for an answer.
+    """
+
+    def __init__(self, host: str | None = None, timeout: float = 60.0) -> None:
+        self.host = host or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+        self._timeout = timeout
+        self._client: docker.APIClient | None = None
+        self._store: str | None = None
+        self._data_root = ""
+
+    @property
+    def api(self) -> docker.APIClient:
+        """The connected client. Raises EngineError if there is no engine."""
+        if self._client is None:
+            with told_in_one_line(self.host):
+                self._client = docker.APIClient(base_url=self.host, timeout=cast("int", self._timeout), version="auto")
+                # No proxy leads to a socket, but looking for one costs as much as a question does.
+                cast("Any", self._client).trust_env = not self.host.startswith("unix://")
+        return self._client
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def info(self) -> EngineInfo:
+        """What the engine says of itself. Raises EngineError."""
+        with told_in_one_line(self.host):
+            info = self.api.info()
+            version = self.api.version()
+        components = [component.get("Name", "") for component in version.get("Components") or []]
+        if any("Podman" in name for name in components):
+            self._store = "podman"
+        elif any(_CONTAINERD_SNAPSHOTTER in str(value) for _, value in info.get("DriverStatus") or []):
+            self._store = "containerd"
+        else:
+            self._store = str(info.get("Driver"))
+        self._data_root = str(info["DockerRootDir"])
+        return EngineInfo(self._data_root, self._store, str(version.get("Version")))
+
+    @property
+    def store(self) -> str:
+        """The kind of image store, asked once. Raises EngineError."""
+        return self._store or self.info().store
+
+    def stream(self, since_ns: int | None) -> EventStream:
+        """Follow the events from `since_ns` on, as far as the engine still has them, without end.
+
+        Raises:
+            EngineError: there is no engine, now or when iterating later.
+        """
+        with told_in_one_line(self.host):
+            return cast("EventStream", self.api.events(since=_stamp(since_ns), decode=False))
+
+    def buffered_events(self, since_ns: int, until_ns: int) -> list[dict[str, Any]]:
+        """The events of an interval that the engine still has. Raises EngineError."""
+        if self.keeps_events:
+            return self._stored_events(since_ns, until_ns)
+        with told_in_one_line(self.host):
+            found = self.api.events(since=_stamp(since_ns), until=_stamp(until_ns), decode=True)
+            return list(found)
+
+    def _stored_events(self, since_ns: int, until_ns: int) -> list[dict[str, Any]]:
+        """Podman's events. It stops to read its file when `until` has passed, wherever it is then: so none is given."""
+        with told_in_one_line(self.host):
+            api = cast("Any", self.api)
+            answer = api.get(
+                f"{api.base_url}/v{api.api_version}/events",
+                params={"since": _stamp(since_ns), "stream": "false"},
+                timeout=self._timeout,
+            )
+            answer.raise_for_status()
+            found = [json.loads(line) for line in answer.text.splitlines() if line.strip()]
+        return [event for event in found if since_ns <= int(event.get("timeNano") or 0) <= until_ns]
+
+    def images(self) -> list[ListedImage]:
+        """All images but intermediate build steps. Raises EngineError."""
+        with told_in_one_line(self.host):
+            rows = _again(self.api.images)
+        return [ListedImage(full_id(row["Id"]), _tags(row), _digests(row), int(row.get("Size") or 0)) for row in rows]
+
+    def observe(self, listed: ListedImage) -> ImageObservation | None:
+        """All that the engine tells of a listed image; None if it has gone meanwhile."""
+        with told_in_one_line(self.host):
+            try:
+                detail = self._inspect(listed.image)
+                sizes = self._layer_sizes(listed.image)
+            except docker.errors.NotFound:
+                return None
+        diff_ids = (detail.get("RootFS") or {}).get("Layers") or []
+        size = max(listed.size, int(detail.get("Size") or 0))
+        return ImageObservation(
+            image=listed.image,
+            references=listed.references,
+            digests=listed.digests,
+            created=detail.get("Created") or None,
+            stored=_last_tag_time(detail),
+            size=size,
+            layers=self._layers(listed.image, diff_ids, sizes, size),
+            origin=self._origin(listed, detail),
+        )
+
+    def origin(self, listed: ListedImage) -> Origin:
+        """Where an image can be had again, as the engine's records show now. Raises EngineError."""
+        if not self.hides_origin:
+            return by_digests(listed.digests)
+        with told_in_one_line(self.host):
+            try:
+                return self._origin(listed, self._inspect(listed.image))
+            except docker.errors.NotFound:
+                return Origin.UNKNOWN
+
+    def _origin(self, listed: ListedImage, detail: dict[str, Any]) -> Origin:
+        if not self.hides_origin:
+            return by_digests(listed.digests)
+        told = by_identity(detail)
+        if told is not Origin.UNKNOWN:
+            return told
+        if not self._data_root:
+            self.info()
+        return (by_manifests if self.store == "podman" else by_content)(self._data_root, listed.image)
+
+    @property
+    def hides_origin(self) -> bool:
+        """Whether digests do not tell that a registry has an image: this store gives every image one."""
+        return self.store in {"containerd", "podman"}
+
+    @property
+    def tells_failures(self) -> bool:
+        """Whether events of pulls and pushes tell those that failed, too, in the same words."""
+        return self.store == "podman"
+
+    def _layers(self, image: str, diff_ids: Sequence[str], sizes: Sequence[int] | None, size: int) -> tuple[Layer, ...]:
+        if self.store != "containerd":
+            return pair_layers(diff_ids, sizes, size, spread=False)
+        kept = compressed_sizes(self._data_root, image, diff_ids)
+        if kept is None or sizes is None:
+            return pair_layers(diff_ids, sizes, size, spread=True)
+        unpacked = pair_layers(diff_ids, sizes, sum(sizes), spread=False)
+        return tuple(replace(layer, bytes=layer.bytes + extra) for layer, extra in zip(unpacked, kept, strict=True))
+
+    def _inspect(self, image: str) -> dict[str, Any]:
+        return cast("dict[str, Any]", cast("Any", self.api).inspect_image(image))
+
+    def _layer_sizes(self, image: str) -> list[int] | None:
+        """Bytes of the non-empty history entries, base first; None if the engine can't tell."""
+        try:
+            history = cast("Any", self.api).history(image)
+        except docker.errors.NotFound:
+            raise
+        except docker.errors.APIError:
+            return None
+        return [int(entry["Size"]) for entry in reversed(history) if entry.get("Size")]
+
+    def resolve(self, reference: str) -> str | None:
+        """The ID of the image that a reference means now; None if it means none."""
+        with told_in_one_line(self.host):
+            try:
+                return full_id(self._inspect(reference)["Id"])
+            except docker.errors.NotFound:
+                return None
+            except docker.errors.APIError as error:
+                if error.status_code is not None and error.status_code < requests.codes.server_error:
+                    return None
+                raise
+
+    def image_of_container(self, container: str) -> str | None:
+        """The ID of the image that a container was created from; None if it has gone."""
+        with told_in_one_line(self.host):
+            try:
+                return full_id(self.api.inspect_container(container)["Image"])
+            except docker.errors.NotFound:
+                return None
+
+    @property
+    def keeps_events(self) -> bool:
+        """Whether events outlive the engine's process; Docker has its last 256 in memory."""
+        return self.store == "podman"
+
+    @property
+    def lag(self) -> float:
+        """How long after its answer an engine may tell of a pull or a tag, seconds: Podman collects such events."""
+        return 0.2 if self.store == "podman" else 0.0
+
+    def untold(self) -> tuple[object, ...]:
+        """What differs after images came or went without an event, or some time after it.
+
+        The containerd store builds and prunes without one until 28. Asking this costs it next to nothing, while a
+        listing of images there takes some 10 ms of an image. Podman tells of a pull or an archive when it begins;
+        there a listing takes less than 1 ms of an image. Empty where events tell all. Raises EngineError.
+        """
+        if self.store == "podman":
+            return tuple(sorted(row.image for row in self.images()))
+        if self.store != "containerd":
+            return ()
+        with told_in_one_line(self.host):
+            api = cast("Any", self.api)
+            answer = api.get(
+                f"{api.base_url}/v{api.api_version}/system/df", params={"type": "build-cache"}, timeout=self._timeout
+            )
+            answer.raise_for_status()
+            used = sorted((row["ID"], row.get("LastUsedAt") or "") for row in answer.json().get("BuildCache") or [])
+            return (api.info().get("Images"), *used)
+
+    def answers(self, image: str) -> Answers:
+        """What the engine tells of an image that is there. Raises EngineError."""
+        with told_in_one_line(self.host):
+            detail = self._inspect(image)
+            sizes = self._layer_sizes(image)
+        return Answers(
+            layer_sizes=bool(sizes),
+            by_manifest=any(digest.endswith(full_id(detail["Id"])) for digest in detail.get("RepoDigests") or []),
+            keeps_content=self.store == "containerd",
+            stored=_last_tag_time(detail) is not None,
+            origin=self._origin_shown_by(image, detail),
+        )
+
+    def _origin_shown_by(self, image: str, detail: dict[str, Any]) -> str | None:
+        if not self.hides_origin:
+            return "digests"
+        if by_identity(detail) is not Origin.UNKNOWN:
+            return "identity"
+        shown = self._origin(ListedImage(image, (), (), 0), detail)
+        if shown is Origin.UNKNOWN:
+            return None
+        return "manifests" if self.store == "podman" else "labels of content"
+
+    def probe(self) -> dict[str, str]:
+        """Import an empty image, tag it, untag it, remove it: which events told it, each with the name it gave.
+
+        Raises:
+            EngineError: the engine refused a step; what was made is removed as far as possible.
+        """
+        began_ns = time.time_ns()
+        api = cast("Any", self.api)
+        before = {row.image for row in self.images()}
+        with told_in_one_line(self.host):
+            answer = api.import_image_from_data(_empty_tar(), repository=_PROBE, tag="first")
+        image = next((row.image for row in self.images() if row.image not in before), None)
+        if image is None:
+            raise EngineError(f"the engine at {self.host} made no image of an empty archive: {str(answer).strip()}")
+        try:
+            with told_in_one_line(self.host):
+                api.tag(image, _PROBE, "second")
+                api.remove_image(f"{_PROBE}:second", force=False)
+        finally:
+            for row in self.images():
+                for reference in row.references if row.image == image else ():
+                    with told_in_one_line(self.host):
+                        api.remove_image(reference, force=False)
+        time.sleep(_SETTLE_S)
+        told: dict[str, str] = {}
+        for event in self.buffered_events(began_ns, time.time_ns()):
+            actor = event.get("Actor") or {}
+            name = str((actor.get("Attributes") or {}).get("name") or "")
+            act = {"remove": "delete", "loadfromarchive": "import"}.get(
+                str(event.get("Action")), str(event.get("Action"))
+            )
+            ours = _PROBE in name or (actor.get("ID") and full_id(str(actor["ID"])) == image)
+            if event.get("Type") == "image" and ours:
+                told[act] = told.get(act) or (name if _PROBE in name or act in {"import", "delete"} else "")
+        return told
+
+    def containers(self) -> list[ListedContainer]:
+        """All containers in any state. Raises EngineError."""
+        with told_in_one_line(self.host):
+            rows = _again(lambda: self.api.containers(all=True))
+        return [
+            ListedContainer(
+                container=row["Id"],
+                image=full_id(row["ImageID"]),
+                name=(row.get("Names") or [""])[0].removeprefix("/"),
+                state=row.get("State") or "",
+                created_ns=int(row["Created"]) * 10**9,
+                labels=row.get("Labels") or {},
+                volumes=tuple(mount["Name"] for mount in row.get("Mounts") or [] if mount.get("Name")),
+            )
+            for row in rows
+        ]
+
+    def container_detail(self, container: str) -> dict[str, Any] | None:
+        """All that the engine tells of a container; None if it has gone. Raises EngineError."""
+        with told_in_one_line(self.host):
+            try:
+                return cast("dict[str, Any]", self.api.inspect_container(container))
+            except docker.errors.NotFound:
+                return None
+
+    def volumes(self) -> list[dict[str, Any]]:
+        """All volumes, as the engine lists them. Raises EngineError."""
+        with told_in_one_line(self.host):
+            return list(self.api.volumes().get("Volumes") or [])
+
+    def disk_usage(self) -> dict[str, Any]:
+        """What the engine says that each of its things holds; slow on a busy host. Raises EngineError."""
+        with told_in_one_line(self.host):
+            return self.api.df()
+
+    def usage(self) -> Usage:
+        """What containers, volumes and build cache hold; slow on a busy host. Raises EngineError."""
+        with told_in_one_line(self.host):
+            usage = _again(self.api.df)
+        return Usage(
+            _sum((row.get("SizeRw") or 0) for row in usage.get("Containers") or []),
+            _sum((row.get("UsageData") or {}).get("Size", 0) for row in usage.get("Volumes") or []),
+            _sum(row.get("Size") or 0 for row in usage.get("BuildCache") or []),
+        )
+
+
+_PROBE = "docker-hindsight-doctor"
+
+
+def _again(listing: Callable[[], T]) -> T:
+    """A listing that is repeated when it fails over something that was removed while it was made.
+
+    The containerd store answers 404 for the whole list then.
+    """
+    for _ in range(_TRIES):
+        try:
+            return listing()
+        except docker.errors.NotFound as error:
+            missing = error
+            time.sleep(_RETRY_S)
+    raise docker.errors.DockerException(f"a listing failed {_TRIES} times: {missing.explanation}") from missing
+
+
+def _empty_tar() -> bytes:
+    """An archive without files: two blocks of zeros."""
+    return b"\0" * 1024
+
+
+@contextmanager
+def told_in_one_line(host: str) -> Iterator[None]:
+    """Turn docker-py's and the transport's faults into an `EngineError` that says what to do."""
+    try:
+        yield
+    except docker.errors.NotFound:
+        raise
+    except docker.errors.APIError as error:
+        raise EngineError(f"the engine at {host} answered: {error.explanation or error}") from error
+    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+        raise EngineError(_unreachable(host, error)) from error
+
+
+def _unreachable(host: str, error: Exception) -> str:
+    text = str(error)
+    path = Path(host.removeprefix("unix://"))
+    if host.startswith("unix://") and ("FileNotFoundError" in text or not path.exists()):
+        return f"no engine socket at {path}: start the engine or name another with --host or DOCKER_HOST"
+    if "PermissionError" in text or "Permission denied" in text:
+        return f"no permission on the engine socket {path}: run as root or as a member of its group (docker)"
+    if "ConnectionRefusedError" in text or "Connection refused" in text:
+        return f"no engine answers at {host}: start it or name another with --host or DOCKER_HOST"
+    return f"the engine at {host} cannot be reached: {text.splitlines()[0] if text else type(error).__name__}"
+
+
+def _stamp(time_ns: int | None) -> Any:
+    """Seconds with nanoseconds, as the engine's API takes them."""
+    return None if time_ns is None else f"{time_ns // 10**9}.{time_ns % 10**9:09d}"
+
+
+def _tags(row: dict[str, Any]) -> tuple[str, ...]:
+    # Some engines list the digests of an image without tags here, too.
+    return tuple(sorted(tag for tag in row.get("RepoTags") or [] if tag != "<none>:<none>" and "@" not in tag))
+
+
+def _digests(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(sorted(digest for digest in row.get("RepoDigests") or [] if not digest.startswith("<none>@")))
+
+
+def _last_tag_time(detail: dict[str, Any]) -> float | None:
+    """When the engine last gave the image a name; graphdrivers leave it zero for pulled images."""
+    text = (detail.get("Metadata") or {}).get("LastTagTime")
+    seconds = parse_rfc3339(text)
+    return seconds if seconds is not None and seconds > 0 else None
+
+
+def _sum(sizes: Iterator[int]) -> int:
+    return sum(max(0, size) for size in sizes)

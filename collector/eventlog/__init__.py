@@ -1,0 +1,1 @@
+"""The event log: its schema, appends that lose nothing, the spool."""

@@ -1,0 +1,282 @@
+"""The log's tables and views, as migrations from one schema version to the next.
+
+A new log is one that has gone through all of them, so the path is used every time. Views are made
+anew after each migration: they may lean on all of the newest tables.
+"""
+
+from __future__ import annotations
+
+MIGRATIONS: tuple[str, ...] = (
+    # 1: events, image IDs interned as small integers.
+    """
+    CREATE TABLE image (image INTEGER PRIMARY KEY, image_id VARCHAR NOT NULL UNIQUE);
+    CREATE SEQUENCE event_seq;
+    CREATE TABLE event (
+        seq BIGINT NOT NULL,
+        time TIMESTAMP_NS NOT NULL,
+        key BIGINT NOT NULL,
+        recorded TIMESTAMP_NS NOT NULL,
+        host VARCHAR NOT NULL,
+        kind VARCHAR NOT NULL,
+        image INTEGER,
+        reference VARCHAR,
+        container VARCHAR,
+        bytes BIGINT,
+        attributes JSON
+    );
+    """,
+    # 2: an interval's beginning stands beside its end, so that uses need no join.
+    """
+    ALTER TABLE event ADD COLUMN began TIMESTAMP_NS;
+    """,
+    # 3: jobs, typed, and which of them an event speaks of (see `collector.model.jobs`).
+    """
+    CREATE TABLE job (
+        job INTEGER NOT NULL,
+        host VARCHAR NOT NULL,
+        ci VARCHAR NOT NULL,
+        job_id VARCHAR,
+        project_id VARCHAR,
+        project VARCHAR,
+        pipeline_id VARCHAR,
+        ref VARCHAR,
+        sha VARCHAR,
+        url VARCHAR,
+        runner VARCHAR,
+        system_id VARCHAR,
+        name VARCHAR
+    );
+    ALTER TABLE event ADD COLUMN job INTEGER;
+    ALTER TABLE event ADD COLUMN role VARCHAR;
+    """,
+    # 4: how far each side-band has been read.
+    """
+    CREATE TABLE position (host VARCHAR NOT NULL, source VARCHAR NOT NULL, position VARCHAR NOT NULL);
+    """,
+    # 5: views only: what is local on the containerd store.
+    "",
+    # 6: views only: where each image can be had again, on every store.
+    "DROP VIEW IF EXISTS unpulled_images;",
+)
+# The version that brought typed jobs: events of older logs are attributed when they reach it.
+JOBS_VERSION = 3
+
+SCHEMA_VERSION = len(MIGRATIONS)
+
+VIEWS = """
+CREATE OR REPLACE VIEW events AS
+    SELECT seq, time, recorded, host, kind, image_id, reference, container, bytes, began, attributes, job, role
+    FROM event LEFT JOIN image USING (image);
+COMMENT ON VIEW events IS 'every event, in the order in which it was recorded; times in UTC';
+
+CREATE OR REPLACE VIEW image_origins AS
+    WITH store AS (
+        SELECT host, bool_or(attributes ->> '$.store' = 'podman') AS podman,
+            bool_or(attributes ->> '$.store' = 'containerd') AS containerd
+        FROM event WHERE kind = 'collector_started' GROUP BY host
+    ), said AS (
+        SELECT host, image, seq, kind, attributes ->> '$.origin' AS origin,
+            coalesce(CAST(attributes ->> '$.local' AS BOOLEAN), false) AS bare
+        FROM event WHERE kind = 'image_observed'
+        UNION ALL
+        SELECT host, image, seq, kind, NULL, NULL
+        FROM event SEMI JOIN (FROM store WHERE containerd OR podman) USING (host)
+        WHERE kind IN ('image_pulled', 'image_pushed', 'image_built', 'image_imported') AND image IS NOT NULL
+    ), told AS (
+        SELECT host, image, coalesce(podman, false) AS podman, coalesce(containerd, false) AS containerd,
+            coalesce(bool_or(origin = 'registry'), false) AS given, max(seq) FILTER (origin = 'local') AS made,
+            max(seq) FILTER (kind IN ('image_pulled', 'image_pushed')) AS fetched,
+            bool_or(kind IN ('image_built', 'image_imported')) AS built,
+            coalesce(bool_and(bare) FILTER (kind = 'image_observed' AND origin IS NULL), false) AS bare,
+            bool_or(kind = 'image_observed' AND origin IS NULL) AS older
+        FROM said LEFT JOIN store USING (host)
+        GROUP BY ALL HAVING bool_or(kind = 'image_observed')
+    ), arrival AS (
+        SELECT host, image, min(time) AS first
+        FROM event SEMI JOIN (
+            FROM told WHERE containerd AND NOT given AND made IS NULL AND fetched IS NULL
+        ) USING (host, image) GROUP BY host, image
+    ), sample AS (
+        SELECT host, time AS sampled FROM event SEMI JOIN arrival USING (host) WHERE kind = 'disk_sampled'
+    ), blind AS (
+        SELECT host, time AS ended FROM event SEMI JOIN arrival USING (host) WHERE kind IN ('gap', 'collector_started')
+    ), came AS (
+        SELECT a.host, image FROM arrival AS a ASOF JOIN sample AS s ON a.host = s.host AND first > sampled
+            ASOF LEFT JOIN blind AS b ON a.host = b.host AND first >= ended
+        WHERE ended IS NULL OR ended < sampled
+    )
+    SELECT told.host, told.image, CASE
+        WHEN given THEN 'registry'
+        WHEN NOT podman AND fetched > coalesce(made, -1) THEN 'registry'
+        WHEN made IS NOT NULL OR bare THEN 'local'
+        WHEN older AND NOT podman AND NOT containerd THEN 'registry'
+        WHEN podman AND built OR came.image IS NOT NULL THEN 'local'
+        ELSE 'unknown' END AS origin
+    FROM told LEFT JOIN came USING (host, image);
+COMMENT ON VIEW image_origins IS 'where each image can be had again: a registry has it, only this host (local), or
+unknown; from what the engine''s records showed, from pulls and pushes, and from what came while the log witnessed';
+
+CREATE OR REPLACE VIEW image_observations AS
+    SELECT seen.*, origin, origin <> 'registry' AS local FROM (
+        SELECT host, image, max_by(attributes, seq) AS attributes,
+            min(time) AS first_observed, max(time) AS last_observed
+        FROM event WHERE kind = 'image_observed' GROUP BY host, image
+    ) AS seen JOIN image_origins USING (host, image);
+
+CREATE OR REPLACE VIEW present_images AS
+    SELECT host, image FROM event WHERE kind IN ('image_observed', 'image_deleted')
+    GROUP BY host, image HAVING arg_max(kind, seq) = 'image_observed';
+COMMENT ON VIEW present_images IS 'the images that the engine holds, as far as witnessed';
+
+CREATE OR REPLACE VIEW images AS
+    SELECT host, image, image_id,
+        attributes ->> '$.references' AS image_references,
+        attributes ->> '$.digests' AS digests,
+        CAST(attributes ->> '$.size' AS BIGINT) AS size_bytes,
+        TRY_CAST(attributes ->> '$.created' AS TIMESTAMP) AS created,
+        local, origin, first_observed, last_observed
+    FROM image_observations JOIN image USING (image);
+COMMENT ON VIEW images IS 'what the latest inventory said of each image';
+
+CREATE OR REPLACE VIEW image_layers AS
+    SELECT host, image, image_id, position,
+        layer ->> '$.chain_id' AS chain_id, layer ->> '$.diff_id' AS diff_id,
+        CAST(layer ->> '$.bytes' AS BIGINT) AS bytes
+    FROM (
+        SELECT host, image, unnest(CAST(attributes -> '$.layers' AS JSON[])) AS layer,
+            generate_subscripts(CAST(attributes -> '$.layers' AS JSON[]), 1) - 1 AS position
+        FROM image_observations
+    ) JOIN image USING (image);
+COMMENT ON VIEW image_layers IS 'the layers of each image, base first; chain_id is what the engine stores once';
+
+CREATE OR REPLACE VIEW uses AS
+    SELECT host, image, began, time AS ended, 'container' AS evidence, container, NULL AS reference
+    FROM event WHERE kind = 'container_destroyed' AND image IS NOT NULL AND began IS NOT NULL
+    UNION ALL
+    SELECT host, image, min(time), CAST(NULL AS TIMESTAMP_NS), 'container', container, NULL
+    FROM event AS e WHERE kind = 'container_created' AND image IS NOT NULL
+        AND NOT EXISTS (FROM event AS d
+            WHERE d.kind = 'container_destroyed' AND d.container = e.container AND d.host = e.host)
+    GROUP BY host, image, container
+    UNION ALL
+    SELECT host, image, time, time,
+        CASE kind WHEN 'image_pulled' THEN 'pull' WHEN 'image_tagged' THEN 'tag' WHEN 'image_loaded' THEN 'load'
+            WHEN 'image_imported' THEN 'import' WHEN 'image_built' THEN 'build' WHEN 'base_used' THEN 'base'
+            ELSE 'job' END,
+        NULL, reference
+    FROM event
+    WHERE image IS NOT NULL AND kind IN
+        ('image_pulled', 'image_tagged', 'image_loaded', 'image_imported', 'image_built', 'base_used',
+        'job_image_used');
+COMMENT ON VIEW uses IS 'each witnessed use as an interval; ended is NULL while the container exists';
+
+CREATE OR REPLACE VIEW last_use AS
+    WITH witnessed AS (
+        SELECT host, image, time, CASE kind
+            WHEN 'container_created' THEN 'container created' WHEN 'container_started' THEN 'container started'
+            WHEN 'container_died' THEN 'container died' WHEN 'container_destroyed' THEN 'container removed'
+            WHEN 'image_pulled' THEN 'pulled' WHEN 'image_tagged' THEN 'tagged' WHEN 'image_loaded' THEN 'loaded'
+            WHEN 'image_imported' THEN 'imported' WHEN 'image_built' THEN 'built'
+            WHEN 'base_used' THEN 'built upon' ELSE 'used by a job' END AS evidence,
+            kind, container, reference
+        FROM event WHERE image IS NOT NULL AND kind IN
+            ('container_created', 'container_started', 'container_died', 'container_destroyed', 'image_pulled',
+             'image_tagged', 'image_loaded', 'image_imported', 'image_built', 'base_used', 'job_image_used')
+    )
+    SELECT host, image, image_id, max(time) AS last_use, arg_max(evidence, time) AS evidence,
+        arg_max(coalesce(container, reference), time) AS witness,
+        max(time) FILTER (kind = 'image_pulled') AS last_pull,
+        count(DISTINCT container) + count(*) FILTER (kind = 'job_image_used') AS uses,
+        min(time) AS first_use
+    FROM witnessed JOIN image USING (image) GROUP BY host, image, image_id;
+COMMENT ON VIEW last_use IS 'the latest witnessed use of each image, with the evidence for it';
+
+CREATE OR REPLACE VIEW disk AS
+    SELECT host, time, bytes AS free_bytes,
+        CAST(attributes ->> '$.total_bytes' AS BIGINT) AS total_bytes,
+        CAST(attributes ->> '$.free_inodes' AS BIGINT) AS free_inodes,
+        CAST(attributes ->> '$.total_inodes' AS BIGINT) AS total_inodes,
+        CAST(attributes ->> '$.image_bytes' AS BIGINT) AS image_bytes,
+        CAST(attributes ->> '$.container_bytes' AS BIGINT) AS container_bytes,
+        CAST(attributes ->> '$.volume_bytes' AS BIGINT) AS volume_bytes,
+        CAST(attributes ->> '$.build_cache_bytes' AS BIGINT) AS build_cache_bytes,
+        attributes ->> '$.path' AS path
+    FROM event WHERE kind = 'disk_sampled';
+COMMENT ON VIEW disk IS 'the disk over time: bytes and inodes, total and free, and what images hold of them';
+
+CREATE OR REPLACE VIEW gaps AS
+    SELECT host, began, time AS ended, attributes ->> '$.reason' AS reason FROM event WHERE kind = 'gap';
+COMMENT ON VIEW gaps IS 'the intervals in which nothing was witnessed';
+
+CREATE OR REPLACE VIEW prunes AS
+    WITH parts AS (
+        SELECT host, kind, time, bytes, attributes, attributes ->> '$.prune' AS prune FROM event
+        WHERE kind IN ('prune_started', 'item_removed', 'item_failed', 'prune_finished')
+    )
+    SELECT host, prune, min(time) FILTER (kind = 'prune_started') AS started,
+        max(time) FILTER (kind = 'prune_finished') AS finished,
+        any_value(attributes ->> '$.trigger') FILTER (kind = 'prune_started') AS trigger,
+        count(*) FILTER (kind = 'item_removed') AS removed,
+        count(*) FILTER (kind = 'item_failed') AS failed,
+        any_value(bytes) FILTER (kind = 'prune_finished') AS freed_bytes,
+        any_value(attributes ->> '$.outcome') FILTER (kind = 'prune_finished') AS outcome,
+        any_value(attributes) FILTER (kind = 'prune_started') AS plan
+    FROM parts GROUP BY host, prune;
+COMMENT ON VIEW prunes IS 'each prune: when, why, what it removed and how much that freed';
+
+CREATE OR REPLACE VIEW image_names AS
+    SELECT host, image, image_id, coalesce(
+        arg_max(attributes ->> '$.references[0]', seq) FILTER (attributes ->> '$.references[0]' IS NOT NULL),
+        arg_max(attributes ->> '$.digests[0]', seq) FILTER (attributes ->> '$.digests[0]' IS NOT NULL),
+        arg_max(reference, seq) FILTER (reference IS NOT NULL AND NOT starts_with(reference, 'sha256:'))) AS name
+    FROM event JOIN image USING (image)
+    WHERE kind IN ('image_observed', 'image_pulled', 'image_tagged', 'image_built', 'job_image_used')
+    GROUP BY host, image, image_id;
+COMMENT ON VIEW image_names IS 'what people call each image: its latest reference, else digest';
+
+CREATE OR REPLACE VIEW job_containers AS
+    SELECT host, max(job) AS job, max(role) AS role, container, max(image) AS image, max(reference) AS reference,
+        least(min(began), min(time)) AS began, max(time) FILTER (kind = 'container_destroyed') AS ended
+    FROM event WHERE kind IN ('container_created', 'container_started', 'container_died', 'container_destroyed')
+    GROUP BY host, container HAVING max(job) IS NOT NULL;
+COMMENT ON VIEW job_containers IS 'each container of a job, with its role; ended is NULL while it exists';
+
+CREATE OR REPLACE VIEW job_images AS
+    SELECT * EXCLUDE (found, called), found AS asked,
+        coalesce(called, CASE WHEN NOT starts_with(found, 'sha256:') THEN found END) AS reference
+    FROM (
+        SELECT host, job, role, image, reference AS found, began, ended, 'container' AS evidence, container
+        FROM job_containers
+        UNION ALL
+        SELECT host, job, role, image, reference, time, time,
+            coalesce(attributes ->> '$.source', 'side-band'), NULL
+        FROM event WHERE kind = 'job_image_used' AND job IS NOT NULL
+    ) JOIN job USING (host, job) LEFT JOIN image USING (image)
+        LEFT JOIN (SELECT host, image, name AS called FROM image_names) USING (host, image);
+COMMENT ON VIEW job_images IS 'which job used which image when, in which role, and what shows it';
+
+CREATE OR REPLACE VIEW jobs AS
+    WITH seen AS (
+        SELECT host, job, min(began) AS began, max(ended) AS ended, count(*) AS containers,
+            bool_or(ended IS NULL) AS living,
+            count(DISTINCT image) FILTER (role IS NULL
+                OR role NOT IN ('predefined', 'helper', 'cache', 'cache-init', 'wait', 'sandbox')) AS images
+        FROM job_containers GROUP BY host, job
+    ), told AS (
+        SELECT host, job, min(time) AS told, max(time) AS last_told,
+            min(time) FILTER (kind = 'job_started') AS started,
+            max(time) FILTER (kind = 'job_finished') AS finished,
+            any_value(attributes ->> '$.outcome') FILTER (kind = 'job_finished') AS outcome,
+            any_value(CAST(attributes ->> '$.seconds' AS DOUBLE)) FILTER (kind = 'job_finished') AS seconds,
+            count(DISTINCT coalesce(image, hash(reference))) FILTER (kind = 'job_image_used' AND (role IS NULL
+                OR role NOT IN ('predefined', 'helper', 'cache', 'cache-init', 'wait', 'sandbox'))) AS images
+        FROM event WHERE kind IN ('job_started', 'job_image_used', 'job_finished') AND job IS NOT NULL
+        GROUP BY host, job
+    )
+    SELECT j.*, least(seen.began, coalesce(told.started, told.told)) AS began,
+        coalesce(told.finished, CASE WHEN NOT seen.living THEN seen.ended END) AS ended,
+        told.outcome, told.seconds, coalesce(seen.containers, 0) AS containers,
+        greatest(coalesce(seen.images, 0), coalesce(told.images, 0)) AS images
+    FROM job AS j LEFT JOIN seen USING (host, job) LEFT JOIN told USING (host, job);
+COMMENT ON VIEW jobs IS 'each job: whose, when, how it ended; ended is NULL while it runs';
+"""

@@ -1,0 +1,172 @@
+"""Where events wait that cannot be appended now.
+
+The file is allocated beforehand, so that it can be written when the disk is full: lines of JSON,
+then zero bytes up to the allocated end.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from collector.model.errors import LogBusyError, LogError
+from collector.model.events import Event
+
+DEFAULT_SIZE = 4 * 2**20
+_MODE = 0o640
+# Whoever holds the spool waits for the log itself at most.
+_LOCK_S = 2.0
+_RETRY_S = 0.02
+
+
+class Spool:
+    """A file of waiting events, shared by all processes that append to one log.
+
+    Args:
+        path: the file.
+        size: what to allocate beforehand, bytes; it grows beyond that while there is space.
+    """
+
+    def __init__(self, path: Path, size: int = DEFAULT_SIZE) -> None:
+        self.path = path
+        self.size = size
+
+    def reserve(self) -> None:
+        """Allocate the file, if it is not allocated yet.
+
+        Raises:
+            LogError: there is no space or no permission for it.
+        """
+        with self._locked(write=True):
+            pass
+
+    def write(self, events: Sequence[Event]) -> None:
+        """Add events behind those that wait already, and have the disk confirm them.
+
+        Raises:
+            LogError: no space or permission; then none of the events is in the spool.
+        """
+        data = b"".join(json.dumps(event.to_json(), separators=(",", ":")).encode() + b"\n" for event in events)
+        with self._locked(write=True) as descriptor:
+            end = len(_used(descriptor))
+            try:
+                _write_all(descriptor, data, end)
+                os.fsync(descriptor)
+            except OSError as error:
+                _erase(descriptor, end, len(data))
+                raise LogError(f"spool {self.path} cannot be written: {error.strerror}") from None
+
+    @contextmanager
+    def draining(self) -> Iterator[tuple[list[Event], int]]:
+        """The waiting events in order and the number of unreadable lines; emptied unless the body raises.
+
+        Unreadable lines are kept aside, with all others, in a file beside the spool.
+
+        Raises:
+            LogBusyError: another process holds the spool.
+            LogError: the spool may not be read or written.
+        """
+        if not self._holds_lines():
+            yield [], 0
+            return
+        with self._locked(write=True) as descriptor:
+            data = _used(descriptor)
+            events, damaged = _parse(data)
+            yield events, damaged
+            if damaged:
+                self._keep_aside(data)
+            _erase(descriptor, 0, len(data))
+
+    def waiting(self) -> int:
+        """How many lines wait. Raises LogError as `draining` does."""
+        if not self._holds_lines():
+            return 0
+        with self._locked(write=False) as descriptor:
+            return _used(descriptor).count(b"\n")
+
+    def _holds_lines(self) -> bool:
+        """Whether anything waits: lines stand at the beginning, so one byte tells."""
+        try:
+            with self.path.open("rb") as file:
+                return file.read(1) not in {b"", b"\0"}
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise LogError(f"spool {self.path} cannot be opened: {error.strerror}") from None
+
+    def _keep_aside(self, data: bytes) -> None:
+        copy = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
+        try:
+            copy.write_bytes(data)
+            copy.chmod(_MODE)
+        except OSError as error:
+            raise LogError(f"damaged spool {self.path} cannot be copied to {copy}: {error.strerror}") from None
+
+    @contextmanager
+    def _locked(self, *, write: bool) -> Iterator[int]:
+        try:
+            if write:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT if write else os.O_RDONLY, _MODE)
+        except OSError as error:
+            raise LogError(f"spool {self.path} cannot be opened: {error.strerror}") from None
+        try:
+            self._lock(descriptor, fcntl.LOCK_EX if write else fcntl.LOCK_SH)
+            if write and os.fstat(descriptor).st_size < self.size:
+                _allocate(descriptor, self.size, self.path)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _lock(self, descriptor: int, kind: int) -> None:
+        """Lock the file, but never wait for ever: its holder may have been stopped."""
+        deadline = time.monotonic() + _LOCK_S
+        while True:
+            try:
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise LogBusyError(f"spool {self.path} is held by another process (`fuser` names it)") from None
+                time.sleep(_RETRY_S)
+            else:
+                return
+
+
+def _allocate(descriptor: int, size: int, path: Path) -> None:
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        raise LogError(f"no {size} bytes can be reserved for the spool {path}: {error.strerror}") from None
+
+
+def _used(descriptor: int) -> bytes:
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0).rstrip(b"\0")
+
+
+def _write_all(descriptor: int, data: bytes, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def _erase(descriptor: int, start: int, length: int) -> None:
+    """Zero what was used, within the file: overwriting allocates nothing."""
+    length = min(length, os.fstat(descriptor).st_size - start)
+    _write_all(descriptor, b"\0" * max(0, length), start)
+    os.fsync(descriptor)
+
+
+def _parse(data: bytes) -> tuple[list[Event], int]:
+    events: list[Event] = []
+    damaged = 0
+    for line in data.splitlines():
+        try:
+            events.append(Event.from_json(json.loads(line)))
+        except (ValueError, KeyError, TypeError):
+            damaged += 1
+    return events, damaged

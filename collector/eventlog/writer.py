@@ -1,0 +1,196 @@
+"""From events to the log with nothing lost: memory, then the log, else the spool."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from collector.eventlog.log import EventLog
+from collector.eventlog.spool import DEFAULT_SIZE, Spool
+from collector.model.errors import LogBusyError, LogError, LogFullError
+from collector.model.events import Event, Kind
+
+logger = logging.getLogger(__name__)
+
+
+def spool_path(log_path: Path) -> Path:
+    """Where the spool of a log is: beside it."""
+    return log_path.with_name(log_path.name + ".spool")
+
+
+class LogWriter:
+    """Takes events at once and appends them when it can, in order.
+
+    What the log cannot take now stays in memory; from `memory_limit` events on it goes to the
+    spool, which also survives the process. Should even that be impossible (no space left beyond
+    the spool's reserve), events beyond `hard_limit` are given up and the log says so with a `gap`.
+
+    Args:
+        log: where events end up.
+        memory_limit: events kept in memory before they are spooled.
+        hard_limit: events kept in memory at the very most.
+        spool_size: bytes reserved for the spool.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        memory_limit: int = 2_000,
+        hard_limit: int = 200_000,
+        spool_size: int = DEFAULT_SIZE,
+    ) -> None:
+        self.log = log
+        self.spool = Spool(spool_path(log.path), spool_size)
+        self._memory: list[Event] = []
+        self._memory_limit = memory_limit
+        self._hard_limit = hard_limit
+        self._given_up: list[Event] = []
+        # The file of the latest `keep`, and that of the latest look for another one.
+        self._file: tuple[int, int] | None = None
+        self._looked_at: tuple[int, int] | None = None
+        self._failed = False
+        self._oldest_ns: int | None = None
+        self._fault = ""
+        self._spool_fault = ""
+
+    @property
+    def pending(self) -> int:
+        """How many events wait in memory."""
+        return len(self._memory)
+
+    @property
+    def behind(self) -> bool:
+        """Whether anything waits, in memory or since a failed `keep` in the spool."""
+        return bool(self._memory) or self._failed
+
+    @property
+    def spooled(self) -> int:
+        """How many events wait in the spool; 0 also if that cannot be read."""
+        try:
+            return self.spool.waiting()
+        except LogError:
+            return 0
+
+    @property
+    def oldest_ns(self) -> int | None:
+        """Time of the first event that the log does not hold yet, UTC nanoseconds; None: it holds all."""
+        return self._oldest_ns
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Take events; they are appended by the next `flush`."""
+        for event in events:
+            if self._oldest_ns is None:
+                self._oldest_ns = event.time_ns
+            if len(self._memory) < self._hard_limit:
+                self._memory.append(event)
+            elif self._given_up:
+                self._given_up[1] = event
+            else:
+                self._given_up = [event, event]
+
+    def flush(self) -> bool:
+        """Append all that waits; whether the log holds everything now.
+
+        Raises:
+            LogError: the log cannot be used at all (not merely busy or full).
+        """
+        try:
+            self._append()
+        except (LogBusyError, LogFullError) as error:
+            if len(self._memory) >= self._memory_limit:
+                self.save()
+            logger.debug("not appended yet: %s", error)
+            return False
+        return True
+
+    def keep(self) -> bool:
+        """As `flush`, for who must go on whatever becomes of the log: what it cannot take now is kept.
+
+        What stands in the way is said once, in one line, and so is its end.
+        """
+        self._failed = True
+        try:
+            self._append()
+        except LogBusyError as error:
+            # Readers come and go; only one that stays is worth a line.
+            if len(self._memory) >= self._memory_limit:
+                self._tell(error)
+                self.save()
+            return False
+        except LogError as error:
+            self._tell(error)
+            self.save()
+            return False
+        if self._fault:
+            logger.info("the event log %s takes events again", self.log.path)
+            self._fault = ""
+        found = self._identity()
+        # One that has gone since the last look was not spoken of yet, though this made another: the next look sees it.
+        self._failed = self._looked_at not in {None, found}
+        self._file = self._looked_at if self._failed else found
+        return True
+
+    def renewed(self) -> bool:
+        """Whether the log is no longer the file that was last appended to: removed or replaced."""
+        self._looked_at = self._identity()
+        return self._file is not None and self._file != self._looked_at
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = self.log.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _tell(self, error: LogError) -> None:
+        if str(error) != self._fault:
+            logger.warning("%s; events are kept meanwhile", error)
+            self._fault = str(error)
+
+    def _append(self) -> None:
+        with self.spool.draining() as (spooled, damaged):
+            self.log.append([*spooled, *self._memory, *self._gap()])
+            self._memory.clear()
+            self._given_up.clear()
+            self._oldest_ns = None
+        if damaged:
+            logger.warning(
+                "spool %s: %d unreadable lines; the whole is kept beside it as *.damaged-*", self.spool.path, damaged
+            )
+
+    def save(self) -> bool:
+        """Move what is in memory to the spool; whether that worked."""
+        if not self._memory:
+            return True
+        try:
+            self.spool.write(self._memory)
+        except LogError as error:
+            if str(error) != self._spool_fault:
+                logger.warning("%s; %d events wait in memory", error, len(self._memory))
+                self._spool_fault = str(error)
+            return False
+        self._spool_fault = ""
+        self._memory.clear()
+        return True
+
+    def close(self) -> bool:
+        """Append all that waits, or leave it in the spool; whether nothing was lost."""
+        try:
+            return self.flush() or self.save()
+        except LogError as error:
+            logger.warning("%s", error)
+            return self.save()
+
+    def _gap(self) -> list[Event]:
+        if not self._given_up:
+            return []
+        first, last = self._given_up
+        return [
+            Event(
+                last.time_ns,
+                Kind.GAP,
+                began_ns=first.time_ns,
+                attributes={"reason": "neither log nor spool could be written and memory ran out"},
+            )
+        ]

@@ -1,0 +1,1 @@
+"""Who else knows of jobs: the runner's log, GitLab, lists of jobs."""

@@ -1,0 +1,260 @@
+"""Which images a runner's jobs used, from GitLab's REST API: its jobs and their traces.
+
+The API tells no job's image; only the traces do. `python-gitlab` is imported when it is needed: it
+is an extra.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from collector.eventlog.log import EventLog
+from collector.job_sources.ingest import Ingested, store
+from collector.job_sources.joblog import SightingsReader
+from collector.job_sources.runnerlog import JobFinished, JobNamesImage, JobStarted, Told
+from collector.model.errors import HindsightError, UsageError
+from collector.model.jobs import Job
+from collector.model.times import parse_rfc3339_ns
+
+if TYPE_CHECKING:
+    from gitlab import Gitlab
+
+SOURCE = "job trace"
+TOKEN_VARIABLE = "GITLAB_TOKEN"  # noqa: S105 - its name, not its value
+_PAGE = 100
+_BATCH = 20
+_TIMEOUT_S = 60.0
+_UNFINISHED = frozenset({"created", "pending", "running", "canceling", "waiting_for_resource", "preparing"})
+_NO_TRACE = frozenset({403, 404, 410})
+_LONGEST_LINE = 65536
+
+
+class GitLabError(HindsightError):
+    """The GitLab server cannot be reached or refused."""
+
+
+def read_token(path: Path | None) -> str:
+    """The token: from a file, else from the environment.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if path is None:
+        token = os.environ.get(TOKEN_VARIABLE, "").strip()
+        if not token:
+            raise UsageError(f"no GitLab token: give a file with --token-file, or set {TOKEN_VARIABLE}")
+        return token
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UsageError(f"token file {path} cannot be read: {reason}") from None
+    if not token or len(token.split()) > 1:
+        raise UsageError(f"token file {path} must hold one token and nothing else")
+    return token
+
+
+class Server:
+    """A GitLab server as seen with one token.
+
+    Args:
+        url: its address.
+        token: with scope `read_api`; it is sent to the server and goes nowhere else.
+        retries: how often a request is tried again after a rate limit or a server's fault.
+
+    Raises:
+        UsageError: python-gitlab is not installed, or the address is none.
+    """
+
+    def __init__(self, url: str, token: str, retries: int = 6) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise UsageError("--url must be an address such as https://gitlab.example.org")
+        # Whatever the address carries besides must not get into messages.
+        self.url = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+        self._retries = retries
+        self._client = _client(self.url, token)
+
+    def jobs(self, runner: int, after: int, limit: int) -> list[Mapping[str, Any]]:
+        """The newest jobs of a runner with IDs above `after`, `limit` at most, oldest first. Raises GitLabError."""
+        found: list[Mapping[str, Any]] = []
+        with self._told_in_one_line(f"runner {runner}"):
+            listed = self._client.http_list(
+                f"/runners/{runner}/jobs",
+                {"order_by": "id", "sort": "desc", "per_page": _PAGE},
+                iterator=True,
+                max_retries=self._retries,
+            )
+            for job in listed:
+                if int(job["id"]) <= after or len(found) >= limit:
+                    break
+                found.append(job)
+        return found[::-1]
+
+    def job(self, project: int, job: int) -> Mapping[str, Any] | None:
+        """One job; None if it has gone. Raises GitLabError."""
+        found = self._get(f"/projects/{project}/jobs/{job}", f"job {job}")
+        return None if found is None else dict(found.json())
+
+    def trace(self, project: int, job: int) -> Iterator[str] | None:
+        """The lines of a job's trace; None if it was erased, has expired or may not be read. Raises GitLabError."""
+        found = self._get(f"/projects/{project}/jobs/{job}/trace", f"the trace of job {job}")
+        return None if found is None else self._lines(found, f"the trace of job {job}")
+
+    def _get(self, path: str, what: str) -> Any:
+        from gitlab.exceptions import GitlabHttpError  # noqa: PLC0415 - an extra
+
+        with self._told_in_one_line(what):
+            try:
+                return self._client.http_request("get", path, streamed=True, max_retries=self._retries)
+            except GitlabHttpError as error:
+                if error.response_code in _NO_TRACE:
+                    return None
+                raise
+
+    def _lines(self, response: Any, what: str) -> Iterator[str]:
+        """Lines as they come, so that a trace of any size takes little memory."""
+        rest = b""
+        with self._told_in_one_line(what):
+            for chunk in response.iter_content(_LONGEST_LINE):
+                *whole, rest = (rest + chunk).split(b"\n")
+                for line in whole:
+                    yield line.decode(errors="replace")
+                rest = rest[-_LONGEST_LINE:]
+        yield rest.decode(errors="replace")
+
+    @contextmanager
+    def _told_in_one_line(self, what: str) -> Iterator[None]:
+        import requests  # noqa: PLC0415 - comes with the extra
+        from gitlab.exceptions import GitlabAuthenticationError, GitlabError  # noqa: PLC0415 - an extra
+
+        try:
+            yield
+        except GitlabAuthenticationError:
+            raise GitLabError(
+                f"{self.url} refuses the token: give one that is valid and has the scope read_api"
+            ) from None
+        except GitlabError as error:
+            code = error.response_code or "no status"
+            raise GitLabError(
+                f"{self.url} answered {code} for {what}: see that it exists and the token may read it"
+            ) from None
+        except (requests.RequestException, OSError, ValueError) as error:
+            raise GitLabError(
+                f"{self.url} cannot be reached for {what} ({type(error).__name__}): try again later"
+            ) from None
+
+
+def _client(url: str, token: str) -> Gitlab:
+    try:
+        from gitlab import Gitlab  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError:
+        raise UsageError("python-gitlab is not installed: install docker-hindsight[gitlab]") from None
+    return Gitlab(url, private_token=token, timeout=_TIMEOUT_S, retry_transient_errors=True)
+
+
+def ingest_gitlab(
+    log: EventLog,
+    server: Server,
+    runner: int,
+    limit: int = 1000,
+    progress: Callable[[int, int], None] | None = None,
+) -> Ingested:
+    """Take up the jobs of a runner that are new since the last call, and those that had not ended then.
+
+    What was taken is stored every few jobs, so that an interrupted call is resumed where it was.
+
+    Args:
+        log: where to append.
+        server: the server.
+        runner: the runner's number on it.
+        limit: how many new jobs at most: the newest.
+        progress: told the jobs done and the jobs in all.
+
+    Raises:
+        GitLabError: the server cannot be reached or refused; what was taken until then is stored.
+        LogError: the log cannot be appended to.
+    """
+    source = f"gitlab {server.url} runner {runner}"
+    known = json.loads(log.position(source) or "{}")
+    last, unfinished = int(known.get("last", 0)), [tuple(entry) for entry in known.get("unfinished", [])]
+    fresh = server.jobs(runner, last, limit)
+    waiting = [job for project, number in unfinished if (job := server.job(project, number)) is not None]
+    total = Ingested()
+    pending = {int(job["id"]): int(job["project"]["id"]) for job in waiting if "project" in job}
+    pending |= {int(number): int(project) for project, number in unfinished}
+    queue = [*waiting, *fresh]
+    for first in range(0, len(queue), _BATCH):
+        told: list[Told] = []
+        missing = 0
+        for entry in queue[first : first + _BATCH]:
+            number = int(entry["id"])
+            project = pending.get(number) or int(entry["project"]["id"])
+            facts, traced = _facts(server, entry, project)
+            told += facts
+            missing += not traced
+            last = max(last, number)
+            pending.pop(number, None)
+            if entry.get("status") in _UNFINISHED:
+                pending[number] = project
+        open_jobs = [(project, number) for number, project in pending.items()]
+        position = json.dumps({"last": last, "unfinished": open_jobs})
+        found = store(log, told, SOURCE, 0, (source, position))
+        done = min(first + _BATCH, len(queue))
+        total = total.plus(replace(found, lines=done - first, missing=missing))
+        if progress:
+            progress(done, len(queue))
+    return total
+
+
+def _facts(server: Server, entry: Mapping[str, Any], project: int) -> tuple[list[Told], bool]:
+    """What a job and its trace tell, and whether there was a trace."""
+    job = _job(entry, project)
+    started = parse_rfc3339_ns(entry.get("started_at")) or parse_rfc3339_ns(entry.get("created_at"))
+    if started is None:
+        return [], True
+    told: list[Told] = [JobStarted(job, started)]
+    lines = server.trace(project, int(entry["id"]))
+    if lines is not None:
+        reader = SightingsReader()
+        for line in lines:
+            reader.read(line)
+        told += [JobNamesImage(job, started, seen) for seen in reader.sightings()]
+    finished = parse_rfc3339_ns(entry.get("finished_at"))
+    if finished is not None:
+        seconds = entry.get("duration")
+        outcome = str(entry.get("failure_reason") or entry.get("status") or "").replace("_", " ")
+        told.append(JobFinished(job, finished, outcome or None, None if seconds is None else float(seconds)))
+    return told, lines is not None
+
+
+def _job(entry: Mapping[str, Any], project: int) -> Job:
+    url = entry.get("web_url")
+    path = (entry.get("project") or {}).get("path_with_namespace")
+    if path is None and url:
+        path = re.split(r"(?:/-)?/jobs/\d+$", urlsplit(str(url)).path.strip("/"))[0]
+    return Job(
+        "gitlab",
+        str(entry["id"]),
+        str(project),
+        path,
+        _text((entry.get("pipeline") or {}).get("id")),
+        _text(entry.get("ref")),
+        _text((entry.get("commit") or {}).get("id") or (entry.get("pipeline") or {}).get("sha")),
+        _text(url),
+        None,
+        _text((entry.get("runner_manager") or {}).get("system_id")),
+        _text(entry.get("name")),
+    )
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,360 @@
+"""From what side-bands tell of jobs to events: each fact once, however often and from wherever it is told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from collector.eventlog.log import EventLog
+from collector.job_sources.joblog import Sighting
+from collector.job_sources.runnerlog import (
+    SOURCE,
+    JobFinished,
+    JobNamesImage,
+    JobStarted,
+    Line,
+    RunnerLog,
+    Told,
+    parse_line,
+)
+from collector.model.errors import UsageError
+from collector.model.events import Event, Kind
+from collector.model.jobs import JOB_FIELDS, Job
+from collector.model.names import familiar
+
+JOURNAL = "gitlab-runner journal"
+_BATCH = 20_000
+_HEAD = 1024
+# A name that meant nothing when a job asked for it means what is pulled under it soon after.
+_PULL_NS = 3600 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What became of a side-band.
+
+    Attributes:
+        lines: how many lines (or traces) were read.
+        facts: how many things they told of jobs.
+        new: how many of them the log did not know, by containers or otherwise.
+        unresolved: how many of the new ones name an image whose ID nothing tells.
+        untimed: how many lines told something and bore no time; `assumed` was taken.
+        missing: how many jobs had no trace to read.
+    """
+
+    lines: int = 0
+    facts: int = 0
+    new: int = 0
+    unresolved: int = 0
+    untimed: int = 0
+    missing: int = 0
+
+    def plus(self, other: Ingested) -> Ingested:
+        """Both together."""
+        return Ingested(
+            *(mine + others for mine, others in zip(asdict(self).values(), asdict(other).values(), strict=True))
+        )
+
+    def to_json(self) -> dict[str, int]:
+        """All fields."""
+        return asdict(self)
+
+
+def ingest_stream(log: EventLog, lines: Iterable[str], assumed_ns: int) -> Ingested:
+    """Take up a runner's log from a pipe: any format, or the journal's JSON export.
+
+    Entries of the journal that lie before the last one taken are passed over; its cursor is kept.
+
+    Args:
+        log: where to append.
+        lines: the lines.
+        assumed_ns: the time of lines that bear none, UTC nanoseconds.
+
+    Raises:
+        LogError: the log cannot be appended to.
+    """
+    known = json.loads(log.position(JOURNAL) or "{}")
+    before = known.get("time_ns") or 0
+    reader = RunnerLog(known.get("jobs"))
+    source = iter(lines)
+    total = Ingested()
+    while batch := list(islice(source, _BATCH)):
+        entries = [line for line in map(parse_line, batch) if line is not None]
+        told = [reader.read(line) for line in entries if line.cursor is None or (line.time_ns or 0) >= before]
+        position = _journal_position(entries, reader)
+        mark = None if position is None else (JOURNAL, position)
+        found = store(log, [fact for fact in told if fact is not None], SOURCE, assumed_ns, mark)
+        total = total.plus(replace(found, lines=len(entries)))
+    return total
+
+
+def ingest_file(log: EventLog, path: Path) -> Ingested:
+    """Take up a runner's log file from where the last call ended; all of it, if it is another file by now.
+
+    Lines that bear no time get the file's time of change, which is never too early.
+
+    Raises:
+        UsageError: the file cannot be read.
+        LogError: the log cannot be appended to.
+    """
+    source = f"gitlab-runner log {path.resolve()}"
+    known = json.loads(log.position(source) or "{}")
+    total = Ingested()
+    try:
+        with path.open("rb") as file:
+            offset = _resume(file, known)
+            reader = RunnerLog(known.get("jobs") if offset else None)
+            assumed_ns = os.fstat(file.fileno()).st_mtime_ns
+            head = _head(file)
+            file.seek(offset)
+            while batch := list(islice(file, _BATCH)):
+                # A last line that is still being written is read again, whole, the next time.
+                offset += sum(len(raw) for raw in batch if raw.endswith(b"\n"))
+                entries = [line for raw in batch if (line := parse_line(raw.decode(errors="replace"))) is not None]
+                told = [fact for fact in map(reader.read, entries) if fact is not None]
+                position = json.dumps({"offset": offset, "head": head, "jobs": reader.state})
+                found = store(log, told, SOURCE, assumed_ns, (source, position))
+                total = total.plus(replace(found, lines=len(entries)))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
+    return total
+
+
+def journal_cursor(log: EventLog) -> str | None:
+    """The journal's cursor of the last entry taken, for ``journalctl --after-cursor``. Raises LogError."""
+    cursor = json.loads(log.position(JOURNAL) or "{}").get("cursor")
+    return None if cursor is None else str(cursor)
+
+
+def _journal_position(entries: Sequence[Line], reader: RunnerLog) -> str | None:
+    last = next((line for line in reversed(entries) if line.cursor is not None), None)
+    if last is None:
+        return None
+    return json.dumps({"cursor": last.cursor, "time_ns": last.time_ns, "jobs": reader.state})
+
+
+def _resume(file: IO[bytes], known: Mapping[str, Any]) -> int:
+    """Where to go on: after what was read, if this is the file that it was read from."""
+    offset = int(known.get("offset", 0))
+    size = os.fstat(file.fileno()).st_size
+    told = known.get("head") or [0, ""]
+    return offset if offset <= size and _digest(file, int(told[0])) == told[1] else 0
+
+
+def _head(file: IO[bytes]) -> list[object]:
+    """What tells the file from its successor after a rotation: its first bytes."""
+    length = min(_HEAD, os.fstat(file.fileno()).st_size)
+    return [length, _digest(file, length)]
+
+
+def _digest(file: IO[bytes], length: int) -> str:
+    file.seek(0)
+    return hashlib.sha256(file.read(length)).hexdigest()
+
+
+def store(
+    log: EventLog, told: Sequence[Told], source: str, assumed_ns: int, mark: tuple[str, str] | None = None
+) -> Ingested:
+    """Append what is told of jobs and not known yet.
+
+    What a container shows, by better evidence, is not told again.
+
+    Args:
+        log: where to append.
+        told: the facts, in the order in which they were told.
+        source: what tells them, for the log.
+        assumed_ns: the time of facts that bear none, UTC nanoseconds.
+        mark: a source and the position in it that is reached therewith, kept in the same transaction.
+
+    Raises:
+        LogError: the log cannot be appended to.
+    """
+    known = _Known(log, {fact.job.job_id or "" for fact in told})
+    events = []
+    for fact in _resolved_first(told):
+        event = _event(fact, known, source, assumed_ns)
+        if event is not None:
+            events.append(event)
+    new = log.append(events, mark=mark)
+    unresolved = sum(event.kind is Kind.JOB_IMAGE_USED and event.image is None for event in events)
+    untimed = sum(_time_of(fact) is None for fact in told)
+    return Ingested(0, len(told), new, unresolved, untimed)
+
+
+def _resolved_first(told: Sequence[Told]) -> Iterator[Told]:
+    """Leave out that a job intends an image where the same batch tells which image that was."""
+    resolved = {
+        (fact.job.job_id, fact.sighting.reference)
+        for fact in told
+        if isinstance(fact, JobNamesImage) and fact.sighting.image is not None
+    }
+    for fact in told:
+        intended = isinstance(fact, JobNamesImage) and fact.sighting.image is None
+        if not (intended and (fact.job.job_id, fact.sighting.reference) in resolved):  # type: ignore[union-attr]
+            yield fact
+
+
+def _time_of(fact: Told) -> int | None:
+    if isinstance(fact, JobNamesImage) and fact.sighting.time_ns is not None:
+        return fact.sighting.time_ns
+    return fact.time_ns
+
+
+def _event(fact: Told, known: _Known, source: str, assumed_ns: int) -> Event | None:
+    """The event of a fact; None if it is known."""
+    time_ns = _time_of(fact)
+    more: dict[str, Any] = {"source": source}
+    if time_ns is None:
+        more["assumed_time"] = True
+        time_ns = assumed_ns
+    if isinstance(fact, JobNamesImage):
+        return _image_event(fact.job, fact.sighting, known, time_ns, more)
+    kind = Kind.JOB_STARTED if isinstance(fact, JobStarted) else Kind.JOB_FINISHED
+    if not known.learn(fact.job, kind):
+        return None
+    if isinstance(fact, JobFinished):
+        more |= {"outcome": fact.outcome, "seconds": fact.seconds}
+    return Event(time_ns, kind, attributes=_attributes(fact.job, more), identity=_identity(kind, fact.job))
+
+
+def _image_event(job: Job, seen: Sighting, known: _Known, time_ns: int, more: dict[str, Any]) -> Event | None:
+    role = seen.role or known.role(job, seen.reference)
+    if seen.image is None and known.fulfilled(job, role, seen.reference):
+        return None
+    image = seen.image or known.resolve(seen.reference, seen.digest, time_ns)
+    if not known.learn(job, Kind.JOB_IMAGE_USED, role, seen.reference, image):
+        return None
+    more |= {"role": role, "digest": seen.digest}
+    if seen.pulled:
+        more |= {"pulled": True, "pull_seconds": seen.pull_seconds}
+    return Event(
+        time_ns,
+        Kind.JOB_IMAGE_USED,
+        image=image,
+        reference=seen.reference,
+        attributes=_attributes(job, more),
+        identity=f"{_identity(Kind.JOB_IMAGE_USED, job)} {role} {image or seen.reference}",
+    )
+
+
+def _attributes(job: Job, more: Mapping[str, Any]) -> dict[str, Any]:
+    return {"job": job.to_json(), **{key: value for key, value in more.items() if value is not None}}
+
+
+def _identity(kind: Kind, job: Job) -> str:
+    return f"side-band {kind} {job.ci} {job.job_id} {job.project_id or ''}"
+
+
+class _Known:
+    """What the log knows of some jobs.
+
+    Args:
+        log: the log; it need not exist yet.
+        job_ids: the IDs of the jobs.
+    """
+
+    def __init__(self, log: EventLog, job_ids: set[str]) -> None:
+        self._facts: dict[str, list[tuple[Job, str, str | None, str | None, str | None]]] = {}
+        self._names: dict[str, list[tuple[int, str]]] | None = None
+        self._log = log
+        if not log.exists() or not job_ids:
+            return
+        for kind, role, reference, image, *values in log.query(_FACTS, {"host": log.host, "ids": sorted(job_ids)}):
+            job = Job(*values)
+            self._facts.setdefault(job.job_id or "", []).append((job, kind, role, reference, image))
+
+    def learn(
+        self,
+        job: Job,
+        kind: Kind,
+        role: str | None = None,
+        reference: str | None = None,
+        image: str | None = None,
+    ) -> bool:
+        """Take up a fact; whether it is new."""
+        facts = self._facts.setdefault(job.job_id or "", [])
+        for other, known_kind, known_role, known_reference, known_image in facts:
+            if not other.is_same(job):
+                continue
+            if kind is not Kind.JOB_IMAGE_USED:
+                if known_kind == kind:
+                    return False
+            elif known_kind == "container":
+                if image is not None and known_image == image:
+                    return False
+            elif known_kind == kind and _says_as_much(
+                (known_role, known_reference, known_image), (role, reference, image)
+            ):
+                return False
+        facts.append((job, kind.value, role, reference, image))
+        return True
+
+    def fulfilled(self, job: Job, role: str | None, reference: str | None) -> bool:
+        """Whether it is known already which image the job used that it intends to use."""
+        return any(
+            other.is_same(job)
+            and (
+                (kind == "container" and role == "build" == known_role) or (kind != "container" and named == reference)
+            )
+            for other, kind, known_role, named, _ in self._facts.get(job.job_id or "", [])
+        )
+
+    def role(self, job: Job, reference: str | None) -> str | None:
+        """The role of an image of which this line does not tell it, if an earlier one did."""
+        facts = self._facts.get(job.job_id or "", [])
+        return next(
+            (role for other, _, role, named, _ in facts if role and named == reference and other.is_same(job)), None
+        )
+
+    def resolve(self, reference: str | None, digest: str | None, time_ns: int) -> str | None:
+        """The image that a name meant at a time, as far as inventories and pulls were witnessed."""
+        if self._names is None:
+            self._names = {}
+            rows = self._log.query(_NAMES, {"host": self._log.host}) if self._log.exists() else []
+            for name, time, image in rows:
+                self._names.setdefault(familiar(name), []).append((time, image))
+        for name in filter(None, (digest, reference)):
+            meant = self._names.get(familiar(name), [])
+            before = [image for time, image in meant if time <= time_ns]
+            soon = [image for time, image in meant if time_ns < time <= time_ns + _PULL_NS]
+            if before or soon:
+                return (before[-1:] or soon[:1])[0]
+        return None
+
+
+def _says_as_much(known: tuple[str | None, ...], told: tuple[str | None, ...]) -> bool:
+    """Whether what is known tells all that is told: the same, or the image where only a name is told."""
+    role, reference, image = told
+    if image is not None and known[2] != image:
+        return False
+    if image is None and known[1] != reference:
+        return False
+    return role is None or known[0] == role
+
+
+_FACTS = f"""
+SELECT kind, role, reference, image_id, {", ".join(f"j.{key}" for key in JOB_FIELDS)} FROM (
+    SELECT kind, role, reference, image, job FROM event
+    WHERE host = $host AND kind IN ('job_started', 'job_image_used', 'job_finished') AND job IS NOT NULL
+    UNION ALL
+    SELECT DISTINCT 'container', role, reference, image, job FROM event
+    WHERE host = $host AND container IS NOT NULL AND job IS NOT NULL
+) JOIN job AS j USING (job) LEFT JOIN image USING (image)
+WHERE j.host = $host AND j.job_id IN (SELECT unnest($ids::VARCHAR[]))
+"""
+_NAMES = """
+SELECT DISTINCT name, epoch_ns(time), image_id FROM (
+    SELECT image, time, unnest(CAST(attributes -> '$.references' AS VARCHAR[])
+        || CAST(attributes -> '$.digests' AS VARCHAR[])) AS name
+    FROM event WHERE host = $host AND kind = 'image_observed'
+    UNION ALL
+    SELECT image, time, reference FROM event
+    WHERE host = $host AND kind IN ('image_pulled', 'image_tagged', 'image_built') AND reference IS NOT NULL
+) JOIN image USING (image) ORDER BY 2
+"""

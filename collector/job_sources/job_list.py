@@ -1,0 +1,252 @@
+"""Turn a job list into a log: a policy can be tried before any runner is instrumented.
+
+What the lists cannot tell is assumed and marked so in the log: an image was built and first seen
+when its first job began, the disk holds nothing but images and a constant amount of other files.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+from collector.eventlog.log import EventLog
+from collector.model.errors import UsageError
+from collector.model.events import Event, JsonObject, Kind
+from collector.model.origin import Origin
+
+Progress = Callable[[int, int], None]
+
+JOB_COLUMNS = ("start", "seconds", "pipeline", "job", "image")
+LAYER_COLUMNS = ("image", "position", "diff_id", "bytes")
+LABEL = "com.gitlab.gitlab-runner."
+_BATCH = 20_000
+_NS = 10**9
+_MAX_SECONDS = 2**33  # the year 2242: larger numbers are milliseconds by mistake
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    line: int
+    start_ns: int
+    end_ns: int
+    pipeline: str
+    name: str
+    image: str
+
+
+def import_jobs(
+    jobs_csv: Path,
+    layers_csv: Path,
+    log: EventLog,
+    disk_bytes: int,
+    other_bytes: int,
+    progress: Progress | None = None,
+) -> int:
+    """Append the events that running the jobs would have caused; return how many were new.
+
+    Importing the same files again adds nothing.
+
+    Args:
+        jobs_csv: one job a line: start and seconds (Unix time, UTC), pipeline, job, image reference;
+            plain or gzip-compressed.
+        layers_csv: one layer a line: image reference, position (base is 0), diff_id, bytes.
+        log: where to append.
+        disk_bytes: the size of the disk to assume, bytes.
+        other_bytes: what other files hold of it, bytes.
+        progress: told the events done and the events in all, after each batch.
+
+    Raises:
+        UsageError: a file is not what it should be (with its name and line), or the sizes contradict.
+        LogError: the log cannot be appended to.
+    """
+    if not 0 <= other_bytes < disk_bytes:
+        raise UsageError(f"a disk of {disk_bytes} bytes with {other_bytes} bytes of other files has no room for images")
+    layers = _read_layers(layers_csv)
+    jobs = _read_jobs(jobs_csv, layers, layers_csv)
+    events = _events(jobs, layers, disk_bytes, other_bytes)
+    new = 0
+    for first in range(0, len(events), _BATCH):
+        batch = events[first : first + _BATCH]
+        new += log.append(batch)
+        if progress:
+            progress(first + len(batch), len(events))
+    return new
+
+
+def image_id(reference: str) -> str:
+    """The image ID that an imported reference gets: no engine is at hand to ask."""
+    return "sha256:" + hashlib.sha256(reference.encode()).hexdigest()
+
+
+def chain_ids(diff_ids: Sequence[str]) -> list[str]:
+    """The chain ID of each layer, base first, as the OCI image specification computes it."""
+    chain: list[str] = []
+    for diff_id in diff_ids:
+        joined = f"{chain[-1]} {diff_id}" if chain else ""
+        chain.append("sha256:" + hashlib.sha256(joined.encode()).hexdigest() if joined else diff_id)
+    return chain
+
+
+def _events(
+    jobs: Sequence[_Job], layers: Mapping[str, list[tuple[str, int]]], disk_bytes: int, other_bytes: int
+) -> list[Event]:
+    """All events in time order."""
+    start_ns = min(job.start_ns for job in jobs)
+    end_ns = max(job.end_ns for job in jobs)
+    events = [_disk_sampled(start_ns, disk_bytes, other_bytes), _disk_sampled(end_ns, disk_bytes, other_bytes)]
+    seen: set[str] = set()
+    for job in sorted(jobs, key=lambda job: job.start_ns):
+        if job.image not in seen:
+            seen.add(job.image)
+            events.append(_image_observed(job.start_ns, job.image, layers[job.image]))
+        events.extend(_container(job))
+    events.sort(key=lambda event: event.time_ns)
+    return events
+
+
+def _container(job: _Job) -> Iterator[Event]:
+    container = hashlib.sha256(f"{job.line} {job.start_ns} {job.name} {job.image}".encode()).hexdigest()
+    image = image_id(job.image)
+    labels = {
+        f"{LABEL}job.id": str(job.line - 1),
+        f"{LABEL}pipeline.id": job.pipeline,
+        f"{LABEL}type": "build",
+        f"{LABEL}managed": "true",
+    }
+    attributes: JsonObject = {"labels": labels, "job": job.name}
+    yield Event(job.start_ns, Kind.CONTAINER_CREATED, image, job.image, container, attributes=attributes)
+    yield Event(
+        job.end_ns,
+        Kind.CONTAINER_DESTROYED,
+        image,
+        job.image,
+        container,
+        began_ns=job.start_ns,
+        attributes=attributes,
+    )
+
+
+def _image_observed(time_ns: int, reference: str, layers: Sequence[tuple[str, int]]) -> Event:
+    chain = chain_ids([diff_id for diff_id, _ in layers])
+    digest = hashlib.sha256(f"manifest {reference}".encode()).hexdigest()
+    attributes: JsonObject = {
+        "references": [reference],
+        "digests": [f"{_repository(reference)}@sha256:{digest}"],
+        "created": datetime.fromtimestamp(time_ns // _NS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "size": sum(size for _, size in layers),
+        "origin": Origin.REGISTRY.value,
+        "layers": [
+            {"diff_id": diff_id, "chain_id": chain_id, "bytes": size}
+            for (diff_id, size), chain_id in zip(layers, chain, strict=True)
+        ],
+        "assumed": True,
+    }
+    return Event(time_ns, Kind.IMAGE_OBSERVED, image_id(reference), reference, attributes=attributes)
+
+
+def _disk_sampled(time_ns: int, disk_bytes: int, other_bytes: int) -> Event:
+    attributes: JsonObject = {"total_bytes": disk_bytes, "image_bytes": 0, "assumed": True}
+    return Event(time_ns, Kind.DISK_SAMPLED, bytes=disk_bytes - other_bytes, attributes=attributes)
+
+
+def _repository(reference: str) -> str:
+    head, _, tail = reference.partition("@")[0].rpartition(":")
+    return head if head and "/" not in tail else reference.partition("@")[0]
+
+
+def _read_layers(path: Path) -> dict[str, list[tuple[str, int]]]:
+    """Of each image the diff ID and bytes of its layers, base first."""
+    found: dict[str, dict[int, tuple[str, int]]] = {}
+    for line, row in _rows(path, LAYER_COLUMNS):
+        place = f"{path}, line {line}"
+        position = int(_number(place, "position", row["position"], whole=True))
+        size = int(_number(place, "bytes", row["bytes"], whole=True))
+        of_image = found.setdefault(_text(place, "image", row["image"]), {})
+        if position in of_image:
+            raise UsageError(f"{place}: image {row['image']} has two layers at position {position}: remove one")
+        of_image[position] = (_text(place, "diff_id", row["diff_id"]), size)
+    for image, of_image in found.items():
+        if sorted(of_image) != list(range(len(of_image))):
+            raise UsageError(
+                f"{path}: image {image} lacks a layer: its positions must be 0 to {len(of_image) - 1} without a hole"
+            )
+    return {image: [of_image[k] for k in range(len(of_image))] for image, of_image in found.items()}
+
+
+def _read_jobs(path: Path, images: Mapping[str, object], layers_csv: Path) -> list[_Job]:
+    jobs: list[_Job] = []
+    for line, row in _rows(path, JOB_COLUMNS):
+        place = f"{path}, line {line}"
+        if row["image"] not in images:
+            raise UsageError(f"{place}: image '{row['image']}' has no layers in {layers_csv}: add them there")
+        start = _number(place, "start", row["start"])
+        seconds = _number(place, "seconds", row["seconds"])
+        start_ns = int(start * _NS)
+        jobs.append(_Job(line, start_ns, start_ns + int(seconds * _NS), row["pipeline"], row["job"], row["image"]))
+    return jobs
+
+
+def _number(place: str, column: str, text: str, *, whole: bool = False) -> Decimal:
+    """A number that is finite and not negative."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        raise UsageError(f"{place}: {column} is '{text}', not a number: correct it") from None
+    if not number.is_finite() or number < 0 or (whole and number != number.to_integral_value()):
+        raise UsageError(f"{place}: {column} is {text}: it must be a {'whole ' if whole else ''}number of 0 or more")
+    if not whole and number > _MAX_SECONDS:
+        raise UsageError(f"{place}: {column} is {text}: it must be in seconds, starts since 1970 UTC")
+    return number
+
+
+def _text(place: str, column: str, text: str) -> str:
+    if not text:
+        raise UsageError(f"{place}: {column} is empty: fill it in")
+    return text
+
+
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Each row with its line number; all wanted columns are there and hold text."""
+    empty = True
+    with _reading(path) as lines:
+        reader = csv.DictReader(lines)
+        missing = [column for column in columns if column not in (reader.fieldnames or ())]
+        if missing:
+            raise UsageError(
+                f"{path}, line 1: column {', '.join(missing)} missing: the first line must name {','.join(columns)}"
+            )
+        for row in reader:
+            empty = False
+            if any(row[column] is None for column in columns):
+                raise UsageError(f"{path}, line {reader.line_num}: fewer than {len(columns)} values: complete the line")
+            yield reader.line_num, row
+    if empty:
+        raise UsageError(f"{path} holds no rows below its first line: nothing to import")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Iterator[str]]:
+    """The lines of a file, decompressed where needed; faults become `UsageError`."""
+    try:
+        with path.open("rb") as probe:
+            compressed = probe.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+        opener = gzip.open if compressed else open
+        with opener(path, "rt", encoding="utf-8", newline="") as lines:
+            yield iter(lines)
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8 text: save it as CSV in UTF-8, plain or gzip-compressed") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise UsageError(f"{path} is a damaged gzip file: copy it again") from None
+    except csv.Error as error:
+        raise UsageError(f"{path} is not CSV: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None

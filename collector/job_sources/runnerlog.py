@@ -1,0 +1,281 @@
+"""GitLab Runner's own log: journal exports and files, in each of the runner's three formats. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from collector.job_sources.joblog import ANSI, JobLog, Sighting, plain
+from collector.model.jobs import Job, project_of
+from collector.model.times import parse_rfc3339_ns
+
+SOURCE = "runner log"
+_MOST_JOBS = 1000
+# rsyslog writes ESC so.
+_SYSLOG_ESCAPE = "#033["
+_FIELD = re.compile(r" (?:\x1b\[[0-9;]*m)?(?P<key>[A-Za-z_][\w.\-]*)(?:\x1b\[0;m)?=")
+_COLOURED_FIELD = re.compile(r" (?:\x1b\[[0-9;]*m)?(?P<key>[A-Za-z_][\w.\-]*)\x1b\[0;m=")
+_LOGFMT = re.compile(r'(?P<key>[A-Za-z_][\w.\-]*)=(?P<value>"(?:[^"\\]|\\.)*"|\S*)')
+_LOGFMT_LINE = re.compile(r'^(?:time|level)=(?:"|\S)')
+_LEVEL = re.compile(r"^(?:DEBUG|INFO|WARNING|ERROR|FATAL|PANIC): ")
+_FAILED = re.compile(r"^Job failed(?: \((?P<why>[^)]+)\))?(?:: |$)")
+_PREFIX = re.compile(
+    r"^(?:(?P<iso>\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?)"
+    r"|(?P<bsd>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d)) (?:\S+ )?(?:[\w.\-/]+(?:\[\d+\])?: )?"
+)
+_GO_ESCAPE = re.compile(r"\\(?:x(?P<x>[0-9a-fA-F]{2})|u(?P<u>[0-9a-fA-F]{4})|U(?P<U>[0-9a-fA-F]{8})|(?P<c>.))")
+_GO_CHARACTERS = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One entry of the runner's log.
+
+    Attributes:
+        message: what it says.
+        fields: its fields, such as ``job`` and ``project``.
+        time_ns: when, UTC nanoseconds; None where the line bears no time.
+        cursor: its place in the journal, if it came from there.
+    """
+
+    message: str
+    fields: Mapping[str, str] = field(default_factory=dict)
+    time_ns: int | None = None
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobStarted:
+    """The runner took a job."""
+
+    job: Job
+    time_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobFinished:
+    """A job ended: `outcome` is ``success``, ``failed`` or the runner's word for why it failed; `seconds` it took."""
+
+    job: Job
+    time_ns: int | None
+    outcome: str | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobNamesImage:
+    """A job names an image."""
+
+    job: Job
+    time_ns: int | None
+    sighting: Sighting
+
+
+Told = JobStarted | JobFinished | JobNamesImage
+
+
+def parse_line(raw: str, year: int | None = None) -> Line | None:
+    """One line of the log, whatever its format; None if it holds nothing.
+
+    Args:
+        raw: the line, without its end.
+        year: the year to take for times that leave it out (syslog's); None: the current one.
+    """
+    text = raw.strip().replace(_SYSLOG_ESCAPE, "\x1b[")
+    if not text:
+        return None
+    if text.startswith("{"):
+        return _from_object(text, year)
+    if _LOGFMT_LINE.match(text):
+        return _from_text(text)
+    prefix = _PREFIX.match(text)
+    if prefix is None:
+        return _from_runner(text)
+    time_ns = parse_rfc3339_ns(_with_zone(prefix["iso"])) if prefix["iso"] else _bsd_time(prefix["bsd"], year)
+    inner = parse_line(text[prefix.end() :], year)
+    if inner is None or inner.time_ns is not None:
+        return inner
+    return Line(inner.message, inner.fields, time_ns)
+
+
+def _from_object(text: str, year: int | None) -> Line:
+    try:
+        entry = json.loads(text)
+    except ValueError:
+        return Line(plain(text))
+    if not isinstance(entry, dict):
+        return Line(plain(text))
+    return _from_journal(entry, year) if "__REALTIME_TIMESTAMP" in entry or "MESSAGE" in entry else _from_json(entry)
+
+
+def _from_journal(entry: Mapping[str, Any], year: int | None) -> Line:
+    """An object of ``journalctl -o json``; a message with control characters is an array of bytes there."""
+    message = entry.get("MESSAGE")
+    if isinstance(message, list):
+        message = bytes(byte for byte in message if isinstance(byte, int) and 0 <= byte < 256).decode(errors="replace")  # noqa: PLR2004
+    inner = parse_line(message, year) if isinstance(message, str) else None
+    stamp = str(entry.get("_SOURCE_REALTIME_TIMESTAMP") or entry.get("__REALTIME_TIMESTAMP") or "")
+    time_ns = int(stamp) * 1000 if stamp.isdigit() else None
+    cursor = str(entry["__CURSOR"]) if entry.get("__CURSOR") else None
+    if inner is None:
+        return Line("", {}, time_ns, cursor)
+    return Line(inner.message, inner.fields, time_ns if time_ns is not None else inner.time_ns, cursor)
+
+
+def _from_json(entry: Mapping[str, Any]) -> Line:
+    fields = {str(key): _text(value) for key, value in entry.items() if key not in {"msg", "time", "level"}}
+    return Line(plain(_text(entry.get("msg"))), fields, parse_rfc3339_ns(_text(entry.get("time"))))
+
+
+def _from_text(text: str) -> Line:
+    fields = {match["key"]: _unquoted(match["value"]) for match in _LOGFMT.finditer(text)}
+    message = plain(fields.pop("msg", ""))
+    fields.pop("level", None)
+    return Line(message, fields, parse_rfc3339_ns(fields.pop("time", None)))
+
+
+def _from_runner(text: str) -> Line:
+    """The message padded to 50 columns, then its fields; coloured but where colours are off."""
+    pattern = _COLOURED_FIELD if _COLOURED_FIELD.search(text) else _FIELD
+    marks = list(pattern.finditer(text))
+    fields = {}
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
+    for mark, end in zip(marks, ends, strict=False):
+        value = text[mark.end() : end]
+        fields[mark["key"]] = ANSI.sub("", value).strip()
+    message = plain(text[: marks[0].start()] if marks else text)
+    return Line(_LEVEL.sub("", message), fields)
+
+
+class RunnerLog:
+    """Reads the log of one runner process, entry by entry, and tells what it says of jobs.
+
+    Args:
+        state: what `state` of an earlier reader gave, to go on where that ended.
+    """
+
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+        self._logs = {job: JobLog(told) for job, told in (state or {}).items()}
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Of the jobs under way, what was read so far, as JSON."""
+        # Jobs whose end is never told must not pile up.
+        return {job: log.state for job, log in list(self._logs.items())[-_MOST_JOBS:]}
+
+    def read(self, line: Line) -> Told | None:
+        """What an entry tells of a job; None if nothing."""
+        job_id = line.fields.get("job")
+        if not job_id or not job_id.isdigit():
+            return None
+        job = job_from(line.fields)
+        message = line.message
+        if message in {"Checking for jobs... received", "Added job to processing list"}:
+            return JobStarted(job, line.time_ns)
+        if message == "Removed job from processing list":
+            self._logs.pop(job_id, None)
+            return JobFinished(job, line.time_ns, None, None)
+        if message == "Job succeeded":
+            self._logs.pop(job_id, None)
+            return JobFinished(job, line.time_ns, "success", _seconds(line.fields))
+        if failed := _FAILED.match(message):
+            self._logs.pop(job_id, None)
+            return JobFinished(job, line.time_ns, failed["why"] or "failed", _seconds(line.fields))
+        sighting = _configured(line) or self._logs.setdefault(job_id, JobLog()).read(message)
+        return None if sighting is None else JobNamesImage(job, line.time_ns, sighting)
+
+
+def read_lines(lines: Iterable[str]) -> Iterator[tuple[Line, Told | None]]:
+    """All entries of a log with what each tells."""
+    log = RunnerLog()
+    for raw in lines:
+        line = parse_line(raw)
+        if line is not None:
+            yield line, log.read(line)
+
+
+def job_from(fields: Mapping[str, str]) -> Job:
+    """The job that the fields of an entry name."""
+    project = fields.get("project_full_path") or project_of(fields.get("repo_url"))
+    number = fields.get("project") or ""
+    return Job(
+        "gitlab",
+        fields["job"],
+        project_id=number if number.isdigit() else None,
+        project=project,
+        pipeline_id=fields.get("pipeline_id") or None,
+        runner=fields.get("runner") or None,
+        system_id=fields.get("system_id") or None,
+        name=fields.get("job_name") or None,
+    )
+
+
+def _configured(line: Line) -> Sighting | None:
+    """The lines that FF_LOG_IMAGES_CONFIGURED_FOR_JOB brings, and the one that names the default image."""
+    role = {
+        "Image configured for job": "build",
+        "Service image configured for job": "service",
+        "Using default image": "build",
+    }.get(line.message)
+    reference = line.fields.get("image_name") or line.fields.get("image")
+    # Until 19.0 a name may still hold variables, and then says nothing.
+    if role is None or not reference or "$" in reference:
+        return None
+    return Sighting(role, reference)
+
+
+def _seconds(fields: Mapping[str, str]) -> float | None:
+    """A job's duration: a number of seconds, or in Go's words (``1m2.5s``) before 13.11."""
+    text = fields.get("duration_s") or fields.get("duration") or ""
+    try:
+        return float(text)
+    except ValueError:
+        parts = re.findall(r"([\d.]+)(h|ms|µs|us|ns|m|s)", text)
+    unit = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6, "us": 1e-6, "ns": 1e-9}
+    try:
+        return sum(float(amount) * unit[name] for amount, name in parts) if parts else None
+    except ValueError:
+        return None
+
+
+def _unquoted(value: str) -> str:
+    """A value of the text format, which Go quotes where it must."""
+    if not value.startswith('"'):
+        return value
+    return _GO_ESCAPE.sub(_unescaped, value[1:-1])
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    digits = match["x"] or match["u"] or match["U"]
+    if digits:
+        try:
+            return chr(int(digits, 16))
+        except (ValueError, OverflowError):
+            return "\N{REPLACEMENT CHARACTER}"
+    return _GO_CHARACTERS.get(match["c"], match["c"])
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _with_zone(text: str) -> str:
+    """RFC 3339 with a colon in the zone, as ISO 8601 may leave it out."""
+    return re.sub(r"([+-]\d\d)(\d\d)$", r"\1:\2", text)
+
+
+def _bsd_time(text: str, year: int | None) -> int | None:
+    """Syslog's time, which has no year and no zone: the latest such time that is not to come, in UTC."""
+    now = datetime.now(UTC)
+    for candidate in (year,) if year else (now.year, now.year - 1):
+        try:
+            found = datetime.strptime(f"{candidate} {text}", "%Y %b %d %H:%M:%S").replace(tzinfo=UTC)
+        except ValueError:
+            continue
+        if year or found <= now:
+            return int(found.timestamp()) * 10**9
+    return None

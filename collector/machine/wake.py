@@ -1,0 +1,165 @@
+"""Wakes the pruner when a sample shows too little space, so that it need not wait for its timer.
+
+The pruner leaves the levels that its policy means on this disk beside the log. The collector holds each
+sample against them and touches a file that the service manager watches (`pruner.path`). Both files are
+a few bytes that can also be written while the disk is full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from collector.machine.disk import DiskSample
+from collector.model.units import format_bytes
+
+logger = logging.getLogger(__name__)
+
+# A pruner that cannot reach its target is called again ever more seldom, at last as often as its timer does.
+FIRST_PAUSE_S = 10.0
+LAST_PAUSE_S = 300.0
+# Written always as long as this: a shorter text over a longer one would leave a tail.
+_LENGTH = 256
+
+
+def levels_path(log_path: Path) -> Path:
+    """Where the pruner leaves its levels: beside the log."""
+    return log_path.with_name(log_path.name + ".levels")
+
+
+def wake_path(log_path: Path) -> Path:
+    """The file whose change wakes the pruner: beside the log."""
+    return log_path.with_name(log_path.name + ".wake")
+
+
+def leave_levels(log_path: Path, data_root: str, free_bytes: float, free_inodes: float) -> bool:
+    """Tell the collector under which free space the pruner wants to be woken; whether that worked.
+
+    Args:
+        log_path: the event log.
+        data_root: the folder whose file system they speak of.
+        free_bytes: the threshold, bytes.
+        free_inodes: the threshold of free inodes; 0: none.
+    """
+    path = levels_path(log_path)
+    told = {"data_root": data_root, "free_bytes": round(free_bytes), "free_inodes": round(free_inodes)}
+    text = f"{json.dumps(told):<{_LENGTH - 1}}\n".encode()
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == text:
+            path.touch()  # its time says when the pruner last looked
+            return True
+    try:
+        _replace(path, text)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT} or not _overwrite(path, text):
+            logger.warning(
+                "%s cannot be written (%s): the collector cannot wake the pruner early", path, error.strerror
+            )
+            return False
+    return True
+
+
+def read_levels(log_path: Path, data_root: str) -> tuple[int, int] | None:
+    """The levels (bytes, inodes) that a pruner left for this disk; None: none that make sense."""
+    try:
+        told = json.loads(levels_path(log_path).read_bytes())
+        levels = (int(told["free_bytes"]), int(told["free_inodes"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return levels if told["data_root"] == data_root else None
+
+
+def woken_within(log_path: Path, seconds: float) -> bool:
+    """Whether the pruner was woken in the last so many seconds."""
+    try:
+        return abs(time.time() - wake_path(log_path).stat().st_mtime) <= seconds
+    except OSError:
+        return False
+
+
+class Alarm:
+    """Holds samples against the pruner's levels, and wakes the pruner.
+
+    Args:
+        log_path: the event log, beside which both files are.
+        now: a clock that nobody sets, seconds.
+
+    Attributes:
+        again: when to take a sample for a shortage that could not wake the pruner so soon after the last; inf: none.
+    """
+
+    def __init__(self, log_path: Path, now: Callable[[], float] = time.monotonic) -> None:
+        self._log_path = log_path
+        self._now = now
+        self._pause = FIRST_PAUSE_S
+        self._quiet_until = -math.inf
+        self.again = math.inf
+
+    def hear(self, sample: DiskSample) -> bool:
+        """Wake the pruner if the sample is under its levels; whether it was woken."""
+        self.again = math.inf
+        levels = read_levels(self._log_path, sample.path)
+        if levels is None:
+            return False
+        if sample.free_bytes >= levels[0] and (not sample.total_inodes or sample.free_inodes >= levels[1]):
+            self._pause, self._quiet_until = FIRST_PAUSE_S, -math.inf
+            return False
+        now = self._now()
+        if now < self._quiet_until:
+            self.again = self._quiet_until
+            return False
+        if not _touch(wake_path(self._log_path)):
+            return False
+        logger.info(
+            "%s free, under the pruner's threshold of %s: waking it",
+            format_bytes(sample.free_bytes),
+            format_bytes(levels[0]),
+        )
+        self._quiet_until = now + self._pause
+        self._pause = min(2 * self._pause, LAST_PAUSE_S)
+        return True
+
+
+def _replace(path: Path, text: bytes) -> None:
+    fresh = path.with_name(path.name + ".new")
+    try:
+        with open(fresh, "wb", opener=_opener) as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise
+
+
+def _overwrite(path: Path, text: bytes) -> bool:
+    """Write into the block that the file has already; a reader takes a torn text for none."""
+    try:
+        with path.open("r+b") as file:
+            file.write(text)
+    except OSError:
+        return False
+    return True
+
+
+def _touch(path: Path) -> bool:
+    """Change a file's times, which needs no space once the file is there."""
+    try:
+        path.touch(mode=0o640)
+    except OSError as error:
+        logger.warning("%s cannot be touched (%s): the pruner waits for its timer", path, error.strerror)
+        return False
+    return True
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o640)

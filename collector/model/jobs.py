@@ -1,0 +1,229 @@
+"""Which job a container belongs to: by the labels that CI systems give it. Pure, standard library only.
+
+A job is known by what its CI system writes on the container, never by the container's image. Where
+the labels tell no job (Jenkins labels its agents, Compose its projects), what they do tell is kept
+and `job_id` stays empty.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import Any
+from urllib.parse import urlsplit
+
+from collector.model.events import Event
+
+GITLAB = "com.gitlab.gitlab-runner."
+_BUILDKITE = "com.buildkite."
+_COMPOSE = "com.docker.compose."
+_KUBERNETES = "io.kubernetes."
+_JENKINS = "com.nirima.jenkins.plugins.docker.JenkinsId"
+# The runner names containers so and labels them with six digits of the hash of its own settings.
+_GITHUB_NAME = re.compile(r"(?P<run>[0-9a-f]{32})_.+_[0-9a-f]{5,6}")
+_GITHUB_LABEL = re.compile(r"[0-9a-f]{6}")
+_KUBERNETES_NAME = re.compile(r"k8s_(?P<role>[^_]+)_(?P<pod>[^_]+)_(?P<namespace>[^_]+)_(?P<uid>[^_]+)_\d+")
+
+# What serves a job and is not of its choice.
+HELPER_ROLES = frozenset({"predefined", "helper", "cache", "cache-init", "wait", "sandbox"})
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job of a CI system, as far as known; all as the CI system writes it.
+
+    Attributes:
+        ci: ``gitlab``, ``github``, ``buildkite``, ``jenkins``, ``compose`` or ``kubernetes``.
+        job_id: its ID; None where only its agent or project is known.
+        project_id: ID of the project (of Buildkite the pipeline, of Kubernetes the namespace).
+        project: path of the project.
+        pipeline_id: the pipeline or build that it is part of.
+        ref: branch or tag.
+        sha: commit.
+        url: its web page.
+        runner: the runner or agent.
+        system_id: the machine that the runner runs on, where one runner has several.
+        name: what people call the job.
+    """
+
+    ci: str
+    job_id: str | None = None
+    project_id: str | None = None
+    project: str | None = None
+    pipeline_id: str | None = None
+    ref: str | None = None
+    sha: str | None = None
+    url: str | None = None
+    runner: str | None = None
+    system_id: str | None = None
+    name: str | None = None
+
+    def is_same(self, other: Job) -> bool:
+        """Whether both are the same job: no two IDs, projects or servers of the same are told apart wrongly."""
+        if (self.ci, self.job_id) != (other.ci, other.job_id):
+            return False
+        if self.job_id is None:
+            return (self.project_id, self.runner, self.name) == (other.project_id, other.runner, other.name)
+        return not _differ(self.project_id, other.project_id) and not _differ(_server(self), _server(other))
+
+    def merged(self, other: Job) -> Job:
+        """This job with what only `other` knows of it."""
+        if self is other or self == other:
+            return self
+        pairs = zip(self.values(), other.values(), strict=True)
+        return Job(self.ci, *[mine if mine is not None else others for mine, others in pairs][1:])
+
+    def values(self) -> tuple[str | None, ...]:
+        """All fields, in the order of `JOB_FIELDS`."""
+        return _values(self)
+
+    def to_json(self) -> dict[str, str]:
+        """The fields that are known, for an event's attribute ``job``."""
+        return {key: value for key, value in zip(JOB_FIELDS, self.values(), strict=True) if value is not None}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Job:
+        """The job that `to_json` wrote; what else is there is left out."""
+        return cls(**{key: str(data[key]) for key in JOB_FIELDS if data.get(key) is not None})
+
+
+JOB_FIELDS = tuple(field.name for field in fields(Job))
+_values = attrgetter(*JOB_FIELDS)
+
+
+def attribution(event: Event) -> tuple[Job, str | None] | None:
+    """The job that an event speaks of, and the role in it of the event's image or container.
+
+    A side-band names the job itself (attributes ``job`` and ``role``); a container has its labels.
+    """
+    told = event.attributes.get("job")
+    if isinstance(told, Mapping):
+        role = event.attributes.get("role")
+        return Job.from_json(told), None if role is None else str(role)
+    labels = event.attributes.get("labels")
+    if not isinstance(labels, Mapping):
+        return None
+    name = event.attributes.get("name")
+    found = job_of(labels, name if isinstance(name, str) else "")
+    if found is None or not isinstance(told, str):
+        return found
+    return found[0].merged(Job(found[0].ci, name=told)), found[1]
+
+
+def job_of(labels: Mapping[str, str], name: str = "") -> tuple[Job, str | None] | None:
+    """The job and the role in it of a container; None if nothing shows that it belongs to one.
+
+    Args:
+        labels: the container's labels.
+        name: its name; only looked at where a CI system has no labels of its own.
+    """
+    for recognise in (_gitlab, _buildkite, _jenkins, _kubernetes, _compose):
+        found = recognise(labels)
+        if found is not None:
+            return found
+    return _github(labels, name) or _kubernetes_by_name(name)
+
+
+def _gitlab(labels: Mapping[str, str]) -> tuple[Job, str | None] | None:
+    """GitLab Runner since 0.6; until 8 what is a job now was called a build."""
+    told = labels.get
+    job_id = told(f"{GITLAB}job.id") or told(f"{GITLAB}build.id")
+    if not job_id:
+        return None
+    url = told(f"{GITLAB}job.url") or None
+    return Job(
+        "gitlab",
+        job_id,
+        told(f"{GITLAB}project.id") or None,
+        project_of(url),
+        told(f"{GITLAB}pipeline.id") or None,
+        told(f"{GITLAB}job.ref") or told(f"{GITLAB}build.ref_name") or None,
+        told(f"{GITLAB}job.sha") or told(f"{GITLAB}build.sha") or None,
+        url,
+        told(f"{GITLAB}runner.id") or None,
+        told(f"{GITLAB}runner.system_id") or None,
+    ), told(f"{GITLAB}type")
+
+
+def _buildkite(labels: Mapping[str, str]) -> tuple[Job, str | None] | None:
+    job_id = labels.get(_BUILDKITE + "job_id")
+    if not job_id:
+        return None
+    return Job(
+        "buildkite",
+        job_id,
+        project_id=_told(labels, _BUILDKITE + "pipeline_slug"),
+        project=_told(labels, _BUILDKITE + "pipeline_name", _BUILDKITE + "pipeline_slug"),
+        pipeline_id=_told(labels, _BUILDKITE + "build_number"),
+        runner=_told(labels, _BUILDKITE + "agent_name", _BUILDKITE + "agent_id"),
+        name=_told(labels, _BUILDKITE + "step_key"),
+    ), labels.get(_COMPOSE + "service", "build")
+
+
+def _jenkins(labels: Mapping[str, str]) -> tuple[Job, str | None] | None:
+    """The plugin labels agents, not jobs."""
+    agent = labels.get(_JENKINS)
+    return (Job("jenkins", runner=agent), "agent") if agent else None
+
+
+def _kubernetes(labels: Mapping[str, str]) -> tuple[Job, str | None] | None:
+    """A pod; if GitLab Runner made it, its job."""
+    pod = labels.get(_KUBERNETES + "pod.name")
+    if not pod:
+        return None
+    container = labels.get(_KUBERNETES + "container.name")
+    role = "sandbox" if container == "POD" else container
+    job_id = _told(labels, "job.runner.gitlab.com/id", "annotation.job.runner.gitlab.com/id")
+    if job_id:
+        url = _told(labels, "job.runner.gitlab.com/url", "annotation.job.runner.gitlab.com/url")
+        project = _told(labels, "project.runner.gitlab.com/id", "annotation.project.runner.gitlab.com/id")
+        return Job("gitlab", job_id, project_id=project, project=project_of(url), url=url, name=pod), role
+    namespace = _told(labels, _KUBERNETES + "pod.namespace")
+    return Job("kubernetes", _told(labels, _KUBERNETES + "pod.uid"), namespace, namespace, name=pod), role
+
+
+def _kubernetes_by_name(name: str) -> tuple[Job, str | None] | None:
+    """Dockershim wrote all into the name."""
+    match = _KUBERNETES_NAME.fullmatch(name)
+    if match is None:
+        return None
+    job = Job("kubernetes", match["uid"], match["namespace"], match["namespace"], name=match["pod"])
+    return job, "sandbox" if match["role"] == "POD" else match["role"]
+
+
+def _compose(labels: Mapping[str, str]) -> tuple[Job, str | None] | None:
+    project = labels.get(_COMPOSE + "project")
+    if not project:
+        return None
+    return Job("compose", project_id=project, project=project), labels.get(_COMPOSE + "service")
+
+
+def _github(labels: Mapping[str, str], name: str) -> tuple[Job, str | None] | None:
+    """GitHub's runner tells itself (a label of six digits without a value) and no job."""
+    if _GITHUB_NAME.fullmatch(name) is None:
+        return None
+    runner = next((key for key, value in labels.items() if not value and _GITHUB_LABEL.fullmatch(key)), None)
+    return (Job("github", runner=runner), "job") if runner else None
+
+
+def project_of(url: str | None) -> str | None:
+    """The path of a GitLab project from a job's page or a repository's address."""
+    if not url:
+        return None
+    path = urlsplit(url).path.strip("/")
+    return re.split(r"(?:/-)?/jobs/\d+$|\.git$", path)[0] or None
+
+
+def _told(labels: Mapping[str, str], *keys: str) -> str | None:
+    """The first that is there and not empty."""
+    return next((labels[key] for key in keys if labels.get(key)), None)
+
+
+def _server(job: Job) -> str | None:
+    return urlsplit(job.url).netloc or None if job.url else None
+
+
+def _differ(one: str | None, other: str | None) -> bool:
+    return one is not None and other is not None and one != other

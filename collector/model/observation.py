@@ -1,0 +1,193 @@
+"""What a container engine says of what it holds, whichever engine it is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from collector.model.origin import Origin
+
+_SHA256 = "sha256:"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What the engine says of itself.
+
+    Attributes:
+        data_root: the folder that its images fill.
+        store: ``overlay2`` or another graphdriver, ``containerd`` or ``podman``: what an image ID
+            and an image size mean differs between them.
+        version: the engine's version.
+    """
+
+    data_root: str
+    store: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer as the engine stores it: once for all images with the same chain below it."""
+
+    diff_id: str
+    chain_id: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageObservation:
+    """An image as an inventory sees it.
+
+    Attributes:
+        references: ``name:tag`` each, sorted.
+        digests: ``name@sha256:…`` each, sorted.
+        created: build time as the engine says it (RFC 3339), None if it says none.
+        stored: when the engine says the image came or was last tagged, UTC seconds; None if unknown.
+        size: bytes on disk of all its layers (and of its compressed content, where that is kept).
+        layers: base first.
+        origin: where the image can be had again: from an engine what its records show, from a log what
+            all that was witnessed comes to.
+    """
+
+    image: str
+    references: tuple[str, ...]
+    digests: tuple[str, ...]
+    created: str | None
+    stored: float | None
+    size: int
+    layers: tuple[Layer, ...]
+    origin: Origin = Origin.UNKNOWN
+
+    @classmethod
+    def from_row(
+        cls,
+        image: str,
+        references: Sequence[str],
+        digests: Sequence[str],
+        created: str | None,
+        stored: float | None,
+        size: int,
+        layers: Sequence[dict[str, Any]],
+        origin: str,
+    ) -> ImageObservation:
+        """The observation that the log holds: the values of `attributes`, and what it concludes of the origin."""
+        return cls(
+            image,
+            tuple(references),
+            tuple(digests),
+            created,
+            stored,
+            size,
+            tuple(Layer(layer["diff_id"], layer["chain_id"], layer["bytes"] or 0) for layer in layers),
+            Origin(origin),
+        )
+
+    def attributes(self) -> dict[str, Any]:
+        """The attributes of an `image_observed` event."""
+        return {
+            "references": list(self.references),
+            "digests": list(self.digests),
+            "created": self.created,
+            "stored": self.stored,
+            "size": self.size,
+            "origin": self.origin.value,
+            "layers": [
+                {"diff_id": layer.diff_id, "chain_id": layer.chain_id, "bytes": layer.bytes} for layer in self.layers
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ListedImage:
+    """A row of the engine's image list."""
+
+    image: str
+    references: tuple[str, ...]
+    digests: tuple[str, ...]
+    size: int
+
+    @property
+    def signature(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What of the image can change without a change of its ID."""
+        return (self.references, self.digests)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedContainer:
+    """A row of the engine's container list, in any state."""
+
+    container: str
+    image: str
+    name: str
+    state: str
+    created_ns: int
+    labels: dict[str, str]
+    volumes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What an engine tells of its images.
+
+    Attributes:
+        layer_sizes: the bytes of each layer.
+        by_manifest: an image ID is the digest of its manifest, not of its configuration.
+        keeps_content: sizes count compressed content beside the unpacked layers.
+        stored: when an image came.
+        origin: which of its records show whether a registry has an image; None: none that may be read.
+    """
+
+    layer_sizes: bool
+    by_manifest: bool
+    keeps_content: bool
+    stored: bool
+    origin: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the engine says its other things hold, bytes; None where it does not say."""
+
+    container_bytes: int | None
+    volume_bytes: int | None
+    build_cache_bytes: int | None
+
+
+def full_id(image: str) -> str:
+    """An image ID with its algorithm; Podman leaves that out."""
+    return image if image.startswith(_SHA256) else _SHA256 + image
+
+
+def pair_layers(diff_ids: Sequence[str], sizes: Sequence[int] | None, total: int, *, spread: bool) -> tuple[Layer, ...]:
+    """Pair layers with sizes, base first.
+
+    Args:
+        diff_ids: the root file system's layers, base first.
+        sizes: bytes of non-empty history entries, base first; None if unknown.
+        total: bytes of the whole image.
+        spread: whether what `total` has beyond the sizes is content kept for the layers too (the
+            containerd store keeps them compressed beside the unpacked ones): each gets its share.
+    """
+    known = list(sizes or [])[: len(diff_ids)]
+    # An empty layer leaves no size; which one it is cannot be told, and at the top it does no harm.
+    padded = known + [0] * (len(diff_ids) - len(known))
+    if diff_ids and sum(padded) == 0:
+        padded[-1] = total
+    if spread and (unpacked := sum(padded)) and total > unpacked:
+        padded = [size * total // unpacked for size in padded]
+    layers: list[Layer] = []
+    chain = ""
+    for diff_id, size in zip(diff_ids, padded, strict=True):
+        chain = chain_id(chain, diff_id)
+        layers.append(Layer(diff_id, chain, size))
+    return tuple(layers)
+
+
+def chain_id(parent: str, diff_id: str) -> str:
+    """The name of a layer together with all below it (OCI image specification, "Layer ChainID")."""
+    if not parent:
+        return diff_id
+    return _SHA256 + hashlib.sha256(f"{parent} {diff_id}".encode()).hexdigest()

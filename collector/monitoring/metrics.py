@@ -1,0 +1,279 @@
+"""What Prometheus is told: served over HTTP, or left in a file for node_exporter's textfile collector.
+
+The collector publishes what it knows from its own thread; whoever scrapes sees the latest of that,
+with free space and ages as of that moment.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector as Source
+
+from collector.eventlog.log import EventLog
+from collector.machine.disk import sample_disk
+from collector.machine.wake import levels_path, read_levels
+from collector.model.errors import HindsightError, LogBusyError, LogError, UsageError
+from collector.model.events import Kind
+from collector.monitoring.tally import Tally
+from collector.queries.status import DAY_S, Witness, witness
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "docker_hindsight_"
+# The log is looked into, and the file written, this often at most.
+_EVERY_S = 5.0
+_MODE = 0o644
+_PORTS = range(1, 65536)
+# Prometheus sees a counter increase from what it was before: what may come to be counted is told as 0 until then.
+_OUTCOMES = ("target reached", "target not reached", "interrupted")
+_ITEMS = tuple(product(("container", "image", "volume", "build_cache"), ("removed", "kept")))
+
+Labels = tuple[str, ...]
+Sample = tuple[Labels, float]
+
+
+class Spec(NamedTuple):
+    """One metric: its name without the prefix, its type, what it means, and its labels."""
+
+    name: str
+    type: str
+    help: str
+    labels: Labels = ()
+
+
+SPECS = (
+    Spec("build_info", "gauge", "Always 1; what runs here.", ("version", "engine", "store")),
+    Spec("disk_free_bytes", "gauge", "Free bytes of the engine's file system."),
+    Spec("disk_size_bytes", "gauge", "Bytes of the engine's file system in all."),
+    Spec("disk_free_inodes", "gauge", "Free inodes of the engine's file system; 0 where it has no limit."),
+    Spec("disk_inodes", "gauge", "Inodes of the engine's file system in all; 0 where it has no limit."),
+    Spec("threshold_bytes", "gauge", "Free bytes under which the pruner prunes, as it last said."),
+    Spec("image_bytes", "gauge", "Bytes of all layers held, each counted once."),
+    Spec("image_own_bytes", "gauge", "Bytes of layers that belong to one image only."),
+    Spec("image_shared_bytes", "gauge", "Bytes of layers that several images share, each counted once."),
+    Spec("images", "gauge", "Images: in use by a container, idle, or idle without any name.", ("state",)),
+    Spec("containers", "gauge", "Containers in any state."),
+    Spec("least_recent_use_age_seconds", "gauge", "Time since the last use of the least recently used image."),
+    Spec("events_total", "counter", "Events in the log.", ("kind",)),
+    Spec("repulls_total", "counter", "Images pulled again after they had been removed."),
+    Spec("repulled_bytes_total", "counter", "Bytes of the layers that had to come again with them."),
+    Spec("prunes_total", "counter", "Prunes that ended.", ("outcome",)),
+    Spec("prune_items_total", "counter", "What prunes removed, or kept after all.", ("item", "result")),
+    Spec("prune_freed_bytes_total", "counter", "Bytes that prunes won."),
+    Spec("last_prune_timestamp_seconds", "gauge", "When the latest prune ended; a run with nothing to do is none."),
+    Spec("last_prune_reached_target", "gauge", "Whether the latest prune reached its target."),
+    Spec("pruner_last_run_timestamp_seconds", "gauge", "When the pruner last looked, also if nothing was to do."),
+    Spec("engine_connected", "gauge", "Whether the engine's events are being read."),
+    Spec("last_witnessed_timestamp_seconds", "gauge", "When the collector last read the engine's events."),
+    Spec("gaps_total", "counter", "Intervals that were not witnessed."),
+    Spec("gap_seconds_total", "counter", "Time that was not witnessed."),
+    Spec("coverage_ratio", "gauge", "Share of the last days that was witnessed.", ("window",)),
+    Spec("lag_seconds", "gauge", "Age of the oldest event that the log does not hold yet."),
+    Spec("pending_events", "gauge", "Events that wait in memory."),
+    Spec("spooled_events", "gauge", "Events that wait in the spool."),
+    Spec("log_size_bytes", "gauge", "Size of the event log."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What the collector knows at one moment. Sizes are bytes, times UTC seconds.
+
+    Attributes:
+        engine, store: what the engine says of itself.
+        data_root: the folder that its images fill.
+        connected: whether its events are being read.
+        witnessed: when they were last read; None: never.
+        images: image IDs, and whether each has a name.
+        in_use: image IDs that containers refer to.
+        containers: how many there are.
+        own_bytes, shared_bytes: of the layers held.
+        oldest_pending: time of the oldest event that the log does not hold yet; None: there is none.
+        pending, spooled: events that wait.
+    """
+
+    engine: str = ""
+    store: str = ""
+    data_root: str = ""
+    connected: bool = False
+    witnessed: float | None = None
+    images: dict[str, bool] = field(default_factory=dict)
+    in_use: frozenset[str] = frozenset()
+    containers: int = 0
+    own_bytes: int = 0
+    shared_bytes: int = 0
+    oldest_pending: float | None = None
+    pending: int = 0
+    spooled: int = 0
+
+
+class Metrics(Source):
+    """The metrics of one collector.
+
+    Args:
+        log: its event log.
+        path: where to leave them for node_exporter; None: nowhere.
+        now: what time it is, UTC seconds.
+    """
+
+    def __init__(self, log: EventLog, path: Path | None = None, now: Callable[[], float] = time.time) -> None:
+        self._log = log
+        self._path = path
+        self._now = now
+        self._tally = Tally()
+        self._witness = Witness()
+        self._live = Live()
+        self._samples: dict[str, list[Sample]] = {}
+        self._file: tuple[int, int] | None = None
+        self.next = 0.0
+        self._told: set[str] = set()
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry.register(self)
+
+    def serve(self, address: str) -> int:
+        """Serve them at ``host:port`` from a thread of their own; the port.
+
+        Raises:
+            UsageError: the address is none, or cannot be listened on.
+        """
+        host, colon, port = address.rpartition(":")
+        if not colon or not port.isdigit() or (int(port) and int(port) not in _PORTS):
+            raise UsageError(f"--metrics: '{address}' is not host:port (such as 127.0.0.1:9633)")
+        try:
+            server, _thread = start_http_server(int(port), host.strip("[]") or "0.0.0.0", registry=self.registry)  # noqa: S104
+        except OSError as error:
+            raise UsageError(f"--metrics: cannot listen on {address}: {error.strerror or error}") from None
+        return int(server.server_port)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to `publish` again."""
+        return time.monotonic() >= self.next
+
+    def publish(self, live: Live) -> None:
+        """Take what the collector knows now, look into the log, and write the file."""
+        self.next = time.monotonic() + _EVERY_S
+        self._look()
+        self._live = live
+        self._samples = dict(self._of_log()) | dict(self._of_collector())
+        if self._path is not None:
+            self._write(self._path)
+
+    def _look(self) -> None:
+        """Fold what the log has gained, if it was written to."""
+        try:
+            found = self._log.path.stat()
+            if (found.st_mtime_ns, found.st_size) == self._file:
+                return
+            self._tally.advance(self._log)
+            with self._log.reading() as connection:
+                self._witness = witness(connection, self._log.host)
+            self._file = (found.st_mtime_ns, found.st_size)
+        except (OSError, LogError) as error:
+            self._tell(f"metrics are not up to date: {error}", error)
+
+    def _write(self, path: Path) -> None:
+        """Replace the file as a whole: node_exporter must never read half of it."""
+        fresh = path.with_name(f".{path.name}.new")
+        try:
+            fresh.write_bytes(generate_latest(self.registry))
+            fresh.chmod(_MODE)
+            fresh.replace(path)
+        except OSError as error:
+            self._tell(f"metrics file {path} cannot be written: {error.strerror}")
+
+    def _tell(self, text: str, error: Exception | None = None) -> None:
+        """Say once what is wrong; a log that somebody reads at the moment is not."""
+        if text not in self._told and not isinstance(error, LogBusyError):
+            logger.warning("%s", text)
+            self._told.add(text)
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics, as of now."""
+        samples = self._samples | dict(self._of_now())
+        for spec in SPECS:
+            values = samples.get(spec.name)
+            if values is None:
+                continue
+            name = PREFIX + spec.name
+            made: GaugeMetricFamily | CounterMetricFamily
+            if spec.type == "counter":
+                made = CounterMetricFamily(name.removesuffix("_total"), spec.help, labels=spec.labels)
+            else:
+                made = GaugeMetricFamily(name, spec.help, labels=spec.labels)
+            for labels, value in values:
+                made.add_metric(labels, value)
+            yield made
+
+    def _of_log(self) -> Iterator[tuple[str, list[Sample]]]:
+        tally, now = self._tally, self._now()
+        yield "events_total", [((kind.value,), tally.events[kind.value]) for kind in Kind]
+        yield "repulls_total", one(tally.repulls)
+        yield "repulled_bytes_total", one(tally.repulled_bytes)
+        prunes, items = dict.fromkeys(_OUTCOMES, 0) | tally.prunes, dict.fromkeys(_ITEMS, 0) | tally.items
+        yield "prunes_total", [((outcome,), count) for outcome, count in sorted(prunes.items())]
+        yield "prune_items_total", [(labels, count) for labels, count in sorted(items.items())]
+        yield "prune_freed_bytes_total", one(tally.freed_bytes)
+        if tally.last_prune is not None:
+            yield "last_prune_timestamp_seconds", one(tally.last_prune)
+            yield "last_prune_reached_target", one(bool(tally.reached))
+        yield "gaps_total", one(tally.gaps)
+        yield "gap_seconds_total", one(tally.gap_seconds)
+        shares = {f"{days}d": self._witness.coverage(now - days * DAY_S, now) for days in (7, 30)}
+        yield "coverage_ratio", [((window,), share) for window, share in shares.items() if share is not None]
+
+    def _of_collector(self) -> Iterator[tuple[str, list[Sample]]]:
+        live = self._live
+        yield "build_info", [((version("docker-hindsight"), live.engine, live.store), 1)]
+        yield "image_bytes", one(live.own_bytes + live.shared_bytes)
+        yield "image_own_bytes", one(live.own_bytes)
+        yield "image_shared_bytes", one(live.shared_bytes)
+        idle = {image: named for image, named in live.images.items() if image not in live.in_use}
+        named = sum(idle.values())
+        states = {"in_use": len(live.images) - len(idle), "idle": named, "dangling": len(idle) - named}
+        yield "images", [((state,), count) for state, count in states.items()]
+        yield "containers", one(live.containers)
+        yield "engine_connected", one(live.connected)
+        if live.witnessed is not None:
+            yield "last_witnessed_timestamp_seconds", one(live.witnessed)
+        yield "pending_events", one(live.pending)
+        yield "spooled_events", one(live.spooled)
+
+    def _of_now(self) -> Iterator[tuple[str, list[Sample]]]:
+        """What is only right at the moment of the scrape."""
+        live, now = self._live, self._now()
+        uses = [now if image in live.in_use else self._tally.last_use.get(image) for image in live.images]
+        known = [used for used in uses if used is not None]
+        if known:
+            yield "least_recent_use_age_seconds", one(max(0.0, now - min(known)))
+        yield "lag_seconds", one(max(0.0, now - live.oldest_pending) if live.oldest_pending else 0.0)
+        try:
+            yield "log_size_bytes", one(self._log.path.stat().st_size)
+            yield "pruner_last_run_timestamp_seconds", one(levels_path(self._log.path).stat().st_mtime)
+        except OSError:
+            pass
+        if live.data_root and (levels := read_levels(self._log.path, live.data_root)):
+            yield "threshold_bytes", one(levels[0])
+        try:
+            disk = sample_disk(live.data_root)
+        except HindsightError:
+            return
+        yield "disk_free_bytes", one(disk.free_bytes)
+        yield "disk_size_bytes", one(disk.total_bytes)
+        yield "disk_free_inodes", one(disk.free_inodes)
+        yield "disk_inodes", one(disk.total_inodes)
+
+
+def one(value: float) -> list[Sample]:
+    """A metric without labels."""
+    return [((), float(value))]

@@ -1,0 +1,126 @@
+"""What a log adds up to, for counters that go on where they were after a restart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from collector.eventlog.log import EventLog
+
+_NS = 1e9
+Row = tuple[Any, ...]
+Layers = tuple[tuple[str, int], ...]
+
+
+@dataclass
+class Tally:
+    """Sums over a host's events, carried on with each `advance`. Sizes are bytes, times UTC seconds.
+
+    Attributes:
+        events: how many of each kind.
+        last_use: the latest witnessed use of each image, by image ID.
+        gaps, gap_seconds: intervals that were not witnessed; how long they are in all.
+        repulls, repulled_bytes: images pulled again after they had been removed, and the layers that
+            had to come with them.
+        prunes: how many ended, by outcome.
+        items: removals of prunes, by (item, result).
+        freed_bytes: what prunes won.
+        last_prune: when the latest prune ended.
+        reached: whether it reached its target.
+    """
+
+    events: Counter[str] = field(default_factory=Counter)
+    last_use: dict[str, float] = field(default_factory=dict)
+    gaps: int = 0
+    gap_seconds: float = 0.0
+    repulls: int = 0
+    repulled_bytes: int = 0
+    prunes: Counter[str] = field(default_factory=Counter)
+    items: Counter[tuple[str, str]] = field(default_factory=Counter)
+    freed_bytes: int = 0
+    last_prune: float | None = None
+    reached: bool | None = None
+    _seq: int = 0
+    _held: dict[str, Layers] = field(default_factory=dict)
+    _holders: Counter[str] = field(default_factory=Counter)
+    _gone: set[str] = field(default_factory=set)
+    _returning: set[str] = field(default_factory=set)
+
+    def advance(self, log: EventLog) -> None:
+        """Take what was recorded since the last time, all or nothing. Raises LogError."""
+        with log.reading() as connection:
+            (newest,) = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0]
+            if newest <= self._seq:
+                return
+            found = {
+                sql: connection.execute(sql, [log.host, self._seq, newest]).fetchall()
+                for sql in (_COUNTS, _USES, _GAPS, _STORY, _ITEMS, _PRUNES)
+            }
+        self._seq = newest
+        self._fold(found)
+
+    def _fold(self, found: dict[str, list[Row]]) -> None:
+        self.events.update(dict(found[_COUNTS]))
+        for image, used_ns in found[_USES]:
+            self.last_use[image] = max(self.last_use.get(image, 0.0), used_ns / _NS)
+        self.gaps += len(found[_GAPS])
+        self.gap_seconds += sum(seconds for (seconds,) in found[_GAPS])
+        for kind, image, chains, sizes in found[_STORY]:
+            self._follow(kind, image, tuple(zip(chains or (), sizes or (), strict=True)))
+        self.items.update({(item, result): count for item, result, count in found[_ITEMS]})
+        for ended_ns, outcome, freed in found[_PRUNES]:
+            self.prunes[outcome] += 1
+            self.freed_bytes += max(0, freed or 0)
+            self.last_prune, self.reached = ended_ns / _NS, outcome == "target reached"
+
+    def _follow(self, kind: str, image: str, layers: Layers) -> None:
+        """Follow one image: what is observed again after its removal, and a pull, was pulled again."""
+        if kind == "image_pulled":
+            if image in self._gone:
+                self._returning.add(image)
+            return
+        if kind == "image_deleted":
+            if image in self._held:
+                self._holders.subtract(chain for chain, _ in self._held.pop(image))
+                self._gone.add(image)
+            return
+        before = self._held.pop(image, None)
+        if before is not None:
+            self._holders.subtract(chain for chain, _ in before)
+        elif image in self._returning:
+            self.repulls += 1
+            self.repulled_bytes += sum(size for chain, size in layers if self._holders[chain] <= 0)
+        self._gone.discard(image)
+        self._returning.discard(image)
+        self._held[image] = layers
+        self._holders.update(chain for chain, _ in layers)
+
+
+_SPAN = "host = ? AND seq > ? AND seq <= ?"
+_COUNTS = f"SELECT kind, count(*) FROM event WHERE {_SPAN} GROUP BY kind"
+_USES = f"""
+SELECT image_id, max(epoch_ns(time)) FROM event JOIN image USING (image) WHERE {_SPAN} AND kind IN (
+    'container_created', 'container_started', 'container_died', 'container_destroyed', 'image_pulled', 'image_tagged',
+    'image_loaded', 'image_imported', 'image_built', 'job_image_used')
+GROUP BY image_id
+"""
+_GAPS = f"SELECT (epoch_ns(time) - epoch_ns(began)) / 1e9 FROM event WHERE {_SPAN} AND kind = 'gap' AND began NOTNULL"
+_STORY = f"""
+SELECT kind, image_id, list_transform(layers, lambda l: l.chain_id),
+    list_transform(layers, lambda l: coalesce(l.bytes, 0))
+FROM (
+    SELECT seq, kind, image_id,
+        json_transform(attributes -> '$.layers', '[{{"chain_id": "VARCHAR", "bytes": "BIGINT"}}]') AS layers
+    FROM event JOIN image USING (image)
+    WHERE {_SPAN} AND kind IN ('image_observed', 'image_deleted', 'image_pulled')
+) ORDER BY seq
+"""
+_ITEMS = f"""
+SELECT coalesce((attributes ->> '$.item'), 'image'), if(kind = 'item_removed', 'removed', 'kept'), count(*)
+FROM event WHERE {_SPAN} AND kind IN ('item_removed', 'item_failed') GROUP BY ALL
+"""
+_PRUNES = f"""
+SELECT epoch_ns(time), coalesce((attributes ->> '$.outcome'), 'unknown'), bytes
+FROM event WHERE {_SPAN} AND kind = 'prune_finished' ORDER BY seq
+"""

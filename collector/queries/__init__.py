@@ -1,0 +1,1 @@
+"""Questions to the log: status, images, jobs, stories."""

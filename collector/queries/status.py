@@ -1,0 +1,265 @@
+"""What the log can be asked without an analyzer: its own state, and every image's last use."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from collector.eventlog.log import EventLog
+from collector.eventlog.spool import Spool
+from collector.eventlog.writer import spool_path
+from collector.model.errors import LogError
+
+if TYPE_CHECKING:
+    import duckdb
+
+DAY_S = 86400.0
+_NS = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The state of a log. Times are UTC seconds, sizes bytes, shares 0 to 1.
+
+    `free_history` has the least free space of each of up to 168 equal intervals in the last week of disk samples.
+    """
+
+    log: str
+    host: str
+    schema_version: int
+    file_bytes: int
+    spooled_events: int
+    events: int
+    events_by_kind: dict[str, int]
+    first_event: float | None
+    last_event: float | None
+    lag_seconds: float | None
+    gaps: int
+    gap_seconds: float
+    coverage_7_days: float | None
+    coverage_30_days: float | None
+    images: int
+    image_bytes: int | None
+    free_bytes: int | None
+    total_bytes: int | None
+    data_root: str | None
+    free_history: list[tuple[float, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """One image that the engine holds. Times are UTC seconds, sizes bytes."""
+
+    image_id: str
+    references: list[str]
+    digests: list[str]
+    size_bytes: int
+    own_bytes: int
+    last_use: float | None
+    evidence: str | None
+    witness: str | None
+    uses: int
+    uses_7_days: int
+    containers: int
+    origin: str
+
+    @property
+    def name(self) -> str:
+        """What people call it: its first reference, else its first digest."""
+        return (self.references or self.digests or ["<none>"])[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self)
+
+
+def as_json(found: Status) -> dict[str, Any]:
+    """All fields of a status."""
+    return asdict(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """Which part of a host's time was witnessed. Times are UTC seconds.
+
+    Attributes:
+        first: when witnessing began; None: it never did.
+        last: when the collector last recorded anything.
+        gaps: (began, ended) in order; they may overlap.
+    """
+
+    first: float | None = None
+    last: float | None = None
+    gaps: tuple[tuple[float, float], ...] = ()
+
+    def seen(self, since: float, until: float) -> float:
+        """Seconds of an interval that were witnessed."""
+        if self.first is None or self.last is None:
+            return 0.0
+        began, ended = max(self.first, since), min(self.last, until)
+        return max(0.0, ended - began) - self.lost(began, ended)
+
+    def lost(self, since: float, until: float) -> float:
+        """Seconds of an interval that gaps take, each counted once."""
+        total, reached = 0.0, since
+        for began, ended in self.gaps:
+            total += max(0.0, min(ended, until) - max(began, reached))
+            reached = max(reached, ended)
+        return total
+
+    def coverage(self, since: float, until: float) -> float | None:
+        """The share of an interval that was witnessed, 0 to 1; None if nothing ever was."""
+        return None if self.first is None else self.seen(since, until) / (until - since)
+
+    def blind(self, since: float, until: float) -> float:
+        """Seconds of an interval that were not witnessed, from the beginning of witnessing on."""
+        if self.first is None:
+            return until - since
+        began = max(self.first, since)
+        return max(0.0, until - began - self.seen(since, until))
+
+
+def witness(connection: duckdb.DuckDBPyConnection, host: str) -> Witness:
+    """Which part of a host's time was witnessed, from an open log."""
+    first, last = connection.execute(_WITNESSED, [host]).fetchall()[0]
+    if first is None:
+        return Witness()
+    return Witness(first / _NS, last / _NS, tuple(connection.execute(_GAPS, [host]).fetchall()))
+
+
+def last_witnessed_ns(log: EventLog) -> int | None:
+    """When the collector last recorded anything, UTC nanoseconds. Raises LogError."""
+    found = log.query(_WITNESSED, [log.host])[0][1]
+    return None if found is None else int(found)
+
+
+def known_host(connection: duckdb.DuckDBPyConnection, host: str) -> str:
+    """The host that is meant: this one, or the only one in a log that came from elsewhere.
+
+    Raises:
+        LogError: the log came from elsewhere and tells of several.
+    """
+    hosts = [str(row[0]) for row in connection.execute("SELECT DISTINCT host FROM event ORDER BY host").fetchall()]
+    if host in hosts or not hosts:
+        return host
+    if len(hosts) > 1:
+        raise LogError(
+            f"the event log tells of the hosts {', '.join(hosts)}, not of this one ({host}): copy theirs apart"
+        )
+    return hosts[0]
+
+
+def of_known_host(log: EventLog) -> EventLog:
+    """The log, as that of the host that is meant; see `known_host`. Raises LogError."""
+    with log.reading() as connection:
+        return EventLog(log.path, known_host(connection, log.host), log.wait)
+
+
+def status(log: EventLog, now: float | None = None) -> Status:
+    """The state of a log, and of this host (or the only one) in it. Raises LogError."""
+    now = time.time() if now is None else now
+    with log.reading() as connection:
+        host = known_host(connection, log.host)
+        kinds = dict(
+            connection.execute(
+                "SELECT kind, count(*) FROM event WHERE host = ? GROUP BY kind ORDER BY kind", [host]
+            ).fetchall()
+        )
+        first, last, recorded = connection.execute(
+            "SELECT epoch_ns(min(time)) / 1e9, epoch_ns(max(time)) / 1e9, epoch_ns(max(recorded)) / 1e9"
+            " FROM event WHERE host = ?",
+            [host],
+        ).fetchall()[0]
+        seen = witness(connection, host)
+        disk = connection.execute(
+            "SELECT image_bytes, free_bytes, total_bytes, path FROM disk WHERE host = ? ORDER BY time DESC LIMIT 1",
+            [host],
+        ).fetchall()
+        history = connection.execute(_FREE_HISTORY, [host, host]).fetchall()
+        images = connection.execute("SELECT count(*) FROM present_images WHERE host = ?", [host]).fetchall()[0][0]
+    image_bytes, free, total, path = disk[0] if disk else (None, None, None, None)
+    return Status(
+        log=str(log.path),
+        host=host,
+        schema_version=log.schema_version(),
+        file_bytes=log.path.stat().st_size,
+        spooled_events=Spool(spool_path(log.path)).waiting(),
+        events=sum(kinds.values()),
+        events_by_kind=kinds,
+        first_event=first,
+        last_event=last,
+        lag_seconds=None if recorded is None else max(0.0, now - recorded),
+        gaps=len(seen.gaps),
+        gap_seconds=seen.lost(-math.inf, math.inf),
+        coverage_7_days=seen.coverage(now - 7 * DAY_S, now),
+        coverage_30_days=seen.coverage(now - 30 * DAY_S, now),
+        images=images,
+        image_bytes=image_bytes,
+        free_bytes=free,
+        total_bytes=total,
+        data_root=path,
+        free_history=history,
+    )
+
+
+# The newest week, an hour at a time, so that the answer stays small.
+_FREE_HISTORY = """
+WITH week AS (
+    SELECT epoch_ns(time) AS at_ns, free_bytes FROM disk
+    WHERE host = ? AND free_bytes IS NOT NULL
+        AND disk.time > (SELECT max(time) FROM event WHERE kind = 'disk_sampled' AND host = ?) - INTERVAL 7 DAYS
+), span AS (
+    SELECT min(at_ns) AS begun, max(at_ns) - min(at_ns) + 1 AS lasted FROM week
+)
+SELECT arg_min(at_ns, free_bytes) / 1e9, min(free_bytes) FROM week, span
+GROUP BY (at_ns - begun) * 168 // lasted ORDER BY 1
+"""
+
+
+def images(log: EventLog, now: float | None = None) -> list[ImageRow]:
+    """Every image that the engine holds, most recently used first. Raises LogError."""
+    now = time.time() if now is None else now
+    return [ImageRow(*row) for row in log.query(_IMAGES, [log.host, int((now - 7 * DAY_S) * 1e9)])]
+
+
+# The pruner and side-bands write to the log, too, whether or not a collector runs.
+_WITNESSED = """
+SELECT epoch_ns(coalesce(
+        min(time) FILTER (kind IN ('collector_started', 'disk_sampled', 'image_observed')), min(time))),
+    epoch_ns(max(time))
+FROM event
+WHERE host = ? AND kind NOT IN ('prune_started', 'item_removed', 'item_failed', 'prune_finished', 'job_image_used')
+"""
+_GAPS = "SELECT epoch_ns(began) / 1e9, epoch_ns(ended) / 1e9 FROM gaps WHERE host = ? ORDER BY began, ended"
+
+_IMAGES = """
+WITH held AS (SELECT image FROM present_images WHERE host = $1),
+    shared AS (
+        SELECT chain_id, count(DISTINCT image) AS holders
+        FROM image_layers SEMI JOIN held USING (image) WHERE host = $1 GROUP BY chain_id
+    ),
+    own AS (
+        SELECT image, sum(l.bytes) FILTER (holders = 1) AS own_bytes
+        FROM image_layers AS l JOIN shared USING (chain_id) WHERE host = $1 GROUP BY image
+    ),
+    recent AS (
+        SELECT image, count(DISTINCT container) + count(*) FILTER (kind = 'job_image_used') AS uses_7_days FROM event
+        WHERE host = $1 AND kind IN ('container_created', 'job_image_used') AND time >= make_timestamp_ns($2)
+        GROUP BY image
+    ),
+    living AS (
+        SELECT image, count(*) AS containers FROM uses
+        WHERE host = $1 AND evidence = 'container' AND ended IS NULL GROUP BY image
+    )
+SELECT image_id, CAST(o.attributes -> '$.references' AS VARCHAR[]), CAST(o.attributes -> '$.digests' AS VARCHAR[]),
+    CAST(o.attributes ->> '$.size' AS BIGINT), coalesce(own_bytes, 0)::BIGINT,
+    epoch_ns(last_use) / 1e9, evidence, witness, coalesce(uses, 0), coalesce(uses_7_days, 0), coalesce(containers, 0),
+    o.origin
+FROM held JOIN image_observations AS o USING (image) JOIN image USING (image)
+    LEFT JOIN own USING (image) LEFT JOIN recent USING (image) LEFT JOIN living USING (image)
+    LEFT JOIN (SELECT * EXCLUDE (image_id, host) FROM last_use WHERE host = $1) AS u USING (image)
+WHERE o.host = $1
+ORDER BY last_use DESC NULLS LAST, image_id
+"""

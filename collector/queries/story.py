@@ -1,0 +1,306 @@
+"""The story of one image as a timeline: came, used, named, gone and by whom, come back at which cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from collector.eventlog.log import EventLog
+from collector.model.errors import UsageError
+from collector.model.names import familiar
+from collector.model.origin import Origin
+from collector.model.units import format_bytes, format_duration
+from collector.queries.pulls import Pull, PullKind, read_pulls
+
+_LEAST_DIGITS = 4
+# The engine tells of a deletion and the pruner of its own within this time.
+_SAME_NS = 120 * 10**9
+_SHOWN = 3
+
+_USED = "used"
+_HAPPENED = {
+    "image_tagged": "tagged",
+    "image_untagged": "untagged",
+    "image_loaded": "loaded",
+    "image_imported": "imported",
+    "image_built": "built",
+    "image_pushed": "pushed",
+    "base_used": "built upon",
+}
+_MOST_LIKE = 3
+
+
+@dataclass(slots=True)
+class Episode:
+    """What happened at one time, or again and again without anything else between.
+
+    Attributes:
+        began: when it happened first, UTC seconds.
+        ended: when it ended, or happened last, UTC seconds; None: it goes on.
+        what: ``found``, ``pulled``, ``used``, ``tagged``, ``removed``...
+        detail: more in words.
+        bytes: pulled or freed, where that is known.
+        count: how often.
+        jobs: how many jobs it was done by.
+    """
+
+    began: float
+    ended: float | None
+    what: str
+    detail: str = ""
+    bytes: int | None = None
+    count: int = 1
+    jobs: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """An image's names, its timeline, and where it can be had again; `gone`: the engine no longer holds it."""
+
+    image_id: str
+    names: list[str]
+    gone: bool
+    episodes: list[Episode]
+    origin: Origin
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self)
+
+
+def stories(log: EventLog, text: str) -> list[Story]:
+    """The stories of all images that a user who writes `text` may mean.
+
+    Args:
+        log: the log.
+        text: a reference, a digest, or the beginning of an ID.
+
+    Raises:
+        UsageError: no image of this host was ever called so.
+        LogError: the log cannot be read.
+    """
+    with log.reading() as connection:
+        host = {"host": log.host}
+        names: dict[int, list[str]] = {}
+        for image, name in connection.execute(_NAMES, host).fetchall():
+            names.setdefault(image, []).append(name)
+        ids = dict(connection.execute(_IDS, host).fetchall())
+        chosen = [image for image, image_id in ids.items() if _is_meant(text, image_id, names.get(image, []))]
+        if not chosen:
+            like = sorted(
+                {name for known in names.values() for name in known if text and text in name and "@" not in name},
+                key=lambda name: (len(name), name),
+            )
+            hint = (
+                f"did you mean {' or '.join(like[:_MOST_LIKE])}?" if like else "`collector images` lists those it holds"
+            )
+            raise UsageError(f"no image that this host has ever held is '{text}': {hint}")
+        held = {image for (image,) in connection.execute(_HELD, host).fetchall()}
+        pulls = read_pulls(connection, log.host)
+        owners = dict(connection.execute(_OWNERS, host).fetchall())
+        origins = {image: Origin(origin) for image, origin in connection.execute(_ORIGINS, host).fetchall()}
+        told = []
+        for image in chosen:
+            rows = connection.execute(_EVENTS, {**host, "image": image}).fetchall()
+            own = {pull.time_ns: pull for pull in pulls if pull.image == image}
+            episodes = _Teller(own, owners).tell(rows)
+            origin = origins.get(image, Origin.UNKNOWN)
+            told.append(Story(ids[image], names.get(image, []), image not in held, episodes, origin))
+    return told
+
+
+def _is_meant(text: str, image_id: str, names: Iterable[str]) -> bool:
+    if familiar(text) in map(familiar, names) or text in names:
+        return True
+    if any("@" in name and name.rpartition("@")[2] == text for name in names):
+        return True
+    digits = text.removeprefix("sha256:")
+    return len(digits) >= _LEAST_DIGITS and image_id.removeprefix("sha256:").startswith(digits)
+
+
+@dataclass(slots=True)
+class _Folding:
+    """Uses that nothing else has come between."""
+
+    began: int
+    ended: int | None
+    count: int = 0
+    pulls: int = 0
+    jobs: dict[int, str] = field(default_factory=dict)
+    projects: dict[str, int] = field(default_factory=dict)
+    others: int = 0
+
+
+class _Teller:
+    """Turns the events of one image into episodes.
+
+    Args:
+        pulls: the image's pulls by time.
+        owners: the project of each job, by the log's number of the job.
+    """
+
+    def __init__(self, pulls: dict[int, Pull], owners: dict[int, str]) -> None:
+        self._pulls = pulls
+        self._owners = owners
+        self._found: list[Episode] = []
+        self._uses: _Folding | None = None
+        self._here = False
+
+    def tell(self, rows: Sequence[Sequence[Any]]) -> list[Episode]:
+        """The episodes of (time, until, kind, reference, bytes, job, project, why, trigger, inferred)."""
+        ours = [row for row in rows if row[2] == "item_removed"]
+        for row in rows:
+            time_ns, until, kind, reference, size, job, project, why, trigger, inferred = row
+            if kind in {"container", "job_image_used"}:
+                self._use(time_ns, until, job, project)
+            elif kind == "image_pulled":
+                self._pull(time_ns, reference)
+            elif kind == "image_observed":
+                if not self._here and not self._recently_came(time_ns):
+                    self._add(
+                        time_ns,
+                        "found",
+                        "an inventory saw it first" if not self._found else "an inventory saw it again",
+                    )
+                self._here = True
+            elif kind == "image_deleted":
+                self._deleted(time_ns, ours, inferred=bool(inferred))
+            elif kind == "item_removed":
+                by = f"by the pruner ({trigger})" if trigger else "by the pruner"
+                self._add(time_ns, "removed", f"{by}: {why}" if why else by, size)
+                self._here = False
+            elif kind == "item_failed":
+                self._add(time_ns, "kept", f"the pruner meant to remove it: {why}")
+            else:
+                self._add(time_ns, _HAPPENED[kind], reference or "")
+                self._here |= kind in {"image_loaded", "image_imported", "image_built"}
+        self._close()
+        return self._found
+
+    def _add(self, time_ns: int, what: str, detail: str = "", size: int | None = None) -> None:
+        self._close()
+        self._found.append(Episode(time_ns / 1e9, time_ns / 1e9, what, detail, size))
+
+    def _recently_came(self, time_ns: int) -> bool:
+        """Whether it has just been told how the image came."""
+        last = next(
+            (
+                episode
+                for episode in reversed(self._found)
+                if episode.what in {"pulled", "loaded", "imported", "built", "tagged"}
+            ),
+            None,
+        )
+        return last is not None and time_ns / 1e9 - last.began < _SAME_NS / 1e9
+
+    def _deleted(self, time_ns: int, ours: Sequence[Sequence[Any]], *, inferred: bool) -> None:
+        if any(abs(row[0] - time_ns) <= _SAME_NS for row in ours):
+            self._here = False
+            return
+        if not self._here and self._found and self._found[-1].what == "removed":
+            return
+        self._add(time_ns, "removed", "unseen, by somebody else" if inferred else "by somebody else than the pruner")
+        self._here = False
+
+    def _pull(self, time_ns: int, reference: str | None) -> None:
+        pull = self._pulls.get(time_ns)
+        if pull is None or pull.kind is PullKind.UP_TO_DATE:
+            uses = self._fold(time_ns, time_ns)
+            uses.pulls += 1
+            return
+        again = " again" if pull.kind is PullKind.AGAIN else ""
+        by = "" if pull.job is None else f", for a job of {self._owners[pull.job]}"
+        self._add(time_ns, "pulled", f"{reference or ''}{again}{by}", pull.bytes)
+        self._here = True
+
+    def _use(self, time_ns: int, until: int | None, job: int | None, project: str | None) -> None:
+        uses = self._fold(time_ns, until)
+        uses.count += 1
+        if job is None:
+            uses.others += 1
+        elif job not in uses.jobs:
+            uses.jobs[job] = project or "?"
+            uses.projects[project or "?"] = uses.projects.get(project or "?", 0) + 1
+
+    def _fold(self, time_ns: int, until: int | None) -> _Folding:
+        if self._uses is None:
+            self._uses = _Folding(time_ns, until)
+        elif self._uses.ended is not None:
+            self._uses.ended = None if until is None else max(self._uses.ended, until)
+        return self._uses
+
+    def _close(self) -> None:
+        uses, self._uses = self._uses, None
+        if uses is None:
+            return
+        ended = None if uses.ended is None else uses.ended / 1e9
+        what = _USED if uses.count else "up to date"
+        self._found.append(
+            Episode(uses.began / 1e9, ended, what, _in_words(uses), count=uses.count or uses.pulls, jobs=len(uses.jobs))
+        )
+
+
+def _in_words(uses: _Folding) -> str:
+    """``112 uses by 87 jobs of mesa/mesa, 3 by no job; 87 pulls, up to date``."""
+    parts = []
+    if uses.count:
+        parts.append(f"{uses.count:,} use{'s' * (uses.count > 1)}")
+    if uses.jobs:
+        most = sorted(uses.projects, key=lambda name: (-uses.projects[name], name))
+        named = ", ".join(most[:_SHOWN]) + (f" and {len(most) - _SHOWN} more" if len(most) > _SHOWN else "")
+        parts[-1] += f" by {len(uses.jobs):,} job{'s' * (len(uses.jobs) > 1)} of {named}"
+    if uses.jobs and uses.others:
+        parts.append(f"{uses.others:,} by no job")
+    if uses.pulls:
+        parts.append(f"{uses.pulls:,} pull{'s' * (uses.pulls > 1)} that found it up to date")
+    if uses.ended is not None and uses.count and uses.ended > uses.began:
+        parts.append(f"within {format_duration((uses.ended - uses.began) / 1e9)}")
+    return ", ".join(parts)
+
+
+def size_of(episode: Episode) -> str:
+    """Bytes for people; nothing where none are told."""
+    return "" if episode.bytes is None else format_bytes(episode.bytes)
+
+
+_NAMES = """
+SELECT DISTINCT image, name FROM (
+    SELECT image, unnest(CAST(attributes -> '$.references' AS VARCHAR[])
+        || CAST(attributes -> '$.digests' AS VARCHAR[])) AS name
+    FROM event WHERE host = $host AND kind = 'image_observed'
+    UNION ALL
+    SELECT image, reference FROM event
+    WHERE host = $host AND kind IN ('image_pulled', 'image_tagged', 'image_untagged', 'image_built', 'job_image_used')
+) WHERE image IS NOT NULL AND name IS NOT NULL AND NOT starts_with(name, 'sha256:') ORDER BY image, name
+"""
+_IDS = "SELECT image, image_id FROM image SEMI JOIN (FROM event WHERE host = $host) USING (image) ORDER BY image"
+_OWNERS = "SELECT job, coalesce(project, 'project ' || project_id, ci) FROM job WHERE host = $host"
+_ORIGINS = "SELECT image, origin FROM image_origins WHERE host = $host"
+_HELD = "SELECT image FROM present_images WHERE host = $host"
+_EVENTS = """
+WITH own AS (
+    SELECT epoch_ns(time) AS began, epoch_ns(time) AS ended, kind, reference, bytes, job,
+        CASE kind WHEN 'item_failed' THEN attributes ->> '$.error'
+            ELSE coalesce(attributes ->> '$.detail', attributes ->> '$.reason') END AS why,
+        attributes ->> '$.prune' AS prune, coalesce(attributes ->> '$.inferred' = 'true', false) AS inferred, seq
+    FROM event WHERE host = $host AND image = $image AND kind IN ('image_pulled', 'image_tagged', 'image_untagged',
+        'image_deleted', 'image_loaded', 'image_imported', 'image_built', 'image_pushed', 'image_observed',
+        'item_removed', 'item_failed', 'job_image_used', 'base_used')
+    UNION ALL
+    SELECT epoch_ns(least(min(began), min(time))), epoch_ns(max(time) FILTER (kind = 'container_destroyed')),
+        'container', NULL, NULL, max(job), NULL, NULL, false, min(seq)
+    FROM event WHERE host = $host AND image = $image
+        AND kind IN ('container_created', 'container_started', 'container_died', 'container_destroyed')
+    GROUP BY container
+)
+SELECT o.began, o.ended, o.kind, o.reference, o.bytes, o.job,
+    coalesce(j.project, 'project ' || j.project_id, j.ci), why, trigger, inferred
+FROM own AS o LEFT JOIN job AS j ON j.job = o.job
+    LEFT JOIN (SELECT prune, trigger FROM prunes WHERE host = $host) AS p ON p.prune = o.prune
+ORDER BY o.began, o.seq
+"""

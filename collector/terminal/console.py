@@ -1,0 +1,240 @@
+"""What the three commands share on the terminal: tables, JSON, common options."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from collector.model.errors import UsageError
+from collector.model.paths import ENVIRONMENT_VARIABLE, default_log_path
+from collector.model.units import parse_duration
+from collector.terminal.sparkline import ASCII_BARS, BARS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from collector.eventlog.log import EventLog
+    from collector.terminal.table import Cell
+
+_UNLIMITED_WIDTH = 1000
+
+
+class Format(StrEnum):
+    """How a report is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+LogOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--log",
+        envvar=ENVIRONMENT_VARIABLE,
+        metavar="PATH",
+        help="The event log. Default: /var/lib/docker-hindsight/events.duckdb for root, "
+        "else docker-hindsight/events.duckdb in the XDG state folder.",
+        show_default=False,
+    ),
+]
+HostOption = Annotated[
+    str | None,
+    typer.Option(
+        "--host",
+        "-H",
+        envvar="DOCKER_HOST",
+        metavar="ADDRESS",
+        help="The engine: unix:///path or tcp://host:port. Default: the usual Docker socket.",
+        show_default=False,
+    ),
+]
+FormatOption = Annotated[Format, typer.Option("--format", help="A table for people, JSON for machines.")]
+
+
+def open_log(path: Path | None, wait: float = 10.0) -> EventLog:
+    """The log that the user means."""
+    from collector.eventlog.log import EventLog
+
+    return EventLog(path or default_log_path(), wait=wait)
+
+
+def duration(option: str, text: str, least: float = 1.0) -> float:
+    """Seconds of an option.
+
+    Raises:
+        UsageError: it is no duration, or less than `least` seconds.
+    """
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+    if seconds < least:
+        raise UsageError(f"{option}: '{text}' is less than {least:g} s")
+    return seconds
+
+
+def print_version(asked: bool) -> None:
+    """The eager callback of ``--version``."""
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"docker-hindsight {version('docker-hindsight')}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", help="Print the version and end.", callback=print_version, is_eager=True)
+]
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console as wide as the terminal; not cut at all when the output goes elsewhere."""
+    from rich.console import Console
+
+    class Piped(Console):
+        """Leaves it to `faults` to end where whoever reads has had enough."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    made = Piped(stderr=stderr, highlight=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = _UNLIMITED_WIDTH
+    return made
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    *,
+    right: Collection[str] = (),
+    names: Collection[str] = (),
+    below: Collection[str] = (),
+    optional: Sequence[str] = (),
+) -> list[str]:
+    """Print aligned columns that fit the terminal; return those that were left out.
+
+    Args:
+        columns: their headings.
+        rows: one cell a column; `Text` cells bring their own style.
+        right: columns aligned to the right, as numbers are.
+        names: columns of names, which may be shortened.
+        below: columns of sentences, which may stand under their row.
+        optional: columns that may be left out, the first of them first.
+    """
+    from collector.terminal.table import Table
+
+    shown = console()
+    table = Table(columns, list(rows), right, names, below, optional)
+    for line in table.lines(shown):
+        print_line(line, shown)
+    left_out = table.left_out(shown)
+    if left_out:
+        print_text(f"No room for {', '.join(left_out)}: widen the terminal, or see --format json.", "dim")
+    return left_out
+
+
+def print_facts(facts: Iterable[tuple[str, Cell]]) -> None:
+    """Print what is known of one thing, a line each: a word, and the value, which may take several lines."""
+    from rich.text import Text
+
+    from collector.terminal.table import printable
+
+    shown = console()
+    rows = [(word, printable(value)) for word, value in facts]
+    indent = max(len(word) for word, _ in rows) + 2
+    for word, value in rows:
+        lines = value.wrap(shown, max(20, shown.width - indent)) or [Text()]
+        for k, line in enumerate(lines):
+            line.rstrip()
+            print_line(Text.assemble((("" if k else word).ljust(indent), "bold"), line), shown)
+
+
+def print_text(text: str, style: str = "") -> None:
+    """Print a sentence, broken between words where the terminal ends."""
+    from rich.text import Text
+
+    from collector.terminal.table import printable
+
+    shown = console()
+    for line in printable(Text(text, style)).wrap(shown, shown.width):
+        line.rstrip()
+        print_line(line, shown)
+
+
+def print_line(line: Text, where: Console | None = None) -> None:
+    """Print one line as it is."""
+    (where or console()).print(line, no_wrap=True, overflow="ignore", crop=False, soft_wrap=True, end="\n")
+
+
+def bars(where: Console | None = None) -> str:
+    """The characters for sparklines that this terminal can show."""
+    encoding = (where or console()).encoding.lower().replace("-", "")
+    return BARS if encoding.startswith("utf") else ASCII_BARS
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, where that is a terminal; yields a function of (done, total)."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    with bar:
+        task = bar.add_task(what, total=None)
+
+        def update(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield update
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON, keys in the order given, so that equal reports are equal bytes."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def log_to_stderr(*, verbose: bool = False) -> None:
+    """Send log lines to stderr, with systemd's priorities where systemd reads them."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JournalFormatter() if in_journal() else logging.Formatter("%(message)s"))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
+    # One line per HTTP request is noise at any level of ours.
+    logging.getLogger("urllib3").setLevel(logging.WARNING)
+    logging.getLogger("docker").setLevel(logging.WARNING)
+
+
+def in_journal() -> bool:
+    """Whether stderr is the journal, which reads priorities (systemd.exec(5), JOURNAL_STREAM)."""
+    try:
+        found = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+class _JournalFormatter(logging.Formatter):
+    """Prefixes a line with its priority (sd-daemon(3))."""
+
+    _PRIORITY = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7))
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next((number for level, number in self._PRIORITY if record.levelno >= level), 7)
+        return f"<{priority}>{super().format(record)}"

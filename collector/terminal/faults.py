@@ -1,0 +1,96 @@
+"""How a command ends: what is wrong is said in one line on stderr, never as a traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+
+from collector.model.errors import HindsightError, UsageError
+from collector.terminal.console import in_journal
+
+_INTERRUPTED = 130
+# Typer has no public name for what it raises where a command line is wrong.
+_MISUSE: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+def run(app: typer.Typer, program: str) -> NoReturn:
+    """Run a command as its arguments say, and end with its exit status."""
+    with faults_in_one_line(program):
+        try:
+            status = app(prog_name=program, standalone_mode=False)
+        except _MISUSE as error:
+            raise SystemExit(_tell_misuse(error, program)) from None
+        except SystemExit as ended:
+            # Typer ends so where whoever read our output has had enough.
+            if not isinstance(ended.__context__, BrokenPipeError):
+                raise
+            raise ended.__context__ from None
+        if sys.stdout:  # there is none where the caller closed it
+            sys.stdout.flush()
+    raise SystemExit(status if isinstance(status, int) else 0)
+
+
+@contextmanager
+def faults_in_one_line(program: str) -> Iterator[None]:
+    """Say what is wrong in one line on stderr and end with its exit status."""
+    try:
+        yield
+    except HindsightError as error:
+        _tell(f"{program}: {error}")
+        raise SystemExit(error.exit_status) from None
+    except KeyboardInterrupt:
+        raise SystemExit(_INTERRUPTED) from None
+    except RuntimeError as error:
+        # What DuckDB makes of Ctrl-C during a query.
+        if str(error) != "Query interrupted":
+            raise
+        raise SystemExit(_INTERRUPTED) from None
+    except BrokenPipeError:
+        # Whoever read our output has had enough; nothing more can be said there.
+        _drop_output()
+        raise SystemExit(0) from None
+    except OSError as error:
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        # Only what we print goes to a file without a name.
+        place = "the output" if error.filename is None else os.fsdecode(error.filename)
+        _drop_output()
+        _tell(f"{program}: {place} cannot be used: {error.strerror}")
+        raise SystemExit(HindsightError.exit_status) from None
+
+
+def _tell(line: str) -> None:
+    typer.echo(f"{'<3>' if in_journal() else ''}{line}", err=True)
+
+
+def _drop_output() -> None:
+    """Let go of what is still to be printed, which Python would try again at its end."""
+    if sys.stdout:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _tell_misuse(error: Exception, program: str) -> int:
+    """Say in one line what is wrong with a command line; return the exit status."""
+    context = getattr(error, "ctx", None)
+    message = str(getattr(error, "format_message", error.__str__)()).strip()
+    if "\n" in message:  # nothing was asked, so this is the help
+        typer.echo(message, err=True)
+        return UsageError.exit_status
+    command = getattr(context, "command_path", program)
+    text = message.replace("Value error, ", "").rstrip(".")
+    if text.startswith("Got unexpected extra argument"):
+        text += " (quote a glob, so that the shell leaves it whole)" if "--log" in _options(context) else ""
+    _tell(f"{command}: {text[:1].lower()}{text[1:]}: see `{command} --help`")
+    return UsageError.exit_status
+
+
+def _options(context: object) -> set[str]:
+    """The options of the command that was called."""
+    parameters = getattr(getattr(context, "command", None), "params", ())
+    return {name for parameter in parameters for name in parameter.opts}

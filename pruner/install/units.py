@@ -1,0 +1,388 @@
+"""Writes the systemd units that run collector and pruner on this host, and takes them away again."""
+
+from __future__ import annotations
+
+import grp
+import pwd
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from collector.model.errors import HindsightError, UsageError
+from pruner.policy.file import to_toml
+from pruner.policy.policy import SLOTS_VARIABLE, Policy
+
+DEFAULT_USER = "docker-hindsight"
+ENGINE_GROUP = "docker"
+_TEMPLATES = (
+    ("collector", "collector.service"),
+    ("pruner", "pruner.service"),
+    ("pruner", "pruner.timer"),
+    ("pruner", "pruner.path"),
+)
+_STARTED = ("collector.service", "pruner.timer", "pruner.path")
+_UNIT_FOLDER = Path("etc/systemd/system")
+_MARK = "# Installed by `pruner install-units`: change it with `systemctl edit`, not here.\n"
+_HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
+_HIDDEN = (*_HOMES, Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - nothing is written there
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+
+
+class InstallError(HindsightError):
+    """Units cannot be written or started here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """Where and how units run our commands.
+
+    Attributes:
+        root: the root file system that is written to; another than ``/``: nothing is run there.
+        programs: the folder of the commands, as that system will see it.
+        user: whom the services run as.
+        group: the group that may use the engine's socket; None: none is needed or there.
+        instance: name of one engine among several on this host; empty: the only one.
+        host: the engine's address; empty: the usual socket.
+        visible: folders that must be seen although home folders and /tmp are hidden.
+    """
+
+    root: Path
+    programs: Path
+    user: str = DEFAULT_USER
+    group: str | None = ENGINE_GROUP
+    instance: str = ""
+    host: str = ""
+    visible: tuple[Path, ...] = ()
+
+    @property
+    def live(self) -> bool:
+        """Whether it is this running system."""
+        return self.root == Path("/")
+
+    @property
+    def suffix(self) -> str:
+        """What tells this instance's units and files from others'."""
+        return f"-{self.instance}" if self.instance else ""
+
+    @property
+    def state(self) -> str:
+        """The folder of the log, under /var/lib."""
+        return f"docker-hindsight{self.suffix}"
+
+    @property
+    def policy(self) -> Path:
+        """The policy file, on the installed system."""
+        return Path("/etc/docker-hindsight") / f"{self.instance or 'policy'}.toml"
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The names of all units."""
+        return tuple(self._named(unit) for _, unit in _TEMPLATES)
+
+    @property
+    def started(self) -> tuple[str, ...]:
+        """The units that are enabled; the others are started by these."""
+        return tuple(self._named(unit) for unit in _STARTED)
+
+    def _named(self, unit: str) -> str:
+        stem, _, kind = unit.partition(".")
+        return f"{stem}{self.suffix}.{kind}"
+
+    def files(self) -> dict[Path, str]:
+        """All files but the policy, by path under the root, with their text."""
+        found = {
+            _UNIT_FOLDER / self._named(unit): _MARK + self._filled(_template(package, unit))
+            for package, unit in _TEMPLATES
+        }
+        if self.user != "root":
+            found[Path("etc/sysusers.d") / f"{self.state}.conf"] = _MARK + self._sysusers()
+            found[Path("etc/tmpfiles.d") / f"{self.state}.conf"] = _MARK + self._tmpfiles()
+        return found
+
+    def _sysusers(self) -> str:
+        lines = [f'u {self.user} - "docker-hindsight" /var/lib/{self.state}']
+        if self.group:
+            lines.append(f"m {self.user} {self.group}")
+        return "\n".join(lines) + "\n"
+
+    def _tmpfiles(self) -> str:
+        owner = f"{self.user} {self.user}"
+        return (
+            f"d /var/lib/{self.state} 0750 {owner}\n"
+            # It is there before the disk is full.
+            f"f /var/lib/{self.state}/events.duckdb.wake 0640 {owner}\n"
+        )
+
+    def _filled(self, template: str) -> str:
+        values = {
+            "BIN": _escaped(str(self.programs)),
+            "OF": f" {self.instance}" if self.instance else "",
+            "SUFFIX": self.suffix,
+            "STATE": self.state,
+            "POLICY": f" --policy {self.policy}" if self.instance else "",
+            "ENVIRONMENT": self._environment(),
+            "ADOPT": self._adopt(),
+            "SLOTS": self._slots(),
+            "RUN_AS": self._run_as(),
+            "HOME": "tmpfs" if any(_under(path, _HOMES) for path in self.visible) else "yes",
+            "NETWORK": self._network(),
+            "PATHS": self._paths(),
+        }
+        filled = re.sub(r"@([A-Z_]+)@", lambda match: values[match[1]], template)
+        return re.sub(r"\n{3,}", "\n\n", filled)
+
+    def _environment(self) -> str:
+        lines = [
+            f"# What this host adds: DOCKER_HOST, COLLECTOR_OPTIONS, PRUNER_OPTIONS in /etc/default/{self.state}.",
+            f"Environment=DOCKER_HINDSIGHT_LOG=/var/lib/{self.state}/events.duckdb",
+            "Environment=COLLECTOR_OPTIONS= PRUNER_OPTIONS=",
+        ]
+        if self.host:
+            lines.append(f'Environment="DOCKER_HOST={_escaped(self.host)}"')
+        lines.append(f"EnvironmentFile=-/etc/default/{self.state}")
+        return "\n".join(lines)
+
+    def _adopt(self) -> str:
+        if self.user == "root":
+            return ""
+        return (
+            "# Files that root's own runs of the commands left there would shut the service out.\n"
+            f"ExecStartPre=+/bin/chown --recursive --no-dereference --from=root {self.user}: /var/lib/{self.state}"
+        )
+
+    def _slots(self) -> str:
+        """Root reads the number of job slots at each start: the file bears tokens, and the service may not read it."""
+        if self.user == "root":
+            return ""
+        told = f"/run/{self.state}.slots"
+        # As systemd takes it: dollar signs and backslashes doubled.
+        script = (
+            f'umask 022; rm -f {told}; [ -r "$$RUNNER_CONFIG" ] || exit 0; '
+            'slots=$$(sed -En -e "/^[[:space:]]*[[]/q" '
+            '-e "s/^[[:space:]]*concurrent[[:space:]]*=[[:space:]]*([0-9]+).*/\\\\1/p" "$$RUNNER_CONFIG"); '
+            f'echo "{SLOTS_VARIABLE}=$${{slots:-1}}:$$RUNNER_CONFIG" >{told}'
+        )
+        return "\n".join(
+            [
+                "# GitLab Runner's configuration bears tokens and is root's alone: root reads the number of job slots,",
+                "# and nothing else. Another place of it is set as RUNNER_CONFIG, where the policy names it, too.",
+                "Environment=RUNNER_CONFIG=/etc/gitlab-runner/config.toml",
+                f"ExecStartPre=-+/bin/sh -c '{script}'",
+                f"EnvironmentFile=-{told}",
+            ]
+        )
+
+    def _run_as(self) -> str:
+        lines = [f"User={self.user}"]
+        if self.user == "root":
+            lines.insert(0, "# As root, for the engine's socket is root's alone; without any of root's capabilities.")
+        if self.user != "root" and self.group:
+            lines += ["# The engine's socket is this group's.", f"SupplementaryGroups={self.group}"]
+        return "\n".join(lines)
+
+    def _network(self) -> str:
+        if self.host and not self.host.startswith("unix:"):
+            return "# The engine is reached by TCP.\nRestrictAddressFamilies=AF_UNIX AF_INET AF_INET6"
+        return "# The engine's socket only.\nRestrictAddressFamilies=AF_UNIX\nPrivateNetwork=yes"
+
+    def _paths(self) -> str:
+        shown = [path for path in self.visible if _under(path, _HIDDEN)]
+        if not shown:
+            return ""
+        lines = [f"BindReadOnlyPaths=-{_escaped(str(path))}" for path in shown]
+        return "\n".join(["# What is hidden otherwise and needed.", *lines])
+
+
+def installation(
+    root: Path = Path("/"),
+    programs: Path | None = None,
+    user: str = DEFAULT_USER,
+    instance: str = "",
+    host: str = "",
+    data_root: Path | None = None,
+) -> Installation:
+    """What to install, completed by what this Python and that root file system tell.
+
+    Raises:
+        UsageError: a name that cannot be one, or no folder with our commands.
+    """
+    for what, name in (("--user", user), ("--instance", instance or "x")):
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"{what}: '{name}' is no name (lower case letters, digits, - . _)")
+    own = Path(sys.prefix)
+    root, programs = root.absolute(), (programs or own / "bin").absolute()
+    if not (root / programs.relative_to("/") / "collector").exists() and not (programs / "collector").exists():
+        raise UsageError(f"--bin: there is no command `collector` in {programs}")
+    needed = [own, Path(sys.base_prefix)] if programs == own / "bin" else [programs]
+    visible = [*needed, *([data_root] if data_root else [])]
+    group = ENGINE_GROUP if _has_group(root, ENGINE_GROUP) else None
+    return Installation(root, programs, user, group, instance, host, tuple(dict.fromkeys(visible)))
+
+
+def install(wanted: Installation, *, enable: bool = False, dry_run: bool = False) -> list[str]:
+    """Write all files, make the user, and (if asked) start the units; what was done, a line each.
+
+    A policy that is there is left as it is.
+
+    Raises:
+        InstallError: no permission, or a file of the same name that is not ours.
+    """
+    done = []
+    for path, text in wanted.files().items():
+        _check_ours(wanted.root / path)
+        done.append(_write(wanted.root / path, text, dry_run=dry_run))
+    policy = wanted.root / wanted.policy.relative_to("/")
+    if not policy.exists():
+        done.append(_write(policy, to_toml(Policy()), dry_run=dry_run))
+    if wanted.live:
+        for argv in _commands(wanted, enable=enable):
+            done.append(("would run " if dry_run else "ran ") + " ".join(argv))
+            if not dry_run:
+                _run(argv)
+    return done
+
+
+def uninstall(wanted: Installation, *, dry_run: bool = False) -> list[str]:
+    """Stop the units and remove what `install` wrote, but for log, policy and user; what was done.
+
+    Raises:
+        InstallError: no permission.
+    """
+    done = []
+    present = [path for path in wanted.files() if _is_ours(wanted.root / path)]
+    live = wanted.live and _running_systemd()
+    if present and live:
+        argv = ["systemctl", "disable", "--now", *wanted.started]
+        done.append(("would run " if dry_run else "ran ") + " ".join(argv))
+        if not dry_run:
+            _run(argv)
+    for path in present:
+        done.append(f"{'would remove' if dry_run else 'removed'} {wanted.root / path}")
+        if not dry_run:
+            try:
+                (wanted.root / path).unlink()
+            except OSError as error:
+                raise InstallError(f"{wanted.root / path} cannot be removed: {error.strerror}") from None
+    if present and live and not dry_run:
+        _run(["systemctl", "daemon-reload"])
+    return done
+
+
+def next_steps(wanted: Installation, *, enabled: bool) -> list[str]:
+    """What the operator does next, a line each."""
+    steps = []
+    if wanted.user != "root" and wanted.group is None:
+        steps.append(
+            f"there is no group '{ENGINE_GROUP}': let user {wanted.user} use the engine's socket, "
+            "or install with --user root"
+        )
+    if not enabled:
+        steps += [
+            f"look at {wanted.policy}, and try it on this host: sudo pruner plan",
+            f"start with: sudo systemctl enable --now {' '.join(wanted.started)}",
+        ]
+    steps.append(f"see what they do with: journalctl -u 'collector{wanted.suffix}' -u 'pruner{wanted.suffix}'")
+    return steps
+
+
+def _commands(wanted: Installation, *, enable: bool) -> list[list[str]]:
+    found = []
+    if wanted.user != "root":
+        found += _user_commands(wanted)
+    if _running_systemd():
+        found.append(["systemctl", "daemon-reload"])
+        if enable:
+            found.append(["systemctl", "enable", "--now", *wanted.started])
+    elif enable:
+        raise InstallError("systemd does not run here, so nothing can be enabled: leave out --enable")
+    return found
+
+
+def _user_commands(wanted: Installation) -> list[list[str]]:
+    found = []
+    if shutil.which("systemd-sysusers"):
+        found.append(["systemd-sysusers", f"/etc/sysusers.d/{wanted.state}.conf"])
+    elif not _has_user(wanted.user):
+        groups = ["--groups", wanted.group] if wanted.group else []
+        shell = ["--shell", "/usr/sbin/nologin"]
+        home = ["--home-dir", f"/var/lib/{wanted.state}"]
+        found.append(["useradd", "--system", "--user-group", *shell, *home, *groups, wanted.user])
+    if shutil.which("systemd-tmpfiles"):
+        found.append(["systemd-tmpfiles", "--create", f"/etc/tmpfiles.d/{wanted.state}.conf"])
+    return found
+
+
+def _template(package: str, unit: str) -> str:
+    return (resources.files(package) / "systemd" / unit).read_text(encoding="utf-8")
+
+
+def _escaped(text: str) -> str:
+    """As systemd reads it: no specifiers, no white space that would end a word."""
+    return text.replace("\\", "\\\\").replace("%", "%%").replace(" ", "\\x20")
+
+
+def _under(path: Path, folders: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return path.read_text(encoding="utf-8").startswith(_MARK)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _check_ours(path: Path) -> None:
+    if path.exists() and not _is_ours(path):
+        raise InstallError(f"{path} is there and was not written by `pruner install-units`: move it away first")
+
+
+def _write(path: Path, text: str, *, dry_run: bool) -> str:
+    if dry_run:
+        return f"would write {path}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o644)
+    except OSError as error:
+        raise InstallError(f"{path} cannot be written: {error.strerror}; run as root, or name a --root") from None
+    return f"wrote {path}"
+
+
+def _run(argv: Sequence[str]) -> None:
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
+    except OSError as error:
+        raise InstallError(f"{argv[0]} cannot be run: {error.strerror}") from None
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise InstallError(f"`{' '.join(argv)}` ended with status {done.returncode}: {said}")
+
+
+def _running_systemd() -> bool:
+    """As sd_booted(3)."""
+    return Path("/run/systemd/system").is_dir() and shutil.which("systemctl") is not None
+
+
+def _has_group(root: Path, name: str) -> bool:
+    if root != Path("/"):
+        groups = root / "etc/group"
+        return groups.exists() and any(
+            line.startswith(f"{name}:") for line in groups.read_text(encoding="utf-8", errors="replace").splitlines()
+        )
+    try:
+        return bool(grp.getgrnam(name))
+    except KeyError:
+        return False
+
+
+def _has_user(name: str) -> bool:
+    try:
+        return bool(pwd.getpwnam(name))
+    except KeyError:
+        return False

@@ -1,0 +1,1 @@
+"""The decision: what goes, in which order, and why. Pure."""

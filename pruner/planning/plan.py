@@ -1,0 +1,475 @@
+"""The plan: a verdict with its reason for all that the engine holds, from an inventory and a policy. Pure."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from collector.machine.disk import DiskSample
+from collector.model.origin import Origin
+from collector.model.units import format_bytes, format_count, format_duration
+from pruner.planning import stages
+from pruner.planning.decision import MEANING, Reason, evict, in_turn
+from pruner.planning.stages import Item, ItemKind, Shortage
+from pruner.policy.orders import ORDERS, Facts, PlainFacts
+from pruner.policy.policy import Levels, Policy
+from pruner.state.inventory import Image, Inventory
+from pruner.state.learning import Learned
+
+# After a gap every image may have been used unseen. Its jobs have long created their containers by
+# then, so the doubt lasts as long as a job may take from pull to container, not a whole min_age.
+GAP_GRACE_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What happens to one image, and why.
+
+    Attributes:
+        image: the image.
+        reason: why it stays or goes.
+        frees: bytes that its removal frees at its turn; 0 if it stays.
+        detail: the reason in words, with the figures that led to it.
+    """
+
+    image: Image
+    reason: Reason
+    frees: int
+    detail: str
+
+    @property
+    def evicts(self) -> bool:
+        """Whether the image goes."""
+        return self.reason.evicts
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """One step of a plan, in words that hold for whatever is removed.
+
+    Attributes:
+        kind: what goes.
+        key: what the engine calls it.
+        name: what people call it.
+        reason: why it goes, as the log keeps it.
+        frees: bytes that it frees at its turn.
+        detail: the reason in words.
+        references: an image's tags, all of which go.
+        of: what it was decided on.
+    """
+
+    kind: ItemKind
+    key: str
+    name: str
+    reason: str
+    frees: int
+    detail: str
+    references: tuple[str, ...]
+    of: Verdict | Item
+
+    @classmethod
+    def of_image(cls, verdict: Verdict) -> Removal:
+        """The removal of an image."""
+        image, reason = verdict.image, verdict.reason.name.lower()
+        return cls(
+            ItemKind.IMAGE, image.image_id, image.name, reason, verdict.frees, verdict.detail, image.references, verdict
+        )
+
+    @classmethod
+    def of_item(cls, item: Item) -> Removal:
+        """The removal of something else."""
+        return cls(item.kind, item.key, item.name, item.why.value, item.frees, item.detail, (), item)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Verdicts on all that the engine holds: what goes first, in the order of its removal.
+
+    Attributes:
+        policy: what was decided by.
+        inventory: what was decided on.
+        levels: the policy's amounts on this disk.
+        verdicts: one per image.
+        items: verdicts on containers, volumes and build cache, stage by stage.
+    """
+
+    policy: Policy
+    inventory: Inventory
+    levels: Levels
+    verdicts: tuple[Verdict, ...]
+    items: tuple[Item, ...] = ()
+
+    @property
+    def evictions(self) -> tuple[Verdict, ...]:
+        """The images that go, in order."""
+        return tuple(verdict for verdict in self.verdicts if verdict.evicts)
+
+    @property
+    def removals(self) -> tuple[Removal, ...]:
+        """All that goes, in order: containers, images without a name, volumes, build cache, images."""
+        images = {
+            dangling: [
+                Removal.of_image(verdict)
+                for verdict in self.evictions
+                if (verdict.reason is Reason.EVICT_DANGLING) is dangling
+            ]
+            for dangling in (True, False)
+        }
+        going = [Removal.of_item(item) for item in self.items if item.goes]
+        containers = [one for one in going if one.kind is ItemKind.CONTAINER]
+        others = [one for one in going if one.kind is not ItemKind.CONTAINER]
+        return (*containers, *images[True], *others, *images[False])
+
+    @property
+    def frees(self) -> int:
+        """Bytes that all removals free together."""
+        return sum(removal.frees for removal in self.removals)
+
+    @property
+    def needed(self) -> bool:
+        """Whether free space is under the threshold."""
+        disk = self.inventory.disk
+        return short(disk.free_bytes, disk.free_inodes, self.levels.threshold)
+
+    @property
+    def reaches_target(self) -> bool:
+        """Whether free space is at the target afterwards, as far as bytes go."""
+        return self.inventory.disk.free_bytes + self.frees >= self.levels.target[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as the log keeps it."""
+        disk = self.inventory.disk
+        return {
+            "free_bytes": disk.free_bytes,
+            "free_inodes": disk.free_inodes,
+            "total_bytes": disk.total_bytes,
+            "threshold_bytes": self.levels.threshold[0],
+            "target_bytes": self.levels.target[0],
+            "threshold_inodes": self.levels.threshold[1],
+            "frees": self.frees,
+            "warnings": list(self.inventory.warnings),
+            "items": [
+                {
+                    "item": item.kind.value,
+                    "key": item.key,
+                    "name": item.name,
+                    "reason": item.why.value,
+                    "detail": item.detail,
+                    "frees": item.frees,
+                    "bytes": item.subject.bytes,
+                }
+                for item in self.items
+            ],
+            "images": [
+                {
+                    "image": verdict.image.image_id,
+                    "references": list(verdict.image.references),
+                    "reason": verdict.reason.name.lower(),
+                    "frees": verdict.frees,
+                    "last_use": verdict.image.last_use,
+                    "evidence": verdict.image.evidence,
+                    "origin": verdict.image.origin.value,
+                }
+                for verdict in self.verdicts
+            ],
+        }
+
+
+def plan(policy: Policy, inventory: Inventory, job_slots: int | None = None, *, levels: Levels | None = None) -> Plan:
+    """Decide on all that the engine holds, stage by stage.
+
+    Args:
+        policy: what may be removed, when, and in which order.
+        inventory: what there is, and the disk as it is.
+        job_slots: free job slots of the runner, for amounts per job; None: as the inventory tells.
+        levels: levels of free space instead of the policy's (one manual clean-up).
+
+    Raises:
+        ValueError: the policy contradicts itself on this disk.
+    """
+    disk = inventory.disk
+    slots = job_slots if job_slots is not None else inventory.free_slots
+    levels = levels or policy.levels(disk.total_bytes, disk.total_inodes, slots)
+    shortage = _shortage(disk, levels)
+    now = inventory.now
+    containers = stages.containers(policy.containers, inventory.containers, now, shortage)
+    images = _Images(policy, inventory, levels, frozenset(item.key for item in containers if item.goes))
+    if shortage is not None:
+        images.decide_on_dangling(shortage)
+    items = (
+        *containers,
+        *stages.volumes(policy.volumes, inventory.volumes, now, shortage),
+        *stages.build_cache(policy.build_cache, inventory.build_cache, now, shortage),
+    )
+    return Plan(policy, inventory, levels, images.decide(shortage), items)
+
+
+def _shortage(disk: DiskSample, levels: Levels) -> Shortage | None:
+    """What is missing to the target; None while free space is above the threshold."""
+    if not short(disk.free_bytes, disk.free_inodes, levels.threshold):
+        return None
+    used_bytes, used_inodes = disk.total_bytes - disk.free_bytes, disk.total_inodes - disk.free_inodes
+    return Shortage(
+        levels.target[0] - disk.free_bytes,
+        levels.target[1] - disk.free_inodes,
+        used_inodes / used_bytes if used_bytes > 0 else 0.0,
+    )
+
+
+class _Images:
+    """The stages that concern images: each a call of the decision function on what the ones before left."""
+
+    def __init__(self, policy: Policy, inventory: Inventory, levels: Levels, gone: frozenset[str]) -> None:
+        disk = inventory.disk
+        self._policy, self._inventory, self._levels = policy, inventory, levels
+        self._images = inventory.images
+        self._left = Counter(one.image for one in inventory.containers if one.container_id not in gone)
+        self._listed = Counter(one.image for one in inventory.containers)
+        self._layers = _Layers(self._images, disk.total_inodes - disk.free_inodes, disk.total_bytes - disk.free_bytes)
+        self._holders = list(self._layers.holders)
+        own, order_of = self._layers.own_bytes(), ORDERS[policy.order]
+        keys = [
+            order_of(facts(image, inventory.now, own[i], inventory.learned)) for i, image in enumerate(self._images)
+        ]
+        self._order = sorted(range(len(self._images)), key=lambda i: (keys[i], i))
+        self._reasons: dict[int, Reason] = {}
+        self._dangling: list[int] = []
+
+    def decide_on_dangling(self, shortage: Shortage) -> None:
+        """Choose among the images without a name; what they free lessens the shortage."""
+        bearers = {reference: image.image_id for image in self._images for reference in image.references}
+        chosen = [i for i in self._order if stages.is_dangling(self._images[i], bearers, self._policy)]
+        held = [self._blocked(i) for i in range(len(self._images))]
+        # Nobody can pull what bears no name, and nobody can ask for it either: local_images is for
+        # images that somebody may ask for.
+        blocked = [
+            Reason.ENOUGH_SPACE if reason is Reason.LOCAL and not self._images[i].digests else reason
+            for i, reason in enumerate(held)
+        ]
+        before = list(self._holders)
+        verdict = self._evict(chosen, blocked, self._policy.dangling.age, shortage, _NEVER)
+        self._dangling = [i for i in chosen if Reason(verdict[i]).evicts]
+        freed = sum(
+            size for size, old, new in zip(self._layers.bytes, before, self._holders, strict=True) if old > new == 0
+        )
+        self._reasons = dict.fromkeys(self._dangling, Reason.EVICT_DANGLING)
+        shortage.take(freed)
+
+    def decide(self, shortage: Shortage | None) -> tuple[Verdict, ...]:
+        """The verdicts on all images: those that go first, in their order."""
+        rest = [i for i in self._order if i not in self._reasons]
+        blocked = [self._blocked(i) for i in range(len(self._images))]
+        if shortage is None:
+            self._reasons.update({i: blocked[i] for i in rest})
+        else:
+            verdict = self._evict(rest, blocked, 0.0, shortage, self._levels.emergency)
+            self._reasons.update({i: Reason(verdict[i]) for i in rest})
+        going = [*self._dangling, *in_turn(rest, self._reasons)]
+        frees = self._layers.freed_one_by_one(going)
+        staying = [i for i in self._order if not self._reasons[i].evicts]
+        return tuple(
+            Verdict(
+                self._images[i],
+                self._reasons[i],
+                frees.get(i, 0),
+                explain(self._images[i], self._reasons[i], self._policy, self._inventory.now),
+            )
+            for i in [*going, *staying]
+        )
+
+    def _blocked(self, number: int) -> Reason:
+        image = self._images[number]
+        # Containers that came between two readings of the engine count, too.
+        extra = image.containers - self._listed[image.image_id]
+        return blocked(image, self._left[image.image_id] + extra, self._policy, self._inventory.held)
+
+    def _evict(
+        self,
+        order: Sequence[int],
+        held: Sequence[Reason],
+        age: float,
+        shortage: Shortage,
+        emergency: tuple[float, float],
+    ) -> list[int]:
+        """Call the decision function, which is to free what is missing now."""
+        policy, inventory, layers = self._policy, self._inventory, self._layers
+        min_age = max(policy.min_age, age)
+        verdict = [0] * len(self._images)
+        target = self._levels.target
+        evict(
+            order,
+            [int(reason) for reason in held],
+            [policy.protects(image.names) is not None for image in self._images],
+            [recent_use(image.last_use, inventory.blind_until, policy.min_age) for image in self._images],
+            inventory.now - min_age,
+            inventory.now - policy.allowlist_idle,
+            (target[0] - shortage.bytes, target[1] - shortage.inodes),
+            # The threshold was crossed before the first stage: from then on the target counts.
+            (math.inf, math.inf),
+            target,
+            emergency,
+            layers.first,
+            layers.layer,
+            layers.bytes,
+            layers.inodes,
+            self._holders,
+            verdict,
+        )
+        return verdict
+
+
+_NEVER = (-1.0, -1.0)
+
+
+def facts(image: Image, now: float, own_bytes: int, learned: Learned) -> Facts:
+    """What an order may look at."""
+    idle, superseded = now - image.last_use, image.superseded <= now
+    return PlainFacts(
+        now=now,
+        last_use=image.last_use,
+        pulled=image.pulled,
+        created=image.created,
+        first_seen=image.first_seen,
+        uses=image.uses,
+        returns=image.returns,
+        gap=image.gap,
+        bytes=image.size,
+        own_bytes=own_bytes,
+        superseded=int(superseded),
+        hazard=learned.hazard(idle, image.uses, superseded),
+        forecast=learned.forecast(idle, image.gap, now - image.superseded),
+    )
+
+
+def blocked(image: Image, containers: int, policy: Policy, held: frozenset[str]) -> Reason:
+    """The reason for which an image must stay whatever happens, else ENOUGH_SPACE (0).
+
+    Args:
+        image: the image.
+        containers: how many containers will refer to it at its turn.
+        policy: what becomes of local images.
+        held: images that a job in flight may need.
+    """
+    if containers:
+        return Reason.PINNED
+    if image.image_id in held:
+        return Reason.HELD
+    if image.local and policy.local_images == "keep":
+        return Reason.LOCAL
+    return Reason.ENOUGH_SPACE
+
+
+def recent_use(last_use: float, blind_until: float | None, min_age: float) -> float:
+    """When an image counts as last used for `min_age`, UTC seconds: a gap may have hidden a use."""
+    if blind_until is None:
+        return last_use
+    return max(last_use, blind_until + min(min_age, GAP_GRACE_S) - min_age)
+
+
+def short(free_bytes: float, free_inodes: float, level: tuple[float, float]) -> bool:
+    """Whether bytes or inodes are under a level."""
+    return free_bytes < level[0] or free_inodes < level[1]
+
+
+def explain(image: Image, reason: Reason, policy: Policy, now: float) -> str:
+    """The reason in words, with its figures."""
+    idle = format_duration(max(0.0, now - image.last_use))
+    if reason is Reason.PINNED:
+        return f"{image.containers} containers refer to it" if image.containers > 1 else "a container refers to it"
+    if reason is Reason.LOCAL and image.origin is Origin.UNKNOWN:
+        return "whether a registry has it is not known, so it counts as local (local_images = keep)"
+    if reason is Reason.YOUNG:
+        return f"used {idle} ago, within min_age {format_duration(policy.min_age)} ({image.evidence})"
+    if reason in {Reason.PROTECTED, Reason.EVICT_EMERGENCY}:
+        return f"{MEANING[reason]} ({policy.protects(image.names)})"
+    if reason in {Reason.EVICT, Reason.EVICT_DANGLING, Reason.EVICT_TOGETHER}:
+        return f"{MEANING[reason]}: last used {idle} ago ({image.evidence})"
+    return MEANING[reason]
+
+
+class _Layers:
+    """The layers of all images as the decision function takes them: numbered, each once.
+
+    Inodes are not told by any engine: a layer's share of those in use is taken to be as large as
+    its share of the bytes in use.
+    """
+
+    def __init__(self, images: Sequence[Image], used_inodes: int, used_bytes: int) -> None:
+        numbers: dict[str, int] = {}
+        self.bytes: list[int] = []
+        self.holders: list[int] = []
+        self.first = [0]
+        self.layer: list[int] = []
+        for image in images:
+            for chain, size in image.layers:
+                j = numbers.setdefault(chain, len(numbers))
+                if j == len(self.bytes):
+                    self.bytes.append(size)
+                    self.holders.append(0)
+                self.holders[j] += 1
+                self.layer.append(j)
+            self.first.append(len(self.layer))
+        share = used_inodes / used_bytes if used_bytes > 0 else 0.0
+        self.inodes = [size * share for size in self.bytes]
+
+    def own_bytes(self) -> list[int]:
+        """Bytes of each image's layers that no other image holds."""
+        return [
+            sum(self.bytes[j] for j in self.layer[a:b] if self.holders[j] == 1)
+            for a, b in itertools.pairwise(self.first)
+        ]
+
+    def freed_one_by_one(self, going: Sequence[int]) -> dict[int, int]:
+        """Bytes that each removal frees when its turn comes, by image number."""
+        holders = list(self.holders)
+        freed: dict[int, int] = {}
+        for i in going:
+            freed[i] = 0
+            for j in self.layer[self.first[i] : self.first[i + 1]]:
+                holders[j] -= 1
+                if holders[j] == 0:
+                    freed[i] += self.bytes[j]
+        return freed
+
+
+def summary(made: Plan) -> str:
+    """The plan in one line."""
+    disk = made.inventory.disk
+    state = f"{format_bytes(disk.free_bytes)} of {format_bytes(disk.total_bytes)} free"
+    if not made.needed:
+        return f"{state}, threshold {format_bytes(made.levels.threshold[0])}: nothing to do"
+    if not made.removals:
+        return f"{state}, {_under(made)}: nothing may go, so the target of {_target(made)} IS NOT REACHED"
+    after = format_bytes(disk.free_bytes + made.frees)
+    verb = "reaches" if made.reaches_target else "DOES NOT REACH"
+    return (
+        f"{state}, {_under(made)}: removing {counted(made.removals)} "
+        f"frees {format_bytes(made.frees)}, leaves {after} free, "
+        f"and {verb} the target of {_target(made)}"
+    )
+
+
+def _target(made: Plan) -> str:
+    return format_bytes(made.levels.target[0])
+
+
+def _under(made: Plan) -> str:
+    disk, level = made.inventory.disk, made.levels.threshold
+    if disk.free_bytes >= level[0]:
+        return f"{disk.free_inodes:,} inodes free, under the threshold of {level[1]:,.0f}"
+    return f"under the threshold of {format_bytes(level[0])}"
+
+
+def counted(removals: Sequence[Removal]) -> str:
+    """How many of which kind, in words: ``2 containers, 1 image``; images always."""
+    counts = Counter(removal.kind for removal in removals)
+    parts = [
+        format_count(counts[kind], word)
+        for kind, word in ((ItemKind.CONTAINER, "container"), (ItemKind.VOLUME, "volume"), (ItemKind.IMAGE, "image"))
+        if counts[kind] or kind is ItemKind.IMAGE
+    ]
+    return ", ".join([*parts, *["build cache"] * (ItemKind.BUILD_CACHE in counts)])

@@ -1,0 +1,275 @@
+"""What may go besides images, in which order and why: plain functions of plain values, without I/O.
+
+The stages come one after the other, and each goes only as far as the target needs: stopped
+containers, images without a name, volumes, build cache, images by the policy's order, and in an
+emergency allowlisted images. The image stages are the decision function's (`pruner.planning.decision`);
+this module holds the others and what all have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from collector.model.units import format_bytes, format_duration
+from pruner.policy.policy import BuildCache, Containers, Policy, Volumes
+from pruner.state.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume
+
+
+class ItemKind(StrEnum):
+    """What an item of a plan is; the value is what the log's attribute `item` holds."""
+
+    CONTAINER = "container"
+    IMAGE = "image"
+    VOLUME = "volume"
+    BUILD_CACHE = "build_cache"
+
+
+class Why(StrEnum):
+    """Why something other than an image stays or goes. The values are stored in logs."""
+
+    ENOUGH_SPACE = "enough_space"
+    SWITCHED_OFF = "switched_off"
+    RUNNING = "running"
+    SERVICE = "service"
+    IN_USE = "in_use"
+    KEPT = "kept"
+    NOT_LISTED = "not_listed"
+    ELSEWHERE = "elsewhere"
+    YOUNG = "young"
+    SMALL = "small"
+    TARGET_REACHED = "target_reached"
+    EXPIRED = "expired"
+
+    @property
+    def goes(self) -> bool:
+        """Whether the item goes."""
+        return self is Why.EXPIRED
+
+
+WHY_MEANING: dict[Why, str] = {
+    Why.ENOUGH_SPACE: "free space is above the threshold: nothing is removed",
+    Why.SWITCHED_OFF: "the policy switches this kind off",
+    Why.RUNNING: "it is not stopped",
+    Why.SERVICE: "it has a restart policy: it is somebody's service",
+    Why.IN_USE: "a container refers to it",
+    Why.KEPT: "the policy's `keep` names it",
+    Why.NOT_LISTED: "a named volume that the policy's `named` does not list",
+    Why.ELSEWHERE: "its driver or options put its data elsewhere: removing it frees nothing here",
+    Why.YOUNG: "not unused for long enough",
+    Why.SMALL: "all of it is in use, too young, or within what the policy keeps",
+    Why.TARGET_REACHED: "what goes before it frees enough",
+    Why.EXPIRED: "unused for longer than the policy asks, while free space is under the target",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing that a plan speaks of, other than an image.
+
+    Attributes:
+        kind: what it is.
+        key: what the engine calls it: a container's ID, a volume's name.
+        name: what people call it.
+        why: why it stays or goes.
+        frees: bytes that its removal frees; 0 if it stays.
+        detail: the reason in words, with its figures.
+        subject: what it was judged by.
+        keep: for build cache, bytes that its removal leaves.
+        age: for build cache, seconds unused after which a record may go.
+    """
+
+    kind: ItemKind
+    key: str
+    name: str
+    why: Why
+    frees: int
+    detail: str
+    subject: Container | Volume | BuildCacheUsage
+    keep: int = 0
+    age: float = 0.0
+
+    @property
+    def goes(self) -> bool:
+        """Whether it goes."""
+        return self.why.goes
+
+
+@dataclass(slots=True)
+class Shortage:
+    """What is still missing to the target while a plan is made: bytes and inodes.
+
+    No engine tells inodes: an item's share of those in use is taken to be as large as its share of
+    the bytes in use.
+
+    Attributes:
+        bytes: missing bytes; 0 or less: none.
+        inodes: missing inodes.
+        inodes_per_byte: inodes that removing a byte frees.
+    """
+
+    bytes: float
+    inodes: float
+    inodes_per_byte: float = 0.0
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is missing any more."""
+        return self.bytes <= 0 and self.inodes <= 0
+
+    def take(self, size: float) -> None:
+        """So many bytes will be freed."""
+        self.bytes -= size
+        self.inodes -= size * self.inodes_per_byte
+
+
+def containers(policy: Containers, found: Sequence[Container], now: float, shortage: Shortage | None) -> list[Item]:
+    """Judge containers: those of CI jobs first, the longest stopped first.
+
+    Args:
+        policy: what may go.
+        found: all containers, in any state.
+        now: UTC seconds.
+        shortage: what is missing, lessened by what goes; None: nothing is to be removed.
+    """
+    ordered = sorted(found, key=lambda one: (one.job is None, one.stopped_at, one.container_id))
+    return [_container(policy, one, now, shortage) for one in ordered]
+
+
+def _container(policy: Containers, one: Container, now: float, shortage: Shortage | None) -> Item:
+    grace = policy.grace if one.job is None else policy.job_grace
+    idle = now - one.stopped_at
+    state = f"{'created and never started' if one.never_started else one.state} {format_duration(max(0.0, idle))} ago"
+    owner = f"job {one.job}" if one.job is not None else "no CI job"
+    if one.state not in STOPPED:
+        why, detail = Why.RUNNING, f"it is {one.state}"
+    elif not policy.enabled:
+        why, detail = Why.SWITCHED_OFF, WHY_MEANING[Why.SWITCHED_OFF]
+    elif one.restarts:
+        why, detail = Why.SERVICE, WHY_MEANING[Why.SERVICE]
+    elif (entry := policy.keeps(one.name)) is not None:
+        why, detail = Why.KEPT, f"{WHY_MEANING[Why.KEPT]} ({entry})"
+    elif idle < grace:
+        why, detail = Why.YOUNG, f"{state}, within its grace of {format_duration(grace)} ({owner})"
+    else:
+        why, detail = _when_short(shortage, f"{state}, past its grace of {format_duration(grace)} ({owner})")
+    return _item(ItemKind.CONTAINER, one.container_id, one.name, why, one.bytes, detail, one, shortage)
+
+
+def volumes(policy: Volumes, found: Sequence[Volume], now: float, shortage: Shortage | None) -> list[Item]:
+    """Judge volumes: anonymous ones first, then caches, then listed ones; the longest unused first.
+
+    Args:
+        policy: what may go.
+        found: all volumes.
+        now: UTC seconds.
+        shortage: what is missing, lessened by what goes; None: nothing is to be removed.
+    """
+    ordered = sorted(found, key=lambda one: (_RANK[one.sort], one.last_use, one.name))
+    return [_volume(policy, one, now, shortage) for one in ordered]
+
+
+_RANK = {"anonymous": 0, "cache": 1, "named": 2}
+
+
+def _volume(policy: Volumes, one: Volume, now: float, shortage: Shortage | None) -> Item:
+    age = {"anonymous": policy.anonymous_age, "cache": policy.cache_age, "named": policy.named_age}[one.sort]
+    idle = now - one.last_use
+    story = f"{one.sort} volume, unused for {format_duration(max(0.0, idle))} ({one.evidence})"
+    if one.containers:
+        why, detail = Why.IN_USE, WHY_MEANING[Why.IN_USE]
+    elif not policy.enabled:
+        why, detail = Why.SWITCHED_OFF, WHY_MEANING[Why.SWITCHED_OFF]
+    elif not one.here:
+        why, detail = Why.ELSEWHERE, WHY_MEANING[Why.ELSEWHERE]
+    elif (entry := policy.keeps(one.name)) is not None:
+        why, detail = Why.KEPT, f"{WHY_MEANING[Why.KEPT]} ({entry})"
+    elif one.sort == "named" and policy.names(one.name) is None:
+        why, detail = Why.NOT_LISTED, WHY_MEANING[Why.NOT_LISTED]
+    elif idle < age:
+        why, detail = Why.YOUNG, f"{story}, within its age of {format_duration(age)}"
+    else:
+        why, detail = _when_short(shortage, f"{story}, past its age of {format_duration(age)}")
+    return _item(ItemKind.VOLUME, one.name, one.name, why, one.bytes, detail, one, shortage)
+
+
+def build_cache(policy: BuildCache, found: BuildCacheUsage, now: float, shortage: Shortage | None) -> list[Item]:
+    """Judge the build cache as one item, which may go in part: the engine chooses the records.
+
+    Args:
+        policy: how much stays.
+        found: its records.
+        now: UTC seconds.
+        shortage: what is missing, lessened by what goes; None: nothing is to be removed.
+    """
+    if not found.records:
+        return []
+    total = found.bytes
+    missing = max(0.0, shortage.bytes) if shortage is not None else 0.0
+    if shortage is not None and shortage.inodes > 0:
+        missing = total
+    keep = max(policy.keep, int(total - missing))
+    free = _reclaimable(found, total - keep, now - policy.age)
+    story = f"{format_bytes(total)} of build cache, {format_bytes(policy.keep)} to keep"
+    if not policy.enabled:
+        why, detail = Why.SWITCHED_OFF, WHY_MEANING[Why.SWITCHED_OFF]
+    elif total <= policy.keep or (not free and shortage is not None and not shortage.over):
+        why, detail = Why.SMALL, f"{WHY_MEANING[Why.SMALL]} ({story})"
+    else:
+        why, detail = _when_short(shortage, f"{story}: what was unused for {format_duration(policy.age)} goes")
+    made = _item(ItemKind.BUILD_CACHE, "build_cache", "build cache", why, free, detail, found, shortage)
+    return [replace(made, keep=keep, age=policy.age)]
+
+
+def _reclaimable(found: BuildCacheUsage, surplus: float, unused_since: float) -> int:
+    """Bytes that go when the surplus does, the longest unused records first."""
+    freed = 0
+    for record in sorted(found.records, key=lambda record: record.last_use):
+        if freed >= surplus:
+            break
+        if not record.in_use and not record.shared and record.last_use <= unused_since:
+            freed += record.bytes
+    return freed
+
+
+def _when_short(shortage: Shortage | None, detail: str) -> tuple[Why, str]:
+    if shortage is None:
+        return Why.ENOUGH_SPACE, WHY_MEANING[Why.ENOUGH_SPACE]
+    if shortage.over:
+        return Why.TARGET_REACHED, WHY_MEANING[Why.TARGET_REACHED]
+    return Why.EXPIRED, detail
+
+
+def _item(
+    kind: ItemKind,
+    key: str,
+    name: str,
+    why: Why,
+    size: int,
+    detail: str,
+    subject: Container | Volume | BuildCacheUsage,
+    shortage: Shortage | None,
+) -> Item:
+    if not why.goes:
+        return Item(kind, key, name, why, 0, detail, subject)
+    if shortage is not None:
+        shortage.take(size)
+    return Item(kind, key, name, why, size, detail, subject)
+
+
+def is_dangling(image: Image, bearers: Mapping[str, str], policy: Policy) -> bool:
+    """Whether an image counts as one without a name.
+
+    It bears no tag, and either no registry's digest speaks for it, or a tag that it bore is now
+    another image's: a newer version took its place. An image that was only ever pulled by digest
+    is not dangling: that is how pinned CI images live.
+
+    Args:
+        image: the image.
+        bearers: which image each tag means now.
+        policy: whether there is such a stage at all.
+    """
+    if not policy.dangling.enabled or image.references:
+        return False
+    return not image.digests or any(bearers.get(name, image.image_id) != image.image_id for name in image.names)

@@ -1,0 +1,1 @@
+"""The policy: its values, file format, orders, and other tools' settings."""

@@ -1,0 +1,306 @@
+"""The policy's file format (TOML): read with errors that name key, value and file; and written."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from collector.model.errors import UsageError
+from collector.model.units import format_duration, parse_bytes, parse_duration
+from pruner.policy.orders import ORDERS
+from pruner.policy.policy import AUTO, Policy, Space, compile_entry
+
+DEFAULT_POLICY_PATH = Path("/etc/docker-hindsight/policy.toml")
+LOCAL_IMAGES = ("keep", "evict")
+_TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of the policy: how it is read and what it means.
+
+    Attributes:
+        read: the value that what stands in the file (or the option's text) means.
+        help: what it is for, in one sentence.
+        kind: what its values are: ``space``, ``duration``, ``size``, ``list``, ``choice``, ``switch``,
+            ``number`` or ``path``.
+    """
+
+    read: Callable[[Any], Any]
+    help: str
+    kind: str
+
+
+def _space(value: Any) -> Space:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise TypeError('must be free space such as "10%", "50GB" or a number of bytes')
+    space = Space.parse(str(value))
+    if space.unit == AUTO:
+        raise ValueError("'auto' is only for `threshold`")
+    return space
+
+
+def _level(value: Any) -> Space:
+    space = _space(value)
+    if space.unit == "never":
+        raise ValueError("'never' is only for `emergency`")
+    return space
+
+
+def _threshold(value: Any) -> Space:
+    return Space.parse(AUTO) if value == AUTO else _level(value)
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise TypeError('must be a duration such as "1h" or a number of seconds')
+    return parse_duration(str(value))
+
+
+def _interval(value: Any) -> float:
+    seconds = _seconds(value)
+    if seconds < 1:
+        raise ValueError("must be at least 1s")
+    return seconds
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise TypeError('must be a size such as "10GB" or a number of bytes')
+    size = parse_bytes(str(value))
+    if size < 0:
+        raise ValueError("must not be negative")
+    return size
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise TypeError("must be a number")
+    try:
+        count = int(value)
+    except ValueError:
+        raise ValueError("must be a whole number") from None
+    if count < 1:
+        raise ValueError("must be at least 1")
+    return count
+
+
+def _switch(value: Any) -> bool:
+    if isinstance(value, str) and value.lower() in (*_TRUE, *_FALSE):
+        return value.lower() in _TRUE
+    if not isinstance(value, bool):
+        raise TypeError("must be true or false")
+    return value
+
+
+def _path(value: Any) -> str:
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise ValueError("must be an absolute path")
+    return value
+
+
+def _globs(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
+        raise TypeError("must be a list of globs or re: regular expressions")
+    for entry in value:
+        compile_entry(entry)
+    return tuple(value)
+
+
+def _one_of(names: tuple[str, ...]) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if value not in names:
+            raise ValueError(f"must be one of {', '.join(names)}")
+        return str(value)
+
+    return read
+
+
+KEYS: dict[str, Key] = {
+    "threshold": Key(
+        _threshold,
+        "free space under which pruning starts: a share (10%), a size (50GB), 2GB/job, or auto (as the log tells)",
+        "space",
+    ),
+    "target": Key(_level, "free space at which pruning stops (default: the threshold)", "space"),
+    "emergency": Key(
+        _space,
+        "free space under which allowlisted images go too, once all others are gone (default: the threshold); never",
+        "space",
+    ),
+    "inode_threshold": Key(_level, "the same as `threshold` for free inodes: a share or a number", "space"),
+    "allowlist": Key(
+        _globs, "images to spare: globs on repository:tag or on the repository, or re: expressions", "list"
+    ),
+    "allowlist_idle": Key(_seconds, "an allowlisted image unused for longer loses its protection", "duration"),
+    "min_age": Key(_seconds, "no image used or pulled more recently goes", "duration"),
+    "order": Key(_one_of(tuple(ORDERS)), f"which images go first: {', '.join(ORDERS)}", "choice"),
+    "interval": Key(_interval, "time between ticks of the timer", "duration"),
+    "local_images": Key(_one_of(LOCAL_IMAGES), "keep or evict images that no registry can give back", "choice"),
+    "job_slots": Key(
+        _count, "jobs that the runners run at once, for amounts per job (default: as runner_config tells)", "number"
+    ),
+    "runner_config": Key(_path, "GitLab Runner's config.toml: `concurrent` there is the number of job slots", "path"),
+    "containers.enabled": Key(_switch, "whether stopped containers may go, before any image", "switch"),
+    "containers.job_grace": Key(
+        _seconds, "a CI job's container goes so long after it stopped (was created, if it never started)", "duration"
+    ),
+    "containers.grace": Key(_seconds, "the same for all other stopped containers", "duration"),
+    "containers.keep": Key(_globs, "containers that stay: globs or re: expressions on the name", "list"),
+    "dangling.enabled": Key(
+        _switch, "whether images without a name, and those whose tag has moved on, go before all others", "switch"
+    ),
+    "dangling.age": Key(_seconds, "such an image goes so long after its last use", "duration"),
+    "volumes.enabled": Key(_switch, "whether volumes that no container refers to may go", "switch"),
+    "volumes.anonymous_age": Key(_seconds, "an anonymous volume goes so long after its last use", "duration"),
+    "volumes.cache_age": Key(_seconds, "a cache volume of GitLab Runner goes so long after its last use", "duration"),
+    "volumes.named": Key(_globs, "named volumes that may go too: globs or re: expressions on the name", "list"),
+    "volumes.named_age": Key(_seconds, "a volume listed in `named` goes so long after its last use", "duration"),
+    "volumes.keep": Key(_globs, "volumes of any kind that stay: globs or re: expressions on the name", "list"),
+    "build_cache.enabled": Key(_switch, "whether build cache may go", "switch"),
+    "build_cache.keep": Key(_size, "build cache that stays: a size", "size"),
+    "build_cache.age": Key(_seconds, "build cache goes so long after its last use", "duration"),
+}
+COMMAND_LINE = "command line"
+SECTIONS = tuple(dict.fromkeys(name.partition(".")[0] for name in KEYS if "." in name))
+
+
+def policy_from(values: Mapping[str, Any], source: str, base: Policy | None = None) -> Policy:
+    """The policy that `values` make of `base` (default: the built-in one).
+
+    Args:
+        values: keys as in the file; those of a section in a mapping of their own, or as ``section.key``.
+        source: the file or option that they are from, for messages.
+        base: what holds where `values` are silent.
+
+    Raises:
+        UsageError: an unknown key, an impossible value or a contradiction.
+    """
+    policy = base or Policy()
+    for name, value in _flat(values, source).items():
+        key = KEYS.get(name)
+        if key is None:
+            raise UsageError(f"{source}: unknown key '{name}'; known are {', '.join(KEYS)}")
+        try:
+            policy = _with(policy, name, key.read(value))
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{_place(source, name, value)}: {error}") from None
+    _check_levels(policy, source)
+    return policy
+
+
+def value_of(policy: Policy, name: str) -> Any:
+    """The value of a key, ``section.key`` for one in a section."""
+    section, _, key = name.rpartition(".")
+    return getattr(getattr(policy, section) if section else policy, key)
+
+
+def _with(policy: Policy, name: str, value: Any) -> Policy:
+    section, _, key = name.rpartition(".")
+    if not section:
+        return replace(policy, **{key: value})
+    return replace(policy, **{section: replace(getattr(policy, section), **{key: value})})
+
+
+def _flat(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Keys of sections as ``section.key``."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{name}.{key}": inner for key, inner in value.items()})
+        elif name in SECTIONS:
+            raise UsageError(f"{source}: '{name}' is a section: write [{name}] and its keys under it")
+        else:
+            flat[name] = value
+    return flat
+
+
+def load_policy(path: Path) -> Policy:
+    """The policy in a file.
+
+    Raises:
+        UsageError: the file is missing, no TOML, or holds no possible policy.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"no policy file {path}: write one or name another with --policy") from None
+    except OSError as error:
+        raise UsageError(f"policy file {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"policy file {path} is no TOML: {error}") from None
+    return policy_from(values, str(path))
+
+
+def to_toml(policy: Policy) -> str:
+    """The policy as a file that `load_policy` reads, with the meaning of each key."""
+    lines: list[str] = []
+    section = ""
+    for name, key in KEYS.items():
+        place, _, bare = name.rpartition(".")
+        if place != section:
+            section = place
+            lines += [f"[{section}]", ""]
+        lines += [f"# {key.help}", _line(policy, name, bare), ""]
+    return "\n".join(lines)
+
+
+def to_json(policy: Policy) -> dict[str, Any]:
+    """All values by key, as they stand in a file; None where another key speaks for it."""
+    return {name: as_text(name, value_of(policy, name)) for name in KEYS}
+
+
+def as_text(name: str, value: Any) -> Any:
+    """A value as one would write it in the file."""
+    if value is None or isinstance(value, bool):
+        return value
+    kind = KEYS[name].kind
+    if kind == "duration":
+        shown = format_duration(value).replace(" ", "")
+        return shown if parse_duration(shown) == value else f"{value:g}s"
+    if kind == "list":
+        return list(value)
+    if kind == "number":
+        return value
+    return _size_text(value) if kind == "size" else str(value)
+
+
+def _size_text(size: int) -> str:
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size and size % factor == 0:
+            return f"{size // factor}{unit}"
+    return str(size)
+
+
+def _line(policy: Policy, name: str, bare: str) -> str:
+    value = as_text(name, value_of(policy, name))
+    if value is None:
+        return f"# {bare} = " + ("4" if KEYS[name].kind == "number" else f'"{policy.threshold}"')
+    return f"{bare} = {json.dumps(value, ensure_ascii=False)}"
+
+
+def _check_levels(policy: Policy, source: str) -> None:
+    """Compare the levels where they can be compared: given in the same unit."""
+    for lower, upper in (("threshold", "target"), ("emergency", "target"), ("emergency", "threshold")):
+        low, high = getattr(policy, lower), getattr(policy, upper)
+        if upper == "threshold" and policy.target is not None:
+            continue
+        if low is not None and high is not None and low.unit == high.unit and low.amount > high.amount:
+            raise UsageError(f"{source}: {lower} = {low} is more than {upper} = {high}; it must not be")
+
+
+def _place(source: str, name: str, value: Any) -> str:
+    """Where a value stands, as whoever wrote it knows it: an option, or a line of a file."""
+    if source != COMMAND_LINE:
+        return f"{source}: {name} = {_shown(value)}"
+    option = "--" + re.sub(r"[._]", "-", name)
+    return f"{option} {value}" if isinstance(value, str) else option
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,86 @@
+"""The policy on the command line: one option for each key of the file, of the same name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pruner.policy.file import COMMAND_LINE, DEFAULT_POLICY_PATH, KEYS, load_policy, policy_from
+from pruner.policy.policy import Policy
+
+_FILE = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy",
+        metavar="FILE",
+        help=f"Policy file; options go over it. Default: {DEFAULT_POLICY_PATH}, if there is one.",
+        show_default=False,
+    ),
+]
+
+
+def policy_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a Typer command, which takes `policy: Policy`, an option for each key of the policy."""
+    signature = inspect.signature(command)
+    own = {name: parameter for name, parameter in signature.parameters.items() if name != "policy"}
+    hints = typing.get_type_hints(command, include_extras=True)
+    added = {"policy_file": _parameter("policy_file", _FILE), **{_argument(name): _option(name) for name in KEYS}}
+
+    @functools.wraps(command)
+    def wrapper(**arguments: Any) -> None:
+        path = arguments.pop("policy_file")
+        given = {name: arguments.pop(_argument(name)) for name in KEYS}
+        command(policy=chosen_policy(path, given), **arguments)
+
+    parameters = [
+        parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in own.items()
+    ]
+    wrapper.__signature__ = inspect.Signature([*parameters, *added.values()])  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in (*parameters, *added.values())}
+    del wrapper.__wrapped__  # its signature would hide ours
+    return wrapper
+
+
+def chosen_policy(path: Path | None, given: dict[str, Any]) -> Policy:
+    """The policy of the file, with options over it.
+
+    Args:
+        path: the file; None: the default one, if there is one.
+        given: values by key; None or empty: not given.
+
+    Raises:
+        UsageError: an impossible policy.
+    """
+    base = None
+    if path is not None or DEFAULT_POLICY_PATH.exists():
+        base = load_policy(path or DEFAULT_POLICY_PATH)
+    return policy_from({key: value for key, value in given.items() if value}, COMMAND_LINE, base)
+
+
+def _option(name: str) -> inspect.Parameter:
+    key = KEYS[name]
+    annotation: Any = Annotated[str | None, _typed(key.help, key.kind)]
+    if key.kind == "list":
+        annotation = Annotated[list[str] | None, _typed(f"{key.help}; repeatable", key.kind)]
+    return _parameter(_argument(name), annotation)
+
+
+def _typed(text: str, kind: str) -> Any:
+    metavar = {"switch": "TRUE|FALSE", "list": "GLOB"}.get(kind, kind.upper())
+    return typer.Option(help=f"{text[:1].upper()}{text[1:]}.", show_default=False, metavar=metavar)
+
+
+def _argument(name: str) -> str:
+    """The Python name of a key's option: ``build_cache_keep`` for ``build_cache.keep``."""
+    return name.replace(".", "_")
+
+
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

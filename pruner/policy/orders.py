@@ -1,0 +1,164 @@
+"""Orders: which image goes first. Each is one small function, usable live and in simulation.
+
+An order maps the facts of images to keys; the image with the lowest goes first, and ties go to the
+image that was first seen earlier. The functions use arithmetic only, so that the facts may be plain
+numbers (one image) or arrays of shape (n,) (all images at once).
+
+That keys rank images by what they cost per byte freed, and need no size, is due to the cost itself:
+what a removal frees is what its return transfers again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+DAY = 86400.0
+
+
+class Facts(Protocol):
+    """What an order may look at: numbers for one image, or arrays of shape (n,) for all.
+
+    All of it is the past of this host as witnessed up to `now`. Times are UTC seconds live and
+    seconds after the trace's origin in simulation: an order may use differences only.
+
+    Attributes:
+        now: the time of the decision.
+        last_use: latest witnessed use.
+        pulled: when it was last pulled (when first seen, if no pull was witnessed).
+        created: its build time (1970 if unknown).
+        first_seen: when it was first witnessed.
+        uses: how many containers and jobs used it.
+        returns: how often it was used again after an idle time of more than `pruner.state.learning.SESSION` seconds.
+        gap: moving average of those idle times, seconds; 0 without any.
+        bytes: bytes of all its layers.
+        own_bytes: bytes of the layers that no other image present holds: what its removal frees.
+        superseded: 1 if its repository has been used with an image first seen later, else 0.
+        hazard: returns per idle second of images with such an idle time, use count and flag (`pruner.state.learning`).
+        forecast: the chance of its return, discounted by how far off it is (`pruner.state.learning`).
+    """
+
+    @property
+    def now(self) -> float: ...  # noqa: D102 - see the class
+    @property
+    def last_use(self) -> Any: ...  # noqa: D102
+    @property
+    def pulled(self) -> Any: ...  # noqa: D102
+    @property
+    def created(self) -> Any: ...  # noqa: D102
+    @property
+    def first_seen(self) -> Any: ...  # noqa: D102
+    @property
+    def uses(self) -> Any: ...  # noqa: D102
+    @property
+    def returns(self) -> Any: ...  # noqa: D102
+    @property
+    def gap(self) -> Any: ...  # noqa: D102
+    @property
+    def bytes(self) -> Any: ...  # noqa: D102
+    @property
+    def own_bytes(self) -> Any: ...  # noqa: D102
+    @property
+    def superseded(self) -> Any: ...  # noqa: D102
+    @property
+    def hazard(self) -> Any: ...  # noqa: D102
+    @property
+    def forecast(self) -> Any: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class PlainFacts:
+    """The facts of one image as plain values; see `Facts`."""
+
+    now: float
+    last_use: float
+    pulled: float = 0.0
+    created: float = 0.0
+    first_seen: float = 0.0
+    uses: int = 0
+    returns: int = 0
+    gap: float = 0.0
+    bytes: int = 0
+    own_bytes: int = 0
+    superseded: int = 0
+    hazard: float = 0.0
+    forecast: float = 0.0
+
+
+Order = Callable[[Facts], Any]
+
+
+def lru(facts: Facts) -> Any:
+    """Least recently used first: the mission's own order (moby issue 4237 asks for it)."""
+    return facts.last_use
+
+
+def pulled(facts: Facts) -> Any:
+    """Least recently pulled first: what a host without use evidence falls back to (FIFO)."""
+    return facts.pulled
+
+
+def created(facts: Facts) -> Any:
+    """Oldest build first: the clock of ``docker image prune --filter until=``."""
+    return facts.created
+
+
+def lfu(facts: Facts) -> Any:
+    """Least frequently used first; ties by last use are left to the order of first sight."""
+    return facts.uses
+
+
+def gdsf(facts: Facts) -> Any:
+    """GreedyDual-Size with frequency (Cherkasova, HP Labs 1998): clock + uses x cost / size.
+
+    The cost of a return is the bytes that it transfers. The original's clock is the priority of the
+    latest victim, which is state of one policy; the clock here is last use, in days.
+    """
+    share = facts.own_bytes / (facts.bytes + (facts.bytes == 0))
+    return facts.last_use / DAY + facts.uses * share
+
+
+def next_use(facts: Facts) -> Any:
+    """Farthest predicted next use first, as Belady's rule (1966) with a forecast for the future.
+
+    The idle time is forecast by an exponentially weighted moving average of earlier ones; one that
+    is overdue, or was never seen to end, is taken to last as long again as it has lasted.
+    """
+    idle = facts.now - facts.last_use
+    early = idle < facts.gap
+    return -(early * (facts.gap - idle) + (1 - early) * idle)
+
+
+def superseded(facts: Facts) -> Any:
+    """Images whose repository has since been used with a newer image go first; then least recently used."""
+    return facts.last_use - facts.superseded * _FOREVER
+
+
+def hazard(facts: Facts) -> Any:
+    """Lowest rate of return first: age-conditional rates as in LHD (Beckmann et al., NSDI 2018)."""
+    return facts.hazard
+
+
+def forecast(facts: Facts) -> Any:
+    """Lowest discounted chance of return first: the rates of LHD, looked at ahead and by each image's habits."""
+    return facts.forecast
+
+
+_FOREVER = 2.0**36  # seconds: more than any log spans, and floats still tell microseconds apart
+
+ORDERS: dict[str, Order] = {
+    "lru": lru,
+    "pulled": pulled,
+    "created": created,
+    "lfu": lfu,
+    "gdsf": gdsf,
+    "next-use": next_use,
+    "superseded": superseded,
+    "hazard": hazard,
+    "forecast": forecast,
+}
+LEARNING_ORDERS = ("lfu", "gdsf", "next-use", "superseded", "hazard", "forecast")
+"""The orders that need `pruner.state.learning.read_experience`."""
+OWN_STATE_ORDERS = ("pulled", "gdsf")
+"""The orders that look at what the policy itself did: what it let be pulled, and which images share layers now."""

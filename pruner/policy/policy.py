@@ -1,0 +1,303 @@
+"""The policy: what an operator may choose, as values that check themselves and say themselves."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from collector.model.units import format_bytes, format_count, format_duration, parse_bytes
+
+PER_CENT = 100.0
+MAX_PER_CENT = 100.0
+BYTES = "B"
+PER_JOB = "B/job"
+AUTO = "auto"
+AUTO_DEFAULT_PER_CENT = 10.0
+_NEVER = "never"
+
+# Number and configuration, as `4:/etc/gitlab-runner/config.toml`: the pruner's unit sets it.
+SLOTS_VARIABLE = "DOCKER_HINDSIGHT_JOB_SLOTS"
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """An amount of free space: absolute, a share of the disk, or so much for each free job slot.
+
+    Attributes:
+        amount: bytes (or inodes), or per cent when `unit` is ``%``.
+        unit: ``B`` absolute, ``%`` of the file system, ``B/job`` per job slot, ``never``, or ``auto``:
+            as the host's past tells (`pruner.policy.headroom`), a tenth of the disk until it tells enough.
+        text: as the operator wrote it.
+    """
+
+    amount: float
+    unit: str
+    text: str = field(compare=False, default="")
+
+    @classmethod
+    def parse(cls, text: str) -> Space:
+        """The space that ``10%``, ``50GB``, ``2GB/job``, ``auto`` or ``never`` means.
+
+        Raises:
+            ValueError: it means none, or a share over 100 %.
+        """
+        clean = text.strip()
+        if clean == _NEVER:
+            return cls(-1.0, _NEVER, clean)
+        if clean == AUTO:
+            return cls(AUTO_DEFAULT_PER_CENT, AUTO, clean)
+        if clean.endswith("%"):
+            try:
+                share = float(clean[:-1])
+            except ValueError:
+                raise ValueError(f"'{text}' is not a share (such as 10%)") from None
+            if not 0.0 <= share <= MAX_PER_CENT:
+                raise ValueError(f"'{text}' is not between 0% and 100%")
+            return cls(share, "%", clean)
+        if clean.endswith("/job"):
+            return cls(float(parse_bytes(clean.removesuffix("/job"))), PER_JOB, clean)
+        try:
+            return cls(float(parse_bytes(clean)), BYTES, clean)
+        except ValueError:
+            raise ValueError(f"'{text}' is not free space (such as 10%, 50GB or 2GB/job)") from None
+
+    def of(self, total: float, job_slots: int = 1) -> float:
+        """The amount on a file system of `total` bytes (or inodes) with `job_slots` free slots.
+
+        Negative for ``never``: no free space is less than that.
+        """
+        if self.unit in {"%", AUTO}:
+            return self.amount / PER_CENT * total
+        if self.unit == PER_JOB:
+            # A slot may be free again, and taken, before the next tick: one job always counts.
+            return self.amount * max(1, job_slots)
+        return self.amount
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Containers:
+    """Which stopped containers may go. Running, paused and restarting ones never do.
+
+    The defaults: a CI job's containers are of no use once it has ended (the runner removes them
+    itself; those left are of jobs that failed or whose runner was killed), an hour leaves time to
+    look at them. Somebody else's stopped container may be wanted again the next day.
+
+    Attributes:
+        enabled: whether any may go.
+        job_grace: seconds since a CI job's container stopped (or was created, if never started).
+        grace: the same for all other containers.
+        keep: globs (or ``re:`` expressions) of names of containers that stay.
+    """
+
+    enabled: bool = True
+    job_grace: float = 3600.0
+    grace: float = 24 * 3600.0
+    keep: tuple[str, ...] = ()
+
+    def keeps(self, container: str) -> str | None:
+        """The entry of `keep` that names the container, or None."""
+        return _first_match(self.keep, container)
+
+
+@dataclass(frozen=True, slots=True)
+class Dangling:
+    """Whether images without a name go before all others.
+
+    Attributes:
+        enabled: whether they do; if not, they wait for their turn in the order.
+        age: seconds unused after which they may.
+    """
+
+    enabled: bool = True
+    age: float = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Volumes:
+    """Which volumes may go. One that any container refers to never does.
+
+    Attributes:
+        enabled: whether any may go.
+        anonymous_age: seconds unused after which a volume without a name may.
+        cache_age: seconds unused after which a cache volume of GitLab Runner may.
+        named: globs (or ``re:`` expressions) of named volumes that may go, too.
+        named_age: seconds unused after which those may.
+        keep: globs (or ``re:`` expressions) of volumes of any kind that stay.
+    """
+
+    enabled: bool = True
+    anonymous_age: float = 24 * 3600.0
+    cache_age: float = 7 * 86400.0
+    named: tuple[str, ...] = ()
+    named_age: float = 14 * 86400.0
+    keep: tuple[str, ...] = ()
+
+    def names(self, volume: str) -> str | None:
+        """The entry of `named` that names the volume, or None."""
+        return _first_match(self.named, volume)
+
+    def keeps(self, volume: str) -> str | None:
+        """The entry of `keep` that names the volume, or None."""
+        return _first_match(self.keep, volume)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildCache:
+    """How much build cache stays.
+
+    Attributes:
+        enabled: whether any may go.
+        keep: bytes that stay.
+        age: seconds unused after which a record may go.
+    """
+
+    enabled: bool = True
+    keep: int = 10 * 10**9
+    age: float = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What may be removed, when, and in which order.
+
+    Attributes:
+        threshold: free space under which pruning starts.
+        target: free space at which it stops; None: the threshold.
+        emergency: free space under which protected images go too, once all others are gone;
+            None: the threshold; ``never`` switches it off.
+        inode_threshold: free inodes under which pruning starts (and at which it stops).
+        allowlist: globs on ``repository:tag`` (or on the repository), or ``re:`` regular expressions.
+        allowlist_idle: seconds unused after which an allowlisted image loses its protection.
+        min_age: seconds; no image used or pulled more recently goes.
+        order: which images go first, a name in `pruner.policy.orders.ORDERS`.
+        interval: seconds between ticks of the timer.
+        local_images: ``keep`` or ``evict`` those that no registry can give back.
+        job_slots: jobs that the host's runners run at once, for amounts per job; None: `runner_config` tells.
+        runner_config: GitLab Runner's configuration, whose `concurrent` is the number of slots.
+        containers, dangling, volumes, build_cache: what else may go, before images in use.
+    """
+
+    threshold: Space = field(default_factory=lambda: Space.parse("10%"))
+    target: Space | None = None
+    emergency: Space | None = None
+    inode_threshold: Space = field(default_factory=lambda: Space.parse("5%"))
+    allowlist: tuple[str, ...] = ()
+    allowlist_idle: float = 14 * 86400.0
+    min_age: float = 3600.0
+    order: str = "forecast"
+    interval: float = 300.0
+    local_images: str = "keep"
+    job_slots: int | None = None
+    runner_config: str = "/etc/gitlab-runner/config.toml"
+    containers: Containers = field(default_factory=Containers)
+    dangling: Dangling = field(default_factory=Dangling)
+    volumes: Volumes = field(default_factory=Volumes)
+    build_cache: BuildCache = field(default_factory=BuildCache)
+
+    @property
+    def per_job(self) -> bool:
+        """Whether an amount is given per free job slot."""
+        levels = (self.threshold, self.target, self.emergency, self.inode_threshold)
+        return any(level is not None and level.unit == PER_JOB for level in levels)
+
+    def levels(self, total: float, total_inodes: float, job_slots: int | None = None) -> Levels:
+        """The policy's amounts on one file system, bytes and inodes.
+
+        Args:
+            total: bytes of the file system.
+            total_inodes: its inodes; 0 where it makes them as needed.
+            job_slots: free job slots of the runner; None: all of them, as far as the policy tells.
+
+        Raises:
+            ValueError: the target is under the threshold, or the emergency level over it, there.
+        """
+        job_slots = job_slots if job_slots is not None else (self.job_slots or 1)
+        threshold = self.threshold.of(total, job_slots)
+        target = (self.target or self.threshold).of(total, job_slots)
+        emergency = (self.emergency or self.threshold).of(total, job_slots)
+        if target < threshold:
+            raise ValueError(
+                f"target {self.target} is less than threshold {self.threshold}: pruning would start and not run"
+            )
+        if emergency > target:
+            raise ValueError(
+                f"emergency {self.emergency} is more than {self.target or self.threshold}, at which pruning stops"
+            )
+        inodes = self.inode_threshold.of(total_inodes, job_slots) if total_inodes else 0.0
+        never = self.emergency is not None and self.emergency.unit == _NEVER
+        return Levels((threshold, inodes), (target, inodes), (emergency, -1.0 if never else inodes))
+
+    def protects(self, references: tuple[str, ...]) -> str | None:
+        """The allowlist entry that names one of the references, or None."""
+        for entry in self.allowlist:
+            pattern = compile_entry(entry)
+            if any(pattern.fullmatch(name) for reference in references for name in names(reference)):
+                return entry
+        return None
+
+    def __str__(self) -> str:
+        parts = [f"{self.order} under {_said(self.threshold)} free"]
+        if self.per_job and self.job_slots is not None:
+            parts.append(format_count(self.job_slots, "job slot"))
+        if self.target is not None and self.target != self.threshold:
+            parts.append(f"up to {_said(self.target)}")
+        if self.allowlist:
+            parts.append(f"sparing {len(self.allowlist)} allowlist entries")
+        if self.emergency is not None and self.emergency != self.threshold:
+            parts.append(f"emergency {_said(self.emergency)}")
+        parts.append(f"min age {format_duration(self.min_age)}")
+        return ", ".join(parts)
+
+
+def _said(space: Space) -> str:
+    """Space as one says it: a bare number of bytes with a unit."""
+    return format_bytes(space.amount) if space.text.isdigit() else str(space)
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """A policy's levels of free space on one file system, each as (bytes, inodes)."""
+
+    threshold: tuple[float, float]
+    target: tuple[float, float]
+    emergency: tuple[float, float]
+
+
+def names(reference: str) -> tuple[str, ...]:
+    """What an allowlist entry may match of a reference: itself and its repository, in familiar form.
+
+    ``docker.io/library/debian:12`` (as Podman says it) is familiarly ``debian:12``.
+    """
+    familiar = reference.removeprefix("docker.io/").removeprefix("library/")
+    return (familiar, repository(familiar))
+
+
+def repository(reference: str) -> str:
+    """A reference without its tag or digest."""
+    bare = reference.partition("@")[0]
+    head, _, tail = bare.rpartition(":")
+    return head if head and "/" not in tail else bare
+
+
+def _first_match(entries: tuple[str, ...], name: str) -> str | None:
+    return next((entry for entry in entries if compile_entry(entry).fullmatch(name)), None)
+
+
+@lru_cache(maxsize=1024)
+def compile_entry(entry: str) -> re.Pattern[str]:
+    """The regular expression of an allowlist entry, which must match a whole name.
+
+    Raises:
+        ValueError: the entry is empty or no regular expression.
+    """
+    if not entry.strip():
+        raise ValueError("an allowlist entry is empty")
+    try:
+        return re.compile(entry.removeprefix("re:") if entry.startswith("re:") else fnmatch.translate(entry))
+    except re.error as error:
+        raise ValueError(f"allowlist entry '{entry}' is no regular expression: {error}") from None

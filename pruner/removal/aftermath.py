@@ -1,0 +1,136 @@
+"""What became of a prune that was interrupted, and how each item of a prune is told to the log."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from collector.eventlog.log import EventLog
+from collector.model.events import Event, Kind
+from pruner.planning.stages import ItemKind, Why
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """What the engine holds: images with their tags, container IDs, volume names, bytes of build cache."""
+
+    images: dict[str, tuple[str, ...]]
+    containers: set[str]
+    volumes: set[str]
+    build_cache: int
+
+
+@dataclass(frozen=True, slots=True)
+class Untold:
+    """An item that an interrupted prune had planned to remove and said nothing more of.
+
+    Attributes:
+        kind: what it is.
+        key: what the engine calls it.
+        name: what people call it.
+        reason: why it was to go.
+        frees: bytes that its removal was to free.
+        bytes: what it held, where the plan tells.
+        references: an image's tags when it was planned.
+        deleted: whether the collector witnessed the image's removal since.
+    """
+
+    kind: ItemKind
+    key: str
+    name: str
+    reason: str
+    frees: int
+    bytes: int
+    references: tuple[str, ...]
+    deleted: bool
+
+
+def read_unfinished(log: EventLog, prune: str) -> list[Untold]:
+    """What a prune had planned to remove and not told the end of. Raises LogError."""
+    plans = log.query(
+        "SELECT CAST(attributes -> '$.plan' AS VARCHAR), time FROM event"
+        " WHERE kind = 'prune_started' AND attributes ->> '$.prune' = ?",
+        [prune],
+    )
+    told = set(
+        log.query(
+            "SELECT coalesce(attributes ->> '$.item', 'image'), coalesce(image_id, container, reference) FROM event"
+            " LEFT JOIN image USING (image)"
+            " WHERE kind IN ('item_removed', 'item_failed') AND attributes ->> '$.prune' = ?",
+            [prune],
+        )
+    )
+    untold = []
+    for text, began in plans:
+        deleted = {
+            image
+            for (image,) in log.query(
+                "SELECT image_id FROM event JOIN image USING (image)"
+                " WHERE kind = 'image_deleted' AND time >= ? AND host = ?",
+                [began, log.host],
+            )
+        }
+        untold += [entry for entry in _planned(json.loads(text), deleted) if (entry.kind.value, entry.key) not in told]
+    return untold
+
+
+def _planned(plan: dict[str, Any], deleted: set[str]) -> Iterator[Untold]:
+    for row in plan.get("items", ()):
+        if row["reason"] == Why.EXPIRED.value:
+            yield Untold(
+                *(ItemKind(row["item"]), row["key"], row["name"], row["reason"], row["frees"]),
+                *(row.get("bytes", 0), (), False),
+            )
+    for row in plan["images"]:
+        if row["reason"].startswith("evict"):
+            references = tuple(row["references"])
+            name = references[0] if references else row["image"]
+            yield Untold(
+                *(ItemKind.IMAGE, row["image"], name, row["reason"], row["frees"]),
+                *(0, references, row["image"] in deleted),
+            )
+
+
+def aftermath(prune: str, entry: Untold, present: Present) -> Event:
+    """What became of an item, as far as the engine and the log can tell now."""
+    gone = {
+        ItemKind.IMAGE: entry.deleted or entry.key not in present.images,
+        ItemKind.CONTAINER: entry.key not in present.containers,
+        ItemKind.VOLUME: entry.key not in present.volumes,
+        ItemKind.BUILD_CACHE: present.build_cache < entry.bytes,
+    }[entry.kind]
+    lost = [name for name in entry.references if name not in present.images.get(entry.key, entry.references)]
+    more: dict[str, Any] = {"inferred": True} if gone else {"error": "the prune was interrupted before"}
+    if lost and not gone:
+        more["untagged"] = lost
+    return item_event(
+        Kind.ITEM_REMOVED if gone else Kind.ITEM_FAILED,
+        entry.kind,
+        entry.key,
+        entry.name,
+        None,
+        {
+            "prune": prune,
+            "reason": entry.reason,
+            "predicted_bytes": entry.frees,
+            "references": list(entry.references),
+            **more,
+        },
+    )
+
+
+def item_event(kind: Kind, item: ItemKind, key: str, name: str, freed: int | None, attributes: dict[str, Any]) -> Event:
+    """What is stored of an item of a prune; `freed` in bytes, None if unknown."""
+    # A volume's name and the word for the build cache stand where an image's reference does.
+    return Event(
+        time.time_ns(),
+        kind,
+        image=key if item is ItemKind.IMAGE else None,
+        container=key if item is ItemKind.CONTAINER else None,
+        reference=key if item in {ItemKind.VOLUME, ItemKind.BUILD_CACHE} else name,
+        bytes=freed,
+        attributes={"item": item.value, "name": name, **attributes},
+    )

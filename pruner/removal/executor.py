@@ -1,0 +1,473 @@
+"""Carries a plan out: the only code that removes.
+
+Never by force; never an image or a volume that a container refers to, never a container that is not
+stopped; never what was not planned, explained and stored first. Each removal is checked once more
+against the engine right before it happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import docker.errors
+
+from collector.engine.client import Engine, told_in_one_line
+from collector.eventlog.log import EventLog
+from collector.eventlog.writer import LogWriter
+from collector.machine.disk import DiskSample, sample_disk
+from collector.machine.reserve import Reserve
+from collector.model.errors import EngineError, HindsightError, LogError
+from collector.model.events import Event, Kind
+from collector.model.observation import ListedImage
+from collector.model.units import format_bytes
+from pruner.planning.plan import Plan, Removal, Verdict, plan, short, summary
+from pruner.planning.stages import Item, ItemKind
+from pruner.policy.file import to_json
+from pruner.removal.aftermath import Present, aftermath, item_event, read_unfinished
+from pruner.state.event_watch import EVIDENCE, Lookout
+from pruner.state.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume
+from pruner.state.jobs_in_flight import held_for_jobs
+from pruner.state.survey import created_at, current_names, read_container
+
+logger = logging.getLogger(__name__)
+
+# A race with other users of the disk may eat what was freed; more rounds than this do not help.
+MAX_ROUNDS = 3
+# So often containers are listed anew, because others were created meanwhile, before an image is left alone.
+_LOOKS = 3
+# Docker's words for what forbids a removal by ID, in all versions.
+_BUILT_UPON = "has dependent child images"
+_SEVERAL_NAMES = "is referenced in multiple repositories"
+
+
+class PrunerBusyError(HindsightError):
+    """Another pruner works on the same log."""
+
+    exit_status = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a prune ended. Sizes are bytes.
+
+    Attributes:
+        removed: what went, with the bytes that the file system won.
+        failed: what did not, with the reason.
+        freed: free space after less free space before.
+        disk: the disk at the end.
+        reached: whether free space is at the target.
+        rounds: how many plans were carried out.
+    """
+
+    removed: tuple[tuple[Removal, int], ...]
+    failed: tuple[tuple[Removal, str], ...]
+    freed: int
+    disk: DiskSample
+    reached: bool
+    rounds: int
+
+
+@contextlib.contextmanager
+def exclusive(log_path: Path) -> Iterator[None]:
+    """Be the only pruner of a log.
+
+    Raises:
+        PrunerBusyError: there is another; its process ID is named.
+        LogError: the lock file cannot be made.
+    """
+    path = log_path.with_name(log_path.name + ".pruner-lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
+    except OSError as error:
+        raise LogError(f"lock {path} cannot be made: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise PrunerBusyError(f"another pruner (process {owner}) is at work on {log_path}: let it end") from None
+        # Overwriting within the file's first block works on a full disk once the block is there.
+        with contextlib.suppress(OSError):
+            os.pwrite(descriptor, f"{os.getpid():<31}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Executor:
+    """Carries plans out on one engine.
+
+    Args:
+        engine: the live engine.
+        log: where every step is stored, before it happens and after.
+        trigger: why it runs (``timer``, ``early``, ``manual``, ``pre-job``), for the log.
+    """
+
+    def __init__(self, engine: Engine, log: EventLog, trigger: str) -> None:
+        self._engine = engine
+        self._writer = LogWriter(log)
+        self._log = log
+        self._trigger = trigger
+        self._prune = ""
+        self._round = 0
+        self._reserve = Reserve(log.path)
+        self._own: set[str] = set()
+        self._removed: list[tuple[Removal, int]] = []
+        self._failed: list[tuple[Removal, str]] = []
+
+    def run(self, replan: Callable[[], Plan]) -> Outcome:
+        """Plan and remove until the target is reached, nothing more can go, or `MAX_ROUNDS` have passed.
+
+        Args:
+            replan: makes a plan of the state as it is then.
+
+        Raises:
+            EngineError: the engine is lost.
+            LogError: the plan could not be stored; then nothing is removed.
+        """
+        self._prepare()
+        # Whatever uses an image while the plan is made must be seen, so the lookout comes first.
+        lookout = Lookout(self._engine)
+        try:
+            made = first = replan()
+            for warning in first.inventory.warnings if first.needed else ():
+                logger.warning("warning: %s", warning)
+            while made.needed and made.removals:
+                self._round += 1
+                gone = self._carry_out(made, lookout)
+                after = self._measure(made)
+                reached = not short(after.free_bytes, after.free_inodes, made.levels.target)
+                if not gone or reached or self._round == MAX_ROUNDS:
+                    break
+                made = _towards_target(replan())
+        finally:
+            lookout.close()
+        disk = self._measure(made)
+        reached = not (first.needed and short(disk.free_bytes, disk.free_inodes, made.levels.target))
+        freed = disk.free_bytes - first.inventory.disk.free_bytes
+        self._prepare()
+        return Outcome(tuple(self._removed), tuple(self._failed), freed, disk, reached, self._round)
+
+    def finish_interrupted(self, prunes: tuple[str, ...]) -> None:
+        """Say in the log what became of prunes that were interrupted. Raises LogError, EngineError."""
+        if not prunes:
+            return
+        present = self._present()
+        for prune in prunes:
+            for entry in read_unfinished(self._log, prune):
+                self._store(aftermath(prune, entry, present))
+            self._store(
+                Event(time.time_ns(), Kind.PRUNE_FINISHED, attributes={"prune": prune, "outcome": "interrupted"})
+            )
+        logger.warning("told the end of %d interrupted prunes", len(prunes))
+
+    def flush(self) -> None:
+        """Append what an earlier prune could only spool. Raises LogError."""
+        self._writer.flush()
+
+    def _present(self) -> Present:
+        images = {row.image: row.references for row in self._engine.images()}
+        volumes = {str(row["Name"]) for row in self._engine.volumes()}
+        containers = {row.container for row in self._engine.containers()}
+        cache = sum(int(row.get("Size") or 0) for row in self._engine.disk_usage().get("BuildCache") or [])
+        return Present(images, containers, volumes, cache)
+
+    def _carry_out(self, made: Plan, lookout: Lookout) -> bool:
+        """Remove what the plan says, as long as it is needed; whether anything went."""
+        self._prune = uuid.uuid4().hex
+        logger.info("%s", summary(made))
+        self._store(
+            Event(
+                time.time_ns(),
+                Kind.PRUNE_STARTED,
+                bytes=made.inventory.disk.free_bytes,
+                attributes={
+                    "prune": self._prune,
+                    "trigger": self._trigger,
+                    "round": self._round,
+                    "policy": {"text": str(made.policy), "values": to_json(made.policy)},
+                    "plan": made.to_json(),
+                },
+            )
+        )
+        # What was stored just now lies in the spool if the disk is full: the space is for the engine,
+        # which writes before it removes.
+        if self._reserve.give():
+            logger.warning("the disk is full: %s of reserve is given to the engine", format_bytes(self._reserve.size))
+        gone = False
+        for removal in made.removals:
+            before = self._measure(made)
+            if not short(before.free_bytes, before.free_inodes, made.levels.target):
+                obstacle: str | None = "no longer needed: free space is at the target"
+            else:
+                obstacle = self._carry_out_one(removal, made, lookout)
+            if obstacle is None:
+                freed = self._measure(made).free_bytes - before.free_bytes
+                gone = True
+                self._removed.append((removal, freed))
+                logger.info("removed %s: freed %s; %s", _named(removal), format_bytes(freed), removal.detail)
+                met = self._met(removal, made, lookout)
+                self._store(self._item(Kind.ITEM_REMOVED, removal, freed, {"met": met} if met else {}))
+            else:
+                self._failed.append((removal, obstacle))
+                logger.warning("kept %s after all: %s", _named(removal), obstacle)
+                self._store(self._item(Kind.ITEM_FAILED, removal, None, {"error": obstacle}))
+        after = self._measure(made)
+        reached = not short(after.free_bytes, after.free_inodes, made.levels.target)
+        self._store(
+            Event(
+                time.time_ns(),
+                Kind.PRUNE_FINISHED,
+                bytes=after.free_bytes - made.inventory.disk.free_bytes,
+                attributes={
+                    "prune": self._prune,
+                    "outcome": "target reached" if reached else "target not reached",
+                    "round": self._round,
+                    "free_before": made.inventory.disk.free_bytes,
+                    "free_after": after.free_bytes,
+                    "predicted_bytes": made.frees,
+                },
+            )
+        )
+        return gone
+
+    def _carry_out_one(self, removal: Removal, made: Plan, lookout: Lookout) -> str | None:
+        """Check against the engine once more, and remove; why it stays after all, else None."""
+        subject = removal.of.image if isinstance(removal.of, Verdict) else removal.of.subject
+        with self._refusal() as refusal:
+            if isinstance(subject, Image):
+                refusal.append(
+                    self._image_obstacle(subject, made, lookout) or self._remove_image(subject, made, lookout)
+                )
+            elif isinstance(subject, Container):
+                refusal.append(self._remove_container(subject))
+            elif isinstance(subject, Volume):
+                refusal.append(self._remove_volume(subject))
+            elif isinstance(removal.of, Item):
+                refusal.append(self._prune_build_cache(subject, removal.of, made))
+        return refusal[0]
+
+    @contextlib.contextmanager
+    def _refusal(self) -> Iterator[list[str | None]]:
+        """What the engine refuses is an answer, said in its own words; a lost engine is a fault."""
+        found: list[str | None] = []
+        try:
+            with told_in_one_line(self._engine.host):
+                yield found
+        except docker.errors.NotFound:
+            found.append("gone already, or its name has moved")
+        except EngineError as error:
+            if not isinstance(error.__cause__, docker.errors.APIError):
+                raise
+            found.append(str(error.__cause__.explanation or error))
+
+    def _image_obstacle(self, image: Image, made: Plan, lookout: Lookout) -> str | None:
+        """Why an image must stay after all: what has changed since the plan was made."""
+        row = current_names(self._engine, image.image_id)
+        if row is None:
+            return "gone already"
+        if row.references != image.references or row.digests != image.digests:
+            return "its references have moved since the plan was made"
+        inventory = made.inventory
+        for _ in range(_LOOKS):
+            lookout.begin()
+            listed = self._engine.containers()
+            if any(container.image == image.image_id for container in listed):
+                return "a container refers to it now"
+            if image.image_id in held_for_jobs(listed, inventory.images, inventory.jobs, time.time()):
+                return "a job that has begun meanwhile may need it"
+            # This is asked last: the shorter the time between the answer and the removal, the better.
+            used = self._used(image, made, lookout)
+            # A container that was created since the listing may be a job's first.
+            if used is not None or not lookout.unlisted(container.container for container in listed):
+                return used
+        return "containers are created faster than can be told whose they are"
+
+    def _used(self, image: Image, made: Plan, lookout: Lookout) -> str | None:
+        """What shows a use: from the survey on, whatever uses the image makes it young again."""
+        used = lookout.use_of(image, made.inventory.now, self._own)
+        return f"{used} since the plan was made" if used is not None else None
+
+    def _remove_image(self, image: Image, made: Plan, lookout: Lookout) -> str | None:
+        """Remove an image with all its references; why it could not be done, else None.
+
+        Names go one by one. The last goes together with the image, by its ID: that the engine refuses
+        if it has got another name meanwhile, or a container, and a name that now means another image stays.
+        What was taken from an image that stays after all is given back.
+        """
+        taken: list[str] = []
+        try:
+            obstacle = self._remove_all(image, made, lookout, taken)
+        except docker.errors.DockerException:
+            self._give_back(image, taken)
+            raise
+        if obstacle is not None:
+            self._give_back(image, taken)
+        return obstacle
+
+    def _remove_all(self, image: Image, made: Plan, lookout: Lookout, taken: list[str]) -> str | None:
+        api: Any = self._engine.api
+        for reference in image.references[:-1]:
+            api.remove_image(reference, force=False)
+            taken.append(reference)
+            if (used := self._used(image, made, lookout)) is not None:
+                return used
+        try:
+            api.remove_image(image.image_id, force=False)
+        except docker.errors.NotFound:
+            raise
+        except docker.errors.APIError as refused:
+            row = current_names(self._engine, image.image_id)
+            if row is None:
+                return None
+            if not set(row.references) <= set(image.references[-1:]):
+                return "it was given another reference meanwhile"
+            self._remove_refused(row, refused)
+        return None
+
+    def _remove_refused(self, row: ListedImage, refused: docker.errors.APIError) -> None:
+        """Remove an image that Docker does not remove by its ID alone, though nobody uses it; else raise."""
+        api: Any = self._engine.api
+        why = str(refused.explanation)
+        if _BUILT_UPON in why:
+            # Without a name it goes with what was built on it.
+            for reference in row.references:
+                api.remove_image(reference, force=False)
+        elif _SEVERAL_NAMES in why:
+            # A digest of another repository counts as a name of its own.
+            repositories = {reference.rpartition(":")[0] for reference in row.references}
+            for digest in row.digests:
+                if digest.partition("@")[0] not in repositories:
+                    api.remove_image(digest, force=False)
+            if current_names(self._engine, row.image) is not None:
+                api.remove_image(row.image, force=False)
+        else:
+            raise refused
+
+    def _give_back(self, image: Image, taken: Sequence[str]) -> None:
+        """Give an image that stays the names that it has lost, unless they mean another by now."""
+        for reference in taken:
+            repository, _, tag = reference.rpartition(":")
+            try:
+                if self._engine.resolve(reference) is None:
+                    self._engine.api.tag(image.image_id, repository, tag)
+            except (EngineError, docker.errors.DockerException) as error:
+                logger.warning("%s lost its name %s: %s", image.name, reference, error)
+
+    def _met(self, removal: Removal, made: Plan, lookout: Lookout) -> list[dict[str, Any]]:
+        """The uses of an image that the engine told of only when it was too late."""
+        if not isinstance(removal.of, Verdict):
+            return []
+        time.sleep(self._engine.lag)
+        uses = lookout.uses_of(removal.of.image, made.inventory.now, self._own)
+        # Where a name means an image again, by now another one, nobody misses this one.
+        if uses and any(self._engine.resolve(reference) for reference in removal.references):
+            return []
+        for use in uses:
+            who = f"job {use.job}" if use.job else use.actor
+            logger.warning(
+                "%s was %s (%s) in the moment of its removal: it has to be pulled again",
+                _named(removal),
+                EVIDENCE[use.kind],
+                who,
+            )
+        return [use.to_json() for use in uses]
+
+    def _remove_container(self, container: Container) -> str | None:
+        detail = self._engine.container_detail(container.container_id)
+        if detail is None:
+            return "gone already"
+        now = read_container(detail, container)
+        if now.state not in STOPPED:
+            return f"it is {now.state} now"
+        if now.stopped_at > container.stopped_at:
+            return "it ran since the plan was made"
+        # Its volumes stay: they are judged for themselves.
+        self._own.add(container.container_id)
+        self._engine.api.remove_container(container.container_id, v=False, force=False)
+        return None
+
+    def _remove_volume(self, volume: Volume) -> str | None:
+        if any(volume.name in row.volumes for row in self._engine.containers()):
+            return "a container refers to it now"
+        row = next((row for row in self._engine.volumes() if row["Name"] == volume.name), None)
+        if row is None:
+            return "gone already"
+        if created_at(row) != volume.created:
+            return "it was made anew since the plan was made"
+        self._engine.api.remove_volume(volume.name, force=False)
+        return None
+
+    def _prune_build_cache(self, usage: BuildCacheUsage, item: Item, made: Plan) -> str | None:
+        """Have the engine prune its build cache, down to what is needed now and no further than planned."""
+        disk = self._measure(made)
+        missing = max(0, int(made.levels.target[0] - disk.free_bytes))
+        short_of_inodes = disk.free_inodes < made.levels.target[1]
+        keep = item.keep if short_of_inodes else max(item.keep, usage.bytes - missing)
+        self._engine.api.prune_builds(filters={"until": f"{item.age:.0f}s"}, keep_storage=keep)
+        return None
+
+    def _prepare(self) -> None:
+        """Have space for what is to be told, and for the engine's own needs, also when the disk is full."""
+        self._reserve.keep()
+        try:
+            self._writer.spool.reserve()
+        except LogError as error:
+            if not self._disk_is_full():
+                raise
+            logger.warning("%s: what is removed first is told in the log as soon as there is space", error)
+
+    def _disk_is_full(self) -> bool:
+        found = os.statvfs(self._log.path.parent)
+        return found.f_bavail * found.f_frsize < self._writer.spool.size
+
+    def _measure(self, made: Plan) -> DiskSample:
+        return sample_disk(made.inventory.disk.path)
+
+    def _item(self, kind: Kind, removal: Removal, freed: int | None, more: dict[str, Any]) -> Event:
+        return item_event(
+            kind,
+            removal.kind,
+            removal.key,
+            removal.name,
+            freed,
+            {
+                "prune": self._prune,
+                "reason": removal.reason,
+                "detail": removal.detail,
+                "predicted_bytes": removal.frees,
+                "references": list(removal.references),
+                **more,
+            },
+        )
+
+    def _store(self, event: Event) -> None:
+        """Have the event on the disk, in the log or its spool, before going on.
+
+        Raises:
+            LogError: neither can take it, and not for want of space.
+        """
+        self._writer.add([event])
+        if not self._writer.flush() and not self._writer.save() and not self._disk_is_full():
+            raise LogError(f"neither the log {self._log.path} nor its spool can be written: nothing more is removed")
+
+
+def _towards_target(made: Plan) -> Plan:
+    """The plan of a later round: what has begun goes on to the target, also above the threshold."""
+    return plan(made.policy, made.inventory, levels=replace(made.levels, threshold=made.levels.target))
+
+
+def _named(removal: Removal) -> str:
+    """What is removed, in words: images by their name alone."""
+    kind = {ItemKind.CONTAINER: "container ", ItemKind.VOLUME: "volume "}.get(removal.kind, "")
+    return f"{kind}{removal.name}"

@@ -1,0 +1,162 @@
+"""One run of the pruner, from the state it finds to what it leaves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from collector.engine.client import Engine
+from collector.eventlog.log import EventLog
+from collector.machine.disk import DiskSample
+from collector.machine.wake import FIRST_PAUSE_S, leave_levels, woken_within
+from collector.model.errors import HindsightError, UsageError
+from collector.model.units import format_bytes, format_count
+from pruner.planning.plan import Plan, counted, plan, short
+from pruner.policy.headroom import resolved
+from pruner.policy.policy import Levels, Policy, Space
+from pruner.removal.executor import MAX_ROUNDS, Executor, Outcome, exclusive
+from pruner.state.inventory import read_history
+from pruner.state.survey import survey, taught
+
+
+class TargetNotReachedError(HindsightError):
+    """Less than the target is free after all that may go has gone."""
+
+    exit_status = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the operator asks for beyond the policy: a clean-up now.
+
+    Attributes:
+        free: how much is to be free afterwards; None: as much as the policy's target.
+    """
+
+    free: Space | None
+
+
+def make_plan(engine: Engine, log: EventLog | None, policy: Policy, wish: Wish | None = None) -> Plan:
+    """A plan of the state as it is now.
+
+    Raises:
+        EngineError, LogError: engine or log cannot be used.
+        UsageError: the policy contradicts itself on this disk.
+    """
+    inventory = survey(engine, log, policy)
+    policy = resolved(policy, log, inventory.disk.total_bytes, inventory.now)
+    try:
+        levels = levels_for(policy, inventory.disk, inventory.free_slots, wish)
+        if short(inventory.disk.free_bytes, inventory.disk.free_inodes, levels.threshold):
+            inventory = taught(inventory, log, policy)
+        return plan(policy, inventory, levels=levels)
+    except ValueError as error:
+        raise UsageError(f"policy: {error}") from None
+
+
+def levels_for(policy: Policy, disk: DiskSample, slots: int | None, wish: Wish | None) -> Levels:
+    """The levels of free space that hold for one run.
+
+    A wish starts pruning at once and sets where it ends; at which point allowlisted images go stays
+    the policy's affair.
+
+    Raises:
+        ValueError: the policy contradicts itself on this disk.
+    """
+    levels = policy.levels(disk.total_bytes, disk.total_inodes, slots)
+    if wish is None:
+        return levels
+    wanted = levels.target[0] if wish.free is None else wish.free.of(disk.total_bytes, slots or 1)
+    emergency = (min(levels.emergency[0], wanted), levels.emergency[1])
+    return Levels((wanted, levels.threshold[1]), (wanted, levels.target[1]), emergency)
+
+
+def run(engine: Engine, log: EventLog, policy: Policy, trigger: str, wish: Wish | None = None) -> Outcome:
+    """Bring free space back, if it is short; first tell the end of prunes that were interrupted.
+
+    Raises:
+        EngineError, LogError: engine or log cannot be used.
+        PrunerBusyError: another pruner is at work.
+        UsageError: the policy contradicts itself on this disk.
+    """
+
+    def replan() -> Plan:
+        made = make_plan(engine, log, policy, wish)
+        if wish is None:
+            # What one run was asked for is not when the next shall begin.
+            leave_levels(log.path, made.inventory.disk.path, *made.levels.threshold)
+        return made
+
+    with exclusive(log.path):
+        executor = Executor(engine, log, trigger)
+        executor.flush()
+        executor.finish_interrupted(unfinished(log))
+        return executor.run(replan)
+
+
+def trigger_of(log_path: Path, environment: Mapping[str, str]) -> str:
+    """What started this run: ``early`` (the collector), ``timer``, ``service`` or ``manual``.
+
+    systemd 252 goes on naming a unit's first trigger, so the collector's own mark tells the two apart.
+    """
+    if environment.get("SYSTEMD_EXEC_PID") != str(os.getpid()):
+        return "manual"
+    if woken_within(log_path, FIRST_PAUSE_S):
+        return "early"
+    return "timer" if "TRIGGER_UNIT" in environment else "service"
+
+
+def unfinished(log: EventLog) -> tuple[str, ...]:
+    """Prunes that were interrupted. Raises LogError."""
+    return read_history(log).unfinished if log.exists() else ()
+
+
+def said(outcome: Outcome) -> str:
+    """What a run did, in one line."""
+    disk = outcome.disk
+    state = f"{format_bytes(disk.free_bytes)} of {format_bytes(disk.total_bytes)} free"
+    if not outcome.rounds and outcome.reached:
+        return f"{state}: nothing to do"
+    removed = counted([removal for removal, _ in outcome.removed])
+    rounds = f" in {outcome.rounds} rounds" if outcome.rounds > 1 else ""
+    return f"removed {removed}{rounds}, freed {format_bytes(outcome.freed)}; {state}"
+
+
+def check_reached(outcome: Outcome) -> None:
+    """Raise TargetNotReachedError, with what can be done, if the target was not reached."""
+    if outcome.reached:
+        return
+    limit = f", the most that one run makes of {MAX_ROUNDS}" if outcome.rounds == MAX_ROUNDS else ""
+    rounds = format_count(outcome.rounds, "round")
+    raise TargetNotReachedError(
+        f"free space is still under the target after {rounds}{limit}: `pruner plan` tells why each thing stays"
+    )
+
+
+def to_json(outcome: Outcome) -> dict[str, Any]:
+    """What a run did, for machines. Sizes are bytes."""
+    return {
+        "reached": outcome.reached,
+        "rounds": outcome.rounds,
+        "freed_bytes": outcome.freed,
+        "free_bytes": outcome.disk.free_bytes,
+        "total_bytes": outcome.disk.total_bytes,
+        "removed": [
+            {
+                "item": removal.kind.value,
+                "key": removal.key,
+                "name": removal.name,
+                "reason": removal.reason,
+                "predicted_bytes": removal.frees,
+                "freed_bytes": freed,
+            }
+            for removal, freed in outcome.removed
+        ],
+        "failed": [
+            {"item": removal.kind.value, "key": removal.key, "name": removal.name, "error": obstacle}
+            for removal, obstacle in outcome.failed
+        ],
+    }

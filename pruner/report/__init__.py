@@ -1,0 +1,1 @@
+"""What plans and prunes print, and what past prunes did."""

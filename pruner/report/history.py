@@ -1,0 +1,214 @@
+"""What prunes removed, why, how much that freed, and what was wanted again afterwards."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from typing import Any
+
+from collector.eventlog.log import EventLog
+from collector.model.errors import UsageError
+from collector.model.units import format_bytes, format_duration, parse_duration
+from pruner.policy.policy import names
+
+_ID_DIGITS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """One removal, and its regret. Times are UTC seconds, sizes bytes.
+
+    Attributes:
+        time: when it was removed.
+        prune: the prune that did.
+        trigger: what started that prune.
+        item: image, container, volume or build_cache.
+        name: what people call it.
+        references: an image's tags then.
+        image_id: an image's ID, else None.
+        reason: why it went, as the policy's decision has it.
+        detail: the reason in words, with its figures.
+        predicted: bytes that the plan expected to free.
+        freed: bytes that the file system won; None: nobody measured (told after an interruption).
+        again_at: when it was pulled, loaded, imported or built again; None: it was not.
+        again_as: which of these it was.
+        again_bytes: layers that came back with it, bytes: those that the removal had freed; else 0.
+        later_uses: containers and jobs that used it afterwards, until it was removed once more.
+        met: uses of an image in the very moment of its removal, which the engine told too late.
+    """
+
+    time: float
+    prune: str
+    trigger: str
+    item: str
+    name: str
+    references: tuple[str, ...]
+    image_id: str | None
+    reason: str
+    detail: str
+    predicted: int
+    freed: int | None
+    again_at: float | None
+    again_as: str | None
+    again_bytes: int
+    later_uses: int
+    met: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def again_after(self) -> float | None:
+        """Seconds from the removal until it was wanted again."""
+        return None if self.again_at is None else self.again_at - self.time
+
+    def to_json(self) -> dict[str, Any]:
+        """As printed for machines."""
+        return {
+            **asdict(self),
+            "references": list(self.references),
+            "met": list(self.met),
+            "again_after": self.again_after,
+        }
+
+
+def read(log: EventLog, since: float | None = None, name: str | None = None) -> list[Past]:
+    """Removals, the oldest first.
+
+    Args:
+        log: the event log.
+        since: those from then on, UTC seconds; None: all.
+        name: those of this reference, repository, glob, ID or beginning of an ID; None: all.
+
+    Raises:
+        LogError: the log cannot be read.
+    """
+    rows = log.query(_REMOVALS, [since or 0.0])
+    found = [_past(row) for row in rows]
+    return [one for one in found if name is None or _is_meant(one, name)]
+
+
+def since_when(text: str, now: float | None = None) -> float:
+    """UTC seconds of what a user writes: ``7d`` ago, a date or a time (UTC if it names no zone).
+
+    Raises:
+        UsageError: it is neither.
+    """
+    try:
+        return (time.time() if now is None else now) - parse_duration(text)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(
+            f"--since: '{text}' is neither a duration (7d) nor a time (2026-11-24, 2026-11-24T08:00)"
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def totals(found: Sequence[Past]) -> dict[str, Any]:
+    """Sums over removals; sizes in bytes."""
+    images = [one for one in found if one.item == "image"]
+    again = [one for one in images if one.again_at is not None]
+    return {
+        "removals": len(found),
+        "freed_bytes": sum(one.freed if one.freed is not None else one.predicted for one in found),
+        "images": len(images),
+        "images_back_again": len(again),
+        "bytes_back_again": sum(one.again_bytes for one in again),
+        "soonest_again_seconds": min((one.again_after for one in again if one.again_after is not None), default=None),
+    }
+
+
+def said(found: Sequence[Past]) -> str:
+    """All in one line."""
+    sums = totals(found)
+    if not found:
+        return "nothing was removed"
+    line = f"{_count(sums['removals'], 'removal')} freed {format_bytes(sums['freed_bytes'])}"
+    if not sums["images"]:
+        return line
+    if met := sum(bool(one.met) for one in found):
+        line = f"{line}, {met} of them while somebody used the image"
+    line = f"{line}; of {_count(sums['images'], 'image')} {sums['images_back_again'] or 'none'} came back"
+    if not sums["images_back_again"]:
+        return line
+    soonest = format_duration(sums["soonest_again_seconds"])
+    return f"{line} ({format_bytes(sums['bytes_back_again'])}), the first {soonest} later"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _past(row: Sequence[Any]) -> Past:
+    (*head, references, image_id, reason, detail, predicted, freed, again_at, again_as, uses, met) = row
+    moment, prune, trigger, item, name = head
+    back = again_at is not None
+    return Past(
+        time=moment,
+        prune=prune,
+        trigger=trigger or "unknown",
+        item=item,
+        name=name or image_id or "?",
+        references=tuple(json.loads(references)) if references else (),
+        image_id=image_id,
+        reason=reason or "unknown",
+        detail=detail or reason or "unknown",
+        predicted=predicted or 0,
+        freed=freed,
+        again_at=again_at,
+        again_as=again_as if back else None,
+        again_bytes=(predicted or 0) if back else 0,
+        later_uses=uses or 0,
+        met=tuple(json.loads(met)) if met else (),
+    )
+
+
+def _is_meant(one: Past, text: str) -> bool:
+    called = {one.name, *one.references}
+    if any(fnmatchcase(alias, text) for reference in called for alias in (reference, *names(reference))):
+        return True
+    digits = text.removeprefix("sha256:")
+    return (
+        len(digits) >= _ID_DIGITS
+        and one.image_id is not None
+        and one.image_id.removeprefix("sha256:").startswith(digits)
+    )
+
+
+# A removal's story ends where the same image is removed once more: what comes later is that removal's.
+_REMOVALS = """
+WITH removal AS (
+    SELECT seq, host, time, image, reference, container, bytes, attributes,
+        coalesce(attributes ->> '$.item', 'image') AS item, attributes ->> '$.prune' AS prune,
+        lead(time) OVER (PARTITION BY host, coalesce(image, -seq) ORDER BY seq) AS next_time
+    FROM event WHERE kind = 'item_removed'
+), back AS (
+    SELECT r.seq, min(e.time) AS again, arg_min(e.kind, e.time) AS kind
+    FROM removal AS r JOIN event AS e ON e.host = r.host AND e.image = r.image AND e.time > r.time
+        AND (r.next_time IS NULL OR e.time < r.next_time)
+        AND e.kind IN ('image_pulled', 'image_loaded', 'image_imported', 'image_built')
+    WHERE r.item = 'image' GROUP BY r.seq
+), used AS (
+    SELECT r.seq, count(DISTINCT coalesce(e.container, CAST(e.seq AS VARCHAR))) AS uses
+    FROM removal AS r JOIN event AS e ON e.host = r.host AND e.image = r.image AND e.time > r.time
+        AND (r.next_time IS NULL OR e.time < r.next_time)
+        AND e.kind IN ('container_created', 'job_image_used')
+    WHERE r.item = 'image' GROUP BY r.seq
+), started AS (
+    SELECT host, attributes ->> '$.prune' AS prune, any_value(attributes ->> '$.trigger') AS trigger
+    FROM event WHERE kind = 'prune_started' GROUP BY ALL
+)
+SELECT epoch_ns(r.time) / 1e9, r.prune, s.trigger, r.item, coalesce(r.reference, r.container, image_id),
+    r.attributes ->> '$.references', image_id, r.attributes ->> '$.reason', r.attributes ->> '$.detail',
+    CAST(r.attributes ->> '$.predicted_bytes' AS BIGINT), r.bytes,
+    epoch_ns(b.again) / 1e9, replace(b.kind, 'image_', ''), u.uses,
+    CAST(r.attributes -> '$.met' AS VARCHAR)
+FROM removal AS r LEFT JOIN image USING (image) LEFT JOIN back AS b USING (seq) LEFT JOIN used AS u USING (seq)
+    LEFT JOIN started AS s ON s.host = r.host AND s.prune = r.prune
+WHERE epoch_ns(r.time) / 1e9 >= ?
+ORDER BY r.seq
+"""

@@ -1,0 +1,197 @@
+"""Watches the engine while a prune is under way: what is used now must not go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from collector.engine.client import Engine
+from collector.engine.stream import Reader, StreamEnded
+from collector.engine.translate import CONTAINER_VERBS, IMAGE_VERBS, Translator
+from collector.model.errors import EngineError
+from collector.model.events import Event, Kind
+from pruner.state.inventory import Image
+
+_LEAST_DIGITS = 4
+_DISORDER_NS = 10**9
+_JOB = "com.gitlab.gitlab-runner.job.id"
+EVIDENCE = {
+    Kind.IMAGE_PULLED: "pulled",
+    Kind.IMAGE_TAGGED: "tagged",
+    Kind.IMAGE_LOADED: "loaded",
+    Kind.IMAGE_IMPORTED: "imported",
+    Kind.IMAGE_BUILT: "built",
+    Kind.CONTAINER_CREATED: "container created",
+    Kind.CONTAINER_STARTED: "container started",
+    Kind.CONTAINER_DIED: "container died",
+    Kind.CONTAINER_DESTROYED: "container removed",
+}
+
+
+class Lookout:
+    """Follows the engine's events from its making on, whole.
+
+    An engine remembers its last 256 events only, which a busy runner fills in seconds; a prune may
+    take minutes. So the stream is drained all along, and the engine's memory is asked besides, right
+    before each removal, for what may still be on its way through the stream.
+
+    Events are matched by what they say, without asking the engine what it means: the time between
+    the answer and the removal has to be short.
+
+    Args:
+        engine: the live engine.
+
+    Raises:
+        EngineError: there is no engine.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._seen: list[RawUse] = []
+        # IDs of the containers that were created since, and of those that were when `begin` was called.
+        self._created: set[str] = set()
+        self._known: set[str] = set()
+        self._last_ns = int(time.time() * 1e9)
+        self._began_ns = self._last_ns
+        self._reader = Reader(engine.stream(self._last_ns), engine.host)
+
+    def begin(self) -> None:
+        """Be about to list the containers: see `unlisted`. Raises EngineError."""
+        self._drain()
+        self._known = set(self._created)
+
+    def unlisted(self, listed: Iterable[str]) -> bool:
+        """Whether, as far as asked, a container has been created since `begin` that a listing does not know.
+
+        Args:
+            listed: IDs of the containers that were listed after `begin`.
+        """
+        return not self._created - self._known <= set(listed)
+
+    def use_of(self, image: Image, since: float, own: Collection[str] = ()) -> str | None:
+        """What shows that an image has been used, in words; None if nothing does. See `uses_of`."""
+        found = self.uses_of(image, since, own)
+        return EVIDENCE[max(found, key=lambda use: use.time_ns).kind] if found else None
+
+    def uses_of(self, image: Image, since: float, own: Collection[str] = ()) -> list[RawUse]:
+        """What shows that an image has been used.
+
+        Args:
+            image: the image.
+            since: uses before this time do not count, UTC seconds.
+            own: IDs of containers that the prune itself removed.
+
+        Raises:
+            EngineError: the engine is lost, so that uses may go unseen.
+        """
+        self._drain()
+        since_ns = int(since * 1e9)
+        # What was before the stream began is still in the engine's memory, or this is asked too late.
+        asked_ns = self._last_ns if since_ns >= self._began_ns else since_ns
+        told = map(raw_use, self._engine.buffered_events(asked_ns, time.time_ns()))
+        recent = [use for use in told if use is not None]
+        self._created.update(use.actor for use in recent if use.kind is Kind.CONTAINER_CREATED)
+        called = names_of(image)
+        return [
+            use
+            for use in dict.fromkeys((*self._seen, *recent))
+            if use.time_ns >= since_ns and use.actor not in own and not called.isdisjoint(use.called)
+        ]
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._reader.close()
+
+    def _drain(self) -> None:
+        while chunk := self._reader.read(0.0):
+            if isinstance(chunk, StreamEnded):
+                raise EngineError(f"the engine's events end ({chunk.reason}): nothing more is removed")
+            for raw in chunk:
+                use = raw_use(raw)
+                if use is not None:
+                    self._seen.append(use)
+                    if use.kind is Kind.CONTAINER_CREATED:
+                        self._created.add(use.actor)
+                    # Engines do not keep strictly to the order of time.
+                    self._last_ns = max(self._last_ns, use.time_ns - _DISORDER_NS)
+
+
+@dataclass(frozen=True, slots=True)
+class RawUse:
+    """What one event of the engine says of a use.
+
+    Attributes:
+        time_ns: when, UTC nanoseconds.
+        kind: which kind.
+        actor: whose: a container's ID, or what the engine calls the image.
+        called: all names that it gives the image.
+        job: the GitLab job that the container belongs to; None: no job.
+    """
+
+    time_ns: int
+    kind: Kind
+    actor: str
+    called: frozenset[str]
+    job: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As the log keeps it; the time in UTC seconds."""
+        return {"time": self.time_ns / 1e9, "what": EVIDENCE[self.kind], "who": self.actor, "job": self.job}
+
+
+def raw_use(raw: Mapping[str, Any]) -> RawUse | None:
+    """The use that an event of the engine tells of; None if it tells of none."""
+    actor = raw.get("Actor") or {}
+    attributes = actor.get("Attributes") or {}
+    who, action = str(actor.get("ID") or ""), str(raw.get("Action") or raw.get("status") or "")
+    kind = {"image": IMAGE_VERBS, "container": CONTAINER_VERBS}.get(str(raw.get("Type")), {}).get(action)
+    if kind not in EVIDENCE:
+        return None
+    said = (who, attributes.get("name"), attributes.get("image"), attributes.get("imageID"))
+    called = frozenset(_plain(str(name)) for name in said if name)
+    time_ns = int(raw.get("timeNano") or int(raw.get("time") or 0) * 10**9)
+    return RawUse(time_ns, kind, who or str(attributes.get("name") or ""), called, attributes.get(_JOB))
+
+
+def names_of(image: Image) -> frozenset[str]:
+    """All that an event may call an image: its ID, also cut short, its references and digests."""
+    digits = image.image_id.removeprefix("sha256:")
+    short = {digits[:length] for length in range(_LEAST_DIGITS, len(digits) + 1)}
+    return frozenset({_plain(name) for name in (*image.references, *image.digests, *image.names)} | short)
+
+
+def _plain(name: str) -> str:
+    """A name without what engines add to it or leave out."""
+    bare = name.removeprefix("sha256:").removeprefix("docker.io/").removeprefix("library/")
+    return bare.removesuffix(":latest")
+
+
+def recent_events(engine: Engine, since: float, until: float) -> list[Event]:
+    """Events that show a use and that the engine itself still remembers (its last 256 events), oldest first.
+
+    Args:
+        engine: the live engine.
+        since: begin of the interval, UTC seconds.
+        until: its end, UTC seconds.
+
+    Raises:
+        EngineError: there is no engine.
+    """
+    translator = Translator(engine)
+    return [
+        event
+        for raw in engine.buffered_events(int(since * 1e9), int(until * 1e9))
+        for event in translator.translate(raw)
+        if event.kind in EVIDENCE and event.image is not None
+    ]
+
+
+def recent_uses(engine: Engine, since: float, until: float) -> dict[str, tuple[float, str]]:
+    """As `recent_events`, the newest use of each image: (time in UTC seconds, evidence) by image ID."""
+    return {
+        event.image: (event.time_ns / 1e9, EVIDENCE[event.kind])
+        for event in recent_events(engine, since, until)
+        if event.image is not None
+    }

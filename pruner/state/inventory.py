@@ -1,0 +1,311 @@
+"""The state that is decided on: images with their layers, and each one's last use with its evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from collector.eventlog.log import EventLog
+from collector.machine.disk import DiskSample
+from collector.model.observation import ImageObservation
+from collector.model.origin import Origin
+from collector.model.times import parse_rfc3339
+from collector.queries.status import Witness, witness
+from pruner.state.jobs_in_flight import JobMemory
+from pruner.state.learning import Habits, Learned
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image that the engine holds. Times are UTC seconds, sizes bytes.
+
+    Attributes:
+        image_id: the engine's ID.
+        references: its tags, ``name:tag``.
+        digests: its ``name@sha256:…``.
+        names: every name that it was ever seen with: an allowlist may match any of them.
+        size: bytes of all its layers.
+        layers: (chain ID, bytes), base first.
+        created: build time, 0 if unknown.
+        first_seen: when it was first witnessed (or stored, or built, if nothing else is known).
+        last_use: latest use, as `evidence` tells.
+        evidence: what shows the last use.
+        pulled: when it was last pulled, else `first_seen`.
+        uses: witnessed uses.
+        origin: where it can be had again.
+        containers: how many containers refer to it, in any state.
+        returns: how often it was used again after an idle time (see `pruner.state.learning`).
+        gap: moving average of those idle times, seconds; 0 without any.
+        superseded: since when a later image has been used in each of its repositories; infinite: not.
+    """
+
+    image_id: str
+    references: tuple[str, ...]
+    digests: tuple[str, ...]
+    names: tuple[str, ...]
+    size: int
+    layers: tuple[tuple[str, int], ...]
+    created: float
+    first_seen: float
+    last_use: float
+    evidence: str
+    pulled: float
+    uses: int
+    origin: Origin
+    containers: int = 0
+    returns: int = 0
+    gap: float = 0.0
+    superseded: float = math.inf
+
+    @property
+    def name(self) -> str:
+        """What people call it: its first reference, else its first digest, else its ID."""
+        return (*self.references, *self.digests, self.image_id)[0]
+
+    @property
+    def local(self) -> bool:
+        """Whether, as far as known, no registry can give it back."""
+        return self.origin is not Origin.REGISTRY
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One container of the engine. Times are UTC seconds, sizes bytes.
+
+    Attributes:
+        container_id: the engine's ID.
+        name: its name.
+        image: ID of the image that it was created from.
+        state: the engine's word for its state, lower case.
+        stopped_at: when it stopped; when it was created, if it never started.
+        never_started: whether it never started.
+        job: the GitLab job that it belongs to; None: no job.
+        restarts: whether it has a restart policy.
+        bytes: what its removal frees: its writable layer and its log.
+        volumes: names of the volumes that it refers to.
+    """
+
+    container_id: str
+    name: str
+    image: str
+    state: str
+    stopped_at: float
+    never_started: bool = False
+    job: str | None = None
+    restarts: bool = False
+    bytes: int = 0
+    volumes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """One volume of the engine. Times are UTC seconds, sizes bytes.
+
+    Attributes:
+        name: its name.
+        sort: ``anonymous``, ``cache`` (of GitLab Runner) or ``named``.
+        created: when it was created, as the engine says.
+        last_use: latest sign of use, as `evidence` tells.
+        evidence: what shows it.
+        bytes: what it holds.
+        containers: how many containers refer to it, in any state.
+        here: whether its data is on the engine's own disk.
+    """
+
+    name: str
+    sort: str
+    created: float
+    last_use: float
+    evidence: str
+    bytes: int = 0
+    containers: int = 0
+    here: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRecord:
+    """One record of the build cache: bytes, last use in UTC seconds, and what forbids its removal."""
+
+    bytes: int
+    last_use: float
+    in_use: bool = False
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BuildCacheUsage:
+    """The build cache; without records where the engine has none."""
+
+    records: tuple[CacheRecord, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """What all records hold."""
+        return sum(record.bytes for record in self.records)
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the log witnessed of one image. Times are UTC seconds."""
+
+    first_seen: float
+    last_use: float | None = None
+    evidence: str = ""
+    pulled: float | None = None
+    uses: int = 0
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the log knows. Times are UTC seconds.
+
+    Attributes:
+        images: by image ID.
+        observed: the latest observation of each image, by image ID.
+        unfinished: prunes that began and have not ended, oldest first.
+        witnessed: which part of the time was witnessed.
+    """
+
+    images: dict[str, Past] = field(default_factory=dict)
+    observed: dict[str, ImageObservation] = field(default_factory=dict)
+    unfinished: tuple[str, ...] = ()
+    witnessed: Witness = field(default_factory=Witness)
+
+    @property
+    def blind_until(self) -> float | None:
+        """End of the latest gap; None: there is none."""
+        return max((ended for _, ended in self.witnessed.gaps), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """All that a decision looks at.
+
+    Attributes:
+        images: in the order of first sight: the position is the image's number.
+        disk: the file system that the images fill.
+        now: when the state was read, UTC seconds.
+        blind_until: end of the latest gap in the history, UTC seconds.
+        held: image IDs that a job in flight may need.
+        jobs: what the log knows of jobs, to ask the same again before each removal.
+        warnings: what the decision has to do without, one line each.
+        learned: what the host's past says of images in each situation.
+        containers: all containers, in any state.
+        volumes: all volumes.
+        build_cache: the build cache.
+        free_slots: job slots of the runners that are free now; None: unknown, or nobody asked.
+    """
+
+    images: tuple[Image, ...]
+    disk: DiskSample
+    now: float
+    blind_until: float | None = None
+    held: frozenset[str] = frozenset()
+    jobs: JobMemory = field(default_factory=JobMemory)
+    warnings: tuple[str, ...] = ()
+    learned: Learned = field(default_factory=Learned)
+    containers: tuple[Container, ...] = ()
+    volumes: tuple[Volume, ...] = ()
+    build_cache: BuildCacheUsage = field(default_factory=BuildCacheUsage)
+    free_slots: int | None = None
+
+
+# All other states are of containers that run, are about to, or are being removed by somebody.
+STOPPED = frozenset({"created", "configured", "exited", "stopped", "dead"})
+
+
+def image_of(observation: ImageObservation, past: Past | None, containers: Sequence[Container], now: float) -> Image:
+    """Put together what the engine holds, its containers of the image, and what the log witnessed.
+
+    Without a witnessed use the image counts as used when the engine stored it, else when it was
+    built: poor evidence, and said to be.
+    """
+    created = parse_rfc3339(observation.created) or 0.0
+    stored = observation.stored
+    weak = (stored, "stored or tagged, as the engine says") if stored else (created, "built; no use was witnessed")
+    first_seen = past.first_seen if past else weak[0]
+    last_use, evidence = (past.last_use, past.evidence) if past and past.last_use is not None else weak
+    if any(container.state not in STOPPED for container in containers):
+        last_use, evidence = now, "a container exists"
+    elif containers and (stopped := max(one.stopped_at for one in containers)) > (last_use or 0.0):
+        last_use, evidence = stopped, "a container stopped"
+    names = tuple(sorted({*observation.references, *observation.digests, *(past.names if past else ())}))
+    return Image(
+        image_id=observation.image,
+        references=observation.references,
+        digests=observation.digests,
+        names=names,
+        size=observation.size,
+        layers=tuple((layer.chain_id, layer.bytes) for layer in observation.layers),
+        created=created,
+        first_seen=first_seen,
+        last_use=float(last_use or 0.0),
+        evidence=evidence,
+        pulled=past.pulled if past and past.pulled is not None else first_seen,
+        uses=past.uses if past else 0,
+        origin=observation.origin,
+        containers=len(containers),
+    )
+
+
+def number(images: Iterable[Image]) -> tuple[Image, ...]:
+    """Order images by first sight; what was seen at the same time, by build time and ID."""
+    return tuple(sorted(images, key=lambda image: (image.first_seen, image.created, image.image_id)))
+
+
+def used_later(image: Image, time: float, evidence: str) -> Image:
+    """The image with a later use, if it is later."""
+    if time <= image.last_use:
+        return image
+    pulled = time if evidence == "pulled" else image.pulled
+    return replace(image, last_use=time, evidence=evidence, pulled=max(pulled, image.pulled))
+
+
+def with_habits(image: Image, habits: Habits) -> Image:
+    """The image with what its past says of its future."""
+    return replace(image, uses=habits.uses, returns=habits.returns, gap=habits.gap, superseded=habits.superseded)
+
+
+def read_history(log: EventLog) -> History:
+    """Fold the log to what a decision needs. Raises LogError."""
+    with log.reading() as connection:
+        host = [log.host]
+        first = dict(connection.execute(_FIRST_SEEN, host).fetchall())
+        used = {row[0]: row[1:] for row in connection.execute(_LAST_USE, host).fetchall()}
+        observed = {row[0]: ImageObservation.from_row(*row) for row in connection.execute(_OBSERVED, host).fetchall()}
+        names = dict(connection.execute(_NAMES, host).fetchall())
+        witnessed = witness(connection, log.host)
+        unfinished = connection.execute(
+            "SELECT prune FROM prunes WHERE host = ? AND finished IS NULL ORDER BY started", host
+        ).fetchall()
+    images = {}
+    for image, seen in first.items():
+        last_use, evidence, pulled, uses = used.get(image, (None, "", None, 0))
+        images[image] = Past(seen, last_use, evidence, pulled, uses, tuple(names.get(image) or ()))
+    return History(images, observed, tuple(row[0] for row in unfinished), witnessed)
+
+
+_FIRST_SEEN = """
+SELECT image_id, epoch_ns(min(time)) / 1e9 FROM event JOIN image USING (image) WHERE host = ? GROUP BY image_id
+"""
+_LAST_USE = """
+SELECT image_id, epoch_ns(last_use) / 1e9, evidence, epoch_ns(last_pull) / 1e9, uses FROM last_use WHERE host = ?
+"""
+_OBSERVED = """
+SELECT image_id,
+    CAST(o.attributes -> '$.references' AS VARCHAR[]), CAST(o.attributes -> '$.digests' AS VARCHAR[]),
+    o.attributes ->> '$.created', CAST(o.attributes ->> '$.stored' AS DOUBLE),
+    CAST(o.attributes ->> '$.size' AS BIGINT),
+    CAST(o.attributes -> '$.layers' AS STRUCT(diff_id VARCHAR, chain_id VARCHAR, bytes BIGINT)[]), o.origin
+FROM image_observations AS o JOIN image USING (image) WHERE host = ?
+"""
+_NAMES = """
+SELECT image_id, list(DISTINCT name) FROM (
+    SELECT host, image, unnest(CAST(attributes -> '$.references' AS VARCHAR[])
+        || CAST(attributes -> '$.digests' AS VARCHAR[])) AS name FROM event WHERE kind = 'image_observed'
+    UNION ALL
+    SELECT host, image, reference FROM event WHERE kind LIKE 'image_%' AND reference IS NOT NULL
+) JOIN image USING (image) WHERE host = ? GROUP BY image_id
+"""

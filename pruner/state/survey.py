@@ -1,0 +1,392 @@
+"""Reads the state that is decided on: the live engine, the log, and the engine's own short memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from collector.engine.client import Engine
+from collector.eventlog.log import EventLog
+from collector.machine.disk import sample_disk
+from collector.model.errors import EngineError, UsageError
+from collector.model.observation import ImageObservation, ListedContainer, ListedImage
+from collector.model.origin import Origin, agreed
+from collector.model.times import parse_rfc3339
+from collector.model.units import format_count, format_duration, format_time
+from pruner.policy.orders import LEARNING_ORDERS
+from pruner.policy.policy import SLOTS_VARIABLE, Policy
+from pruner.state.event_watch import recent_uses
+from pruner.state.inventory import (
+    STOPPED,
+    BuildCacheUsage,
+    CacheRecord,
+    Container,
+    History,
+    Image,
+    Inventory,
+    Volume,
+    image_of,
+    number,
+    read_history,
+    used_later,
+    with_habits,
+)
+from pruner.state.jobs_in_flight import JobMemory, held_for_jobs, read_jobs
+from pruner.state.learning import Habits, read_experience
+
+_STALE_S = 900.0
+# The history of this time must have been witnessed to so much, or the decision says so.
+_LOOKED_AT_S = 7 * 86400.0
+_BLIND_SHARE = 0.01
+_BLOCK = 512  # what st_blocks counts, whatever the file system's own blocks are
+_TYPE = "com.gitlab.gitlab-runner.type"
+_ANONYMOUS = "com.docker.volume.anonymous"
+_HEX_NAME = re.compile(r"[0-9a-f]{64}")
+_CACHE_VOLUME = re.compile(r"runner-.+-cache-[0-9a-f]{32}(-protected)?")
+_SLOT = re.compile(r"runner-.+-project-[0-9]+-concurrent-[0-9]+")
+
+
+def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
+    """All that the engine holds now and what shows its use.
+
+    Args:
+        engine: the live engine.
+        log: the event log; None or not there yet: decide without one, and say so.
+        policy: its `min_age` says how far back the engine's own memory is asked.
+
+    Raises:
+        EngineError: there is no engine.
+        LogError: the log is there but cannot be read.
+        UsageError: an amount is given per job and nobody tells the number of slots.
+    """
+    known = log is not None and log.exists()
+    history = read_history(log) if log is not None and known else History()
+    disk = sample_disk(engine.info().data_root)
+    now = time.time()
+    jobs = read_jobs(log, now) if log is not None and known else JobMemory()
+    listed = engine.containers()
+    usage, faults = _usage(engine)
+    containers = read_containers(engine, listed, usage)
+    recent = recent_uses(engine, now - policy.min_age, now)
+    images = []
+    for row in engine.images():
+        observation = _observation(engine, row, history)
+        if observation is not None:
+            own = [container for container in containers if container.image == row.image]
+            image = image_of(observation, history.images.get(row.image), own, now)
+            images.append(used_later(image, *recent.get(row.image, (0.0, ""))))
+    return Inventory(
+        images=number(images),
+        disk=disk,
+        now=now,
+        blind_until=history.blind_until,
+        held=held_for_jobs(listed, images, jobs, now),
+        jobs=jobs,
+        warnings=(*warnings(history, log, policy, now), *_unknown_origins(images, policy), *faults),
+        containers=containers,
+        volumes=read_volumes(engine, listed, usage, last_slots(log)),
+        build_cache=read_build_cache(usage),
+        free_slots=free_slots(policy, listed),
+    )
+
+
+def taught(inventory: Inventory, log: EventLog | None, policy: Policy) -> Inventory:
+    """The state with what the log teaches of each image's future, if the policy's order asks for it.
+
+    Reading it costs more than all the rest of a survey, so it is for when something has to go.
+
+    Raises:
+        LogError: the log is there but cannot be read.
+    """
+    if log is None or policy.order not in LEARNING_ORDERS or not log.exists():
+        return inventory
+    experience = read_experience(log, inventory.now)
+    images = [with_habits(image, experience.habits.get(image.image_id, Habits())) for image in inventory.images]
+    return replace(inventory, images=tuple(images), learned=experience.learned)
+
+
+def _usage(engine: Engine) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What things hold, as the engine says; without it nothing but images and empty containers is planned."""
+    try:
+        return engine.disk_usage(), ()
+    except EngineError as error:
+        return {}, (f"the engine does not tell what containers, volumes and build cache hold: {error}",)
+
+
+def read_containers(
+    engine: Engine, listed: Sequence[ListedContainer], usage: Mapping[str, Any]
+) -> tuple[Container, ...]:
+    """All containers, those that are stopped with when they stopped and what they hold. Raises EngineError."""
+    sizes = {row.get("Id"): row.get("SizeRw") or 0 for row in usage.get("Containers") or []}
+    found = []
+    for row in listed:
+        container = Container(
+            container_id=row.container,
+            name=row.name,
+            image=row.image,
+            state=row.state,
+            stopped_at=row.created_ns / 1e9,
+            job=job_of(row.labels),
+            volumes=row.volumes,
+        )
+        if row.state in STOPPED:
+            detail = engine.container_detail(row.container)
+            if detail is None:
+                continue
+            held = max(0, int(sizes.get(row.container) or 0)) + _log_bytes(detail)
+            container = replace(read_container(detail, container), bytes=held)
+        found.append(container)
+    return tuple(found)
+
+
+def read_container(detail: Mapping[str, Any], known: Container) -> Container:
+    """A container with what the engine tells of it alone: since when it is stopped, and whether it comes back."""
+    state, host = detail.get("State") or {}, detail.get("HostConfig") or {}
+    created, finished = parse_rfc3339(detail.get("Created")) or 0.0, parse_rfc3339(state.get("FinishedAt")) or 0.0
+    return replace(
+        known,
+        state=str(state.get("Status") or known.state).lower(),
+        # A container that never started is said to have finished in the year 1.
+        stopped_at=max(created, finished),
+        never_started=finished <= 0,
+        restarts=((host.get("RestartPolicy") or {}).get("Name") or "no") != "no",
+    )
+
+
+def _log_bytes(detail: Mapping[str, Any]) -> int:
+    """What the container's log holds, with those that were rotated; 0 where it may not be looked at."""
+    path = detail.get("LogPath")
+    if not path:
+        return 0
+    try:
+        return sum(file.stat().st_blocks * _BLOCK for file in Path(path).parent.glob(Path(path).name + "*"))
+    except OSError:
+        return 0
+
+
+def read_volumes(
+    engine: Engine,
+    listed: Sequence[ListedContainer],
+    usage: Mapping[str, Any],
+    slots: Mapping[str, float],
+) -> tuple[Volume, ...]:
+    """All volumes with the latest sign of their use.
+
+    Args:
+        engine: the live engine.
+        listed: all containers.
+        usage: what the engine says that things hold.
+        slots: see `last_slots`.
+
+    Raises:
+        EngineError: there is no engine.
+    """
+    holders = Counter(name for row in listed for name in row.volumes)
+    told = {row.get("Name"): row.get("UsageData") or {} for row in usage.get("Volumes") or []}
+    found = []
+    for row in engine.volumes():
+        name = str(row["Name"])
+        data = told.get(name, {})
+        created = created_at(row)
+        last_use, evidence = max(
+            (created, "created"),
+            (_changed(row.get("Mountpoint")), "its folder changed"),
+            (slots.get(slot_of(name) or "", 0.0), "a job of its slot ran"),
+        )
+        found.append(
+            Volume(
+                name=name,
+                sort=sort_of(name, row.get("Labels") or {}),
+                created=created,
+                last_use=last_use,
+                evidence=evidence,
+                bytes=max(0, int(data.get("Size") or 0)),
+                containers=max(holders[name], int(data.get("RefCount") or 0)),
+                here=row.get("Driver") == "local" and not row.get("Options"),
+            )
+        )
+    return tuple(found)
+
+
+def created_at(volume: Mapping[str, Any]) -> float:
+    """When a volume was created, as the engine says, UTC seconds; 0 if it does not."""
+    return parse_rfc3339(volume.get("CreatedAt")) or 0.0
+
+
+def sort_of(name: str, labels: Mapping[str, str]) -> str:
+    """Whether a volume is ``anonymous``, a ``cache`` of GitLab Runner, or ``named``.
+
+    Engines mark anonymous volumes since 23.0; before, a name of 64 digits is all that tells them.
+    """
+    if labels.get(_TYPE) == "cache" or _CACHE_VOLUME.fullmatch(name):
+        return "cache"
+    return "anonymous" if _ANONYMOUS in labels or _HEX_NAME.fullmatch(name) else "named"
+
+
+def slot_of(name: str) -> str | None:
+    """The runner's slot that a cache volume or a job's container belongs to, from its name."""
+    match = _SLOT.match(name)
+    return match[0] if match else None
+
+
+def last_slots(log: EventLog | None) -> dict[str, float]:
+    """When a job last ran in each of the runners' slots, UTC seconds, as the log witnessed. Raises LogError.
+
+    A cache volume belongs to one slot of one project, and every job there mounts it: no engine
+    tells when a volume was last used, but this does.
+    """
+    if log is None or not log.exists():
+        return {}
+    rows = log.query(
+        "SELECT regexp_extract(attributes ->> '$.name', ?) AS slot, epoch_ns(max(time)) / 1e9 FROM event"
+        " WHERE host = ? AND kind IN ('container_created', 'container_destroyed')"
+        " AND attributes ->> '$.name' LIKE 'runner-%' GROUP BY slot",
+        [_SLOT.pattern, log.host],
+    )
+    return {slot: last for slot, last in rows if slot}
+
+
+def _changed(path: Any) -> float:
+    """When a volume's topmost folder changed; 0 where it may not be looked at."""
+    try:
+        return Path(str(path)).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def read_build_cache(usage: Mapping[str, Any]) -> BuildCacheUsage:
+    """The build cache, as the engine tells it; none on an engine without one."""
+    return BuildCacheUsage(
+        tuple(
+            CacheRecord(
+                bytes=max(0, int(row.get("Size") or 0)),
+                last_use=max(parse_rfc3339(row.get("LastUsedAt")) or 0.0, parse_rfc3339(row.get("CreatedAt")) or 0.0),
+                in_use=bool(row.get("InUse")),
+                shared=bool(row.get("Shared")),
+            )
+            for row in usage.get("BuildCache") or []
+        )
+    )
+
+
+def free_slots(policy: Policy, listed: Iterable[ListedContainer]) -> int | None:
+    """Job slots that are free now; None if no amount is given per job.
+
+    Args:
+        policy: the number of slots, or where the runner's configuration tells it.
+        listed: all containers: those of jobs that run take a slot each.
+
+    Raises:
+        UsageError: nobody tells the number of slots.
+    """
+    if not policy.per_job:
+        return None
+    running = {job_of(row.labels) for row in listed if row.state not in STOPPED} - {None}
+    slots = policy.job_slots if policy.job_slots is not None else read_slots(Path(policy.runner_config))
+    return max(0, slots - len(running))
+
+
+def _told_slots(path: Path) -> int | None:
+    """The number of job slots that root read in a file that we may not read; None: nobody told it."""
+    number, _, where = os.environ.get(SLOTS_VARIABLE, "").partition(":")
+    return int(number) if where == str(path) and number.isdecimal() and int(number) > 0 else None
+
+
+def read_slots(path: Path) -> int:
+    """How many jobs a GitLab Runner runs at once, from its config.toml, or as our unit's environment tells.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    told = f"an amount per job needs the number of job slots: set job_slots, or let runner_config = {path} tell"
+    try:
+        # The runner's own default is one.
+        slots = tomllib.loads(path.read_text(encoding="utf-8")).get("concurrent", 1)
+    except OSError as error:
+        if isinstance(error, PermissionError) and (known := _told_slots(path)) is not None:
+            return known
+        raise UsageError(f"{told} ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{told} (no TOML: {error})") from None
+    if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
+        raise UsageError(f"{told} (concurrent = {slots} is no number of jobs)")
+    return slots
+
+
+def job_of(labels: Mapping[str, str]) -> str | None:
+    """The GitLab job that a container belongs to, from its labels; None: none."""
+    return labels.get("com.gitlab.gitlab-runner.job.id")
+
+
+def warnings(history: History, log: EventLog | None, policy: Policy, now: float) -> tuple[str, ...]:
+    """What the decision has to do without."""
+    found = []
+    first, last = history.witnessed.first, history.witnessed.last
+    if first is None or last is None:
+        where = f" at {log.path}" if log is not None else ""
+        what = "no event log" if log is None or not log.path.exists() else "no use is witnessed in the event log"
+        found.append(
+            f"{what}{where}: last use is unknown and build or storing time stands in for it; "
+            "start `collector run` on this host"
+        )
+        return tuple(found)
+    if now - first < policy.min_age:
+        found.append(
+            f"the log is young (since {format_time(first)}): images without a witnessed use "
+            "are judged by build or storing time"
+        )
+    if now - last > _STALE_S:
+        found.append(
+            f"nothing has been recorded for {format_duration(now - last)}: "
+            "is the collector running? Uses since then are known only as far as the engine remembers them"
+        )
+    if history.blind_until is not None and now - history.blind_until < policy.min_age:
+        found.append(f"the history has a gap until {format_time(history.blind_until)}")
+    blind = history.witnessed.blind(now - _LOOKED_AT_S, now)
+    if blind > _BLIND_SHARE * _LOOKED_AT_S:
+        found.append(
+            f"{format_duration(blind)} of the last {format_duration(_LOOKED_AT_S)} were not witnessed: "
+            "images used only then look older than they are"
+        )
+    return tuple(found)
+
+
+def _unknown_origins(images: Iterable[Image], policy: Policy) -> Iterator[str]:
+    """What is kept only because nothing tells whether a registry has it."""
+    unknown = sum(image.origin is Origin.UNKNOWN for image in images)
+    if unknown and policy.local_images == "keep":
+        yield (
+            f"whether a registry has {format_count(unknown, 'image')} is not known, so they count as local and stay "
+            "(local_images = keep): as root, `collector run --once` looks it up in the engine's own records"
+        )
+
+
+def _observation(engine: Engine, row: ListedImage, history: History) -> ImageObservation | None:
+    """The image's layers: from the log where it tells them, for asking takes two calls an image."""
+    known = history.observed.get(row.image)
+    if known is not None and known.layers and (known.references, known.digests) == row.signature:
+        if known.origin is Origin.REGISTRY or not engine.hides_origin:
+            return known
+        return replace(known, origin=_agreed(known, engine.origin(row), history))
+    seen = engine.observe(row)
+    return None if seen is None else replace(seen, origin=_agreed(known, seen.origin, history))
+
+
+def _agreed(known: ImageObservation | None, told: Origin, history: History) -> Origin:
+    """What log and engine say together of an image's origin."""
+    if told is Origin.PACKED and history.witnessed.first is not None:
+        # Pulled, or loaded from an archive: who follows the events tells, maybe in a moment.
+        told = Origin.UNKNOWN
+    return agreed(known.origin if known is not None else None, told)
+
+
+def current_names(engine: Engine, image_id: str) -> ListedImage | None:
+    """The image as the engine lists it at this moment; None if it has gone."""
+    return next((row for row in engine.images() if row.image == image_id), None)
