@@ -411,7 +411,7 @@ def _noted(frame: pd.DataFrame, found: Sequence[Findings]) -> pd.DataFrame:
     frame.attrs["notes"] = [
         f"{findings.host}: {note}" if len(found) > 1 else note
         for findings in found
-        for note in findings.facts["assumptions"]
+        for note in findings.facts.assumptions
     ]
     return frame
 

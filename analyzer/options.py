@@ -8,7 +8,6 @@ import itertools
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,14 +30,6 @@ if TYPE_CHECKING:
 
 TRIGGERS = ("tick", "event")
 _ORDER_HELP = f"Which images go first: {', '.join(ORDERS)}."
-
-
-class By(StrEnum):
-    """What costs are told by."""
-
-    PROJECT = "project"
-    REF = "ref"
-    IMAGE = "image"
 
 
 LogsOption = Annotated[

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from analyzer.options import By
+from analyzer.audit.grouping import By
 from analyzer.trace.load import choose_host
 from collector.eventlog.log import EventLog
 from collector.model.jobs import HELPER_ROLES

@@ -5,9 +5,8 @@ from __future__ import annotations
 import heapq
 import math
 
-from analyzer.baselines.base import DAY, GIB, HOUR, MINUTE, Baseline, age_name
-from analyzer.kernel.age_rule import AgeRule, Clock
-from analyzer.kernel.rules import Tool, ToolKind
+from analyzer.baselines.base import DAY, GIB, HOUR, MINUTE, Baseline, age_name, follow
+from analyzer.kernel.rules import AgeRule, Clock, Tool, ToolKind
 from analyzer.simulation.host import Host
 
 
@@ -59,7 +58,7 @@ class Buildkite(Baseline):
     def tick(self, host: Host) -> None:
         """Check and prune."""
         if host.free < self.low or host.free_inodes < self.low_inodes:
-            self.prune.apply(host)
+            follow(self.prune, host)
 
     def waits(self, host: Host, until: float, *, use: bool) -> None:
         """Check before a job."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from analyzer.baselines.base import DAY, HOUR, MINUTE, Baseline
-from analyzer.kernel.age_rule import unused
+from analyzer.baselines.base import DAY, HOUR, MINUTE, Baseline, unused
 from analyzer.simulation.host import Host
 from pruner.policy.policy import repository
 

@@ -18,9 +18,9 @@ from analyzer.baselines.base import (
     seen_use,
     size,
     unique_size,
+    unused,
 )
-from analyzer.kernel.age_rule import AgeRule, Clock, unused
-from analyzer.kernel.rules import Tool, ToolKind
+from analyzer.kernel.rules import AgeRule, Clock, Tool, ToolKind
 from analyzer.simulation.host import Host
 
 PER_CENT = 100

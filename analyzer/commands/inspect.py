@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from analyzer.options import By, LogHostOption
+from analyzer.audit.grouping import By
+from analyzer.options import LogHostOption
 from collector.model.units import format_bytes
 from collector.terminal import console
 from collector.terminal.console import LogOption

@@ -13,8 +13,8 @@ from threading import Lock
 
 import numpy as np
 
-from analyzer.kernel.age_rule import removable_by_id
 from analyzer.kernel.moments import Moments
+from analyzer.kernel.rules import removable_by_id
 from analyzer.native.binding import Array, checked, function, plain, pointers
 from analyzer.native.loader import load
 from analyzer.trace.trace import Floats, Integers, Trace

@@ -1,38 +1,23 @@
-"""What is the same under every policy, compiled: what a host learned, how its images rank at each moment, the bound."""
+"""What is the same under every policy, compiled: what a host learned, and how its images rank at each moment."""
 
 from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import byref, c_double, c_int, c_int32, c_int64, c_void_p
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analyzer.native.binding import Array, checked, function, plain, pointers, view
+from analyzer.native.binding import Array, function, plain, pointers, view
 from analyzer.trace.trace import Floats, Integers, Trace
 from analyzer.trace.uses import WORTH_A_THREAD
 from pruner.state.learning import AGES, BUCKETS, HABITS, STAGES, TRUST, TYPICAL_RATE, typical_idle
 
-if TYPE_CHECKING:
-    from analyzer.kernel.index import Index
-
 _MOMENTS_BYTES = 2**28
 _PARTS = 2
 _Keys = ctypes.CFUNCTYPE(c_int, c_double, c_int32, c_void_p, c_void_p)
-
-
-class _Needs(ctypes.Structure):
-    _fields_ = (
-        ("count", c_int64),
-        *((name, c_void_p) for name in ("tick", "layer", "needed", "costs", "until", "doubtful", "following")),
-        *((name, c_int32) for name in ("layers", "states", "gaps")),
-        *((name, c_void_p) for name in ("size", "disk_time", "allowed", "gap_begin", "gap_end")),
-        *((name, c_double) for name in ("interval", "grace")),
-        ("ticks", c_int64),
-    )
 
 
 class _Learned(ctypes.Structure):
@@ -47,7 +32,8 @@ class Learning:
     """What a host learned up to each midnight, compiled; see `analyzer.simulation.knowledge.Knowledge`.
 
     Args:
-        index: the trace's index.
+        trace: the history.
+        following: per use the next use of the same image, see `Index.following`; shape (u,).
         superseded: since when each image has been; shape (n,).
         days: midnights, the first at or before the origin.
         offset_ms: milliseconds of the origin after it.
@@ -60,8 +46,9 @@ class Learning:
         MemoryError: there is not enough.
     """
 
-    def __init__(self, index: Index, superseded: Floats, days: int, offset_ms: int, *, by_habit: bool) -> None:
-        trace = index.trace
+    def __init__(
+        self, trace: Trace, following: Array, superseded: Floats, days: int, offset_ms: int, *, by_habit: bool
+    ) -> None:
         self._width = AGES * HABITS * STAGES if by_habit else AGES * BUCKETS * 2
         self.habit = np.empty(len(trace.time), dtype=np.uint8)
         given = (
@@ -69,7 +56,7 @@ class Learning:
             plain(trace.image, np.int32),
             plain(trace.until, np.float64),
             plain(trace.kind, np.uint8),
-            index.following,
+            following,
             plain(superseded, np.float64),
         )
         make = function("kernel_learn")
@@ -196,41 +183,3 @@ class Moments:
             return 0
 
         return ask
-
-
-def bound(trace: Trace, columns: Sequence[Array], allowed: Array, interval: float, grace: float) -> float:
-    """The bytes that the optimal fractional policy pulls again, compiled; see `analyzer.simulation.bounds`.
-
-    Args:
-        trace: the history.
-        columns: per layer and tick: tick, layer, whether needed, whether it costs, exempt until, doubtful
-            until, and the tick of the next costly need; by tick, then layer.
-        allowed: bytes that may be held in each disk state.
-        interval: seconds between ticks.
-        grace: seconds after a gap in which nothing goes.
-
-    Raises:
-        MemoryError: there is not enough.
-    """
-    names = ("tick", "layer", "needed", "costs", "until", "doubtful", "following")
-    kinds = (np.int64, np.int32, np.uint8, np.uint8, np.float64, np.float64, np.float64)
-    arrays = {name: plain(column, kind) for name, column, kind in zip(names, columns, kinds, strict=True)} | {
-        "size": plain(trace.layer_bytes, np.int64),
-        "disk_time": plain(trace.disk_time, np.float64),
-        "allowed": plain(allowed, np.float64),
-        "gap_begin": plain(trace.blind[:, 0], np.float64),
-        "gap_end": plain(trace.blind[:, 1], np.float64),
-    }
-    needs = _Needs(
-        count=len(arrays["tick"]),
-        layers=len(trace.layer_bytes),
-        states=len(trace.disk_time),
-        gaps=len(trace.blind),
-        interval=interval,
-        grace=grace,
-        ticks=int(trace.end / interval),
-        **{name: array.ctypes.data for name, array in arrays.items()},
-    )
-    repulled = c_double()
-    checked(function("kernel_bound")(byref(needs), byref(repulled)))
-    return repulled.value

@@ -1,9 +1,40 @@
-"""Tools whose rules the compiled kernel knows too: what it has to be told of each."""
+"""Rules that the compiled kernel knows too: the rule of age that most tools follow, and single tools."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
+
+
+class Clock(StrEnum):
+    """What has to be longer ago: the image's build, its latest pull or arrival here, or its last use."""
+
+    BUILT = "built"
+    PULLED = "pulled"
+    USED = "used"
+
+
+@dataclass(frozen=True, slots=True)
+class AgeRule:
+    """At each tick all unused images go of which something is longer ago.
+
+    Attributes:
+        clock: what has to be longer ago.
+        age: than so many seconds; negative infinity: all go.
+        low: only while less than this share of the disk is free; None: whatever is free.
+        by_id: whether it removes by ID without force.
+    """
+
+    clock: Clock
+    age: float
+    low: float | None = None
+    by_id: bool = False
+
+
+def removable_by_id(references: Sequence[str]) -> bool:
+    """Whether the engine removes an image by ID without force: not with two references (moby, image_delete.go)."""
+    return len(references) <= 1
 
 
 class ToolKind(IntEnum):

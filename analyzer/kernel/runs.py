@@ -15,10 +15,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from analyzer.kernel.age_rule import AgeRule, Clock
 from analyzer.kernel.index import Index
 from analyzer.kernel.moments import Moments
-from analyzer.kernel.rules import Tool
+from analyzer.kernel.rules import AgeRule, Clock, Tool
 from analyzer.native.binding import Array, checked, function, plain, pointers, view
 from analyzer.trace.trace import Flags, Floats, Integers
 from pruner.policy.headroom import LEAST_SHARE, MARGIN, MOST_SHARE, Falls

@@ -9,16 +9,16 @@
  *
  * One unit of translation, so that what is called most is inlined; each part builds on those above it.
  */
-#include "csrc/common.c"
+#include "csrc/common.h"
 #include "csrc/index.c"
-#include "csrc/learned.c"
+#include "csrc/learning.c"
 #include "csrc/layers.c"
-#include "csrc/given.c"
+#include "csrc/types.h"
 #include "csrc/bits.c"
-#include "csrc/host.c"
+#include "csrc/host_state.c"
 #include "csrc/decision.c"
 #include "csrc/ranking.c"
-#include "csrc/levels.c"
+#include "csrc/thresholds.c"
 #include "csrc/age_rule.c"
 #include "csrc/replay.c"
 #include "csrc/tools.c"

@@ -90,7 +90,7 @@ def _opened(path: Path) -> ctypes.CDLL | None:
 @lru_cache(maxsize=1)
 def _checksum() -> int:
     checksum = 0
-    for path in (SOURCE, *sorted(SOURCE.with_name("csrc").glob("*.c"))):
+    for path in (SOURCE, *sorted(SOURCE.with_name("csrc").glob("*.[ch]"))):
         checksum = zlib.crc32(path.read_bytes(), checksum)
     return checksum
 

@@ -16,6 +16,7 @@ from analyzer.report.study import Lineup
 from analyzer.report.terminal import short_names
 from analyzer.search.fleet import FLEET, Findings, fleet_sums
 from analyzer.simulation.result import Result
+from analyzer.trace.describe import HistoryFacts
 from collector.model.units import format_bytes, format_count, format_duration, format_time
 
 _MOST_CHARTS = 24
@@ -27,14 +28,14 @@ class OnHost:
 
     Attributes:
         name: the host's name.
-        facts: what it stands on, as in JSON.
+        facts: what it stands on.
         results: what others do, then our policies.
         chosen: the policy recommended for all hosts, here.
         lineup: our policies.
     """
 
     name: str
-    facts: dict[str, Any]
+    facts: HistoryFacts
     results: tuple[Result, ...]
     chosen: Result | None
     lineup: Lineup
@@ -42,7 +43,7 @@ class OnHost:
     @property
     def total(self) -> int:
         """Bytes of the disk."""
-        return int(self.facts["disk_total_bytes"])
+        return self.facts.disk_total_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +116,9 @@ def render_fleet(made: FleetStudy) -> str:
         count=f"{len(made.hosts):,}",
         style=parts.part("report.css"),
         story=_story(made),
-        uses=f"{sum(host.facts['uses'] for host in made.hosts):,}",
-        begin=format_time(min(host.facts["begin"] for host in made.hosts)),
-        end=format_time(max(host.facts["end"] for host in made.hosts)),
+        uses=f"{sum(host.facts.uses for host in made.hosts):,}",
+        begin=format_time(min(host.facts.begin for host in made.hosts)),
+        end=format_time(max(host.facts.end for host in made.hosts)),
         total=parts.size(sum(host.total for host in made.hosts)),
         verdict=_verdict(made),
         why=parts.why(made.lineup.proposal),
@@ -225,8 +226,8 @@ def _hosts(made: FleetStudy) -> str:
     rows = [
         [
             f'<th scope="row" class="name">{escape(host.name)}</th>',
-            *(parts.cell(format_time(host.facts[name]), host.facts[name]) for name in ("begin", "end")),
-            *(parts.cell(f"{host.facts[name]:,}", host.facts[name]) for name in ("uses", "images")),
+            *(parts.cell(format_time(at), at) for at in (host.facts.begin, host.facts.end)),
+            *(parts.cell(f"{count:,}", count) for count in (host.facts.uses, host.facts.images)),
             parts.cell(format_bytes(host.total), host.total),
         ]
         for host in made.hosts
@@ -237,7 +238,7 @@ def _hosts(made: FleetStudy) -> str:
 def _notes(made: FleetStudy) -> str:
     left_out = "".join(f"<li>{escape(note)}</li>" for note in made.notes)
     assumed = "".join(
-        f"<li>{escape(host.name)}: {escape(note)}</li>" for host in made.hosts for note in host.facts["assumptions"]
+        f"<li>{escape(host.name)}: {escape(note)}</li>" for host in made.hosts for note in host.facts.assumptions
     )
     return _list("h-left", "Hosts left out", left_out) + _list("h-notes", "What these figures stand on", assumed)
 

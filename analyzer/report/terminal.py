@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
-from typing import Any
 
 import typer
 
 from analyzer.simulation.result import Result
+from analyzer.trace.describe import HistoryFacts, disk_range
 from analyzer.trace.trace import Trace
 from collector.model.units import format_bytes, format_duration, format_time
 from collector.terminal import console
@@ -57,7 +57,8 @@ LEGEND = {
 def print_results(trace: Trace, results: Sequence[Result], output: Output, notes: Sequence[str] = ()) -> None:
     """Print one row per policy."""
     if output is Output.JSON:
-        console.print_json(as_json(trace, results, notes))
+        facts = HistoryFacts.of(trace, notes).to_json()
+        console.print_json({**facts, "policies": [result.to_json() for result in results]})
     elif output is Output.CSV:
         rows = [result.to_json() for result in results]
         writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]), lineterminator="\n")
@@ -110,27 +111,6 @@ def _by_weight(results: Sequence[Result]) -> list[str]:
     """The columns, those first that tell least: where every row says the same, there is little to compare."""
     same = [name for name in _LIGHTEST if len({COLUMNS[name](result) for result in results}) == 1]
     return [*same, *(name for name in _LIGHTEST if name not in same)]
-
-
-def disk_range(trace: Trace) -> str:
-    """The disk's size and its other usage, in words."""
-    low, high = int(trace.disk_other.min()), int(trace.disk_other.max())
-    other = format_bytes(low) if low == high else f"{format_bytes(low)} to {format_bytes(high)}"
-    return f"{format_bytes(int(trace.disk_total[-1]))}, {other} of it used by others"
-
-
-def as_json(trace: Trace, results: Sequence[Result], notes: Sequence[str] = ()) -> dict[str, Any]:
-    """The report as a JSON object; times in UTC seconds."""
-    return {
-        "host": trace.host,
-        "begin": trace.utc(0.0),
-        "end": trace.utc(trace.end),
-        "images": trace.images,
-        "uses": trace.demands,
-        "disk_total_bytes": int(trace.disk_total[-1]),
-        "assumptions": [*trace.assumptions, *notes],
-        "policies": [result.to_json() for result in results],
-    }
 
 
 @contextmanager

@@ -12,12 +12,13 @@ from typing import Any
 
 import typer
 
-from analyzer.report.terminal import Output, as_json, disk_range, short_names
+from analyzer.report.terminal import Output, short_names
 from analyzer.search.allowlist import Earned, Entry
 from analyzer.search.fleet import FLEET, Findings, fleet_sums
 from analyzer.search.pareto import pareto
 from analyzer.search.recommend import Constraints, Proposal, Recommendation, reasons
 from analyzer.simulation.result import Result
+from analyzer.trace.describe import HistoryFacts, disk_range
 from analyzer.trace.trace import Trace
 from collector.model.errors import HindsightError, UsageError
 from collector.model.paths import write_whole
@@ -75,8 +76,7 @@ def print_sweep(
     rows = _rows(trace.host, results, proposal, front_only=front_only)
     notes = contradicting(left_out)
     if output is Output.JSON:
-        head = as_json(trace, (), notes)
-        console.print_json({**head, "policies": [_figures(row) for row in rows]})
+        console.print_json({**HistoryFacts.of(trace, notes).to_json(), "policies": [_figures(row) for row in rows]})
     elif output is Output.CSV:
         figures = [_figures(row) for row in rows]
         writer = csv.DictWriter(sys.stdout, fieldnames=list(figures[0]), lineterminator="\n")
@@ -186,7 +186,7 @@ def print_fleet(
     rows = [row for host, results in groups for row in _rows(host, results, proposal, front_only=front_only)]
     figures = [{"host": row[0], **(_figures(row) if marked else row[1].to_json())} for row in rows]
     if output is Output.JSON:
-        hosts = [findings.facts for findings in found]
+        hosts = [findings.facts.to_json() for findings in found]
         console.print_json({"hosts": hosts, "notes": list(notes), "policies": figures})
     elif output is Output.CSV:
         writer = csv.DictWriter(sys.stdout, fieldnames=list(figures[0]), lineterminator="\n")
@@ -280,7 +280,7 @@ def _recommendation_json(
 
     chosen, second = found.chosen, found.runner_up
     return {
-        "hosts": [(rest or first).facts for first, rest in parts],
+        "hosts": [(rest or first).facts.to_json() for first, rest in parts],
         "notes": list(notes),
         "policy": None if chosen is None else to_json(chosen.candidate.policy),
         "tried": found.tried,

@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from analyzer.baselines import baseline
-from analyzer.report.terminal import as_json, disk_range
 from analyzer.search.grid import Candidate
 from analyzer.search.pareto import possible, sweep
 from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger
 from analyzer.simulation.replay import Progress, replay_many
 from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
+from analyzer.trace.describe import HistoryFacts, disk_range
 from analyzer.trace.load import DiskOverride, load_trace
 from analyzer.trace.parquet import ParquetLog, hosts_of, parquet_hosts
 from analyzer.trace.trace import Trace
@@ -188,25 +188,24 @@ class Findings:
 
     Attributes:
         heading: what it stands on, in lines of words.
-        facts: the same as a JSON object.
+        facts: the same as values.
         results: one for each policy.
     """
 
     heading: tuple[str, ...]
-    facts: dict[str, Any]
+    facts: HistoryFacts
     results: tuple[Result, ...]
 
     @property
     def host(self) -> str:
         """The host's name."""
-        return str(self.facts["host"])
+        return self.facts.host
 
     @classmethod
     def of(cls, trace: Trace, results: Iterable[Result], notes: Sequence[str] = ()) -> Findings:
         """The findings on a trace."""
-        facts = as_json(trace, (), notes)
-        del facts["policies"]
-        heading = (f"{trace}; disk {disk_range(trace)}", *(f"note: {note}" for note in facts["assumptions"]))
+        facts = HistoryFacts.of(trace, notes)
+        heading = (f"{trace}; disk {disk_range(trace)}", *(f"note: {note}" for note in facts.assumptions))
         return cls(heading, facts, tuple(results))
 
 

@@ -299,7 +299,7 @@ def _spare(found: Sequence[Findings]) -> dict[str, float]:
     """The least free space of each policy, as a share of the disk; the least of any host."""
     least: dict[str, float] = {}
     for part in found:
-        total = float(part.facts["disk_total_bytes"])
+        total = float(part.facts.disk_total_bytes)
         for result in part.results:
             least[result.name] = min(least.get(result.name, 1.0), result.min_free / total)
     return least

@@ -8,9 +8,11 @@ which farthest next need first is optimal, so nothing that keeps the same space 
 
 from __future__ import annotations
 
+import ctypes
 import heapq
 import math
 from collections.abc import Iterator, Sequence
+from ctypes import byref, c_double, c_int32, c_int64, c_void_p
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analyzer.kernel import index
-from analyzer.kernel.moments import bound
+from analyzer.native.binding import Array, checked, function, plain
 from analyzer.simulation.cleaner import PolicyCleaner, policy_levels, protection
 from analyzer.simulation.knowledge import knowledge_of
 from analyzer.simulation.replay import replay
@@ -156,7 +158,7 @@ class _Fractional:
         """The bytes that have to be pulled again."""
         if not reference and index.available(self.trace):
             grace = min(self.policy.min_age, GAP_GRACE_S)
-            return int(bound(self.trace, self._columns(), self._allowed(), self.policy.interval, grace))
+            return int(_compiled(self.trace, self._columns(), self._allowed(), self.policy.interval, grace))
         state, allowed = 0, self._allowed().tolist()
         tick, needs = 0, iter(self._needs())
         pending = next(needs, None)
@@ -338,3 +340,52 @@ def _is_first(image: Images, counted: Flags) -> Flags:
     _, at = np.unique(image[where], return_index=True)
     first[where[at]] = True
     return first
+
+
+class _Needs(ctypes.Structure):
+    _fields_ = (
+        ("count", c_int64),
+        *((name, c_void_p) for name in ("tick", "layer", "needed", "costs", "until", "doubtful", "following")),
+        *((name, c_int32) for name in ("layers", "states", "gaps")),
+        *((name, c_void_p) for name in ("size", "disk_time", "allowed", "gap_begin", "gap_end")),
+        *((name, c_double) for name in ("interval", "grace")),
+        ("ticks", c_int64),
+    )
+
+
+def _compiled(trace: Trace, columns: Sequence[Array], allowed: Array, interval: float, grace: float) -> float:
+    """The bytes that the optimal fractional policy pulls again, compiled; see `bound`.
+
+    Args:
+        trace: the history.
+        columns: per layer and tick: tick, layer, whether needed, whether it costs, exempt until, doubtful
+            until, and the tick of the next costly need; by tick, then layer.
+        allowed: bytes that may be held in each disk state.
+        interval: seconds between ticks.
+        grace: seconds after a gap in which nothing goes.
+
+    Raises:
+        MemoryError: there is not enough.
+    """
+    names = ("tick", "layer", "needed", "costs", "until", "doubtful", "following")
+    kinds = (np.int64, np.int32, np.uint8, np.uint8, np.float64, np.float64, np.float64)
+    arrays = {name: plain(column, kind) for name, column, kind in zip(names, columns, kinds, strict=True)} | {
+        "size": plain(trace.layer_bytes, np.int64),
+        "disk_time": plain(trace.disk_time, np.float64),
+        "allowed": plain(allowed, np.float64),
+        "gap_begin": plain(trace.blind[:, 0], np.float64),
+        "gap_end": plain(trace.blind[:, 1], np.float64),
+    }
+    needs = _Needs(
+        count=len(arrays["tick"]),
+        layers=len(trace.layer_bytes),
+        states=len(trace.disk_time),
+        gaps=len(trace.blind),
+        interval=interval,
+        grace=grace,
+        ticks=int(trace.end / interval),
+        **{name: array.ctypes.data for name, array in arrays.items()},
+    )
+    repulled = c_double()
+    checked(function("kernel_bound")(byref(needs), byref(repulled)))
+    return repulled.value

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from analyzer.kernel import index as kernel
-from analyzer.kernel.age_rule import AgeRule
 from analyzer.kernel.index import Index
 from analyzer.kernel.moments import Moments
-from analyzer.kernel.rules import Tool
+from analyzer.kernel.rules import AgeRule, Tool
 from analyzer.kernel.runs import Outcome, Rules
 from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger, policy_levels, with_threshold
 from analyzer.simulation.knowledge import knowledge_of

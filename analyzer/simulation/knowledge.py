@@ -243,7 +243,9 @@ class Knowledge:
 
     def _learning(self, *, by_habit: bool) -> Learning:
         index = kernel.index_of(self.trace)
-        return Learning(index, self.superseded_since, self._days, self._offset_ms, by_habit=by_habit)
+        return Learning(
+            index.trace, index.following, self.superseded_since, self._days, self._offset_ms, by_habit=by_habit
+        )
 
     def hazards(self, day: int) -> NDArray[Any]:
         """`Learned.hazard` on a day; shape (AGES, BUCKETS, 2)."""

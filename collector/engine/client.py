@@ -20,6 +20,7 @@ import docker.errors
 import requests
 
 from collector.engine.content import compressed_sizes
+from collector.engine.provenance import by_content, by_digests, by_identity, by_manifests
 from collector.model.errors import EngineError
 from collector.model.observation import (
     Answers,
@@ -32,7 +33,7 @@ from collector.model.observation import (
     full_id,
     pair_layers,
 )
-from collector.model.origin import Origin, by_content, by_digests, by_identity, by_manifests
+from collector.model.origin import Origin
 from collector.model.paths import DEFAULT_HOST
 from collector.model.times import parse_rfc3339
 

@@ -1,37 +1,8 @@
-"""Whether a registry has an image, as its engine's own records show it.
-
-An image that no registry has is lost when it is removed. A digest of a repository shows that a registry
-has it only under Docker's graphdrivers, which get it by a pull or a push and in no other way:
-
-- the containerd store gives every image with a tag a digest. Its metadata say of each manifest from
-  which registry it came, or to which it was pushed;
-- Podman gives every image one, too. Registries hold layers compressed, and the manifest of a pulled
-  image says so; what is built, committed or imported has plain layers. An image from an OCI archive looks
-  like a pulled one, and so does one from a Docker archive whose layers this host has pulled before, for
-  Podman remembers how they were compressed.
-
-Both records are open to root alone (rootless Podman's to its owner). An engine from API 1.53 on also
-tells them to whoever may ask it (`Identity`).
-"""
+"""Where an image can be had again: an image that no registry has is lost when it is removed."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from pathlib import Path
-from typing import Any
-
-from collector.engine.bolt import BoltError, read_buckets
-
-# The engine's own containerd keeps its metadata under the data root, the system's at its usual place.
-_OWN = "containerd/daemon/io.containerd.metadata.v1.bolt/meta.db"
-_SYSTEM = Path("/var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db")
-_NAMESPACE = b"moby"
-_SOURCE = b"containerd.io/distribution.source."
-_MOST_BYTES = 8 * 2**20
 
 
 class Origin(StrEnum):
@@ -49,80 +20,6 @@ MEANING: dict[Origin, str] = {
     Origin.LOCAL: "only this host has it, as far as is known",
     Origin.UNKNOWN: "not known: it counts as local",
 }
-
-
-def by_digests(digests: Iterable[str]) -> Origin:
-    """Of an image under a graphdriver, from its digests."""
-    return Origin.REGISTRY if any(digests) else Origin.LOCAL
-
-
-def by_identity(detail: Mapping[str, Any]) -> Origin:
-    """Of an image as the engine's inspection tells it; UNKNOWN where it does not."""
-    identity = detail.get("Identity") or {}
-    if identity.get("Pull"):
-        return Origin.REGISTRY
-    return Origin.LOCAL if identity.get("Build") else Origin.UNKNOWN
-
-
-def by_content(data_root: str, image: str) -> Origin:
-    """Of an image in a containerd store, from the labels of its manifest; UNKNOWN where they cannot be read.
-
-    Args:
-        data_root: the engine's data root.
-        image: image ID: the digest of a manifest, or of an index of manifests.
-    """
-    way = (b"v1", _NAMESPACE, b"content", b"blob", image.encode(), b"labels")
-    for path in (Path(data_root) / _OWN, _SYSTEM):
-        try:
-            (labels,) = read_buckets(path, [way])
-        except BoltError:
-            continue
-        if labels is not None:
-            pulled = any(label.startswith(_SOURCE) for label in labels)
-            return Origin.REGISTRY if pulled else Origin.LOCAL
-    return Origin.UNKNOWN
-
-
-def by_manifests(data_root: str, image: str) -> Origin:
-    """Of an image of Podman, from the manifests that it keeps; UNKNOWN where they cannot be read.
-
-    Args:
-        data_root: the engine's data root.
-        image: image ID.
-    """
-    digits = image.removeprefix("sha256:")
-    if not digits.isalnum():
-        return Origin.UNKNOWN
-    try:
-        folders = [folder / digits for folder in Path(data_root).glob("*-images")]
-        files = [file for folder in folders if folder.is_dir() for file in folder.iterdir() if _is_manifest(file.name)]
-        manifests = [json.loads(file.read_bytes()) for file in files if file.stat().st_size <= _MOST_BYTES]
-    except (OSError, ValueError):
-        return Origin.UNKNOWN
-    if not manifests:
-        return Origin.UNKNOWN
-    return Origin.PACKED if any(map(_is_packed, manifests)) else Origin.LOCAL
-
-
-def _is_manifest(name: str) -> bool:
-    """Names that a file system might not take are kept as ``=`` and base64."""
-    if name.startswith("="):
-        try:
-            name = base64.b64decode(name[1:], validate=True).decode()
-        except (binascii.Error, ValueError):
-            return False
-    return name == "manifest" or name.startswith("manifest-sha")
-
-
-def _is_packed(manifest: Any) -> bool:
-    """Whether its layers are compressed, as registries hold them."""
-    if not isinstance(manifest, dict):
-        return False
-    if "fsLayers" in manifest:
-        return True  # of the first schema, which nothing makes any more
-    layers = manifest.get("layers") or []
-    packed = [str(layer.get("mediaType")).endswith(("gzip", "zstd")) for layer in layers]
-    return bool(packed) and all(packed)
 
 
 def agreed(logged: Origin | None, told: Origin) -> Origin:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from analyzer.baselines import DEFAULT_BASELINES, Baseline, baseline
 from analyzer.kernel import index, moments, runs
-from analyzer.kernel.age_rule import AgeRule, Clock
 from analyzer.kernel.index import Index
 from analyzer.kernel.moments import Moments
+from analyzer.kernel.rules import AgeRule, Clock
 from analyzer.kernel.runs import Rules, Run, play
 from analyzer.native.loader import compiler
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger

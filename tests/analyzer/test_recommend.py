@@ -14,6 +14,7 @@ from analyzer.search.grid import Candidate, grid
 from analyzer.search.recommend import Constraints, Recommendation, Trial, later, reasons, recommend, split_time
 from analyzer.simulation.cleaner import PolicyCleaner
 from analyzer.simulation.replay import replay
+from analyzer.trace.describe import HistoryFacts
 from analyzer.trace.trace import DiskState, ImageFacts, Trace, Use, make_trace
 from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
@@ -95,7 +96,7 @@ def test_of_those_that_fit_one_that_leaves_a_tenth_and_keeps_the_most_is_chosen(
         again, free, held, lost = outcomes[name]
         made = replace(BASE, name=name, compulsory_bytes=1000, disk_full=0, repulled_bytes=again, losses=lost)
         results.append(replace(made, min_free=free, mean_held_bytes=held))
-    found = Findings((), {"host": "h", "disk_total_bytes": 100}, tuple(results))
+    found = Findings((), HistoryFacts("h", 0.0, 1.0, 0, 0, 100), tuple(results))
     candidates = [Candidate(name, policy_from({}, "test")) for name in kept]
     constraints = Constraints(max_losses=1)
     chosen = recommend(candidates, [(found, None)], constraints, 1.0, headroom)

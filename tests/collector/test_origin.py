@@ -12,9 +12,10 @@ import pytest
 from collector.daemon.arrivals import Arrivals
 from collector.daemon.presence import Presence
 from collector.engine.bolt import BoltError, read_buckets
+from collector.engine.provenance import by_content, by_identity, by_manifests
 from collector.model.events import Event, Kind
 from collector.model.observation import ImageObservation
-from collector.model.origin import Origin, agreed, by_content, by_identity, by_manifests
+from collector.model.origin import Origin, agreed
 
 HEX = "0a" * 32
 IMAGE = f"sha256:{HEX}"

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from analyzer import cli as analyzer_cli
 from analyzer.audit.costs import costs
-from analyzer.options import By
+from analyzer.audit.grouping import By
 from collector.cli import app
 from collector.daemon.presence import Presence
 from collector.eventlog.log import EventLog
