@@ -91,9 +91,9 @@ def run(
     console.log_to_stderr(verbose=verbose)
     opened = console.open_log(log)
     engine = Engine(host)
-    wish = running.Wish(wanted) if now or until_free is not None else None
+    request = running.ManualRequest(wanted) if now or until_free is not None else None
     if dry_run:
-        made = running.make_plan(engine, opened, policy, wish)
+        made = running.make_plan(engine, opened, policy, request)
         if output is Format.JSON:
             console.print_json(made.to_json())
         else:
@@ -104,12 +104,12 @@ def run(
         opened,
         policy,
         trigger or ("pre-job" if until_free else running.trigger_of(opened.path, os.environ)),
-        wish,
+        request,
     )
     if output is Format.JSON:
         console.print_json(running.to_json(outcome))
     else:
-        typer.echo(running.said(outcome))
+        typer.echo(running.summary(outcome))
     running.check_reached(outcome)
 
 

@@ -40,7 +40,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Snapshot:
     """The host at one moment. Times are UTC seconds, sizes bytes.
 
     Attributes:
@@ -87,7 +87,7 @@ WHERE u.host = $host ORDER BY last_use, u.image_id LIMIT $count
 """
 
 
-def look(log: EventLog, engine_host: str | None, policy: Policy) -> Sight:
+def look(log: EventLog, engine_host: str | None, policy: Policy) -> Snapshot:
     """Look once: at the log, and at the engine where one answers.
 
     Raises:
@@ -109,7 +109,7 @@ def look(log: EventLog, engine_host: str | None, policy: Policy) -> Sight:
         candidates = tuple(Candidate(None, now - used, name, "") for used, name in oldest)
         source = "no engine answers: the least recently used, as the log tells"
     line = tuple((when, amount) for when, amount, _ in samples)
-    return Sight(host, now, free, total, threshold, line, tuple(events), candidates, source)
+    return Snapshot(host, now, free, total, threshold, line, tuple(events), candidates, source)
 
 
 def _ask(engine: Engine, log: EventLog, policy: Policy) -> tuple[int, int, float, tuple[Candidate, ...]]:
@@ -126,20 +126,20 @@ def _ask(engine: Engine, log: EventLog, policy: Policy) -> tuple[int, int, float
     return disk.free_bytes, disk.total_bytes, levels.threshold[0], candidates
 
 
-def lines(sight: Sight, where: Console) -> Iterator[Text]:
+def lines(snapshot: Snapshot, where: Console) -> Iterator[Text]:
     """What is seen, as wide as the console at most."""
-    yield Text.assemble((sight.host, "bold"), f"  {format_time(sight.now)}")
-    yield from _disk(sight, where)
+    yield Text.assemble((snapshot.host, "bold"), f"  {format_time(snapshot.now)}")
+    yield from _disk(snapshot, where)
     yield Text()
-    yield Text.assemble(("next to go", "bold"), f"  {sight.source}")
-    if sight.candidates:
+    yield Text.assemble(("next to go", "bold"), f"  {snapshot.source}")
+    if snapshot.candidates:
         rows = [
             (
                 format_bytes(one.frees),
                 "-" if one.idle is None else f"{format_duration(max(0.0, one.idle))} ago",
                 one.name,
             )
-            for one in sight.candidates
+            for one in snapshot.candidates
         ]
         yield from Table(("FREES", "LAST USE", "IMAGE"), rows, right=("FREES", "LAST USE"), names=("IMAGE",)).lines(
             where
@@ -148,7 +148,7 @@ def lines(sight: Sight, where: Console) -> Iterator[Text]:
         yield Text("nothing may go", "dim")
     yield Text()
     yield Text("last events", "bold")
-    events = [(_clock(when, sight.now), kind.replace("_", " "), name) for when, kind, name in sight.events]
+    events = [(_clock(when, snapshot.now), kind.replace("_", " "), name) for when, kind, name in snapshot.events]
     yield from Table(("TIME", "EVENT", "OF"), events, names=("OF",)).lines(where)
 
 
@@ -163,22 +163,22 @@ def _ended(line: Text) -> Text:
     return line
 
 
-def _disk(sight: Sight, where: Console) -> Iterator[Text]:
-    if sight.free is None or not sight.total:
+def _disk(snapshot: Snapshot, where: Console) -> Iterator[Text]:
+    if snapshot.free is None or not snapshot.total:
         yield Text("free space is not known: no disk sample yet", "dim")
         return
-    short = sight.threshold is not None and sight.free < sight.threshold
-    level = "" if sight.threshold is None else f"; pruning starts under {format_bytes(sight.threshold)}"
-    share = f"{sight.free / sight.total:.1%}"
-    words = f"{format_bytes(sight.free)} of {format_bytes(sight.total)} free ({share})"
+    short = snapshot.threshold is not None and snapshot.free < snapshot.threshold
+    level = "" if snapshot.threshold is None else f"; pruning starts under {format_bytes(snapshot.threshold)}"
+    share = f"{snapshot.free / snapshot.total:.1%}"
+    words = f"{format_bytes(snapshot.free)} of {format_bytes(snapshot.total)} free ({share})"
     yield Text.assemble((words, "red" if short else "green"), level)
-    if sight.samples:
-        width = min(_MOST_BARS, where.width - 8, max(_LEAST_BARS, len(sight.samples)))
-        yield Text(sparkline(sight.samples, float(sight.total), width, bars=console.bars(where)))
-        when, least = min(sight.samples, key=lambda sample: sample[1])
-        span = format_duration(sight.samples[-1][0] - sight.samples[0][0])
-        yield Text(f"{span} of samples; least {format_bytes(least)} at {_clock(when, sight.now)}", "dim")
-        age = sight.now - sight.samples[-1][0]
+    if snapshot.samples:
+        width = min(_MOST_BARS, where.width - 8, max(_LEAST_BARS, len(snapshot.samples)))
+        yield Text(sparkline(snapshot.samples, float(snapshot.total), width, bars=console.bars(where)))
+        when, least = min(snapshot.samples, key=lambda sample: sample[1])
+        span = format_duration(snapshot.samples[-1][0] - snapshot.samples[0][0])
+        yield Text(f"{span} of samples; least {format_bytes(least)} at {_clock(when, snapshot.now)}", "dim")
+        age = snapshot.now - snapshot.samples[-1][0]
         if age > _STALE_S:
             yield Text(f"the latest sample is {format_duration(age)} old: is `collector run` at work?", "yellow")
 

@@ -20,7 +20,7 @@ from analyzer.kernel.moments import Moments
 from analyzer.kernel.rules import AgeRule, Clock, Tool
 from analyzer.native.binding import Array, checked, function, plain, pointers, view
 from analyzer.trace.trace import Flags, Floats, Integers
-from pruner.policy.headroom import LEAST_SHARE, MARGIN, MOST_SHARE, Falls
+from pruner.policy.headroom import LEAST_SHARE, MARGIN, MOST_SHARE, FreeSpaceDrops
 from pruner.policy.orders import OWN_STATE_ORDERS
 
 _CALLBACK = 2
@@ -265,7 +265,7 @@ def play(
                 if progress:
                     progress(k / len(runs))
             groups = _groups(together, count)
-            told = _Told(len(groups), _rest_of(progress, len(alone), len(runs)))
+            told = _GroupProgress(len(groups), _rest_of(progress, len(alone), len(runs)))
             played = spread(lambda number: _play_together(groups[number], end, told.by(number)), range(len(groups)))
             for group, found in zip(groups, played, strict=True):
                 outcomes |= zip(map(id, group), found, strict=True)
@@ -281,7 +281,7 @@ def _rest_of(progress: Callable[[float], None] | None, done: int, count: int) ->
     return lambda share: progress((done + share * (count - done)) / count)
 
 
-class _Told:
+class _GroupProgress:
     """Progress of several groups at once, told as one share."""
 
     def __init__(self, groups: int, progress: Callable[[float], None] | None) -> None:
@@ -381,7 +381,7 @@ def _headroom(rules: Rules, call: _Call) -> _Headroom:
         return 0
 
     call.levels = _Levels(levels)
-    falls = Falls(rules.interval)
+    falls = FreeSpaceDrops(rules.interval)
     return _Headroom(
         margin=MARGIN,
         least=LEAST_SHARE,

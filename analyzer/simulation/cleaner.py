@@ -16,7 +16,7 @@ from analyzer.trace.trace import Floats, Integers, Trace
 from collector.model.errors import UsageError
 from pruner.planning.decision import EVICT_EMERGENCY, Reason, evict, in_turn
 from pruner.planning.plan import recent_use
-from pruner.policy.headroom import Falls
+from pruner.policy.headroom import FreeSpaceDrops
 from pruner.policy.orders import ORDERS, OWN_STATE_ORDERS
 from pruner.policy.policy import AUTO, Levels, Policy, Space
 
@@ -186,7 +186,7 @@ class Headroom:
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
-        self._falls = Falls(interval)
+        self._falls = FreeSpaceDrops(interval)
         self._began = 0.0
         self._highest = -math.inf
         self._deepest = 0.0

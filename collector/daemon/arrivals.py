@@ -106,13 +106,13 @@ class Arrivals:
         self._doubtful[seen.image] = _Doubt(time_ns, self._clock() + _DOUBT_S, names, found)
         return found
 
-    def news(self) -> tuple[set[str], dict[str, Origin]]:
+    def drain_updates(self) -> tuple[set[str], dict[str, Origin]]:
         """Since this was last asked: images that a registry gave or was given; how others have come after all."""
         exchanged, self._exchanged = self._exchanged, set()
         settled, self._settled = self._settled, {}
         return exchanged, settled
 
-    def doubts(self, image: str) -> bool:
+    def is_pending(self, image: str) -> bool:
         """Whether an event that comes late may still tell how an image has come."""
         return image in self._doubtful and self._clock() < self._doubtful[image].until
 
@@ -128,6 +128,6 @@ class Arrivals:
         self._announced.clear()
         self._pulled.clear()
         self._loaded.clear()
-        self._doubtful = {image: doubt for image, doubt in self._doubtful.items() if self.doubts(image)}
+        self._doubtful = {image: doubt for image, doubt in self._doubtful.items() if self.is_pending(image)}
         now = self._clock()
         self._asked_for = {name: since for name, since in self._asked_for.items() if now - since < _COMING_S}

@@ -49,7 +49,7 @@ class Presence:
         _, digests = self._signatures.get(seen.image, ((), ()))
         return seen.image not in self._origins or not _manifests(seen.digests) <= _manifests(digests)
 
-    def settled(self, seen: ImageObservation, came: Origin | None = None) -> ImageObservation:
+    def resolved_origin(self, seen: ImageObservation, came: Origin | None = None) -> ImageObservation:
         """The observation with what is to be stored of its origin.
 
         Args:

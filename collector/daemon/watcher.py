@@ -130,7 +130,7 @@ class ImageWatch:
             if not self._arrivals.pulled(seen.image):
                 for event in self.presence.bases(seen, now_ns):
                     self._record(event)
-            settled = self.presence.settled(seen, self._came(seen, now_ns))
+            settled = self.presence.resolved_origin(seen, self._came(seen, now_ns))
             self._record(self.presence.observed(settled, now_ns, inferred=not known))
         self._ask_again(listed, thoroughly=thoroughly)
 
@@ -144,7 +144,7 @@ class ImageWatch:
 
     def _ask_again(self, listed: list[ListedImage], *, thoroughly: bool) -> None:
         """Record where images can be had again, if that has become known, or may have changed by a pull or a push."""
-        exchanged, told_late = self._arrivals.news()
+        exchanged, told_late = self._arrivals.drain_updates()
         if not self._engine.hides_origin:
             return
         for row in listed:
@@ -155,7 +155,7 @@ class ImageWatch:
             was_exchanged = row.image in exchanged and not self._engine.tells_failures
             if known in {None, Origin.REGISTRY} or not (thoroughly or was_exchanged):
                 continue
-            if self._arrivals.doubts(row.image):
+            if self._arrivals.is_pending(row.image):
                 continue
             self._progress()
             told = self._engine.origin(row)
@@ -166,5 +166,5 @@ class ImageWatch:
     def _observe_again(self, row: ListedImage, origin: Origin | None = None) -> None:
         """Record an image whose origin has become known."""
         if (seen := self._engine.observe(row)) is not None:
-            settled = self.presence.settled(seen) if origin is None else replace(seen, origin=origin)
+            settled = self.presence.resolved_origin(seen) if origin is None else replace(seen, origin=origin)
             self._record(self.presence.observed(settled, self._clock.now()))

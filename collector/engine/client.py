@@ -72,7 +72,7 @@ class Engine:
     def api(self) -> docker.APIClient:
         """The connected client. Raises EngineError if there is no engine."""
         if self._client is None:
-            with told_in_one_line(self.host):
+            with as_engine_error(self.host):
                 self._client = docker.APIClient(base_url=self.host, timeout=cast("int", self._timeout), version="auto")
                 # No proxy leads to a socket, but looking for one costs as much as a question does.
                 cast("Any", self._client).trust_env = not self.host.startswith("unix://")
@@ -86,7 +86,7 @@ class Engine:
 
     def info(self) -> EngineInfo:
         """What the engine says of itself. Raises EngineError."""
-        with told_in_one_line(self.host):
+        with as_engine_error(self.host):
             info = self.api.info()
             version = self.api.version()
         components = [component.get("Name", "") for component in version.get("Components") or []]
@@ -110,20 +110,20 @@ class Engine:
         Raises:
             EngineError: there is no engine, now or when iterating later.
         """
-        with told_in_one_line(self.host):
+        with as_engine_error(self.host):
             return cast("EventStream", self.api.events(since=_stamp(since_ns), decode=False))
 
     def buffered_events(self, since_ns: int, until_ns: int) -> list[dict[str, Any]]:
         """The events of an interval that the engine still has. Raises EngineError."""
         if self.keeps_events:
             return self._stored_events(since_ns, until_ns)
-        with told_in_one_line(self.host):
+        with as_engine_error(self.host):
             found = self.api.events(since=_stamp(since_ns), until=_stamp(until_ns), decode=True)
             return list(found)
 
     def _stored_events(self, since_ns: int, until_ns: int) -> list[dict[str, Any]]:
         """Podman's events. It stops to read its file when `until` has passed, wherever it is then: so none is given."""
-        with told_in_one_line(self.host):
+        with as_engine_error(self.host):
             api = cast("Any", self.api)
             answer = api.get(
                 f"{api.base_url}/v{api.api_version}/events",
@@ -136,13 +136,13 @@ class Engine:
 
     def images(self) -> list[ListedImage]:
         """All images but intermediate build steps. Raises EngineError."""
-        with told_in_one_line(self.host):
+        with as_engine_error(self.host):
             rows = _again(self.api.images)
         return [ListedImage(full_id(row["Id"]), _tags(row), _digests(row), int(row.get("Size") or 0)) for row in rows]
 
     def observe(self, listed: ListedImage) -> ImageObservation | None:
         """All that the engine tells of a listed image; None if it has gone meanwhile."""
-        with told_in_one_line(self.host):
+        with as_engine_error(self.host):
             try:
                 detail = self._inspect(listed.image)
                 sizes = self._layer_sizes(listed.image)
@@ -165,7 +165,7 @@ class Engine:
         """Where an image can be had again, as the engine's records show now. Raises EngineError."""
         if not self.hides_origin:
             return by_digests(listed.digests)
-        with told_in_one_line(self.host):
+        with as_engine_error(self.host):
             try:
                 return self._origin(listed, self._inspect(listed.image))
             except docker.errors.NotFound:
@@ -215,7 +215,7 @@ class Engine:
 
     def resolve(self, reference: str) -> str | None:
         """The ID of the image that a reference means now; None if it means none."""
-        with told_in_one_line(self.host):
+        with as_engine_error(self.host):
             try:
                 return full_id(self._inspect(reference)["Id"])
             except docker.errors.NotFound:
@@ -227,7 +227,7 @@ class Engine:
 
     def image_of_container(self, container: str) -> str | None:
         """The ID of the image that a container was created from; None if it has gone."""
-        with told_in_one_line(self.host):
+        with as_engine_error(self.host):
             try:
                 return full_id(self.api.inspect_container(container)["Image"])
             except docker.errors.NotFound:
@@ -254,7 +254,7 @@ class Engine:
             return tuple(sorted(row.image for row in self.images()))
         if self.store != "containerd":
             return ()
-        with told_in_one_line(self.host):
+        with as_engine_error(self.host):
             api = cast("Any", self.api)
             answer = api.get(
                 f"{api.base_url}/v{api.api_version}/system/df", params={"type": "build-cache"}, timeout=self._timeout
@@ -265,7 +265,7 @@ class Engine:
 
     def answers(self, image: str) -> Answers:
         """What the engine tells of an image that is there. Raises EngineError."""
-        with told_in_one_line(self.host):
+        with as_engine_error(self.host):
             detail = self._inspect(image)
             sizes = self._layer_sizes(image)
         return Answers(
@@ -295,19 +295,19 @@ class Engine:
         began_ns = time.time_ns()
         api = cast("Any", self.api)
         before = {row.image for row in self.images()}
-        with told_in_one_line(self.host):
+        with as_engine_error(self.host):
             answer = api.import_image_from_data(_empty_tar(), repository=_PROBE, tag="first")
         image = next((row.image for row in self.images() if row.image not in before), None)
         if image is None:
             raise EngineError(f"the engine at {self.host} made no image of an empty archive: {str(answer).strip()}")
         try:
-            with told_in_one_line(self.host):
+            with as_engine_error(self.host):
                 api.tag(image, _PROBE, "second")
                 api.remove_image(f"{_PROBE}:second", force=False)
         finally:
             for row in self.images():
                 for reference in row.references if row.image == image else ():
-                    with told_in_one_line(self.host):
+                    with as_engine_error(self.host):
                         api.remove_image(reference, force=False)
         time.sleep(_SETTLE_S)
         told: dict[str, str] = {}
@@ -324,7 +324,7 @@ class Engine:
 
     def containers(self) -> list[ListedContainer]:
         """All containers in any state. Raises EngineError."""
-        with told_in_one_line(self.host):
+        with as_engine_error(self.host):
             rows = _again(lambda: self.api.containers(all=True))
         return [
             ListedContainer(
@@ -341,7 +341,7 @@ class Engine:
 
     def container_detail(self, container: str) -> dict[str, Any] | None:
         """All that the engine tells of a container; None if it has gone. Raises EngineError."""
-        with told_in_one_line(self.host):
+        with as_engine_error(self.host):
             try:
                 return cast("dict[str, Any]", self.api.inspect_container(container))
             except docker.errors.NotFound:
@@ -349,17 +349,17 @@ class Engine:
 
     def volumes(self) -> list[dict[str, Any]]:
         """All volumes, as the engine lists them. Raises EngineError."""
-        with told_in_one_line(self.host):
+        with as_engine_error(self.host):
             return list(self.api.volumes().get("Volumes") or [])
 
     def disk_usage(self) -> dict[str, Any]:
         """What the engine says that each of its things holds; slow on a busy host. Raises EngineError."""
-        with told_in_one_line(self.host):
+        with as_engine_error(self.host):
             return self.api.df()
 
     def usage(self) -> Usage:
         """What containers, volumes and build cache hold; slow on a busy host. Raises EngineError."""
-        with told_in_one_line(self.host):
+        with as_engine_error(self.host):
             usage = _again(self.api.df)
         return Usage(
             _sum((row.get("SizeRw") or 0) for row in usage.get("Containers") or []),
@@ -391,7 +391,7 @@ def _empty_tar() -> bytes:
 
 
 @contextmanager
-def told_in_one_line(host: str) -> Iterator[None]:
+def as_engine_error(host: str) -> Iterator[None]:
     """Turn docker-py's and the transport's faults into an `EngineError` that says what to do."""
     try:
         yield

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from collector.engine.client import EventStream, told_in_one_line
+from collector.engine.client import EventStream, as_engine_error
 from collector.model.errors import HindsightError
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class Reader:
     def _drain(self) -> None:
         reason = "the engine closed the event stream"
         try:
-            with told_in_one_line(self._host):
+            with as_engine_error(self._host):
                 for chunk in self._stream:
                     self._chunks.put((time.time_ns(), chunk))
         except HindsightError as error:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit, urlunsplit
 from collector.eventlog.log import EventLog
 from collector.job_sources.ingest import Ingested, store
 from collector.job_sources.joblog import SightingsReader
-from collector.job_sources.runnerlog import JobFinished, JobNamesImage, JobStarted, Told
+from collector.job_sources.runnerlog import JobFact, JobFinished, JobNamesImage, JobStarted
 from collector.model.errors import HindsightError, UsageError
 from collector.model.jobs import Job
 from collector.model.times import parse_rfc3339_ns
@@ -193,7 +193,7 @@ def ingest_gitlab(
     pending |= {int(number): int(project) for project, number in unfinished}
     queue = [*waiting, *fresh]
     for first in range(0, len(queue), _BATCH):
-        told: list[Told] = []
+        told: list[JobFact] = []
         missing = 0
         for entry in queue[first : first + _BATCH]:
             number = int(entry["id"])
@@ -215,13 +215,13 @@ def ingest_gitlab(
     return total
 
 
-def _facts(server: Server, entry: Mapping[str, Any], project: int) -> tuple[list[Told], bool]:
+def _facts(server: Server, entry: Mapping[str, Any], project: int) -> tuple[list[JobFact], bool]:
     """What a job and its trace tell, and whether there was a trace."""
     job = _job(entry, project)
     started = parse_rfc3339_ns(entry.get("started_at")) or parse_rfc3339_ns(entry.get("created_at"))
     if started is None:
         return [], True
-    told: list[Told] = [JobStarted(job, started)]
+    told: list[JobFact] = [JobStarted(job, started)]
     lines = server.trace(project, int(entry["id"]))
     if lines is not None:
         reader = SightingsReader()

@@ -15,12 +15,12 @@ from collector.eventlog.log import EventLog
 from collector.job_sources.joblog import Sighting
 from collector.job_sources.runnerlog import (
     SOURCE,
+    JobFact,
     JobFinished,
     JobNamesImage,
     JobStarted,
     Line,
     RunnerLog,
-    Told,
     parse_line,
 )
 from collector.model.errors import UsageError
@@ -159,7 +159,7 @@ def _digest(file: IO[bytes], length: int) -> str:
 
 
 def store(
-    log: EventLog, told: Sequence[Told], source: str, assumed_ns: int, mark: tuple[str, str] | None = None
+    log: EventLog, told: Sequence[JobFact], source: str, assumed_ns: int, mark: tuple[str, str] | None = None
 ) -> Ingested:
     """Append what is told of jobs and not known yet.
 
@@ -187,7 +187,7 @@ def store(
     return Ingested(0, len(told), new, unresolved, untimed)
 
 
-def _resolved_first(told: Sequence[Told]) -> Iterator[Told]:
+def _resolved_first(told: Sequence[JobFact]) -> Iterator[JobFact]:
     """Leave out that a job intends an image where the same batch tells which image that was."""
     resolved = {
         (fact.job.job_id, fact.sighting.reference)
@@ -200,13 +200,13 @@ def _resolved_first(told: Sequence[Told]) -> Iterator[Told]:
             yield fact
 
 
-def _time_of(fact: Told) -> int | None:
+def _time_of(fact: JobFact) -> int | None:
     if isinstance(fact, JobNamesImage) and fact.sighting.time_ns is not None:
         return fact.sighting.time_ns
     return fact.time_ns
 
 
-def _event(fact: Told, known: _Known, source: str, assumed_ns: int) -> Event | None:
+def _event(fact: JobFact, known: _Known, source: str, assumed_ns: int) -> Event | None:
     """The event of a fact; None if it is known."""
     time_ns = _time_of(fact)
     more: dict[str, Any] = {"source": source}

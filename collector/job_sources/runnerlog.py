@@ -75,7 +75,7 @@ class JobNamesImage:
     sighting: Sighting
 
 
-Told = JobStarted | JobFinished | JobNamesImage
+JobFact = JobStarted | JobFinished | JobNamesImage
 
 
 def parse_line(raw: str, year: int | None = None) -> Line | None:
@@ -167,7 +167,7 @@ class RunnerLog:
         # Jobs whose end is never told must not pile up.
         return {job: log.state for job, log in list(self._logs.items())[-_MOST_JOBS:]}
 
-    def read(self, line: Line) -> Told | None:
+    def read(self, line: Line) -> JobFact | None:
         """What an entry tells of a job; None if nothing."""
         job_id = line.fields.get("job")
         if not job_id or not job_id.isdigit():
@@ -189,7 +189,7 @@ class RunnerLog:
         return None if sighting is None else JobNamesImage(job, line.time_ns, sighting)
 
 
-def read_lines(lines: Iterable[str]) -> Iterator[tuple[Line, Told | None]]:
+def read_lines(lines: Iterable[str]) -> Iterator[tuple[Line, JobFact | None]]:
     """All entries of a log with what each tells."""
     log = RunnerLog()
     for raw in lines:

@@ -108,7 +108,7 @@ def stories(log: EventLog, text: str) -> list[Story]:
         for image in chosen:
             rows = connection.execute(_EVENTS, {**host, "image": image}).fetchall()
             own = {pull.time_ns: pull for pull in pulls if pull.image == image}
-            episodes = _Teller(own, owners).tell(rows)
+            episodes = _TimelineBuilder(own, owners).tell(rows)
             origin = origins.get(image, Origin.UNKNOWN)
             told.append(Story(ids[image], names.get(image, []), image not in held, episodes, origin))
     return told
@@ -136,7 +136,7 @@ class _Folding:
     others: int = 0
 
 
-class _Teller:
+class _TimelineBuilder:
     """Turns the events of one image into episodes.
 
     Args:

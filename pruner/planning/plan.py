@@ -82,7 +82,7 @@ class Removal:
     @classmethod
     def of_item(cls, item: Item) -> Removal:
         """The removal of something else."""
-        return cls(item.kind, item.key, item.name, item.why.value, item.frees, item.detail, (), item)
+        return cls(item.kind, item.key, item.name, item.reason.value, item.frees, item.detail, (), item)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Plan:
             ]
             for dangling in (True, False)
         }
-        going = [Removal.of_item(item) for item in self.items if item.goes]
+        going = [Removal.of_item(item) for item in self.items if item.is_removed]
         containers = [one for one in going if one.kind is ItemKind.CONTAINER]
         others = [one for one in going if one.kind is not ItemKind.CONTAINER]
         return (*containers, *images[True], *others, *images[False])
@@ -157,7 +157,7 @@ class Plan:
                     "item": item.kind.value,
                     "key": item.key,
                     "name": item.name,
-                    "reason": item.why.value,
+                    "reason": item.reason.value,
                     "detail": item.detail,
                     "frees": item.frees,
                     "bytes": item.subject.bytes,
@@ -197,7 +197,7 @@ def plan(policy: Policy, inventory: Inventory, job_slots: int | None = None, *, 
     shortage = _shortage(disk, levels)
     now = inventory.now
     containers = stages.containers(policy.containers, inventory.containers, now, shortage)
-    images = _Images(policy, inventory, levels, frozenset(item.key for item in containers if item.goes))
+    images = _Images(policy, inventory, levels, frozenset(item.key for item in containers if item.is_removed))
     if shortage is not None:
         images.decide_on_dangling(shortage)
     items = (

@@ -26,7 +26,7 @@ class ItemKind(StrEnum):
     BUILD_CACHE = "build_cache"
 
 
-class Why(StrEnum):
+class ItemReason(StrEnum):
     """Why something other than an image stays or goes. The values are stored in logs."""
 
     ENOUGH_SPACE = "enough_space"
@@ -43,24 +43,24 @@ class Why(StrEnum):
     EXPIRED = "expired"
 
     @property
-    def goes(self) -> bool:
+    def is_removed(self) -> bool:
         """Whether the item goes."""
-        return self is Why.EXPIRED
+        return self is ItemReason.EXPIRED
 
 
-WHY_MEANING: dict[Why, str] = {
-    Why.ENOUGH_SPACE: "free space is above the threshold: nothing is removed",
-    Why.SWITCHED_OFF: "the policy switches this kind off",
-    Why.RUNNING: "it is not stopped",
-    Why.SERVICE: "it has a restart policy: it is somebody's service",
-    Why.IN_USE: "a container refers to it",
-    Why.KEPT: "the policy's `keep` names it",
-    Why.NOT_LISTED: "a named volume that the policy's `named` does not list",
-    Why.ELSEWHERE: "its driver or options put its data elsewhere: removing it frees nothing here",
-    Why.YOUNG: "not unused for long enough",
-    Why.SMALL: "all of it is in use, too young, or within what the policy keeps",
-    Why.TARGET_REACHED: "what goes before it frees enough",
-    Why.EXPIRED: "unused for longer than the policy asks, while free space is under the target",
+ITEM_REASON_MEANING: dict[ItemReason, str] = {
+    ItemReason.ENOUGH_SPACE: "free space is above the threshold: nothing is removed",
+    ItemReason.SWITCHED_OFF: "the policy switches this kind off",
+    ItemReason.RUNNING: "it is not stopped",
+    ItemReason.SERVICE: "it has a restart policy: it is somebody's service",
+    ItemReason.IN_USE: "a container refers to it",
+    ItemReason.KEPT: "the policy's `keep` names it",
+    ItemReason.NOT_LISTED: "a named volume that the policy's `named` does not list",
+    ItemReason.ELSEWHERE: "its driver or options put its data elsewhere: removing it frees nothing here",
+    ItemReason.YOUNG: "not unused for long enough",
+    ItemReason.SMALL: "all of it is in use, too young, or within what the policy keeps",
+    ItemReason.TARGET_REACHED: "what goes before it frees enough",
+    ItemReason.EXPIRED: "unused for longer than the policy asks, while free space is under the target",
 }
 
 
@@ -72,7 +72,7 @@ class Item:
         kind: what it is.
         key: what the engine calls it: a container's ID, a volume's name.
         name: what people call it.
-        why: why it stays or goes.
+        reason: why it stays or goes.
         frees: bytes that its removal frees; 0 if it stays.
         detail: the reason in words, with its figures.
         subject: what it was judged by.
@@ -83,7 +83,7 @@ class Item:
     kind: ItemKind
     key: str
     name: str
-    why: Why
+    reason: ItemReason
     frees: int
     detail: str
     subject: Container | Volume | BuildCacheUsage
@@ -91,9 +91,9 @@ class Item:
     age: float = 0.0
 
     @property
-    def goes(self) -> bool:
+    def is_removed(self) -> bool:
         """Whether it goes."""
-        return self.why.goes
+        return self.reason.is_removed
 
 
 @dataclass(slots=True)
@@ -143,18 +143,18 @@ def _container(policy: Containers, one: Container, now: float, shortage: Shortag
     state = f"{'created and never started' if one.never_started else one.state} {format_duration(max(0.0, idle))} ago"
     owner = f"job {one.job}" if one.job is not None else "no CI job"
     if one.state not in STOPPED:
-        why, detail = Why.RUNNING, f"it is {one.state}"
+        reason, detail = ItemReason.RUNNING, f"it is {one.state}"
     elif not policy.enabled:
-        why, detail = Why.SWITCHED_OFF, WHY_MEANING[Why.SWITCHED_OFF]
+        reason, detail = ItemReason.SWITCHED_OFF, ITEM_REASON_MEANING[ItemReason.SWITCHED_OFF]
     elif one.restarts:
-        why, detail = Why.SERVICE, WHY_MEANING[Why.SERVICE]
+        reason, detail = ItemReason.SERVICE, ITEM_REASON_MEANING[ItemReason.SERVICE]
     elif (entry := policy.keeps(one.name)) is not None:
-        why, detail = Why.KEPT, f"{WHY_MEANING[Why.KEPT]} ({entry})"
+        reason, detail = ItemReason.KEPT, f"{ITEM_REASON_MEANING[ItemReason.KEPT]} ({entry})"
     elif idle < grace:
-        why, detail = Why.YOUNG, f"{state}, within its grace of {format_duration(grace)} ({owner})"
+        reason, detail = ItemReason.YOUNG, f"{state}, within its grace of {format_duration(grace)} ({owner})"
     else:
-        why, detail = _when_short(shortage, f"{state}, past its grace of {format_duration(grace)} ({owner})")
-    return _item(ItemKind.CONTAINER, one.container_id, one.name, why, one.bytes, detail, one, shortage)
+        reason, detail = _when_short(shortage, f"{state}, past its grace of {format_duration(grace)} ({owner})")
+    return _item(ItemKind.CONTAINER, one.container_id, one.name, reason, one.bytes, detail, one, shortage)
 
 
 def volumes(policy: Volumes, found: Sequence[Volume], now: float, shortage: Shortage | None) -> list[Item]:
@@ -178,20 +178,20 @@ def _volume(policy: Volumes, one: Volume, now: float, shortage: Shortage | None)
     idle = now - one.last_use
     story = f"{one.sort} volume, unused for {format_duration(max(0.0, idle))} ({one.evidence})"
     if one.containers:
-        why, detail = Why.IN_USE, WHY_MEANING[Why.IN_USE]
+        reason, detail = ItemReason.IN_USE, ITEM_REASON_MEANING[ItemReason.IN_USE]
     elif not policy.enabled:
-        why, detail = Why.SWITCHED_OFF, WHY_MEANING[Why.SWITCHED_OFF]
+        reason, detail = ItemReason.SWITCHED_OFF, ITEM_REASON_MEANING[ItemReason.SWITCHED_OFF]
     elif not one.here:
-        why, detail = Why.ELSEWHERE, WHY_MEANING[Why.ELSEWHERE]
+        reason, detail = ItemReason.ELSEWHERE, ITEM_REASON_MEANING[ItemReason.ELSEWHERE]
     elif (entry := policy.keeps(one.name)) is not None:
-        why, detail = Why.KEPT, f"{WHY_MEANING[Why.KEPT]} ({entry})"
+        reason, detail = ItemReason.KEPT, f"{ITEM_REASON_MEANING[ItemReason.KEPT]} ({entry})"
     elif one.sort == "named" and policy.names(one.name) is None:
-        why, detail = Why.NOT_LISTED, WHY_MEANING[Why.NOT_LISTED]
+        reason, detail = ItemReason.NOT_LISTED, ITEM_REASON_MEANING[ItemReason.NOT_LISTED]
     elif idle < age:
-        why, detail = Why.YOUNG, f"{story}, within its age of {format_duration(age)}"
+        reason, detail = ItemReason.YOUNG, f"{story}, within its age of {format_duration(age)}"
     else:
-        why, detail = _when_short(shortage, f"{story}, past its age of {format_duration(age)}")
-    return _item(ItemKind.VOLUME, one.name, one.name, why, one.bytes, detail, one, shortage)
+        reason, detail = _when_short(shortage, f"{story}, past its age of {format_duration(age)}")
+    return _item(ItemKind.VOLUME, one.name, one.name, reason, one.bytes, detail, one, shortage)
 
 
 def build_cache(policy: BuildCache, found: BuildCacheUsage, now: float, shortage: Shortage | None) -> list[Item]:
@@ -213,12 +213,12 @@ def build_cache(policy: BuildCache, found: BuildCacheUsage, now: float, shortage
     free = _reclaimable(found, total - keep, now - policy.age)
     story = f"{format_bytes(total)} of build cache, {format_bytes(policy.keep)} to keep"
     if not policy.enabled:
-        why, detail = Why.SWITCHED_OFF, WHY_MEANING[Why.SWITCHED_OFF]
+        reason, detail = ItemReason.SWITCHED_OFF, ITEM_REASON_MEANING[ItemReason.SWITCHED_OFF]
     elif total <= policy.keep or (not free and shortage is not None and not shortage.over):
-        why, detail = Why.SMALL, f"{WHY_MEANING[Why.SMALL]} ({story})"
+        reason, detail = ItemReason.SMALL, f"{ITEM_REASON_MEANING[ItemReason.SMALL]} ({story})"
     else:
-        why, detail = _when_short(shortage, f"{story}: what was unused for {format_duration(policy.age)} goes")
-    made = _item(ItemKind.BUILD_CACHE, "build_cache", "build cache", why, free, detail, found, shortage)
+        reason, detail = _when_short(shortage, f"{story}: what was unused for {format_duration(policy.age)} goes")
+    made = _item(ItemKind.BUILD_CACHE, "build_cache", "build cache", reason, free, detail, found, shortage)
     return [replace(made, keep=keep, age=policy.age)]
 
 
@@ -233,29 +233,29 @@ def _reclaimable(found: BuildCacheUsage, surplus: float, unused_since: float) ->
     return freed
 
 
-def _when_short(shortage: Shortage | None, detail: str) -> tuple[Why, str]:
+def _when_short(shortage: Shortage | None, detail: str) -> tuple[ItemReason, str]:
     if shortage is None:
-        return Why.ENOUGH_SPACE, WHY_MEANING[Why.ENOUGH_SPACE]
+        return ItemReason.ENOUGH_SPACE, ITEM_REASON_MEANING[ItemReason.ENOUGH_SPACE]
     if shortage.over:
-        return Why.TARGET_REACHED, WHY_MEANING[Why.TARGET_REACHED]
-    return Why.EXPIRED, detail
+        return ItemReason.TARGET_REACHED, ITEM_REASON_MEANING[ItemReason.TARGET_REACHED]
+    return ItemReason.EXPIRED, detail
 
 
 def _item(
     kind: ItemKind,
     key: str,
     name: str,
-    why: Why,
+    reason: ItemReason,
     size: int,
     detail: str,
     subject: Container | Volume | BuildCacheUsage,
     shortage: Shortage | None,
 ) -> Item:
-    if not why.goes:
-        return Item(kind, key, name, why, 0, detail, subject)
+    if not reason.is_removed:
+        return Item(kind, key, name, reason, 0, detail, subject)
     if shortage is not None:
         shortage.take(size)
-    return Item(kind, key, name, why, size, detail, subject)
+    return Item(kind, key, name, reason, size, detail, subject)
 
 
 def is_dangling(image: Image, bearers: Mapping[str, str], policy: Policy) -> bool:

@@ -30,7 +30,7 @@ MOST_SHARE = 0.5
 """The threshold's limits, as shares of the disk."""
 
 
-class Falls:
+class FreeSpaceDrops:
     """The record of falls of free space within one interval each, over the last `MEMORY` seconds.
 
     Args:
@@ -80,7 +80,7 @@ def resolved(policy: Policy, log: EventLog | None, total: float, now: float) -> 
     if policy.threshold.unit != AUTO:
         return policy
     falls = read_falls(log, policy.interval, now) if log is not None and log.exists() else []
-    threshold = Falls(policy.interval, falls).threshold(total)
+    threshold = FreeSpaceDrops(policy.interval, falls).threshold(total)
     if threshold is None:
         return policy
     return replace(policy, threshold=Space(threshold, "B", str(policy.threshold)))

@@ -10,7 +10,7 @@ from typing import Any
 
 from collector.eventlog.log import EventLog
 from collector.model.events import Event, Kind
-from pruner.planning.stages import ItemKind, Why
+from pruner.planning.stages import ItemKind, ItemReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Present:
 
 
 @dataclass(frozen=True, slots=True)
-class Untold:
+class UnreportedItem:
     """An item that an interrupted prune had planned to remove and said nothing more of.
 
     Attributes:
@@ -48,7 +48,7 @@ class Untold:
     deleted: bool
 
 
-def read_unfinished(log: EventLog, prune: str) -> list[Untold]:
+def read_unfinished(log: EventLog, prune: str) -> list[UnreportedItem]:
     """What a prune had planned to remove and not told the end of. Raises LogError."""
     plans = log.query(
         "SELECT CAST(attributes -> '$.plan' AS VARCHAR), time FROM event"
@@ -77,10 +77,10 @@ def read_unfinished(log: EventLog, prune: str) -> list[Untold]:
     return untold
 
 
-def _planned(plan: dict[str, Any], deleted: set[str]) -> Iterator[Untold]:
+def _planned(plan: dict[str, Any], deleted: set[str]) -> Iterator[UnreportedItem]:
     for row in plan.get("items", ()):
-        if row["reason"] == Why.EXPIRED.value:
-            yield Untold(
+        if row["reason"] == ItemReason.EXPIRED.value:
+            yield UnreportedItem(
                 *(ItemKind(row["item"]), row["key"], row["name"], row["reason"], row["frees"]),
                 *(row.get("bytes", 0), (), False),
             )
@@ -88,13 +88,13 @@ def _planned(plan: dict[str, Any], deleted: set[str]) -> Iterator[Untold]:
         if row["reason"].startswith("evict"):
             references = tuple(row["references"])
             name = references[0] if references else row["image"]
-            yield Untold(
+            yield UnreportedItem(
                 *(ItemKind.IMAGE, row["image"], name, row["reason"], row["frees"]),
                 *(0, references, row["image"] in deleted),
             )
 
 
-def aftermath(prune: str, entry: Untold, present: Present) -> Event:
+def aftermath(prune: str, entry: UnreportedItem, present: Present) -> Event:
     """What became of an item, as far as the engine and the log can tell now."""
     gone = {
         ItemKind.IMAGE: entry.deleted or entry.key not in present.images,

@@ -20,7 +20,7 @@ from typing import Any
 
 import docker.errors
 
-from collector.engine.client import Engine, told_in_one_line
+from collector.engine.client import Engine, as_engine_error
 from collector.eventlog.log import EventLog
 from collector.eventlog.writer import LogWriter
 from collector.machine.disk import DiskSample, sample_disk
@@ -216,8 +216,10 @@ class Executor:
                 gone = True
                 self._removed.append((removal, freed))
                 logger.info("removed %s: freed %s; %s", _named(removal), format_bytes(freed), removal.detail)
-                met = self._met(removal, made, lookout)
-                self._store(self._item(Kind.ITEM_REMOVED, removal, freed, {"met": met} if met else {}))
+                concurrent = self._concurrent_uses(removal, made, lookout)
+                self._store(
+                    self._item(Kind.ITEM_REMOVED, removal, freed, {"concurrent_uses": concurrent} if concurrent else {})
+                )
             else:
                 self._failed.append((removal, obstacle))
                 logger.warning("kept %s after all: %s", _named(removal), obstacle)
@@ -262,7 +264,7 @@ class Executor:
         """What the engine refuses is an answer, said in its own words; a lost engine is a fault."""
         found: list[str | None] = []
         try:
-            with told_in_one_line(self._engine.host):
+            with as_engine_error(self._engine.host):
                 yield found
         except docker.errors.NotFound:
             found.append("gone already, or its name has moved")
@@ -280,7 +282,7 @@ class Executor:
             return "its references have moved since the plan was made"
         inventory = made.inventory
         for _ in range(_LOOKS):
-            lookout.begin()
+            lookout.mark()
             listed = self._engine.containers()
             if any(container.image == image.image_id for container in listed):
                 return "a container refers to it now"
@@ -289,7 +291,7 @@ class Executor:
             # This is asked last: the shorter the time between the answer and the removal, the better.
             used = self._used(image, made, lookout)
             # A container that was created since the listing may be a job's first.
-            if used is not None or not lookout.unlisted(container.container for container in listed):
+            if used is not None or not lookout.has_new_containers(container.container for container in listed):
                 return used
         return "containers are created faster than can be told whose they are"
 
@@ -364,7 +366,7 @@ class Executor:
             except (EngineError, docker.errors.DockerException) as error:
                 logger.warning("%s lost its name %s: %s", image.name, reference, error)
 
-    def _met(self, removal: Removal, made: Plan, lookout: Lookout) -> list[dict[str, Any]]:
+    def _concurrent_uses(self, removal: Removal, made: Plan, lookout: Lookout) -> list[dict[str, Any]]:
         """The uses of an image that the engine told of only when it was too late."""
         if not isinstance(removal.of, Verdict):
             return []

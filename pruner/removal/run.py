@@ -19,7 +19,7 @@ from pruner.policy.headroom import resolved
 from pruner.policy.policy import Levels, Policy, Space
 from pruner.removal.executor import MAX_ROUNDS, Executor, Outcome, exclusive
 from pruner.state.inventory import read_history
-from pruner.state.survey import survey, taught
+from pruner.state.survey import survey, with_learning
 
 
 class TargetNotReachedError(HindsightError):
@@ -29,7 +29,7 @@ class TargetNotReachedError(HindsightError):
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ManualRequest:
     """What the operator asks for beyond the policy: a clean-up now.
 
     Attributes:
@@ -39,7 +39,7 @@ class Wish:
     free: Space | None
 
 
-def make_plan(engine: Engine, log: EventLog | None, policy: Policy, wish: Wish | None = None) -> Plan:
+def make_plan(engine: Engine, log: EventLog | None, policy: Policy, request: ManualRequest | None = None) -> Plan:
     """A plan of the state as it is now.
 
     Raises:
@@ -49,32 +49,32 @@ def make_plan(engine: Engine, log: EventLog | None, policy: Policy, wish: Wish |
     inventory = survey(engine, log, policy)
     policy = resolved(policy, log, inventory.disk.total_bytes, inventory.now)
     try:
-        levels = levels_for(policy, inventory.disk, inventory.free_slots, wish)
+        levels = levels_for(policy, inventory.disk, inventory.free_slots, request)
         if short(inventory.disk.free_bytes, inventory.disk.free_inodes, levels.threshold):
-            inventory = taught(inventory, log, policy)
+            inventory = with_learning(inventory, log, policy)
         return plan(policy, inventory, levels=levels)
     except ValueError as error:
         raise UsageError(f"policy: {error}") from None
 
 
-def levels_for(policy: Policy, disk: DiskSample, slots: int | None, wish: Wish | None) -> Levels:
+def levels_for(policy: Policy, disk: DiskSample, slots: int | None, request: ManualRequest | None) -> Levels:
     """The levels of free space that hold for one run.
 
-    A wish starts pruning at once and sets where it ends; at which point allowlisted images go stays
+    A request starts pruning at once and sets where it ends; at which point allowlisted images go stays
     the policy's affair.
 
     Raises:
         ValueError: the policy contradicts itself on this disk.
     """
     levels = policy.levels(disk.total_bytes, disk.total_inodes, slots)
-    if wish is None:
+    if request is None:
         return levels
-    wanted = levels.target[0] if wish.free is None else wish.free.of(disk.total_bytes, slots or 1)
+    wanted = levels.target[0] if request.free is None else request.free.of(disk.total_bytes, slots or 1)
     emergency = (min(levels.emergency[0], wanted), levels.emergency[1])
     return Levels((wanted, levels.threshold[1]), (wanted, levels.target[1]), emergency)
 
 
-def run(engine: Engine, log: EventLog, policy: Policy, trigger: str, wish: Wish | None = None) -> Outcome:
+def run(engine: Engine, log: EventLog, policy: Policy, trigger: str, request: ManualRequest | None = None) -> Outcome:
     """Bring free space back, if it is short; first tell the end of prunes that were interrupted.
 
     Raises:
@@ -84,8 +84,8 @@ def run(engine: Engine, log: EventLog, policy: Policy, trigger: str, wish: Wish 
     """
 
     def replan() -> Plan:
-        made = make_plan(engine, log, policy, wish)
-        if wish is None:
+        made = make_plan(engine, log, policy, request)
+        if request is None:
             # What one run was asked for is not when the next shall begin.
             leave_levels(log.path, made.inventory.disk.path, *made.levels.threshold)
         return made
@@ -114,7 +114,7 @@ def unfinished(log: EventLog) -> tuple[str, ...]:
     return read_history(log).unfinished if log.exists() else ()
 
 
-def said(outcome: Outcome) -> str:
+def summary(outcome: Outcome) -> str:
     """What a run did, in one line."""
     disk = outcome.disk
     state = f"{format_bytes(disk.free_bytes)} of {format_bytes(disk.total_bytes)} free"

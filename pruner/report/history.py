@@ -34,11 +34,11 @@ class Past:
         detail: the reason in words, with its figures.
         predicted: bytes that the plan expected to free.
         freed: bytes that the file system won; None: nobody measured (told after an interruption).
-        again_at: when it was pulled, loaded, imported or built again; None: it was not.
-        again_as: which of these it was.
-        again_bytes: layers that came back with it, bytes: those that the removal had freed; else 0.
+        returned_at: when it was pulled, loaded, imported or built again; None: it was not.
+        returned_by: which of these it was.
+        returned_bytes: layers that came back with it, bytes: those that the removal had freed; else 0.
         later_uses: containers and jobs that used it afterwards, until it was removed once more.
-        met: uses of an image in the very moment of its removal, which the engine told too late.
+        concurrent_uses: uses of an image in the very moment of its removal, which the engine told too late.
     """
 
     time: float
@@ -52,24 +52,24 @@ class Past:
     detail: str
     predicted: int
     freed: int | None
-    again_at: float | None
-    again_as: str | None
-    again_bytes: int
+    returned_at: float | None
+    returned_by: str | None
+    returned_bytes: int
     later_uses: int
-    met: tuple[dict[str, Any], ...] = ()
+    concurrent_uses: tuple[dict[str, Any], ...] = ()
 
     @property
-    def again_after(self) -> float | None:
+    def returned_after(self) -> float | None:
         """Seconds from the removal until it was wanted again."""
-        return None if self.again_at is None else self.again_at - self.time
+        return None if self.returned_at is None else self.returned_at - self.time
 
     def to_json(self) -> dict[str, Any]:
         """As printed for machines."""
         return {
             **asdict(self),
             "references": list(self.references),
-            "met": list(self.met),
-            "again_after": self.again_after,
+            "concurrent_uses": list(self.concurrent_uses),
+            "returned_after": self.returned_after,
         }
 
 
@@ -111,18 +111,20 @@ def since_when(text: str, now: float | None = None) -> float:
 def totals(found: Sequence[Past]) -> dict[str, Any]:
     """Sums over removals; sizes in bytes."""
     images = [one for one in found if one.item == "image"]
-    again = [one for one in images if one.again_at is not None]
+    again = [one for one in images if one.returned_at is not None]
     return {
         "removals": len(found),
         "freed_bytes": sum(one.freed if one.freed is not None else one.predicted for one in found),
         "images": len(images),
         "images_back_again": len(again),
-        "bytes_back_again": sum(one.again_bytes for one in again),
-        "soonest_again_seconds": min((one.again_after for one in again if one.again_after is not None), default=None),
+        "bytes_back_again": sum(one.returned_bytes for one in again),
+        "soonest_again_seconds": min(
+            (one.returned_after for one in again if one.returned_after is not None), default=None
+        ),
     }
 
 
-def said(found: Sequence[Past]) -> str:
+def history_summary(found: Sequence[Past]) -> str:
     """All in one line."""
     sums = totals(found)
     if not found:
@@ -130,8 +132,8 @@ def said(found: Sequence[Past]) -> str:
     line = f"{_count(sums['removals'], 'removal')} freed {format_bytes(sums['freed_bytes'])}"
     if not sums["images"]:
         return line
-    if met := sum(bool(one.met) for one in found):
-        line = f"{line}, {met} of them while somebody used the image"
+    if concurrent_uses := sum(bool(one.concurrent_uses) for one in found):
+        line = f"{line}, {concurrent_uses} of them while somebody used the image"
     line = f"{line}; of {_count(sums['images'], 'image')} {sums['images_back_again'] or 'none'} came back"
     if not sums["images_back_again"]:
         return line
@@ -144,9 +146,11 @@ def _count(number: int, what: str) -> str:
 
 
 def _past(row: Sequence[Any]) -> Past:
-    (*head, references, image_id, reason, detail, predicted, freed, again_at, again_as, uses, met) = row
+    (*head, references, image_id, reason, detail, predicted, freed, returned_at, returned_by, uses, concurrent_uses) = (
+        row
+    )
     moment, prune, trigger, item, name = head
-    back = again_at is not None
+    back = returned_at is not None
     return Past(
         time=moment,
         prune=prune,
@@ -159,11 +163,11 @@ def _past(row: Sequence[Any]) -> Past:
         detail=detail or reason or "unknown",
         predicted=predicted or 0,
         freed=freed,
-        again_at=again_at,
-        again_as=again_as if back else None,
-        again_bytes=(predicted or 0) if back else 0,
+        returned_at=returned_at,
+        returned_by=returned_by if back else None,
+        returned_bytes=(predicted or 0) if back else 0,
         later_uses=uses or 0,
-        met=tuple(json.loads(met)) if met else (),
+        concurrent_uses=tuple(json.loads(concurrent_uses)) if concurrent_uses else (),
     )
 
 
@@ -206,7 +210,7 @@ SELECT epoch_ns(r.time) / 1e9, r.prune, s.trigger, r.item, coalesce(r.reference,
     r.attributes ->> '$.references', image_id, r.attributes ->> '$.reason', r.attributes ->> '$.detail',
     CAST(r.attributes ->> '$.predicted_bytes' AS BIGINT), r.bytes,
     epoch_ns(b.again) / 1e9, replace(b.kind, 'image_', ''), u.uses,
-    CAST(r.attributes -> '$.met' AS VARCHAR)
+    CAST(r.attributes -> '$.concurrent_uses' AS VARCHAR)
 FROM removal AS r LEFT JOIN image USING (image) LEFT JOIN back AS b USING (seq) LEFT JOIN used AS u USING (seq)
     LEFT JOIN started AS s ON s.host = r.host AND s.prune = r.prune
 WHERE epoch_ns(r.time) / 1e9 >= ?

@@ -12,7 +12,7 @@ from collector.model.units import format_bytes, format_duration, format_time, sh
 from collector.terminal import console
 from pruner.planning.plan import Plan, Verdict, summary
 from pruner.planning.stages import Item, ItemKind
-from pruner.report.history import Past, said
+from pruner.report.history import Past, history_summary
 
 _ID_DIGITS = 4
 
@@ -62,7 +62,7 @@ def is_meant(verdict: Verdict, text: str) -> bool:
 
 
 def _goes(one: Item | Verdict) -> bool:
-    return one.goes if isinstance(one, Item) else one.evicts
+    return one.is_removed if isinstance(one, Item) else one.evicts
 
 
 def _row(one: Item | Verdict) -> tuple[str, ...]:
@@ -114,11 +114,11 @@ def print_history(found: Sequence[Past]) -> None:
             optional=("BY", "KIND"),
         )
         typer.echo()
-    console.print_text(said(found))
+    console.print_text(history_summary(found))
 
 
 def _removal(one: Past) -> tuple[str, ...]:
-    again = "-" if one.again_at is None else f"{one.again_as} after {format_duration(one.again_after)}"
+    again = "-" if one.returned_at is None else f"{one.returned_by} after {format_duration(one.returned_after)}"
     return (
         format_time(one.time),
         one.trigger,
@@ -127,5 +127,7 @@ def _removal(one: Past) -> tuple[str, ...]:
         one.name,
         again,
         str(one.later_uses) if one.item == "image" else "-",
-        f"{one.detail}; met: {', '.join(use['what'] for use in one.met)}" if one.met else one.detail,
+        f"{one.detail}; used meanwhile: {', '.join(use['what'] for use in one.concurrent_uses)}"
+        if one.concurrent_uses
+        else one.detail,
     )

@@ -57,12 +57,12 @@ class Lookout:
         self._began_ns = self._last_ns
         self._reader = Reader(engine.stream(self._last_ns), engine.host)
 
-    def begin(self) -> None:
-        """Be about to list the containers: see `unlisted`. Raises EngineError."""
+    def mark(self) -> None:
+        """Be about to list the containers: see `has_new_containers`. Raises EngineError."""
         self._drain()
         self._known = set(self._created)
 
-    def unlisted(self, listed: Iterable[str]) -> bool:
+    def has_new_containers(self, listed: Iterable[str]) -> bool:
         """Whether, as far as asked, a container has been created since `begin` that a listing does not know.
 
         Args:

@@ -97,7 +97,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
     )
 
 
-def taught(inventory: Inventory, log: EventLog | None, policy: Policy) -> Inventory:
+def with_learning(inventory: Inventory, log: EventLog | None, policy: Policy) -> Inventory:
     """The state with what the log teaches of each image's future, if the policy's order asks for it.
 
     Reading it costs more than all the rest of a survey, so it is for when something has to go.

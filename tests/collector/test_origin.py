@@ -116,20 +116,20 @@ def test_what_comes_packed_is_what_events_tell_and_not_known_until_they_do() -> 
 def test_what_is_known_to_be_local_stays_so_until_another_manifest_comes() -> None:
     presence = Presence()
     assert presence.has_come(packed("a:1"))
-    first = presence.settled(packed("a:1"), Origin.LOCAL)
+    first = presence.resolved_origin(packed("a:1"), Origin.LOCAL)
     presence.observed(first, 1)
     # However often it is seen again.
     for again in (packed("a:2"), packed("a:2", digests=("b@sha256:1",))):
         assert not presence.has_come(again)
-        assert presence.settled(again).origin is Origin.LOCAL
+        assert presence.resolved_origin(again).origin is Origin.LOCAL
     further = packed("a:2", digests=("a@sha256:1", "a@sha256:2"))
     assert presence.has_come(further)
     for came in (Origin.LOCAL, Origin.REGISTRY):
-        assert presence.settled(further, came).origin is came
+        assert presence.resolved_origin(further, came).origin is came
     # Not told at first, and not told since either: it was pulled, as most are.
-    presence.observed(presence.settled(packed("b:1", "sha256:b"), Origin.UNKNOWN), 2)
+    presence.observed(presence.resolved_origin(packed("b:1", "sha256:b"), Origin.UNKNOWN), 2)
     assert presence.origin("sha256:b") is Origin.UNKNOWN
-    assert presence.settled(packed("b:1", "sha256:b")).origin is Origin.REGISTRY
+    assert presence.resolved_origin(packed("b:1", "sha256:b")).origin is Origin.REGISTRY
 
 
 def test_what_is_told_late_shows_how_images_have_come_that_were_seen_before() -> None:
@@ -143,16 +143,16 @@ def test_what_is_told_late_shows_how_images_have_come_that_were_seen_before() ->
     # Begun before it was seen: that pull brought it. Long after: it may have failed.
     arrivals.take(Event(late, Kind.IMAGE_PULLED, reference="a:1"))
     arrivals.take(Event(far, Kind.IMAGE_PULLED, reference="b:1"))
-    assert arrivals.news()[1] == {"sha256:a": Origin.REGISTRY}
+    assert arrivals.drain_updates()[1] == {"sha256:a": Origin.REGISTRY}
     # An archive says nothing of what was seen long before it. What was seen just then and not pulled is local.
     arrivals.take(Event(far, Kind.IMAGE_LOADED, reference="/srv/x.tar"))
-    assert arrivals.news() == (set(), {})
+    assert arrivals.drain_updates() == (set(), {})
     arrivals.take(Event(late, Kind.IMAGE_LOADED, reference="/srv/c.tar"))
-    assert arrivals.news()[1] == dict.fromkeys(("sha256:b", "sha256:c"), Origin.LOCAL)
+    assert arrivals.drain_updates()[1] == dict.fromkeys(("sha256:b", "sha256:c"), Origin.LOCAL)
     # What seemed to come from that archive, and was asked of a registry before it was seen.
     assert see("d") is Origin.LOCAL
     arrivals.take(Event(late, Kind.IMAGE_PULLED, reference="d:1"))
-    assert arrivals.news()[1] == {"sha256:d": Origin.REGISTRY}
-    assert arrivals.doubts("sha256:d")
+    assert arrivals.drain_updates()[1] == {"sha256:d": Origin.REGISTRY}
+    assert arrivals.is_pending("sha256:d")
     now[0] = 100.0
-    assert not arrivals.doubts("sha256:d")
+    assert not arrivals.is_pending("sha256:d")

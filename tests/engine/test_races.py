@@ -243,7 +243,7 @@ def test_no_job_misses_what_was_pulled_before_a_pruner_in_a_loop_asked(
     assert len(traffic.lost) <= MOST_MET, traffic.lost
     assert traffic.seen["jobs"] + traffic.seen["jobs lost"] == traffic.begun >= JOBS
     assert len(traffic.removed) >= REMOVALS
-    met = "SELECT count(*) FROM event WHERE kind = 'item_removed' AND (attributes -> '$.met') IS NOT NULL"
+    met = "SELECT count(*) FROM event WHERE kind = 'item_removed' AND (attributes -> '$.concurrent_uses') IS NOT NULL"
     print(dict(traffic.seen), len(traffic.removed), f"met {host.log.query(met)[0][0]}")  # noqa: T201 - shown by pytest -rP
     assert host.log.query("SELECT count(*) FROM prunes WHERE finished IS NULL") == [(0,)]
     client.close()
@@ -318,7 +318,7 @@ def test_what_comes_between_the_last_question_and_the_removal_is_refused_or_told
     # Nothing refuses here; who looks finds out.
     assert bear(met) == set()
     removed = {row["image_id"]: row for row in host.json("pruner", "history")["removals"]}
-    assert [use["what"] for use in removed[met]["met"]] == ["pulled"]
+    assert [use["what"] for use in removed[met]["concurrent_uses"]] == ["pulled"]
     assert "1 of them while somebody used the image" in host.run("pruner", "history")
     client.close()
 

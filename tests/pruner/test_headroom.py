@@ -13,7 +13,7 @@ from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
 from pruner.policy.file import load_policy, policy_from, to_toml
-from pruner.policy.headroom import DAY, Falls, read_falls, resolved
+from pruner.policy.headroom import DAY, FreeSpaceDrops, read_falls, resolved
 from pruner.policy.policy import Policy, Space
 
 T0 = 1_700_000_100 * 10**9  # a multiple of 300 s
@@ -35,7 +35,7 @@ def log(tmp_path: Path) -> EventLog:
 
 
 def test_the_deepest_fall_of_a_month_counts_with_a_margin() -> None:
-    falls = Falls(300.0, [0.0] * 286)
+    falls = FreeSpaceDrops(300.0, [0.0] * 286)
     assert falls.threshold(1000) is None  # less than a day
     falls.add(80.0)
     assert falls.threshold(1000) is None

@@ -14,7 +14,7 @@ from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
 from pruner.cli import main
-from pruner.report.history import Past, read, said, since_when, totals
+from pruner.report.history import Past, history_summary, read, since_when, totals
 
 HOUR = 3600
 T0 = 1_800_000_000
@@ -68,15 +68,15 @@ def log(tmp_path: Path) -> EventLog:
 def test_each_removal_has_its_own_regret(log: EventLog) -> None:
     first, beta, volume, second = read(log)
     assert (first.name, first.trigger, first.freed) == ("registry.example.org/a:1", "timer", 100 * MIB + 7)
-    assert (first.again_after, first.again_as, first.again_bytes, first.later_uses) == (
+    assert (first.returned_after, first.returned_by, first.returned_bytes, first.later_uses) == (
         2 * HOUR,
         "pulled",
         100 * MIB,
         2,
     )
-    assert (beta.again_at, beta.again_bytes, beta.later_uses) == (None, 0, 1)
-    assert (volume.item, volume.name, volume.image_id, volume.again_at) == ("volume", "0123abcd", None, None)
-    assert (second.trigger, second.again_at, second.later_uses) == ("early", None, 0)
+    assert (beta.returned_at, beta.returned_bytes, beta.later_uses) == (None, 0, 1)
+    assert (volume.item, volume.name, volume.image_id, volume.returned_at) == ("volume", "0123abcd", None, None)
+    assert (second.trigger, second.returned_at, second.later_uses) == ("early", None, 0)
 
 
 def test_totals_and_the_line(log: EventLog) -> None:
@@ -89,9 +89,9 @@ def test_totals_and_the_line(log: EventLog) -> None:
         "bytes_back_again": 100 * MIB,
         "soonest_again_seconds": 2 * HOUR,
     }
-    assert said(found) == "4 removals freed 253 MiB; of 3 images 1 came back (100 MiB), the first 2 h later"
-    assert said(found[1:2]) == "1 removal freed 50.0 MiB; of 1 image none came back"
-    assert said([]) == "nothing was removed"
+    assert history_summary(found) == "4 removals freed 253 MiB; of 3 images 1 came back (100 MiB), the first 2 h later"
+    assert history_summary(found[1:2]) == "1 removal freed 50.0 MiB; of 1 image none came back"
+    assert history_summary([]) == "nothing was removed"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from collector.model.origin import Origin
 from pruner.planning import stages
 from pruner.planning.decision import Reason
 from pruner.planning.plan import Plan, plan
-from pruner.planning.stages import ItemKind, Shortage, Why
+from pruner.planning.stages import ItemKind, ItemReason, Shortage
 from pruner.policy.policy import BuildCache, Containers, Dangling, Policy, Space, Volumes
 from pruner.state.inventory import BuildCacheUsage, CacheRecord, Container, Image, Inventory, Volume
 
@@ -50,8 +50,8 @@ def image(name: str, hours: float, size: int = 10 * MB, containers: int = 0) -> 
     )
 
 
-def decided(found: list[stages.Item]) -> dict[str, Why]:
-    return {item.key: item.why for item in found}
+def decided(found: list[stages.Item]) -> dict[str, ItemReason]:
+    return {item.key: item.reason for item in found}
 
 
 def test_containers_of_jobs_go_first_the_longest_stopped_first_and_no_further_than_needed() -> None:
@@ -62,11 +62,11 @@ def test_containers_of_jobs_go_first_the_longest_stopped_first_and_no_further_th
         container("other-old", 72),
     ]
     judged = stages.containers(Containers(), found, NOW, Shortage(2.5 * MB, 0))
-    assert [(item.key, item.why) for item in judged] == [
-        ("job-old", Why.EXPIRED),
-        ("job-new", Why.EXPIRED),
-        ("other-old", Why.EXPIRED),
-        ("other", Why.TARGET_REACHED),
+    assert [(item.key, item.reason) for item in judged] == [
+        ("job-old", ItemReason.EXPIRED),
+        ("job-new", ItemReason.EXPIRED),
+        ("other-old", ItemReason.EXPIRED),
+        ("other", ItemReason.TARGET_REACHED),
     ]
 
 
@@ -83,17 +83,17 @@ def test_containers_that_run_are_young_kept_or_services_stay() -> None:
     ]
     judged = stages.containers(Containers(keep=("*-database",)), found, NOW, Shortage(1e12, 0))
     assert decided(judged) == {
-        "running": Why.RUNNING,
-        "paused": Why.RUNNING,
-        "removing": Why.RUNNING,
-        "young-job": Why.YOUNG,
-        "young-other": Why.YOUNG,
-        "kept-database": Why.KEPT,
-        "service": Why.SERVICE,
-        "never-started": Why.YOUNG,
+        "running": ItemReason.RUNNING,
+        "paused": ItemReason.RUNNING,
+        "removing": ItemReason.RUNNING,
+        "young-job": ItemReason.YOUNG,
+        "young-other": ItemReason.YOUNG,
+        "kept-database": ItemReason.KEPT,
+        "service": ItemReason.SERVICE,
+        "never-started": ItemReason.YOUNG,
     }
     switched_off = stages.containers(Containers(enabled=False), [container("old", 1000)], NOW, Shortage(1e12, 0))
-    assert decided(switched_off) == {"old": Why.SWITCHED_OFF}
+    assert decided(switched_off) == {"old": ItemReason.SWITCHED_OFF}
     assert all(item.frees == 0 for item in (*judged, *switched_off))
 
 
@@ -111,17 +111,17 @@ def test_volumes_go_by_kind_each_with_its_age_and_never_one_in_use() -> None:
     ]
     judged = stages.volumes(Volumes(named=("listed*",), keep=("*-kept",)), found, NOW, Shortage(1e12, 0))
     assert decided(judged) == {
-        "anonymous": Why.EXPIRED,
-        "anonymous-young": Why.YOUNG,
-        "cache": Why.EXPIRED,
-        "cache-young": Why.YOUNG,
-        "listed": Why.EXPIRED,
-        "listed-kept": Why.KEPT,
-        "data": Why.NOT_LISTED,
-        "used": Why.IN_USE,
-        "nfs": Why.ELSEWHERE,
+        "anonymous": ItemReason.EXPIRED,
+        "anonymous-young": ItemReason.YOUNG,
+        "cache": ItemReason.EXPIRED,
+        "cache-young": ItemReason.YOUNG,
+        "listed": ItemReason.EXPIRED,
+        "listed-kept": ItemReason.KEPT,
+        "data": ItemReason.NOT_LISTED,
+        "used": ItemReason.IN_USE,
+        "nfs": ItemReason.ELSEWHERE,
     }
-    assert [item.key for item in judged if item.goes] == ["anonymous", "cache", "listed"]
+    assert [item.key for item in judged if item.is_removed] == ["anonymous", "cache", "listed"]
 
 
 def test_build_cache_goes_down_to_what_is_kept_and_only_as_far_as_needed() -> None:
@@ -135,10 +135,10 @@ def test_build_cache_goes_down_to_what_is_kept_and_only_as_far_as_needed() -> No
 
     assert (judge(2.5 * MB).frees, judge(2.5 * MB).keep) == (3 * MB, 7.5 * MB)
     assert (judge(1e12).frees, judge(1e12).keep) == (7 * MB, 3 * MB)
-    assert judge(0).why is Why.TARGET_REACHED
-    assert judge(1e12, BuildCacheUsage(records[:3])).why is Why.SMALL
+    assert judge(0).reason is ItemReason.TARGET_REACHED
+    assert judge(1e12, BuildCacheUsage(records[:3])).reason is ItemReason.SMALL
     held = BuildCacheUsage(tuple(replace(record, in_use=True) for record in records))
-    assert judge(1e12, held).why is Why.SMALL
+    assert judge(1e12, held).reason is ItemReason.SMALL
     assert stages.build_cache(policy, BuildCacheUsage(), NOW, Shortage(1e12, 0)) == []
 
 
@@ -247,7 +247,7 @@ items = st.lists(
 def test_no_stage_takes_what_it_may_not_or_more_than_it_must(rows: list[tuple[int, int, str]], missing: int) -> None:
     found = [container(f"c{k}", hours, size=size, state=state) for k, (hours, size, state) in enumerate(rows)]
     judged = stages.containers(Containers(), found, NOW, Shortage(float(missing), 0))
-    gone = [item for item in judged if item.goes]
+    gone = [item for item in judged if item.is_removed]
     assert {item.key for item in judged} == {one.container_id for one in found}
     assert all(rows[int(item.key[1:])][0] >= 24 and rows[int(item.key[1:])][2] != "running" for item in gone)
     # Without the last one it would not have been enough.
@@ -260,4 +260,4 @@ def test_kinds_are_what_the_log_holds(kind: ItemKind) -> None:
 
 
 def test_every_reason_says_what_it_means() -> None:
-    assert set(stages.WHY_MEANING) == set(Why)
+    assert set(stages.ITEM_REASON_MEANING) == set(ItemReason)
