@@ -52,8 +52,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """The library's functions, imported with pandas only when they are used."""
     if name in __all__:
-        from analyzer import api  # noqa: PLC0415 - `import analyzer` stays light
-
+        try:
+            from analyzer import api  # noqa: PLC0415 - `import analyzer` stays light
+        except ModuleNotFoundError as error:
+            if error.name not in {"numpy", "pandas"}:
+                raise
+            raise ImportError(f"{error.name} is not installed: install 'docker-hindsight[library]'") from None
         return getattr(api, name)
     raise AttributeError(f"module 'analyzer' has no attribute '{name}'")
 

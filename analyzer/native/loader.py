@@ -32,9 +32,14 @@ def compiler() -> str | None:
     return next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
 
 
-def compile_kernel(target: Path) -> bool:
-    """Compile the kernel to a shared library; whether that worked."""
-    program = compiler()
+def compile_kernel(target: Path, program: str | None = None) -> bool:
+    """Compile the kernel to a shared library; whether that worked.
+
+    Args:
+        target: where to write it.
+        program: the C compiler; None: this machine's own.
+    """
+    program = program or compiler()
     if program is None:
         return False
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

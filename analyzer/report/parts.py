@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import functools
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import vl_convert
-
-from analyzer.native.loader import cached
 from analyzer.search.recommend import Proposal
 from analyzer.simulation.result import Result
 from collector.model.errors import HindsightError
@@ -147,19 +141,15 @@ def write(text: str, path: Path) -> None:
 
 @functools.cache
 def library() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script that sets `vegaEmbed`; made once for each user."""
-    kept = cached().with_name(f"charts-{version('vl-convert-python')}.js")
+    """Vega, Vega-Lite and Vega-Embed as one script that sets `vegaEmbed`; it is added when the package is built.
+
+    Raises:
+        ReportError: this is a source tree that was never built.
+    """
     try:
-        if kept.stat().st_uid == os.geteuid():
-            return kept.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        pass
-    bundle: Callable[[], str] = vl_convert.javascript_bundle  # type: ignore[assignment] # its stub forgets a default
-    made = bundle()
-    with contextlib.suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_whole(kept, made)
-    return made
+        return part("charts.js")
+    except FileNotFoundError:
+        raise ReportError("the charts' script is missing: in a checkout, run `make sync`") from None
 
 
 def part(name: str) -> str:
