@@ -40,22 +40,22 @@ class BuildHook(BuildHookInterface):  # type: ignore[type-arg]
         (root / CHARTS).write_text(vl_convert.javascript_bundle(), encoding="utf-8")
         build_data["artifacts"].append(CHARTS)
         wanted = os.environ.get("DOCKER_HINDSIGHT_WHEEL", "")
-        loader = _loader(root)
         if wanted == "pure":
-            loader.BUILT.unlink(missing_ok=True)
             return
-        if not loader.compile_kernel(loader.BUILT, _compiler(wanted)):
+        loader = _loader(root)
+        built = root / "build" / f"kernel-{wanted}.so" if wanted else loader.BUILT
+        if not loader.compile_kernel(built, _compiler(wanted)):
             if wanted:
                 raise RuntimeError(f"the kernel cannot be compiled for {wanted}: install a C compiler for it")
             self.app.display_warning("no C compiler: the simulator's kernel is left out of this build")
             return
         tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         if wanted:
-            _check_glibc(loader.BUILT)
+            _check_glibc(built)
             tag = f"manylinux_{GLIBC[0]}_{GLIBC[1]}_{wanted}"
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{tag}"
-        build_data["artifacts"].append("analyzer/native/_kernel.so")
+        build_data["force_include"][str(built)] = "analyzer/native/_kernel.so"
 
 
 def _loader(root: Path) -> ModuleType:
@@ -74,9 +74,8 @@ def _compiler(processor: str) -> str | None:
         return None
     found = shutil.which(f"{processor}-linux-gnu-gcc")
     if found is None:
-        raise RuntimeError(
-            f"no C compiler for {processor}: install Debian's gcc-{processor.replace('_', '-')}-linux-gnu"
-        )
+        package = f"gcc-{processor.replace('_', '-')}-linux-gnu"
+        raise RuntimeError(f"no C compiler for {processor}: install Debian's {package}")
     return found
 
 
