@@ -120,6 +120,29 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command(short_help="Go on with a log that was begun on another host.")
+def adopt(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Whose history, if the log holds several hosts.", show_default=False),
+    ] = None,
+    log: LogOption = None,
+    host: HostOption = None,
+) -> None:
+    """Go on here with a log that was begun on another machine or engine.
+
+    A log that was copied, or came with the clone of a machine, is not written to before somebody says so:
+    its history would be taken for this host's. On a clone, move the log away instead, and a new one begins.
+    """
+    from collector.engine.client import Engine
+    from collector.eventlog.identity import this_machine
+
+    info = Engine(host).info()
+    opened = console.open_log(log)
+    before, after = opened.adopt(this_machine(info.engine_id, info.data_root), name)
+    typer.echo(f"{opened.path}: the history of '{before.identity.name}' goes on here as '{after.identity.name}'")
+
+
 monitoring = typer.Typer(help="Print what Grafana and Prometheus need.", no_args_is_help=True)
 app.add_typer(monitoring, name="monitoring")
 

@@ -26,6 +26,7 @@ from analyzer.trace.describe import HistoryFacts, disk_range
 from analyzer.trace.load import DiskOverride, load_trace
 from analyzer.trace.parquet import ParquetLog, hosts_of, parquet_hosts
 from analyzer.trace.trace import Trace
+from collector.eventlog.identity import label_of
 from collector.eventlog.log import EventLog
 from collector.model.errors import HindsightError, LogError
 from collector.model.units import format_duration
@@ -77,12 +78,12 @@ def find(places: Sequence[str | Path], host: str | None = None) -> list[Source]:
     found = [source for path in dict.fromkeys(paths) for source in _sources(path, only)]
     if host is not None:
         known = sorted({source.host for source in found})
-        found = [source for source in found if source.host == host]
+        found = [source for source in found if host in {source.host, source.label}]
         if not found:
             raise LogError(f"no event log knows host '{host}', only {', '.join(known)}")
     count = Counter(source.host for source in found)
     named = [
-        replace(source, label=f"{source.host} ({source.path})") if count[source.host] > 1 else source
+        replace(source, label=f"{source.label or source.host} ({source.path})") if count[source.host] > 1 else source
         for source in found
     ]
     return sorted(named, key=lambda source: (source.host, str(source.path)))
@@ -101,7 +102,8 @@ def _sources(path: Path, host: str | None) -> list[Source]:
     if path.is_dir():
         return [Source(path, name, exported=True) for name in parquet_hosts(path, host)]
     with EventLog(path).reading() as connection:
-        return [Source(path, name) for name in hosts_of(connection, host, path)]
+        called = {key: label_of(connection, key) for key in hosts_of(connection, host, path)}
+        return [Source(path, key, label=name if name != key else "") for key, name in called.items()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from analyzer.trace.trace import Flags, Floats, Integers, Trace, Use
 from analyzer.trace.uses import MONTH_BITS, NEVER, OPEN, LoggedUses, Survey, in_order, seconds, survey
+from collector.eventlog.identity import key_named
 from collector.eventlog.log import EventLog
 from collector.model.errors import LogError, UsageError
 from collector.model.units import format_bytes, format_count, format_duration, format_time
@@ -210,6 +211,7 @@ def _nanoseconds(times: NDArray[Any]) -> Integers:
 def choose_host(connection: duckdb.DuckDBPyConnection, wanted: str | None, log: EventLog) -> str:
     """The host that is meant; None: the only one. Raises LogError."""
     # To list all hosts is to read a whole column.
+    wanted = wanted if wanted is None else key_named(connection, wanted)
     if wanted is not None and connection.execute("SELECT 1 FROM event WHERE host = ? LIMIT 1", [wanted]).fetchone():
         return wanted
     hosts = [row[0] for row in connection.execute("SELECT DISTINCT host FROM event ORDER BY host").fetchall()]

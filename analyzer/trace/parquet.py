@@ -1,7 +1,8 @@
 """Event logs as Hive-partitioned Parquet, written and read: what a fleet shares.
 
-The folder holds ``event/host=HOST/day=YYYY-MM-DD/*.parquet`` and ``job/host=HOST/*.parquet``. Image
-IDs stand in the events themselves, since each log numbers images its own way, and so does the
+The folder holds ``event/host=HOST/day=YYYY-MM-DD/*.parquet``, ``job/host=HOST/*.parquet`` and
+``host/host=HOST/*.parquet``, which says whose history it is, so that two hosts of one name stay two.
+Image IDs stand in the events themselves, since each log numbers images its own way, and so does the
 schema version, for logs of several versions meet in one folder.
 """
 
@@ -17,23 +18,26 @@ from urllib.parse import unquote
 
 import duckdb
 
+from collector.eventlog.identity import key_named, known_hosts
 from collector.eventlog.log import EventLog, migrate
-from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION, VIEWS
+from collector.eventlog.schema import IDENTITY_VERSION, MIGRATIONS, SCHEMA_VERSION, VIEWS
 from collector.model.errors import LogError, LogFullError, UsageError
 
-EVENTS, JOBS = "event", "job"
+EVENTS, JOBS, HOSTS = "event", "job", "host"
 _HOST = "host="
 _COPY_EVENTS = f"""
     COPY (
-        SELECT event.* EXCLUDE (image), image_id, {SCHEMA_VERSION} AS schema_version,
+        SELECT event.* EXCLUDE (image) REPLACE ($name AS host), image_id, {SCHEMA_VERSION} AS schema_version,
             strftime(time, '%Y-%m-%d') AS day
         FROM event LEFT JOIN image USING (image) WHERE host = $host ORDER BY seq
     ) TO '{{folder}}' (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (host, day), WRITE_PARTITION_COLUMNS true)
 """
 _COPY_JOBS = """
-    COPY (FROM job WHERE host = $host ORDER BY job)
+    COPY (SELECT * REPLACE ($name AS host) FROM job WHERE host = $host ORDER BY job)
     TO '{folder}' (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (host), WRITE_PARTITION_COLUMNS true)
 """
+_COPY_HOSTS = _COPY_JOBS.replace("job", "host")
+_ID_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,9 @@ def export_parquet(log: EventLog, folder: Path, host: str | None = None) -> list
         with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as place:
             with log.reading() as connection:
                 hosts = hosts_of(connection, host, log.path)
-                counts = [_write(connection, name, Path(place) / str(number)) for number, name in enumerate(hosts)]
+                counts = [
+                    _write(connection, name, folder, Path(place) / str(number)) for number, name in enumerate(hosts)
+                ]
             for number in range(len(hosts)):
                 _put_in_place(Path(place) / str(number), folder)
     except LogFullError:
@@ -79,7 +85,7 @@ def export_parquet(log: EventLog, folder: Path, host: str | None = None) -> list
 def hosts_of(connection: duckdb.DuckDBPyConnection, wanted: str | None, path: Path) -> list[str]:
     """The hosts of an open log, or the wanted one. Raises LogError if there is none."""
     hosts = [str(row[0]) for row in connection.execute("SELECT DISTINCT host FROM event ORDER BY host").fetchall()]
-    return _chosen(hosts, wanted, path)
+    return _chosen(hosts, wanted if wanted is None else key_named(connection, wanted), path)
 
 
 def _chosen(hosts: list[str], wanted: str | None, path: Path) -> list[str]:
@@ -90,19 +96,33 @@ def _chosen(hosts: list[str], wanted: str | None, path: Path) -> list[str]:
     return hosts if wanted is None else [wanted]
 
 
-def _write(connection: duckdb.DuckDBPyConnection, host: str, place: Path) -> Exported:
+def _write(connection: duckdb.DuckDBPyConnection, host: str, folder: Path, place: Path) -> Exported:
     events = place / EVENTS
     place.mkdir()
-    for copy, target in ((_COPY_EVENTS, events), (_COPY_JOBS, place / JOBS)):
-        connection.execute(copy.format(folder=_quoted(target)), {"host": host})
+    name = _free_name(connection, host, folder)
+    for copy, target in ((_COPY_EVENTS, events), (_COPY_JOBS, place / JOBS), (_COPY_HOSTS, place / HOSTS)):
+        connection.execute(copy.format(folder=_quoted(target)), {"host": host, "name": name})
     count = connection.execute("SELECT count(*) FROM event WHERE host = ?", [host]).fetchall()[0][0]
     size = sum(path.stat().st_size for path in place.rglob("*.parquet"))
-    return Exported(host, int(count), len(list(events.glob("*/day=*"))), size)
+    return Exported(name, int(count), len(list(events.glob("*/day=*"))), size)
+
+
+def _free_name(connection: duckdb.DuckDBPyConnection, host: str, folder: Path) -> str:
+    """What a host is called in a folder: by its key, unless another host is called so there already."""
+    own = next((one for one in known_hosts(connection) if one.key == host), None)
+    if own is None or not list((folder / HOSTS).glob(f"{_HOST}*/*.parquet")):
+        return host
+    there = {one.key: one for one in known_hosts(connection, _scan(folder, HOSTS))}
+    distinct = f"{host} ({own.id[:_ID_SHOWN]})"
+    namesake = there.get(host)
+    if distinct in there or (namesake and namesake.id != own.id and namesake.identity.doubt(own.identity)):
+        return distinct
+    return host
 
 
 def _put_in_place(new: Path, folder: Path) -> None:
     """Swap the new partitions for those of the same host."""
-    for table in (EVENTS, JOBS):
+    for table in (EVENTS, JOBS, HOSTS):
         (folder / table).mkdir(exist_ok=True)
         for partition in sorted((new / table).glob(f"{_HOST}*")):
             target = folder / table / partition.name
@@ -171,6 +191,8 @@ def _open(connection: duckdb.DuckDBPyConnection, folder: Path, host: str) -> Non
     )
     if list((folder / JOBS).glob(f"{_HOST}*/*.parquet")):
         connection.execute(f"INSERT INTO job BY NAME FROM {_scan(folder, JOBS)} WHERE host = '{_escaped(host)}'")
+    if list((folder / HOSTS).glob(f"{_HOST}*/*.parquet")) and version >= IDENTITY_VERSION:
+        connection.execute(f"INSERT INTO host BY NAME FROM {_scan(folder, HOSTS)} WHERE host = '{_escaped(host)}'")
     migrate(connection, folder)
     connection.execute(VIEWS)
 

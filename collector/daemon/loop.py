@@ -13,6 +13,7 @@ from collector.daemon.watcher import ImageWatch
 from collector.engine.client import Engine
 from collector.engine.stream import Reader, StreamEnded
 from collector.engine.translate import OpenContainer, Translator, names_of
+from collector.eventlog.identity import Identity, this_machine
 from collector.eventlog.log import EventLog
 from collector.eventlog.writer import LogWriter
 from collector.machine.clock import Clock
@@ -190,6 +191,7 @@ class Collector:
             portrait = {"first": True, **self._self_portrait()}
             self._log.append([Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes=portrait)])
             self._images.is_first = True
+        self._record(*self._log.claim(self._here()))
         self._images.restore(self._log)
         self._translator.learn(names_of(self._images.presence.names()))
         for container, image, began_ns in self._log.query(_OPEN_CONTAINERS, [self._log.host]):
@@ -197,6 +199,11 @@ class Collector:
         self._anchor_ns, latest_ns = self._log.query(_ANCHOR, [self._log.host])[0]
         self._clock.resume(latest_ns)
         self._alive_ns = None if self._images.is_first else last_witnessed_ns(self._log)
+
+    def _here(self) -> Identity:
+        """What this host is recognised by."""
+        info = self._engine.info()
+        return this_machine(info.engine_id, info.data_root)
 
     def _self_portrait(self) -> dict[str, str]:
         info = self._engine.info()
@@ -401,12 +408,14 @@ class Collector:
         self._images.begin_anew()
         self._translator.open.clear()
         now_ns = self._clock.now()
+        self._log.forget_host()
         if self._log.exists():
             try:
+                self._record(*self._log.claim(self._here()))
                 latest_ns = last_witnessed_ns(self._log)
                 self._images.restore(self._log)
             except LogError:
-                return  # `keep` says what is wrong with it
+                return  # `keep` says what is wrong with it, and that it is another host's
             if latest_ns is not None:
                 reason = "the event log was replaced by one that ends earlier"
                 self._record(Event(now_ns, Kind.GAP, began_ns=min(latest_ns, now_ns), attributes={"reason": reason}))

@@ -97,7 +97,9 @@ class Engine:
         else:
             self._store = str(info.get("Driver"))
         self._data_root = str(info["DockerRootDir"])
-        return EngineInfo(self._data_root, self._store, str(version.get("Version")))
+        # Podman makes up another ID each time.
+        own = None if self._store == "podman" else info.get("ID") or None
+        return EngineInfo(self._data_root, self._store, str(version.get("Version")), own)
 
     @property
     def store(self) -> str:

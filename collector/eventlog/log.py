@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import duckdb
 
+from collector.eventlog import identity
 from collector.eventlog.schema import JOBS_VERSION, MIGRATIONS, SCHEMA_VERSION, VIEWS
 from collector.model.errors import LogBusyError, LogError, LogFullError
 from collector.model.events import Event, Kind
@@ -35,14 +37,28 @@ class EventLog:
 
     Args:
         path: the file; made with its folder when something is first appended.
-        host: the name under which this host's events are stored.
+        host: under which key events are stored and read; None: that of this host, whatever it is called now.
         wait: how long to wait for another process to let go of the file, seconds.
     """
 
     def __init__(self, path: Path, host: str | None = None, wait: float = 10.0) -> None:
         self.path = path
-        self.host = host or socket.gethostname()
+        self._host = self._given = host
         self.wait = wait
+
+    @property
+    def host(self) -> str:
+        """The key of this host's events, as the log tells it. Raises as `reading` does."""
+        if self._host is None:
+            if not self.exists():
+                return socket.gethostname()
+            with self.reading():
+                pass
+        return str(self._host)
+
+    def forget_host(self) -> None:
+        """Look up again whose log this is: the file was replaced."""
+        self._host = self._given
 
     def exists(self) -> bool:
         """Whether there is a file at all. Raises LogError where one may not look."""
@@ -65,12 +81,16 @@ class EventLog:
             return 0
         with self._opened(read_only=False) as connection:
             connection.begin()
-            new = _unseen(connection, self.host, events) if events else {}
+            host = self._resolved(connection)
+            if self._given is None:
+                identity.check(identity.known_hosts(connection), host, identity.this_machine(), self.path)
+            identity.register(connection, host, is_here=self._given is None)
+            new = _unseen(connection, host, events) if events else {}
             if new:
-                _insert(connection, self.host, new)
+                _insert(connection, host, new)
             if mark is not None:
-                connection.execute("DELETE FROM position WHERE host = ? AND source = ?", [self.host, mark[0]])
-                connection.execute("INSERT INTO position VALUES (?, ?, ?)", [self.host, *mark])
+                connection.execute("DELETE FROM position WHERE host = ? AND source = ?", [host, mark[0]])
+                connection.execute("INSERT INTO position VALUES (?, ?, ?)", [host, *mark])
             connection.commit()
         return len(new)
 
@@ -95,12 +115,72 @@ class EventLog:
             )
         with self._opened(read_only=True) as connection:
             if _version(connection) == SCHEMA_VERSION:
+                self._resolved(connection)
                 yield connection
                 return
         with self._opened(read_only=False):
             pass  # it is brought to this version
         with self._opened(read_only=True) as connection:
+            self._resolved(connection)
             yield connection
+
+    def claim(self, here: identity.Identity, *, readonly: bool = False) -> list[Event]:
+        """See that the log is this host's, and note what it is recognised by.
+
+        Args:
+            here: what this host is recognised by.
+            readonly: only look; the collector will note it.
+
+        Returns:
+            What the log does not tell yet of a changed host, to be appended.
+
+        Raises:
+            LogError: it is another host's (with what to do), or cannot be used.
+        """
+        if not self.exists():
+            return []
+        self.forget_host()
+        with self.reading() as connection:
+            known = identity.check(identity.known_hosts(connection), self.host, here, self.path)
+        if known is None:
+            return []
+        after = known.identity.updated(here)
+        if not readonly and after != known.identity:
+            self._store_host(identity.KnownHost(known.key, known.id, after))
+        return [] if readonly else identity.changed(known.identity, after)
+
+    def adopt(self, here: identity.Identity, host: str | None = None) -> tuple[identity.KnownHost, identity.KnownHost]:
+        """Go on with a log on another machine or engine than it was recorded on; who it was, and who it is.
+
+        Args:
+            here: what this host is recognised by.
+            host: whose history, by key or name; None: the only one.
+
+        Raises:
+            LogError: there is no such host, or no saying which; or the log cannot be used.
+        """
+        with self.reading() as connection:
+            hosts = identity.known_hosts(connection)
+        before = identity.chosen(hosts, host, self.path)
+        # Whoever goes on with the original is another host from now on.
+        after = identity.KnownHost(before.key, uuid.uuid4().hex, before.identity.updated(here))
+        self._store_host(after)
+        EventLog(self.path, before.key, self.wait).append(
+            identity.changed(before.identity, after.identity, adopted=before.id)
+        )
+        self.forget_host()
+        return before, after
+
+    def _store_host(self, host: identity.KnownHost) -> None:
+        with self._opened(read_only=False) as connection:
+            connection.begin()
+            identity.store(connection, host)
+            connection.commit()
+
+    def _resolved(self, connection: duckdb.DuckDBPyConnection) -> str:
+        if self._host is None:
+            self._host = identity.key_of_this_host(connection)
+        return self._host
 
     def query(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query. Raises as `reading` does."""

@@ -57,9 +57,25 @@ MIGRATIONS: tuple[str, ...] = (
     "",
     # 6: views only: where each image can be had again, on every store.
     "DROP VIEW IF EXISTS unpulled_images;",
+    # 7: what each host is recognised by; `name` is a label, `host` is the key of its events and never changes.
+    """
+    CREATE TABLE host (
+        host VARCHAR NOT NULL,
+        id VARCHAR NOT NULL,
+        name VARCHAR NOT NULL,
+        machine VARCHAR,
+        hardware VARCHAR,
+        engine VARCHAR,
+        data_root VARCHAR
+    );
+    INSERT INTO host (host, id, name) SELECT host, replace(uuid()::VARCHAR, '-', ''), host
+        FROM (SELECT DISTINCT host FROM event ORDER BY host);
+    """,
 )
 # The version that brought typed jobs: events of older logs are attributed when they reach it.
 JOBS_VERSION = 3
+# The version that brought what each host is recognised by.
+IDENTITY_VERSION = 7
 
 SCHEMA_VERSION = len(MIGRATIONS)
 

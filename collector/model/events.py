@@ -33,6 +33,7 @@ class Kind(StrEnum):
     JOB_IMAGE_USED = "job_image_used"
     JOB_FINISHED = "job_finished"
     GAP = "gap"
+    HOST_CHANGED = "host_changed"
     COLLECTOR_STARTED = "collector_started"
     COLLECTOR_STOPPED = "collector_stopped"
     PRUNE_STARTED = "prune_started"
@@ -61,6 +62,7 @@ KIND_MEANING: dict[Kind, str] = {
     Kind.JOB_IMAGE_USED: "a side-band (job log, runner log) names the image that a job uses; attributes: job, role",
     Kind.JOB_FINISHED: "a job ended, as a side-band tells; attributes: job, outcome, seconds",
     Kind.GAP: "nothing was witnessed from `began` to `time`; attributes: reason",
+    Kind.HOST_CHANGED: "the host has another name, machine or engine; attributes: changes, each from and to",
     Kind.COLLECTOR_STARTED: "the collector began to witness",
     Kind.COLLECTOR_STOPPED: "the collector ended in order",
     Kind.PRUNE_STARTED: "a prune began; attributes: trigger, policy, plan with the reason for every image",

@@ -21,11 +21,13 @@ class EngineInfo:
         store: ``overlay2`` or another graphdriver, ``containerd`` or ``podman``: what an image ID
             and an image size mean differs between them.
         version: the engine's version.
+        engine_id: the engine's own ID, which it keeps as long as its data; None: it has none (Podman).
     """
 
     data_root: str
     store: str
     version: str
+    engine_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

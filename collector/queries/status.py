@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from collector.eventlog.identity import label_of
 from collector.eventlog.log import EventLog
 from collector.eventlog.spool import Spool
 from collector.eventlog.writer import spool_path
@@ -178,11 +179,12 @@ def status(log: EventLog, now: float | None = None) -> Status:
             [host],
         ).fetchall()
         history = connection.execute(_FREE_HISTORY, [host, host]).fetchall()
+        name = label_of(connection, host)
         images = connection.execute("SELECT count(*) FROM present_images WHERE host = ?", [host]).fetchall()[0][0]
     image_bytes, free, total, path = disk[0] if disk else (None, None, None, None)
     return Status(
         log=str(log.path),
-        host=host,
+        host=name,
         schema_version=log.schema_version(),
         file_bytes=log.path.stat().st_size,
         spooled_events=Spool(spool_path(log.path)).waiting(),

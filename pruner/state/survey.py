@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from collector.engine.client import Engine
+from collector.eventlog.identity import this_machine
 from collector.eventlog.log import EventLog
 from collector.machine.disk import sample_disk
 from collector.model.errors import EngineError, UsageError
@@ -67,8 +68,11 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
         UsageError: an amount is given per job and nobody tells the number of slots.
     """
     known = log is not None and log.exists()
+    info = engine.info()
+    if log is not None:
+        log.claim(this_machine(info.engine_id, info.data_root), readonly=True)
     history = read_history(log) if log is not None and known else History()
-    disk = sample_disk(engine.info().data_root)
+    disk = sample_disk(info.data_root)
     now = time.time()
     jobs = read_jobs(log, now) if log is not None and known else JobMemory()
     listed = engine.containers()

@@ -17,6 +17,7 @@ from analyzer.search.grid import grid
 from analyzer.trace.load import load_trace
 from analyzer.trace.parquet import ParquetLog, export_parquet, parquet_hosts
 from analyzer.trace.trace import Trace
+from collector.eventlog.identity import Identity
 from collector.eventlog.log import EventLog
 from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION
 from collector.model.errors import LogError, UsageError
@@ -53,6 +54,21 @@ def assert_same(one: Trace, other: Trace) -> None:
         assert np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b, item.name
 
 
+def test_two_hosts_of_one_name_stay_two(tmp_path: Path) -> None:
+    places = [tmp_path / f"{name}.duckdb" for name in ("east", "west")]
+    for place, images in zip(places, ("ab", "abc"), strict=True):
+        history(place, "runner", images).claim(Identity("runner", machine=place.stem))
+    assert [source.label for source in find(places)] == [f"runner ({place})" for place in places]
+    folder = tmp_path / "fleet"
+    for place in (*places, *places):  # what is there of the same host is replaced
+        export_parquet(EventLog(place), folder)
+    first, second = parquet_hosts(folder)
+    assert first == "runner"
+    assert second.startswith("runner (")
+    for source, place in zip(find([folder]), places, strict=True):
+        assert source.load().image_ids == load_trace(EventLog(place)).image_ids
+
+
 def test_an_exported_log_tells_the_same_history(mesa_log: EventLog, mesa: Trace, tmp_path: Path) -> None:
     (written,) = export_parquet(mesa_log, tmp_path / "fleet")
     assert written.events == mesa_log.query("SELECT count(*) FROM event")[0][0]
@@ -74,7 +90,7 @@ def test_exporting_again_replaces_that_host_only(fleet: Path) -> None:
     export_parquet(EventLog(fleet / "one.duckdb"), folder)
     assert parquet_hosts(folder) == ["one", "three", "two"]
     assert load_trace(ParquetLog(folder, "one"), "one").image_ids == ("z",)
-    assert sorted(path.name for path in folder.iterdir()) == ["event", "job"]
+    assert sorted(path.name for path in folder.iterdir()) == ["event", "host", "job"]
 
 
 def test_any_name_of_a_host_survives(tmp_path: Path) -> None:
@@ -97,7 +113,7 @@ def test_every_table_is_exported_or_known_to_be_needless(log: EventLog) -> None:
     log.append([sample(0)])
     tables = {row[0] for row in log.query("SELECT table_name FROM duckdb_tables()")}
     # The image IDs stand in the events; positions tell the collector where to go on.
-    assert tables - {"event", "job"} <= {"image", "schema_version", "position"}
+    assert tables - {"event", "job", "host"} <= {"image", "schema_version", "position"}
 
 
 def older(folder: Path, source: EventLog, version: int) -> None:

@@ -1,0 +1,213 @@
+"""Whose history a log holds: a host is known by its machine and its engine; its name is a label that may change.
+
+Each host of a log has a key, under which its events are stored; the key is the name that the host had when
+the log was made, and never changes. Beside it the table `host` holds what the host is recognised by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from collector.model.errors import LogError
+from collector.model.events import Event, Kind
+
+if TYPE_CHECKING:
+    import duckdb
+
+# Machine IDs are confidential (machine-id(5)): only hashes of them that nobody else makes are kept.
+_SALT = b"docker-hindsight"
+_MACHINE_ID = Path("/etc/machine-id")
+_HARDWARE_ID = Path("/sys/class/dmi/id/product_uuid")
+# In a container /etc/machine-id is the image's or nobody's, and another one after each update.
+_CONTAINER_SIGNS = (Path("/.dockerenv"), Path("/run/.containerenv"))
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a host is recognised by; None: not known.
+
+    Attributes:
+        name: its name, a label only.
+        machine: hash of the machine ID.
+        hardware: hash of the hardware's own ID, which only root may read.
+        engine: the engine's own ID; Podman has none.
+        data_root: the engine's data root.
+    """
+
+    name: str
+    machine: str | None = None
+    hardware: str | None = None
+    engine: str | None = None
+    data_root: str | None = None
+
+    def is_same_machine(self, other: Identity) -> bool | None:
+        """Whether both are one machine; None: nothing tells."""
+        for mine, theirs in ((self.hardware, other.hardware), (self.machine, other.machine)):
+            if mine is not None and theirs is not None:
+                return mine == theirs
+        return None
+
+    def doubt(self, here: Identity) -> str | None:
+        """Why this may not be the host that is here; None: it is."""
+        machine = self.is_same_machine(here)
+        if machine is False:
+            return "it was recorded on another machine: it was copied, or this machine is a clone"
+        if self.engine is not None and here.engine is not None:
+            # Removing all of a data root gives the engine a new ID and leaves the host what it was.
+            same_place = machine is True and self.data_root == here.data_root
+            if self.engine != here.engine and not same_place:
+                return f"it was recorded on another engine (ID {self.engine}, not {here.engine})"
+            return None
+        if machine is None and self.name != here.name:
+            return f"nothing but its name tells whose it is, and this host is called '{here.name}'"
+        return None
+
+    def updated(self, here: Identity) -> Identity:
+        """What is known of the host with what is seen here."""
+        seen = {field: value for field, value in asdict(here).items() if value is not None}
+        return replace(self, **seen)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownHost:
+    """One host of a log: the key of its events, its own ID, and what it is recognised by."""
+
+    key: str
+    id: str
+    identity: Identity
+
+
+def this_machine(engine: str | None = None, data_root: str | None = None) -> Identity:
+    """What this host is recognised by, with what its engine tells of itself."""
+    machine, hardware = _machine_ids()
+    return Identity(socket.gethostname(), machine, hardware, engine, data_root)
+
+
+@cache
+def _machine_ids() -> tuple[str | None, str | None]:
+    contained = any(sign.exists() for sign in _CONTAINER_SIGNS)
+    return None if contained else _hashed(_MACHINE_ID), _hashed(_HARDWARE_ID)
+
+
+def _hashed(path: Path) -> str | None:
+    try:
+        text = path.read_bytes().strip().lower()
+    except OSError:
+        return None
+    return hashlib.blake2b(text, key=_SALT, digest_size=16).hexdigest() if text not in {b"", b"uninitialized"} else None
+
+
+def known_hosts(connection: duckdb.DuckDBPyConnection, table: str = "host") -> list[KnownHost]:
+    """All hosts of an open log, or of another table of such."""
+    rows = connection.execute(
+        f"SELECT host, id, name, machine, hardware, engine, data_root FROM {table} ORDER BY host"
+    ).fetchall()
+    return [KnownHost(str(key), str(own), Identity(*rest)) for key, own, *rest in rows]
+
+
+def key_of_this_host(connection: duckdb.DuckDBPyConnection) -> str:
+    """Under which key the events of this host are stored in an open log: the only place that decides it.
+
+    It is the host of this machine, whatever it is called now; else the one of this name; else the only one, so
+    that a log can be read elsewhere (`claim` says whether it may also be gone on with); else this host's name.
+    """
+    here = this_machine()
+    hosts = known_hosts(connection)
+    ours = [one for one in hosts if one.identity.is_same_machine(here)]
+    unsure = [one for one in hosts if one.identity.is_same_machine(here) is None]
+    for candidates in (ours, unsure):
+        named = [one for one in candidates if here.name in {one.identity.name, one.key}]
+        if named or (candidates is ours and len(ours) == 1):
+            return (named or candidates)[0].key
+    return hosts[0].key if len(hosts) == 1 else here.name
+
+
+def register(connection: duckdb.DuckDBPyConnection, key: str, *, is_here: bool) -> None:
+    """See that an open log knows the host of a key.
+
+    Args:
+        connection: the log, open for writing.
+        key: the key.
+        is_here: whether it is this host, and not one that somebody else speaks for.
+    """
+    if connection.execute("SELECT 1 FROM host WHERE host = ?", [key]).fetchone():
+        return
+    identity = replace(this_machine(), name=key) if is_here else Identity(key)
+    store(connection, KnownHost(key, uuid.uuid4().hex, identity))
+
+
+def store(connection: duckdb.DuckDBPyConnection, host: KnownHost) -> None:
+    """Replace what an open log holds of a host."""
+    connection.execute("DELETE FROM host WHERE host = ?", [host.key])
+    connection.execute(
+        "INSERT INTO host (host, id, name, machine, hardware, engine, data_root) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [host.key, host.id, *asdict(host.identity).values()],
+    )
+
+
+def check(hosts: Sequence[KnownHost], key: str, here: Identity, path: Path) -> KnownHost | None:
+    """The host of a key, once it is sure that it is this one; None: the log does not know it yet.
+
+    Raises:
+        LogError: the log is another host's, and somebody has to say what is to become of it.
+    """
+    found = next((one for one in hosts if one.key == key), None)
+    if found is None:
+        return None
+    if doubt := found.identity.doubt(here):
+        raise LogError(
+            f"the event log {path} is that of host '{found.identity.name}', and {doubt}; to go on with it here, "
+            "run `collector adopt`; to begin a new one, move it away"
+        )
+    return found
+
+
+def chosen(hosts: Sequence[KnownHost], wanted: str | None, path: Path) -> KnownHost:
+    """The host that is meant, by its key or name; None: the only one. Raises LogError."""
+    found = [one for one in hosts if wanted is None or wanted in {one.key, one.identity.name}]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(one.key for one in hosts)
+    if not hosts:
+        raise LogError(f"event log {path} holds no host's events yet: start `collector run`")
+    if wanted is None:
+        raise LogError(f"event log {path} holds several hosts ({names}): name one")
+    raise LogError(f"event log {path} knows no host '{wanted}', only {names}")
+
+
+def key_named(connection: duckdb.DuckDBPyConnection, wanted: str) -> str:
+    """The key of the one host of an open log that is called so now; what is no host's name stays as it is."""
+    hosts = known_hosts(connection)
+    found = [one.key for one in hosts if one.identity.name == wanted]
+    return found[0] if len(found) == 1 and wanted not in {one.key for one in hosts} else wanted
+
+
+def label_of(connection: duckdb.DuckDBPyConnection, key: str) -> str:
+    """What the host of a key is called now."""
+    return next((one.identity.name for one in known_hosts(connection) if one.key == key), key)
+
+
+def changes(before: Identity, after: Identity) -> dict[str, dict[str, str | None]]:
+    """What differs between two states of one host, as the event keeps it; what only became known is no change."""
+    old, new = asdict(before), asdict(after)
+    return {
+        field: {"from": old[field], "to": new[field]}
+        for field in old
+        if old[field] is not None and old[field] != new[field]
+    }
+
+
+def changed(before: Identity, after: Identity, **more: str) -> list[Event]:
+    """The event that tells of a changed host; none if nothing changed."""
+    found = changes(before, after)
+    if not found and not more:
+        return []
+    return [Event(time.time_ns(), Kind.HOST_CHANGED, attributes={"changes": found, **more}, identity="host")]
