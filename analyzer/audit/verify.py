@@ -31,6 +31,7 @@ from pruner.policy.orders import LEARNING_ORDERS
 from pruner.policy.policy import Levels, Policy
 from pruner.state.inventory import Container, Image, Inventory, image_of, number, read_history, with_habits
 from pruner.state.learning import Experience, Habits, read_experience
+from pruner.state.refusals import Refusal
 
 _SAME_MOMENT_S = 1.0
 _EXPIRED = "expired"
@@ -284,14 +285,26 @@ def _replay(prune: _Prune, policy: Policy, cut: EventLog) -> Plan:
         blind_until=history.blind_until,
         held=frozenset(entry["image"] for entry in facts["images"] if entry["reason"] == "held"),
         learned=experience.learned,
+        refusals={("image", entry["image"]): _refusal(entry) for entry in facts["images"] if _is_refused(entry)},
     )
     return plan(policy, inventory, levels=_levels(policy, disk, facts))
+
+
+def _is_refused(entry: Mapping[str, Any]) -> bool:
+    return entry.get("last") == "refused" or entry["reason"] == "refused"
+
+
+def _refusal(entry: Mapping[str, Any]) -> Refusal:
+    """What the pruner knew of an image that it could not remove before."""
+    return Refusal("as recorded", 0.0, in_this_run=entry["reason"] == "refused")
 
 
 def _gone(facts: Mapping[str, Any], kind: str) -> frozenset[str]:
     """Keys of the other items that the recorded plan removes before images."""
     return frozenset(
-        item["key"] for item in facts.get("items", ()) if item["item"] == kind and item["reason"] == _EXPIRED
+        item["key"]
+        for item in facts.get("items", ())
+        if item["item"] == kind and item["reason"] == _EXPIRED and not item.get("last")
     )
 
 

@@ -21,7 +21,7 @@ import requests
 
 from collector.engine.content import compressed_sizes
 from collector.engine.provenance import by_content, by_digests, by_identity, by_manifests
-from collector.model.errors import EngineError
+from collector.model.errors import EngineError, UnansweredError
 from collector.model.observation import (
     Answers,
     EngineInfo,
@@ -400,7 +400,9 @@ def as_engine_error(host: str) -> Iterator[None]:
     except docker.errors.NotFound:
         raise
     except docker.errors.APIError as error:
-        raise EngineError(f"the engine at {host} answered: {error.explanation or error}") from error
+        raise UnansweredError(f"the engine at {host} answered: {error.explanation or error}") from error
+    except requests.Timeout as error:
+        raise UnansweredError(f"the engine at {host} did not answer in time: {error}") from error
     except (docker.errors.DockerException, requests.RequestException, OSError) as error:
         raise EngineError(_unreachable(host, error)) from error
 

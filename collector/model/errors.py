@@ -29,3 +29,7 @@ class LogFullError(LogError):
 
 class EngineError(HindsightError):
     """The container engine cannot be reached or refused."""
+
+
+class UnansweredError(EngineError):
+    """The container engine is there and did not answer one question: it refused, failed, or took too long."""

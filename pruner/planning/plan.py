@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from collector.machine.disk import DiskSample
@@ -17,8 +17,9 @@ from pruner.planning.decision import MEANING, Reason, evict, in_turn
 from pruner.planning.stages import Item, ItemKind, Shortage
 from pruner.policy.orders import ORDERS, Facts, PlainFacts
 from pruner.policy.policy import Levels, Policy
-from pruner.state.inventory import Image, Inventory
+from pruner.state.inventory import BuildCacheUsage, Container, Image, Inventory, Volume
 from pruner.state.learning import Learned
+from pruner.state.refusals import Refusal
 
 # After a gap every image may have been used unseen. Its jobs have long created their containers by
 # then, so the doubt lasts as long as a job may take from pull to container, not a whole min_age.
@@ -110,7 +111,10 @@ class Plan:
 
     @property
     def removals(self) -> tuple[Removal, ...]:
-        """All that goes, in order: containers, images without a name, volumes, build cache, images."""
+        """All that goes, in order: containers, images without a name, volumes, build cache, images.
+
+        What the engine refused before comes at the end.
+        """
         images = {
             dangling: [
                 Removal.of_image(verdict)
@@ -119,10 +123,11 @@ class Plan:
             ]
             for dangling in (True, False)
         }
-        going = [Removal.of_item(item) for item in self.items if item.is_removed]
-        containers = [one for one in going if one.kind is ItemKind.CONTAINER]
-        others = [one for one in going if one.kind is not ItemKind.CONTAINER]
-        return (*containers, *images[True], *others, *images[False])
+        going = [item for item in self.items if item.is_removed]
+        usual = [item for item in going if not item.last]
+        containers = [Removal.of_item(item) for item in usual if item.kind is ItemKind.CONTAINER]
+        others = [Removal.of_item(item) for item in usual if item.kind is not ItemKind.CONTAINER]
+        return (*containers, *images[True], *others, *images[False], *[Removal.of_item(i) for i in going if i.last])
 
     @property
     def frees(self) -> int:
@@ -161,6 +166,7 @@ class Plan:
                     "detail": item.detail,
                     "frees": item.frees,
                     "bytes": item.subject.bytes,
+                    **({"last": True} if item.last else {}),
                 }
                 for item in self.items
             ],
@@ -173,6 +179,7 @@ class Plan:
                     "last_use": verdict.image.last_use,
                     "evidence": verdict.image.evidence,
                     "origin": verdict.image.origin.value,
+                    **({"last": "refused"} if ("image", verdict.image.image_id) in self.inventory.refusals else {}),
                 }
                 for verdict in self.verdicts
             ],
@@ -196,16 +203,44 @@ def plan(policy: Policy, inventory: Inventory, job_slots: int | None = None, *, 
     levels = levels or policy.levels(disk.total_bytes, disk.total_inodes, slots)
     shortage = _shortage(disk, levels)
     now = inventory.now
-    containers = stages.containers(policy.containers, inventory.containers, now, shortage)
+    usual, refused = _by_refusal(inventory)
+    containers = stages.containers(policy.containers, usual.containers, now, shortage)
     images = _Images(policy, inventory, levels, frozenset(item.key for item in containers if item.is_removed))
     if shortage is not None:
         images.decide_on_dangling(shortage)
-    items = (
+    items = [
         *containers,
-        *stages.volumes(policy.volumes, inventory.volumes, now, shortage),
-        *stages.build_cache(policy.build_cache, inventory.build_cache, now, shortage),
+        *stages.volumes(policy.volumes, usual.volumes, now, shortage),
+        *stages.build_cache(policy.build_cache, usual.build_cache, now, shortage),
+    ]
+    verdicts = images.decide(shortage)
+    if shortage is not None:
+        shortage.take(sum(one.frees for one in verdicts if one.reason is not Reason.EVICT_DANGLING))
+    for found, refusal in refused:
+        items += stages.after_refusal(found, refusal, policy, now, shortage)
+    return Plan(policy, inventory, levels, verdicts, tuple(items))
+
+
+def _by_refusal(inventory: Inventory) -> tuple[Inventory, list[tuple[Container | Volume | BuildCacheUsage, Refusal]]]:
+    """What is judged in its usual place, and what could not be removed before."""
+    if not inventory.refusals:
+        return inventory, []
+    found: list[tuple[ItemKind, str, Container | Volume | BuildCacheUsage]] = [
+        *((ItemKind.CONTAINER, one.container_id, one) for one in inventory.containers),
+        *((ItemKind.VOLUME, one.name, one) for one in inventory.volumes),
+        (ItemKind.BUILD_CACHE, ItemKind.BUILD_CACHE.value, inventory.build_cache),
+    ]
+    refused = [
+        (one, refusal) for kind, key, one in found if (refusal := inventory.refusals.get((kind.value, key))) is not None
+    ]
+    late = [one for one, _ in refused]
+    usual = replace(
+        inventory,
+        containers=tuple(one for one in inventory.containers if one not in late),
+        volumes=tuple(one for one in inventory.volumes if one not in late),
+        build_cache=BuildCacheUsage() if inventory.build_cache in late else inventory.build_cache,
     )
-    return Plan(policy, inventory, levels, images.decide(shortage), items)
+    return usual, refused
 
 
 def _shortage(disk: DiskSample, levels: Levels) -> Shortage | None:
@@ -235,21 +270,25 @@ class _Images:
         keys = [
             order_of(facts(image, inventory.now, own[i], inventory.learned)) for i, image in enumerate(self._images)
         ]
-        self._order = sorted(range(len(self._images)), key=lambda i: (keys[i], i))
+        # What the engine refused before is tried when nothing else is left.
+        self._order = sorted(
+            range(len(self._images)), key=lambda i: (self._refusal(self._images[i]) is not None, keys[i], i)
+        )
         self._reasons: dict[int, Reason] = {}
         self._dangling: list[int] = []
+        # Those without a name that the engine refused before: they wait for the end of the order.
+        self._late: set[int] = set()
 
     def decide_on_dangling(self, shortage: Shortage) -> None:
         """Choose among the images without a name; what they free lessens the shortage."""
         bearers = {reference: image.image_id for image in self._images for reference in image.references}
-        chosen = [i for i in self._order if stages.is_dangling(self._images[i], bearers, self._policy)]
+        found = [i for i in self._order if stages.is_dangling(self._images[i], bearers, self._policy)]
+        chosen = [i for i in found if self._refusal(self._images[i]) is None]
+        self._late = {i for i in found if i not in chosen}
         held = [self._blocked(i) for i in range(len(self._images))]
         # Nobody can pull what bears no name, and nobody can ask for it either: local_images is for
         # images that somebody may ask for.
-        blocked = [
-            Reason.ENOUGH_SPACE if reason is Reason.LOCAL and not self._images[i].digests else reason
-            for i, reason in enumerate(held)
-        ]
+        blocked = [self._without_name(i, reason) for i, reason in enumerate(held)]
         before = list(self._holders)
         verdict = self._evict(chosen, blocked, self._policy.dangling.age, shortage, _NEVER)
         self._dangling = [i for i in chosen if Reason(verdict[i]).evicts]
@@ -263,6 +302,8 @@ class _Images:
         """The verdicts on all images: those that go first, in their order."""
         rest = [i for i in self._order if i not in self._reasons]
         blocked = [self._blocked(i) for i in range(len(self._images))]
+        for i in self._late:
+            blocked[i] = self._without_name(i, blocked[i])
         if shortage is None:
             self._reasons.update({i: blocked[i] for i in rest})
         else:
@@ -276,13 +317,30 @@ class _Images:
                 self._images[i],
                 self._reasons[i],
                 frees.get(i, 0),
-                explain(self._images[i], self._reasons[i], self._policy, self._inventory.now),
+                self._explain(i),
             )
             for i in [*going, *staying]
         )
 
+    def _explain(self, number: int) -> str:
+        image, reason, now = self._images[number], self._reasons[number], self._inventory.now
+        said = explain(image, reason, self._policy, now)
+        refusal = self._refusal(image)
+        if refusal is None or not (reason.evicts or reason is Reason.REFUSED):
+            return said
+        return f"{said}: {refusal.error}" if refusal.in_this_run else f"{said}; {stages.goes_last(refusal, now)}"
+
+    def _refusal(self, image: Image) -> Refusal | None:
+        return self._inventory.refusals.get((ItemKind.IMAGE.value, image.image_id))
+
+    def _without_name(self, number: int, reason: Reason) -> Reason:
+        return Reason.ENOUGH_SPACE if reason is Reason.LOCAL and not self._images[number].digests else reason
+
     def _blocked(self, number: int) -> Reason:
         image = self._images[number]
+        refusal = self._refusal(image)
+        if refusal is not None and refusal.in_this_run:
+            return Reason.REFUSED
         # Containers that came between two readings of the engine count, too.
         extra = image.containers - self._listed[image.image_id]
         return blocked(image, self._left[image.image_id] + extra, self._policy, self._inventory.held)

@@ -15,6 +15,7 @@ from enum import StrEnum
 from collector.model.units import format_bytes, format_duration
 from pruner.policy.policy import BuildCache, Containers, Policy, Volumes
 from pruner.state.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume
+from pruner.state.refusals import Refusal
 
 
 class ItemKind(StrEnum):
@@ -40,6 +41,7 @@ class ItemReason(StrEnum):
     YOUNG = "young"
     SMALL = "small"
     TARGET_REACHED = "target_reached"
+    REFUSED = "refused"
     EXPIRED = "expired"
 
     @property
@@ -60,6 +62,7 @@ ITEM_REASON_MEANING: dict[ItemReason, str] = {
     ItemReason.YOUNG: "not unused for long enough",
     ItemReason.SMALL: "all of it is in use, too young, or within what the policy keeps",
     ItemReason.TARGET_REACHED: "what goes before it frees enough",
+    ItemReason.REFUSED: "it could not be removed in this run",
     ItemReason.EXPIRED: "unused for longer than the policy asks, while free space is under the target",
 }
 
@@ -78,6 +81,7 @@ class Item:
         subject: what it was judged by.
         keep: for build cache, bytes that its removal leaves.
         age: for build cache, seconds unused after which a record may go.
+        last: whether it is tried after all else, because the engine refused it before: it counts nothing.
     """
 
     kind: ItemKind
@@ -89,6 +93,7 @@ class Item:
     subject: Container | Volume | BuildCacheUsage
     keep: int = 0
     age: float = 0.0
+    last: bool = False
 
     @property
     def is_removed(self) -> bool:
@@ -256,6 +261,46 @@ def _item(
     if shortage is not None:
         shortage.take(size)
     return Item(kind, key, name, reason, size, detail, subject)
+
+
+def after_refusal(
+    found: Container | Volume | BuildCacheUsage,
+    refusal: Refusal,
+    policy: Policy,
+    now: float,
+    shortage: Shortage | None,
+) -> list[Item]:
+    """Judge what could not be removed before, once all else has been judged; none if there is nothing to judge.
+
+    Nobody knows what it frees, so it counts nothing; and in the run that has tried it, it stays.
+
+    Args:
+        found: the item.
+        refusal: what stood in the way.
+        policy: what may go.
+        now: UTC seconds.
+        shortage: what is missing after all else has gone; None: nothing is to be removed.
+    """
+    missing = None if shortage is None else replace(shortage)
+    if isinstance(found, Container):
+        judged = containers(policy.containers, [found], now, missing)
+    elif isinstance(found, Volume):
+        judged = volumes(policy.volumes, [found], now, missing)
+    else:
+        judged = build_cache(policy.build_cache, found, now, missing)
+    return [_after_refusal(item, refusal, now) if item.is_removed else item for item in judged]
+
+
+def _after_refusal(item: Item, refusal: Refusal, now: float) -> Item:
+    if refusal.in_this_run:
+        detail = f"{ITEM_REASON_MEANING[ItemReason.REFUSED]}: {refusal.error}"
+        return replace(item, reason=ItemReason.REFUSED, frees=0, detail=detail)
+    return replace(item, frees=0, detail=f"{item.detail}; {goes_last(refusal, now)}", last=True)
+
+
+def goes_last(refusal: Refusal, now: float) -> str:
+    """In words, why an item is tried after all others."""
+    return f"last, for the engine refused it {format_duration(max(0.0, now - refusal.time))} ago: {refusal.error}"
 
 
 def is_dangling(image: Image, bearers: Mapping[str, str], policy: Policy) -> bool:

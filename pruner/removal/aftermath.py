@@ -15,12 +15,12 @@ from pruner.planning.stages import ItemKind, ItemReason
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """What the engine holds: images with their tags, container IDs, volume names, bytes of build cache."""
+    """What the engine holds: images with their tags, container IDs, volume names, bytes of build cache if known."""
 
     images: dict[str, tuple[str, ...]]
     containers: set[str]
     volumes: set[str]
-    build_cache: int
+    build_cache: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def aftermath(prune: str, entry: UnreportedItem, present: Present) -> Event:
         ItemKind.IMAGE: entry.deleted or entry.key not in present.images,
         ItemKind.CONTAINER: entry.key not in present.containers,
         ItemKind.VOLUME: entry.key not in present.volumes,
-        ItemKind.BUILD_CACHE: present.build_cache < entry.bytes,
+        ItemKind.BUILD_CACHE: present.build_cache is not None and present.build_cache < entry.bytes,
     }[entry.kind]
     lost = [name for name in entry.references if name not in present.images.get(entry.key, entry.references)]
     more: dict[str, Any] = {"inferred": True} if gone else {"error": "the prune was interrupted before"}

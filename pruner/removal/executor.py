@@ -13,7 +13,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from collector.machine.reserve import Reserve
 from collector.model.errors import EngineError, HindsightError, LogError
 from collector.model.events import Event, Kind
 from collector.model.observation import ListedImage
-from collector.model.units import format_bytes
+from collector.model.units import format_bytes, format_count
 from pruner.planning.plan import Plan, Removal, Verdict, plan, short, summary
 from pruner.planning.stages import Item, ItemKind
 from pruner.policy.file import to_json
@@ -36,13 +36,16 @@ from pruner.removal.aftermath import Present, aftermath, item_event, read_unfini
 from pruner.state.event_watch import EVIDENCE, Lookout
 from pruner.state.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume
 from pruner.state.jobs_in_flight import held_for_jobs
+from pruner.state.refusals import ItemId, Refusal
 from pruner.state.survey import created_at, current_names, read_container
 
 logger = logging.getLogger(__name__)
 
 # A race with other users of the disk may eat what was freed; more rounds than this do not help.
 MAX_ROUNDS = 3
-# So often containers are listed anew, because others were created meanwhile, before an image is left alone.
+# Rounds in which nothing went and the engine refused everything: each leads to a plan that looks further.
+MAX_REFUSED_ROUNDS = 10
+# So often containers are listed again, because others were created meanwhile, before an image is left alone.
 _LOOKS = 3
 # Docker's words for what forbids a removal by ID, in all versions.
 _BUILT_UPON = "has dependent child images"
@@ -74,6 +77,14 @@ class Outcome:
     disk: DiskSample
     reached: bool
     rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a planned item stays after all, and whether it was the engine that refused to remove it."""
+
+    why: str
+    refused: bool = False
 
 
 @contextlib.contextmanager
@@ -124,12 +135,15 @@ class Executor:
         self._own: set[str] = set()
         self._removed: list[tuple[Removal, int]] = []
         self._failed: list[tuple[Removal, str]] = []
+        self._refusals: dict[ItemId, Refusal] = {}
 
-    def run(self, replan: Callable[[], Plan]) -> Outcome:
+    def run(self, replan: Callable[[Mapping[ItemId, Refusal]], Plan]) -> Outcome:
         """Plan and remove until the target is reached, nothing more can go, or `MAX_ROUNDS` have passed.
 
+        What could not be removed counts nothing in the plans of the rounds after it.
+
         Args:
-            replan: makes a plan of the state as it is then.
+            replan: makes a plan of the state as it is then, given what could not be removed in this run.
 
         Raises:
             EngineError: the engine is lost.
@@ -138,18 +152,23 @@ class Executor:
         self._prepare()
         # Whatever uses an image while the plan is made must be seen, so the lookout comes first.
         lookout = Lookout(self._engine)
+        fruitful = fruitless = 0
         try:
-            made = first = replan()
+            made = first = replan({})
             for warning in first.inventory.warnings if first.needed else ():
                 logger.warning("warning: %s", warning)
             while made.needed and made.removals:
                 self._round += 1
+                refused = len(self._refusals)
                 gone = self._carry_out(made, lookout)
+                fruitful, fruitless = fruitful + gone, fruitless + (not gone)
                 after = self._measure(made)
                 reached = not short(after.free_bytes, after.free_inodes, made.levels.target)
-                if not gone or reached or self._round == MAX_ROUNDS:
+                if reached or fruitful == MAX_ROUNDS or fruitless == MAX_REFUSED_ROUNDS:
                     break
-                made = _towards_target(replan())
+                if not gone and len(self._refusals) == refused:
+                    break
+                made = _towards_target(replan(self._refusals))
         finally:
             lookout.close()
         disk = self._measure(made)
@@ -159,28 +178,47 @@ class Executor:
         return Outcome(tuple(self._removed), tuple(self._failed), freed, disk, reached, self._round)
 
     def finish_interrupted(self, prunes: tuple[str, ...]) -> None:
-        """Say in the log what became of prunes that were interrupted. Raises LogError, EngineError."""
+        """Say in the log what became of prunes that were interrupted. Raises LogError.
+
+        Nothing depends on it, so an engine that does not answer is no reason not to prune.
+        """
         if not prunes:
             return
-        present = self._present()
-        for prune in prunes:
-            for entry in read_unfinished(self._log, prune):
+        unreported = {prune: read_unfinished(self._log, prune) for prune in prunes}
+        try:
+            present = self._present({entry.kind for entries in unreported.values() for entry in entries})
+        except EngineError as error:
+            logger.warning("what interrupted prunes left behind is asked again in the next run: %s", error)
+            return
+        for prune, entries in unreported.items():
+            for entry in entries:
                 self._store(aftermath(prune, entry, present))
             self._store(
                 Event(time.time_ns(), Kind.PRUNE_FINISHED, attributes={"prune": prune, "outcome": "interrupted"})
             )
-        logger.warning("told the end of %d interrupted prunes", len(prunes))
+        logger.warning("recorded the outcome of %s", format_count(len(prunes), "interrupted prune"))
 
     def flush(self) -> None:
         """Append what an earlier prune could only spool. Raises LogError."""
         self._writer.flush()
 
-    def _present(self) -> Present:
-        images = {row.image: row.references for row in self._engine.images()}
-        volumes = {str(row["Name"]) for row in self._engine.volumes()}
-        containers = {row.container for row in self._engine.containers()}
-        cache = sum(int(row.get("Size") or 0) for row in self._engine.disk_usage().get("BuildCache") or [])
-        return Present(images, containers, volumes, cache)
+    def _present(self, kinds: set[ItemKind]) -> Present:
+        """What the engine holds of some kinds; of the others nothing is asked. Raises EngineError."""
+        engine, asked = self._engine, kinds.__contains__
+        return Present(
+            {row.image: row.references for row in engine.images()} if asked(ItemKind.IMAGE) else {},
+            {row.container for row in engine.containers()} if asked(ItemKind.CONTAINER) else set(),
+            {str(row["Name"]) for row in engine.volumes()} if asked(ItemKind.VOLUME) else set(),
+            self._build_cache_bytes() if asked(ItemKind.BUILD_CACHE) else None,
+        )
+
+    def _build_cache_bytes(self) -> int | None:
+        """What the build cache holds; None if the engine does not say."""
+        try:
+            return sum(int(row.get("Size") or 0) for row in self._engine.disk_usage().get("BuildCache") or [])
+        except EngineError as error:
+            logger.warning("how much of the build cache an interrupted prune removed is unknown: %s", error)
+            return None
 
     def _carry_out(self, made: Plan, lookout: Lookout) -> bool:
         """Remove what the plan says, as long as it is needed; whether anything went."""
@@ -208,9 +246,12 @@ class Executor:
         for removal in made.removals:
             before = self._measure(made)
             if not short(before.free_bytes, before.free_inodes, made.levels.target):
-                obstacle: str | None = "no longer needed: free space is at the target"
+                obstacle: Obstacle | None = Obstacle("no longer needed: free space is at the target")
             else:
                 obstacle = self._carry_out_one(removal, made, lookout)
+                if obstacle is not None:
+                    found = Refusal(obstacle.why, time.time(), in_this_run=True)
+                    self._refusals[removal.kind.value, removal.key] = found
             if obstacle is None:
                 freed = self._measure(made).free_bytes - before.free_bytes
                 gone = True
@@ -221,9 +262,10 @@ class Executor:
                     self._item(Kind.ITEM_REMOVED, removal, freed, {"concurrent_uses": concurrent} if concurrent else {})
                 )
             else:
-                self._failed.append((removal, obstacle))
-                logger.warning("kept %s after all: %s", _named(removal), obstacle)
-                self._store(self._item(Kind.ITEM_FAILED, removal, None, {"error": obstacle}))
+                self._failed.append((removal, obstacle.why))
+                logger.warning("kept %s after all: %s", _named(removal), obstacle.why)
+                more = {"error": obstacle.why, **({"refused": True} if obstacle.refused else {})}
+                self._store(self._item(Kind.ITEM_FAILED, removal, None, more))
         after = self._measure(made)
         reached = not short(after.free_bytes, after.free_inodes, made.levels.target)
         self._store(
@@ -243,35 +285,31 @@ class Executor:
         )
         return gone
 
-    def _carry_out_one(self, removal: Removal, made: Plan, lookout: Lookout) -> str | None:
-        """Check against the engine once more, and remove; why it stays after all, else None."""
-        subject = removal.of.image if isinstance(removal.of, Verdict) else removal.of.subject
-        with self._refusal() as refusal:
-            if isinstance(subject, Image):
-                refusal.append(
-                    self._image_obstacle(subject, made, lookout) or self._remove_image(subject, made, lookout)
-                )
-            elif isinstance(subject, Container):
-                refusal.append(self._remove_container(subject))
-            elif isinstance(subject, Volume):
-                refusal.append(self._remove_volume(subject))
-            elif isinstance(removal.of, Item):
-                refusal.append(self._prune_build_cache(subject, removal.of, made))
-        return refusal[0]
+    def _carry_out_one(self, removal: Removal, made: Plan, lookout: Lookout) -> Obstacle | None:
+        """Check against the engine once more, and remove; why it stays after all, else None.
 
-    @contextlib.contextmanager
-    def _refusal(self) -> Iterator[list[str | None]]:
-        """What the engine refuses is an answer, said in its own words; a lost engine is a fault."""
-        found: list[str | None] = []
+        What the engine refuses is an answer, said in its own words; a lost engine is a fault.
+        """
         try:
             with as_engine_error(self._engine.host):
-                yield found
+                why = self._remove(removal, made, lookout)
         except docker.errors.NotFound:
-            found.append("gone already, or its name has moved")
+            return Obstacle("gone already, or its name has moved")
         except EngineError as error:
             if not isinstance(error.__cause__, docker.errors.APIError):
                 raise
-            found.append(str(error.__cause__.explanation or error))
+            return Obstacle(str(error.__cause__.explanation or error), refused=True)
+        return None if why is None else Obstacle(why)
+
+    def _remove(self, removal: Removal, made: Plan, lookout: Lookout) -> str | None:
+        subject = removal.of.image if isinstance(removal.of, Verdict) else removal.of.subject
+        if isinstance(subject, Image):
+            return self._image_obstacle(subject, made, lookout) or self._remove_image(subject, made, lookout)
+        if isinstance(subject, Container):
+            return self._remove_container(subject)
+        if isinstance(subject, Volume):
+            return self._remove_volume(subject)
+        return self._prune_build_cache(subject, removal.of, made) if isinstance(removal.of, Item) else None
 
     def _image_obstacle(self, image: Image, made: Plan, lookout: Lookout) -> str | None:
         """Why an image must stay after all: what has changed since the plan was made."""
@@ -371,9 +409,14 @@ class Executor:
         if not isinstance(removal.of, Verdict):
             return []
         time.sleep(self._engine.lag)
-        uses = lookout.uses_of(removal.of.image, made.inventory.now, self._own)
-        # Where a name means an image again, by now another one, nobody misses this one.
-        if uses and any(self._engine.resolve(reference) for reference in removal.references):
+        try:
+            uses = lookout.uses_of(removal.of.image, made.inventory.now, self._own)
+            # Where a name means an image again, by now another one, nobody misses this one.
+            if uses and any(self._engine.resolve(reference) for reference in removal.references):
+                return []
+        except EngineError as error:
+            # The image has gone, and that is to be recorded whatever the engine says now.
+            logger.warning("whether %s was used in the moment of its removal is unknown: %s", _named(removal), error)
             return []
         for use in uses:
             who = f"job {use.job}" if use.job else use.actor

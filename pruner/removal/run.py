@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pruner.policy.headroom import resolved
 from pruner.policy.policy import Levels, Policy, Space
 from pruner.removal.executor import MAX_ROUNDS, Executor, Outcome, exclusive
 from pruner.state.inventory import read_history
+from pruner.state.refusals import ItemId, Refusal
 from pruner.state.survey import survey, with_learning
 
 
@@ -39,14 +40,28 @@ class ManualRequest:
     free: Space | None
 
 
-def make_plan(engine: Engine, log: EventLog | None, policy: Policy, request: ManualRequest | None = None) -> Plan:
+def make_plan(
+    engine: Engine,
+    log: EventLog | None,
+    policy: Policy,
+    request: ManualRequest | None = None,
+    refusals: Mapping[ItemId, Refusal] | None = None,
+) -> Plan:
     """A plan of the state as it is now.
+
+    Args:
+        engine: the live engine.
+        log: the event log, if there is one.
+        policy: what may go.
+        request: what the operator asks for beyond the policy.
+        refusals: what could not be removed in this run.
 
     Raises:
         EngineError, LogError: engine or log cannot be used.
         UsageError: the policy contradicts itself on this disk.
     """
     inventory = survey(engine, log, policy)
+    inventory = replace(inventory, refusals={**inventory.refusals, **(refusals or {})})
     policy = resolved(policy, log, inventory.disk.total_bytes, inventory.now)
     try:
         levels = levels_for(policy, inventory.disk, inventory.free_slots, request)
@@ -83,8 +98,8 @@ def run(engine: Engine, log: EventLog, policy: Policy, trigger: str, request: Ma
         UsageError: the policy contradicts itself on this disk.
     """
 
-    def replan() -> Plan:
-        made = make_plan(engine, log, policy, request)
+    def replan(refusals: Mapping[ItemId, Refusal]) -> Plan:
+        made = make_plan(engine, log, policy, request, refusals)
         if request is None:
             # What one run was asked for is not when the next shall begin.
             leave_levels(log.path, made.inventory.disk.path, *made.levels.threshold)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from collector.eventlog.log import EventLog
@@ -14,6 +14,7 @@ from collector.model.times import parse_rfc3339
 from collector.queries.status import Witness, witness
 from pruner.state.jobs_in_flight import JobMemory
 from pruner.state.learning import Habits, Learned
+from pruner.state.refusals import ItemId, Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +197,7 @@ class Inventory:
         volumes: all volumes.
         build_cache: the build cache.
         free_slots: job slots of the runners that are free now; None: unknown, or nobody asked.
+        refusals: what could not be removed before, or in this run.
     """
 
     images: tuple[Image, ...]
@@ -210,6 +212,7 @@ class Inventory:
     volumes: tuple[Volume, ...] = ()
     build_cache: BuildCacheUsage = field(default_factory=BuildCacheUsage)
     free_slots: int | None = None
+    refusals: Mapping[ItemId, Refusal] = field(default_factory=dict)
 
 
 # All other states are of containers that run, are about to, or are being removed by somebody.

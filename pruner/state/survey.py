@@ -7,20 +7,21 @@ import re
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from collector.engine.client import Engine
 from collector.eventlog.identity import this_machine
 from collector.eventlog.log import EventLog
 from collector.machine.disk import sample_disk
-from collector.model.errors import EngineError, UsageError
+from collector.model.errors import UnansweredError, UsageError
 from collector.model.observation import ImageObservation, ListedContainer, ListedImage
 from collector.model.origin import Origin, agreed
 from collector.model.times import parse_rfc3339
-from collector.model.units import format_count, format_duration, format_time
+from collector.model.units import format_count, format_duration, format_time, short_id
 from pruner.policy.orders import LEARNING_ORDERS
 from pruner.policy.policy import SLOTS_VARIABLE, Policy
 from pruner.state.event_watch import recent_uses
@@ -41,11 +42,17 @@ from pruner.state.inventory import (
 )
 from pruner.state.jobs_in_flight import JobMemory, held_for_jobs, read_jobs
 from pruner.state.learning import Habits, read_experience
+from pruner.state.refusals import read_refusals
+
+T = TypeVar("T")
 
 _STALE_S = 900.0
 # The history of this time must have been witnessed to so much, or the decision says so.
 _LOOKED_AT_S = 7 * 86400.0
 _BLIND_SHARE = 0.01
+# A container of which the engine tells nothing is one that may run.
+_NO_USAGE: dict[str, Any] = {}
+_UNKNOWN: dict[str, Any] | None = {"State": {"Status": "unknown"}}
 _BLOCK = 512  # what st_blocks counts, whatever the file system's own blocks are
 _TYPE = "com.gitlab.gitlab-runner.type"
 _ANONYMOUS = "com.docker.volume.anonymous"
@@ -76,12 +83,17 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
     now = time.time()
     jobs = read_jobs(log, now) if log is not None and known else JobMemory()
     listed = engine.containers()
-    usage, faults = _usage(engine)
-    containers = read_containers(engine, listed, usage)
+    questions = Questions()
+    usage = questions.ask(engine.disk_usage, _NO_USAGE, "what containers, volumes and build cache hold is unknown")
+    containers = read_containers(engine, listed, usage, questions)
     recent = recent_uses(engine, now - policy.min_age, now)
+    slots = last_slots(log)
+    volumes: tuple[Volume, ...] = questions.ask(partial(read_volumes, engine, listed, usage, slots), (), "volumes stay")
     images = []
     for row in engine.images():
-        observation = _observation(engine, row, history)
+        observation = questions.ask(
+            partial(_observation, engine, row, history), None, f"image {short_id(row.image)} stays"
+        )
         if observation is not None:
             own = [container for container in containers if container.image == row.image]
             image = image_of(observation, history.images.get(row.image), own, now)
@@ -93,12 +105,45 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
         blind_until=history.blind_until,
         held=held_for_jobs(listed, images, jobs, now),
         jobs=jobs,
-        warnings=(*warnings(history, log, policy, now), *_unknown_origins(images, policy), *faults),
+        warnings=(*warnings(history, log, policy, now), *_unknown_origins(images, policy), *questions.faults),
         containers=containers,
-        volumes=read_volumes(engine, listed, usage, last_slots(log)),
+        volumes=volumes,
         build_cache=read_build_cache(usage),
         free_slots=free_slots(policy, listed),
+        refusals=read_refusals(log, now) if log is not None and known else {},
     )
+
+
+class Questions:
+    """Questions to the engine that a decision can do without: one that fails is a warning."""
+
+    def __init__(self) -> None:
+        self._faults: dict[str, list[UnansweredError]] = {}
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What was not answered, and what follows from it, one line each."""
+        return tuple(
+            f"{consequence}: {errors[0]}" + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")
+            for consequence, errors in self._faults.items()
+        )
+
+    def ask(self, question: Callable[[], T], otherwise: T, consequence: str) -> T:
+        """The answer; `otherwise` where the engine gives none.
+
+        Args:
+            question: asks.
+            otherwise: what stands in for the answer.
+            consequence: what follows from its failing, in words.
+
+        Raises:
+            EngineError: the engine is gone, which is more than a question without an answer.
+        """
+        try:
+            return question()
+        except UnansweredError as error:
+            self._faults.setdefault(consequence, []).append(error)
+            return otherwise
 
 
 def with_learning(inventory: Inventory, log: EventLog | None, policy: Policy) -> Inventory:
@@ -116,16 +161,8 @@ def with_learning(inventory: Inventory, log: EventLog | None, policy: Policy) ->
     return replace(inventory, images=tuple(images), learned=experience.learned)
 
 
-def _usage(engine: Engine) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """What things hold, as the engine says; without it nothing but images and empty containers is planned."""
-    try:
-        return engine.disk_usage(), ()
-    except EngineError as error:
-        return {}, (f"the engine does not tell what containers, volumes and build cache hold: {error}",)
-
-
 def read_containers(
-    engine: Engine, listed: Sequence[ListedContainer], usage: Mapping[str, Any]
+    engine: Engine, listed: Sequence[ListedContainer], usage: Mapping[str, Any], questions: Questions
 ) -> tuple[Container, ...]:
     """All containers, those that are stopped with when they stopped and what they hold. Raises EngineError."""
     sizes = {row.get("Id"): row.get("SizeRw") or 0 for row in usage.get("Containers") or []}
@@ -141,7 +178,8 @@ def read_containers(
             volumes=row.volumes,
         )
         if row.state in STOPPED:
-            detail = engine.container_detail(row.container)
+            inspect: Callable[[], dict[str, Any] | None] = partial(engine.container_detail, row.container)
+            detail = questions.ask(inspect, _UNKNOWN, f"container {row.name} stays")
             if detail is None:
                 continue
             held = max(0, int(sizes.get(row.container) or 0)) + _log_bytes(detail)

@@ -108,7 +108,7 @@ def test_what_others_take_meanwhile_is_made_up_for_but_not_for_ever(host: Host) 
     policy = policy_from({**levels, "min_age": "1s"}, "test")
     eaten: list[Path] = []
 
-    def plan_while_others_eat() -> Plan:
+    def plan_while_others_eat(_: object) -> Plan:
         made = running.make_plan(border, host.log, policy)
         eaten.append(disk.path / f"eaten-{len(eaten)}")
         eaten[-1].write_bytes(b"x" * 9 * MIB)
@@ -119,7 +119,7 @@ def test_what_others_take_meanwhile_is_made_up_for_but_not_for_ever(host: Host) 
     with pytest.raises(running.TargetNotReachedError, match=f"after {MAX_ROUNDS} rounds"):
         running.check_reached(outcome)
     eaten[0].unlink()
-    outcome = Executor(border, host.log, "test").run(lambda: running.make_plan(border, host.log, policy))
+    outcome = Executor(border, host.log, "test").run(lambda _: running.make_plan(border, host.log, policy))
     assert outcome.reached
     rounds = host.log.query("SELECT attributes ->> '$.round' FROM events WHERE kind = 'prune_started' ORDER BY seq")
     assert [row[0] for row in rounds[:MAX_ROUNDS]] == [str(number + 1) for number in range(MAX_ROUNDS)]

@@ -157,7 +157,7 @@ def test_a_pull_after_the_plan_keeps_the_image(docker20: Engine, images: dict[st
     made = plan(policy, survey(border, host.log, policy))
     assert [verdict.image.name for verdict in made.evictions] == [images["alpha"].reference]
     client.images.pull(images["alpha"].reference)
-    outcome = Executor(border, host.log, "test").run(lambda: made)
+    outcome = Executor(border, host.log, "test").run(lambda _: made)
     assert outcome.removed == ()
     assert "pulled since the plan was made" in outcome.failed[0][1]
     assert host.references() == {images["alpha"].reference}

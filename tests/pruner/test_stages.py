@@ -16,6 +16,7 @@ from pruner.planning.plan import Plan, plan
 from pruner.planning.stages import ItemKind, ItemReason, Shortage
 from pruner.policy.policy import BuildCache, Containers, Dangling, Policy, Space, Volumes
 from pruner.state.inventory import BuildCacheUsage, CacheRecord, Container, Image, Inventory, Volume
+from pruner.state.refusals import Refusal
 
 NOW = 1_000_000.0
 HOUR, DAY = 3600.0, 86400.0
@@ -261,3 +262,36 @@ def test_kinds_are_what_the_log_holds(kind: ItemKind) -> None:
 
 def test_every_reason_says_what_it_means() -> None:
     assert set(stages.ITEM_REASON_MEANING) == set(ItemReason)
+
+
+def test_what_the_engine_refused_counts_nothing_and_goes_last() -> None:
+    state = inventory(
+        [image("stuck", 60), image("app", 30), image("base", 40)], (container("c", 48),), (volume("v", "anonymous", 9),)
+    )
+    refused = {("image", "image-of-stuck"): Refusal("in use by a container", NOW - 7200)}
+    refused |= {(kind, key): Refusal("is busy", NOW - 60) for kind, key in (("container", "c"), ("volume", "v"))}
+    full = ["app:1", "stuck:1", "base:1", "c", "v"]
+    for target, count in ((5, 0), (14, 1), (16, 2), (26, 3), (36, 5)):
+        made = plan(policy(target), replace(state, refusals=refused))
+        assert going(made) == full[:count], target
+    assert made.frees == 30 * MB
+    details = {removal.name: removal.detail for removal in made.removals}
+    assert details["stuck:1"].endswith("; last, for the engine refused it 2 h ago: in use by a container")
+    assert "past its grace" in details["c"]
+    assert details["c"].endswith("; last, for the engine refused it 1 min ago: is busy")
+    # What this very run has tried is not tried again.
+    tried = {item: replace(refusal, in_this_run=True) for item, refusal in refused.items()}
+    made = plan(policy(36), replace(state, refusals=tried))
+    assert going(made) == ["app:1", "base:1"]
+    assert {verdict.image.name: verdict.reason for verdict in made.verdicts}["stuck:1"] is Reason.REFUSED
+    assert {item.key: item.detail for item in made.items} == dict.fromkeys(
+        ("c", "v"), "it could not be removed in this run: is busy"
+    )
+
+
+def test_an_image_without_a_name_that_the_engine_refused_goes_last_too() -> None:
+    nameless = replace(image("nameless", 48), references=(), digests=(), names=(), origin=Origin.LOCAL)
+    state = inventory([nameless, image("app", 30)])
+    assert going(plan(policy(20), state)) == ["image-of-nameless", "app:1"]
+    state = replace(state, refusals={("image", nameless.image_id): Refusal("no", NOW)})
+    assert going(plan(policy(20), state)) == ["app:1", "image-of-nameless"]

@@ -5,19 +5,23 @@ from __future__ import annotations
 import socket
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from collector.model.errors import UsageError
-from collector.model.events import Kind
-from collector.model.observation import ListedContainer
+from collector.engine.client import Engine
+from collector.eventlog.log import EventLog
+from collector.model.errors import EngineError, UnansweredError, UsageError
+from collector.model.events import Event, Kind
+from collector.model.observation import EngineInfo, ImageObservation, ListedContainer, ListedImage
 from collector.model.origin import Origin
 from pruner.policy.file import policy_from
+from pruner.policy.policy import Policy
+from pruner.removal.executor import Executor
 from pruner.removal.free_space import free_space
 from pruner.state.event_watch import names_of, raw_use
 from pruner.state.inventory import Container, Image
-from pruner.state.survey import free_slots, read_build_cache, read_container, read_slots, slot_of, sort_of
+from pruner.state.survey import free_slots, read_build_cache, read_container, read_slots, slot_of, sort_of, survey
 
 HEX = "0123456789abcdef" * 4
 SLOT = "runner-abcdefgh-project-7-concurrent-0"
@@ -174,3 +178,78 @@ def test_free_space_is_told_by_the_engine_alone(tmp_path: Path) -> None:
             assert (disk is not None) is known
     assert free_space(f"unix://{tmp_path}/none.sock") is None
     assert free_space("tcp://127.0.0.1:1") is None
+
+
+class Broken:
+    """An engine of which some questions have no answer."""
+
+    host = "unix:///none"
+    hides_origin = False
+
+    def __init__(self, folder: Path, *broken: str) -> None:
+        self._folder = folder
+        self._broken = broken
+
+    def __getattr__(self, question: str) -> Any:
+        if question in self._broken:
+            return self._fail
+        return {
+            "info": lambda: EngineInfo(str(self._folder), "overlay2", "1"),
+            "containers": lambda: [
+                ListedContainer("c", "sha256:a", "web", "exited", 10**9, {}),
+                ListedContainer("d", "sha256:b", "db", "running", 10**9, {}),
+            ],
+            "container_detail": lambda _: {"State": {"Status": "exited", "FinishedAt": "2026-01-01T00:00:00Z"}},
+            "images": lambda: [ListedImage(f"sha256:{one}", (f"{one}:1",), (), 7) for one in "ab"],
+            "observe": lambda row: ImageObservation(row.image, row.references, (), None, None, 7, ()),
+            "volumes": lambda: [{"Name": "v", "CreatedAt": "2026-01-01T00:00:00Z", "Driver": "local"}],
+            "disk_usage": lambda: {"BuildCache": [{"Size": 5}]},
+            "buffered_events": lambda *_: [],
+        }[question]
+
+    def _fail(self, *_: object) -> Any:
+        raise UnansweredError("the engine answered: no")
+
+
+@pytest.mark.parametrize(
+    ("question", "warning", "left"),
+    [
+        ("disk_usage", "what containers, volumes and build cache hold is unknown", (2, "exited", 1, 0)),
+        ("volumes", "volumes stay", (2, "exited", 0, 5)),
+        ("container_detail", "container web stays", (2, "unknown", 1, 5)),
+        ("observe", "image a stays", (0, "exited", 1, 5)),
+    ],
+)
+def test_a_question_without_an_answer_is_a_warning(
+    tmp_path: Path, question: str, warning: str, left: tuple[int, str, int, int]
+) -> None:
+    state = survey(cast("Engine", Broken(tmp_path, question)), None, Policy())
+    assert f"{warning}: the engine answered: no" in [line.removesuffix(" (and 1 more)") for line in state.warnings]
+    found = len(state.images), state.containers[0].state, len(state.volumes), state.build_cache.bytes
+    assert found == left
+
+
+@pytest.mark.parametrize("question", ["info", "containers", "images", "buffered_events"])
+def test_a_question_that_must_be_answered_ends_the_run(tmp_path: Path, question: str) -> None:
+    with pytest.raises(UnansweredError):
+        survey(cast("Engine", Broken(tmp_path, question)), None, Policy())
+    with pytest.raises(EngineError, match="no engine socket"):
+        survey(Engine(f"unix://{tmp_path}/none"), None, Policy())
+
+
+@pytest.mark.parametrize("broken", [(), ("disk_usage",), ("images",), ("images", "disk_usage", "containers")])
+def test_an_interrupted_prune_is_no_reason_to_stand_still(tmp_path: Path, broken: tuple[str, ...]) -> None:
+    log = EventLog(tmp_path / "events.duckdb", host="h")
+    planned = {
+        "items": [
+            {"item": "build_cache", "key": "build_cache", "name": "c", "reason": "expired", "frees": 5, "bytes": 9}
+        ],
+        "images": [{"image": "sha256:z", "reason": "evict", "references": ["z:1"], "frees": 7}],
+    }
+    log.append([Event(10**18, Kind.PRUNE_STARTED, attributes={"prune": "p", "plan": planned})])
+    executor = Executor(cast("Engine", Broken(tmp_path, *broken)), log, "test")
+    executor.finish_interrupted(("p",))
+    rows = log.query("SELECT kind, attributes ->> '$.item' FROM event WHERE kind <> 'prune_started' ORDER BY seq")
+    cache = "item_failed" if "disk_usage" in broken else "item_removed"
+    told = [(cache, "build_cache"), ("item_removed", "image"), ("prune_finished", None)]
+    assert rows == ([] if "images" in broken else told)
