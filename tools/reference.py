@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from collector.eventlog.log import EventLog
-from collector.model.events import KIND_MEANING, Event, Kind
+from collector.model.events import Event, Kind, Traits
 from collector.monitoring.metrics import PREFIX, SPECS
 from pruner.planning.decision import MEANING
 from pruner.policy.file import KEYS, as_text
@@ -59,9 +59,15 @@ def _policy() -> str:
 
 
 def _kinds() -> str:
-    return "## Event kinds\n\n" + _table(
-        ("kind", "meaning"), [(f"`{kind.value}`", meaning) for kind, meaning in KIND_MEANING.items()]
-    )
+    rows = [(f"`{kind.value}`", kind.traits.source.value, _shows(kind.traits), kind.traits.meaning) for kind in Kind]
+    return "## Event kinds\n\n" + _table(("kind", "reported by", "shows", "meaning"), rows)
+
+
+def _shows(traits: Traits) -> str:
+    """What follows from an event of a kind, besides what it says."""
+    effect = f"image {traits.effect.value}" if traits.effect else ""
+    use = f"use ({traits.happened})" if traits.use is not None else ""
+    return ", ".join(filter(None, (use, effect)))
 
 
 def _reasons() -> str:
@@ -81,11 +87,12 @@ def _log_schema() -> str:
         log = EventLog(Path(folder) / "events.duckdb", host="any")
         log.append([Event(1, Kind.GAP)])
         views = log.query(
-            "SELECT view_name, comment FROM duckdb_views() WHERE NOT internal AND comment IS NOT NULL ORDER BY ALL"
+            "SELECT view_name, comment FROM duckdb_views()"
+            " WHERE NOT internal AND NOT temporary AND comment IS NOT NULL ORDER BY ALL"
         )
         columns = log.query(
             "SELECT table_name, string_agg('`' || column_name || '` ' || lower(data_type), ', ' ORDER BY column_index) "
-            "FROM duckdb_columns() WHERE NOT internal GROUP BY table_name"
+            "FROM duckdb_columns() WHERE NOT internal AND database_name <> 'temp' GROUP BY table_name"
         )
     of = dict(columns)
     intro = "The log is a DuckDB file: open it with the `duckdb` shell and ask. Times are UTC, sizes are bytes.\n\n"

@@ -20,8 +20,10 @@ from typing import Any
 import duckdb
 
 from collector.eventlog.log import EventLog
+from collector.eventlog.sql import sql_list
 from collector.machine.disk import DiskSample
 from collector.model.errors import HindsightError, LogError
+from collector.model.events import CONTAINERS
 from collector.model.units import format_time
 from collector.terminal import console
 from pruner.planning.decision import Reason
@@ -394,10 +396,10 @@ ORDER BY seq
 """
 _PRESENT = "SELECT image_id FROM present_images JOIN image USING (image) WHERE host = ?"
 _INODES = "SELECT total_inodes FROM disk WHERE host = ? AND total_inodes IS NOT NULL ORDER BY time DESC LIMIT 1"
-_CONTAINERS = """
+_CONTAINERS = f"""
 SELECT container, image_id, last(kind ORDER BY time, seq),
     epoch_ns(coalesce(max(time) FILTER (kind = 'container_died'), min(time))) / 1e9
 FROM event JOIN image USING (image) WHERE host = ? AND container IS NOT NULL
-    AND kind IN ('container_created', 'container_started', 'container_died', 'container_destroyed')
+    AND kind IN ({sql_list(CONTAINERS)})
 GROUP BY container, image_id HAVING count(*) FILTER (kind = 'container_destroyed') = 0
 """

@@ -16,7 +16,9 @@ from analyzer.trace.trace import Flags, Floats, Integers, Trace, Use
 from analyzer.trace.uses import MONTH_BITS, NEVER, OPEN, LoggedUses, Survey, in_order, seconds, survey
 from collector.eventlog.identity import key_named
 from collector.eventlog.log import EventLog
+from collector.eventlog.sql import sql_case, sql_list
 from collector.model.errors import LogError, UsageError
+from collector.model.events import LIVE, MOMENTS, Kind
 from collector.model.units import format_bytes, format_count, format_duration, format_time
 from collector.queries.status import Witness
 
@@ -26,8 +28,6 @@ _NONE = -1
 _UNSAMPLED_S = 3600.0
 _UNSAMPLED = 12
 
-# The collector witnesses from its first own act on; containers may be older than that.
-_WITNESSES = ("collector_started", "disk_sampled", "image_observed")
 _NAMING = ("container_created", "container_destroyed", "job_image_used", "image_pulled")
 # What is there, by kind and month, in one pass; the beginnings of containers are told apart by exclusive or.
 _KINDS = """
@@ -35,12 +35,12 @@ _KINDS = """
         count(*) - count(image), count(image), bit_xor(epoch_ns(time)) FILTER (image IS NOT NULL)
     FROM event WHERE host = $host GROUP BY ALL
 """
-_USES = """
+# Containers by their ends, beside which their beginnings stand.
+_USE_KINDS = {kind: kind.traits.use or Use.FOUND for kind in (Kind.CONTAINER_DESTROYED, *MOMENTS)}
+_USES = f"""
     SELECT coalesce(began, time) AS time, time AS until, image,
-        CAST(CASE kind WHEN 'container_destroyed' THEN 2 WHEN 'image_pulled' THEN 3 WHEN 'job_image_used' THEN 4
-            WHEN 'image_tagged' THEN 5 ELSE 1 END AS UTINYINT) AS kind
-    FROM event WHERE host = $host AND image IS NOT NULL AND kind IN ('container_destroyed', 'image_pulled',
-        'job_image_used', 'image_tagged', 'image_loaded', 'image_imported', 'image_built', 'base_used')
+        CAST({sql_case("kind", _USE_KINDS)} AS UTINYINT) AS kind
+    FROM event WHERE host = $host AND image IS NOT NULL AND kind IN ({sql_list(_USE_KINDS)})
 """
 # Containers without an end are few among millions. Where all have one, creations and the beginnings
 # that stand beside the ends are the same times: only where they are not, first by months and then by
@@ -164,7 +164,7 @@ class _Kinds:
 
     def __init__(self, rows: list[tuple[Any, ...]]) -> None:
         first = {kind: min(row[2] for row in rows if row[0] == kind) for kind in {row[0] for row in rows}}
-        self.origin = min([first[kind] for kind in _WITNESSES if kind in first] or first.values())
+        self.origin = min([first[kind] for kind in LIVE if kind in first] or first.values())
         self.end = max(row[3] for row in rows)
         self.unresolved = sum(row[4] for row in rows if row[0] in _NAMING)
         self._created = {row[1]: (row[5], row[6]) for row in rows if row[0] == "container_created" and row[5]}

@@ -20,7 +20,7 @@ import duckdb
 
 from collector.eventlog.identity import key_named, known_hosts
 from collector.eventlog.log import EventLog, migrate
-from collector.eventlog.schema import IDENTITY_VERSION, MIGRATIONS, SCHEMA_VERSION, VIEWS
+from collector.eventlog.schema import IDENTITY_VERSION, MIGRATIONS, SCHEMA_VERSION
 from collector.model.errors import LogError, LogFullError, UsageError
 
 EVENTS, JOBS, HOSTS = "event", "job", "host"
@@ -194,7 +194,6 @@ def _open(connection: duckdb.DuckDBPyConnection, folder: Path, host: str) -> Non
     if list((folder / HOSTS).glob(f"{_HOST}*/*.parquet")) and version >= IDENTITY_VERSION:
         connection.execute(f"INSERT INTO host BY NAME FROM {_scan(folder, HOSTS)} WHERE host = '{_escaped(host)}'")
     migrate(connection, folder)
-    connection.execute(VIEWS)
 
 
 def _version(connection: duckdb.DuckDBPyConnection, folder: Path, host: str) -> int:

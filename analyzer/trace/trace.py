@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from collector.model import events
 from collector.model.units import format_count, format_duration
 
 Floats = NDArray[np.float64]
@@ -23,28 +23,8 @@ Images = NDArray[np.int32]
 Kinds = NDArray[np.uint8]
 
 
-class Use(IntEnum):
-    """What an entry of the trace says of its image. At equal times the lower comes first.
-
-    FOUND: it was there already when first seen, and costs nothing.
-    ARRIVED: it was built, loaded or imported on the host.
-    CONTAINER: a container of it existed from `time` to `until`: demand.
-    PULL: a client asked for it: demand without duration.
-    JOB: a side-band named it: demand without duration.
-    TAG: it was tagged: evidence of use, yet no demand.
-    """
-
-    FOUND = 0
-    ARRIVED = 1
-    CONTAINER = 2
-    PULL = 3
-    JOB = 4
-    TAG = 5
-
-    @property
-    def demands(self) -> bool:
-        """Whether the image has to be there, pulled if need be."""
-        return self in {Use.CONTAINER, Use.PULL, Use.JOB}
+# What an entry of a trace says of its image is what an event says.
+Use = events.Use
 
 
 @dataclass(frozen=True, slots=True)

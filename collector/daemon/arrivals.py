@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from collector.model.events import Event, Kind
+from collector.model.events import Effect, Event, Kind, with_effect
 from collector.model.names import familiar
 from collector.model.observation import ImageObservation
 from collector.model.origin import Origin
@@ -17,17 +17,7 @@ _COMING_S = 600.0
 _LATE_NS = 10**9
 # Such an event comes at least as soon as that.
 _DOUBT_S = 60.0
-_COMES = frozenset(
-    {
-        Kind.IMAGE_PULLED,
-        Kind.IMAGE_TAGGED,
-        Kind.IMAGE_LOADED,
-        Kind.IMAGE_IMPORTED,
-        Kind.IMAGE_BUILT,
-        Kind.IMAGE_UNTAGGED,
-        Kind.IMAGE_PUSHED,
-    }
-)
+_COMES = frozenset(with_effect(Effect.COMES, Effect.RENAMED))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from collector.engine.stream import Reader, StreamEnded
 from collector.engine.translate import OpenContainer, Translator, names_of
 from collector.eventlog.identity import Identity, this_machine
 from collector.eventlog.log import EventLog
+from collector.eventlog.sql import sql_list
 from collector.eventlog.writer import LogWriter
 from collector.machine.clock import Clock
 from collector.machine.disk import DiskSample, sample_disk
@@ -22,7 +23,7 @@ from collector.machine.reserve import Reserve
 from collector.machine.systemd import Watchdog, notify, watchdog_limit
 from collector.machine.wake import Alarm
 from collector.model.errors import EngineError, LogBusyError, LogError
-from collector.model.events import Event, Kind
+from collector.model.events import Event, Kind, Source, of_source
 from collector.model.observation import EngineInfo, Usage
 from collector.queries.status import last_witnessed_ns
 
@@ -40,9 +41,6 @@ _LAST_FLUSH_S = 8.0
 _BUSY_RETRY_S = 1.0
 # How far back the engine's memory is asked, to see whether it reaches beyond the last sign of life.
 _LOOK_BACK_NS = 86400 * 10**9
-_CHANGES_DISK = frozenset(
-    {Kind.IMAGE_PULLED, Kind.IMAGE_DELETED, Kind.IMAGE_LOADED, Kind.IMAGE_IMPORTED, Kind.IMAGE_OBSERVED}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +146,8 @@ class Collector:
                     backoff = min(2 * backoff, _LAST_BACKOFF_S)
         finally:
             notify("STOPPING=1")
-            self._record(Event(self._clock.now(), Kind.COLLECTOR_STOPPED))
+            blind = {} if self._images.following else {"following": False}
+            self._record(Event(self._clock.now(), Kind.COLLECTOR_STOPPED, attributes=blind))
             self._writer.close()
 
     def _reserve(self) -> None:
@@ -390,7 +389,7 @@ class Collector:
 
     def _record(self, *events: Event) -> None:
         self._news |= bool(events)
-        self._sampling_due |= any(event.kind in _CHANGES_DISK for event in events)
+        self._sampling_due |= any(event.kind.traits.changes_disk for event in events)
         if events and not self._writer.behind:
             self._next_flush = time.monotonic() + self._schedule.flush
         self._writer.add(self._clock.stamped(event) for event in events)
@@ -451,9 +450,9 @@ class _Lookups:
             return None
 
 
-_ANCHOR = """
+_ANCHOR = f"""
 SELECT arg_max(coalesce(CAST(attributes ->> '$.own_time_ns' AS BIGINT), epoch_ns(time)), seq)
-        FILTER ((kind LIKE 'image_%' OR kind LIKE 'container_%') AND kind <> 'image_observed'
+        FILTER (kind IN ({sql_list(of_source(Source.ENGINE))})
             AND coalesce(attributes ->> '$.inferred', 'false') <> 'true'),
     epoch_ns(max(time))
 FROM event WHERE host = ?

@@ -19,7 +19,7 @@ from typing import Any
 import duckdb
 
 from collector.eventlog import identity
-from collector.eventlog.schema import JOBS_VERSION, MIGRATIONS, SCHEMA_VERSION, VIEWS
+from collector.eventlog.schema import FINGERPRINT, JOBS_VERSION, MIGRATIONS, SCHEMA_VERSION, TEMPORARY_VIEWS, VIEWS
 from collector.model.errors import LogBusyError, LogError, LogFullError
 from collector.model.events import Event, Kind
 from collector.model.jobs import JOB_FIELDS, Job, attribution
@@ -115,12 +115,14 @@ class EventLog:
             )
         with self._opened(read_only=True) as connection:
             if _version(connection) == SCHEMA_VERSION:
+                connection.execute(TEMPORARY_VIEWS)
                 self._resolved(connection)
                 yield connection
                 return
         with self._opened(read_only=False):
             pass  # it is brought to this version
         with self._opened(read_only=True) as connection:
+            connection.execute(TEMPORARY_VIEWS)
             self._resolved(connection)
             yield connection
 
@@ -224,7 +226,7 @@ class EventLog:
 
 
 def migrate(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Bring an open log to this program's schema version, in one transaction.
+    """Bring an open log to this program's schema version and views, in one transaction.
 
     Raises:
         LogError: the log is of a newer version, or a DuckDB file with other tables.
@@ -232,7 +234,7 @@ def migrate(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     version = _version(connection)
     if version > SCHEMA_VERSION:
         raise _newer(path, version)
-    if version == SCHEMA_VERSION:
+    if version == SCHEMA_VERSION and _fingerprint(connection) == FINGERPRINT:
         return
     if version == 0 and connection.execute("SELECT 1 FROM duckdb_tables() LIMIT 1").fetchall():
         raise LogError(f"{path} is a DuckDB file of something else: name another with --log")
@@ -244,7 +246,7 @@ def migrate(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         _attribute_old_events(connection)
     connection.execute(VIEWS)
     connection.execute("DELETE FROM schema_version")
-    connection.execute("INSERT INTO schema_version VALUES (?)", [SCHEMA_VERSION])
+    connection.execute("INSERT INTO schema_version VALUES (?, ?)", [SCHEMA_VERSION, FINGERPRINT])
     connection.commit()
 
 
@@ -253,6 +255,12 @@ def _version(connection: duckdb.DuckDBPyConnection) -> int:
     if not found:
         return 0
     return int(connection.execute("SELECT max(version) FROM schema_version").fetchall()[0][0])
+
+
+def _fingerprint(connection: duckdb.DuckDBPyConnection) -> str | None:
+    """Which views a log of this schema version holds; None: not known."""
+    found = connection.execute("SELECT max(views) FROM schema_version").fetchall()[0][0]
+    return None if found is None else str(found)
 
 
 def _newer(path: Path, version: int) -> LogError:

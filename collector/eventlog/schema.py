@@ -1,10 +1,18 @@
 """The log's tables and views, as migrations from one schema version to the next.
 
-A new log is one that has gone through all of them, so the path is used every time. Views are made
-anew after each migration: they may lean on all of the newest tables.
+A new log is one that has gone through all of them, so the path is used every time. Views may use all
+of the newest tables; those in the file are for whoever opens it with the `duckdb` shell, and are
+replaced where this program's differ. The program itself only ever asks views of its own text.
 """
 
 from __future__ import annotations
+
+import hashlib
+import re
+
+from collector.eventlog.sql import sql_case, sql_list
+from collector.model.events import CONTAINERS, MOMENTS, USES, Source, Use, of_source
+from collector.model.jobs import HELPER_ROLES
 
 MIGRATIONS: tuple[str, ...] = (
     # 1: events, image IDs interned as small integers.
@@ -71,6 +79,8 @@ MIGRATIONS: tuple[str, ...] = (
     INSERT INTO host (host, id, name) SELECT host, replace(uuid()::VARCHAR, '-', ''), host
         FROM (SELECT DISTINCT host FROM event ORDER BY host);
     """,
+    # 8: which views the file holds: its own are renewed where the program's have changed (see `FINGERPRINT`).
+    "ALTER TABLE schema_version ADD COLUMN views VARCHAR;",
 )
 # The version that brought typed jobs: events of older logs are attributed when they reach it.
 JOBS_VERSION = 3
@@ -79,7 +89,11 @@ IDENTITY_VERSION = 7
 
 SCHEMA_VERSION = len(MIGRATIONS)
 
-VIEWS = """
+_CONTAINERS = sql_list(CONTAINERS)
+_HELPERS = sql_list(sorted(HELPER_ROLES))
+_COUNTED = sql_list(kind for kind in MOMENTS if kind.traits.use is Use.JOB)
+
+VIEWS = f"""
 CREATE OR REPLACE VIEW events AS
     SELECT seq, time, recorded, host, kind, image_id, reference, container, bytes, began, attributes, job, role
     FROM event LEFT JOIN image USING (image);
@@ -176,33 +190,21 @@ CREATE OR REPLACE VIEW uses AS
     GROUP BY host, image, container
     UNION ALL
     SELECT host, image, time, time,
-        CASE kind WHEN 'image_pulled' THEN 'pull' WHEN 'image_tagged' THEN 'tag' WHEN 'image_loaded' THEN 'load'
-            WHEN 'image_imported' THEN 'import' WHEN 'image_built' THEN 'build' WHEN 'base_used' THEN 'base'
-            ELSE 'job' END,
+        {sql_case("kind", {kind: kind.traits.evidence for kind in MOMENTS})},
         NULL, reference
-    FROM event
-    WHERE image IS NOT NULL AND kind IN
-        ('image_pulled', 'image_tagged', 'image_loaded', 'image_imported', 'image_built', 'base_used',
-        'job_image_used');
+    FROM event WHERE image IS NOT NULL AND kind IN ({sql_list(MOMENTS)});
 COMMENT ON VIEW uses IS 'each witnessed use as an interval; ended is NULL while the container exists';
 
 CREATE OR REPLACE VIEW last_use AS
     WITH witnessed AS (
-        SELECT host, image, time, CASE kind
-            WHEN 'container_created' THEN 'container created' WHEN 'container_started' THEN 'container started'
-            WHEN 'container_died' THEN 'container died' WHEN 'container_destroyed' THEN 'container removed'
-            WHEN 'image_pulled' THEN 'pulled' WHEN 'image_tagged' THEN 'tagged' WHEN 'image_loaded' THEN 'loaded'
-            WHEN 'image_imported' THEN 'imported' WHEN 'image_built' THEN 'built'
-            WHEN 'base_used' THEN 'built upon' ELSE 'used by a job' END AS evidence,
+        SELECT host, image, time, {sql_case("kind", {kind: kind.traits.happened for kind in USES})} AS evidence,
             kind, container, reference
-        FROM event WHERE image IS NOT NULL AND kind IN
-            ('container_created', 'container_started', 'container_died', 'container_destroyed', 'image_pulled',
-             'image_tagged', 'image_loaded', 'image_imported', 'image_built', 'base_used', 'job_image_used')
+        FROM event WHERE image IS NOT NULL AND kind IN ({sql_list(USES)})
     )
     SELECT host, image, image_id, max(time) AS last_use, arg_max(evidence, time) AS evidence,
         arg_max(coalesce(container, reference), time) AS witness,
         max(time) FILTER (kind = 'image_pulled') AS last_pull,
-        count(DISTINCT container) + count(*) FILTER (kind = 'job_image_used') AS uses,
+        count(DISTINCT container) + count(*) FILTER (kind IN ({_COUNTED})) AS uses,
         min(time) AS first_use
     FROM witnessed JOIN image USING (image) GROUP BY host, image, image_id;
 COMMENT ON VIEW last_use IS 'the latest witnessed use of each image, with the evidence for it';
@@ -227,7 +229,7 @@ COMMENT ON VIEW gaps IS 'the intervals in which nothing was witnessed';
 CREATE OR REPLACE VIEW prunes AS
     WITH parts AS (
         SELECT host, kind, time, bytes, attributes, attributes ->> '$.prune' AS prune FROM event
-        WHERE kind IN ('prune_started', 'item_removed', 'item_failed', 'prune_finished')
+        WHERE kind IN ({sql_list(of_source(Source.PRUNER))})
     )
     SELECT host, prune, min(time) FILTER (kind = 'prune_started') AS started,
         max(time) FILTER (kind = 'prune_finished') AS finished,
@@ -253,7 +255,7 @@ COMMENT ON VIEW image_names IS 'what people call each image: its latest referenc
 CREATE OR REPLACE VIEW job_containers AS
     SELECT host, max(job) AS job, max(role) AS role, container, max(image) AS image, max(reference) AS reference,
         least(min(began), min(time)) AS began, max(time) FILTER (kind = 'container_destroyed') AS ended
-    FROM event WHERE kind IN ('container_created', 'container_started', 'container_died', 'container_destroyed')
+    FROM event WHERE kind IN ({_CONTAINERS})
     GROUP BY host, container HAVING max(job) IS NOT NULL;
 COMMENT ON VIEW job_containers IS 'each container of a job, with its role; ended is NULL while it exists';
 
@@ -276,7 +278,7 @@ CREATE OR REPLACE VIEW jobs AS
         SELECT host, job, min(began) AS began, max(ended) AS ended, count(*) AS containers,
             bool_or(ended IS NULL) AS living,
             count(DISTINCT image) FILTER (role IS NULL
-                OR role NOT IN ('predefined', 'helper', 'cache', 'cache-init', 'wait', 'sandbox')) AS images
+                OR role NOT IN ({_HELPERS})) AS images
         FROM job_containers GROUP BY host, job
     ), told AS (
         SELECT host, job, min(time) AS told, max(time) AS last_told,
@@ -285,8 +287,8 @@ CREATE OR REPLACE VIEW jobs AS
             any_value(attributes ->> '$.outcome') FILTER (kind = 'job_finished') AS outcome,
             any_value(CAST(attributes ->> '$.seconds' AS DOUBLE)) FILTER (kind = 'job_finished') AS seconds,
             count(DISTINCT coalesce(image, hash(reference))) FILTER (kind = 'job_image_used' AND (role IS NULL
-                OR role NOT IN ('predefined', 'helper', 'cache', 'cache-init', 'wait', 'sandbox'))) AS images
-        FROM event WHERE kind IN ('job_started', 'job_image_used', 'job_finished') AND job IS NOT NULL
+                OR role NOT IN ({_HELPERS}))) AS images
+        FROM event WHERE kind IN ({sql_list(of_source(Source.JOBS))}) AND job IS NOT NULL
         GROUP BY host, job
     )
     SELECT j.*, least(seen.began, coalesce(told.started, told.told)) AS began,
@@ -296,3 +298,12 @@ CREATE OR REPLACE VIEW jobs AS
     FROM job AS j LEFT JOIN seen USING (host, job) LEFT JOIN told USING (host, job);
 COMMENT ON VIEW jobs IS 'each job: whose, when, how it ended; ended is NULL while it runs';
 """
+
+# What tells the views in a file from those of this program.
+FINGERPRINT = hashlib.sha256(VIEWS.encode()).hexdigest()[:16]
+# The same views for one connection: they come before those that a file may hold under the same names.
+TEMPORARY_VIEWS = re.sub(
+    r"COMMENT ON VIEW \w+ IS '(?:[^']|'')*';",
+    "",
+    VIEWS.replace("CREATE OR REPLACE VIEW", "CREATE OR REPLACE TEMP VIEW"),
+)

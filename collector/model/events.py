@@ -5,71 +5,298 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any
+from enum import IntEnum, StrEnum
+from typing import Any, Self
 
 JsonObject = Mapping[str, Any]
 
 
+class Source(StrEnum):
+    """Who reports events of a kind."""
+
+    ENGINE = "engine"
+    COLLECTOR = "collector"
+    JOBS = "job source"
+    PRUNER = "pruner"
+
+
+class Use(IntEnum):
+    """What a sign of use says of its image. At equal times the lower comes first.
+
+    FOUND: it was there already when first seen, and costs nothing.
+    ARRIVED: it was built, loaded or imported on the host.
+    CONTAINER: a container of it existed for a while: demand.
+    PULL: a client asked for it: demand without duration.
+    JOB: a job source named it: demand without duration.
+    TAG: it was tagged: evidence of use, yet no demand.
+    """
+
+    FOUND = 0
+    ARRIVED = 1
+    CONTAINER = 2
+    PULL = 3
+    JOB = 4
+    TAG = 5
+
+    @property
+    def demands(self) -> bool:
+        """Whether the image has to be there, pulled if need be."""
+        return self in {Use.CONTAINER, Use.PULL, Use.JOB}
+
+
+class Effect(StrEnum):
+    """What an event does to the set of images that the engine holds."""
+
+    NONE = ""
+    COMES = "comes"
+    GOES = "goes"
+    RENAMED = "renamed"
+    SEEN = "seen"
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """All that the rest of the program has to know of a kind.
+
+    Attributes:
+        source: who reports it.
+        meaning: what it says, for the reference.
+        use: the use of its image that it shows; None: none.
+        evidence: that use in one word, as the view `uses` calls it.
+        happened: what has happened to the image, as the view `last_use` and the pruner's reasons call it.
+        effect: what it does to the engine's images.
+        names: whether its reference is a name of its image.
+        changes_disk: whether free space may have changed by more than a little.
+        watching: whether the collector must have been following the engine to record it.
+        live: whether it shows that the collector was there at the time that it bears: what the engine reports may be
+            from before it was first started.
+    """
+
+    source: Source
+    meaning: str
+    use: Use | None = None
+    evidence: str = ""
+    happened: str = ""
+    effect: Effect = Effect.NONE
+    names: bool = False
+    changes_disk: bool = False
+    watching: bool = False
+    live: bool = False
+
+
+def _engine(
+    meaning: str,
+    use: Use | None = None,
+    evidence: str = "",
+    happened: str = "",
+    effect: Effect = Effect.NONE,
+    *,
+    names: bool = False,
+) -> Traits:
+    changes_disk = effect in {Effect.COMES, Effect.GOES}
+    return Traits(Source.ENGINE, meaning, use, evidence, happened, effect, names, changes_disk, watching=True)
+
+
+# `Kind(value)` looks a kind up; only an entry of the table below has traits of its own.
+_UNSAID = Traits(Source.COLLECTOR, "")
+
+
 class Kind(StrEnum):
-    """What happened; the value is what the log's `kind` column holds."""
+    """What happened; the value is what the log's `kind` column holds. All lists of kinds derive from this table."""
 
-    IMAGE_PULLED = "image_pulled"
-    IMAGE_TAGGED = "image_tagged"
-    IMAGE_UNTAGGED = "image_untagged"
-    IMAGE_DELETED = "image_deleted"
-    IMAGE_LOADED = "image_loaded"
-    IMAGE_IMPORTED = "image_imported"
-    IMAGE_BUILT = "image_built"
-    IMAGE_PUSHED = "image_pushed"
-    BASE_USED = "base_used"
-    IMAGE_OBSERVED = "image_observed"
-    CONTAINER_CREATED = "container_created"
-    CONTAINER_STARTED = "container_started"
-    CONTAINER_DIED = "container_died"
-    CONTAINER_DESTROYED = "container_destroyed"
-    DISK_SAMPLED = "disk_sampled"
-    JOB_STARTED = "job_started"
-    JOB_IMAGE_USED = "job_image_used"
-    JOB_FINISHED = "job_finished"
-    GAP = "gap"
-    HOST_CHANGED = "host_changed"
-    COLLECTOR_STARTED = "collector_started"
-    COLLECTOR_STOPPED = "collector_stopped"
-    PRUNE_STARTED = "prune_started"
-    ITEM_REMOVED = "item_removed"
-    ITEM_FAILED = "item_failed"
-    PRUNE_FINISHED = "prune_finished"
+    _value_: str
+    traits: Traits
+
+    def __new__(cls, value: str, traits: Traits = _UNSAID) -> Self:
+        """Make one entry: its value and its traits."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.traits = traits
+        return member
+
+    IMAGE_PULLED = (
+        "image_pulled",
+        _engine(
+            "a client asked for the image; also when it was already up to date",
+            Use.PULL,
+            "pull",
+            "pulled",
+            Effect.COMES,
+            names=True,
+        ),
+    )
+    IMAGE_TAGGED = (
+        "image_tagged",
+        _engine("a reference was given to the image", Use.TAG, "tag", "tagged", Effect.RENAMED, names=True),
+    )
+    IMAGE_UNTAGGED = (
+        "image_untagged",
+        _engine("a reference was taken from the image", happened="untagged", effect=Effect.RENAMED, names=True),
+    )
+    IMAGE_DELETED = "image_deleted", _engine("the image left the engine", happened="removed", effect=Effect.GOES)
+    IMAGE_LOADED = (
+        "image_loaded",
+        _engine(
+            "the image came from an archive (docker load)", Use.ARRIVED, "load", "loaded", Effect.COMES, names=True
+        ),
+    )
+    IMAGE_IMPORTED = (
+        "image_imported",
+        _engine(
+            "the image came from a root file system (docker import)",
+            Use.ARRIVED,
+            "import",
+            "imported",
+            Effect.COMES,
+            names=True,
+        ),
+    )
+    IMAGE_BUILT = (
+        "image_built",
+        _engine(
+            "the image was built or committed on this host", Use.ARRIVED, "build", "built", Effect.COMES, names=True
+        ),
+    )
+    IMAGE_PUSHED = (
+        "image_pushed",
+        _engine(
+            "a registry was given the image (Podman also reports failed pushes)",
+            happened="pushed",
+            effect=Effect.RENAMED,
+            names=True,
+        ),
+    )
+    BASE_USED = (
+        "base_used",
+        Traits(
+            Source.COLLECTOR,
+            "an image was built on this one, whose layers it begins with; attributes: by, evidence",
+            Use.ARRIVED,
+            "base",
+            "built upon",
+            watching=True,
+        ),
+    )
+    IMAGE_OBSERVED = (
+        "image_observed",
+        Traits(
+            Source.COLLECTOR,
+            "an inventory saw the image; attributes: references, digests, created, size, layers, origin",
+            effect=Effect.SEEN,
+            names=True,
+            changes_disk=True,
+            watching=True,
+            live=True,
+        ),
+    )
+    CONTAINER_CREATED = (
+        "container_created",
+        _engine(
+            "a container of the image was created; attributes: labels, name",
+            Use.CONTAINER,
+            "container",
+            "container created",
+        ),
+    )
+    CONTAINER_STARTED = (
+        "container_started",
+        _engine("a container was started", Use.CONTAINER, "container", "container started"),
+    )
+    CONTAINER_DIED = (
+        "container_died",
+        _engine("a container's process ended; attributes: exit_code", Use.CONTAINER, "container", "container died"),
+    )
+    CONTAINER_DESTROYED = (
+        "container_destroyed",
+        _engine(
+            "a container was removed; `began` is when it had been created",
+            Use.CONTAINER,
+            "container",
+            "container removed",
+        ),
+    )
+    DISK_SAMPLED = (
+        "disk_sampled",
+        Traits(
+            Source.COLLECTOR,
+            "free bytes of the engine's file system; attributes: total_bytes, inodes, image bytes",
+            watching=True,
+            live=True,
+        ),
+    )
+    JOB_STARTED = "job_started", Traits(Source.JOBS, "a runner took a job, as its log says; attributes: job")
+    JOB_IMAGE_USED = (
+        "job_image_used",
+        Traits(
+            Source.JOBS,
+            "a job source (job log, runner log) names the image that a job uses; attributes: job, role",
+            Use.JOB,
+            "job",
+            "used by a job",
+            names=True,
+        ),
+    )
+    JOB_FINISHED = (
+        "job_finished",
+        Traits(Source.JOBS, "a job ended, as a job source says; attributes: job, outcome, seconds"),
+    )
+    GAP = (
+        "gap",
+        Traits(Source.COLLECTOR, "nothing was observed from `began` to `time`; attributes: reason", watching=True),
+    )
+    HOST_CHANGED = (
+        "host_changed",
+        Traits(Source.COLLECTOR, "the host has another name, machine or engine; attributes: changes, each from and to"),
+    )
+    COLLECTOR_STARTED = "collector_started", Traits(Source.COLLECTOR, "the collector was started", live=True)
+    COLLECTOR_STOPPED = "collector_stopped", Traits(Source.COLLECTOR, "the collector ended in order", watching=True)
+    PRUNE_STARTED = (
+        "prune_started",
+        Traits(Source.PRUNER, "a prune began; attributes: trigger, policy, plan with the reason for every image"),
+    )
+    ITEM_REMOVED = (
+        "item_removed",
+        Traits(Source.PRUNER, "the prune removed a planned item; bytes: freed; attributes: predicted, reason"),
+    )
+    ITEM_FAILED = (
+        "item_failed",
+        Traits(Source.PRUNER, "the prune could not, or in the end did not, remove a planned item; attributes: error"),
+    )
+    PRUNE_FINISHED = (
+        "prune_finished",
+        Traits(Source.PRUNER, "a prune ended; bytes: freed; attributes: outcome, free space before and after"),
+    )
+
+    @property
+    def shows_use(self) -> bool:
+        """Whether an event of it is a sign of use of its image."""
+        return self.traits.use is not None
+
+    @property
+    def by_engine(self) -> bool:
+        """Whether the engine reports it."""
+        return self.traits.source is Source.ENGINE
 
 
-KIND_MEANING: dict[Kind, str] = {
-    Kind.IMAGE_PULLED: "a client asked for the image; also when it was already up to date",
-    Kind.IMAGE_TAGGED: "a reference was given to the image",
-    Kind.IMAGE_UNTAGGED: "a reference was taken from the image",
-    Kind.IMAGE_DELETED: "the image left the engine",
-    Kind.IMAGE_LOADED: "the image came from an archive (docker load)",
-    Kind.IMAGE_IMPORTED: "the image came from a root file system (docker import)",
-    Kind.IMAGE_BUILT: "the image was built or committed on this host",
-    Kind.IMAGE_PUSHED: "a registry was given the image (Podman tells it of failed pushes, too)",
-    Kind.BASE_USED: "an image was built on this one, whose layers it begins with; attributes: by, evidence",
-    Kind.IMAGE_OBSERVED: "an inventory saw the image; attributes: references, digests, created, size, layers, origin",
-    Kind.CONTAINER_CREATED: "a container of the image was created; attributes: labels, name",
-    Kind.CONTAINER_STARTED: "a container was started",
-    Kind.CONTAINER_DIED: "a container's process ended; attributes: exit_code",
-    Kind.CONTAINER_DESTROYED: "a container was removed; `began` is when it had been created",
-    Kind.DISK_SAMPLED: "free bytes of the engine's file system; attributes: total_bytes, inodes, image bytes",
-    Kind.JOB_STARTED: "a runner took a job, as a side-band tells; attributes: job",
-    Kind.JOB_IMAGE_USED: "a side-band (job log, runner log) names the image that a job uses; attributes: job, role",
-    Kind.JOB_FINISHED: "a job ended, as a side-band tells; attributes: job, outcome, seconds",
-    Kind.GAP: "nothing was witnessed from `began` to `time`; attributes: reason",
-    Kind.HOST_CHANGED: "the host has another name, machine or engine; attributes: changes, each from and to",
-    Kind.COLLECTOR_STARTED: "the collector began to witness",
-    Kind.COLLECTOR_STOPPED: "the collector ended in order",
-    Kind.PRUNE_STARTED: "a prune began; attributes: trigger, policy, plan with the reason for every image",
-    Kind.ITEM_REMOVED: "the prune removed a planned item; bytes: freed; attributes: predicted, reason",
-    Kind.ITEM_FAILED: "the prune could not, or in the end did not, remove a planned item; attributes: error",
-    Kind.PRUNE_FINISHED: "a prune ended; bytes: freed; attributes: outcome, free space before and after",
-}
+def of_source(source: Source) -> tuple[Kind, ...]:
+    """The kinds that one source reports."""
+    return tuple(kind for kind in Kind if kind.traits.source is source)
+
+
+def with_effect(*effects: Effect) -> tuple[Kind, ...]:
+    """The kinds that do something to the engine's images."""
+    return tuple(kind for kind in Kind if kind.traits.effect in effects)
+
+
+USES = tuple(kind for kind in Kind if kind.shows_use)
+# Signs of use that are a moment each: those of containers are intervals, from creation to removal.
+MOMENTS = tuple(kind for kind in USES if kind.traits.use is not Use.CONTAINER)
+CONTAINERS = tuple(kind for kind in USES if kind.traits.use is Use.CONTAINER)
+# What the view `uses` calls the evidence, as a use.
+EVIDENCE_USE = {kind.traits.evidence: kind.traits.use or Use.FOUND for kind in USES}
+NAMING = tuple(kind for kind in Kind if kind.traits.names)
+WATCHING = tuple(kind for kind in Kind if kind.traits.watching)
+LIVE = tuple(kind for kind in Kind if kind.traits.live)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +309,7 @@ class Event:
         image: image ID (``sha256:…``) where one is concerned and known.
         reference: what a client called the image: ``name:tag``, ``name@sha256:…`` or an ID.
         container: full container ID.
-        bytes: the size that the kind speaks of (see `KIND_MEANING`), bytes.
+        bytes: the size that the kind speaks of (see its `Traits.meaning`), bytes.
         began_ns: for a kind that ends an interval, when that began, UTC nanoseconds.
         attributes: all else, as JSON.
         identity: what makes the event the same when the engine tells it again; together with

@@ -21,6 +21,8 @@ _BUILDKITE = "com.buildkite."
 _COMPOSE = "com.docker.compose."
 _KUBERNETES = "io.kubernetes."
 _JENKINS = "com.nirima.jenkins.plugins.docker.JenkinsId"
+# Whoever starts a Compose project is not known: it need not be a CI job.
+COMPOSE = "compose"
 # The runner names containers so and labels them with six digits of the hash of its own settings.
 _GITHUB_NAME = re.compile(r"(?P<run>[0-9a-f]{32})_.+_[0-9a-f]{5,6}")
 _GITHUB_LABEL = re.compile(r"[0-9a-f]{6}")
@@ -126,6 +128,20 @@ def job_of(labels: Mapping[str, str], name: str = "") -> tuple[Job, str | None] 
     return _github(labels, name) or _kubernetes_by_name(name)
 
 
+def ci_job(labels: Mapping[str, str], name: str = "") -> str | None:
+    """What to call the CI job that a container belongs to: its ID, else what is known of it; None: it is no job's.
+
+    Args:
+        labels: the container's labels.
+        name: its name; see `job_of`.
+    """
+    found = job_of(labels, name)
+    if found is None or found[0].ci == COMPOSE:
+        return None
+    job = found[0]
+    return job.job_id or job.name or job.runner or job.ci
+
+
 def _gitlab(labels: Mapping[str, str]) -> tuple[Job, str | None] | None:
     """GitLab Runner since 0.6; until 8 what is a job now was called a build."""
     told = labels.get
@@ -197,7 +213,7 @@ def _compose(labels: Mapping[str, str]) -> tuple[Job, str | None] | None:
     project = labels.get(_COMPOSE + "project")
     if not project:
         return None
-    return Job("compose", project_id=project, project=project), labels.get(_COMPOSE + "service")
+    return Job(COMPOSE, project_id=project, project=project), labels.get(_COMPOSE + "service")
 
 
 def _github(labels: Mapping[str, str], name: str) -> tuple[Job, str | None] | None:

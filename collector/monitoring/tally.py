@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from collector.eventlog.log import EventLog
+from collector.eventlog.sql import sql_list
+from collector.model.events import USES
 
 _NS = 1e9
 Row = tuple[Any, ...]
@@ -100,9 +102,7 @@ class Tally:
 _SPAN = "host = ? AND seq > ? AND seq <= ?"
 _COUNTS = f"SELECT kind, count(*) FROM event WHERE {_SPAN} GROUP BY kind"
 _USES = f"""
-SELECT image_id, max(epoch_ns(time)) FROM event JOIN image USING (image) WHERE {_SPAN} AND kind IN (
-    'container_created', 'container_started', 'container_died', 'container_destroyed', 'image_pulled', 'image_tagged',
-    'image_loaded', 'image_imported', 'image_built', 'job_image_used')
+SELECT image_id, max(epoch_ns(time)) FROM event JOIN image USING (image) WHERE {_SPAN} AND kind IN ({sql_list(USES)})
 GROUP BY image_id
 """
 _GAPS = f"SELECT (epoch_ns(time) - epoch_ns(began)) / 1e9 FROM event WHERE {_SPAN} AND kind = 'gap' AND began NOTNULL"

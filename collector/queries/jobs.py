@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from collector.eventlog.log import EventLog
+from collector.eventlog.sql import sql_list
+from collector.model.jobs import HELPER_ROLES
 from collector.queries.pulls import Pull, PullKind, read_pulls
 
 
@@ -73,7 +75,7 @@ def _row(values: list[Any], paid: list[Pull]) -> JobRow:
     )
 
 
-_JOBS = """
+_JOBS = f"""
 WITH chosen AS (
     SELECT * FROM jobs
     WHERE host = $host AND ($project IS NULL OR project_id = $project OR project = $project)
@@ -82,7 +84,7 @@ WITH chosen AS (
     SELECT job, list(DISTINCT coalesce(reference, image_id) ORDER BY coalesce(reference, image_id)) AS images
     FROM job_images SEMI JOIN chosen USING (job)
     WHERE coalesce(reference, image_id) IS NOT NULL AND host = $host
-        AND (role IS NULL OR role NOT IN ('predefined', 'helper', 'cache', 'cache-init', 'wait', 'sandbox'))
+        AND (role IS NULL OR role NOT IN ({sql_list(sorted(HELPER_ROLES))}))
     GROUP BY job
 )
 SELECT job, ci, job_id, name, project_id, project, ref, pipeline_id, url, runner, epoch_ns(began) / 1e9,

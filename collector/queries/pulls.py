@@ -8,6 +8,9 @@ from enum import StrEnum
 
 import duckdb
 
+from collector.eventlog.sql import sql_list
+from collector.model.events import Effect, with_effect
+
 
 class PullKind(StrEnum):
     """What a pull was for."""
@@ -107,13 +110,13 @@ def read_layers(connection: duckdb.DuckDBPyConnection, host: str) -> dict[int, t
 _LAYERS = """
 SELECT image, coalesce(chain_id, diff_id), coalesce(bytes, 0) FROM image_layers WHERE host = ? ORDER BY image, position
 """
+_CHANGES = sql_list(with_effect(Effect.COMES, Effect.SEEN, Effect.GOES))
 # A host whose engine nobody watches is known by its jobs' logs only: they tell their pulls.
-_ROWS = """
+_ROWS = f"""
 WITH watched AS (SELECT count(*) > 0 AS yes FROM event WHERE host = $host AND kind = 'image_pulled'),
     happened AS (
         SELECT time, seq, kind, image, reference, CAST(NULL AS INTEGER) AS job FROM event
-        WHERE host = $host AND image IS NOT NULL AND kind IN ('image_pulled', 'image_observed', 'image_deleted',
-            'image_loaded', 'image_imported', 'image_built')
+        WHERE host = $host AND image IS NOT NULL AND kind IN ({_CHANGES})
         UNION ALL
         SELECT time, seq, 'image_pulled', image, reference, job FROM event, watched
         WHERE host = $host AND NOT yes AND image IS NOT NULL AND kind = 'job_image_used'

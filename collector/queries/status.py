@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from collector.eventlog.identity import label_of
 from collector.eventlog.log import EventLog
 from collector.eventlog.spool import Spool
+from collector.eventlog.sql import sql_list
 from collector.eventlog.writer import spool_path
 from collector.model.errors import LogError
+from collector.model.events import LIVE, WATCHING
 
 if TYPE_CHECKING:
     import duckdb
@@ -226,13 +228,14 @@ def images(log: EventLog, now: float | None = None) -> list[ImageRow]:
     return [ImageRow(*row) for row in log.query(_IMAGES, [log.host, int((now - 7 * DAY_S) * 1e9)])]
 
 
-# The pruner and side-bands write to the log, too, whether or not a collector runs.
-_WITNESSED = """
-SELECT epoch_ns(coalesce(
-        min(time) FILTER (kind IN ('collector_started', 'disk_sampled', 'image_observed')), min(time))),
-    epoch_ns(max(time))
+# The pruner and job sources write to the log, too, whether or not a collector runs; and a collector may have been
+# started, and stopped, while the engine was away: then its stop has attributes that say so.
+_WITNESSED = f"""
+SELECT epoch_ns(coalesce(min(time) FILTER (kind IN ({sql_list(LIVE)})), min(time))),
+    epoch_ns(max(time) FILTER (kind <> 'collector_started'))
 FROM event
-WHERE host = ? AND kind NOT IN ('prune_started', 'item_removed', 'item_failed', 'prune_finished', 'job_image_used')
+WHERE host = ? AND kind IN ({sql_list(WATCHING)}, 'collector_started')
+    AND (kind <> 'collector_stopped' OR attributes IS NULL)
 """
 _GAPS = "SELECT epoch_ns(began) / 1e9, epoch_ns(ended) / 1e9 FROM gaps WHERE host = ? ORDER BY began, ended"
 

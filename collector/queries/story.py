@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from collector.eventlog.log import EventLog
+from collector.eventlog.sql import sql_list
 from collector.model.errors import UsageError
+from collector.model.events import CONTAINERS, Effect, Kind, with_effect
 from collector.model.names import familiar
 from collector.model.origin import Origin
 from collector.model.units import format_bytes, format_duration
@@ -19,15 +21,7 @@ _SAME_NS = 120 * 10**9
 _SHOWN = 3
 
 _USED = "used"
-_HAPPENED = {
-    "image_tagged": "tagged",
-    "image_untagged": "untagged",
-    "image_loaded": "loaded",
-    "image_imported": "imported",
-    "image_built": "built",
-    "image_pushed": "pushed",
-    "base_used": "built upon",
-}
+_ARRIVED = frozenset(kind for kind in with_effect(Effect.COMES) if kind is not Kind.IMAGE_PULLED)
 _MOST_LIKE = 3
 
 
@@ -177,8 +171,8 @@ class _TimelineBuilder:
             elif kind == "item_failed":
                 self._add(time_ns, "kept", f"the pruner meant to remove it: {why}")
             else:
-                self._add(time_ns, _HAPPENED[kind], reference or "")
-                self._here |= kind in {"image_loaded", "image_imported", "image_built"}
+                self._add(time_ns, Kind(kind).traits.happened, reference or "")
+                self._here |= kind in _ARRIVED
         self._close()
         return self._found
 
@@ -282,20 +276,18 @@ _IDS = "SELECT image, image_id FROM image SEMI JOIN (FROM event WHERE host = $ho
 _OWNERS = "SELECT job, coalesce(project, 'project ' || project_id, ci) FROM job WHERE host = $host"
 _ORIGINS = "SELECT image, origin FROM image_origins WHERE host = $host"
 _HELD = "SELECT image FROM present_images WHERE host = $host"
-_EVENTS = """
+_EVENTS = f"""
 WITH own AS (
     SELECT epoch_ns(time) AS began, epoch_ns(time) AS ended, kind, reference, bytes, job,
         CASE kind WHEN 'item_failed' THEN attributes ->> '$.error'
             ELSE coalesce(attributes ->> '$.detail', attributes ->> '$.reason') END AS why,
         attributes ->> '$.prune' AS prune, coalesce(attributes ->> '$.inferred' = 'true', false) AS inferred, seq
-    FROM event WHERE host = $host AND image = $image AND kind IN ('image_pulled', 'image_tagged', 'image_untagged',
-        'image_deleted', 'image_loaded', 'image_imported', 'image_built', 'image_pushed', 'image_observed',
-        'item_removed', 'item_failed', 'job_image_used', 'base_used')
+    FROM event WHERE host = $host AND image = $image AND kind NOT IN ({sql_list(CONTAINERS)})
     UNION ALL
     SELECT epoch_ns(least(min(began), min(time))), epoch_ns(max(time) FILTER (kind = 'container_destroyed')),
         'container', NULL, NULL, max(job), NULL, NULL, false, min(seq)
     FROM event WHERE host = $host AND image = $image
-        AND kind IN ('container_created', 'container_started', 'container_died', 'container_destroyed')
+        AND kind IN ({sql_list(CONTAINERS)})
     GROUP BY container
 )
 SELECT o.began, o.ended, o.kind, o.reference, o.bytes, o.job,

@@ -11,7 +11,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from collector.eventlog.log import EventLog
+from collector.eventlog.sql import sql_list
 from collector.model.errors import UsageError
+from collector.model.events import Effect, with_effect
 from collector.model.units import format_bytes, format_duration, parse_duration
 from pruner.policy.policy import names
 
@@ -184,7 +186,7 @@ def _is_meant(one: Past, text: str) -> bool:
 
 
 # A removal's story ends where the same image is removed once more: what comes later is that removal's.
-_REMOVALS = """
+_REMOVALS = f"""
 WITH removal AS (
     SELECT seq, host, time, image, reference, container, bytes, attributes,
         coalesce(attributes ->> '$.item', 'image') AS item, attributes ->> '$.prune' AS prune,
@@ -194,7 +196,7 @@ WITH removal AS (
     SELECT r.seq, min(e.time) AS again, arg_min(e.kind, e.time) AS kind
     FROM removal AS r JOIN event AS e ON e.host = r.host AND e.image = r.image AND e.time > r.time
         AND (r.next_time IS NULL OR e.time < r.next_time)
-        AND e.kind IN ('image_pulled', 'image_loaded', 'image_imported', 'image_built')
+        AND e.kind IN ({sql_list(with_effect(Effect.COMES))})
     WHERE r.item = 'image' GROUP BY r.seq
 ), used AS (
     SELECT r.seq, count(DISTINCT coalesce(e.container, CAST(e.seq AS VARCHAR))) AS uses

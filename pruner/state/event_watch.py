@@ -11,23 +11,13 @@ from collector.engine.client import Engine
 from collector.engine.stream import Reader, StreamEnded
 from collector.engine.translate import CONTAINER_VERBS, IMAGE_VERBS, Translator
 from collector.model.errors import EngineError
-from collector.model.events import Event, Kind
+from collector.model.events import USES, Event, Kind
+from collector.model.jobs import ci_job
 from pruner.state.inventory import Image
 
 _LEAST_DIGITS = 4
 _DISORDER_NS = 10**9
-_JOB = "com.gitlab.gitlab-runner.job.id"
-EVIDENCE = {
-    Kind.IMAGE_PULLED: "pulled",
-    Kind.IMAGE_TAGGED: "tagged",
-    Kind.IMAGE_LOADED: "loaded",
-    Kind.IMAGE_IMPORTED: "imported",
-    Kind.IMAGE_BUILT: "built",
-    Kind.CONTAINER_CREATED: "container created",
-    Kind.CONTAINER_STARTED: "container started",
-    Kind.CONTAINER_DIED: "container died",
-    Kind.CONTAINER_DESTROYED: "container removed",
-}
+EVIDENCE = {kind: kind.traits.happened for kind in USES if kind.by_engine}
 
 
 class Lookout:
@@ -127,7 +117,7 @@ class RawUse:
         kind: which kind.
         actor: whose: a container's ID, or what the engine calls the image.
         called: all names that it gives the image.
-        job: the GitLab job that the container belongs to; None: no job.
+        job: the CI job that the container belongs to; None: no job.
     """
 
     time_ns: int
@@ -152,7 +142,11 @@ def raw_use(raw: Mapping[str, Any]) -> RawUse | None:
     said = (who, attributes.get("name"), attributes.get("image"), attributes.get("imageID"))
     called = frozenset(_plain(str(name)) for name in said if name)
     time_ns = int(raw.get("timeNano") or int(raw.get("time") or 0) * 10**9)
-    return RawUse(time_ns, kind, who or str(attributes.get("name") or ""), called, attributes.get(_JOB))
+    return RawUse(time_ns, kind, who or str(attributes.get("name") or ""), called, _job(attributes))
+
+
+def _job(attributes: Mapping[str, Any]) -> str | None:
+    return ci_job({key: str(value) for key, value in attributes.items()}, str(attributes.get("name") or ""))
 
 
 def names_of(image: Image) -> frozenset[str]:

@@ -81,7 +81,7 @@ class Container:
         state: the engine's word for its state, lower case.
         stopped_at: when it stopped; when it was created, if it never started.
         never_started: whether it never started.
-        job: the GitLab job that it belongs to; None: no job.
+        job: the CI job that it belongs to; None: no job.
         restarts: whether it has a restart policy.
         bytes: what its removal frees: its writable layer and its log.
         volumes: names of the volumes that it refers to.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from collector.eventlog.log import EventLog
+from collector.eventlog.sql import sql_list
 from collector.model.jobs import HELPER_ROLES, job_of
 from collector.model.names import familiar
 from collector.model.observation import ListedContainer
@@ -171,7 +172,7 @@ SELECT DISTINCT job_id, role, image_id, CASE WHEN evidence <> 'container' THEN a
 FROM (SELECT * FROM job_images WHERE host = $1 AND began >= make_timestamp_ns($2) AND ci = 'gitlab')
 WHERE job_id IS NOT NULL
 """
-_HELPERS = ", ".join(f"'{role}'" for role in sorted(HELPER_ROLES))
+_HELPERS = sql_list(sorted(HELPER_ROLES))
 _PROJECTS = f"""
 SELECT project_id, list(DISTINCT image_id) FROM job_images
 WHERE host = ? AND ci = 'gitlab' AND project_id IS NOT NULL AND image_id IS NOT NULL

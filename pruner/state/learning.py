@@ -17,6 +17,8 @@ from functools import cached_property
 from typing import Any
 
 from collector.eventlog.log import EventLog
+from collector.eventlog.sql import sql_case, sql_list
+from collector.model.events import EVIDENCE_USE, LIVE, Use
 
 HOUR = 3600.0
 DAY = 86400.0
@@ -241,10 +243,10 @@ def read_experience(log: EventLog, now: float) -> Experience:
 
 # Uses as intervals; what began before the log did was there when it began, and what an inventory
 # found before any use was last used when the engine stored it, else when it was built.
-_ENTRIES = """
+_ENTRIES = f"""
 CREATE TEMP TABLE entry AS
 WITH origin AS (
-    SELECT epoch_ns(coalesce(min(time) FILTER (kind IN ('collector_started', 'disk_sampled', 'image_observed')),
+    SELECT epoch_ns(coalesce(min(time) FILTER (kind IN ({sql_list(LIVE)})),
         min(time))) AS origin
     FROM event WHERE host = $host
 ), used AS (
@@ -264,8 +266,7 @@ WITH origin AS (
         (SELECT image, min(began) AS first FROM used GROUP BY image) AS u
         ON u.image = found.image AND u.first <= found.began
 )
-SELECT *, CASE evidence WHEN 'found' THEN 0 WHEN 'container' THEN 2 WHEN 'pull' THEN 3 WHEN 'job' THEN 4
-    WHEN 'tag' THEN 5 ELSE 1 END AS kind FROM every
+SELECT *, {sql_case("evidence", {"found": Use.FOUND, **EVIDENCE_USE})} AS kind FROM every
 """
 _SUPERSEDED = """
 CREATE TEMP TABLE superseded AS

@@ -18,6 +18,7 @@ from collector.eventlog.identity import this_machine
 from collector.eventlog.log import EventLog
 from collector.machine.disk import sample_disk
 from collector.model.errors import UnansweredError, UsageError
+from collector.model.jobs import ci_job, job_of
 from collector.model.observation import ImageObservation, ListedContainer, ListedImage
 from collector.model.origin import Origin, agreed
 from collector.model.times import parse_rfc3339
@@ -174,7 +175,7 @@ def read_containers(
             image=row.image,
             state=row.state,
             stopped_at=row.created_ns / 1e9,
-            job=job_of(row.labels),
+            job=ci_job(row.labels, row.name),
             volumes=row.volumes,
         )
         if row.state in STOPPED:
@@ -330,7 +331,8 @@ def free_slots(policy: Policy, listed: Iterable[ListedContainer]) -> int | None:
     """
     if not policy.per_job:
         return None
-    running = {job_of(row.labels) for row in listed if row.state not in STOPPED} - {None}
+    found = [job_of(row.labels, row.name) for row in listed if row.state not in STOPPED]
+    running = {one[0].job_id for one in found if one is not None and one[0].ci == "gitlab"}
     slots = policy.job_slots if policy.job_slots is not None else read_slots(Path(policy.runner_config))
     return max(0, slots - len(running))
 
@@ -360,11 +362,6 @@ def read_slots(path: Path) -> int:
     if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
         raise UsageError(f"{told} (concurrent = {slots} is no number of jobs)")
     return slots
-
-
-def job_of(labels: Mapping[str, str]) -> str | None:
-    """The GitLab job that a container belongs to, from its labels; None: none."""
-    return labels.get("com.gitlab.gitlab-runner.job.id")
 
 
 def warnings(history: History, log: EventLog | None, policy: Policy, now: float) -> tuple[str, ...]:

@@ -1,0 +1,21 @@
+"""SQL that is written from the table of event kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def sql_list(values: Iterable[str]) -> str:
+    """Our own words as the inside of an SQL list: ``'a', 'b'``. Not for what comes from outside."""
+    return ", ".join(f"'{value}'" for value in values)
+
+
+def sql_case(column: str, words: Mapping[Any, str | int], otherwise: str | int | None = None) -> str:
+    """A CASE from values of a column to a word or number each; what else there is becomes `otherwise`."""
+    arms = " ".join(f"WHEN '{value}' THEN {_literal(word)}" for value, word in words.items())
+    return f"CASE {column} {arms}{'' if otherwise is None else f' ELSE {_literal(otherwise)}'} END"
+
+
+def _literal(word: str | int) -> str:
+    return f"'{word}'" if isinstance(word, str) else str(int(word))

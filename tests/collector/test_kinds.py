@@ -1,0 +1,93 @@
+"""What the program knows of each kind of event stands in one table: everything that derives from it agrees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from collector.eventlog.log import EventLog
+from collector.model.events import LIVE, USES, WATCHING, Event, Kind, Source, Use
+from collector.model.jobs import ci_job
+from collector.monitoring.tally import Tally
+from collector.queries.status import last_witnessed_ns, witness
+from pruner.state.event_watch import EVIDENCE
+
+IMAGE = "sha256:" + "a" * 64
+HOUR_NS = 3600 * 10**9
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> EventLog:
+    return EventLog(tmp_path / "events.duckdb", host="h")
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_view_and_metric_and_table_agree_on_what_is_a_use(kind: Kind, log: EventLog) -> None:
+    log.append([Event(7, kind, image=IMAGE, container="c" * 64, began_ns=5)])
+    tally = Tally()
+    tally.advance(log)
+    expected = [(IMAGE, 7, kind.traits.happened)] if kind in USES else []
+    assert log.query("SELECT image_id, epoch_ns(last_use), evidence FROM last_use") == expected
+    assert {image: round(used * 1e9) for image, used in tally.last_use.items()} == {row[0]: row[1] for row in expected}
+    word = {row[0] for row in log.query("SELECT evidence FROM uses")}
+    assert word <= {kind.traits.evidence}
+    assert (kind in EVIDENCE) == (kind in USES and kind.traits.source is Source.ENGINE)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in WATCHING])
+def test_what_others_write_does_not_hide_that_the_collector_was_away(kind: Kind, log: EventLog) -> None:
+    """Two days without a collector, in which a runner's log was ingested, or the pruner ran, or a start failed."""
+    log.append([Event(HOUR_NS, Kind.COLLECTOR_STARTED), Event(HOUR_NS + 1, Kind.DISK_SAMPLED, bytes=1)])
+    log.append([Event(49 * HOUR_NS, kind, image=IMAGE, attributes={"job": {"ci": "gitlab", "job_id": "1"}})])
+    assert last_witnessed_ns(log) == HOUR_NS + 1
+    with log.reading() as connection:
+        assert witness(connection, "h").last == (HOUR_NS + 1) / 1e9
+
+
+def test_a_collector_that_was_stopped_while_the_engine_was_away_had_not_watched(log: EventLog) -> None:
+    log.append([Event(1, Kind.DISK_SAMPLED, bytes=1), Event(5, Kind.COLLECTOR_STOPPED)])
+    assert last_witnessed_ns(log) == 5
+    log.append([Event(9, Kind.COLLECTOR_STOPPED, attributes={"following": False})])
+    assert last_witnessed_ns(log) == 5
+
+
+def test_a_view_that_has_changed_reaches_a_log_that_is_there(log: EventLog) -> None:
+    log.append([Event(1, Kind.GAP)])
+    with duckdb.connect(str(log.path)) as connection:
+        connection.execute("CREATE OR REPLACE VIEW gaps AS SELECT 'an older text' AS host")
+        connection.execute("UPDATE schema_version SET views = 'that of an older program'")
+    # The program itself asks its own text at once, also where it may not write.
+    assert log.query("SELECT host FROM gaps") == [("h",)]
+    log.append([Event(2, Kind.GAP)])
+    with duckdb.connect(str(log.path), read_only=True) as connection:
+        assert connection.execute("SELECT host FROM gaps").fetchall() == [("h",), ("h",)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "name", "job"),
+    [
+        ({"com.gitlab.gitlab-runner.job.id": "17"}, "runner-x-project-1-concurrent-0", "17"),
+        ({"com.buildkite.job_id": "0190"}, "", "0190"),
+        ({"io.kubernetes.pod.name": "p", "io.kubernetes.pod.uid": "u1", "io.kubernetes.pod.namespace": "n"}, "", "u1"),
+        ({}, "k8s_build_pod_space_uid7_0", "uid7"),
+        ({"com.nirima.jenkins.plugins.docker.JenkinsId": "agent"}, "", "agent"),
+        ({"com.docker.compose.project": "web"}, "web-1", None),
+        ({}, "postgres", None),
+    ],
+)
+def test_the_job_of_a_container_is_the_same_for_all_that_ask(
+    labels: dict[str, str], name: str, job: str | None
+) -> None:
+    assert ci_job(labels, name) == job
+
+
+def test_every_kind_says_what_follows_from_it() -> None:
+    for kind in Kind:
+        traits = kind.traits
+        assert traits.meaning
+        assert (traits.use is None) == (traits.evidence == "")
+        assert traits.use is None or traits.happened
+        assert traits.use is not Use.FOUND
+        assert kind not in LIVE or traits.source is Source.COLLECTOR
