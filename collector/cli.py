@@ -65,7 +65,7 @@ def run(
 ) -> None:
     """Follow the engine's events until SIGTERM."""
     from collector.daemon.loop import Collector, Schedule
-    from collector.engine.client import Engine
+    from collector.engine.client import DockerEngine
 
     console.log_to_stderr(verbose=verbose)
     schedule = Schedule(
@@ -81,7 +81,7 @@ def run(
         exporter = Metrics(opened, metrics_file)
         if metrics is not None:
             exporter.serve(metrics)
-    collector = Collector(Engine(host), opened, schedule, metrics=exporter)
+    collector = Collector(DockerEngine(host), opened, schedule, metrics=exporter)
     if once:
         images, sample = collector.once()
         typer.echo(
@@ -108,9 +108,9 @@ def doctor(
     Ends with 1 if something must be mended; what an engine is blind for is no fault.
     """
     from collector.doctor import State, examine
-    from collector.engine.client import Engine
+    from collector.engine.client import DockerEngine
 
-    found = examine(Engine(host), console.open_log(log), probe=probe)
+    found = examine(DockerEngine(host), console.open_log(log), probe=probe)
     if output is Format.JSON:
         console.print_json([finding.to_json() for finding in found])
     else:
@@ -134,10 +134,10 @@ def adopt(
     A log that was copied, or came with the clone of a machine, is not written to before somebody says so:
     its history would be taken for this host's. On a clone, move the log away instead, and a new one begins.
     """
-    from collector.engine.client import Engine
+    from collector.engine.client import DockerEngine
     from collector.eventlog.identity import this_machine
 
-    info = Engine(host).info()
+    info = DockerEngine(host).info()
     opened = console.open_log(log)
     before, after = opened.adopt(this_machine(info.engine_id, info.data_root), name)
     typer.echo(f"{opened.path}: the history of '{before.identity.name}' goes on here as '{after.identity.name}'")

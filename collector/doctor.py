@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from collector.engine.client import Engine
+from collector.engine.protocol import Engine
 from collector.eventlog.log import EventLog
 from collector.machine.disk import sample_disk
 from collector.model.errors import EngineError, HindsightError, LogError

@@ -84,13 +84,13 @@ def run(
     wanted = _wanted(now, free, until_free)
     if until_free is not None and wanted is not None and _enough(host, wanted, output):
         return
-    from collector.engine.client import Engine
     from pruner.removal import run as running
+    from pruner.removal.client import DockerRemovingEngine
     from pruner.report.terminal import print_plan
 
     console.log_to_stderr(verbose=verbose)
     opened = console.open_log(log)
-    engine = Engine(host)
+    engine = DockerRemovingEngine(host)
     request = running.ManualRequest(wanted) if now or until_free is not None else None
     if dry_run:
         made = running.make_plan(engine, opened, policy, request)
@@ -122,11 +122,11 @@ def plan_(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Print what `run` would do now, stage by stage, with the reason for each thing that goes or stays."""
-    from collector.engine.client import Engine
+    from collector.engine.client import DockerEngine
     from pruner.removal.run import make_plan
     from pruner.report.terminal import print_plan
 
-    made = make_plan(Engine(host), console.open_log(log), policy)
+    made = make_plan(DockerEngine(host), console.open_log(log), policy)
     if output is Format.JSON:
         console.print_json(made.to_json())
     else:
@@ -142,11 +142,11 @@ def explain(
     host: HostOption = None,
 ) -> None:
     """Tell why one image would stay or go."""
-    from collector.engine.client import Engine
+    from collector.engine.client import DockerEngine
     from pruner.removal.run import make_plan
     from pruner.report.terminal import print_story
 
-    print_story(make_plan(Engine(host), console.open_log(log), policy), image)
+    print_story(make_plan(DockerEngine(host), console.open_log(log), policy), image)
 
 
 @app.command(short_help="Tell what prunes removed, and what was wanted again.")

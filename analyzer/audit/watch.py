@@ -10,7 +10,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from collector.engine.client import Engine
+from collector.engine.client import DockerEngine
+from collector.engine.protocol import Engine
 from collector.eventlog.log import EventLog
 from collector.model.errors import EngineError
 from collector.model.units import format_bytes, format_duration, format_time
@@ -103,7 +104,7 @@ def look(log: EventLog, engine_host: str | None, policy: Policy) -> Snapshot:
     free, total = samples[-1][1:] if samples else (None, None)
     threshold: float | None = None
     try:
-        free, total, threshold, candidates = _ask(Engine(engine_host), log, policy)
+        free, total, threshold, candidates = _ask(DockerEngine(engine_host), log, policy)
         source = str(policy)
     except EngineError:
         candidates = tuple(Candidate(None, now - used, name, "") for used, name in oldest)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from collector.daemon.watcher import ImageWatch
-from collector.engine.client import Engine
+from collector.engine.protocol import Engine
 from collector.engine.stream import Reader, StreamEnded
 from collector.engine.translate import OpenContainer, Translator, names_of
 from collector.eventlog.identity import Identity, this_machine
@@ -214,7 +214,7 @@ class Collector:
         self._data_root = self._info.data_root
         # Where the clock was set back meanwhile, the engine has nothing "since" a time still to come.
         since_ns = None if self._anchor_ns is None else min(self._anchor_ns, self._clock.now())
-        self._reader = reader = Reader(self._engine.stream(since_ns), self._engine.host)
+        self._reader = reader = Reader(self._engine.stream(since_ns))
         self._note_gap()
         self._handle_waiting(reader)
         self._take_inventory()

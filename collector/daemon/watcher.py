@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from collector.daemon.arrivals import Arrivals
 from collector.daemon.presence import Presence
-from collector.engine.client import Engine
+from collector.engine.protocol import Engine
 from collector.eventlog.log import EventLog
 from collector.machine.clock import Clock
 from collector.model.events import Event, Kind

@@ -1,4 +1,4 @@
-"""The border to the container engine: docker-py is known here and in the pruner's executor only.
+"""The border to the container engine: docker-py is known here and in the pruner's removal client only.
 
 Docker Engine (graphdrivers and containerd image store) and Podman's Docker-compatible service
 answer the same calls differently; what differs is asked of the engine and evened out here.
@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import docker
 import docker.errors
 import requests
 
 from collector.engine.content import compressed_sizes
+from collector.engine.protocol import EventStream
 from collector.engine.provenance import by_content, by_digests, by_identity, by_manifests
-from collector.model.errors import EngineError, UnansweredError
+from collector.model.errors import EngineError, EngineNotFoundError, EngineRefusedError, UnansweredError
 from collector.model.observation import (
     Answers,
     EngineInfo,
@@ -44,17 +45,23 @@ _RETRY_S = 0.1
 T = TypeVar("T")
 
 
-class EventStream(Protocol):
-    """An open stream of events: raw chunks of JSON lines."""
+class _Stream:
+    """docker-py's stream of events, whose faults are ours."""
 
-    def __iter__(self) -> Iterator[bytes]: ...
+    def __init__(self, stream: Any, host: str) -> None:
+        self._stream = stream
+        self._host = host
+
+    def __iter__(self) -> Iterator[bytes]:
+        with as_engine_error(self._host):
+            yield from self._stream
 
     def close(self) -> None:
-        """End the stream; whoever iterates over it stops."""
+        self._stream.close()
 
 
-class Engine:
-    """One container engine.
+class DockerEngine:
+    """One container engine behind Docker's API: `collector.engine.protocol.Engine` says what each method does.
 
     Args:
         host: ``unix:///path`` or ``tcp://host:port``; None: DOCKER_HOST, else the usual socket.
@@ -113,7 +120,7 @@ class Engine:
             EngineError: there is no engine, now or when iterating later.
         """
         with as_engine_error(self.host):
-            return cast("EventStream", self.api.events(since=_stamp(since_ns), decode=False))
+            return _Stream(self.api.events(since=_stamp(since_ns), decode=False), self.host)
 
     def buffered_events(self, since_ns: int, until_ns: int) -> list[dict[str, Any]]:
         """The events of an interval that the engine still has. Raises EngineError."""
@@ -397,10 +404,9 @@ def as_engine_error(host: str) -> Iterator[None]:
     """Turn docker-py's and the transport's faults into an `EngineError` that says what to do."""
     try:
         yield
-    except docker.errors.NotFound:
-        raise
     except docker.errors.APIError as error:
-        raise UnansweredError(f"the engine at {host} answered: {error.explanation or error}") from error
+        refused = EngineNotFoundError if isinstance(error, docker.errors.NotFound) else EngineRefusedError
+        raise refused(host, str(error.explanation or error), error.status_code) from error
     except requests.Timeout as error:
         raise UnansweredError(f"the engine at {host} did not answer in time: {error}") from error
     except (docker.errors.DockerException, requests.RequestException, OSError) as error:

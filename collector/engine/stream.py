@@ -14,8 +14,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from collector.engine.client import EventStream, as_engine_error
-from collector.model.errors import HindsightError
+from collector.engine.protocol import EventStream
+from collector.model.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
@@ -72,12 +72,10 @@ class Reader:
 
     Args:
         stream: the open stream.
-        host: the engine's address, for messages.
     """
 
-    def __init__(self, stream: EventStream, host: str) -> None:
+    def __init__(self, stream: EventStream) -> None:
         self._stream = stream
-        self._host = host
         self._chunks: queue.SimpleQueue[tuple[int, bytes] | StreamEnded] = queue.SimpleQueue()
         self._rest = b""
         self.lateness = Lateness(time.time_ns())
@@ -123,10 +121,9 @@ class Reader:
     def _drain(self) -> None:
         reason = "the engine closed the event stream"
         try:
-            with as_engine_error(self._host):
-                for chunk in self._stream:
-                    self._chunks.put((time.time_ns(), chunk))
-        except HindsightError as error:
+            for chunk in self._stream:
+                self._chunks.put((time.time_ns(), chunk))
+        except EngineError as error:
             reason = str(error)
         self._chunks.put(StreamEnded(reason, time.time_ns()))
 

@@ -33,3 +33,21 @@ class EngineError(HindsightError):
 
 class UnansweredError(EngineError):
     """The container engine is there and did not answer one question: it refused, failed, or took too long."""
+
+
+class EngineRefusedError(UnansweredError):
+    """The engine answered, and refused.
+
+    Attributes:
+        explanation: the engine's own words.
+        status: its HTTP status; None if it gave none.
+    """
+
+    def __init__(self, host: str, explanation: str, status: int | None = None) -> None:
+        super().__init__(f"the engine at {host} answered: {explanation}")
+        self.explanation = explanation
+        self.status = status
+
+
+class EngineNotFoundError(EngineRefusedError):
+    """The engine has nothing of that name (any more)."""

@@ -18,14 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import docker.errors
-
-from collector.engine.client import Engine, as_engine_error
+from collector.engine.protocol import RemovingEngine
 from collector.eventlog.log import EventLog
 from collector.eventlog.writer import LogWriter
 from collector.machine.disk import DiskSample, sample_disk
 from collector.machine.reserve import Reserve
-from collector.model.errors import EngineError, HindsightError, LogError
+from collector.model.errors import EngineError, EngineNotFoundError, EngineRefusedError, HindsightError, LogError
 from collector.model.events import Event, Kind
 from collector.model.observation import ListedImage
 from collector.model.units import format_bytes, format_count
@@ -124,7 +122,7 @@ class Executor:
         trigger: why it runs (``timer``, ``early``, ``manual``, ``pre-job``), for the log.
     """
 
-    def __init__(self, engine: Engine, log: EventLog, trigger: str) -> None:
+    def __init__(self, engine: RemovingEngine, log: EventLog, trigger: str) -> None:
         self._engine = engine
         self._writer = LogWriter(log)
         self._log = log
@@ -288,28 +286,25 @@ class Executor:
     def _carry_out_one(self, removal: Removal, made: Plan, lookout: Lookout) -> Obstacle | None:
         """Check against the engine once more, and remove; why it stays after all, else None.
 
-        What the engine refuses is an answer, said in its own words; a lost engine is a fault.
+        What the engine refuses is an answer, given in its own words; a lost engine is a fault.
         """
         try:
-            with as_engine_error(self._engine.host):
-                why = self._remove(removal, made, lookout)
-        except docker.errors.NotFound:
+            why = self._remove(removal.of, made, lookout)
+        except EngineNotFoundError:
             return Obstacle("gone already, or its name has moved")
-        except EngineError as error:
-            if not isinstance(error.__cause__, docker.errors.APIError):
-                raise
-            return Obstacle(str(error.__cause__.explanation or error), refused=True)
+        except EngineRefusedError as refused:
+            return Obstacle(refused.explanation, refused=True)
         return None if why is None else Obstacle(why)
 
-    def _remove(self, removal: Removal, made: Plan, lookout: Lookout) -> str | None:
-        subject = removal.of.image if isinstance(removal.of, Verdict) else removal.of.subject
-        if isinstance(subject, Image):
-            return self._image_obstacle(subject, made, lookout) or self._remove_image(subject, made, lookout)
-        if isinstance(subject, Container):
-            return self._remove_container(subject)
-        if isinstance(subject, Volume):
-            return self._remove_volume(subject)
-        return self._prune_build_cache(subject, removal.of, made) if isinstance(removal.of, Item) else None
+    def _remove(self, planned: Verdict | Item, made: Plan, lookout: Lookout) -> str | None:
+        if isinstance(planned, Verdict):
+            image = planned.image
+            return self._image_obstacle(image, made, lookout) or self._remove_image(image, made, lookout)
+        if isinstance(planned.subject, Container):
+            return self._remove_container(planned.subject)
+        if isinstance(planned.subject, Volume):
+            return self._remove_volume(planned.subject)
+        return self._prune_build_cache(planned.subject, planned, made)
 
     def _image_obstacle(self, image: Image, made: Plan, lookout: Lookout) -> str | None:
         """Why an image must stay after all: what has changed since the plan was made."""
@@ -348,7 +343,7 @@ class Executor:
         taken: list[str] = []
         try:
             obstacle = self._remove_all(image, made, lookout, taken)
-        except docker.errors.DockerException:
+        except EngineError:
             self._give_back(image, taken)
             raise
         if obstacle is not None:
@@ -356,17 +351,16 @@ class Executor:
         return obstacle
 
     def _remove_all(self, image: Image, made: Plan, lookout: Lookout, taken: list[str]) -> str | None:
-        api: Any = self._engine.api
         for reference in image.references[:-1]:
-            api.remove_image(reference, force=False)
+            self._engine.remove_image(reference)
             taken.append(reference)
             if (used := self._used(image, made, lookout)) is not None:
                 return used
         try:
-            api.remove_image(image.image_id, force=False)
-        except docker.errors.NotFound:
+            self._engine.remove_image(image.image_id)
+        except EngineNotFoundError:
             raise
-        except docker.errors.APIError as refused:
+        except EngineRefusedError as refused:
             row = current_names(self._engine, image.image_id)
             if row is None:
                 return None
@@ -375,22 +369,20 @@ class Executor:
             self._remove_refused(row, refused)
         return None
 
-    def _remove_refused(self, row: ListedImage, refused: docker.errors.APIError) -> None:
+    def _remove_refused(self, row: ListedImage, refused: EngineRefusedError) -> None:
         """Remove an image that Docker does not remove by its ID alone, though nobody uses it; else raise."""
-        api: Any = self._engine.api
-        why = str(refused.explanation)
-        if _BUILT_UPON in why:
+        if _BUILT_UPON in refused.explanation:
             # Without a name it goes with what was built on it.
             for reference in row.references:
-                api.remove_image(reference, force=False)
-        elif _SEVERAL_NAMES in why:
+                self._engine.remove_image(reference)
+        elif _SEVERAL_NAMES in refused.explanation:
             # A digest of another repository counts as a name of its own.
             repositories = {reference.rpartition(":")[0] for reference in row.references}
             for digest in row.digests:
                 if digest.partition("@")[0] not in repositories:
-                    api.remove_image(digest, force=False)
+                    self._engine.remove_image(digest)
             if current_names(self._engine, row.image) is not None:
-                api.remove_image(row.image, force=False)
+                self._engine.remove_image(row.image)
         else:
             raise refused
 
@@ -400,8 +392,8 @@ class Executor:
             repository, _, tag = reference.rpartition(":")
             try:
                 if self._engine.resolve(reference) is None:
-                    self._engine.api.tag(image.image_id, repository, tag)
-            except (EngineError, docker.errors.DockerException) as error:
+                    self._engine.tag(image.image_id, repository, tag)
+            except EngineError as error:
                 logger.warning("%s lost its name %s: %s", image.name, reference, error)
 
     def _concurrent_uses(self, removal: Removal, made: Plan, lookout: Lookout) -> list[dict[str, Any]]:
@@ -439,7 +431,7 @@ class Executor:
             return "it ran since the plan was made"
         # Its volumes stay: they are judged for themselves.
         self._own.add(container.container_id)
-        self._engine.api.remove_container(container.container_id, v=False, force=False)
+        self._engine.remove_container(container.container_id)
         return None
 
     def _remove_volume(self, volume: Volume) -> str | None:
@@ -450,7 +442,7 @@ class Executor:
             return "gone already"
         if created_at(row) != volume.created:
             return "it was made anew since the plan was made"
-        self._engine.api.remove_volume(volume.name, force=False)
+        self._engine.remove_volume(volume.name)
         return None
 
     def _prune_build_cache(self, usage: BuildCacheUsage, item: Item, made: Plan) -> str | None:
@@ -459,7 +451,7 @@ class Executor:
         missing = max(0, int(made.levels.target[0] - disk.free_bytes))
         short_of_inodes = disk.free_inodes < made.levels.target[1]
         keep = item.keep if short_of_inodes else max(item.keep, usage.bytes - missing)
-        self._engine.api.prune_builds(filters={"until": f"{item.age:.0f}s"}, keep_storage=keep)
+        self._engine.prune_build_cache(item.age, keep)
         return None
 
     def _prepare(self) -> None:

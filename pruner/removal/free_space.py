@@ -24,7 +24,7 @@ def free_space(host: str | None) -> DiskSample | None:
     """The disk of an engine's data, or None where it cannot be told this way.
 
     Args:
-        host: as `collector.engine.client.Engine` takes it; None: DOCKER_HOST, else the usual socket.
+        host: as `collector.engine.client.DockerEngine` takes it; None: DOCKER_HOST, else the usual socket.
     """
     address = host or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
     if not address.startswith(_UNIX):

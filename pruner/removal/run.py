@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from collector.engine.client import Engine
+from collector.engine.protocol import Engine, RemovingEngine
 from collector.eventlog.log import EventLog
 from collector.machine.disk import DiskSample
 from collector.machine.wake import FIRST_PAUSE_S, leave_levels, woken_within
@@ -89,7 +89,9 @@ def levels_for(policy: Policy, disk: DiskSample, slots: int | None, request: Man
     return Levels((wanted, levels.threshold[1]), (wanted, levels.target[1]), emergency)
 
 
-def run(engine: Engine, log: EventLog, policy: Policy, trigger: str, request: ManualRequest | None = None) -> Outcome:
+def run(
+    engine: RemovingEngine, log: EventLog, policy: Policy, trigger: str, request: ManualRequest | None = None
+) -> Outcome:
     """Bring free space back, if it is short; first tell the end of prunes that were interrupted.
 
     Raises:

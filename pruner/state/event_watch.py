@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from collector.engine.client import Engine
+from collector.engine.protocol import Engine
 from collector.engine.stream import Reader, StreamEnded
 from collector.engine.translate import CONTAINER_VERBS, IMAGE_VERBS, Translator
 from collector.model.errors import EngineError
@@ -45,7 +45,7 @@ class Lookout:
         self._known: set[str] = set()
         self._last_ns = int(time.time() * 1e9)
         self._began_ns = self._last_ns
-        self._reader = Reader(engine.stream(self._last_ns), engine.host)
+        self._reader = Reader(engine.stream(self._last_ns))
 
     def mark(self) -> None:
         """Be about to list the containers: see `has_new_containers`. Raises EngineError."""

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from collector.engine.client import Engine
+from collector.engine.protocol import Engine
 from collector.eventlog.identity import this_machine
 from collector.eventlog.log import EventLog
 from collector.machine.disk import sample_disk

@@ -48,7 +48,7 @@ class SilentStream:
 
 
 def test_who_waits_for_events_can_be_woken() -> None:
-    reader = Reader(SilentStream(), "unix:///none")
+    reader = Reader(SilentStream())
     began = time.monotonic()
     threading.Timer(0.2, reader.wake).start()
     assert reader.read(timeout=20) == []

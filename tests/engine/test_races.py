@@ -17,12 +17,12 @@ import docker.errors
 import pytest
 from docker.models.containers import Container
 
-from collector.engine.client import Engine as Border
 from collector.model.observation import ListedContainer
 from pruner.planning.plan import Plan
 from pruner.policy.file import policy_from
 from pruner.removal import executor
 from pruner.removal import run as running
+from pruner.removal.client import DockerRemovingEngine as Border
 from pruner.removal.executor import Executor, exclusive
 from pruner.state import jobs_in_flight
 from pruner.state.event_watch import Lookout

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from collector.engine.client import Engine as Border
+from collector.engine.client import DockerEngine as Border
 from tests.engine.engines import Engine
 from tests.engine.host import END_S, Host
 from tests.engine.proxy import Proxy

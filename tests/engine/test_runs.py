@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from collector.engine.client import Engine as Border
 from pruner.planning.plan import Plan
 from pruner.policy.file import policy_from
 from pruner.removal import run as running
+from pruner.removal.client import DockerRemovingEngine as Border
 from pruner.removal.executor import MAX_ROUNDS, Executor
 from tests.engine.engines import Engine
 from tests.engine.host import Host

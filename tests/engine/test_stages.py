@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from collector.engine.client import Engine as Border
 from pruner.policy.file import policy_from
+from pruner.removal.client import DockerRemovingEngine as Border
 from pruner.removal.executor import Executor
 from pruner.removal.run import make_plan
 from tests.conftest import MakeEngine

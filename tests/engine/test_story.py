@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from collector.engine.client import Engine as Border
 from pruner.planning.plan import plan
 from pruner.policy.file import policy_from
+from pruner.removal.client import DockerRemovingEngine as Border
 from pruner.removal.executor import Executor
 from pruner.state.survey import survey
 from tests.engine.engines import Engine

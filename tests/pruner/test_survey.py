@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from collector.engine.client import Engine
+from collector.engine.client import DockerEngine
+from collector.engine.protocol import Engine, RemovingEngine
 from collector.eventlog.log import EventLog
 from collector.model.errors import EngineError, UnansweredError, UsageError
 from collector.model.events import Event, Kind
@@ -234,7 +235,7 @@ def test_a_question_that_must_be_answered_ends_the_run(tmp_path: Path, question:
     with pytest.raises(UnansweredError):
         survey(cast("Engine", Broken(tmp_path, question)), None, Policy())
     with pytest.raises(EngineError, match="no engine socket"):
-        survey(Engine(f"unix://{tmp_path}/none"), None, Policy())
+        survey(DockerEngine(f"unix://{tmp_path}/none"), None, Policy())
 
 
 @pytest.mark.parametrize("broken", [(), ("disk_usage",), ("images",), ("images", "disk_usage", "containers")])
@@ -247,7 +248,7 @@ def test_an_interrupted_prune_is_no_reason_to_stand_still(tmp_path: Path, broken
         "images": [{"image": "sha256:z", "reason": "evict", "references": ["z:1"], "frees": 7}],
     }
     log.append([Event(10**18, Kind.PRUNE_STARTED, attributes={"prune": "p", "plan": planned})])
-    executor = Executor(cast("Engine", Broken(tmp_path, *broken)), log, "test")
+    executor = Executor(cast("RemovingEngine", Broken(tmp_path, *broken)), log, "test")
     executor.finish_interrupted(("p",))
     rows = log.query("SELECT kind, attributes ->> '$.item' FROM event WHERE kind <> 'prune_started' ORDER BY seq")
     cache = "item_failed" if "disk_usage" in broken else "item_removed"

@@ -1,0 +1,181 @@
+"""The collector's loop against an engine that fails, restarts, hides and floods at chosen moments."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from collector.daemon import loop
+from collector.daemon.loop import Collector, Schedule
+from collector.eventlog.log import EventLog
+from collector.model.errors import EngineError
+from collector.model.events import Event, Kind
+from collector.model.origin import Origin
+from tests.fake_engine import MIB, FakeEngine
+from tests.waiting import wait_for
+
+QUICK = Schedule(disk=0.2, inventory=3600.0, containers=3600.0, flush=0.01, heartbeat=0.05)
+
+
+class WatchedLog(EventLog):
+    """A log of which this process can tell what was appended while the collector's thread has it open."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, wait=60.0)
+        self.appended: list[Event] = []
+
+    def append(self, events: Sequence[Event], mark: tuple[str, str] | None = None) -> int:
+        found = super().append(events, mark)
+        self.appended += events
+        return found
+
+
+class Watched:
+    """A fake engine and a log."""
+
+    def __init__(self, folder: Path) -> None:
+        self.engine = FakeEngine(folder / "data")
+        self.engine.folder.mkdir()
+        self.log = WatchedLog(folder / "events.duckdb")
+        self.faults: list[BaseException] = []
+
+    @contextmanager
+    def collecting(self, schedule: Schedule = QUICK) -> Iterator[Collector]:
+        """The collector runs in a thread until the body ends."""
+        collector = Collector(self.engine, self.log, schedule)
+        connected = self.engine.asked("usage")
+
+        def body() -> None:
+            try:
+                collector.run()
+            except BaseException as error:  # noqa: BLE001 - shown by the test that waits for it
+                self.faults.append(error)
+
+        thread = threading.Thread(target=body)
+        thread.start()
+        try:
+            wait_for(lambda: self.faults or self.engine.asked("usage") > connected, "the collector to connect")
+            yield collector
+        finally:
+            collector.stop()
+            thread.join(60)
+        assert not self.faults, self.faults
+
+    def rows(self, kind: Kind) -> list[Event]:
+        """The events of a kind that the log holds by now."""
+        return [event for event in self.log.appended if event.kind is kind]
+
+
+def containers(events: list[Event]) -> list[str | None]:
+    return [event.container for event in events]
+
+
+def images(events: list[Event]) -> list[str | None]:
+    return [event.image for event in events]
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    made = Watched(tmp_path)
+    made.engine.disk_patched(monkeypatch)
+    monkeypatch.setattr(loop, "_FIRST_BACKOFF_S", 0.02)
+    monkeypatch.setattr(loop, "_SETTLE_S", 0.02)
+    return made
+
+
+def test_what_happens_while_it_watches_is_recorded_once(watched: Watched) -> None:
+    engine = watched.engine
+    old = engine.add_image("old:1", verb=None)
+    with watched.collecting():
+        image = engine.add_image("a:1")
+        container = engine.add_container("a:1", state="exited")
+        wait_for(lambda: watched.rows(Kind.CONTAINER_DIED), "the container")
+        engine.remove_container(container)
+        engine.remove_image("a:1")
+    assert images(watched.rows(Kind.IMAGE_OBSERVED))[0] == old
+    assert images(watched.rows(Kind.IMAGE_PULLED)) == [image]
+    assert containers(watched.rows(Kind.CONTAINER_DESTROYED)) == [container]
+    assert images(watched.rows(Kind.IMAGE_DELETED)) == [image]
+    assert watched.rows(Kind.GAP) == []
+
+
+def test_a_restart_of_the_engine_that_keeps_its_memory_loses_nothing(watched: Watched) -> None:
+    engine = watched.engine
+    with watched.collecting():
+        first = engine.add_container(engine.add_image("a:1"))
+        connections = engine.asked("stream")
+        # What happens while nobody listens is in the engine's memory.
+        engine.fail("info", times=3)
+        engine.stop()
+        second = engine.add_container("a:1")
+        wait_for(lambda: engine.asked("stream") > connections, "a new connection")
+        third = engine.add_container("a:1")
+        wait_for(lambda: len(watched.rows(Kind.CONTAINER_CREATED)) == 3, "all containers")
+    assert containers(watched.rows(Kind.CONTAINER_CREATED)) == [first, second, third]
+    assert watched.rows(Kind.GAP) == []
+
+
+def test_a_restart_that_empties_the_memory_is_a_gap_and_the_listing_makes_good(watched: Watched) -> None:
+    engine = watched.engine
+    with watched.collecting():
+        image = engine.add_image("a:1")
+        engine.add_container("a:1")
+        wait_for(lambda: watched.rows(Kind.CONTAINER_STARTED), "the container")
+        connections = engine.asked("stream")
+        engine.stop()
+        hidden = engine.add_container("a:1")
+        gone = engine.add_image("b:1")
+        engine.remove_image("b:1")
+        engine.memory.clear()
+        wait_for(lambda: engine.asked("stream") > connections, "a new connection")
+        wait_for(lambda: watched.rows(Kind.GAP), "the gap")
+    created = watched.rows(Kind.CONTAINER_CREATED)
+    assert (created[1].container, created[1].image, created[1].attributes["inferred"]) == (hidden, image, True)
+    assert gone not in set(images(watched.rows(Kind.IMAGE_OBSERVED)))
+    assert len(watched.rows(Kind.GAP)) == 1
+
+
+def test_an_image_that_goes_between_listing_and_question_is_no_fault(watched: Watched) -> None:
+    engine = watched.engine
+    image = engine.add_image("a:1", verb=None)
+    engine.before("observe", lambda: engine.remove_image("a:1"), image)
+    with watched.collecting():
+        pass
+    assert watched.rows(Kind.IMAGE_OBSERVED) == []
+
+
+def test_a_container_whose_events_are_lost_is_found_by_the_listing(watched: Watched) -> None:
+    engine = watched.engine
+    image = engine.add_image("a:1", verb=None)
+    with watched.collecting(Schedule(disk=60.0, containers=0.1, flush=0.01, heartbeat=0.05)):
+        engine.mute = lambda event: event["Type"] == "container"
+        lost = engine.add_container("a:1")
+        wait_for(lambda: watched.rows(Kind.CONTAINER_CREATED), "its creation")
+        engine.container_table[lost].state = "exited"
+        engine.remove_container(lost)
+        wait_for(lambda: watched.rows(Kind.CONTAINER_DESTROYED), "its end")
+    (created,), (destroyed,) = watched.rows(Kind.CONTAINER_CREATED), watched.rows(Kind.CONTAINER_DESTROYED)
+    assert (created.container, created.image, created.attributes["inferred"]) == (lost, image, True)
+    assert (destroyed.container, destroyed.attributes["inferred"]) == (lost, True)
+
+
+def test_without_an_engine_at_the_start_it_ends_with_the_reason(watched: Watched) -> None:
+    watched.engine.fail("info")
+    with pytest.raises(EngineError, match="no engine answers"):
+        Collector(watched.engine, watched.log, QUICK).run()
+
+
+def test_an_engine_that_fails_a_listing_is_asked_again_and_nothing_is_lost(watched: Watched) -> None:
+    engine = watched.engine
+    with watched.collecting():
+        wait_for(lambda: watched.rows(Kind.DISK_SAMPLED), "the first sample")
+        engine.fail("images", times=2)
+        image = engine.add_image("a:1", layers=[("base", MIB)], origin=Origin.LOCAL, verb="load")
+        wait_for(lambda: watched.rows(Kind.IMAGE_OBSERVED), "the image")
+    assert images(watched.rows(Kind.IMAGE_LOADED)) == [image]
+    assert set(images(watched.rows(Kind.IMAGE_OBSERVED))) == {image}
+    assert watched.rows(Kind.GAP) == []

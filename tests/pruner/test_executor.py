@@ -1,0 +1,113 @@
+"""Races and faults while things are removed, each at a chosen moment: nothing goes that is used, all is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from collector.eventlog.log import EventLog
+from collector.model.errors import EngineError
+from pruner.policy.file import policy_from
+from pruner.removal import executor, run
+from pruner.removal.executor import Outcome
+from tests.fake_engine import MIB, FakeEngine
+
+DAY = 86400.0
+OLD = 30 * DAY
+
+
+class Bench:
+    """A fake engine with a log, and prunes of everything that may go."""
+
+    def __init__(self, folder: Path) -> None:
+        self.engine = FakeEngine(folder / "data", total=100 * MIB)
+        self.engine.folder.mkdir()
+        self.log = EventLog(folder / "events.duckdb")
+
+    def prune(self, **policy: object) -> Outcome:
+        return run.run(self.engine, self.log, policy_from({"threshold": "100%", "min_age": "1h", **policy}, "t"), "t")
+
+    def failed(self, outcome: Outcome) -> dict[str, str]:
+        return {removal.key: why for removal, why in outcome.failed}
+
+    def recorded(self, kind: str) -> set[str]:
+        rows = self.log.query("SELECT coalesce(image_id, container, reference) FROM events WHERE kind = ?", [kind])
+        return {str(row[0]) for row in rows}
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    made = Bench(tmp_path)
+    made.engine.disk_patched(monkeypatch)
+    return made
+
+
+def old_image(bench: Bench, *names: str) -> str:
+    return bench.engine.add_image(*names, age=OLD, verb=None)
+
+
+def test_all_that_is_old_goes_and_is_recorded(bench: Bench) -> None:
+    first, second = old_image(bench, "a:1"), old_image(bench, "b:1", "b:2")
+    outcome = bench.prune()
+    assert bench.engine.image_table == {}
+    assert {removal.key for removal, _ in outcome.removed} == {first, second} == bench.recorded("item_removed")
+    assert outcome.freed == sum(freed for _, freed in outcome.removed) == 20 * MIB
+
+
+RACES: dict[str, tuple[Callable[[FakeEngine, str], object], str]] = {
+    "container": (lambda engine, image: engine.add_container(image), "a container refers to it now"),
+    "pull": (lambda engine, _: engine.emit("image", "pull", "a:1", name="a"), "pulled since the plan was made"),
+    "name": (lambda engine, image: engine.tag(image, "a", "2"), "its references have moved since the plan was made"),
+    "untag": (lambda engine, _: engine.remove_image("a:1"), "gone already"),
+    "moved": (
+        lambda engine, _: engine.add_image("a:1", age=OLD, verb=None),
+        "its references have moved since the plan was made",
+    ),
+}
+
+
+@pytest.mark.parametrize("race", RACES)
+def test_what_changes_between_plan_and_removal_is_noticed(bench: Bench, race: str) -> None:
+    image = old_image(bench, "a:1")
+    act, why = RACES[race]
+    # The survey lists images first; the executor, right before it removes one, again.
+    bench.engine.before("images", lambda: act(bench.engine, image), skip=1)
+    outcome = bench.prune()
+    assert bench.failed(outcome)[image] == why
+    assert image in bench.recorded("item_failed")
+    assert ("remove_image", image) not in bench.engine.calls
+
+
+def test_a_container_that_comes_after_the_last_question_is_refused_and_names_are_given_back(bench: Bench) -> None:
+    image = old_image(bench, "a:1", "a:2")
+    bench.engine.before("remove_image", lambda: bench.engine.add_container(image, state="created"), image)
+    outcome = bench.prune()
+    assert "container" in bench.failed(outcome)[image]
+    assert sorted(bench.engine.image_table[image].references) == ["a:1", "a:2"]
+
+
+def test_a_use_between_two_names_stops_the_removal_and_gives_the_first_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "MAX_ROUNDS", 1)
+    image = old_image(bench, "a:1", "a:2")
+    engine = bench.engine
+    engine.before("remove_image", lambda: engine.emit("container", "start", "c", image="a:2", name="job"), "a:1")
+    outcome = bench.prune()
+    assert bench.failed(outcome) == {image: "container started since the plan was made"}
+    assert sorted(engine.image_table[image].references) == ["a:1", "a:2"]
+
+
+@pytest.mark.parametrize("method", ["images", "containers", "buffered_events", "remove_image"])
+def test_an_engine_that_is_lost_ends_the_prune_and_the_next_run_records_the_rest(bench: Bench, method: str) -> None:
+    first, second = old_image(bench, "a:1"), old_image(bench, "b:1")
+    # All but a removal is asked by the survey first.
+    bench.engine.fail(method, skip=0 if method == "remove_image" else 1)
+    with pytest.raises(EngineError, match="no engine answers"):
+        bench.prune()
+    bench.prune(threshold="1B")
+    gone = {first, second} - set(bench.engine.image_table)
+    assert bench.recorded("item_removed") == gone
+    assert bench.log.query("SELECT count(*) FROM prunes WHERE finished IS NULL") == [(0,)]
