@@ -29,14 +29,24 @@ def test_imports_run_only_upwards() -> None:
     assert found.returncode == 0, found.stdout
 
 
-def test_docker_is_known_in_two_modules_only() -> None:
+def modules_with(pattern: str) -> set[str]:
+    """Which modules of the product have a line that matches."""
     sources = [path for floor in ("collector", "pruner", "analyzer") for path in (ROOT / floor).rglob("*.py")]
-    users = {
-        str(path.relative_to(ROOT))
-        for path in sources
-        if re.search(r"^\s*(import docker\b|from docker\b)", path.read_text(), re.MULTILINE)
+    return {
+        str(path.relative_to(ROOT)) for path in sources if re.search(pattern, path.read_text(), flags=re.MULTILINE)
     }
-    assert users == {"collector/engine/client.py", "pruner/removal/executor.py"}
+
+
+def test_docker_is_known_in_one_module_and_one_removes() -> None:
+    assert modules_with(r"^\s*(import docker\b|from docker\b)") == {"collector/engine/client.py"}
+    removes = r"\.(remove_(image|container|volume)|prune_(builds|build_cache|images|containers|volumes))\("
+    # The client of the doctor's probe removes what it made; the removal client is the executor's alone.
+    assert modules_with(removes) == {
+        "collector/engine/client.py",
+        "pruner/removal/client.py",
+        "pruner/removal/executor.py",
+    }
+    assert modules_with(r"\bDockerRemovingEngine\(") == {"pruner/cli.py", "pruner/removal/client.py"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The border to the container engine: docker-py is known here and in the pruner's removal client only.
+"""The border to the container engine: docker-py is known here only.
 
 Docker Engine (graphdrivers and containerd image store) and Podman's Docker-compatible service
 answer the same calls differently; what differs is asked of the engine and evened out here.
