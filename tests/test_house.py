@@ -32,9 +32,7 @@ def test_imports_run_only_upwards() -> None:
 def modules_with(pattern: str) -> set[str]:
     """Which modules of the product have a line that matches."""
     sources = [path for floor in ("collector", "pruner", "analyzer") for path in (ROOT / floor).rglob("*.py")]
-    return {
-        str(path.relative_to(ROOT)) for path in sources if re.search(pattern, path.read_text(), flags=re.MULTILINE)
-    }
+    return {str(path.relative_to(ROOT)) for path in sources if re.search(pattern, path.read_text(), flags=re.MULTILINE)}
 
 
 def test_docker_is_known_in_one_module_and_one_removes() -> None:
