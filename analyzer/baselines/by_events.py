@@ -7,7 +7,7 @@ from collections import deque
 
 from analyzer.baselines.base import DAY, HOUR, MINUTE, Baseline, unused
 from analyzer.simulation.host import Host
-from pruner.policy.policy import repository
+from collector.model.references import repository
 
 ENGINE_EVENTS = 256
 EVENTS_OF_A_USE = 6

@@ -17,7 +17,8 @@ from analyzer.simulation.lifelines import Stays, stays
 from analyzer.simulation.result import Removals, Result
 from analyzer.trace.recorded import Recorded
 from analyzer.trace.trace import Floats, Trace, Use
-from pruner.policy.policy import Policy, repository
+from collector.model.references import repository
+from pruner.policy.policy import Policy
 
 AS_RECORDED = "as recorded"
 _MOST_STEPS = 2400

@@ -19,7 +19,8 @@ from analyzer.simulation.cleaner import PolicyCleaner
 from analyzer.simulation.replay import Progress, replay
 from analyzer.simulation.result import Result
 from analyzer.trace.trace import Trace, Use
-from pruner.policy.policy import Policy, names, repository
+from collector.model.references import repository
+from pruner.policy.policy import Policy
 
 MOST_CANDIDATES = 40
 MOST_ENTRIES = 10
@@ -183,7 +184,7 @@ def candidates(trace: Trace, policy: Policy, share: float = 1.0) -> list[str]:
     costs: dict[str, int] = defaultdict(int)
     members: dict[str, set[str]] = defaultdict(set)
     for image, freed in _returning(trace, policy, share):
-        for name in sorted({repository(names(known)[0]) for known in trace.names[image]} - {""}):
+        for name in sorted(set(map(repository, trace.names[image])) - {""}):
             costs[name] += freed
             head = name
             while "/" in head:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from analyzer.kernel import index as kernel
 from analyzer.kernel.moments import Forecasting, Learning
 from analyzer.trace.trace import Flags, Floats, Integers, Trace, Use
+from collector.model.references import repository
 from pruner.policy.orders import ORDERS
-from pruner.policy.policy import repository
 from pruner.state import learning
 from pruner.state.learning import AGES, BUCKETS, CELLS, HABITS, HIGHEST_BIN, LOWEST_BIN, PHASES, STAGES
 

@@ -76,14 +76,7 @@ _OBSERVED = """
 """
 # An allowlist may match any name that an image was ever seen with.
 _NAMES = """
-    SELECT image, list(DISTINCT name ORDER BY name) FROM (
-        SELECT image, unnest(CAST(attributes -> '$.references' AS VARCHAR[])
-            || CAST(attributes -> '$.digests' AS VARCHAR[])) AS name
-        FROM event WHERE host = $host AND kind = 'image_observed'
-        UNION ALL
-        SELECT DISTINCT image, reference FROM event
-        WHERE host = $host AND kind LIKE 'image_%' AND reference IS NOT NULL
-    ) WHERE image IS NOT NULL GROUP BY image
+    SELECT image, list(DISTINCT name ORDER BY name) FROM image_references WHERE host = $host GROUP BY image
 """
 _LAYERS = """
     WITH listed AS (

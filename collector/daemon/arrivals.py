@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from collector.model.events import Effect, Event, Kind, with_effect
-from collector.model.names import familiar
 from collector.model.observation import ImageObservation
 from collector.model.origin import Origin
+from collector.model.references import all_aliases, familiar
 
 # Podman tells of an archive or a pull maybe long before the image is there, and of an archive without saying which.
 _COMING_S = 600.0
@@ -88,7 +88,7 @@ class Arrivals:
             seen: the image.
             time_ns: when it was seen, UTC nanoseconds.
         """
-        names = frozenset(map(familiar, (*seen.references, *seen.digests)))
+        names = all_aliases((*seen.references, *seen.digests))
         if not names.isdisjoint(self._asked_for):
             return Origin.REGISTRY
         from_archive = seen.image in self._loaded or self._clock() < self._loading_until

@@ -11,7 +11,7 @@ import hashlib
 import re
 
 from collector.eventlog.sql import sql_case, sql_list
-from collector.model.events import CONTAINERS, MOMENTS, USES, Source, Use, of_source
+from collector.model.events import CONTAINERS, MOMENTS, NAMING, USES, Source, Use, of_source
 from collector.model.jobs import HELPER_ROLES
 
 MIGRATIONS: tuple[str, ...] = (
@@ -91,6 +91,7 @@ SCHEMA_VERSION = len(MIGRATIONS)
 
 _CONTAINERS = sql_list(CONTAINERS)
 _HELPERS = sql_list(sorted(HELPER_ROLES))
+_NAMING = sql_list(NAMING)
 _COUNTED = sql_list(kind for kind in MOMENTS if kind.traits.use is Use.JOB)
 
 VIEWS = f"""
@@ -242,6 +243,23 @@ CREATE OR REPLACE VIEW prunes AS
     FROM parts GROUP BY host, prune;
 COMMENT ON VIEW prunes IS 'each prune: when, why, what it removed and how much that freed';
 
+-- As `collector.model.references.repository`.
+CREATE OR REPLACE MACRO repository_of(name) AS regexp_replace(regexp_replace(
+    lower(regexp_replace(split_part(trim(name), '@', 1), '^(.+):[^/:]*$', '\\1')),
+    '^(index\\.)?docker\\.io/', ''), '^library/([^/]+)$', '\\1');
+
+CREATE OR REPLACE VIEW image_references AS
+    WITH named AS (
+        SELECT host, image, time, seq, kind, unnest(CAST(attributes -> '$.references' AS VARCHAR[])
+            || CAST(attributes -> '$.digests' AS VARCHAR[])) AS name
+        FROM event WHERE kind = 'image_observed'
+        UNION ALL
+        SELECT host, image, time, seq, kind, reference FROM event WHERE kind IN ({_NAMING}) AND reference IS NOT NULL
+    )
+    SELECT host, image, image_id, name, kind, time, seq FROM named JOIN image USING (image)
+    WHERE NOT regexp_full_match(name, '(sha256:)?[0-9a-f]{{64}}');
+COMMENT ON VIEW image_references IS 'every name that an image ever had, each time that something said so';
+
 CREATE OR REPLACE VIEW image_names AS
     SELECT host, image, image_id, coalesce(
         arg_max(attributes ->> '$.references[0]', seq) FILTER (attributes ->> '$.references[0]' IS NOT NULL),
@@ -305,5 +323,5 @@ FINGERPRINT = hashlib.sha256(VIEWS.encode()).hexdigest()[:16]
 TEMPORARY_VIEWS = re.sub(
     r"COMMENT ON VIEW \w+ IS '(?:[^']|'')*';",
     "",
-    VIEWS.replace("CREATE OR REPLACE VIEW", "CREATE OR REPLACE TEMP VIEW"),
+    VIEWS.replace("CREATE OR REPLACE ", "CREATE OR REPLACE TEMP "),
 )

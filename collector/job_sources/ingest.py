@@ -26,7 +26,7 @@ from collector.job_sources.runnerlog import (
 from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
 from collector.model.jobs import JOB_FIELDS, Job
-from collector.model.names import familiar
+from collector.model.references import familiar
 
 JOURNAL = "gitlab-runner journal"
 _BATCH = 20_000
@@ -349,12 +349,6 @@ SELECT kind, role, reference, image_id, {", ".join(f"j.{key}" for key in JOB_FIE
 WHERE j.host = $host AND j.job_id IN (SELECT unnest($ids::VARCHAR[]))
 """
 _NAMES = """
-SELECT DISTINCT name, epoch_ns(time), image_id FROM (
-    SELECT image, time, unnest(CAST(attributes -> '$.references' AS VARCHAR[])
-        || CAST(attributes -> '$.digests' AS VARCHAR[])) AS name
-    FROM event WHERE host = $host AND kind = 'image_observed'
-    UNION ALL
-    SELECT image, time, reference FROM event
-    WHERE host = $host AND kind IN ('image_pulled', 'image_tagged', 'image_built') AND reference IS NOT NULL
-) JOIN image USING (image) ORDER BY 2
+SELECT DISTINCT name, epoch_ns(time), image_id FROM image_references
+WHERE host = $host AND kind IN ('image_observed', 'image_pulled', 'image_tagged', 'image_built') ORDER BY 2
 """

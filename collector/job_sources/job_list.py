@@ -21,6 +21,7 @@ from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from collector.model.events import Event, JsonObject, Kind
 from collector.model.origin import Origin
+from collector.model.references import repository
 
 Progress = Callable[[int, int], None]
 
@@ -140,7 +141,7 @@ def _image_observed(time_ns: int, reference: str, layers: Sequence[tuple[str, in
     digest = hashlib.sha256(f"manifest {reference}".encode()).hexdigest()
     attributes: JsonObject = {
         "references": [reference],
-        "digests": [f"{_repository(reference)}@sha256:{digest}"],
+        "digests": [f"{repository(reference)}@sha256:{digest}"],
         "created": datetime.fromtimestamp(time_ns // _NS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "size": sum(size for _, size in layers),
         "origin": Origin.REGISTRY.value,
@@ -156,11 +157,6 @@ def _image_observed(time_ns: int, reference: str, layers: Sequence[tuple[str, in
 def _disk_sampled(time_ns: int, disk_bytes: int, other_bytes: int) -> Event:
     attributes: JsonObject = {"total_bytes": disk_bytes, "image_bytes": 0, "assumed": True}
     return Event(time_ns, Kind.DISK_SAMPLED, bytes=disk_bytes - other_bytes, attributes=attributes)
-
-
-def _repository(reference: str) -> str:
-    head, _, tail = reference.partition("@")[0].rpartition(":")
-    return head if head and "/" not in tail else reference.partition("@")[0]
 
 
 def _read_layers(path: Path) -> dict[str, list[tuple[str, int]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,19 +10,17 @@ from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
 from collector.model.errors import UsageError
 from collector.model.events import CONTAINERS, Effect, Kind, with_effect
-from collector.model.names import familiar
 from collector.model.origin import Origin
+from collector.model.references import meant, similar
 from collector.model.units import format_bytes, format_duration
 from collector.queries.pulls import Pull, PullKind, read_pulls
 
-_LEAST_DIGITS = 4
 # The engine tells of a deletion and the pruner of its own within this time.
 _SAME_NS = 120 * 10**9
 _SHOWN = 3
 
 _USED = "used"
 _ARRIVED = frozenset(kind for kind in with_effect(Effect.COMES) if kind is not Kind.IMAGE_PULLED)
-_MOST_LIKE = 3
 
 
 @dataclass(slots=True)
@@ -80,19 +78,14 @@ def stories(log: EventLog, text: str) -> list[Story]:
     """
     with log.reading() as connection:
         host = {"host": log.host}
-        names: dict[int, list[str]] = {}
-        for image, name in connection.execute(_NAMES, host).fetchall():
-            names.setdefault(image, []).append(name)
         ids = dict(connection.execute(_IDS, host).fetchall())
-        chosen = [image for image, image_id in ids.items() if _is_meant(text, image_id, names.get(image, []))]
+        names = dict(connection.execute(_NAMES, host).fetchall())
+        called = {image_id: names.get(image_id, []) for image_id in ids.values()}
+        found = set(meant(text, called))
+        chosen = [image for image, image_id in ids.items() if image_id in found]
         if not chosen:
-            like = sorted(
-                {name for known in names.values() for name in known if text and text in name and "@" not in name},
-                key=lambda name: (len(name), name),
-            )
-            hint = (
-                f"did you mean {' or '.join(like[:_MOST_LIKE])}?" if like else "`collector images` lists those it holds"
-            )
+            like = similar(text, called)
+            hint = f"did you mean {' or '.join(like)}?" if like else "`collector images` lists those it holds"
             raise UsageError(f"no image that this host has ever held is '{text}': {hint}")
         held = {image for (image,) in connection.execute(_HELD, host).fetchall()}
         pulls = read_pulls(connection, log.host)
@@ -104,17 +97,8 @@ def stories(log: EventLog, text: str) -> list[Story]:
             own = {pull.time_ns: pull for pull in pulls if pull.image == image}
             episodes = _TimelineBuilder(own, owners).tell(rows)
             origin = origins.get(image, Origin.UNKNOWN)
-            told.append(Story(ids[image], names.get(image, []), image not in held, episodes, origin))
+            told.append(Story(ids[image], called[ids[image]], image not in held, episodes, origin))
     return told
-
-
-def _is_meant(text: str, image_id: str, names: Iterable[str]) -> bool:
-    if familiar(text) in map(familiar, names) or text in names:
-        return True
-    if any("@" in name and name.rpartition("@")[2] == text for name in names):
-        return True
-    digits = text.removeprefix("sha256:")
-    return len(digits) >= _LEAST_DIGITS and image_id.removeprefix("sha256:").startswith(digits)
 
 
 @dataclass(slots=True)
@@ -263,14 +247,7 @@ def size_of(episode: Episode) -> str:
 
 
 _NAMES = """
-SELECT DISTINCT image, name FROM (
-    SELECT image, unnest(CAST(attributes -> '$.references' AS VARCHAR[])
-        || CAST(attributes -> '$.digests' AS VARCHAR[])) AS name
-    FROM event WHERE host = $host AND kind = 'image_observed'
-    UNION ALL
-    SELECT image, reference FROM event
-    WHERE host = $host AND kind IN ('image_pulled', 'image_tagged', 'image_untagged', 'image_built', 'job_image_used')
-) WHERE image IS NOT NULL AND name IS NOT NULL AND NOT starts_with(name, 'sha256:') ORDER BY image, name
+SELECT image_id, list(DISTINCT name ORDER BY name) FROM image_references WHERE host = $host GROUP BY image_id
 """
 _IDS = "SELECT image, image_id FROM image SEMI JOIN (FROM event WHERE host = $host) USING (image) ORDER BY image"
 _OWNERS = "SELECT job, coalesce(project, 'project ' || project_id, ci) FROM job WHERE host = $host"

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from collector.model.references import normal_glob, spellings
 from collector.model.units import format_bytes, format_count, format_duration, parse_bytes
 
 PER_CENT = 100.0
@@ -171,7 +172,7 @@ class Policy:
         emergency: free space under which protected images go too, once all others are gone;
             None: the threshold; ``never`` switches it off.
         inode_threshold: free inodes under which pruning starts (and at which it stops).
-        allowlist: globs on ``repository:tag`` (or on the repository), or ``re:`` regular expressions.
+        allowlist: globs on ``repository:tag`` (or on the repository), or ``re:`` regular expressions, in any spelling.
         allowlist_idle: seconds unused after which an allowlisted image loses its protection.
         min_age: seconds; no image used or pulled more recently goes.
         order: which images go first, a name in `pruner.policy.orders.ORDERS`.
@@ -235,8 +236,8 @@ class Policy:
     def protects(self, references: tuple[str, ...]) -> str | None:
         """The allowlist entry that names one of the references, or None."""
         for entry in self.allowlist:
-            pattern = compile_entry(entry)
-            if any(pattern.fullmatch(name) for reference in references for name in names(reference)):
+            pattern = compile_entry(entry if entry.startswith("re:") else normal_glob(entry))
+            if any(pattern.fullmatch(name) for reference in references for name in spellings(reference)):
                 return entry
         return None
 
@@ -266,22 +267,6 @@ class Levels:
     threshold: tuple[float, float]
     target: tuple[float, float]
     emergency: tuple[float, float]
-
-
-def names(reference: str) -> tuple[str, ...]:
-    """What an allowlist entry may match of a reference: itself and its repository, in familiar form.
-
-    ``docker.io/library/debian:12`` (as Podman says it) is familiarly ``debian:12``.
-    """
-    familiar = reference.removeprefix("docker.io/").removeprefix("library/")
-    return (familiar, repository(familiar))
-
-
-def repository(reference: str) -> str:
-    """A reference without its tag or digest."""
-    bare = reference.partition("@")[0]
-    head, _, tail = bare.rpartition(":")
-    return head if head and "/" not in tail else bare
 
 
 def _first_match(entries: tuple[str, ...], name: str) -> str | None:

@@ -26,6 +26,7 @@ from collector.machine.reserve import Reserve
 from collector.model.errors import EngineError, EngineNotFoundError, EngineRefusedError, HindsightError, LogError
 from collector.model.events import Event, Kind
 from collector.model.observation import ListedImage
+from collector.model.references import repository
 from collector.model.units import format_bytes, format_count
 from pruner.planning.plan import Plan, Removal, Verdict, plan, short, summary
 from pruner.planning.stages import Item, ItemKind
@@ -377,9 +378,9 @@ class Executor:
                 self._engine.remove_image(reference)
         elif _SEVERAL_NAMES in refused.explanation:
             # A digest of another repository counts as a name of its own.
-            repositories = {reference.rpartition(":")[0] for reference in row.references}
+            repositories = set(map(repository, row.references))
             for digest in row.digests:
-                if digest.partition("@")[0] not in repositories:
+                if repository(digest) not in repositories:
                     self._engine.remove_image(digest)
             if current_names(self._engine, row.image) is not None:
                 self._engine.remove_image(row.image)
@@ -389,10 +390,10 @@ class Executor:
     def _give_back(self, image: Image, taken: Sequence[str]) -> None:
         """Give an image that stays the names that it has lost, unless they mean another by now."""
         for reference in taken:
-            repository, _, tag = reference.rpartition(":")
+            name, _, tag = reference.rpartition(":")
             try:
                 if self._engine.resolve(reference) is None:
-                    self._engine.tag(image.image_id, repository, tag)
+                    self._engine.tag(image.image_id, name, tag)
             except EngineError as error:
                 logger.warning("%s lost its name %s: %s", image.name, reference, error)
 

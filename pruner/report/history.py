@@ -14,10 +14,8 @@ from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
 from collector.model.errors import UsageError
 from collector.model.events import Effect, with_effect
+from collector.model.references import meant
 from collector.model.units import format_bytes, format_duration, parse_duration
-from pruner.policy.policy import names
-
-_ID_DIGITS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +84,17 @@ def read(log: EventLog, since: float | None = None, name: str | None = None) -> 
     Raises:
         LogError: the log cannot be read.
     """
-    rows = log.query(_REMOVALS, [since or 0.0])
-    found = [_past(row) for row in rows]
-    return [one for one in found if name is None or _is_meant(one, name)]
+    found = [_past(row) for row in log.query(_REMOVALS, [since or 0.0])]
+    if name is None:
+        return found
+    called: dict[str, set[str]] = {}
+    for image_id, known in log.query(_NAMES):
+        called.setdefault(image_id, set()).update(known)
+    for one in found:
+        if one.image_id is not None:
+            called.setdefault(one.image_id, set()).update({*one.references, one.name} - {one.image_id})
+    chosen = set(meant(name, {one.image_id: called[one.image_id] for one in found if one.image_id is not None}))
+    return [one for one in found if (one.image_id in chosen if one.image_id else fnmatchcase(one.name, name))]
 
 
 def since_when(text: str, now: float | None = None) -> float:
@@ -173,18 +179,7 @@ def _past(row: Sequence[Any]) -> Past:
     )
 
 
-def _is_meant(one: Past, text: str) -> bool:
-    called = {one.name, *one.references}
-    if any(fnmatchcase(alias, text) for reference in called for alias in (reference, *names(reference))):
-        return True
-    digits = text.removeprefix("sha256:")
-    return (
-        len(digits) >= _ID_DIGITS
-        and one.image_id is not None
-        and one.image_id.removeprefix("sha256:").startswith(digits)
-    )
-
-
+_NAMES = "SELECT image_id, list(DISTINCT name) FROM image_references GROUP BY image_id"
 # A removal's story ends where the same image is removed once more: what comes later is that removal's.
 _REMOVALS = f"""
 WITH removal AS (

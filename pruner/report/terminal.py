@@ -8,13 +8,12 @@ import typer
 
 from collector.model.errors import UsageError
 from collector.model.origin import MEANING
+from collector.model.references import meant, similar
 from collector.model.units import format_bytes, format_duration, format_time, short_id
 from collector.terminal import console
 from pruner.planning.plan import Plan, Verdict, summary
 from pruner.planning.stages import Item, ItemKind
 from pruner.report.history import Past, history_summary
-
-_ID_DIGITS = 4
 
 
 def print_plan(made: Plan, *, only_removals: bool = False) -> None:
@@ -45,20 +44,15 @@ def print_story(made: Plan, image: str) -> None:
     Raises:
         UsageError: the host has no such image.
     """
-    found = [verdict for verdict in made.verdicts if is_meant(verdict, image)]
+    called = {verdict.image.image_id: verdict.image.names for verdict in made.verdicts}
+    found = set(meant(image, called))
     if not found:
-        raise UsageError(f"no image on this host is '{image}': `pruner plan` lists all")
-    for verdict in found:
-        console.print_facts(_story(verdict))
-
-
-def is_meant(verdict: Verdict, text: str) -> bool:
-    """Whether a user who writes `text` means this image."""
-    image = verdict.image
-    if text in (*image.references, *image.digests, *image.names):
-        return True
-    digits = text.removeprefix("sha256:")
-    return len(digits) >= _ID_DIGITS and image.image_id.removeprefix("sha256:").startswith(digits)
+        like = similar(image, called)
+        hint = f"did you mean {' or '.join(like)}?" if like else "`pruner plan` lists all"
+        raise UsageError(f"no image on this host is '{image}': {hint}")
+    for verdict in made.verdicts:
+        if verdict.image.image_id in found:
+            console.print_facts(_story(verdict))
 
 
 def _goes(one: Item | Verdict) -> bool:

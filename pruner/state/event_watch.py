@@ -13,6 +13,7 @@ from collector.engine.translate import CONTAINER_VERBS, IMAGE_VERBS, Translator
 from collector.model.errors import EngineError
 from collector.model.events import USES, Event, Kind
 from collector.model.jobs import ci_job
+from collector.model.references import aliases, all_aliases
 from pruner.state.inventory import Image
 
 _LEAST_DIGITS = 4
@@ -140,7 +141,7 @@ def raw_use(raw: Mapping[str, Any]) -> RawUse | None:
     if kind not in EVIDENCE:
         return None
     said = (who, attributes.get("name"), attributes.get("image"), attributes.get("imageID"))
-    called = frozenset(_plain(str(name)) for name in said if name)
+    called = frozenset(written for name in said if name for written in _called(str(name)))
     time_ns = int(raw.get("timeNano") or int(raw.get("time") or 0) * 10**9)
     return RawUse(time_ns, kind, who or str(attributes.get("name") or ""), called, _job(attributes))
 
@@ -153,13 +154,12 @@ def names_of(image: Image) -> frozenset[str]:
     """All that an event may call an image: its ID, also cut short, its references and digests."""
     digits = image.image_id.removeprefix("sha256:")
     short = {digits[:length] for length in range(_LEAST_DIGITS, len(digits) + 1)}
-    return frozenset({_plain(name) for name in (*image.references, *image.digests, *image.names)} | short)
+    return all_aliases((*image.references, *image.digests, *image.names)) | short
 
 
-def _plain(name: str) -> str:
-    """A name without what engines add to it or leave out."""
-    bare = name.removeprefix("sha256:").removeprefix("docker.io/").removeprefix("library/")
-    return bare.removesuffix(":latest")
+def _called(name: str) -> frozenset[str]:
+    """What an engine that says `name` may mean: an ID, also cut short, or a reference."""
+    return aliases(name) | {name.removeprefix("sha256:")}
 
 
 def recent_events(engine: Engine, since: float, until: float) -> list[Event]:

@@ -305,10 +305,5 @@ SELECT image_id,
 FROM image_observations AS o JOIN image USING (image) WHERE host = ?
 """
 _NAMES = """
-SELECT image_id, list(DISTINCT name) FROM (
-    SELECT host, image, unnest(CAST(attributes -> '$.references' AS VARCHAR[])
-        || CAST(attributes -> '$.digests' AS VARCHAR[])) AS name FROM event WHERE kind = 'image_observed'
-    UNION ALL
-    SELECT host, image, reference FROM event WHERE kind LIKE 'image_%' AND reference IS NOT NULL
-) JOIN image USING (image) WHERE host = ? GROUP BY image_id
+SELECT image_id, list(DISTINCT name) FROM image_references WHERE host = ? GROUP BY image_id
 """

@@ -14,8 +14,8 @@ from typing import Protocol
 from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
 from collector.model.jobs import HELPER_ROLES, job_of
-from collector.model.names import familiar
 from collector.model.observation import ListedContainer
+from collector.model.references import all_aliases, familiar
 
 # A container of a job that has not come to its build by now is a left-over.
 _PREPARATION_S = 6 * 3600.0
@@ -122,7 +122,7 @@ def held_for_jobs(
     for flight in flights(containers, memory, now):
         named = memory.names.get(flight.job_id, frozenset())
         held |= memory.images.get(flight.job_id, frozenset())
-        held |= {image.image_id for image in present if not named.isdisjoint(map(familiar, image.names))}
+        held |= {image.image_id for image in present if not named.isdisjoint(all_aliases(image.names))}
         if flight.job_id in memory.settled:
             continue
         held |= {image.image_id for image in present if image.last_use >= flight.began - _MARGIN_S}

@@ -276,14 +276,9 @@ WITH sight AS (
     SELECT image, demanded, row_number() OVER (ORDER BY first, coalesce(epoch_us(created), 0), image_id) AS number
     FROM sight JOIN image USING (image)
     LEFT JOIN (SELECT image, created FROM images WHERE host = $host) AS i USING (image)
-), named AS (
-    SELECT image, unnest(CAST(attributes -> '$.references' AS VARCHAR[])
-        || CAST(attributes -> '$.digests' AS VARCHAR[])) AS name
-    FROM event WHERE kind = 'image_observed' AND host = $host
-    UNION ALL
-    SELECT image, reference FROM event WHERE kind LIKE 'image_%' AND reference IS NOT NULL AND host = $host
 ), repository AS (
-    SELECT DISTINCT image, regexp_replace(split_part(name, '@', 1), '^(.+):[^/:]*$', '\\1') AS repository FROM named
+    SELECT DISTINCT image, repository_of(name) AS repository
+    FROM (SELECT DISTINCT image, name FROM image_references WHERE host = $host)
 ), later AS (
     SELECT image, min(demanded) OVER (
         PARTITION BY repository ORDER BY number ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING) AS since

@@ -14,7 +14,6 @@ from collector.job_sources.ingest import JOURNAL, ingest_file, ingest_stream, jo
 from collector.job_sources.joblog import JobLog, Sighting, sightings
 from collector.job_sources.runnerlog import JobFinished, JobNamesImage, JobStarted, parse_line, read_lines
 from collector.model.events import Event, Kind
-from collector.model.names import familiar
 from tests.collector.test_jobs import JOB_A, JOB_B, SERVICE, log, witnessed  # noqa: F401
 from tests.collector.test_translate import CAPTURES
 
@@ -267,19 +266,6 @@ def test_a_name_that_a_job_intends_is_the_image_that_it_meant_then(log: EventLog
     log.append([Event(at + 8 * 10**9, Kind.IMAGE_PULLED, image=ID, reference="soon/pulled:1")])
     ingest_stream(log, [configured(7, 5, "soon/pulled:1")], NOW)
     assert log.query("SELECT image_id FROM job_images WHERE job_id = '5'") == [(ID,)]
-
-
-@pytest.mark.parametrize(
-    ("name", "short"),
-    [
-        ("debian", "debian:latest"),
-        ("docker.io/library/debian:12", "debian:12"),
-        ("127.0.0.1:5000/a", "127.0.0.1:5000/a:latest"),
-        (DIGEST, DIGEST),
-    ],
-)
-def test_names_are_compared_as_docker_shows_them(name: str, short: str) -> None:
-    assert familiar(name) == short
 
 
 def test_the_command_takes_a_pipe_and_tells_its_cursor(log: EventLog) -> None:  # noqa: F811

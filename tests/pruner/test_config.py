@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from collector.model.errors import UsageError
 from pruner.cli import app
 from pruner.policy.file import COMMAND_LINE, KEYS, SECTIONS, load_policy, policy_from, to_json, to_toml
-from pruner.policy.policy import BuildCache, Policy, Space, Volumes, repository
+from pruner.policy.policy import BuildCache, Policy, Space, Volumes
 
 
 def test_a_written_policy_reads_back(tmp_path: Path) -> None:
@@ -131,6 +131,9 @@ def test_space_per_job_scales_with_free_slots() -> None:
     assert Space.parse("2GB/job").of(100e9, job_slots=0) == 2e9
 
 
+DIGEST = "sha256:" + "0" * 64
+
+
 @pytest.mark.parametrize(
     ("entry", "reference", "protected"),
     [
@@ -142,21 +145,22 @@ def test_space_per_job_scales_with_free_slots() -> None:
         ("re:.*-base:.*", "gst-base:1.2", True),
         ("re:base", "gst-base:1.2", False),
         ("mesa", "mesa@sha256:" + "0" * 64, True),
+        ("docker.io/library/debian:12", "debian:12", True),
+        ("docker.io/debian:12", "debian:12", True),
+        ("index.docker.io/library/debian:*", "docker.io/library/debian:12", True),
+        ("docker.io/library/*", "debian:12", True),
+        ("docker.io/library/*", "group/debian:12", False),
+        ("library/debian", "debian:12", True),
+        ("Registry.example.org/Mesa/*:V1", "registry.example.org/mesa/debian:V1", True),
+        ("registry.example.org:5000/*:v1", "registry.example.org:5000/mesa:V1", False),
+        (f"debian:12@{DIGEST}", f"debian@{DIGEST}", True),
+        (f"debian@{DIGEST}", f"debian:12@{DIGEST}", True),
+        ("debian:12", f"debian:12@{DIGEST}", True),
+        ("debian:latest", "debian", True),
+        ("tool:*", "localhost/tool:v1", True),
+        ("localhost/tool:v1", "tool:v1", False),
     ],
 )
 def test_allowlist_entries(entry: str, reference: str, protected: bool) -> None:
     policy = replace(Policy(), allowlist=(entry,))
     assert (policy.protects((reference,)) == entry) is protected
-
-
-@pytest.mark.parametrize(
-    ("reference", "expected"),
-    [
-        ("debian:12", "debian"),
-        ("localhost:5000/debian", "localhost:5000/debian"),
-        ("localhost:5000/debian:12", "localhost:5000/debian"),
-        ("a/b@sha256:" + "0" * 64, "a/b"),
-    ],
-)
-def test_repository(reference: str, expected: str) -> None:
-    assert repository(reference) == expected
