@@ -41,6 +41,8 @@ _LAST_FLUSH_S = 8.0
 _BUSY_RETRY_S = 1.0
 # How far back the engine's memory is asked, to see whether it reaches beyond the last sign of life.
 _LOOK_BACK_NS = 86400 * 10**9
+# At the very first start all that the engine remembers is new. (Engines take a time of 0 for none.)
+_EARLIEST_NS = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +108,15 @@ class Collector:
             self._reader.wake()
 
     def once(self) -> tuple[int, DiskSample]:
-        """One inventory and one sample; how many images there are, and the sample.
+        """What the engine remembers, one inventory and one sample; how many images there are, and the sample.
 
         Raises:
             EngineError, LogError: it could not be taken or stored.
         """
         self._data_root = self._engine.info().data_root
         self._restore()
+        self._note_gap()
+        self._handle(self._engine.buffered_events(self._since_ns(), self._clock.now()))
         self._take_inventory()
         sample = self._sample()
         if not self._writer.flush() and not self._writer.save():
@@ -189,7 +193,6 @@ class Collector:
         if not self._log.exists():
             portrait = {"first": True, **self._self_portrait()}
             self._log.append([Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes=portrait)])
-            self._images.is_first = True
         self._record(*self._log.claim(self._here()))
         self._images.restore(self._log)
         self._translator.learn(names_of(self._images.presence.names()))
@@ -197,7 +200,10 @@ class Collector:
             self._translator.open[container] = OpenContainer(image, began_ns)
         self._anchor_ns, latest_ns = self._log.query(_ANCHOR, [self._log.host])[0]
         self._clock.resume(latest_ns)
-        self._alive_ns = None if self._images.is_first else last_witnessed_ns(self._log)
+        # A collector that was killed before it recorded anything of the engine, a pruner or a job source may have
+        # made the log: the first start is the one that finds nothing of the engine in it.
+        self._alive_ns = last_witnessed_ns(self._log)
+        self._images.is_first = self._alive_ns is None
 
     def _here(self) -> Identity:
         """What this host is recognised by."""
@@ -212,9 +218,7 @@ class Collector:
         """Follow the stream from the last event on; what lies between and is lost becomes a gap."""
         self._info = self._engine.info()
         self._data_root = self._info.data_root
-        # Where the clock was set back meanwhile, the engine has nothing "since" a time still to come.
-        since_ns = None if self._anchor_ns is None else min(self._anchor_ns, self._clock.now())
-        self._reader = reader = Reader(self._engine.stream(since_ns))
+        self._reader = reader = Reader(self._engine.stream(self._since_ns()))
         self._note_gap()
         self._handle_waiting(reader)
         self._take_inventory()
@@ -229,6 +233,12 @@ class Collector:
         notify("READY=1", "STATUS=witnessing " + self._engine.host)
         logger.info("witnessing %s (data root %s)", self._engine.host, self._data_root)
         return reader
+
+    def _since_ns(self) -> int:
+        """From when on the engine is asked for events: the last that is known, else the last sign of life."""
+        known_ns = self._anchor_ns or self._alive_ns or _EARLIEST_NS
+        # Where the clock was set back meanwhile, the engine has nothing "since" a time still to come.
+        return min(known_ns, self._clock.now())
 
     def _note_gap(self) -> None:
         """If the engine's memory does not reach back to the last sign of life, something may be lost."""

@@ -13,7 +13,7 @@ from collector.eventlog.spool import Spool
 from collector.eventlog.sql import sql_list
 from collector.eventlog.writer import spool_path
 from collector.model.errors import LogError
-from collector.model.events import LIVE, WATCHING
+from collector.model.events import LIVE, WATCHING, Source, of_source
 
 if TYPE_CHECKING:
     import duckdb
@@ -91,11 +91,20 @@ class Witness:
         first: when witnessing began; None: it never did.
         last: when the collector last recorded anything.
         gaps: (began, ended) in order; they may overlap.
+        known_from: since when the log knows all that happened, as far as there is no gap: what the engine remembered
+            from before the first start is known, too.
     """
 
     first: float | None = None
     last: float | None = None
     gaps: tuple[tuple[float, float], ...] = ()
+    known_from: float | None = None
+
+    @property
+    def blind_until(self) -> float | None:
+        """The end of the latest gap, the time before the log began being one; None: nothing was ever observed."""
+        ends = [ended for _, ended in self.gaps]
+        return max(ends if self.known_from is None else [*ends, self.known_from], default=None)
 
     def seen(self, since: float, until: float) -> float:
         """Seconds of an interval that were witnessed."""
@@ -129,7 +138,9 @@ def witness(connection: duckdb.DuckDBPyConnection, host: str) -> Witness:
     first, last = connection.execute(_WITNESSED, [host]).fetchall()[0]
     if first is None:
         return Witness()
-    return Witness(first / _NS, last / _NS, tuple(connection.execute(_GAPS, [host]).fetchall()))
+    remembered = connection.execute(_REMEMBERED, [host, first]).fetchall()[0][0]
+    gaps = tuple(connection.execute(_GAPS, [host]).fetchall())
+    return Witness(first / _NS, (last or first) / _NS, gaps, (remembered or first) / _NS)
 
 
 def last_witnessed_ns(log: EventLog) -> int | None:
@@ -236,6 +247,11 @@ SELECT epoch_ns(coalesce(min(time) FILTER (kind IN ({sql_list(LIVE)})), min(time
 FROM event
 WHERE host = ? AND kind IN ({sql_list(WATCHING)}, 'collector_started')
     AND (kind <> 'collector_stopped' OR attributes IS NULL)
+"""
+_REMEMBERED = f"""
+SELECT epoch_ns(min(time)) FROM event
+WHERE host = ? AND time < make_timestamp_ns(?) AND kind IN ({sql_list(of_source(Source.ENGINE))})
+    AND coalesce(attributes ->> '$.inferred', 'false') <> 'true'
 """
 _GAPS = "SELECT epoch_ns(began) / 1e9, epoch_ns(ended) / 1e9 FROM gaps WHERE host = ? ORDER BY began, ended"
 

@@ -176,8 +176,8 @@ class History:
 
     @property
     def blind_until(self) -> float | None:
-        """End of the latest gap; None: there is none."""
-        return max((ended for _, ended in self.witnessed.gaps), default=None)
+        """End of the latest gap, the time before the log began being one; None: nothing was ever observed."""
+        return self.witnessed.blind_until
 
 
 @dataclass(frozen=True, slots=True)

@@ -386,8 +386,9 @@ def warnings(history: History, log: EventLog | None, policy: Policy, now: float)
             f"nothing has been recorded for {format_duration(now - last)}: "
             "is the collector running? Uses since then are known only as far as the engine remembers them"
         )
-    if history.blind_until is not None and now - history.blind_until < policy.min_age:
-        found.append(f"the history has a gap until {format_time(history.blind_until)}")
+    gap = max((ended for _, ended in history.witnessed.gaps), default=None)
+    if gap is not None and now - gap < policy.min_age:
+        found.append(f"the history has a gap until {format_time(gap)}")
     blind = history.witnessed.blind(now - _LOOKED_AT_S, now)
     if blind > _BLIND_SHARE * _LOOKED_AT_S:
         found.append(

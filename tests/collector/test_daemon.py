@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from collector.eventlog.log import EventLog
 from collector.model.errors import EngineError
 from collector.model.events import Event, Kind
 from collector.model.origin import Origin
+from collector.queries.status import witness
 from tests.fake_engine import MIB, FakeEngine
 from tests.waiting import wait_for
 
@@ -179,3 +181,63 @@ def test_an_engine_that_fails_a_listing_is_asked_again_and_nothing_is_lost(watch
     assert images(watched.rows(Kind.IMAGE_LOADED)) == [image]
     assert set(images(watched.rows(Kind.IMAGE_OBSERVED))) == {image}
     assert watched.rows(Kind.GAP) == []
+
+
+def test_the_first_start_takes_what_the_engine_remembers(watched: Watched) -> None:
+    """On a new host an image whose container has just ended is not taken for one that nobody ever used."""
+    engine = watched.engine
+    image = engine.add_image("a:1", verb=None)
+    container = engine.add_container("a:1", state="exited")
+    engine.remove_container(container)
+    remembered = engine.memory[0]["timeNano"]
+    with watched.collecting():
+        wait_for(lambda: watched.rows(Kind.DISK_SAMPLED), "the first sample")
+    assert containers(watched.rows(Kind.CONTAINER_DESTROYED)) == [container]
+    assert watched.log.query("SELECT image_id, evidence FROM last_use") == [(image, "container removed")]
+    assert [row.attributes.get("inferred") for row in watched.rows(Kind.IMAGE_OBSERVED)] == [None]
+    assert watched.rows(Kind.GAP) == []
+    # From then on all is known: the time before is blind, like a gap.
+    with watched.log.reading() as connection:
+        assert witness(connection, watched.log.host).blind_until == remembered / 1e9
+
+
+@pytest.mark.parametrize("before", [[], [Event(1, Kind.PRUNE_STARTED)], [Event(1, Kind.COLLECTOR_STARTED)]])
+def test_a_restart_before_the_first_event_of_the_engine_loses_nothing(watched: Watched, before: list[Event]) -> None:
+    engine = watched.engine
+    image = engine.add_image("a:1", verb=None)
+    watched.log.append(before)
+    with watched.collecting():
+        wait_for(lambda: watched.rows(Kind.DISK_SAMPLED), "the first sample")
+    assert [row.attributes.get("inferred") for row in watched.rows(Kind.IMAGE_OBSERVED)] == [None]
+    first = engine.add_container("a:1", state="exited")
+    engine.remove_container(first)
+    with watched.collecting():
+        wait_for(lambda: watched.rows(Kind.CONTAINER_DESTROYED), "what happened between")
+    assert images(watched.rows(Kind.CONTAINER_CREATED)) == [image]
+    # It has happened while nobody watched, but nothing else has: or else the engine would remember that, too.
+    assert all(row.began_ns is not None and row.time_ns >= row.began_ns for row in watched.rows(Kind.GAP))
+
+
+def test_a_start_without_engine_events_does_not_pass_for_watching(watched: Watched) -> None:
+    """Two days away, and within them a start that came to nothing: the whole of it is a gap."""
+    engine = watched.engine
+    two_days = 2 * 86400 * 10**9
+    began = time.time_ns() - two_days
+    watched.log.append([Event(began, Kind.DISK_SAMPLED, bytes=1)])
+    watched.log.append([Event(began + two_days // 2, Kind.COLLECTOR_STARTED)])
+    watched.log.append([Event(began + two_days - 10**9, Kind.JOB_FINISHED, attributes={"outcome": "success"})])
+    engine.memory.clear()
+    with watched.collecting():
+        wait_for(lambda: watched.rows(Kind.GAP), "the gap")
+    assert [row.began_ns for row in watched.rows(Kind.GAP)] == [began]
+
+
+def test_one_look_takes_what_the_engine_remembers_and_notes_what_it_does_not(watched: Watched) -> None:
+    engine = watched.engine
+    began = time.time_ns() - 3600 * 10**9
+    watched.log.append([Event(began, Kind.DISK_SAMPLED, bytes=1)])
+    engine.add_image("a:1", verb=None)
+    container = engine.add_container("a:1")
+    Collector(engine, watched.log, QUICK).once()
+    assert containers(watched.rows(Kind.CONTAINER_CREATED)) == [container]
+    assert [row.began_ns for row in watched.rows(Kind.GAP)] == [began]
