@@ -4,7 +4,7 @@
 WORKERS ?= 3
 # The tests start our commands hundreds of times: compiled once is enough.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help demo test bench lint reference notebooks sync clean
+.PHONY: help demo test dist bench lint reference notebooks sync clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -18,6 +18,9 @@ demo: sync ## Simulate a year of a real project's CI: prints the table, writes r
 test: sync ## Run all tests, against engines that the tests start themselves (installs Debian packages)
 	@.ci/install-packages || { [ "$$CI" != true ] && echo "make test: tests of what is missing will be skipped"; }
 	@.venv/bin/python -m pytest -n $(WORKERS) --dist worksteal --durations=15
+
+dist: sync ## Build the release into dist/: source, wheels, Debian packages, SBOM, checksums
+	@PYTHONPATH=. .venv/bin/python tools/dist.py
 
 bench: sync ## Measure speed and weight, side by side with others in one run
 	@.venv/bin/python -m bench
@@ -35,4 +38,4 @@ notebooks: sync ## Run the notebooks and write their output into them
 	@PYTHONPATH=. .venv/bin/python tools/notebooks.py
 
 clean: ## Remove what the targets made
-	rm -rf .venv .tools report.html .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .tools dist build report.html .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

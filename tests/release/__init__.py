@@ -1,0 +1,1 @@
+"""What a release consists of, installed where nothing else is."""

@@ -1,0 +1,125 @@
+"""The Debian package under a real systemd: installed, upgraded with a log, not downgraded, purged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine import machine as machines
+from tests.engine.engines import Engine
+from tests.engine.host import Host
+from tests.engine.machine import Machine
+from tests.engine.registry import Registry, base_layer, random_layer
+from tests.needs import cannot_run
+from tools.dist import PROJECT, SUITES, debian_package
+
+pytestmark = pytest.mark.engine
+DOCKER_GID = 990
+MIB = 2**20
+FOUND = "find / -xdev -name 'docker[-_]hindsight*' -not -path '/etc/*' -not -path '/srv/*' -not -path '/root/*'"
+
+
+@pytest.fixture(scope="module")
+def package(state_root: Path) -> Path:
+    """The package for the release that the machines run."""
+    if (reason := machines.unavailable()) is not None:
+        cannot_run(reason)
+    release = dict(line.split("=", 1) for line in (machines.ROOT / "etc/os-release").read_text().splitlines())
+    suite = release["VERSION_CODENAME"]
+    if suite not in SUITES:
+        cannot_run(f"there is no package for {suite}")
+    return debian_package(suite, state_root / "deb")
+
+
+def repacked(package: Path, version: str) -> Path:
+    """The same as another version."""
+    tree = package.parent / f"tree-{version}"
+    subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
+    was = subprocess.run(["dpkg-deb", "--field", package, "Version"], check=True, capture_output=True, text=True)
+    for name in ("control", "preinst"):
+        path = tree / "DEBIAN" / name
+        path.write_text(path.read_text().replace(was.stdout.strip(), version))
+    made = package.parent / f"docker-hindsight_{version}_amd64.deb"
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, made], check=True, capture_output=True)
+    shutil.rmtree(tree)
+    return made
+
+
+@pytest.fixture
+def machine(docker20: Engine, state_root: Path) -> Iterator[Machine]:
+    """A machine with an engine as Debian's package sets it up."""
+    os.chown(docker20.socket, 0, DOCKER_GID)
+    docker20.socket.chmod(0o660)
+    made = Machine(docker20.folder / "machine", None, docker20.folder, docker20.disk.path, state_root)
+    made.run("groupadd", "--system", "--gid", str(DOCKER_GID), "docker")
+    made.run("ln", "-s", "/run/engine/engine.sock", "/run/docker.sock")
+    for unit in ("collector", "pruner"):  # /tmp, where the test's engine has its disk, is hidden from services
+        shown = f"[Service]\nBindReadOnlyPaths={docker20.disk.path}\n"
+        made.write(f"/etc/systemd/system/{unit}.service.d/disk.conf", shown)
+    yield made
+    made.stop()
+
+
+def put(machine: Machine, package: Path) -> str:
+    shutil.copy(package, machine.path("/root"))
+    return f"/root/{package.name}"
+
+
+def test_it_watches_at_once_and_leaves_nothing(
+    machine: Machine, docker20: Engine, registry: Registry, package: Path
+) -> None:
+    assert machine.run("sh", "-c", "command -v gcc cc clang || echo none").strip() == "none"
+    old, newer = repacked(package, "0.0.9-1"), repacked(package, "99.0-1")
+
+    said = machine.run("dpkg", "--install", put(machine, old))
+    assert "sudo systemctl enable --now pruner.timer" in said
+    Host.wait_for(lambda: machine.show("collector.service", "ActiveState") == "active", "the collector")
+    assert machine.run("systemctl", "is-enabled", "collector.service").strip() == "enabled"
+    for unit in ("pruner.timer", "pruner.path"):
+        assert machine.show(unit, "ActiveState") == "inactive"
+        assert machine.run("systemctl", "is-enabled", unit, status=1).strip() == "disabled"
+    image = registry.push_image("ops/kept", "1", [base_layer(), random_layer(7, MIB)])
+    docker20.client().images.pull(image.reference)
+    Host.wait_for(lambda: image.reference in machine.run("collector", "images"), "the image in the log")
+    assert "nothing" in machine.run("pruner", "plan")
+    # The kernel came along: no compiler is needed, and none of the messages about its absence appears.
+    assert "kernel" not in machine.run("analyzer", "demo", "-o", "/root/report.html")
+
+    machine.write("/etc/docker-hindsight/policy.toml", 'threshold = "7%"\n')
+    machine.run("dpkg", "--install", "--force-confold", put(machine, package))
+    assert machine.run("collector", "--version").strip() == f"docker-hindsight {PROJECT['version']}"
+    Host.wait_for(lambda: machine.show("collector.service", "ActiveState") == "active", "the collector, upgraded")
+    assert image.reference in machine.run("collector", "images")
+    assert machine.run("cat", "/etc/docker-hindsight/policy.toml") == 'threshold = "7%"\n'
+    assert machine.show("pruner.timer", "ActiveState") == "inactive"
+
+    machine.run("dpkg", "--install", "--force-confold", put(machine, newer))
+    refused = machine.run("dpkg", "--install", put(machine, package), status=1)
+    assert "its log cannot be read by" in refused
+    assert machine.run("dpkg-query", "--show", "--showformat=${Version}", "docker-hindsight") == "99.0-1"
+
+    machine.run("dpkg", "--purge", "docker-hindsight")
+    for path in (
+        "/var/lib/docker-hindsight",
+        "/etc/docker-hindsight",
+        "/usr/lib/docker-hindsight",
+        "/usr/bin/collector",
+    ):
+        assert not machine.path(path).exists(), path
+    assert "docker-hindsight" not in machine.run("getent", "passwd") + machine.run("getent", "group")
+    assert machine.show("collector.service", "LoadState") == "not-found"
+    assert machine.run("sh", "-c", FOUND) == ""
+
+
+def test_lintian_finds_no_error(package: Path) -> None:
+    if shutil.which("lintian") is None:
+        cannot_run("lintian is not installed: run .ci/install-packages")
+    done = subprocess.run(
+        ["lintian", "--allow-root", "--fail-on", "error", package], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
