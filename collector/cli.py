@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import signal
 import sys
 import time
@@ -371,7 +370,7 @@ def ingest_runner_log(
         typer.echo(ingest.journal_cursor(opened) or "")
         return
     if file == "-":
-        lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace", newline="\n")
+        lines = (raw.decode(errors="replace") for raw, _, _ in ingest.bounded_lines(sys.stdin.buffer))
         found = ingest.ingest_stream(opened, lines, time.time_ns())
     else:
         found = ingest.ingest_file(opened, Path(file))
@@ -390,6 +389,12 @@ def ingest_gitlab(
     ] = None,
     log: LogOption = None,
     limit: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="How many new jobs at most: the newest.")] = 1000,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--allow-plain-http", help="Send the token unencrypted, to another host than this one, if the URL says so."
+        ),
+    ] = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Read which job used which image from a GitLab server: the runner's jobs and their traces.
@@ -399,7 +404,7 @@ def ingest_gitlab(
     from collector.job_sources import gitlab
 
     opened = console.open_log(log)
-    server = gitlab.Server(url, gitlab.read_token(token_file))
+    server = gitlab.Server(url, gitlab.read_token(token_file), insecure=insecure)
     with console.progress("reading jobs") as progress:
         found = gitlab.ingest_gitlab(opened, server, runner, limit, progress)
     _print_ingested(found, output, "jobs")

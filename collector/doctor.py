@@ -14,6 +14,7 @@ from collector.eventlog.log import EventLog
 from collector.machine.disk import sample_disk
 from collector.model.errors import EngineError, HindsightError, LogError
 from collector.model.units import format_bytes, format_count, format_duration
+from collector.model.untrusted import event_time_ns
 from collector.queries.status import DAY_S, status
 
 _STALE_S = 900.0
@@ -113,7 +114,7 @@ def _engine(engine: Engine, *, probe: bool) -> Iterator[Finding]:
 def _memory(engine: Engine) -> Finding:
     """How far back the engine tells events: what a restarted collector can still learn."""
     now_ns = time.time_ns()
-    times = [int(event.get("timeNano") or 0) for event in engine.buffered_events(10**9, now_ns)]
+    times = list(filter(None, map(event_time_ns, engine.buffered_events(10**9, now_ns))))
     reach = format_duration((now_ns - min(times)) / 1e9) if times else "nothing"
     if engine.keeps_events:
         return Finding("memory of events", State.OK, "kept on disk", f"{len(times)} events, back to {reach} ago")

@@ -68,11 +68,12 @@ _OBSERVATIONS = "CREATE OR REPLACE TEMP TABLE observed AS FROM image_observation
 _OBSERVED = """
     SELECT image, epoch_ns(first_observed) AS time,
         local, origin = 'unknown' AS unsure,
-        greatest(coalesce(epoch_us(TRY_CAST(attributes ->> '$.created' AS TIMESTAMP)), 0), 0) * 1000 AS created,
-        CAST(coalesce(TRY_CAST(attributes ->> '$.stored' AS DOUBLE), 0) * 1000000000 AS BIGINT) AS stored,
-        coalesce(CAST(attributes ->> '$.size' AS BIGINT), -1) AS size,
+        CASE WHEN built BETWEEN TIMESTAMP '1970-01-01' AND first_observed + INTERVAL 1 MINUTE
+            THEN epoch_us(built) * 1000 ELSE 0 END AS created,
+        coalesce(TRY_CAST(TRY_CAST(attributes ->> '$.stored' AS DOUBLE) * 1000000000 AS BIGINT), 0) AS stored,
+        coalesce(TRY_CAST(attributes ->> '$.size' AS BIGINT), -1) AS size,
         coalesce(attributes ->> '$.references', '[]') AS refs
-    FROM observed ORDER BY image
+    FROM (SELECT *, TRY_CAST(attributes ->> '$.created' AS TIMESTAMP) AS built FROM observed) ORDER BY image
 """
 # An allowlist may match any name that an image was ever seen with.
 _NAMES = """

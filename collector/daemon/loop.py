@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from collector.daemon.watcher import ImageWatch
 from collector.engine.protocol import Engine
 from collector.engine.stream import Reader, StreamEnded
-from collector.engine.translate import OpenContainer, Translator, names_of
+from collector.engine.translate import HIDEABLE, OpenContainer, Translator, names_of
 from collector.eventlog.identity import Identity, this_machine
 from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
@@ -25,6 +25,7 @@ from collector.machine.wake import Alarm
 from collector.model.errors import EngineError, LogBusyError, LogError
 from collector.model.events import Event, Kind, Source, of_source
 from collector.model.observation import EngineInfo, Usage
+from collector.model.untrusted import event_time_ns
 from collector.queries.status import last_witnessed_ns
 
 if TYPE_CHECKING:
@@ -196,8 +197,9 @@ class Collector:
         self._record(*self._log.claim(self._here()))
         self._images.restore(self._log)
         self._translator.learn(names_of(self._images.presence.names()))
-        for container, image, began_ns in self._log.query(_OPEN_CONTAINERS, [self._log.host]):
-            self._translator.open[container] = OpenContainer(image, began_ns)
+        found = self._log.query(_OPEN_CONTAINERS, [sorted(HIDEABLE), self._log.host])
+        for container, image, began_ns, hidden in found:
+            self._translator.open[container] = OpenContainer(image, began_ns, frozenset(hidden or ()))
         self._anchor_ns, latest_ns = self._log.query(_ANCHOR, [self._log.host])[0]
         self._clock.resume(latest_ns)
         # A collector that was killed before it recorded anything of the engine, a pruner or a job source may have
@@ -247,7 +249,8 @@ class Collector:
             return
         now_ns = self._clock.now()
         since_ns = min(self._anchor_ns or alive_ns, alive_ns - _LOOK_BACK_NS, now_ns)
-        times = [int(event.get("timeNano") or 0) for event in self._engine.buffered_events(since_ns, now_ns)]
+        told = map(event_time_ns, self._engine.buffered_events(since_ns, now_ns))
+        times = [moment for moment in told if 0 < moment <= now_ns]
         if self._anchor_ns in times:
             return
         # What the engine remembers is its latest events, all of them; but times tell no order across a step back.
@@ -264,7 +267,7 @@ class Collector:
         """The engine may have dropped events: take what it still has, and say what is lost."""
         kept = self._engine.buffered_events(began_ns - _LOOK_BACK_NS, self._clock.now())
         self._handle(kept)
-        oldest = min((int(event.get("timeNano") or 0) for event in kept), default=ended_ns)
+        oldest = min(filter(None, map(event_time_ns, kept)), default=ended_ns)
         self._next_inventory = 0.0
         if oldest <= began_ns:
             return
@@ -368,7 +371,8 @@ class Collector:
         for raw in raws:
             self._watchdog.progress()
             for event in self._translator.translate(raw):
-                self._anchor_ns = event.time_ns
+                if event.kind is not Kind.EVENT_UNREADABLE:
+                    self._anchor_ns = event.time_ns
                 self._images.take(event)
                 self._record(event)
 
@@ -469,7 +473,8 @@ FROM event WHERE host = ?
 """
 
 _OPEN_CONTAINERS = """
-SELECT c.container, any_value(image_id), min(epoch_ns(c.time))
+SELECT c.container, any_value(image_id), min(epoch_ns(c.time)),
+    any_value(list_intersect(json_keys(c.attributes -> '$.labels'), ?::VARCHAR[]))
 FROM event AS c LEFT JOIN image USING (image)
 WHERE c.kind = 'container_created' AND c.host = ? AND NOT EXISTS (
     FROM event AS d WHERE d.kind = 'container_destroyed' AND d.container = c.container AND d.host = c.host)

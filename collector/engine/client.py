@@ -6,7 +6,7 @@ answer the same calls differently; what differs is asked of the engine and evene
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +18,12 @@ from typing import Any, TypeVar, cast
 import docker
 import docker.errors
 import requests
+import urllib3
 
 from collector.engine.content import compressed_sizes
 from collector.engine.protocol import EventStream
 from collector.engine.provenance import by_content, by_digests, by_identity, by_manifests
+from collector.engine.translate import read_events
 from collector.model.errors import EngineError, EngineNotFoundError, EngineRefusedError, UnansweredError
 from collector.model.observation import (
     Answers,
@@ -37,12 +39,26 @@ from collector.model.observation import (
 from collector.model.origin import Origin
 from collector.model.paths import DEFAULT_HOST
 from collector.model.times import parse_rfc3339
+from collector.model.untrusted import (
+    cut,
+    event_time_ns,
+    mapping,
+    objects,
+    past_seconds,
+    size,
+    strings,
+    text,
+    texts,
+    whole,
+)
 
 _CONTAINERD_SNAPSHOTTER = "io.containerd.snapshotter.v1"
 _SETTLE_S = 0.5
 _TRIES = 5
 _RETRY_S = 0.1
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 class _Stream:
@@ -74,13 +90,20 @@ class DockerEngine:
         self._client: docker.APIClient | None = None
         self._store: str | None = None
         self._data_root = ""
+        self._unreadable: set[str] = set()
 
     @property
     def api(self) -> docker.APIClient:
         """The connected client. Raises EngineError if there is no engine."""
         if self._client is None:
             with as_engine_error(self.host):
-                self._client = docker.APIClient(base_url=self.host, timeout=cast("int", self._timeout), version="auto")
+                try:
+                    self._client = docker.APIClient(self.host, version="auto", timeout=cast("int", self._timeout))
+                except ValueError as error:
+                    raise EngineError(
+                        f"'{self.host}' is not the address of an engine ({error}): give --host or DOCKER_HOST one "
+                        f"such as {DEFAULT_HOST}"
+                    ) from None
                 # No proxy leads to a socket, but looking for one costs as much as a question does.
                 cast("Any", self._client).trust_env = not self.host.startswith("unix://")
         return self._client
@@ -96,17 +119,19 @@ class DockerEngine:
         with as_engine_error(self.host):
             info = self.api.info()
             version = self.api.version()
-        components = [component.get("Name", "") for component in version.get("Components") or []]
+        components = [text(component.get("Name")) for component in objects(mapping(version).get("Components"))]
         if any("Podman" in name for name in components):
             self._store = "podman"
-        elif any(_CONTAINERD_SNAPSHOTTER in str(value) for _, value in info.get("DriverStatus") or []):
+        elif _CONTAINERD_SNAPSHOTTER in str(mapping(info).get("DriverStatus")):
             self._store = "containerd"
         else:
-            self._store = str(info.get("Driver"))
-        self._data_root = str(info["DockerRootDir"])
+            self._store = str(mapping(info).get("Driver"))
+        self._data_root = text(mapping(info).get("DockerRootDir"))
+        if not self._data_root:
+            raise EngineError(f"what answers at {self.host} is not a container engine: it names no data root")
         # Podman makes up another ID each time.
-        own = None if self._store == "podman" else info.get("ID") or None
-        return EngineInfo(self._data_root, self._store, str(version.get("Version")), own)
+        own = None if self._store == "podman" else text(mapping(info).get("ID")) or None
+        return EngineInfo(self._data_root, self._store, str(mapping(version).get("Version")), own)
 
     @property
     def store(self) -> str:
@@ -127,8 +152,8 @@ class DockerEngine:
         if self.keeps_events:
             return self._stored_events(since_ns, until_ns)
         with as_engine_error(self.host):
-            found = self.api.events(since=_stamp(since_ns), until=_stamp(until_ns), decode=True)
-            return list(found)
+            found = self.api.events(since=_stamp(since_ns), until=_stamp(until_ns), decode=False)
+            return read_events(b"".join(cast("Iterator[bytes]", found)).split(b"\n"))
 
     def _stored_events(self, since_ns: int, until_ns: int) -> list[dict[str, Any]]:
         """Podman's events. It stops to read its file when `until` has passed, wherever it is then: so none is given."""
@@ -140,35 +165,53 @@ class DockerEngine:
                 timeout=self._timeout,
             )
             answer.raise_for_status()
-            found = [json.loads(line) for line in answer.text.splitlines() if line.strip()]
-        return [event for event in found if since_ns <= int(event.get("timeNano") or 0) <= until_ns]
+            found = read_events(answer.content.split(b"\n"))
+        return [event for event in found if since_ns <= event_time_ns(event) <= until_ns]
 
     def images(self) -> list[ListedImage]:
         """All images but intermediate build steps. Raises EngineError."""
         with as_engine_error(self.host):
             rows = _again(self.api.images)
-        return [ListedImage(full_id(row["Id"]), _tags(row), _digests(row), int(row.get("Size") or 0)) for row in rows]
+        return [
+            ListedImage(full_id(text(row["Id"])), _tags(row), _digests(row), size(row.get("Size")))
+            for row in objects(rows)
+            if text(row.get("Id"))
+        ]
 
     def observe(self, listed: ListedImage) -> ImageObservation | None:
-        """All that the engine tells of a listed image; None if it has gone meanwhile."""
+        """All that the engine tells of a listed image; None if it has gone meanwhile.
+
+        Of an image that the engine lists and refuses to show, what the listing tells: one such image must
+        not hide all others.
+        """
         with as_engine_error(self.host):
             try:
                 detail = self._inspect(listed.image)
                 sizes = self._layer_sizes(listed.image)
             except docker.errors.NotFound:
                 return None
-        diff_ids = (detail.get("RootFS") or {}).get("Layers") or []
-        size = max(listed.size, int(detail.get("Size") or 0))
+            except _REFUSED as error:
+                self._report(listed.image, error)
+                return ImageObservation(listed.image, listed.references, listed.digests, None, None, listed.size, ())
+        diff_ids = texts(mapping(detail.get("RootFS")).get("Layers"))
+        total = max(listed.size, size(detail.get("Size")))
         return ImageObservation(
             image=listed.image,
             references=listed.references,
             digests=listed.digests,
-            created=detail.get("Created") or None,
+            created=_build_time(detail),
             stored=_last_tag_time(detail),
-            size=size,
-            layers=self._layers(listed.image, diff_ids, sizes, size),
+            size=total,
+            layers=self._layers(listed.image, diff_ids, sizes, total),
             origin=self._origin(listed, detail),
         )
+
+    def _report(self, image: str, error: Exception) -> None:
+        """Say once that the engine does not show an image."""
+        if image not in self._unreadable:
+            self._unreadable.add(image)
+            why = str(getattr(error, "explanation", None) or error)
+            logger.warning("the engine lists image %s but does not show it (%s): its layers are unknown", image, why)
 
     def origin(self, listed: ListedImage) -> Origin:
         """Where an image can be had again, as the engine's records show now. Raises EngineError."""
@@ -178,6 +221,9 @@ class DockerEngine:
             try:
                 return self._origin(listed, self._inspect(listed.image))
             except docker.errors.NotFound:
+                return Origin.UNKNOWN
+            except _REFUSED as error:
+                self._report(listed.image, error)
                 return Origin.UNKNOWN
 
     def _origin(self, listed: ListedImage, detail: dict[str, Any]) -> Origin:
@@ -210,7 +256,7 @@ class DockerEngine:
         return tuple(replace(layer, bytes=layer.bytes + extra) for layer, extra in zip(unpacked, kept, strict=True))
 
     def _inspect(self, image: str) -> dict[str, Any]:
-        return cast("dict[str, Any]", cast("Any", self.api).inspect_image(image))
+        return mapping(cast("Any", self.api).inspect_image(image))
 
     def _layer_sizes(self, image: str) -> list[int] | None:
         """Bytes of the non-empty history entries, base first; None if the engine can't tell."""
@@ -220,13 +266,13 @@ class DockerEngine:
             raise
         except docker.errors.APIError:
             return None
-        return [int(entry["Size"]) for entry in reversed(history) if entry.get("Size")]
+        return [size(entry.get("Size")) for entry in reversed(objects(history)) if size(entry.get("Size"))]
 
     def resolve(self, reference: str) -> str | None:
         """The ID of the image that a reference means now; None if it means none."""
         with as_engine_error(self.host):
             try:
-                return full_id(self._inspect(reference)["Id"])
+                return _image_id(self._inspect(reference).get("Id"))
             except docker.errors.NotFound:
                 return None
             except docker.errors.APIError as error:
@@ -238,7 +284,7 @@ class DockerEngine:
         """The ID of the image that a container was created from; None if it has gone."""
         with as_engine_error(self.host):
             try:
-                return full_id(self.api.inspect_container(container)["Image"])
+                return _image_id(mapping(self.api.inspect_container(container)).get("Image"))
             except docker.errors.NotFound:
                 return None
 
@@ -269,8 +315,9 @@ class DockerEngine:
                 f"{api.base_url}/v{api.api_version}/system/df", params={"type": "build-cache"}, timeout=self._timeout
             )
             answer.raise_for_status()
-            used = sorted((row["ID"], row.get("LastUsedAt") or "") for row in answer.json().get("BuildCache") or [])
-            return (api.info().get("Images"), *used)
+            rows = objects(mapping(answer.json()).get("BuildCache"))
+            used = sorted((text(row.get("ID")), text(row.get("LastUsedAt"))) for row in rows)
+            return (mapping(api.info()).get("Images"), *used)
 
     def answers(self, image: str) -> Answers:
         """What the engine tells of an image that is there. Raises EngineError."""
@@ -279,7 +326,7 @@ class DockerEngine:
             sizes = self._layer_sizes(image)
         return Answers(
             layer_sizes=bool(sizes),
-            by_manifest=any(digest.endswith(full_id(detail["Id"])) for digest in detail.get("RepoDigests") or []),
+            by_manifest=any(digest.endswith(full_id(text(detail.get("Id")))) for digest in _digests(detail)),
             keeps_content=self.store == "containerd",
             stored=_last_tag_time(detail) is not None,
             origin=self._origin_shown_by(image, detail),
@@ -335,17 +382,20 @@ class DockerEngine:
         """All containers in any state. Raises EngineError."""
         with as_engine_error(self.host):
             rows = _again(lambda: self.api.containers(all=True))
+        now = int(time.time())
         return [
             ListedContainer(
-                container=row["Id"],
-                image=full_id(row["ImageID"]),
-                name=(row.get("Names") or [""])[0].removeprefix("/"),
-                state=row.get("State") or "",
-                created_ns=int(row["Created"]) * 10**9,
-                labels=row.get("Labels") or {},
-                volumes=tuple(mount["Name"] for mount in row.get("Mounts") or [] if mount.get("Name")),
+                container=text(row["Id"]),
+                image=full_id(text(row.get("ImageID"))),
+                name=(*texts(row.get("Names")), "")[0].removeprefix("/"),
+                # One whose state cannot be read is none that has stopped.
+                state=text(row.get("State")),
+                created_ns=(whole(row.get("Created"), 1, now) or now) * 10**9,
+                labels=strings(row.get("Labels")),
+                volumes=tuple(text(mount.get("Name")) for mount in objects(row.get("Mounts")) if mount.get("Name")),
             )
-            for row in rows
+            for row in objects(rows)
+            if text(row.get("Id"))
         ]
 
     def container_detail(self, container: str) -> dict[str, Any] | None:
@@ -359,25 +409,28 @@ class DockerEngine:
     def volumes(self) -> list[dict[str, Any]]:
         """All volumes, as the engine lists them. Raises EngineError."""
         with as_engine_error(self.host):
-            return list(self.api.volumes().get("Volumes") or [])
+            rows = objects(mapping(self.api.volumes()).get("Volumes"))
+        return [row for row in rows if text(row.get("Name"))]
 
     def disk_usage(self) -> dict[str, Any]:
         """What the engine says that each of its things holds; slow on a busy host. Raises EngineError."""
         with as_engine_error(self.host):
-            return self.api.df()
+            return mapping(self.api.df())
 
     def usage(self) -> Usage:
         """What containers, volumes and build cache hold; slow on a busy host. Raises EngineError."""
         with as_engine_error(self.host):
-            usage = _again(self.api.df)
+            usage = mapping(_again(self.api.df))
         return Usage(
-            _sum((row.get("SizeRw") or 0) for row in usage.get("Containers") or []),
-            _sum((row.get("UsageData") or {}).get("Size", 0) for row in usage.get("Volumes") or []),
-            _sum(row.get("Size") or 0 for row in usage.get("BuildCache") or []),
+            sum(size(row.get("SizeRw")) for row in objects(usage.get("Containers"))),
+            sum(size(mapping(row.get("UsageData")).get("Size")) for row in objects(usage.get("Volumes"))),
+            sum(size(row.get("Size")) for row in objects(usage.get("BuildCache"))),
         )
 
 
 _PROBE = "docker-hindsight-doctor"
+# What an engine answers of one thing that it cannot show, or that cannot be read; all others it may.
+_REFUSED = (docker.errors.APIError, ValueError, RecursionError)
 
 
 def _again(listing: Callable[[], T]) -> T:
@@ -411,6 +464,12 @@ def as_engine_error(host: str) -> Iterator[None]:
         raise UnansweredError(f"the engine at {host} did not answer in time: {error}") from error
     except (docker.errors.DockerException, requests.RequestException, OSError) as error:
         raise EngineError(_unreachable(host, error)) from error
+    except urllib3.exceptions.HTTPError as error:
+        raise EngineError(_unreachable(host, error)) from error
+    except (ValueError, RecursionError) as error:
+        raise UnansweredError(
+            f"the engine at {host} gave an answer that cannot be read: {cut(str(error), 200)}"
+        ) from error
 
 
 def _unreachable(host: str, error: Exception) -> str:
@@ -432,19 +491,24 @@ def _stamp(time_ns: int | None) -> Any:
 
 def _tags(row: dict[str, Any]) -> tuple[str, ...]:
     # Some engines list the digests of an image without tags here, too.
-    return tuple(sorted(tag for tag in row.get("RepoTags") or [] if tag != "<none>:<none>" and "@" not in tag))
+    return tuple(sorted(tag for tag in texts(row.get("RepoTags")) if tag != "<none>:<none>" and "@" not in tag))
 
 
 def _digests(row: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(sorted(digest for digest in row.get("RepoDigests") or [] if not digest.startswith("<none>@")))
+    return tuple(sorted(digest for digest in texts(row.get("RepoDigests")) if not digest.startswith("<none>@")))
 
 
 def _last_tag_time(detail: dict[str, Any]) -> float | None:
     """When the engine last gave the image a name; graphdrivers leave it zero for pulled images."""
-    text = (detail.get("Metadata") or {}).get("LastTagTime")
-    seconds = parse_rfc3339(text)
-    return seconds if seconds is not None and seconds > 0 else None
+    seconds = parse_rfc3339(text(mapping(detail.get("Metadata")).get("LastTagTime")))
+    return past_seconds(seconds, time.time()) or None
 
 
-def _sum(sizes: Iterator[int]) -> int:
-    return sum(max(0, size) for size in sizes)
+def _build_time(detail: dict[str, Any]) -> str | None:
+    """When the image was built, as it says; None where it names a time that nobody can have built it at."""
+    said = text(detail.get("Created"))
+    return said if past_seconds(parse_rfc3339(said), time.time()) is not None else None
+
+
+def _image_id(said: object) -> str | None:
+    return full_id(text(said)) if text(said) else None

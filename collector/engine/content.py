@@ -6,10 +6,11 @@ content store is open to root alone; where it may not be read, the sum is spread
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from collector.model.untrusted import mapping, objects, read_object
 
 # The engine's own containerd keeps its content under the data root, the system's at its usual place.
 _OWN = "containerd/daemon/io.containerd.content.v1.content/blobs"
@@ -27,9 +28,9 @@ def compressed_sizes(data_root: str, image: str, diff_ids: Sequence[str]) -> lis
     """
     for blobs in (Path(data_root) / _OWN, _SYSTEM):
         for manifest in _manifests(blobs, image):
-            layers = manifest.get("layers") or []
-            config = _read(blobs, (manifest.get("config") or {}).get("digest"))
-            if config is None or (config.get("rootfs") or {}).get("diff_ids") != list(diff_ids):
+            layers = objects(manifest.get("layers"))
+            config = _read(blobs, mapping(manifest.get("config")).get("digest"))
+            if config is None or mapping(config.get("rootfs")).get("diff_ids") != list(diff_ids):
                 continue
             return [_size(blobs, layer) for layer in layers] if len(layers) == len(diff_ids) else None
     return None
@@ -42,7 +43,7 @@ def _manifests(blobs: Path, digest: str) -> Iterator[dict[str, Any]]:
     if "manifests" not in found:
         yield found
         return
-    for entry in found["manifests"]:
+    for entry in objects(found["manifests"]):
         inner = _read(blobs, entry.get("digest"))
         if inner is not None:
             yield inner
@@ -51,24 +52,21 @@ def _manifests(blobs: Path, digest: str) -> Iterator[dict[str, Any]]:
 def _size(blobs: Path, layer: dict[str, Any]) -> int:
     """What the layer's content takes: nothing where it is not kept."""
     try:
-        return _path(blobs, layer["digest"]).stat().st_size
-    except OSError:
+        return _path(blobs, layer.get("digest")).stat().st_size
+    except (OSError, ValueError):
         return 0
 
 
 def _read(blobs: Path, digest: Any) -> dict[str, Any] | None:
     try:
-        path = _path(blobs, str(digest))
-        if path.stat().st_size > _MOST_BYTES:
-            return None
-        found = json.loads(path.read_bytes())
+        path = _path(blobs, digest)
+        return None if path.stat().st_size > _MOST_BYTES else read_object(path.read_bytes())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
 
 
-def _path(blobs: Path, digest: str) -> Path:
-    algorithm, _, digits = digest.partition(":")
+def _path(blobs: Path, digest: object) -> Path:
+    algorithm, _, digits = str(digest).partition(":")
     if not (algorithm.isalnum() and digits.isalnum()):
-        raise ValueError(f"'{digest}' is no digest")
+        raise ValueError(f"'{digest}' is not a digest")
     return blobs / algorithm / digits

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from collector.engine.bolt import BoltError, read_buckets
 from collector.model.origin import Origin
+from collector.model.untrusted import mapping, objects, read_object
 
 # The engine's own containerd keeps its metadata under the data root, the system's at its usual place.
 _OWN = "containerd/daemon/io.containerd.metadata.v1.bolt/meta.db"
@@ -41,7 +41,7 @@ def by_digests(digests: Iterable[str]) -> Origin:
 
 def by_identity(detail: Mapping[str, Any]) -> Origin:
     """Of an image as the engine's inspection tells it; UNKNOWN where it does not."""
-    identity = detail.get("Identity") or {}
+    identity = mapping(detail.get("Identity"))
     if identity.get("Pull"):
         return Origin.REGISTRY
     return Origin.LOCAL if identity.get("Build") else Origin.UNKNOWN
@@ -79,12 +79,13 @@ def by_manifests(data_root: str, image: str) -> Origin:
     try:
         folders = [folder / digits for folder in Path(data_root).glob("*-images")]
         files = [file for folder in folders if folder.is_dir() for file in folder.iterdir() if _is_manifest(file.name)]
-        manifests = [json.loads(file.read_bytes()) for file in files if file.stat().st_size <= _MOST_BYTES]
+        manifests = [read_object(file.read_bytes()) for file in files if file.stat().st_size <= _MOST_BYTES]
     except (OSError, ValueError):
         return Origin.UNKNOWN
-    if not manifests:
-        return Origin.UNKNOWN
-    return Origin.PACKED if any(map(_is_packed, manifests)) else Origin.LOCAL
+    readable = [one for one in manifests if one is not None and isinstance(one.get("layers", []), list)]
+    if any(map(_is_packed, readable)):
+        return Origin.PACKED
+    return Origin.LOCAL if readable and len(readable) == len(manifests) else Origin.UNKNOWN
 
 
 def _is_manifest(name: str) -> bool:
@@ -97,12 +98,10 @@ def _is_manifest(name: str) -> bool:
     return name == "manifest" or name.startswith("manifest-sha")
 
 
-def _is_packed(manifest: Any) -> bool:
+def _is_packed(manifest: Mapping[str, Any]) -> bool:
     """Whether its layers are compressed, as registries hold them."""
-    if not isinstance(manifest, dict):
-        return False
     if "fsLayers" in manifest:
         return True  # of the first schema, which nothing makes any more
-    layers = manifest.get("layers") or []
+    layers = objects(manifest.get("layers"))
     packed = [str(layer.get("mediaType")).endswith(("gzip", "zstd")) for layer in layers]
     return bool(packed) and all(packed)

@@ -6,8 +6,6 @@ chunks into a queue; whatever takes time happens on the other side of it.
 
 from __future__ import annotations
 
-import json
-import logging
 import queue
 import threading
 import time
@@ -15,15 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from collector.engine.protocol import EventStream
+from collector.engine.translate import read_events
 from collector.model.errors import EngineError
-
-logger = logging.getLogger(__name__)
-
+from collector.model.untrusted import event_time_ns, read_object
 
 # Docker queues this many events for a reader that does not read; each one beyond it is dropped unsaid.
 _ENGINE_QUEUE = 1000
 # Events come some milliseconds after they happen. Later ones have waited, for us.
 _LATE_NS = 2 * 10**9
+# An event whose line is longer is not waited for: an engine that ends no line must not fill the memory.
+_MOST_LINE = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ class Reader:
     def __init__(self, stream: EventStream) -> None:
         self._stream = stream
         self._chunks: queue.SimpleQueue[tuple[int, bytes] | StreamEnded] = queue.SimpleQueue()
-        self._rest = b""
+        self._rest = bytearray()
         self.lateness = Lateness(time.time_ns())
         self._thread = threading.Thread(target=self._drain, name="event-reader", daemon=True)
         self._thread.start()
@@ -93,7 +92,7 @@ class Reader:
         arrived_ns, chunk = found
         events = self._take(chunk)
         for event in events:
-            self.lateness.note(int(event.get("timeNano") or 0), arrived_ns)
+            self.lateness.note(event_time_ns(event), arrived_ns)
         return events
 
     def wake(self) -> None:
@@ -110,13 +109,19 @@ class Reader:
         self._thread.join(timeout=5)
 
     def _take(self, chunk: bytes) -> list[dict[str, Any]]:
-        lines = (self._rest + chunk).split(b"\n")
-        self._rest = lines.pop()
-        if self._rest.endswith(b"}") and (event := _parse(self._rest)) is not None:
+        *lines, rest = chunk.split(b"\n")
+        if lines:
+            lines[0] = bytes(self._rest) + lines[0]
+            self._rest.clear()
+        self._rest += rest
+        if rest.endswith(b"}") and (event := read_object(bytes(self._rest))) is not None:
             # Not every engine ends an event with a line end at once.
-            self._rest = b""
-            return [*_events(lines), event]
-        return _events(lines)
+            self._rest.clear()
+            return [*read_events(lines), event]
+        if len(self._rest) > _MOST_LINE:
+            lines.append(bytes(self._rest))
+            self._rest.clear()
+        return read_events(lines)
 
     def _drain(self) -> None:
         reason = "the engine closed the event stream"
@@ -126,19 +131,3 @@ class Reader:
         except EngineError as error:
             reason = str(error)
         self._chunks.put(StreamEnded(reason, time.time_ns()))
-
-
-def _events(lines: list[bytes]) -> list[dict[str, Any]]:
-    found = [(_parse(line), line) for line in lines if line.strip()]
-    for event, line in found:
-        if event is None:
-            logger.warning("unreadable event of %d bytes skipped", len(line))
-    return [event for event, _ in found if event is not None]
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) else None

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from collector.model.events import Event, Kind
+from collector.model.jobs import JOB_LABELS
 from collector.model.observation import ListedContainer, full_id
+from collector.model.untrusted import clean, cut, event_time_ns, labels, mapping, read_json, text, whole
+
+logger = logging.getLogger(__name__)
 
 _HEX_DIGITS = 64
 _RECENT = 4096
+_MOST_RAW = 8192
+_EXIT_CODES = (-(2**31), 2**32 - 1)  # Linux has 0 to 255, Windows 32 bits
 
 # Podman's verbs stand beside Docker's. `commit` is a container event that names the new image.
 CONTAINER_VERBS = {
@@ -34,8 +43,14 @@ IMAGE_VERBS = {
     "build": Kind.IMAGE_BUILT,
     "push": Kind.IMAGE_PUSHED,
 }
-# Attributes of a container event that are not labels.
-_NOT_LABELS = frozenset({"image", "name", "exitCode", "execDuration", "signal", "containerExitCode", "podId"})
+# What an engine says itself of every container event, over a label of the same name; all else that an event
+# of a creation bears are labels. Of other events a label hides what the engine says: Docker lets it.
+_ENGINE_SAYS = frozenset({"image", "name"})
+HIDEABLE = frozenset({"exitCode", "imageID", "imageRef"})
+_VERBS = {"image": frozenset(IMAGE_VERBS), "container": frozenset({*CONTAINER_VERBS, "commit"})}
+# The key under which the reader hands on a line of the stream that is no event, with what is wrong with it.
+UNREADABLE = "unreadable"
+_MOST_REPORTED = 20
 
 
 class Lookups(Protocol):
@@ -50,10 +65,17 @@ class Lookups(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OpenContainer:
-    """A container that exists, as far as witnessed."""
+    """A container that exists, as far as witnessed.
+
+    Attributes:
+        image: the image ID that it was created from.
+        began_ns: when it was created, UTC nanoseconds.
+        hidden: what the engine says of it and its labels hide.
+    """
 
     image: str | None
     began_ns: int
+    hidden: frozenset[str] = frozenset()
 
 
 class Translator:
@@ -71,36 +93,69 @@ class Translator:
         self._names: dict[str, str] = {}
         self.open: dict[str, OpenContainer] = {}
         self._recent: dict[tuple[int, str], None] = {}
+        self._reported: set[str] = set()
 
     def learn(self, names: Mapping[str, str]) -> None:
         """Take what names mean from an inventory: reference or digest to image ID."""
         self._names = dict(names)
 
     def translate(self, raw: Mapping[str, Any]) -> list[Event]:
-        """The events that one raw event of the engine stands for, none if it does not concern us."""
-        kind_of = {"image": self._image_event, "container": self._container_event}.get(str(raw.get("Type")))
-        actor = raw.get("Actor") or {}
-        time_ns = int(raw.get("timeNano") or int(raw.get("time") or 0) * 10**9)
-        if kind_of is None or not time_ns:
+        """The events that one raw event of the engine stands for, none if it does not concern us.
+
+        One that cannot be read comes back as it is, as an event of the kind `EVENT_UNREADABLE`.
+        """
+        try:
+            if unreadable := raw.get(UNREADABLE):
+                raise ValueError(str(unreadable))  # noqa: TRY301 - one way for all that cannot be read
+            return self._translate(raw)
+        except Exception as error:  # noqa: BLE001 - an event of any shape must not end who watches for all others
+            return [self._unreadable(raw, error)]
+
+    def _translate(self, raw: Mapping[str, Any]) -> list[Event]:
+        kind = text(raw.get("Type"))
+        kind_of = {"image": self._image_event, "container": self._container_event}.get(kind)
+        if kind_of is None:
             return []
-        action = str(raw.get("Action") or raw.get("status") or "")
-        attributes = dict(actor.get("Attributes") or {})
-        identity = f"{raw['Type']} {action} {actor.get('ID', '')} {attributes.get('name', '')}"
+        actor = mapping(raw.get("Actor"))
+        action = text(raw.get("Action") or raw.get("status"))
+        if action not in _VERBS[kind]:
+            return []
+        time_ns = event_time_ns(raw)
+        if not time_ns:
+            raise ValueError("no time")
+        attributes = {str(key): value for key, value in mapping(actor.get("Attributes")).items()}
+        who = text(actor.get("ID"))
+        identity = f"{kind} {action} {who} {text(attributes.get('name'))}"
         if self._told_before(time_ns, identity):
             return []
-        event = kind_of(time_ns, action, str(actor.get("ID") or ""), attributes, identity)
+        event = kind_of(time_ns, action, who, attributes, identity)
         return [event] if event else []
+
+    def _unreadable(self, raw: Mapping[str, Any], error: Exception) -> Event:
+        """An event as the engine told it; its like is logged once."""
+        reason = f"{type(error).__name__}: {cut(clean(str(error)), 200)}"
+        if len(self._reported) < _MOST_REPORTED and reason not in self._reported:
+            self._reported.add(reason)
+            logger.warning("an event of the engine cannot be read and is stored as it is (%s)", reason)
+        said = clean(json.dumps(dict(raw), default=str, sort_keys=True))
+        return Event(
+            event_time_ns(raw) or time.time_ns(),
+            Kind.EVENT_UNREADABLE,
+            attributes={"raw": cut(said, _MOST_RAW), "error": reason},
+            identity=f"unreadable {said}",
+        )
 
     def reconcile(self, listed: list[ListedContainer], now_ns: int) -> list[Event]:
         """What a listing of containers shows that events did not: marked as inferred."""
         events = []
         for row in listed:
             known = self.open.get(row.container)
+            hidden = HIDEABLE.intersection(row.labels)
             if known is None:
-                self.open[row.container] = OpenContainer(row.image, row.created_ns)
+                self.open[row.container] = OpenContainer(row.image, row.created_ns, hidden)
                 events.append(_inferred_creation(row))
-            elif known.image is None:
-                self.open[row.container] = OpenContainer(row.image, known.began_ns)
+            elif known.image is None or hidden != known.hidden:
+                self.open[row.container] = OpenContainer(known.image or row.image, known.began_ns, hidden)
         existing = {row.container for row in listed}
         for container in [container for container in self.open if container not in existing]:
             gone = self.open.pop(container)
@@ -126,12 +181,10 @@ class Translator:
         return False
 
     def _image_event(
-        self, time_ns: int, action: str, actor: str, attributes: dict[str, str], identity: str
+        self, time_ns: int, action: str, actor: str, attributes: dict[str, Any], identity: str
     ) -> Event | None:
-        kind = IMAGE_VERBS.get(action)
-        if kind is None:
-            return None
-        name = attributes.get("name")
+        kind = IMAGE_VERBS[action]
+        name = text(attributes.get("name")) or None
         if not actor and name is not None and _is_id(name):
             actor = name  # Podman names what it has built so
         if kind in {Kind.IMAGE_PULLED, Kind.IMAGE_PUSHED}:
@@ -148,29 +201,29 @@ class Translator:
         return Event(time_ns, kind, image=image, reference=reference, identity=identity)
 
     def _container_event(
-        self, time_ns: int, action: str, actor: str, attributes: dict[str, str], identity: str
+        self, time_ns: int, action: str, actor: str, attributes: dict[str, Any], identity: str
     ) -> Event | None:
-        if action == "commit":
-            return _commit(time_ns, actor, attributes, identity)
-        kind = CONTAINER_VERBS.get(action)
-        if kind is None:
-            return None
-        asked = attributes.get("image")
         known = self.open.get(actor)
+        if action == "commit":
+            # Whose labels are not known may have any.
+            return _commit(time_ns, actor, attributes, identity, HIDEABLE if known is None else known.hidden)
+        kind = CONTAINER_VERBS[action]
+        asked = text(attributes.get("image")) or None
         first = known is None
         if known is None:
             image = self._image_of(actor, asked)
-            known = OpenContainer(image, time_ns)
+            creation = kind is Kind.CONTAINER_CREATED
+            known = OpenContainer(image, time_ns, HIDEABLE.intersection(attributes) if creation else frozenset())
             if kind is not Kind.CONTAINER_DESTROYED:
                 self.open[actor] = known
         elif kind is Kind.CONTAINER_CREATED:
             return None  # a listing was quicker; its inferred event stands
         facts: dict[str, Any] = {}
         if first:
-            facts["labels"] = {key: value for key, value in attributes.items() if key not in _NOT_LABELS}
-            facts["name"] = attributes.get("name")
-        if exit_code := attributes.get("exitCode") or attributes.get("containerExitCode"):
-            facts["exit_code"] = int(exit_code)
+            facts = _creation_facts(attributes)
+        exit_code = _exit_code(attributes, known.hidden) if kind is Kind.CONTAINER_DIED else None
+        if exit_code is not None:
+            facts["exit_code"] = exit_code
         began = None
         if kind is Kind.CONTAINER_DESTROYED:
             began = None if first else known.began_ns
@@ -197,6 +250,24 @@ class Translator:
         return self._lookups.resolve(reference) or self._names.get(reference)
 
 
+def read_events(lines: Iterable[bytes]) -> list[dict[str, Any]]:
+    """The events of an engine's lines of JSON; what is none is handed on under `UNREADABLE`."""
+    found = []
+    for line in lines:
+        if not line.strip():
+            continue
+        try:
+            event = read_json(line)
+        except ValueError as error:
+            event = None
+            wrong = str(error)
+        else:
+            wrong = "not a JSON object"
+        told = {UNREADABLE: wrong, "line": line[:_MOST_RAW].decode(errors="replace"), "bytes": len(line)}
+        found.append(event if isinstance(event, dict) else told)
+    return found
+
+
 def names_of(rows: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     """Every name to its image ID, from image IDs to their names."""
     return {name: image for image, names in rows.items() for name in names}
@@ -207,15 +278,37 @@ def _is_id(text: str) -> bool:
     return len(digits) == _HEX_DIGITS and all(digit in "0123456789abcdef" for digit in digits)
 
 
-def _commit(time_ns: int, container: str, attributes: dict[str, str], identity: str) -> Event | None:
-    image = attributes.get("imageID")
-    if not image:
+def _creation_facts(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The labels and the name of a container."""
+    known = {key: value for key, value in attributes.items() if key not in _ENGINE_SAYS}
+    return {**kept_labels(known), "name": text(attributes.get("name")) or None}
+
+
+def kept_labels(told: Mapping[str, str]) -> dict[str, Any]:
+    """Labels as the log keeps them, and how many there are where some are left out."""
+    kept = labels(dict(told), (*JOB_LABELS, *sorted(HIDEABLE)))
+    return {"labels": kept, **({"labels_in_all": len(told)} if len(told) > len(kept) else {})}
+
+
+def _exit_code(attributes: Mapping[str, Any], hidden: frozenset[str]) -> int | None:
+    """How a container ended, as the engine says it; None where a label hides that."""
+    if "exitCode" in hidden:
         return None
+    # Podman's own word, of which it lets no label be the source; Docker always says the other.
+    return whole(attributes.get("exitCode", attributes.get("containerExitCode")), *_EXIT_CODES)
+
+
+def _commit(
+    time_ns: int, container: str, attributes: Mapping[str, Any], identity: str, hidden: frozenset[str]
+) -> Event:
+    """A commit; which image it made is left to the next listing where labels may hide it."""
+    image = "" if "imageID" in hidden else text(attributes.get("imageID"))
+    reference = "" if "imageRef" in hidden else text(attributes.get("imageRef"))
     return Event(
         time_ns,
         Kind.IMAGE_BUILT,
-        image=full_id(image),
-        reference=attributes.get("imageRef") or None,
+        image=full_id(image) if image and _is_id(image) else None,
+        reference=reference or None,
         container=container,
         attributes={"by": "commit"},
         identity=identity,
@@ -228,5 +321,5 @@ def _inferred_creation(row: ListedContainer) -> Event:
         Kind.CONTAINER_CREATED,
         image=row.image,
         container=row.container,
-        attributes={"labels": row.labels, "name": row.name, "inferred": True},
+        attributes={**kept_labels(row.labels), "name": row.name, "inferred": True},
     )

@@ -6,23 +6,33 @@ is an extra.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlunsplit
 
 from collector.eventlog.log import EventLog
 from collector.job_sources.ingest import Ingested, store
 from collector.job_sources.joblog import SightingsReader
 from collector.job_sources.runnerlog import JobFact, JobFinished, JobNamesImage, JobStarted
 from collector.model.errors import HindsightError, UsageError
-from collector.model.jobs import Job
+from collector.model.jobs import Job, project_of
 from collector.model.times import parse_rfc3339_ns
+from collector.model.untrusted import (
+    MOST_SECONDS,
+    amount,
+    cut,
+    mapping,
+    read_object,
+    split_url,
+    text,
+    whole,
+)
 
 if TYPE_CHECKING:
     from gitlab import Gitlab
@@ -35,6 +45,7 @@ _TIMEOUT_S = 60.0
 _UNFINISHED = frozenset({"created", "pending", "running", "canceling", "waiting_for_resource", "preparing"})
 _NO_TRACE = frozenset({403, 404, 410})
 _LONGEST_LINE = 65536
+_MOST_BODY = 8 * 2**20
 
 
 class GitLabError(HindsightError):
@@ -69,15 +80,21 @@ class Server:
         url: its address.
         token: with scope `read_api`; it is sent to the server and goes nowhere else.
         retries: how often a request is tried again after a rate limit or a server's fault.
+        insecure: whether the token may be sent unencrypted over a network.
 
     Raises:
-        UsageError: python-gitlab is not installed, or the address is none.
+        UsageError: python-gitlab is not installed, or the address is none, or a token sent there can be read by all.
     """
 
-    def __init__(self, url: str, token: str, retries: int = 6) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+    def __init__(self, url: str, token: str, retries: int = 6, *, insecure: bool = False) -> None:
+        parts = split_url(url)
+        if parts is None or parts.scheme not in {"http", "https"} or _origin(url) is None:
             raise UsageError("--url must be an address such as https://gitlab.example.org")
+        if parts.scheme == "http" and not insecure and not _is_loopback(parts):
+            raise UsageError(
+                "--url: over http:// everybody on the way can read the token: take https://, "
+                "or give --allow-plain-http if the network is yours alone"
+            )
         # Whatever the address carries besides must not get into messages.
         self.url = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
         self._retries = retries
@@ -94,7 +111,10 @@ class Server:
                 max_retries=self._retries,
             )
             for job in listed:
-                if int(job["id"]) <= after or len(found) >= limit:
+                number = whole(mapping(job).get("id"), 1)
+                if number is None:
+                    continue
+                if number <= after or len(found) >= limit:
                     break
                 found.append(job)
         return found[::-1]
@@ -102,7 +122,7 @@ class Server:
     def job(self, project: int, job: int) -> Mapping[str, Any] | None:
         """One job; None if it has gone. Raises GitLabError."""
         found = self._get(f"/projects/{project}/jobs/{job}", f"job {job}")
-        return None if found is None else dict(found.json())
+        return None if found is None else read_object(_body(found, f"job {job}"))
 
     def trace(self, project: int, job: int) -> Iterator[str] | None:
         """The lines of a job's trace; None if it was erased, has expired or may not be read. Raises GitLabError."""
@@ -138,6 +158,11 @@ class Server:
 
         try:
             yield
+        except _ElsewhereError as error:
+            raise GitLabError(
+                f"{self.url} leads to {error} for {what}, and the token is not sent there: "
+                "give the address that the server has itself with --url"
+            ) from None
         except GitlabAuthenticationError:
             raise GitLabError(
                 f"{self.url} refuses the token: give one that is valid and has the scope read_api"
@@ -147,7 +172,7 @@ class Server:
             raise GitLabError(
                 f"{self.url} answered {code} for {what}: see that it exists and the token may read it"
             ) from None
-        except (requests.RequestException, OSError, ValueError) as error:
+        except (requests.RequestException, OSError, ValueError, RecursionError) as error:
             raise GitLabError(
                 f"{self.url} cannot be reached for {what} ({type(error).__name__}): try again later"
             ) from None
@@ -158,7 +183,60 @@ def _client(url: str, token: str) -> Gitlab:
         from gitlab import Gitlab  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
         raise UsageError("python-gitlab is not installed: install docker-hindsight[gitlab]") from None
-    return Gitlab(url, private_token=token, timeout=_TIMEOUT_S, retry_transient_errors=True)
+    return Gitlab(url, private_token=token, timeout=_TIMEOUT_S, retry_transient_errors=True, session=_session(url))
+
+
+class _ElsewhereError(Exception):
+    """A server wants a request to go to another one; the message is where to."""
+
+
+def _session(url: str) -> Any:
+    """A session that sends requests to one scheme, host and port only, whatever redirects and links say."""
+    import requests  # noqa: PLC0415 - comes with the extra
+
+    class OneServer(requests.Session):
+        """Every request, also one that follows a redirect or a link to a next page, goes through `send`."""
+
+        def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+            if _origin(request.url) != _origin(url):
+                raise _ElsewhereError(_shown_origin(request.url))
+            return super().send(request, **options)
+
+    return OneServer()
+
+
+def _origin(address: object) -> tuple[str, str, int] | None:
+    """Scheme, host and port of an address; None if it is none."""
+    parts = split_url(address)
+    try:
+        host, port = (parts.hostname, parts.port) if parts else (None, None)
+    except ValueError:
+        return None
+    return (parts.scheme, host, port or (443 if parts.scheme == "https" else 80)) if parts and host else None
+
+
+def _shown_origin(address: object) -> str:
+    """An address for a message: without what may be secret in its path or query."""
+    found = _origin(address)
+    return "an address that is none" if found is None else cut("{}://{}:{}".format(*found), 200)
+
+
+def _is_loopback(parts: SplitResult) -> bool:
+    host = parts.hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _body(response: Any, what: str) -> bytes:
+    """A small answer. Raises GitLabError where it is not small."""
+    found = b""
+    for chunk in response.iter_content(_LONGEST_LINE):
+        found += chunk
+        if len(found) > _MOST_BODY:
+            raise GitLabError(f"the answer for {what} has more than {_MOST_BODY:,} bytes: that is no job of GitLab")
+    return found
 
 
 def ingest_gitlab(
@@ -184,20 +262,19 @@ def ingest_gitlab(
         LogError: the log cannot be appended to.
     """
     source = f"gitlab {server.url} runner {runner}"
-    known = json.loads(log.position(source) or "{}")
-    last, unfinished = int(known.get("last", 0)), [tuple(entry) for entry in known.get("unfinished", [])]
+    known = read_object(log.position(source) or "{}") or {}
+    last = whole(known.get("last")) or 0
+    unfinished = _pairs(known.get("unfinished"))
     fresh = server.jobs(runner, last, limit)
     waiting = [job for project, number in unfinished if (job := server.job(project, number)) is not None]
-    total = Ingested()
-    pending = {int(job["id"]): int(job["project"]["id"]) for job in waiting if "project" in job}
-    pending |= {int(number): int(project) for project, number in unfinished}
-    queue = [*waiting, *fresh]
+    pending = {number: project for project, number in unfinished}
+    queue = [entry for entry in (*waiting, *fresh) if _project(entry, pending) is not None]
+    total = Ingested(missing=len(waiting) + len(fresh) - len(queue))
     for first in range(0, len(queue), _BATCH):
         told: list[JobFact] = []
         missing = 0
         for entry in queue[first : first + _BATCH]:
-            number = int(entry["id"])
-            project = pending.get(number) or int(entry["project"]["id"])
+            number, project = whole(entry["id"]) or 0, _project(entry, pending) or 0
             facts, traced = _facts(server, entry, project)
             told += facts
             missing += not traced
@@ -215,46 +292,54 @@ def ingest_gitlab(
     return total
 
 
+def _pairs(value: Any) -> list[tuple[int, int]]:
+    """Of each job that had not ended its project and its number."""
+    rows = value if isinstance(value, list) else []
+    found = [(whole(row[0]), whole(row[1])) for row in rows if isinstance(row, list) and len(row) == len(("of", "job"))]
+    return [(project, number) for project, number in found if project is not None and number is not None]
+
+
+def _project(entry: Mapping[str, Any], pending: Mapping[int, int]) -> int | None:
+    """The project of a job; None where the server does not say it."""
+    number = whole(entry.get("id"), 1)
+    if number is None:
+        return None
+    return pending.get(number) or whole(mapping(entry.get("project")).get("id"), 1)
+
+
 def _facts(server: Server, entry: Mapping[str, Any], project: int) -> tuple[list[JobFact], bool]:
     """What a job and its trace tell, and whether there was a trace."""
     job = _job(entry, project)
-    started = parse_rfc3339_ns(entry.get("started_at")) or parse_rfc3339_ns(entry.get("created_at"))
+    started = parse_rfc3339_ns(text(entry.get("started_at"))) or parse_rfc3339_ns(text(entry.get("created_at")))
     if started is None:
         return [], True
     told: list[JobFact] = [JobStarted(job, started)]
-    lines = server.trace(project, int(entry["id"]))
+    lines = server.trace(project, whole(entry["id"]) or 0)
     if lines is not None:
         reader = SightingsReader()
         for line in lines:
             reader.read(line)
         told += [JobNamesImage(job, started, seen) for seen in reader.sightings()]
-    finished = parse_rfc3339_ns(entry.get("finished_at"))
+    finished = parse_rfc3339_ns(text(entry.get("finished_at")))
     if finished is not None:
-        seconds = entry.get("duration")
-        outcome = str(entry.get("failure_reason") or entry.get("status") or "").replace("_", " ")
-        told.append(JobFinished(job, finished, outcome or None, None if seconds is None else float(seconds)))
+        outcome = text(entry.get("failure_reason") or entry.get("status")).replace("_", " ")
+        told.append(JobFinished(job, finished, outcome or None, amount(entry.get("duration"), MOST_SECONDS)))
     return told, lines is not None
 
 
 def _job(entry: Mapping[str, Any], project: int) -> Job:
-    url = entry.get("web_url")
-    path = (entry.get("project") or {}).get("path_with_namespace")
-    if path is None and url:
-        path = re.split(r"(?:/-)?/jobs/\d+$", urlsplit(str(url)).path.strip("/"))[0]
+    url, pipeline = text(entry.get("web_url")), mapping(entry.get("pipeline"))
+    number = whole(pipeline.get("id"))
     return Job(
         "gitlab",
-        str(entry["id"]),
+        str(whole(entry["id"])),
         str(project),
-        path,
-        _text((entry.get("pipeline") or {}).get("id")),
-        _text(entry.get("ref")),
-        _text((entry.get("commit") or {}).get("id") or (entry.get("pipeline") or {}).get("sha")),
-        _text(url),
+        text(mapping(entry.get("project")).get("path_with_namespace")) or project_of(url),
+        None if number is None else str(number),
+        text(entry.get("ref")) or None,
+        text(mapping(entry.get("commit")).get("id")) or text(pipeline.get("sha")) or None,
+        url or None,
         None,
-        _text((entry.get("runner_manager") or {}).get("system_id")),
-        _text(entry.get("name")),
+        text(mapping(entry.get("runner_manager")).get("system_id")) or None,
+        text(entry.get("name")) or None,
     )
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)

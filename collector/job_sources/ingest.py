@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -14,6 +15,7 @@ from typing import IO, Any
 from collector.eventlog.log import EventLog
 from collector.job_sources.joblog import Sighting
 from collector.job_sources.runnerlog import (
+    MOST_LINE,
     SOURCE,
     JobFact,
     JobFinished,
@@ -27,10 +29,13 @@ from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
 from collector.model.jobs import JOB_FIELDS, Job
 from collector.model.references import familiar
+from collector.model.untrusted import clean, past_ns, read_object, whole
 
 JOURNAL = "gitlab-runner journal"
 _BATCH = 20_000
 _HEAD = 1024
+# Four bytes a character at most.
+_MOST_LINE_BYTES = 4 * MOST_LINE
 # A name that meant nothing when a job asked for it means what is pulled under it soon after.
 _PULL_NS = 3600 * 10**9
 
@@ -79,13 +84,13 @@ def ingest_stream(log: EventLog, lines: Iterable[str], assumed_ns: int) -> Inges
     Raises:
         LogError: the log cannot be appended to.
     """
-    known = json.loads(log.position(JOURNAL) or "{}")
-    before = known.get("time_ns") or 0
+    known = _position(log, JOURNAL)
+    before = past_ns(known.get("time_ns"), time.time_ns()) or 0
     reader = RunnerLog(known.get("jobs"))
     source = iter(lines)
     total = Ingested()
     while batch := list(islice(source, _BATCH)):
-        entries = [line for line in map(parse_line, batch) if line is not None]
+        entries = [_timely(line) for line in map(parse_line, batch) if line is not None]
         told = [reader.read(line) for line in entries if line.cursor is None or (line.time_ns or 0) >= before]
         position = _journal_position(entries, reader)
         mark = None if position is None else (JOURNAL, position)
@@ -103,8 +108,8 @@ def ingest_file(log: EventLog, path: Path) -> Ingested:
         UsageError: the file cannot be read.
         LogError: the log cannot be appended to.
     """
-    source = f"gitlab-runner log {path.resolve()}"
-    known = json.loads(log.position(source) or "{}")
+    source = clean(f"gitlab-runner log {path.resolve()}")
+    known = _position(log, source)
     total = Ingested()
     try:
         with path.open("rb") as file:
@@ -113,10 +118,12 @@ def ingest_file(log: EventLog, path: Path) -> Ingested:
             assumed_ns = os.fstat(file.fileno()).st_mtime_ns
             head = _head(file)
             file.seek(offset)
-            while batch := list(islice(file, _BATCH)):
+            source_lines = bounded_lines(file)
+            while batch := list(islice(source_lines, _BATCH)):
                 # A last line that is still being written is read again, whole, the next time.
-                offset += sum(len(raw) for raw in batch if raw.endswith(b"\n"))
-                entries = [line for raw in batch if (line := parse_line(raw.decode(errors="replace"))) is not None]
+                offset += sum(length for _, length, whole in batch if whole)
+                parsed = (parse_line(raw.decode(errors="replace")) for raw, _, _ in batch)
+                entries = [_timely(line) for line in parsed if line is not None]
                 told = [fact for fact in map(reader.read, entries) if fact is not None]
                 position = json.dumps({"offset": offset, "head": head, "jobs": reader.state})
                 found = store(log, told, SOURCE, assumed_ns, (source, position))
@@ -126,9 +133,31 @@ def ingest_file(log: EventLog, path: Path) -> Ingested:
     return total
 
 
+def bounded_lines(file: IO[bytes]) -> Iterator[tuple[bytes, int, bool]]:
+    """The lines of a file, none longer than is read of one: each with its length in bytes, and whether it has ended.
+
+    Of a longer line the beginning is kept, and the rest passed over.
+    """
+    while line := file.readline(_MOST_LINE_BYTES):
+        length, ended = len(line), line.endswith(b"\n")
+        while not ended and (more := file.readline(_MOST_LINE_BYTES)):
+            length, ended = length + len(more), more.endswith(b"\n")
+        yield line, length, ended
+
+
+def _timely(line: Line) -> Line:
+    """The line without a time that has not come yet: what bears one would count as used until then."""
+    return replace(line, time_ns=past_ns(line.time_ns, time.time_ns()))
+
+
+def _position(log: EventLog, source: str) -> dict[str, Any]:
+    """How far a source was read; nothing where that cannot be read itself."""
+    return read_object(log.position(source) or "{}") or {}
+
+
 def journal_cursor(log: EventLog) -> str | None:
     """The journal's cursor of the last entry taken, for ``journalctl --after-cursor``. Raises LogError."""
-    cursor = json.loads(log.position(JOURNAL) or "{}").get("cursor")
+    cursor = _position(log, JOURNAL).get("cursor")
     return None if cursor is None else str(cursor)
 
 
@@ -141,10 +170,10 @@ def _journal_position(entries: Sequence[Line], reader: RunnerLog) -> str | None:
 
 def _resume(file: IO[bytes], known: Mapping[str, Any]) -> int:
     """Where to go on: after what was read, if this is the file that it was read from."""
-    offset = int(known.get("offset", 0))
+    offset = whole(known.get("offset")) or 0
     size = os.fstat(file.fileno()).st_size
     told = known.get("head") or [0, ""]
-    return offset if offset <= size and _digest(file, int(told[0])) == told[1] else 0
+    return offset if offset <= size and _digest(file, whole(told[0], 0, _HEAD) or 0) == told[1] else 0
 
 
 def _head(file: IO[bytes]) -> list[object]:
@@ -201,9 +230,10 @@ def _resolved_first(told: Sequence[JobFact]) -> Iterator[JobFact]:
 
 
 def _time_of(fact: JobFact) -> int | None:
-    if isinstance(fact, JobNamesImage) and fact.sighting.time_ns is not None:
-        return fact.sighting.time_ns
-    return fact.time_ns
+    now_ns = time.time_ns()
+    if isinstance(fact, JobNamesImage) and (own_ns := past_ns(fact.sighting.time_ns, now_ns)) is not None:
+        return own_ns
+    return past_ns(fact.time_ns, now_ns)
 
 
 def _event(fact: JobFact, known: _Known, source: str, assumed_ns: int) -> Event | None:

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import IO, cast
 
 from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from collector.model.events import Event, JsonObject, Kind
 from collector.model.origin import Origin
 from collector.model.references import repository
+from collector.model.untrusted import MOST_BYTES, clean, cut
 
 Progress = Callable[[int, int], None]
 
@@ -31,6 +33,11 @@ LABEL = "com.gitlab.gitlab-runner."
 _BATCH = 20_000
 _NS = 10**9
 _MAX_SECONDS = 2**33  # the year 2242: larger numbers are milliseconds by mistake
+_MOST_LAYERS = 10_000
+_MOST_DIGITS = 100
+# What a list holds at most: some hundred times a year of a large project, and what fits into memory.
+_MOST_ROWS = 20_000_000
+_MOST_LINE = 65536
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -164,13 +171,15 @@ def _read_layers(path: Path) -> dict[str, list[tuple[str, int]]]:
     found: dict[str, dict[int, tuple[str, int]]] = {}
     for line, row in _rows(path, LAYER_COLUMNS):
         place = f"{path}, line {line}"
-        position = int(_number(place, "position", row["position"], whole=True))
-        size = int(_number(place, "bytes", row["bytes"], whole=True))
+        position = int(_number(place, "position", row["position"], _MOST_LAYERS, whole=True))
+        size = int(_number(place, "bytes", row["bytes"], MOST_BYTES, whole=True))
         of_image = found.setdefault(_text(place, "image", row["image"]), {})
         if position in of_image:
             raise UsageError(f"{place}: image {row['image']} has two layers at position {position}: remove one")
         of_image[position] = (_text(place, "diff_id", row["diff_id"]), size)
     for image, of_image in found.items():
+        if sum(size for _, size in of_image.values()) > MOST_BYTES:
+            raise UsageError(f"{path}: the layers of image {image} have more than 2^60 bytes in all: correct them")
         if sorted(of_image) != list(range(len(of_image))):
             raise UsageError(
                 f"{path}: image {image} lacks a layer: its positions must be 0 to {len(of_image) - 1} without a hole"
@@ -184,24 +193,37 @@ def _read_jobs(path: Path, images: Mapping[str, object], layers_csv: Path) -> li
         place = f"{path}, line {line}"
         if row["image"] not in images:
             raise UsageError(f"{place}: image '{row['image']}' has no layers in {layers_csv}: add them there")
-        start = _number(place, "start", row["start"])
-        seconds = _number(place, "seconds", row["seconds"])
+        start = _number(place, "start", row["start"], _MAX_SECONDS)
+        seconds = _number(place, "seconds", row["seconds"], _MAX_SECONDS - int(start))
         start_ns = int(start * _NS)
         jobs.append(_Job(line, start_ns, start_ns + int(seconds * _NS), row["pipeline"], row["job"], row["image"]))
     return jobs
 
 
-def _number(place: str, column: str, text: str, *, whole: bool = False) -> Decimal:
-    """A number that is finite and not negative."""
+def _number(place: str, column: str, text: str, most: int, *, whole: bool = False) -> Decimal:
+    """A number from 0 to `most`."""
+    shown = cut(text, _MOST_DIGITS)
     try:
-        number = Decimal(text)
+        number = Decimal(text[: _MOST_DIGITS + 1])
     except InvalidOperation:
-        raise UsageError(f"{place}: {column} is '{text}', not a number: correct it") from None
-    if not number.is_finite() or number < 0 or (whole and number != number.to_integral_value()):
-        raise UsageError(f"{place}: {column} is {text}: it must be a {'whole ' if whole else ''}number of 0 or more")
-    if not whole and number > _MAX_SECONDS:
-        raise UsageError(f"{place}: {column} is {text}: it must be in seconds, starts since 1970 UTC")
-    return number
+        raise UsageError(f"{place}: {column} is '{shown}', not a number: correct it") from None
+    # The range comes first: of a number with ten million digits nothing else can be asked.
+    in_range = len(text) <= _MOST_DIGITS and number.is_finite() and 0 <= number <= most
+    if in_range and not (whole and number != number.to_integral_value()):
+        return number
+    if whole:
+        raise UsageError(f"{place}: {column} is {shown}: it must be a whole number from 0 to {most}")
+    if number.is_finite() and number > most:
+        raise UsageError(f"{place}: {column} is {shown}: it must be in seconds, starts since 1970 UTC")
+    raise UsageError(f"{place}: {column} is {shown}: it must be a number of 0 or more")
+
+
+def _bounded(lines: IO[str]) -> Iterator[str]:
+    """The lines of a file. Raises csv.Error where one is too long: what was compressed may have no end."""
+    while line := lines.readline(_MOST_LINE):
+        if len(line) == _MOST_LINE:
+            raise csv.Error(f"a line has more than {_MOST_LINE:,} characters")
+        yield clean(line)
 
 
 def _text(place: str, column: str, text: str) -> str:
@@ -220,8 +242,10 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, s
             raise UsageError(
                 f"{path}, line 1: column {', '.join(missing)} missing: the first line must name {','.join(columns)}"
             )
-        for row in reader:
+        for number, row in enumerate(reader):
             empty = False
+            if number >= _MOST_ROWS:
+                raise UsageError(f"{path} has more than {_MOST_ROWS:,} lines: split it")
             if any(row[column] is None for column in columns):
                 raise UsageError(f"{path}, line {reader.line_num}: fewer than {len(columns)} values: complete the line")
             yield reader.line_num, row
@@ -237,7 +261,7 @@ def _reading(path: Path) -> Iterator[Iterator[str]]:
             compressed = probe.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
         opener = gzip.open if compressed else open
         with opener(path, "rt", encoding="utf-8", newline="") as lines:
-            yield iter(lines)
+            yield _bounded(cast("IO[str]", lines))
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8 text: save it as CSV in UTF-8, plain or gzip-compressed") from None
     except (EOFError, zlib.error, gzip.BadGzipFile):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from collector.model.times import parse_rfc3339_ns
+from collector.model.untrusted import mapping
 
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _TIMESTAMP = re.compile(r"^(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z) [0-9a-f]{2}[OE][ +]")
@@ -63,7 +64,7 @@ class JobLog:
         self._build: str | None = told.get("build")
         self._service_next = bool(told.get("service_next"))
         # When the pull of each reference began, None where the line bears no time.
-        self._pulling: dict[str, int | None] = dict(told.get("pulling") or {})
+        self._pulling: dict[str, int | None] = dict(mapping(told.get("pulling")))
 
     @property
     def state(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,9 +11,12 @@ from typing import Any
 from collector.job_sources.joblog import ANSI, JobLog, Sighting, plain
 from collector.model.jobs import Job, project_of
 from collector.model.times import parse_rfc3339_ns
+from collector.model.untrusted import MOST_SECONDS, amount, clean, cut, read_json, whole
 
 SOURCE = "runner log"
 _MOST_JOBS = 1000
+# What a line has beyond so many characters tells nothing of jobs.
+MOST_LINE = 65536
 # rsyslog writes ESC so.
 _SYSLOG_ESCAPE = "#033["
 _FIELD = re.compile(r" (?:\x1b\[[0-9;]*m)?(?P<key>[A-Za-z_][\w.\-]*)(?:\x1b\[0;m)?=")
@@ -28,6 +30,7 @@ _PREFIX = re.compile(
     r"|(?P<bsd>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d)) (?:\S+ )?(?:[\w.\-/]+(?:\[\d+\])?: )?"
 )
 _GO_ESCAPE = re.compile(r"\\(?:x(?P<x>[0-9a-fA-F]{2})|u(?P<u>[0-9a-fA-F]{4})|U(?P<U>[0-9a-fA-F]{8})|(?P<c>.))")
+_NUMBER = re.compile(r"[0-9]{1,20}")
 _GO_CHARACTERS = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
 
 
@@ -85,7 +88,7 @@ def parse_line(raw: str, year: int | None = None) -> Line | None:
         raw: the line, without its end.
         year: the year to take for times that leave it out (syslog's); None: the current one.
     """
-    text = raw.strip().replace(_SYSLOG_ESCAPE, "\x1b[")
+    text = clean(raw[:MOST_LINE]).strip().replace(_SYSLOG_ESCAPE, "\x1b[")
     if not text:
         return None
     if text.startswith("{"):
@@ -104,7 +107,7 @@ def parse_line(raw: str, year: int | None = None) -> Line | None:
 
 def _from_object(text: str, year: int | None) -> Line:
     try:
-        entry = json.loads(text)
+        entry = read_json(text)
     except ValueError:
         return Line(plain(text))
     if not isinstance(entry, dict):
@@ -118,9 +121,9 @@ def _from_journal(entry: Mapping[str, Any], year: int | None) -> Line:
     if isinstance(message, list):
         message = bytes(byte for byte in message if isinstance(byte, int) and 0 <= byte < 256).decode(errors="replace")  # noqa: PLR2004
     inner = parse_line(message, year) if isinstance(message, str) else None
-    stamp = str(entry.get("_SOURCE_REALTIME_TIMESTAMP") or entry.get("__REALTIME_TIMESTAMP") or "")
-    time_ns = int(stamp) * 1000 if stamp.isdigit() else None
-    cursor = str(entry["__CURSOR"]) if entry.get("__CURSOR") else None
+    stamp = whole(entry.get("_SOURCE_REALTIME_TIMESTAMP") or entry.get("__REALTIME_TIMESTAMP"), 1, 2**63 // 1000)
+    time_ns = None if stamp is None else stamp * 1000
+    cursor = cut(str(entry["__CURSOR"])) if entry.get("__CURSOR") else None
     if inner is None:
         return Line("", {}, time_ns, cursor)
     return Line(inner.message, inner.fields, time_ns if time_ns is not None else inner.time_ns, cursor)
@@ -159,7 +162,7 @@ class RunnerLog:
     """
 
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
-        self._logs = {job: JobLog(told) for job, told in (state or {}).items()}
+        self._logs = {job: JobLog(told) for job, told in (state or {}).items() if isinstance(told, dict)}
 
     @property
     def state(self) -> dict[str, Any]:
@@ -170,7 +173,7 @@ class RunnerLog:
     def read(self, line: Line) -> JobFact | None:
         """What an entry tells of a job; None if nothing."""
         job_id = line.fields.get("job")
-        if not job_id or not job_id.isdigit():
+        if not job_id or not _NUMBER.fullmatch(job_id):
             return None
         job = job_from(line.fields)
         message = line.message
@@ -205,7 +208,7 @@ def job_from(fields: Mapping[str, str]) -> Job:
     return Job(
         "gitlab",
         fields["job"],
-        project_id=number if number.isdigit() else None,
+        project_id=number if _NUMBER.fullmatch(number) else None,
         project=project,
         pipeline_id=fields.get("pipeline_id") or None,
         runner=fields.get("runner") or None,
@@ -231,13 +234,12 @@ def _configured(line: Line) -> Sighting | None:
 def _seconds(fields: Mapping[str, str]) -> float | None:
     """A job's duration: a number of seconds, or in Go's words (``1m2.5s``) before 13.11."""
     text = fields.get("duration_s") or fields.get("duration") or ""
-    try:
-        return float(text)
-    except ValueError:
-        parts = re.findall(r"([\d.]+)(h|ms|µs|us|ns|m|s)", text)
+    parts = re.findall(r"([0-9.]+)(h|ms|µs|us|ns|m|s)", text)
+    if not parts:
+        return amount(text, MOST_SECONDS)
     unit = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6, "us": 1e-6, "ns": 1e-9}
     try:
-        return sum(float(amount) * unit[name] for amount, name in parts) if parts else None
+        return amount(sum(float(count) * unit[name] for count, name in parts), MOST_SECONDS)
     except ValueError:
         return None
 
@@ -253,14 +255,16 @@ def _unescaped(match: re.Match[str]) -> str:
     digits = match["x"] or match["u"] or match["U"]
     if digits:
         try:
-            return chr(int(digits, 16))
+            return clean(chr(int(digits, 16)))
         except (ValueError, OverflowError):
             return "\N{REPLACEMENT CHARACTER}"
     return _GO_CHARACTERS.get(match["c"], match["c"])
 
 
 def _text(value: object) -> str:
-    return "" if value is None else str(value)
+    if isinstance(value, dict | list):
+        return ""
+    return "" if value is None else cut(str(value), MOST_LINE)
 
 
 def _with_zone(text: str) -> str:

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from collector.model.events import Event, Kind
 from collector.model.units import format_duration
+from collector.model.untrusted import AHEAD_S
 
 _NS = 10**9
 _TOLERANCE_NS = _NS
@@ -65,10 +66,13 @@ class Clock:
         return [Event(wall, Kind.GAP, began_ns=wall - leap, attributes={"reason": reason})]
 
     def stamped(self, event: Event) -> Event:
-        """The event with a time that is not before the log's, while the clock is behind it.
+        """The event with a time that is not before the log's, while the clock is behind it, and not still to come.
 
         Its own time stays in its attributes, and tells it from others with the same floor.
         """
+        if event.time_ns > self._wall() + AHEAD_S * _NS:
+            own_ns, now_ns = event.time_ns, max(self._wall(), self._floor)
+            event = replace(event, time_ns=now_ns, attributes={**event.attributes, "own_time_ns": own_ns})
         if event.time_ns >= self._floor:
             self._latest = max(self._latest, event.time_ns)
             return event

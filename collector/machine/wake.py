@@ -71,9 +71,10 @@ def read_levels(log_path: Path, data_root: str) -> tuple[int, int] | None:
     try:
         told = json.loads(levels_path(log_path).read_bytes())
         levels = (int(told["free_bytes"]), int(told["free_inodes"]))
-    except (OSError, ValueError, TypeError, KeyError):
+        root = told["data_root"]
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
-    return levels if told["data_root"] == data_root else None
+    return levels if root == data_root else None
 
 
 def woken_within(log_path: Path, seconds: float) -> bool:

@@ -240,6 +240,14 @@ class Kind(StrEnum):
         "job_finished",
         Traits(Source.JOBS, "a job ended, as a job source says; attributes: job, outcome, seconds"),
     )
+    EVENT_UNREADABLE = (
+        "event_unreadable",
+        Traits(
+            Source.COLLECTOR,
+            "the engine reported something that cannot be read; attributes: raw (cut), error",
+            watching=True,
+        ),
+    )
     GAP = (
         "gap",
         Traits(Source.COLLECTOR, "nothing was observed from `began` to `time`; attributes: reason", watching=True),
@@ -330,7 +338,7 @@ class Event:
     def key(self) -> int:
         """63-bit hash of the identity: with `time_ns`, what idempotent appends compare."""
         identity = self.identity or "\0".join((self.kind, self.image or "", self.reference or "", self.container or ""))
-        return int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest()) >> 1
+        return int.from_bytes(hashlib.blake2b(identity.encode(errors="replace"), digest_size=8).digest()) >> 1
 
     def to_json(self) -> dict[str, Any]:
         """All fields as a JSON object, for the spool."""

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any
-from urllib.parse import urlsplit
 
 from collector.model.events import Event
+from collector.model.untrusted import split_url
 
 GITLAB = "com.gitlab.gitlab-runner."
 _BUILDKITE = "com.buildkite."
@@ -27,6 +27,26 @@ COMPOSE = "compose"
 _GITHUB_NAME = re.compile(r"(?P<run>[0-9a-f]{32})_.+_[0-9a-f]{5,6}")
 _GITHUB_LABEL = re.compile(r"[0-9a-f]{6}")
 _KUBERNETES_NAME = re.compile(r"k8s_(?P<role>[^_]+)_(?P<pod>[^_]+)_(?P<namespace>[^_]+)_(?P<uid>[^_]+)_\d+")
+
+# Every label that a job is recognised by: where there are too many, these are kept.
+JOB_LABELS = (
+    *(f"{GITLAB}job.{key}" for key in ("id", "url", "ref", "sha")),
+    *(f"{GITLAB}build.{key}" for key in ("id", "ref_name", "sha")),
+    *(f"{GITLAB}{key}" for key in ("project.id", "pipeline.id", "runner.id", "runner.system_id", "type")),
+    *(
+        f"{_BUILDKITE}{key}"
+        for key in ("job_id", "pipeline_slug", "pipeline_name", "build_number", "agent_name", "agent_id", "step_key")
+    ),
+    _JENKINS,
+    *(f"{_KUBERNETES}{key}" for key in ("pod.name", "pod.namespace", "pod.uid", "container.name")),
+    *(
+        f"{prefix}{key}.runner.gitlab.com/{of}"
+        for prefix in ("", "annotation.")
+        for key, of in (("job", "id"), ("job", "url"), ("project", "id"))
+    ),
+    f"{_COMPOSE}project",
+    f"{_COMPOSE}service",
+)
 
 # What serves a job and is not of its choice.
 HELPER_ROLES = frozenset({"predefined", "helper", "cache", "cache-init", "wait", "sandbox"})
@@ -228,7 +248,8 @@ def project_of(url: str | None) -> str | None:
     """The path of a GitLab project from a job's page or a repository's address."""
     if not url:
         return None
-    path = urlsplit(url).path.strip("/")
+    parts = split_url(url)
+    path = parts.path.strip("/") if parts else ""
     return re.split(r"(?:/-)?/jobs/\d+$|\.git$", path)[0] or None
 
 
@@ -238,7 +259,8 @@ def _told(labels: Mapping[str, str], *keys: str) -> str | None:
 
 
 def _server(job: Job) -> str | None:
-    return urlsplit(job.url).netloc or None if job.url else None
+    parts = split_url(job.url)
+    return (parts.netloc or None) if parts else None
 
 
 def _differ(one: str | None, other: str | None) -> bool:

@@ -9,6 +9,8 @@ _RFC3339 = re.compile(
     r"(?P<date>\d{4}-\d\d-\d\d)[T ](?P<time>\d\d:\d\d:\d\d)(?:\.(?P<fraction>\d+))?(?P<zone>Z|[+-]\d\d:\d\d)?"
 )
 
+_END_NS = 2**63
+
 
 def parse_rfc3339(text: str | None) -> float | None:
     """UTC seconds since 1970 of an RFC 3339 time; None if there is none that makes sense.
@@ -20,7 +22,7 @@ def parse_rfc3339(text: str | None) -> float | None:
 
 
 def parse_rfc3339_ns(text: str | None) -> int | None:
-    """As `parse_rfc3339`, in nanoseconds."""
+    """As `parse_rfc3339`, in nanoseconds; None outside the years 1970 to 2262, which 64 bits can hold."""
     match = _RFC3339.fullmatch(text.strip()) if text else None
     if match is None:
         return None
@@ -30,4 +32,5 @@ def parse_rfc3339_ns(text: str | None) -> int | None:
     except (ValueError, OverflowError):
         return None
     fraction = (match["fraction"] or "0")[:9].ljust(9, "0")
-    return round(whole.timestamp()) * 10**9 + int(fraction)
+    found = round(whole.timestamp()) * 10**9 + int(fraction)
+    return found if 0 <= found < _END_NS else None

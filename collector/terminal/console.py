@@ -17,6 +17,7 @@ import typer
 from collector.model.errors import UsageError
 from collector.model.paths import ENVIRONMENT_VARIABLE, default_log_path
 from collector.model.units import parse_duration
+from collector.model.untrusted import UNPRINTABLE, one_line
 from collector.terminal.sparkline import ASCII_BARS, BARS
 
 if TYPE_CHECKING:
@@ -208,13 +209,18 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON, keys in the order given, so that equal reports are equal bytes."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(_visible(json.dumps(value, indent=2, ensure_ascii=False)))
+
+
+def _visible(text: str) -> str:
+    """JSON with escapes for all that one does not see, or that steers a terminal; JSON has no such thing outside."""
+    return UNPRINTABLE.sub(lambda match: match[0] if match[0] == "\n" else json.dumps(match[0])[1:-1], text)
 
 
 def log_to_stderr(*, verbose: bool = False) -> None:
     """Send log lines to stderr, with systemd's priorities where systemd reads them."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_JournalFormatter() if in_journal() else logging.Formatter("%(message)s"))
+    handler.setFormatter(_JournalFormatter() if in_journal() else _LineFormatter())
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
     # One line per HTTP request is noise at any level of ours.
     logging.getLogger("urllib3").setLevel(logging.WARNING)
@@ -230,11 +236,21 @@ def in_journal() -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
-class _JournalFormatter(logging.Formatter):
-    """Prefixes a line with its priority (sd-daemon(3))."""
+class _LineFormatter(logging.Formatter):
+    """One line for each record, whatever names, labels and answers are in it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is the library's
+        return one_line(record.getMessage())
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name is the library's
+        return "\n".join(map(one_line, super().formatException(ei).splitlines()))
+
+
+class _JournalFormatter(_LineFormatter):
+    """Prefixes each line with its priority (sd-daemon(3))."""
 
     _PRIORITY = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7))
 
     def format(self, record: logging.LogRecord) -> str:
         priority = next((number for level, number in self._PRIORITY if record.levelno >= level), 7)
-        return f"<{priority}>{super().format(record)}"
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())

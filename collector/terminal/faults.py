@@ -12,6 +12,7 @@ from typing import NoReturn
 import typer
 
 from collector.model.errors import HindsightError, UsageError
+from collector.model.untrusted import one_line
 from collector.terminal.console import in_journal
 
 _INTERRUPTED = 130
@@ -66,7 +67,7 @@ def faults_in_one_line(program: str) -> Iterator[None]:
 
 
 def _tell(line: str) -> None:
-    typer.echo(f"{'<3>' if in_journal() else ''}{line}", err=True)
+    typer.echo(f"{'<3>' if in_journal() else ''}{one_line(line)}", err=True)
 
 
 def _drop_output() -> None:

@@ -7,7 +7,6 @@ first column's cells stand on a line of their own.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
+
+from collector.model.untrusted import UNPRINTABLE, one_line
 
 Cell = str | Text
 
@@ -28,9 +29,6 @@ _TAIL_SHARE = 0.7
 _HEAD_SHARE = 0.6  # of a reference: its repository tells more than its tag
 # Where names would look alike: how many folders to keep, and how much of a name's beginning.
 _OTHER_CUTS = ((1, 0.6), (0, 0.4), (1, 0.5), (0, 0.25), (0, 0.8), (2, 0.6))
-# What a log holds comes from others: no terminal control, no change of the direction of writing, and
-# none of what stands for bytes of a file name that are no UTF-8.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +185,8 @@ class Table:
 def printable(cell: Cell) -> Text:
     """A cell that cannot steer the terminal, whatever is in it."""
     plain = cell.plain if isinstance(cell, Text) else cell
-    if _UNPRINTABLE.search(plain):
-        return Text(_UNPRINTABLE.sub("\ufffd", plain), cell.style if isinstance(cell, Text) else "")
+    if UNPRINTABLE.search(plain):
+        return Text(one_line(plain), cell.style if isinstance(cell, Text) else "")
     return cell.copy() if isinstance(cell, Text) else Text(cell)
 
 

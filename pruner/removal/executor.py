@@ -36,7 +36,7 @@ from pruner.state.event_watch import EVIDENCE, Lookout
 from pruner.state.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume
 from pruner.state.jobs_in_flight import held_for_jobs
 from pruner.state.refusals import ItemId, Refusal
-from pruner.state.survey import created_at, current_names, read_container
+from pruner.state.survey import created_at, current_names, read_build_cache, read_container
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +214,7 @@ class Executor:
     def _build_cache_bytes(self) -> int | None:
         """What the build cache holds; None if the engine does not say."""
         try:
-            return sum(int(row.get("Size") or 0) for row in self._engine.disk_usage().get("BuildCache") or [])
+            return read_build_cache(self._engine.disk_usage()).bytes
         except EngineError as error:
             logger.warning("how much of the build cache an interrupted prune removed is unknown: %s", error)
             return None

@@ -36,5 +36,5 @@ def free_space(host: str | None) -> DiskSample | None:
             connection.sendall(_QUESTION)
             answer = b"".join(iter(lambda: connection.recv(65536), b""))
         return sample_disk(str(json.loads(answer.partition(b"\r\n\r\n")[2])["DockerRootDir"]))
-    except (OSError, ValueError, KeyError, TypeError, EngineError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, EngineError):
         return None

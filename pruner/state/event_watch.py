@@ -14,6 +14,7 @@ from collector.model.errors import EngineError
 from collector.model.events import USES, Event, Kind
 from collector.model.jobs import ci_job
 from collector.model.references import aliases, all_aliases
+from collector.model.untrusted import event_time_ns, mapping, strings, text
 from pruner.state.inventory import Image
 
 _LEAST_DIGITS = 4
@@ -106,7 +107,7 @@ class Lookout:
                     if use.kind is Kind.CONTAINER_CREATED:
                         self._created.add(use.actor)
                     # Engines do not keep strictly to the order of time.
-                    self._last_ns = max(self._last_ns, use.time_ns - _DISORDER_NS)
+                    self._last_ns = max(self._last_ns, min(use.time_ns, time.time_ns()) - _DISORDER_NS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,20 +135,21 @@ class RawUse:
 
 def raw_use(raw: Mapping[str, Any]) -> RawUse | None:
     """The use that an event of the engine tells of; None if it tells of none."""
-    actor = raw.get("Actor") or {}
-    attributes = actor.get("Attributes") or {}
-    who, action = str(actor.get("ID") or ""), str(raw.get("Action") or raw.get("status") or "")
-    kind = {"image": IMAGE_VERBS, "container": CONTAINER_VERBS}.get(str(raw.get("Type")), {}).get(action)
+    actor = mapping(raw.get("Actor"))
+    attributes = mapping(actor.get("Attributes"))
+    who, action = text(actor.get("ID")), text(raw.get("Action") or raw.get("status"))
+    kind = {"image": IMAGE_VERBS, "container": CONTAINER_VERBS}.get(text(raw.get("Type")), {}).get(action)
     if kind not in EVIDENCE:
         return None
     said = (who, attributes.get("name"), attributes.get("image"), attributes.get("imageID"))
-    called = frozenset(written for name in said if name for written in _called(str(name)))
-    time_ns = int(raw.get("timeNano") or int(raw.get("time") or 0) * 10**9)
-    return RawUse(time_ns, kind, who or str(attributes.get("name") or ""), called, _job(attributes))
+    called = frozenset(written for name in said if text(name) for written in _called(text(name)))
+    # One without a time that can be read has come just now.
+    time_ns = event_time_ns(raw) or time.time_ns()
+    return RawUse(time_ns, kind, who or text(attributes.get("name")), called, _job(attributes))
 
 
 def _job(attributes: Mapping[str, Any]) -> str | None:
-    return ci_job({key: str(value) for key, value in attributes.items()}, str(attributes.get("name") or ""))
+    return ci_job(strings(attributes), text(attributes.get("name")))
 
 
 def names_of(image: Image) -> frozenset[str]:

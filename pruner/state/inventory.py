@@ -11,6 +11,7 @@ from collector.machine.disk import DiskSample
 from collector.model.observation import ImageObservation
 from collector.model.origin import Origin
 from collector.model.times import parse_rfc3339
+from collector.model.untrusted import past_seconds
 from collector.queries.status import Witness, witness
 from pruner.state.jobs_in_flight import JobMemory
 from pruner.state.learning import Habits, Learned
@@ -225,7 +226,9 @@ def image_of(observation: ImageObservation, past: Past | None, containers: Seque
     Without a witnessed use the image counts as used when the engine stored it, else when it was
     built: poor evidence, and said to be.
     """
-    created = parse_rfc3339(observation.created) or 0.0
+    seen = min(past.first_seen, now) if past else now
+    # Nobody has built it after it was seen: such a time, of which older logs still tell, is no time.
+    created = past_seconds(parse_rfc3339(observation.created), seen) or 0.0
     stored = observation.stored
     weak = (stored, "stored or tagged, as the engine says") if stored else (created, "built; no use was witnessed")
     first_seen = past.first_seen if past else weak[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import time
@@ -23,6 +24,7 @@ from collector.model.observation import ImageObservation, ListedContainer, Liste
 from collector.model.origin import Origin, agreed
 from collector.model.times import parse_rfc3339
 from collector.model.units import format_count, format_duration, format_time, short_id
+from collector.model.untrusted import mapping, objects, past_seconds, size, strings, text, whole
 from pruner.policy.orders import LEARNING_ORDERS
 from pruner.policy.policy import SLOTS_VARIABLE, Policy
 from pruner.state.event_watch import recent_uses
@@ -166,7 +168,7 @@ def read_containers(
     engine: Engine, listed: Sequence[ListedContainer], usage: Mapping[str, Any], questions: Questions
 ) -> tuple[Container, ...]:
     """All containers, those that are stopped with when they stopped and what they hold. Raises EngineError."""
-    sizes = {row.get("Id"): row.get("SizeRw") or 0 for row in usage.get("Containers") or []}
+    sizes = {text(row.get("Id")): size(row.get("SizeRw")) for row in objects(usage.get("Containers"))}
     found = []
     for row in listed:
         container = Container(
@@ -183,7 +185,7 @@ def read_containers(
             detail = questions.ask(inspect, _UNKNOWN, f"container {row.name} stays")
             if detail is None:
                 continue
-            held = max(0, int(sizes.get(row.container) or 0)) + _log_bytes(detail)
+            held = sizes.get(row.container, 0) + _log_bytes(detail)
             container = replace(read_container(detail, container), bytes=held)
         found.append(container)
     return tuple(found)
@@ -191,26 +193,29 @@ def read_containers(
 
 def read_container(detail: Mapping[str, Any], known: Container) -> Container:
     """A container with what the engine tells of it alone: since when it is stopped, and whether it comes back."""
-    state, host = detail.get("State") or {}, detail.get("HostConfig") or {}
-    created, finished = parse_rfc3339(detail.get("Created")) or 0.0, parse_rfc3339(state.get("FinishedAt")) or 0.0
+    state, host = mapping(detail.get("State")), mapping(detail.get("HostConfig"))
+    created = parse_rfc3339(text(detail.get("Created"))) or 0.0
+    finished = parse_rfc3339(text(state.get("FinishedAt"))) or 0.0
     return replace(
         known,
-        state=str(state.get("Status") or known.state).lower(),
+        state=(text(state.get("Status")) or known.state).lower(),
         # A container that never started is said to have finished in the year 1.
         stopped_at=max(created, finished),
         never_started=finished <= 0,
-        restarts=((host.get("RestartPolicy") or {}).get("Name") or "no") != "no",
+        restarts=(text(mapping(host.get("RestartPolicy")).get("Name")) or "no") != "no",
     )
 
 
 def _log_bytes(detail: Mapping[str, Any]) -> int:
     """What the container's log holds, with those that were rotated; 0 where it may not be looked at."""
-    path = detail.get("LogPath")
+    path = text(detail.get("LogPath"))
     if not path:
         return 0
     try:
-        return sum(file.stat().st_blocks * _BLOCK for file in Path(path).parent.glob(Path(path).name + "*"))
-    except OSError:
+        return sum(
+            file.stat().st_blocks * _BLOCK for file in Path(path).parent.glob(glob.escape(Path(path).name) + "*")
+        )
+    except (OSError, ValueError):
         return 0
 
 
@@ -232,10 +237,10 @@ def read_volumes(
         EngineError: there is no engine.
     """
     holders = Counter(name for row in listed for name in row.volumes)
-    told = {row.get("Name"): row.get("UsageData") or {} for row in usage.get("Volumes") or []}
+    told = {text(row.get("Name")): mapping(row.get("UsageData")) for row in objects(usage.get("Volumes"))}
     found = []
     for row in engine.volumes():
-        name = str(row["Name"])
+        name = text(row["Name"])
         data = told.get(name, {})
         created = created_at(row)
         last_use, evidence = max(
@@ -246,12 +251,12 @@ def read_volumes(
         found.append(
             Volume(
                 name=name,
-                sort=sort_of(name, row.get("Labels") or {}),
+                sort=sort_of(name, strings(row.get("Labels"))),
                 created=created,
                 last_use=last_use,
                 evidence=evidence,
-                bytes=max(0, int(data.get("Size") or 0)),
-                containers=max(holders[name], int(data.get("RefCount") or 0)),
+                bytes=size(data.get("Size")),
+                containers=max(holders[name], whole(data.get("RefCount")) or 0),
                 here=row.get("Driver") == "local" and not row.get("Options"),
             )
         )
@@ -260,7 +265,7 @@ def read_volumes(
 
 def created_at(volume: Mapping[str, Any]) -> float:
     """When a volume was created, as the engine says, UTC seconds; 0 if it does not."""
-    return parse_rfc3339(volume.get("CreatedAt")) or 0.0
+    return past_seconds(parse_rfc3339(text(volume.get("CreatedAt"))), time.time()) or 0.0
 
 
 def sort_of(name: str, labels: Mapping[str, str]) -> str:
@@ -300,7 +305,7 @@ def _changed(path: Any) -> float:
     """When a volume's topmost folder changed; 0 where it may not be looked at."""
     try:
         return Path(str(path)).stat().st_mtime
-    except OSError:
+    except (OSError, ValueError):
         return 0.0
 
 
@@ -309,12 +314,12 @@ def read_build_cache(usage: Mapping[str, Any]) -> BuildCacheUsage:
     return BuildCacheUsage(
         tuple(
             CacheRecord(
-                bytes=max(0, int(row.get("Size") or 0)),
-                last_use=max(parse_rfc3339(row.get("LastUsedAt")) or 0.0, parse_rfc3339(row.get("CreatedAt")) or 0.0),
+                bytes=size(row.get("Size")),
+                last_use=max(parse_rfc3339(text(row.get(key))) or 0.0 for key in ("LastUsedAt", "CreatedAt")),
                 in_use=bool(row.get("InUse")),
                 shared=bool(row.get("Shared")),
             )
-            for row in usage.get("BuildCache") or []
+            for row in objects(usage.get("BuildCache"))
         )
     )
 

@@ -33,7 +33,7 @@ PLAIN = {"layers": [{"mediaType": "application/vnd.docker.image.rootfs.diff.tar"
         # Loaded, and pulled later: the manifest of the pull stands beside the other.
         ({"manifest": PLAIN, "manifest-sha256:0b": GZIP}, Origin.PACKED),
         ({"manifest": PLAIN, f"sha256:{HEX}": GZIP, "signature-0b": GZIP}, Origin.LOCAL),
-        ({"manifest": ["?"]}, Origin.LOCAL),
+        ({"manifest": ["?"]}, Origin.UNKNOWN),
         ({}, Origin.UNKNOWN),
     ],
 )

@@ -106,7 +106,7 @@ def test_what_does_not_concern_us_is_no_event() -> None:
     translator = Translator(Names())
     assert translator.translate(raw("network", "create", "n")) == []
     assert translator.translate(raw("container", "exec_create: sh", CONTAINER, image="a")) == []
-    assert translator.translate({"Type": "image", "Action": "pull", "Actor": {}}) == []
+    assert translator.translate({"Type": "image", "Action": "prune", "Actor": {}}) == []
 
 
 def listed(container: str, image: str = ID_1, created_ns: int = 5) -> ListedContainer:

@@ -1,0 +1,415 @@
+"""Whatever an engine, an image, a job or a file says: it is taken, or unknown and one line; nothing ends."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.engine.content import compressed_sizes
+from collector.engine.provenance import by_identity, by_manifests
+from collector.engine.stream import Reader
+from collector.engine.translate import HIDEABLE, Translator
+from collector.eventlog.log import EventLog
+from collector.job_sources.ingest import bounded_lines, ingest_file, ingest_stream
+from collector.job_sources.job_list import JOB_COLUMNS, LAYER_COLUMNS, import_jobs
+from collector.job_sources.runnerlog import parse_line, read_lines
+from collector.machine.clock import Clock
+from collector.model.errors import UsageError
+from collector.model.events import Event, Kind
+from collector.model.jobs import JOB_LABELS, job_of, project_of
+from collector.model.observation import ListedContainer
+from collector.model.origin import Origin
+from collector.model.untrusted import MOST_LABEL, MOST_LABELS, one_line, read_json, whole
+from tests import hostile
+from tests.collector.test_translate import CONTAINER, ID_1, ID_2, Names, raw
+
+NOW_NS = time.time_ns()
+events = hostile.objects_with(
+    Type=st.sampled_from(["image", "container"]),
+    Action=st.sampled_from(["create", "start", "die", "destroy", "commit", "pull", "tag", "delete", "import", "load"]),
+    Actor=hostile.objects_with(
+        ID=st.sampled_from([CONTAINER, ID_1, "a:1"]),
+        Attributes=st.dictionaries(
+            st.sampled_from(["image", "name", "exitCode", "imageID", "imageRef", *JOB_LABELS]), hostile.leaf, max_size=6
+        ),
+    ),
+    timeNano=st.integers(1, NOW_NS),
+    time=st.integers(1, NOW_NS // 10**9),
+)
+
+
+def storable(tmp_path: Path, found: list[Event]) -> None:
+    """All of it can be stored, kept in a spool, and read again."""
+    assert [Event.from_json(json.loads(json.dumps(event.to_json()))) for event in found] == found
+    clock = Clock()
+    stamped = [clock.stamped(event) for event in found]
+    log = EventLog(tmp_path / f"{time.time_ns()}.duckdb")
+    log.append(stamped)
+    if stamped:
+        assert log.query("SELECT count(*) > 0, max(epoch_ns(time)) <= ? FROM events", [time.time_ns() + 61 * 10**9])
+
+
+@given(st.lists(events | st.dictionaries(hostile.any_text, hostile.any_json), max_size=3))
+def test_events_of_any_shape_are_taken(told: list[dict[str, Any]]) -> None:
+    translator = Translator(Names())
+    for line in told:
+        for event in translator.translate(line):
+            assert 0 < event.time_ns < 2**63
+            assert Event.from_json(json.loads(json.dumps(event.to_json()))) == event
+            assert event.key >= 0
+
+
+def test_events_of_any_shape_are_stored(tmp_path: Path) -> None:
+    leaves = [*hostile.TEXTS, *hostile.NUMBERS, [], {}, ["a"], {"a": 1}]
+    translator = Translator(Names())
+    told = [
+        *({**raw("container", "die", f"{k:064}", image="a:1"), "timeNano": leaf} for k, leaf in enumerate(leaves)),
+        *(
+            raw(
+                "container",
+                "create",
+                f"{k + 500:064}",
+                NOW_NS,
+                **dict.fromkeys(("image", "name", *JOB_LABELS[:2]), leaf),
+            )
+            for k, leaf in enumerate(leaves)
+        ),
+        *(raw("image", "tag", leaf, NOW_NS + k, name=leaf) for k, leaf in enumerate(leaves)),
+        *({**raw("image", "pull", "a:1", NOW_NS + k), "Actor": leaf} for k, leaf in enumerate(leaves)),
+    ]
+    read = [read_json(hostile.as_json(line)) for line in told]
+    storable(tmp_path, [event for line in read for event in translator.translate(line)])
+
+
+def test_an_event_that_cannot_be_read_is_stored_as_it_is_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    translator = Translator(Names())
+    broken = {**raw("image", "pull", "a:1"), "timeNano": "yesterday"}
+    (first,) = translator.translate(broken)
+    (second,) = translator.translate({**broken, "Action": "tag"})
+    assert {first.kind, second.kind} == {Kind.EVENT_UNREADABLE}
+    assert json.loads(first.attributes["raw"]) == broken
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    # The next is taken as ever.
+    assert translator.translate(raw("image", "pull", "a:1", 5))[0].kind is Kind.IMAGE_PULLED
+
+
+class Chunks:
+    """A stream of given chunks."""
+
+    def __init__(self, *chunks: bytes) -> None:
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._chunks)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_a_line_that_is_no_event_is_handed_on_and_hides_no_other() -> None:
+    good = json.dumps(raw("image", "pull", "a:1", 7)).encode()
+    lines = [b"{", hostile.TOO_DEEP.encode(), b"[1]", b"\xff\xfe", b'{"time": 1' + b"0" * 9999 + b"}", good]
+    reader = Reader(Chunks(b"\n".join(lines) + b"\n"))
+    found = reader.read(10)
+    assert isinstance(found, list)
+    translator = Translator(Names())
+    kinds = [event.kind for line in found for event in translator.translate(line)]
+    assert kinds == [Kind.EVENT_UNREADABLE] * 5 + [Kind.IMAGE_PULLED]
+    reader.close()
+
+
+def test_a_line_without_end_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("collector.engine.stream._MOST_LINE", 1000)
+    reader = Reader(Chunks(*[b"x" * 400] * 5))
+    found = [event for _ in range(5) for event in reader.read(10)]  # type: ignore[union-attr]
+    assert [event["bytes"] for event in found] == [1200]
+    reader.close()
+
+
+LIES = {"exitCode": "boom", "imageID": ID_2, "imageRef": "victim:1", "execDuration": "x", "image": "v", "name": "v"}
+
+
+def test_a_label_does_not_pass_for_what_the_engine_says() -> None:
+    translator = Translator(Names({"evil:1": ID_1}))
+    labels = {**LIES, "image": "evil:1", "name": "c"}  # these two the engine writes over labels
+    (created,) = translator.translate(raw("container", "create", CONTAINER, 1, **labels))
+    (died,) = translator.translate(raw("container", "die", CONTAINER, 2, **labels))
+    (committed,) = translator.translate(raw("container", "commit", CONTAINER, 3, **labels))
+    assert created.attributes["labels"]["exitCode"] == "boom"
+    assert created.attributes["name"] == "c"
+    assert "exit_code" not in died.attributes
+    assert (committed.kind, committed.image, committed.reference) == (Kind.IMAGE_BUILT, None, None)
+
+
+@pytest.mark.parametrize("start", ["listed", "unknown"])
+def test_nor_where_the_container_was_there_before(start: str) -> None:
+    translator = Translator(Names())
+    if start == "listed":
+        translator.reconcile([ListedContainer(CONTAINER, ID_1, "c", "running", 1, LIES)], 2)
+        (died,) = translator.translate(raw("container", "die", CONTAINER, 3, **LIES))
+        assert "exit_code" not in died.attributes
+    (committed,) = translator.translate(raw("container", "commit", CONTAINER, 4, **LIES))
+    assert (committed.image, committed.reference) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "known"), [("7", 7), ("-1", -1), ("boom", None), ("", None), ("1e3", None), ("9" * 30, None)]
+)
+def test_exit_codes_are_numbers_or_unknown(said: str, known: int | None) -> None:
+    translator = Translator(Names())
+    translator.translate(raw("container", "create", CONTAINER, 1, image=ID_1))
+    (died,) = translator.translate(raw("container", "die", CONTAINER, 2, image=ID_1, exitCode=said))
+    assert died.attributes.get("exit_code") == known
+
+
+def test_huge_and_countless_labels_are_cut_with_their_length(tmp_path: Path) -> None:
+    labels = {f"l{k}": "x" for k in range(10**5)} | {"big": "y" * 2**20} | dict.fromkeys(JOB_LABELS, "1001")
+    translator = Translator(Names())
+    (created,) = translator.translate(raw("container", "create", CONTAINER, NOW_NS, image=ID_1, **labels))
+    kept = created.attributes["labels"]
+    assert len(kept) == MOST_LABELS
+    assert created.attributes["labels_in_all"] == len(labels)
+    assert set(JOB_LABELS) <= set(kept)
+    (big,) = translator.translate(raw("container", "create", "d" * 64, NOW_NS, image=ID_1, big="y" * 2**20))
+    assert big.attributes["labels"]["big"] == "y" * MOST_LABEL + "… (1,048,576 characters)"
+    storable(tmp_path, [created, big])
+
+
+def test_the_labels_that_are_kept_first_are_all_that_jobs_are_known_by() -> None:
+    asked: set[str] = set()
+
+    class Noting(dict[str, str]):
+        def get(self, key: str, default: Any = None) -> Any:
+            asked.add(key)
+            return super().get(key, default)
+
+        def __getitem__(self, key: str) -> str:
+            asked.add(key)
+            return super().__getitem__(key)
+
+    for one in JOB_LABELS:
+        for other in JOB_LABELS:
+            job_of(Noting({one: "x", other: "x"}))
+    assert asked == set(JOB_LABELS)
+    assert not HIDEABLE & set(JOB_LABELS)
+
+
+@given(st.dictionaries(st.sampled_from(JOB_LABELS) | hostile.any_text, hostile.any_text), hostile.any_text)
+def test_labels_of_any_kind_name_a_job_or_none(labels: Mapping[str, str], name: str) -> None:
+    found = job_of(labels, name)
+    assert found is None or found[0].is_same(found[0])
+    project_of(name)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[", "http://a℀b/", "https://[::1", "http://[v1.x]/p/-/jobs/1", "//", "http://h:x/p"]
+)
+def test_an_address_of_any_shape_is_no_fault(url: str) -> None:
+    label = "com.gitlab.gitlab-runner."
+    found = job_of({f"{label}job.id": "1", f"{label}job.url": url})
+    assert found is not None
+    job = found[0]
+    assert job.url == url
+    assert job.is_same(job)
+    for line in (f'{{"msg":"Job succeeded","job":"1","repo_url":"{url}"}}', f"Job succeeded job=1 repo_url={url}"):
+        assert [fact is not None for _, fact in read_lines([line])] == [True]
+
+
+manifests = hostile.objects_with(
+    layers=st.lists(hostile.objects_with(digest=st.just("sha256:" + "1" * 64), mediaType=st.just("x+gzip"))),
+    config=hostile.objects_with(digest=st.just("sha256:" + "2" * 64)),
+    manifests=st.lists(hostile.objects_with(digest=st.just("sha256:" + "3" * 64))),
+    rootfs=hostile.objects_with(diff_ids=st.just(["sha256:a"])),
+    fsLayers=st.lists(hostile.leaf, max_size=2),
+)
+
+
+def written(folder: Path, *contents: str) -> None:
+    """Manifests as the containerd store and Podman keep them."""
+    blobs = folder / "containerd/daemon/io.containerd.content.v1.content/blobs/sha256"
+    images = folder / "overlay-images" / ("0" * 64)
+    for one in (blobs, images):
+        one.mkdir(parents=True, exist_ok=True)
+    for digit, content in zip("0123", contents * 4, strict=False):
+        (blobs / (digit * 64)).write_text(content, errors="surrogatepass")
+        (images / "manifest").write_text(content, errors="surrogatepass")
+
+
+@given(st.data())
+def test_manifests_of_any_shape_are_read_or_unknown(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("store")
+    one, other = data.draw(manifests | hostile.any_json), data.draw(manifests)
+    written(folder, hostile.as_json(one), hostile.as_json(other))
+    found = compressed_sizes(str(folder), "sha256:" + "0" * 64, ["sha256:a"])
+    assert found is None or all(size >= 0 for size in found)
+    assert by_manifests(str(folder), "sha256:" + "0" * 64) in Origin
+    assert by_identity({"Identity": one}) in Origin
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(hostile.TOO_DEEP, '{"layers": [], "x": ' + hostile.TOO_DEEP + "}", "", "[]", "null", '{"layers": {"a": 1}}'),
+        *(
+            '{"layers": [1, null]}',
+            '{"layers": 5}',
+            '{"config": "x"}',
+            '{"manifests": {"digest": 1}}',
+            '{"manifests": 7}',
+        ),
+    ],
+)
+def test_a_malformed_manifest_is_unknown(tmp_path: Path, content: str) -> None:
+    written(tmp_path, content)
+    assert compressed_sizes(str(tmp_path), "sha256:" + "0" * 64, ["sha256:a"]) is None
+    assert by_manifests(str(tmp_path), "sha256:" + "0" * 64) in {Origin.UNKNOWN, Origin.LOCAL}
+
+
+fields = st.dictionaries(
+    st.sampled_from(
+        [
+            "msg",
+            "time",
+            "job",
+            "project",
+            "repo_url",
+            "duration_s",
+            "MESSAGE",
+            "__REALTIME_TIMESTAMP",
+            "__CURSOR",
+            "_SOURCE_REALTIME_TIMESTAMP",
+            "image",
+            "level",
+        ]
+    ),
+    hostile.any_json | st.sampled_from(["Job succeeded", "Job failed (x): y", "1001", "Image configured for job"]),
+)
+lines = (
+    fields.map(hostile.as_json)
+    | st.builds("{} {}".format, hostile.any_text, hostile.any_text)
+    | st.builds("time={} level=info msg={} job={} duration_s={}".format, *[hostile.any_text] * 4)
+    | st.sampled_from([hostile.TOO_DEEP, '{"a":' + hostile.TOO_DEEP])
+)
+
+
+@given(st.lists(lines, max_size=5))
+def test_lines_of_any_kind_are_read_or_passed_over(told: list[str]) -> None:
+    for line in told:
+        parse_line(line)
+    list(read_lines(told))
+
+
+def test_lines_of_any_kind_are_stored(tmp_path: Path) -> None:
+    told = []
+    for number, leaf in enumerate([*hostile.TEXTS, *hostile.NUMBERS, [1, {}], {"a": []}]):
+        job = {"msg": "Job succeeded", "job": str(number + 1), "duration_s": leaf, "repo_url": leaf, "job_name": leaf}
+        stamps = {"time": leaf} if number % 2 else {"__REALTIME_TIMESTAMP": leaf, "__CURSOR": leaf}
+        told.append(hostile.as_json({**job, **stamps}))
+        told.append(hostile.as_json({"MESSAGE": hostile.as_json(job), "__REALTIME_TIMESTAMP": leaf, "__CURSOR": leaf}))
+    told += [hostile.TOO_DEEP, "x" * 10**6]
+    log = EventLog(tmp_path / "events.duckdb")
+    assert ingest_stream(log, told, NOW_NS).facts > 50
+    (tmp_path / "log").write_text("\n".join(told), errors="surrogatepass")
+    ingest_file(log, tmp_path / "log")
+    assert ingest_file(log, tmp_path / "log").lines == 1  # the last has no end yet
+    assert log.query("SELECT max(epoch_ns(time)) <= ? FROM event", [time.time_ns()]) == [(True,)]
+
+
+def test_of_a_line_without_end_no_more_is_held_than_is_read_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"a\n" + b"b" * 10**6 + b"\nc")
+    with path.open("rb") as file:
+        found = list(bounded_lines(file))
+    assert [(len(line), length, ended) for line, length, ended in found] == [
+        (2, 2, True),
+        (262144, 10**6 + 1, True),
+        (1, 1, False),
+    ]
+
+
+def files(folder: Path, job: str, layer: str) -> tuple[Path, Path]:
+    """A list of jobs and a list of layers with a line each."""
+    jobs, layers = folder / "jobs.csv", folder / "layers.csv"
+    jobs.write_text(f"{','.join(JOB_COLUMNS)}\n{job}\n")
+    layers.write_text(f"{','.join(LAYER_COLUMNS)}\n{layer}\n")
+    return jobs, layers
+
+
+BAD = ["1E+9999999", "nan", "inf", "-1", str(2**63), "1" * 10**4, "", "0x10", "NaN123", "-0.5", "1_000_000E+999999"]
+
+
+@pytest.mark.parametrize("number", BAD)
+@pytest.mark.parametrize("place", ["start", "seconds", "position", "bytes"])
+def test_a_number_that_is_none_is_one_line_at_once(tmp_path: Path, number: str, place: str) -> None:
+    job = {"start": "1", "seconds": "1"} | ({place: number} if place in JOB_COLUMNS else {})
+    layer = {"position": "0", "bytes": "1"} | ({place: number} if place in LAYER_COLUMNS else {})
+    made = files(
+        tmp_path, f"{job['start']},{job['seconds']},p,j,a:1", f"a:1,{layer['position']},sha256:a,{layer['bytes']}"
+    )
+    with pytest.raises(UsageError, match=rf", line 2: {place} is") as found:
+        import_jobs(*made, EventLog(tmp_path / "l.duckdb"), 2**40, 0)
+    assert len(str(found.value)) < 500
+
+
+def test_the_largest_numbers_are_taken_and_their_sum_is_not(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "l.duckdb")
+    assert import_jobs(*files(tmp_path, "8589934591,1,p,j\0,a:1", f"a:1,0,sha256:a,{2**60}"), log, 2**60, 0) == 5
+    assert log.query("SELECT size_bytes FROM images") == [(2**60,)]
+    with pytest.raises(UsageError, match=r"more than 2\^60 bytes in all"):
+        import_jobs(*files(tmp_path, "1,1,p,j,a:1", f"a:1,0,x,{2**60}\na:1,1,y,1"), log, 2**60, 0)
+    with pytest.raises(UsageError, match="seconds is 2"):
+        import_jobs(*files(tmp_path, "8589934591,2,p,j,a:1", "a:1,0,x,1"), log, 2**60, 0)
+
+
+def test_a_gzip_bomb_is_read_as_far_as_a_line_may_be(tmp_path: Path) -> None:
+    jobs, layers = files(tmp_path, "1,1,p,j,a:1", "a:1,0,x,1")
+    with gzip.open(jobs, "wb", compresslevel=1) as bomb:
+        for _ in range(64):
+            bomb.write(b"0" * 2**20)
+    with pytest.raises(UsageError, match="a line has more than 65,536 characters"):
+        import_jobs(jobs, layers, EventLog(tmp_path / "l.duckdb"), 2**40, 0)
+
+
+@given(
+    st.lists(st.tuples(*[hostile.any_text] * 5), max_size=3), st.lists(st.tuples(*[hostile.any_text] * 4), max_size=3)
+)
+def test_lists_of_any_kind_are_taken_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, jobs: list[tuple[str, ...]], layers: list[tuple[str, ...]]
+) -> None:
+    folder = tmp_path_factory.mktemp("lists")
+    for name, head, rows in (("jobs.csv", JOB_COLUMNS, jobs), ("layers.csv", LAYER_COLUMNS, layers)):
+        text = "\n".join(",".join(row) for row in (head, *rows))
+        (folder / name).write_bytes(text.encode(errors="surrogatepass"))
+    try:
+        import_jobs(folder / "jobs.csv", folder / "layers.csv", EventLog(folder / "l.duckdb"), 2**40, 0)
+    except UsageError as error:
+        assert len(one_line(str(error)).splitlines()) == 1  # noqa: PT017 - most lists are refused, some are not
+
+
+@pytest.mark.parametrize(
+    ("value", "known"),
+    [(True, None), (1.0, None), ("7", 7), ("²", None), ([], None), (-1, None), (2**60, 2**60), (2**60 + 1, None)],
+)
+def test_a_whole_number_is_one_in_its_range(value: object, known: int | None) -> None:
+    assert whole(value) == known
+
+
+def test_an_event_from_the_future_does_not_hold_the_clock_there() -> None:
+    clock = Clock()
+    far = 2**62
+    stamped = clock.stamped(Event(far, Kind.IMAGE_PULLED, image=ID_1))
+    assert stamped.time_ns <= time.time_ns()
+    assert stamped.attributes["own_time_ns"] == far
+    clock.resume(stamped.time_ns)
+    assert clock.stamped(Event(time.time_ns(), Kind.IMAGE_PULLED)).attributes == {}
