@@ -125,7 +125,7 @@ def simulate(
     *policies: AnyPolicy,
     baselines: Iterable[str] = DEFAULT_BASELINES,
     pull_rate: float = DEFAULT_PULL_RATE,
-    trigger: str = "tick",
+    trigger: str = "event",
     processes: int | None = None,
 ) -> pd.DataFrame:
     """What each policy would have done: one row per host and policy, of a fleet also the sums.
@@ -137,7 +137,7 @@ def simulate(
         policies: files, mappings of keys, or `Policy` objects; none: the default policy.
         baselines: what others do, by name.
         pull_rate: bytes per second at which pulls are taken to run.
-        trigger: what starts a prune, ``tick`` or ``event``.
+        trigger: what starts a prune: ``event`` (the timer, and a sample that shows too little space) or ``tick``.
         processes: how many hosts to work on at once; None: one for each processor.
 
     Raises:

@@ -62,7 +62,7 @@ def _threshold(default: str) -> Any:
     )
 
 
-ThresholdOption = Annotated[list[str] | None, _threshold("10%")]
+ThresholdOption = Annotated[list[str] | None, _threshold("auto")]
 ComparedThresholdsOption = Annotated[list[str] | None, _threshold("5% to 80%")]
 SearchedThresholdsOption = Annotated[list[str] | None, _threshold("5%:40%:1%")]
 TargetOption = Annotated[
@@ -93,7 +93,7 @@ AllowlistIdleOption = Annotated[
 ]
 MinAgeOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="DURATION", help="No image used or pulled more recently goes.", show_default="1h"),
+    typer.Option(metavar="DURATION", help="No image used or pulled more recently goes.", show_default="auto"),
 ]
 OrderOption = Annotated[list[str] | None, typer.Option(metavar="ORDER", help=_ORDER_HELP, show_default="forecast")]
 SearchedOrdersOption = Annotated[
@@ -104,7 +104,11 @@ IntervalOption = Annotated[
     list[str] | None, typer.Option(metavar="DURATION", help="Time between ticks of the timer.", show_default="5min")
 ]
 TriggerOption = Annotated[
-    str, typer.Option(metavar="WHEN", help="What starts a prune: tick (the timer), or event (also a pull or sample).")
+    str,
+    typer.Option(
+        metavar="WHEN",
+        help="What starts a prune: event (the timer, and a sample that shows too little space) or tick (the timer).",
+    ),
 ]
 PolicyOption = Annotated[
     list[Path] | None,
@@ -195,7 +199,7 @@ class Compared:
 
     order: OrderOption = None
     allowlist: AllowlistOption = None
-    trigger: TriggerOption = "tick"
+    trigger: TriggerOption = "event"
     policy: PolicyOption = None
     baseline: BaselineOption = None
     pull_rate: PullRateOption = "50MB"
@@ -219,7 +223,7 @@ class Varied:
     """Options that say what is varied in a grid, beside the threshold, the order and the other axes."""
 
     allowlist_set: AllowlistSetOption = None
-    trigger: TriggerOption = "tick"
+    trigger: TriggerOption = "event"
     policy: BasePolicyOption = None
 
     def grid(self, axes: dict[str, list[str] | None], *, complete: bool = False) -> tuple[list[Candidate], int]:

@@ -30,6 +30,7 @@ class Baseline:
     baseline = True
     name = "baseline"
     interval = 0.0
+    due = math.inf
     rule: AgeRule | None = None
     tool: Tool | None = None
 
@@ -51,6 +52,9 @@ class Baseline:
 
     def waits(self, host: Host, until: float, *, use: bool) -> None:
         """Time passes until `until`, when a use begins or something else happens. Nothing."""
+
+    def wakes(self, host: Host) -> None:
+        """It is due. Nothing: it never is."""
 
     def restarted(self, now: float) -> bool:
         """Whether it has been restarted since this was asked last."""

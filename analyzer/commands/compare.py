@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 DEMO_DISK_BYTES = 100 * 2**30
 _REPORT = Path("report.html")
-_THRESHOLDS = ["5%", "10%", "15%", "20%", "30%", "40%", "50%", "60%", "70%", "80%"]
+_THRESHOLDS = ["auto", "5%", "10%", "15%", "20%", "30%", "40%", "50%", "60%", "70%", "80%"]
 ReportOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file to write.")]
 DemoReportOption = Annotated[Path, typer.Option("--report", "-o", metavar="FILE", help="The HTML file to write.")]
 RegretOption = Annotated[
@@ -60,6 +60,7 @@ def simulate(
     Repeated options are combined: two thresholds and two orders make four policies. Of several hosts there is
     one row per host and policy, and their sums.
     """
+    from analyzer.kernel.runs import Wake
     from analyzer.report.terminal import patient_progress, print_results
     from analyzer.report.terminal_search import print_fleet
     from analyzer.search.fleet import on_each
@@ -80,7 +81,9 @@ def simulate(
         results, notes = work.run(trace, progress)
         if regret:
             ours = len(work.policies)
-            results[-ours:] = add_regret(trace, work.policies, results[-ours:])
+            results[-ours:] = add_regret(
+                trace, work.policies, results[-ours:], work.trigger, Wake(pull_rate=work.pull_rate)
+            )
     print_results(trace, results, shown, notes)
 
 

@@ -50,7 +50,7 @@ EntryOption = Annotated[
 OneThresholdOption = Annotated[
     str | None,
     typer.Option(
-        "--threshold", metavar="SPACE", help="Free space under which pruning starts (10%, 50GB).", show_default="10%"
+        "--threshold", metavar="SPACE", help="Free space under which pruning starts (10%, 50GB).", show_default="auto"
     ),
 ]
 

@@ -20,7 +20,8 @@ from analyzer.kernel.moments import Moments
 from analyzer.kernel.rules import AgeRule, Clock, Tool
 from analyzer.native.binding import Array, checked, function, plain, pointers, view
 from analyzer.trace.trace import Flags, Floats, Integers
-from pruner.policy.headroom import LEAST_SHARE, MARGIN, MOST_SHARE, FreeSpaceDrops
+from collector.machine.wake import FIRST_PAUSE_S, LAST_PAUSE_S
+from pruner.policy.headroom import LEAST_SHARE, MARGIN, MOST_SHARE, FreeSpaceDrops, reach_of
 from pruner.policy.orders import OWN_STATE_ORDERS
 
 _CALLBACK = 2
@@ -34,7 +35,7 @@ _Levels = ctypes.CFUNCTYPE(c_int, c_int32, c_double, c_void_p)
 
 class _Headroom(ctypes.Structure):
     _fields_ = (
-        *((name, c_double) for name in ("margin", "least", "most")),
+        *((name, c_double) for name in ("margin", "least", "most", "reach")),
         *((name, c_int64) for name in ("kept", "enough")),
         ("levels", c_void_p),
     )
@@ -58,6 +59,9 @@ class _Policy(ctypes.Structure):
         ("levels", c_void_p),
         ("protected", c_void_p),
         *((name, c_double) for name in ("interval", "min_age", "allowlist_idle", "gap_grace", "level")),
+        *((name, c_double) for name in ("latency", "pull_rate", "first_pause", "last_pause")),
+        *((name, c_void_p) for name in ("age_from", "age")),
+        ("ages", c_int32),
         *((name, c_int32) for name in ("at_events", "keep_local", "keep_removals", "keep_steps")),
         ("order", c_int32),
         ("sizes", c_void_p),
@@ -91,6 +95,19 @@ class _Result(ctypes.Structure):
 
 
 @dataclass(frozen=True, slots=True)
+class Wake:
+    """How a shortage starts a prune, as `collector.machine.wake` does it.
+
+    Attributes:
+        latency: seconds from the sample that shows the shortage to what the prune has freed.
+        pull_rate: bytes per second of pulls; the sample is taken when the pull has ended.
+    """
+
+    latency: float = 10.0
+    pull_rate: float = 50e6
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """A policy as the kernel takes it.
 
@@ -98,10 +115,10 @@ class Rules:
         levels: per class of disk the threshold, target and emergency, bytes and inodes each; shape (c, 6).
         protected: per image whether the allowlist names it; shape (n,).
         interval: seconds between ticks; 0: none.
-        min_age: seconds.
+        min_ages: the minimum age in seconds, and from when on it holds, the first always; shape (k, 2) of (time, age).
         allowlist_idle: seconds.
         gap_grace: seconds for which a gap keeps images young.
-        at_events: whether pulls, arrivals and disk samples start a prune too.
+        wake: how pulls, arrivals and disk samples start a prune too; None: they do not.
         keep_local: whether local images stay.
         order: one of `OWN_STATE_ORDERS`; "": another.
         moments: ranks of all images by an order that depends on none of these; without either:
@@ -115,10 +132,10 @@ class Rules:
     levels: Floats
     protected: Flags
     interval: float
-    min_age: float
+    min_ages: Floats
     allowlist_idle: float
     gap_grace: float
-    at_events: bool
+    wake: Wake | None
     keep_local: bool
     order: str = ""
     moments: Moments | None = None
@@ -158,8 +175,10 @@ class Run:
         if rules.order or rules.moments or rules.rule or rules.tool:
             struct = index.by_order()
         else:
-            struct = index.by_last_use(rules.min_age, 0.0 if rules.at_events else rules.interval)
+            struct = index.by_last_use(float(rules.min_ages[:, 1].min()), 0.0 if rules.wake else rules.interval)
         levels, protected = plain(rules.levels, np.float64), plain(rules.protected, np.uint8)
+        age_from, age = (plain(rules.min_ages[:, column], np.float64) for column in (0, 1))
+        wake = rules.wake or Wake()
         rule = _age_rule(rules.rule, index) if rules.rule else None
         tool = _tool(rules.tool, index) if rules.tool else None
         headroom = _headroom(rules, self._call) if rules.resolved else None
@@ -167,11 +186,18 @@ class Run:
             levels=levels.ctypes.data,
             protected=protected.ctypes.data,
             interval=rules.interval,
-            min_age=rules.min_age,
+            min_age=float(rules.min_ages[:, 1].min()),
             allowlist_idle=rules.allowlist_idle,
             gap_grace=rules.gap_grace,
             level=level,
-            at_events=rules.at_events,
+            latency=wake.latency,
+            pull_rate=wake.pull_rate,
+            first_pause=FIRST_PAUSE_S,
+            last_pause=LAST_PAUSE_S,
+            age_from=age_from.ctypes.data,
+            age=age.ctypes.data,
+            ages=len(age),
+            at_events=rules.wake is not None,
             keep_local=rules.keep_local,
             keep_removals=removals,
             keep_steps=steps,
@@ -183,7 +209,7 @@ class Run:
             tool=ctypes.addressof(tool) if tool else None,
         )
         self._policy = policy
-        self._kept = (index, struct, levels, protected, rule, tool, headroom)
+        self._kept = (index, struct, levels, protected, age_from, age, rule, tool, headroom)
         self._given = (byref(struct), byref(policy))
         self._result = _Result()
         self.address: int | None = None
@@ -381,11 +407,13 @@ def _headroom(rules: Rules, call: _Call) -> _Headroom:
         return 0
 
     call.levels = _Levels(levels)
+    reach = reach_of(rules.interval, early=rules.wake is not None)
     falls = FreeSpaceDrops(rules.interval)
     return _Headroom(
         margin=MARGIN,
         least=LEAST_SHARE,
         most=MOST_SHARE,
+        reach=reach,
         kept=falls.kept,
         enough=falls.enough,
         levels=ctypes.cast(call.levels, c_void_p),

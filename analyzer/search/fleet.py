@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from analyzer.baselines import baseline
+from analyzer.kernel.runs import Wake
 from analyzer.search.grid import Candidate
 from analyzer.search.pareto import possible, sweep
 from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger
@@ -120,7 +121,7 @@ class Simulation:
     policies: tuple[Policy, ...]
     baselines: tuple[str, ...] = ()
     pull_rate: float = DEFAULT_PULL_RATE
-    trigger: Trigger = Trigger.TICK
+    trigger: Trigger = Trigger.EVENT
 
     def __call__(self, trace: Trace, progress: Progress | None = None) -> Findings:
         """Baselines first, then policies. Raises LogError or UsageError, see `replay`."""
@@ -138,8 +139,11 @@ class Simulation:
             if cleaner.interval > trace.end
         ]
         notes += _of_policies(trace, self.policies)
+        if self.trigger is Trigger.TICK:
+            notes.append("prunes begin at ticks of the timer only (--trigger tick), as without the collector")
         runs: list[Cleaner] = [cleaner for cleaner in others if cleaner.interval <= trace.end]
-        runs += [PolicyCleaner(policy, trace, trigger=self.trigger) for policy in self.policies]
+        wake = Wake(pull_rate=self.pull_rate)
+        runs += [PolicyCleaner(policy, trace, trigger=self.trigger, wake=wake) for policy in self.policies]
         results = replay_many(
             trace, runs, pull_rate=self.pull_rate, progress=progress, timeline=timeline, removals=timeline
         )
@@ -176,7 +180,7 @@ class Sweep:
 
     candidates: tuple[Candidate, ...]
     pull_rate: float = DEFAULT_PULL_RATE
-    trigger: Trigger = Trigger.TICK
+    trigger: Trigger = Trigger.EVENT
 
     def __call__(self, trace: Trace, progress: Progress | None = None) -> Findings:
         """One result for each policy that is possible. Raises LogError or UsageError, see `sweep`."""

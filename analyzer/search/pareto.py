@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from analyzer.kernel.runs import Wake
 from analyzer.search.grid import Candidate
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger, policy_levels
 from analyzer.simulation.replay import Progress, replay_many
@@ -21,7 +22,7 @@ def sweep(
     candidates: Sequence[Candidate],
     pull_rate: float = DEFAULT_PULL_RATE,
     progress: Progress | None = None,
-    trigger: Trigger = Trigger.TICK,
+    trigger: Trigger = Trigger.EVENT,
 ) -> list[Result]:
     """Each candidate's result on the trace, in the order given.
 
@@ -36,7 +37,8 @@ def sweep(
         LogError: the trace is too poor for a sound figure.
         UsageError: a policy contradicts itself on this disk.
     """
-    cleaners = [PolicyCleaner(candidate.policy, trace, candidate.name, trigger) for candidate in candidates]
+    wake = Wake(pull_rate=pull_rate)
+    cleaners = [PolicyCleaner(candidate.policy, trace, candidate.name, trigger, wake) for candidate in candidates]
     # The removals of thousands of policies would fill the memory; a sweep is about the figures.
     results = replay_many(trace, cleaners, pull_rate=pull_rate, progress=progress, removals=False)
     return [replace(result, removed=()) for result in results]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analyzer.baselines import baseline
+from analyzer.kernel.runs import Wake
 from analyzer.search.fleet import Findings, fleet_sum
 from analyzer.search.grid import Candidate
 from analyzer.search.pareto import badness, possible
@@ -103,7 +104,7 @@ class Trial:
     baselines: tuple[str, ...] = ()
     share: float = 1.0
     pull_rate: float = DEFAULT_PULL_RATE
-    trigger: Trigger = Trigger.TICK
+    trigger: Trigger = Trigger.EVENT
 
     def __call__(self, trace: Trace, progress: Progress | None = None) -> tuple[Findings, Findings | None]:
         """Results on the first part and on the rest, baselines first; None where there is no rest.
@@ -130,7 +131,8 @@ class Trial:
     ) -> list[Result]:
         others = [baseline(name) for name in self.baselines]
         runs: list[Cleaner] = [cleaner for cleaner in others if cleaner.interval <= trace.end]
-        runs += [PolicyCleaner(item.policy, trace, item.name, self.trigger) for item in kept]
+        wake = Wake(pull_rate=self.pull_rate)
+        runs += [PolicyCleaner(item.policy, trace, item.name, self.trigger, wake) for item in kept]
         results = replay_many(
             trace, runs, pull_rate=self.pull_rate, progress=progress, timeline=timeline, removals=False
         )
@@ -385,7 +387,7 @@ def propose(
     run: Callable[[Trial], tuple[Found, list[str]]],
     candidates: Sequence[Candidate],
     pull_rate: float = DEFAULT_PULL_RATE,
-    trigger: Trigger = Trigger.TICK,
+    trigger: Trigger = Trigger.EVENT,
 ) -> Proposal:
     """What `analyzer recommend` recommends of these policies unless told otherwise; never an error.
 

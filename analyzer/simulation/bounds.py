@@ -20,13 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analyzer.kernel import index
+from analyzer.kernel.runs import Wake
 from analyzer.native.binding import Array, checked, function, plain
-from analyzer.simulation.cleaner import PolicyCleaner, policy_levels, protection
+from analyzer.simulation.cleaner import PolicyCleaner, Trigger, policy_levels, protection
 from analyzer.simulation.knowledge import knowledge_of
 from analyzer.simulation.replay import replay
 from analyzer.simulation.result import Result
 from analyzer.trace.trace import Flags, Floats, Images, Integers, Trace, Use
 from pruner.planning.plan import GAP_GRACE_S
+from pruner.policy.headroom import LEAST_SHARE
 from pruner.policy.policy import AUTO, Policy
 
 _AT_ONCE = 2**16
@@ -35,15 +37,18 @@ _Columns = dict[tuple[object, ...], tuple[NDArray[Any], ...]]
 
 
 class Clairvoyant(PolicyCleaner):
-    """A policy with its order replaced: the image whose next use is the farthest goes first.
+    """A policy with its order replaced: the image whose next use is the farthest goes first, however young.
 
     Args:
-        policy: whose threshold, target, ages and allowlist hold.
+        policy: whose threshold, target, allowlist and its age hold.
         trace: where to apply it, and its future.
+        trigger: what starts a prune.
+        wake: how events do, if they do.
     """
 
-    def __init__(self, policy: Policy, trace: Trace) -> None:
-        super().__init__(replace(policy, order="clairvoyant"), trace, name=f"clairvoyant under {policy.threshold} free")
+    def __init__(self, policy: Policy, trace: Trace, trigger: Trigger = Trigger.TICK, wake: Wake | None = None) -> None:
+        name = f"clairvoyant under {policy.threshold} free"
+        super().__init__(replace(policy, order="clairvoyant", min_age=0.0), trace, name, trigger, wake)
         self._knowledge = knowledge_of(trace)
         self._next = self._knowledge.next_demands
 
@@ -73,34 +78,52 @@ def with_regret(result: Result, bracket: Bracket) -> Result:
     return replace(result, optimum_least=min(bracket.least, bracket.most), optimum_most=bracket.most)
 
 
-def add_regret(trace: Trace, policies: Sequence[Policy], results: Sequence[Result]) -> list[Result]:
+def add_regret(
+    trace: Trace,
+    policies: Sequence[Policy],
+    results: Sequence[Result],
+    trigger: Trigger = Trigger.TICK,
+    wake: Wake | None = None,
+) -> list[Result]:
     """The results of policies with their brackets; policies that differ in the order only share one.
 
-    A policy whose threshold follows from its own past has none: another order would have another threshold.
+    Args:
+        trace: the history.
+        policies: whose results they are.
+        results: the results.
+        trigger: what starts a prune.
+        wake: how events do, if they do.
     """
     known: dict[Policy, Bracket] = {}
     columns: _Columns = {}
     added = []
     for policy, result in zip(policies, results, strict=True):
-        if policy.threshold.unit == AUTO:
-            added.append(result)
-            continue
         rules = replace(policy, order="lru")
         if rules not in known:
-            known[rules] = bracket(trace, rules, columns)
+            known[rules] = bracket(trace, rules, columns, trigger, wake)
         added.append(with_regret(result, known[rules]))
     return added
 
 
-def bracket(trace: Trace, policy: Policy, columns: _Columns | None = None) -> Bracket:
-    """The optimum's re-pulled bytes under a policy's threshold, ages and allowlist. Raises as `replay`.
+def bracket(
+    trace: Trace,
+    policy: Policy,
+    columns: _Columns | None = None,
+    trigger: Trigger = Trigger.TICK,
+    wake: Wake | None = None,
+) -> Bracket:
+    """The optimum's re-pulled bytes under a policy's threshold and allowlist. Raises as `replay`.
+
+    The clairvoyant minds no minimum age, so that what it leaves behind shows what that costs, too.
 
     Args:
         trace: the history.
         policy: whose.
         columns: what policies that differ in their threshold share; filled.
+        trigger: what starts a prune.
+        wake: how events do, if they do.
     """
-    most = replay(trace, Clairvoyant(policy, trace), removals=False).repulled_bytes
+    most = replay(trace, Clairvoyant(policy, trace, trigger, wake), removals=False).repulled_bytes
     return Bracket(lower_bound(trace, policy, columns=columns), most)
 
 
@@ -141,6 +164,8 @@ class _Fractional:
     def __init__(self, trace: Trace, policy: Policy, columns: _Columns) -> None:
         self.trace = trace
         self.policy = policy
+        # The longest that ever held: what may have been too young is not forced to go.
+        self.min_age = float(trace.min_ages[:, 1].max()) if policy.min_age is None else policy.min_age
         self.columns = columns
         self.ticks = int(trace.end / policy.interval)
         self.size: list[int] = trace.layer_bytes.tolist()
@@ -157,7 +182,7 @@ class _Fractional:
     def run(self, *, reference: bool) -> int:
         """The bytes that have to be pulled again."""
         if not reference and index.available(self.trace):
-            grace = min(self.policy.min_age, GAP_GRACE_S)
+            grace = min(self.min_age, GAP_GRACE_S)
             return int(_compiled(self.trace, self._columns(), self._allowed(), self.policy.interval, grace))
         state, allowed = 0, self._allowed().tolist()
         tick, needs = 0, iter(self._needs())
@@ -232,7 +257,7 @@ class _Fractional:
         needed = free | (demand & ~trace.local[trace.image])
         tick = np.maximum(np.ceil(trace.time / policy.interval), 1).astype(np.int64)
         never_goes = trace.local & (policy.local_images == "keep")
-        until = np.where(never_goes[trace.image], math.inf, trace.until + policy.min_age)
+        until = np.where(never_goes[trace.image], math.inf, trace.until + self.min_age)
         until, known, there = _presence(trace, needed, until)
         doubt = np.where(known & ~there & (until > tick * policy.interval), until, -math.inf)
         until = np.where(there, until, -math.inf)
@@ -269,9 +294,15 @@ class _Fractional:
         trace = self.trace
         sizes = np.stack((trace.disk_total, trace.inode_total), axis=1)
         distinct, number = np.unique(sizes, axis=0, return_inverse=True)
-        levels = [policy_levels(self.policy, int(total), int(inodes)).threshold[0] for total, inodes in distinct]
+        levels = [self._threshold(int(total), int(inodes)) for total, inodes in distinct]
         allowed: Floats = trace.disk_total - trace.disk_other - np.array(levels)[number.reshape(-1)]
         return allowed
+
+    def _threshold(self, total: int, inodes: int) -> float:
+        """Bytes that the policy has free at least; one that follows from its own past may come to little."""
+        if self.policy.threshold.unit == AUTO:
+            return LEAST_SHARE * total
+        return policy_levels(self.policy, total, inodes).threshold[0]
 
     def _drop(self, now: float, allowed: float) -> None:
         """Drop bytes, those that are needed last first, until no more are held than is allowed."""
@@ -298,7 +329,7 @@ class _Fractional:
 
     def _blind(self, now: float) -> bool:
         """Whether every image still counts as just used after a gap."""
-        grace = min(self.policy.min_age, GAP_GRACE_S)
+        grace = min(self.min_age, GAP_GRACE_S)
         return any(begin <= now and min(end, now) + grace > now for begin, end in self.trace.blind.tolist())
 
 

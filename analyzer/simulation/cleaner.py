@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import deque
 from enum import StrEnum
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
+from analyzer.kernel.runs import Wake
 from analyzer.simulation.host import Host
 from analyzer.simulation.knowledge import knowledge_of
 from analyzer.trace.trace import Floats, Integers, Trace
+from collector.machine.wake import FIRST_PAUSE_S, LAST_PAUSE_S
 from collector.model.errors import UsageError
 from pruner.planning.decision import EVICT_EMERGENCY, Reason, evict, in_turn
 from pruner.planning.plan import recent_use
-from pruner.policy.headroom import FreeSpaceDrops
+from pruner.policy.headroom import FreeSpaceDrops, reach_of
 from pruner.policy.orders import ORDERS, OWN_STATE_ORDERS
 from pruner.policy.policy import AUTO, Levels, Policy, Space
 
@@ -35,11 +38,13 @@ class Cleaner(Protocol):
         name: what a report calls it.
         baseline: whether it stands for what others do.
         interval: seconds between ticks of its timer; 0: it has none.
+        due: when it is to be woken besides, seconds after the trace's origin; infinity: not.
     """
 
     name: str
     baseline: bool
     interval: float
+    due: float
 
     def tick(self, host: Host) -> None:
         """The timer fires."""
@@ -53,6 +58,9 @@ class Cleaner(Protocol):
     def waits(self, host: Host, until: float, *, use: bool) -> None:
         """Time passes from the last happening until `until`, when a use begins or something else happens."""
 
+    def wakes(self, host: Host) -> None:
+        """It is `due`."""
+
 
 class PolicyCleaner:
     """Our pruner: the decision function, called at each tick. What inherits may have other `keys`, and nothing else.
@@ -62,18 +70,32 @@ class PolicyCleaner:
         trace: where to apply it.
         name: what a report calls it; None: the policy in words.
         trigger: what starts a prune.
+        wake: how events do, if they do.
     """
 
     baseline = False
 
-    def __init__(self, policy: Policy, trace: Trace, name: str | None = None, trigger: Trigger = Trigger.TICK) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        trace: Trace,
+        name: str | None = None,
+        trigger: Trigger = Trigger.TICK,
+        wake: Wake | None = None,
+    ) -> None:
         self.policy = policy
         self.trace = trace
         self.trigger = trigger
-        self.name = name or (f"{policy}, also at events" if trigger is Trigger.EVENT else str(policy))
+        self.wake = wake or Wake()
+        self.due = math.inf
+        self._quiet_until = -math.inf
+        self._pause = FIRST_PAUSE_S
+        self.name = name or str(policy)
         self.interval = policy.interval
         self._levels: dict[tuple[float | None, int, int], Levels] = {}
-        self._headroom = Headroom(policy.interval) if policy.threshold.unit == AUTO else None
+        self._headroom = None
+        if policy.threshold.unit == AUTO:
+            self._headroom = Headroom(policy.interval, reach_of(policy.interval, early=trigger is Trigger.EVENT))
 
     @cached_property
     def protected(self) -> list[bool]:
@@ -92,6 +114,17 @@ class PolicyCleaner:
         layer: list[int] = self.trace.layer.tolist()
         return layer
 
+    @cached_property
+    def min_ages(self) -> Floats:
+        """The minimum age, seconds, and from when on it holds, the first always; shape (k, 2) of (time, age)."""
+        if self.policy.min_age is not None:
+            return np.array([[-math.inf, self.policy.min_age]])
+        return self.trace.min_ages
+
+    def min_age(self, now: float) -> float:
+        """The minimum age that holds at a time, seconds."""
+        return float(self.min_ages[max(0, int(np.searchsorted(self.min_ages[:, 0], now, side="right")) - 1), 1])
+
     def levels(self, host: Host) -> Levels:
         """The policy's amounts of free space on the disk as it is now."""
         needed = self._headroom.threshold(host.total) if self._headroom is not None else None
@@ -103,32 +136,54 @@ class PolicyCleaner:
 
     def tick(self, host: Host) -> None:
         """Remove what the decision function says, if free space is under the threshold."""
+        self._prune(host)
+
+    def _prune(self, host: Host) -> Levels:
+        """The same; the levels that held."""
         if self._headroom is not None:
             self._headroom.look(host)
         levels = self.levels(host)
         if host.free >= levels.threshold[0] and host.free_inodes >= levels.threshold[1]:
-            return
+            return levels
         order = self.ordered(host)
         verdict = self.decide(host, order, levels)
         for i in in_turn(order, verdict):
             host.remove(i, emergency=verdict[i] == EVICT_EMERGENCY)
         if self._headroom is not None:
             self._headroom.look(host)
+        return levels
 
     def used(self, host: Host, image: int, *, brought_in: bool) -> None:  # noqa: ARG002 - the protocol
         """Prune if that took too much space and events are to trigger it."""
         if brought_in:
-            self._changed(host)
+            self._changed(host, host.arriving)
 
     def sampled(self, host: Host) -> None:
         """Prune if that shows too little space and events are to trigger it."""
         self._changed(host)
 
-    def _changed(self, host: Host) -> None:
+    def _changed(self, host: Host, arriving: int = 0) -> None:
         if self._headroom is not None:
             self._headroom.look(host)
-        if self.trigger is Trigger.EVENT:
-            self.tick(host)
+        if self.trigger is not Trigger.EVENT or self._calm(host, self.levels(host)):
+            return
+        # The sample that shows it is taken once the pull has ended.
+        sample = host.now + arriving / self.wake.pull_rate
+        self.due = min(self.due, max(sample, self._quiet_until) + self.wake.latency)
+
+    def wakes(self, host: Host) -> None:
+        """A prune that an event started does its work; as `collector.machine.wake.Alarm` has it."""
+        self.due = math.inf
+        if not self._calm(host, self._prune(host)):
+            self._quiet_until = host.now - self.wake.latency + self._pause
+            self._pause = min(2 * self._pause, LAST_PAUSE_S)
+
+    def _calm(self, host: Host, levels: Levels) -> bool:
+        """Whether there is space enough; then the next shortage is heard at once."""
+        if host.free < levels.threshold[0] or host.free_inodes < levels.threshold[1]:
+            return False
+        self._pause, self._quiet_until = FIRST_PAUSE_S, -math.inf
+        return True
 
     def waits(self, host: Host, until: float, *, use: bool) -> None:
         """Nothing: it sleeps until the timer or an event wakes it."""
@@ -153,14 +208,14 @@ class PolicyCleaner:
 
     def decide(self, host: Host, order: list[int], levels: Levels) -> list[int]:
         """The verdict on every image that is there."""
-        blind = host.blind_until()
+        blind, min_age = host.blind_until(), self.min_age(host.now)
         verdict = [0] * len(host.held)
         evict(
             order,
             [self._blocked(host, i) for i in range(len(host.held))],
             self.protected,
-            [recent_use(last_use, blind, self.policy.min_age) for last_use in host.last_use],
-            host.now - self.policy.min_age,
+            [recent_use(last_use, blind, min_age) for last_use in host.last_use],
+            host.now - min_age,
             host.now - self.policy.allowlist_idle,
             (host.free, host.free_inodes),
             levels.threshold,
@@ -184,22 +239,31 @@ class PolicyCleaner:
 class Headroom:
     """The record of falls along a simulated history, as a host under this policy would have made it."""
 
-    def __init__(self, interval: float) -> None:
+    def __init__(self, interval: float, reach: float) -> None:
         self._interval = interval
+        self._reach = reach
         self._falls = FreeSpaceDrops(interval)
         self._began = 0.0
-        self._highest = -math.inf
+        self._before: int | None = None
         self._deepest = 0.0
+        # What was free until when: the highest within reach first, then only what was lower and later.
+        self._past: deque[tuple[float, int]] = deque()
 
     def look(self, host: Host) -> None:
-        """See what is free now; what was free at most in this interval counts from."""
+        """See what is free now; a fall counts from what was free at most within reach."""
+        if self._before is not None:
+            while self._past and self._past[-1][1] <= self._before:
+                self._past.pop()
+            while self._past and self._past[0][0] < host.now - self._reach:
+                self._past.popleft()
+            self._past.append((host.now, self._before))
+            self._deepest = max(self._deepest, self._past[0][1] - host.free)
         if host.now >= self._began + self._interval:
-            if self._highest > -math.inf:
-                self._falls.add(max(self._deepest, self._highest - host.free))
+            if self._before is not None:
+                self._falls.add(self._deepest)
             self._began = host.now // self._interval * self._interval
-            self._highest, self._deepest = host.free, 0.0
-        self._highest = max(self._highest, host.free)
-        self._deepest = max(self._deepest, self._highest - host.free)
+            self._deepest = 0.0
+        self._before = host.free
 
     def threshold(self, total: int) -> float | None:
         """The free space that a disk of `total` bytes needs at a tick; None: too little is known yet."""

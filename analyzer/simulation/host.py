@@ -66,6 +66,7 @@ class Host:
     Attributes:
         now: seconds after the trace's origin.
         held: per image whether it is there.
+        arriving: bytes that the latest use let be pulled.
         known: per image whether it has ever been there.
         last_use: per image the latest end of a use, which is in the future while a container lives.
         pulled: per image when it was last pulled, or else arrived.
@@ -81,6 +82,7 @@ class Host:
         n = trace.images
         self.trace = trace
         self.now = 0.0
+        self.arriving = 0
         self.held = [False] * n
         self.known = [False] * n
         self.last_use = [NEVER] * n
@@ -132,7 +134,7 @@ class Host:
 
     def use(self, image: int, until: float, kind: Use) -> bool:
         """Let an image be used now; whether something had to be brought in for it."""
-        before = self.held[image]
+        before, self.arriving = self.held[image], 0
         if kind.demands:
             self._demand(image)
         elif kind is Use.FOUND:
@@ -151,7 +153,7 @@ class Host:
             return
         if not self.local[image]:
             first_ever = not self.known[image]
-            missing = self._hold(image)
+            missing = self.arriving = self._hold(image)
             if first_ever:
                 self.counts.compulsory += 1
                 self.counts.compulsory_bytes += missing

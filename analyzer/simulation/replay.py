@@ -2,8 +2,9 @@
 
 At equal times the disk changes first, then images are used, then the timer ticks. The timer ticks
 at every multiple of its interval after the trace's origin, until the trace ends. With the trigger
-`event` a prune also runs as soon as a pull, an arrival or a disk sample leaves free space under the
-threshold, as on a host whose collector wakes the pruner.
+`event` a pull, an arrival or a disk sample that leaves free space under the threshold starts a prune,
+too, as on a host whose collector wakes the pruner: once the pull has ended, and the prune has had its time.
+What was started so does its work after all that happens at the same time.
 """
 
 from __future__ import annotations
@@ -97,15 +98,26 @@ def replay(
     for time, what, number in _happenings(trace, cleaner.interval, progress):
         if time > trace.end:
             break
+        _wake(host, cleaner, np.nextafter(time, -math.inf))
         before = len(host.counts.removals)
         cleaner.waits(host, time, use=what == _USE)
         host.now = time
         _happen(host, cleaner, what, number)
         host.counts.prunes += len(host.counts.removals) > before
+    _wake(host, cleaner, trace.end)
     cleaner.waits(host, trace.end, use=False)
     host.now = trace.end
     host.account()
     return _result(host, cleaner, pull_rate)
+
+
+def _wake(host: Host, cleaner: Cleaner, until: float) -> None:
+    """Wake whoever is due up to a time."""
+    while cleaner.due <= until:
+        before = len(host.counts.removals)
+        host.now = cleaner.due
+        cleaner.wakes(host)
+        host.counts.prunes += len(host.counts.removals) > before
 
 
 def _happen(host: Host, cleaner: Cleaner, what: int, number: int) -> None:

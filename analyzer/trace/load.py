@@ -21,6 +21,9 @@ from collector.model.errors import LogError, UsageError
 from collector.model.events import LIVE, MOMENTS, Kind
 from collector.model.units import format_bytes, format_count, format_duration, format_time
 from collector.queries.status import Witness
+from pruner.policy.min_age import HOUR_NS, MOST_AGE
+from pruner.policy.min_age import history as min_age_history
+from pruner.policy.min_age import rows as age_rows
 
 Columns = dict[str, NDArray[Any]]
 _NONE = -1
@@ -136,6 +139,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
             "disk": _columns(connection, _DISK, [host]),
             "gaps": _columns(connection, _GAPS, [host]),
         }
+        pulls, jobs = age_rows(connection, host) if kinds.shows_waits else ((), ())
         names = dict(connection.execute(_NAMES, {"host": host}).fetchall())
         surveyed = looked.result()
         raw = _Raw(
@@ -148,6 +152,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
             earliest=surveyed.earliest,
             names=names,
             ids=ids,
+            ages=tuple(min_age_history(pulls, jobs)),
             **columns,
         )
     return _assemble(raw, disk or DiskOverride())
@@ -161,6 +166,7 @@ class _Kinds:
         self.origin = min([first[kind] for kind in LIVE if kind in first] or first.values())
         self.end = max(row[3] for row in rows)
         self.unresolved = sum(row[4] for row in rows if row[0] in _NAMING)
+        self.shows_waits = "container_created" in first
         self._created = {row[1]: (row[5], row[6]) for row in rows if row[0] == "container_created" and row[5]}
 
     def doubtful(self, survey: Survey) -> list[int]:
@@ -235,6 +241,7 @@ class _Raw:
     gaps: Columns
     names: dict[int, list[str]]
     ids: dict[int, str]
+    ages: tuple[tuple[int, float], ...]
 
     def seconds(self, nanoseconds: NDArray[Any]) -> Floats:
         """Seconds after the origin."""
@@ -294,7 +301,15 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
         **disk,
         blind=blind,
         assumptions=tuple(assumptions),
+        min_ages=_min_ages(raw),
     )
+
+
+def _min_ages(raw: _Raw) -> Floats:
+    """What `min_age = "auto"` comes to, and from when on; what holds at the origin holds before it, too."""
+    steps = [((hour * HOUR_NS - raw.origin) / 1e9, age) for hour, age in raw.ages]
+    begun = [age for time, age in steps if time <= 0.0]
+    return np.array([(-np.inf, begun[-1] if begun else MOST_AGE), *(step for step in steps if step[0] > 0.0)])
 
 
 def _add_findings(raw: _Raw) -> None:

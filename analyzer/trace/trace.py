@@ -8,13 +8,14 @@ policy's doing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from collector.model import events
 from collector.model.units import format_count, format_duration
+from pruner.policy.min_age import MOST_AGE
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -58,6 +59,8 @@ class Trace:
         layer_inodes: inodes of each layer, estimated; shape (m,).
         blind: begin and end of each interval in which nothing was witnessed; shape (g, 2).
         assumptions: what the history lacks and what is taken instead, in words.
+        min_ages: what `min_age = "auto"` comes to, seconds, and from when on, the first always; shape (k, 2) of
+            (time, age).
     """
 
     host: str
@@ -83,6 +86,7 @@ class Trace:
     layer_inodes: Floats
     blind: Floats
     assumptions: tuple[str, ...] = ()
+    min_ages: Floats = field(default_factory=lambda: np.array([[-np.inf, MOST_AGE]]))
 
     @property
     def images(self) -> int:

@@ -355,14 +355,14 @@ class _Images:
     ) -> list[int]:
         """Call the decision function, which is to free what is missing now."""
         policy, inventory, layers = self._policy, self._inventory, self._layers
-        min_age = max(policy.min_age, age)
+        min_age = max(policy.age, age)
         verdict = [0] * len(self._images)
         target = self._levels.target
         evict(
             order,
             [int(reason) for reason in held],
             [policy.protects(image.names) is not None for image in self._images],
-            [recent_use(image.last_use, inventory.blind_until, policy.min_age) for image in self._images],
+            [recent_use(image.last_use, inventory.blind_until, policy.age) for image in self._images],
             inventory.now - min_age,
             inventory.now - policy.allowlist_idle,
             (target[0] - shortage.bytes, target[1] - shortage.inodes),
@@ -441,7 +441,8 @@ def explain(image: Image, reason: Reason, policy: Policy, now: float) -> str:
     if reason is Reason.LOCAL and image.origin is Origin.UNKNOWN:
         return "whether a registry has it is not known, so it counts as local (local_images = keep)"
     if reason is Reason.YOUNG:
-        return f"used {idle} ago, within min_age {format_duration(policy.min_age)} ({image.evidence})"
+        since = f" [{policy.min_age_evidence}]" if policy.min_age_evidence else ""
+        return f"used {idle} ago, within min_age {policy.age_text} ({image.evidence}){since}"
     if reason in {Reason.PROTECTED, Reason.EVICT_EMERGENCY}:
         return f"{MEANING[reason]} ({policy.protects(image.names)})"
     if reason in {Reason.EVICT, Reason.EVICT_DANGLING, Reason.EVICT_TOGETHER}:

@@ -62,6 +62,10 @@ def _seconds(value: Any) -> float:
     return parse_duration(str(value))
 
 
+def _age(value: Any) -> float | None:
+    return None if value == AUTO else _seconds(value)
+
+
 def _interval(value: Any) -> float:
     seconds = _seconds(value)
     if seconds < 1:
@@ -138,7 +142,9 @@ KEYS: dict[str, Key] = {
         _globs, "images to spare: globs on repository:tag or on the repository, or re: expressions", "list"
     ),
     "allowlist_idle": Key(_seconds, "an allowlisted image unused for longer loses its protection", "duration"),
-    "min_age": Key(_seconds, "no image used or pulled more recently goes", "duration"),
+    "min_age": Key(
+        _age, "no image used or pulled more recently goes; auto: 5 min to 1 h, as the log tells", "duration"
+    ),
     "order": Key(_one_of(tuple(ORDERS)), f"which images go first: {', '.join(ORDERS)}", "choice"),
     "interval": Key(_interval, "time between ticks of the timer", "duration"),
     "local_images": Key(_one_of(LOCAL_IMAGES), "keep or evict images that no registry can give back", "choice"),
@@ -257,6 +263,8 @@ def to_json(policy: Policy) -> dict[str, Any]:
 
 def as_text(name: str, value: Any) -> Any:
     """A value as one would write it in the file."""
+    if value is None and KEYS[name].read is _age:
+        return AUTO
     if value is None or isinstance(value, bool):
         return value
     kind = KEYS[name].kind

@@ -1,8 +1,9 @@
-"""``threshold = "auto"``: as much free space as this host has needed from one tick of the timer to the next.
+"""``threshold = "auto"``: as much free space as this host has needed until a prune has made room.
 
-A prune can only begin at a tick, so what must be free at each is what may be used up before the next.
-How far free space fell within one interval is taken from the host's own past: the deepest of a month,
-with a margin. Standard library only; the analyzer keeps the same record along a simulated history.
+Where the collector wakes the pruner, that is what arrives within a minute; a prune that begins at a tick of
+the timer only must leave what may be used up before the next. How far free space fell within that time is
+taken from the host's own past: the deepest of three months, with a margin. Standard library only; the
+analyzer keeps the same record along a simulated history.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from collector.eventlog.log import EventLog
 from pruner.policy.policy import AUTO, Policy, Space
 
 DAY = 86400.0
-MEMORY = 30 * DAY
+MEMORY = 90 * DAY
 """How far the record of falls reaches back, seconds."""
 ENOUGH = DAY
 """A shorter record says too little: until then `AUTO_DEFAULT_PER_CENT` of the disk holds, seconds."""
+ARRIVAL = 60.0
+"""From the pull that makes free space short to what the prune that it wakes has freed, seconds: the pull itself, the
+wake, the prune. What arrives meanwhile must fit."""
 QUANTILE = 1.0
 """The share of intervals whose fall is to be covered: the deepest fall on record counts."""
 MARGIN = 1.25
@@ -30,8 +34,18 @@ MOST_SHARE = 0.5
 """The threshold's limits, as shares of the disk."""
 
 
+def reach_of(interval: float, *, early: bool) -> float:
+    """Within how many seconds free space may fall before a prune has made room.
+
+    Args:
+        interval: seconds between ticks of the timer.
+        early: whether the collector wakes the pruner as soon as free space is short.
+    """
+    return min(ARRIVAL, interval) if early else interval
+
+
 class FreeSpaceDrops:
-    """The record of falls of free space within one interval each, over the last `MEMORY` seconds.
+    """The record of falls of free space, the deepest of each interval, over the last `MEMORY` seconds.
 
     Args:
         interval: seconds of an interval.
@@ -65,7 +79,7 @@ class FreeSpaceDrops:
         return min(max(covered * MARGIN, LEAST_SHARE * total), MOST_SHARE * total)
 
 
-def resolved(policy: Policy, log: EventLog | None, total: float, now: float) -> Policy:
+def resolved(policy: Policy, log: EventLog | None, total: float, now: float, *, early: bool = True) -> Policy:
     """The policy with an amount in place of ``auto``.
 
     Args:
@@ -73,34 +87,51 @@ def resolved(policy: Policy, log: EventLog | None, total: float, now: float) -> 
         log: where the disk's past is recorded; None or not there: unknown.
         total: bytes of the disk.
         now: the moment, UTC seconds: only what was sampled before counts.
+        early: whether the collector, which keeps the log, wakes the pruner as soon as free space is short.
 
     Raises:
         LogError: the log cannot be read.
     """
     if policy.threshold.unit != AUTO:
         return policy
-    falls = read_falls(log, policy.interval, now) if log is not None and log.exists() else []
+    reach = reach_of(policy.interval, early=early)
+    falls = read_falls(log, policy.interval, now, reach) if log is not None and log.exists() else []
     threshold = FreeSpaceDrops(policy.interval, falls).threshold(total)
     if threshold is None:
         return policy
     return replace(policy, threshold=Space(threshold, "B", str(policy.threshold)))
 
 
-def read_falls(log: EventLog, interval: float, now: float) -> list[float]:
-    """How far free space fell within each interval that was sampled, bytes, oldest first. Raises LogError."""
-    parameters = {"host": log.host, "interval": interval, "from": now - MEMORY, "until": now}
+def read_falls(log: EventLog, interval: float, now: float, reach: float | None = None) -> list[float]:
+    """How far free space fell within `reach` seconds, the deepest of each interval that was sampled, oldest first.
+
+    Args:
+        log: the event log.
+        interval: seconds of an interval.
+        now: the moment, UTC seconds: only what was sampled in `MEMORY` before it counts.
+        reach: seconds; None: an interval.
+
+    Returns:
+        Bytes; 0 where nothing fell.
+
+    Raises:
+        LogError: the log cannot be read.
+    """
+    reach = interval if reach is None else reach
+    parameters = {"host": log.host, "interval": interval, "reach": reach, "from": now - MEMORY, "until": now}
     with log.reading() as connection:
         return [float(fall) for (fall,) in connection.execute(_FALLS, parameters).fetchall()]
 
 
-# A prune between two samples hides what it freed: a fall is counted from the highest point on.
+# A prune between two samples hides what it freed: a fall is counted from the highest point on. What a sample
+# showed was so until the next one.
 _FALLS = """
 WITH sample AS (
-    SELECT epoch_ns(time) / 1e9 AS time, free_bytes FROM disk
+    SELECT epoch_ns(time) / 1e9 AS time, free_bytes, lag(free_bytes) OVER (ORDER BY disk.time) AS before FROM disk
     WHERE host = $host AND free_bytes IS NOT NULL AND epoch_ns(time) / 1e9 BETWEEN $from AND $until
 ), fall AS (
-    SELECT time, greatest(lag(free_bytes) OVER (ORDER BY time), max(free_bytes) OVER (
-        ORDER BY time RANGE BETWEEN $interval PRECEDING AND CURRENT ROW)) - free_bytes AS fall FROM sample
+    SELECT time, max(before) OVER (ORDER BY time RANGE BETWEEN $reach PRECEDING AND CURRENT ROW) - free_bytes AS fall
+    FROM sample
 )
-SELECT greatest(max(fall), 0) FROM fall GROUP BY floor(time / $interval) ORDER BY floor(time / $interval)
+SELECT greatest(coalesce(max(fall), 0), 0) FROM fall GROUP BY floor(time / $interval) ORDER BY floor(time / $interval)
 """

@@ -16,6 +16,7 @@ BYTES = "B"
 PER_JOB = "B/job"
 AUTO = "auto"
 AUTO_DEFAULT_PER_CENT = 10.0
+AUTO_DEFAULT_AGE = 3600.0
 _NEVER = "never"
 
 # Number and configuration, as `4:/etc/gitlab-runner/config.toml`: the pruner's unit sets it.
@@ -174,22 +175,24 @@ class Policy:
         inode_threshold: free inodes under which pruning starts (and at which it stops).
         allowlist: globs on ``repository:tag`` (or on the repository), or ``re:`` regular expressions, in any spelling.
         allowlist_idle: seconds unused after which an allowlisted image loses its protection.
-        min_age: seconds; no image used or pulled more recently goes.
+        min_age: seconds; no image used or pulled more recently goes. None: as the host's past tells
+            (`pruner.policy.min_age`).
         order: which images go first, a name in `pruner.policy.orders.ORDERS`.
         interval: seconds between ticks of the timer.
         local_images: ``keep`` or ``evict`` those that no registry can give back.
         job_slots: jobs that the host's runners run at once, for amounts per job; None: `runner_config` tells.
         runner_config: GitLab Runner's configuration, whose `concurrent` is the number of slots.
         containers, dangling, volumes, build_cache: what else may go, before images in use.
+        min_age_evidence: what the host's past told of it, in words; empty: it was given.
     """
 
-    threshold: Space = field(default_factory=lambda: Space.parse("10%"))
+    threshold: Space = field(default_factory=lambda: Space.parse(AUTO))
     target: Space | None = None
     emergency: Space | None = None
     inode_threshold: Space = field(default_factory=lambda: Space.parse("5%"))
     allowlist: tuple[str, ...] = ()
     allowlist_idle: float = 14 * 86400.0
-    min_age: float = 3600.0
+    min_age: float | None = None
     order: str = "forecast"
     interval: float = 300.0
     local_images: str = "keep"
@@ -199,6 +202,7 @@ class Policy:
     dangling: Dangling = field(default_factory=Dangling)
     volumes: Volumes = field(default_factory=Volumes)
     build_cache: BuildCache = field(default_factory=BuildCache)
+    min_age_evidence: str = field(default="", compare=False)
 
     @property
     def per_job(self) -> bool:
@@ -233,6 +237,18 @@ class Policy:
         never = self.emergency is not None and self.emergency.unit == _NEVER
         return Levels((threshold, inodes), (target, inodes), (emergency, -1.0 if never else inodes))
 
+    @property
+    def age(self) -> float:
+        """The minimum age, seconds; as long as can be where nobody has looked yet what the host's past tells."""
+        return AUTO_DEFAULT_AGE if self.min_age is None else self.min_age
+
+    @property
+    def age_text(self) -> str:
+        """The minimum age as one says it, with ``auto`` where the host's past tells it."""
+        if self.min_age is None:
+            return AUTO
+        return format_duration(self.min_age) + (f" ({AUTO})" if self.min_age_evidence else "")
+
     def protects(self, references: tuple[str, ...]) -> str | None:
         """The allowlist entry that names one of the references, or None."""
         for entry in self.allowlist:
@@ -251,7 +267,7 @@ class Policy:
             parts.append(f"sparing {len(self.allowlist)} allowlist entries")
         if self.emergency is not None and self.emergency != self.threshold:
             parts.append(f"emergency {_said(self.emergency)}")
-        parts.append(f"min age {format_duration(self.min_age)}")
+        parts.append(f"min age {self.age_text}")
         return ", ".join(parts)
 
 

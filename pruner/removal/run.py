@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from collector.model.errors import HindsightError, UsageError
 from collector.model.units import format_bytes, format_count
 from pruner.planning.plan import Plan, counted, plan, short
 from pruner.policy.headroom import resolved
+from pruner.policy.min_age import with_min_age
 from pruner.policy.policy import Levels, Policy, Space
 from pruner.removal.executor import MAX_ROUNDS, Executor, Outcome, exclusive
 from pruner.state.inventory import read_history
@@ -60,6 +62,7 @@ def make_plan(
         EngineError, LogError: engine or log cannot be used.
         UsageError: the policy contradicts itself on this disk.
     """
+    policy = with_min_age(policy, log, time.time())
     inventory = survey(engine, log, policy)
     inventory = replace(inventory, refusals={**inventory.refusals, **(refusals or {})})
     policy = resolved(policy, log, inventory.disk.total_bytes, inventory.now)

@@ -89,7 +89,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
     questions = Questions()
     usage = questions.ask(engine.disk_usage, _NO_USAGE, "what containers, volumes and build cache hold is unknown")
     containers = read_containers(engine, listed, usage, questions)
-    recent = recent_uses(engine, now - policy.min_age, now)
+    recent = recent_uses(engine, now - policy.age, now)
     slots = last_slots(log)
     volumes: tuple[Volume, ...] = questions.ask(partial(read_volumes, engine, listed, usage, slots), (), "volumes stay")
     images = []
@@ -381,7 +381,7 @@ def warnings(history: History, log: EventLog | None, policy: Policy, now: float)
             "start `collector run` on this host"
         )
         return tuple(found)
-    if now - first < policy.min_age:
+    if now - first < policy.age:
         found.append(
             f"the log is young (since {format_time(first)}): images without a witnessed use "
             "are judged by build or storing time"
@@ -392,7 +392,7 @@ def warnings(history: History, log: EventLog | None, policy: Policy, now: float)
             "is the collector running? Uses since then are known only as far as the engine remembers them"
         )
     gap = max((ended for _, ended in history.witnessed.gaps), default=None)
-    if gap is not None and now - gap < policy.min_age:
+    if gap is not None and now - gap < policy.age:
         found.append(f"the history has a gap until {format_time(gap)}")
     blind = history.witnessed.blind(now - _LOOKED_AT_S, now)
     if blind > _BLIND_SHARE * _LOOKED_AT_S:

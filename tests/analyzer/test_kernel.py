@@ -20,7 +20,7 @@ from analyzer.kernel import index, moments, runs
 from analyzer.kernel.index import Index
 from analyzer.kernel.moments import Moments
 from analyzer.kernel.rules import AgeRule, Clock
-from analyzer.kernel.runs import Rules, Run, play
+from analyzer.kernel.runs import Rules, Run, Wake, play
 from analyzer.native.loader import compiler
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.host import Host
@@ -28,6 +28,7 @@ from analyzer.simulation.replay import replay, replay_many
 from analyzer.simulation.result import Result
 from analyzer.trace.trace import DiskState, Floats, ImageFacts, Integers, Trace, Use, make_trace
 from collector.model.errors import UsageError
+from pruner.policy import headroom
 from pruner.policy.orders import ORDERS
 from pruner.policy.policy import Policy, Space
 
@@ -78,7 +79,10 @@ def traces(draw: st.DrawFn) -> Trace:
     made.layer_inodes[:] = draw(st.lists(st.integers(0, 9), min_size=len(made.layer_bytes), max_size=9))[
         : len(made.layer_bytes)
     ]
-    return made
+    ages = draw(
+        st.lists(st.tuples(MOMENT, st.sampled_from([0.0, 4.0, 15.0])), max_size=3, unique_by=lambda age: age[0])
+    )
+    return replace(made, min_ages=np.array([(-math.inf, draw(st.sampled_from([0.0, 9.0]))), *sorted(ages)]))
 
 
 @st.composite
@@ -94,7 +98,7 @@ def policies(draw: st.DrawFn) -> Policy:
         inode_threshold=Space.parse(draw(st.sampled_from(["0%", "10%", "50%"]))),
         allowlist=draw(st.sampled_from([(), ("a",), ("b:1", "c"), ("*",)])),
         allowlist_idle=draw(st.sampled_from([5.0, 20.0, 1000.0])),
-        min_age=draw(st.sampled_from([0.0, 0.0, 3.0, 15.0])),
+        min_age=draw(st.sampled_from([0.0, 0.0, 3.0, 15.0, None])),
         order=draw(st.sampled_from(["lru", "lru", "lru", *ORDERS])),
         interval=draw(st.sampled_from([1.0, 7.0, 10.0, 2.5])),
         local_images=draw(st.sampled_from(["keep", "evict"])),
@@ -103,7 +107,8 @@ def policies(draw: st.DrawFn) -> Policy:
 
 def stretched(trace: Trace, factor: float) -> Trace:
     """The same history in `factor` times the time: idle times of hours and days."""
-    columns = {name: getattr(trace, name) * factor for name in ("time", "until", "disk_time", "blind", "created")}
+    names = ("time", "until", "disk_time", "blind", "created", "min_ages")
+    columns = {name: getattr(trace, name) * factor for name in names}
     return replace(trace, end=trace.end * factor, **columns)
 
 
@@ -120,27 +125,40 @@ def figures(result: Result) -> dict[str, Any]:
     return found
 
 
-def assert_equal(trace: Trace, chosen: Policy, trigger: Trigger) -> None:
-    fast = replay(trace, PolicyCleaner(chosen, trace, trigger=trigger), timeline=True)
-    slow = replay(trace, PolicyCleaner(chosen, trace, trigger=trigger), timeline=True, reference=True)
+WAKES = st.builds(Wake, st.sampled_from([0.0, 1.0, 2.5, 12.0]), st.sampled_from([math.inf, 7.0, 2.0]))
+
+
+def assert_equal(trace: Trace, chosen: Policy, trigger: Trigger, wake: Wake | None = None) -> None:
+    fast, slow = (
+        replay(trace, PolicyCleaner(chosen, trace, trigger=trigger, wake=wake), timeline=True, reference=reference)
+        for reference in (False, True)
+    )
     assert figures(fast) == figures(slow)
 
 
 @settings(max_examples=200)
-@given(traces(), st.lists(policies(), min_size=5, max_size=5), st.sampled_from(Trigger), st.sampled_from([1, 4, 2**15]))
-def test_any_history_under_any_policy(trace: Trace, chosen: list[Policy], trigger: Trigger, staged: int) -> None:
+@given(
+    traces(),
+    st.lists(policies(), min_size=5, max_size=5),
+    st.sampled_from(Trigger),
+    WAKES,
+    st.sampled_from([1, 4, 2**15]),
+)
+def test_any_history_under_any_policy(
+    trace: Trace, chosen: list[Policy], trigger: Trigger, wake: Wake, staged: int
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index, "_STAGED", staged)
         for policy in chosen:
-            assert_equal(trace, policy, trigger)
+            assert_equal(trace, policy, trigger, wake)
 
 
 @pytest.mark.slow
 @settings(max_examples=1000)
-@given(traces(), st.lists(policies(), min_size=5, max_size=5), st.sampled_from(Trigger))
-def test_many_histories_under_many_policies(trace: Trace, chosen: list[Policy], trigger: Trigger) -> None:
+@given(traces(), st.lists(policies(), min_size=5, max_size=5), st.sampled_from(Trigger), WAKES)
+def test_many_histories_under_many_policies(trace: Trace, chosen: list[Policy], trigger: Trigger, wake: Wake) -> None:
     for policy in chosen:
-        assert_equal(trace, policy, trigger)
+        assert_equal(trace, policy, trigger, wake)
 
 
 @settings(max_examples=150)
@@ -148,6 +166,7 @@ def test_many_histories_under_many_policies(trace: Trace, chosen: list[Policy], 
     traces(),
     st.lists(policies(), min_size=3, max_size=3),
     st.sampled_from(Trigger),
+    WAKES,
     st.sampled_from([701.3, 20000.0, 86400.0]),
     st.sampled_from(sorted(set(ORDERS) - {"lru"})),
     st.sampled_from([0, 600, moments._MOMENTS_BYTES]),
@@ -158,6 +177,7 @@ def test_orders_over_days(
     trace: Trace,
     chosen: list[Policy],
     trigger: Trigger,
+    wake: Wake,
     factor: float,
     order: str,
     room: int,
@@ -166,12 +186,18 @@ def test_orders_over_days(
 ) -> None:
     """Where habits are learned; policies share moments, as far as these have room."""
     trace = stretched(trace, factor)
-    times = ("interval", "min_age", "allowlist_idle")
     cleaners = [
         PolicyCleaner(
-            replace(policy, order=order, **{name: getattr(policy, name) * factor for name in times}),
+            replace(
+                policy,
+                order=order,
+                interval=policy.interval * factor,
+                allowlist_idle=policy.allowlist_idle * factor,
+                min_age=None if policy.min_age is None else policy.min_age * factor,
+            ),
             trace,
             trigger=trigger,
+            wake=Wake(wake.latency * factor, wake.pull_rate / factor),
         )
         for policy in chosen
     ]
@@ -203,10 +229,21 @@ def test_containers_that_end_in_another_order_than_they_began(*, shuffled: bool)
 
 
 @settings(max_examples=150)
-@given(traces(), policies(), st.sampled_from(Trigger), st.sampled_from([0.5, 1.0, 2.5, 7.0]))
-def test_automatic_thresholds_over_months(trace: Trace, chosen: Policy, trigger: Trigger, days: float) -> None:
+@given(
+    traces(),
+    policies(),
+    st.sampled_from(Trigger),
+    WAKES,
+    st.sampled_from([0.5, 1.0, 2.5, 7.0]),
+    st.sampled_from([0.0, 60.0, 2e5, 1e9]),
+)
+def test_automatic_thresholds_over_months(
+    trace: Trace, chosen: Policy, trigger: Trigger, wake: Wake, days: float, reach: float
+) -> None:
     auto = replace(chosen, threshold=Space.parse("auto"), target=None, emergency=None, interval=days * 86400.0)
-    assert_equal(stretched(trace, 86400.0), auto, trigger)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(headroom, "ARRIVAL", reach)
+        assert_equal(stretched(trace, 86400.0), auto, trigger, wake)
 
 
 def test_an_automatic_threshold_is_half_of_the_disk_at_most() -> None:
@@ -268,10 +305,10 @@ def test_a_fault_in_an_order_is_raised() -> None:
         levels=np.array([[5.0, 0.0] * 3]),
         protected=np.array([False]),
         interval=10.0,
-        min_age=0.0,
+        min_ages=np.zeros((1, 2)),
         allowlist_idle=0.0,
         gap_grace=0.0,
-        at_events=False,
+        wake=None,
         keep_local=True,
         moments=Moments(1, fail),
     )
@@ -287,7 +324,8 @@ def test_strict_least_recently_used_is_an_early_trigger_at_zero() -> None:
     uses = [(float(t), int(i), float(t), Use.JOB) for t, i in enumerate(rng.zipf(1.3, 400) % 30)]
     trace = make_trace(known, uses, [DiskState(0, 100, 0)])
     policy = Policy(threshold=Space.parse("0"), inode_threshold=Space.parse("0"), min_age=0.0, interval=100.0)
-    result = replay(trace, PolicyCleaner(policy, trace, trigger=Trigger.EVENT))
+    at_once = Wake(0.0, math.inf)
+    result = replay(trace, PolicyCleaner(policy, trace, trigger=Trigger.EVENT, wake=at_once))
     cache: dict[int, int] = {}
     misses = 0
     for _, i, _, _ in uses:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from analyzer.baselines import Baseline
 from analyzer.baselines.by_age import DockerGc, PruneUntil
+from analyzer.kernel.runs import Wake
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.host import Removal
 from analyzer.simulation.replay import replay, replay_many
@@ -193,13 +196,23 @@ def test_levels_that_contradict_on_this_disk_are_refused() -> None:
 
 
 def test_an_event_that_takes_too_much_space_can_start_a_prune() -> None:
-    # 60 + 40 bytes at 3 leave nothing free: with the early trigger A and B go at once, not at 10.
+    # C at 3 leaves nothing free: with the early trigger A and B go two seconds after its pull, not at 10.
     trace = trace_of((1, A, 2), (2, B, 3), (3, C, 4))
-    cleaner = PolicyCleaner(policy(), trace, trigger=Trigger.EVENT)
-    result = replay(trace, cleaner)
-    assert [(removal.time, removal.image) for removal in result.removed] == [(3, A), (3, B)]
-    assert result.name.endswith("also at events")
-    assert result.prunes == 1
+    for rate, gone in ((math.inf, 5.0), (20.0, 7.0)):
+        cleaner = PolicyCleaner(policy(), trace, trigger=Trigger.EVENT, wake=Wake(2.0, rate))
+        result = replay(trace, cleaner)
+        assert [(removal.time, removal.image) for removal in result.removed] == [(gone, A), (gone, B)]
+        assert result.prunes == 1
+
+
+def test_a_prune_that_helps_little_is_followed_by_none_for_a_while() -> None:
+    """All is in use at 4, when the pruner has looked first: the sample at 6 wakes it ten seconds after it was woken."""
+    uses = [(1, A, 25, RUN), (2, B, 25, RUN), (3, C, 12, RUN)]
+    trace = make_trace(IMAGES, uses, [DiskState(0, 100, 0), DiskState(6, 100, 1)], end=30)
+    for reference in (False, True):
+        cleaner = PolicyCleaner(policy(interval=29.0), trace, trigger=Trigger.EVENT, wake=Wake(1.0, math.inf))
+        result = replay(trace, cleaner, reference=reference)
+        assert [(removal.time, removal.image) for removal in result.removed] == [(14.0, C)]
 
 
 def test_free_space_over_time_is_a_step_function() -> None:

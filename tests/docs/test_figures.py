@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 ROWS = {
     "docker-gc-24h": "`docker-gc`, 24 h",
     "prune-until-24h-built": "`docker image prune --filter until=24h`, daily",
-    "forecast under 10% free, min age 1 h": "docker-hindsight, while less than 10 % is free",
-    "forecast under 20% free, min age 1 h": "docker-hindsight, while less than 20 % is free",
+    "forecast under 5% free, min age auto": "docker-hindsight, while less than 5 % is free",
+    "forecast under auto free, min age auto": "docker-hindsight as it comes: as much free as the host has needed",
 }
 
 

@@ -35,7 +35,7 @@ def test_a_written_policy_reads_back(tmp_path: Path) -> None:
 
 def test_every_field_of_the_policy_is_a_key() -> None:
     fields = set()
-    for name in Policy.__dataclass_fields__:
+    for name in (field.name for field in dataclasses.fields(Policy) if field.compare):
         inner = getattr(Policy(), name)
         fields |= {f"{name}.{key.name}" for key in dataclasses.fields(inner)} if name in SECTIONS else {name}
     assert set(KEYS) == fields

@@ -13,7 +13,7 @@ from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
 from pruner.policy.file import load_policy, policy_from, to_toml
-from pruner.policy.headroom import DAY, FreeSpaceDrops, read_falls, resolved
+from pruner.policy.headroom import DAY, FreeSpaceDrops, reach_of, read_falls, resolved
 from pruner.policy.policy import Policy, Space
 
 T0 = 1_700_000_100 * 10**9  # a multiple of 300 s
@@ -34,7 +34,7 @@ def log(tmp_path: Path) -> EventLog:
     return EventLog(tmp_path / "events.duckdb", host="runner")
 
 
-def test_the_deepest_fall_of_a_month_counts_with_a_margin() -> None:
+def test_the_deepest_fall_of_three_months_counts_with_a_margin() -> None:
     falls = FreeSpaceDrops(300.0, [0.0] * 286)
     assert falls.threshold(1000) is None  # less than a day
     falls.add(80.0)
@@ -43,9 +43,9 @@ def test_the_deepest_fall_of_a_month_counts_with_a_margin() -> None:
     assert falls.threshold(1000) == 100.0
     assert falls.threshold(10_000) == 500.0  # 5 % at least
     assert falls.threshold(150) == 75.0  # 50 % at most
-    for _ in range(30 * 288 - 1):
+    for _ in range(90 * 288 - 1):
         falls.add(40.0)
-    assert falls.threshold(800) == 50.0  # the fall of 80 was over a month ago
+    assert falls.threshold(800) == 50.0  # the fall of 80 was over three months ago
 
 
 def test_falls_are_read_from_the_log(log: EventLog) -> None:
@@ -63,7 +63,16 @@ def test_the_policy_is_resolved_once_a_day_has_been_sampled(log: EventLog) -> No
     sampled(log, free, 300.0)
     found = resolved(AUTO, log, 1000, T0 / 1e9 + 291 * 300)
     assert (found.threshold.amount, found.threshold.unit, str(found.threshold)) == (250.0, "B", "auto")
-    assert resolved(Policy(), log, 1000, T0 / 1e9 + DAY) == Policy()
+    given = Policy(threshold=Space.parse("10%"))
+    assert resolved(given, log, 1000, T0 / 1e9 + DAY) == given
+
+
+def test_a_fall_counts_within_what_it_takes_to_make_room(log: EventLog) -> None:
+    """Where the collector wakes the pruner, what arrives within a minute; else what arrives within an interval."""
+    sampled(log, [900, 880, 850, 850, 850, 950, 930, 930, 930, 920, 890])
+    assert read_falls(log, 300.0, T0 / 1e9 + 10_000, reach_of(300.0, early=True)) == [50.0, 20.0, 40.0]
+    assert reach_of(300.0, early=False) == 300.0
+    assert reach_of(30.0, early=True) == 30.0
 
 
 def test_only_the_threshold_can_be_automatic(tmp_path: Path) -> None:

@@ -15,10 +15,12 @@ static void begin_decision(run_t *run, decision_t *d) {
         if (t->gap_end[run->gap] > run->blind_end) run->blind_end = t->gap_end[run->gap];
         run->gap++;
     }
+    while (run->age + 1 < p->ages && p->age_from[run->age + 1] <= run->now) run->age++;
+    double min_age = p->age[run->age];
     double blind = run->blind_end < run->now ? run->blind_end : run->now;
-    double grace = p->min_age < p->gap_grace ? p->min_age : p->gap_grace;
-    d->floor = run->gap ? blind + grace - p->min_age : -INFINITY;
-    d->limit = run->now - p->min_age;
+    double grace = min_age < p->gap_grace ? min_age : p->gap_grace;
+    d->floor = run->gap ? blind + grace - min_age : -INFINITY;
+    d->limit = run->now - min_age;
     d->idle_since = run->now - p->allowlist_idle;
     d->bytes = (double)run->free;
     d->inodes = free_inodes(run);

@@ -7,9 +7,16 @@ typedef struct {
     uint8_t emergency, back;
 } taken_t;
 
+/* What was free until a time. */
+typedef struct {
+    double until, free;
+} past_free_t;
+
 /* How far free space fell in each interval, as far as a later one was not as deep: the deepest is the first. */
 typedef struct {
-    double began, highest, deepest;
+    double began, before, deepest;  /* before: what was free since the latest look; negative infinity: none yet */
+    past_free_t *past;              /* the highest within reach first, then only what was lower and later */
+    int64_t past_first, past_count, past_room;
     int64_t count, first, last; /* falls so far; those in the ring */
     int64_t *number;
     double *fall;
@@ -53,6 +60,8 @@ typedef struct run {
     int32_t taken_count;
     double blind_end;
     int32_t gap;
+    int32_t age; /* which minimum age holds */
+    double prune_at, quiet_until, pause; /* where events start a prune: when the next one has done its work */
     int64_t last_tick, due;
     int32_t disk_class;
     falls_t falls;

@@ -23,7 +23,7 @@ static void bring(run_t *run, int32_t use) {
             else
                 run->out->repulls++, run->out->repulled_bytes += missing;
         }
-        if (run->policy->at_events) decide(run);
+        hear(run, demands && !t->local[i] ? missing : 0);
     } else {
         run->out->losses += demands;
         await(run, t->following[use]);
@@ -86,4 +86,13 @@ static double tick_time(run_t *run, int64_t ticks) {
     }
     run->due = k;
     return k <= ticks ? (double)k * interval : INFINITY;
+}
+
+/* The timer has fired up to now, also where nothing could be done. */
+static void pass_ticks(run_t *run) {
+    double interval = run->policy->interval;
+    int64_t passed = (int64_t)(run->now / interval);
+    while ((double)passed * interval > run->now) passed--;
+    while ((double)(passed + 1) * interval <= run->now) passed++;
+    if (passed > run->last_tick) run->last_tick = passed;
 }

@@ -10,19 +10,20 @@ static void play(run_t *run, double until) {
         double use_time = run->upcoming < t->uses ? t->time[run->upcoming] : INFINITY;
         double disk_time = disk < t->disks ? t->disk_time[disk] : INFINITY;
         double next = use_time < tick ? use_time : tick;
-        if (disk_time > until && next > until) break;
-        if (disk_time <= next) {
+        double early = run->prune_at <= t->trace_end ? run->prune_at : INFINITY;
+        if (disk_time > until && next > until && early > until) break;
+        if (early < next && early < disk_time) {
+            run->now = early;
+            advance(run);
+            prune_early(run);
+            pass_ticks(run);
+        } else if (disk_time <= next) {
             if (disk_time == INFINITY) break;
-            /* What is used at the same moment has not happened yet: the disk comes first. */
             run->now = disk_time;
-            if (run->policy->at_events) {
-                advance(run);
-                while (run->position > 0 && t->time[run->position - 1] >= disk_time) run->position--;
-            }
             change_disk(run, disk);
             look(run);
             disk++;
-            if (run->policy->at_events) decide(run);
+            hear(run, 0);
         } else if (use_time <= tick) {
             int32_t use = run->upcoming;
             run->now = use_time;
@@ -55,7 +56,8 @@ int kernel_end(run_t *run) {
     }
     free(run->held), free(run->known), free(run->holders), free(run->pulled), free(run->taken);
     free(run->passed), free(run->kept), free(run->last_use), free(run->latest), free(run->uses), free(run->present), free(run->keys);
-    free(run->ranked), free(run->candidate), free(run->today), free(run->own), free(run->falls.number), free(run->falls.fall);
+    free(run->ranked), free(run->candidate), free(run->today), free(run->own);
+    free(run->falls.number), free(run->falls.fall), free(run->falls.past);
     bits_free(&run->coming);
     free_tools(run->tools);
     free(run);
@@ -118,7 +120,8 @@ run_t *kernel_begin(const trace_t *trace, const policy_t *policy, result_t *out)
     run->out = out;
     run->levels = policy->levels;
     run->wake = run->blind_end = -INFINITY;
-    run->falls.highest = -INFINITY, run->falls.disk_class = -1;
+    run->falls.before = -INFINITY, run->falls.disk_class = -1;
+    run->prune_at = INFINITY, run->quiet_until = -INFINITY, run->pause = policy->first_pause;
     run->status = make_run(run);
     if (run->status == OK) return run;
     kernel_end(run);

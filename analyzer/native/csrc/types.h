@@ -41,6 +41,7 @@ enum { NO_ORDER, PULLED_FIRST, GDSF };
 typedef int (*levels_t)(int32_t disk_class, double threshold, double *levels);
 typedef struct {
     double margin, least, most; /* of the deepest fall; shares of the disk */
+    double reach;               /* seconds within which a fall counts as one */
     int64_t kept, enough;       /* intervals */
     levels_t levels;
 } headroom_t;
@@ -105,7 +106,12 @@ typedef struct {
 typedef struct {
     const double *levels; /* per class of disk LEVELS amounts: threshold, target, emergency; bytes, inodes */
     const uint8_t *protected;
-    double interval, min_age, allowlist_idle, gap_grace, level;
+    double interval, min_age, allowlist_idle, gap_grace, level; /* min_age: the least of those below */
+    /* Where events start a prune: seconds from a sample to what the prune has freed, bytes a second of pulls, and for how
+     * long one that does not free enough is followed by none, at first and at most. */
+    double latency, pull_rate, first_pause, last_pause;
+    const double *age_from, *age; /* which minimum age holds from when on; the first always */
+    int32_t ages;
     int32_t at_events, keep_local, keep_removals, keep_steps;
     int32_t order;        /* one that looks at what the policy did */
     const int64_t *sizes; /* bytes of all layers of each image */

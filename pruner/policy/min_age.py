@@ -1,0 +1,167 @@
+"""``min_age = "auto"``: for how long an image stays young, from what this host's own log shows.
+
+Between the pull of an image, or the last look whether it is there, and the first container lies a moment
+in which nothing refers to it. A minimum age is there for that moment and for nothing else: longer, it protects the
+dead tags of the pipeline that just ran, and live images of others go instead. The analyzer makes the
+same of the same rows for each hour of a history, so that a simulation knows what was known then.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+from collector.eventlog.log import EventLog
+from collector.model.units import format_count, format_duration
+from pruner.policy.policy import AUTO_DEFAULT_AGE, Policy
+
+HOUR_NS = 3600 * 10**9
+LEAST_AGE = 300.0
+MOST_AGE = AUTO_DEFAULT_AGE
+"""The limits, seconds; the upper one holds until enough was seen."""
+GITLAB_AGE = 600.0
+"""The upper limit where GitLab jobs are known while they are in flight: their images are held then."""
+MEMORY_HOURS = 30 * 24
+"""How far the record reaches back."""
+ENOUGH_PULLS = 50
+ENOUGH_JOBS = 20
+"""So many pulls that a container followed, or containers of GitLab jobs, tell something."""
+QUANTILE = 0.99
+MARGIN = 2.0
+"""The share of pulls to cover, and what their time is multiplied by."""
+
+Pulls = Sequence[tuple[int, int, int]]
+"""Hour since 1970 in which a container followed a pull within `MOST_AGE`, seconds between (rounded up), how often."""
+Jobs = Sequence[tuple[int, int]]
+"""Hour since 1970, and how many containers of GitLab jobs were created in it."""
+
+PULLS_SQL = """
+    WITH pull AS (SELECT image, time FROM event WHERE host = $host AND kind = 'image_pulled' AND image IS NOT NULL),
+    created AS (SELECT image, time FROM event WHERE host = $host AND kind = 'container_created' AND image IS NOT NULL),
+    followed AS (
+        SELECT epoch_ns(created.time) AS met, epoch_ns(created.time) - epoch_ns(pull.time) AS waited
+        FROM pull ASOF JOIN created ON pull.image = created.image AND pull.time <= created.time
+    )
+    SELECT met // 3600000000000 AS hour, (waited + 999999999) // 1000000000 AS seconds, count(*) FROM followed
+    WHERE waited <= 3600000000000 AND hour BETWEEN $from AND $until GROUP BY ALL ORDER BY hour, seconds
+"""
+JOBS_SQL = """
+    SELECT epoch_ns(time) // 3600000000000 AS hour, count(*)
+    FROM event SEMI JOIN (FROM job WHERE ci = 'gitlab' AND job_id IS NOT NULL AND host = $host) AS known
+        ON event.job = known.job
+    WHERE host = $host AND kind = 'container_created' AND hour BETWEEN $from AND $until GROUP BY hour ORDER BY hour
+"""
+
+
+class Evidence:
+    """What was seen within the last `MEMORY_HOURS`.
+
+    Attributes:
+        pulls: pulls that a container followed.
+        jobs: containers of GitLab jobs.
+    """
+
+    def __init__(self) -> None:
+        self.pulls = self.jobs = 0
+        self._waited = [0] * (int(MOST_AGE) + 1)
+
+    def add(self, pulls: Iterable[tuple[int, int, int]], jobs: Iterable[tuple[int, int]], sign: int = 1) -> None:
+        """Count rows, or with a negative sign take them away."""
+        for _, seconds, count in pulls:
+            self._waited[seconds] += sign * count
+            self.pulls += sign * count
+        for _, count in jobs:
+            self.jobs += sign * count
+
+    @property
+    def gitlab(self) -> bool:
+        """Whether GitLab jobs are known while they are in flight."""
+        return self.jobs >= ENOUGH_JOBS
+
+    @property
+    def waited(self) -> int | None:
+        """Seconds within which nearly all pulls were followed by a container; None: too little was seen."""
+        if self.pulls < ENOUGH_PULLS:
+            return None
+        wanted, seen = math.ceil(QUANTILE * self.pulls), 0
+        for seconds, count in enumerate(self._waited):
+            seen += count
+            if seen >= wanted:
+                return seconds
+        return None
+
+    @property
+    def age(self) -> float:
+        """The minimum age, seconds."""
+        most = GITLAB_AGE if self.gitlab else MOST_AGE
+        waited = self.waited
+        return most if waited is None else min(max(MARGIN * waited, LEAST_AGE), most)
+
+    def __str__(self) -> str:
+        waited = self.waited
+        found = (
+            f"too few pulls were seen yet ({self.pulls} of {ENOUGH_PULLS})"
+            if waited is None
+            else f"{QUANTILE:.0%} of {format_count(self.pulls, 'pull')} were followed by a container "
+            f"within {format_duration(waited)}"
+        )
+        return f"{found}; GitLab jobs in flight are known" if self.gitlab else found
+
+
+def history(pulls: Pulls, jobs: Jobs) -> Iterator[tuple[int, float]]:
+    """Each change of the minimum age: the hour since 1970 from which on it holds, and the age in seconds."""
+    evidence, age = Evidence(), MOST_AGE
+    pulls_of = {hour: list(rows) for hour, rows in groupby(pulls, lambda row: row[0])}
+    jobs_of = {hour: list(rows) for hour, rows in groupby(jobs, lambda row: row[0])}
+    hours = pulls_of.keys() | jobs_of.keys()
+    # What was seen in an hour is known at its end, and forgotten when it is too long ago.
+    for hour in sorted({hour + 1 for hour in hours} | {hour + 1 + MEMORY_HOURS for hour in hours}):
+        evidence.add(pulls_of.get(hour - 1, ()), jobs_of.get(hour - 1, ()))
+        gone = hour - 1 - MEMORY_HOURS
+        evidence.add(pulls_of.get(gone, ()), jobs_of.get(gone, ()), -1)
+        if evidence.age != age:
+            age = evidence.age
+            yield hour, age
+
+
+def rows(connection: Any, host: str, begin: int = 0, end: int = 2**40) -> tuple[Pulls, Jobs]:
+    """What the log shows in these hours (since 1970, both included).
+
+    Args:
+        connection: to the log, which is open.
+        host: whose.
+        begin: the first hour.
+        end: the last.
+    """
+    parameters = {"host": host, "from": begin, "until": end}
+    return (
+        connection.execute(PULLS_SQL, parameters).fetchall(),
+        connection.execute(JOBS_SQL, parameters).fetchall(),
+    )
+
+
+def read_evidence(log: EventLog | None, now: float) -> Evidence:
+    """What the log shows by now, up to the last full hour. Raises LogError.
+
+    Args:
+        log: the event log; None or not there: nothing.
+        now: UTC seconds.
+    """
+    evidence = Evidence()
+    if log is not None and log.exists():
+        hour = int(now // 3600)
+        with log.reading() as connection:
+            evidence.add(*rows(connection, log.host, hour - MEMORY_HOURS, hour - 1))
+    return evidence
+
+
+def with_min_age(policy: Policy, log: EventLog | None, now: float) -> Policy:
+    """The policy with seconds in place of ``auto``, and why so many. Raises LogError."""
+    if policy.min_age is not None:
+        return policy
+    evidence = read_evidence(log, now)
+    return replace(policy, min_age=evidence.age, min_age_evidence=str(evidence))
