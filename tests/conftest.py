@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.engine import leftovers
-from tests.engine.engines import GIB, VARIANTS, Engine, available
+from tests.engine.engines import GIB, STORES, VARIANTS, Engine, available
 from tests.engine.registry import Registry
 from tests.needs import UNDER_CI, cannot_run
 
@@ -74,7 +74,13 @@ def docker20(make_engine: MakeEngine) -> Engine:
     return make_engine("docker20")
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(params=STORES)
 def any_engine(make_engine: MakeEngine, request: pytest.FixtureRequest) -> Engine:
-    """Each engine in turn."""
+    """One engine of each kind of image store in turn."""
+    return make_engine(request.param)
+
+
+@pytest.fixture(params=VARIANTS)
+def every_engine(make_engine: MakeEngine, request: pytest.FixtureRequest) -> Engine:
+    """Each engine in each set-up in turn."""
     return make_engine(request.param)

@@ -23,7 +23,7 @@ class Builder(Enum):
 
 def builders(engine: Engine) -> list[Builder]:
     """The builders of an engine: Podman has its own behind the classic builder's door, and no BuildKit."""
-    return [Builder.CLASSIC] if engine.variant == "podman" else [*Builder]
+    return [Builder.CLASSIC] if engine.is_podman else [*Builder]
 
 
 def build(engine: Engine, builder: Builder, base: str, tag: str, content: str) -> str:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import docker
@@ -20,9 +21,47 @@ from tests.engine.leftovers import BASE, end_processes, mounts_under
 Command = tuple[Sequence[str | Path], dict[str, str]]
 
 GIB = 2**30
-VARIANTS = ("docker20", "docker26", "podman")
-TRIXIE = Path("/var/cache/docker-hindsight-tests/trixie")
+_LATER = Path("/var/cache/docker-hindsight-tests/engines")  # by .ci/fetch-engines
 _PATIENCE_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """An engine as it is set up.
+
+    Attributes:
+        program: ``dockerd`` or ``podman``.
+        suite: the Debian suite whose packages it is of; None: that of this machine.
+        store: whether it has the containerd image store.
+        separate: whether containerd is a process of its own with its root on another disk, as Debian's and Docker's
+            packages set it up.
+    """
+
+    program: str
+    suite: str | None = None
+    store: bool = False
+    separate: bool = False
+
+    def find(self, name: str) -> str | None:
+        """A program of its suite, else one of this machine; None: there is none."""
+        folders = [_LATER / self.suite / part for part in _FOLDERS] if self.suite else []
+        found = next((str(folder / name) for folder in folders if (folder / name).exists()), None)
+        needs_own = self.suite is not None and name in {self.program, "containerd", "conmon", "netavark"}
+        return found if found or needs_own else shutil.which(name)
+
+
+_FOLDERS = ("usr/sbin", "usr/bin", "usr/lib/podman")
+VARIANTS = {
+    "docker20": Variant("dockerd"),
+    "docker26": Variant("dockerd", "trixie", store=True),
+    "docker26-separate": Variant("dockerd", "trixie", store=True, separate=True),
+    "docker28": Variant("dockerd", "forky", store=True),
+    "podman": Variant("podman"),
+    "podman54": Variant("podman", "trixie"),
+    "podman58": Variant("podman", "forky"),
+}
+# One of each kind of store; what depends on more than that is tried on all variants.
+STORES = ("docker20", "docker26", "podman")
 
 
 def available(variant: str) -> str | None:
@@ -31,18 +70,14 @@ def available(variant: str) -> str | None:
         return "an engine, its loop disk and its containers need root"
     if not Path("/dev/loop-control").exists():
         return "no loop devices"
-    needed = {
-        "docker20": [shutil.which("dockerd"), shutil.which("docker-registry")],
-        "docker26": [_existing(TRIXIE / "usr/sbin/dockerd"), shutil.which("runc"), shutil.which("docker-registry")],
-        "podman": [shutil.which("podman"), shutil.which("runc"), shutil.which("docker-registry")],
-    }[variant]
-    if not all(needed):
-        return f"{variant} is not installed: run .ci/install-packages"
+    setup = VARIANTS[variant]
+    needed = [setup.program, "runc", *(["containerd"] if setup.program == "dockerd" else ["conmon"])]
+    missing = [name for name in needed if setup.find(name) is None]
+    if shutil.which("docker-registry") is None:
+        missing.append("docker-registry")
+    if missing:
+        return f"{variant} lacks {', '.join(missing)}: run .ci/install-packages"
     return None
-
-
-def _existing(path: Path) -> str | None:
-    return str(path) if path.exists() else None
 
 
 class Engine:
@@ -60,6 +95,7 @@ class Engine:
     ) -> None:
         folder.mkdir(parents=True)
         self.variant = variant
+        self.setup = VARIANTS[variant]
         self.folder = folder
         self.registry = registry
         self.disk = LoopDisk(folder / "disk", disk_bytes, inodes)
@@ -67,28 +103,41 @@ class Engine:
         self.data_root.mkdir()
         self.socket = folder / "engine.sock"
         self.host = f"unix://{self.socket}"
+        # Where the bytes of images lie.
+        self.image_disk = LoopDisk(folder / "content", disk_bytes, inodes) if self.setup.separate else self.disk
         self._process: subprocess.Popen[bytes] | None = None
+        self._containerd: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_podman(self) -> bool:
+        """Whether it is Podman."""
+        return self.setup.program == "podman"
 
     def start(self) -> Engine:
         """Start it and wait until it answers."""
-        argv, environment = {"docker20": self._dockerd, "docker26": self._dockerd26, "podman": self._podman}[
-            self.variant
-        ]()
-        with (self.folder / "engine.log").open("ab") as log:
-            self._process = subprocess.Popen(argv, env={**os.environ, **environment}, stdout=log, stderr=log)
+        if self.setup.separate:
+            self._containerd = self._run(self._separate_containerd())
+        self._process = self._run(self._podman() if self.is_podman else self._dockerd())
         deadline = time.monotonic() + _PATIENCE_S
-        while True:
-            client = docker.DockerClient(base_url=self.host, timeout=30, version="1.41")
-            try:
-                client.ping()
-            except (docker.errors.DockerException, requests.RequestException, OSError):
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"{self.variant}: {self.log()[-3000:]}") from None
-                time.sleep(0.1)
-            else:
-                return self
-            finally:
-                client.close()
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.variant}: {self.log()[-3000:]}")
+            time.sleep(0.1)
+        return self
+
+    def _run(self, command: Command) -> subprocess.Popen[bytes]:
+        argv, environment = command
+        with (self.folder / "engine.log").open("ab") as log:
+            return subprocess.Popen(argv, env={**os.environ, **environment}, stdout=log, stderr=log)
+
+    def _answers(self) -> bool:
+        try:
+            # Newer engines refuse versions of the interface that older ones need: this asks for theirs.
+            client = docker.DockerClient(base_url=self.host, timeout=30, version="auto")
+            client.close()
+        except (docker.errors.DockerException, requests.RequestException, OSError):
+            return False
+        return True
 
     def client(self) -> docker.DockerClient:
         """A new client; close it."""
@@ -119,20 +168,33 @@ class Engine:
         return (self.folder / "engine.log").read_text(errors="replace")
 
     def _end(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)
+        for process in (self._process, self._containerd):
+            if process is None:
+                continue
+            process.send_signal(number)
             try:
-                self._process.wait(timeout=int(_PATIENCE_S))
+                process.wait(timeout=int(_PATIENCE_S))
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
+                process.kill()
+                process.wait()
+        self._process = self._containerd = None
         self.socket.unlink(missing_ok=True)
         (self.folder / "engine.pid").unlink(missing_ok=True)
 
-    def _dockerd(self, program: str = "dockerd") -> Command:
+    def _program(self, name: str) -> str:
+        found = self.setup.find(name)
+        assert found is not None, f"{name} is not installed"
+        return found
+
+    @property
+    def _path(self) -> dict[str, str]:
+        """An environment in which its own suite's programs come first."""
+        own = [str(_LATER / self.setup.suite / folder) for folder in _FOLDERS[:2]] if self.setup.suite else []
+        return {"PATH": ":".join([*own, os.environ["PATH"], "/usr/sbin"])}
+
+    def _dockerd(self) -> Command:
         argv: list[str | Path] = [
-            program,
+            self._program("dockerd"),
             "--data-root",
             self.data_root,
             "--exec-root",
@@ -144,20 +206,45 @@ class Engine:
             "--iptables=false",
             f"--bridge={self._bridge()}",
         ]
-        return argv, {}
+        if self.setup.store:
+            config = self.folder / "daemon.json"
+            config.write_text(json.dumps({"features": {"containerd-snapshotter": True}}))
+            argv += ["--config-file", config, "--ip6tables=false"]
+        if self.setup.separate:
+            argv += ["--containerd", self.containerd_socket]
+        return argv, self._path
 
-    def _dockerd26(self) -> Command:
-        config = self.folder / "daemon.json"
-        config.write_text(json.dumps({"features": {"containerd-snapshotter": True}}))
-        argv, _ = self._dockerd(str(TRIXIE / "usr/sbin/dockerd"))
-        path = f"{TRIXIE}/usr/sbin:{TRIXIE}/usr/bin:{os.environ['PATH']}:/usr/sbin"
-        return [*argv, "--config-file", config, "--ip6tables=false"], {"PATH": path}
+    @property
+    def containerd_socket(self) -> Path:
+        """Where a separate containerd listens."""
+        return self.folder / "containerd.sock"
+
+    @property
+    def containerd_root(self) -> Path:
+        """Where a separate containerd keeps content and snapshots: on the disk of images."""
+        return self.image_disk.path / "containerd"
+
+    def _separate_containerd(self) -> Command:
+        config = self.folder / "containerd.toml"
+        config.write_text(
+            f'version = 2\nroot = "{self.containerd_root}"\nstate = "{self.folder}/containerd"\n'
+            'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+            f'[grpc]\naddress = "{self.containerd_socket}"\n'
+        )
+        return [self._program("containerd"), "--config", config], self._path
 
     def _podman(self) -> Command:
+        own = ""
+        if self.setup.suite:
+            own = (
+                f'conmon_path = ["{self._program("conmon")}"]\n'
+                f'helper_binaries_dir = ["{Path(self._program("netavark")).parent}"]\n'
+            )
         containers = self.folder / "containers.conf"
         containers.write_text(
             '[engine]\nruntime = "runc"\nevents_logger = "file"\ncgroup_manager = "cgroupfs"\n'
-            f'events_logfile_path = "{self.folder}/events.log"\n'
+            f'events_logfile_path = "{self.folder}/events.log"\n{own}'
+            f'[engine.runtimes]\nrunc = ["{self._program("runc")}"]\n'
             "[containers]\n"
             'default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n'
         )
@@ -169,7 +256,7 @@ class Engine:
             "TMPDIR": str(self.disk.path),
         }
         argv: list[str | Path] = [
-            "podman",
+            self._program("podman"),
             "--root",
             self.data_root,
             "--runroot",

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.conftest import MakeEngine
-from tests.engine.engines import VARIANTS, Engine
+from tests.engine.engines import STORES, Engine
 from tests.engine.host import Host
 from tests.engine.registry import Registry, base_layer, random_layer
 from tests.engine.runner import FakeRunner
@@ -22,7 +22,7 @@ def free_inodes(engine: Engine) -> int:
     return os.statvfs(engine.disk.path).f_favail
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", STORES)
 def test_too_few_inodes_start_a_prune_that_ends_when_there_are_enough(
     variant: str, make_engine: MakeEngine, registry: Registry
 ) -> None:

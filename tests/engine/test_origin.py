@@ -162,7 +162,7 @@ def test_only_what_a_registry_has_is_removed(any_engine: Engine, registry: Regis
     host = Host(any_engine, any_engine.folder / "log" / "events.duckdb")
     comer = Comer(any_engine, registry)
     comer.client.images.pull(comer.base)
-    is_podman = any_engine.variant == "podman"
+    is_podman = any_engine.is_podman
     expected = {comer.pulled("before"): "registry", comer.built("built/before:1"): "local"}
     with host.collecting("--listing-interval", "1s"):
         expected |= {
@@ -184,7 +184,7 @@ def test_only_what_a_registry_has_is_removed(any_engine: Engine, registry: Regis
 
         # The registry is asked for it now, and has it. Docker 26 does not list it where a Docker archive
         # brought its layers; Podman cannot tell the registry's from the OCI archive's.
-        name = "packed" if any_engine.variant == "docker26" else "loaded"
+        name = "packed" if any_engine.setup.store else "loaded"
         comer.client.images.pull(f"{registry.host}/origin/{name}:1")
         expected[archives[name]] = "registry"
         wait_for(host, expected)

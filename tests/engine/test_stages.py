@@ -74,7 +74,7 @@ class Litter:
 
     def stuck(self, engine: Engine) -> tuple[str, str]:
         """Something of 20 MiB that would go first, and that the engine refuses to remove: its name, and why."""
-        if engine.variant != "podman":
+        if not engine.is_podman:
             name = self.anonymous(20)
             self._chattr("+i", engine, name)
             return name, "operation not permitted"
@@ -90,7 +90,7 @@ class Litter:
 
     def release(self, engine: Engine, name: str) -> None:
         """Let what is stuck be removed after all."""
-        if engine.variant != "podman":
+        if not engine.is_podman:
             self._chattr("-i", engine, name)
 
     def _chattr(self, mode: str, engine: Engine, volume: str) -> None:
