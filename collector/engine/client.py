@@ -56,6 +56,8 @@ _CONTAINERD_SNAPSHOTTER = "io.containerd.snapshotter.v1"
 _SETTLE_S = 0.5
 _TRIES = 5
 _RETRY_S = 0.1
+# Where the local driver keeps a volume's data, beneath the volume's own folder.
+_VOLUME_DATA = "/_data"
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
@@ -310,14 +312,9 @@ class DockerEngine:
         if self.store != "containerd":
             return ()
         with as_engine_error(self.host):
-            api = cast("Any", self.api)
-            answer = api.get(
-                f"{api.base_url}/v{api.api_version}/system/df", params={"type": "build-cache"}, timeout=self._timeout
-            )
-            answer.raise_for_status()
-            rows = objects(mapping(answer.json()).get("BuildCache"))
+            rows = self._disk_usage(type="build-cache")["BuildCache"]
             used = sorted((text(row.get("ID")), text(row.get("LastUsedAt"))) for row in rows)
-            return (mapping(api.info()).get("Images"), *used)
+            return (mapping(self.api.info()).get("Images"), *used)
 
     def answers(self, image: str) -> Answers:
         """What the engine tells of an image that is there. Raises EngineError."""
@@ -383,6 +380,7 @@ class DockerEngine:
         with as_engine_error(self.host):
             rows = _again(lambda: self.api.containers(all=True))
         now = int(time.time())
+        volume_of = self._volumes_by_folder() if any(map(_nameless_volumes, objects(rows))) else {}
         return [
             ListedContainer(
                 container=text(row["Id"]),
@@ -392,11 +390,20 @@ class DockerEngine:
                 state=text(row.get("State")),
                 created_ns=(whole(row.get("Created"), 1, now) or now) * 10**9,
                 labels=strings(row.get("Labels")),
-                volumes=tuple(text(mount.get("Name")) for mount in objects(row.get("Mounts")) if mount.get("Name")),
+                volumes=tuple(
+                    dict.fromkeys(
+                        [text(mount.get("Name")) for mount in objects(row.get("Mounts")) if mount.get("Name")]
+                        + [volume_of[folder] for folder in _nameless_volumes(row) if folder in volume_of]
+                    )
+                ),
             )
             for row in objects(rows)
             if text(row.get("Id"))
         ]
+
+    def _volumes_by_folder(self) -> dict[str, str]:
+        """The names of volumes by the folders that hold them."""
+        return {text(row.get("Mountpoint")): text(row.get("Name")) for row in self.volumes()}
 
     def container_detail(self, container: str) -> dict[str, Any] | None:
         """All that the engine tells of a container; None if it has gone. Raises EngineError."""
@@ -415,12 +422,23 @@ class DockerEngine:
     def disk_usage(self) -> dict[str, Any]:
         """What the engine says that each of its things holds; slow on a busy host. Raises EngineError."""
         with as_engine_error(self.host):
-            return mapping(self.api.df())
+            return _again(self._disk_usage)
+
+    def _disk_usage(self, **parameters: str) -> dict[str, Any]:
+        """`/system/df` with the members that it has had until API 1.52, also where it leaves them out."""
+        api = cast("Any", self.api)
+        answer = api.get(
+            f"{api.base_url}/v{api.api_version}/system/df", params={"verbose": "1", **parameters}, timeout=self._timeout
+        )
+        api._raise_for_status(answer)  # noqa: SLF001 - docker-py's own faults, which we know; it has no call for this
+        usage = mapping(answer.json())
+        old = {member: usage.get(member) for member in _DF_MEMBERS}
+        new = {member: mapping(usage.get(successor)).get("Items") for member, successor in _DF_MEMBERS.items()}
+        return {**usage, **{member: objects(new[member] if old[member] is None else old[member]) for member in old}}
 
     def usage(self) -> Usage:
         """What containers, volumes and build cache hold; slow on a busy host. Raises EngineError."""
-        with as_engine_error(self.host):
-            usage = mapping(_again(self.api.df))
+        usage = self.disk_usage()
         return Usage(
             sum(size(row.get("SizeRw")) for row in objects(usage.get("Containers"))),
             sum(size(mapping(row.get("UsageData")).get("Size")) for row in objects(usage.get("Volumes"))),
@@ -429,6 +447,8 @@ class DockerEngine:
 
 
 _PROBE = "docker-hindsight-doctor"
+# The members of `/system/df`, and where the engine's API has the same from 1.52 on.
+_DF_MEMBERS = {"Containers": "ContainerUsage", "Volumes": "VolumeUsage", "BuildCache": "BuildCacheUsage"}
 # What an engine answers of one thing that it cannot show, or that cannot be read; all others it may.
 _REFUSED = (docker.errors.APIError, ValueError, RecursionError)
 
@@ -490,12 +510,25 @@ def _stamp(time_ns: int | None) -> Any:
 
 
 def _tags(row: dict[str, Any]) -> tuple[str, ...]:
-    # Some engines list the digests of an image without tags here, too.
+    # What is pulled by digest is listed here, too, by the containerd store: see `_digests`.
     return tuple(sorted(tag for tag in texts(row.get("RepoTags")) if tag != "<none>:<none>" and "@" not in tag))
 
 
 def _digests(row: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(sorted(digest for digest in texts(row.get("RepoDigests")) if not digest.startswith("<none>@")))
+    """All names with a digest. The containerd store lists what was pulled by digest among the tags alone."""
+    names = {*texts(row.get("RepoDigests")), *(name for name in texts(row.get("RepoTags")) if "@" in name)}
+    return tuple(sorted(digest for digest in names if not digest.startswith("<none>@")))
+
+
+def _nameless_volumes(row: dict[str, Any]) -> list[str]:
+    """The folders that a container mounts and that may be volumes: some engines leave out an anonymous one's name."""
+    return [
+        source
+        for mount in objects(row.get("Mounts"))
+        if not mount.get("Name")
+        and (source := text(mount.get("Source")))
+        and (mount.get("Type") == "volume" or source.endswith(_VOLUME_DATA))
+    ]
 
 
 def _last_tag_time(detail: dict[str, Any]) -> float | None:
