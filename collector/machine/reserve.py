@@ -39,7 +39,7 @@ class Reserve:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self._free() < _EASE * self.size:
                 return False
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, _MODE)
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, _MODE)
             try:
                 os.posix_fallocate(descriptor, 0, self.size)
             finally:

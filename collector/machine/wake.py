@@ -12,12 +12,12 @@ import errno
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from collector.machine.disk import DiskSample
+from collector.model.paths import replace_file
 from collector.model.units import format_bytes
 
 logger = logging.getLogger(__name__)
@@ -129,17 +129,7 @@ class Alarm:
 
 
 def _replace(path: Path, text: bytes) -> None:
-    fresh = path.with_name(path.name + ".new")
-    try:
-        with open(fresh, "wb", opener=_opener) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
-        raise
+    replace_file(path, text, 0o640)
 
 
 def _overwrite(path: Path, text: bytes) -> bool:
@@ -160,7 +150,3 @@ def _touch(path: Path) -> bool:
         logger.warning("%s cannot be touched (%s): the pruner waits for its timer", path, error.strerror)
         return False
     return True
-
-
-def _opener(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o640)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
@@ -23,19 +25,55 @@ def default_log_path() -> Path:
 def write_whole(path: Path, text: str) -> None:
     """Write a text file, or leave what was there as it was: there is never half a file.
 
+    A link is followed, as the user named it; the file that it leads to keeps its mode and owner.
+
     Raises:
         OSError: it cannot be written.
     """
     target = path.resolve()
-    fresh = target.with_name(f".{target.name}.{os.getpid()}")
     if target.exists() and not (target.is_file() and os.access(target.parent, os.W_OK)):
         # What is no file (a pipe), or in a folder that is not ours, can only be written to as it is.
         target.write_text(text, encoding="utf-8")
         return
+    replace_file(target, text.encode(), _new_mode())
+
+
+def replace_file(path: Path, data: bytes, mode: int) -> None:
+    """Put a file in the place of what has its name, whole or not at all; if that is a link, in place of the link.
+
+    What is written first has a name that nobody can have laid a link under, and is never shared.
+
+    Args:
+        path: the file.
+        data: what is to be in it.
+        mode: its permissions, if there is none yet; else it keeps those it has, and its owner.
+
+    Raises:
+        OSError: it cannot be written; then what was there is as it was.
+    """
+    # Made with O_EXCL, O_NOFOLLOW and mode 0600.
+    descriptor, name = tempfile.mkstemp(prefix=".docker-hindsight.", dir=path.parent)
     try:
-        fresh.write_text(text, encoding="utf-8")
-        if target.exists():
-            fresh.chmod(stat.S_IMODE(target.stat().st_mode))
-        fresh.replace(target)
-    finally:
-        fresh.unlink(missing_ok=True)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            with contextlib.suppress(FileNotFoundError):
+                known = path.lstat()
+                if stat.S_ISREG(known.st_mode):
+                    mode = stat.S_IMODE(known.st_mode)
+                    with contextlib.suppress(PermissionError):
+                        os.fchown(file.fileno(), known.st_uid, known.st_gid)
+            os.fchmod(file.fileno(), mode)
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+def _new_mode() -> int:
+    """The mode of a file that this process makes without saying which."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask

@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector as Source
 
@@ -24,6 +24,8 @@ from collector.machine.disk import sample_disk
 from collector.machine.wake import levels_path, read_levels
 from collector.model.errors import HindsightError, LogBusyError, LogError, UsageError
 from collector.model.events import Kind
+from collector.model.paths import replace_file
+from collector.monitoring.server import serve
 from collector.monitoring.tally import Tally
 from collector.queries.status import DAY_S, Witness, witness
 
@@ -147,13 +149,17 @@ class Metrics(Source):
             UsageError: the address is none, or cannot be listened on.
         """
         host, colon, port = address.rpartition(":")
-        if not colon or not port.isdigit() or (int(port) and int(port) not in _PORTS):
+        if (
+            not colon
+            or not (port.isascii() and port.isdigit() and len(port) < len("100000"))
+            or (int(port) and int(port) not in _PORTS)
+        ):
             raise UsageError(f"--metrics: '{address}' is not host:port (such as 127.0.0.1:9633)")
         try:
-            server, _thread = start_http_server(int(port), host.strip("[]") or "0.0.0.0", registry=self.registry)  # noqa: S104
-        except OSError as error:
-            raise UsageError(f"--metrics: cannot listen on {address}: {error.strerror or error}") from None
-        return int(server.server_port)
+            return serve(host.strip("[]") or "0.0.0.0", int(port), self.registry)  # noqa: S104 - as it was asked for
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"--metrics: cannot listen on {address}: {reason}") from None
 
     @property
     def due(self) -> bool:
@@ -184,11 +190,8 @@ class Metrics(Source):
 
     def _write(self, path: Path) -> None:
         """Replace the file as a whole: node_exporter must never read half of it."""
-        fresh = path.with_name(f".{path.name}.new")
         try:
-            fresh.write_bytes(generate_latest(self.registry))
-            fresh.chmod(_MODE)
-            fresh.replace(path)
+            replace_file(path, generate_latest(self.registry), _MODE)
         except OSError as error:
             self._tell(f"metrics file {path} cannot be written: {error.strerror}")
 

@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from collector.model.errors import HindsightError, UsageError
+from collector.model.paths import replace_file
 from pruner.policy.file import to_toml
 from pruner.policy.policy import SLOTS_VARIABLE, Policy
 
@@ -347,7 +348,7 @@ def _write(path: Path, text: str, *, dry_run: bool) -> str:
         return f"would write {path}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        replace_file(path, text.encode(), 0o644)
         path.chmod(0o644)
     except OSError as error:
         raise InstallError(f"{path} cannot be written: {error.strerror}; run as root, or name a --root") from None

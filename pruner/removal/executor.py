@@ -97,7 +97,7 @@ def exclusive(log_path: Path) -> Iterator[None]:
     path = log_path.with_name(log_path.name + ".pruner-lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o640)
     except OSError as error:
         raise LogError(f"lock {path} cannot be made: {error.strerror}") from None
     try:

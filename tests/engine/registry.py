@@ -113,14 +113,28 @@ class Registry:
         self._known: set[tuple[str, str]] = set()
 
     def push_image(
-        self, name: str, tag: str, layers: Sequence[Layer], labels: dict[str, str] | None = None
+        self,
+        name: str,
+        tag: str,
+        layers: Sequence[Layer],
+        labels: dict[str, str] | None = None,
+        built: str = _CREATED,
+        member: str = "null",
     ) -> PushedImage:
-        """Put an image of these layers, base first, into the registry."""
+        """Put an image of these layers, base first, into the registry.
+
+        Args:
+            name, tag: what to call it.
+            layers: base first.
+            labels: of the image.
+            built: when it says that it was built.
+            member: JSON that its manifest has besides what belongs there.
+        """
         created = [{"created": _CREATED, "created_by": f"layer {layer.diff_id}"} for layer in layers]
         config = {
             "architecture": "amd64",
             "os": "linux",
-            "created": _CREATED,
+            "created": built,
             "config": {"Cmd": ["/bin/true"], "Labels": {"test.name": f"{name}:{tag}", **(labels or {})}},
             "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
             "history": created,
@@ -129,14 +143,15 @@ class Registry:
         for layer in layers:
             self._put_blob(name, layer.blob, layer.digest)
         self._put_blob(name, blob, _digest(blob))
-        manifest = json.dumps(
+        text = json.dumps(
             {
                 "schemaVersion": 2,
                 "mediaType": _MANIFEST,
                 "config": {"mediaType": _CONFIG, "size": len(blob), "digest": _digest(blob)},
                 "layers": [{"mediaType": _LAYER, "size": len(layer.blob), "digest": layer.digest} for layer in layers],
             }
-        ).encode()
+        )
+        manifest = (f'{text[:-1]}, "more": {member}}}' if member != "null" else text).encode()
         self._call("PUT", f"/v2/{name}/manifests/{tag}", manifest, {"Content-Type": _MANIFEST})
         return PushedImage(f"{self.host}/{name}:{tag}", _digest(manifest), _digest(blob))
 

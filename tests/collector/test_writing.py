@@ -1,0 +1,125 @@
+"""What is written is written whole, through no link that somebody has laid, and keeps its mode."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from collector.eventlog.log import EventLog
+from collector.machine.wake import leave_levels
+from collector.model.paths import replace_file, write_whole
+from collector.monitoring.metrics import Live, Metrics
+from collector.monitoring.server import _MOST_CONNECTIONS
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """A file that nobody but its owner may read, and that is not to be written to."""
+    made = tmp_path / "secret"
+    made.write_text("secret")
+    made.chmod(0o600)
+    return made
+
+
+def lay_links(target: Path, *names: str) -> None:
+    """Links under every name that a writer may be expected to write first."""
+    for name in (*names, f".{names[0]}.{os.getpid()}"):
+        (target.parent / name).symlink_to(target)
+
+
+def test_a_link_under_the_name_that_is_written_first_leads_nowhere(secret: Path) -> None:
+    folder = secret.parent
+    log = EventLog(folder / "l.duckdb")
+    lay_links(secret, ".m.prom.new", "m.prom.new", "l.duckdb.levels.new")
+    Metrics(log, folder / "m.prom").publish(Live())
+    lay_links(secret, ".p.toml.new")
+    write_whole(folder / "p.toml", "text")
+    leave_levels(log.path, "/", 5, 5)
+    assert (secret.read_text(), mode(secret)) == ("secret", 0o600)
+    assert (folder / "p.toml").read_text() == "text"
+    assert "docker_hindsight_containers" in (folder / "m.prom").read_text()
+    assert not [path for path in folder.iterdir() if path.name.startswith(".") and not path.is_symlink()]
+
+
+def test_a_metrics_file_that_is_a_link_is_replaced_and_not_followed(secret: Path) -> None:
+    path = secret.parent / "m.prom"
+    path.symlink_to(secret)
+    Metrics(EventLog(secret.parent / "l.duckdb"), path).publish(Live())
+    assert secret.read_text() == "secret"
+    assert not path.is_symlink()
+    assert mode(path) == 0o644
+
+
+@pytest.mark.parametrize("had", [0o600, 0o640, 0o644])
+def test_a_file_keeps_the_mode_that_it_has(tmp_path: Path, had: int) -> None:
+    path = tmp_path / "report.html"
+    path.touch()
+    path.chmod(had)
+    write_whole(path, "new")
+    replace_file(path, b"newer", 0o666)
+    assert (path.read_bytes(), mode(path)) == (b"newer", had)
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        replace_file(tmp_path / "folder", b"x", 0o644)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_slow_clients_hold_neither_the_collector_nor_other_clients(tmp_path: Path) -> None:
+    metrics = Metrics(EventLog(tmp_path / "l.duckdb"))
+    port = metrics.serve("127.0.0.1:0")
+    done = threading.Event()
+    slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
+
+    def drip() -> None:
+        for byte in b"GET /metrics HTTP/1.1\r\nX: " + b"y" * 10**6:
+            for one in slow:
+                with contextlib.suppress(OSError):
+                    one.send(bytes([byte]))
+            if done.wait(1.0):
+                return
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        for _ in range(3):
+            began = time.monotonic()
+            metrics.publish(Live())
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+                assert b"docker_hindsight_containers" in answer.read()
+            assert time.monotonic() - began < 60
+        # None of them is kept for longer than a scrape may take.
+        deadline = time.monotonic() + 60
+        while any(
+            one.name.startswith("Thread") and "process_request_thread" in one.name for one in threading.enumerate()
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        done.set()
+        thread.join()
+        for one in slow:
+            one.close()
+
+
+def test_more_connections_than_there_are_places_for_are_closed_at_once(tmp_path: Path) -> None:
+    port = Metrics(EventLog(tmp_path / "l.duckdb")).serve("127.0.0.1:0")
+    held = [socket.create_connection(("127.0.0.1", port)) for _ in range(_MOST_CONNECTIONS + 20)]
+    held[-1].settimeout(60)
+    assert held[-1].recv(1) == b""
+    for one in held:
+        one.close()
