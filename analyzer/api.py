@@ -24,6 +24,7 @@ from analyzer.search.pareto import pareto
 from analyzer.search.recommend import Constraints, Outcome, Trial, reasons
 from analyzer.search.recommend import recommend as choose
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
+from analyzer.simulation.figures import FIGURES
 from analyzer.simulation.replay import replay
 from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
 from analyzer.trace.load import DiskOverride
@@ -418,28 +419,9 @@ def _noted(frame: pd.DataFrame, found: Sequence[Findings]) -> pd.DataFrame:
 
 def _row(result: Result) -> dict[str, Any]:
     """A result with units in its columns' names."""
-    return {
-        "policy": result.name,
-        "baseline": result.baseline,
-        "uses": result.uses,
-        "hit_ratio": result.hit_ratio,
-        "compulsory_pulls": result.compulsory,
-        "compulsory_bytes": result.compulsory_bytes,
-        "repulls": result.repulls,
-        "repulled_bytes": result.repulled_bytes,
-        "repull_seconds": result.repull_seconds,
-        "losses": result.losses,
-        "removals": result.removals,
-        "removed_bytes": result.removed_bytes,
-        "emergency_removals": result.emergency_removals,
-        "prunes": result.prunes,
-        "disk_full": result.disk_full,
-        "min_free_bytes": result.min_free,
-        "threshold_bytes": result.threshold,
-        "under_threshold_seconds": result.seconds_under,
-        "mean_held_bytes": result.mean_held_bytes,
-        "length_seconds": result.seconds,
-    }
+    named = {name if figure.frame is None else figure.frame: getattr(result, name) for name, figure in FIGURES.items()}
+    named.pop("", None)
+    return {"policy": result.name, "baseline": result.baseline, **named}
 
 
 def _both(outcome: Outcome) -> tuple[Result, Result | None]:

@@ -219,7 +219,7 @@ def _table(caption: str, made: FleetStudy, groups: Sequence[tuple[str, Sequence[
         for host, result in flat
     ]
     classes = ["chosen" if result.name == chosen else "" for _, result in flat]
-    return parts.table(caption, ["host", "policy", *(name for name, _, _ in columns)], rows, classes)
+    return parts.table(caption, ["host", "policy", *parts.heads(columns)], rows, classes)
 
 
 def _hosts(made: FleetStudy) -> str:

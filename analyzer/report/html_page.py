@@ -207,9 +207,7 @@ def _policies(made: Study) -> str:
         for result in made.results
     ]
     classes = ["chosen" if result is made.chosen else "" for result in made.results]
-    return parts.table(
-        "Policies and what others do", ["policy", *(name for name, _, _ in columns)], rows, classes, quiet=True
-    )
+    return parts.table("Policies and what others do", ["policy", *parts.heads(columns)], rows, classes, quiet=True)
 
 
 def _timeline(made: Study) -> str:

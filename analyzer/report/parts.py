@@ -7,53 +7,46 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from analyzer.search.recommend import Proposal
+from analyzer.simulation.figures import Figure, in_tables
 from analyzer.simulation.result import Result
 from collector.model.errors import HindsightError
 from collector.model.paths import write_whole
-from collector.model.units import format_bytes, format_duration
+from collector.model.units import format_bytes
 
 
 class ReportError(HindsightError):
     """The report cannot be written."""
 
 
-Column = tuple[str, Callable[[Result], float], Callable[[Result], str]]
-COLUMNS: list[Column] = [
-    ("re-pulls", lambda r: r.repulls, lambda r: f"{r.repulls:,}"),
-    ("pulled again", lambda r: r.repulled_bytes, lambda r: format_bytes(r.repulled_bytes)),
-    ("pull time", lambda r: r.repull_seconds, lambda r: format_duration(r.repull_seconds)),
-    ("hits", lambda r: r.hit_ratio, lambda r: f"{r.hit_ratio:.2%}"),
-    ("disk full", lambda r: r.disk_full, lambda r: f"{r.disk_full:,}"),
-    ("least free", lambda r: r.min_free, lambda r: format_bytes(r.min_free)),
-    ("under threshold", lambda r: r.seconds_under, lambda r: format_duration(r.seconds_under)),
-    ("removed", lambda r: r.removals, lambda r: f"{r.removals:,}"),
-    ("emergency", lambda r: r.emergency_removals, lambda r: f"{r.emergency_removals:,}"),
-    ("lost", lambda r: r.losses, lambda r: f"{r.losses:,}"),
-    ("mean held", lambda r: r.mean_held_bytes, lambda r: format_bytes(r.mean_held_bytes)),
-]
-BAD_IF_ANY = {"disk full", "lost"}
-SHOWN_IF_ANY = {"emergency", "lost"}
-
-
-def columns(results: Iterable[Result]) -> list[Column]:
+def columns(results: Iterable[Result]) -> dict[str, Figure]:
     """The columns of a table of these results: some are left out where they are zero everywhere."""
     known = list(results)
-    return [one for one in COLUMNS if one[0] not in SHOWN_IF_ANY or any(one[1](result) for result in known)]
+    return {
+        name: figure
+        for name, figure in in_tables().items()
+        if not figure.shown_if_any or any(getattr(result, name) for result in known)
+    }
 
 
-def figures(shown: Iterable[Column], result: Result) -> list[str]:
+def heads(shown: Mapping[str, Figure]) -> list[str]:
+    """The columns' headings."""
+    return [figure.label or figure.header.lower() for figure in shown.values()]
+
+
+def figures(shown: Mapping[str, Figure], result: Result) -> list[str]:
     """A result's cells."""
-    return [
-        cell(text(result), value(result), "bad" if name in BAD_IF_ANY and value(result) else "")
-        for name, value, text in shown
-    ]
+    made = []
+    for name, figure in shown.items():
+        value = getattr(result, name)
+        made.append(cell(figure.text(value), value, "bad" if figure.bad_if_any and value else ""))
+    return made
 
 
 def tag(shown: bool, proposal: Proposal) -> str:

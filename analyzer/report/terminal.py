@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 
 import typer
 
+from analyzer.simulation.figures import Figure, cells, headers, in_tables, legend, lightest
 from analyzer.simulation.result import Result
 from analyzer.trace.describe import HistoryFacts, disk_range
 from analyzer.trace.trace import Trace
-from collector.model.units import format_bytes, format_duration, format_time
+from collector.model.units import format_bytes, format_time
 from collector.terminal import console
 
 _PATIENCE_S = 1.0
@@ -29,29 +30,8 @@ class Output(StrEnum):
 
 
 POLICY = "POLICY"
-COLUMNS: dict[str, Callable[[Result], str]] = {
-    "RE-PULLS": lambda result: f"{result.repulls:,}",
-    "RE-PULLED": lambda result: format_bytes(result.repulled_bytes),
-    "PULL TIME": lambda result: format_duration(result.repull_seconds),
-    "HITS": lambda result: f"{result.hit_ratio:.2%}",
-    "REMOVED": lambda result: f"{result.removals:,}",
-    "EMERGENCY": lambda result: f"{result.emergency_removals:,}",
-    "DISK FULL": lambda result: f"{result.disk_full:,}",
-    "MIN FREE": lambda result: format_bytes(result.min_free),
-    "UNDER": lambda result: format_duration(result.seconds_under),
-    "LOST": lambda result: f"{result.losses:,}",
-    "MEAN HELD": lambda result: format_bytes(result.mean_held_bytes),
-}
 REGRET = "REGRET"
-_LIGHTEST = ("EMERGENCY", "MEAN HELD", "HITS", "PULL TIME", "LOST", "REMOVED", "UNDER", "RE-PULLS")
-LEGEND = {
-    "RE-PULLED": "bytes pulled again because the image had been removed; first pulls are not counted.",
-    "DISK FULL": "pulls that did not fit.",
-    "MIN FREE": "the least free space; negative: so much was short.",
-    "UNDER": "time with free space under the policy's threshold; what others do: under the first policy's.",
-    REGRET: "re-pulled bytes that a clairvoyant spares, to what no policy could do better than.",
-    "LOST": "uses of removed images that no registry can give back.",
-}
+_REGRET_LEGEND = "re-pulled bytes that a clairvoyant spares, to what no policy could do better than."
 
 
 def print_results(trace: Trace, results: Sequence[Result], output: Output, notes: Sequence[str] = ()) -> None:
@@ -79,12 +59,23 @@ def print_table(trace: Trace, results: Sequence[Result], notes: Sequence[str] = 
     if common:
         console.print_text(f"all policies: {', '.join(common)}")
     typer.echo()
-    columns = COLUMNS | ({REGRET: regret} if any(result.optimum_most is not None for result in results) else {})
-    rows = [[name, *(cell(result) for cell in columns.values())] for name, result in zip(names, results, strict=True)]
-    left_out = console.print_table([POLICY, *columns], rows, right=list(columns), optional=_by_weight(results))
+    shown = in_tables()
+    legends = legend(shown)
+    rows = [[name, *cells(shown, result)] for name, result in zip(names, results, strict=True)]
+    columns = headers(shown)
+    if any(result.optimum_most is not None for result in results):
+        columns.append(REGRET)
+        legends[REGRET] = _REGRET_LEGEND
+        rows = [[*row, regret(result)] for row, result in zip(rows, results, strict=True)]
+    left_out = console.print_table([POLICY, *columns], rows, right=columns, optional=_by_weight(shown, results))
     typer.echo()
-    for column, meaning in LEGEND.items():
-        if column in columns and column not in left_out:
+    print_legend(legends, left_out)
+
+
+def print_legend(legends: Mapping[str, str], left_out: Sequence[str]) -> None:
+    """Print what the columns of a table mean, but those that were left out."""
+    for column, meaning in legends.items():
+        if column not in left_out:
             console.print_text(f"{column}: {meaning}", "dim")
 
 
@@ -107,10 +98,14 @@ def short_names(names: Sequence[str]) -> tuple[list[str], list[str]]:
     return [", ".join(part for part in parts if part not in common) for parts in clauses], common
 
 
-def _by_weight(results: Sequence[Result]) -> list[str]:
+def _by_weight(shown: Mapping[str, Figure], results: Sequence[Result]) -> list[str]:
     """The columns, those first that tell least: where every row says the same, there is little to compare."""
-    same = [name for name in _LIGHTEST if len({COLUMNS[name](result) for result in results}) == 1]
-    return [*same, *(name for name in _LIGHTEST if name not in same)]
+    same = {
+        figure.header
+        for name, figure in shown.items()
+        if len({figure.text(getattr(result, name)) for result in results}) == 1
+    }
+    return sorted(lightest(shown), key=lambda header: header not in same)
 
 
 @contextmanager

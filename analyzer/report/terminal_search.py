@@ -6,23 +6,24 @@ import csv
 import json
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from analyzer.report.terminal import Output, short_names
+from analyzer.report.terminal import Output, print_legend, short_names
 from analyzer.search.allowlist import Earned, Entry
 from analyzer.search.fleet import FLEET, Findings, fleet_sums
 from analyzer.search.pareto import pareto
 from analyzer.search.recommend import Constraints, Proposal, Recommendation, reasons
+from analyzer.simulation.figures import cells, headers, in_grids, legend, lightest
 from analyzer.simulation.result import Result
 from analyzer.trace.describe import HistoryFacts, disk_range
 from analyzer.trace.trace import Trace
 from collector.model.errors import HindsightError, UsageError
 from collector.model.paths import write_whole
-from collector.model.units import format_bytes, format_count, format_duration, format_time
+from collector.model.units import format_bytes, format_count, format_time
 from collector.terminal import console
 from pruner.policy.file import load_policy, to_json, to_toml
 from pruner.policy.policy import Policy
@@ -32,23 +33,7 @@ class NothingFitsError(HindsightError):
     """No policy does what was asked for."""
 
 
-LEGEND = {
-    "FRONT": "*: no other policy of the grid is as good in bytes, incidents, free space and losses, and better in one.",
-    "RE-PULLED": "bytes pulled again because the image had been removed.",
-    "DISK FULL": "pulls that did not fit.",
-    "UNDER": "time with free space under the policy's threshold.",
-    "MEAN HELD": "bytes of images kept, on average: what more free space costs.",
-}
-_NUMBERS: dict[str, Callable[[Result], str]] = {
-    "RE-PULLED": lambda result: format_bytes(result.repulled_bytes),
-    "DISK FULL": lambda result: f"{result.disk_full:,}",
-    "MIN FREE": lambda result: format_bytes(result.min_free),
-    "RE-PULLS": lambda result: f"{result.repulls:,}",
-    "UNDER": lambda result: format_duration(result.seconds_under),
-    "MEAN HELD": lambda result: format_bytes(result.mean_held_bytes),
-    "REMOVED": lambda result: f"{result.removals:,}",
-}
-_LIGHTEST = ("REMOVED", "RE-PULLS", "UNDER", "MEAN HELD")
+_FRONT = "*: no other policy of the grid is as good in bytes, incidents, free space and losses, and better in one."
 _MARKS = {(False, False): "", (True, False): "*", (False, True): "R", (True, True): "* R"}
 Row = tuple[str, Result, bool, bool]
 """A host, a result on it, whether no other beats it, whether its policy is recommended."""
@@ -105,7 +90,7 @@ def _figures(row: Row) -> dict[str, Any]:
 
 def _marks_meaning(proposal: Proposal | None, rows: Sequence[Row]) -> list[str]:
     """What the marks of rows of one host say: why this policy, and why not one of those that no other beats."""
-    said = [LEGEND["FRONT"]]
+    said = [_FRONT]
     if proposal is None:
         return [*said, "Of so many none is marked as recommended: `analyzer recommend` says what to set."]
     if not proposal.holds:
@@ -123,15 +108,6 @@ def _marks_meaning(proposal: Proposal | None, rows: Sequence[Row]) -> list[str]:
     return said
 
 
-def _print_legend(marks: Sequence[str], left_out: Sequence[str]) -> None:
-    typer.echo()
-    for sentence in marks:
-        console.print_text(sentence, "dim")
-    for column, meaning in LEGEND.items():
-        if column not in left_out and column != "FRONT":
-            console.print_text(f"{column}: {meaning}", "dim")
-
-
 def _print_table(
     trace: Trace, results: Sequence[Result], rows: Sequence[Row], notes: Sequence[str], marks: Sequence[str]
 ) -> None:
@@ -144,14 +120,17 @@ def _print_table(
     if common:
         console.print_text(f"all policies: {', '.join(common)}")
     typer.echo()
-    cells = [
-        [names[result.name], _MARKS[best, recommended], *(cell(result) for cell in _NUMBERS.values())]
-        for _, result, best, recommended in rows
+    shown = in_grids()
+    table = [
+        [names[result.name], _MARKS[best, recommended], *cells(shown, result)] for _, result, best, recommended in rows
     ]
     left_out = console.print_table(
-        ("POLICY", "FRONT", *_NUMBERS), cells, right=list(_NUMBERS), names=("POLICY",), optional=_LIGHTEST
+        ("POLICY", "FRONT", *headers(shown)), table, right=headers(shown), names=("POLICY",), optional=lightest(shown)
     )
-    _print_legend(marks, left_out)
+    typer.echo()
+    for sentence in marks:
+        console.print_text(sentence, "dim")
+    print_legend(legend(shown), left_out)
 
 
 def print_heading(trace: Trace, compulsory_bytes: int, notes: Sequence[str] = ()) -> None:
@@ -210,19 +189,27 @@ def _print_fleet_table(
         console.print_text(f"all policies: {', '.join(common)}")
     typer.echo()
     front = ("FRONT",) if marks else ()
-    cells = [
+    shown = in_grids()
+    table = [
         [
             host,
             name,
             *((_MARKS[best, recommended],) if marks else ()),
-            *(cell(result) for cell in _NUMBERS.values()),
+            *cells(shown, result),
         ]
         for name, (host, result, best, recommended) in zip(names, rows, strict=True)
     ]
     left_out = console.print_table(
-        ("HOST", "POLICY", *front, *_NUMBERS), cells, right=list(_NUMBERS), names=("HOST",), optional=_LIGHTEST
+        ("HOST", "POLICY", *front, *headers(shown)),
+        table,
+        right=headers(shown),
+        names=("HOST",),
+        optional=lightest(shown),
     )
-    _print_legend(marks, left_out)
+    typer.echo()
+    for sentence in marks:
+        console.print_text(sentence, "dim")
+    print_legend(legend(shown), left_out)
 
 
 def finish_recommendation(
@@ -315,14 +302,15 @@ def _print_recommendation(
     names, common = short_names([first.name for first, _ in rows])
     if common:
         console.print_text(f"all policies: {', '.join(common)}")
-    cells = [
-        [name if part == "first" else "", part if later else "all", *(cell(result) for cell in _NUMBERS.values())]
+    shown = in_grids()
+    table = [
+        [name if part == "first" else "", part if later else "all", *cells(shown, result)]
         for name, (first, later) in zip(names, rows, strict=True)
         for part, result in (("first", first), ("rest", later))
         if result is not None
     ]
     console.print_table(
-        ("POLICY", "PART", *_NUMBERS), cells, right=list(_NUMBERS), names=("POLICY",), optional=_LIGHTEST
+        ("POLICY", "PART", *headers(shown)), table, right=headers(shown), names=("POLICY",), optional=lightest(shown)
     )
     typer.echo()
 

@@ -21,6 +21,7 @@ from analyzer.kernel.runs import Wake
 from analyzer.search.grid import Candidate
 from analyzer.search.pareto import possible, sweep
 from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger
+from analyzer.simulation.figures import over_hosts
 from analyzer.simulation.replay import Progress, replay_many
 from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
 from analyzer.trace.describe import HistoryFacts, disk_range
@@ -308,25 +309,6 @@ def fleet_sums(found: Sequence[Sequence[Result]]) -> list[Result]:
 def fleet_sum(results: Sequence[Result]) -> Result:
     """One policy's outcome on several hosts taken together.
 
-    Counts, bytes and times are sums; `min_free` and `threshold` are the least of any host;
-    `mean_held_bytes` is the sum of the hosts' means.
+    What each figure comes to is said by its `analyzer.simulation.figures.Total`.
     """
-    first = results[0]
-    summed = {
-        name: sum(getattr(result, name) for result in results)
-        for name in (
-            *("uses", "hits", "compulsory", "compulsory_bytes", "repulls", "repulled_bytes", "losses", "removals"),
-            *("removed_bytes", "emergency_removals", "prunes", "disk_full", "seconds_under", "mean_held_bytes"),
-            "seconds",
-        )
-    }
-    return replace(
-        first,
-        **summed,
-        threshold=min(result.threshold for result in results),
-        min_free=min(result.min_free for result in results),
-        removed=(),
-        timeline=None,
-        optimum_least=None,
-        optimum_most=None,
-    )
+    return replace(results[0], **over_hosts(results), removed=(), timeline=None)

@@ -17,6 +17,7 @@ from analyzer.search.fleet import Findings, fleet_sum
 from analyzer.search.grid import Candidate
 from analyzer.search.pareto import badness, possible
 from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger
+from analyzer.simulation.figures import less_part, over_parts
 from analyzer.simulation.replay import Progress, check_trace, replay_many
 from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
 from analyzer.trace.trace import Trace
@@ -29,10 +30,6 @@ _MARGIN = 0.1
 _TOLERANCE = 0.01
 _WEEK_S = 6.5 * 86400.0
 _CHEAP = " those that hardly pull more again than need be"
-_SUMS = (
-    *("uses", "hits", "compulsory", "compulsory_bytes", "repulls", "repulled_bytes", "losses", "removals"),
-    *("removed_bytes", "emergency_removals", "prunes", "disk_full", "seconds_under", "seconds"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,16 +156,8 @@ def later(whole: Result, first: Result, cut: float) -> Result:
         raise ValueError("the whole result has no timeline")
     seconds, free = whole.timeline.seconds, whole.timeline.free
     at = int(np.searchsorted(seconds, cut, side="right"))
-    lasting = whole.seconds - first.seconds
-    held = whole.mean_held_bytes * whole.seconds - first.mean_held_bytes * first.seconds
-    differences = {name: getattr(whole, name) - getattr(first, name) for name in _SUMS}
-    return replace(
-        whole,
-        **differences,
-        min_free=int(free[max(at - 1, 0) :].min()),
-        mean_held_bytes=held / lasting,
-        timeline=None,
-    )
+    least = int(free[max(at - 1, 0) :].min())
+    return replace(whole, **less_part(whole, first), min_free=least, timeline=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,14 +262,7 @@ def _together(first: Result, rest: Result | None) -> Result:
     """The result on both parts."""
     if rest is None:
         return first
-    lasting = first.seconds + rest.seconds
-    held = first.mean_held_bytes * first.seconds + rest.mean_held_bytes * rest.seconds
-    return replace(
-        first,
-        **{name: getattr(first, name) + getattr(rest, name) for name in _SUMS},
-        min_free=min(first.min_free, rest.min_free),
-        mean_held_bytes=held / lasting,
-    )
+    return replace(first, **over_parts(first, rest))
 
 
 def _ranked(keeping: Sequence[Outcome], spare: Mapping[str, float], margin: float) -> list[Outcome]:

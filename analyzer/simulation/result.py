@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, overload
 
 import numpy as np
 
+from analyzer.simulation.figures import FIGURES
 from analyzer.simulation.host import Removal
 from analyzer.trace.trace import Flags, Floats, Integers
 
 DEFAULT_PULL_RATE = 50e6
-_SERIES = {"removed", "timeline"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,32 +81,15 @@ class Removals(Sequence[Removal]):
 class Result:
     """One policy's outcome on one trace; bytes, seconds.
 
+    `FIGURES` says what each figure means. It is the public shape of what the two replays keep while they run: the
+    reference in `analyzer.simulation.host.Counts`, the kernel in `analyzer.kernel.runs.Outcome`, whose arrays are
+    the C library's.
+
     Attributes:
         name: the policy's or baseline's name.
-        baseline: whether it stands for what others do.
-        threshold: free bytes under which time counts as spent under the threshold.
-        uses: uses that need their image to be there.
-        hits: of those, how many found it there.
-        compulsory: first pulls ever, which no policy avoids; not part of `repulls`.
-        compulsory_bytes: what they transferred.
-        repulls: pulls of images that had been removed.
-        repulled_bytes: what they transferred: the layers that were missing.
-        losses: uses of local images that had been removed; no pull brings them back.
-        removals: images removed.
-        removed_bytes: what that freed.
-        emergency_removals: of those, protected images.
-        prunes: times at which something was removed.
-        disk_full: incidents: a pull for which there was no space (the job waits, the pull is counted
-            and the image taken to be there), or other files that took the last space.
-        min_free: the least free space; negative if that much was short.
-        seconds_under: time with less free space than `threshold`.
-        mean_held_bytes: bytes of images held, averaged over time.
-        seconds: length of the trace.
-        pull_rate: bytes per second at which pulls are taken to run.
+        baseline: whether it is a baseline.
         removed: every removal, in order.
         timeline: free space over time, if it was asked for.
-        optimum_least: no policy that keeps the same space free re-pulls fewer bytes; if it was asked for.
-        optimum_most: what a policy that knows the future re-pulls (`analyzer.simulation.bounds`).
     """
 
     name: str
@@ -146,5 +129,4 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """All figures as a JSON object, without the list of removals and the timeline."""
-        figures = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _SERIES}
-        return {**figures, "hit_ratio": self.hit_ratio, "repull_seconds": self.repull_seconds}
+        return {"name": self.name, "baseline": self.baseline, **{name: getattr(self, name) for name in FIGURES}}
