@@ -29,6 +29,7 @@ from collector.machine import disk
 from collector.model.errors import EngineError, EngineNotFoundError, EngineRefusedError
 from collector.model.observation import (
     Answers,
+    CreatedFrom,
     EngineInfo,
     ImageObservation,
     Layer,
@@ -358,10 +359,10 @@ class FakeEngine:
         with self._asked("resolve", reference):
             return next((row.image for row in self.image_table.values() if _called(row, reference)), None)
 
-    def image_of_container(self, container: str) -> str | None:
-        with self._asked("image_of_container", container):
+    def created_from(self, container: str) -> CreatedFrom:
+        with self._asked("created_from", container):
             row = self.container_table.get(container)
-            return None if row is None else row.image
+            return CreatedFrom() if row is None else CreatedFrom(row.image, tuple(row.volumes))
 
     def untold(self) -> tuple[object, ...]:
         with self._asked("untold"):

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from collector.daemon.watcher import ImageWatch
 from collector.engine.protocol import Engine
@@ -24,7 +24,7 @@ from collector.machine.systemd import Watchdog, notify, watchdog_limit
 from collector.machine.wake import Alarm
 from collector.model.errors import EngineError, LogBusyError, LogError
 from collector.model.events import Event, Kind, Source, of_source
-from collector.model.observation import EngineInfo, Usage
+from collector.model.observation import CreatedFrom, EngineInfo, Usage
 from collector.model.untrusted import event_time_ns
 from collector.queries.status import last_witnessed_ns
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collector.monitoring.metrics import Metrics
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _SETTLE_S = 0.2
 _FIRST_BACKOFF_S = 0.5
@@ -448,11 +449,11 @@ class _Lookups:
         """The image ID that a reference means now."""
         return self._ask(self._engine.resolve, reference)
 
-    def image_of_container(self, container: str) -> str | None:
-        """The image ID that a container was created from."""
-        return self._ask(self._engine.image_of_container, container)
+    def created_from(self, container: str) -> CreatedFrom:
+        """What a container was created from."""
+        return self._ask(self._engine.created_from, container) or CreatedFrom()
 
-    def _ask(self, question: Callable[[str], str | None], subject: str) -> str | None:
+    def _ask(self, question: Callable[[str], T | None], subject: str) -> T | None:
         if time.monotonic() < self._next:
             return None
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from collector.engine.translate import read_events
 from collector.model.errors import EngineError, EngineNotFoundError, EngineRefusedError, UnansweredError
 from collector.model.observation import (
     Answers,
+    CreatedFrom,
     EngineInfo,
     ImageObservation,
     Layer,
@@ -282,13 +283,13 @@ class DockerEngine:
                     return None
                 raise
 
-    def image_of_container(self, container: str) -> str | None:
-        """The ID of the image that a container was created from; None if it has gone."""
-        with as_engine_error(self.host):
-            try:
-                return _image_id(mapping(self.api.inspect_container(container)).get("Image"))
-            except docker.errors.NotFound:
-                return None
+    def created_from(self, container: str) -> CreatedFrom:
+        """The image and the volumes that a container was created from; unknown if it has gone."""
+        detail = self.container_detail(container)
+        if detail is None:
+            return CreatedFrom()
+        volume_of = self._volumes_by_folder() if _nameless_volumes(detail) else {}
+        return CreatedFrom(_image_id(detail.get("Image")), _volumes(detail, volume_of))
 
     @property
     def keeps_events(self) -> bool:
@@ -390,12 +391,7 @@ class DockerEngine:
                 state=text(row.get("State")),
                 created_ns=(whole(row.get("Created"), 1, now) or now) * 10**9,
                 labels=strings(row.get("Labels")),
-                volumes=tuple(
-                    dict.fromkeys(
-                        [text(mount.get("Name")) for mount in objects(row.get("Mounts")) if mount.get("Name")]
-                        + [volume_of[folder] for folder in _nameless_volumes(row) if folder in volume_of]
-                    )
-                ),
+                volumes=_volumes(row, volume_of),
             )
             for row in objects(rows)
             if text(row.get("Id"))
@@ -541,6 +537,18 @@ def _build_time(detail: dict[str, Any]) -> str | None:
     """When the image was built, as it says; None where it names a time that nobody can have built it at."""
     said = text(detail.get("Created"))
     return said if past_seconds(parse_rfc3339(said), time.time()) is not None else None
+
+
+def _volumes(container: dict[str, Any], volume_of: Mapping[str, str]) -> tuple[str, ...]:
+    """The names of the volumes that a container, listed or inspected, refers to.
+
+    Args:
+        container: as the engine tells it.
+        volume_of: the name of each volume, by its folder.
+    """
+    named = [text(mount.get("Name")) for mount in objects(container.get("Mounts")) if text(mount.get("Name"))]
+    nameless = [volume_of[folder] for folder in _nameless_volumes(container) if folder in volume_of]
+    return tuple(dict.fromkeys([*named, *nameless]))
 
 
 def _image_id(said: object) -> str | None:

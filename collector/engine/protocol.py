@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from collector.model.observation import Answers, EngineInfo, ImageObservation, ListedContainer, ListedImage, Usage
+from collector.model.observation import (
+    Answers,
+    CreatedFrom,
+    EngineInfo,
+    ImageObservation,
+    ListedContainer,
+    ListedImage,
+    Usage,
+)
 from collector.model.origin import Origin
 
 
@@ -77,8 +85,8 @@ class Engine(Protocol):
     def resolve(self, reference: str) -> str | None:
         """The ID of the image that a reference means now; None if it means none."""
 
-    def image_of_container(self, container: str) -> str | None:
-        """The ID of the image that a container was created from; None if it has gone."""
+    def created_from(self, container: str) -> CreatedFrom:
+        """The image and the volumes that a container was created from; unknown if it has gone."""
 
     def untold(self) -> tuple[object, ...]:
         """What differs after images came or went without an event; empty where events report all."""

@@ -6,12 +6,12 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from collector.model.events import Event, Kind
 from collector.model.jobs import JOB_LABELS
-from collector.model.observation import ListedContainer, full_id
+from collector.model.observation import CreatedFrom, ListedContainer, full_id
 from collector.model.untrusted import clean, cut, event_time_ns, labels, mapping, read_json, text, whole
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ IMAGE_VERBS = {
     "build": Kind.IMAGE_BUILT,
     "push": Kind.IMAGE_PUSHED,
 }
+# Docker says when a container begins and ceases to use a volume; the event's actor is the volume.
+VOLUME_VERBS = frozenset({"mount", "unmount"})
 # What an engine says itself of every container event, over a label of the same name; all else that an event
 # of a creation bears are labels. Of other events a label hides what the engine says: Docker lets it.
 _ENGINE_SAYS = frozenset({"image", "name"})
@@ -59,23 +61,32 @@ class Lookups(Protocol):
     def resolve(self, reference: str) -> str | None:
         """The image ID that a reference means now."""
 
-    def image_of_container(self, container: str) -> str | None:
-        """The image ID that a container was created from."""
+    def created_from(self, container: str) -> CreatedFrom:
+        """What a container was created from."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenContainer:
-    """A container that exists, as far as witnessed.
+    """A container that exists, as far as observed.
 
     Attributes:
         image: the image ID that it was created from.
         began_ns: when it was created, UTC nanoseconds.
         hidden: what the engine says of it and its labels hide.
+        volumes: names of the volumes that it refers to, as far as known.
+        unreported: whether the log does not name those volumes yet.
     """
 
     image: str | None
     began_ns: int
     hidden: frozenset[str] = frozenset()
+    volumes: frozenset[str] = frozenset()
+    unreported: bool = False
+
+    def with_volumes(self, names: Iterable[str]) -> OpenContainer:
+        """The container with these volumes besides."""
+        new = frozenset(names) - self.volumes
+        return replace(self, volumes=self.volumes | new, unreported=True) if new else self
 
 
 class Translator:
@@ -113,6 +124,8 @@ class Translator:
 
     def _translate(self, raw: Mapping[str, Any]) -> list[Event]:
         kind = text(raw.get("Type"))
+        if kind == "volume":
+            self._note_volume(raw)
         kind_of = {"image": self._image_event, "container": self._container_event}.get(kind)
         if kind_of is None:
             return []
@@ -152,10 +165,11 @@ class Translator:
             known = self.open.get(row.container)
             hidden = HIDEABLE.intersection(row.labels)
             if known is None:
-                self.open[row.container] = OpenContainer(row.image, row.created_ns, hidden)
+                self.open[row.container] = OpenContainer(row.image, row.created_ns, hidden, frozenset(row.volumes))
                 events.append(_inferred_creation(row))
-            elif known.image is None or hidden != known.hidden:
-                self.open[row.container] = OpenContainer(known.image or row.image, known.began_ns, hidden)
+            else:
+                seen = replace(known, image=known.image or row.image, hidden=hidden)
+                self.open[row.container] = seen.with_volumes(row.volumes)
         existing = {row.container for row in listed}
         for container in [container for container in self.open if container not in existing]:
             gone = self.open.pop(container)
@@ -166,10 +180,18 @@ class Translator:
                     image=gone.image,
                     container=container,
                     began_ns=gone.began_ns,
-                    attributes={"inferred": True},
+                    attributes={"inferred": True, **_named_volumes(gone)},
                 )
             )
         return events
+
+    def _note_volume(self, raw: Mapping[str, Any]) -> None:
+        """Which container a volume was mounted for: the container's own next event names it in the log."""
+        actor = mapping(raw.get("Actor"))
+        container, volume = text(mapping(actor.get("Attributes")).get("container")), text(actor.get("ID"))
+        known = self.open.get(container)
+        if known is not None and volume and text(raw.get("Action")) in VOLUME_VERBS:
+            self.open[container] = known.with_volumes([volume])
 
     def _told_before(self, time_ns: int, identity: str) -> bool:
         """Whether this very event came already: engines replay after a reconnect."""
@@ -211,9 +233,9 @@ class Translator:
         asked = text(attributes.get("image")) or None
         first = known is None
         if known is None:
-            image = self._image_of(actor, asked)
             creation = kind is Kind.CONTAINER_CREATED
-            known = OpenContainer(image, time_ns, HIDEABLE.intersection(attributes) if creation else frozenset())
+            hidden = HIDEABLE.intersection(attributes) if creation else frozenset()
+            known = self._opened(actor, asked, OpenContainer(None, time_ns, hidden))
             if kind is not Kind.CONTAINER_DESTROYED:
                 self.open[actor] = known
         elif kind is Kind.CONTAINER_CREATED:
@@ -224,6 +246,9 @@ class Translator:
         exit_code = _exit_code(attributes, known.hidden) if kind is Kind.CONTAINER_DIED else None
         if exit_code is not None:
             facts["exit_code"] = exit_code
+        facts |= _named_volumes(known)
+        if known.unreported and actor in self.open:
+            self.open[actor] = replace(known, unreported=False)
         began = None
         if kind is Kind.CONTAINER_DESTROYED:
             began = None if first else known.began_ns
@@ -239,10 +264,13 @@ class Translator:
             identity=identity,
         )
 
-    def _image_of(self, container: str, asked: str | None) -> str | None:
+    def _opened(self, container: str, asked: str | None, known: OpenContainer) -> OpenContainer:
+        """A container of which the first is heard, with what the engine tells of it if it has to be asked."""
         if asked and asked.startswith("sha256:") and _is_id(asked):
-            return asked
-        return self._lookups.image_of_container(container) or (self._named(asked) if asked else None)
+            return replace(known, image=asked)
+        found = self._lookups.created_from(container)
+        image = found.image or (self._named(asked) if asked else None)
+        return replace(known, image=image).with_volumes(found.volumes)
 
     def _named(self, reference: str | None) -> str | None:
         if not reference:
@@ -321,5 +349,11 @@ def _inferred_creation(row: ListedContainer) -> Event:
         Kind.CONTAINER_CREATED,
         image=row.image,
         container=row.container,
-        attributes={**kept_labels(row.labels), "name": row.name, "inferred": True},
+        attributes={**kept_labels(row.labels), "name": row.name, "inferred": True}
+        | ({"volumes": sorted(row.volumes)} if row.volumes else {}),
     )
+
+
+def _named_volumes(known: OpenContainer) -> dict[str, Any]:
+    """The attribute that names a container's volumes, once."""
+    return {"volumes": sorted(known.volumes)} if known.unreported else {}

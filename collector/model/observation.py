@@ -131,6 +131,14 @@ class ListedContainer:
 
 
 @dataclass(frozen=True, slots=True)
+class CreatedFrom:
+    """What a container was created from: its image's ID (None: unknown) and the names of its volumes."""
+
+    image: str | None = None
+    volumes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Answers:
     """What an engine tells of its images.
 

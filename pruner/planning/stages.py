@@ -158,8 +158,16 @@ def _container(policy: Containers, one: Container, now: float, shortage: Shortag
     elif idle < grace:
         reason, detail = ItemReason.YOUNG, f"{state}, within its grace of {format_duration(grace)} ({owner})"
     else:
-        reason, detail = _when_short(shortage, f"{state}, past its grace of {format_duration(grace)} ({owner})")
+        story = f"{state}, past its grace of {format_duration(grace)} ({owner}); {_data_of(one)}"
+        reason, detail = _when_short(shortage, story)
     return _item(ItemKind.CONTAINER, one.container_id, one.name, reason, one.bytes, detail, one, shortage)
+
+
+def _data_of(one: Container) -> str:
+    """What data goes with a container, in words, and what stays."""
+    parts = [f"what it wrote ({format_bytes(one.bytes - one.log_bytes)})", f"its log ({format_bytes(one.log_bytes)})"]
+    gone = f"{' and '.join(parts)} go with it"
+    return f"{gone}, its volumes stay ({', '.join(one.volumes)})" if one.volumes else gone
 
 
 def volumes(policy: Volumes, found: Sequence[Volume], now: float, shortage: Shortage | None) -> list[Item]:
@@ -192,10 +200,13 @@ def _volume(policy: Volumes, one: Volume, now: float, shortage: Shortage | None)
         reason, detail = ItemReason.KEPT, f"{ITEM_REASON_MEANING[ItemReason.KEPT]} ({entry})"
     elif one.sort == "named" and policy.names(one.name) is None:
         reason, detail = ItemReason.NOT_LISTED, ITEM_REASON_MEANING[ItemReason.NOT_LISTED]
+    elif one.orphaned:
+        reason, detail = ItemReason.YOUNG, "its container was removed by this very run"
     elif idle < age:
         reason, detail = ItemReason.YOUNG, f"{story}, within its age of {format_duration(age)}"
     else:
-        reason, detail = _when_short(shortage, f"{story}, past its age of {format_duration(age)}")
+        data = f"{format_bytes(one.bytes)} of data go with it, for good"
+        reason, detail = _when_short(shortage, f"{story}, past its age of {format_duration(age)}; {data}")
     return _item(ItemKind.VOLUME, one.name, one.name, reason, one.bytes, detail, one, shortage)
 
 

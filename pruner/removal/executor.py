@@ -36,7 +36,8 @@ from pruner.state.event_watch import EVIDENCE, Lookout
 from pruner.state.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume
 from pruner.state.jobs_in_flight import held_for_jobs
 from pruner.state.refusals import ItemId, Refusal
-from pruner.state.survey import created_at, current_names, read_build_cache, read_container
+from pruner.state.survey import current_names, read_build_cache, read_container
+from pruner.state.volumes import created_at
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +122,9 @@ class Executor:
         engine: the live engine.
         log: where every step is stored, before it happens and after.
         trigger: why it runs (``timer``, ``early``, ``manual``, ``pre-job``), for the log.
+
+    Attributes:
+        orphaned: names of the volumes of containers that it removed.
     """
 
     def __init__(self, engine: RemovingEngine, log: EventLog, trigger: str) -> None:
@@ -132,6 +136,7 @@ class Executor:
         self._round = 0
         self._reserve = Reserve(log.path)
         self._own: set[str] = set()
+        self.orphaned: set[str] = set()
         self._removed: list[tuple[Removal, int]] = []
         self._failed: list[tuple[Removal, str]] = []
         self._refusals: dict[ItemId, Refusal] = {}
@@ -256,10 +261,7 @@ class Executor:
                 gone = True
                 self._removed.append((removal, freed))
                 logger.info("removed %s: freed %s; %s", _named(removal), format_bytes(freed), removal.detail)
-                concurrent = self._concurrent_uses(removal, made, lookout)
-                self._store(
-                    self._item(Kind.ITEM_REMOVED, removal, freed, {"concurrent_uses": concurrent} if concurrent else {})
-                )
+                self._store(self._item(Kind.ITEM_REMOVED, removal, freed, self._facts_of(removal, made, lookout)))
             else:
                 self._failed.append((removal, obstacle.why))
                 logger.warning("kept %s after all: %s", _named(removal), obstacle.why)
@@ -304,7 +306,7 @@ class Executor:
         if isinstance(planned.subject, Container):
             return self._remove_container(planned.subject)
         if isinstance(planned.subject, Volume):
-            return self._remove_volume(planned.subject)
+            return self._remove_volume(planned.subject, made, lookout)
         return self._prune_build_cache(planned.subject, planned, made)
 
     def _image_obstacle(self, image: Image, made: Plan, lookout: Lookout) -> str | None:
@@ -397,6 +399,14 @@ class Executor:
             except EngineError as error:
                 logger.warning("%s lost its name %s: %s", image.name, reference, error)
 
+    def _facts_of(self, removal: Removal, made: Plan, lookout: Lookout) -> dict[str, Any]:
+        """What the log keeps of a removal besides: uses that came too late, volumes that lost their container."""
+        concurrent = self._concurrent_uses(removal, made, lookout)
+        subject = removal.of.subject if isinstance(removal.of, Item) else None
+        volumes = subject.volumes if isinstance(subject, Container) else ()
+        found = {"concurrent_uses": concurrent, "volumes": list(volumes)}
+        return {name: value for name, value in found.items() if value}
+
     def _concurrent_uses(self, removal: Removal, made: Plan, lookout: Lookout) -> list[dict[str, Any]]:
         """The uses of an image that the engine told of only when it was too late."""
         if not isinstance(removal.of, Verdict):
@@ -433,16 +443,19 @@ class Executor:
         # Its volumes stay: they are judged for themselves.
         self._own.add(container.container_id)
         self._engine.remove_container(container.container_id)
+        self.orphaned.update(now.volumes)
         return None
 
-    def _remove_volume(self, volume: Volume) -> str | None:
+    def _remove_volume(self, volume: Volume, made: Plan, lookout: Lookout) -> str | None:
         if any(volume.name in row.volumes for row in self._engine.containers()):
             return "a container refers to it now"
         row = next((row for row in self._engine.volumes() if row["Name"] == volume.name), None)
         if row is None:
             return "gone already"
         if created_at(row) != volume.created:
-            return "it was made anew since the plan was made"
+            return "it was created again since the plan was made"
+        if lookout.volume_was_used(volume.name, made.inventory.now):
+            return "a container used it since the plan was made"
         self._engine.remove_volume(volume.name)
         return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ def make_plan(
     policy: Policy,
     request: ManualRequest | None = None,
     refusals: Mapping[ItemId, Refusal] | None = None,
+    orphaned: Iterable[str] = (),
 ) -> Plan:
     """A plan of the state as it is now.
 
@@ -57,13 +58,14 @@ def make_plan(
         policy: what may go.
         request: what the operator asks for beyond the policy.
         refusals: what could not be removed in this run.
+        orphaned: names of volumes whose containers this very run removed.
 
     Raises:
         EngineError, LogError: engine or log cannot be used.
         UsageError: the policy contradicts itself on this disk.
     """
     policy = with_min_age(policy, log, time.time())
-    inventory = survey(engine, log, policy)
+    inventory = survey(engine, log, policy, orphaned)
     inventory = replace(inventory, refusals={**inventory.refusals, **(refusals or {})})
     policy = resolved(policy, log, inventory.disk.total_bytes, inventory.now)
     try:
@@ -102,16 +104,16 @@ def run(
         PrunerBusyError: another pruner is at work.
         UsageError: the policy contradicts itself on this disk.
     """
-
-    def replan(refusals: Mapping[ItemId, Refusal]) -> Plan:
-        made = make_plan(engine, log, policy, request, refusals)
-        if request is None:
-            # What one run was asked for is not when the next shall begin.
-            leave_levels(log.path, made.inventory.disk.path, *made.levels.threshold)
-        return made
-
     with exclusive(log.path):
         executor = Executor(engine, log, trigger)
+
+        def replan(refusals: Mapping[ItemId, Refusal]) -> Plan:
+            made = make_plan(engine, log, policy, request, refusals, executor.orphaned)
+            if request is None:
+                # What one run was asked for is not when the next shall begin.
+                leave_levels(log.path, made.inventory.disk.path, *made.levels.threshold)
+            return made
+
         executor.flush()
         executor.finish_interrupted(unfinished(log))
         return executor.run(replan)

@@ -9,7 +9,7 @@ from typing import Any
 
 from collector.engine.protocol import Engine
 from collector.engine.stream import Reader, StreamEnded
-from collector.engine.translate import CONTAINER_VERBS, IMAGE_VERBS, Translator
+from collector.engine.translate import CONTAINER_VERBS, IMAGE_VERBS, VOLUME_VERBS, Translator
 from collector.model.errors import EngineError
 from collector.model.events import USES, Event, Kind
 from collector.model.jobs import ci_job
@@ -44,6 +44,8 @@ class Lookout:
         self._seen: list[RawUse] = []
         # IDs of the containers that were created since, and of those that were when `begin` was called.
         self._created: set[str] = set()
+        # When each volume was last mounted or unmounted since, UTC nanoseconds.
+        self._volumes: dict[str, int] = {}
         self._known: set[str] = set()
         self._last_ns = int(time.time() * 1e9)
         self._began_ns = self._last_ns
@@ -82,8 +84,9 @@ class Lookout:
         since_ns = int(since * 1e9)
         # What was before the stream began is still in the engine's memory, or this is asked too late.
         asked_ns = self._last_ns if since_ns >= self._began_ns else since_ns
-        told = map(raw_use, self._engine.buffered_events(asked_ns, time.time_ns()))
-        recent = [use for use in told if use is not None]
+        raws = self._engine.buffered_events(asked_ns, time.time_ns())
+        self._note_volumes(raws)
+        recent = [use for use in map(raw_use, raws) if use is not None]
         self._created.update(use.actor for use in recent if use.kind is Kind.CONTAINER_CREATED)
         called = names_of(image)
         return [
@@ -91,6 +94,22 @@ class Lookout:
             for use in dict.fromkeys((*self._seen, *recent))
             if use.time_ns >= since_ns and use.actor not in own and not called.isdisjoint(use.called)
         ]
+
+    def volume_was_used(self, name: str, since: float) -> bool:
+        """Whether a volume has been mounted or unmounted since (UTC seconds), as far as the engine says.
+
+        Raises:
+            EngineError: the engine is lost, so that uses may go unseen.
+        """
+        self._drain()
+        since_ns = int(since * 1e9)
+        if not self._engine.keeps_events:
+            self._note_volumes(self._engine.buffered_events(since_ns, time.time_ns()))
+        return self._volumes.get(name, -1) >= since_ns
+
+    def _note_volumes(self, raws: Iterable[Mapping[str, Any]]) -> None:
+        for use in filter(None, map(volume_use, raws)):
+            self._volumes[use.name] = max(self._volumes.get(use.name, 0), use.time_ns)
 
     def close(self) -> None:
         """Stop watching."""
@@ -100,6 +119,7 @@ class Lookout:
         while chunk := self._reader.read(0.0):
             if isinstance(chunk, StreamEnded):
                 raise EngineError(f"the engine's events end ({chunk.reason}): nothing more is removed")
+            self._note_volumes(chunk)
             for raw in chunk:
                 use = raw_use(raw)
                 if use is not None:
@@ -150,6 +170,22 @@ def raw_use(raw: Mapping[str, Any]) -> RawUse | None:
 
 def _job(attributes: Mapping[str, Any]) -> str | None:
     return ci_job(strings(attributes), text(attributes.get("name")))
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeUse:
+    """What one event of the engine says of a volume: its name, and when a container used it, UTC nanoseconds."""
+
+    name: str
+    time_ns: int
+
+
+def volume_use(raw: Mapping[str, Any]) -> VolumeUse | None:
+    """The use of a volume that an event of the engine shows; None if it shows none."""
+    if text(raw.get("Type")) != "volume" or text(raw.get("Action")) not in VOLUME_VERBS:
+        return None
+    name, time_ns = text(mapping(raw.get("Actor")).get("ID")), event_time_ns(raw)
+    return VolumeUse(name, time_ns) if name and time_ns else None
 
 
 def names_of(image: Image) -> frozenset[str]:

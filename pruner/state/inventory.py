@@ -85,6 +85,7 @@ class Container:
         job: the CI job that it belongs to; None: no job.
         restarts: whether it has a restart policy.
         bytes: what its removal frees: its writable layer and its log.
+        log_bytes: what its log holds of that.
         volumes: names of the volumes that it refers to.
     """
 
@@ -97,6 +98,7 @@ class Container:
     job: str | None = None
     restarts: bool = False
     bytes: int = 0
+    log_bytes: int = 0
     volumes: tuple[str, ...] = ()
 
 
@@ -113,6 +115,7 @@ class Volume:
         bytes: what it holds.
         containers: how many containers refer to it, in any state.
         here: whether its data is on the engine's own disk.
+        orphaned: whether its container was removed by the very run that looks now.
     """
 
     name: str
@@ -123,6 +126,7 @@ class Volume:
     bytes: int = 0
     containers: int = 0
     here: bool = True
+    orphaned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

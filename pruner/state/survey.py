@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 import time
 import tomllib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,7 +22,7 @@ from collector.model.observation import ImageObservation, ListedContainer, Liste
 from collector.model.origin import Origin, agreed
 from collector.model.times import parse_rfc3339
 from collector.model.units import format_count, format_duration, format_time, short_id
-from collector.model.untrusted import mapping, objects, past_seconds, size, strings, text, whole
+from collector.model.untrusted import mapping, objects, size, text
 from pruner.policy.orders import LEARNING_ORDERS
 from pruner.policy.policy import SLOTS_VARIABLE, Policy
 from pruner.state.event_watch import recent_uses
@@ -46,6 +44,7 @@ from pruner.state.inventory import (
 from pruner.state.jobs_in_flight import JobMemory, held_for_jobs, read_jobs
 from pruner.state.learning import Habits, read_experience
 from pruner.state.refusals import read_refusals
+from pruner.state.volumes import read_volumes
 
 T = TypeVar("T")
 
@@ -57,20 +56,16 @@ _BLIND_SHARE = 0.01
 _NO_USAGE: dict[str, Any] = {}
 _UNKNOWN: dict[str, Any] | None = {"State": {"Status": "unknown"}}
 _BLOCK = 512  # what st_blocks counts, whatever the file system's own blocks are
-_TYPE = "com.gitlab.gitlab-runner.type"
-_ANONYMOUS = "com.docker.volume.anonymous"
-_HEX_NAME = re.compile(r"[0-9a-f]{64}")
-_CACHE_VOLUME = re.compile(r"runner-.+-cache-[0-9a-f]{32}(-protected)?")
-_SLOT = re.compile(r"runner-.+-project-[0-9]+-concurrent-[0-9]+")
 
 
-def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
+def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Iterable[str] = ()) -> Inventory:
     """All that the engine holds now and what shows its use.
 
     Args:
         engine: the live engine.
         log: the event log; None or not there yet: decide without one, and say so.
         policy: its `min_age` says how far back the engine's own memory is asked.
+        orphaned: names of volumes whose containers this very run removed.
 
     Raises:
         EngineError: there is no engine.
@@ -90,8 +85,9 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
     usage = questions.ask(engine.disk_usage, _NO_USAGE, "what containers, volumes and build cache hold is unknown")
     containers = read_containers(engine, listed, usage, questions)
     recent = recent_uses(engine, now - policy.age, now)
-    slots = last_slots(log)
-    volumes: tuple[Volume, ...] = questions.ask(partial(read_volumes, engine, listed, usage, slots), (), "volumes stay")
+    asked: Callable[[], tuple[Volume, ...]] = partial(read_volumes, engine, listed, usage, log, orphaned)
+    nothing: tuple[Volume, ...] = ()
+    volumes = questions.ask(asked, nothing, "volumes stay")
     images = []
     for row in engine.images():
         observation = questions.ask(
@@ -185,8 +181,8 @@ def read_containers(
             detail = questions.ask(inspect, _UNKNOWN, f"container {row.name} stays")
             if detail is None:
                 continue
-            held = sizes.get(row.container, 0) + _log_bytes(detail)
-            container = replace(read_container(detail, container), bytes=held)
+            written, logged = sizes.get(row.container, 0), _log_bytes(detail)
+            container = replace(read_container(detail, container), bytes=written + logged, log_bytes=logged)
         found.append(container)
     return tuple(found)
 
@@ -217,96 +213,6 @@ def _log_bytes(detail: Mapping[str, Any]) -> int:
         )
     except (OSError, ValueError):
         return 0
-
-
-def read_volumes(
-    engine: Engine,
-    listed: Sequence[ListedContainer],
-    usage: Mapping[str, Any],
-    slots: Mapping[str, float],
-) -> tuple[Volume, ...]:
-    """All volumes with the latest sign of their use.
-
-    Args:
-        engine: the live engine.
-        listed: all containers.
-        usage: what the engine says that things hold.
-        slots: see `last_slots`.
-
-    Raises:
-        EngineError: there is no engine.
-    """
-    holders = Counter(name for row in listed for name in row.volumes)
-    told = {text(row.get("Name")): mapping(row.get("UsageData")) for row in objects(usage.get("Volumes"))}
-    found = []
-    for row in engine.volumes():
-        name = text(row["Name"])
-        data = told.get(name, {})
-        created = created_at(row)
-        last_use, evidence = max(
-            (created, "created"),
-            (_changed(row.get("Mountpoint")), "its folder changed"),
-            (slots.get(slot_of(name) or "", 0.0), "a job of its slot ran"),
-        )
-        found.append(
-            Volume(
-                name=name,
-                sort=sort_of(name, strings(row.get("Labels"))),
-                created=created,
-                last_use=last_use,
-                evidence=evidence,
-                bytes=size(data.get("Size")),
-                containers=max(holders[name], whole(data.get("RefCount")) or 0),
-                here=row.get("Driver") == "local" and not row.get("Options"),
-            )
-        )
-    return tuple(found)
-
-
-def created_at(volume: Mapping[str, Any]) -> float:
-    """When a volume was created, as the engine says, UTC seconds; 0 if it does not."""
-    return past_seconds(parse_rfc3339(text(volume.get("CreatedAt"))), time.time()) or 0.0
-
-
-def sort_of(name: str, labels: Mapping[str, str]) -> str:
-    """Whether a volume is ``anonymous``, a ``cache`` of GitLab Runner, or ``named``.
-
-    Engines mark anonymous volumes since 23.0; before, a name of 64 digits is all that tells them.
-    """
-    if labels.get(_TYPE) == "cache" or _CACHE_VOLUME.fullmatch(name):
-        return "cache"
-    return "anonymous" if _ANONYMOUS in labels or _HEX_NAME.fullmatch(name) else "named"
-
-
-def slot_of(name: str) -> str | None:
-    """The runner's slot that a cache volume or a job's container belongs to, from its name."""
-    match = _SLOT.match(name)
-    return match[0] if match else None
-
-
-def last_slots(log: EventLog | None) -> dict[str, float]:
-    """When a job last ran in each of the runners' slots, UTC seconds, as the log witnessed. Raises LogError.
-
-    A cache volume belongs to one slot of one project, and every job there mounts it: no engine
-    tells when a volume was last used, but this does.
-    """
-    if log is None or not log.exists():
-        return {}
-    rows = log.query(
-        "SELECT regexp_extract(attributes ->> '$.name', ?) AS slot, epoch_ns(max(time)) / 1e9 FROM event"
-        " WHERE host = ? AND kind IN ('container_created', 'container_destroyed')"
-        " AND attributes ->> '$.name' LIKE 'runner-%' GROUP BY slot",
-        [_SLOT.pattern, log.host],
-    )
-    return {slot: last for slot, last in rows if slot}
-
-
-def _changed(path: Any) -> float:
-    """When a volume's topmost folder changed; 0 where it may not be looked at."""
-    try:
-        return Path(str(path)).stat().st_mtime
-    except (OSError, ValueError):
-        return 0.0
 
 
 def read_build_cache(usage: Mapping[str, Any]) -> BuildCacheUsage:

@@ -10,7 +10,7 @@ import pytest
 
 from collector.engine.translate import Translator
 from collector.model.events import Event, Kind
-from collector.model.observation import ListedContainer, chain_id, pair_layers
+from collector.model.observation import CreatedFrom, ListedContainer, chain_id, pair_layers
 
 CAPTURES = Path(__file__).parents[1] / "data" / "gitlab-runner"
 ID_1 = "sha256:" + "1" * 64
@@ -24,12 +24,13 @@ class Names:
     def __init__(self, names: dict[str, str] | None = None, containers: dict[str, str] | None = None) -> None:
         self.names = names or {}
         self.containers = containers or {}
+        self.volumes: dict[str, tuple[str, ...]] = {}
 
     def resolve(self, reference: str) -> str | None:
         return self.names.get(reference)
 
-    def image_of_container(self, container: str) -> str | None:
-        return self.containers.get(container)
+    def created_from(self, container: str) -> CreatedFrom:
+        return CreatedFrom(self.containers.get(container), self.volumes.get(container, ()))
 
 
 def raw(kind: str, action: str, actor: str, time_ns: int = 1, **attributes: str) -> dict[str, Any]:
@@ -156,3 +157,29 @@ def test_kept_compressed_content_is_spread_over_the_layers() -> None:
 def test_events_survive_the_spool_unchanged() -> None:
     event = Event(5, Kind.GAP, began_ns=3, attributes={"reason": "x"}, identity="y")
     assert Event.from_json(json.loads(json.dumps(event.to_json()))) == event
+
+
+def test_the_log_names_the_volumes_of_a_container_once_however_they_became_known() -> None:
+    translator = Translator(Names(containers={CONTAINER: ID_1}))
+
+    def told(action: str, time_ns: int, image: str = ID_1) -> dict[str, Any]:
+        (event,) = translator.translate(raw("container", action, CONTAINER, time_ns, image=image, name="c"))
+        return dict(event.attributes)
+
+    assert "volumes" not in told("create", 1)
+    assert translator.translate(raw("volume", "mount", "data", 2, container=CONTAINER)) == []
+    assert translator.translate(raw("volume", "mount", "stray", 2, container="d" * 64)) == []
+    assert told("start", 3)["volumes"] == ["data"]
+    assert "volumes" not in told("die", 4)
+    listed = ListedContainer(CONTAINER, ID_1, "c", "exited", 1, {}, ("data", "late"))
+    assert translator.reconcile([listed], 5) == []
+    assert told("destroy", 6)["volumes"] == ["data", "late"]
+
+    names = Names(containers={CONTAINER: ID_1})
+    names.volumes[CONTAINER] = ("asked",)
+    translator = Translator(names)
+    assert told("create", 7, "name:1")["volumes"] == ["asked"]
+    (gone,) = translator.reconcile([], 8)
+    assert "volumes" not in gone.attributes
+    (found,) = translator.reconcile([listed], 9)
+    assert found.attributes["volumes"] == ["data", "late"]

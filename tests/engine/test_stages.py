@@ -15,6 +15,7 @@ from pruner.policy.file import policy_from
 from pruner.removal.client import DockerRemovingEngine as Border
 from pruner.removal.executor import Executor
 from pruner.removal.run import make_plan
+from pruner.state.volumes import last_references
 from tests.conftest import MakeEngine
 from tests.engine.engines import Engine
 from tests.engine.host import Host
@@ -97,6 +98,12 @@ class Litter:
         subprocess.run(["chattr", "-R", mode, engine.data_root / "volumes" / volume / "_data"], check=True)
 
 
+def planned_later(host: Host, options: tuple[str, ...], named: tuple[str, ...]) -> set[str]:
+    """Names of the volumes that a run would remove."""
+    made = host.json("pruner", "plan", "--threshold", "100%", *options, *named)
+    return {item["name"] for item in made["items"] if item["item"] == "volume" and item["reason"] == "expired"}
+
+
 def items(host: Host) -> list[tuple[str, str, int, int]]:
     rows = host.log.query(
         "SELECT attributes ->> '$.item', attributes ->> '$.name', bytes,"
@@ -143,9 +150,16 @@ def test_containers_and_volumes_go_before_images_and_only_as_far_as_needed(
         litter.images["busy"].reference, ["sleep", "600"], name="busy", network_mode="none", detach=True
     )
     litter.write("tool", "/data", 3, name="kept", volumes={"in-use": {"bind": "/data"}})
-    anonymous = litter.anonymous(15)
-    litter.volume(CACHE, 14)
-    litter.volume("data", 8)
+    with host.collecting():
+        anonymous = litter.anonymous(15)
+        litter.volume(CACHE, 14)
+        litter.volume("data", 8)
+        ended = time.time()
+        litter.write("tool", "/data", 3, name="leaves-data", volumes={"orphan": {"bind": "/data"}})
+        host.wait_for_events("container_destroyed", 3)
+    shown_by_log = last_references(host.log)
+    assert {anonymous, CACHE, "data"} <= set(shown_by_log)
+    assert abs(shown_by_log["data"] - ended) < 1
     time.sleep(2.1)
     containers, volumes, tags = litter.holds()
 
@@ -161,19 +175,23 @@ def test_containers_and_volumes_go_before_images_and_only_as_far_as_needed(
 
     # All that may go: what is running, kept, named or in use stays, with its images.
     time.sleep(1.1)  # the image of the container that was removed has got older than the min_age, too
-    shown = host.run("pruner", "run", "--threshold", "100%", *options, status=3)
+    named = ("--volumes-named", "orph*", "--volumes-named-age", "0s")
+    shown = host.run("pruner", "run", "--threshold", "100%", *options, *named, status=3)
     left = litter.holds()
     assert left[0] == {"busy", "kept"}
-    assert left[1] == {"in-use", "data"}
+    # What lost its container in this run is judged in a later one.
+    assert left[1] == {"in-use", "data", "orphan"}
+    assert "orphan" in planned_later(host, options, named)
+    assert "orphan" not in planned_later(host, options, ("--volumes-named", "orph*", "--volumes-named-age", "10min"))
     assert left[2] == {litter.images["busy"].reference, litter.images["tool"].reference}
-    assert "removed 1 container, 2 volumes, 2 images" in shown
+    assert "removed 2 containers, 2 volumes, 2 images" in shown
     found = items(host)
     images = [("image", litter.images[name].reference) for name in ("idle", "job")]
-    assert [row[:2] for row in found[:4]] == [
-        *(("container", "job-left"), ("container", "never-started")),
+    assert [row[:2] for row in found[:5]] == [
+        *(("container", "job-left"), ("container", "never-started"), ("container", "leaves-data")),
         *(("volume", anonymous), ("volume", CACHE)),
     ]
-    assert sorted(row[:2] for row in found[4:]) == images
+    assert sorted(row[:2] for row in found[5:]) == images
     for item, name, freed, predicted in found:
         assert abs(freed - predicted) <= 0.02 * predicted + MIB, (item, name, freed, predicted)
     assert host.log.query("SELECT count(*) FROM events WHERE kind = 'item_failed'") == [(0,)]
@@ -191,7 +209,7 @@ def test_containers_and_volumes_go_before_images_and_only_as_far_as_needed(
         "1s",
         status=3,
     )
-    assert litter.holds()[1] == {"in-use"}
+    assert litter.holds()[1] == {"in-use", "orphan"}
     litter.client.close()
 
 
@@ -265,7 +283,7 @@ def test_what_is_used_after_the_plan_stays(docker20: Engine, registry: Registry)
     assert told["started"] == "it is running now"
     assert told["ended"] == "it ran since the plan was made"
     assert told[anonymous] == "a container refers to it now"
-    assert told[renewed] == "it was made anew since the plan was made"
+    assert told[renewed] == "it was created again since the plan was made"
     assert {litter.images[name].reference for name in ("job", "idle", "tool")} <= set(told)
     assert {container.name for container in litter.client.containers.list(all=True)} >= {"started", "ended"}
     border.close()

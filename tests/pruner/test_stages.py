@@ -109,6 +109,7 @@ def test_volumes_go_by_kind_each_with_its_age_and_never_one_in_use() -> None:
         volume("data", "named", 1000),
         replace(volume("used", "anonymous", 1000), containers=1),
         replace(volume("nfs", "anonymous", 1000), here=False),
+        replace(volume("orphan", "anonymous", 1000), orphaned=True),
     ]
     judged = stages.volumes(Volumes(named=("listed*",), keep=("*-kept",)), found, NOW, Shortage(1e12, 0))
     assert decided(judged) == {
@@ -121,8 +122,17 @@ def test_volumes_go_by_kind_each_with_its_age_and_never_one_in_use() -> None:
         "data": ItemReason.NOT_LISTED,
         "used": ItemReason.IN_USE,
         "nfs": ItemReason.ELSEWHERE,
+        "orphan": ItemReason.YOUNG,
     }
     assert [item.key for item in judged if item.is_removed] == ["anonymous", "cache", "listed"]
+
+
+def test_a_plan_says_which_data_goes_with_a_container_or_a_volume() -> None:
+    one = replace(container("c", 48, size=3 * MB), log_bytes=MB, volumes=("data",))
+    (judged,) = stages.containers(Containers(), [one], NOW, Shortage(1e12, 0))
+    assert judged.detail.endswith("what it wrote (1.91 MiB) and its log (977 KiB) go with it, its volumes stay (data)")
+    (judged,) = stages.volumes(Volumes(), [volume("v", "anonymous", 9, 3 * MB)], NOW, Shortage(1e12, 0))
+    assert judged.detail.endswith("2.86 MiB of data go with it, for good")
 
 
 def test_build_cache_goes_down_to_what_is_kept_and_only_as_far_as_needed() -> None:

@@ -22,7 +22,8 @@ from pruner.removal.executor import Executor
 from pruner.removal.free_space import free_space
 from pruner.state.event_watch import names_of, raw_use
 from pruner.state.inventory import Container, Image
-from pruner.state.survey import free_slots, read_build_cache, read_container, read_slots, slot_of, sort_of, survey
+from pruner.state.survey import free_slots, read_build_cache, read_container, read_slots, survey
+from pruner.state.volumes import slot_of, sort_of
 
 HEX = "0123456789abcdef" * 4
 SLOT = "runner-abcdefgh-project-7-concurrent-0"

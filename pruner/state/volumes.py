@@ -1,0 +1,161 @@
+"""Reads the volumes that are decided on: what sort each is, what it holds, and when it was last of use."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from collector.engine.protocol import Engine
+from collector.eventlog.log import EventLog
+from collector.model.observation import ListedContainer
+from collector.model.times import parse_rfc3339
+from collector.model.untrusted import mapping, objects, past_seconds, size, strings, text, whole
+from pruner.state.event_watch import volume_use
+from pruner.state.inventory import Volume
+
+_TYPE = "com.gitlab.gitlab-runner.type"
+_ANONYMOUS = "com.docker.volume.anonymous"
+_HEX_NAME = re.compile(r"[0-9a-f]{64}")
+_CACHE_VOLUME = re.compile(r"runner-.+-cache-[0-9a-f]{32}(-protected)?")
+# Engines take no stamp of zero for one.
+_EVER_NS = 10**9
+_SLOT = re.compile(r"runner-.+-project-[0-9]+-concurrent-[0-9]+")
+
+
+def read_volumes(
+    engine: Engine,
+    listed: Sequence[ListedContainer],
+    usage: Mapping[str, Any],
+    log: EventLog | None,
+    orphaned: Iterable[str] = (),
+) -> tuple[Volume, ...]:
+    """All volumes with the latest sign of their use.
+
+    A volume was of use at least as long as a container referred to it: the log and the engine's own
+    memory tell when that ended.
+
+    Args:
+        engine: the live engine.
+        listed: all containers.
+        usage: what the engine says that things hold.
+        log: the event log; None or not there: only the engine is asked.
+        orphaned: names of volumes whose containers this very run removed.
+
+    Raises:
+        EngineError: there is no engine.
+        LogError: the log is there but cannot be read.
+    """
+    holders = Counter(name for row in listed for name in row.volumes)
+    reported = {text(row.get("Name")): mapping(row.get("UsageData")) for row in objects(usage.get("Volumes"))}
+    slots, logged, recent = last_slots(log), last_references(log), recent_volume_uses(engine)
+    orphans = frozenset(orphaned)
+    found = []
+    for row in engine.volumes():
+        name = text(row["Name"])
+        data = reported.get(name, {})
+        created = created_at(row)
+        last_use, evidence = max(
+            (created, "created"),
+            (_changed(row.get("Mountpoint")), "its folder changed"),
+            (slots.get(slot_of(name) or "", 0.0), "a job of its slot ran"),
+            (logged.get(name, 0.0), "a container referred to it"),
+            (recent.get(name, 0.0), "a container used it"),
+        )
+        found.append(
+            Volume(
+                name=name,
+                sort=sort_of(name, strings(row.get("Labels"))),
+                created=created,
+                last_use=last_use,
+                evidence=evidence,
+                bytes=size(data.get("Size")),
+                containers=max(holders[name], whole(data.get("RefCount")) or 0),
+                here=row.get("Driver") == "local" and not row.get("Options"),
+                orphaned=name in orphans,
+            )
+        )
+    return tuple(found)
+
+
+def created_at(volume: Mapping[str, Any]) -> float:
+    """When a volume was created, as the engine says, UTC seconds; 0 if it does not."""
+    return past_seconds(parse_rfc3339(text(volume.get("CreatedAt"))), time.time()) or 0.0
+
+
+def sort_of(name: str, labels: Mapping[str, str]) -> str:
+    """Whether a volume is ``anonymous``, a ``cache`` of GitLab Runner, or ``named``.
+
+    Engines mark anonymous volumes since 23.0; before, a name of 64 digits is all that tells them.
+    """
+    if labels.get(_TYPE) == "cache" or _CACHE_VOLUME.fullmatch(name):
+        return "cache"
+    return "anonymous" if _ANONYMOUS in labels or _HEX_NAME.fullmatch(name) else "named"
+
+
+def slot_of(name: str) -> str | None:
+    """The runner's slot that a cache volume or a job's container belongs to, from its name."""
+    match = _SLOT.match(name)
+    return match[0] if match else None
+
+
+def last_slots(log: EventLog | None) -> dict[str, float]:
+    """When a job last ran in each of the runners' slots, UTC seconds, as the log shows. Raises LogError.
+
+    A cache volume belongs to one slot of one project, and every job there mounts it.
+    """
+    if log is None or not log.exists():
+        return {}
+    rows = log.query(
+        "SELECT regexp_extract(attributes ->> '$.name', ?) AS slot, epoch_ns(max(time)) / 1e9 FROM event"
+        " WHERE host = ? AND kind IN ('container_created', 'container_destroyed')"
+        " AND attributes ->> '$.name' LIKE 'runner-%' GROUP BY slot",
+        [_SLOT.pattern, log.host],
+    )
+    return {slot: last for slot, last in rows if slot}
+
+
+def last_references(log: EventLog | None) -> dict[str, float]:
+    """When a container last referred to each volume, UTC seconds, as the log shows. Raises LogError.
+
+    That is the latest event of any container of which the log names the volume: mostly its removal.
+    """
+    if log is None or not log.exists():
+        return {}
+    return dict(log.query(_REFERENCES, {"host": log.host}))
+
+
+_REFERENCES = """
+WITH named AS (
+    SELECT DISTINCT container, unnest(TRY_CAST((attributes -> '$.volumes') AS VARCHAR[])) AS volume FROM event
+    WHERE host = $host AND container IS NOT NULL AND (attributes -> '$.volumes') IS NOT NULL
+)
+SELECT volume, epoch_ns(max(time)) / 1e9 FROM named JOIN event USING (container)
+WHERE host = $host AND volume IS NOT NULL GROUP BY volume
+"""
+
+
+def recent_volume_uses(engine: Engine) -> dict[str, float]:
+    """When each volume was last mounted or unmounted, UTC seconds, as far as the engine remembers.
+
+    Podman has no such events. Raises EngineError.
+    """
+    if engine.keeps_events:
+        return {}
+    found: dict[str, float] = {}
+    for raw in engine.buffered_events(_EVER_NS, time.time_ns()):
+        use = volume_use(raw)
+        if use is not None:
+            found[use.name] = max(found.get(use.name, 0.0), use.time_ns / 1e9)
+    return found
+
+
+def _changed(path: Any) -> float:
+    """When a volume's topmost folder changed; 0 where it may not be looked at."""
+    try:
+        return Path(str(path)).stat().st_mtime
+    except (OSError, ValueError):
+        return 0.0
