@@ -28,7 +28,7 @@ from collector.model.units import format_time
 from collector.terminal import console
 from pruner.planning.decision import Reason
 from pruner.planning.plan import Plan, plan
-from pruner.policy.file import policy_from
+from pruner.policy.file import recorded_policy
 from pruner.policy.orders import LEARNING_ORDERS
 from pruner.policy.policy import Levels, Policy
 from pruner.state.inventory import Container, Image, Inventory, image_of, number, read_history, with_habits
@@ -253,9 +253,7 @@ def _check(prune: _Prune, cut: EventLog) -> PruneCheck:
     if values is None:
         return _skipped(made, "its policy was recorded in words only, by an older version")
     try:
-        policy = policy_from(
-            {name: value for name, value in values.items() if value is not None}, "the recorded policy"
-        )
+        policy = recorded_policy(values)
         replayed = _replay(prune, policy, cut)
     except (HindsightError, ValueError) as error:
         return _skipped(made, str(error))

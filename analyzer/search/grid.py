@@ -163,7 +163,7 @@ def _range(axis: str, text: str) -> list[str]:
     unit = units[0]
     if len(set(units)) > 1:
         numbers = [_plain(option, axis, part) for part in parts]
-        unit = "s" if axis in _DURATIONS else ""
+        unit = "s" if axis in _DURATIONS else "B"
     start, end, step = numbers
     if step <= 0:
         raise UsageError(f"{option}: range '{text}' never ends: its step must be more than 0")

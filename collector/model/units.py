@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-_SIZE_UNITS = {
-    "": 1,
+_SIZE_UNITS: dict[str, float] = {
     "B": 1,
     "KB": 10**3,
     "MB": 10**6,
@@ -26,29 +25,49 @@ _NUMBER = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]*)\s*")
 _KIBI = 1024
 
 
-def parse_bytes(text: str) -> int:
-    """Bytes from ``50GB`` (10^9), ``50GiB`` or ``50G`` (2^30), or a bare number of bytes.
+def parse_bytes(text: str, *, bare: bool = False) -> int:
+    """Bytes from ``50GB`` (10^9), ``50GiB`` or ``50G`` (2^30), or ``1048576B``.
+
+    Args:
+        text: what somebody wrote.
+        bare: whether a number without a unit means bytes; else only 0 needs none.
 
     Raises:
-        ValueError: the text is no size; the message says what one looks like.
+        ValueError: the text is not a size, or has no unit; the message says what one looks like.
     """
-    match = _NUMBER.fullmatch(text)
-    factor = _SIZE_UNITS.get(match["unit"].upper()) if match else None
-    if match is None or factor is None:
-        raise ValueError(f"'{text}' is not a size (such as 50GB, 20GiB or 1048576)")
-    return round(float(match["number"]) * factor)
+    return round(_amount(text, _SIZE_UNITS, "" if bare else None, "a size (such as 50GB, 20GiB or 1048576B)"))
 
 
-def parse_duration(text: str) -> float:
-    """Seconds from ``90s``, ``5min``, ``12h``, ``14d`` or a bare number of seconds.
+def parse_duration(text: str, *, bare: bool = False) -> float:
+    """Seconds from ``90s``, ``5min``, ``12h`` or ``14d``.
+
+    Args:
+        text: what somebody wrote.
+        bare: whether a number without a unit means seconds; else only 0 needs none.
 
     Raises:
-        ValueError: the text is no duration; the message says what one looks like.
+        ValueError: the text is not a duration, or has no unit; the message says what one looks like.
     """
+    return _amount(text, _TIME_UNITS, "s" if bare else None, "a duration (such as 90s, 5min, 12h or 14d)")
+
+
+def has_no_unit(text: str) -> bool:
+    """Whether a text is a number that needs a unit and has none: all but 0."""
     match = _NUMBER.fullmatch(text)
-    factor = _TIME_UNITS.get(match["unit"].lower() or "s") if match else None
-    if match is None or factor is None:
-        raise ValueError(f"'{text}' is not a duration (such as 90s, 5min, 12h or 14d)")
+    return match is not None and not match["unit"] and float(match["number"]) != 0
+
+
+def _amount(text: str, units: dict[str, float], default: str | None, example: str) -> float:
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        raise ValueError(f"'{text}' is not {example}")
+    if default is None and has_no_unit(text):
+        raise ValueError(f"'{text}' has no unit: write {example}")
+    unit = match["unit"]
+    known = {name.upper(): factor for name, factor in units.items()}
+    factor = known.get(unit.upper()) if unit else known.get((default or "").upper(), 1.0)
+    if factor is None:
+        raise ValueError(f"'{text}' is not {example}")
     return float(match["number"]) * factor
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from collector.model.errors import UsageError
-from collector.model.units import format_duration, parse_bytes, parse_duration
+from collector.model.units import format_duration, has_no_unit, parse_bytes, parse_duration
 from pruner.policy.orders import ORDERS
 from pruner.policy.policy import AUTO, Policy, Space, compile_entry
 
@@ -27,7 +27,7 @@ class Key:
     Attributes:
         read: the value that what stands in the file (or the option's text) means.
         help: what it is for, in one sentence.
-        kind: what its values are: ``space``, ``duration``, ``size``, ``list``, ``choice``, ``switch``,
+        kind: what its values are: ``space``, ``inodes``, ``duration``, ``size``, ``list``, ``choice``, ``switch``,
             ``number`` or ``path``.
     """
 
@@ -38,7 +38,7 @@ class Key:
 
 def _space(value: Any) -> Space:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise TypeError('must be free space such as "10%", "50GB" or a number of bytes')
+        raise TypeError('must be free space such as "10%" or "50GB"')
     space = Space.parse(str(value))
     if space.unit == AUTO:
         raise ValueError("'auto' is only for `threshold`")
@@ -52,13 +52,24 @@ def _level(value: Any) -> Space:
     return space
 
 
+def _inodes(value: Any) -> Space:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise TypeError('must be free inodes such as "5%" or 100000')
+    space = Space.parse_inodes(str(value))
+    if space.unit == AUTO:
+        raise ValueError("'auto' is only for `threshold`")
+    if space.unit == "never":
+        raise ValueError("'never' is only for `emergency`")
+    return space
+
+
 def _threshold(value: Any) -> Space:
     return Space.parse(AUTO) if value == AUTO else _level(value)
 
 
 def _seconds(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise TypeError('must be a duration such as "1h" or a number of seconds')
+        raise TypeError('must be a duration such as "1h"')
     return parse_duration(str(value))
 
 
@@ -75,7 +86,7 @@ def _interval(value: Any) -> float:
 
 def _size(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise TypeError('must be a size such as "10GB" or a number of bytes')
+        raise TypeError('must be a size such as "10GB"')
     size = parse_bytes(str(value))
     if size < 0:
         raise ValueError("must not be negative")
@@ -137,7 +148,7 @@ KEYS: dict[str, Key] = {
         "free space under which allowlisted images go too, once all others are gone (default: the threshold); never",
         "space",
     ),
-    "inode_threshold": Key(_level, "the same as `threshold` for free inodes: a share or a number", "space"),
+    "inode_threshold": Key(_inodes, "the same as `threshold` for free inodes: a share or a number", "inodes"),
     "allowlist": Key(
         _globs, "images to spare: globs on repository:tag or on the repository, or re: expressions", "list"
     ),
@@ -198,6 +209,24 @@ def policy_from(values: Mapping[str, Any], source: str, base: Policy | None = No
             raise UsageError(f"{_place(source, name, value)}: {error}") from None
     _check_levels(policy, source)
     return policy
+
+
+def recorded_policy(values: Mapping[str, Any]) -> Policy:
+    """The policy that a prune's record in the log holds.
+
+    Older versions recorded sizes in bytes without a unit.
+
+    Raises:
+        UsageError: the values are not a policy, as another version may have recorded them.
+    """
+    known = {name: value for name, value in values.items() if value is not None}
+    for name, value in known.items():
+        if name in KEYS and KEYS[name].kind in _WITH_UNIT and has_no_unit(str(value)):
+            known[name] = f"{value}{_WITH_UNIT[KEYS[name].kind]}"
+    return policy_from(known, "the recorded policy")
+
+
+_WITH_UNIT = {"space": "B", "size": "B", "duration": "s"}
 
 
 def value_of(policy: Policy, name: str) -> Any:
@@ -282,7 +311,7 @@ def _size_text(size: int) -> str:
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size and size % factor == 0:
             return f"{size // factor}{unit}"
-    return str(size)
+    return f"{size}B"
 
 
 def _line(policy: Policy, name: str, bare: str) -> str:

@@ -365,7 +365,7 @@ def _docuum_threshold(made: Import, text: str, disk_bytes: int | None) -> None:
         )
         return
     try:
-        limit = parse_bytes(text)
+        limit = parse_bytes(text, bare=True)
     except ValueError as error:
         raise UsageError(f"--threshold: {error}") from None
     if disk_bytes is None:
@@ -376,7 +376,7 @@ def _docuum_threshold(made: Import, text: str, disk_bytes: int | None) -> None:
         return
     if limit >= disk_bytes:
         raise UsageError(f"--threshold '{text}' is no less than the disk's {format_bytes(disk_bytes)}")
-    made.values["threshold"] = str(disk_bytes - limit)
+    made.values["threshold"] = f"{disk_bytes - limit}B"
     made.notes.append(
         f"--threshold '{text}' limits what images take; on a disk of {format_bytes(disk_bytes)} that leaves "
         f"{format_bytes(disk_bytes - limit)} free"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from collector.model.references import normal_glob, spellings
-from collector.model.units import format_bytes, format_count, format_duration, parse_bytes
+from collector.model.units import format_bytes, format_count, format_duration, has_no_unit, parse_bytes
 
 PER_CENT = 100.0
 MAX_PER_CENT = 100.0
@@ -60,10 +60,27 @@ class Space:
             return cls(share, "%", clean)
         if clean.endswith("/job"):
             return cls(float(parse_bytes(clean.removesuffix("/job"))), PER_JOB, clean)
+        if has_no_unit(clean):
+            raise ValueError(f"'{text}' has no unit: write {clean}% for a share, {clean}GB or {clean}B for a size")
         try:
             return cls(float(parse_bytes(clean)), BYTES, clean)
         except ValueError:
             raise ValueError(f"'{text}' is not free space (such as 10%, 50GB or 2GB/job)") from None
+
+    @classmethod
+    def parse_inodes(cls, text: str) -> Space:
+        """The free inodes that ``5%``, ``100000`` or ``2000/job`` means: a number of inodes has no unit.
+
+        Raises:
+            ValueError: it means none.
+        """
+        clean = text.strip()
+        if clean.endswith("%") or clean in {_NEVER, AUTO}:
+            return cls.parse(clean)
+        number, per_job, _ = clean.partition("/job")
+        if not number.isdecimal():
+            raise ValueError(f"'{text}' is not free inodes (such as 5%, 100000 or 2000/job)")
+        return cls(float(number), PER_JOB if per_job else BYTES, clean)
 
     def of(self, total: float, job_slots: int = 1) -> float:
         """The amount on a file system of `total` bytes (or inodes) with `job_slots` free slots.
@@ -272,8 +289,8 @@ class Policy:
 
 
 def _said(space: Space) -> str:
-    """Space as one says it: a bare number of bytes with a unit."""
-    return format_bytes(space.amount) if space.text.isdigit() else str(space)
+    """Space as one says it: a number of bytes in a larger unit."""
+    return format_bytes(space.amount) if space.text.removesuffix("B").isdigit() else str(space)
 
 
 @dataclass(frozen=True, slots=True)

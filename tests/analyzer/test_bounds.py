@@ -23,7 +23,7 @@ RUN = Use.CONTAINER
 
 
 def strict(threshold: int, **more: object) -> Policy:
-    fixed = {"threshold": Space.parse(str(threshold)), "inode_threshold": Space.parse("0"), "min_age": 0.0}
+    fixed = {"threshold": Space.parse(f"{threshold}B"), "inode_threshold": Space.parse("0"), "min_age": 0.0}
     return Policy(**{**fixed, "interval": 10.0, **more})  # type: ignore[arg-type]
 
 
@@ -91,7 +91,7 @@ def test_what_a_policy_may_have_kept_or_dropped_takes_no_space() -> None:
     images = [ImageFacts([("kept", 40)], references=("a:1",)), ImageFacts([("other", 40)], references=("b:1",))]
     uses = [(1.0, 0, 2.0, RUN), (14.0, 1, 15.0, RUN), (31.0, 1, 32.0, RUN)]
     trace = make_trace(images, uses, [DiskState(0, 100, 70), DiskState(11, 100, 0)], end=40)
-    policy = strict(50, allowlist=("a",), emergency=Space.parse("20"))
+    policy = strict(50, allowlist=("a",), emergency=Space.parse("20B"))
     assert (lower_bound(trace, policy), repulled(trace, policy)) == (0, 0)
 
 

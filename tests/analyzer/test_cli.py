@@ -73,7 +73,7 @@ def test_one_row_per_policy_beside_the_baselines(busy: EventLog) -> None:
 
 
 def test_json_and_csv_say_the_same(busy: EventLog) -> None:
-    common = ("simulate", "--log", str(busy.path), "--baseline", "none", "--threshold", "60")
+    common = ("simulate", "--log", str(busy.path), "--baseline", "none", "--threshold", "60B")
     data = json.loads(analyzer(*common, "--format", "json").stdout)
     (row,) = csv.DictReader(io.StringIO(analyzer(*common, "--format", "csv").stdout))
     (policy,) = data["policies"]
@@ -104,7 +104,7 @@ def test_figures_do_not_depend_on_the_number_of_processors(mesa_log: EventLog, o
 
 
 def test_regret_is_told_if_asked_for(busy: EventLog) -> None:
-    options = ("simulate", "--log", str(busy.path), "--threshold", "60", "--min-age", "0s", "--regret")
+    options = ("simulate", "--log", str(busy.path), "--threshold", "60B", "--min-age", "0s", "--regret")
     lines = analyzer(*options).stdout.splitlines()
     header = next(line for line in lines if line.startswith("POLICY"))
     rows = {line.split("  ")[0]: line for line in lines[lines.index(header) + 1 :]}

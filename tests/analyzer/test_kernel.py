@@ -90,10 +90,10 @@ def policies(draw: st.DrawFn) -> Policy:
     low = draw(st.integers(0, 60))
     target = low + draw(st.sampled_from([0, 0, 10, 30]))
     emergency = draw(st.sampled_from(["threshold", "never", "lower"]))
-    levels = {"threshold": None, "never": Space.parse("never"), "lower": Space.parse(str(low // 2))}
+    levels = {"threshold": None, "never": Space.parse("never"), "lower": Space.parse(f"{low // 2}B")}
     return Policy(
-        threshold=Space.parse(str(low)),
-        target=Space.parse(str(target)),
+        threshold=Space.parse(f"{low}B"),
+        target=Space.parse(f"{target}B"),
         emergency=levels[emergency],
         inode_threshold=Space.parse(draw(st.sampled_from(["0%", "10%", "50%"]))),
         allowlist=draw(st.sampled_from([(), ("a",), ("b:1", "c"), ("*",)])),
@@ -223,7 +223,7 @@ def test_containers_that_end_in_another_order_than_they_began(*, shuffled: bool)
     uses = [(float(i), i, 100.0 + float(ends[i]), Use.CONTAINER) for i in range(count)]
     uses += [(300.0 + i, i, 300.0 + i, Use.JOB) for i in range(0, count, 3)]
     trace = make_trace(known, uses, [DiskState(0, 200, 0)], end=400.0)
-    policy = Policy(threshold=Space.parse("60"), target=Space.parse("90"), min_age=5.0, interval=20.0, order="lru")
+    policy = Policy(threshold=Space.parse("60B"), target=Space.parse("90B"), min_age=5.0, interval=20.0, order="lru")
     assert replay(trace, PolicyCleaner(policy, trace)).removals > 0
     assert_equal(trace, policy, Trigger.TICK)
 

@@ -23,7 +23,7 @@ IMAGES = [ImageFacts([BASE, ("a", 10)]), ImageFacts([BASE, ("b", 20)]), ImageFac
 RUN = Use.CONTAINER
 
 
-def policy(threshold: str = "20", **kwargs: object) -> Policy:
+def policy(threshold: str = "20B", **kwargs: object) -> Policy:
     return Policy(threshold=Space.parse(threshold), **{"min_age": 0.0, "interval": 10.0, **kwargs})  # type: ignore[arg-type]
 
 
@@ -146,7 +146,7 @@ def test_orders_choose_who_goes_first() -> None:
     uses = [(1, 0, 2, RUN), (2, 1, 3, RUN), (3, 2, 4, RUN), (4, 0, 9, RUN), (5, 1, 8, RUN), (6, 0, 6, RUN)]
     trace = make_trace(images, uses, [DiskState(0, 100, 0)], end=10)
     went = {
-        order: [removal.image for removal in under(trace, policy("30", order=order)).removed]
+        order: [removal.image for removal in under(trace, policy("30B", order=order)).removed]
         for order in ("lru", "pulled", "created", "lfu")
     }
     assert went == {"lru": [2], "pulled": [0], "created": [2], "lfu": [2]}
@@ -155,7 +155,7 @@ def test_orders_choose_who_goes_first() -> None:
 def test_inodes_alone_can_start_a_prune() -> None:
     trace = make_trace(IMAGES, [(1, C, 2, RUN)], [DiskState(0, 1000, 0, 100, 97)], end=50)
     trace.layer_inodes[:] = 1.0
-    result = under(trace, policy("20", inode_threshold=Space.parse("3%")))
+    result = under(trace, policy("20B", inode_threshold=Space.parse("3%")))
     assert [(removal.time, removal.image) for removal in result.removed] == [(10, C)]
 
 
@@ -191,8 +191,8 @@ def test_a_trace_too_poor_for_a_figure_is_refused() -> None:
 
 
 def test_levels_that_contradict_on_this_disk_are_refused() -> None:
-    with pytest.raises(UsageError, match="target 15 is less than threshold 20%"):
-        under(trace_of((1, A, 2)), policy("20%", target=Space.parse("15")))
+    with pytest.raises(UsageError, match="target 15B is less than threshold 20%"):
+        under(trace_of((1, A, 2)), policy("20%", target=Space.parse("15B")))
 
 
 def test_an_event_that_takes_too_much_space_can_start_a_prune() -> None:
@@ -228,7 +228,7 @@ def test_free_space_over_time_is_a_step_function() -> None:
 
 def test_many_policies_at_once_are_each_as_alone() -> None:
     trace = trace_of((1, A, 2), (2, B, 3), (3, C, 4), (21, A, 22))
-    policies = [policy(), policy("50"), policy(order="pulled")]
+    policies = [policy(), policy("50B"), policy(order="pulled")]
     told: list[float] = []
     results = replay_many(trace, [Baseline(), *policies], progress=told.append)
     assert results[1:] == [under(trace, chosen) for chosen in policies]

@@ -44,7 +44,7 @@ BASE = sweep(workload(), [Candidate("p", policy_from({}, "test"))])[0]
     [
         ("threshold", ["5%:8%:1%"], ["5%", "6%", "7%", "8%"]),
         ("threshold", ["10%", "0.5%:1.5%:0.5%"], ["10%", "0.5%", "1.0%", "1.5%"]),
-        ("threshold", ["1GB:2GB:500MB"], ["1000000000", "1500000000", "2000000000"]),
+        ("threshold", ["1GB:2GB:500MB"], ["1000000000B", "1500000000B", "2000000000B"]),
         ("threshold", ["10GB:25GB:10GB", "10GB"], ["10GB", "20GB"]),
         ("min_age", ["1h:3h:1h,1d"], ["1h", "2h", "3h", "1d"]),
         ("min_age", ["30min:1h:15min"], ["1800s", "2700s", "3600s"]),
@@ -159,7 +159,7 @@ def test_the_front_is_what_comparing_all_pairs_finds(points: list[tuple[int, int
 
 def test_policies_impossible_on_this_disk_are_left_out() -> None:
     trace = workload()
-    candidates, _ = grid({"threshold": ["50,20%"], "target": ["30%"]})
+    candidates, _ = grid({"threshold": ["50B,20%"], "target": ["30%"]})
     assert [str(item.policy.threshold) for item in possible(trace, candidates)] == ["20%"]
     with pytest.raises(UsageError, match=r"no policy of the grid is possible on host made: .*less than threshold 50"):
         possible(trace, candidates[:1])

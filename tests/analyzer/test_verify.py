@@ -17,7 +17,7 @@ from tests.analyzer.test_cli import analyzer
 from tests.analyzer.test_loading import T0, S, container, observed, sample
 
 HOUR = 3600.0
-POLICY = Policy(threshold=Space.parse("50"), min_age=60.0, inode_threshold=Space.parse("0"))
+POLICY = Policy(threshold=Space.parse("50B"), min_age=60.0, inode_threshold=Space.parse("0"))
 
 
 def recorded(second: float, images: list[dict[str, Any]], policy: Policy | None = POLICY) -> Event:
@@ -80,7 +80,7 @@ def test_what_the_history_says_was_done(history: EventLog) -> None:
 
 @pytest.mark.parametrize("order", ["lru", "forecast", "hazard", "gdsf"])
 def test_each_order_is_replayed(history: EventLog, order: str) -> None:
-    policy = Policy(threshold=Space.parse("50"), min_age=60.0, inode_threshold=Space.parse("0"), order=order)
+    policy = Policy(threshold=Space.parse("50B"), min_age=60.0, inode_threshold=Space.parse("0"), order=order)
     history.append([recorded(HOUR, [entry("a", "evict", 20), *STAYS], policy), ended(HOUR + 1, HOUR, "a")])
     assert only(history).agreement == 1.0
 

@@ -44,7 +44,7 @@ def test_plans_are_exact(any_engine: Engine, registry: Registry, seed: int) -> N
     found = []
     for missing in (12 * MIB, 25 * MIB, None):
         before = any_engine.disk.free()
-        threshold = "100%" if missing is None else str(before + missing)
+        threshold = "100%" if missing is None else f"{before + missing}B"
         options = ("--threshold", threshold, "--min-age", "1s")
         planned = host.json("pruner", "run", "--dry-run", *options)
         done = outcome(host, options)

@@ -66,7 +66,7 @@ def test_a_disk_full_to_the_last_block_is_freed_and_all_is_told(
         busy.kill()
         time.sleep(1.1)
         fill_up(engine)
-        shown = host.run("pruner", "run", "--threshold", str(threshold), "--min-age", "1s")
+        shown = host.run("pruner", "run", "--threshold", f"{threshold}B", "--min-age", "1s")
         assert f"removed {images[0].reference}" in shown
         assert engine.disk.free() >= threshold
         host.wait_for_events("container_died", 7)

@@ -35,7 +35,7 @@ def test_the_simulation_of_the_recorded_log_predicts_the_prune(any_engine: Engin
         host.wait_for_events("container_destroyed", 16)
         time.sleep(1.1)
         threshold = any_engine.disk.free() + 70 * MIB
-        options = ("--threshold", str(threshold), "--min-age", "1s", "--allowlist", "*/job/3")
+        options = ("--threshold", f"{threshold}B", "--min-age", "1s", "--allowlist", "*/job/3")
         before = any_engine.disk.free()
         host.run("pruner", "run", *options)
         freed = any_engine.disk.free() - before
@@ -53,7 +53,7 @@ def test_the_simulation_of_the_recorded_log_predicts_the_prune(any_engine: Engin
 
     trace = load_trace(host.log)
     policy = policy_from(
-        {"threshold": str(threshold), "min_age": "1s", "allowlist": ["*/job/3"], "interval": interval}, "test"
+        {"threshold": f"{threshold}B", "min_age": "1s", "allowlist": ["*/job/3"], "interval": interval}, "test"
     )
     result = replay(trace, PolicyCleaner(policy, trace))
     assert [trace.image_ids[removal.image] for removal in result.removed] == [image for (image,) in removed]

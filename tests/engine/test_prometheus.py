@@ -119,7 +119,7 @@ def live(host: Host, registry: Registry, prometheus: Prometheus) -> None:
     runner.run_job(image)
     host.wait_for_events("container_destroyed", 2)
     time.sleep(1.1)
-    host.run("pruner", "run", *options, "--threshold", str(host.engine.disk.free() + 10 * MIB))
+    host.run("pruner", "run", *options, "--threshold", f"{host.engine.disk.free() + 10 * MIB}B")
     host.wait_for_events("image_deleted", 1)
     runner.run_job(image)
     host.wait_for_events("container_destroyed", 4)

@@ -210,7 +210,7 @@ def test_no_job_misses_what_was_pulled_before_a_pruner_in_a_loop_asked(
     threshold = docker20.disk.free() - 28 * MIB
     policy = policy_from(
         {
-            "threshold": str(threshold),
+            "threshold": f"{threshold}B",
             "min_age": f"{MIN_AGE_S}s",
             # The helper is no part of the race.
             "allowlist": [helper.reference],

@@ -41,18 +41,18 @@ def test_one_clean_up_on_demand_and_one_before_a_job(host: Host) -> None:
     host.run("pruner", "run", "--threshold", "1%")
     assert host.references() == every
     wanted = disk.free() + 12 * MIB
-    dry = host.run("pruner", "run", "--dry-run", "--now", "--free", str(wanted), "--min-age", "1s")
-    shown = host.run("pruner", "run", "--threshold", "1%", "--now", "--free", str(wanted), "--min-age", "1s")
+    dry = host.run("pruner", "run", "--dry-run", "--now", "--free", f"{wanted}B", "--min-age", "1s")
+    shown = host.run("pruner", "run", "--threshold", "1%", "--now", "--free", f"{wanted}B", "--min-age", "1s")
     assert "removed 2 images" in shown
     assert len(host.references()) == 6
     assert all(name in dry for name in every - host.references())
     assert disk.free() >= wanted
 
     # Before a job: nothing to do is told at once; else space is made, and the log says for what.
-    assert "nothing to do" in host.run("pruner", "run", "--until-free", str(disk.free() - MIB))
+    assert "nothing to do" in host.run("pruner", "run", "--until-free", f"{disk.free() - MIB}B")
     assert len(host.references()) == 6
     wanted = disk.free() + 4 * MIB
-    host.run("pruner", "run", "--until-free", str(wanted), "--min-age", "1s")
+    host.run("pruner", "run", "--until-free", f"{wanted}B", "--min-age", "1s")
     assert disk.free() >= wanted
     assert host.log.query("SELECT trigger FROM prunes ORDER BY started") == [("manual",), ("pre-job",)]
     done = host.json("pruner", "run", "--until-free", "1MB")
@@ -104,7 +104,7 @@ def test_what_others_take_meanwhile_is_made_up_for_but_not_for_ever(host: Host) 
     disk = host.engine.disk
     border = Border(host.engine.host)
     # Whatever has begun goes on to the target, also once free space is above the threshold.
-    levels = {"threshold": str(disk.free() + MIB // 2), "target": str(disk.free() + 12 * MIB)}
+    levels = {"threshold": f"{disk.free() + MIB // 2}B", "target": f"{disk.free() + 12 * MIB}B"}
     policy = policy_from({**levels, "min_age": "1s"}, "test")
     eaten: list[Path] = []
 

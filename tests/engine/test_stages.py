@@ -117,7 +117,7 @@ def test_what_the_engine_refuses_keeps_nothing_else(any_engine: Engine, registry
     litter = Litter(any_engine, registry)
     name, why = litter.stuck(any_engine)
     time.sleep(1.1)
-    options = (*GRACES, "--threshold", str(any_engine.disk.free() + 19 * MIB), "--order", "lru")
+    options = (*GRACES, "--threshold", f"{any_engine.disk.free() + 19 * MIB}B", "--order", "lru")
     try:
         assert name in host.run("pruner", "run", "--dry-run", *options)
         shown = host.run("pruner", "run", *options)
@@ -126,7 +126,7 @@ def test_what_the_engine_refuses_keeps_nothing_else(any_engine: Engine, registry
         assert "removed 1 image in 2 rounds" in shown
 
         # The next run begins with something else, and comes back to it when nothing else is left.
-        again = (*GRACES, "--threshold", str(any_engine.disk.free() + 19 * MIB), "--order", "lru")
+        again = (*GRACES, "--threshold", f"{any_engine.disk.free() + 19 * MIB}B", "--order", "lru")
         dry = host.run("pruner", "run", "--dry-run", *again)
         assert name not in dry
         assert "removed 1 image, " in host.run("pruner", "run", *again)
@@ -165,7 +165,7 @@ def test_containers_and_volumes_go_before_images_and_only_as_far_as_needed(
 
     # Ten MiB too little: the job's container is enough, and its image stays.
     options = (*GRACES, "--containers-keep", "kept")
-    threshold = ("--threshold", str(any_engine.disk.free() + 10 * MIB))
+    threshold = ("--threshold", f"{any_engine.disk.free() + 10 * MIB}B")
     planned = host.run("pruner", "run", "--dry-run", *threshold, *options)
     assert litter.holds() == (containers, volumes, tags)
     host.run("pruner", "run", *threshold, *options)

@@ -60,7 +60,7 @@ def test_the_least_recently_used_go_and_allowlisted_images_stay_until_an_emergen
         # One and a half images too little: two go, those whose last job is the longest ago.
         one = own_bytes(host, images["beta"])
         threshold = any_engine.disk.free() + one * 3 // 2
-        options = ("--threshold", str(threshold), *allowlist)
+        options = ("--threshold", f"{threshold}B", *allowlist)
         dry = host.run("pruner", "run", "--dry-run", *options)
         assert host.references() == every
         done = host.run("pruner", "run", *options)
@@ -74,7 +74,7 @@ def test_the_least_recently_used_go_and_allowlisted_images_stay_until_an_emergen
 
         # More than all others together: the allowlisted image goes too, last.
         threshold = any_engine.disk.free() + one * 5 // 2
-        host.run("pruner", "run", "--threshold", str(threshold), *allowlist)
+        host.run("pruner", "run", "--threshold", f"{threshold}B", *allowlist)
         assert removed(host)[-1] == images["base"].reference
         assert set(removed(host)[2:]) >= {images["delta"].reference, images["alpha"].reference}
 
@@ -108,7 +108,7 @@ def test_freed_bytes_are_as_predicted(any_engine: Engine, images: dict[str, Push
     with host.collecting():
         tell_the_story(host, images)
         before = any_engine.disk.free()
-        threshold = str(before + 70 * MIB)
+        threshold = f"{before + 70 * MIB}B"
         plan = host.json("pruner", "plan", "--threshold", threshold, "--min-age", "1s")
         host.run("pruner", "run", "--threshold", threshold, "--min-age", "1s")
         freed = any_engine.disk.free() - before

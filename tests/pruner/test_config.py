@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from collector.model.errors import UsageError
 from pruner.cli import app
-from pruner.policy.file import COMMAND_LINE, KEYS, SECTIONS, load_policy, policy_from, to_json, to_toml
+from pruner.policy.file import COMMAND_LINE, KEYS, SECTIONS, load_policy, policy_from, recorded_policy, to_json, to_toml
 from pruner.policy.policy import BuildCache, Policy, Space, Volumes
 
 
@@ -79,6 +79,14 @@ def test_options_are_named_after_the_keys() -> None:
         ("threshold = '101%'", "not between 0% and 100%"),
         ("threshold = '-3%'", "not between 0% and 100%"),
         ("threshold = 'much'", "is not free space"),
+        ("threshold = 10", "'10' has no unit: write 10% for a share, 10GB or 10B for a size"),
+        ("threshold = '10'", "'10' has no unit"),
+        ("threshold = 2.5", "'2.5' has no unit"),
+        ("threshold = '2/job'", "'2' has no unit"),
+        ("emergency = 3", "'3' has no unit"),
+        ("min_age = 5", "'5' has no unit: write a duration (such as 90s"),
+        ("build_cache = { keep = 10 }", "'10' has no unit: write a size"),
+        ("inode_threshold = '1GB'", "is not free inodes"),
         ("threshold = 'never'", "only for `emergency`"),
         ("threshold = true", "must be free space"),
         ("threshold = '10%'\ntarget = '5%'", "threshold = 10% is more than target = 5%"),
@@ -164,3 +172,13 @@ DIGEST = "sha256:" + "0" * 64
 def test_allowlist_entries(entry: str, reference: str, protected: bool) -> None:
     policy = replace(Policy(), allowlist=(entry,))
     assert (policy.protects((reference,)) == entry) is protected
+
+
+def test_an_older_record_of_a_policy_has_bytes_and_seconds_without_a_unit() -> None:
+    found = recorded_policy({"threshold": "1048576", "build_cache.keep": "5", "min_age": "1h", "target": None})
+    assert (found.threshold.amount, found.build_cache.keep, found.min_age) == (1048576, 5, 3600)
+
+
+def test_nothing_needs_no_unit_and_inodes_have_none() -> None:
+    policy = policy_from({"threshold": 0, "min_age": 0, "inode_threshold": 1000}, "test")
+    assert (policy.threshold.amount, policy.min_age, policy.inode_threshold.amount) == (0, 0, 1000)

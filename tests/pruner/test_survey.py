@@ -187,6 +187,7 @@ class Broken:
 
     host = "unix:///none"
     hides_origin = False
+    keeps_events = False
 
     def __init__(self, folder: Path, *broken: str) -> None:
         self._folder = folder
