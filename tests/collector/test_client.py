@@ -15,12 +15,13 @@ import pytest
 
 from collector.engine.translate import Translator
 from collector.model.events import Kind
-from collector.model.observation import ListedImage
+from collector.model.observation import CreatedFrom, ListedImage
 from collector.model.origin import Origin
 from pruner.policy.policy import Policy
 from pruner.removal.client import DockerRemovingEngine
 from pruner.state.event_watch import raw_use
-from pruner.state.survey import read_build_cache, read_volumes
+from pruner.state.survey import read_build_cache
+from pruner.state.volumes import read_volumes
 
 IMAGE, OTHER = ("sha256:" + letter * 64 for letter in "ab")
 DIGEST = "sha256:" + "d" * 64
@@ -112,14 +113,14 @@ def test_an_image_that_was_pulled_by_digest_and_tagged_otherwise_keeps_its_name(
 def test_volumes_that_mounts_do_not_name_are_known_by_their_folder(
     canned: Any, mounts: list[dict[str, Any]], volumes: tuple[str, ...]
 ) -> None:
-    engine, server = canned(containers(mounts))
+    engine, server = canned({"/info": {"DockerRootDir": "/x", "Driver": "overlay2"}, **containers(mounts)})
     (row,) = engine.containers()
     assert row.volumes == volumes
     # Other binds, which are many, cost no question.
     assert ("/v1.55/volumes" in [path for path, _ in server.asked]) == any(
         "_data" in mount.get("Source", "") and not mount.get("Name") for mount in mounts
     )
-    (volume,) = read_volumes(engine, [row], {}, {})
+    (volume,) = read_volumes(engine, [row], {}, None)
     assert volume.containers == (ANONYMOUS in volumes)
 
 
@@ -145,7 +146,7 @@ def test_what_things_hold_is_read_in_each_shape(canned: Any, usage: Answers) -> 
     found = engine.usage()
     assert (found.container_bytes, found.volume_bytes, found.build_cache_bytes) == (5, 11, 7)
     told = engine.disk_usage()
-    (volume,) = read_volumes(engine, [], told, {})
+    (volume,) = read_volumes(engine, [], told, None)
     assert (volume.bytes, volume.containers) == (11, 1)
     assert read_build_cache(told).bytes == 7
     assert engine.untold() == (4, ("c", CACHE["LastUsedAt"]))
@@ -197,8 +198,8 @@ class _Nothing:
     def resolve(self, reference: str) -> str | None:
         return IMAGE if reference == "debian:12" else None
 
-    def image_of_container(self, container: str) -> str | None:
-        return IMAGE if container else None
+    def created_from(self, container: str) -> CreatedFrom:
+        return CreatedFrom(IMAGE if container else None)
 
 
 def test_events_are_understood_without_the_members_of_old() -> None:
