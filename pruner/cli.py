@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -73,6 +74,13 @@ def run(
             "(default: manual, pre-job with --until-free; timer or early under systemd).",
         ),
     ] = None,
+    every: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Stay, and prune every so often (5m) and when the collector calls: where systemd has no timer for it.",
+        ),
+    ] = None,
     output: FormatOption = Format.TABLE,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
 ) -> None:
@@ -82,6 +90,9 @@ def run(
     volumes, build cache, images in the policy's order, and in an emergency allowlisted images.
     """
     wanted = _wanted(now, free, until_free)
+    if every is not None:
+        _repeat(every, log, once=dry_run or now or until_free is not None, verbose=verbose)
+        return
     if until_free is not None and wanted is not None and _enough(host, wanted, output):
         return
     from pruner.removal import run as running
@@ -111,6 +122,16 @@ def run(
     else:
         typer.echo(running.summary(outcome))
     running.check_reached(outcome)
+
+
+def _repeat(every: str, log: Path | None, *, once: bool, verbose: bool) -> None:
+    from pruner.removal.repeat import repeat
+
+    if once:
+        raise UsageError("--every: --dry-run, --now and --until-free are for one prune: leave them out")
+    seconds = console.duration("--every", every)
+    console.log_to_stderr(verbose=verbose)
+    repeat(console.open_log(log).path, seconds, sys.argv)
 
 
 @app.command("plan", short_help="Print what `run` would do now, and why.")
