@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo test dist bench lint reference notebooks sync clean
 
 help: ## Show the targets
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 sync:
 	@tools/uv sync --quiet --frozen --all-extras
@@ -22,6 +22,10 @@ test: sync ## Run all tests, against engines that the tests start themselves (in
 dist: sync ## Build the release into dist/: source, wheels, Debian packages, SBOM, checksums
 	@PYTHONPATH=. .venv/bin/python tools/dist.py
 
+test-fast: sync ## Run the tests that need no engine, browser or machine: while you work
+	@TESTS=fast .venv/bin/python -m pytest -n auto --dist worksteal -m "not engine and not browser and not slow" \
+		--ignore tests/docs --ignore tests/release
+
 bench: sync ## Measure speed and weight, side by side with others in one run
 	@.venv/bin/python -m bench
 
@@ -31,7 +35,7 @@ lint: sync ## Check style, types and the direction of imports
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 
-reference: sync ## Write docs/reference.md anew from the code
+reference: sync ## Write docs/reference.md from the code again
 	@PYTHONPATH=. .venv/bin/python tools/reference.py
 
 notebooks: sync ## Run the notebooks and write their output into them

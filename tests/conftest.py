@@ -13,14 +13,19 @@ from hypothesis import HealthCheck, settings
 from tests.engine import leftovers
 from tests.engine.engines import GIB, STORES, VARIANTS, Engine, available
 from tests.engine.registry import Registry
-from tests.needs import UNDER_CI, cannot_run
+from tests.needs import UNDER_CI, cannot_run, examples
 
 MakeEngine = Callable[..., Engine]
 
 # How fast examples come says nothing on a busy machine. A gate judges a change, so it tries the same examples
 # each time; whoever works on the code tries new ones, and a failure prints the blob that brings it back.
 settings.register_profile(
-    "here", deadline=None, derandomize=UNDER_CI, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+    "here",
+    max_examples=examples(100),
+    deadline=None,
+    derandomize=UNDER_CI,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("here")
 

@@ -1,4 +1,4 @@
-"""What a test needs and this machine lacks."""
+"""What a test needs and this machine lacks, and how much of a test is wanted."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ import pytest
 
 # Where a change is judged: everything must run, and the same twice.
 UNDER_CI = os.environ.get("CI") == "true"
+# `make test-fast`: while one works, a tenth of the examples shows most of what all would.
+FAST = os.environ.get("TESTS") == "fast"
+
+
+def examples(count: int) -> int:
+    """How many examples of a property to try: so many where a change is judged."""
+    return max(5, count // 10) if FAST else count
 
 
 def cannot_run(reason: str) -> NoReturn:

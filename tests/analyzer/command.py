@@ -1,4 +1,4 @@
-"""The command, run in this process: as `tests.analyzer.test_cli.analyzer`, without a new interpreter each time."""
+"""The command, run in this process: without a new interpreter each time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from unittest.mock import patch
 from analyzer.cli import main
 
 
-def analyzer(*arguments: str) -> CompletedProcess[str]:
+def analyzer(*arguments: str, columns: int | None = None) -> CompletedProcess[str]:
     """What the command prints, and the status that it ends with."""
     out, err = io.StringIO(), io.StringIO()
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    if columns is not None:
+        environment["COLUMNS"] = str(columns)
     status = 0
     with (
         patch.object(sys, "argv", ["analyzer", *arguments]),

@@ -17,6 +17,7 @@ from analyzer.simulation.replay import replay
 from analyzer.trace.trace import DiskState, ImageFacts, Trace, Use, make_trace
 from pruner.policy.policy import Policy, Space
 from tests.analyzer.test_kernel import policies, traces
+from tests.needs import examples
 
 ORDERS = ("lru", "pulled", "created", "lfu", "gdsf", "next-use", "superseded", "hazard", "forecast")
 RUN = Use.CONTAINER
@@ -127,7 +128,7 @@ def best_by_trying(trace: Trace, stay: int) -> int:
     return 10 * fewest(min(steps), frozenset(), frozenset())
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(equal_images())
 def test_for_equal_images_clairvoyant_bound_and_optimum_are_one(made: tuple[Trace, int]) -> None:
     trace, stay = made
@@ -137,7 +138,7 @@ def test_for_equal_images_clairvoyant_bound_and_optimum_are_one(made: tuple[Trac
     assert all(optimum <= repulled(trace, replace(policy, order=order)) for order in ORDERS)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(traces(), policies(), st.sampled_from(Trigger))
 def test_no_policy_beats_the_bound(trace: Trace, policy: Policy, trigger: Trigger) -> None:
     bound = lower_bound(trace, policy)
@@ -148,7 +149,7 @@ def test_no_policy_beats_the_bound(trace: Trace, policy: Policy, trigger: Trigge
 
 
 @pytest.mark.slow
-@settings(max_examples=1000)
+@settings(max_examples=examples(1000))
 @given(traces(), policies(), st.sampled_from(Trigger))
 def test_no_policy_ever_beats_the_bound(trace: Trace, policy: Policy, trigger: Trigger) -> None:
     assert lower_bound(trace, policy) <= repulled(trace, policy, trigger)

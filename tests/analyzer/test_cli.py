@@ -14,7 +14,7 @@ from analyzer.baselines import baseline
 from collector.eventlog.log import EventLog
 from collector.model.events import Event, Kind
 from pruner.policy.other_tools import import_docker_gc, import_docuum
-from tests.analyzer.command import analyzer as run
+from tests.analyzer.command import analyzer
 from tests.analyzer.test_loading import T0, S, container, observed, sample
 
 
@@ -23,19 +23,6 @@ def busy(log: EventLog) -> EventLog:
     log.append([sample(0, free=70, image_bytes=0), *container(1, 2, "a", "c1"), observed(1, "a")])
     log.append([*container(3, 4, "b", "c2"), observed(3, "b"), sample(2000, free=70, image_bytes=0)])
     return log
-
-
-def analyzer(*arguments: str, columns: int | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    if columns is not None:
-        environment["COLUMNS"] = str(columns)
-    return subprocess.run(
-        [sys.executable, "-c", "from analyzer.cli import main; main()", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
 
 
 @pytest.mark.parametrize(("tool", "settings"), [("docker-gc", "GRACE_PERIOD_SECONDS=60"), ("docuum", "docuum -t 70%")])
@@ -163,7 +150,9 @@ def test_faults_are_one_line_and_an_exit_status(
 def test_an_amount_per_job_says_for_how_many_slots_it_is_taken(busy: EventLog, tmp_path: Path) -> None:
     file = tmp_path / "policy.toml"
     file.write_text('threshold = "10B/job"\njob_slots = 4\n')
-    done = run("simulate", "--log", str(busy.path), "--policy", str(file), "--baseline", "none", "--format", "json")
+    done = analyzer(
+        "simulate", "--log", str(busy.path), "--policy", str(file), "--baseline", "none", "--format", "json"
+    )
     found = json.loads(done.stdout)
     (policy,) = found["policies"]
     assert policy["threshold"] == 40
@@ -172,12 +161,12 @@ def test_an_amount_per_job_says_for_how_many_slots_it_is_taken(busy: EventLog, t
 
 
 def test_what_asks_for_more_than_the_disk_holds_is_told(busy: EventLog) -> None:
-    done = run("simulate", "--log", str(busy.path), "--threshold", "1GB", "--format", "json")
+    done = analyzer("simulate", "--log", str(busy.path), "--threshold", "1GB", "--format", "json")
     assert "1GB is more than the disk holds: under it pruning never ends" in json.loads(done.stdout)["assumptions"]
 
 
 def test_a_baseline_is_known_by_the_name_that_the_table_shows(busy: EventLog) -> None:
-    shown = json.loads(run("simulate", "--log", str(busy.path), "--baseline", "all", "--format", "json").stdout)
+    shown = json.loads(analyzer("simulate", "--log", str(busy.path), "--baseline", "all", "--format", "json").stdout)
     for name in [policy["name"] for policy in shown["policies"] if policy["baseline"]]:
         assert baseline(name).name == name
 

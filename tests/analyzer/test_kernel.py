@@ -31,6 +31,7 @@ from collector.model.errors import UsageError
 from pruner.policy import headroom
 from pruner.policy.orders import ORDERS
 from pruner.policy.policy import Policy, Space
+from tests.needs import examples
 
 pytestmark = pytest.mark.skipif(
     not index.available(make_trace([], [], [DiskState(0, 1, 0)])), reason="neither a built kernel nor a C compiler"
@@ -136,7 +137,7 @@ def assert_equal(trace: Trace, chosen: Policy, trigger: Trigger, wake: Wake | No
     assert figures(fast) == figures(slow)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     traces(),
     st.lists(policies(), min_size=5, max_size=5),
@@ -154,14 +155,14 @@ def test_any_history_under_any_policy(
 
 
 @pytest.mark.slow
-@settings(max_examples=1000)
+@settings(max_examples=examples(1000))
 @given(traces(), st.lists(policies(), min_size=5, max_size=5), st.sampled_from(Trigger), WAKES)
 def test_many_histories_under_many_policies(trace: Trace, chosen: list[Policy], trigger: Trigger, wake: Wake) -> None:
     for policy in chosen:
         assert_equal(trace, policy, trigger, wake)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     traces(),
     st.lists(policies(), min_size=3, max_size=3),
@@ -228,7 +229,7 @@ def test_containers_that_end_in_another_order_than_they_began(*, shuffled: bool)
     assert_equal(trace, policy, Trigger.TICK)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     traces(),
     policies(),
@@ -267,7 +268,7 @@ def test_an_automatic_threshold_that_contradicts_the_policy_is_refused() -> None
             replay(trace, PolicyCleaner(policy, trace), reference=reference)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     traces(),
     st.builds(

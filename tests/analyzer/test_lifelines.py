@@ -13,6 +13,7 @@ from analyzer.simulation.result import Removals
 from analyzer.trace.trace import Trace, Use
 from pruner.policy.policy import Policy
 from tests.analyzer.test_kernel import policies, traces
+from tests.needs import examples
 
 Stay = tuple[int, float, float, float, bool]
 
@@ -43,7 +44,7 @@ def _brings(trace: Trace, use: int, *, known: bool) -> bool:
     return kind is Use.ARRIVED or (kind.demands and not trace.local[trace.image[use]])
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(traces(), policies())
 def test_stays_are_those_that_one_sees_walking(trace: Trace, policy: Policy) -> None:
     removed = list(replay(trace, PolicyCleaner(policy, trace)).removed)
@@ -53,7 +54,7 @@ def test_stays_are_those_that_one_sees_walking(trace: Trace, policy: Policy) -> 
         assert list(zip(*(column.tolist() for column in columns), strict=True)) == walked(trace, removed)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(traces(), policies())
 def test_what_stays_transferred_is_what_the_replay_counted(trace: Trace, policy: Policy) -> None:
     # What is used after the end is no part of a replay.

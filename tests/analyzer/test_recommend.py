@@ -24,12 +24,13 @@ from tests.analyzer.command import analyzer
 from tests.analyzer.test_fleet import history
 from tests.analyzer.test_kernel import policies, traces
 from tests.analyzer.test_search import BASE, workload
+from tests.needs import examples
 
 HOUR = 3600.0
 _SUMMED = ("uses", "hits", "compulsory_bytes", "repulls", "repulled_bytes", "losses", "removals", "disk_full")
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(traces(), policies(), st.floats(0.1, 0.9))
 def test_both_parts_together_are_the_whole(trace: Trace, policy: Policy, share: float) -> None:
     cut = split_time(trace, share)

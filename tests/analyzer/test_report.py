@@ -28,9 +28,9 @@ from collector.model.errors import LogError
 from collector.model.events import Event, Kind
 from collector.model.units import format_bytes
 from pruner.policy.file import policy_from
+from tests.analyzer.command import analyzer
 from tests.analyzer.command import analyzer as run
 from tests.analyzer.made_host import HOSTILE, T0, make_week, study_of
-from tests.analyzer.test_cli import analyzer
 
 
 def policies(*thresholds: str, **more: str) -> list[Any]:

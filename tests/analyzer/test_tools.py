@@ -18,6 +18,7 @@ from analyzer.simulation.compiled import index_for
 from analyzer.simulation.replay import replay
 from analyzer.trace.trace import DiskState, Trace, make_trace
 from tests.analyzer.test_kernel import figures, stretched, traces
+from tests.needs import examples
 
 pytestmark = pytest.mark.skipif(
     not index.available(make_trace([], [], [DiskState(0, 1, 0)])), reason="neither a built kernel nor a C compiler"
@@ -67,7 +68,7 @@ def tools(draw: st.DrawFn) -> Make:
     return draw(st.sampled_from(makes))
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(traces(), st.lists(tools(), min_size=3, max_size=3), st.sampled_from([1.0, 60.0, 701.3]))
 def test_any_history_under_any_tool(trace: Trace, makes: list[Make], factor: float) -> None:
     trace = stretched(trace, factor)

@@ -13,7 +13,7 @@ from collector.model.errors import LogError
 from collector.model.events import Event, Kind
 from pruner.policy.file import to_json
 from pruner.policy.policy import Policy, Space
-from tests.analyzer.test_cli import analyzer
+from tests.analyzer.command import analyzer
 from tests.analyzer.test_loading import T0, S, container, observed, sample
 
 HOUR = 3600.0

@@ -13,8 +13,8 @@ import pytest
 
 from collector.eventlog.log import EventLog
 from collector.terminal.faults import faults_in_one_line
+from tests.analyzer.command import analyzer
 from tests.analyzer.made_host import make_week
-from tests.analyzer.test_cli import analyzer
 from tests.needs import cannot_run
 
 NO_ENGINE = ("-H", "unix:///nonexistent.sock")
