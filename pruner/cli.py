@@ -237,6 +237,26 @@ def import_config(
         typer.echo(f"wrote {target}: try it with `analyzer simulate --policy {target}`")
 
 
+@app.command("check-policy", short_help="Check a policy file before it is rolled out.")
+def check_policy(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="The policy file.", show_default=False)],
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Check a policy file with those that it includes: print every value that is not a default, and its file.
+
+    Whatever is wrong is a line of its own on stderr; the exit status then is 2.
+    """
+    from pruner.policy.file import read_policy
+    from pruner.report.terminal import print_policy
+
+    found = read_policy(path)
+    for fault in found.faults:
+        typer.echo(f"pruner: {fault}", err=True)
+    if found.faults:
+        raise typer.Exit(UsageError.exit_status)
+    print_policy(found, output)
+
+
 _RootOption = Annotated[
     Path, typer.Option("--root", metavar="FOLDER", help="Write under this root file system; run nothing there.")
 ]

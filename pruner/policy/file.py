@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from collector.model.errors import UsageError
 from collector.model.units import format_duration, has_no_unit, parse_bytes, parse_duration
+from pruner.policy.layers import flatten, read_layers, unknown
 from pruner.policy.orders import ORDERS
 from pruner.policy.policy import AUTO, Policy, Space, compile_entry
 
@@ -198,17 +198,31 @@ def policy_from(values: Mapping[str, Any], source: str, base: Policy | None = No
     Raises:
         UsageError: an unknown key, an impossible value or a contradiction.
     """
-    policy = base or Policy()
-    for name, value in _flat(values, source).items():
+    flat, faults = flatten(values, source, SECTIONS)
+    if faults:
+        raise UsageError(faults[0])
+    policy, faults = _applied(flat, dict.fromkeys(flat, source), base)
+    if faults:
+        raise UsageError(faults[0])
+    _check_levels(policy, source)
+    return policy
+
+
+def _applied(
+    values: Mapping[str, Any], sources: Mapping[str, str], base: Policy | None = None
+) -> tuple[Policy, list[str]]:
+    """The policy that values make as far as they are possible, and what is wrong with the others, a line each."""
+    policy, faults = base or Policy(), []
+    for name, value in values.items():
         key = KEYS.get(name)
         if key is None:
-            raise UsageError(f"{source}: unknown key '{name}'; known are {', '.join(KEYS)}")
+            faults.append(f"{sources[name]}: unknown key '{name}'; {unknown(name, KEYS)}")
+            continue
         try:
             policy = _with(policy, name, key.read(value))
         except (ValueError, TypeError) as error:
-            raise UsageError(f"{_place(source, name, value)}: {error}") from None
-    _check_levels(policy, source)
-    return policy
+            faults.append(f"{_place(sources[name], name, value)}: {error}")
+    return policy, faults
 
 
 def recorded_policy(values: Mapping[str, Any]) -> Policy:
@@ -242,34 +256,47 @@ def _with(policy: Policy, name: str, value: Any) -> Policy:
     return replace(policy, **{section: replace(getattr(policy, section), **{key: value})})
 
 
-def _flat(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Keys of sections as ``section.key``."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update({f"{name}.{key}": inner for key, inner in value.items()})
-        elif name in SECTIONS:
-            raise UsageError(f"{source}: '{name}' is a section: write [{name}] and its keys under it")
-        else:
-            flat[name] = value
-    return flat
+@dataclass(frozen=True, slots=True)
+class PolicyFile:
+    """A policy file with those that it includes.
+
+    Attributes:
+        policy: what they say together; without the values that are impossible.
+        origin: the file that each value is from, by key; the others are defaults.
+        faults: what is wrong, a line each.
+    """
+
+    policy: Policy
+    origin: Mapping[str, Path]
+    faults: tuple[str, ...]
+
+
+def read_policy(path: Path) -> PolicyFile:
+    """Read a policy file with those that it includes, and find all that is wrong with them."""
+    found = read_layers(path, SECTIONS)
+    sources = {name: str(origin) for name, origin in found.origin.items()}
+    policy, faults = _applied(found.values, sources)
+    faults = [*found.faults, *faults]
+    if not faults:
+        try:
+            _check_levels(policy, str(path))
+        except UsageError as error:
+            faults = [str(error)]
+    return PolicyFile(policy, found.origin, tuple(faults))
 
 
 def load_policy(path: Path) -> Policy:
-    """The policy in a file.
+    """The policy in a file and those that it includes.
 
     Raises:
-        UsageError: the file is missing, no TOML, or holds no possible policy.
+        UsageError: a file is missing, is not valid TOML, or holds no possible policy.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"no policy file {path}: write one or name another with --policy") from None
-    except OSError as error:
-        raise UsageError(f"policy file {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"policy file {path} is no TOML: {error}") from None
-    return policy_from(values, str(path))
+    found = read_policy(path)
+    if found.faults:
+        more = len(found.faults) - 1
+        hint = f" (and {more} more: `pruner check-policy {path}` lists them)" if more else ""
+        raise UsageError(found.faults[0] + hint)
+    return found.policy
 
 
 def to_toml(policy: Policy) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -11,8 +12,10 @@ from collector.model.origin import MEANING
 from collector.model.references import meant, similar
 from collector.model.units import format_bytes, format_duration, format_time, short_id
 from collector.terminal import console
+from collector.terminal.console import Format
 from pruner.planning.plan import Plan, Verdict, summary
 from pruner.planning.stages import Item, ItemKind
+from pruner.policy.file import PolicyFile, to_json
 from pruner.report.history import Past, history_summary
 
 
@@ -125,3 +128,19 @@ def _removal(one: Past) -> tuple[str, ...]:
         if one.concurrent_uses
         else one.detail,
     )
+
+
+def print_policy(found: PolicyFile, output: Format) -> None:
+    """Print what a policy file sets, and where each value is from."""
+    values = to_json(found.policy)
+    if output is Format.JSON:
+        console.print_json({"policy": values, "from": {name: str(path) for name, path in found.origin.items()}})
+        return
+    rows = [(name, _value(values[name]), str(path)) for name, path in sorted(found.origin.items())]
+    if rows:
+        console.print_table(("KEY", "VALUE", "FROM"), rows, names=("VALUE", "FROM"))
+    console.print_text(f"{len(values) - len(rows)} of {len(values)} keys have their default value")
+
+
+def _value(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)

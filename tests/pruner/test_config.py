@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def test_options_are_named_after_the_keys() -> None:
         ("allowlist = ['re:[']", "is no regular expression"),
         ("allowlist = ['']", "entry is empty"),
         ("local_images = 'drop'", "must be one of keep, evict"),
-        ("threshold 10%", "is no TOML"),
+        ("threshold 10%", "is not valid TOML"),
         ("[containers]\ngrase = '1h'", "unknown key 'containers.grase'"),
         ("[contaners]\ngrace = '1h'", "unknown key 'contaners.grace'"),
         ("containers = false", "is a section"),
@@ -182,3 +183,52 @@ def test_an_older_record_of_a_policy_has_bytes_and_seconds_without_a_unit() -> N
 def test_nothing_needs_no_unit_and_inodes_have_none() -> None:
     policy = policy_from({"threshold": 0, "min_age": 0, "inode_threshold": 1000}, "test")
     assert (policy.threshold.amount, policy.min_age, policy.inode_threshold.amount) == (0, 0, 1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("threshold = 10%", 'line 1: put the value in quotes: threshold = "10%"'),
+        ("\n[build_cache]\nkeep = 20GB # all of it", 'line 3: put the value in quotes: keep = "20GB"'),
+        ("threshold = auto", 'put the value in quotes: threshold = "auto"'),
+        ("treshold = '10%'", "unknown key 'treshold'; did you mean 'threshold'"),
+        ("zzz = 1", "unknown key 'zzz'; known are threshold, "),
+        ("include = 3", "include = 3: must be a file, or a list of files"),
+        ("include = ['a', 3]", "must be a file, or a list of files"),
+        ("include = 'nowhere.toml'", "nowhere.toml, included by "),
+        ("include = 'policy.toml'", "leads back to itself"),
+        ("a = " + "[" * 5000, "is not valid TOML"),
+    ],
+)
+def test_mistakes_are_answered_with_what_to_do(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(text)
+    shown = CliRunner().invoke(app, ["check-policy", str(path)])
+    assert shown.exit_code == 2
+    assert says in shown.stderr
+    assert shown.stderr.count("\n") == 1
+    with pytest.raises(UsageError):
+        load_policy(path)
+
+
+def test_all_that_is_wrong_is_listed_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text("treshold = '10%'\nmin_age = 'x'\n[volumes]\nkepp = []\n")
+    shown = CliRunner().invoke(app, ["check-policy", str(path)])
+    assert [line.partition(": ")[2].partition(" ")[0] for line in shown.stderr.splitlines()] == [f"{path}:"] * 3
+    with pytest.raises(UsageError, match="and 2 more"):
+        load_policy(path)
+
+
+def test_what_a_host_says_goes_over_what_its_base_says(tmp_path: Path) -> None:
+    base, host = tmp_path / "base.toml", tmp_path / "host.toml"
+    base.write_text("threshold = '20%'\nmin_age = '30min'\n[volumes]\nnamed = ['ci-*']\n")
+    host.write_text("include = 'base.toml'\nthreshold = '50GB'\n")
+    policy = load_policy(host)
+    assert (str(policy.threshold), policy.min_age, policy.volumes.named) == ("50GB", 1800.0, ("ci-*",))
+    shown = CliRunner().invoke(app, ["check-policy", str(host), "--format", "json"])
+    assert shown.exit_code == 0
+    told = json.loads(shown.stdout)["from"]
+    assert told == {"threshold": str(host), "min_age": str(base), "volumes.named": str(base)}
+    table = CliRunner().invoke(app, ["check-policy", str(host)]).stdout
+    assert "keys have their default value" in table
