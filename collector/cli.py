@@ -109,7 +109,8 @@ def doctor(
     from collector.doctor import State, examine
     from collector.engine.client import DockerEngine
 
-    found = examine(DockerEngine(host), console.open_log(log), probe=probe)
+    engine = DockerEngine(host)
+    found = examine(engine, console.open_log(log), probe=probe, found_by=engine.address.how)
     if output is Format.JSON:
         console.print_json([finding.to_json() for finding in found])
     else:

@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from collector.engine.locality import locate
 from collector.engine.protocol import Engine
+from collector.eventlog.identity import this_machine
 from collector.eventlog.log import EventLog
-from collector.machine.disk import sample_disk
+from collector.machine.disk import contradiction, sample_disks
 from collector.model.errors import EngineError, HindsightError, LogError
+from collector.model.observation import EngineInfo
 from collector.model.units import format_bytes, format_count, format_duration
 from collector.model.untrusted import event_time_ns
 from collector.queries.status import DAY_S, status
@@ -49,15 +52,16 @@ class Finding:
         return asdict(self)
 
 
-def examine(engine: Engine, log: EventLog, *, probe: bool = False) -> list[Finding]:
+def examine(engine: Engine, log: EventLog, *, probe: bool = False, found_by: str = "") -> list[Finding]:
     """Ask log, disk and engine; what follows from a fault is left out.
 
     Args:
         engine: the engine.
         log: the event log, which need not exist yet.
         probe: also import an empty image, tag, untag and remove it, to see which events tell it.
+        found_by: what says that this engine is meant.
     """
-    return [*_log(log), *_engine(engine, probe=probe)]
+    return [*_log(log), *_engine(engine, log, probe=probe, found_by=found_by)]
 
 
 def _log(log: EventLog) -> Iterator[Finding]:
@@ -92,23 +96,71 @@ def _log(log: EventLog) -> Iterator[Finding]:
     )
 
 
-def _engine(engine: Engine, *, probe: bool) -> Iterator[Finding]:
+def _engine(engine: Engine, log: EventLog, *, probe: bool, found_by: str) -> Iterator[Finding]:
     try:
         info = engine.info()
     except EngineError as error:
         yield Finding("engine", State.FAULT, "unreachable", str(error))
         return
-    yield Finding("engine", State.OK, "answers", f"version {info.version} at {engine.host}, store {info.store}")
-    try:
-        disk = sample_disk(info.data_root)
-        room = f"{format_bytes(disk.free_bytes)} of {format_bytes(disk.total_bytes)} free on {info.data_root}"
-        yield Finding("disk", State.OK, "measured", room)
-    except HindsightError as error:
-        yield Finding("disk", State.FAULT, "not measurable", str(error))
+    where = f"{engine.host} ({found_by})" if found_by else engine.host
+    yield Finding("engine", State.OK, "answers", f"version {info.version} at {where}, store {info.store}")
+    yield from _host(engine, log, info)
+    yield from _disks(engine, info)
     yield _memory(engine)
     yield from _images(engine)
     if probe:
         yield from _probe(engine)
+
+
+def _host(engine: Engine, log: EventLog, info: EngineInfo) -> Iterator[Finding]:
+    """Whether engine and log are this host's, and what shows it."""
+    found = locate(engine, info, [row.image for row in engine.images()])
+    state = State.OK if found.here else State.FAULT
+    answer = "this host" if found.here else "another host" if found.here is False else "not known"
+    yield Finding("host of the engine", state, answer, found.how)
+    if not log.exists():
+        return
+    here = this_machine(info.engine_id, info.data_root)
+    known = {"machine ID": here.machine, "hardware ID": here.hardware, "engine ID": here.engine}
+    by = ", ".join(name for name, value in known.items() if value is not None)
+    try:
+        log.claim(here, readonly=True)
+    except LogError as error:
+        yield Finding("host of the log", State.FAULT, "another host", str(error))
+    else:
+        yield Finding("host of the log", State.OK, "this host", f"recognised by {by or f'its name {here.name} alone'}")
+
+
+def _disks(engine: Engine, info: EngineInfo) -> Iterator[Finding]:
+    """Where the engine's bytes lie, how that was found, and whether it can be so."""
+    if info.places:
+        answer = "containerd" if info.store == "containerd" else "data root"
+        yield Finding("place of images", State.OK, answer, f"{info.places[0].path}: {info.places[0].how}")
+    try:
+        disks = sample_disks(info)
+    except HindsightError as error:
+        yield Finding("disk", State.FAULT, "not measurable", str(error))
+        return
+    doubt = contradiction(disks, _least_held(engine, info))
+    for number, disk in enumerate(disks):
+        room = f"{format_bytes(disk.free_bytes)} of {format_bytes(disk.total_bytes)} free on {disk.mount or disk.path}"
+        subject = f"disk of {', '.join(disk.holds)}" if number else "disk"
+        detail = f"{room} ({', '.join(disk.holds)})" if disk.holds and not number else room
+        if doubt and not number:
+            yield Finding(subject, State.FAULT, "contradicted", f"{doubt}; {room}")
+        else:
+            yield Finding(subject, State.OK, "measured", detail)
+
+
+def _least_held(engine: Engine, info: EngineInfo) -> int:
+    """What images hold at least, bytes: the largest, or all layers where the engine says what they hold."""
+    largest = max((row.size for row in engine.images()), default=0)
+    if info.store == "podman":
+        return largest
+    try:
+        return max(largest, int(engine.disk_usage().get("LayersSize") or 0))
+    except (EngineError, TypeError, ValueError):
+        return largest
 
 
 def _memory(engine: Engine) -> Finding:

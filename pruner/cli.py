@@ -97,18 +97,14 @@ def run(
         return
     from pruner.removal import run as running
     from pruner.removal.client import DockerRemovingEngine
-    from pruner.report.terminal import print_plan
+    from pruner.report.terminal import print_plans
 
     console.log_to_stderr(verbose=verbose)
     opened = console.open_log(log)
     engine = DockerRemovingEngine(host)
     request = running.ManualRequest(wanted) if now or until_free is not None else None
     if dry_run:
-        made = running.make_plan(engine, opened, policy, request)
-        if output is Format.JSON:
-            console.print_json(made.to_json())
-        else:
-            print_plan(made, only_removals=True)
+        print_plans(running.make_plans(engine, opened, policy, request), output, only_removals=True)
         return
     outcome = running.run(
         engine,
@@ -144,14 +140,10 @@ def plan_(
 ) -> None:
     """Print what `run` would do now, stage by stage, with the reason for each thing that goes or stays."""
     from collector.engine.client import DockerEngine
-    from pruner.removal.run import make_plan
-    from pruner.report.terminal import print_plan
+    from pruner.removal.run import make_plans
+    from pruner.report.terminal import print_plans
 
-    made = make_plan(DockerEngine(host), console.open_log(log), policy)
-    if output is Format.JSON:
-        console.print_json(made.to_json())
-    else:
-        print_plan(made)
+    print_plans(make_plans(DockerEngine(host), console.open_log(log), policy), output)
 
 
 @app.command()
@@ -343,9 +335,10 @@ def _enough(host: str | None, wanted: Space, output: Format) -> bool:
     """Whether enough is free already; then say so."""
     from pruner.removal.free_space import free_space
 
-    disk = free_space(host)
-    if disk is None or disk.free_bytes < wanted.of(disk.total_bytes):
+    disks = free_space(host)
+    if not disks or any(disk.free_bytes < wanted.of(disk.total_bytes) for disk in disks):
         return False
+    disk = min(disks, key=lambda disk: disk.free_bytes)
     if output is Format.JSON:
         console.print_json(
             {"reached": True, "rounds": 0, "free_bytes": disk.free_bytes, "total_bytes": disk.total_bytes}

@@ -6,6 +6,7 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -54,13 +55,13 @@ def make_engine(state_root: Path, request: pytest.FixtureRequest) -> Iterator[Ma
     """Makes and starts engines; they end with the test."""
     made: list[Engine] = []
 
-    def make(variant: str = "docker20", disk_bytes: int = GIB, inodes: int | None = None) -> Engine:
+    def make(variant: str = "docker20", disk_bytes: int = GIB, inodes: int | None = None, **more: Any) -> Engine:
         reason = available(variant)
         if reason is not None:
             cannot_run(reason)
         registry: Registry = request.getfixturevalue("registry")
         folder = state_root / f"e{next(_numbers)}"
-        engine = Engine(variant, folder, registry.host, disk_bytes, inodes)
+        engine = Engine(variant, folder, registry.host, disk_bytes, inodes, **more)
         made.append(engine)
         return engine.start()
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from collector.daemon.watcher import ImageWatch
+from collector.engine.locality import require_local
 from collector.engine.protocol import Engine
 from collector.engine.stream import Reader, StreamEnded
 from collector.engine.translate import HIDEABLE, OpenContainer, Translator, names_of
@@ -18,7 +19,7 @@ from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
 from collector.eventlog.writer import LogWriter
 from collector.machine.clock import Clock
-from collector.machine.disk import DiskSample, sample_disk
+from collector.machine.disk import DiskSample, sample_disks
 from collector.machine.reserve import Reserve
 from collector.machine.systemd import Watchdog, notify, watchdog_limit
 from collector.machine.wake import Alarm
@@ -90,7 +91,8 @@ class Collector:
         self._info: EngineInfo | None = None
         self._alarm = Alarm(log.path)
         self._watchdog = Watchdog()
-        self._data_root = ""
+        # A folder on the disk of the images.
+        self._disk_path = ""
         self._usage: Usage | None = None
         # Time of the last event that came from the engine, UTC nanoseconds.
         self._anchor_ns: int | None = None
@@ -115,7 +117,7 @@ class Collector:
         Raises:
             EngineError, LogError: it could not be taken or stored.
         """
-        self._data_root = self._engine.info().data_root
+        self._meet_engine()
         self._restore()
         self._note_gap()
         self._handle(self._engine.buffered_events(self._since_ns(), self._clock.now()))
@@ -133,8 +135,7 @@ class Collector:
                 a service to be ready shall not wait for what does not mend itself.
             LogError: the log cannot be used at all.
         """
-        self._data_root = self._engine.info().data_root
-        sample_disk(self._data_root)
+        sample_disks(self._meet_engine())
         self._reserve()
         self._restore_patiently()
         self._record(Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes=self._self_portrait()))
@@ -155,6 +156,12 @@ class Collector:
             blind = {} if self._images.following else {"following": False}
             self._record(Event(self._clock.now(), Kind.COLLECTOR_STOPPED, attributes=blind))
             self._writer.close()
+
+    def _meet_engine(self) -> EngineInfo:
+        """What the engine says of itself. Raises EngineError where it is not on this host."""
+        self._info = self._engine.info()
+        require_local(self._engine, self._info, [row.image for row in self._engine.images()])
+        return self._info
 
     def _reserve(self) -> None:
         """Allocate spool and reserve while there is space; a full disk is no reason not to witness."""
@@ -220,7 +227,6 @@ class Collector:
     def _connect(self) -> Reader:
         """Follow the stream from the last event on; what lies between and is lost becomes a gap."""
         self._info = self._engine.info()
-        self._data_root = self._info.data_root
         self._reader = reader = Reader(self._engine.stream(self._since_ns()))
         self._note_gap()
         self._handle_waiting(reader)
@@ -234,7 +240,7 @@ class Collector:
         self._images.following = True
         self._publish()
         notify("READY=1", "STATUS=witnessing " + self._engine.host)
-        logger.info("witnessing %s (data root %s)", self._engine.host, self._data_root)
+        logger.info("witnessing %s (data root %s)", self._engine.host, self._info.data_root)
         return reader
 
     def _since_ns(self) -> int:
@@ -342,7 +348,7 @@ class Collector:
             Live(
                 engine=self._info.version if self._info else "",
                 store=self._info.store if self._info else "",
-                data_root=self._data_root,
+                data_root=self._disk_path,
                 connected=self._images.following,
                 witnessed=None if self._alive_ns is None else self._alive_ns / 1e9,
                 images={image: bool(names) for image, names in self._images.presence.names().items()},
@@ -389,18 +395,35 @@ class Collector:
             logger.warning("disk usage is unknown: %s", error)
 
     def _sample(self) -> DiskSample:
+        """Sample each disk that holds bytes of the engine; the one of its images."""
         self._sampling_due = False
-        sample = sample_disk(self._data_root)
-        self._alarm.hear(sample)
-        attributes: dict[str, object] = {**sample.attributes(), "image_bytes": self._images.presence.image_bytes}
-        if self._usage is not None:
-            attributes["container_bytes"] = self._usage.container_bytes
-            attributes["volume_bytes"] = self._usage.volume_bytes
-            attributes["build_cache_bytes"] = self._usage.build_cache_bytes
-        self._record(
-            Event(self._clock.now(), Kind.DISK_SAMPLED, bytes=sample.free_bytes, attributes=attributes, identity="disk")
-        )
-        return sample
+        info = self._info = self._info or self._engine.info()
+        disks = sample_disks(info)
+        self._disk_path = disks[0].path
+        self._alarm.hear(*disks)
+        at_ns = self._clock.now()
+        for disk in disks:
+            main = disk is disks[0]
+            attributes: dict[str, object] = disk.attributes()
+            if main:
+                attributes["image_bytes"] = self._images.presence.image_bytes
+                attributes |= self._held_otherwise()
+            # Older readers and most queries look at the disk of the images alone.
+            attributes |= {} if main else {"main": False}
+            name = "disk" if main else f"disk {disk.mount}"
+            self._record(Event(at_ns, Kind.DISK_SAMPLED, bytes=disk.free_bytes, attributes=attributes, identity=name))
+        return disks[0]
+
+    def _held_otherwise(self) -> dict[str, int | None]:
+        """What the engine says that things other than images hold, bytes, wherever they lie."""
+        usage = self._usage
+        if usage is None:
+            return {}
+        return {
+            "container_bytes": usage.container_bytes,
+            "volume_bytes": usage.volume_bytes,
+            "build_cache_bytes": usage.build_cache_bytes,
+        }
 
     def _record(self, *events: Event) -> None:
         self._news |= bool(events)

@@ -7,7 +7,6 @@ answer the same calls differently; what differs is asked of the engine and evene
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,8 +20,10 @@ import requests
 import urllib3
 
 from collector.engine.content import compressed_sizes
+from collector.engine.places import describe
 from collector.engine.protocol import EventStream
 from collector.engine.provenance import by_content, by_digests, by_identity, by_manifests
+from collector.engine.surroundings import Address, find_engine
 from collector.engine.translate import read_events
 from collector.model.errors import EngineError, EngineNotFoundError, EngineRefusedError, UnansweredError
 from collector.model.observation import (
@@ -53,7 +54,6 @@ from collector.model.untrusted import (
     whole,
 )
 
-_CONTAINERD_SNAPSHOTTER = "io.containerd.snapshotter.v1"
 _SETTLE_S = 0.5
 _TRIES = 5
 _RETRY_S = 0.1
@@ -79,36 +79,61 @@ class _Stream:
         self._stream.close()
 
 
+class _LocalClient(docker.APIClient):
+    """A client of this host: no proxy leads there, and looking for one costs as much as a question does."""
+
+    @property
+    def trust_env(self) -> bool:
+        """Never: the base class sets it, which changes nothing."""
+        return False
+
+    @trust_env.setter
+    def trust_env(self, _: bool) -> None:
+        pass
+
+
+def _tls(address: Address) -> docker.TLSConfig | bool:
+    if address.certificates is None:
+        return False
+    ca, certificate, key = (str(address.certificates / name) for name in ("ca.pem", "cert.pem", "key.pem"))
+    return docker.TLSConfig(
+        client_cert=(certificate, key), ca_cert=ca if address.verify else None, verify=address.verify
+    )
+
+
 class DockerEngine:
     """One container engine behind Docker's API: `collector.engine.protocol.Engine` says what each method does.
 
     Args:
-        host: ``unix:///path`` or ``tcp://host:port``; None: DOCKER_HOST, else the usual socket.
+        host: ``unix:///path`` or ``tcp://host:port``; None: as the docker command line finds it.
         timeout: seconds to wait for an answer.
     """
 
     def __init__(self, host: str | None = None, timeout: float = 60.0) -> None:
-        self.host = host or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+        self.address = find_engine(host)
+        self.host = self.address.url
         self._timeout = timeout
         self._client: docker.APIClient | None = None
         self._store: str | None = None
         self._data_root = ""
         self._unreadable: set[str] = set()
+        self._containerd_root = ""
 
     @property
     def api(self) -> docker.APIClient:
         """The connected client. Raises EngineError if there is no engine."""
         if self._client is None:
             with as_engine_error(self.host):
+                kind = _LocalClient if self.address.is_loopback else docker.APIClient
                 try:
-                    self._client = docker.APIClient(self.host, version="auto", timeout=cast("int", self._timeout))
+                    self._client = kind(
+                        self.host, version="auto", timeout=cast("int", self._timeout), tls=_tls(self.address)
+                    )
                 except ValueError as error:
                     raise EngineError(
                         f"'{self.host}' is not the address of an engine ({error}): give --host or DOCKER_HOST one "
                         f"such as {DEFAULT_HOST}"
                     ) from None
-                # No proxy leads to a socket, but looking for one costs as much as a question does.
-                cast("Any", self._client).trust_env = not self.host.startswith("unix://")
         return self._client
 
     def close(self) -> None:
@@ -123,18 +148,11 @@ class DockerEngine:
             info = self.api.info()
             version = self.api.version()
         components = [text(component.get("Name")) for component in objects(mapping(version).get("Components"))]
-        if any("Podman" in name for name in components):
-            self._store = "podman"
-        elif _CONTAINERD_SNAPSHOTTER in str(mapping(info).get("DriverStatus")):
-            self._store = "containerd"
-        else:
-            self._store = str(mapping(info).get("Driver"))
-        self._data_root = text(mapping(info).get("DockerRootDir"))
-        if not self._data_root:
-            raise EngineError(f"what answers at {self.host} is not a container engine: it names no data root")
-        # Podman makes up another ID each time.
-        own = None if self._store == "podman" else text(mapping(info).get("ID")) or None
-        return EngineInfo(self._data_root, self._store, str(mapping(version).get("Version")), own)
+        podman = any("Podman" in name for name in components)
+        found = describe(mapping(info), self.host, str(mapping(version).get("Version")), podman=podman)
+        self._store, self._data_root = found.store, found.data_root
+        self._containerd_root = str(Path(found.places[0].path).parent)
+        return found
 
     @property
     def store(self) -> str:
@@ -237,7 +255,9 @@ class DockerEngine:
             return told
         if not self._data_root:
             self.info()
-        return (by_manifests if self.store == "podman" else by_content)(self._data_root, listed.image)
+        if self.store == "podman":
+            return by_manifests(self._data_root, listed.image)
+        return by_content(self._containerd_root, listed.image)
 
     @property
     def hides_origin(self) -> bool:
@@ -252,7 +272,7 @@ class DockerEngine:
     def _layers(self, image: str, diff_ids: Sequence[str], sizes: Sequence[int] | None, size: int) -> tuple[Layer, ...]:
         if self.store != "containerd":
             return pair_layers(diff_ids, sizes, size, spread=False)
-        kept = compressed_sizes(self._data_root, image, diff_ids)
+        kept = compressed_sizes(self._containerd_root, image, diff_ids)
         if kept is None or sizes is None:
             return pair_layers(diff_ids, sizes, size, spread=True)
         unpacked = pair_layers(diff_ids, sizes, sum(sizes), spread=False)

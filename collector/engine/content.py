@@ -12,27 +12,25 @@ from typing import Any
 
 from collector.model.untrusted import mapping, objects, read_object
 
-# The engine's own containerd keeps its content under the data root, the system's at its usual place.
-_OWN = "containerd/daemon/io.containerd.content.v1.content/blobs"
-_SYSTEM = Path("/var/lib/containerd/io.containerd.content.v1.content/blobs")
+_BLOBS = "io.containerd.content.v1.content/blobs"
 _MOST_BYTES = 8 * 2**20
 
 
-def compressed_sizes(data_root: str, image: str, diff_ids: Sequence[str]) -> list[int] | None:
+def compressed_sizes(root: str, image: str, diff_ids: Sequence[str]) -> list[int] | None:
     """Bytes of each layer's compressed content, base first; None if it cannot be told.
 
     Args:
-        data_root: the engine's data root.
+        root: the root of the containerd that keeps it.
         image: image ID: the digest of a manifest, or of an index of manifests.
         diff_ids: the root file system's layers, base first.
     """
-    for blobs in (Path(data_root) / _OWN, _SYSTEM):
-        for manifest in _manifests(blobs, image):
-            layers = objects(manifest.get("layers"))
-            config = _read(blobs, mapping(manifest.get("config")).get("digest"))
-            if config is None or mapping(config.get("rootfs")).get("diff_ids") != list(diff_ids):
-                continue
-            return [_size(blobs, layer) for layer in layers] if len(layers) == len(diff_ids) else None
+    blobs = Path(root) / _BLOBS
+    for manifest in _manifests(blobs, image):
+        layers = objects(manifest.get("layers"))
+        config = _read(blobs, mapping(manifest.get("config")).get("digest"))
+        if config is None or mapping(config.get("rootfs")).get("diff_ids") != list(diff_ids):
+            continue
+        return [_size(blobs, layer) for layer in layers] if len(layers) == len(diff_ids) else None
     return None
 
 

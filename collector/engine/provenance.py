@@ -26,9 +26,7 @@ from collector.engine.bolt import BoltError, read_buckets
 from collector.model.origin import Origin
 from collector.model.untrusted import mapping, objects, read_object
 
-# The engine's own containerd keeps its metadata under the data root, the system's at its usual place.
-_OWN = "containerd/daemon/io.containerd.metadata.v1.bolt/meta.db"
-_SYSTEM = Path("/var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db")
+_METADATA = "io.containerd.metadata.v1.bolt/meta.db"
 _NAMESPACE = b"moby"
 _SOURCE = b"containerd.io/distribution.source."
 _MOST_BYTES = 8 * 2**20
@@ -47,23 +45,21 @@ def by_identity(detail: Mapping[str, Any]) -> Origin:
     return Origin.LOCAL if identity.get("Build") else Origin.UNKNOWN
 
 
-def by_content(data_root: str, image: str) -> Origin:
+def by_content(root: str, image: str) -> Origin:
     """Of an image in a containerd store, from the labels of its manifest; UNKNOWN where they cannot be read.
 
     Args:
-        data_root: the engine's data root.
+        root: the root of the containerd that keeps it.
         image: image ID: the digest of a manifest, or of an index of manifests.
     """
     way = (b"v1", _NAMESPACE, b"content", b"blob", image.encode(), b"labels")
-    for path in (Path(data_root) / _OWN, _SYSTEM):
-        try:
-            (labels,) = read_buckets(path, [way])
-        except BoltError:
-            continue
-        if labels is not None:
-            pulled = any(label.startswith(_SOURCE) for label in labels)
-            return Origin.REGISTRY if pulled else Origin.LOCAL
-    return Origin.UNKNOWN
+    try:
+        (labels,) = read_buckets(Path(root) / _METADATA, [way])
+    except BoltError:
+        return Origin.UNKNOWN
+    if labels is None:
+        return Origin.UNKNOWN
+    return Origin.REGISTRY if any(label.startswith(_SOURCE) for label in labels) else Origin.LOCAL
 
 
 def by_manifests(data_root: str, image: str) -> Origin:

@@ -7,6 +7,7 @@ the log was made, and never changes. Beside it the table `host` holds what the h
 from __future__ import annotations
 
 import hashlib
+import re
 import socket
 import time
 import uuid
@@ -28,6 +29,8 @@ _MACHINE_ID = Path("/etc/machine-id")
 _HARDWARE_ID = Path("/sys/class/dmi/id/product_uuid")
 # In a container /etc/machine-id is the image's or nobody's, and another one after each update.
 _CONTAINER_SIGNS = (Path("/.dockerenv"), Path("/run/.containerenv"))
+# A machine whose disk was made of an image has such a sign, too, but a file system of its own.
+_LAYERED = re.compile(r"^\S+ \S+ \S+ \S+ / .* - (overlay|fuse\S*|aufs|btrfs|zfs) ", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +96,16 @@ def this_machine(engine: str | None = None, data_root: str | None = None) -> Ide
 
 @cache
 def _machine_ids() -> tuple[str | None, str | None]:
-    contained = any(sign.exists() for sign in _CONTAINER_SIGNS)
-    return None if contained else _hashed(_MACHINE_ID), _hashed(_HARDWARE_ID)
+    return None if _is_container() else _hashed(_MACHINE_ID), _hashed(_HARDWARE_ID)
+
+
+def _is_container() -> bool:
+    if not any(sign.exists() for sign in _CONTAINER_SIGNS):
+        return False
+    try:
+        return bool(_LAYERED.search(Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")))
+    except OSError:
+        return True
 
 
 def _hashed(path: Path) -> str | None:

@@ -210,7 +210,7 @@ CREATE OR REPLACE VIEW last_use AS
     FROM witnessed JOIN image USING (image) GROUP BY host, image, image_id;
 COMMENT ON VIEW last_use IS 'the latest witnessed use of each image, with the evidence for it';
 
-CREATE OR REPLACE VIEW disk AS
+CREATE OR REPLACE VIEW disks AS
     SELECT host, time, bytes AS free_bytes,
         CAST(attributes ->> '$.total_bytes' AS BIGINT) AS total_bytes,
         CAST(attributes ->> '$.free_inodes' AS BIGINT) AS free_inodes,
@@ -219,9 +219,16 @@ CREATE OR REPLACE VIEW disk AS
         CAST(attributes ->> '$.container_bytes' AS BIGINT) AS container_bytes,
         CAST(attributes ->> '$.volume_bytes' AS BIGINT) AS volume_bytes,
         CAST(attributes ->> '$.build_cache_bytes' AS BIGINT) AS build_cache_bytes,
-        attributes ->> '$.path' AS path
+        attributes ->> '$.path' AS path,
+        attributes ->> '$.file_system' AS file_system,
+        CAST(attributes -> '$.holds' AS VARCHAR[]) AS holds,
+        coalesce(CAST(attributes ->> '$.main' AS BOOLEAN), true) AS main
     FROM event WHERE kind = 'disk_sampled';
-COMMENT ON VIEW disk IS 'the disk over time: bytes and inodes, total and free, and what images hold of them';
+COMMENT ON VIEW disks IS 'each disk with bytes of the engine over time; file_system (its mount point) and holds are
+NULL where there is only one';
+
+CREATE OR REPLACE VIEW disk AS SELECT * EXCLUDE (file_system, holds, main) FROM disks WHERE main;
+COMMENT ON VIEW disk IS 'the disk of the images over time: bytes and inodes, total and free, and what images hold';
 
 CREATE OR REPLACE VIEW gaps AS
     SELECT host, began, time AS ended, attributes ->> '$.reason' AS reason FROM event WHERE kind = 'gap';

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from collector.model.errors import EngineError
+from collector.model.observation import EngineInfo
+from collector.model.units import format_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,9 @@ class DiskSample:
         path: a folder on it.
         total_bytes, free_bytes: what there is and what is available without privilege.
         total_inodes, free_inodes: the same for inodes; 0 where the file system makes them as needed.
+        used_bytes: what files hold, those blocks not counted that are kept for root.
+        mount: where it is mounted; empty: nobody asked.
+        holds: what of an engine lies there; empty: all of it, or nobody asked.
     """
 
     path: str
@@ -27,29 +34,43 @@ class DiskSample:
     free_bytes: int
     total_inodes: int
     free_inodes: int
+    used_bytes: int = field(default=0, compare=False)
+    mount: str = field(default="", compare=False)
+    holds: tuple[str, ...] = ()
 
-    def attributes(self) -> dict[str, int | str]:
+    def attributes(self) -> dict[str, Any]:
         """What a `disk_sampled` event holds besides its free bytes."""
-        return {
+        found: dict[str, Any] = {
             "path": self.path,
             "total_bytes": self.total_bytes,
             "total_inodes": self.total_inodes,
             "free_inodes": self.free_inodes,
         }
+        if self.holds:
+            found |= {"file_system": self.mount, "holds": list(self.holds)}
+        return found
 
 
-def sample_disk(path: str) -> DiskSample:
+def sample_disk(path: str, *, canonical: bool = False) -> DiskSample:
     """Sample the file system that holds `path`.
 
     Engines close their data root, and sometimes folders above it, to all but root. An unprivileged
-    process may still measure the file system at any place where it can reach it.
+    process may still measure the file system at any place where it can reach it, if the mount table shows
+    which one it is.
+
+    Args:
+        path: a folder.
+        canonical: whether it surely leads through no link: Docker tells its data root so.
 
     Raises:
-        EngineError: the path is not on this host (an engine elsewhere), or its file system can be
-            reached nowhere.
+        EngineError: the path is not on this host (an engine elsewhere), its file system can be
+            reached nowhere, or nothing shows which one it is.
     """
     try:
-        found = _statvfs(path)
+        try:
+            found = _statvfs(path)
+        except PermissionError:
+            found = _seen_from_outside(path, canonical=canonical)
     except OSError as error:
         raise EngineError(
             f"the engine's data root {path} cannot be measured: {error.strerror}; "
@@ -61,27 +82,112 @@ def sample_disk(path: str) -> DiskSample:
         found.f_bavail * found.f_frsize,
         found.f_files,
         found.f_favail,
+        used_bytes=(found.f_blocks - found.f_bfree) * found.f_frsize,
+    )
+
+
+def sample_disks(engine: EngineInfo) -> tuple[DiskSample, ...]:
+    """Sample each file system that holds bytes of an engine, that of its images first.
+
+    Args:
+        engine: where its bytes lie; what has no folder yet will lie with its parent.
+
+    Raises:
+        EngineError: see `sample_disk`.
+    """
+    data_root, canonical = engine.data_root, engine.store != "podman"
+    if not engine.places:
+        return (sample_disk(data_root, canonical=canonical),)
+    mounts = list(_mounts())
+    found: dict[tuple[str, int], tuple[DiskSample, _Mount]] = {}
+    holds: dict[tuple[str, int], list[str]] = {}
+    for what, folder in [*((place.holds, place.path) for place in engine.places), ("", data_root)]:
+        path = _nearest(folder)
+        mount = _visible_at(os.path.realpath(path), mounts)
+        sample = sample_disk(path, canonical=canonical and PurePosixPath(path).is_relative_to(data_root))
+        # A quota of a project shows its folders as a smaller disk on the same device.
+        key = (mount.device, sample.total_bytes)
+        if what:
+            found.setdefault(key, (sample, mount))
+            holds.setdefault(key, []).append(what)
+        elif key in found:
+            # The folder that people know stands for its disk.
+            found[key] = (replace(found[key][0], path=data_root), mount)
+    if len(found) == 1:
+        return tuple(sample for sample, _ in found.values())
+    return tuple(
+        replace(sample, mount=mount.point, holds=tuple(dict.fromkeys(holds[key])))
+        for key, (sample, mount) in found.items()
+    )
+
+
+def disk_of(path: str, disks: Sequence[DiskSample]) -> DiskSample | None:
+    """Which of several disks a folder lies on; None: on none of them."""
+    if len(disks) == 1:
+        return disks[0]
+    mounts = list(_mounts())
+    device = _visible_at(os.path.realpath(path), mounts).device
+    return next((disk for disk in disks if _visible_at(disk.mount, mounts).device == device), None)
+
+
+def contradiction(disks: Sequence[DiskSample], held: int) -> str | None:
+    """Why images cannot lie where they are thought to: they hold more than is used there. None: they can.
+
+    Args:
+        disks: all disks of the engine, that of the images first.
+        held: bytes that images hold at least.
+    """
+    places = [disk for disk in disks if not disk.holds or {"images", "content"} & set(disk.holds)]
+    used = sum(disk.used_bytes for disk in places)
+    mounts = list(_mounts())
+    compresses = any(_visible_at(os.path.realpath(disk.path), mounts).kind in _COMPRESSING for disk in places)
+    if held <= used * (_MOST_COMPRESSION if compresses else _TOLERANCE) + _SMALL:
+        return None
+    where = " and ".join(disk.path for disk in places)
+    return f"images hold {format_bytes(held)}, but only {format_bytes(used)} are used on the disk of {where}"
+
+
+# What sizes and blocks may differ by; file systems that compress and share blocks hold more than they use.
+_TOLERANCE, _MOST_COMPRESSION, _SMALL = 1.25, 10.0, 64 * 2**20
+_COMPRESSING = frozenset({"btrfs", "zfs", "bcachefs", "f2fs"})
+
+
+def _nearest(folder: str) -> str:
+    """The folder, or the one above if it is not there yet."""
+    return (
+        folder if os.path.lexists(folder) or not os.access(Path(folder).parent, os.X_OK) else str(Path(folder).parent)
     )
 
 
 def _statvfs(path: str) -> os.statvfs_result:
-    try:
-        return os.statvfs(path)
-    except PermissionError:
-        mounts = list(_mounts())
-        device = _visible_at(path, mounts).device
+    return os.statvfs(path)
+
+
+def _seen_from_outside(path: str, *, canonical: bool) -> os.statvfs_result:
+    """The file system of a folder that may not be reached, from another place on it. Raises OSError."""
+    mounts = list(_mounts())
+    there = _visible_at(path, mounts)
+    # What is closed may be a link to anywhere, and what systemd hides from a service looks closed, too.
+    if not there.hides and (there.point != "/" or canonical):
         for mount in reversed(mounts):
             # A mount point that another mount hides would show the other's file system.
-            if mount.device == device and _visible_at(mount.point, mounts) is mount:
+            if mount.device == there.device and _visible_at(mount.point, mounts) is mount:
                 with contextlib.suppress(OSError):
                     return os.statvfs(mount.point)
-        raise
+    raise PermissionError(errno.EACCES, "Permission denied")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Mount:
     point: str
     device: str
+    root: str
+    kind: str
+
+    @property
+    def hides(self) -> bool:
+        """Whether it only hides what is there (ProtectHome=, InaccessiblePaths= of a service)."""
+        return "systemd/inaccessible" in self.root
 
 
 def _visible_at(path: str, mounts: list[_Mount]) -> _Mount:
@@ -94,7 +200,8 @@ def _mounts() -> Iterator[_Mount]:
     """The mounts that this process sees, in the order in which they were made (proc_pid_mountinfo(5))."""
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         fields = line.split(" ")
-        yield _Mount(_ESCAPED.sub(lambda match: chr(int(match[1], 8)), fields[4]), fields[2])
+        root, point = (_ESCAPED.sub(lambda match: chr(int(match[1], 8)), fields[k]) for k in (3, 4))
+        yield _Mount(point, fields[2], root, fields[fields.index("-") + 1])
 
 
 _ESCAPED = re.compile(r"\\([0-7]{3})")

@@ -13,8 +13,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from collector.machine.disk import DiskSample
 from collector.model.paths import replace_file
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE_S = 10.0
 LAST_PAUSE_S = 300.0
 # Written always as long as this: a shorter text over a longer one would leave a tail.
-_LENGTH = 256
+_LENGTH = 1024
 
 
 def levels_path(log_path: Path) -> Path:
@@ -39,7 +40,13 @@ def wake_path(log_path: Path) -> Path:
     return log_path.with_name(log_path.name + ".wake")
 
 
-def leave_levels(log_path: Path, data_root: str, free_bytes: float, free_inodes: float) -> bool:
+def leave_levels(
+    log_path: Path,
+    data_root: str,
+    free_bytes: float,
+    free_inodes: float,
+    others: Mapping[str, tuple[float, float]] | None = None,
+) -> bool:
     """Tell the collector under which free space the pruner wants to be woken; whether that worked.
 
     Args:
@@ -47,9 +54,16 @@ def leave_levels(log_path: Path, data_root: str, free_bytes: float, free_inodes:
         data_root: the folder whose file system they speak of.
         free_bytes: the threshold, bytes.
         free_inodes: the threshold of free inodes; 0: none.
+        others: both thresholds on each other disk of the engine, by a folder on it.
     """
     path = levels_path(log_path)
-    told = {"data_root": data_root, "free_bytes": round(free_bytes), "free_inodes": round(free_inodes)}
+    told: dict[str, Any] = {
+        "data_root": data_root,
+        "free_bytes": round(free_bytes),
+        "free_inodes": round(free_inodes),
+    }
+    if others:
+        told["others"] = {path: [round(level) for level in levels] for path, levels in others.items()}
     text = f"{json.dumps(told):<{_LENGTH - 1}}\n".encode()
     with contextlib.suppress(OSError):
         if path.read_bytes() == text:
@@ -70,11 +84,12 @@ def read_levels(log_path: Path, data_root: str) -> tuple[int, int] | None:
     """The levels (bytes, inodes) that a pruner left for this disk; None: none that make sense."""
     try:
         told = json.loads(levels_path(log_path).read_bytes())
-        levels = (int(told["free_bytes"]), int(told["free_inodes"]))
-        root = told["data_root"]
+        if told["data_root"] == data_root:
+            return int(told["free_bytes"]), int(told["free_inodes"])
+        free_bytes, free_inodes = told["others"][data_root]
+        return int(free_bytes), int(free_inodes)
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
-    return levels if root == data_root else None
 
 
 def woken_within(log_path: Path, seconds: float) -> bool:
@@ -103,15 +118,17 @@ class Alarm:
         self._quiet_until = -math.inf
         self.again = math.inf
 
-    def hear(self, sample: DiskSample) -> bool:
-        """Wake the pruner if the sample is under its levels; whether it was woken."""
+    def hear(self, *samples: DiskSample) -> bool:
+        """Wake the pruner if a sample, one of each disk, is under its levels; whether it was woken."""
         self.again = math.inf
-        levels = read_levels(self._log_path, sample.path)
-        if levels is None:
+        known = [(sample, levels) for sample in samples if (levels := read_levels(self._log_path, sample.path))]
+        if not known:
             return False
-        if sample.free_bytes >= levels[0] and (not sample.total_inodes or sample.free_inodes >= levels[1]):
+        short = [(sample, levels) for sample, levels in known if _is_short(sample, levels)]
+        if not short:
             self._pause, self._quiet_until = FIRST_PAUSE_S, -math.inf
             return False
+        sample, levels = short[0]
         now = self._now()
         if now < self._quiet_until:
             self.again = self._quiet_until
@@ -126,6 +143,10 @@ class Alarm:
         self._quiet_until = now + self._pause
         self._pause = min(2 * self._pause, LAST_PAUSE_S)
         return True
+
+
+def _is_short(sample: DiskSample, levels: tuple[int, int]) -> bool:
+    return sample.free_bytes < levels[0] or bool(sample.total_inodes and sample.free_inodes < levels[1])
 
 
 def _replace(path: Path, text: bytes) -> None:

@@ -13,6 +13,21 @@ _SHA256 = "sha256:"
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A folder with bytes of an engine.
+
+    Attributes:
+        holds: what they are: images, content, containers, volumes or build cache.
+        path: the folder.
+        how: how it was found.
+    """
+
+    holds: str
+    path: str
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What the engine says of itself.
 
@@ -22,12 +37,16 @@ class EngineInfo:
             and an image size mean differs between them.
         version: the engine's version.
         engine_id: the engine's own ID, which it keeps as long as its data; None: it has none (Podman).
+        places: the folders that hold its bytes, images first.
+        kernel: the release of the kernel that it runs on.
     """
 
     data_root: str
     store: str
     version: str
     engine_id: str | None = None
+    places: tuple[Place, ...] = ()
+    kernel: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,6 +152,7 @@ class Plan:
             "free_bytes": disk.free_bytes,
             "free_inodes": disk.free_inodes,
             "total_bytes": disk.total_bytes,
+            **({"file_system": disk.mount, "holds": list(disk.holds)} if disk.holds else {}),
             "threshold_bytes": self.levels.threshold[0],
             "target_bytes": self.levels.target[0],
             "threshold_inodes": self.levels.threshold[1],
@@ -498,7 +499,8 @@ class _Layers:
 def summary(made: Plan) -> str:
     """The plan in one line."""
     disk = made.inventory.disk
-    state = f"{format_bytes(disk.free_bytes)} of {format_bytes(disk.total_bytes)} free"
+    where = f" on {disk.mount} ({', '.join(disk.holds)})" if disk.holds else ""
+    state = f"{format_bytes(disk.free_bytes)} of {format_bytes(disk.total_bytes)} free{where}"
     if not made.needed:
         return f"{state}, threshold {format_bytes(made.levels.threshold[0])}: nothing to do"
     if not made.removals:

@@ -79,7 +79,15 @@ class FreeSpaceDrops:
         return min(max(covered * MARGIN, LEAST_SHARE * total), MOST_SHARE * total)
 
 
-def resolved(policy: Policy, log: EventLog | None, total: float, now: float, *, early: bool = True) -> Policy:
+def resolved(
+    policy: Policy,
+    log: EventLog | None,
+    total: float,
+    now: float,
+    file_system: str = "",
+    *,
+    early: bool = True,
+) -> Policy:
     """The policy with an amount in place of ``auto``.
 
     Args:
@@ -87,6 +95,7 @@ def resolved(policy: Policy, log: EventLog | None, total: float, now: float, *, 
         log: where the disk's past is recorded; None or not there: unknown.
         total: bytes of the disk.
         now: the moment, UTC seconds: only what was sampled before counts.
+        file_system: of which of several disks, by its mount point; empty: that of the images.
         early: whether the collector, which keeps the log, wakes the pruner as soon as free space is short.
 
     Raises:
@@ -95,14 +104,16 @@ def resolved(policy: Policy, log: EventLog | None, total: float, now: float, *, 
     if policy.threshold.unit != AUTO:
         return policy
     reach = reach_of(policy.interval, early=early)
-    falls = read_falls(log, policy.interval, now, reach) if log is not None and log.exists() else []
+    falls = read_falls(log, policy.interval, now, reach, file_system) if log is not None and log.exists() else []
     threshold = FreeSpaceDrops(policy.interval, falls).threshold(total)
     if threshold is None:
         return policy
     return replace(policy, threshold=Space(threshold, "B", str(policy.threshold)))
 
 
-def read_falls(log: EventLog, interval: float, now: float, reach: float | None = None) -> list[float]:
+def read_falls(
+    log: EventLog, interval: float, now: float, reach: float | None = None, file_system: str = ""
+) -> list[float]:
     """How far free space fell within `reach` seconds, the deepest of each interval that was sampled, oldest first.
 
     Args:
@@ -110,6 +121,7 @@ def read_falls(log: EventLog, interval: float, now: float, reach: float | None =
         interval: seconds of an interval.
         now: the moment, UTC seconds: only what was sampled in `MEMORY` before it counts.
         reach: seconds; None: an interval.
+        file_system: of which of several disks, by its mount point; empty: that of the images.
 
     Returns:
         Bytes; 0 where nothing fell.
@@ -119,6 +131,7 @@ def read_falls(log: EventLog, interval: float, now: float, reach: float | None =
     """
     reach = interval if reach is None else reach
     parameters = {"host": log.host, "interval": interval, "reach": reach, "from": now - MEMORY, "until": now}
+    parameters["disk"] = file_system
     with log.reading() as connection:
         return [float(fall) for (fall,) in connection.execute(_FALLS, parameters).fetchall()]
 
@@ -127,8 +140,9 @@ def read_falls(log: EventLog, interval: float, now: float, reach: float | None =
 # showed was so until the next one.
 _FALLS = """
 WITH sample AS (
-    SELECT epoch_ns(time) / 1e9 AS time, free_bytes, lag(free_bytes) OVER (ORDER BY disk.time) AS before FROM disk
+    SELECT epoch_ns(time) / 1e9 AS time, free_bytes, lag(free_bytes) OVER (ORDER BY disks.time) AS before FROM disks
     WHERE host = $host AND free_bytes IS NOT NULL AND epoch_ns(time) / 1e9 BETWEEN $from AND $until
+        AND (file_system = $disk OR ($disk = '' AND main))
 ), fall AS (
     SELECT time, max(before) OVER (ORDER BY time RANGE BETWEEN $reach PRECEDING AND CURRENT ROW) - free_bytes AS fall
     FROM sample

@@ -32,6 +32,7 @@ from pruner.planning.plan import Plan, Removal, Verdict, plan, short, summary
 from pruner.planning.stages import Item, ItemKind
 from pruner.policy.file import to_json
 from pruner.removal.aftermath import Present, aftermath, item_event, read_unfinished
+from pruner.removal.effect import Effect, NoEffectError
 from pruner.state.event_watch import EVIDENCE, Lookout
 from pruner.state.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume
 from pruner.state.jobs_in_flight import held_for_jobs
@@ -69,6 +70,7 @@ class Outcome:
         disk: the disk at the end.
         reached: whether free space is at the target.
         rounds: how many plans were carried out.
+        others: where the engine's bytes lie on several disks, the others at the end.
     """
 
     removed: tuple[tuple[Removal, int], ...]
@@ -77,6 +79,7 @@ class Outcome:
     disk: DiskSample
     reached: bool
     rounds: int
+    others: tuple[DiskSample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,7 @@ class Executor:
         self._prune = ""
         self._round = 0
         self._reserve = Reserve(log.path)
+        self._effect = Effect()
         self._own: set[str] = set()
         self.orphaned: set[str] = set()
         self._removed: list[tuple[Removal, int]] = []
@@ -246,7 +250,7 @@ class Executor:
         # which writes before it removes.
         if self._reserve.give():
             logger.warning("the disk is full: %s of reserve is given to the engine", format_bytes(self._reserve.size))
-        gone = False
+        gone, useless = False, None
         for removal in made.removals:
             before = self._measure(made)
             if not short(before.free_bytes, before.free_inodes, made.levels.target):
@@ -257,11 +261,16 @@ class Executor:
                     found = Refusal(obstacle.why, time.time(), in_this_run=True)
                     self._refusals[removal.kind.value, removal.key] = found
             if obstacle is None:
-                freed = self._measure(made).free_bytes - before.free_bytes
+                freed = (after := self._measure(made)).free_bytes - before.free_bytes
                 gone = True
                 self._removed.append((removal, freed))
                 logger.info("removed %s: freed %s; %s", _named(removal), format_bytes(freed), removal.detail)
                 self._store(self._item(Kind.ITEM_REMOVED, removal, freed, self._facts_of(removal, made, lookout)))
+                useless = self._effect.check(
+                    removal.frees, before.free_bytes, after.free_bytes, lambda: self._measure(made).free_bytes
+                )
+                if useless is not None:
+                    break
             else:
                 self._failed.append((removal, obstacle.why))
                 logger.warning("kept %s after all: %s", _named(removal), obstacle.why)
@@ -276,7 +285,7 @@ class Executor:
                 bytes=after.free_bytes - made.inventory.disk.free_bytes,
                 attributes={
                     "prune": self._prune,
-                    "outcome": "target reached" if reached else "target not reached",
+                    "outcome": "target reached" if reached else "no effect" if useless else "target not reached",
                     "round": self._round,
                     "free_before": made.inventory.disk.free_bytes,
                     "free_after": after.free_bytes,
@@ -284,6 +293,8 @@ class Executor:
                 },
             )
         )
+        if useless is not None:
+            raise NoEffectError(useless)
         return gone
 
     def _carry_out_one(self, removal: Removal, made: Plan, lookout: Lookout) -> Obstacle | None:
@@ -483,7 +494,9 @@ class Executor:
         return found.f_bavail * found.f_frsize < self._writer.spool.size
 
     def _measure(self, made: Plan) -> DiskSample:
-        return sample_disk(made.inventory.disk.path)
+        # Whether the path leads to the disk was settled when it was surveyed.
+        disk = made.inventory.disk
+        return replace(sample_disk(disk.path, canonical=True), mount=disk.mount, holds=disk.holds)
 
     def _item(self, kind: Kind, removal: Removal, freed: int | None, more: dict[str, Any]) -> Event:
         return item_event(

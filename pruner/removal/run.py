@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from pruner.policy.headroom import resolved
 from pruner.policy.min_age import with_min_age
 from pruner.policy.policy import Levels, Policy, Space
 from pruner.removal.executor import MAX_ROUNDS, Executor, Outcome, exclusive
-from pruner.state.inventory import read_history
+from pruner.state.disks import on_disk, without
+from pruner.state.inventory import Inventory, read_history
 from pruner.state.refusals import ItemId, Refusal
 from pruner.state.survey import survey, with_learning
 
@@ -50,7 +51,23 @@ def make_plan(
     refusals: Mapping[ItemId, Refusal] | None = None,
     orphaned: Iterable[str] = (),
 ) -> Plan:
-    """A plan of the state as it is now.
+    """A plan for the disk of the images; see `make_plans`."""
+    return make_plans(engine, log, policy, request, refusals, orphaned)[0]
+
+
+def make_plans(
+    engine: Engine,
+    log: EventLog | None,
+    policy: Policy,
+    request: ManualRequest | None = None,
+    refusals: Mapping[ItemId, Refusal] | None = None,
+    orphaned: Iterable[str] = (),
+    *,
+    ahead: bool = True,
+) -> list[Plan]:
+    """A plan for each disk that holds bytes of the engine, that of the images first, from the state as it is now.
+
+    The policy holds for each disk.
 
     Args:
         engine: the live engine.
@@ -59,6 +76,7 @@ def make_plan(
         request: what the operator asks for beyond the policy.
         refusals: what could not be removed in this run.
         orphaned: names of volumes whose containers this very run removed.
+        ahead: whether what an earlier plan removes counts as gone for the later ones.
 
     Raises:
         EngineError, LogError: engine or log cannot be used.
@@ -67,7 +85,18 @@ def make_plan(
     policy = with_min_age(policy, log, time.time())
     inventory = survey(engine, log, policy, orphaned)
     inventory = replace(inventory, refusals={**inventory.refusals, **(refusals or {})})
-    policy = resolved(policy, log, inventory.disk.total_bytes, inventory.now)
+    plans: list[Plan] = []
+    for disk in inventory.disks or (inventory.disk,):
+        gone = frozenset(removal.key for made in plans if ahead and made.needed for removal in made.removals)
+        here = on_disk(without(inventory, gone) if gone else inventory, disk)
+        plans.append(_plan_for(here, log, policy, request, disk.mount if plans else ""))
+    return plans
+
+
+def _plan_for(
+    inventory: Inventory, log: EventLog | None, policy: Policy, request: ManualRequest | None, file_system: str
+) -> Plan:
+    policy = resolved(policy, log, inventory.disk.total_bytes, inventory.now, file_system)
     try:
         levels = levels_for(policy, inventory.disk, inventory.free_slots, request)
         if short(inventory.disk.free_bytes, inventory.disk.free_inodes, levels.threshold):
@@ -106,17 +135,37 @@ def run(
     """
     with exclusive(log.path):
         executor = Executor(engine, log, trigger)
+        outcomes: list[Outcome] = []
+        count = 1
 
         def replan(refusals: Mapping[ItemId, Refusal]) -> Plan:
-            made = make_plan(engine, log, policy, request, refusals, executor.orphaned)
+            nonlocal count
+            plans = make_plans(engine, log, policy, request, refusals, executor.orphaned, ahead=False)
+            count = len(plans)
             if request is None:
                 # What one run was asked for is not when the next shall begin.
-                leave_levels(log.path, made.inventory.disk.path, *made.levels.threshold)
-            return made
+                main, *others = plans
+                levels = {made.inventory.disk.path: made.levels.threshold for made in others}
+                leave_levels(log.path, main.inventory.disk.path, *main.levels.threshold, levels)
+            return plans[min(len(outcomes), count - 1)]
 
         executor.flush()
         executor.finish_interrupted(unfinished(log))
-        return executor.run(replan)
+        while len(outcomes) < count:
+            outcomes.append(executor.run(replan))
+        return together(outcomes)
+
+
+def together(outcomes: Sequence[Outcome]) -> Outcome:
+    """How a prune of several disks ended: the disk is the first that is still short of its target."""
+    last = outcomes[-1]
+    return replace(
+        last,
+        freed=sum(outcome.freed for outcome in outcomes),
+        disk=next((outcome.disk for outcome in outcomes if not outcome.reached), outcomes[0].disk),
+        others=tuple(outcome.disk for outcome in outcomes[1:]),
+        reached=all(outcome.reached for outcome in outcomes),
+    )
 
 
 def trigger_of(log_path: Path, environment: Mapping[str, str]) -> str:
@@ -136,10 +185,19 @@ def unfinished(log: EventLog) -> tuple[str, ...]:
     return read_history(log).unfinished if log.exists() else ()
 
 
+def disk_state(*disks: DiskSample) -> str:
+    """How much is free, in words; of several disks, on each."""
+    words = [
+        f"{format_bytes(disk.free_bytes)} of {format_bytes(disk.total_bytes)} free"
+        + (f" on {disk.mount} ({', '.join(disk.holds)})" if disk.holds else "")
+        for disk in dict.fromkeys(disks)
+    ]
+    return ", ".join(words)
+
+
 def summary(outcome: Outcome) -> str:
     """What a run did, in one line."""
-    disk = outcome.disk
-    state = f"{format_bytes(disk.free_bytes)} of {format_bytes(disk.total_bytes)} free"
+    state = disk_state(outcome.disk, *outcome.others)
     if not outcome.rounds and outcome.reached:
         return f"{state}: nothing to do"
     removed = counted([removal for removal, _ in outcome.removed])

@@ -19,6 +19,19 @@ from pruner.policy.file import PolicyFile, to_json
 from pruner.report.history import Past, history_summary
 
 
+def print_plans(plans: Sequence[Plan], output: console.Format, *, only_removals: bool = False) -> None:
+    """Print a plan for each of an engine's disks; as JSON, that of the images' disk with the others in it."""
+    main, *others = plans
+    if output is console.Format.JSON:
+        rest = {"other_disks": [made.to_json() for made in others]} if others else {}
+        console.print_json({**main.to_json(), **rest})
+        return
+    for number, made in enumerate(plans):
+        if number:
+            typer.echo()
+        print_plan(made, only_removals=only_removals)
+
+
 def print_plan(made: Plan, *, only_removals: bool = False) -> None:
     """Print a plan: what goes, stage by stage and in order, then what stays."""
     for warning in made.inventory.warnings:

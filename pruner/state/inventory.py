@@ -85,7 +85,7 @@ class Container:
         job: the CI job that it belongs to; None: no job.
         restarts: whether it has a restart policy.
         bytes: what its removal frees: its writable layer and its log.
-        log_bytes: what its log holds of that.
+        log_bytes: what its log holds of that, which may lie on another disk.
         volumes: names of the volumes that it refers to.
     """
 
@@ -114,7 +114,8 @@ class Volume:
         evidence: what shows it.
         bytes: what it holds.
         containers: how many containers refer to it, in any state.
-        here: whether its data is on the engine's own disk.
+        here: whether its data is on a disk of the engine's.
+        path: the folder of its data, as the engine says.
         orphaned: whether its container was removed by the very run that looks now.
     """
 
@@ -126,6 +127,7 @@ class Volume:
     bytes: int = 0
     containers: int = 0
     here: bool = True
+    path: str = ""
     orphaned: bool = False
 
 
@@ -191,7 +193,7 @@ class Inventory:
 
     Attributes:
         images: in the order of first sight: the position is the image's number.
-        disk: the file system that the images fill.
+        disk: the file system that is decided on: that of the images, unless `disks` has several.
         now: when the state was read, UTC seconds.
         blind_until: end of the latest gap in the history, UTC seconds.
         held: image IDs that a job in flight may need.
@@ -203,6 +205,7 @@ class Inventory:
         build_cache: the build cache.
         free_slots: job slots of the runners that are free now; None: unknown, or nobody asked.
         refusals: what could not be removed before, or in this run.
+        disks: each file system that holds bytes of the engine, that of the images first; empty: only `disk`.
     """
 
     images: tuple[Image, ...]
@@ -218,6 +221,7 @@ class Inventory:
     build_cache: BuildCacheUsage = field(default_factory=BuildCacheUsage)
     free_slots: int | None = None
     refusals: Mapping[ItemId, Refusal] = field(default_factory=dict)
+    disks: tuple[DiskSample, ...] = ()
 
 
 # All other states are of containers that run, are about to, or are being removed by somebody.

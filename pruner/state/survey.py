@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from collector.engine.locality import require_local
 from collector.engine.protocol import Engine
 from collector.eventlog.identity import this_machine
 from collector.eventlog.log import EventLog
-from collector.machine.disk import sample_disk
-from collector.model.errors import UnansweredError, UsageError
+from collector.machine.disk import contradiction, sample_disks
+from collector.model.errors import EngineError, UnansweredError, UsageError
 from collector.model.jobs import ci_job, job_of
 from collector.model.observation import ImageObservation, ListedContainer, ListedImage
 from collector.model.origin import Origin, agreed
@@ -77,7 +78,9 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
     if log is not None:
         log.claim(this_machine(info.engine_id, info.data_root), readonly=True)
     history = read_history(log) if log is not None and known else History()
-    disk = sample_disk(info.data_root)
+    rows = engine.images()
+    require_local(engine, info, [row.image for row in rows])
+    disks = sample_disks(info)
     now = time.time()
     jobs = read_jobs(log, now) if log is not None and known else JobMemory()
     listed = engine.containers()
@@ -89,7 +92,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
     nothing: tuple[Volume, ...] = ()
     volumes = questions.ask(asked, nothing, "volumes stay")
     images = []
-    for row in engine.images():
+    for row in rows:
         observation = questions.ask(
             partial(_observation, engine, row, history), None, f"image {short_id(row.image)} stays"
         )
@@ -97,9 +100,13 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
             own = [container for container in containers if container.image == row.image]
             image = image_of(observation, history.images.get(row.image), own, now)
             images.append(used_later(image, *recent.get(row.image, (0.0, ""))))
+    if doubt := contradiction(disks, least_held(images, info.store)):
+        raise EngineError(
+            f"{doubt}: the engine keeps them elsewhere, and `collector doctor` shows where they were looked for"
+        )
     return Inventory(
         images=number(images),
-        disk=disk,
+        disk=disks[0],
         now=now,
         blind_until=history.blind_until,
         held=held_for_jobs(listed, images, jobs, now),
@@ -110,7 +117,15 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
         build_cache=read_build_cache(usage),
         free_slots=free_slots(policy, listed),
         refusals=read_refusals(log, now) if log is not None and known else {},
+        disks=disks,
     )
+
+
+def least_held(images: Sequence[Image], store: str) -> int:
+    """What images hold at least, bytes: each layer once; of Podman, which does not report shared ones, the largest."""
+    if store == "podman":
+        return max((image.size for image in images), default=0)
+    return sum({chain: size for image in images for chain, size in image.layers}.values())
 
 
 class Questions:

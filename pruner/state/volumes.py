@@ -75,6 +75,7 @@ def read_volumes(
                 bytes=size(data.get("Size")),
                 containers=max(holders[name], whole(data.get("RefCount")) or 0),
                 here=row.get("Driver") == "local" and not row.get("Options"),
+                path=text(row.get("Mountpoint")),
                 orphaned=name in orphans,
             )
         )

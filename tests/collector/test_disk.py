@@ -7,12 +7,14 @@ import subprocess
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from collector.machine.disk import DiskSample, sample_disk
+from collector.machine.disk import DiskSample, disk_of, sample_disk, sample_disks
 from collector.model.errors import EngineError
+from collector.model.observation import EngineInfo, Place
 from tests.engine.disk import LoopDisk
 from tests.needs import cannot_run
 
@@ -61,7 +63,10 @@ def sampled_by_nobody(path: Path) -> DiskSample | str:
     with os.fdopen(reading) as pipe:
         told = pipe.read()
     os.waitpid(child, 0)
-    return told if told.startswith("fault") else DiskSample(str(path), *(int(word) for word in told.split()))
+    if told.startswith("fault"):
+        return told
+    total, free, inodes, free_inodes = (int(word) for word in told.split())
+    return DiskSample(str(path), total, free, inodes, free_inodes)
 
 
 def test_a_closed_data_root_is_measured_by_anybody(disk: LoopDisk) -> None:
@@ -103,6 +108,32 @@ def test_behind_a_closed_mount_point_another_mount_of_the_disk_is_measured(disk:
         subprocess.run(["umount", "--lazy", other], check=False, stderr=subprocess.DEVNULL)
         subprocess.run(["umount", "--lazy", other], check=False, stderr=subprocess.DEVNULL)
         subprocess.run(["umount", "--lazy", closed / "disk"], check=True)
+
+
+def test_a_closed_folder_on_the_root_disk_is_not_taken_for_the_root_disk(disk: LoopDisk, state_root: Path) -> None:
+    closed = state_root / "closed link"
+    closed.mkdir()
+    (closed / "docker").symlink_to(disk.path)
+    assert sample_disk(str(closed / "docker")).total_bytes < 64 * MIB
+    with mode(closed, 0o700):
+        told = sampled_by_nobody(closed / "docker")
+        assert isinstance(told, str)
+        assert "cannot be measured: Permission denied" in told
+
+
+def test_each_file_system_of_an_engine_is_sampled_once(disk: LoopDisk, state_root: Path) -> None:
+    root = state_root / "data root"
+    (root / "overlay2").mkdir(parents=True)
+    (root / "volumes").symlink_to(disk.path)
+    places = tuple(Place(what, f"{root}/{what}", "") for what in ("overlay2", "containers", "volumes"))
+    engine = EngineInfo(str(root), "overlay2", "", places=places)
+    images, volumes = sample_disks(engine)
+    assert (images.path, images.holds) == (str(root), ("overlay2", "containers"))
+    assert (volumes.path, volumes.mount, volumes.holds) == (f"{root}/volumes", str(disk.path), ("volumes",))
+    assert volumes.total_bytes == disk.total()
+    assert disk_of(str(disk.path / "some" / "volume"), (images, volumes)) == volumes
+    (only,) = sample_disks(replace(engine, places=places[:2]))
+    assert (only.path, only.holds, only.total_bytes) == (str(root), (), images.total_bytes)
 
 
 def test_a_path_of_another_host_is_told() -> None:

@@ -88,10 +88,21 @@ class Engine:
         folder: where all of it lives.
         registry: ``host:port`` of a registry to be reached without TLS.
         disk_bytes: size of its disk.
+        inodes: how many its disk gets; None: as many as usual.
+        tcp: an address at which Docker answers, too.
+        hidden: whether Docker's data root is another folder for it than for us, as on another machine.
     """
 
     def __init__(
-        self, variant: str, folder: Path, registry: str, disk_bytes: int = GIB, inodes: int | None = None
+        self,
+        variant: str,
+        folder: Path,
+        registry: str,
+        disk_bytes: int = GIB,
+        inodes: int | None = None,
+        *,
+        tcp: str = "",
+        hidden: bool = False,
     ) -> None:
         folder.mkdir(parents=True)
         self.variant = variant
@@ -105,6 +116,7 @@ class Engine:
         self.host = f"unix://{self.socket}"
         # Where the bytes of images lie.
         self.image_disk = LoopDisk(folder / "content", disk_bytes, inodes) if self.setup.separate else self.disk
+        self._tcp, self._hidden = tcp, hidden
         self._process: subprocess.Popen[bytes] | None = None
         self._containerd: subprocess.Popen[bytes] | None = None
 
@@ -212,6 +224,12 @@ class Engine:
             argv += ["--config-file", config, "--ip6tables=false"]
         if self.setup.separate:
             argv += ["--containerd", self.containerd_socket]
+        if self._tcp:
+            argv += ["--host", self._tcp]
+        if self._hidden:
+            (self.disk.path / "elsewhere").mkdir(exist_ok=True)
+            script = f'mount --bind "{self.disk.path}/elsewhere" "{self.data_root}"; exec "$@"'
+            argv = ["unshare", "--mount", "sh", "-c", script, "sh", *argv]
         return argv, self._path
 
     @property

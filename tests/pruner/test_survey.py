@@ -175,11 +175,11 @@ def test_free_space_is_told_by_the_engine_alone(tmp_path: Path) -> None:
         for body, known in ((f'{{"DockerRootDir": "{tmp_path}"}}', True), ("{}", False), ("garbage", False)):
             thread = threading.Thread(target=answer, args=(body.encode(),))
             thread.start()
-            disk = free_space(f"unix://{path}")
+            disks = free_space(f"unix://{path}")
             thread.join()
-            assert (disk is not None) is known
-    assert free_space(f"unix://{tmp_path}/none.sock") is None
-    assert free_space("tcp://127.0.0.1:1") is None
+            assert bool(disks) is known
+    assert free_space(f"unix://{tmp_path}/none.sock") == ()
+    assert free_space("tcp://127.0.0.1:1") == ()
 
 
 class Broken:

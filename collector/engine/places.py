@@ -1,0 +1,280 @@
+"""Where an engine's bytes lie: which folders hold images, containers, volumes and build cache.
+
+The engine tells its data root. Under the containerd store images lie in the root of a containerd, which may be
+another folder on another disk: only the processes' arguments and configuration files tell it. All of it can be
+read without privilege, unless /proc is hidden or a file is closed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import struct
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from collector.engine.surroundings import UNIX, read_json
+from collector.model.errors import EngineError
+from collector.model.observation import EngineInfo, Place
+from collector.model.untrusted import mapping, text
+
+CONTAINERD_ROOT_VARIABLE = "DOCKER_HINDSIGHT_CONTAINERD_ROOT"
+IMAGES, CONTENT, CONTAINERS, VOLUMES, BUILD_CACHE = "images", "content", "containers", "volumes", "build cache"
+_SNAPSHOTTER = "io.containerd.snapshotter.v1"
+_DEFAULT_ADDRESS = "/run/containerd/containerd.sock"
+_DEFAULT_ROOT = "/var/lib/containerd"
+_DEFAULT_CONFIG = Path("/etc/containerd/config.toml")
+_DAEMON_CONFIG = Path("/etc/docker/daemon.json")
+_DEFAULT_DATA_ROOT = "/var/lib/docker"
+_PEER_WAIT_S = 5.0
+_CREDENTIALS = struct.Struct("3i")  # struct ucred
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    number: int
+    parent: int
+    argv: tuple[str, ...]
+
+    def option(self, *names: str) -> str | None:
+        """The last value that an option was given: ``--name value`` or ``--name=value``."""
+        found = None
+        for position, word in enumerate(self.argv[1:], 1):
+            name, equals, value = word.partition("=")
+            if name in names:
+                found = value if equals else next(iter(self.argv[position + 1 :]), None)
+        return found
+
+
+def uses_containerd(info: Mapping[str, Any]) -> bool:
+    """Whether images are in a containerd and not in the engine's own store, from the engine's /info."""
+    return _SNAPSHOTTER in str(info.get("DriverStatus"))
+
+
+def describe(info: Mapping[str, Any], address: str, version: str = "", *, podman: bool | None = None) -> EngineInfo:
+    """What an engine says of itself, with where its bytes lie.
+
+    Args:
+        info: what its /info tells.
+        address: where it was asked.
+        version: its version.
+        podman: whether it is Podman; None: as far as /info shows.
+
+    Raises:
+        EngineError: see `find_places`.
+    """
+    if not text(info.get("DockerRootDir")):
+        raise EngineError(f"what answers at {address} is not a container engine: it names no data root")
+    podman = is_podman(info) if podman is None else podman
+    store = "podman" if podman else "containerd" if uses_containerd(info) else str(info.get("Driver"))
+    return EngineInfo(
+        data_root=text(info["DockerRootDir"]),
+        store=store,
+        version=version,
+        # Podman makes up another ID each time.
+        engine_id=None if podman else text(info.get("ID")) or None,
+        places=find_places(info, address, podman=podman),
+        kernel=text(info.get("KernelVersion")),
+    )
+
+
+def find_places(info: Mapping[str, Any], address: str, *, podman: bool) -> tuple[Place, ...]:
+    """All folders that hold bytes of an engine, images first.
+
+    Args:
+        info: what the engine's /info tells.
+        address: where it was asked.
+        podman: whether it is Podman.
+
+    Raises:
+        EngineError: the root of its containerd cannot be found; the message says what to set.
+    """
+    root, driver = str(info["DockerRootDir"]), str(info.get("Driver") or "")
+    told = "the engine's data root, as it says"
+    if uses_containerd(info):
+        containerd, how = containerd_root(info, address)
+        images = [
+            Place(IMAGES, f"{containerd}/{_SNAPSHOTTER}.{driver}", how),
+            Place(CONTENT, f"{containerd}/io.containerd.content.v1.content", how),
+        ]
+    elif podman:
+        images = [Place(IMAGES, f"{root}/{driver}", told)]
+    else:
+        images = [Place(IMAGES, f"{root}/{driver}", told), Place(BUILD_CACHE, f"{root}/buildkit", told)]
+    containers = f"{root}/{driver}-containers" if podman else f"{root}/containers"
+    return (*images, Place(CONTAINERS, containers, told), Place(VOLUMES, f"{root}/volumes", told))
+
+
+def is_podman(info: Mapping[str, Any]) -> bool:
+    """Whether it is Podman, as far as its /info shows."""
+    return "BuildahVersion" in info or "SwapFree" in info
+
+
+def containerd_root(info: Mapping[str, Any], address: str) -> tuple[str, str]:
+    """The root of an engine's containerd, and how it was found. Raises EngineError if it cannot be told."""
+    if told := os.environ.get(CONTAINERD_ROOT_VARIABLE):
+        return told, f"set by {CONTAINERD_ROOT_VARIABLE}"
+    own = f"{info['DockerRootDir']}/containerd/daemon"
+    processes = list(_processes())
+    daemon = _daemon(processes, info, address)
+    socket_path = text(mapping(info.get("Containerd")).get("Address")) or _asked_for(daemon)
+    if (
+        socket_path is None
+        and daemon is not None
+        and any(one.parent == daemon.number for one in _containerds(processes))
+    ):
+        return own, "the engine runs a containerd of its own"
+    if socket_path is None:
+        if (daemon is None and not Path(_DEFAULT_ADDRESS).exists()) or Path(own).exists():
+            return own, "the engine's own containerd: none of the system is there"
+        socket_path = _DEFAULT_ADDRESS
+    found = _root_of(processes, socket_path.removeprefix(UNIX), own)
+    if found is None:
+        raise EngineError(
+            f"images are kept by the containerd at {socket_path}, and its root cannot be found: set "
+            f"{CONTAINERD_ROOT_VARIABLE} to it (`root` in its configuration, usually {_DEFAULT_ROOT})"
+        )
+    return found
+
+
+def _asked_for(daemon: _Process | None) -> str | None:
+    """The containerd that the engine was told to use, by its arguments or its configuration file."""
+    if daemon is not None and (given := daemon.option("--containerd")):
+        return given
+    config = Path(daemon.option("--config-file") or _DAEMON_CONFIG) if daemon is not None else _DAEMON_CONFIG
+    given = read_json(config).get("containerd")
+    return given if isinstance(given, str) and given else None
+
+
+def _root_of(processes: Sequence[_Process], address: str, own: str) -> tuple[str, str] | None:
+    """The root of the containerd that listens at an address, and how it was found."""
+    wanted = os.path.realpath(address)
+    for process in _containerds(processes):
+        config_path = Path(process.option("--config", "-c") or _DEFAULT_CONFIG)
+        config = _toml(config_path)
+        told = config.get("grpc")
+        listens = process.option("--address", "-a") or (told.get("address") if isinstance(told, dict) else None)
+        if os.path.realpath(str(listens or _DEFAULT_ADDRESS)) != wanted:
+            continue
+        root = process.option("--root") or config.get("root")
+        if isinstance(root, str) and root:
+            return root, f"root of the containerd at {address} (process {process.number}, {config_path})"
+        if config or not _is_closed(config_path):
+            return _DEFAULT_ROOT, f"the usual root of a containerd (process {process.number} names no other)"
+    if wanted == os.path.realpath(_DEFAULT_ADDRESS) and not _is_closed(_DEFAULT_CONFIG):
+        root = _toml(_DEFAULT_CONFIG).get("root") or _DEFAULT_ROOT
+        return str(root), f"as {_DEFAULT_CONFIG} says" if _DEFAULT_CONFIG.exists() else "containerd's usual root"
+    # The engine's own containerd has its socket beside the engine's other files of its run.
+    if address.endswith("/docker/containerd/containerd.sock"):
+        return own, "the engine runs a containerd of its own"
+    return None
+
+
+def _daemon(processes: Sequence[_Process], info: Mapping[str, Any], address: str) -> _Process | None:
+    """The process of a Docker engine; None: it is hidden from us, or cannot be told from others."""
+    daemons = [process for process in processes if Path(process.argv[0]).name == "dockerd"]
+    peer = peer_of(address)
+    if found := [process for process in daemons if process.number == peer]:
+        return found[0]
+    root = os.path.realpath(str(info["DockerRootDir"]))
+    found = [process for process in daemons if (own := _data_root(process)) and Path(root).is_relative_to(own)]
+    return found[0] if len(found) == 1 else None
+
+
+def _data_root(daemon: _Process) -> str:
+    config = read_json(Path(daemon.option("--config-file") or _DAEMON_CONFIG))
+    root = daemon.option("--data-root", "-g", "--graph") or config.get("data-root") or _DEFAULT_DATA_ROOT
+    return os.path.realpath(str(root))
+
+
+def peer_of(address: str) -> int | None:
+    """The process that listens at a socket, as the kernel knows it; 1 where systemd does for it."""
+    if not address.startswith(UNIX):
+        return None
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_PEER_WAIT_S)
+            connection.connect(address.removeprefix(UNIX))
+            told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    except OSError:
+        return None
+    return int(_CREDENTIALS.unpack(told)[0])
+
+
+def process_name(number: int) -> str:
+    """What a process is called; empty: it is hidden from us."""
+    try:
+        return Path(f"/proc/{number}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _containerds(processes: Sequence[_Process]) -> list[_Process]:
+    return [process for process in processes if Path(process.argv[0]).name == "containerd"]
+
+
+def _processes() -> Iterator[_Process]:
+    """The processes of engines that we may see."""
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal():
+            continue
+        try:
+            argv = (folder / "cmdline").read_bytes().decode(errors="surrogateescape").split("\0")[:-1]
+            if argv and Path(argv[0]).name in {"dockerd", "containerd"}:
+                # The name, in brackets, may hold anything.
+                parent = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
+                yield _Process(int(folder.name), int(parent), tuple(argv))
+        except OSError:
+            continue
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _is_closed(path: Path) -> bool:
+    """Whether a file may be there and say something that we may not read."""
+    try:
+        return path.exists() and not os.access(path, os.R_OK)
+    except OSError:
+        return True
+
+
+# Images come and go while they are looked for.
+_LOOKED_AT = 20
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+
+
+def is_kept_under(places: Sequence[Place], store: str, images: Sequence[str]) -> bool | None:
+    """Whether any of some images is really kept where its bytes are thought to lie; None: we may not look.
+
+    Args:
+        places: where bytes are thought to lie.
+        store: the kind of image store.
+        images: image IDs of the engine.
+    """
+    by_kind = {place.holds: Path(place.path) for place in places}
+    folder, pattern = by_kind[IMAGES].parent, "image/{driver}/imagedb/content/sha256/{digits}"
+    if store == "containerd":
+        folder, pattern = by_kind[CONTENT], "blobs/sha256/{digits}"
+    elif store == "podman":
+        pattern = "{driver}-images/{digits}"
+    driver, looked = by_kind[IMAGES].name, False
+    for image in images[:_LOOKED_AT]:
+        if match := _DIGEST.fullmatch(image):
+            try:
+                os.lstat(folder / pattern.format(driver=driver, digits=match[1]))
+            except FileNotFoundError:
+                looked = True
+            except OSError:
+                return None
+            else:
+                return True
+    return False if looked else None

@@ -1,0 +1,163 @@
+"""Where the bytes lie: images in a containerd of their own, engines elsewhere, removals that free nothing here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import MakeEngine
+from tests.engine.engines import Engine
+from tests.engine.host import Host
+from tests.engine.ports import free_port
+from tests.engine.registry import Registry, base_layer, random_layer
+
+pytestmark = pytest.mark.engine
+MIB = 2**20
+# What pushes images that are pulled a moment ago within reach of a prune.
+OLD_ENOUGH = ("--min-age", "1s")
+
+
+def pull(engine: Engine, registry: Registry, name: str, size: int, count: int = 1) -> list[str]:
+    """Pull images of one layer each; their names."""
+    client = engine.client()
+    pushed = [
+        registry.push_image(f"{name}/{k}", "1", [base_layer(), random_layer(100 * len(name) + k, size)])
+        for k in range(count)
+    ]
+    for image in pushed:
+        client.images.pull(image.reference)
+    client.close()
+    return [image.reference for image in pushed]
+
+
+def test_the_disk_of_a_containerd_beside_the_engine_is_the_one_that_counts(
+    make_engine: MakeEngine, registry: Registry
+) -> None:
+    engine = make_engine("docker26-separate", 300 * MIB)
+    host = Host(engine, engine.folder / "log" / "events.duckdb")
+    pull(engine, registry, "split", 35 * MIB, 3)
+    engine.image_disk.fill_to(30 * MIB)
+    host.run("collector", "run", "--once")
+    rows = host.log.query("SELECT path, file_system, holds, total_bytes, main FROM disks ORDER BY main DESC")
+    assert [(row[1], row[2], row[3], row[4]) for row in rows] == [
+        (str(engine.image_disk.path), ["images", "content"], engine.image_disk.total(), True),
+        (str(engine.disk.path), ["containers", "volumes"], engine.disk.total(), False),
+    ]
+    # What the log's origins and sizes are looked up in is that containerd's root, too.
+    assert host.log.query("SELECT DISTINCT origin FROM images") == [("registry",)]
+    (size,) = {row[0] for row in host.log.query("SELECT sum(bytes) FROM image_layers GROUP BY image_id")}
+    assert size > 2 * 35 * MIB
+
+    found = {row["subject"]: row for row in host.json("collector", "doctor")}
+    assert str(engine.image_disk.path) in found["disk"]["detail"]
+    assert found["disk of containers, volumes"]["answer"] == "measured"
+    planned = host.json("pruner", "plan", "--threshold", "20%", *OLD_ENOUGH)
+    assert (planned["file_system"], planned["other_disks"][0]["frees"]) == (str(engine.image_disk.path), 0)
+    before = engine.image_disk.free()
+    printed = host.run("pruner", "run", "--threshold", "20%", *OLD_ENOUGH)
+    assert "removed 1 image" in printed
+    assert abs(engine.image_disk.free() - before - planned["frees"]) < 3 * MIB
+
+    # A volume that fills the other disk is that disk's affair, and images stay for it.
+    engine.disk.fill_to(20 * MIB)
+    plans = host.json("pruner", "plan", "--threshold", "20%", *OLD_ENOUGH)
+    assert [one["reason"] for one in plans["images"]] == ["enough_space"] * 2
+    assert plans["other_disks"][0]["images"] == []
+    assert "free space is still under the target" in host.run("pruner", "run", "--threshold", "20%", status=3)
+    levels = json.loads((host.log_path.parent / "events.duckdb.levels").read_text())
+    assert [value[0] for value in levels["others"].values()] == [round(engine.disk.total() * 0.2)]
+
+
+def test_removals_that_free_nothing_here_stop_the_run(make_engine: MakeEngine, registry: Registry) -> None:
+    """The wrong disk is named on purpose; images that cannot lie there are seen before anything goes."""
+    engine = make_engine("docker26-separate", 700 * MIB)
+    host = Host(engine, engine.folder / "log" / "events.duckdb")
+    pull(engine, registry, "useless", 40 * MIB, 4)
+    wrong = engine.disk.path / "containerd"
+    wrong.mkdir()
+    setting = {"DOCKER_HINDSIGHT_CONTAINERD_ROOT": str(wrong)}
+    argv = [*host.command("pruner", "run", "--threshold", "100%"), *OLD_ENOUGH]
+    done = subprocess.run(argv, env={**host.environment, **setting}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert f"is recorded under {wrong}/io.containerd.content.v1.content" in done.stderr
+    # A link to the records hides that, and what images hold shows it.
+    (wrong / "io.containerd.content.v1.content").symlink_to(
+        engine.image_disk.path / "containerd/io.containerd.content.v1.content"
+    )
+    (wrong / "io.containerd.snapshotter.v1.overlayfs").mkdir()
+    engine.disk.fill_to(engine.disk.total() // 2)
+    engine.image_disk.fill_to(10 * MIB)
+    done = subprocess.run(argv, env={**host.environment, **setting}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "3 removals were to free 240 MiB, and 0 B came" in done.stderr
+    assert len(host.references()) == 1
+    outcomes = host.log.query("SELECT attributes ->> '$.outcome' FROM event WHERE kind = 'prune_finished'")
+    assert outcomes == [("no effect",)]
+
+
+def test_an_engine_elsewhere_is_refused_by_collector_and_pruner(
+    make_engine: MakeEngine, registry: Registry, tmp_path: Path
+) -> None:
+    """Another engine's data root lies at the same path there: it is seen in a mount namespace of its own."""
+    engine = make_engine("docker20")
+    (name,) = pull(engine, registry, "elsewhere", MIB)
+    address = f"tcp://127.0.0.1:{free_port()}"
+    elsewhere = make_engine("docker20", hidden=True, tcp=address)
+    pull(elsewhere, registry, "there", MIB)
+    host = Host(elsewhere, tmp_path / "events.duckdb", address=address)
+    for argv in (("pruner", "run", "--threshold", "100GiB", *OLD_ENOUGH), ("collector", "run", "--once")):
+        told = host.run(*argv, status=1)
+        assert "is not on this host (none of its images is recorded under" in told
+        assert "--host unix:///path, or DOCKER_HOST" in told
+    doctor = host.run("collector", "doctor", status=1)
+    assert "host of the engine  fault  another host" in doctor
+    assert elsewhere.client().images.list()
+    assert name
+
+
+def test_a_local_engine_may_be_reached_by_tcp(make_engine: MakeEngine, registry: Registry, tmp_path: Path) -> None:
+    address = f"tcp://127.0.0.1:{free_port()}"
+    engine = make_engine("docker20", tcp=address)
+    host = Host(engine, tmp_path / "events.duckdb", address=address)
+    # An engine without images and without an ID on the disk shows nothing.
+    assert "is not shown to be on this host" in host.run("collector", "run", "--once", status=1)
+    pull(engine, registry, "by-tcp", MIB)
+    # A proxy of the surroundings is not asked for what is on this host.
+    argv = host.command("collector", "run", "--once")
+    proxied = {**host.environment, "http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+    done = subprocess.run(argv, env=proxied, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_renamed_host_keeps_its_history_and_another_engine_is_asked_about(
+    any_engine: Engine, make_engine: MakeEngine, registry: Registry
+) -> None:
+    host = Host(any_engine, any_engine.folder / "log" / "events.duckdb")
+    (name,) = pull(any_engine, registry, "renamed", MIB)
+    with host.collecting():
+        client = any_engine.client()
+        client.containers.create(name, network_mode="none").remove()
+        client.close()
+        host.wait_for_events("container_destroyed", 1)
+
+    def renamed(*argv: str) -> str:
+        words = ["unshare", "--uts", "sh", "-c", 'hostname renamed; exec "$@"', "sh", *host.command(*argv)]
+        done = subprocess.run(words, env=host.environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "container removed" in renamed("pruner", "explain", name, "--threshold", "100%")
+    renamed("collector", "run", "--once")
+    rows = host.log.query("SELECT attributes ->> '$.changes.name.to' FROM event WHERE kind = 'host_changed'")
+    assert rows == [("renamed",)]
+    assert json.loads(renamed("collector", "status", "--format", "json"))["host"] == "renamed"
+    assert host.log.query("SELECT count(DISTINCT host) FROM event") == [(1,)]
+    if any_engine.variant == "docker26":
+        other = Host(make_engine("docker26"), host.log_path)
+        for argv in (("collector", "run", "--once"), ("pruner", "run", "--threshold", "100%")):
+            assert "it was recorded on another engine" in other.run(*argv, status=1)
+        assert "the history of 'renamed' goes on here" in other.run("collector", "adopt")
+        other.run("collector", "run", "--once")
