@@ -26,6 +26,15 @@ _USING_OLD = re.compile(
 _PULLING = re.compile(r"^Pulling docker image (?P<ref>\S+)(?: for platform \S+)? \.\.\.$")
 _EXECUTOR = re.compile(r"^Using [\w+-]+(?: \w+)* executor with image (?P<ref>\S+) \.\.\.$")
 _SERVICE = re.compile(r"^Starting service (?P<ref>\S+?)(?: \.\.\.|\.\.\.)$")
+# A marker stands before what its line says, with a carriage return that hides it on a screen.
+_MARKERS = re.compile(r"^(?:section_(?:start|end):\d+:[^\r]*\r)+")
+# Where preparation ends. All that follows is said by the job's own script and hooks, or by what they start, and
+# can be made to look like a line of the runner; every version has named all images by then.
+_JOB_SPEAKS = re.compile(
+    r"^(?:Running on .+ via |Getting source from |Cloning repository|Fetching changes|Skipping Git |"
+    r"Executing \"[^\"]*\" stage of the job script|\$ )"
+)
+_SECTION = re.compile(r"section_start:\d+:(?!prepare_executor\b|prepare_script\b|resolve_secrets\b)\w")
 _POLICY = re.compile(r"^Using effective pull policy of \[(?P<policies>[^\]]*)\] for container (?P<ref>\S+)$")
 
 
@@ -108,20 +117,27 @@ class JobLog:
 
 def plain(line: str) -> str:
     """The line without colours, the cursor's movements and the spaces around."""
-    # What a carriage return or a section marker precedes has been overwritten on the screen.
-    return ANSI.sub("", line).rpartition("\r")[2].strip()
+    return _MARKERS.sub("", ANSI.sub("", line)).strip()
 
 
 class SightingsReader:
-    """Reads a whole trace, each image once per role, in order of first mention."""
+    """Reads a whole trace, each image once per role, in order of first mention.
+
+    A trace is what the runner says and then what the job says, in one stream: only the runner is believed.
+    """
 
     def __init__(self) -> None:
         self._log = JobLog()
+        self._job_speaks = False
         self._found: dict[tuple[str | None, str | None, str | None], Sighting] = {}
 
     def read(self, line: str) -> None:
         """Take up the next line."""
-        seen = self._log.read(line.removesuffix("\r"))
+        text = line.removesuffix("\r")
+        stamp = _TIMESTAMP.match(text)
+        said = plain(text[stamp.end() :] if stamp else text)
+        self._job_speaks |= bool(_SECTION.search(text) or _JOB_SPEAKS.match(said))
+        seen = None if self._job_speaks else self._log.read(text)
         if seen is None:
             return
         key = (seen.role, seen.reference, seen.image)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -135,7 +136,7 @@ def _from_json(entry: Mapping[str, Any]) -> Line:
 
 
 def _from_text(text: str) -> Line:
-    fields = {match["key"]: _unquoted(match["value"]) for match in _LOGFMT.finditer(text)}
+    fields = _said_once([(match["key"], _unquoted(match["value"])) for match in _LOGFMT.finditer(text)])
     message = plain(fields.pop("msg", ""))
     fields.pop("level", None)
     return Line(message, fields, parse_rfc3339_ns(fields.pop("time", None)))
@@ -145,13 +146,19 @@ def _from_runner(text: str) -> Line:
     """The message padded to 50 columns, then its fields; coloured but where colours are off."""
     pattern = _COLOURED_FIELD if _COLOURED_FIELD.search(text) else _FIELD
     marks = list(pattern.finditer(text))
-    fields = {}
+    found = []
     ends = [*(mark.start() for mark in marks[1:]), len(text)]
     for mark, end in zip(marks, ends, strict=False):
         value = text[mark.end() : end]
-        fields[mark["key"]] = ANSI.sub("", value).strip()
+        found.append((mark["key"], ANSI.sub("", value).strip()))
     message = plain(text[: marks[0].start()] if marks else text)
-    return Line(_LEVEL.sub("", message), fields)
+    return Line(_LEVEL.sub("", message), _said_once(found))
+
+
+def _said_once(found: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The fields of a line, without those that it has twice: a job's name may hold ` job=1`, and pass for another."""
+    counts = Counter(key for key, _ in found)
+    return {key: value for key, value in found if counts[key] == 1}
 
 
 class RunnerLog:

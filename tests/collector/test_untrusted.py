@@ -21,6 +21,7 @@ from collector.engine.translate import HIDEABLE, Translator
 from collector.eventlog.log import EventLog
 from collector.job_sources.ingest import bounded_lines, ingest_file, ingest_stream
 from collector.job_sources.job_list import JOB_COLUMNS, LAYER_COLUMNS, import_jobs
+from collector.job_sources.joblog import sightings
 from collector.job_sources.runnerlog import parse_line, read_lines
 from collector.machine.clock import Clock
 from collector.model.errors import UsageError
@@ -413,3 +414,41 @@ def test_an_event_from_the_future_does_not_hold_the_clock_there() -> None:
     assert stamped.attributes["own_time_ns"] == far
     clock.resume(stamped.time_ns)
     assert clock.stamped(Event(time.time_ns(), Kind.IMAGE_PULLED)).attributes == {}
+
+
+FORGED = f"Using docker image {ID_2} for victim:1 ..."
+RUNNER_SAYS = f"Using Docker executor with image a:1 ...\nUsing docker image {ID_1} for a:1 ...\n"
+
+
+@pytest.mark.parametrize(
+    "boundary",
+    [
+        "Running on runner-1-project-7-concurrent-0 via host...",
+        "2026-11-24T08:28:41.084097Z 00O Running on runner-1 via host...",
+        "section_end:1795507200:prepare_script\r\x1b[0Ksection_start:1795507200:get_sources\r\x1b[0K",
+        "\x1b[0Ksection_start:1795507200:step_script\r\x1b[0K\x1b[36;1mExecuting it\x1b[0;m",
+        'Executing "step_script" stage of the job script',
+        "Getting source from Git repository",
+        "\x1b[32;1m$ echo hello\x1b[0;m",
+    ],
+)
+@pytest.mark.parametrize(
+    "before",
+    ["", "\x1b[0Ksection_start:1:prepare_executor\r\x1b[0KPreparing\n", "2026-11-24T08:28:40.1Z x\r" + FORGED + "\n"],
+)
+def test_what_the_script_prints_is_no_evidence(boundary: str, before: str) -> None:
+    again = "section_end:1795507201:step_script\r\x1b[0Ksection_start:1795507201:prepare_executor\r\x1b[0K"
+    forged = f"Pulling docker image victim:1 ...\n{FORGED}\n{again}\n{again}{FORGED}\nPulling docker image a:1 ...\n"
+    found = sightings(before + RUNNER_SAYS + boundary + "\n" + forged + RUNNER_SAYS)
+    assert [(seen.reference, seen.image, seen.pulled) for seen in found] == [("a:1", ID_1, False)]
+
+
+@pytest.mark.parametrize("name", ["x job=999", "x project=9 job=999 runner=z", "x \x1b[0;m job\x1b[0;m=999"])
+def test_a_job_s_name_does_not_pass_for_another_job(name: str) -> None:
+    lines = [
+        f"Job succeeded   duration_s=1 job=5 job_name={name} project=7",
+        f"Job succeeded  duration_s\x1b[0;m=1 job\x1b[0;m=5 job_name\x1b[0;m={name} project\x1b[0;m=7",
+        f"Image configured for job image_name={name} job=5 project=7",
+    ]
+    told = [fact.job.job_id for _, fact in read_lines(lines) if fact is not None]
+    assert "999" not in told
