@@ -71,7 +71,7 @@ _OBSERVATIONS = "CREATE OR REPLACE TEMP TABLE observed AS FROM image_observation
 _OBSERVED = """
     SELECT image, epoch_ns(first_observed) AS time,
         local, origin = 'unknown' AS unsure,
-        CASE WHEN built BETWEEN TIMESTAMP '1970-01-01' AND first_observed + INTERVAL 1 MINUTE
+        CASE WHEN built BETWEEN TIMESTAMP '1970-01-01' AND CAST(first_observed AS TIMESTAMP) + INTERVAL 1 MINUTE
             THEN epoch_us(built) * 1000 ELSE 0 END AS created,
         coalesce(TRY_CAST(TRY_CAST(attributes ->> '$.stored' AS DOUBLE) * 1000000000 AS BIGINT), 0) AS stored,
         coalesce(TRY_CAST(attributes ->> '$.size' AS BIGINT), -1) AS size,

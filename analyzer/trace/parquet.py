@@ -8,6 +8,7 @@ schema version, for logs of several versions meet in one folder.
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -216,8 +217,15 @@ def _version(connection: duckdb.DuckDBPyConnection, folder: Path, host: str) -> 
 def _scan(folder: Path, table: str) -> str:
     levels = "*/*/*.parquet" if table == EVENTS else "*/*.parquet"
     types = "{'host': VARCHAR, 'day': VARCHAR}" if table == EVENTS else "{'host': VARCHAR}"
-    place = _quoted(folder / table / levels)
-    return f"read_parquet('{place}', hive_partitioning = true, hive_types = {types}, union_by_name = true)"
+    place = f"{_escaped(_literal(str(folder / table)))}/{levels}"
+    # The files hold those columns, too. DuckDB takes each `a=b` of a path for one, also of the folders above.
+    partitions = f"hive_partitioning = true, hive_types = {types}" if "=" not in str(folder.absolute()) else ""
+    return f"read_parquet('{place}', {partitions or 'hive_partitioning = false'}, union_by_name = true)"
+
+
+def _literal(path: str) -> str:
+    """A path as a glob that means itself alone."""
+    return re.sub(r"([*?[])", r"[\1]", path)
 
 
 def _quoted(path: Path) -> str:

@@ -20,6 +20,8 @@ HOUR = 3600
 GIB = 2**30
 TOTAL = 40 * GIB
 HOSTILE = 'evil/</script><img src=x onerror="document.title=1">{{7*7}}&<!--:1'
+SCRIPT_URL = "javascript:document.title=1"
+PROJECTS = ("group/project-0", "group/project-1", f"group/{HOSTILE}")
 IMAGES = [f"registry.example.org/group/app/build-{n}:1" for n in range(11)] + [HOSTILE]
 
 
@@ -34,7 +36,7 @@ def make_week(log: EventLog) -> None:
         events.append(_sample(hour * HOUR, TOTAL - 2 * GIB - held, held))
         for image in {min(hour // 12, len(IMAGES) - 1), 0 if hour % 30 == 0 else min(hour // 12, len(IMAGES) - 1)}:
             number += 1
-            events += _container(hour * HOUR + 120, f"sha256:{image:064x}", f"c{number}", f"group/project-{image % 3}")
+            events += _container(hour * HOUR + 120, f"sha256:{image:064x}", f"c{number}", PROJECTS[image % 3])
     events.append(Event(T0 + 100 * HOUR * S, Kind.GAP, began_ns=T0 + 96 * HOUR * S, attributes={"reason": "stopped"}))
     for k, hour in enumerate((60, 120)):
         prune = {"prune": f"p{k}"}
@@ -65,7 +67,8 @@ def _observed(second: int, image: str, reference: str) -> Event:
 
 def _container(second: int, image: str, name: str, project: str) -> list[Event]:
     began, ended = T0 + second * S, T0 + (second + 600) * S
-    attributes = {"job": {"ci": "gitlab", "job_id": name, "project": project}, "role": "build"}
+    job = {"ci": "gitlab", "job_id": name, "project": project, "ref": HOSTILE, "name": HOSTILE, "url": SCRIPT_URL}
+    attributes = {"job": job, "role": "build"}
     created = Event(began, Kind.CONTAINER_CREATED, image=image, container=name, attributes=attributes)
     gone = Event(ended, Kind.CONTAINER_DESTROYED, image=image, container=name, began_ns=began, attributes=attributes)
     return [created, gone]

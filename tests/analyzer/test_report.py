@@ -30,7 +30,7 @@ from collector.model.units import format_bytes
 from pruner.policy.file import policy_from
 from tests.analyzer.command import analyzer
 from tests.analyzer.command import analyzer as run
-from tests.analyzer.made_host import HOSTILE, T0, make_week, study_of
+from tests.analyzer.made_host import HOSTILE, PROJECTS, T0, make_week, study_of
 
 
 def policies(*thresholds: str, **more: str) -> list[Any]:
@@ -151,7 +151,7 @@ def test_where_nothing_can_be_tried_there_is_no_recommendation() -> None:
 def test_costs_add_up_and_go_by_project(made: Study) -> None:
     kind, costs = study.costs(made)
     assert kind == "project"
-    assert {cost.owner for cost in costs} == {"group/project-0", "group/project-1", "group/project-2"}
+    assert {cost.owner for cost in costs} == set(PROJECTS)
     for result in (made.rival, made.chosen):
         assert result is not None
         assert sum(cost.repulled[result.name] for cost in costs) == pytest.approx(result.repulled_bytes)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.analyzer.made_host import HOSTILE
+from tests.analyzer.made_host import HOSTILE, PROJECTS
 from tests.browser.conftest import PATIENCE_MS
 
 pytestmark = pytest.mark.browser
@@ -116,6 +116,8 @@ def test_it_renders_every_chart_and_runs_nothing_hostile(opened: Open) -> None:
     assert page.locator("#chart-free .mark-symbol path").count() >= 2  # prunes and full disks
     assert page.title() == "runner-7: what its disk did, and what it would have done"
     assert page.locator("img").count() == 0
+    assert page.get_by_text(PROJECTS[2]).count() >= 1
+    assert {str(link.get_attribute("href"))[:1] for link in page.locator("a").all()} == {"#"}
 
 
 def test_hover_tells_what_a_point_is(opened: Open) -> None:
