@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,7 +20,7 @@ from collector.eventlog.sql import sql_list
 from collector.eventlog.writer import LogWriter
 from collector.machine.clock import Clock
 from collector.machine.disk import DiskSample, sample_disks
-from collector.machine.reserve import Reserve
+from collector.machine.reserve import reserves
 from collector.machine.systemd import Watchdog, notify, watchdog_limit
 from collector.machine.wake import Alarm
 from collector.model.errors import EngineError, LogBusyError, LogError
@@ -135,8 +135,8 @@ class Collector:
                 a service to be ready shall not wait for what does not mend itself.
             LogError: the log cannot be used at all.
         """
-        sample_disks(self._meet_engine())
-        self._reserve()
+        disks = sample_disks(self._meet_engine())
+        self._reserve([disk.path for disk in disks])
         self._restore_patiently()
         self._record(Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes=self._self_portrait()))
         backoff = _FIRST_BACKOFF_S
@@ -163,13 +163,17 @@ class Collector:
         require_local(self._engine, self._info, [row.image for row in self._engine.images()])
         return self._info
 
-    def _reserve(self) -> None:
+    def _reserve(self, folders: Sequence[str]) -> None:
         """Allocate spool and reserve while there is space; a full disk is no reason not to witness."""
         try:
             self._writer.spool.reserve()
         except LogError as error:
             logger.warning("%s; until there is, what the log cannot take waits in memory", error)
-        Reserve(self._log.path).keep()
+        try:
+            for reserve in reserves(self._log.path, folders):
+                reserve.keep()
+        except OSError as error:
+            logger.warning("no space is kept back: %s", error.strerror)
 
     def _restore_patiently(self) -> None:
         """Take up where the log ends, once whoever holds it lets go. Raises LogError if it is unusable."""

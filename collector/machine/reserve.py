@@ -1,19 +1,23 @@
 """Space kept back for the day on which the disk is full to the last block.
 
 A container engine writes before it removes: Docker its table of tags, containerd its database.
-Without a block left it refuses to remove anything, so a file beside the log holds some, which the
-pruner gives back for as long as it works.
+Without a block left it refuses to remove anything, so a file on its own file system holds some, and
+another one beside the log where that is elsewhere. The pruner gives both back for as long as it works.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_SIZE = 4 * 2**20
+# A folder on the engine's file system that the service may write to: the unit sets it.
+FOLDER_VARIABLE = "DOCKER_HINDSIGHT_RESERVE"
+NAME = "docker-hindsight.reserve"
 _MODE = 0o640
 # Space is only taken back where there is so many times as much.
 _EASE = 4
@@ -23,12 +27,12 @@ class Reserve:
     """A file that holds space.
 
     Args:
-        log_path: the event log, beside which it is.
+        path: the file.
         size: bytes to hold.
     """
 
-    def __init__(self, log_path: Path, size: int = DEFAULT_SIZE) -> None:
-        self.path = log_path.with_name(log_path.name + ".reserve")
+    def __init__(self, path: Path, size: int = DEFAULT_SIZE) -> None:
+        self.path = path
         self.size = size
 
     def keep(self) -> bool:
@@ -36,7 +40,6 @@ class Reserve:
         try:
             if self.path.exists() and self.path.stat().st_size >= self.size:
                 return True
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             if self._free() < _EASE * self.size:
                 return False
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, _MODE)
@@ -65,3 +68,26 @@ class Reserve:
     def _free(self) -> int:
         found = os.statvfs(self.path.parent)
         return found.f_bavail * found.f_frsize
+
+
+def reserves(log_path: Path, folders: Iterable[str] = ()) -> tuple[Reserve, ...]:
+    """The reserves of a host: one beside the log, and one on each other file system of the engine's.
+
+    Args:
+        log_path: the event log; its folder is made if it is missing.
+        folders: a folder on each file system that holds the engine's data. A user who cannot write there has no
+            reserve there, unless the unit names a folder (see `FOLDER_VARIABLE`).
+
+    Raises:
+        OSError: the log's folder cannot be made.
+    """
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    found = {log_path.parent.stat().st_dev: Reserve(log_path.with_name(log_path.name + ".reserve"))}
+    for folder in (*filter(None, [os.environ.get(FOLDER_VARIABLE)]), *folders):
+        try:
+            device = Path(folder).stat().st_dev
+        except OSError:
+            continue
+        if device not in found and os.access(folder, os.W_OK | os.X_OK):
+            found[device] = Reserve(Path(folder) / NAME)
+    return tuple(found.values())

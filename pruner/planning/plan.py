@@ -24,6 +24,8 @@ from pruner.state.refusals import Refusal
 # After a gap every image may have been used unseen. Its jobs have long created their containers by
 # then, so the doubt lasts as long as a job may take from pull to container, not a whole min_age.
 GAP_GRACE_S = 600.0
+# With less free than this an engine may be unable to write, and refuse removals for which it has to.
+FULL_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,8 @@ class Plan:
     def removals(self) -> tuple[Removal, ...]:
         """All that goes, in order: containers, images without a name, volumes, build cache, images.
 
-        What the engine refused before comes at the end.
+        What the engine refused before comes at the end. On a full disk what frees space without that the engine
+        writes a table of names comes before all images.
         """
         images = {
             dangling: [
@@ -127,7 +130,12 @@ class Plan:
         usual = [item for item in going if not item.last]
         containers = [Removal.of_item(item) for item in usual if item.kind is ItemKind.CONTAINER]
         others = [Removal.of_item(item) for item in usual if item.kind is not ItemKind.CONTAINER]
-        return (*containers, *images[True], *others, *images[False], *[Removal.of_item(i) for i in going if i.last])
+        late = [Removal.of_item(item) for item in going if item.last]
+        if self.inventory.disk.free_bytes < FULL_BYTES:
+            cache = [one for one in others if one.kind is ItemKind.BUILD_CACHE]
+            rest = [one for one in others if one.kind is not ItemKind.BUILD_CACHE]
+            return (*containers, *cache, *rest, *images[True], *images[False], *late)
+        return (*containers, *images[True], *others, *images[False], *late)
 
     @property
     def frees(self) -> int:

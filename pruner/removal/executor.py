@@ -22,12 +22,12 @@ from collector.engine.protocol import RemovingEngine
 from collector.eventlog.log import EventLog
 from collector.eventlog.writer import LogWriter
 from collector.machine.disk import DiskSample, sample_disk
-from collector.machine.reserve import Reserve
+from collector.machine.reserve import reserves
 from collector.model.errors import EngineError, EngineNotFoundError, EngineRefusedError, HindsightError, LogError
 from collector.model.events import Event, Kind
 from collector.model.observation import ListedImage
 from collector.model.references import repository
-from collector.model.units import format_bytes, format_count
+from collector.model.units import format_bytes, format_count, short_id
 from pruner.planning.plan import Plan, Removal, Verdict, plan, short, summary
 from pruner.planning.stages import Item, ItemKind
 from pruner.policy.file import to_json
@@ -51,6 +51,20 @@ _LOOKS = 3
 # Docker's words for what forbids a removal by ID, in all versions.
 _BUILT_UPON = "has dependent child images"
 _SEVERAL_NAMES = "is referenced in multiple repositories"
+
+
+# What engines say when they cannot write.
+_NO_SPACE = ("no space left on device", "disk quota exceeded")
+STUCK = (
+    "{path} is full to the last block: the engine cannot write what it has to write to remove {name}. Nothing more is "
+    "tried. Get one block by hand: empty the log of a container (truncate -s 0 LOGFILE), or remove any file on that "
+    "disk that you can spare; then run this again (see docs/howto/disk-full.md)"
+)
+
+
+def wants_space(refusal: str) -> bool:
+    """Whether an engine refused a removal because it could not write."""
+    return any(words in refusal.lower() for words in _NO_SPACE)
 
 
 class PrunerBusyError(HindsightError):
@@ -137,8 +151,11 @@ class Executor:
         self._trigger = trigger
         self._prune = ""
         self._round = 0
-        self._reserve = Reserve(log.path)
         self._effect = Effect()
+        self._folders: tuple[str, ...] = ()
+        # What a removal that the engine refused for want of a block took from an image: given back at the end.
+        self._lost: dict[str, tuple[str, ...]] = {}
+        self._stuck = False
         self._own: set[str] = set()
         self.orphaned: set[str] = set()
         self._removed: list[tuple[Removal, int]] = []
@@ -163,6 +180,7 @@ class Executor:
         fruitful = fruitless = 0
         try:
             made = first = replan({})
+            self._folders = tuple(disk.path for disk in made.inventory.disks or (made.inventory.disk,))
             for warning in first.inventory.warnings if first.needed else ():
                 logger.warning("warning: %s", warning)
             while made.needed and made.removals:
@@ -172,7 +190,7 @@ class Executor:
                 fruitful, fruitless = fruitful + gone, fruitless + (not gone)
                 after = self._measure(made)
                 reached = not short(after.free_bytes, after.free_inodes, made.levels.target)
-                if reached or fruitful == MAX_ROUNDS or fruitless == MAX_REFUSED_ROUNDS:
+                if self._stuck or reached or fruitful == MAX_ROUNDS or fruitless == MAX_REFUSED_ROUNDS:
                     break
                 if not gone and len(self._refusals) == refused:
                     break
@@ -182,6 +200,7 @@ class Executor:
         disk = self._measure(made)
         reached = not (first.needed and short(disk.free_bytes, disk.free_inodes, made.levels.target))
         freed = disk.free_bytes - first.inventory.disk.free_bytes
+        self._return_names()
         self._prepare()
         return Outcome(tuple(self._removed), tuple(self._failed), freed, disk, reached, self._round)
 
@@ -248,8 +267,10 @@ class Executor:
         )
         # What was stored just now lies in the spool if the disk is full: the space is for the engine,
         # which writes before it removes.
-        if self._reserve.give():
-            logger.warning("the disk is full: %s of reserve is given to the engine", format_bytes(self._reserve.size))
+        for reserve in reserves(self._log.path, self._folders):
+            if reserve.give():
+                kept = format_bytes(reserve.size)
+                logger.warning("the disk is full: %s of reserve at %s is given up", kept, reserve.path)
         gone, useless = False, None
         for removal in made.removals:
             before = self._measure(made)
@@ -272,10 +293,9 @@ class Executor:
                 if useless is not None:
                     break
             else:
-                self._failed.append((removal, obstacle.why))
-                logger.warning("kept %s after all: %s", _named(removal), obstacle.why)
-                more = {"error": obstacle.why, **({"refused": True} if obstacle.refused else {})}
-                self._store(self._item(Kind.ITEM_FAILED, removal, None, more))
+                self._note_failure(removal, obstacle, made)
+                if self._stuck:
+                    break
         after = self._measure(made)
         reached = not short(after.free_bytes, after.free_inodes, made.levels.target)
         self._store(
@@ -296,6 +316,18 @@ class Executor:
         if useless is not None:
             raise NoEffectError(useless)
         return gone
+
+    def _note_failure(self, removal: Removal, obstacle: Obstacle, made: Plan) -> None:
+        """Store why something stays after all; where the engine could not write, nothing more is tried."""
+        self._failed.append((removal, obstacle.why))
+        logger.warning("kept %s after all: %s", _named(removal), obstacle.why)
+        more: dict[str, Any] = {"error": obstacle.why, **({"refused": True} if obstacle.refused else {})}
+        if removal.key in self._lost:
+            more["untagged"] = list(self._lost[removal.key])
+        self._store(self._item(Kind.ITEM_FAILED, removal, None, more))
+        if obstacle.refused and wants_space(obstacle.why):
+            self._stuck = True
+            logger.warning("%s", STUCK.format(name=_named(removal), path=made.inventory.disk.path))
 
     def _carry_out_one(self, removal: Removal, made: Plan, lookout: Lookout) -> Obstacle | None:
         """Check against the engine once more, and remove; why it stays after all, else None.
@@ -358,7 +390,7 @@ class Executor:
         try:
             obstacle = self._remove_all(image, made, lookout, taken)
         except EngineError:
-            self._give_back(image, taken)
+            self._give_back(image, self._missing(image, taken))
             raise
         if obstacle is not None:
             self._give_back(image, taken)
@@ -400,6 +432,30 @@ class Executor:
         else:
             raise refused
 
+    def _missing(self, image: Image, taken: Sequence[str]) -> tuple[str, ...]:
+        """The names that an image lost to a removal that failed: an engine may take them before it refuses."""
+        try:
+            row = current_names(self._engine, image.image_id)
+        except EngineError:
+            return tuple(taken)
+        return () if row is None else tuple(name for name in image.references if name not in row.references)
+
+    def _return_names(self) -> None:
+        """Try once more to give back names that images lost; say what to do about those that stay lost."""
+        for image_id, names in self._lost.items():
+            for reference in names:
+                name, _, tag = reference.rpartition(":")
+                try:
+                    if self._engine.resolve(reference) is None:
+                        self._engine.tag(image_id, name, tag)
+                except EngineError as error:
+                    logger.warning(
+                        "image %s lost its name %s (%s): once there is space, give it back with `docker tag %s %s`",
+                        *(short_id(image_id), reference, error, short_id(image_id), reference),
+                    )
+                else:
+                    logger.warning("gave image %s its name %s back", short_id(image_id), reference)
+
     def _give_back(self, image: Image, taken: Sequence[str]) -> None:
         """Give an image that stays the names that it has lost, unless they mean another by now."""
         for reference in taken:
@@ -408,7 +464,8 @@ class Executor:
                 if self._engine.resolve(reference) is None:
                     self._engine.tag(image.image_id, name, tag)
             except EngineError as error:
-                logger.warning("%s lost its name %s: %s", image.name, reference, error)
+                logger.info("%s has lost its name %s for now: %s", image.name, reference, error)
+                self._lost[image.image_id] = (*self._lost.get(image.image_id, ()), reference)
 
     def _facts_of(self, removal: Removal, made: Plan, lookout: Lookout) -> dict[str, Any]:
         """What the log keeps of a removal besides: uses that came too late, volumes that lost their container."""
@@ -481,7 +538,11 @@ class Executor:
 
     def _prepare(self) -> None:
         """Have space for what is to be told, and for the engine's own needs, also when the disk is full."""
-        self._reserve.keep()
+        try:
+            for reserve in reserves(self._log.path, self._folders):
+                reserve.keep()
+        except OSError as error:
+            logger.warning("no space is kept back: %s", error.strerror)
         try:
             self._writer.spool.reserve()
         except LogError as error:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from collector.machine.reserve import Reserve
+import pytest
+
+from collector.machine.reserve import FOLDER_VARIABLE, NAME, Reserve, reserves
 
 
 def test_space_is_kept_back_and_given_only_when_there_is_next_to_none(tmp_path: Path) -> None:
-    reserve = Reserve(tmp_path / "log" / "events.duckdb", 2**20)
+    reserve = Reserve(tmp_path / "reserve", 2**20)
     assert reserve.keep()
     assert reserve.path.stat().st_blocks * 512 >= 2**20
     assert reserve.keep()
@@ -17,7 +19,23 @@ def test_space_is_kept_back_and_given_only_when_there_is_next_to_none(tmp_path: 
 
 
 def test_no_space_is_taken_where_there_is_little(tmp_path: Path) -> None:
-    reserve = Reserve(tmp_path / "log" / "events.duckdb", 2**60)
+    reserve = Reserve(tmp_path / "reserve", 2**60)
     assert not reserve.keep()
     assert not reserve.path.exists()
     assert not reserve.give()
+
+
+def test_the_engine_has_a_reserve_of_its_own_where_the_log_is_on_another_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log" / "events.duckdb"
+
+    def paths(*folders: str) -> list[str]:
+        return [str(reserve.path) for reserve in reserves(log, folders)]
+
+    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    beside = f"{log}.reserve"
+    assert paths() == paths(str(tmp_path)) == paths("/nonexistent") == [beside]
+    assert paths("/dev/shm") == [beside, f"/dev/shm/{NAME}"]  # noqa: S108 - nothing is written
+    monkeypatch.setenv(FOLDER_VARIABLE, "/dev/shm")  # noqa: S108
+    assert paths("/nonexistent") == [beside, f"/dev/shm/{NAME}"]  # noqa: S108

@@ -8,15 +8,16 @@ from pathlib import Path
 
 
 class LoopDisk:
-    """An ext4 file system in a file, mounted by a loop device.
+    """A file system in a file, mounted by a loop device.
 
     Args:
         folder: where the file and the mount point are made.
         size: bytes of the file.
         inodes: how many inodes it gets; None: as many as usual.
+        file_system: ``ext4`` or ``xfs``.
     """
 
-    def __init__(self, folder: Path, size: int, inodes: int | None = None) -> None:
+    def __init__(self, folder: Path, size: int, inodes: int | None = None, file_system: str = "ext4") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         image = folder / "disk.img"
         self.path = folder / "mnt"
@@ -25,7 +26,8 @@ class LoopDisk:
             file.truncate(size)
         limit = ["-N", str(inodes)] if inodes else []
         # -m 0: no blocks kept for root, so that "free" is the same for everybody.
-        subprocess.run(["mkfs.ext4", "-q", "-m", "0", *limit, image], check=True)
+        options = ["-m", "0", *limit] if file_system == "ext4" else []
+        subprocess.run([f"mkfs.{file_system}", "-q", *options, image], check=True)
         subprocess.run(["mount", "-o", "loop", image, self.path], check=True)
         self._filler = self.path / "filler"
 
@@ -53,6 +55,11 @@ class LoopDisk:
         """Take what has become free meanwhile, to the last block."""
         with self._filler.open("r+b") as file:
             self._fill_last_blocks(file.fileno())
+
+    def give_a_block(self, size: int = 2**20) -> None:
+        """Give a little of the space back, as an operator who removes some file does."""
+        os.truncate(self._filler, self._filler.stat().st_size - size)
+        os.sync()
 
     def _fill_last_blocks(self, descriptor: int) -> None:
         end = os.fstat(descriptor).st_size

@@ -103,13 +103,14 @@ class Engine:
         *,
         tcp: str = "",
         hidden: bool = False,
+        file_system: str = "ext4",
     ) -> None:
         folder.mkdir(parents=True)
         self.variant = variant
         self.setup = VARIANTS[variant]
         self.folder = folder
         self.registry = registry
-        self.disk = LoopDisk(folder / "disk", disk_bytes, inodes)
+        self.disk = LoopDisk(folder / "disk", disk_bytes, inodes, file_system)
         self.data_root = self.disk.path / "engine"
         self.data_root.mkdir()
         self.socket = folder / "engine.sock"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 
 import docker.errors
 import pytest
 
+from collector.machine.reserve import NAME
 from tests.conftest import MakeEngine
 from tests.engine.engines import Engine
 from tests.engine.host import Host
 from tests.engine.registry import Registry, base_layer, random_layer
 from tests.engine.runner import FakeRunner, PullError, pull
+from tests.needs import cannot_run
 
 pytestmark = pytest.mark.engine
 MIB = 2**20
@@ -85,4 +88,58 @@ def test_a_disk_full_to_the_last_block_is_freed_and_all_is_told(
     # What was kept back for such a day is kept back again.
     assert [path.stat().st_blocks for path in (spool, reserve)] == sizes
     assert not spool.read_bytes().strip(b"\0")
+    client.close()
+
+
+@pytest.mark.parametrize("file_system", ["ext4", "xfs"])
+@pytest.mark.parametrize("variant", ["docker20", "docker26"])
+def test_a_full_disk_costs_no_image_its_names_and_the_engine_has_a_reserve_of_its_own(
+    make_engine: MakeEngine, registry: Registry, variant: str, file_system: str
+) -> None:
+    if shutil.which(f"mkfs.{file_system}") is None:
+        cannot_run(f"mkfs.{file_system} is not installed: run .ci/install-packages")
+    engine = make_engine(variant, 640 * MIB, file_system=file_system)
+    host = Host(engine, engine.folder / "log" / "events.duckdb")
+    client = engine.client()
+    for seed in range(4):
+        image = registry.push_image(f"names/{seed}", "1", [base_layer(), random_layer(510 + seed, 20 * MIB)])
+        client.images.pull(image.reference)
+        client.images.get(image.reference).tag(f"second/{seed}", "1")
+    host.run("collector", "run", "--once")
+    run = ("pruner", "run", "--now", "--min-age", "1s", "--free", "30MB")
+    reserve = engine.data_root / NAME
+    before = host.references()
+    time.sleep(1.1)
+    engine.disk.fill_to(0)
+    fill_up(engine)
+
+    def prune() -> tuple[str, set[str]]:
+        """What a run says, and the names that images lost although they stay."""
+        held = {image.id: set(image.tags) for image in client.images.list()}
+        shown = host.run(*run, status=None)
+        left = {image.id: set(image.tags) for image in client.images.list()}
+        return shown, {name for image, names in left.items() for name in held[image] - names}
+
+    # Nothing was kept back for this day: either the engine gets along, or the run stops at the first refusal.
+    shown, lost = prune()
+    assert not lost, shown
+    if engine.disk.free() < 30_000_000:
+        assert shown.count("kept ") == 1, shown
+        assert "full to the last block" in shown
+        assert "Get one block by hand" in shown
+        assert host.references() == before
+        engine.disk.give_a_block()
+        shown, lost = prune()
+        assert not lost, shown
+    assert engine.disk.free() >= 30_000_000, shown
+    assert reserve.stat().st_blocks * 512 >= MIB
+
+    # From now on there is something to give.
+    engine.disk.fill_to(0)
+    fill_up(engine)
+    time.sleep(1.1)
+    shown, lost = prune()
+    assert not lost, shown
+    assert f"reserve at {reserve} is given up" in shown
+    assert engine.disk.free() >= 30_000_000, shown
     client.close()
