@@ -45,6 +45,21 @@ def options(*, version: VersionOption = False) -> None:
     """Options of all commands."""
 
 
+_NowOption = Annotated[bool, typer.Option("--now", help="Begin also above the threshold, up to --free.")]
+_FreeOption = Annotated[
+    str | None,
+    typer.Option(help="With --now: how much is to be free, a share or a size (default: the target).", metavar="SPACE"),
+]
+_UntilFreeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Before a job: end at once if so much is free, else free so much (a share or a size).", metavar="SPACE"
+    ),
+]
+_AllOption = Annotated[bool, typer.Option("--all", "-a", help="A line for each thing that stays, not for each reason.")]
+_NoTruncOption = Annotated[bool, typer.Option("--no-trunc", help="Print IDs and names in full.")]
+
+
 @app.command("run", epilog=EXIT_STATUSES)
 @policy_options
 def run(
@@ -52,20 +67,9 @@ def run(
     log: LogOption = None,
     host: HostOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")] = False,
-    now: Annotated[bool, typer.Option("--now", help="Begin also above the threshold, up to --free.")] = False,
-    free: Annotated[
-        str | None,
-        typer.Option(
-            help="With --now: how much is to be free, a share or a size (default: the target).", metavar="SPACE"
-        ),
-    ] = None,
-    until_free: Annotated[
-        str | None,
-        typer.Option(
-            help="Before a job: end at once if so much is free, else free so much (a share or a size).",
-            metavar="SPACE",
-        ),
-    ] = None,
+    now: _NowOption = False,
+    free: _FreeOption = None,
+    until_free: _UntilFreeOption = None,
     trigger: Annotated[
         str | None,
         typer.Option(
@@ -102,9 +106,9 @@ def run(
     console.log_to_stderr(verbose=verbose)
     opened = console.open_log(log)
     engine = DockerRemovingEngine(host)
-    request = running.ManualRequest(wanted) if now or until_free is not None else None
+    request = running.manual_request(wanted, asked=now or until_free is not None)
     if dry_run:
-        print_plans(running.make_plans(engine, opened, policy, request), output, only_removals=True)
+        print_plans(running.make_plans(engine, opened, policy, request), output)
         return
     outcome = running.run(
         engine,
@@ -136,14 +140,24 @@ def plan_(
     policy: Policy,
     log: LogOption = None,
     host: HostOption = None,
+    now: _NowOption = False,
+    free: _FreeOption = None,
+    until_free: _UntilFreeOption = None,
+    everything: _AllOption = False,
+    no_trunc: _NoTruncOption = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Print what `run` would do now, stage by stage, with the reason for each thing that goes or stays."""
+    """Print what `run` with the same options would do now, stage by stage, with the reason for each thing."""
+    wanted = _wanted(now, free, until_free)
+    if until_free is not None and wanted is not None and _enough(host, wanted, output):
+        return
     from collector.engine.client import DockerEngine
-    from pruner.removal.run import make_plans
+    from pruner.removal.run import make_plans, manual_request
     from pruner.report.terminal import print_plans
 
-    print_plans(make_plans(DockerEngine(host), console.open_log(log), policy), output)
+    request = manual_request(wanted, asked=now or until_free is not None)
+    plans = make_plans(DockerEngine(host), console.open_log(log), policy, request, learn=True)
+    print_plans(plans, output, everything=everything, truncate=not no_trunc)
 
 
 @app.command()

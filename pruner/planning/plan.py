@@ -504,6 +504,13 @@ class _Layers:
         return freed
 
 
+def next_in_line(made: Plan) -> tuple[Removal, ...]:
+    """What would go, in order, if the disk were full: all that the policy lets go but in an emergency."""
+    total = made.inventory.disk.total_bytes
+    wanted = (float(total), made.levels.target[1])
+    return plan(made.policy, made.inventory, levels=Levels(wanted, wanted, (-1.0, -1.0))).removals
+
+
 def summary(made: Plan) -> str:
     """The plan in one line."""
     disk = made.inventory.disk

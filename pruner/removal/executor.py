@@ -85,6 +85,7 @@ class Outcome:
         reached: whether free space is at the target.
         rounds: how many plans were carried out.
         others: where the engine's bytes lie on several disks, the others at the end.
+        plan: the last of them; None: none was made.
     """
 
     removed: tuple[tuple[Removal, int], ...]
@@ -94,6 +95,7 @@ class Outcome:
     reached: bool
     rounds: int
     others: tuple[DiskSample, ...] = ()
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,7 @@ class Executor:
         freed = disk.free_bytes - first.inventory.disk.free_bytes
         self._return_names()
         self._prepare()
-        return Outcome(tuple(self._removed), tuple(self._failed), freed, disk, reached, self._round)
+        return Outcome(tuple(self._removed), tuple(self._failed), freed, disk, reached, self._round, plan=made)
 
     def finish_interrupted(self, prunes: tuple[str, ...]) -> None:
         """Say in the log what became of prunes that were interrupted. Raises LogError.

@@ -15,6 +15,7 @@ from collector.machine.disk import DiskSample
 from collector.machine.wake import FIRST_PAUSE_S, leave_levels, woken_within
 from collector.model.errors import HindsightError, UsageError
 from collector.model.units import format_bytes, format_count
+from pruner.planning.held_back import held_back
 from pruner.planning.plan import Plan, counted, plan, short
 from pruner.policy.headroom import resolved
 from pruner.policy.min_age import with_min_age
@@ -43,6 +44,11 @@ class ManualRequest:
     free: Space | None
 
 
+def manual_request(wanted: Space | None, *, asked: bool) -> ManualRequest | None:
+    """What options ask for beyond the policy; None: nothing."""
+    return ManualRequest(wanted) if asked else None
+
+
 def make_plan(
     engine: Engine,
     log: EventLog | None,
@@ -50,9 +56,11 @@ def make_plan(
     request: ManualRequest | None = None,
     refusals: Mapping[ItemId, Refusal] | None = None,
     orphaned: Iterable[str] = (),
+    *,
+    learn: bool = False,
 ) -> Plan:
     """A plan for the disk of the images; see `make_plans`."""
-    return make_plans(engine, log, policy, request, refusals, orphaned)[0]
+    return make_plans(engine, log, policy, request, refusals, orphaned, learn=learn)[0]
 
 
 def make_plans(
@@ -64,6 +72,7 @@ def make_plans(
     orphaned: Iterable[str] = (),
     *,
     ahead: bool = True,
+    learn: bool = False,
 ) -> list[Plan]:
     """A plan for each disk that holds bytes of the engine, that of the images first, from the state as it is now.
 
@@ -77,6 +86,7 @@ def make_plans(
         refusals: what could not be removed in this run.
         orphaned: names of volumes whose containers this very run removed.
         ahead: whether what an earlier plan removes counts as gone for the later ones.
+        learn: whether the order is needed also while there is enough space.
 
     Raises:
         EngineError, LogError: engine or log cannot be used.
@@ -89,17 +99,24 @@ def make_plans(
     for disk in inventory.disks or (inventory.disk,):
         gone = frozenset(removal.key for made in plans if ahead and made.needed for removal in made.removals)
         here = on_disk(without(inventory, gone) if gone else inventory, disk)
-        plans.append(_plan_for(here, log, policy, request, disk.mount if plans else ""))
+        mount = disk.mount if plans else ""
+        plans.append(_plan_for(here, log, policy, request, mount, learn=learn))
     return plans
 
 
 def _plan_for(
-    inventory: Inventory, log: EventLog | None, policy: Policy, request: ManualRequest | None, file_system: str
+    inventory: Inventory,
+    log: EventLog | None,
+    policy: Policy,
+    request: ManualRequest | None,
+    file_system: str,
+    *,
+    learn: bool,
 ) -> Plan:
     policy = resolved(policy, log, inventory.disk.total_bytes, inventory.now, file_system)
     try:
         levels = levels_for(policy, inventory.disk, inventory.free_slots, request)
-        if short(inventory.disk.free_bytes, inventory.disk.free_inodes, levels.threshold):
+        if learn or short(inventory.disk.free_bytes, inventory.disk.free_inodes, levels.threshold):
             inventory = with_learning(inventory, log, policy)
         return plan(policy, inventory, levels=levels)
     except ValueError as error:
@@ -211,8 +228,11 @@ def check_reached(outcome: Outcome) -> None:
         return
     limit = f", the most that one run makes of {MAX_ROUNDS}" if outcome.rounds == MAX_ROUNDS else ""
     rounds = format_count(outcome.rounds, "round")
+    held = held_back(outcome.plan) if outcome.plan is not None else []
+    why = f"; what stands in the way: {', '.join(map(str, held))}" if held else ""
     raise TargetNotReachedError(
-        f"free space is still under the target after {rounds}{limit}: `pruner plan` tells why each thing stays"
+        f"free space is still under the target after {rounds}{limit}{why}. "
+        "`pruner plan --all` with the same options gives the reason for each thing"
     )
 
 
@@ -224,6 +244,9 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "freed_bytes": outcome.freed,
         "free_bytes": outcome.disk.free_bytes,
         "total_bytes": outcome.disk.total_bytes,
+        "held_back": [
+            one.to_json() for one in (held_back(outcome.plan) if outcome.plan and not outcome.reached else ())
+        ],
         "removed": [
             {
                 "item": removal.kind.value,

@@ -10,48 +10,142 @@ import typer
 from collector.model.errors import UsageError
 from collector.model.origin import MEANING
 from collector.model.references import meant, similar
-from collector.model.units import format_bytes, format_duration, format_time, short_id
+from collector.model.units import format_bytes, format_count, format_duration, format_time, short_id
 from collector.terminal import console
 from collector.terminal.console import Format
-from pruner.planning.plan import Plan, Verdict, summary
-from pruner.planning.stages import Item, ItemKind
+from collector.terminal.table import shorten
+from pruner.planning.decision import MEANING as MEANING_OF_REASON
+from pruner.planning.decision import Reason
+from pruner.planning.held_back import held_back
+from pruner.planning.plan import Plan, Removal, Verdict, next_in_line, summary
+from pruner.planning.stages import ITEM_REASON_MEANING, Item, ItemKind
 from pruner.policy.file import PolicyFile, to_json
 from pruner.report.history import Past, history_summary
 
+_NEXT_SHOWN = 5
+_NAME_WIDTH = 60
 
-def print_plans(plans: Sequence[Plan], output: console.Format, *, only_removals: bool = False) -> None:
+
+def plan_as_json(made: Plan) -> dict[str, Any]:
+    """A plan for machines, as `Plan.to_json` has it, and what stands in the way of the target."""
+    missed = made.needed and not made.reaches_target
+    return {**made.to_json(), "held_back": [one.to_json() for one in (held_back(made) if missed else ())]}
+
+
+def print_plans(
+    plans: Sequence[Plan], output: console.Format, *, everything: bool = False, truncate: bool = True
+) -> None:
     """Print a plan for each of an engine's disks; as JSON, that of the images' disk with the others in it."""
     main, *others = plans
     if output is console.Format.JSON:
-        rest = {"other_disks": [made.to_json() for made in others]} if others else {}
-        console.print_json({**main.to_json(), **rest})
+        rest = {"other_disks": [plan_as_json(made) for made in others]} if others else {}
+        console.print_json({**plan_as_json(main), **rest})
         return
     for number, made in enumerate(plans):
         if number:
             typer.echo()
-        print_plan(made, only_removals=only_removals)
+        print_plan(made, everything=everything, truncate=truncate)
 
 
-def print_plan(made: Plan, *, only_removals: bool = False) -> None:
-    """Print a plan: what goes, stage by stage and in order, then what stays."""
+def print_plan(made: Plan, *, everything: bool = False, truncate: bool = True) -> None:
+    """Print a plan: what goes, stage by stage and in order, then what stays and what comes next.
+
+    Args:
+        made: the plan.
+        everything: whether each thing that stays has a line; else those with one reason share it.
+        truncate: whether IDs and names may be shortened.
+    """
     for warning in made.inventory.warnings:
         console.print_text(f"warning: {warning}", "yellow")
     console.print_text(summary(made))
-    going = [removal.of for removal in made.removals]
     judged: list[Item | Verdict] = [*made.items, *made.verdicts]
     staying = [one for one in judged if not _goes(one)]
-    shown = going if only_removals else [*going, *staying]
+    going = [removal.of for removal in made.removals]
+    if made.needed or everything:
+        _print_items([*going, *(staying if everything else ())], made, truncate=truncate)
+    if staying and not everything:
+        _print_folded(staying)
+    _print_next(made, truncate=truncate)
+
+
+def _print_items(shown: Sequence[Item | Verdict], made: Plan, *, truncate: bool) -> None:
     if not shown:
         return
     typer.echo()
     console.print_table(
         ("VERDICT", "KIND", "FREES", "LAST USE", "ID", "NAME", "REASON"),
-        [_row(one) for one in shown],
+        [_row(one, made.inventory.now, truncate=truncate) for one in shown],
         right=("FREES",),
-        names=("NAME",),
+        names=("NAME",) if truncate else (),
         below=("REASON",),
-        optional=("ID",),
+        optional=("ID",) if truncate else (),
     )
+
+
+def _print_folded(staying: Sequence[Item | Verdict]) -> None:
+    """What stays, a line for each kind and reason."""
+    groups: dict[tuple[str, str], list[Item | Verdict]] = {}
+    for one in staying:
+        kind = ItemKind.IMAGE if isinstance(one, Verdict) else one.kind
+        groups.setdefault((kind.value.replace("_", " "), _general_reason(one)), []).append(one)
+    typer.echo()
+    console.print_table(
+        ("STAYS", "KIND", "HOLDS", "REASON"),
+        [
+            (f"{len(group):,}", kind, format_bytes(sum(map(_bytes_of, group))), reason)
+            for (kind, reason), group in groups.items()
+        ],
+        right=("STAYS", "HOLDS"),
+        below=("REASON",),
+    )
+
+
+def _general_reason(one: Item | Verdict) -> str:
+    return MEANING_OF_REASON[one.reason] if isinstance(one, Verdict) else ITEM_REASON_MEANING[one.reason]
+
+
+def _bytes_of(one: Item | Verdict) -> int:
+    return one.image.size if isinstance(one, Verdict) else one.subject.bytes
+
+
+def _print_next(made: Plan, *, truncate: bool) -> None:
+    """What the rules of the allowlist mean here, what stands in the way or would go next, and the next step."""
+    typer.echo()
+    protected = sum(one.reason is Reason.PROTECTED for one in made.verdicts)
+    if made.policy.allowlist:
+        console.print_text(_allowlist_explained(made, protected))
+    if made.needed and not made.reaches_target:
+        for one in held_back(made):
+            console.print_text(f"held back: {one}")
+    if not made.needed:
+        following = next_in_line(made)
+        if following:
+            shown = [_name_of(one, truncate=truncate) for one in following[:_NEXT_SHOWN]]
+            more = f" and {len(following) - _NEXT_SHOWN:,} more" if len(following) > _NEXT_SHOWN else ""
+            console.print_text(f"if space ran out, these would go next: {', '.join(shown)}{more}")
+    console.print_text(_next_step(made))
+
+
+def _allowlist_explained(made: Plan, protected: int) -> str:
+    policy, level = made.policy, made.levels.emergency[0]
+    emergency = "never go" if level < 0 else f"go, after all others, while less than {format_bytes(level)} is free"
+    return (
+        f"allowlist: it keeps {format_count(protected, 'image')} now; allowlisted images {emergency} (emergency), and "
+        f"count as others once unused for {format_duration(policy.allowlist_idle)} (allowlist_idle)"
+    )
+
+
+def _next_step(made: Plan) -> str:
+    if not made.needed:
+        return "next: nothing to do; `pruner plan --now --free SPACE` shows what would give more space"
+    if not made.removals:
+        return "next: choose one of the options above, and look at the plan again"
+    return "next: `pruner run` with the same options carries this out; `pruner explain IMAGE` gives an image's reason"
+
+
+def _name_of(one: Removal, *, truncate: bool) -> str:
+    name = shorten(one.name, _NAME_WIDTH) if truncate else one.name
+    return f"{name} ({format_bytes(one.frees)})"
 
 
 def print_story(made: Plan, image: str) -> None:
@@ -75,16 +169,17 @@ def _goes(one: Item | Verdict) -> bool:
     return one.is_removed if isinstance(one, Item) else one.evicts
 
 
-def _row(one: Item | Verdict) -> tuple[str, ...]:
+def _row(one: Item | Verdict, now: float, *, truncate: bool) -> tuple[str, ...]:
     goes = _goes(one)
     if isinstance(one, Verdict):
-        kind, key, name = ItemKind.IMAGE, short_id(one.image.image_id), one.image.name
+        kind, key, name = ItemKind.IMAGE, one.image.image_id, one.image.name
         last: float | None = one.image.last_use or None
     else:
         kind, name, last = one.kind, one.name, _last_use(one)
-        key = one.key[:12] if kind is ItemKind.CONTAINER else "-"
+        key = one.key if kind is ItemKind.CONTAINER else "-"
     verdict, frees = ("remove", format_bytes(one.frees)) if goes else ("keep", "-")
-    return verdict, kind.value.replace("_", " "), frees, format_time(last), key, name, one.detail
+    used = "-" if last is None else f"{format_duration(max(0.0, now - last))} ago"
+    return verdict, kind.value.replace("_", " "), frees, used, short_id(key) if truncate else key, name, one.detail
 
 
 def _last_use(item: Item) -> float | None:
