@@ -160,6 +160,54 @@ def plan_(
     print_plans(plans, output, everything=everything, truncate=not no_trunc)
 
 
+@app.command(short_help="The disk is full: show what fills it, ask once, and free it.")
+@policy_options
+def emergency(
+    policy: Policy,
+    log: LogOption = None,
+    host: HostOption = None,
+    free: Annotated[
+        str | None,
+        typer.Option(help="How much is to be free, a share or a size (default: the target).", metavar="SPACE"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show all, and do nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Show what fills the disk and what each step would give back, ask once, and take the steps that are needed.
+
+    The least harmful comes first. Nothing that a container refers to, that a job in flight may need or that a
+    policy's `keep` names goes in any step.
+    """
+    wanted = _wanted(True, free, None)
+    from collector.engine.client import DockerEngine
+    from pruner.planning.emergency_steps import prospects, steps
+    from pruner.removal import emergency as disk_full
+    from pruner.removal import run as running
+    from pruner.removal.client import DockerRemovingEngine
+    from pruner.report.terminal import print_emergency
+
+    console.log_to_stderr(verbose=False)
+    opened = console.open_log(log)
+    made = disk_full.look(DockerEngine(host), opened, policy, wanted)
+    found = tuple(prospects(made, steps(policy)))
+    print_emergency(made, found)
+    if dry_run or not made.needed:
+        return
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("nobody can be asked here: give --yes to take these steps, or --dry-run to see them only")
+        if not typer.confirm("Take these steps, one after the other, until so much is free?"):
+            return
+    chosen = [one.step for one in found if one.count]
+    outcomes = []
+    for outcome in disk_full.carry_out(DockerRemovingEngine(host), opened, chosen, made.levels.target[0]):
+        typer.echo(running.summary(outcome))
+        outcomes.append(outcome)
+    if not outcomes:
+        raise running.TargetNotReachedError("nothing may go: see docs/howto/disk-full.md for what else gives space")
+    running.check_reached(outcomes[-1])
+
+
 @app.command()
 @policy_options
 def explain(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from collector.engine.leftovers import orphaned_layers
 from collector.engine.protocol import Engine, RemovingEngine
 from collector.eventlog.log import EventLog
 from collector.machine.disk import DiskSample
@@ -95,6 +96,8 @@ def make_plans(
     policy = with_min_age(policy, log, time.time())
     inventory = survey(engine, log, policy, orphaned)
     inventory = replace(inventory, refusals={**inventory.refusals, **(refusals or {})})
+    if learn:
+        inventory = replace(inventory, leftovers=orphaned_layers(inventory.disk.path))
     plans: list[Plan] = []
     for disk in inventory.disks or (inventory.disk,):
         gone = frozenset(removal.key for made in plans if ahead and made.needed for removal in made.removals)

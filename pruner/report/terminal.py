@@ -16,7 +16,10 @@ from collector.terminal.console import Format
 from collector.terminal.table import shorten
 from pruner.planning.decision import MEANING as MEANING_OF_REASON
 from pruner.planning.decision import Reason
+from pruner.planning.emergency_steps import Prospect
 from pruner.planning.held_back import held_back
+from pruner.planning.holdings import described
+from pruner.planning.holdings import to_json as holdings_as_json
 from pruner.planning.plan import Plan, Removal, Verdict, next_in_line, summary
 from pruner.planning.stages import ITEM_REASON_MEANING, Item, ItemKind
 from pruner.policy.file import PolicyFile, to_json
@@ -28,8 +31,12 @@ _NAME_WIDTH = 60
 
 def plan_as_json(made: Plan) -> dict[str, Any]:
     """A plan for machines, as `Plan.to_json` has it, and what stands in the way of the target."""
-    missed = made.needed and not made.reaches_target
-    return {**made.to_json(), "held_back": [one.to_json() for one in (held_back(made) if missed else ())]}
+    held = held_back(made) if made.needed and not made.reaches_target else []
+    return {
+        **made.to_json(),
+        "holdings": holdings_as_json(made.inventory),
+        "held_back": [one.to_json() for one in held],
+    }
 
 
 def print_plans(
@@ -58,6 +65,8 @@ def print_plan(made: Plan, *, everything: bool = False, truncate: bool = True) -
     for warning in made.inventory.warnings:
         console.print_text(f"warning: {warning}", "yellow")
     console.print_text(summary(made))
+    for line in described(made.inventory):
+        console.print_text(line)
     judged: list[Item | Verdict] = [*made.items, *made.verdicts]
     staying = [one for one in judged if not _goes(one)]
     going = [removal.of for removal in made.removals]
@@ -146,6 +155,39 @@ def _next_step(made: Plan) -> str:
 def _name_of(one: Removal, *, truncate: bool) -> str:
     name = shorten(one.name, _NAME_WIDTH) if truncate else one.name
     return f"{name} ({format_bytes(one.frees)})"
+
+
+def print_emergency(made: Plan, found: Sequence[Prospect]) -> None:
+    """Print what fills the disk, and what each step would give back at which cost."""
+    disk = made.inventory.disk
+    console.print_text(
+        f"{format_bytes(disk.free_bytes)} of {format_bytes(disk.total_bytes)} free, "
+        f"{format_bytes(made.levels.target[0])} asked for"
+    )
+    for line in described(made.inventory):
+        console.print_text(line)
+    if not made.needed:
+        console.print_text("so much is free already: nothing to do")
+        return
+    typer.echo()
+    left = made.levels.target[0] - disk.free_bytes
+    rows = []
+    for number, one in enumerate(found, start=1):
+        needed = "-" if not one.count else "yes" if left > 0 else "no"
+        rows.append((str(number), one.step.title, f"{one.count:,}", format_bytes(one.gain), needed, one.step.cost))
+        left -= one.gain
+    console.print_table(
+        ("STEP", "WHAT GOES", "THINGS", "GIVES", "NEEDED", "COSTS"),
+        rows,
+        right=("STEP", "THINGS", "GIVES"),
+        below=("COSTS",),
+    )
+    if left > 0:
+        typer.echo()
+        console.print_text(
+            f"all steps together leave {format_bytes(made.levels.target[0] - left)} of "
+            f"{format_bytes(disk.total_bytes)} free, {format_bytes(left)} less than asked for"
+        )
 
 
 def print_story(made: Plan, image: str) -> None:

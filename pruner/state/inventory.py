@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from collector.engine.leftovers import Leftover
 from collector.eventlog.log import EventLog
 from collector.machine.disk import DiskSample
 from collector.model.observation import ImageObservation
@@ -203,6 +204,7 @@ class Inventory:
         containers: all containers, in any state.
         volumes: all volumes.
         build_cache: the build cache.
+        leftovers: folders of layers that the engine no longer knows of; root alone can see them.
         free_slots: job slots of the runners that are free now; None: unknown, or nobody asked.
         refusals: what could not be removed before, or in this run.
         disks: each file system that holds bytes of the engine, that of the images first; empty: only `disk`.
@@ -220,6 +222,7 @@ class Inventory:
     volumes: tuple[Volume, ...] = ()
     build_cache: BuildCacheUsage = field(default_factory=BuildCacheUsage)
     free_slots: int | None = None
+    leftovers: tuple[Leftover, ...] = ()
     refusals: Mapping[ItemId, Refusal] = field(default_factory=dict)
     disks: tuple[DiskSample, ...] = ()
 

@@ -86,7 +86,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
     listed = engine.containers()
     questions = Questions()
     usage = questions.ask(engine.disk_usage, _NO_USAGE, "what containers, volumes and build cache hold is unknown")
-    containers = read_containers(engine, listed, usage, questions)
+    containers = read_containers(engine, listed, usage, questions, info.data_root)
     recent = recent_uses(engine, now - policy.age, now)
     asked: Callable[[], tuple[Volume, ...]] = partial(read_volumes, engine, listed, usage, log, orphaned)
     nothing: tuple[Volume, ...] = ()
@@ -176,9 +176,13 @@ def with_learning(inventory: Inventory, log: EventLog | None, policy: Policy) ->
 
 
 def read_containers(
-    engine: Engine, listed: Sequence[ListedContainer], usage: Mapping[str, Any], questions: Questions
+    engine: Engine,
+    listed: Sequence[ListedContainer],
+    usage: Mapping[str, Any],
+    questions: Questions,
+    data_root: str,
 ) -> tuple[Container, ...]:
-    """All containers, those that are stopped with when they stopped and what they hold. Raises EngineError."""
+    """All containers with what they hold, those that are stopped with when they stopped. Raises EngineError."""
     sizes = {text(row.get("Id")): size(row.get("SizeRw")) for row in objects(usage.get("Containers"))}
     found = []
     for row in listed:
@@ -198,6 +202,11 @@ def read_containers(
                 continue
             written, logged = sizes.get(row.container, 0), _log_bytes(detail)
             container = replace(read_container(detail, container), bytes=written + logged, log_bytes=logged)
+        else:
+            # To ask for each container that runs would cost more than this is worth: Docker's usual place does.
+            folder = Path(data_root, "containers", row.container)
+            logged = _log_bytes({"LogPath": str(folder / f"{row.container}-json.log")})
+            container = replace(container, bytes=sizes.get(row.container, 0) + logged, log_bytes=logged)
         found.append(container)
     return tuple(found)
 

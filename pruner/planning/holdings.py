@@ -1,0 +1,76 @@
+"""What fills the disk: all that the engine knows of, and what is nobody's. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from collector.engine.leftovers import REMEDY
+from collector.model.units import format_bytes, format_count
+from pruner.state.inventory import Inventory
+
+# A container's log over this is named.
+_LONG_LOG = 50 * 10**6
+_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What one kind of thing holds of the disk, bytes."""
+
+    what: str
+    bytes: int
+
+
+def holdings(inventory: Inventory) -> tuple[Holding, ...]:
+    """What fills the engine's file system, kind by kind; the last is what none of the others explains.
+
+    Layers count once. What other programs keep on the same file system is unaccounted, too.
+    """
+    disk = inventory.disk
+    layers = {chain: size for image in inventory.images for chain, size in image.layers}
+    logs = sum(one.log_bytes for one in inventory.containers)
+    known = (
+        Holding("images", sum(layers.values())),
+        Holding("containers", max(0, sum(one.bytes for one in inventory.containers) - logs)),
+        Holding("container logs", logs),
+        Holding("volumes", sum(one.bytes for one in inventory.volumes if one.here)),
+        Holding("build cache", inventory.build_cache.bytes),
+        Holding("orphaned layers", sum(one.bytes for one in inventory.leftovers)),
+    )
+    used = disk.total_bytes - disk.free_bytes
+    return (*known, Holding("unaccounted", max(0, used - sum(one.bytes for one in known))))
+
+
+def to_json(inventory: Inventory) -> dict[str, Any]:
+    """The same for machines, by name, with what is named besides."""
+    return {
+        "bytes": {one.what.replace(" ", "_"): one.bytes for one in holdings(inventory)},
+        "orphaned_layers": [{"path": one.path, "bytes": one.bytes} for one in inventory.leftovers],
+        "long_logs": [
+            {"container": one.container_id, "name": one.name, "bytes": one.log_bytes}
+            for one in inventory.containers
+            if one.log_bytes >= _LONG_LOG
+        ],
+    }
+
+
+def described(inventory: Inventory) -> Iterator[str]:
+    """What fills the disk, in lines: all in one, then long logs, dead containers and orphaned layers by name."""
+    parts = [f"{one.what} {format_bytes(one.bytes)}" for one in holdings(inventory) if one.bytes]
+    yield f"the disk holds: {', '.join(parts)}"
+    logs = sorted((one for one in inventory.containers if one.log_bytes >= _LONG_LOG), key=lambda one: -one.log_bytes)
+    for one in logs[:_NAMED]:
+        yield (
+            f"long log: {format_bytes(one.log_bytes)} of container {one.name} ({one.container_id[:12]}): limit it with"
+            " the logging driver's max-size, or empty it with"
+            f" `truncate -s 0 \"$(docker inspect -f '{{{{.LogPath}}}}' {one.container_id[:12]})\"`"
+        )
+    for one in [one for one in inventory.containers if one.state == "dead"][:_NAMED]:
+        yield f"dead container {one.name} ({one.container_id[:12]}): `docker rm {one.container_id[:12]}` tries again"
+    if inventory.leftovers:
+        total = format_bytes(sum(one.bytes for one in inventory.leftovers))
+        shown = ", ".join(one.path for one in inventory.leftovers[:_NAMED])
+        more = f" and {len(inventory.leftovers) - _NAMED:,} more" if len(inventory.leftovers) > _NAMED else ""
+        yield f"{format_count(len(inventory.leftovers), 'orphaned layer')} ({total}): {shown}{more}; {REMEDY}"

@@ -1,0 +1,85 @@
+"""A disk that is full now: what fills it, by name; and the steps, the least harmful first."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from collector.engine.leftovers import Leftover, orphaned_layers
+from pruner.planning.emergency_steps import prospects, steps
+from pruner.planning.holdings import described, holdings, to_json
+from pruner.planning.plan import plan
+from pruner.report.terminal import print_emergency
+from pruner.state.inventory import BuildCacheUsage, CacheRecord
+from tests.pruner.test_plan_report import full_host
+from tests.pruner.test_stages import DAY, MB, NOW, container, image, inventory, policy, volume
+
+
+def test_each_step_gives_more_at_a_higher_cost_and_nothing_that_somebody_holds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    state = replace(full_host(), build_cache=BuildCacheUsage((CacheRecord(6 * MB, NOW - DAY / 2),)))
+    made = plan(policy(99), state)
+    found = list(prospects(made, steps(policy(99))))
+    assert [one.gain // MB for one in found] == [10, 6, 3, 20, 10, 2]
+    assert [one.count for one in found] == [1, 1, 1, 2, 1, 1]
+    last = plan(found[-1].step.policy, state)
+    assert {"busy:1", "local:1", "data", "c"}.isdisjoint(one.name for one in last.removals)
+    print_emergency(made, found)
+    shown = capsys.readouterr().out
+    assert "all unused build cache" in shown
+    assert "less than asked for" in shown
+
+
+def test_what_fills_the_disk_adds_up_and_long_logs_and_dead_containers_are_named() -> None:
+    shared = ("base", 10 * MB)
+    images = [replace(image(name, 5), layers=(shared, (name, MB))) for name in ("a", "b")]
+    talker = replace(container("talker", 1, size=61 * MB, state="running"), log_bytes=60 * MB)
+    dead = container("gone-wrong", 1, size=0, state="dead")
+    state = replace(
+        inventory(images, (talker, dead), (volume("v", "named", 1, 4 * MB),), free=5 * MB),
+        leftovers=(Leftover("/var/lib/docker/overlay2/0", 3 * MB),),
+    )
+    found = {one.what: one.bytes // MB for one in holdings(state)}
+    assert found == {
+        "images": 12,
+        "containers": 1,
+        "container logs": 60,
+        "volumes": 4,
+        "build cache": 0,
+        "orphaned layers": 3,
+        "unaccounted": 15,
+    }
+    lines = list(described(state))
+    assert any(line.startswith("long log: 57.2 MiB of container talker") for line in lines)
+    assert any(line.startswith("dead container gone-wrong") and "docker rm" in line for line in lines)
+    assert any("1 orphaned layer (2.86 MiB): /var/lib/docker/overlay2/0" in line for line in lines)
+    assert to_json(state)["long_logs"] == [{"container": "talker", "name": "talker", "bytes": 60 * MB}]
+
+
+def test_layers_that_no_record_names_are_orphans_and_young_or_building_ones_are_not(tmp_path: Path) -> None:
+    ids = {
+        name: digit * 64 for name, digit in zip(("image", "mount", "orphan", "young", "build"), "abcde", strict=True)
+    }
+    records = tmp_path / "image/overlay2/layerdb"
+    for folder, record, name in (("sha256/1", "cache-id", "image"), ("mounts/2", "mount-id", "mount")):
+        (records / folder).mkdir(parents=True)
+        (records / folder / record).write_text(ids[name])
+    (records / "mounts/2/init-id").write_text(f"{ids['mount']}-init")
+    (tmp_path / "buildkit").mkdir()
+    (tmp_path / "buildkit/snapshots.db").write_bytes(b"..." + ids["build"].encode())
+    names = [*ids.values(), f"{ids['mount']}-init", f"{ids['image']}-removing", "l", "not-a-layer"]
+    old = time.time() - DAY
+    for name in names:
+        (tmp_path / "overlay2" / name / "diff").mkdir(parents=True)
+        (tmp_path / "overlay2" / name / "diff/file").write_bytes(b"x" * 5000)
+        if name != ids["young"]:
+            os.utime(tmp_path / "overlay2" / name, (old, old))
+    found = orphaned_layers(str(tmp_path))
+    assert {Path(one.path).name for one in found} == {ids["orphan"], f"{ids['image']}-removing"}
+    assert all(one.bytes >= 8192 for one in found)
+    assert orphaned_layers(str(tmp_path / "none")) == ()
