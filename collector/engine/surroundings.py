@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from collector.model.errors import UsageError
 from collector.model.paths import DEFAULT_HOST
+from collector.model.untrusted import mapping, text
 
 UNIX = "unix://"
 _CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")
@@ -93,9 +94,9 @@ def _usual(environment: Mapping[str, str]) -> Address:
 def _context(name: str, how: str, folder: Path) -> Address:
     key = hashlib.sha256(name.encode()).hexdigest()
     path = folder / "contexts" / "meta" / key / "meta.json"
-    endpoint = (read_json(path).get("Endpoints") or {}).get("docker") or {}
-    host = endpoint.get("Host") if isinstance(endpoint, dict) else None
-    if not isinstance(host, str) or not host:
+    endpoint = mapping(mapping(read_json(path).get("Endpoints")).get("docker"))
+    host = text(endpoint.get("Host"))
+    if not host:
         raise UsageError(
             f"{how} names the context '{name}', which {path} does not tell: "
             "`docker context use default`, or set DOCKER_HOST"
