@@ -343,13 +343,21 @@ def install_units(
             metavar="FOLDER", help="The engine's data root, if it is under /home, /root or /tmp.", show_default=False
         ),
     ] = None,
+    user_engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The rootless engine of this user: the services run as the user and see the user's socket and data.",
+            show_default=False,
+        ),
+    ] = None,
     enable: Annotated[bool, typer.Option("--enable", help="Start them now and at each boot.")] = False,
     dry_run: _DryRunOption = False,
 ) -> None:
     """Write systemd units for collector and pruner, with a timer and a trigger for a disk that fills fast."""
     from pruner.install import units
 
-    wanted = units.installation(root, programs, user, instance, host or "", data_root)
+    wanted = units.installation(root, programs, user, instance, host or "", data_root, user_engine)
     for line in units.install(wanted, enable=enable, dry_run=dry_run):
         typer.echo(line)
     for line in units.next_steps(wanted, enabled=enable):

@@ -129,7 +129,7 @@ def containerd_root(info: Mapping[str, Any], address: str) -> tuple[str, str]:
     ):
         return own, "the engine runs a containerd of its own"
     if socket_path is None:
-        if (daemon is None and not Path(_DEFAULT_ADDRESS).exists()) or Path(own).exists():
+        if not os.path.exists(_DEFAULT_ADDRESS) or os.path.exists(own):  # noqa: PTH110 - what is closed is not there
             return own, "the engine's own containerd: none of the system is there"
         socket_path = _DEFAULT_ADDRESS
     found = _root_of(processes, socket_path.removeprefix(UNIX), own)
@@ -167,7 +167,7 @@ def _root_of(processes: Sequence[_Process], address: str, own: str) -> tuple[str
             return _DEFAULT_ROOT, f"the usual root of a containerd (process {process.number} names no other)"
     if wanted == os.path.realpath(_DEFAULT_ADDRESS) and not _is_closed(_DEFAULT_CONFIG):
         root = _toml(_DEFAULT_CONFIG).get("root") or _DEFAULT_ROOT
-        return str(root), f"as {_DEFAULT_CONFIG} says" if _DEFAULT_CONFIG.exists() else "containerd's usual root"
+        return str(root), f"as {_DEFAULT_CONFIG} says, or by default"
     # The engine's own containerd has its socket beside the engine's other files of its run.
     if address.endswith("/docker/containerd/containerd.sock"):
         return own, "the engine runs a containerd of its own"

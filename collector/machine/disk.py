@@ -116,9 +116,16 @@ def sample_disks(engine: EngineInfo) -> tuple[DiskSample, ...]:
     if len(found) == 1:
         return tuple(sample for sample, _ in found.values())
     return tuple(
-        replace(sample, mount=mount.point, holds=tuple(dict.fromkeys(holds[key])))
+        replace(sample, mount=_whole(sample.path, mount, mounts).point, holds=tuple(dict.fromkeys(holds[key])))
         for key, (sample, mount) in found.items()
     )
+
+
+def _whole(path: str, mount: _Mount, mounts: list[_Mount]) -> _Mount:
+    """The mount of the whole file system that a path lies on, where there is one: engines mount parts of it again."""
+    real = PurePosixPath(os.path.realpath(path))
+    whole = [one for one in mounts if one.device == mount.device and one.root == "/" and real.is_relative_to(one.point)]
+    return max(whole, key=lambda one: len(one.point), default=mount)
 
 
 def disk_of(path: str, disks: Sequence[DiskSample]) -> DiskSample | None:
@@ -168,13 +175,18 @@ def _seen_from_outside(path: str, *, canonical: bool) -> os.statvfs_result:
     mounts = list(_mounts())
     there = _visible_at(path, mounts)
     # What is closed may be a link to anywhere, and what systemd hides from a service looks closed, too.
-    if not there.hides and (there.point != "/" or canonical):
+    if there.hides:
+        raise PermissionError(errno.EACCES, _HIDDEN)
+    if there.point != "/" or canonical:
         for mount in reversed(mounts):
             # A mount point that another mount hides would show the other's file system.
             if mount.device == there.device and _visible_at(mount.point, mounts) is mount:
                 with contextlib.suppress(OSError):
                     return os.statvfs(mount.point)
     raise PermissionError(errno.EACCES, "Permission denied")
+
+
+_HIDDEN = "hidden from this service by ProtectHome= (see --user-engine and --data-root of `pruner install-units`)"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import os
 import pwd
 import re
 import shutil
@@ -39,6 +40,39 @@ class InstallError(HindsightError):
 
 
 @dataclass(frozen=True, slots=True)
+class UserEngine:
+    """A user who runs an engine of his own, without root.
+
+    Attributes:
+        name: the user's name.
+        number, group: the user's and his group's numbers.
+        home: his home folder.
+    """
+
+    name: str
+    number: int
+    group: int
+    home: Path
+
+    @property
+    def runtime(self) -> Path:
+        """The folder of his sockets, which is there while he is logged in or lingers."""
+        return Path(f"/run/user/{self.number}")
+
+    def socket(self, root: Path) -> str:
+        """The address of his engine: Podman's if only that is there, else Docker's."""
+        docker, podman = self.runtime / "docker.sock", self.runtime / "podman" / "podman.sock"
+        below = [path for path in (docker, podman) if os.path.lexists(root / path.relative_to("/"))]
+        return f"unix://{(below or [docker])[0]}"
+
+    @property
+    def data_roots(self) -> tuple[Path, ...]:
+        """Where his engines keep their data, unless configured otherwise."""
+        share = self.home / ".local" / "share"
+        return share / "docker", share / "containers" / "storage"
+
+
+@dataclass(frozen=True, slots=True)
 class Installation:
     """Where and how units run our commands.
 
@@ -50,6 +84,7 @@ class Installation:
         instance: name of one engine among several on this host; empty: the only one.
         host: the engine's address; empty: the usual socket.
         visible: folders that must be seen although home folders and /tmp are hidden.
+        owner: the user whose own (rootless) engine it is, and whom the services run as; None: the system's.
     """
 
     root: Path
@@ -59,6 +94,7 @@ class Installation:
     instance: str = ""
     host: str = ""
     visible: tuple[Path, ...] = ()
+    owner: UserEngine | None = None
 
     @property
     def live(self) -> bool:
@@ -100,8 +136,9 @@ class Installation:
             _UNIT_FOLDER / self._named(unit): _MARK + self._filled(_template(package, unit))
             for package, unit in _TEMPLATES
         }
-        if self.user != "root":
+        if self.user != "root" and self.owner is None:
             found[Path("etc/sysusers.d") / f"{self.state}.conf"] = _MARK + self._sysusers()
+        if self.user != "root":
             found[Path("etc/tmpfiles.d") / f"{self.state}.conf"] = _MARK + self._tmpfiles()
         return found
 
@@ -112,7 +149,7 @@ class Installation:
         return "\n".join(lines) + "\n"
 
     def _tmpfiles(self) -> str:
-        owner = f"{self.user} {self.user}"
+        owner = f"{self.user} {self.user if self.owner is None else self.owner.group}"
         return (
             f"d /var/lib/{self.state} 0750 {owner}\n"
             # It is there before the disk is full.
@@ -180,6 +217,8 @@ class Installation:
 
     def _run_as(self) -> str:
         lines = [f"User={self.user}"]
+        if self.owner is not None:
+            return "\n".join(["# As the owner of the engine, whose socket and data are his alone.", *lines])
         if self.user == "root":
             lines.insert(0, "# As root, for the engine's socket is root's alone; without any of root's capabilities.")
         if self.user != "root" and self.group:
@@ -206,12 +245,17 @@ def installation(
     instance: str = "",
     host: str = "",
     data_root: Path | None = None,
+    user_engine: str | None = None,
 ) -> Installation:
     """What to install, completed by what this Python and that root file system tell.
 
     Raises:
-        UsageError: a name that cannot be one, or no folder with our commands.
+        UsageError: a name that cannot be one, a user who is not there, or no folder with our commands.
     """
+    owner = None
+    if user_engine is not None:
+        owner = _user_engine(root.absolute(), user_engine)
+        user, instance, host = owner.name, instance or owner.name, host or owner.socket(root.absolute())
     for what, name in (("--user", user), ("--instance", instance or "x")):
         if not _NAME.fullmatch(name):
             raise UsageError(f"{what}: '{name}' is no name (lower case letters, digits, - . _)")
@@ -221,8 +265,23 @@ def installation(
         raise UsageError(f"--bin: there is no command `collector` in {programs}")
     needed = [own, Path(sys.base_prefix)] if programs == own / "bin" else [programs]
     visible = [*needed, *([data_root] if data_root else [])]
-    group = ENGINE_GROUP if _has_group(root, ENGINE_GROUP) else None
-    return Installation(root, programs, user, group, instance, host, tuple(dict.fromkeys(visible)))
+    if owner is not None:
+        visible += [owner.runtime, *owner.data_roots]
+    group = ENGINE_GROUP if owner is None and _has_group(root, ENGINE_GROUP) else None
+    return Installation(root, programs, user, group, instance, host, tuple(dict.fromkeys(visible)), owner)
+
+
+def _user_engine(root: Path, name: str) -> UserEngine:
+    """A user of that root file system. Raises UsageError if there is none of this name."""
+    try:
+        if root == Path("/"):
+            found = pwd.getpwnam(name)
+            return UserEngine(found.pw_name, found.pw_uid, found.pw_gid, Path(found.pw_dir))
+        rows = (root / "etc/passwd").read_text(encoding="utf-8", errors="replace").splitlines()
+        row = next(fields for line in rows if (fields := line.split(":"))[0] == name)
+        return UserEngine(name, int(row[2]), int(row[3]), Path(row[5]))
+    except (KeyError, OSError, StopIteration, ValueError, IndexError):
+        raise UsageError(f"--user-engine: there is no user '{name}' on that system") from None
 
 
 def install(wanted: Installation, *, enable: bool = False, dry_run: bool = False) -> list[str]:
@@ -277,7 +336,12 @@ def uninstall(wanted: Installation, *, dry_run: bool = False) -> list[str]:
 def next_steps(wanted: Installation, *, enabled: bool) -> list[str]:
     """What the operator does next, a line each."""
     steps = []
-    if wanted.user != "root" and wanted.group is None:
+    if wanted.owner is not None:
+        steps.append(
+            f"{wanted.owner.name}'s engine runs without a login, too, after: sudo loginctl enable-linger "
+            f"{wanted.owner.name}"
+        )
+    elif wanted.user != "root" and wanted.group is None:
         steps.append(
             f"there is no group '{ENGINE_GROUP}': let user {wanted.user} use the engine's socket, "
             "or install with --user root"
@@ -293,7 +357,9 @@ def next_steps(wanted: Installation, *, enabled: bool) -> list[str]:
 
 def _commands(wanted: Installation, *, enable: bool) -> list[list[str]]:
     found = []
-    if wanted.user != "root":
+    if wanted.owner is not None and shutil.which("systemd-tmpfiles"):
+        found.append(["systemd-tmpfiles", "--create", f"/etc/tmpfiles.d/{wanted.state}.conf"])
+    elif wanted.user != "root":
         found += _user_commands(wanted)
     if _running_systemd():
         found.append(["systemctl", "daemon-reload"])

@@ -84,9 +84,8 @@ def test_removals_that_free_nothing_here_stop_the_run(make_engine: MakeEngine, r
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert f"is recorded under {wrong}/io.containerd.content.v1.content" in done.stderr
     # A link to the records hides that, and what images hold shows it.
-    (wrong / "io.containerd.content.v1.content").symlink_to(
-        engine.image_disk.path / "containerd/io.containerd.content.v1.content"
-    )
+    for name in ("io.containerd.content.v1.content", "io.containerd.metadata.v1.bolt"):
+        (wrong / name).symlink_to(engine.containerd_root / name)
     (wrong / "io.containerd.snapshotter.v1.overlayfs").mkdir()
     engine.disk.fill_to(engine.disk.total() // 2)
     engine.image_disk.fill_to(10 * MIB)

@@ -131,6 +131,33 @@ def test_an_engine_on_tcp_and_a_data_root_under_home_are_let_through(pruner: Pru
     assert "BindReadOnlyPaths=-/home/docker" in text
 
 
+def test_the_units_of_a_rootless_engine_run_as_its_user_and_see_socket_and_data(pruner: Pruner, root: Path) -> None:
+    (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nci:x:1234:1235::/home/ci:/bin/sh\n")
+    told = pruner("install-units", "--root", str(root), "--user-engine", "ci")
+    assert "sudo loginctl enable-linger ci" in told
+    for name in ("collector-ci.service", "pruner-ci.service"):
+        text = unit(root, name)
+        assert "\nUser=ci\n" in text
+        assert "SupplementaryGroups" not in text
+        assert 'Environment="DOCKER_HOST=unix:///run/user/1234/docker.sock"' in text
+        assert "ProtectHome=tmpfs" in text
+        for path in ("/run/user/1234", "/home/ci/.local/share/docker", "/home/ci/.local/share/containers/storage"):
+            assert f"\nBindReadOnlyPaths=-{path}\n" in text
+    assert not (root / "etc/sysusers.d").exists()
+    assert (
+        "d /var/lib/docker-hindsight-ci 0750 ci 1235\n"
+        in (root / "etc/tmpfiles.d/docker-hindsight-ci.conf").read_text()
+    )
+    (root / "run/user/1234/podman").mkdir(parents=True)
+    (root / "run/user/1234/podman/podman.sock").touch()
+    pruner("install-units", "--root", str(root), "--user-engine", "ci")
+    assert "unix:///run/user/1234/podman/podman.sock" in unit(root, "pruner-ci.service")
+    pruner("uninstall-units", "--root", str(root), "--instance", "ci")
+    assert not list((root / "etc/systemd/system").iterdir())
+    told = pruner("install-units", "--root", str(root), "--user-engine", "nobody-here", status=2)
+    assert told == "pruner: --user-engine: there is no user 'nobody-here' on that system\n"
+
+
 def test_uninstalling_takes_what_was_installed_and_leaves_policy_and_log(pruner: Pruner, root: Path) -> None:
     pruner("install-units", "--root", str(root))
     policy = root / "etc/docker-hindsight/policy.toml"
