@@ -194,7 +194,9 @@ class DockerEngine:
         with as_engine_error(self.host):
             rows = _again(self.api.images)
         return [
-            ListedImage(full_id(text(row["Id"])), _tags(row), _digests(row), size(row.get("Size")))
+            ListedImage(
+                full_id(text(row["Id"])), _tags(row), _digests(row), size(row.get("Size")), strings(row.get("Labels"))
+            )
             for row in objects(rows)
             if text(row.get("Id"))
         ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from collector.model.origin import Origin
@@ -129,6 +129,7 @@ class ListedImage:
     references: tuple[str, ...]
     digests: tuple[str, ...]
     size: int
+    labels: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def signature(self) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -26,6 +26,7 @@ class Reason(IntEnum):
     FREES_NOTHING = 6
     TARGET_REACHED = 7
     REFUSED = 8
+    LABELLED = 9
     EVICT = 16
     EVICT_EMERGENCY = 17
     EVICT_DANGLING = 18
@@ -47,6 +48,7 @@ MEANING: dict[Reason, str] = {
     Reason.FREES_NOTHING: "all its layers are held by images that stay: removing it frees nothing",
     Reason.TARGET_REACHED: "images before it in the order free enough",
     Reason.REFUSED: "it could not be removed in this run",
+    Reason.LABELLED: "a label keeps it (keep_labels)",
     Reason.EVICT: "next in the order while free space is under the target",
     Reason.EVICT_DANGLING: "without a name, or its tag has moved on: such images go first",
     Reason.EVICT_TOGETHER: "its layers are freed only together with an allowlisted image, which goes in an emergency",

@@ -39,7 +39,9 @@ def steps(policy: Policy) -> tuple[Step, ...]:
     )
     images = replace(stopped, min_age=0.0)
     listed = replace(images, emergency=whole)
-    volumes = replace(listed, volumes=replace(policy.volumes, enabled=True, anonymous_age=0.0, cache_age=0.0))
+    volumes = replace(
+        listed, volumes=replace(policy.volumes, enabled=True, anonymous_age=0.0, cache_age=0.0, builder_age=0.0)
+    )
     return (
         Step("what the policy lets go", "nothing that the policy does not accept", usual),
         Step("all unused build cache", "the next builds take longer", builds),
@@ -48,7 +50,7 @@ def steps(policy: Policy) -> tuple[Step, ...]:
         ),
         Step("unused images of any age", "jobs pull them again", images),
         Step("unused allowlisted images", "jobs pull them again", listed),
-        Step("unused anonymous and cache volumes of any age", "jobs fill caches again; other data is lost", volumes),
+        Step("unused anonymous, cache and builder volumes", "caches fill again; other data is lost", volumes),
     )
 
 

@@ -43,6 +43,7 @@ _IMAGES = {
     Reason.HELD: ("jobs in flight", "wait until they have ended"),
     Reason.LOCAL: ("local_images", "--local-images evict: no registry can give these back"),
     Reason.YOUNG: ("min_age", "--min-age 0s"),
+    Reason.LABELLED: ("keep_labels", "a narrower --keep-labels"),
     Reason.PROTECTED: ("allowlist", "a higher --emergency"),
 }
 _ITEMS = {
@@ -99,4 +100,6 @@ def _rule_of(item: Item) -> tuple[str, str]:
     if isinstance(item.subject, Volume) and item.reason is ItemReason.YOUNG:
         sort = item.subject.sort
         return f"volumes.{sort}_age", f"--volumes-{sort}-age 0s"
+    if item.reason is ItemReason.LABELLED:
+        return "keep_labels", "a narrower --keep-labels"
     return _ITEMS.get((item.kind, item.reason), ("", ""))

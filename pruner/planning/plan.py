@@ -425,6 +425,8 @@ def blocked(image: Image, containers: int, policy: Policy, held: frozenset[str])
         return Reason.PINNED
     if image.image_id in held:
         return Reason.HELD
+    if image.kept_by:
+        return Reason.LABELLED
     if image.local and policy.local_images == "keep":
         return Reason.LOCAL
     return Reason.ENOUGH_SPACE
@@ -452,8 +454,9 @@ def explain(image: Image, reason: Reason, policy: Policy, now: float) -> str:
     if reason is Reason.YOUNG:
         since = f" [{policy.min_age_evidence}]" if policy.min_age_evidence else ""
         return f"used {idle} ago, within min_age {policy.age_text} ({image.evidence}){since}"
-    if reason in {Reason.PROTECTED, Reason.EVICT_EMERGENCY}:
-        return f"{MEANING[reason]} ({policy.protects(image.names)})"
+    if reason in {Reason.LABELLED, Reason.PROTECTED, Reason.EVICT_EMERGENCY}:
+        named = image.kept_by if reason is Reason.LABELLED else policy.protects(image.names)
+        return f"{MEANING[reason]} ({named})"
     if reason in {Reason.EVICT, Reason.EVICT_DANGLING, Reason.EVICT_TOGETHER}:
         return f"{MEANING[reason]}: last used {idle} ago ({image.evidence})"
     return MEANING[reason]

@@ -36,6 +36,7 @@ class ItemReason(StrEnum):
     SERVICE = "service"
     IN_USE = "in_use"
     KEPT = "kept"
+    LABELLED = "labelled"
     NOT_LISTED = "not_listed"
     ELSEWHERE = "elsewhere"
     YOUNG = "young"
@@ -57,6 +58,7 @@ ITEM_REASON_MEANING: dict[ItemReason, str] = {
     ItemReason.SERVICE: "it has a restart policy: it is somebody's service",
     ItemReason.IN_USE: "a container refers to it",
     ItemReason.KEPT: "the policy's `keep` names it",
+    ItemReason.LABELLED: "a label keeps it (keep_labels)",
     ItemReason.NOT_LISTED: "a named volume that the policy's `named` does not list",
     ItemReason.ELSEWHERE: "its driver or options put its data elsewhere: removing it frees nothing here",
     ItemReason.YOUNG: "not unused for long enough",
@@ -151,6 +153,8 @@ def _container(policy: Containers, one: Container, now: float, shortage: Shortag
         reason, detail = ItemReason.RUNNING, f"it is {one.state}"
     elif not policy.enabled:
         reason, detail = ItemReason.SWITCHED_OFF, ITEM_REASON_MEANING[ItemReason.SWITCHED_OFF]
+    elif one.kept_by:
+        reason, detail = ItemReason.LABELLED, f"{ITEM_REASON_MEANING[ItemReason.LABELLED]}: {one.kept_by}"
     elif one.restarts:
         reason, detail = ItemReason.SERVICE, ITEM_REASON_MEANING[ItemReason.SERVICE]
     elif (entry := policy.keeps(one.name)) is not None:
@@ -183,15 +187,30 @@ def volumes(policy: Volumes, found: Sequence[Volume], now: float, shortage: Shor
     return [_volume(policy, one, now, shortage) for one in ordered]
 
 
-_RANK = {"anonymous": 0, "cache": 1, "named": 2}
+_RANK = {"anonymous": 0, "cache": 1, "builder": 2, "named": 3}
+
+
+def _of_builder(one: Volume) -> str:
+    """How a builder's state is made smaller while the builder exists."""
+    if one.sort != "builder":
+        return ""
+    name = one.name.removeprefix("buildx_buildkit_").removesuffix("_state").rstrip("0123456789")
+    return f": `docker buildx prune --builder {name}` shrinks it, `docker buildx rm {name}` removes it"
 
 
 def _volume(policy: Volumes, one: Volume, now: float, shortage: Shortage | None) -> Item:
-    age = {"anonymous": policy.anonymous_age, "cache": policy.cache_age, "named": policy.named_age}[one.sort]
+    age = {
+        "anonymous": policy.anonymous_age,
+        "cache": policy.cache_age,
+        "builder": policy.builder_age,
+        "named": policy.named_age,
+    }[one.sort]
     idle = now - one.last_use
     story = f"{one.sort} volume, unused for {format_duration(max(0.0, idle))} ({one.evidence})"
     if one.containers:
-        reason, detail = ItemReason.IN_USE, ITEM_REASON_MEANING[ItemReason.IN_USE]
+        reason, detail = ItemReason.IN_USE, f"{ITEM_REASON_MEANING[ItemReason.IN_USE]}{_of_builder(one)}"
+    elif one.kept_by:
+        reason, detail = ItemReason.LABELLED, f"{ITEM_REASON_MEANING[ItemReason.LABELLED]}: {one.kept_by}"
     elif not policy.enabled:
         reason, detail = ItemReason.SWITCHED_OFF, ITEM_REASON_MEANING[ItemReason.SWITCHED_OFF]
     elif not one.here:

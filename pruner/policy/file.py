@@ -119,6 +119,15 @@ def _path(value: Any) -> str:
     return value
 
 
+def _labels(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
+        raise TypeError("must be a list of labels, name or name=value")
+    for entry in value:
+        if not entry.partition("=")[0].strip():
+            raise ValueError(f"'{entry}' is not a label: write name or name=value")
+    return tuple(value)
+
+
 def _globs(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
         raise TypeError("must be a list of globs or re: regular expressions")
@@ -158,6 +167,9 @@ KEYS: dict[str, Key] = {
     ),
     "order": Key(_one_of(tuple(ORDERS)), f"which images go first: {', '.join(ORDERS)}", "choice"),
     "interval": Key(_interval, "time between ticks of the timer", "duration"),
+    "keep_labels": Key(
+        _labels, "images, containers and volumes with one of these labels stay: name or name=value", "list"
+    ),
     "local_images": Key(_one_of(LOCAL_IMAGES), "keep or evict images that no registry can give back", "choice"),
     "job_slots": Key(
         _count, "jobs that the runners run at once, for amounts per job (default: as runner_config tells)", "number"
@@ -176,6 +188,9 @@ KEYS: dict[str, Key] = {
     "volumes.enabled": Key(_switch, "whether volumes that no container refers to may go", "switch"),
     "volumes.anonymous_age": Key(_seconds, "an anonymous volume goes so long after its last use", "duration"),
     "volumes.cache_age": Key(_seconds, "a cache volume of GitLab Runner goes so long after its last use", "duration"),
+    "volumes.builder_age": Key(
+        _seconds, "the state volume of a buildx builder that is gone goes so long after its last use", "duration"
+    ),
     "volumes.named": Key(_globs, "named volumes that may go too: globs or re: expressions on the name", "list"),
     "volumes.named_age": Key(_seconds, "a volume listed in `named` goes so long after its last use", "duration"),
     "volumes.keep": Key(_globs, "volumes of any kind that stay: globs or re: expressions on the name", "list"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -144,6 +145,7 @@ class Volumes:
         enabled: whether any may go.
         anonymous_age: seconds unused after which a volume without a name may.
         cache_age: seconds unused after which a cache volume of GitLab Runner may.
+        builder_age: seconds unused after which the state of a buildx builder that is gone may.
         named: globs (or ``re:`` expressions) of named volumes that may go, too.
         named_age: seconds unused after which those may.
         keep: globs (or ``re:`` expressions) of volumes of any kind that stay.
@@ -152,6 +154,7 @@ class Volumes:
     enabled: bool = True
     anonymous_age: float = 24 * 3600.0
     cache_age: float = 7 * 86400.0
+    builder_age: float = 14 * 86400.0
     named: tuple[str, ...] = ()
     named_age: float = 14 * 86400.0
     keep: tuple[str, ...] = ()
@@ -196,6 +199,7 @@ class Policy:
             (`pruner.policy.min_age`).
         order: which images go first, a name in `pruner.policy.orders.ORDERS`.
         interval: seconds between ticks of the timer.
+        keep_labels: labels, ``name`` or ``name=value``; images, containers and volumes that bear one stay.
         local_images: ``keep`` or ``evict`` those that no registry can give back.
         job_slots: jobs that the host's runners run at once, for amounts per job; None: `runner_config` tells.
         runner_config: GitLab Runner's configuration, whose `concurrent` is the number of slots.
@@ -213,6 +217,7 @@ class Policy:
     order: str = "forecast"
     interval: float = 300.0
     local_images: str = "keep"
+    keep_labels: tuple[str, ...] = ("docker-hindsight.keep=true",)
     job_slots: int | None = None
     runner_config: str = "/etc/gitlab-runner/config.toml"
     containers: Containers = field(default_factory=Containers)
@@ -265,6 +270,14 @@ class Policy:
         if self.min_age is None:
             return AUTO
         return format_duration(self.min_age) + (f" ({AUTO})" if self.min_age_evidence else "")
+
+    def kept_by(self, labels: Mapping[str, str]) -> str:
+        """The entry of `keep_labels` that one of the labels meets; empty: none."""
+        for entry in self.keep_labels:
+            name, given, value = entry.partition("=")
+            if name in labels and (not given or labels[name] == value):
+                return entry
+        return ""
 
     def protects(self, references: tuple[str, ...]) -> str | None:
         """The allowlist entry that names one of the references, or None."""

@@ -41,6 +41,7 @@ class Image:
         returns: how often it was used again after an idle time (see `pruner.state.learning`).
         gap: moving average of those idle times, seconds; 0 without any.
         superseded: since when a later image has been used in each of its repositories; infinite: not.
+        kept_by: the label that keeps it whatever happens; empty: none.
     """
 
     image_id: str
@@ -60,6 +61,7 @@ class Image:
     returns: int = 0
     gap: float = 0.0
     superseded: float = math.inf
+    kept_by: str = ""
 
     @property
     def name(self) -> str:
@@ -88,6 +90,7 @@ class Container:
         bytes: what its removal frees: its writable layer and its log.
         log_bytes: what its log holds of that, which may lie on another disk.
         volumes: names of the volumes that it refers to.
+        kept_by: the label that keeps it; empty: none.
     """
 
     container_id: str
@@ -101,6 +104,7 @@ class Container:
     bytes: int = 0
     log_bytes: int = 0
     volumes: tuple[str, ...] = ()
+    kept_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ class Volume:
 
     Attributes:
         name: its name.
-        sort: ``anonymous``, ``cache`` (of GitLab Runner) or ``named``.
+        sort: ``anonymous``, ``cache`` (of GitLab Runner), ``builder`` (the state of a buildx builder) or ``named``.
         created: when it was created, as the engine says.
         last_use: latest sign of use, as `evidence` tells.
         evidence: what shows it.
@@ -117,6 +121,7 @@ class Volume:
         containers: how many containers refer to it, in any state.
         here: whether its data is on a disk of the engine's.
         path: the folder of its data, as the engine says.
+        kept_by: the label that keeps it; empty: none.
         orphaned: whether its container was removed by the very run that looks now.
     """
 
@@ -130,6 +135,7 @@ class Volume:
     here: bool = True
     path: str = ""
     orphaned: bool = False
+    kept_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

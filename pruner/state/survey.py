@@ -86,9 +86,15 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
     listed = engine.containers()
     questions = Questions()
     usage = questions.ask(engine.disk_usage, _NO_USAGE, "what containers, volumes and build cache hold is unknown")
-    containers = read_containers(engine, listed, usage, questions, info.data_root)
+    label_of = {row.container: policy.kept_by(row.labels) for row in listed}
+    containers = tuple(
+        replace(one, kept_by=label_of[one.container_id])
+        for one in read_containers(engine, listed, usage, questions, info.data_root)
+    )
     recent = recent_uses(engine, now - policy.age, now)
-    asked: Callable[[], tuple[Volume, ...]] = partial(read_volumes, engine, listed, usage, log, orphaned)
+    asked: Callable[[], tuple[Volume, ...]] = partial(
+        read_volumes, engine, listed, usage, log, orphaned, policy.kept_by
+    )
     nothing: tuple[Volume, ...] = ()
     volumes = questions.ask(asked, nothing, "volumes stay")
     images = []
@@ -99,6 +105,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
         if observation is not None:
             own = [container for container in containers if container.image == row.image]
             image = image_of(observation, history.images.get(row.image), own, now)
+            image = replace(image, kept_by=policy.kept_by(row.labels))
             images.append(used_later(image, *recent.get(row.image, (0.0, ""))))
     if doubt := contradiction(disks, least_held(images, info.store)):
         raise EngineError(

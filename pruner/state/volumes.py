@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ _HEX_NAME = re.compile(r"[0-9a-f]{64}")
 _CACHE_VOLUME = re.compile(r"runner-.+-cache-[0-9a-f]{32}(-protected)?")
 # Engines take no stamp of zero for one.
 _EVER_NS = 10**9
+_BUILDER_VOLUME = re.compile(r"buildx_buildkit_.+_state")
 _SLOT = re.compile(r"runner-.+-project-[0-9]+-concurrent-[0-9]+")
 
 
@@ -32,6 +33,7 @@ def read_volumes(
     usage: Mapping[str, Any],
     log: EventLog | None,
     orphaned: Iterable[str] = (),
+    kept_by: Callable[[Mapping[str, str]], str] = lambda _: "",
 ) -> tuple[Volume, ...]:
     """All volumes with the latest sign of their use.
 
@@ -44,6 +46,7 @@ def read_volumes(
         usage: what the engine says that things hold.
         log: the event log; None or not there: only the engine is asked.
         orphaned: names of volumes whose containers this very run removed.
+        kept_by: which label keeps what bears these labels; empty: none.
 
     Raises:
         EngineError: there is no engine.
@@ -77,6 +80,7 @@ def read_volumes(
                 here=row.get("Driver") == "local" and not row.get("Options"),
                 path=text(row.get("Mountpoint")),
                 orphaned=name in orphans,
+                kept_by=kept_by(strings(row.get("Labels"))),
             )
         )
     return tuple(found)
@@ -88,12 +92,14 @@ def created_at(volume: Mapping[str, Any]) -> float:
 
 
 def sort_of(name: str, labels: Mapping[str, str]) -> str:
-    """Whether a volume is ``anonymous``, a ``cache`` of GitLab Runner, or ``named``.
+    """Whether a volume is ``anonymous``, a ``cache`` of GitLab Runner, a buildx ``builder``'s state, or ``named``.
 
     Engines mark anonymous volumes since 23.0; before, a name of 64 digits is all that tells them.
     """
     if labels.get(_TYPE) == "cache" or _CACHE_VOLUME.fullmatch(name):
         return "cache"
+    if _BUILDER_VOLUME.fullmatch(name):
+        return "builder"
     return "anonymous" if _ANONYMOUS in labels or _HEX_NAME.fullmatch(name) else "named"
 
 

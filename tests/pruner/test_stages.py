@@ -110,6 +110,9 @@ def test_volumes_go_by_kind_each_with_its_age_and_never_one_in_use() -> None:
         replace(volume("used", "anonymous", 1000), containers=1),
         replace(volume("nfs", "anonymous", 1000), here=False),
         replace(volume("orphan", "anonymous", 1000), orphaned=True),
+        replace(volume("labelled", "anonymous", 1000), kept_by="keep"),
+        volume("buildx_buildkit_old0_state", "builder", 15),
+        replace(volume("buildx_buildkit_mine0_state", "builder", 15), containers=1),
     ]
     judged = stages.volumes(Volumes(named=("listed*",), keep=("*-kept",)), found, NOW, Shortage(1e12, 0))
     assert decided(judged) == {
@@ -123,8 +126,14 @@ def test_volumes_go_by_kind_each_with_its_age_and_never_one_in_use() -> None:
         "used": ItemReason.IN_USE,
         "nfs": ItemReason.ELSEWHERE,
         "orphan": ItemReason.YOUNG,
+        "labelled": ItemReason.LABELLED,
+        "buildx_buildkit_old0_state": ItemReason.EXPIRED,
+        "buildx_buildkit_mine0_state": ItemReason.IN_USE,
     }
-    assert [item.key for item in judged if item.is_removed] == ["anonymous", "cache", "listed"]
+    assert [item.key for item in judged if item.is_removed] == [
+        *("anonymous", "cache", "buildx_buildkit_old0_state", "listed")
+    ]
+    assert "docker buildx prune --builder mine" in next(item.detail for item in judged if "mine0" in item.key)
 
 
 def test_a_plan_says_which_data_goes_with_a_container_or_a_volume() -> None:
@@ -305,3 +314,16 @@ def test_an_image_without_a_name_that_the_engine_refused_goes_last_too() -> None
     assert going(plan(policy(20), state)) == ["image-of-nameless", "app:1"]
     state = replace(state, refusals={("image", nameless.image_id): Refusal("no", NOW)})
     assert going(plan(policy(20), state)) == ["app:1", "image-of-nameless"]
+
+
+def test_what_bears_a_label_of_the_policy_stays_in_every_stage_and_in_an_emergency() -> None:
+    assert Policy().kept_by({"docker-hindsight.keep": "true"}) == "docker-hindsight.keep=true"
+    assert Policy().kept_by({"docker-hindsight.keep": "false", "else": "true"}) == ""
+    assert Policy(keep_labels=("mine",)).kept_by({"mine": "whatever"}) == "mine"
+    nameless = replace(image("nameless", 48), references=(), digests=(), names=())
+    images = [replace(one, kept_by="mine") for one in (image("app", 30), image("base", 40), nameless)]
+    labelled = replace(container("c", 48), kept_by="mine")
+    made = plan(policy(99), inventory(images, (labelled,), (replace(volume("v", "anonymous", 9), kept_by="mine"),)))
+    assert going(made) == []
+    assert {verdict.reason for verdict in made.verdicts} == {Reason.LABELLED}
+    assert {item.reason for item in made.items} == {ItemReason.LABELLED}

@@ -40,6 +40,7 @@ PREFIX = "com.gitlab.gitlab-runner."
         (CACHE, {}, "cache"),
         (f"{CACHE}-protected", {}, "cache"),
         ("whatever", {f"{PREFIX}type": "cache"}, "cache"),
+        ("buildx_buildkit_builder0_state", {}, "builder"),
         ("runner-cache", {}, "named"),
         (f"my-{CACHE}", {}, "named"),
     ],
