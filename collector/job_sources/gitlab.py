@@ -183,7 +183,14 @@ def _client(url: str, token: str) -> Gitlab:
         from gitlab import Gitlab  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
         raise UsageError("python-gitlab is not installed: install docker-hindsight[gitlab]") from None
-    return Gitlab(url, private_token=token, timeout=_TIMEOUT_S, retry_transient_errors=True, session=_session(url))
+    return Gitlab(
+        url,
+        private_token=token,
+        timeout=_TIMEOUT_S,
+        retry_transient_errors=True,
+        keep_base_url=True,
+        session=_session(url),
+    )
 
 
 class _ElsewhereError(Exception):

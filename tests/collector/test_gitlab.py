@@ -21,6 +21,7 @@ from collector.job_sources import gitlab
 from collector.job_sources.gitlab import GitLabError, Server, ingest_gitlab, read_token
 from collector.model.errors import UsageError
 from collector.terminal.faults import faults_in_one_line
+from tests import hostile
 from tests.collector.test_jobs import JOB_A, JOB_B, SERVICE
 from tests.collector.test_translate import CAPTURES
 
@@ -37,6 +38,8 @@ class Api:
         # (status, headers) of the next answers to paths that contain the key.
         self.faults: dict[str, list[tuple[int, dict[str, str]]]] = {}
         self.asked: list[str] = []
+        # Where the link to the next page leads, if not to the server itself.
+        self.elsewhere = ""
 
     def add(self, number: int, trace: str | None, status: str = "success", project: int = 7) -> None:
         self.jobs[number] = {
@@ -88,7 +91,8 @@ class Handler(BaseHTTPRequestHandler):
         headers = {"X-Page": str(number), "X-Per-Page": str(size)}
         if number * size < len(rows):
             host = self.headers["Host"]
-            link = f"http://{host}/api/v4/runners/{RUNNER}/jobs?order_by=id&sort=desc&per_page={size}&page={number + 1}"
+            base = f"{self.api.elsewhere or f'http://{host}'}/api/v4/runners/{RUNNER}/jobs"
+            link = f"{base}?order_by=id&sort=desc&per_page={size}&page={number + 1}"
             headers["Link"] = f'<{link}>; rel="next"'
         self.answer(200, body, headers)
 
@@ -272,3 +276,93 @@ def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatc
             read_token(tmp_path / "t")
     with pytest.raises(UsageError, match="cannot be read"):
         read_token(tmp_path / "none")
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[tuple[list[dict[str, str]], int]]:
+    """Another server, on another address of this host: the headers of all that it is asked, and its port."""
+    heard: list[dict[str, str]] = []
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard.append(dict(self.headers))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"[]")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.2", 0), Listener) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield heard, server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("path", ["/runners", "/jobs/5/trace"])
+def test_the_token_follows_no_redirect_to_another_server(
+    api: tuple[Api, str], log: EventLog, elsewhere: tuple[list[dict[str, str]], int], status: int, path: str
+) -> None:
+    made, url = api
+    heard, port = elsewhere
+    made.add(5, minimal(JOB_A))
+    made.faults = {path: [(status, {"Location": f"http://127.0.0.2:{port}/secret"})]}
+    with pytest.raises(GitLabError, match=rf"leads to http://127\.0\.0\.2:{port} ") as told:
+        ingest_gitlab(log, Server(url, TOKEN, retries=0), RUNNER)
+    assert heard == []
+    assert "secret" not in str(told.value)
+
+
+def test_nor_a_next_page_there_but_a_redirect_on_the_same_server(
+    api: tuple[Api, str], log: EventLog, elsewhere: tuple[list[dict[str, str]], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, url = api
+    heard, port = elsewhere
+    monkeypatch.setattr(gitlab, "_PAGE", 1)
+    made.add(5, minimal(JOB_A))
+    made.faults = {
+        "/runners": [(302, {"Location": f"{url}/api/v4/runners/{RUNNER}/jobs?order_by=id&sort=desc&per_page=1"})]
+    }
+    assert ingest_gitlab(log, Server(url, TOKEN, retries=0), RUNNER).lines == 1
+    made.add(6, minimal(JOB_A))
+    made.elsewhere = f"http://127.0.0.2:{port}"
+    # The next page is asked of the server itself.
+    assert ingest_gitlab(log, Server(url, TOKEN, retries=0), RUNNER).lines == 1
+    assert sum("page=2" in path for path in made.asked) == 1
+    assert heard == []
+
+
+@pytest.mark.parametrize("url", ["http://gitlab.example.org", "http://127.0.0.1.example.org", "http://10.0.0.1:80"])
+def test_the_token_is_not_sent_in_clear_over_a_network_unless_asked_to(url: str) -> None:
+    with pytest.raises(UsageError, match="--allow-plain-http"):
+        Server(url, TOKEN)
+    Server(url, TOKEN, insecure=True)
+    Server(url.replace("http:", "https:"), TOKEN)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:1", "http://127.9.9.9", "http://[::1]:80"])
+def test_but_to_this_host_it_may_be(url: str) -> None:
+    Server(url, TOKEN)
+
+
+@pytest.mark.parametrize("url", ["http://[", "https://", "https://h:99999", "https://a℀b/", "", "//h", "https:///x"])
+def test_an_address_that_is_none_is_one_line(url: str) -> None:
+    with pytest.raises(UsageError, match="--url must be an address"):
+        Server(url, TOKEN)
+
+
+def test_jobs_of_any_shape_are_taken_or_passed_over(api: tuple[Api, str], log: EventLog) -> None:
+    made, url = api
+    leaves: list[Any] = [*hostile.TEXTS, 2**70, -1, None, [], {}, True]
+    for number, leaf in enumerate(leaves, 1):
+        made.add(number, minimal(JOB_A))
+        job = made.jobs[number]
+        job |= dict.fromkeys(("name", "ref", "started_at", "duration", "web_url", "pipeline", "commit"), leaf)
+        if number % 3 == 0:
+            job["project"] = leaf
+    found = ingest_gitlab(log, Server(url, TOKEN), RUNNER)
+    assert found.lines + found.missing >= len(made.jobs)
+    assert ingest_gitlab(log, Server(url, TOKEN), RUNNER).lines == 0
