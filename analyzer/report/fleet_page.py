@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from html import escape
-from importlib.metadata import version
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from analyzer.report import charts as report_charts
@@ -17,7 +14,7 @@ from analyzer.report.terminal import short_names
 from analyzer.search.fleet import FLEET, Findings, fleet_sums
 from analyzer.simulation.result import Result
 from analyzer.trace.describe import HistoryFacts
-from collector.model.units import format_bytes, format_count, format_duration, format_time
+from collector.model.units import format_time
 
 _MOST_CHARTS = 24
 
@@ -107,33 +104,30 @@ def write_fleet_report(made: FleetStudy, path: Path) -> None:
 
 def render_fleet(made: FleetStudy) -> str:
     """The report as HTML. What comes from the logs is escaped wherever it stands."""
-    library, script = parts.library(), parts.part("report.js")
     shown = _charted(made)
-    rest = len(made.hosts) - len(shown)
-    return Template(parts.part("fleet.html")).substitute(
-        hashes=f"{parts.script_hash(library)} {parts.script_hash(script)}",
-        version=escape(version("docker-hindsight")),
-        count=f"{len(made.hosts):,}",
-        style=parts.part("report.css"),
-        story=_story(made),
-        uses=f"{sum(host.facts.uses for host in made.hosts):,}",
+    ours = [host for host in made.hosts if host.chosen is not None]
+    return parts.page(
+        "fleet.html",
+        _data(shown),
+        made=made,
+        uses=sum(host.facts.uses for host in made.hosts),
         begin=format_time(min(host.facts.begin for host in made.hosts)),
         end=format_time(max(host.facts.end for host in made.hosts)),
-        total=parts.size(sum(host.total for host in made.hosts)),
-        verdict=_verdict(made),
-        why=parts.why(made.lineup.proposal),
-        diamond=parts.diamond(made.lineup.proposal, " for all"),
-        charts="".join(_figure(k, host) for k, host in enumerate(shown)),
-        rest=f"The {rest:,} hosts that pull less again are in the table only." if rest else "",
+        total=sum(host.total for host in made.hosts),
+        full=_some([host.name for host in ours if host.chosen is not None and host.chosen.disk_full]),
+        tightest=min(ours, key=lambda host: _figure(host, "min_free") / host.total, default=None),
+        heaviest=max(ours, key=lambda host: _figure(host, "repulled_bytes"), default=None),
+        charted=shown,
+        rest=len(made.hosts) - len(shown),
         sums=_table("Sums over all hosts", made, [(FLEET, made.sums)]),
         policies=_table("Hosts and policies", made, [(host.name, host.results) for host in made.hosts]),
-        common=f"All policies: {escape(', '.join(made.common))}." if made.common else "",
-        hosts=_hosts(made),
-        notes=_notes(made),
-        data=parts.data_text(_data(shown)),
-        library=library,
-        script=script,
+        hosts_table=_hosts(made),
+        assumptions=[f"{host.name}: {note}" for host in made.hosts for note in host.facts.assumptions],
     )
+
+
+def _figure(host: OnHost, name: str) -> float:
+    return float(getattr(host.chosen, name))
 
 
 def _charted(made: FleetStudy) -> list[OnHost]:
@@ -144,109 +138,36 @@ def _charted(made: FleetStudy) -> list[OnHost]:
     return most[:_MOST_CHARTS]
 
 
-def _story(made: FleetStudy) -> str:
-    chosen, rival, count = made.chosen, made.rival, len(made.hosts)
-    hosts = format_count(count, "host")
-    if chosen is None:
-        return f"What others do, on {hosts}"
-    if not made.lineup.proposal.holds:
-        return parts.unfit(chosen, rival, hosts)
-    told = f"{parts.short(chosen)} {hosts} would have {parts.whole('re-pulled')} {parts.size(chosen.repulled_bytes)}"
-    return told if rival is None else f"{told}; {parts.whole(rival.name)} {parts.size(rival.repulled_bytes)}"
-
-
-def _verdict(made: FleetStudy) -> str:
-    chosen, rival = made.chosen, made.rival
-    if chosen is None:
-        return ""
-    ours = [(host, host.chosen) for host in made.hosts if host.chosen is not None]
-    tightest, least = min(ours, key=lambda pair: pair[1].min_free / pair[0].total)
-    heaviest, most = max(ours, key=lambda pair: pair[1].repulled_bytes)
-    full = [host.name for host, result in ours if result.disk_full]
-    told = (
-        f"{parts.recommended(made.lineup.proposal, chosen.name)} In the whole time under it "
-        f"{parts.times(chosen.disk_full, 'pull', 'pulls')} would have found the disk full"
-        f"{f' (on {escape(_some(full))})' if full else ''}, and {chosen.removals:,} images would have been removed. "
-        f"Space would have been scarcest on {escape(tightest.name)}: {parts.least_free(least)}."
-    )
-    words = [told]
-    if most.repulled_bytes:
-        words.append(
-            f"Most would have been pulled again by {escape(heaviest.name)}: {parts.size(most.repulled_bytes)}."
-        )
-    if rival is not None and rival.repulled_bytes > chosen.repulled_bytes:
-        words.append(
-            f"<strong>{escape(rival.name)}</strong> would have removed {rival.removals:,}, and spent "
-            f"{format_duration(rival.repull_seconds)} pulling them again, at {parts.size(rival.pull_rate)} a second."
-        )
-
-    def card(text: str, figure: Any) -> tuple[str, str]:
-        return figure(chosen), text if rival is None else f"{text}; {escape(rival.name)}: {figure(rival)}"
-
-    cards = [
-        card("pulled again on all hosts", lambda result: parts.size(result.repulled_bytes)),
-        card("least free space of any host", lambda result: parts.size(result.min_free)),
-        card("pulls that found the disk full", lambda result: f"{result.disk_full:,}"),
-        card("of uses found their image", lambda result: f"{result.hit_ratio:.2%}"),
-    ]
-    return parts.lead(words, cards)
-
-
 def _some(names: Sequence[str], most: int = 5) -> str:
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
-def _figure(number: int, host: OnHost) -> str:
-    name = escape(host.name)
-    label = f"Scatter plot of {name}; all its figures are in the table of hosts and policies below"
-    return (
-        f'<figure aria-labelledby="h-host-{number}" aria-describedby="d-trade"><h3 id="h-host-{number}">{name}</h3>'
-        f'<div class="chart" id="chart-tradeoff-{number}" role="img" aria-label="{label}"></div></figure>'
-    )
-
-
-def _table(caption: str, made: FleetStudy, groups: Sequence[tuple[str, Sequence[Result]]]) -> str:
+def _table(caption: str, made: FleetStudy, groups: Sequence[tuple[str, Sequence[Result]]]) -> parts.Table:
     columns = parts.columns(result for host in made.hosts for result in host.results)
-    chosen = None if made.chosen is None else made.chosen.name
-    flat = [(host, result) for host, results in groups for result in results]
-    rows = [
-        [
-            f'<th scope="row">{escape(host)}</th>',
-            f'<td class="text">{escape(result.name)}{parts.tag(result.name == chosen, made.lineup.proposal)}</td>',
-            *parts.figures(columns, result),
-        ]
-        for host, result in flat
-    ]
-    classes = ["chosen" if result.name == chosen else "" for _, result in flat]
-    return parts.table(caption, ["host", "policy", *parts.heads(columns)], rows, classes)
+    rows = []
+    for host, results in groups:
+        for result in results:
+            chosen = made.chosen is not None and result.name == made.chosen.name
+            tag = parts.tag(made.lineup.proposal, shown=chosen)
+            policy = parts.Cell(result.name, style="text", tag=tag)
+            rows.append(parts.Row([parts.Cell(host, head=True), policy, *parts.figures(columns, result)], chosen))
+    return parts.Table(caption, ["host", "policy", *parts.heads(columns)], rows)
 
 
-def _hosts(made: FleetStudy) -> str:
+def _hosts(made: FleetStudy) -> parts.Table:
     rows = [
-        [
-            f'<th scope="row" class="name">{escape(host.name)}</th>',
-            *(parts.cell(format_time(at), at) for at in (host.facts.begin, host.facts.end)),
-            *(parts.cell(f"{count:,}", count) for count in (host.facts.uses, host.facts.images)),
-            parts.cell(format_bytes(host.total), host.total),
-        ]
+        parts.Row(
+            [
+                parts.Cell(host.name, style="name", head=True),
+                *(parts.Cell(format_time(at), at) for at in (host.facts.begin, host.facts.end)),
+                *(parts.Cell(f"{count:,}", count) for count in (host.facts.uses, host.facts.images)),
+                parts.bytes_cell(host.total),
+            ]
+        )
         for host in made.hosts
     ]
-    return parts.table("Hosts and their histories", ["host", "from", "to", "uses", "images", "disk"], rows)
-
-
-def _notes(made: FleetStudy) -> str:
-    left_out = "".join(f"<li>{escape(note)}</li>" for note in made.notes)
-    assumed = "".join(
-        f"<li>{escape(host.name)}: {escape(note)}</li>" for host in made.hosts for note in host.facts.assumptions
-    )
-    return _list("h-left", "Hosts left out", left_out) + _list("h-notes", "What these figures stand on", assumed)
-
-
-def _list(name: str, heading: str, items: str) -> str:
-    if not items:
-        return ""
-    return f'<section aria-labelledby="{name}"><h2 id="{name}">{heading}</h2><ul class="notes">{items}</ul></section>'
+    return parts.Table("Hosts and their histories", ["host", "from", "to", "uses", "images", "disk"], rows)
 
 
 def _data(shown: Sequence[OnHost]) -> dict[str, Any]:

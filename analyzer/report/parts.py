@@ -1,28 +1,84 @@
-"""What every report page is made of: tables, sizes and scripts as HTML text. What is given is escaped."""
+"""What every report page is made of: tables as values, and the environment that renders them.
+
+The templates escape whatever they are given; only the page's own scripts, style and data go in as they are.
+"""
 
 from __future__ import annotations
 
 import base64
 import functools
 import hashlib
-import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
 from analyzer.search.recommend import Proposal
-from analyzer.simulation.figures import Figure, in_tables
+from analyzer.simulation.figures import FIGURES, Figure, in_tables
 from analyzer.simulation.result import Result
 from collector.model.errors import HindsightError
 from collector.model.paths import write_whole
-from collector.model.units import format_bytes
+from collector.model.units import format_bytes, format_count, format_duration
+
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 class ReportError(HindsightError):
     """The report cannot be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell of a table.
+
+    Attributes:
+        text: what it shows.
+        value: what it sorts by; None: its text.
+        style: its class; a ``name`` may go on in the next line after a slash or a colon.
+        head: whether it names its row.
+        share: percent of the most, drawn as a bar; None: no bar.
+        tag: what marks it.
+    """
+
+    text: str
+    value: float | None = None
+    style: str = ""
+    head: bool = False
+    share: float | None = None
+    tag: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a table; `chosen`: that of the recommended policy."""
+
+    cells: Sequence[Cell]
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table that may be wider than the page.
+
+    Attributes:
+        caption: what it shows.
+        heads: the columns' headings.
+        rows: its rows.
+        sortable: whether a click on a heading sorts it.
+        quiet: whether its caption is for readers of the screen only.
+    """
+
+    caption: str
+    heads: Sequence[str]
+    rows: Sequence[Row]
+    sortable: bool = True
+    quiet: bool = False
 
 
 def columns(results: Iterable[Result]) -> dict[str, Figure]:
@@ -40,86 +96,91 @@ def heads(shown: Mapping[str, Figure]) -> list[str]:
     return [figure.label or figure.header.lower() for figure in shown.values()]
 
 
-def figures(shown: Mapping[str, Figure], result: Result) -> list[str]:
+def figures(shown: Mapping[str, Figure], result: Result) -> list[Cell]:
     """A result's cells."""
     made = []
     for name, figure in shown.items():
         value = getattr(result, name)
-        made.append(cell(figure.text(value), value, "bad" if figure.bad_if_any and value else ""))
+        made.append(Cell(figure.text(value), value, "bad" if figure.bad_if_any and value else ""))
     return made
 
 
-def tag(shown: bool, proposal: Proposal) -> str:
+def tag(proposal: Proposal, *, shown: bool) -> str:
     """What marks the recommended policy."""
-    return f'<span class="tag">{proposal.word}</span>' if shown else ""
+    return proposal.word if shown else ""
 
 
-def recommended(proposal: Proposal, name: str) -> str:
-    """What begins the report's first sentence."""
-    word = "Recommended:" if proposal.holds else "Nothing fits; closest comes"
-    return f"{word} <strong>{escape(name)}</strong>."
+def bytes_cell(count: float, most: float | None = None) -> Cell:
+    """A cell of bytes; with a bar as long as its share of the most, if that is given."""
+    if most is None:
+        return Cell(format_bytes(count), count)
+    return Cell(format_bytes(count), count, "bar", share=100.0 * count / most if most else 0.0)
 
 
-def lead(words: Iterable[str], cards: Iterable[tuple[str, str]]) -> str:
-    """What is told first: sentences, and a few figures with their meaning. All is HTML."""
-    listed = "".join(f"<li><b>{figure}</b><span>{meaning}</span></li>" for figure, meaning in cards)
-    return f'<p class="lead">{" ".join(words)}</p><ul class="figures">{listed}</ul>'
+def page(template: str, data: Any, **values: Any) -> str:
+    """A page as HTML.
 
+    Args:
+        template: the file of the page.
+        data: what the page's script draws, as JSON.
+        values: what the template shows; all of it is escaped.
 
-def why(proposal: Proposal) -> str:
-    """The section that says why this policy, in `analyzer recommend`'s own sentences."""
-    if not proposal.said:
-        return ""
-    said = proposal.said if proposal.holds else [sentence[:1].upper() + sentence[1:] for sentence in proposal.said]
-    listed = "".join(f"<li>{escape(sentence)}</li>" for sentence in said)
-    heading = "Why this policy" if proposal.holds else "Why nothing fits"
-    return f'<section aria-labelledby="h-why"><h2 id="h-why">{heading}</h2><ul class="notes">{listed}</ul></section>'
-
-
-def unfit(chosen: Result, rival: Result | None, where: str) -> str:
-    """The headline where no policy does what is asked."""
-    told = short(chosen)
-    missed = f"{times(chosen.disk_full, 'pull', 'pulls')} would have found the disk full"
-    if not chosen.disk_full:
-        missed = f"{times(chosen.losses, 'image', 'images')} would have been lost"
-    against = (
-        "" if rival is None else f"; {whole(rival.name)}: {rival.disk_full if chosen.disk_full else rival.losses:,}"
-    )
-    return f"Nothing fits {where}: {told[:1].lower()}{told[1:]} {missed}{against}"
-
-
-def least_free(result: Result) -> str:
-    """How much was free at the worst, as the end of a sentence on what would have been."""
-    if result.min_free < 0:
-        return f"{size(-result.min_free)} would have been short at the worst"
-    return f"free space would never have been less than {size(result.min_free)}"
-
-
-def diamond(proposal: Proposal, whose: str = "") -> str:
-    """What the trade-off's marks stand for."""
-    if proposal.policy is None:
-        return ""
-    first = (
-        f"The recommended policy{whose} is the diamond."
-        if proposal.holds
-        else "Nothing fits; the diamond comes closest."
-    )
+    Raises:
+        ReportError: this is a source tree that was never built.
+    """
+    scripts = library(), part("report.js")
     return (
-        f"{first} Of the ringed ones no other leaves more space without pulling more again; more space than is needed "
-        "means that fewer images are kept."
+        environment()
+        .get_template(template)
+        .render(
+            **values,
+            version=version("docker-hindsight"),
+            hashes=Markup(" ".join(map(script_hash, scripts))),  # noqa: S704 - digests of our own scripts
+            style=Markup(part("report.css")),  # noqa: S704 - a file of ours
+            data=Markup(data_text(data)),  # noqa: S704 - JSON without any character that HTML knows
+            library=Markup(scripts[0]),  # noqa: S704 - as above
+            script=Markup(scripts[1]),  # noqa: S704
+        )
     )
 
 
-def whole(text: str) -> str:
-    """Text that is not broken at its hyphens."""
-    return f'<span class="whole">{escape(text)}</span>'
+@functools.cache
+def environment() -> Environment:
+    """The templates' environment: everything is escaped, and what is missing is a fault."""
+    made = Environment(
+        loader=PackageLoader("analyzer.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+    )
+    made.filters.update(
+        size=lambda count: format_bytes(count).replace(" ", _NO_BREAK),
+        duration=format_duration,
+        counted=format_count,
+        times=times,
+        breakable=breakable,
+        by_threshold=by_threshold,
+        figure=lambda result, name: FIGURES[name].text(getattr(result, name)).replace(" ", _NO_BREAK),
+        sentence=lambda text: text[:1].upper() + text[1:],
+        lower_first=lambda text: text[:1].lower() + text[1:],
+    )
+    return made
 
 
-def short(result: Result) -> str:
+def by_threshold(result: Result) -> str:
     """A policy as one says it: by its threshold, if its name tells that."""
     text = result.name.partition(",")[0]
     _, _, level = text.partition(" under ")
-    return escape(f"At {level}" if level else f"With {text}")
+    return f"At {level}" if level else f"With {text}"
+
+
+def breakable(name: str) -> Markup:
+    """A name that may go on in the next line after a slash or a colon."""
+    return escape(name).replace("/", Markup("/<wbr>")).replace(":", Markup(":<wbr>"))
+
+
+def times(count: int, what: str) -> str:
+    """So many of something, in words."""
+    return f"no {what}" if count == 0 else format_count(count, what)
 
 
 def write(text: str, path: Path) -> None:
@@ -160,64 +221,3 @@ def data_text(value: Any) -> str:
     """JSON that ends no script element, whatever is in it."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def table(
-    caption: str,
-    heads: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    classes: Sequence[str] = (),
-    *,
-    sortable: bool = True,
-    quiet: bool = False,
-) -> str:
-    """A table that may be wider than the page: it scrolls by itself, also with the keyboard."""
-    inner = '<button type="button">{}</button>' if sortable else '<span class="plain">{}</span>'
-    head = "".join(
-        f'<th scope="col"{style_class("text" if name == "policy" else "")}>{inner.format(escape(name))}</th>'
-        for name in heads
-    )
-    styled = zip(rows, itertools.chain(classes, itertools.repeat("")))  # noqa: B905 - the second has no end
-    body = "".join(f"<tr{style_class(style)}>{''.join(row)}</tr>" for row, style in styled)
-    named = f"<caption{style_class('quiet' if quiet else '')}>{escape(caption)}</caption>"
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>{named}'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def cell(text: str, value: float | None = None, style: str = "") -> str:
-    """A cell that shows a text and sorts by a value."""
-    data = "" if value is None else f' data-value="{value:.15g}"'
-    return f"<td{data}{style_class(style)}>{escape(text)}</td>"
-
-
-def style_class(style: str) -> str:
-    """The class attribute, if there is a style."""
-    return f' class="{style}"' if style else ""
-
-
-def bar(amount: float, most: float) -> str:
-    """A cell of bytes with a bar as long as its share of the most."""
-    share = 100.0 * amount / most if most else 0.0
-    return f'<td class="bar" style="--share:{share:.1f}%" data-value="{amount:.12g}">{format_bytes(amount)}</td>'
-
-
-def head_cell(text: str) -> str:
-    """The cell that names its row."""
-    return f'<th scope="row">{escape(text)}</th>'
-
-
-def breakable(name: str) -> str:
-    """A name that may go on in the next line after a slash or a colon."""
-    return escape(name).replace("/", "/<wbr>").replace(":", ":<wbr>")
-
-
-def size(count: float) -> str:
-    """Bytes that are not broken between figure and unit."""
-    return escape(format_bytes(count)).replace(" ", "&nbsp;")
-
-
-def times(count: int, one: str, many: str) -> str:
-    """So many of something, in words."""
-    return f"no {one}" if count == 0 else f"{count:,} {one if count == 1 else many}"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analyzer.baselines import baseline
-from analyzer.report import charts, html_page, study
+from analyzer.report import charts, html_page, parts, study
 from analyzer.report.downsample import distinct_times, fewer_steps
 from analyzer.report.html_page import write_report
 from analyzer.report.parts import ReportError
@@ -236,3 +236,15 @@ def test_one_host_of_several_has_the_whole_report(tmp_path: Path) -> None:
         done = run("report", "--log", str(place), "--host", "one", "--threshold", "20%", "-o", str(tmp_path / "r.html"))
         assert done.returncode == 0, done.stderr
         assert 'id="chart-free"' in (tmp_path / "r.html").read_text()
+
+
+def test_whatever_a_template_is_given_is_escaped() -> None:
+    hostile = "\"'><script>alert(1)</script>/a:b"
+    cells = [parts.Cell(hostile, head=True, style=style, tag=hostile) for style in ("", "name")]
+    table = parts.Table(hostile, [hostile, "policy"], [parts.Row(cells)])
+    macros = parts.environment().get_template("macros.html").module
+    made = str(macros.table(table)) + str(macros.section("h-notes", hostile, [hostile]))  # type: ignore[attr-defined]
+    assert "<script" not in made
+    assert made.count("alert(1)") == 9
+    assert "&#34;&#39;&gt;&lt;script&gt;" in made
+    assert "href" not in made
