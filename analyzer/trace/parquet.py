@@ -67,7 +67,7 @@ def export_parquet(log: EventLog, folder: Path, host: str | None = None) -> list
             raise UsageError(f"--parquet: {folder} is a file: name a folder")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as place:
-            with log.reading() as connection:
+            with log.reading(reachable=folder) as connection:
                 hosts = hosts_of(connection, host, log.path)
                 counts = [
                     _write(connection, name, folder, Path(place) / str(number)) for number, name in enumerate(hosts)
@@ -157,7 +157,12 @@ class ParquetLog(EventLog):
         super().__init__(path, host)
 
     @contextmanager
-    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def reading(
+        self,
+        reachable: Path | None = None,  # noqa: ARG002 - it is in memory, and may reach all
+        *,
+        as_recorded: bool = False,  # noqa: ARG002 - it was exported with true times
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection to the log's tables and views, in memory.
 
         Raises:

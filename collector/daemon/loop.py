@@ -98,6 +98,8 @@ class Collector:
         self._anchor_ns: int | None = None
         # When the collector last surely witnessed, UTC nanoseconds; None: never before.
         self._alive_ns: int | None = None
+        # Whether the log had times still to come when it was opened: then they do not tell what came first.
+        self._clock_was_behind = False
         self._images = ImageWatch(engine, self._clock, self._record, self._watchdog.progress)
         self._sampling_due = False
         self._next_disk = self._next_inventory = self._next_containers = self._next_flush = 0.0
@@ -212,8 +214,10 @@ class Collector:
         found = self._log.query(_OPEN_CONTAINERS, [sorted(HIDEABLE), self._log.host])
         for container, image, began_ns, hidden in found:
             self._translator.open[container] = OpenContainer(image, began_ns, frozenset(hidden or ()))
-        self._anchor_ns, latest_ns = self._log.query(_ANCHOR, [self._log.host])[0]
-        self._clock.resume(latest_ns)
+        self._anchor_ns, latest_ns = self._log.query(_ANCHOR, [self._log.host], as_recorded=True)[0]
+        steps_back = self._clock.resume(latest_ns)
+        self._record(*steps_back)
+        self._clock_was_behind = bool(steps_back)
         # A collector that was killed before it recorded anything of the engine, a pruner or a job source may have
         # made the log: the first start is the one that finds nothing of the engine in it.
         self._alive_ns = last_witnessed_ns(self._log)
@@ -255,22 +259,23 @@ class Collector:
 
     def _note_gap(self) -> None:
         """If the engine's memory does not reach back to the last sign of life, something may be lost."""
-        alive_ns = self._alive_ns
-        if alive_ns is None:
+        if self._alive_ns is None:
             return
         now_ns = self._clock.now()
+        clock_is_behind = self._clock_was_behind or now_ns < self._alive_ns
+        self._clock_was_behind = False
+        alive_ns = min(self._alive_ns, now_ns)
         since_ns = min(self._anchor_ns or alive_ns, alive_ns - _LOOK_BACK_NS, now_ns)
         told = map(event_time_ns, self._engine.buffered_events(since_ns, now_ns))
         times = [moment for moment in told if 0 < moment <= now_ns]
         if self._anchor_ns in times:
             return
         # What the engine remembers is its latest events, all of them; but times tell no order across a step back.
-        clock_is_behind = now_ns < alive_ns
         if not clock_is_behind and min(times, default=now_ns) <= alive_ns:
             return
         ended = min((moment for moment in times if moment > alive_ns), default=now_ns)
         reason = "the engine no longer has the events since the last one witnessed"
-        if ended <= alive_ns:
+        if clock_is_behind:
             reason = "the host's clock was set back while nothing was witnessed"
         self._record(Event(max(ended, alive_ns), Kind.GAP, began_ns=alive_ns, attributes={"reason": reason}))
 
@@ -496,8 +501,9 @@ _ANCHOR = f"""
 SELECT arg_max(coalesce(CAST(attributes ->> '$.own_time_ns' AS BIGINT), epoch_ns(time)), seq)
         FILTER (kind IN ({sql_list(of_source(Source.ENGINE))})
             AND coalesce(attributes ->> '$.inferred', 'false') <> 'true'),
-    epoch_ns(max(time))
-FROM event WHERE host = ?
+    epoch_ns(max(time) FILTER (seq > coalesce(
+        (SELECT max(seq) FROM event WHERE host = $1 AND kind = 'clock_set_back'), 0)))
+FROM event WHERE host = $1
 """
 
 _OPEN_CONTAINERS = """

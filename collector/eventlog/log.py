@@ -6,8 +6,6 @@ opens it for as long as its work needs, and waits its turn.
 
 from __future__ import annotations
 
-import json
-import os
 import socket
 import time
 import uuid
@@ -19,17 +17,24 @@ from typing import Any
 import duckdb
 
 from collector.eventlog import identity
-from collector.eventlog.schema import FINGERPRINT, JOBS_VERSION, MIGRATIONS, SCHEMA_VERSION, TEMPORARY_VIEWS, VIEWS
-from collector.model.errors import LogBusyError, LogError, LogFullError
-from collector.model.events import Event, Kind
-from collector.model.jobs import JOB_FIELDS, Job, attribution
+from collector.eventlog.database import check_functions, in_one_line, is_stub, made_whole, open_database
+from collector.eventlog.rows import attribute_old_events, insert, unseen
+from collector.eventlog.schema import (
+    FINGERPRINT,
+    FUNCTIONS,
+    JOBS_VERSION,
+    MIGRATIONS,
+    SCHEMA_VERSION,
+    TABLES,
+    TEMPORARY_VIEWS,
+    VIEWS,
+    true_times,
+)
+from collector.model.errors import LogBusyError, LogError
+from collector.model.events import Event
 
 _FIRST_RETRY_S = 0.01
 _LAST_RETRY_S = 0.5
-_UMASK = 0o027  # the log is 0640: it tells which projects run which images
-_BATCH = 20_000
-_NO_SPACE = "No space left on device"
-_DAMAGED = ("Could not read enough bytes", "orrupt", "checksum", "Checksum")
 
 
 class EventLog:
@@ -45,6 +50,7 @@ class EventLog:
         self.path = path
         self._host = self._given = host
         self.wait = wait
+        self._checked: tuple[int, int] | None = None
 
     @property
     def host(self) -> str:
@@ -62,7 +68,7 @@ class EventLog:
 
     def exists(self) -> bool:
         """Whether there is a file at all. Raises LogError where one may not look."""
-        with _told_in_one_line(self.path):
+        with in_one_line(self.path):
             return self.path.exists()
 
     def append(self, events: Sequence[Event], mark: tuple[str, str] | None = None) -> int:
@@ -85,9 +91,9 @@ class EventLog:
             if self._given is None:
                 identity.check(identity.known_hosts(connection), host, identity.this_machine(), self.path)
             identity.register(connection, host, is_here=self._given is None)
-            new = _unseen(connection, host, events) if events else {}
+            new = unseen(connection, host, events) if events else {}
             if new:
-                _insert(connection, host, new)
+                insert(connection, host, new)
             if mark is not None:
                 connection.execute("DELETE FROM position WHERE host = ? AND source = ?", [host, mark[0]])
                 connection.execute("INSERT INTO position VALUES (?, ?, ?)", [host, *mark])
@@ -102,8 +108,17 @@ class EventLog:
         return str(rows[0][0]) if rows else None
 
     @contextmanager
-    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def reading(
+        self, reachable: Path | None = None, *, as_recorded: bool = False
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
         """A read-only connection; close it soon, for meanwhile nobody can append.
+
+        No event that it shows is later than now, nor than a later one by which the clock had been set back; see
+        `collector.eventlog.schema.true_times`.
+
+        Args:
+            reachable: the only folder in which queries may read and write files; None: none.
+            as_recorded: show times as they were recorded all the same.
 
         Raises:
             LogBusyError, LogError: see `append`; also when there is no log yet.
@@ -113,18 +128,23 @@ class EventLog:
                 f"no event log at {self.path}: start `collector run`, make one with `collector import`, "
                 "or name another with --log"
             )
-        with self._opened(read_only=True) as connection:
+        with self._opened(read_only=True, reachable=reachable) as connection:
             if _version(connection) == SCHEMA_VERSION:
-                connection.execute(TEMPORARY_VIEWS)
-                self._resolved(connection)
-                yield connection
+                yield self._prepared(connection, as_recorded=as_recorded)
                 return
         with self._opened(read_only=False):
             pass  # it is brought to this version
-        with self._opened(read_only=True) as connection:
-            connection.execute(TEMPORARY_VIEWS)
-            self._resolved(connection)
-            yield connection
+        with self._opened(read_only=True, reachable=reachable) as connection:
+            yield self._prepared(connection, as_recorded=as_recorded)
+
+    def _prepared(self, connection: duckdb.DuckDBPyConnection, *, as_recorded: bool) -> duckdb.DuckDBPyConnection:
+        """An open log as queries see it: with our own views, whatever the file holds, and true times."""
+        _check_tables(connection, self.path)
+        if not as_recorded:
+            connection.execute(true_times(connection, time.time_ns()))
+        connection.execute(TEMPORARY_VIEWS)
+        self._resolved(connection)
+        return connection
 
     def claim(self, here: identity.Identity, *, readonly: bool = False) -> list[Event]:
         """See that the log is this host's, and note what it is recognised by.
@@ -184,9 +204,15 @@ class EventLog:
             self._host = identity.key_of_this_host(connection)
         return self._host
 
-    def query(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> list[tuple[Any, ...]]:
-        """All rows of a query. Raises as `reading` does."""
-        with self.reading() as connection:
+    def query(
+        self,
+        sql: str,
+        parameters: Sequence[object] | Mapping[str, object] = (),
+        *,
+        as_recorded: bool = False,
+    ) -> list[tuple[Any, ...]]:
+        """All rows of a query; see `reading`, also for what it raises."""
+        with self.reading(as_recorded=as_recorded) as connection:
             return connection.execute(sql, parameters).fetchall()
 
     def schema_version(self) -> int:
@@ -195,10 +221,13 @@ class EventLog:
             return _version(connection)
 
     @contextmanager
-    def _opened(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        with _told_in_one_line(self.path):
-            connection = self._connect(read_only=read_only)
+    def _opened(self, *, read_only: bool, reachable: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+        with in_one_line(self.path):
+            if not read_only and (not self.path.exists() or is_stub(self.path)):
+                self._make()
+            connection = self._connect(read_only=read_only, reachable=reachable)
             try:
+                self._check(connection)
                 if not read_only:
                     migrate(connection, self.path)
                 elif _version(connection) > SCHEMA_VERSION:
@@ -207,12 +236,24 @@ class EventLog:
             finally:
                 connection.close()
 
-    def _connect(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+    def _make(self) -> None:
+        """Make an empty log: on a full disk there shall be none rather than a part of one."""
+        with made_whole(self.path) as fresh, open_database(fresh, read_only=False) as connection:
+            migrate(connection, self.path)
+
+    def _check(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Once for each file: see that it holds nothing but data."""
+        found = self.path.stat()
+        if self._checked != (found.st_dev, found.st_ino):
+            check_functions(connection, self.path, FUNCTIONS)
+            self._checked = (found.st_dev, found.st_ino)
+
+    def _connect(self, *, read_only: bool, reachable: Path | None) -> duckdb.DuckDBPyConnection:
         deadline = time.monotonic() + self.wait
         delay = _FIRST_RETRY_S
         while True:
             try:
-                return _open(self.path, read_only=read_only)
+                return open_database(self.path, read_only=read_only, reachable=reachable)
             except duckdb.IOException as error:
                 if "Could not set lock" not in str(error):
                     raise
@@ -243,11 +284,19 @@ def migrate(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     for statements in MIGRATIONS[version:]:
         connection.execute(statements)
     if 0 < version < JOBS_VERSION:
-        _attribute_old_events(connection)
+        attribute_old_events(connection)
     connection.execute(VIEWS)
     connection.execute("DELETE FROM schema_version")
     connection.execute("INSERT INTO schema_version VALUES (?, ?)", [SCHEMA_VERSION, FINGERPRINT])
     connection.commit()
+
+
+def _check_tables(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """See that what a log of this schema version holds are tables, not views that only look like them."""
+    found = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    if not found >= TABLES:
+        missing = ", ".join(sorted(TABLES - found))
+        raise LogError(f"{path} is not an event log (no table {missing}): name another with --log")
 
 
 def _version(connection: duckdb.DuckDBPyConnection) -> int:
@@ -267,215 +316,4 @@ def _newer(path: Path, version: int) -> LogError:
     return LogError(
         f"event log {path} has schema version {version}, this program knows {SCHEMA_VERSION}: "
         "install the newer docker-hindsight that wrote it"
-    )
-
-
-def _open(path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
-    str(path).encode()  # DuckDB stumbles over names that are no UTF-8
-    if read_only:
-        return duckdb.connect(str(path), read_only=True)
-    before = os.umask(_UMASK)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # An append is short: threads, of which DuckDB starts one a core, would cost more than they do.
-        return duckdb.connect(str(path), config={"threads": 1})
-    finally:
-        os.umask(before)
-
-
-def _unseen(connection: duckdb.DuckDBPyConnection, host: str, events: Sequence[Event]) -> dict[tuple[int, int], Event]:
-    """The events that are not stored yet, each once, in order."""
-    new: dict[tuple[int, int], Event] = {}
-    for event in events:
-        new.setdefault((event.time_ns, event.key), event)
-    times = [time_ns for time_ns, _ in new]
-    # A range on `time` lets DuckDB skip all but the newest blocks; no index has to be kept.
-    stored = connection.execute(
-        "SELECT epoch_ns(time), key FROM event WHERE time BETWEEN make_timestamp_ns(?) AND make_timestamp_ns(?)"
-        " AND host = ?",
-        [min(times), max(times), host],
-    ).fetchall()
-    for time_ns, key in stored:
-        new.pop((time_ns, key), None)
-    return new
-
-
-def _insert(connection: duckdb.DuckDBPyConnection, host: str, events: dict[tuple[int, int], Event]) -> None:
-    numbers = _intern(connection, {event.image for event in events.values() if event.image})
-    attributed = [attribution(event) for event in events.values()]
-    jobs = _intern_jobs(connection, host, [found and found[0] for found in attributed])
-    last = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0][0]
-    rows = list(events.values())
-    connection.execute(
-        """
-        INSERT INTO event (seq, time, key, recorded, host, kind, image, reference, container, bytes, began,
-            attributes, job, role)
-        SELECT unnest(?::BIGINT[]), make_timestamp_ns(unnest(?::BIGINT[])), unnest(?::BIGINT[]),
-            make_timestamp_ns(?), ?, unnest(?::VARCHAR[]), unnest(?::INTEGER[]), unnest(?::VARCHAR[]),
-            unnest(?::VARCHAR[]), unnest(?::BIGINT[]), make_timestamp_ns(unnest(?::BIGINT[])),
-            unnest(?::VARCHAR[])::JSON, unnest(?::INTEGER[]), unnest(?::VARCHAR[])
-        """,
-        [
-            list(range(last + 1, last + 1 + len(rows))),
-            [time_ns for time_ns, _ in events],
-            [key for _, key in events],
-            time.time_ns(),
-            host,
-            [event.kind.value for event in rows],
-            [numbers.get(event.image or "") for event in rows],
-            [event.reference for event in rows],
-            [event.container for event in rows],
-            [event.bytes for event in rows],
-            [event.began_ns for event in rows],
-            [_json(event) for event in rows],
-            jobs,
-            [found and found[1] for found in attributed],
-        ],
-    )
-
-
-def _json(event: Event) -> str | None:
-    if not event.attributes:
-        return None
-    return json.dumps(event.attributes, separators=(",", ":"), sort_keys=True)
-
-
-def _intern(connection: duckdb.DuckDBPyConnection, image_ids: set[str]) -> dict[str, int]:
-    """The number of each image ID; new ones get the next."""
-    wanted = sorted(image_ids)
-    numbers: dict[str, int] = dict(
-        connection.execute(
-            "SELECT image_id, image FROM image WHERE image_id IN (SELECT unnest(?::VARCHAR[]))", [wanted]
-        ).fetchall()
-    )
-    missing = [image_id for image_id in wanted if image_id not in numbers]
-    if missing:
-        first = connection.execute("SELECT coalesce(max(image) + 1, 0) FROM image").fetchall()[0][0]
-        fresh = dict(zip(missing, range(first, first + len(missing)), strict=True))
-        connection.execute(
-            "INSERT INTO image SELECT unnest(?::INTEGER[]), unnest(?::VARCHAR[])",
-            [list(fresh.values()), list(fresh)],
-        )
-        numbers.update(fresh)
-    return numbers
-
-
-def _intern_jobs(connection: duckdb.DuckDBPyConnection, host: str, wanted: Sequence[Job | None]) -> list[int | None]:
-    """The number of each job; new ones get the next, known ones what was not known of them."""
-    distinct = list(dict.fromkeys(job for job in wanted if job is not None))
-    if not distinct:
-        return [None] * len(wanted)
-    known = _known_jobs(connection, host, distinct)
-    following = connection.execute("SELECT coalesce(max(job) + 1, 0) FROM job").fetchall()[0][0]
-    numbers: dict[Job, int] = {}
-    changed: dict[int, Job] = {}
-    first_new = following
-    for job in distinct:
-        candidates = known.setdefault((job.ci, job.job_id), {})
-        number = next((number for number, other in candidates.items() if other.is_same(job)), following)
-        following += number == following
-        merged = candidates[number].merged(job) if number in candidates else job
-        if candidates.get(number) != merged:
-            candidates[number] = changed[number] = merged
-        numbers[job] = number
-    connection.execute(
-        "DELETE FROM job WHERE job IN (SELECT unnest(?::INTEGER[]))",
-        [[number for number in changed if number < first_new]],
-    )
-    _store_jobs(connection, host, changed)
-    return [None if job is None else numbers[job] for job in wanted]
-
-
-def _known_jobs(
-    connection: duckdb.DuckDBPyConnection, host: str, wanted: Sequence[Job]
-) -> dict[tuple[str, str | None], dict[int, Job]]:
-    """Stored jobs with the same IDs (or without any), by system and ID, then by number."""
-    rows = connection.execute(
-        f"SELECT job, {', '.join(JOB_FIELDS)} FROM job"
-        " WHERE host = ? AND (job_id IS NULL OR job_id IN (SELECT unnest(?::VARCHAR[])))",
-        [host, [job.job_id for job in wanted if job.job_id is not None]],
-    ).fetchall()
-    found: dict[tuple[str, str | None], dict[int, Job]] = {}
-    for number, *values in rows:
-        job = Job(*values)
-        found.setdefault((job.ci, job.job_id), {})[number] = job
-    return found
-
-
-def _store_jobs(connection: duckdb.DuckDBPyConnection, host: str, jobs: dict[int, Job]) -> None:
-    if not jobs:
-        return
-    columns = [list(column) for column in zip(*(job.values() for job in jobs.values()), strict=True)]
-    connection.execute(
-        f"INSERT INTO job (job, host, {', '.join(JOB_FIELDS)})"
-        f" SELECT unnest(?::INTEGER[]), ?, {', '.join('unnest(?::VARCHAR[])' for _ in JOB_FIELDS)}",
-        [list(jobs), host, *columns],
-    )
-
-
-def _attribute_old_events(connection: duckdb.DuckDBPyConnection) -> None:
-    """Type the jobs of what was stored before they were."""
-    last = 0
-    while rows := connection.execute(_ATTRIBUTABLE, [last, _BATCH]).fetchall():
-        last = rows[-1][0]
-        for host in sorted({row[1] for row in rows}):
-            told = [_attributed(seq, kind, attributes) for seq, of, kind, attributes in rows if of == host]
-            found = [row for row in told if row is not None]
-            connection.execute(
-                "UPDATE event SET job = n.job, role = n.role FROM ("
-                "SELECT unnest(?::BIGINT[]) AS seq, unnest(?::INTEGER[]) AS job, unnest(?::VARCHAR[]) AS role) AS n"
-                " WHERE event.seq = n.seq",
-                [
-                    [seq for seq, _, _ in found],
-                    _intern_jobs(connection, host, [job for _, job, _ in found]),
-                    [role for _, _, role in found],
-                ],
-            )
-
-
-def _attributed(seq: int, kind: str, attributes: str) -> tuple[int, Job, str | None] | None:
-    found = attribution(Event(0, Kind(kind), attributes=json.loads(attributes)))
-    return None if found is None else (seq, *found)
-
-
-_ATTRIBUTABLE = """
-SELECT seq, host, kind, attributes FROM event
-WHERE seq > ? AND ((attributes -> '$.labels') IS NOT NULL OR (attributes -> '$.job') IS NOT NULL)
-ORDER BY seq LIMIT ?
-"""
-
-
-@contextmanager
-def _told_in_one_line(path: Path) -> Iterator[None]:
-    """Turn DuckDB's and the system's faults into ours."""
-    try:
-        yield
-    except PermissionError as error:
-        raise _forbidden(path, error.filename) from None
-    except OSError as error:
-        raise LogError(f"event log {path} cannot be used: {error}") from None
-    except UnicodeEncodeError:
-        raise LogError(f"event log {path} has a name that is no UTF-8: rename it, or name another with --log") from None
-    except duckdb.Error as error:
-        text = str(error)
-        first_line = text.splitlines()[0] if text else type(error).__name__
-        if _NO_SPACE in text:
-            raise LogFullError(f"no space left for the event log {path}: free some") from None
-        if "Permission denied" in text:
-            raise _forbidden(path, path) from None
-        if "Is a directory" in text:
-            raise LogError(f"{path} is a folder and no event log: name the log itself with --log") from None
-        if "not a valid DuckDB database file" in text:
-            raise LogError(f"{path} is no DuckDB file: move it away or name another with --log") from None
-        if any(sign in text for sign in _DAMAGED):
-            raise LogError(
-                f"event log {path} is damaged: move it away, and a new one begins, or put a copy back ({first_line})"
-            ) from None
-        raise LogError(f"event log {path} cannot be used: {first_line}") from None
-
-
-def _forbidden(path: Path, place: object) -> LogError:
-    return LogError(
-        f"no permission on {place} for the event log {path}: run as root or as the user of the service, "
-        "or name another with --log"
     )

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from typing import TYPE_CHECKING
 
 from collector.eventlog.sql import sql_case, sql_list
-from collector.model.events import CONTAINERS, MOMENTS, NAMING, USES, Source, Use, of_source
+from collector.model.events import CONTAINERS, MOMENTS, NAMING, USES, Kind, Source, Use, of_source
 from collector.model.jobs import HELPER_ROLES
+
+if TYPE_CHECKING:
+    import duckdb
 
 MIGRATIONS: tuple[str, ...] = (
     # 1: events, image IDs interned as small integers.
@@ -88,6 +92,7 @@ JOBS_VERSION = 3
 IDENTITY_VERSION = 7
 
 SCHEMA_VERSION = len(MIGRATIONS)
+TABLES = frozenset(re.findall(r"CREATE TABLE (\w+)", "".join(MIGRATIONS)))
 
 _CONTAINERS = sql_list(CONTAINERS)
 _HELPERS = sql_list(sorted(HELPER_ROLES))
@@ -327,8 +332,39 @@ COMMENT ON VIEW jobs IS 'each job: whose, when, how it ended; ended is NULL whil
 # What tells the views in a file from those of this program.
 FINGERPRINT = hashlib.sha256(VIEWS.encode()).hexdigest()[:16]
 # The same views for one connection: they come before those that a file may hold under the same names.
-TEMPORARY_VIEWS = re.sub(
-    r"COMMENT ON VIEW \w+ IS '(?:[^']|'')*';",
-    "",
-    VIEWS.replace("CREATE OR REPLACE ", "CREATE OR REPLACE TEMP "),
-)
+_WITHOUT_COMMENTS = re.sub(r"COMMENT ON \w+ \w+ IS '(?:[^']|'')*';", "", VIEWS)
+TEMPORARY_VIEWS = re.sub("CREATE OR REPLACE (VIEW|MACRO)", r"CREATE OR REPLACE TEMP \1", _WITHOUT_COMMENTS)
+# Functions that a log may hold, for whoever asks its views in the shell.
+FUNCTIONS = frozenset(re.findall(r"CREATE OR REPLACE MACRO (\w+)", VIEWS))
+
+
+def true_times(connection: duckdb.DuckDBPyConnection, now_ns: int) -> str:
+    """SQL that lets a connection see events no later than they can have been; nothing where they all are.
+
+    The order of events is that of their numbers. What was recorded before the clock was set back had happened by
+    then, whatever time it bears; and nothing has happened later than now. The table keeps the times as recorded.
+
+    Args:
+        connection: the open log.
+        now_ns: what time it is, UTC nanoseconds.
+    """
+    rows = connection.execute(
+        f"SELECT host, seq, epoch_ns(time) FROM event WHERE kind = '{Kind.CLOCK_SET_BACK}' ORDER BY seq DESC"
+    ).fetchall()
+    latest = connection.execute("SELECT epoch_ns(max(time)) FROM event").fetchall()[0][0]
+    if latest is None or (latest <= now_ns and not rows):
+        return ""
+    bounds = [f"make_timestamp_ns({now_ns})"]
+    reached: dict[str, int] = {}
+    for host, seq, set_ns in rows:
+        if set_ns < reached.get(host, now_ns):
+            reached[host] = set_ns
+            quoted = host.replace("'", "''")
+            bounds.append(f"CASE WHEN seq < {seq} AND host = '{quoted}' THEN make_timestamp_ns({set_ns}) ELSE time END")
+    (database,) = connection.execute("SELECT current_database()").fetchall()[0]
+    table = f'"{database.replace(chr(34), chr(34) * 2)}".main.event'
+    return f"""
+        CREATE OR REPLACE TEMP VIEW event AS
+        SELECT * REPLACE (least(time, {", ".join(bounds)}) AS time, least(began, {", ".join(bounds)}) AS began)
+        FROM {table}
+    """

@@ -167,6 +167,6 @@ def _parse(data: bytes) -> tuple[list[Event], int]:
     for line in data.splitlines():
         try:
             events.append(Event.from_json(json.loads(line)))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             damaged += 1
     return events, damaged

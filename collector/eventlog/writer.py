@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from pathlib import Path
 
+from collector.eventlog.database import spool_path
 from collector.eventlog.log import EventLog
 from collector.eventlog.spool import DEFAULT_SIZE, Spool
 from collector.model.errors import LogBusyError, LogError, LogFullError
 from collector.model.events import Event, Kind
 
 logger = logging.getLogger(__name__)
-
-
-def spool_path(log_path: Path) -> Path:
-    """Where the spool of a log is: beside it."""
-    return log_path.with_name(log_path.name + ".spool")
 
 
 class LogWriter:

@@ -1,9 +1,8 @@
-"""Time in the log never runs backwards, whatever happens to the host's clock.
+"""Watches the host's clock, which somebody may set.
 
-Last use is compared by time, so a clock that is set back would make what is used afterwards look
-older than what was used before. Until the clock has caught up, events get the latest time that is
-in the log. A clock that is set forward makes everything look older than it is: the leap is a blind
-interval like any other.
+Events bear true time as soon as the clock shows it. What was recorded before the clock was set back may bear a time
+still to come: an event says so, and whoever reads the log takes all that was recorded before it to have happened by
+then. A clock that is set forward makes everything look older than it is: the leap is a blind interval like any other.
 """
 
 from __future__ import annotations
@@ -37,48 +36,37 @@ class Clock:
         self._wall = wall
         self._steady = steady
         self._offset = wall() - steady()
-        self._latest = 0
-        # Events before this time are held to it; 0: the clock is not behind the log.
-        self._floor = 0
 
     def now(self) -> int:
         """Wall time, UTC nanoseconds."""
         return self._wall()
 
-    def resume(self, latest_ns: int | None) -> None:
-        """Take up the latest time in the log, UTC nanoseconds."""
-        self._latest = max(self._latest, latest_ns or 0)
-        if self._latest > self._wall() + _TOLERANCE_NS:
-            self._floor = self._latest
+    def resume(self, latest_ns: int | None) -> list[Event]:
+        """Compare the clock with the latest time that is in the log, UTC nanoseconds; a step back is an event."""
+        wall = self._wall()
+        if latest_ns is None or latest_ns <= wall + _TOLERANCE_NS:
+            return []
+        return [_set_back(wall, latest_ns - wall)]
 
     def watch(self) -> list[Event]:
-        """See whether the clock was set since the last call; a leap forward is a gap."""
+        """See whether the clock was set since the last call: back is an event, forward a gap."""
         wall, steady = self._wall(), self._steady()
         leap = wall - steady - self._offset
         self._offset += leap
-        if self._floor and wall > self._floor:
-            self._floor = 0
         if leap < -_TOLERANCE_NS:
-            self._floor = self._latest
+            return [_set_back(wall, -leap)]
         if leap <= _TOLERANCE_NS:
             return []
         reason = f"the host's clock was set forward by {format_duration(leap / _NS)}"
         return [Event(wall, Kind.GAP, began_ns=wall - leap, attributes={"reason": reason})]
 
     def stamped(self, event: Event) -> Event:
-        """The event with a time that is not before the log's, while the clock is behind it, and not still to come.
-
-        Its own time stays in its attributes, and tells it from others with the same floor.
-        """
-        if event.time_ns > self._wall() + AHEAD_S * _NS:
-            own_ns, now_ns = event.time_ns, max(self._wall(), self._floor)
-            event = replace(event, time_ns=now_ns, attributes={**event.attributes, "own_time_ns": own_ns})
-        if event.time_ns >= self._floor:
-            self._latest = max(self._latest, event.time_ns)
+        """The event with a time that is not still to come; its own stays in its attributes."""
+        now_ns = self._wall()
+        if event.time_ns <= now_ns + AHEAD_S * _NS:
             return event
-        return replace(
-            event,
-            time_ns=self._floor,
-            attributes={**event.attributes, "own_time_ns": event.time_ns},
-            identity=f"{event.identity or event.kind} {event.image} {event.container} at {event.time_ns}",
-        )
+        return replace(event, time_ns=now_ns, attributes={**event.attributes, "own_time_ns": event.time_ns})
+
+
+def _set_back(wall_ns: int, by_ns: int) -> Event:
+    return Event(wall_ns, Kind.CLOCK_SET_BACK, attributes={"seconds": by_ns / _NS})

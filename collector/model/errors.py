@@ -27,6 +27,10 @@ class LogFullError(LogError):
     """The file system that holds the log has no room for what is to be appended."""
 
 
+class LogDamagedError(LogError):
+    """The log's file itself cannot be read any more, as a whole or in part."""
+
+
 class EngineError(HindsightError):
     """The container engine cannot be reached or refused."""
 

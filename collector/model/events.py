@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, Self
 
+from collector.model.untrusted import LAST_NS, MOST_BYTES
+
 JsonObject = Mapping[str, Any]
 
 
@@ -252,6 +254,13 @@ class Kind(StrEnum):
         "gap",
         Traits(Source.COLLECTOR, "nothing was observed from `began` to `time`; attributes: reason", watching=True),
     )
+    CLOCK_SET_BACK = (
+        "clock_set_back",
+        Traits(
+            Source.COLLECTOR,
+            "the clock was set back: all that is recorded before this had happened by `time`; attributes: seconds",
+        ),
+    )
     HOST_CHANGED = (
         "host_changed",
         Traits(Source.COLLECTOR, "the host has another name, machine or engine; attributes: changes, each from and to"),
@@ -361,6 +370,17 @@ class Event:
         Raises:
             KeyError, TypeError, ValueError: the object is not one that `to_json` wrote.
         """
-        if not isinstance(data["time_ns"], int) or not isinstance(data["attributes"], dict):
-            raise TypeError("time_ns must be an integer and attributes an object")
+        if not isinstance(data["attributes"], dict):
+            raise TypeError("attributes must be an object")
+        for key, low, high in (("time_ns", 0, LAST_NS), ("began_ns", 0, LAST_NS), ("bytes", -MOST_BYTES, MOST_BYTES)):
+            number = data.get(key)
+            if number is None and key != "time_ns":
+                continue
+            if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= high:
+                raise ValueError(f"{key} is not a number that a log can hold")
+        for key in ("image", "reference", "container", "identity"):
+            text = data.get(key)
+            if text is not None and not isinstance(text, str):
+                raise TypeError(f"{key} must be text")
+            (text or "").encode()
         return cls(**{**data, "kind": Kind(data["kind"])})

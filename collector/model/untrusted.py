@@ -18,7 +18,7 @@ MOST_BYTES = 2**60
 # Clocks of one host agree to the second; a time further ahead than this is no time of the past.
 AHEAD_S = 60
 # The range of times that the log, DuckDB and numpy can all hold in nanoseconds ends in 2262.
-_MOST_NS = 2**63 - 1
+LAST_NS = 2**63 - 2
 # A text is kept up to here, with its length; a reference has 255 characters at most, a URL hardly more than 2000.
 MOST_TEXT = 4096
 MOST_LABELS = 200
@@ -130,7 +130,7 @@ def past_ns(value: object, now_ns: int) -> int | None:
 
 def time_ns(value: object) -> int | None:
     """UTC nanoseconds after 1970 that the log can hold; None if it is no such time."""
-    return whole(value, 1, _MOST_NS)
+    return whole(value, 1, LAST_NS)
 
 
 def event_time_ns(raw: Mapping[str, Any]) -> int:
@@ -138,7 +138,7 @@ def event_time_ns(raw: Mapping[str, Any]) -> int:
     found = time_ns(raw.get("timeNano"))
     if found is not None:
         return found
-    return (whole(raw.get("time"), 0, _MOST_NS // NS) or 0) * NS
+    return (whole(raw.get("time"), 0, LAST_NS // NS) or 0) * NS
 
 
 def past_seconds(seconds: float | None, now: float) -> float | None:

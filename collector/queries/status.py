@@ -7,11 +7,11 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from collector.eventlog.database import spool_path
 from collector.eventlog.identity import label_of
 from collector.eventlog.log import EventLog
 from collector.eventlog.spool import Spool
 from collector.eventlog.sql import sql_list
-from collector.eventlog.writer import spool_path
 from collector.model.errors import LogError
 from collector.model.events import LIVE, WATCHING, Source, of_source
 

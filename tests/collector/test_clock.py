@@ -1,12 +1,23 @@
+"""A clock that somebody sets: events bear true time again at once, and the log is read in the order of its numbers."""
+
 from __future__ import annotations
 
-from hypothesis import given
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from collector.eventlog.log import EventLog
 from collector.machine.clock import Clock
 from collector.model.events import Event, Kind
+from collector.queries.status import last_witnessed_ns, status
+from pruner.state.inventory import read_history
 
 S = 10**9
+DAY = 86400 * S
+IMAGE = "sha256:a"
 T0 = 1_700_000_000 * S
 
 
@@ -25,17 +36,13 @@ class Hands:
         return Clock(lambda: self.wall, lambda: self.steady)
 
 
-def use(clock: Clock, wall: int, container: str = "c") -> Event:
-    return clock.stamped(Event(wall, Kind.CONTAINER_STARTED, image="sha256:a", container=container))
-
-
 def test_time_that_only_passes_changes_nothing() -> None:
     hands = Hands()
     clock = hands.clock()
     for _ in range(100):
         hands.pass_time(20)
         assert clock.watch() == []
-        assert use(clock, hands.wall).time_ns == hands.wall
+    assert clock.resume(hands.wall) == []
 
 
 def test_a_leap_forward_is_a_gap() -> None:
@@ -49,55 +56,77 @@ def test_a_leap_forward_is_a_gap() -> None:
     assert clock.watch() == []
 
 
-def test_after_a_step_back_uses_are_not_older_than_what_was_before() -> None:
+def test_a_step_back_is_an_event_of_the_true_time() -> None:
     hands = Hands()
     clock = hands.clock()
-    before = use(clock, hands.wall)
     hands.wall -= 3600 * S
+    (step,) = clock.watch()
+    assert (step.kind, step.time_ns, step.attributes) == (Kind.CLOCK_SET_BACK, T0 - 3600 * S, {"seconds": 3600.0})
     assert clock.watch() == []
-    held = use(clock, hands.wall)
-    assert held.time_ns == before.time_ns
-    assert held.attributes["own_time_ns"] == hands.wall
-    again = use(clock, hands.wall + 1)
-    assert (again.time_ns, again.key != held.key) == (held.time_ns, True)
-    assert use(clock, hands.wall).key == held.key
-    hands.pass_time(3601)
-    clock.watch()
-    assert use(clock, hands.wall).time_ns == hands.wall
+    (found,) = clock.resume(T0 + 500 * S)
+    assert (found.kind, found.time_ns) == (Kind.CLOCK_SET_BACK, hands.wall)
 
 
-def test_a_clock_behind_the_log_at_the_start_is_held_to_it() -> None:
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.0, 500.0), st.floats(-1e5, 1e5), st.integers(0, 3)), max_size=12))
+def test_whatever_the_clock_does_the_order_of_times_is_that_of_events(steps: list[tuple[float, float, int]]) -> None:
     hands = Hands()
     clock = hands.clock()
-    clock.resume(T0 + 500 * S)
-    assert use(clock, hands.wall).time_ns == T0 + 500 * S
-    hands.pass_time(501)
-    clock.watch()
-    assert use(clock, hands.wall).time_ns == hands.wall
-
-
-@given(st.lists(st.tuples(st.floats(0.0, 500.0), st.floats(-1e5, 1e5), st.integers(0, 3)), max_size=30))
-def test_whatever_the_clock_does_the_order_of_last_uses_is_that_of_events(
-    steps: list[tuple[float, float, int]],
-) -> None:
-    hands = Hands()
-    clock = hands.clock()
-    times = []
+    events: list[Event] = []
     for passed, leap, uses in steps:
         hands.pass_time(passed)
         # Less than the tolerance is not a step but a slow correction.
         hands.wall += int(leap * S) if abs(leap) > 2.0 else 0
-        clock.watch()
-        times += [use(clock, hands.wall).time_ns for _ in range(uses)]
-    assert times == sorted(times)
+        events += [step for step in clock.watch() if step.kind is Kind.CLOCK_SET_BACK]
+        events += [Event(hands.wall, Kind.IMAGE_TAGGED, IMAGE, f"a:{len(events)}-{use}") for use in range(uses)]
+    with TemporaryDirectory() as folder:
+        log = EventLog(Path(folder) / "events.duckdb", host="h")
+        if events:
+            log.append(events)
+            times = [row[0] for row in log.query("SELECT epoch_ns(time) FROM event ORDER BY seq")]
+            assert times == sorted(times)
 
 
 def test_a_host_that_slept_has_missed_nothing() -> None:
     hands = Hands()
     clock = hands.clock()
-    before = use(clock, hands.wall)
     hands.pass_time(8 * 3600)  # both clocks go on while it sleeps, and so does nothing else
     assert clock.watch() == []
-    after = use(clock, hands.wall)
-    assert after.time_ns - before.time_ns == 8 * 3600 * S
-    assert "own_time_ns" not in after.attributes
+
+
+def test_nothing_in_a_log_is_later_than_now_for_whoever_reads_it(tmp_path: Path) -> None:
+    """A sample, a gap and a use dated 30 days ahead, after which the clock was set right."""
+    now = time.time_ns()
+    ahead = now + 30 * DAY
+    log = EventLog(tmp_path / "events.duckdb", host="h")
+    log.append(
+        [
+            Event(now - 2 * DAY, Kind.COLLECTOR_STARTED),
+            Event(now - DAY, Kind.IMAGE_TAGGED, IMAGE, "a:1"),
+            Event(ahead, Kind.DISK_SAMPLED, bytes=1, attributes={"total_bytes": 9}),
+            Event(ahead + 1, Kind.GAP, began_ns=ahead),
+            Event(ahead + 2, Kind.IMAGE_TAGGED, "sha256:b", "b:1"),
+        ]
+    )
+    assert last_witnessed_ns(log) is not None
+    assert (last_witnessed_ns(log) or 0) <= time.time_ns()
+    set_back = now - 3600 * S
+    log.append([Event(set_back, Kind.CLOCK_SET_BACK), Event(now - 60 * S, Kind.DISK_SAMPLED, bytes=5)])
+    history = read_history(log)
+    assert history.images["sha256:b"].last_use == set_back / S
+    assert history.blind_until == set_back / S
+    found = status(log)
+    assert found.free_bytes == 5
+    assert (found.first_event or 0) < now / S
+    assert found.gap_seconds == 0
+    # The table keeps what was recorded, so that what the engine reports again is known.
+    assert log.append([Event(ahead + 2, Kind.IMAGE_TAGGED, "sha256:b", "b:1")]) == 0
+    assert log.query("SELECT epoch_ns(max(time)) FROM event", as_recorded=True) == [(ahead + 2,)]
+
+
+def test_a_log_that_began_in_the_future_began_now(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.duckdb", host="h")
+    log.append([Event(time.time_ns() + 8 * 3600 * S, Kind.DISK_SAMPLED, bytes=1)])
+    found = status(log)
+    assert found.first_event is not None
+    assert 0 <= time.time() - found.first_event < 600

@@ -14,7 +14,7 @@ import pytest
 
 from collector.eventlog.log import EventLog, migrate
 from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION
-from collector.model.errors import LogBusyError, LogError
+from collector.model.errors import LogBusyError, LogError, LogFullError
 from collector.model.events import Event, Kind
 from collector.model.paths import default_log_path
 
@@ -303,3 +303,98 @@ def test_what_older_versions_recorded_is_judged_by_digests_where_they_tell(tmp_p
             ]
         )
         assert origins(log) == {"with-digest": judged, "without": "local", "once-with": judged}
+
+
+@pytest.mark.parametrize("trick", ["event", "last_use"])
+def test_a_log_from_elsewhere_is_data_and_runs_no_code(log: EventLog, tmp_path: Path, trick: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("not to be shown")
+    log.append([Event(1, Kind.IMAGE_TAGGED, image=IMAGE, reference="a:1")])
+    with duckdb.connect(str(log.path)) as connection:
+        if trick == "event":
+            connection.execute("ALTER TABLE event RENAME TO moved")
+            connection.execute(
+                "CREATE OR REPLACE VIEW event AS SELECT * REPLACE (content AS reference)"
+                f" FROM moved, read_text('{secret}')"
+            )
+        else:
+            connection.execute(
+                f"CREATE OR REPLACE VIEW last_use AS SELECT content AS evidence FROM read_text('{secret}')"
+            )
+    if trick == "event":
+        for sql in ("SELECT reference FROM event", "FROM last_use"):
+            with pytest.raises(LogError, match="is not an event log"):
+                log.query(sql)
+    else:
+        assert log.query("SELECT evidence FROM last_use") == [("tagged",)]
+    for sql in (
+        f"FROM read_text('{secret}')",
+        f"COPY (SELECT 1) TO '{tmp_path / 'written'}'",
+        "LOAD httpfs",
+        "SET threads = 1",
+    ):
+        with pytest.raises(LogError):
+            log.query(sql)
+    assert not (tmp_path / "written").exists()
+
+
+def test_functions_of_a_log_from_elsewhere_are_refused(log: EventLog) -> None:
+    log.append([Event(1, Kind.GAP)])
+    with duckdb.connect(str(log.path)) as connection:
+        connection.execute("CREATE MACRO epoch_ns(x) AS 5")
+    with pytest.raises(LogError, match="defines functions of its own"):
+        EventLog(log.path, host="runner-1").query("SELECT 1")
+
+
+@pytest.mark.parametrize("size", [0, 100, 4096, 8192])
+def test_what_a_full_disk_left_of_a_log_is_replaced(log: EventLog, size: int) -> None:
+    log.append([Event(1, Kind.GAP)])
+    stub = log.path.read_bytes()[:size]
+    log.path.write_bytes(stub)
+    assert log.append([Event(2, Kind.GAP)]) == 1
+    assert log.query("SELECT epoch_ns(time) FROM event") == [(2,)]
+    assert [path.name for path in log.path.parent.iterdir()] == [log.path.name]
+
+
+def test_a_log_is_made_whole_or_not_at_all(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise duckdb.IOException("Could not write file: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("collector.eventlog.log.migrate", full)
+        with pytest.raises(LogFullError):
+            log.append([Event(1, Kind.GAP)])
+        assert list(log.path.parent.iterdir()) == []
+    assert log.append([Event(1, Kind.GAP)]) == 1
+
+
+_NESTED: list[object] = []
+for _ in range(3000):
+    _NESTED = [_NESTED]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Event(2**70, Kind.IMAGE_PULLED),
+        Event(-(2**70), Kind.IMAGE_PULLED),
+        Event(2**63 - 1, Kind.GAP, began_ns=2**63 - 1),
+        Event(5, Kind.DISK_SAMPLED, bytes=2**70),
+        Event(5, Kind.DISK_SAMPLED, bytes=2**63 - 1),
+        Event(5, Kind.IMAGE_PULLED, image="\ud800", reference="a\0b\udfff"),
+        Event(5, Kind.IMAGE_PULLED, attributes={"a": "\ud800", "b": "\\ud800", "c": ["\udfff"]}),
+        Event(5, Kind.IMAGE_PULLED, attributes={"a": float("nan")}),
+        Event(5, Kind.IMAGE_PULLED, attributes={"a": {1}}),
+        Event(5, Kind.IMAGE_PULLED, attributes={"a": _NESTED}),
+        Event(5, Kind.CONTAINER_CREATED, attributes={"job": {"job_id": "1"}}),
+        Event(5, Kind.CONTAINER_CREATED, attributes={"labels": {"com.gitlab.gitlab-runner.job.id": 5}}),
+        Event(5, Kind.CONTAINER_CREATED, attributes={"labels": {"com.buildkite.job_id": ["x"]}}),
+        Event(5, Kind.IMAGE_PULLED, image=5, reference=["a"], container={}),  # type: ignore[arg-type]
+    ],
+)
+def test_an_impossible_event_stops_no_other(log: EventLog, event: Event) -> None:
+    assert log.append([Event(1, Kind.GAP), event, Event(9, Kind.GAP)]) == 3
+    assert log.query("SELECT count(*) FROM events") == [(3,)]
+    log.query("FROM events")
+    log.query("FROM last_use")
+    log.query("FROM jobs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from collector.eventlog.database import spool_path
 from collector.eventlog.log import EventLog
 from collector.eventlog.spool import Spool
-from collector.eventlog.writer import LogWriter, spool_path
+from collector.eventlog.writer import LogWriter
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
 
@@ -184,7 +186,7 @@ def test_what_is_wrong_with_the_log_is_said_once_and_so_is_its_end(
 ) -> None:
     writer = LogWriter(log)
     whole = log.path.read_bytes()
-    log.path.write_bytes(whole[:5000])
+    log.path.write_bytes(whole[:14000])
     writer.add(events(2, 4))
     with caplog.at_level(logging.INFO):
         assert not writer.keep()
@@ -194,3 +196,31 @@ def test_what_is_wrong_with_the_log_is_said_once_and_so_is_its_end(
         assert writer.keep()
         assert caplog.text.count("takes events again") == 1
     assert stored(log) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"time_ns": 2**70},
+        {"time_ns": -1},
+        {"time_ns": True},
+        {"time_ns": "5"},
+        {"began_ns": 2**63 - 1},
+        {"bytes": 2**64},
+        {"bytes": 1.5},
+        {"image": ["a"]},
+        {"reference": "\ud800"},
+        {"kind": "of_a_newer_program"},
+        {"attributes": None},
+    ],
+)
+def test_a_spool_line_with_an_impossible_value_blocks_no_other(log: EventLog, change: dict[str, object]) -> None:
+    writer = LogWriter(log)
+    writer.add(events(2, 3))
+    assert writer.save()
+    data = writer.spool.path.read_bytes().rstrip(b"\0")
+    bad = json.dumps({**events(4, 4)[0].to_json(), **change}).encode() + b"\n"
+    writer.spool.path.write_bytes(bad + b"[" * 100_000 + b"\n" + data)
+    assert writer.flush()
+    assert stored(log) == [1, 2, 3]
+    assert len(list(log.path.parent.glob("*.damaged-*"))) == 1

@@ -1,0 +1,169 @@
+"""The DuckDB file under the log: made whole or not at all, and opened so that nothing in it can act."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from collector.model.errors import LogDamagedError, LogError, LogFullError
+
+_UMASK = 0o027  # the log is 0640: it tells which projects run which images
+_NO_SPACE = "No space left on device"
+_DAMAGED = ("Could not read enough bytes", "orrupt", "checksum", "Checksum", "Failure while replaying WAL")
+_DAMAGES = (duckdb.InternalException, duckdb.SerializationException, duckdb.FatalException)
+DAMAGED = ".damaged-"
+_HEADERS = 3 * 4096
+_MAGIC = b"DUCK"
+_MAGIC_AT = 8
+# A log may come from elsewhere: it is data. No view, function or setting in it may read a file or load code.
+_LOCKED = {
+    "enable_external_access": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "lock_configuration": "true",
+}
+
+
+def wal_path(path: Path) -> Path:
+    """Where DuckDB keeps what is committed and not yet in the file."""
+    return path.with_name(path.name + ".wal")
+
+
+def spool_path(log_path: Path) -> Path:
+    """Where the spool of a log is: beside it."""
+    return log_path.with_name(log_path.name + ".spool")
+
+
+def open_database(path: Path, *, read_only: bool, reachable: Path | None = None) -> duckdb.DuckDBPyConnection:
+    """Open the file; an append is short, and threads, of which DuckDB starts one a core, would cost more than it does.
+
+    Args:
+        path: the file, which exists.
+        read_only: whether others may read it at the same time.
+        reachable: the only folder that queries may read and write files in; None: none.
+    """
+    str(path).encode()  # DuckDB stumbles over names that are not UTF-8
+    config: dict[str, str | bool | int | float | list[str]] = dict(_LOCKED)
+    if reachable is not None:
+        config["allowed_directories"] = [str(reachable)]
+    if not read_only:
+        config["threads"] = 1
+    return duckdb.connect(str(path), read_only=read_only, config=config)
+
+
+def is_stub(path: Path) -> bool:
+    """Whether a file is what a full disk leaves of a log that was never made: a part of its headers or nothing."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEADERS)
+        wal = wal_path(path)
+        if len(head) >= _HEADERS or (wal.exists() and wal.stat().st_size):
+            return False
+    except OSError:
+        return False
+    return not head.strip(b"\0") or head[_MAGIC_AT : _MAGIC_AT + len(_MAGIC)] == _MAGIC
+
+
+@contextmanager
+def made_whole(path: Path) -> Iterator[Path]:
+    """Where to make a new file that takes its place when it is whole, unless another process was quicker."""
+    before = os.umask(_UMASK)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.new-{os.getpid()}-{time.monotonic_ns()}")
+        try:
+            yield fresh
+            if wal_path(path).exists() and not path.exists():
+                # It belonged to a file that somebody has removed.
+                wal_path(path).rename(aside(wal_path(path)))
+            _put_in_place(fresh, path)
+        finally:
+            for rest in (fresh, wal_path(fresh)):
+                rest.unlink(missing_ok=True)
+    finally:
+        os.umask(before)
+
+
+def _put_in_place(fresh: Path, path: Path) -> None:
+    if is_stub(path):
+        fresh.replace(path)
+        return
+    try:
+        path.hardlink_to(fresh)
+    except FileExistsError:
+        return
+    except OSError:  # not every file system has hard links
+        if not path.exists():
+            fresh.rename(path)
+
+
+def aside(path: Path) -> Path:
+    """The name under which a damaged file is kept."""
+    when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    taken = [path.with_name(f"{path.name}{DAMAGED}{when}{more}") for more in ("", *(f"-{n}" for n in range(2, 100)))]
+    return next((one for one in taken if not one.exists()), taken[-1])
+
+
+def check_functions(connection: duckdb.DuckDBPyConnection, path: Path, ours: frozenset[str]) -> None:
+    """See that a file from elsewhere does not bring functions of its own, which would stand before DuckDB's.
+
+    Raises:
+        LogError: it does.
+    """
+    found = connection.execute(
+        "SELECT function_name FROM duckdb_functions() WHERE NOT internal AND database_name = current_database()"
+    ).fetchall()
+    if not ours.issuperset(name for (name,) in found):
+        raise LogError(f"{path} defines functions of its own, as no event log does: name another with --log")
+
+
+@contextmanager
+def in_one_line(path: Path) -> Iterator[None]:
+    """Turn DuckDB's and the system's faults into ours."""
+    try:
+        yield
+    except PermissionError as error:
+        raise _forbidden(path, error.filename) from None
+    except OSError as error:
+        raise LogError(f"event log {path} cannot be used: {error}") from None
+    except UnicodeEncodeError:
+        raise LogError(f"event log {path} has a name that is no UTF-8: rename it, or name another with --log") from None
+    except duckdb.Error as error:
+        text = str(error)
+        first_line = text.splitlines()[0] if text else type(error).__name__
+        if _NO_SPACE in text:
+            raise LogFullError(f"no space left for the event log {path}: free some") from None
+        if "Permission denied" in text:
+            raise _forbidden(path, path) from None
+        if "Is a directory" in text:
+            raise LogError(f"{path} is a folder and no event log: name the log itself with --log") from None
+        if "not a valid DuckDB database file" in text and not spool_path(path).exists():
+            raise LogError(f"{path} is no DuckDB file: move it away or name another with --log") from None
+        if is_damage(error):
+            raise LogDamagedError(
+                f"event log {path} is damaged: `collector run` sets it aside and begins a new one with what can still "
+                f"be read, or put a copy back ({first_line})"
+            ) from None
+        raise LogError(f"event log {path} cannot be used: {first_line}") from None
+
+
+def _forbidden(path: Path, place: object) -> LogError:
+    return LogError(
+        f"no permission on {place} for the event log {path}: run as root or as the user of the service, "
+        "or name another with --log"
+    )
+
+
+def is_damage(error: duckdb.Error) -> bool:
+    """Whether the file itself is at fault, as far as DuckDB's error tells."""
+    text = str(error)
+    return (
+        isinstance(error, _DAMAGES)
+        or any(sign in text for sign in _DAMAGED)
+        or "not a valid DuckDB database file" in text
+    )
