@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime
+
+from collector.model.untrusted import MOST_BYTES, MOST_SECONDS, cut
 
 _SIZE_UNITS: dict[str, float] = {
     "B": 1,
@@ -23,6 +26,7 @@ _SIZE_UNITS: dict[str, float] = {
 _TIME_UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _NUMBER = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]*)\s*")
 _KIBI = 1024
+_SHOWN = 100  # characters of what somebody wrote, in messages
 
 
 def parse_bytes(text: str, *, bare: bool = False) -> int:
@@ -35,7 +39,8 @@ def parse_bytes(text: str, *, bare: bool = False) -> int:
     Raises:
         ValueError: the text is not a size, or has no unit; the message says what one looks like.
     """
-    return round(_amount(text, _SIZE_UNITS, "" if bare else None, "a size (such as 50GB, 20GiB or 1048576B)"))
+    example = "a size (such as 50GB, 20GiB or 1048576B)"
+    return round(_amount(text, _SIZE_UNITS, "" if bare else None, example, MOST_BYTES))
 
 
 def parse_duration(text: str, *, bare: bool = False) -> float:
@@ -48,7 +53,8 @@ def parse_duration(text: str, *, bare: bool = False) -> float:
     Raises:
         ValueError: the text is not a duration, or has no unit; the message says what one looks like.
     """
-    return _amount(text, _TIME_UNITS, "s" if bare else None, "a duration (such as 90s, 5min, 12h or 14d)")
+    example = "a duration (such as 90s, 5min, 12h or 14d)"
+    return _amount(text, _TIME_UNITS, "s" if bare else None, example, MOST_SECONDS)
 
 
 def has_no_unit(text: str) -> bool:
@@ -57,18 +63,21 @@ def has_no_unit(text: str) -> bool:
     return match is not None and not match["unit"] and float(match["number"]) != 0
 
 
-def _amount(text: str, units: dict[str, float], default: str | None, example: str) -> float:
+def _amount(text: str, units: dict[str, float], default: str | None, example: str, most: float) -> float:
     match = _NUMBER.fullmatch(text)
-    if match is None:
-        raise ValueError(f"'{text}' is not {example}")
+    if match is None or not math.isfinite(float(match["number"])):
+        raise ValueError(f"'{cut(text, _SHOWN)}' is not {example}")
     if default is None and has_no_unit(text):
-        raise ValueError(f"'{text}' has no unit: write {example}")
+        raise ValueError(f"'{cut(text, _SHOWN)}' has no unit: write {example}")
     unit = match["unit"]
     known = {name.upper(): factor for name, factor in units.items()}
     factor = known.get(unit.upper()) if unit else known.get((default or "").upper(), 1.0)
     if factor is None:
-        raise ValueError(f"'{text}' is not {example}")
-    return float(match["number"]) * factor
+        raise ValueError(f"'{cut(text, _SHOWN)}' is not {example}")
+    found = float(match["number"]) * factor
+    if found > most:
+        raise ValueError(f"'{cut(text, _SHOWN)}' is too much for {example}")
+    return found
 
 
 def format_bytes(count: float | None) -> str:

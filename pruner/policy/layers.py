@@ -85,7 +85,7 @@ def _parsed(path: Path, included_by: Path | None) -> dict[str, Any]:
         raise UsageError(f"policy file {path}{where} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"policy file {path}{where} is not valid TOML: {error}") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number with more digits than Python reads
         raise UsageError(f"policy file {path}{where} is not valid TOML: {_advice(text, str(error))}") from None
 
 

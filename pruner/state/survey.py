@@ -23,7 +23,7 @@ from collector.model.observation import ImageObservation, ListedContainer, Liste
 from collector.model.origin import Origin, agreed
 from collector.model.times import parse_rfc3339
 from collector.model.units import format_count, format_duration, format_time, short_id
-from collector.model.untrusted import mapping, objects, size, text
+from collector.model.untrusted import cut, mapping, objects, size, text
 from pruner.policy.orders import LEARNING_ORDERS
 from pruner.policy.policy import SLOTS_VARIABLE, Policy
 from pruner.state.event_watch import recent_uses
@@ -53,6 +53,7 @@ _STALE_S = 900.0
 # The history of this time must have been witnessed to so much, or the decision says so.
 _LOOKED_AT_S = 7 * 86400.0
 _BLIND_SHARE = 0.01
+_MOST_SLOTS = 10**6
 # A container of which the engine tells nothing is one that may run.
 _NO_USAGE: dict[str, Any] = {}
 _UNKNOWN: dict[str, Any] | None = {"State": {"Status": "unknown"}}
@@ -299,10 +300,10 @@ def read_slots(path: Path) -> int:
         if isinstance(error, PermissionError) and (known := _told_slots(path)) is not None:
             return known
         raise UsageError(f"{told} ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{told} (no TOML: {error})") from None
-    if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
-        raise UsageError(f"{told} (concurrent = {slots} is no number of jobs)")
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{told} (it is not valid TOML: {error})") from None
+    if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= _MOST_SLOTS:
+        raise UsageError(f"{told} (concurrent = {cut(str(slots), 40)} is not a number of jobs)")
     return slots
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,7 +31,9 @@ from collector.model.events import Event, Kind
 from collector.model.jobs import JOB_LABELS, job_of, project_of
 from collector.model.observation import ListedContainer
 from collector.model.origin import Origin
+from collector.model.units import parse_bytes, parse_duration
 from collector.model.untrusted import MOST_LABEL, MOST_LABELS, one_line, read_json, whole
+from pruner.state.survey import read_slots
 from tests import hostile
 from tests.collector.test_translate import CONTAINER, ID_1, ID_2, Names, raw
 
@@ -452,3 +456,29 @@ def test_a_job_s_name_does_not_pass_for_another_job(name: str) -> None:
     ]
     told = [fact.job.job_id for _, fact in read_lines(lines) if fact is not None]
     assert "999" not in told
+
+
+@pytest.mark.parametrize("text", ["9" * 400, f"{'9' * 400}GB", f"{'9' * 400}d", "1073741825GiB", "100000d", "9" * 5000])
+def test_an_amount_beyond_all_use_is_none(text: str) -> None:
+    for parse in (parse_bytes, parse_duration):
+        with pytest.raises(ValueError, match=r"is too much for|is not a|has no unit") as told:
+            parse(text)
+        assert len(str(told.value)) < 300
+    assert parse_bytes("1073741824GiB") == 2**60
+
+
+@pytest.mark.parametrize(
+    "text", ["x = " + "[" * 5000, "concurrent = " + "9" * 5000, "concurrent = 1e9", "concurrent = 0"]
+)
+def test_a_file_of_settings_that_cannot_be_read_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="set job_slots"):
+        read_slots(path)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("pruner"), "plan", "--policy", str(path), "--host", "unix:///none"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
