@@ -139,7 +139,7 @@ def adopt(
 
     info = DockerEngine(host).info()
     opened = console.open_log(log)
-    before, after = opened.adopt(this_machine(info.engine_id, info.data_root), name)
+    before, after = opened.adopt(this_machine(info), name)
     typer.echo(f"{opened.path}: the history of '{before.identity.name}' goes on here as '{after.identity.name}'")
 
 

@@ -120,7 +120,7 @@ def _host(engine: Engine, log: EventLog, info: EngineInfo) -> Iterator[Finding]:
     yield Finding("host of the engine", state, answer, found.how)
     if not log.exists():
         return
-    here = this_machine(info.engine_id, info.data_root)
+    here = this_machine(info)
     known = {"machine ID": here.machine, "hardware ID": here.hardware, "engine ID": here.engine}
     by = ", ".join(name for name, value in known.items() if value is not None)
     try:

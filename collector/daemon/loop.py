@@ -205,10 +205,11 @@ class Collector:
 
     def _restore(self) -> None:
         """Take up where the log ends."""
+        here = self._here()
         if not self._log.exists():
             portrait = {"first": True, **self._self_portrait()}
             self._log.append([Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes=portrait)])
-        self._record(*self._log.claim(self._here()))
+        self._record(*self._log.claim(here))
         self._images.restore(self._log)
         self._translator.learn(names_of(self._images.presence.names()))
         found = self._log.query(_OPEN_CONTAINERS, [sorted(HIDEABLE), self._log.host])
@@ -225,8 +226,7 @@ class Collector:
 
     def _here(self) -> Identity:
         """What this host is recognised by."""
-        info = self._engine.info()
-        return this_machine(info.engine_id, info.data_root)
+        return this_machine(self._engine.info())
 
     def _self_portrait(self) -> dict[str, str]:
         info = self._engine.info()

@@ -79,6 +79,7 @@ def describe(info: Mapping[str, Any], address: str, version: str = "", *, podman
         engine_id=None if podman else text(info.get("ID")) or None,
         places=find_places(info, address, podman=podman),
         kernel=text(info.get("KernelVersion")),
+        machine=text(info.get("Name")),
     )
 
 

@@ -7,6 +7,7 @@ the log was made, and never changes. Beside it the table `host` holds what the h
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import socket
 import time
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
+from collector.model.observation import EngineInfo
 
 if TYPE_CHECKING:
     import duckdb
@@ -28,6 +30,8 @@ _SALT = b"docker-hindsight"
 _MACHINE_ID = Path("/etc/machine-id")
 _HARDWARE_ID = Path("/sys/class/dmi/id/product_uuid")
 # In a container /etc/machine-id is the image's or nobody's, and another one after each update.
+NAME_VARIABLE = "DOCKER_HINDSIGHT_HOST_NAME"
+"""In a container, the environment variable for the host's name; set from the engine's answer where it is not."""
 _CONTAINER_SIGNS = (Path("/.dockerenv"), Path("/run/.containerenv"))
 # A machine whose disk was made of an image has such a sign, too, but a file system of its own.
 _LAYERED = re.compile(r"^\S+ \S+ \S+ \S+ / .* - (overlay|fuse\S*|aufs|btrfs|zfs) ", re.MULTILINE)
@@ -88,10 +92,19 @@ class KnownHost:
     identity: Identity
 
 
-def this_machine(engine: str | None = None, data_root: str | None = None) -> Identity:
+def this_machine(info: EngineInfo | None = None) -> Identity:
     """What this host is recognised by, with what its engine tells of itself."""
     machine, hardware = _machine_ids()
-    return Identity(socket.gethostname(), machine, hardware, engine, data_root)
+    if info is None:
+        return Identity(host_name(), machine, hardware)
+    if info.machine and _is_container():
+        os.environ.setdefault(NAME_VARIABLE, info.machine)
+    return Identity(host_name(), machine, hardware, info.engine_id, info.data_root)
+
+
+def host_name() -> str:
+    """What this host is called; a container has a name of its own, so there its engine's machine names it."""
+    return os.environ.get(NAME_VARIABLE) or socket.gethostname()
 
 
 @cache

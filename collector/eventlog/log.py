@@ -6,7 +6,6 @@ opens it for as long as its work needs, and waits its turn.
 
 from __future__ import annotations
 
-import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,7 +56,7 @@ class EventLog:
         """The key of this host's events, as the log tells it. Raises as `reading` does."""
         if self._host is None:
             if not self.exists():
-                return socket.gethostname()
+                return identity.host_name()
             with self.reading():
                 pass
         return str(self._host)

@@ -39,6 +39,7 @@ class EngineInfo:
         engine_id: the engine's own ID, which it keeps as long as its data; None: it has none (Podman).
         places: the folders that hold its bytes, images first.
         kernel: the release of the kernel that it runs on.
+        machine: the name of the machine that it runs on.
     """
 
     data_root: str
@@ -47,6 +48,7 @@ class EngineInfo:
     engine_id: str | None = None
     places: tuple[Place, ...] = ()
     kernel: str = ""
+    machine: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
     known = log is not None and log.exists()
     info = engine.info()
     if log is not None:
-        log.claim(this_machine(info.engine_id, info.data_root), readonly=True)
+        log.claim(this_machine(info), readonly=True)
     history = read_history(log) if log is not None and known else History()
     rows = engine.images()
     require_local(engine, info, [row.image for row in rows])

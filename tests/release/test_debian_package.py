@@ -10,30 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine import machine as machines
 from tests.engine.engines import Engine
 from tests.engine.host import Host
 from tests.engine.machine import Machine
 from tests.engine.registry import Registry, base_layer, random_layer
 from tests.needs import cannot_run
-from tools.dist import PROJECT, SUITES, debian_package
+from tools.dist import PROJECT
 
 pytestmark = pytest.mark.engine
 DOCKER_GID = 990
 MIB = 2**20
 FOUND = "find / -xdev -name 'docker[-_]hindsight*' -not -path '/etc/*' -not -path '/srv/*' -not -path '/root/*'"
-
-
-@pytest.fixture(scope="module")
-def package(state_root: Path) -> Path:
-    """The package for the release that the machines run."""
-    if (reason := machines.unavailable()) is not None:
-        cannot_run(reason)
-    release = dict(line.split("=", 1) for line in (machines.ROOT / "etc/os-release").read_text().splitlines())
-    suite = release["VERSION_CODENAME"]
-    if suite not in SUITES:
-        cannot_run(f"there is no package for {suite}")
-    return debian_package(suite, state_root / "deb")
 
 
 def repacked(package: Path, version: str) -> Path:

@@ -1,0 +1,23 @@
+"""What is released, built once for all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.engine import machine as machines
+from tests.needs import cannot_run
+from tools.dist import SUITES, debian_package
+
+
+@pytest.fixture(scope="session")
+def package(state_root: Path) -> Path:
+    """The package for the release that the machines run."""
+    if (reason := machines.unavailable()) is not None:
+        cannot_run(reason)
+    release = dict(line.split("=", 1) for line in (machines.ROOT / "etc/os-release").read_text().splitlines())
+    suite = release["VERSION_CODENAME"]
+    if suite not in SUITES:
+        cannot_run(f"there is no package for {suite}")
+    return debian_package(suite, state_root / "deb")
