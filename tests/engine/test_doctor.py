@@ -6,25 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.engines import Engine
+from tests.engine.engines import VARIANTS, Engine
 from tests.engine.host import Host
 from tests.engine.registry import Registry, base_layer, random_layer
 
 pytestmark = pytest.mark.engine
 PAGE = Path(__file__).parents[2] / "docs" / "engines.md"
-COLUMNS = {"docker20": 1, "docker26": 2, "podman": 3}
+COLUMNS = {variant: column for column, variant in enumerate(VARIANTS, start=1)}
 
 
 def documented(variant: str) -> dict[str, str]:
     """The answers that the page's table gives for an engine."""
     rows = [line.split("|")[1:-1] for line in PAGE.read_text().splitlines() if line.startswith("| ")]
-    return {row[0].strip(): row[COLUMNS[variant]].strip() for row in rows if len(row) == 4}
+    return {row[0].strip(): row[COLUMNS[variant]].strip() for row in rows if len(row) == 1 + len(COLUMNS)}
 
 
-def test_the_doctor_tells_what_the_page_says(any_engine: Engine, registry: Registry) -> None:
-    host = Host(any_engine, any_engine.folder / "log" / "events.duckdb")
+def test_the_doctor_tells_what_the_page_says(every_engine: Engine, registry: Registry) -> None:
+    host = Host(every_engine, every_engine.folder / "log" / "events.duckdb")
     image = registry.push_image("doctor/image", "1", [base_layer(), random_layer(1, 2**20)])
-    client = any_engine.client()
+    client = every_engine.client()
     client.images.pull(image.reference)
     host.run("collector", "run", "--once")
     found = {row["subject"]: row for row in host.json("collector", "doctor", "--probe")}
@@ -32,7 +32,7 @@ def test_the_doctor_tells_what_the_page_says(any_engine: Engine, registry: Regis
     assert (answers["event log"], answers["engine"], answers["disk"]) == ("written", "answers", "measured")
     for subject in ("event log", "witnessed", "engine", "disk"):
         del answers[subject]
-    table = documented(any_engine.variant)
+    table = documented(every_engine.variant)
     assert answers == {subject: table[subject] for subject in answers}
     # The probe leaves nothing behind.
     assert {tag for listed in client.images.list() for tag in listed.tags} == {image.reference}
