@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -123,15 +125,17 @@ PARTS = st.sampled_from(
 @given(st.lists(PARTS, min_size=1, max_size=4), st.sampled_from(["", ":1", ":T-1.2", f"@{A}", f":x@{A}"]))
 def test_the_log_has_the_same_repositories(parts: list[str], end: str) -> None:
     name = "/".join(parts) + end
-    found = LOG.query("SELECT repository_of(?)", [name])
+    found = CONNECTION.execute("SELECT repository_of(?)", [name]).fetchall()
     assert found == [(repository(name),)]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _log(tmp_path_factory: pytest.TempPathFactory) -> None:
-    global LOG  # noqa: PLW0603 - hypothesis calls the test many times with one log
-    LOG = EventLog(Path(tmp_path_factory.mktemp("log")) / "events.duckdb")
-    LOG.append([Event(1, Kind.GAP)])
+def _log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    global CONNECTION
+    log = EventLog(Path(tmp_path_factory.mktemp("log")) / "events.duckdb")
+    log.append([Event(1, Kind.GAP)])
+    with log.reading() as CONNECTION:
+        yield
 
 
-LOG: EventLog
+CONNECTION: duckdb.DuckDBPyConnection
