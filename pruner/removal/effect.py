@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from collector.machine.disk import DiskSample
 from collector.model.errors import HindsightError
 from collector.model.units import format_bytes
 
@@ -13,9 +14,35 @@ from collector.model.units import format_bytes
 _LEAST_BYTES = 64 * 2**20
 _POOR_SHARE = 0.1
 _MOST_POOR = 3
-# Some file systems free space only some time after a file has gone (btrfs).
-PATIENCE_S = 10.0
-_LOOK_EVERY_S = 0.5
+_PATIENCE_S = 10.0
+_LOOK_EVERY_S = 0.2
+# Less is not worth waiting for.
+_WORTH_WAITING_BYTES = 16 * 2**20
+_ARRIVED_SHARE = 0.5
+# Between two removals nobody waits for longer: what comes later is waited for once all are done.
+_SHORT_WAIT_S = 2.0
+
+
+def settled(
+    measure: Callable[[], DiskSample], free_before: int, predicted: int, settling: float, *, last: bool
+) -> DiskSample:
+    """The disk once what was removed shows as free space, or should have.
+
+    Args:
+        measure: samples the disk.
+        free_before: free space before it, bytes.
+        predicted: what it was to free, bytes.
+        settling: how long the file system may take, seconds.
+        last: whether nothing more is removed before the state is looked at as a whole.
+    """
+    disk = measure()
+    if predicted < _WORTH_WAITING_BYTES or (settling > _SHORT_WAIT_S and not last):
+        return disk
+    deadline = time.monotonic() + settling
+    while disk.free_bytes - free_before < _ARRIVED_SHARE * predicted and time.monotonic() < deadline:
+        time.sleep(_LOOK_EVERY_S)
+        disk = measure()
+    return disk
 
 
 class NoEffectError(HindsightError):
@@ -30,10 +57,12 @@ class Effect:
         patience: how long to wait for space that was to be freed, seconds.
     """
 
-    patience: float = PATIENCE_S
+    patience: float = _PATIENCE_S
     _poor: list[tuple[int, int, int]] = field(default_factory=list)
 
-    def check(self, predicted: int, free_before: int, free_after: int, measure: Callable[[], int]) -> str | None:
+    def check(
+        self, predicted: int, free_before: int, free_after: int, measure: Callable[[], int], settling: float = 0.0
+    ) -> str | None:
         """Take one removal into account; why the run has to stop, else None.
 
         Args:
@@ -41,6 +70,7 @@ class Effect:
             free_before: free space before it, bytes.
             free_after: free space after it, bytes.
             measure: free space now, bytes.
+            settling: how long the file system may take to show it, seconds.
         """
         if predicted < _LEAST_BYTES:
             return None
@@ -52,7 +82,7 @@ class Effect:
             return None
         expected = sum(predicted for predicted, _, _ in self._poor)
         before = self._poor[0][1]
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + max(self.patience, settling)
         while (came := measure() - before) < _POOR_SHARE * expected:
             if time.monotonic() >= deadline:
                 amounts = f"{format_bytes(expected)}, and {format_bytes(max(0, came))} came"

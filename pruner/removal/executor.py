@@ -15,13 +15,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from collector.engine.protocol import RemovingEngine
 from collector.eventlog.log import EventLog
 from collector.eventlog.writer import LogWriter
-from collector.machine.disk import DiskSample, sample_disk
+from collector.machine.disk import DiskSample, sample_disk, settling_time
 from collector.machine.reserve import reserves
 from collector.model.errors import EngineError, EngineNotFoundError, EngineRefusedError, HindsightError, LogError
 from collector.model.events import Event, Kind
@@ -32,7 +33,7 @@ from pruner.planning.plan import Plan, Removal, Verdict, plan, short, summary
 from pruner.planning.stages import Item, ItemKind
 from pruner.policy.file import to_json
 from pruner.removal.aftermath import Present, aftermath, item_event, read_unfinished
-from pruner.removal.effect import Effect, NoEffectError
+from pruner.removal.effect import Effect, NoEffectError, settled
 from pruner.state.event_watch import EVIDENCE, Lookout
 from pruner.state.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume
 from pruner.state.jobs_in_flight import held_for_jobs
@@ -273,7 +274,9 @@ class Executor:
             if reserve.give():
                 kept = format_bytes(reserve.size)
                 logger.warning("the disk is full: %s of reserve at %s is given up", kept, reserve.path)
-        gone, useless = False, None
+        gone, useless, expected = False, None, 0
+        settling = settling_time(made.inventory.disk.path)
+        measure = partial(self._measure, made)
         for removal in made.removals:
             before = self._measure(made)
             if not short(before.free_bytes, before.free_inodes, made.levels.target):
@@ -284,37 +287,23 @@ class Executor:
                     found = Refusal(obstacle.why, time.time(), in_this_run=True)
                     self._refusals[removal.kind.value, removal.key] = found
             if obstacle is None:
-                freed = (after := self._measure(made)).free_bytes - before.free_bytes
-                gone = True
+                after = settled(measure, before.free_bytes, removal.frees, settling, last=False)
+                freed, gone, expected = after.free_bytes - before.free_bytes, True, expected + removal.frees
                 self._removed.append((removal, freed))
                 logger.info("removed %s: freed %s; %s", _named(removal), format_bytes(freed), removal.detail)
                 self._store(self._item(Kind.ITEM_REMOVED, removal, freed, self._facts_of(removal, made, lookout)))
                 useless = self._effect.check(
-                    removal.frees, before.free_bytes, after.free_bytes, lambda: self._measure(made).free_bytes
+                    removal.frees, before.free_bytes, after.free_bytes, lambda: measure().free_bytes, settling
                 )
                 if useless is not None:
+                    expected = 0
                     break
             else:
                 self._note_failure(removal, obstacle, made)
                 if self._stuck:
                     break
-        after = self._measure(made)
-        reached = not short(after.free_bytes, after.free_inodes, made.levels.target)
-        self._store(
-            Event(
-                time.time_ns(),
-                Kind.PRUNE_FINISHED,
-                bytes=after.free_bytes - made.inventory.disk.free_bytes,
-                attributes={
-                    "prune": self._prune,
-                    "outcome": "target reached" if reached else "no effect" if useless else "target not reached",
-                    "round": self._round,
-                    "free_before": made.inventory.disk.free_bytes,
-                    "free_after": after.free_bytes,
-                    "predicted_bytes": made.frees,
-                },
-            )
-        )
+        after = settled(measure, made.inventory.disk.free_bytes, expected, settling, last=True)
+        self._store_end(made, after, has_effect=useless is None)
         if useless is not None:
             raise NoEffectError(useless)
         return gone
@@ -330,6 +319,26 @@ class Executor:
         if obstacle.refused and wants_space(obstacle.why):
             self._stuck = True
             logger.warning("%s", STUCK.format(name=_named(removal), path=made.inventory.disk.path))
+
+    def _store_end(self, made: Plan, after: DiskSample, *, has_effect: bool) -> None:
+        """Say how a round ended. Raises LogError."""
+        reached = not short(after.free_bytes, after.free_inodes, made.levels.target)
+        outcome = "target reached" if reached else "target not reached" if has_effect else "no effect"
+        self._store(
+            Event(
+                time.time_ns(),
+                Kind.PRUNE_FINISHED,
+                bytes=after.free_bytes - made.inventory.disk.free_bytes,
+                attributes={
+                    "prune": self._prune,
+                    "outcome": outcome,
+                    "round": self._round,
+                    "free_before": made.inventory.disk.free_bytes,
+                    "free_after": after.free_bytes,
+                    "predicted_bytes": made.frees,
+                },
+            )
+        )
 
     def _carry_out_one(self, removal: Removal, made: Plan, lookout: Lookout) -> Obstacle | None:
         """Check against the engine once more, and remove; why it stays after all, else None.
