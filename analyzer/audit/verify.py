@@ -32,6 +32,7 @@ from pruner.policy.file import recorded_policy
 from pruner.policy.orders import LEARNING_ORDERS
 from pruner.policy.policy import Levels, Policy
 from pruner.state.inventory import Container, Image, Inventory, image_of, number, read_history, with_habits
+from pruner.state.jobs_in_flight import Hold
 from pruner.state.learning import Experience, Habits, read_experience
 from pruner.state.refusals import Refusal
 
@@ -49,7 +50,8 @@ class ImageCheck:
         replayed: the reason that the replay gives; None: the log did not know that it was there.
         recorded: the reason that the pruner recorded; None: it did not see the image.
         removed: whether it was removed in fact.
-        cause: why replay and fact differ; empty if they agree.
+        cause: why replay and fact differ, or why it was kept at the last moment; empty if they simply agree.
+        kept: whether the replay has it go as the plan did, and the log says why it was kept at the last moment.
     """
 
     image: str
@@ -58,11 +60,12 @@ class ImageCheck:
     recorded: str | None
     removed: bool
     cause: str = ""
+    kept: bool = False
 
     @property
     def agrees(self) -> bool:
-        """Whether it was removed if, and only if, the replay says so."""
-        return _goes(self.replayed) == self.removed
+        """Whether it was removed if, and only if, the replay says so, but for a keep that the log explains."""
+        return self.kept or _goes(self.replayed) == self.removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,9 @@ class PruneCheck:
             "images": len(self.images),
             "removed": [check.image for check in self.images if check.removed],
             "agreement": self.agreement if self.skipped is None else None,
+            "kept_at_the_last_moment": [
+                {"image": check.image, "name": check.name, "cause": check.cause} for check in self.images if check.kept
+            ],
             "disagreements": [
                 {
                     "image": check.image,
@@ -168,13 +174,19 @@ def print_checks(checks: Sequence[PruneCheck]) -> None:
         if made.skipped is not None:
             console.print_text(f"{format_time(made.started)}: not replayed: {made.skipped}")
         for check in made.images:
-            if not check.agrees:
+            if check.kept:
+                console.print_text(
+                    f"{format_time(made.started)}: {check.name} was kept at the last moment: {check.cause}"
+                )
+            elif not check.agrees:
                 done = "removed" if check.removed else "kept"
                 console.print_text(f"{format_time(made.started)}: {check.name} was {done}: {check.cause}")
     share = agreement(checks)
     if share is not None:
         images = sum(len(made.images) for made in checks)
-        console.print_text(f"{share:.1%} of {images} verdicts on images are what the history says.")
+        kept = sum(check.kept for made in checks for check in made.images)
+        late = f", {kept} of them kept at the last moment for a recorded reason" if kept else ""
+        console.print_text(f"{share:.1%} of {images} verdicts on images are what the history says{late}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,11 +295,18 @@ def _replay(prune: _Prune, policy: Policy, cut: EventLog) -> Plan:
         disk=disk,
         now=now,
         blind_until=history.blind_until,
-        held=frozenset(entry["image"] for entry in facts["images"] if entry["reason"] == "held"),
+        holds={entry["image"]: hold for entry in facts["images"] if (hold := _hold(entry)) is not None},
         learned=experience.learned,
         refusals={("image", entry["image"]): _refusal(entry) for entry in facts["images"] if _is_refused(entry)},
     )
     return plan(policy, inventory, levels=_levels(policy, disk, facts))
+
+
+def _hold(entry: Mapping[str, Any]) -> Hold | None:
+    """For which job the pruner held an image; older versions recorded only that it did."""
+    if "hold" in entry:
+        return Hold.from_json(entry["hold"])
+    return Hold("unknown", 0.0, None, "as recorded", firm=True) if entry["reason"] == "held" else None
 
 
 def _is_refused(entry: Mapping[str, Any]) -> bool:
@@ -355,6 +374,10 @@ def _compare(prune: _Prune, replayed: Plan) -> Iterator[ImageCheck]:
             entry["reason"] if entry else None,
             image in prune.removed,
         )
+        why = prune.failed.get(image)
+        if not check.agrees and why and not check.removed and _goes(check.recorded) and _goes(check.replayed):
+            yield replace(check, kept=True, cause=why)
+            continue
         known = verdict.image if verdict else None
         yield check if check.agrees else replace(check, cause=_cause(check, prune, entry, known))
 

@@ -19,6 +19,7 @@ import docker.errors
 import requests
 import urllib3
 
+from collector.engine import deadline
 from collector.engine.content import compressed_sizes
 from collector.engine.places import describe
 from collector.engine.protocol import EventStream
@@ -494,7 +495,8 @@ def _empty_tar() -> bytes:
 def as_engine_error(host: str) -> Iterator[None]:
     """Turn docker-py's and the transport's faults into an `EngineError` that says what to do."""
     try:
-        yield
+        with deadline.call():
+            yield
     except docker.errors.APIError as error:
         refused = EngineNotFoundError if isinstance(error, docker.errors.NotFound) else EngineRefusedError
         raise refused(host, str(error.explanation or error), error.status_code) from error

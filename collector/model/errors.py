@@ -35,6 +35,10 @@ class EngineError(HindsightError):
     """The container engine cannot be reached or refused."""
 
 
+class DeadlineError(EngineError):
+    """The time for all that is asked of an engine is over."""
+
+
 class UnansweredError(EngineError):
     """The container engine is there and did not answer one question: it refused, failed, or took too long."""
 

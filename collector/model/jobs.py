@@ -28,6 +28,19 @@ _GITHUB_NAME = re.compile(r"(?P<run>[0-9a-f]{32})_.+_[0-9a-f]{5,6}")
 _GITHUB_LABEL = re.compile(r"[0-9a-f]{6}")
 _KUBERNETES_NAME = re.compile(r"k8s_(?P<role>[^_]+)_(?P<pod>[^_]+)_(?P<namespace>[^_]+)_(?P<uid>[^_]+)_\d+")
 
+# Labels of those who start, restart and remove their containers themselves, without Docker's restart policy.
+_ORCHESTRATORS = {
+    "com.docker.swarm.task.id": "Docker swarm",
+    "com.docker.swarm.service.id": "Docker swarm",
+    "com.hashicorp.nomad.alloc_id": "Nomad",
+    "com.amazonaws.ecs.task-arn": "Amazon ECS",
+    "com.amazonaws.ecs.cluster": "Amazon ECS",
+    "io.kubernetes.pod.uid": "Kubernetes",
+    "io.kubernetes.pod.name": "Kubernetes",
+    "io.kubernetes.cri-o.ContainerID": "Kubernetes",
+    "io.balena.supervised": "balena",
+}
+
 # Every label that a job is recognised by: where there are too many, these are kept.
 JOB_LABELS = (
     *(f"{GITLAB}job.{key}" for key in ("id", "url", "ref", "sha")),
@@ -46,7 +59,11 @@ JOB_LABELS = (
     ),
     f"{_COMPOSE}project",
     f"{_COMPOSE}service",
+    *_ORCHESTRATORS,
 )
+
+# What names of a runner's containers and cache volumes begin with: one of its slots, where one job runs at a time.
+SLOT = re.compile(r"runner-.+-project-[0-9]+-concurrent-[0-9]+")
 
 # What serves a job and is not of its choice.
 HELPER_ROLES = frozenset({"predefined", "helper", "cache", "cache-init", "wait", "sandbox"})
@@ -242,6 +259,23 @@ def _github(labels: Mapping[str, str], name: str) -> tuple[Job, str | None] | No
         return None
     runner = next((key for key, value in labels.items() if not value and _GITHUB_LABEL.fullmatch(key)), None)
     return (Job("github", runner=runner), "job") if runner else None
+
+
+def orchestrator_of(labels: Mapping[str, str], name: str = "") -> str | None:
+    """Who starts and removes a container by itself, in words; None: nobody is known to.
+
+    Args:
+        labels: the container's labels.
+        name: its name, into which dockershim wrote all that it knows.
+    """
+    found = next((words for label, words in _ORCHESTRATORS.items() if labels.get(label)), None)
+    return found or ("Kubernetes" if _KUBERNETES_NAME.fullmatch(name) else None)
+
+
+def slot_of(name: str) -> str | None:
+    """The runner's slot that a cache volume or a job's container belongs to, from its name."""
+    match = SLOT.match(name)
+    return match[0] if match else None
 
 
 def project_of(url: str | None) -> str | None:

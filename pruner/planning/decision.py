@@ -41,7 +41,7 @@ class Reason(IntEnum):
 MEANING: dict[Reason, str] = {
     Reason.ENOUGH_SPACE: "free space is above the threshold: nothing is removed",
     Reason.PINNED: "a container refers to it",
-    Reason.HELD: "a job in flight may need it: its build container does not exist yet",
+    Reason.HELD: "a job whose build container does not exist yet needs it, or a service that may be rolled back",
     Reason.LOCAL: "no registry can give it back (local_images = keep)",
     Reason.YOUNG: "used or pulled within min_age",
     Reason.PROTECTED: "on the allowlist, and no emergency calls for it",

@@ -153,6 +153,10 @@ class Plan:
         """Whether free space is at the target afterwards, as far as bytes go."""
         return self.inventory.disk.free_bytes + self.frees >= self.levels.target[0]
 
+    def _hold(self, image: Image) -> dict[str, Any]:
+        hold = self.inventory.holds.get(image.image_id)
+        return {} if hold is None else {"hold": hold.to_json()}
+
     def to_json(self) -> dict[str, Any]:
         """The plan as the log keeps it."""
         disk = self.inventory.disk
@@ -188,6 +192,7 @@ class Plan:
                     "last_use": verdict.image.last_use,
                     "evidence": verdict.image.evidence,
                     "origin": verdict.image.origin.value,
+                    **self._hold(verdict.image),
                     **({"last": "refused"} if ("image", verdict.image.image_id) in self.inventory.refusals else {}),
                 }
                 for verdict in self.verdicts
@@ -279,10 +284,9 @@ class _Images:
         keys = [
             order_of(facts(image, inventory.now, own[i], inventory.learned)) for i, image in enumerate(self._images)
         ]
-        # What the engine refused before is tried when nothing else is left.
-        self._order = sorted(
-            range(len(self._images)), key=lambda i: (self._refusal(self._images[i]) is not None, keys[i], i)
-        )
+        # What a job in flight may need, and what the engine refused before, is for when nothing else is left.
+        late = [(self._refusal(image) is not None, image.image_id in inventory.holds) for image in self._images]
+        self._order = sorted(range(len(self._images)), key=lambda i: (*late[i], keys[i], i))
         self._reasons: dict[int, Reason] = {}
         self._dangling: list[int] = []
         # Those without a name that the engine refused before: they wait for the end of the order.
@@ -292,7 +296,11 @@ class _Images:
         """Choose among the images without a name; what they free lessens the shortage."""
         bearers = {reference: image.image_id for image in self._images for reference in image.references}
         found = [i for i in self._order if stages.is_dangling(self._images[i], bearers, self._policy)]
-        chosen = [i for i in found if self._refusal(self._images[i]) is None]
+        chosen = [
+            i
+            for i in found
+            if self._refusal(self._images[i]) is None and self._images[i].image_id not in self._inventory.holds
+        ]
         self._late = {i for i in found if i not in chosen}
         held = [self._blocked(i) for i in range(len(self._images))]
         # Nobody can pull what bears no name, and nobody can ask for it either: local_images is for
@@ -334,7 +342,13 @@ class _Images:
     def _explain(self, number: int) -> str:
         image, reason, now = self._images[number], self._reasons[number], self._inventory.now
         said = explain(image, reason, self._policy, now)
-        refusal = self._refusal(image)
+        refusal, hold = self._refusal(image), self._inventory.holds.get(image.image_id)
+        if reason is Reason.HELD and (rollback := self._inventory.rollbacks.get(image.image_id)) is not None:
+            said = rollback
+        elif hold is not None and reason is Reason.HELD:
+            said = f"{said}: {hold.summary(now)}"
+        elif hold is not None and reason.evicts:
+            said = f"{said}; last, for it may be needed by {hold.summary(now)}"
         if refusal is None or not (reason.evicts or reason is Reason.REFUSED):
             return said
         return f"{said}: {refusal.error}" if refusal.in_this_run else f"{said}; {stages.goes_last(refusal, now)}"
@@ -352,7 +366,13 @@ class _Images:
             return Reason.REFUSED
         # Containers that came between two readings of the engine count, too.
         extra = image.containers - self._listed[image.image_id]
-        return blocked(image, self._left[image.image_id] + extra, self._policy, self._inventory.held)
+        hold = self._inventory.holds.get(image.image_id)
+        return blocked(
+            image,
+            self._left[image.image_id] + extra,
+            self._policy,
+            held=(hold is not None and hold.firm) or image.image_id in self._inventory.rollbacks,
+        )
 
     def _evict(
         self,
@@ -412,18 +432,18 @@ def facts(image: Image, now: float, own_bytes: int, learned: Learned) -> Facts:
     )
 
 
-def blocked(image: Image, containers: int, policy: Policy, held: frozenset[str]) -> Reason:
+def blocked(image: Image, containers: int, policy: Policy, *, held: bool) -> Reason:
     """The reason for which an image must stay whatever happens, else ENOUGH_SPACE (0).
 
     Args:
         image: the image.
         containers: how many containers will refer to it at its turn.
         policy: what becomes of local images.
-        held: images that a job in flight may need.
+        held: whether a job in flight needs it.
     """
     if containers:
         return Reason.PINNED
-    if image.image_id in held:
+    if held:
         return Reason.HELD
     if image.kept_by:
         return Reason.LABELLED

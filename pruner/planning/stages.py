@@ -157,6 +157,8 @@ def _container(policy: Containers, one: Container, now: float, shortage: Shortag
         reason, detail = ItemReason.LABELLED, f"{ITEM_REASON_MEANING[ItemReason.LABELLED]}: {one.kept_by}"
     elif one.restarts:
         reason, detail = ItemReason.SERVICE, ITEM_REASON_MEANING[ItemReason.SERVICE]
+    elif one.orchestrator is not None:
+        reason, detail = ItemReason.SERVICE, f"{one.orchestrator} starts and removes it"
     elif (entry := policy.keeps(one.name)) is not None:
         reason, detail = ItemReason.KEPT, f"{ITEM_REASON_MEANING[ItemReason.KEPT]} ({entry})"
     elif idle < grace:

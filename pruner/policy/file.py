@@ -170,6 +170,10 @@ KEYS: dict[str, Key] = {
     "keep_labels": Key(
         _labels, "images, containers and volumes with one of these labels stay: name or name=value", "list"
     ),
+    "rollback_grace": Key(
+        _seconds, "what a swarm or Compose service ran before its last change stays for so long", "duration"
+    ),
+    "deadline": Key(_interval, "a run ends after so long, however slowly the engine answers", "duration"),
     "local_images": Key(_one_of(LOCAL_IMAGES), "keep or evict images that no registry can give back", "choice"),
     "job_slots": Key(
         _count, "jobs that the runners run at once, for amounts per job (default: as runner_config tells)", "number"

@@ -200,6 +200,8 @@ class Policy:
         order: which images go first, a name in `pruner.policy.orders.ORDERS`.
         interval: seconds between ticks of the timer.
         keep_labels: labels, ``name`` or ``name=value``; images, containers and volumes that bear one stay.
+        rollback_grace: seconds from a service's last change for which the image that it ran before stays.
+        deadline: seconds after which a run asks nothing more of the engine, and ends.
         local_images: ``keep`` or ``evict`` those that no registry can give back.
         job_slots: jobs that the host's runners run at once, for amounts per job; None: `runner_config` tells.
         runner_config: GitLab Runner's configuration, whose `concurrent` is the number of slots.
@@ -216,6 +218,8 @@ class Policy:
     min_age: float | None = None
     order: str = "forecast"
     interval: float = 300.0
+    deadline: float = 600.0
+    rollback_grace: float = 24 * 3600.0
     local_images: str = "keep"
     keep_labels: tuple[str, ...] = ("docker-hindsight.keep=true",)
     job_slots: int | None = None

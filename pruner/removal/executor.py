@@ -35,7 +35,7 @@ from pruner.policy.file import to_json
 from pruner.removal.aftermath import Present, aftermath, item_event, read_unfinished
 from pruner.removal.effect import Effect, NoEffectError, settled
 from pruner.state.event_watch import EVIDENCE, Lookout
-from pruner.state.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume
+from pruner.state.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume, stop_times
 from pruner.state.jobs_in_flight import held_for_jobs
 from pruner.state.refusals import ItemId, Refusal
 from pruner.state.survey import current_names, read_build_cache, read_container
@@ -207,6 +207,11 @@ class Executor:
         self._prepare()
         return Outcome(tuple(self._removed), tuple(self._failed), freed, disk, reached, self._round, plan=made)
 
+    @property
+    def removed(self) -> tuple[Removal, ...]:
+        """What went so far."""
+        return tuple(removal for removal, _ in self._removed)
+
     def finish_interrupted(self, prunes: tuple[str, ...]) -> None:
         """Say in the log what became of prunes that were interrupted. Raises LogError.
 
@@ -376,8 +381,10 @@ class Executor:
             listed = self._engine.containers()
             if any(container.image == image.image_id for container in listed):
                 return "a container refers to it now"
-            if image.image_id in held_for_jobs(listed, inventory.images, inventory.jobs, time.time()):
-                return "a job that has begun meanwhile may need it"
+            stopped, now = stop_times(inventory.containers), time.time()
+            hold = held_for_jobs(listed, inventory.images, inventory.jobs, now, stopped).get(image.image_id)
+            if hold is not None and (hold.firm or image.image_id not in inventory.holds):
+                return f"a job that has begun since may need it: {hold.summary(now)}"
             # This is asked last: the shorter the time between the answer and the removal, the better.
             used = self._used(image, made, lookout)
             # A container that was created since the listing may be a job's first.

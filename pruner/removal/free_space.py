@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import socket
+import time
+from collections.abc import Iterator
 
 from collector.engine.places import describe
 from collector.engine.surroundings import UNIX, find_engine
@@ -36,8 +38,15 @@ def free_space(host: str | None) -> tuple[DiskSample, ...]:
             connection.settimeout(_PATIENCE_S)
             connection.connect(address.url.removeprefix(UNIX))
             connection.sendall(_QUESTION)
-            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+            answer = b"".join(_until(connection, time.monotonic() + _PATIENCE_S))
         info = json.loads(answer.partition(b"\r\n\r\n")[2])
         return sample_disks(describe(info, address.url))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, EngineError):
         return ()
+
+
+def _until(connection: socket.socket, deadline: float) -> Iterator[bytes]:
+    """What comes until the engine hangs up. Raises TimeoutError if that takes too long, however much comes."""
+    while piece := connection.recv(65536):
+        yield piece
+        connection.settimeout(max(0.001, deadline - time.monotonic()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from collector.engine.deadline import within
 from collector.engine.leftovers import orphaned_layers
 from collector.engine.protocol import Engine, RemovingEngine
 from collector.eventlog.log import EventLog
 from collector.machine.disk import DiskSample
 from collector.machine.wake import FIRST_PAUSE_S, leave_levels, woken_within
-from collector.model.errors import HindsightError, UsageError
+from collector.model.errors import DeadlineError, HindsightError, UsageError
 from collector.model.units import format_bytes, format_count
 from pruner.planning.held_back import held_back
 from pruner.planning.plan import Plan, counted, plan, short
@@ -26,6 +28,8 @@ from pruner.state.disks import on_disk, without
 from pruner.state.inventory import Inventory, read_history
 from pruner.state.refusals import ItemId, Refusal
 from pruner.state.survey import survey, with_learning
+
+logger = logging.getLogger(__name__)
 
 
 class TargetNotReachedError(HindsightError):
@@ -61,7 +65,8 @@ def make_plan(
     learn: bool = False,
 ) -> Plan:
     """A plan for the disk of the images; see `make_plans`."""
-    return make_plans(engine, log, policy, request, refusals, orphaned, learn=learn)[0]
+    with within(policy.deadline):
+        return make_plans(engine, log, policy, request, refusals, orphaned, learn=learn)[0]
 
 
 def make_plans(
@@ -153,7 +158,7 @@ def run(
         PrunerBusyError: another pruner is at work.
         UsageError: the policy contradicts itself on this disk.
     """
-    with exclusive(log.path):
+    with exclusive(log.path), within(policy.deadline):
         executor = Executor(engine, log, trigger)
         outcomes: list[Outcome] = []
         count = 1
@@ -171,8 +176,15 @@ def run(
 
         executor.flush()
         executor.finish_interrupted(unfinished(log))
-        while len(outcomes) < count:
-            outcomes.append(executor.run(replan))
+        try:
+            while len(outcomes) < count:
+                outcomes.append(executor.run(replan))
+        except DeadlineError:
+            logger.warning(
+                "the run ends at its deadline; it removed %s so far, and the next run records what became of the rest",
+                counted(executor.removed),
+            )
+            raise
         return together(outcomes)
 
 

@@ -14,7 +14,7 @@ from collector.model.origin import Origin
 from collector.model.times import parse_rfc3339
 from collector.model.untrusted import past_seconds
 from collector.queries.status import Witness, witness
-from pruner.state.jobs_in_flight import JobMemory
+from pruner.state.jobs_in_flight import Hold, JobMemory
 from pruner.state.learning import Habits, Learned
 from pruner.state.refusals import ItemId, Refusal
 
@@ -87,6 +87,7 @@ class Container:
         never_started: whether it never started.
         job: the CI job that it belongs to; None: no job.
         restarts: whether it has a restart policy.
+        orchestrator: who starts and removes it without one, in words; None: nobody is known to.
         bytes: what its removal frees: its writable layer and its log.
         log_bytes: what its log holds of that, which may lie on another disk.
         volumes: names of the volumes that it refers to.
@@ -101,6 +102,7 @@ class Container:
     never_started: bool = False
     job: str | None = None
     restarts: bool = False
+    orchestrator: str | None = None
     bytes: int = 0
     log_bytes: int = 0
     volumes: tuple[str, ...] = ()
@@ -203,7 +205,7 @@ class Inventory:
         disk: the file system that is decided on: that of the images, unless `disks` has several.
         now: when the state was read, UTC seconds.
         blind_until: end of the latest gap in the history, UTC seconds.
-        held: image IDs that a job in flight may need.
+        holds: what jobs in flight may need, by image ID.
         jobs: what the log knows of jobs, to ask the same again before each removal.
         warnings: what the decision has to do without, one line each.
         learned: what the host's past says of images in each situation.
@@ -213,6 +215,7 @@ class Inventory:
         leftovers: folders of layers that the engine no longer knows of; root alone can see them.
         free_slots: job slots of the runners that are free now; None: unknown, or nobody asked.
         refusals: what could not be removed before, or in this run.
+        rollbacks: why images stay that services ran before their last change, by image ID.
         disks: each file system that holds bytes of the engine, that of the images first; empty: only `disk`.
     """
 
@@ -220,7 +223,7 @@ class Inventory:
     disk: DiskSample
     now: float
     blind_until: float | None = None
-    held: frozenset[str] = frozenset()
+    holds: Mapping[str, Hold] = field(default_factory=dict)
     jobs: JobMemory = field(default_factory=JobMemory)
     warnings: tuple[str, ...] = ()
     learned: Learned = field(default_factory=Learned)
@@ -230,11 +233,17 @@ class Inventory:
     free_slots: int | None = None
     leftovers: tuple[Leftover, ...] = ()
     refusals: Mapping[ItemId, Refusal] = field(default_factory=dict)
+    rollbacks: Mapping[str, str] = field(default_factory=dict)
     disks: tuple[DiskSample, ...] = ()
 
 
 # All other states are of containers that run, are about to, or are being removed by somebody.
 STOPPED = frozenset({"created", "configured", "exited", "stopped", "dead"})
+
+
+def stop_times(containers: Iterable[Container]) -> dict[str, float]:
+    """When stopped containers did, UTC seconds, by ID."""
+    return {one.container_id: one.stopped_at for one in containers if one.state in STOPPED}
 
 
 def image_of(observation: ImageObservation, past: Past | None, containers: Sequence[Container], now: float) -> Image:

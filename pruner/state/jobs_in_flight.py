@@ -1,28 +1,38 @@
-"""Which images a job in flight may need before its build container exists. Pure, but for one reader of the log.
+"""Which images a job in flight may need before its build container exists. Pure.
 
 Between the preparation of a job and the creation of its build container lies the time that fetching
 its sources takes. The image has no container then, and under the pull policies `if-not-present` and
-`never` no pull tells of it either; removed at that moment, it is pulled again, or the job fails.
+`never` no pull shows it either; removed at that moment, it is pulled again, or the job fails.
+
+What evidence names (the runner's log, an earlier container of the job) stays. What is only guessed from
+the past of the job's project goes last instead: a wrong guess costs one pull, a full disk fails every
+job. Where no pull can bring an image back, a guess is as good as evidence.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from collector.eventlog.log import EventLog
-from collector.eventlog.sql import sql_list
-from collector.model.jobs import HELPER_ROLES, job_of
+from collector.model.jobs import job_of, slot_of
 from collector.model.observation import ListedContainer
-from collector.model.references import all_aliases, familiar
+from collector.model.references import all_aliases
+from collector.model.units import format_duration
 
 # A container of a job that has not come to its build by now is a left-over.
-_PREPARATION_S = 6 * 3600.0
-# A job that a side-band says has begun, and of which no container is seen by now, runs elsewhere.
+PREPARATION_S = 6 * 3600.0
+# A job that a runner's log or a CI server says has begun, and of which no container is seen by now, runs elsewhere.
 _UNSEEN_S = 3600.0
+# The runner creates the next container of a job within seconds of the last one's end, unless it pulls: and
+# what it pulls then is not here yet.
+_SETTLE_S = 300.0
+# A listing says in whole seconds when a container was created.
+_SECOND_S = 1.0
 # The pull ends some seconds before the first container is created.
-_MARGIN_S = 60.0
+MARGIN_S = 60.0
+ALWAYS, NEVER = "always", "never"
 _BUILD = "build"
 # Until 12.9 these outlived their jobs.
 _LEFT_OVER = "cache"
@@ -40,17 +50,90 @@ class Holdable(Protocol):
         """Every name that it was ever seen with."""
 
     @property
-    def last_use(self) -> float:
-        """Its latest use, UTC seconds."""
+    def pulled(self) -> float:
+        """When it was last pulled, UTC seconds."""
+
+    @property
+    def local(self) -> bool:
+        """Whether, as far as is known, no registry can give it back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """A job whose build container does not exist yet; `began` in UTC seconds."""
+    """A job whose build container does not exist yet.
+
+    Attributes:
+        job_id: its ID.
+        project_id: the project's ID.
+        began: its first sign, UTC seconds.
+        container: name of the container that shows it; None: only a runner's log or a CI server does.
+        runner: the runner's short token.
+        ref: branch or tag.
+        name: the job's name in its pipeline.
+    """
 
     job_id: str
     project_id: str | None
     began: float
+    container: str | None = None
+    runner: str | None = None
+    ref: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Why an image is held for a job in flight.
+
+    Attributes:
+        job: the job's ID.
+        began: the job's first sign, UTC seconds.
+        container: name of the container that shows the job; None: only a runner's log or a CI server does.
+        why: what ties the image to the job, in words.
+        firm: whether the image stays whatever happens; else it goes after all others.
+    """
+
+    job: str
+    began: float
+    container: str | None
+    why: str
+    firm: bool
+
+    def summary(self, now: float) -> str:
+        """All of it in words; `now` in UTC seconds."""
+        shown = f"container {self.container}" if self.container else "the runner's log"
+        return f"job {self.job}, in flight for {format_duration(max(0.0, now - self.began))} ({shown}): {self.why}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As a recorded plan keeps it; the time in UTC seconds."""
+        return {
+            "job": self.job,
+            "began": self.began,
+            "container": self.container,
+            "why": self.why,
+            "firm": self.firm,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Hold:
+        """The hold that `to_json` wrote."""
+        return cls(
+            str(data.get("job")),
+            float(data.get("began") or 0.0),
+            data.get("container"),
+            str(data.get("why")),
+            bool(data.get("firm")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PastUse:
+    """An image that jobs of a project have used lately; `ref` and `name` are the job's."""
+
+    image: str
+    ref: str | None
+    name: str | None
+    service: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,140 +144,232 @@ class JobMemory:
         images: IDs of the images that a recent job names or has used, by job ID.
         names: what a recent job calls the images that it names, by job ID.
         settled: recent jobs of which it is known which image they build in.
-        projects: IDs of all images that a project's jobs have ever used, by project ID.
-        always: projects whose jobs pull their image each time, even when it is there.
-        begun: jobs that a side-band says have begun and not ended, and that no container shows.
+        uses: what the jobs of a project have used lately, by project ID.
+        policies: pull policies as the past shows them, by project ID and runner.
+        configured: pull policies as the runner's configuration has them, by runner.
+        begun: jobs that are said to have begun and not ended, of which no container exists now or built.
+        open: IDs of all recent jobs that are said to have begun and not ended.
+        ended: IDs of recent jobs that are said to have ended.
+        slots: when a job was last seen in each of the runners' slots (UTC seconds), and which.
     """
 
     images: Mapping[str, frozenset[str]] = field(default_factory=dict)
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
     settled: frozenset[str] = frozenset()
-    projects: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    always: frozenset[str] = frozenset()
+    uses: Mapping[str, tuple[PastUse, ...]] = field(default_factory=dict)
+    policies: Mapping[tuple[str, str | None], str] = field(default_factory=dict)
+    configured: Mapping[str, str] = field(default_factory=dict)
     begun: tuple[Flight, ...] = ()
+    open: frozenset[str] = frozenset()
+    ended: frozenset[str] = frozenset()
+    slots: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+
+    def policy(self, flight: Flight) -> str | None:
+        """The pull policy of a job; None if nothing shows it."""
+        known = self.configured.get(flight.runner or "")
+        return known or self.policies.get((flight.project_id or "", flight.runner))
 
 
-def flights(containers: Iterable[ListedContainer], memory: JobMemory, now: float) -> list[Flight]:
+@dataclass(slots=True)
+class _Seen:
+    """A job as its containers show it."""
+
+    flight: Flight
+    building: bool = False
+    running: bool = False
+    last: float = 0.0
+    newest: float = 0.0
+    slots: set[str] = field(default_factory=set)
+
+
+def flights(
+    containers: Iterable[ListedContainer], memory: JobMemory, now: float, stopped: Mapping[str, float] | None = None
+) -> list[Flight]:
     """The jobs whose build container does not exist yet.
+
+    A flight ends by evidence: its build container, a later job in its slot, its end or its runner's
+    restart in the runner's log, or no running container for some minutes.
 
     Args:
         containers: all that the engine lists, in any state.
         memory: what the log knows.
         now: UTC seconds.
+        stopped: when stopped containers did, UTC seconds, by ID; those that it leaves out count as just stopped.
     """
-    began: dict[str, Flight] = {}
-    building: set[str] = set()
+    seen: dict[str, _Seen] = {}
+    latest = dict(memory.slots)
     for row in containers:
         found = job_of(row.labels)
         if found is None or found[0].ci != "gitlab" or found[0].job_id is None:
             continue
         job, role = found
-        created = row.created_ns / 1e9
-        if role == _BUILD:
-            building.add(str(job.job_id))
-        elif row.state == "running" or (role != _LEFT_OVER and created > now - _PREPARATION_S):
-            known = began.get(str(job.job_id))
-            first = created if known is None else min(created, known.began)
-            began[str(job.job_id)] = Flight(str(job.job_id), job.project_id, first)
-    for told in memory.begun:
-        if told.began > now - _UNSEEN_S:
-            began.setdefault(told.job_id, told)
-    return [flight for job_id, flight in began.items() if job_id not in building]
+        job_id, created = str(job.job_id), row.created_ns / 1e9
+        flight = Flight(job_id, job.project_id, created, row.name or row.container[:12], job.runner, job.ref, job.name)
+        known = seen.setdefault(job_id, _Seen(flight))
+        if created < known.flight.began:
+            known.flight = flight
+        known.newest = max(known.newest, created)
+        if (slot := slot_of(row.name)) is not None:
+            known.slots.add(slot)
+            latest[slot] = max((created, job_id), latest.get(slot, (0.0, "")))
+        known.building |= role == _BUILD
+        known.running |= row.state == "running"
+        if role != _LEFT_OVER:
+            ended = created if stopped is None else stopped.get(row.container, now)
+            known.last = max(known.last, ended)
+    over = memory.ended | {
+        job_id
+        for job_id, one in seen.items()
+        for slot in one.slots
+        if latest[slot][1] != job_id and latest[slot][0] > one.newest + _SECOND_S
+    }
+    flying = [one.flight for one in seen.values() if one.flight.job_id not in over and _flies(one, memory, now)]
+    told = [flight for flight in memory.begun if flight.began > now - _UNSEEN_S and flight.job_id not in over]
+    return [*flying, *(flight for flight in told if flight.job_id not in seen)]
+
+
+def _flies(one: _Seen, memory: JobMemory, now: float) -> bool:
+    if one.building or one.flight.began <= now - PREPARATION_S:
+        return False
+    # Who follows the runner's log knows that it is pulling still.
+    return one.running or one.last > now - _SETTLE_S or (one.last > 0 and one.flight.job_id in memory.open)
 
 
 def held_for_jobs(
-    containers: Iterable[ListedContainer], images: Iterable[Holdable], memory: JobMemory, now: float
-) -> frozenset[str]:
-    """IDs of the images that jobs in flight may need.
+    containers: Iterable[ListedContainer],
+    images: Iterable[Holdable],
+    memory: JobMemory,
+    now: float,
+    stopped: Mapping[str, float] | None = None,
+) -> dict[str, Hold]:
+    """The images that jobs in flight may need, by ID, each with the firmest reason for it.
 
-    If a side-band or an earlier container tells the job's image, it is that one. Else it may be any
-    that the project has used before (unless its jobs pull each time), or that was pulled or used
-    since the job began.
+    If the runner's log or an earlier container shows the job's image, it is that one, besides the services
+    of its project. Else it may be any that jobs of its project, of the same name or ref, have used lately, or
+    that was pulled since it began. A job that pulls its image each time needs none of them.
 
     Args:
         containers: all that the engine lists, in any state.
         images: the images that the engine holds.
         memory: what the log knows.
         now: UTC seconds.
+        stopped: see `flights`.
     """
-    held: set[str] = set()
     present = list(images)
-    for flight in flights(containers, memory, now):
-        named = memory.names.get(flight.job_id, frozenset())
-        held |= memory.images.get(flight.job_id, frozenset())
-        held |= {image.image_id for image in present if not named.isdisjoint(all_aliases(image.names))}
-        if flight.job_id in memory.settled:
-            continue
-        held |= {image.image_id for image in present if image.last_use >= flight.began - _MARGIN_S}
-        if flight.project_id is not None and flight.project_id not in memory.always:
-            held |= memory.projects.get(flight.project_id, frozenset())
-    return frozenset(held)
+    held: dict[str, Hold] = {}
+    for flight in flights(list(containers), memory, now, stopped):
+        for image, hold in _holds(flight, present, memory):
+            if image not in held or (hold.firm and not held[image].firm):
+                held[image] = hold
+    return held
 
 
-def read_jobs(log: EventLog, now: float) -> JobMemory:
-    """What the log knows of jobs. Raises LogError.
+def _holds(flight: Flight, present: list[Holdable], memory: JobMemory) -> Iterable[tuple[str, Hold]]:
+    named = memory.names.get(flight.job_id, frozenset())
+    used = memory.images.get(flight.job_id, frozenset())
+
+    def hold(why: str, *, firm: bool) -> Hold:
+        return Hold(flight.job_id, flight.began, flight.container, why, firm)
+
+    for image in present:
+        if image.image_id in used or not named.isdisjoint(all_aliases(image.names)):
+            yield image.image_id, hold("the job names it", firm=True)
+    policy = memory.policy(flight)
+    if policy == ALWAYS:
+        return
+    settled = flight.job_id in memory.settled
+    guessed, how = _guess(flight, memory, services_only=settled)
+    for image in present:
+        firm = policy == NEVER or (policy is None and image.local)
+        if image.image_id in guessed:
+            yield image.image_id, hold(how, firm=firm)
+        elif not settled and image.pulled >= flight.began - MARGIN_S:
+            yield image.image_id, hold("pulled since the job began", firm=firm)
+
+
+def _guess(flight: Flight, memory: JobMemory, *, services_only: bool) -> tuple[frozenset[str], str]:
+    """What a job may need judging by its project's past, and how that is known.
+
+    The runner's log names the image that a job builds in before its services.
+    """
+    past = memory.uses.get(flight.project_id or "", ())
+    uses = [use for use in past if use.service or not services_only]
+    same_name = frozenset(use.image for use in uses if flight.name is not None and use.name == flight.name)
+    if same_name:
+        return same_name, "jobs of this name used it lately"
+    same_ref = frozenset(use.image for use in uses if flight.ref is not None and use.ref == flight.ref)
+    if same_ref:
+        return same_ref, "jobs of its project and ref used it lately"
+    return frozenset(use.image for use in uses), "jobs of its project used it lately"
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A build container of the past. Times are UTC seconds.
+
+    Attributes:
+        job_id: its job.
+        project_id: the job's project.
+        runner: the job's runner.
+        image: ID of its image.
+        first: the job's first sign.
+        created: when the container was created.
+    """
+
+    job_id: str
+    project_id: str
+    runner: str | None
+    image: str
+    first: float
+    created: float
+
+
+_ENOUGH_JOBS = 3
+
+
+def pull_policies(
+    builds: Iterable[Build], arrivals: Mapping[str, list[tuple[float, str]]]
+) -> dict[tuple[str, str | None], str]:
+    """The pull policy that jobs of a project on a runner have shown: `always`, or it is left out.
+
+    Only a job's own pull that found its image present shows it: under `if-not-present` there is none. A
+    pull that another job with the same image may have made shows nothing, and neither does one
+    that brought the image.
 
     Args:
-        log: the log.
-        now: UTC seconds; what a job names is of use for as long as its preparation may take.
+        builds: the latest build containers of each project and runner.
+        arrivals: (time, kind) of all pulls, removals and other events of those images, in order.
     """
-    since = int((now - _PREPARATION_S) * 1e9)
-    with log.reading() as connection:
-        host = [log.host]
-        recent = connection.execute(_RECENT, [log.host, since]).fetchall()
-        projects = connection.execute(_PROJECTS, host).fetchall()
-        always = connection.execute(_ALWAYS, [log.host, _MARGIN_S]).fetchall()
-        begun = connection.execute(_BEGUN, [log.host, since]).fetchall()
-    images: dict[str, set[str]] = {}
-    names: dict[str, set[str]] = {}
-    settled: set[str] = set()
-    for job_id, role, image, reference in recent:
-        if role in HELPER_ROLES:
-            continue
-        if image is not None:
-            images.setdefault(job_id, set()).add(image)
-        if reference is not None:
-            names.setdefault(job_id, set()).add(familiar(reference))
-        if role == _BUILD:
-            settled.add(job_id)
-    return JobMemory(
-        {job: frozenset(found) for job, found in images.items()},
-        {job: frozenset(found) for job, found in names.items()},
-        frozenset(settled),
-        {project: frozenset(found) for project, found in projects},
-        frozenset(project for (project,) in always),
-        tuple(Flight(*row) for row in begun),
-    )
+    by_image: dict[str, list[Build]] = defaultdict(list)
+    builds = list(builds)
+    for build in builds:
+        by_image[build.image].append(build)
+    shown: dict[tuple[str, str | None], list[bool]] = defaultdict(list)
+    for build in builds:
+        verdict = _pulls_always(build, by_image[build.image], arrivals.get(build.image, []))
+        if verdict is not None:
+            shown[build.project_id, build.runner].append(verdict)
+    return {who: ALWAYS for who, verdicts in shown.items() if len(verdicts) >= _ENOUGH_JOBS and all(verdicts)}
 
 
-_RECENT = """
-SELECT DISTINCT job_id, role, image_id, CASE WHEN evidence <> 'container' THEN asked END
-FROM (SELECT * FROM job_images WHERE host = $1 AND began >= make_timestamp_ns($2) AND ci = 'gitlab')
-WHERE job_id IS NOT NULL
-"""
-_HELPERS = sql_list(sorted(HELPER_ROLES))
-_PROJECTS = f"""
-SELECT project_id, list(DISTINCT image_id) FROM job_images
-WHERE host = ? AND ci = 'gitlab' AND project_id IS NOT NULL AND image_id IS NOT NULL
-    AND (role IS NULL OR role NOT IN ({_HELPERS}))
-GROUP BY project_id
-"""
-# Of the last jobs of a project, each was preceded by a pull of its image since it began.
-_ALWAYS = """
-WITH build AS (
-    SELECT j.project_id, c.image, c.began AS created, min(f.began) AS first
-    FROM job_containers AS c JOIN job AS j ON j.job = c.job AND j.host = c.host
-        JOIN job_containers AS f ON f.job = c.job AND f.host = c.host
-    WHERE c.host = $1 AND c.role = 'build' AND c.image IS NOT NULL AND j.ci = 'gitlab' AND j.project_id IS NOT NULL
-    GROUP BY c.container, j.project_id, c.image, c.began
-    QUALIFY row_number() OVER (PARTITION BY j.project_id ORDER BY c.began DESC) <= 20
-), pull AS (SELECT image, time FROM event WHERE host = $1 AND kind = 'image_pulled' AND image IS NOT NULL)
-SELECT project_id FROM build ASOF LEFT JOIN pull ON build.image = pull.image AND build.created >= pull.time
-GROUP BY project_id
-HAVING count(*) >= 3 AND bool_and(coalesce(epoch_ns(pull.time) >= epoch_ns(first) - $2 * 1000000000, false))
-"""
-_BEGUN = """
-SELECT job_id, project_id, epoch_ns(began) / 1e9 FROM jobs
-WHERE host = $1 AND ci = 'gitlab' AND job_id IS NOT NULL AND ended IS NULL AND containers = 0
-    AND began >= make_timestamp_ns($2)
-"""
+def _pulls_always(build: Build, others: Iterable[Build], events: Iterable[tuple[float, str]]) -> bool | None:
+    """Whether a job pulled an image that was there; None if that cannot be told."""
+    present = False
+    pulls: list[float] = []
+    for time, kind in events:
+        if time >= build.created:
+            break
+        if time < build.first - MARGIN_S:
+            present = kind != "image_deleted"
+        elif kind == "image_deleted":
+            return None
+        elif kind == "image_pulled":
+            pulls.append(time)
+    if not present:
+        return None
+    own = [
+        time
+        for time in pulls
+        if not any(one.job_id != build.job_id and one.first - MARGIN_S <= time <= one.created for one in others)
+    ]
+    return True if own else None if pulls else False

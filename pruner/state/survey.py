@@ -18,7 +18,7 @@ from collector.eventlog.identity import this_machine
 from collector.eventlog.log import EventLog
 from collector.machine.disk import contradiction, sample_disks
 from collector.model.errors import EngineError, UnansweredError, UsageError
-from collector.model.jobs import ci_job, job_of
+from collector.model.jobs import ci_job, job_of, orchestrator_of
 from collector.model.observation import ImageObservation, ListedContainer, ListedImage
 from collector.model.origin import Origin, agreed
 from collector.model.times import parse_rfc3339
@@ -39,12 +39,15 @@ from pruner.state.inventory import (
     image_of,
     number,
     read_history,
+    stop_times,
     used_later,
     with_habits,
 )
-from pruner.state.jobs_in_flight import JobMemory, held_for_jobs, read_jobs
+from pruner.state.job_memory import RunnerPolicies, configured_policies, read_jobs
+from pruner.state.jobs_in_flight import JobMemory, held_for_jobs
 from pruner.state.learning import Habits, read_experience
 from pruner.state.refusals import read_refusals
+from pruner.state.services import read_rollbacks
 from pruner.state.volumes import read_volumes
 
 T = TypeVar("T")
@@ -83,7 +86,11 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
     require_local(engine, info, [row.image for row in rows])
     disks = sample_disks(info)
     now = time.time()
-    jobs = read_jobs(log, now) if log is not None and known else JobMemory()
+    config = Path(policy.runner_config)
+    if log is not None and known:
+        jobs = read_jobs(log, now, config)
+    else:
+        jobs = JobMemory(configured=RunnerPolicies(configured_policies(config)))
     listed = engine.containers()
     questions = Questions()
     usage = questions.ask(engine.disk_usage, _NO_USAGE, "what containers, volumes and build cache hold is unknown")
@@ -117,7 +124,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
         disk=disks[0],
         now=now,
         blind_until=history.blind_until,
-        held=held_for_jobs(listed, images, jobs, now),
+        holds=held_for_jobs(listed, images, jobs, now, stop_times(containers)),
         jobs=jobs,
         warnings=(*warnings(history, log, policy, now), *_unknown_origins(images, policy), *questions.faults),
         containers=containers,
@@ -125,6 +132,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
         build_cache=read_build_cache(usage),
         free_slots=free_slots(policy, listed),
         refusals=read_refusals(log, now) if log is not None and known else {},
+        rollbacks=read_rollbacks(log, now, policy.rollback_grace) if log is not None and known else {},
         disks=disks,
     )
 
@@ -201,6 +209,7 @@ def read_containers(
             state=row.state,
             stopped_at=row.created_ns / 1e9,
             job=ci_job(row.labels, row.name),
+            orchestrator=orchestrator_of(row.labels, row.name),
             volumes=row.volumes,
         )
         if row.state in STOPPED:

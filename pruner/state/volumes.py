@@ -11,6 +11,7 @@ from typing import Any
 
 from collector.engine.protocol import Engine
 from collector.eventlog.log import EventLog
+from collector.model.jobs import SLOT, slot_of
 from collector.model.observation import ListedContainer
 from collector.model.times import parse_rfc3339
 from collector.model.untrusted import mapping, objects, past_seconds, size, strings, text, whole
@@ -24,7 +25,6 @@ _CACHE_VOLUME = re.compile(r"runner-.+-cache-[0-9a-f]{32}(-protected)?")
 # Engines take no stamp of zero for one.
 _EVER_NS = 10**9
 _BUILDER_VOLUME = re.compile(r"buildx_buildkit_.+_state")
-_SLOT = re.compile(r"runner-.+-project-[0-9]+-concurrent-[0-9]+")
 
 
 def read_volumes(
@@ -103,12 +103,6 @@ def sort_of(name: str, labels: Mapping[str, str]) -> str:
     return "anonymous" if _ANONYMOUS in labels or _HEX_NAME.fullmatch(name) else "named"
 
 
-def slot_of(name: str) -> str | None:
-    """The runner's slot that a cache volume or a job's container belongs to, from its name."""
-    match = _SLOT.match(name)
-    return match[0] if match else None
-
-
 def last_slots(log: EventLog | None) -> dict[str, float]:
     """When a job last ran in each of the runners' slots, UTC seconds, as the log shows. Raises LogError.
 
@@ -120,7 +114,7 @@ def last_slots(log: EventLog | None) -> dict[str, float]:
         "SELECT regexp_extract(attributes ->> '$.name', ?) AS slot, epoch_ns(max(time)) / 1e9 FROM event"
         " WHERE host = ? AND kind IN ('container_created', 'container_destroyed')"
         " AND attributes ->> '$.name' LIKE 'runner-%' GROUP BY slot",
-        [_SLOT.pattern, log.host],
+        [SLOT.pattern, log.host],
     )
     return {slot: last for slot, last in rows if slot}
 

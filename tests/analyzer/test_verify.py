@@ -99,8 +99,10 @@ def test_a_use_that_the_pruner_missed_is_named(history: EventLog) -> None:
 
 def test_a_removal_that_failed_tells_why(history: EventLog) -> None:
     history.append([recorded(HOUR, [entry("a", "evict", 20), *STAYS]), ended(HOUR + 1, HOUR, "a", "a container came")])
-    (image,) = (image for image in only(history).images if not image.agrees)
-    assert (image.image, image.removed, image.cause) == ("a", False, "a container came")
+    check = only(history)
+    (image,) = (image for image in check.images if image.kept)
+    assert (image.image, image.removed, image.cause, image.agrees) == ("a", False, "a container came", True)
+    assert check.to_json()["kept_at_the_last_moment"] == [{"image": "a", "name": "a:1", "cause": "a container came"}]
 
 
 def test_images_that_only_one_side_knows_are_named(history: EventLog) -> None:
@@ -131,8 +133,9 @@ def test_the_command_prints_rows_causes_and_json(history: EventLog) -> None:
     history.append([recorded(2 * HOUR, [entry("a", "evict", 20), *STAYS]), ended(2 * HOUR + 1, 2 * HOUR, "a")])
     table = analyzer("verify", "--log", str(history.path))
     assert table.returncode == 0, table.stderr
-    assert "a:1 was kept: in use" in table.stdout
-    assert "83.3% of 6 verdicts" in table.stdout
+    assert "a:1 was kept at the last moment: in use" in table.stdout
+    assert "100.0% of 6 verdicts" in table.stdout
+    assert "1 of them kept at the last moment for a recorded reason" in table.stdout
     data = json.loads(analyzer("verify", "--log", str(history.path), "--last", "1", "--format", "json").stdout)
     assert (data["agreement"], len(data["prunes"])) == (1.0, 1)
 

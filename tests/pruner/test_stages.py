@@ -80,6 +80,7 @@ def test_containers_that_run_are_young_kept_or_services_stay() -> None:
         container("young-other", 23),
         container("kept-database", 1000),
         replace(container("service", 1000), restarts=True),
+        replace(container("task", 1000), orchestrator="Docker swarm"),
         replace(container("never-started", 0.5, job="3", state="created"), never_started=True),
     ]
     judged = stages.containers(Containers(keep=("*-database",)), found, NOW, Shortage(1e12, 0))
@@ -91,6 +92,7 @@ def test_containers_that_run_are_young_kept_or_services_stay() -> None:
         "young-other": ItemReason.YOUNG,
         "kept-database": ItemReason.KEPT,
         "service": ItemReason.SERVICE,
+        "task": ItemReason.SERVICE,
         "never-started": ItemReason.YOUNG,
     }
     switched_off = stages.containers(Containers(enabled=False), [container("old", 1000)], NOW, Shortage(1e12, 0))

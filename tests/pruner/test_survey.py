@@ -14,6 +14,7 @@ from collector.engine.protocol import Engine, RemovingEngine
 from collector.eventlog.log import EventLog
 from collector.model.errors import EngineError, UnansweredError, UsageError
 from collector.model.events import Event, Kind
+from collector.model.jobs import slot_of
 from collector.model.observation import EngineInfo, ImageObservation, ListedContainer, ListedImage
 from collector.model.origin import Origin
 from pruner.policy.file import policy_from
@@ -23,7 +24,7 @@ from pruner.removal.free_space import free_space
 from pruner.state.event_watch import names_of, raw_use
 from pruner.state.inventory import Container, Image
 from pruner.state.survey import free_slots, read_build_cache, read_container, read_slots, survey
-from pruner.state.volumes import slot_of, sort_of
+from pruner.state.volumes import sort_of
 
 HEX = "0123456789abcdef" * 4
 SLOT = "runner-abcdefgh-project-7-concurrent-0"
