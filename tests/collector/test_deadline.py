@@ -48,7 +48,7 @@ def slow_engine(tmp_path: Path) -> Iterator[str]:
 
 def test_no_call_outlasts_the_deadline(slow_engine: str) -> None:
     engine = DockerEngine(slow_engine, timeout=60.0)
-    with pytest.raises(DeadlineError, match="deadline of .* has passed"), within(0.5):
+    with pytest.raises(DeadlineError, match=r"deadline of .* has passed"), within(0.5):
         engine.info()
     engine.close()
 

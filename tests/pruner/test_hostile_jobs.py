@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 
 from collector.machine.disk import DiskSample
-from collector.model.jobs import job_of
+from collector.model.jobs import job_of, slot_of
 from collector.model.origin import Origin
 from pruner.planning.decision import Reason
 from pruner.planning.plan import Plan, plan
 from pruner.policy.file import policy_from
 from pruner.policy.policy import Policy
 from pruner.state.inventory import Image, Inventory
-from pruner.state.volumes import slot_of, sort_of
+from pruner.state.volumes import sort_of
 from tests.pruner.test_stages import MB, NOW, image
 
 TOTAL = 1000 * MB
