@@ -285,7 +285,7 @@ class _Images:
             order_of(facts(image, inventory.now, own[i], inventory.learned)) for i, image in enumerate(self._images)
         ]
         # What a job in flight may need, and what the engine refused before, is for when nothing else is left.
-        late = [(self._refusal(image) is not None, image.image_id in inventory.holds) for image in self._images]
+        late = [(self._refusal(image) is not None, self._rank(image)) for image in self._images]
         self._order = sorted(range(len(self._images)), key=lambda i: (*late[i], keys[i], i))
         self._reasons: dict[int, Reason] = {}
         self._dangling: list[int] = []
@@ -355,6 +355,10 @@ class _Images:
 
     def _refusal(self, image: Image) -> Refusal | None:
         return self._inventory.refusals.get((ItemKind.IMAGE.value, image.image_id))
+
+    def _rank(self, image: Image) -> int:
+        hold = self._inventory.holds.get(image.image_id)
+        return 0 if hold is None else hold.rank
 
     def _without_name(self, number: int, reason: Reason) -> Reason:
         return Reason.ENOUGH_SPACE if reason is Reason.LOCAL and not self._images[number].digests else reason

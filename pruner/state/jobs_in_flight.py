@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from collector.model.jobs import job_of, slot_of
@@ -91,6 +91,7 @@ class Hold:
         container: name of the container that shows the job; None: only a runner's log or a CI server does.
         why: what ties the image to the job, in words.
         firm: whether the image stays whatever happens; else it goes after all others.
+        likely: whether the job, or the past of its project, speaks for it; else only the time of a pull does.
     """
 
     job: str
@@ -98,6 +99,12 @@ class Hold:
     container: str | None
     why: str
     firm: bool
+    likely: bool = True
+
+    @property
+    def rank(self) -> int:
+        """The higher, the later the image goes."""
+        return 3 if self.firm else 2 if self.likely else 1
 
     def summary(self, now: float) -> str:
         """All of it in words; `now` in UTC seconds."""
@@ -112,6 +119,7 @@ class Hold:
             "container": self.container,
             "why": self.why,
             "firm": self.firm,
+            "likely": self.likely,
         }
 
     @classmethod
@@ -123,6 +131,7 @@ class Hold:
             data.get("container"),
             str(data.get("why")),
             bool(data.get("firm")),
+            bool(data.get("likely", True)),
         )
 
 
@@ -259,7 +268,7 @@ def held_for_jobs(
     held: dict[str, Hold] = {}
     for flight in flights(list(containers), memory, now, stopped):
         for image, hold in _holds(flight, present, memory):
-            if image not in held or (hold.firm and not held[image].firm):
+            if image not in held or hold.rank > held[image].rank:
                 held[image] = hold
     return held
 
@@ -284,7 +293,7 @@ def _holds(flight: Flight, present: list[Holdable], memory: JobMemory) -> Iterab
         if image.image_id in guessed:
             yield image.image_id, hold(how, firm=firm)
         elif not settled and image.pulled >= flight.began - MARGIN_S:
-            yield image.image_id, hold("pulled since the job began", firm=firm)
+            yield image.image_id, replace(hold("pulled since the job began", firm=firm), likely=False)
 
 
 def _guess(flight: Flight, memory: JobMemory, *, services_only: bool) -> tuple[frozenset[str], str]:
