@@ -40,7 +40,7 @@ def test_the_image_of_a_job_in_flight_stays_until_its_build_container_does(
 
     def prune_a_little() -> None:
         """Two of three images have to go; who knows nothing of jobs takes the least recently used one first."""
-        little = str(docker20.disk.free() + 3 * MIB)
+        little = f"{docker20.disk.free() + 3 * MIB}B"
         prune("pruner", "run", "--threshold", little, "--min-age", "1s", "--order", "pulled", status=0)
 
     def name_it() -> None:
