@@ -216,6 +216,23 @@ def _free_over_time(found: reports.Status) -> list[tuple[str, str]]:
     return [("", f"{line} {span}"), ("", f"least {format_bytes(least)}, {format_time(when)}")]
 
 
+@app.command(short_help="Check that the log keeps its own rules.")
+def check(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
+    """Check the log: numbers, intervals, causes, plans of removals, views. Ends with 1 if anything is wrong."""
+    from collector.queries import check as checks
+
+    found = checks.check(console.open_log(log))
+    if output is Format.JSON:
+        console.print_json([violation.to_json() for violation in found])
+    else:
+        for violation in found:
+            typer.echo(f"{violation.rule}: {violation.text}")
+        if not found:
+            typer.echo("nothing is wrong with the log")
+    if found:
+        raise typer.Exit(1)
+
+
 @app.command()
 def images(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
     """List every image with its last use."""

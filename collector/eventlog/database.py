@@ -146,8 +146,7 @@ def in_one_line(path: Path) -> Iterator[None]:
             raise LogError(f"{path} is no DuckDB file: move it away or name another with --log") from None
         if is_damage(error):
             raise LogDamagedError(
-                f"event log {path} is damaged: `collector run` sets it aside and begins a new one with what can still "
-                f"be read, or put a copy back ({first_line})"
+                f"event log {path} is damaged: move it away, and a new one begins, or put a copy back ({first_line})"
             ) from None
         raise LogError(f"event log {path} cannot be used: {first_line}") from None
 

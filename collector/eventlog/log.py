@@ -66,9 +66,9 @@ class EventLog:
         self._host = self._given
 
     def exists(self) -> bool:
-        """Whether there is a file at all. Raises LogError where one may not look."""
+        """Whether there is a log; what a full disk left of one is none. Raises LogError where one may not look."""
         with in_one_line(self.path):
-            return self.path.exists()
+            return self.path.exists() and not is_stub(self.path)
 
     def append(self, events: Sequence[Event], mark: tuple[str, str] | None = None) -> int:
         """Store the events that are not stored yet, in order, all or none; return how many were new.
@@ -214,6 +214,11 @@ class EventLog:
         with self.reading(as_recorded=as_recorded) as connection:
             return connection.execute(sql, parameters).fetchall()
 
+    def has_current_views(self) -> bool:
+        """Whether the views in the file are those of this program. Raises as `reading` does."""
+        with self._opened(read_only=True) as connection:
+            return _version(connection) == SCHEMA_VERSION and _fingerprint(connection) == FINGERPRINT
+
     def schema_version(self) -> int:
         """The schema version of the file. Raises as `reading` does."""
         with self._opened(read_only=True) as connection:
@@ -222,7 +227,7 @@ class EventLog:
     @contextmanager
     def _opened(self, *, read_only: bool, reachable: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
         with in_one_line(self.path):
-            if not read_only and (not self.path.exists() or is_stub(self.path)):
+            if not read_only and not self.exists():
                 self._make()
             connection = self._connect(read_only=read_only, reachable=reachable)
             try:

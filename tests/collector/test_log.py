@@ -17,6 +17,7 @@ from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION
 from collector.model.errors import LogBusyError, LogError, LogFullError
 from collector.model.events import Event, Kind
 from collector.model.paths import default_log_path
+from collector.queries.check import check
 
 IMAGE = "sha256:" + "a" * 64
 
@@ -186,6 +187,7 @@ def test_kill_9_during_appends_loses_nothing_committed(log: EventLog) -> None:
         last = [line for line in [*lines, *rest] if line.strip().isdigit()][-1]
         confirmed = max(confirmed, int(last))
         assert log.query("SELECT count(*) >= ? FROM events", [confirmed]) == [(True,)]
+    assert check(log) == []
 
 
 def test_default_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -58,10 +58,10 @@ def test_a_log_damaged_or_deleted_or_read_only_meanwhile_loses_nothing(docker20:
         # Cut short, as a file system that lost its last writes leaves it.
         with locked(host.log_path) as file:
             whole = file.read()
-            file.truncate(5000)
+            file.truncate(14000)
         tag(host, reference, "damaged")
         host.wait_for(lambda: any(" is damaged" in line for line in said(host)), "the damage to be told")
-        assert host.log_path.stat().st_size == 5000
+        assert host.log_path.stat().st_size == 14000
         with locked(host.log_path) as file:
             file.write(whole)
         host.wait_for(lambda: "recovery/damaged:1" in tags(host), "the events of the meantime")
@@ -98,16 +98,17 @@ def test_a_damaged_log_at_the_start_is_one_line_and_left_as_it_is(docker20: Engi
     assert reference
     host = Host(docker20, docker20.folder / "log" / "events.duckdb")
     host.run("collector", "run", "--once")
-    for size in (0, 100, 5000, 14000):
-        data = host.log_path.read_bytes()
-        host.log_path.write_bytes(data[:size])
-        if size:
-            for argv in (("collector", "run"), ("collector", "status"), ("pruner", "plan")):
-                shown = host.run(*argv, status=1)
-                assert len(shown.splitlines()) == 1, shown
-                assert str(host.log_path) in shown
-            assert host.log_path.stat().st_size == size
-        host.log_path.write_bytes(data)
+    data = host.log_path.read_bytes()
+    host.log_path.write_bytes(data[:14000])
+    for argv in (("collector", "run"), ("collector", "status"), ("pruner", "plan")):
+        shown = host.run(*argv, status=1)
+        assert len(shown.splitlines()) == 1, shown
+        assert str(host.log_path) in shown
+    assert host.log_path.stat().st_size == 14000
+    # So little is what a full disk leaves of a log that never was one: it is replaced.
+    host.log_path.write_bytes(data[:5000])
+    host.run("collector", "run", "--once")
+    assert host.run("collector", "check") == "nothing is wrong with the log\n"
 
 
 def test_metrics_are_served_while_it_runs_also_without_an_engine(docker20: Engine, reference: str) -> None:
