@@ -16,6 +16,7 @@ from pathlib import Path
 
 from collector.model.errors import LogBusyError, LogError
 from collector.model.events import Event
+from collector.model.paths import replace_file
 
 DEFAULT_SIZE = 4 * 2**20
 _MODE = 0o640
@@ -102,8 +103,7 @@ class Spool:
     def _keep_aside(self, data: bytes) -> None:
         copy = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
         try:
-            copy.write_bytes(data)
-            copy.chmod(_MODE)
+            replace_file(copy, data, _MODE)
         except OSError as error:
             raise LogError(f"damaged spool {self.path} cannot be copied to {copy}: {error.strerror}") from None
 

@@ -16,6 +16,7 @@ import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from collector.eventlog.log import EventLog
@@ -289,3 +290,19 @@ def test_dashboard_and_alerts_ask_only_for_metrics_that_exist(tmp_path: Path) ->
         lines += [f"  - record: panel:{number}", f"    expr: {json.dumps(filled)}"]
     (tmp_path / "queries.yml").write_text("\n".join(lines) + "\n")
     assert f"{len(rules)} rules found" in promtool("check", "rules", tmp_path / "queries.yml")
+
+
+def test_what_an_engine_says_forges_no_metric_and_runs_in_no_dashboard(log: EventLog) -> None:
+    hostile = '1"} 5\\\n# TYPE forged gauge\nforged 1 <img src=x onerror=alert(1)>'
+    metrics = Metrics(log, now=lambda: float(NOW))
+    metrics.publish(Live(engine=hostile, store=hostile))
+    found = {
+        family.name: family for family in text_string_to_metric_families(generate_latest(metrics.registry).decode())
+    }
+    assert set(found) <= {PREFIX + spec.name.removesuffix("_total") for spec in SPECS}
+    assert found[f"{PREFIX}build_info"].samples[0].labels["engine"] == hostile
+    board = json.loads((SHIPPED / "dashboard.json").read_text())
+    # Grafana escapes what a legend or a table shows; only these would take a label for HTML or an address.
+    text = json.dumps(board)
+    assert not re.search(r'"type": "text"|"mode": "html"|__field|__data|dataLinks|"url"', text)
+    assert set(re.findall(r"\{\{(\w+)\}\}", text)) <= {"instance", *(label for spec in SPECS for label in spec.labels)}

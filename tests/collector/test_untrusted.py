@@ -21,6 +21,7 @@ from collector.engine.provenance import by_identity, by_manifests
 from collector.engine.stream import Reader
 from collector.engine.translate import HIDEABLE, Translator
 from collector.eventlog.log import EventLog
+from collector.eventlog.spool import Spool
 from collector.job_sources.ingest import bounded_lines, ingest_file, ingest_stream
 from collector.job_sources.job_list import JOB_COLUMNS, LAYER_COLUMNS, import_jobs
 from collector.job_sources.joblog import sightings
@@ -482,3 +483,19 @@ def test_a_file_of_settings_that_cannot_be_read_is_one_line(tmp_path: Path, text
         check=False,
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+@given(st.lists(hostile.objects_with(time_ns=st.just(1), kind=st.just("gap"), attributes=st.just({})), max_size=3))
+def test_a_spool_with_lines_of_any_shape_blocks_no_append(
+    tmp_path_factory: pytest.TempPathFactory, told: list[dict[str, Any]]
+) -> None:
+    path = tmp_path_factory.mktemp("spool") / "s"
+    lines = [hostile.TOO_DEEP, "{", *map(hostile.as_json, told)]
+    path.write_text("\n".join(lines) + "\n", errors="surrogatepass")
+    spool = Spool(path, 4096)
+    with spool.draining() as (events, damaged):
+        assert len(events) + damaged == len(lines)
+        assert damaged >= 2
+    assert spool.waiting() == 0
+    (kept,) = path.parent.glob("s.damaged-*")
+    assert hostile.TOO_DEEP in kept.read_text()
