@@ -19,9 +19,9 @@ from analyzer.baselines import DEFAULT_BASELINES
 from analyzer.data import mesa_files
 from analyzer.search.allowlist import Earning
 from analyzer.search.fleet import FLEET, Findings, Simulation, Source, Sweep, find, fleet_sums, on_each
-from analyzer.search.grid import AllowlistSet, grid, search_axes
+from analyzer.search.grid import AllowlistSet, grid, searched
 from analyzer.search.pareto import pareto
-from analyzer.search.recommend import Constraints, Outcome, Trial, reasons
+from analyzer.search.recommend import LEAST_HISTORY, Constraints, Outcome, Trial, reasons
 from analyzer.search.recommend import recommend as choose
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.figures import FIGURES
@@ -32,7 +32,7 @@ from analyzer.trace.trace import Floats, Trace, Use
 from collector.eventlog.log import EventLog
 from collector.job_sources.job_list import import_jobs
 from collector.model.errors import UsageError
-from collector.model.units import parse_bytes
+from collector.model.units import parse_bytes, parse_duration
 from pruner.policy.file import load_policy, policy_from
 from pruner.policy.policy import Policy
 
@@ -214,12 +214,13 @@ def recommend(
     split: float = 0.7,
     baselines: Iterable[str] = DEFAULT_BASELINES,
     processes: int | None = None,
+    least_history: str | float = LEAST_HISTORY,
     **axes: Any,
 ) -> Advice:
     """A policy that keeps to the constraints and hardly pulls anything again, chosen on the first part of the history.
 
-    Of those that hardly pull more again than need be, one is taken that always leaves a tenth of the disk free, and
-    of these the one that keeps the most images.
+    Of those that hardly pull more again than need be, one is taken that always leaves free what a worse future may
+    take, then what departs least from the defaults, and of these the one that keeps the most images.
 
     Args:
         history: of one host, or of several.
@@ -227,22 +228,23 @@ def recommend(
         max_disk_full: disk-full incidents at most.
         max_repull: bytes pulled again at most, over the whole history.
         min_free: bytes that must always be free.
-        headroom: bytes beyond that, should the future be worse than the past, in place of the tenth of the disk.
+        headroom: bytes beyond that, should the future be worse than the past, in place of what the largest pulls tell.
         split: the share of the history to choose on; the rest judges. 1: no rest.
         baselines: what others do, to compare with.
         processes: how many hosts to work on at once.
-        axes: values of keys to combine, as for `sweep`. Without `threshold`: 5% to 40%; without `order` and `base`:
-            lru, hazard and forecast.
+        least_history: recommend nothing on less, as text or in seconds.
+        axes: values of keys to combine, as for `sweep`. Without `threshold`: auto, shares and bytes; without
+            `base` also orders, minimum ages and what becomes of local images.
 
     Raises:
         LogError: a history is too poor for a sound figure.
         UsageError: a range or policy is impossible.
     """
     varied = None if base is None else policy(base)
-    candidates, _ = grid(search_axes(_axes(axes), varied), (), varied)
+    candidates = searched(_axes(axes), (), varied)
     constraints = Constraints(max_disk_full, _bytes("max_repull", max_repull), _bytes("min_free", min_free))
     found = _work(history, Trial(tuple(candidates), tuple(baselines), split), processes)
-    best = choose(candidates, found, constraints, split, _bytes("headroom", headroom) or 0)
+    best = choose(candidates, found, constraints, split, _bytes("headroom", headroom) or 0, _seconds(least_history))
     shown = [item for item in (best.chosen, best.runner_up, best.closest) if item is not None]
     return Advice(
         None if best.chosen is None else best.chosen.candidate.policy,
@@ -250,6 +252,10 @@ def recommend(
         tuple(reasons(best, constraints, split)),
         _noted(_parts([*map(_both, shown), *best.baselines]), [first for first, _ in found]),
     )
+
+
+def _seconds(value: str | float) -> float:
+    return parse_duration(value) if isinstance(value, str) else float(value)
 
 
 def earn_allowlist(

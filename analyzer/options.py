@@ -15,7 +15,7 @@ import typer
 
 from collector.model.errors import UsageError
 from collector.model.paths import ENVIRONMENT_VARIABLE, default_log_path
-from collector.model.units import parse_bytes
+from collector.model.units import parse_bytes, parse_duration
 from pruner.policy.file import COMMAND_LINE, load_policy, policy_from
 from pruner.policy.orders import ORDERS
 from pruner.policy.policy import Policy
@@ -64,7 +64,8 @@ def _threshold(default: str) -> Any:
 
 ThresholdOption = Annotated[list[str] | None, _threshold("auto")]
 ComparedThresholdsOption = Annotated[list[str] | None, _threshold("5% to 80%")]
-SearchedThresholdsOption = Annotated[list[str] | None, _threshold("5%:40%:1%")]
+SweptThresholdsOption = Annotated[list[str] | None, _threshold("5%:40%:1%")]
+SearchedThresholdsOption = Annotated[list[str] | None, _threshold("auto, 3% to 50%, 1GB to 50GB")]
 TargetOption = Annotated[
     list[str] | None,
     typer.Option(metavar="SPACE", help="Free space at which pruning stops.", show_default="the threshold"),
@@ -98,16 +99,18 @@ MinAgeOption = Annotated[
 OrderOption = Annotated[list[str] | None, typer.Option(metavar="ORDER", help=_ORDER_HELP, show_default="forecast")]
 SearchedOrdersOption = Annotated[
     list[str] | None,
-    typer.Option("--order", metavar="ORDER", help=_ORDER_HELP, show_default="lru,hazard,forecast"),
+    typer.Option("--order", metavar="ORDER", help=_ORDER_HELP, show_default="forecast,lru,hazard"),
 ]
 IntervalOption = Annotated[
     list[str] | None, typer.Option(metavar="DURATION", help="Time between ticks of the timer.", show_default="5min")
 ]
 TriggerOption = Annotated[
-    str,
+    str | None,
     typer.Option(
+        "--trigger",
         metavar="WHEN",
         help="What starts a prune: event (the timer, and a sample that shows too little space) or tick (the timer).",
+        show_default="event; a search tries both",
     ),
 ]
 PolicyOption = Annotated[
@@ -150,8 +153,12 @@ HeadroomOption = Annotated[
     typer.Option(
         metavar="SIZE",
         help="Free space to leave beyond that, should the future be worse.",
-        show_default="a tenth, if possible",
+        show_default="as the largest pulls tell",
     ),
+]
+LeastHistoryOption = Annotated[
+    str,
+    typer.Option(metavar="DURATION", help="Recommend nothing on less history."),
 ]
 BaselineOption = Annotated[
     list[str] | None,
@@ -199,7 +206,7 @@ class Compared:
 
     order: OrderOption = None
     allowlist: AllowlistOption = None
-    trigger: TriggerOption = "event"
+    trigger: TriggerOption = None
     policy: PolicyOption = None
     baseline: BaselineOption = None
     pull_rate: PullRateOption = "50MB"
@@ -210,12 +217,15 @@ class Compared:
         from analyzer.simulation.cleaner import Trigger
 
         chosen = policies(self.policy, self.allowlist, **axes.beside(threshold=thresholds, order=self.order))
-        when = Trigger(trigger(self.trigger))
+        when = Trigger(trigger(self.trigger or Trigger.EVENT))
         return Simulation(tuple(chosen), baselines(self.baseline), rate(self.pull_rate), when)
 
     def searched(self, axes: Axes, thresholds: list[str] | None) -> list[Candidate]:
         """The policies that `analyzer recommend` would try. Raises UsageError."""
-        return search(self.policy, self.allowlist, axes.beside(threshold=thresholds, order=self.order))
+        from analyzer.simulation.cleaner import Trigger
+
+        when = Trigger(trigger(self.trigger)) if self.trigger else None
+        return search(self.policy, self.allowlist, axes.beside(threshold=thresholds, order=self.order), when)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +233,7 @@ class Varied:
     """Options that say what is varied in a grid, beside the threshold, the order and the other axes."""
 
     allowlist_set: AllowlistSetOption = None
-    trigger: TriggerOption = "event"
+    trigger: TriggerOption = None
     policy: BasePolicyOption = None
 
     def grid(self, axes: dict[str, list[str] | None], *, complete: bool = False) -> tuple[list[Candidate], int]:
@@ -233,17 +243,19 @@ class Varied:
             axes: values by key.
             complete: whether what is not given is varied as `analyzer recommend` does it.
         """
-        from analyzer.search.grid import AllowlistSet, grid, search_axes
+        from analyzer.search.grid import AllowlistSet, grid, searched
 
         sets = [AllowlistSet.parse(text) for text in self.allowlist_set or ()]
         base = load_policy(self.policy) if self.policy else None
-        return grid(search_axes(axes, base) if complete else axes, sets, base)
+        if complete:
+            return searched(axes, sets, base, self.when() if self.trigger else None), 0
+        return grid(axes, sets, base)
 
     def when(self) -> Trigger:
-        """What starts a prune. Raises UsageError."""
+        """What starts a prune; unless told, also events. Raises UsageError."""
         from analyzer.simulation.cleaner import Trigger
 
-        return Trigger(trigger(self.trigger))
+        return Trigger(trigger(self.trigger or Trigger.EVENT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,12 +266,20 @@ class Asked:
     max_repull: MaxRepullOption = None
     min_free: MinFreeOption = None
     headroom: HeadroomOption = None
+    least_history: LeastHistoryOption = "6.5d"
 
     def constraints(self) -> Constraints:
         """What the policy must keep to. Raises UsageError."""
         from analyzer.search.recommend import Constraints
 
         return Constraints(self.max_disk_full, size("--max-repull", self.max_repull), size("--min-free", self.min_free))
+
+    def history(self) -> float:
+        """Seconds of history without which nothing is recommended. Raises UsageError."""
+        try:
+            return parse_duration(self.least_history)
+        except ValueError as error:
+            raise UsageError(f"--least-history: {error}") from None
 
     def spare(self) -> int:
         """Bytes to leave beyond that; 0: as `recommend` has it. Raises UsageError."""
@@ -339,18 +359,21 @@ def policies(
 
 
 def search(
-    files: Sequence[Path] | None, allowlist: Sequence[str] | None, axes: dict[str, list[str] | None]
+    files: Sequence[Path] | None,
+    allowlist: Sequence[str] | None,
+    axes: dict[str, list[str] | None],
+    when: Trigger | None = None,
 ) -> list[Candidate]:
     """The policies that `analyzer recommend` would try, for each file if there are any.
 
     Raises:
         UsageError: a file or a value is impossible.
     """
-    from analyzer.search.grid import AllowlistSet, grid, search_axes
+    from analyzer.search.grid import AllowlistSet, searched
 
     bases: list[Policy | None] = [load_policy(path) for path in files or ()] or [None]
     sets = [AllowlistSet(f"{len(allowlist)} allowlist entries", tuple(allowlist))] if allowlist else []
-    found = [candidate for base in bases for candidate in grid(search_axes(axes, base), sets, base)[0]]
+    found = [candidate for base in bases for candidate in searched(axes, sets, base, when)]
     return list({candidate.name: candidate for candidate in found}.values())
 
 

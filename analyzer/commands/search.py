@@ -23,6 +23,7 @@ from analyzer.options import (
     SearchedOrdersOption,
     SearchedThresholdsOption,
     SplitOption,
+    SweptThresholdsOption,
     Varied,
 )
 from collector.model.errors import UsageError
@@ -59,7 +60,7 @@ OneThresholdOption = Annotated[
 def sweep(
     *,
     histories: Histories,
-    threshold: SearchedThresholdsOption = None,
+    threshold: SweptThresholdsOption = None,
     axes: Axes,
     order: OrderOption = None,
     varied: Varied,
@@ -126,8 +127,10 @@ def recommend(
     """Pick a policy that keeps to what is asked and hardly pulls anything again, and say why.
 
     It is chosen on the first part of the history and judged on the rest (--split). Of those that hardly pull
-    more again than need be, one is taken that always leaves a tenth of the disk free (or --headroom), and of
-    these the one that keeps the most images.
+    more again than need be, one is taken that always leaves free what a worse future may take (the largest pull, a
+    quarter more, and what arrived within a minute; or --headroom), of these what departs least from the defaults,
+    and of these the one that keeps the most images. Thresholds, minimum ages, orders, triggers and what becomes of
+    local images are varied unless given.
     """
     from analyzer.report.terminal import patient_progress
     from analyzer.report.terminal_search import finish_recommendation
@@ -137,12 +140,12 @@ def recommend(
 
     candidates, _ = varied.grid(axes.beside(threshold=threshold, order=order), complete=True)
     share = options.split(split)
-    constraints, spare = asked.constraints(), asked.spare()
+    constraints, spare, least = asked.constraints(), asked.spare(), asked.history()
     work = Trial(tuple(candidates), options.baselines(baseline), share, trigger=varied.when())
     override, sources = disk.override(), histories.sources()
     with patient_progress(f"trying {len(candidates)} policies") as progress:
         found, notes = on_each(sources, work, override, processes, progress)
-    chosen = choose(candidates, found, constraints, share, spare)
+    chosen = choose(candidates, found, constraints, share, spare, least)
     finish_recommendation(chosen, found, constraints, share, output, out, notes)
 
 

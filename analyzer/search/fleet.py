@@ -10,9 +10,9 @@ import glob
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -197,11 +197,21 @@ class Findings:
         heading: what it stands on, in lines of words.
         facts: the same as values.
         results: one for each policy.
+        headroom: bytes that a policy should leave free for a worse future, as far as that was asked.
+        harder: re-pulled bytes by policy with less room for images, as far as that was tried.
+        used_in_a_day: the most bytes of images used in one day, where no policy fits.
+        room: the least bytes that the disk had for images.
+        enough: the size of a disk on which a policy fits, where none does on this; None: unknown.
     """
 
     heading: tuple[str, ...]
     facts: HistoryFacts
     results: tuple[Result, ...]
+    headroom: int = 0
+    harder: Mapping[str, int] = field(default_factory=dict)
+    used_in_a_day: int = 0
+    room: int = 0
+    enough: int | None = None
 
     @property
     def host(self) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from analyzer.simulation.cleaner import Trigger
 from collector.model.errors import UsageError
 from collector.model.units import parse_bytes, parse_duration
 from pruner.policy.file import KEYS, policy_from
@@ -19,7 +20,15 @@ from pruner.policy.policy import Policy, compile_entry
 MOST_POLICIES = 100_000
 NO_ALLOWLIST = "none"
 DEFAULT_THRESHOLDS = "5%:40%:1%"
-DEFAULT_ORDERS = "lru,hazard,forecast"
+# What a search combines, first what is preferred where it makes no difference.
+_SEARCHED: Mapping[str, tuple[str, ...]] = {
+    "threshold": ("auto", "3%:15%:1%", "20%,25%,30%,40%,50%", "1GB,2GB,5GB,10GB,20GB,50GB"),
+    "order": ("forecast,lru,hazard",),
+    "min_age": ("auto,5min,10min,1h",),
+    "local_images": ("keep,evict",),
+}
+_DEFAULT = Policy()
+_TIMER_ONLY = ", by the timer only"
 Axes = Mapping[str, Sequence[str] | None]
 _DURATIONS = frozenset({"min_age", "allowlist_idle", "interval"})
 _PARTS_OF_A_RANGE = 3
@@ -60,10 +69,27 @@ class AllowlistSet:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One policy of a grid and what to call it."""
+    """One policy of a grid and what to call it.
+
+    Attributes:
+        name: what to call it.
+        policy: the policy.
+        trigger: what starts a prune; None: whatever the grid is tried with.
+    """
 
     name: str
     policy: Policy
+    trigger: Trigger | None = None
+
+    @property
+    def departures(self) -> tuple[bool, ...]:
+        """What of it is not as it comes, the weightiest first: where all else is equal, that is not chosen."""
+        return (
+            self.policy.local_images != _DEFAULT.local_images,
+            self.trigger is Trigger.TICK,
+            self.policy.min_age != _DEFAULT.min_age,
+            self.policy.threshold != _DEFAULT.threshold,
+        )
 
 
 def expand(axis: str, texts: Iterable[str]) -> list[str]:
@@ -86,13 +112,44 @@ def expand(axis: str, texts: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def search_axes(axes: Axes, base: Policy | None = None) -> Axes:
-    """What a search for a policy combines: as told, else thresholds of 5% to 40% and, without a base, three orders."""
-    return {
-        **axes,
-        "threshold": axes.get("threshold") or [DEFAULT_THRESHOLDS],
-        "order": axes.get("order") or ([] if base is not None else [DEFAULT_ORDERS]),
-    }
+def searched(
+    axes: Axes,
+    sets: Sequence[AllowlistSet] = (),
+    base: Policy | None = None,
+    trigger: Trigger | None = None,
+) -> list[Candidate]:
+    """The policies that a search for one tries.
+
+    What is not given is varied: thresholds, and without a base orders, minimum ages and what becomes of local
+    images. All of it is combined under the first order; the others differ from it in the threshold alone.
+
+    Args:
+        axes: the values of each key, as far as given.
+        sets: allowlists to combine with them.
+        base: what holds where the axes are silent; None: the built-in policy.
+        trigger: what starts a prune; None: try both.
+
+    Raises:
+        UsageError: as `grid`.
+    """
+    open_keys = [key for key in _SEARCHED if not axes.get(key) and (key == "threshold" or base is None)]
+    varied = {key: expand(key, _SEARCHED[key]) for key in open_keys}
+    values = {**axes, **varied}
+    first, *more = expand("order", values.get("order") or ()) or [""]
+    lead, _ = grid({**values, "order": [first] if first else []}, sets, base)
+    found = [replace(item, trigger=trigger) for item in lead] if trigger else _by_both(lead)
+    if more:
+        alike = {key: given[:1] for key, given in varied.items() if key in {"min_age", "local_images"}}
+        others, _ = grid({**values, **alike, "order": more}, sets, base)
+        found += [replace(item, trigger=trigger or Trigger.EVENT) for item in others]
+    return found
+
+
+def _by_both(items: Sequence[Candidate]) -> list[Candidate]:
+    return [
+        *(replace(item, trigger=Trigger.EVENT) for item in items),
+        *(replace(item, name=item.name + _TIMER_ONLY, trigger=Trigger.TICK) for item in items),
+    ]
 
 
 def grid(

@@ -6,6 +6,7 @@ from the beginning: it is the whole replay less the first part, so that no host 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from analyzer.kernel.runs import Wake
 from analyzer.search.fleet import Findings, fleet_sum
 from analyzer.search.grid import Candidate
 from analyzer.search.pareto import badness, possible
+from analyzer.search.room import headroom, on_share, used_in_a_day
 from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger
 from analyzer.simulation.figures import less_part, over_parts
 from analyzer.simulation.replay import Progress, check_trace, replay_many
@@ -23,12 +25,17 @@ from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
 from analyzer.trace.trace import Trace
 from collector.model.errors import HindsightError, UsageError
 from collector.model.units import format_bytes, format_duration
-from pruner.policy.policy import Policy
+from pruner.policy.policy import BYTES, Policy
 
 DEFAULT_SHARE = 0.7
-_MARGIN = 0.1
 _TOLERANCE = 0.01
-_WEEK_S = 6.5 * 86400.0
+LEAST_HISTORY = 6.5 * 86400.0
+"""What comes back each week does not show in less, seconds."""
+# Where orders do alike, they are tried with this share of the room, and another than the first must pull so much less.
+_HARDER = 0.7
+_MATERIALLY = 0.9
+_QUARTERS = 4
+_LARGER = (1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
 _CHEAP = " those that hardly pull more again than need be"
 
 
@@ -110,30 +117,85 @@ class Trial:
             LogError: a part is too poor for a sound figure.
             UsageError: no candidate is possible on this disk.
         """
-        kept = possible(trace, self.candidates)
+        kept = _sensible(trace, possible(trace, self.candidates))
         if self.share >= 1.0:
-            return Findings.of(trace, self._run(trace, kept, progress, timeline=False)), None
+            return self._found(trace, self._run(trace, kept, progress, self.baselines), kept), None
         cut = split_time(trace, self.share)
         begin = trace.between(0.0, cut)
         for part in (begin, trace.between(cut, trace.end)):
             check_trace(part, max(item.policy.interval for item in kept))
-        first = self._run(begin, kept, None, timeline=False)
-        whole = self._run(trace, kept, progress, timeline=True)
+        first = self._run(begin, kept, None, self.baselines)
+        whole = self._run(trace, kept, progress, self.baselines, timeline=True)
         known = {result.name: result for result in first}
         rest = [later(result, known[result.name], cut) for result in whole if result.name in known]
-        return Findings.of(begin, first), Findings.of(trace, rest)
+        return self._found(begin, first, kept), Findings.of(trace, rest)
+
+    def _found(self, trace: Trace, results: Sequence[Result], kept: Sequence[Candidate]) -> Findings:
+        """The findings on what policies are chosen on, with what it takes to choose."""
+        fits = any(not result.disk_full for result in results if not result.baseline)
+        harder: dict[str, int] = {}
+        if len({item.policy.order for item in kept}) > 1:
+            alike = [item for item in kept if not any(item.departures[:2])]
+            again = self._run(on_share(trace, _HARDER), alike)
+            harder = {result.name: result.repulled_bytes for result in again}
+        return replace(
+            Findings.of(trace, results),
+            headroom=headroom(trace),
+            harder=harder,
+            used_in_a_day=0 if fits else used_in_a_day(trace),
+            room=int((trace.disk_total - trace.disk_other).min()),
+            enough=None if fits else self._enough(trace, kept),
+        )
+
+    def _enough(self, trace: Trace, kept: Sequence[Candidate]) -> int | None:
+        """The size of a disk, bytes, on which one of these never finds it full; None: none of those tried is."""
+        for times in _LARGER:
+            larger = on_share(trace, times)
+            results = self._run(larger, kept)
+            if any(not result.disk_full for result in results):
+                return int(larger.disk_total.max())
+        return None
 
     def _run(
-        self, trace: Trace, kept: Sequence[Candidate], progress: Progress | None, *, timeline: bool
+        self,
+        trace: Trace,
+        kept: Sequence[Candidate],
+        progress: Progress | None = None,
+        baselines: Sequence[str] = (),
+        *,
+        timeline: bool = False,
     ) -> list[Result]:
-        others = [baseline(name) for name in self.baselines]
+        others = [baseline(name) for name in baselines]
+        # Without a local image it makes no difference what becomes of them.
+        twins = {} if trace.local.any() else _twins(kept)
+        kept = [item for item in kept if item.name not in twins]
         runs: list[Cleaner] = [cleaner for cleaner in others if cleaner.interval <= trace.end]
         wake = Wake(pull_rate=self.pull_rate)
-        runs += [PolicyCleaner(item.policy, trace, item.name, self.trigger, wake) for item in kept]
+        runs += [PolicyCleaner(item.policy, trace, item.name, item.trigger or self.trigger, wake) for item in kept]
         results = replay_many(
             trace, runs, pull_rate=self.pull_rate, progress=progress, timeline=timeline, removals=False
         )
+        by_name = {result.name: result for result in results}
+        results += [replace(by_name[name], name=twin) for twin, name in twins.items()]
         return [replace(result, removed=()) for result in results]
+
+
+def _sensible(trace: Trace, items: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Those that leave half of the disk to images, if there are any."""
+    half = 0.5 * float(trace.disk_total.min())
+    kept = [item for item in items if item.policy.threshold.unit != BYTES or item.policy.threshold.amount <= half]
+    return kept or items
+
+
+def _twins(items: Sequence[Candidate]) -> dict[str, str]:
+    """Names of policies that differ from another in nothing but what becomes of local images, and that one's."""
+    names = {(item.policy, item.trigger): item.name for item in items}
+    found = {}
+    for item in items:
+        known = names.get((replace(item.policy, local_images="keep"), item.trigger))
+        if item.policy.local_images != "keep" and known is not None:
+            found[item.name] = known
+    return found
 
 
 def split_time(trace: Trace, share: float) -> float:
@@ -184,6 +246,8 @@ class Recommendation:
         choice: in words, by what it was chosen of those that fit.
         overruled: what would have been recommended by the first part alone, and fails on the rest: then the
             policy was chosen on all of the history.
+        too_short: seconds of history, if they are too few to recommend anything; else None.
+        remedy: in words, what would help if no policy fits; empty: nothing is known to.
     """
 
     chosen: Outcome | None
@@ -195,6 +259,8 @@ class Recommendation:
     broken: tuple[str, ...] = ()
     choice: str = ""
     overruled: Recommendation | None = None
+    too_short: float | None = None
+    remedy: str = ""
 
 
 def recommend(
@@ -202,14 +268,17 @@ def recommend(
     found: Sequence[tuple[Findings, Findings | None]],
     constraints: Constraints,
     share: float = 1.0,
-    headroom: int = 0,
+    spare: int = 0,
+    least_history: float = LEAST_HISTORY,
 ) -> Recommendation:
     """Choose on the first part, then judge on the rest.
 
     Of the policies that keep to what is asked those count that lose the fewest images and hardly pull
-    more again than need be (within 1 % of the bytes of all first pulls); of these, those under which a
-    tenth of each disk was always free, for the future may be worse than the past; and of these the one
-    that keeps the most. Where none leaves so much, the one that leaves the most. If that fails on the rest,
+    more again than need be (within 1 % of the bytes of all first pulls, or within what a worse future may take); of
+    these, those that always left free what a worse future may take (`headroom`). The timer alone counts only where
+    nothing fits that the collector wakes. Of orders that do so alike, the first one is taken, unless another
+    pulls materially less with less room. Then what departs least from the defaults, and keeps the most.
+    Where none leaves so much, the one that leaves the most. If that fails on the rest,
     the first part was too quiet to choose on, and the same is done on all of the history.
 
     Args:
@@ -217,42 +286,50 @@ def recommend(
         found: what `Trial` found on each host.
         constraints: what must be kept to, by all hosts together; `min_free` by each.
         share: the first part's share of the time.
-        headroom: bytes that must be free on the first part beyond what the constraints ask for, in place
-            of a tenth of the disk; 0: that tenth, where it can be had.
+        spare: bytes that must be free on the first part beyond what the constraints ask for, in place
+            of what `headroom` says; 0: that, where it can be had.
+        least_history: seconds of the longest history without which nothing is recommended.
     """
     outcomes, others = _summed(candidates, found)
     if not outcomes:
         raise UsageError("no policy of the grid is possible on all hosts")
-    made = _choose(outcomes, others, _spare([first for first, _ in found]), constraints, share, headroom)
-    if made.chosen is None or not made.broken:
+    lasting = max((rest or first).facts.end - first.facts.begin for first, rest in found)
+    if lasting < least_history:
+        return Recommendation(None, None, None, others, len(outcomes), 0, too_short=lasting)
+    firsts = [first for first, _ in found]
+    room = _Room.of(firsts, firsts, spare)
+    made = _choose(outcomes, others, room, constraints, share)
+    if made.chosen is None:
+        return replace(made, remedy=_remedy(firsts))
+    if not made.broken:
         return made
     parts = [part for pair in found for part in pair if part is not None]
     whole = [Outcome(item.candidate, _together(item.first, item.rest), None) for item in outcomes]
     ours = [(_together(first, rest), None) for first, rest in others]
-    again = _choose(whole, ours, _spare(parts), constraints, 1.0, headroom)
+    again = _choose(whole, ours, _Room.of(parts, firsts, spare), constraints, 1.0)
     return made if again.chosen is None else replace(again, overruled=made)
 
 
 def _choose(
     outcomes: Sequence[Outcome],
     others: Sequence[tuple[Result, Result | None]],
-    spare: Mapping[str, float],
+    room: _Room,
     constraints: Constraints,
     share: float,
-    headroom: int,
 ) -> Recommendation:
     """The recommendation by the first results of all outcomes, judged by the rest."""
-    strict = replace(constraints, min_free=headroom + max(constraints.min_free or 0, 0)) if headroom else constraints
+    least = room.asked + max(constraints.min_free or 0, 0)
+    strict = replace(constraints, min_free=least) if room.asked else constraints
     keeping = [item for item in outcomes if not strict.broken(item.first, share)]
     if not keeping:
         closest = min(outcomes, key=lambda item: (strict.excess(item.first, share), badness(item.first)))
         return Recommendation(None, None, closest, tuple(others), len(outcomes), 0)
-    margin = 0.0 if headroom else _MARGIN
-    ranked = _ranked(keeping, spare, margin)
+    ranked = _ranked(keeping, room)
     best = ranked[0]
-    choice = f"Of{_CHEAP}{' and always leave a tenth of the disk free' if margin else ''} it keeps the most images."
-    if spare[best.candidate.name] < margin:
-        choice = f"None of{_CHEAP} always leaves a tenth of the disk free; it leaves the most."
+    free = "" if room.asked else f" and always leave {room.wanted} free"
+    choice = f"Of{_CHEAP}{free} it departs least from the defaults, then keeps the most images."
+    if room.lacking(best):
+        choice = f"None of{_CHEAP} always leaves {room.wanted} free; it comes closest."
     second = next((item for item in ranked if badness(item.first) != badness(best.first)), None)
     broken = () if best.rest is None else tuple(constraints.broken(best.rest, 1.0 - share))
     return Recommendation(best, second, None, tuple(others), len(outcomes), len(keeping), broken, choice)
@@ -265,28 +342,98 @@ def _together(first: Result, rest: Result | None) -> Result:
     return replace(first, **over_parts(first, rest))
 
 
-def _ranked(keeping: Sequence[Outcome], spare: Mapping[str, float], margin: float) -> list[Outcome]:
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """How much each policy always left free, beyond what should be.
+
+    Attributes:
+        left: bytes by policy, of the host with the least.
+        wanted: what should be free, in words.
+        asked: what the user asks for instead, bytes; 0: nothing.
+        harder: re-pulled bytes by policy with less room, all hosts together.
+        most: what should be free on the host where most should, bytes.
+    """
+
+    left: Mapping[str, float]
+    wanted: str
+    asked: int
+    harder: Mapping[str, int]
+    most: int
+
+    @classmethod
+    def of(cls, parts: Sequence[Findings], firsts: Sequence[Findings], asked: int) -> _Room:
+        """The room left on these parts of the history, by what the first parts say that is wanted."""
+        wanted = {first.host: first.headroom for first in firsts}
+        left: dict[str, float] = {}
+        for part in parts:
+            for result in part.results:
+                left[result.name] = min(left.get(result.name, math.inf), result.min_free - wanted[part.host])
+        harder = {
+            name: sum(first.harder[name] for first in firsts)
+            for name in firsts[0].harder
+            if all(name in first.harder for first in firsts)
+        }
+        low, high = min(wanted.values()), max(wanted.values())
+        words = format_bytes(low) if low == high else f"{format_bytes(low)} to {format_bytes(high)}"
+        return cls(left, words, asked, harder, high)
+
+    def lacking(self, item: Outcome) -> float:
+        """Bytes by which a policy left less than wanted."""
+        return 0.0 if self.asked else max(0.0, -self.left[item.candidate.name])
+
+    def lack(self, item: Outcome) -> int:
+        """The same in quarters of what is wanted, rounded up: less is no reason to depart."""
+        return math.ceil(_QUARTERS * self.lacking(item) / self.most) if self.most else 0
+
+
+def _ranked(keeping: Sequence[Outcome], room: _Room) -> list[Outcome]:
     """The best first, see `recommend`."""
     fewest = min(item.first.losses for item in keeping)
     least = min(item.first.repulled_bytes for item in keeping if item.first.losses == fewest)
-    most = least + _TOLERANCE * max(item.first.compulsory_bytes for item in keeping)
+    allowance = max(_TOLERANCE * max(item.first.compulsory_bytes for item in keeping), 0 if room.asked else room.most)
+
+    def tier(item: Outcome) -> tuple[float, ...]:
+        first = item.first
+        dear = max(0.0, first.repulled_bytes - least - allowance)
+        return (first.losses, item.candidate.trigger is Trigger.TICK, dear, first.disk_full, room.lack(item))
 
     def rank(item: Outcome) -> tuple[float, ...]:
-        first, free = item.first, spare[item.candidate.name]
-        dear, tight = max(0.0, first.repulled_bytes - most), max(0.0, margin - free)
-        return (first.losses, dear, first.disk_full, tight, -first.mean_held_bytes, first.repulled_bytes, -free)
+        first = item.first
+        kept = (-first.mean_held_bytes, first.repulled_bytes, -room.left[item.candidate.name])
+        return (*tier(item), *item.candidate.departures, *kept)
 
-    return sorted(keeping, key=rank)
+    ranked = sorted(keeping, key=rank)
+    alike = [item for item in ranked if tier(item) == tier(ranked[0])]
+    best = _hardiest(alike, keeping[0].candidate.policy.order, room, allowance)
+    return [best, *(item for item in ranked if item is not best)]
 
 
-def _spare(found: Sequence[Findings]) -> dict[str, float]:
-    """The least free space of each policy, as a share of the disk; the least of any host."""
-    least: dict[str, float] = {}
-    for part in found:
-        total = float(part.facts.disk_total_bytes)
-        for result in part.results:
-            least[result.name] = min(least.get(result.name, 1.0), result.min_free / total)
-    return least
+def _hardiest(alike: Sequence[Outcome], first: str, room: _Room, allowance: float) -> Outcome:
+    """The best of those that do alike, under the first order unless another pulls materially less with less room."""
+    best = next((item for item in alike if item.candidate.policy.order == first), alike[0])
+    same = replace(best.candidate, name="")
+    for item in alike:
+        order = item.candidate.policy.order
+        if replace(item.candidate, name="") != replace(same, policy=replace(same.policy, order=order)):
+            continue
+        mine, others = (room.harder.get(one.candidate.name) for one in (best, item))
+        if mine is not None and others is not None and others < min(_MATERIALLY * mine, mine - allowance):
+            best = item
+    return best
+
+
+def _remedy(firsts: Sequence[Findings]) -> str:
+    """What would help where no policy fits, in words."""
+    said = []
+    for first in firsts:
+        if first.used_in_a_day > first.room:
+            said.append(
+                f"on host {first.host} a usual day's images hold {format_bytes(first.used_in_a_day)}, more than the "
+                f"{format_bytes(first.room)} that the disk has for images: the working set does not fit"
+            )
+        if first.enough is not None:
+            said.append(f"a disk of {format_bytes(first.enough)} would do on host {first.host}")
+    return "; ".join(said)
 
 
 def _summed(
@@ -308,6 +455,11 @@ def _summed(
 
 def reasons(found: Recommendation, constraints: Constraints, share: float = 1.0) -> list[str]:
     """In words, a sentence each, why this policy. The first begins with its name and a colon."""
+    if found.too_short is not None:
+        short = f"not enough yet: {format_duration(found.too_short)} of history"
+        return [
+            f"{short}, and what comes back each week shows in none of less than a week; the defaults hold until then"
+        ]
     if found.chosen is None:
         return [_impossible(found, constraints, share)]
     first, rest = found.chosen.first, found.chosen.rest
@@ -319,12 +471,6 @@ def reasons(found: Recommendation, constraints: Constraints, share: float = 1.0)
         said.append(
             f"By the first {share:.0%} of the history alone it would have been {before}, which does not keep to that "
             f"on the rest ({why}): so all of it was used, and none is left to judge by."
-        )
-    lasting = first.seconds + (0.0 if rest is None else rest.seconds)
-    if lasting < _WEEK_S:
-        said.append(
-            f"All of this stands on {format_duration(lasting)} of history: what comes back each day or each week "
-            "shows in a longer one, so ask again then."
         )
     if rest is not None:
         verdict = "keeps to that" if not found.broken else f"does not keep to that ({'; '.join(found.broken)})"
@@ -347,6 +493,7 @@ class Proposal:
         notes: what it has to do without.
         name: what the policy is called among the candidates.
         choice: in words, by what it was chosen of those that fit.
+        too_short: whether the history is too short to recommend anything.
     """
 
     policy: Policy | None = None
@@ -355,6 +502,7 @@ class Proposal:
     notes: tuple[str, ...] = ()
     name: str = ""
     choice: str = ""
+    too_short: bool = False
 
     @property
     def word(self) -> str:
@@ -394,7 +542,8 @@ def propose(
         outcome = best.chosen or best.closest
         policy, name = (None, "") if outcome is None else (outcome.candidate.policy, outcome.candidate.name)
         holds = best.chosen is not None and not best.broken
-        return Proposal(policy, holds, tuple(reasons(best, constraints, share)), notes, name, best.choice)
+        said = tuple(reasons(best, constraints, share))
+        return Proposal(policy, holds, said, notes, name, best.choice, too_short=best.too_short is not None)
     return Proposal(notes=notes)
 
 
@@ -404,7 +553,7 @@ def _impossible(found: Recommendation, constraints: Constraints, share: float) -
     missed = "; ".join(constraints.broken(found.closest.first, share)) or "too little headroom"
     name = found.closest.candidate.name
     none = f"none of {found.tried:,} policies keeps to what is asked ({constraints})"
-    return f"{none}; {name} comes closest: {missed}"
+    return "; ".join(filter(None, (none, f"{name} comes closest: {missed}", found.remedy)))
 
 
 def _merit(result: Result) -> str:

@@ -301,6 +301,8 @@ class Policy:
             parts.append(f"sparing {len(self.allowlist)} allowlist entries")
         if self.emergency is not None and self.emergency != self.threshold:
             parts.append(f"emergency {_said(self.emergency)}")
+        if self.local_images != "keep":
+            parts.append(f"{self.local_images} local images")
         parts.append(f"min age {self.age_text}")
         return ", ".join(parts)
 

@@ -156,7 +156,7 @@ def test_an_amount_per_job_says_for_how_many_slots_it_is_taken(busy: EventLog, t
     found = json.loads(done.stdout)
     (policy,) = found["policies"]
     assert policy["threshold"] == 40
-    assert policy["name"] == "forecast under 10B/job free, 4 job slots, min age 1 h"
+    assert policy["name"] == "forecast under 10B/job free, 4 job slots, min age auto"
     assert "an amount per job is taken for all job slots" in found["assumptions"][-1]
 
 

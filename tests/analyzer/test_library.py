@@ -12,7 +12,7 @@ import pytest
 
 import analyzer
 from analyzer.search.fleet import FLEET
-from analyzer.simulation.cleaner import PolicyCleaner
+from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.replay import replay
 from collector.eventlog.log import EventLog
 from collector.model.errors import LogError, UsageError
@@ -76,7 +76,7 @@ def test_a_row_is_the_replay_of_its_policy(history: analyzer.History, tmp_path: 
     table = analyzer.simulate(
         history, chosen, file, {"threshold": "30%", "min_age": "60s", "order": "lru"}, baselines=[]
     )
-    result = replay(history.trace, PolicyCleaner(chosen, history.trace))
+    result = replay(history.trace, PolicyCleaner(chosen, history.trace, trigger=Trigger.EVENT))
     for row in table.itertuples():
         assert (row.repulled_bytes, row.min_free_bytes) == (result.repulled_bytes, result.min_free)
         assert row.under_threshold_seconds == result.seconds_under

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from analyzer.search.allowlist import Earning
 from analyzer.search.fleet import Findings
-from analyzer.search.grid import Candidate, grid
+from analyzer.search.grid import Candidate, grid, searched
 from analyzer.search.recommend import Constraints, Recommendation, Trial, later, reasons, recommend, split_time
-from analyzer.simulation.cleaner import PolicyCleaner
+from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.replay import replay
 from analyzer.trace.describe import HistoryFacts
 from analyzer.trace.trace import DiskState, ImageFacts, Trace, Use, make_trace
@@ -50,7 +50,7 @@ def test_both_parts_together_are_the_whole(trace: Trace, policy: Policy, share: 
 def trial(trace: Trace, constraints: Constraints, share: float = 0.7, headroom: int = 0) -> Recommendation:
     candidates, _ = grid({"threshold": ["5%:60%:5%"], "min_age": ["0s"]})
     found = Trial(tuple(candidates), ("never",), share)(trace)
-    return recommend(candidates, [found], constraints, share, headroom)
+    return recommend(candidates, [found], constraints, share, headroom, least_history=0.0)
 
 
 def test_the_least_pulling_policy_that_keeps_to_the_constraints_is_chosen() -> None:
@@ -61,7 +61,7 @@ def test_the_least_pulling_policy_that_keeps_to_the_constraints_is_chosen() -> N
     assert found.chosen.first.min_free >= 15
     candidates, _ = grid({"threshold": ["5%:60%:5%"], "min_age": ["0s"]})
     begin = trace.between(0.0, split_time(trace, 0.7))
-    results = [replay(begin, PolicyCleaner(item.policy, begin)) for item in candidates]
+    results = [replay(begin, PolicyCleaner(item.policy, begin, trigger=Trigger.EVENT)) for item in candidates]
     fitting = [result for result in results if result.min_free >= 15]
     assert found.fitting == len(fitting) < found.tried == len(candidates)
     assert found.chosen.first.repulled_bytes == min(result.repulled_bytes for result in fitting)
@@ -74,14 +74,14 @@ def test_the_least_pulling_policy_that_keeps_to_the_constraints_is_chosen() -> N
 @pytest.mark.parametrize(
     ("kept", "headroom", "best", "words"),
     [
-        ("abcde", 0, "b", "always leave a tenth of the disk free it keeps the most"),
-        ("acde", 0, "a", "always leave a tenth"),
-        ("cf", 0, "c", "None of those that hardly pull more again than need be always leaves a tenth"),
-        ("abcf", 5, "c", "hardly pull more again than need be it keeps the most"),
-        ("de", 0, "d", "always leave a tenth"),
+        ("abcde", 0, "b", "always leave 10 B free it departs least from the defaults, then keeps the most"),
+        ("acde", 0, "a", "always leave 10 B free"),
+        ("cf", 0, "c", "None of those that hardly pull more again than need be always leaves 10 B free"),
+        ("abcf", 5, "c", "hardly pull more again than need be it departs least from the defaults"),
+        ("de", 0, "d", "always leave 10 B free"),
     ],
 )
-def test_of_those_that_fit_one_that_leaves_a_tenth_and_keeps_the_most_is_chosen(
+def test_of_those_that_fit_one_that_leaves_headroom_and_keeps_the_most_is_chosen(
     kept: str, headroom: int, best: str, words: str
 ) -> None:
     outcomes = {  # re-pulled, least free, held, lost; of first pulls of 1000 bytes on a disk of 100
@@ -97,10 +97,10 @@ def test_of_those_that_fit_one_that_leaves_a_tenth_and_keeps_the_most_is_chosen(
         again, free, held, lost = outcomes[name]
         made = replace(BASE, name=name, compulsory_bytes=1000, disk_full=0, repulled_bytes=again, losses=lost)
         results.append(replace(made, min_free=free, mean_held_bytes=held))
-    found = Findings((), HistoryFacts("h", 0.0, 1.0, 0, 0, 100), tuple(results))
+    found = Findings((), HistoryFacts("h", 0.0, 1.0, 0, 0, 100), tuple(results), headroom=10)
     candidates = [Candidate(name, policy_from({}, "test")) for name in kept]
     constraints = Constraints(max_losses=1)
-    chosen = recommend(candidates, [(found, None)], constraints, 1.0, headroom)
+    chosen = recommend(candidates, [(found, None)], constraints, 1.0, headroom, least_history=0.0)
     assert chosen.chosen is not None
     assert chosen.chosen.candidate.name == best
     assert words in reasons(chosen, constraints)[1]
@@ -127,7 +127,7 @@ def test_what_was_fitted_to_the_past_is_found_out_on_the_rest() -> None:
     assert found.chosen is not None
     assert found.chosen.rest is None
     policy = found.chosen.candidate.policy
-    whole = replay(growing(), PolicyCleaner(policy, growing(), found.chosen.candidate.name))
+    whole = replay(growing(), PolicyCleaner(policy, growing(), found.chosen.candidate.name, Trigger.EVENT))
     assert found.chosen.first.disk_full == whole.disk_full == 0
     assert (found.chosen.first.repulled_bytes, found.chosen.first.min_free) == (whole.repulled_bytes, whole.min_free)
     assert found.chosen.first.mean_held_bytes == pytest.approx(whole.mean_held_bytes)
@@ -175,12 +175,13 @@ def long_log(tmp_path: Path) -> EventLog:
 
 def test_the_written_policy_is_one_that_the_pruner_takes(long_log: EventLog, tmp_path: Path) -> None:
     out = tmp_path / "policy.toml"
-    common = ("recommend", "--log", str(long_log.path), "--min-age", "60s", "--order", "lru", "--baseline", "never")
+    chosen = ("--min-age", "60s", "--order", "lru", "--baseline", "never", "--least-history", "0s")
+    common = ("recommend", "--log", str(long_log.path), *chosen)
     done = analyzer(*common, "-o", str(out))
     assert (done.returncode, done.stderr) == (0, "")
     policy = load_policy(out)
     assert str(policy) in done.stdout
-    assert out.read_text().startswith(f"# {policy}: of 36 policies tried on the first 70% of the history")
+    assert out.read_text().startswith(f"# {policy}: of 76 policies tried on the first 70% of the history")
     data = json.loads(analyzer(*common, "--format", "json").stdout)
     assert data["policy"]["threshold"] == str(policy.threshold)
     assert data["chosen"]["first"]["disk_full"] == data["chosen"]["rest"]["disk_full"] == 0
@@ -199,10 +200,60 @@ def test_the_written_policy_is_one_that_the_pruner_takes(long_log: EventLog, tmp
     ],
 )
 def test_faults_are_one_line(long_log: EventLog, arguments: tuple[str, ...], status: int, words: str) -> None:
-    done = analyzer("recommend", "--log", str(long_log.path), "--order", "lru", "--min-age", "60s", *arguments)
+    common = ("--order", "lru", "--min-age", "60s", "--least-history", "0s")
+    done = analyzer("recommend", "--log", str(long_log.path), *common, *arguments)
     assert done.returncode == status
     assert len(done.stderr.splitlines()) == 1
     assert words in done.stderr
+
+
+def test_a_short_history_is_not_enough(long_log: EventLog) -> None:
+    done = analyzer("recommend", "--log", str(long_log.path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("analyzer: not enough yet: ")
+    assert "the defaults hold until then" in done.stderr
+
+
+def test_where_no_policy_fits_the_working_set_and_the_disk_that_would_do_are_named() -> None:
+    """Each day five images of 30 bytes come at once, on a disk of 100."""
+    facts = [ImageFacts(layers=[(f"l{i}", 30)], references=(f"r/{i}:1",)) for i in range(5)]
+    uses = [
+        (24 * HOUR * day + 1.0, i, 24 * HOUR * day + 3 * HOUR, Use.CONTAINER) for day in range(20) for i in range(5)
+    ]
+    trace = make_trace(facts, uses, [DiskState(0.0, 100, 0)], end=20 * 24 * HOUR)
+    found = trial(trace, Constraints())
+    assert found.chosen is None
+    (line,) = reasons(found, Constraints(), 0.7)
+    assert "a usual day's images hold 150 B, more than the 100 B that the disk has for images" in line
+    assert line.endswith("a disk of 150 B would do on host made")
+
+
+@pytest.mark.parametrize(("harder", "order"), [((100, 95), "forecast"), ((100, 80), "lru"), ((0, 0), "forecast")])
+def test_orders_that_do_alike_are_told_apart_by_less_room(harder: tuple[int, int], order: str) -> None:
+    results = [
+        replace(BASE, name=name, disk_full=0, compulsory_bytes=100, repulled_bytes=0, losses=0, mean_held_bytes=held)
+        for name, held in (("forecast", 50), ("lru", 60))
+    ]
+    facts = HistoryFacts("h", 0.0, 1.0, 0, 0, 100)
+    found = Findings((), facts, tuple(results), harder=dict(zip(("forecast", "lru"), harder, strict=True)))
+    candidates = [Candidate(name, policy_from({"order": name}, "test")) for name in ("forecast", "lru")]
+    chosen = recommend(candidates, [(found, None)], Constraints(), least_history=0.0).chosen
+    assert chosen is not None
+    assert chosen.candidate.name == order
+
+
+def test_what_makes_no_difference_stays_as_it_comes() -> None:
+    """Minimum ages, triggers and local images are searched, and a default is kept unless something else does better."""
+    facts = [ImageFacts(layers=[(f"l{i}", 10)], references=(f"r/{i}:1",), local=i == 0) for i in range(4)]
+    uses = [(HOUR * (1 + k), k % 4, HOUR * (1 + k) + 60, Use.CONTAINER) for k in range(400)]
+    trace = make_trace(facts, uses, [DiskState(0.0, 100, 0)], end=401 * HOUR)
+    candidates = searched({})
+    assert {item.trigger for item in candidates} == {Trigger.TICK, Trigger.EVENT}
+    assert {item.policy.local_images for item in candidates} == {"keep", "evict"}
+    assert {item.policy.min_age for item in candidates} == {None, 300.0, 600.0, 3600.0}
+    found = recommend(candidates, [Trial(tuple(candidates))(trace)], Constraints())
+    assert found.chosen is not None
+    assert (found.chosen.candidate.policy, found.chosen.candidate.trigger) == (Policy(), Trigger.EVENT)
 
 
 def nightly(days: int = 40) -> Trace:

@@ -1,0 +1,54 @@
+"""How much room images have on a disk, and how much of it a worse future may take. Pure functions of a trace."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from analyzer.kernel.runs import Wake
+from analyzer.trace.trace import Trace, Use
+
+_DAY_S = 86400.0
+# The largest pull that was seen may be followed by a larger one.
+_LARGEST = 1.25
+
+
+def on_share(trace: Trace, share: float) -> Trace:
+    """The same history with a disk that has this share of the room for images."""
+    room = trace.disk_total - trace.disk_other.max()
+    return replace(trace, disk_total=trace.disk_total - room + (room * share).astype(np.int64))
+
+
+def headroom(trace: Trace) -> int:
+    """Bytes to keep free for what is worse than the past: the largest image, a quarter more, and the most that arrived.
+
+    What arrives within the latency of a wake-up counts as one; what was there before takes none.
+    """
+    demand = (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)
+    image, at = np.unique(trace.image[demand], return_index=True)
+    if not len(image):
+        return 0
+    time = np.repeat(trace.time[demand][at], np.diff(trace.first)[image])
+    layer = trace.layer[np.concatenate([np.arange(trace.first[i], trace.first[i + 1]) for i in image])]
+    order = np.lexsort((time, layer))
+    time, layer = time[order], layer[order]
+    new = np.diff(layer, prepend=-1) > 0
+    time, size = time[new], trace.layer_bytes[layer[new]]
+    order = np.argsort(time, kind="stable")
+    time, total = time[order], np.concatenate(([0], np.cumsum(size[order])))
+    begin = np.searchsorted(time, time - Wake().latency, side="left")
+    arrived = int((total[1:] - total[begin]).max(initial=0))
+    return int(_LARGEST * int(trace.image_bytes[image].max())) + arrived
+
+
+def used_in_a_day(trace: Trace) -> int:
+    """Bytes of images that were used in one day: of half of the days less."""
+    demand = (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)
+    days = np.unique(np.stack((trace.time[demand] // _DAY_S, trace.image[demand])).astype(np.int64), axis=1)
+    held = []
+    for day in np.unique(days[0]):
+        images = days[1][days[0] == day]
+        layers = np.concatenate([trace.layer[trace.first[i] : trace.first[i + 1]] for i in images])
+        held.append(int(trace.layer_bytes[np.unique(layers)].sum()))
+    return int(np.median(held)) if held else 0
