@@ -23,6 +23,7 @@ from collector.machine.disk import DiskSample, sample_disks
 from collector.machine.reserve import reserves
 from collector.machine.systemd import Watchdog, notify, watchdog_limit
 from collector.machine.wake import Alarm
+from collector.model.backoff import Backoff
 from collector.model.errors import EngineError, LogBusyError, LogError
 from collector.model.events import Event, Kind, Source, of_source
 from collector.model.observation import CreatedFrom, EngineInfo, Usage
@@ -103,7 +104,7 @@ class Collector:
         self._images = ImageWatch(engine, self._clock, self._record, self._watchdog.progress)
         self._sampling_due = False
         self._next_disk = self._next_inventory = self._next_containers = self._next_flush = 0.0
-        self._flush_wait = self._schedule.flush
+        self._flush_waits = Backoff(2 * self._schedule.flush, _LAST_FLUSH_S)
         self._reader: Reader | None = None
         self.stopping = threading.Event()
 
@@ -141,18 +142,17 @@ class Collector:
         self._reserve([disk.path for disk in disks])
         self._restore_patiently()
         self._record(Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes=self._self_portrait()))
-        backoff = _FIRST_BACKOFF_S
+        backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
         try:
             while not self.stopping.is_set():
                 try:
                     reader = self._connect()
-                    backoff = _FIRST_BACKOFF_S
+                    backoff.reset()
                     reason = self._witness(reader)
                 except EngineError as error:
                     reason = str(error)
                 if not self.stopping.is_set():
-                    self._wait_for_engine(reason, backoff)
-                    backoff = min(2 * backoff, _LAST_BACKOFF_S)
+                    self._wait_for_engine(reason, backoff.next())
         finally:
             notify("STOPPING=1")
             blind = {} if self._images.following else {"following": False}
@@ -445,8 +445,9 @@ class Collector:
         if self._writer.renewed():
             self._begin_anew()
         done = self._writer.keep()
-        self._flush_wait = self._schedule.flush if done else min(2 * self._flush_wait, _LAST_FLUSH_S)
-        self._next_flush = time.monotonic() + self._flush_wait
+        if done:
+            self._flush_waits.reset()
+        self._next_flush = time.monotonic() + (self._schedule.flush if done else self._flush_waits.next())
 
     def _begin_anew(self) -> None:
         """The log's file was removed or replaced by another: tell that one what is there."""

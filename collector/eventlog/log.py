@@ -29,6 +29,7 @@ from collector.eventlog.schema import (
     VIEWS,
     true_times,
 )
+from collector.model.backoff import Backoff
 from collector.model.errors import LogBusyError, LogError
 from collector.model.events import Event
 
@@ -254,20 +255,20 @@ class EventLog:
 
     def _connect(self, *, read_only: bool, reachable: Path | None) -> duckdb.DuckDBPyConnection:
         deadline = time.monotonic() + self.wait
-        delay = _FIRST_RETRY_S
+        waits = Backoff(_FIRST_RETRY_S, _LAST_RETRY_S)
         while True:
             try:
                 return open_database(self.path, read_only=read_only, reachable=reachable)
             except duckdb.IOException as error:
                 if "Could not set lock" not in str(error):
                     raise
+                delay = waits.next()
                 if time.monotonic() + delay > deadline:
                     raise LogBusyError(
                         f"event log {self.path} has been held by another process for {self.wait:g} s: "
                         "end that process (`fuser` names it) or try again later"
                     ) from None
             time.sleep(delay)
-            delay = min(2 * delay, _LAST_RETRY_S)
 
 
 def migrate(connection: duckdb.DuckDBPyConnection, path: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from collector.machine.disk import DiskSample
+from collector.model.backoff import Backoff
 from collector.model.paths import replace_file
 from collector.model.units import format_bytes
 
@@ -114,7 +115,7 @@ class Alarm:
     def __init__(self, log_path: Path, now: Callable[[], float] = time.monotonic) -> None:
         self._log_path = log_path
         self._now = now
-        self._pause = FIRST_PAUSE_S
+        self._pauses = Backoff(FIRST_PAUSE_S, LAST_PAUSE_S)
         self._quiet_until = -math.inf
         self.again = math.inf
 
@@ -126,7 +127,8 @@ class Alarm:
             return False
         short = [(sample, levels) for sample, levels in known if _is_short(sample, levels)]
         if not short:
-            self._pause, self._quiet_until = FIRST_PAUSE_S, -math.inf
+            self._pauses.reset()
+            self._quiet_until = -math.inf
             return False
         sample, levels = short[0]
         now = self._now()
@@ -140,8 +142,7 @@ class Alarm:
             format_bytes(sample.free_bytes),
             format_bytes(levels[0]),
         )
-        self._quiet_until = now + self._pause
-        self._pause = min(2 * self._pause, LAST_PAUSE_S)
+        self._quiet_until = now + self._pauses.next()
         return True
 
 

@@ -1,8 +1,9 @@
 """The one decision function: state in, a verdict with its reason for every image out.
 
-Nothing here does input or output or has a clock of its own. The pruner calls `evict` on the live
-host and the analyzer replays history through it; it keeps to plain loops over plain arrays, which the
-simulator's compiled replay mirrors line by line.
+Nothing here does input or output or has a clock of its own. The pruner calls `evict` on the live host,
+and the analyzer's reference replay goes through it. The compiled replay that the analyzer normally uses is
+another algorithm (it keeps its order from decision to decision); tests/analyzer/test_kernel.py shows by
+properties that both give the same results.
 """
 
 from __future__ import annotations

@@ -10,7 +10,11 @@ from typing import Any
 
 from collector.eventlog.log import EventLog
 from collector.model.events import Event, Kind
+from pruner.planning.decision import Reason
 from pruner.planning.stages import ItemKind, ItemReason
+
+# As a plan names them.
+_EVICTIONS = frozenset(reason.name.lower() for reason in Reason if reason.evicts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ def _planned(plan: dict[str, Any], deleted: set[str]) -> Iterator[UnreportedItem
                 *(row.get("bytes", 0), (), False),
             )
     for row in plan["images"]:
-        if row["reason"].startswith("evict"):
+        if row["reason"] in _EVICTIONS:
             references = tuple(row["references"])
             name = references[0] if references else row["image"]
             yield UnreportedItem(

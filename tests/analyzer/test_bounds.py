@@ -155,6 +155,7 @@ def test_no_policy_ever_beats_the_bound(trace: Trace, policy: Policy, trigger: T
     assert lower_bound(trace, policy) <= repulled(trace, policy, trigger)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gib", "least_gain"), [(24, 0.05)])
 def test_on_the_mesa_year_the_future_is_worth_something(mesa: Trace, gib: int, least_gain: float) -> None:
     month = replace(
