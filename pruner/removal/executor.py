@@ -52,6 +52,7 @@ _LOOKS = 3
 # Docker's words for what forbids a removal by ID, in all versions.
 _BUILT_UPON = "has dependent child images"
 _SEVERAL_NAMES = "is referenced in multiple repositories"
+_SEVERAL_TAGS = "by ID with more than one tag"
 
 
 # What engines say when they cannot write.
@@ -434,7 +435,7 @@ class Executor:
         return None
 
     def _remove_refused(self, row: ListedImage, refused: EngineRefusedError) -> None:
-        """Remove an image that Docker does not remove by its ID alone, though nobody uses it; else raise."""
+        """Remove an image that engines do not remove by its ID alone, though nobody uses it; else raise."""
         if _BUILT_UPON in refused.explanation:
             # Without a name it goes with what was built on it.
             for reference in row.references:
@@ -445,6 +446,12 @@ class Executor:
             for digest in row.digests:
                 if repository(digest) not in repositories:
                     self._engine.remove_image(digest)
+            if current_names(self._engine, row.image) is not None:
+                self._engine.remove_image(row.image)
+        elif _SEVERAL_TAGS in refused.explanation:
+            # Podman counts a digest that was pulled as a tag; one that is left alone is no hindrance.
+            for reference in row.references:
+                self._engine.remove_image(reference)
             if current_names(self._engine, row.image) is not None:
                 self._engine.remove_image(row.image)
         else:
