@@ -175,6 +175,9 @@ def status(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
         console.print_json(reports.as_json(found))
         return
     console.print_facts(_state(found))
+    if found.unwatched_seconds is not None:
+        since = format_duration(found.unwatched_seconds)
+        console.print_text(f"warning: no collector has been running for {since}: start `collector run` here", "yellow")
     typer.echo()
     counts = [(kind, f"{count:,}") for kind, count in found.events_by_kind.items()]
     console.print_table(("EVENT", "COUNT"), counts, right=("COUNT",))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import duckdb
 
 DAY_S = 86400.0
+# A collector that runs samples the disk every 5 minutes.
+_SILENT_S = 900.0
 _NS = 1e9
 
 
@@ -26,6 +28,8 @@ _NS = 1e9
 class Status:
     """The state of a log. Times are UTC seconds, sizes bytes, shares 0 to 1.
 
+    `unwatched_seconds` is the time since the collector last recorded anything, once it has stopped or been silent for
+    longer than it ever is; None: it runs.
     `free_history` has the least free space of each of up to 168 equal intervals in the last week of disk samples.
     """
 
@@ -39,6 +43,7 @@ class Status:
     first_event: float | None
     last_event: float | None
     lag_seconds: float | None
+    unwatched_seconds: float | None
     gaps: int
     gap_seconds: float
     coverage_7_days: float | None
@@ -187,6 +192,8 @@ def status(log: EventLog, now: float | None = None) -> Status:
             [host],
         ).fetchall()[0]
         seen = witness(connection, host)
+        marks = connection.execute(_MARKS, [host]).fetchall()
+        last_mark = marks[0][0] if marks else None
         disk = connection.execute(
             "SELECT image_bytes, free_bytes, total_bytes, path FROM disk WHERE host = ? ORDER BY time DESC LIMIT 1",
             [host],
@@ -206,6 +213,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
         first_event=first,
         last_event=last,
         lag_seconds=None if recorded is None else max(0.0, now - recorded),
+        unwatched_seconds=_unwatched(seen, last_mark, now),
         gaps=len(seen.gaps),
         gap_seconds=seen.lost(-math.inf, math.inf),
         coverage_7_days=seen.coverage(now - 7 * DAY_S, now),
@@ -218,6 +226,18 @@ def status(log: EventLog, now: float | None = None) -> Status:
         free_history=history,
     )
 
+
+def _unwatched(seen: Witness, last_mark: str | None, now: float) -> float | None:
+    """Seconds since the collector last recorded anything; None if it seems to run."""
+    if seen.last is None:
+        return None
+    silent = max(0.0, now - seen.last)
+    return silent if last_mark == "collector_stopped" or silent > _SILENT_S else None
+
+
+_MARKS = """
+SELECT arg_max(kind, seq) FROM event WHERE host = ? AND kind IN ('collector_started', 'collector_stopped')
+"""
 
 # The newest week, an hour at a time, so that the answer stays small.
 _FREE_HISTORY = """

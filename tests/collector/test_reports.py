@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from collector.model.events import Event, Kind
 from collector.queries.status import DAY_S, Witness, status
 
 NS = 10**9
-NOW = 1_800_000_000.0
+NOW = 1_790_000_000.0
 
 
 def at(days_ago: float) -> int:
@@ -64,6 +65,18 @@ def test_time_without_a_collector_is_blind_even_if_a_pruner_wrote_meanwhile(log:
         ]
     )
     assert status(log, NOW).coverage_7_days == pytest.approx(0.5)
+
+
+def test_the_status_warns_when_no_collector_is_running(log: EventLog) -> None:
+    now = time.time()
+    began, sampled, stopped, pruned = (int((now - age) * 1e9) for age in (9000, 3000, 2990, 2000))
+    log.append([Event(began, Kind.COLLECTOR_STARTED), Event(sampled, Kind.DISK_SAMPLED, bytes=5)])
+    assert status(log, now - 2400).unwatched_seconds is None
+    assert status(log, now).unwatched_seconds == pytest.approx(3000, abs=1)
+    log.append([Event(stopped, Kind.COLLECTOR_STOPPED), Event(pruned, Kind.PRUNE_STARTED)])
+    assert status(log, now - 2930).unwatched_seconds == pytest.approx(60, abs=1)
+    found = CliRunner().invoke(app, ["status", "--log", str(log.path)])
+    assert "warning: no collector has been running for" in found.output
 
 
 def test_a_log_that_only_a_side_band_fed_has_witnessed_nothing(log: EventLog) -> None:
