@@ -188,6 +188,7 @@ def _state(found: reports.Status) -> list[tuple[str, str]]:
     facts = [
         ("disk", f"{format_bytes(found.free_bytes)} of {format_bytes(found.total_bytes)} free ({share})"),
         *_free_over_time(found),
+        ("holds", ", ".join(f"{name.replace('_', ' ')} {format_bytes(size)}" for name, size in found.holds.items())),
         ("images", f"{found.images:,}" + (f" ({format_bytes(found.image_bytes)})" if found.image_bytes else "")),
         ("log", f"{found.log} ({format_bytes(found.file_bytes)}, schema {found.schema_version})"),
         ("events", f"{found.events:,}, from {format_time(found.first_event)}"),

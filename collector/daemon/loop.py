@@ -368,6 +368,7 @@ class Collector:
                 oldest_pending=None if oldest_ns is None else oldest_ns / 1e9,
                 pending=self._writer.pending,
                 spooled=self._writer.spooled,
+                usage=self._usage,
             )
         )
 

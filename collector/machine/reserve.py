@@ -20,7 +20,7 @@ FOLDER_VARIABLE = "DOCKER_HINDSIGHT_RESERVE"
 NAME = "docker-hindsight.reserve"
 _MODE = 0o640
 # Space is only taken back where there is so many times as much.
-_EASE = 4
+EASE = 4
 
 
 class Reserve:
@@ -40,7 +40,7 @@ class Reserve:
         try:
             if self.path.exists() and self.path.stat().st_size >= self.size:
                 return True
-            if self._free() < _EASE * self.size:
+            if self._free() < EASE * self.size:
                 return False
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, _MODE)
             try:

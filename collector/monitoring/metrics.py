@@ -24,6 +24,7 @@ from collector.machine.disk import sample_disk
 from collector.machine.wake import levels_path, read_levels
 from collector.model.errors import HindsightError, LogBusyError, LogError, UsageError
 from collector.model.events import Kind
+from collector.model.observation import Usage
 from collector.model.paths import replace_file
 from collector.monitoring.server import serve
 from collector.monitoring.tally import Tally
@@ -63,6 +64,10 @@ SPECS = (
     Spec("image_bytes", "gauge", "Bytes of all layers held, each counted once."),
     Spec("image_own_bytes", "gauge", "Bytes of layers that belong to one image only."),
     Spec("image_shared_bytes", "gauge", "Bytes of layers that several images share, each counted once."),
+    Spec("container_bytes", "gauge", "Bytes that containers wrote, as the engine last said."),
+    Spec("volume_bytes", "gauge", "Bytes of all volumes, as the engine last said."),
+    Spec("build_cache_bytes", "gauge", "Bytes of the build cache, as the engine last said."),
+    Spec("unaccounted_bytes", "gauge", "Used bytes of the images' file system that none of the above explains."),
     Spec("images", "gauge", "Images: in use by a container, idle, or idle without any name.", ("state",)),
     Spec("containers", "gauge", "Containers in any state."),
     Spec("least_recent_use_age_seconds", "gauge", "Time since the last use of the least recently used image."),
@@ -100,6 +105,7 @@ class Live:
         in_use: image IDs that containers refer to.
         containers: how many there are.
         own_bytes, shared_bytes: of the layers held.
+        usage: what containers, volumes and build cache hold; None: not known yet.
         oldest_pending: time of the oldest event that the log does not hold yet; None: there is none.
         pending, spooled: events that wait.
     """
@@ -114,6 +120,7 @@ class Live:
     containers: int = 0
     own_bytes: int = 0
     shared_bytes: int = 0
+    usage: Usage | None = None
     oldest_pending: float | None = None
     pending: int = 0
     spooled: int = 0
@@ -271,6 +278,13 @@ class Metrics(Source):
             disk = sample_disk(live.data_root)
         except HindsightError:
             return
+        held = live.own_bytes + live.shared_bytes
+        if live.usage is not None:
+            for name in ("container_bytes", "volume_bytes", "build_cache_bytes"):
+                size = getattr(live.usage, name) or 0
+                held += size
+                yield name, one(size)
+        yield "unaccounted_bytes", one(max(0, (disk.used_bytes or disk.total_bytes - disk.free_bytes) - held))
         yield "disk_free_bytes", one(disk.free_bytes)
         yield "disk_size_bytes", one(disk.total_bytes)
         yield "disk_free_inodes", one(disk.free_inodes)

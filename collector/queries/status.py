@@ -30,6 +30,8 @@ class Status:
 
     `unwatched_seconds` is the time since the collector last recorded anything, once it has stopped or been silent for
     longer than it ever is; None: it runs.
+    `holds` says what fills the disk of the images, by kind, as of the latest sample; what the engine does not account
+    for, with the blocks that the file system keeps for root, is `unaccounted`.
     `free_history` has the least free space of each of up to 168 equal intervals in the last week of disk samples.
     """
 
@@ -53,6 +55,7 @@ class Status:
     free_bytes: int | None
     total_bytes: int | None
     data_root: str | None
+    holds: dict[str, int]
     free_history: list[tuple[float, int]]
 
 
@@ -195,13 +198,14 @@ def status(log: EventLog, now: float | None = None) -> Status:
         marks = connection.execute(_MARKS, [host]).fetchall()
         last_mark = marks[0][0] if marks else None
         disk = connection.execute(
-            "SELECT image_bytes, free_bytes, total_bytes, path FROM disk WHERE host = ? ORDER BY time DESC LIMIT 1",
+            "SELECT image_bytes, free_bytes, total_bytes, path, container_bytes, volume_bytes, build_cache_bytes"
+            " FROM disk WHERE host = ? ORDER BY time DESC LIMIT 1",
             [host],
         ).fetchall()
         history = connection.execute(_FREE_HISTORY, [host, host]).fetchall()
         name = label_of(connection, host)
         images = connection.execute("SELECT count(*) FROM present_images WHERE host = ?", [host]).fetchall()[0][0]
-    image_bytes, free, total, path = disk[0] if disk else (None, None, None, None)
+    image_bytes, free, total, path, *others = disk[0] if disk else (None,) * 7
     return Status(
         log=str(log.path),
         host=name,
@@ -223,6 +227,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
         free_bytes=free,
         total_bytes=total,
         data_root=path,
+        holds=_holds(free, total, dict(zip(_HOLDERS, (image_bytes, *others), strict=True))),
         free_history=history,
     )
 
@@ -238,6 +243,18 @@ def _unwatched(seen: Witness, last_mark: str | None, now: float) -> float | None
 _MARKS = """
 SELECT arg_max(kind, seq) FROM event WHERE host = ? AND kind IN ('collector_started', 'collector_stopped')
 """
+
+
+_HOLDERS = ("images", "containers", "volumes", "build_cache")
+
+
+def _holds(free: int | None, total: int | None, known: dict[str, int | None]) -> dict[str, int]:
+    """What fills a disk, by kind; empty where there is no sample."""
+    if free is None or total is None:
+        return {}
+    told = {name: size for name, size in known.items() if size is not None}
+    return {**told, "unaccounted": max(0, total - free - sum(told.values()))}
+
 
 # The newest week, an hour at a time, so that the answer stays small.
 _FREE_HISTORY = """

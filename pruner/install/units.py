@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from collector.machine import reserve
 from collector.model.errors import HindsightError, UsageError
 from collector.model.paths import replace_file
 from pruner.policy.file import to_toml
@@ -32,6 +33,7 @@ _UNIT_FOLDER = Path("etc/systemd/system")
 _MARK = "# Installed by `pruner install-units`: change it with `systemctl edit`, not here.\n"
 _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
 _HIDDEN = (*_HOMES, Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - nothing is written there
+_USUAL_FOLDERS = (Path("/var/lib/docker"), Path("/var/lib/containerd"), Path("/var/lib/containers/storage"))
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
 
@@ -85,6 +87,7 @@ class Installation:
         host: the engine's address; empty: the usual socket.
         visible: folders that must be seen although home folders and /tmp are hidden.
         owner: the user whose own (rootless) engine it is, and whom the services run as; None: the system's.
+        data_root: where the engine keeps its data, as told; None: at its usual place.
     """
 
     root: Path
@@ -95,6 +98,7 @@ class Installation:
     host: str = ""
     visible: tuple[Path, ...] = ()
     owner: UserEngine | None = None
+    data_root: Path | None = None
 
     @property
     def live(self) -> bool:
@@ -115,6 +119,13 @@ class Installation:
     def policy(self) -> Path:
         """The policy file, on the installed system."""
         return Path("/etc/docker-hindsight") / f"{self.instance or 'policy'}.toml"
+
+    @property
+    def engine_folders(self) -> tuple[Path, ...]:
+        """Where the engine's bytes may lie: as told at the installation, else the usual places."""
+        if self.owner is not None:
+            return ()
+        return (self.data_root,) if self.data_root else () if self.instance else _USUAL_FOLDERS
 
     @property
     def units(self) -> tuple[str, ...]:
@@ -166,6 +177,7 @@ class Installation:
             "ENVIRONMENT": self._environment(),
             "ADOPT": self._adopt(),
             "SLOTS": self._slots(),
+            "RESERVE": self._reserve(),
             "RUN_AS": self._run_as(),
             "HOME": "tmpfs" if any(_under(path, _HOMES) for path in self.visible) else "yes",
             "NETWORK": self._network(),
@@ -191,6 +203,28 @@ class Installation:
         return (
             "# Files that root's own runs of the commands left there would shut the service out.\n"
             f"ExecStartPre=+/bin/chown --recursive --no-dereference --from=root {self.user}: /var/lib/{self.state}"
+        )
+
+    def _reserve(self) -> str:
+        """Root keeps space back on the engine's own file system, where the service may not look, and gives it up."""
+        folders = " ".join(_escaped(str(folder)) for folder in self.engine_folders)
+        if not folders:
+            return ""
+        # As systemd takes it: dollar and per cent signs doubled.
+        script = (
+            f'for folder in {folders}; do [ -d "$$folder" ] || continue; '
+            f'[ "$$(stat -c %%d "$$folder")" != "$$(stat -c %%d /var/lib/{self.state})" ] || continue; '
+            f'file="$$folder/{reserve.NAME}"; free=$$(df -B1 --output=avail "$$folder" | tail -n 1); '
+            f'if [ "$$free" -lt {reserve.DEFAULT_SIZE} ]; then rm -f "$$file"; '
+            f'elif [ "$$free" -ge {reserve.EASE * reserve.DEFAULT_SIZE} ] && [ ! -e "$$file" ]; then '
+            f'fallocate -l {reserve.DEFAULT_SIZE} "$$file"; fi; done'
+        )
+        return "\n".join(
+            [
+                "# An engine writes before it removes. Root keeps space back for that on the engine's own disk,",
+                "# if the log is on another, and gives it up when there is next to none.",
+                f"ExecStartPre=-+/bin/sh -c '{script}'",
+            ]
         )
 
     def _slots(self) -> str:
@@ -268,7 +302,7 @@ def installation(
     if owner is not None:
         visible += [owner.runtime, *owner.data_roots]
     group = ENGINE_GROUP if owner is None and _has_group(root, ENGINE_GROUP) else None
-    return Installation(root, programs, user, group, instance, host, tuple(dict.fromkeys(visible)), owner)
+    return Installation(root, programs, user, group, instance, host, tuple(dict.fromkeys(visible)), owner, data_root)
 
 
 def _user_engine(root: Path, name: str) -> UserEngine:

@@ -39,7 +39,8 @@ def holdings(inventory: Inventory) -> tuple[Holding, ...]:
         Holding("build cache", inventory.build_cache.bytes),
         Holding("orphaned layers", sum(one.bytes for one in inventory.leftovers)),
     )
-    used = disk.total_bytes - disk.free_bytes
+    # Blocks that a file system keeps for root are neither free nor anybody's.
+    used = disk.used_bytes or disk.total_bytes - disk.free_bytes
     return (*known, Holding("unaccounted", max(0, used - sum(one.bytes for one in known))))
 
 

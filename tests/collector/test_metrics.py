@@ -23,6 +23,7 @@ from collector.eventlog.log import EventLog
 from collector.machine.wake import leave_levels
 from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
+from collector.model.observation import Usage
 from collector.monitoring.metrics import PREFIX, SPECS, Live, Metrics
 from tests.needs import cannot_run
 
@@ -89,6 +90,7 @@ def live(tmp_path: Path) -> Live:
         oldest_pending=NOW - 7.0,
         pending=3,
         spooled=2,
+        usage=Usage(5, 6, 7),
     )
 
 
@@ -137,6 +139,9 @@ def test_metrics_tell_what_the_log_holds_and_go_on_after_a_restart(log: EventLog
         "gap_seconds_total": 50,
         "image_bytes": 130,
         "image_own_bytes": 30,
+        "container_bytes": 5,
+        "volume_bytes": 6,
+        "build_cache_bytes": 7,
         "image_shared_bytes": 100,
         "images in_use": 1,
         "images idle": 1,

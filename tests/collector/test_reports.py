@@ -130,3 +130,9 @@ def test_free_space_is_told_of_a_minute_as_of_a_week(log: EventLog) -> None:
         assert history == sorted(history)
         assert min(free for _, free in history) == 0
     assert status(log, NOW).free_history[0][0] < NOW - 6.9 * DAY_S
+
+
+def test_status_says_what_fills_the_disk_and_what_nobody_accounts_for(log: EventLog) -> None:
+    facts = {"total_bytes": 100, "image_bytes": 30, "container_bytes": 5, "volume_bytes": 7}
+    log.append([Event(at(1), Kind.COLLECTOR_STARTED), Event(at(0), Kind.DISK_SAMPLED, bytes=40, attributes=facts)])
+    assert status(log, NOW).holds == {"images": 30, "containers": 5, "volumes": 7, "unaccounted": 18}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from collector.machine.reserve import DEFAULT_SIZE, NAME
 from pruner.cli import main
 from pruner.policy.file import load_policy
 from pruner.policy.policy import Policy
 from tests.needs import cannot_run
 
 BIN = Path(sys.executable).parent
+RESERVE = re.compile(r"^ExecStartPre=-\+/bin/sh -c '(for folder in .*)'$", re.MULTILINE)
 UNITS = ("collector.service", "pruner.service", "pruner.timer", "pruner.path")
 
 
@@ -187,3 +190,26 @@ def test_impossible_names_are_one_line(pruner: Pruner, root: Path, option: str, 
     told = pruner("install-units", "--root", str(root), option, value, status=2)
     assert told.startswith(f"pruner: {option}" if option != "--bin" else "pruner: ")
     assert len(told.splitlines()) == 1
+
+
+def test_root_keeps_space_back_on_the_engines_disk_if_the_log_is_on_another(pruner: Pruner, tmp_path: Path) -> None:
+    pruner("install-units", "--root", str(tmp_path), "--bin", str(BIN), "--data-root", "/dev/shm")  # noqa: S108
+    found = RESERVE.search((tmp_path / "etc/systemd/system/pruner.service").read_text())
+    assert found is not None
+    state = tmp_path / "state"
+    state.mkdir()
+    engine = Path("/dev/shm") / f"docker-hindsight-test-{os.getpid()}"  # noqa: S108
+    engine.mkdir()
+    # As systemd gives it to the shell.
+    script = found[1].replace("$$", "$").replace("%%", "%").replace("/dev/shm;", f"{engine};")  # noqa: S108
+    script = script.replace("/var/lib/docker-hindsight", str(state))
+    try:
+        subprocess.run(["sh", "-c", script], check=True)
+        assert (engine / NAME).stat().st_size == DEFAULT_SIZE
+        subprocess.run(["sh", "-c", script.replace(f"-lt {DEFAULT_SIZE}", "-lt 1000000000000000")], check=True)
+        assert not (engine / NAME).exists()
+        # Beside the log there is one already.
+        subprocess.run(["sh", "-c", script.replace(str(engine), str(state))], check=True)
+        assert list(state.iterdir()) == []
+    finally:
+        shutil.rmtree(engine)
