@@ -20,6 +20,7 @@ class LoopDisk:
     def __init__(self, folder: Path, size: int, inodes: int | None = None, file_system: str = "ext4") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         image = folder / "disk.img"
+        self.file_system = file_system
         self.path = folder / "mnt"
         self.path.mkdir()
         with image.open("wb") as file:
@@ -51,25 +52,26 @@ class LoopDisk:
             if free == 0:
                 self._fill_last_blocks(file.fileno())
 
-    def top_up(self) -> None:
-        """Take what has become free meanwhile, to the last block."""
+    def top_up(self) -> bool:
+        """Take what has become free meanwhile, to the last block; whether nothing could be taken."""
         with self._filler.open("r+b") as file:
-            self._fill_last_blocks(file.fileno())
+            return self._fill_last_blocks(file.fileno()) == 0
 
     def give_a_block(self, size: int = 2**20) -> None:
         """Give a little of the space back, as an operator who removes some file does."""
         os.truncate(self._filler, self._filler.stat().st_size - size)
         os.sync()
 
-    def _fill_last_blocks(self, descriptor: int) -> None:
-        end = os.fstat(descriptor).st_size
+    def _fill_last_blocks(self, descriptor: int) -> int:
+        """Write until nothing more can be written; the bytes."""
+        begin = end = os.fstat(descriptor).st_size
         block = b"\0" * 4096
         while True:
             try:
                 end += os.pwrite(descriptor, block, end)
                 os.fsync(descriptor)
             except OSError:
-                return
+                return end - begin
 
     def unfill(self) -> None:
         """Give the space back."""

@@ -24,8 +24,8 @@ def fill_up(engine: Engine) -> None:
     """Take every block, also those that engine and collector give back while they fail to write."""
 
     def is_full() -> bool:
-        engine.disk.top_up()
-        return engine.disk.free() == 0
+        # XFS shows some blocks as free that nobody gets.
+        return engine.disk.top_up() and (engine.disk.file_system != "ext4" or engine.disk.free() == 0)
 
     Host.wait_for(is_full, "the disk to be full")
 
