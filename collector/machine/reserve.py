@@ -35,12 +35,12 @@ class Reserve:
         self.path = path
         self.size = size
 
-    def keep(self) -> bool:
-        """Hold the space, if there is plenty; whether it is held."""
+    def keep(self, least: float = 0.0) -> bool:
+        """Hold the space, if there is plenty and so many bytes stay free besides; whether it is held."""
         try:
             if self.path.exists() and self.path.stat().st_size >= self.size:
                 return True
-            if self._free() < EASE * self.size:
+            if self._free() < max(EASE * self.size, least + self.size):
                 return False
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, _MODE)
             try:

@@ -205,7 +205,7 @@ class Executor:
         reached = not (first.needed and short(disk.free_bytes, disk.free_inodes, made.levels.target))
         freed = disk.free_bytes - first.inventory.disk.free_bytes
         self._return_names()
-        self._prepare()
+        self._prepare(made.levels.target[0])
         return Outcome(tuple(self._removed), tuple(self._failed), freed, disk, reached, self._round, plan=made)
 
     @property
@@ -561,11 +561,17 @@ class Executor:
         self._engine.prune_build_cache(item.age, keep)
         return None
 
-    def _prepare(self) -> None:
-        """Have space for what is to be told, and for the engine's own needs, also when the disk is full."""
+    def _prepare(self, target: float = 0.0) -> None:
+        """Have space for what is to be told, and for the engine's own needs, also when the disk is full.
+
+        Args:
+            target: free bytes that the reserve on the engine's disk must leave.
+        """
         try:
-            for reserve in reserves(self._log.path, self._folders):
-                reserve.keep()
+            beside_log, *others = reserves(self._log.path, self._folders)
+            beside_log.keep()
+            for reserve in others:
+                reserve.keep(target)
         except OSError as error:
             logger.warning("no space is kept back: %s", error.strerror)
         try:

@@ -25,6 +25,12 @@ def test_no_space_is_taken_where_there_is_little(tmp_path: Path) -> None:
     assert not reserve.give()
 
 
+def test_no_space_is_taken_that_a_prune_has_just_freed(tmp_path: Path) -> None:
+    reserve = Reserve(tmp_path / "reserve", 2**20)
+    assert not reserve.keep(2**60)
+    assert reserve.keep(2**20)
+
+
 def test_the_engine_has_a_reserve_of_its_own_where_the_log_is_on_another_file_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
