@@ -36,7 +36,8 @@ _Levels = ctypes.CFUNCTYPE(c_int, c_int32, c_double, c_void_p)
 class _Headroom(ctypes.Structure):
     _fields_ = (
         *((name, c_double) for name in ("margin", "least", "most", "reach")),
-        *((name, c_int64) for name in ("kept", "enough")),
+        *((name, c_int64) for name in ("kept", "enough", "sets")),
+        *((name, c_void_p) for name in ("set_from", "set_bytes")),
         ("levels", c_void_p),
     )
 
@@ -127,6 +128,8 @@ class Rules:
         tool: what is done instead of deciding.
         resolved: for a threshold that follows from falls of free space, the levels as in `levels`
             with so many bytes, on the so manieth class of disk; None: the threshold is given.
+        working_sets: bytes of images that such a threshold leaves room for, and from when on; shape (k, 2) of
+            (time, bytes); None: the threshold is given.
     """
 
     levels: Floats
@@ -142,6 +145,7 @@ class Rules:
     rule: AgeRule | None = None
     tool: Tool | None = None
     resolved: Callable[[int, float], Sequence[float]] | None = None
+    working_sets: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +185,9 @@ class Run:
         wake = rules.wake or Wake()
         rule = _age_rule(rules.rule, index) if rules.rule else None
         tool = _tool(rules.tool, index) if rules.tool else None
-        headroom = _headroom(rules, self._call) if rules.resolved else None
+        sets = np.zeros((1, 2)) if rules.working_sets is None else rules.working_sets
+        sets_of = [plain(sets[:, column], np.float64) for column in (0, 1)]
+        headroom = _headroom(rules, self._call, sets_of) if rules.resolved else None
         policy = _Policy(
             levels=levels.ctypes.data,
             protected=protected.ctypes.data,
@@ -209,7 +215,7 @@ class Run:
             tool=ctypes.addressof(tool) if tool else None,
         )
         self._policy = policy
-        self._kept = (index, struct, levels, protected, age_from, age, rule, tool, headroom)
+        self._kept = (index, struct, levels, protected, age_from, age, rule, tool, headroom, sets_of)
         self._given = (byref(struct), byref(policy))
         self._result = _Result()
         self.address: int | None = None
@@ -393,7 +399,7 @@ def _tool(tool: Tool, index: Index) -> _Tool:
     )
 
 
-def _headroom(rules: Rules, call: _Call) -> _Headroom:
+def _headroom(rules: Rules, call: _Call, sets: Sequence[Array]) -> _Headroom:
     """What a threshold that follows from falls of free space is made from; see `pruner.policy.headroom`."""
     resolved = rules.resolved
     assert resolved is not None  # noqa: S101 - the only caller sees to it
@@ -416,6 +422,9 @@ def _headroom(rules: Rules, call: _Call) -> _Headroom:
         reach=reach,
         kept=falls.kept,
         enough=falls.enough,
+        sets=len(sets[0]),
+        set_from=sets[0].ctypes.data,
+        set_bytes=sets[1].ctypes.data,
         levels=ctypes.cast(call.levels, c_void_p),
     )
 

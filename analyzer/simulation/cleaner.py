@@ -19,7 +19,7 @@ from collector.machine.wake import FIRST_PAUSE_S, LAST_PAUSE_S
 from collector.model.errors import UsageError
 from pruner.planning.decision import EVICT_EMERGENCY, Reason, evict, in_turn
 from pruner.planning.plan import recent_use
-from pruner.policy.headroom import FreeSpaceDrops, reach_of
+from pruner.policy.headroom import FreeSpaceDrops, capped, reach_of
 from pruner.policy.orders import ORDERS, OWN_STATE_ORDERS
 from pruner.policy.policy import AUTO, Levels, Policy, Space
 
@@ -127,12 +127,26 @@ class PolicyCleaner:
 
     def levels(self, host: Host) -> Levels:
         """The policy's amounts of free space on the disk as it is now."""
-        needed = self._headroom.threshold(host.total) if self._headroom is not None else None
+        needed = self._needed(host)
         state = (needed, host.total, host.total_inodes)
         if state not in self._levels:
             policy = self.policy if needed is None else with_threshold(self.policy, needed)
             self._levels[state] = policy_levels(policy, host.total, host.total_inodes)
         return self._levels[state]
+
+    def _needed(self, host: Host) -> float | None:
+        """The automatic threshold, bytes; None: there is none, or too little is known yet."""
+        found = self._headroom.threshold(host.total) if self._headroom is not None else None
+        if found is None:
+            return None
+        sets = self.working_sets
+        usual = float(sets[int(np.searchsorted(sets[:, 0], host.now, side="right")) - 1, 1])
+        return capped(found, host.total, host.free + host.held_bytes, usual)
+
+    @cached_property
+    def working_sets(self) -> Floats:
+        """See `Knowledge.working_sets`."""
+        return knowledge_of(self.trace).working_sets
 
     def tick(self, host: Host) -> None:
         """Remove what the decision function says, if free space is under the threshold."""

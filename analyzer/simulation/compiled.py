@@ -76,6 +76,7 @@ def rules_of(cleaner: Cleaner, index: Index) -> Rules:
         order=policy.order if policy.order in OWN_STATE_ORDERS else "",
         moments=_moments(cleaner, index),
         resolved=_resolved(policy, index) if policy.threshold.unit == AUTO else None,
+        working_sets=cleaner.working_sets if policy.threshold.unit == AUTO else None,
     )
 
 

@@ -19,6 +19,7 @@ from analyzer.kernel import index as kernel
 from analyzer.kernel.moments import Forecasting, Learning
 from analyzer.trace.trace import Flags, Floats, Integers, Trace, Use
 from collector.model.references import repository
+from pruner.policy import headroom
 from pruner.policy.orders import ORDERS
 from pruner.state import learning
 from pruner.state.learning import AGES, BUCKETS, CELLS, HABITS, HIGHEST_BIN, LOWEST_BIN, PHASES, STAGES
@@ -160,6 +161,28 @@ class Knowledge:
     def superseded_since(self) -> Floats:
         """Since when each image has been superseded: in all its repositories; shape (n,)."""
         return superseded_since([names or () for names in self.trace.names], self._first_demands())
+
+    @cached_property
+    def working_sets(self) -> Floats:
+        """Bytes of images that most days use, as known from each midnight (UTC) on; shape (k, 2) of (time, bytes).
+
+        Infinitely few at first: nothing is known then.
+        """
+        trace = self.trace
+        demand = (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB) & (trace.time <= trace.end)
+        day = np.floor((trace.time[demand] * 1000.0 + self._offset_ms) / _DAY_MS).astype(np.int64)
+        used = np.unique(day * self.n + trace.image[demand])
+        daily: dict[int, int] = {}
+        for number in np.unique(used // self.n).tolist():
+            images = used[used // self.n == number] % self.n
+            layers = np.concatenate([trace.layer[trace.first[i] : trace.first[i + 1]] for i in images.tolist()])
+            daily[number] = int(trace.layer_bytes[np.unique(layers)].sum())
+        steps = [(-math.inf, -math.inf)]
+        for today in range(min(daily, default=0) + 1, self._days + 1):
+            past = [daily[number] for number in range(today - headroom.WORKING_DAYS, today) if number in daily]
+            usual = headroom.usual_bytes(past)
+            steps.append(((today * _DAY_MS - self._offset_ms) / 1000.0, -math.inf if usual is None else float(usual)))
+        return np.array(steps)
 
     def _first_demands(self) -> Floats:
         """When each image was first needed; shape (n,)."""

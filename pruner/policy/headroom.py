@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from collector.eventlog.log import EventLog
@@ -32,6 +32,34 @@ MARGIN = 1.25
 LEAST_SHARE = 0.05
 MOST_SHARE = 0.5
 """The threshold's limits, as shares of the disk."""
+
+WORKING_DAYS = 30
+"""How many days back the working set is looked for."""
+FEWEST_DAYS = 3
+"""Fewer days with uses say nothing of it."""
+WORKING_QUANTILE = 0.75
+"""The share of days whose images must fit beside the threshold: with less room for images each day pulls them again."""
+
+
+def usual_bytes(daily: Sequence[float]) -> float | None:
+    """Bytes of images that most days use, from those of each day; None: too few days."""
+    if len(daily) < FEWEST_DAYS:
+        return None
+    return sorted(daily)[math.ceil(WORKING_QUANTILE * len(daily)) - 1]
+
+
+def capped(threshold: float, total: float, room: float, working_set: float | None) -> float:
+    """The threshold, lowered to what leaves room for the images that most days use.
+
+    Args:
+        threshold: free space, bytes.
+        total: bytes of the disk.
+        room: bytes of it that other files leave.
+        working_set: bytes of images that most days use; None: unknown.
+    """
+    if working_set is None:
+        return threshold
+    return min(threshold, max(LEAST_SHARE * total, room - working_set))
 
 
 def reach_of(interval: float, *, early: bool) -> float:
@@ -86,6 +114,7 @@ def resolved(
     now: float,
     file_system: str = "",
     *,
+    room: float | None = None,
     early: bool = True,
 ) -> Policy:
     """The policy with an amount in place of ``auto``.
@@ -96,6 +125,7 @@ def resolved(
         total: bytes of the disk.
         now: the moment, UTC seconds: only what was sampled before counts.
         file_system: of which of several disks, by its mount point; empty: that of the images.
+        room: bytes that other files leave of the disk; None: it is not asked what images need of it.
         early: whether the collector, which keeps the log, wakes the pruner as soon as free space is short.
 
     Raises:
@@ -106,9 +136,19 @@ def resolved(
     reach = reach_of(policy.interval, early=early)
     falls = read_falls(log, policy.interval, now, reach, file_system) if log is not None and log.exists() else []
     threshold = FreeSpaceDrops(policy.interval, falls).threshold(total)
-    if threshold is None:
+    if threshold is None or log is None:
         return policy
+    if room is not None and threshold > LEAST_SHARE * total:
+        threshold = capped(threshold, total, room, usual_bytes(read_working_sets(log, now)))
     return replace(policy, threshold=Space(threshold, "B", str(policy.threshold)))
+
+
+def read_working_sets(log: EventLog, now: float) -> list[float]:
+    """Bytes of the images that were used in each of the last `WORKING_DAYS` days (UTC) with uses. Raises LogError."""
+    today = int(now // DAY)
+    parameters = {"host": log.host, "from": today - WORKING_DAYS, "until": today - 1}
+    with log.reading() as connection:
+        return [float(size) for (size,) in connection.execute(_WORKING_SETS, parameters).fetchall()]
 
 
 def read_falls(
@@ -148,4 +188,14 @@ WITH sample AS (
     FROM sample
 )
 SELECT greatest(coalesce(max(fall), 0), 0) FROM fall GROUP BY floor(time / $interval) ORDER BY floor(time / $interval)
+"""
+_WORKING_SETS = """
+WITH used AS (
+    SELECT DISTINCT epoch_ns(began) // 86400000000000 AS day, image FROM uses
+    WHERE host = $host AND image IS NOT NULL AND evidence IN ('container', 'pull', 'job')
+        AND epoch_ns(began) // 86400000000000 BETWEEN $from AND $until
+), layer AS (
+    SELECT image, coalesce(chain_id, diff_id) AS layer, bytes FROM image_layers WHERE host = $host
+), held AS (SELECT day, layer, max(bytes) AS bytes FROM used JOIN layer USING (image) GROUP BY day, layer)
+SELECT sum(bytes) FROM held GROUP BY day
 """

@@ -121,7 +121,8 @@ def _plan_for(
     *,
     learn: bool,
 ) -> Plan:
-    policy = resolved(policy, log, inventory.disk.total_bytes, inventory.now, file_system)
+    room = None if file_system else _room(inventory)
+    policy = resolved(policy, log, inventory.disk.total_bytes, inventory.now, file_system, room=room)
     try:
         levels = levels_for(policy, inventory.disk, inventory.free_slots, request)
         if learn or short(inventory.disk.free_bytes, inventory.disk.free_inodes, levels.threshold):
@@ -129,6 +130,12 @@ def _plan_for(
         return plan(policy, inventory, levels=levels)
     except ValueError as error:
         raise UsageError(f"policy: {error}") from None
+
+
+def _room(inventory: Inventory) -> int:
+    """Bytes of the disk that hold images, or nothing."""
+    layers = {chain: size for image in inventory.images for chain, size in image.layers}
+    return inventory.disk.free_bytes + sum(layers.values())
 
 
 def levels_for(policy: Policy, disk: DiskSample, slots: int | None, request: ManualRequest | None) -> Levels:

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from analyzer.simulation.cleaner import PolicyCleaner
+from analyzer.simulation.knowledge import knowledge_of
 from analyzer.simulation.replay import replay
+from analyzer.trace.load import load_trace
 from analyzer.trace.trace import DiskState, ImageFacts, Use, make_trace
 from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
 from pruner.policy.file import load_policy, policy_from, to_toml
-from pruner.policy.headroom import DAY, FreeSpaceDrops, reach_of, read_falls, resolved
+from pruner.policy.headroom import (
+    DAY,
+    FreeSpaceDrops,
+    capped,
+    reach_of,
+    read_falls,
+    read_working_sets,
+    resolved,
+    usual_bytes,
+)
 from pruner.policy.policy import Policy, Space
 
 T0 = 1_700_000_100 * 10**9  # a multiple of 300 s
+PARTS = (("a", [(0, 100), (1, 10)]), ("b", [(0, 100), (2, 20)]), ("c", [(3, 30)]))
 AUTO = Policy(threshold=Space.parse("auto"))
 
 
@@ -101,3 +114,39 @@ def test_a_simulated_host_learns_from_its_own_falls() -> None:
     assert learned.disk_full == 0
     assert learned.min_free == 100
     assert "auto" in learned.name
+
+
+def test_the_threshold_leaves_room_for_what_most_days_use() -> None:
+    assert usual_bytes([10.0, 20.0]) is None
+    assert usual_bytes([40.0, 10.0, 30.0, 20.0]) == 30.0
+    assert capped(50.0, 100.0, 90.0, None) == 50.0
+    assert capped(50.0, 100.0, 90.0, 60.0) == 30.0
+    assert capped(50.0, 100.0, 90.0, 20.0) == 50.0
+    assert capped(50.0, 100.0, 90.0, 200.0) == 5.0  # nothing helps: the least
+
+
+def test_what_most_days_use_is_the_same_live_and_simulated(log: EventLog) -> None:
+    day = 86400 * 10**9
+    events = [Event(T0, Kind.DISK_SAMPLED, bytes=900, attributes={"total_bytes": 1000, "image_bytes": 0})]
+    for name, parts in PARTS:
+        layers = [{"diff_id": f"sha256:{k}", "chain_id": f"sha256:{k}", "bytes": size} for k, size in parts]
+        facts = {"references": [f"{name}:1"], "digests": [], "size": sum(size for _, size in parts), "layers": layers}
+        attributes = {**facts, "origin": "registry"}
+        events.append(Event(T0, Kind.IMAGE_OBSERVED, f"sha256:{name * 64}", f"{name}:1", attributes=attributes))
+    for number, used in enumerate(("a", "ab", "", "abc", "c", "b", "abc")):
+        for k, name in enumerate(used):
+            begun = T0 + number * day + k * 10**9
+            image = f"sha256:{name * 64}"
+            events.append(Event(begun, Kind.CONTAINER_CREATED, image, f"{name}:1", f"{number}{name}"))
+            end = Event(begun + 10**9, Kind.CONTAINER_DESTROYED, image, f"{name}:1", f"{number}{name}", began_ns=begun)
+            events.append(end)
+    log.append([*events, Event(T0 + 8 * day, Kind.DISK_SAMPLED, bytes=900, attributes={"total_bytes": 1000})])
+    sets = knowledge_of(load_trace(log)).working_sets
+    found = []
+    for now in range(0, 8 * 86400, 7 * 3600):
+        live = usual_bytes(read_working_sets(log, T0 / 1e9 + now))
+        simulated = sets[int(np.searchsorted(sets[:, 0], now, side="right")) - 1, 1]
+        assert simulated == (-np.inf if live is None else live), now
+        found.append(live)
+    # The bytes of a day's layers, each once; the shares of days: a, ab, abc, c, b, abc.
+    assert list(dict.fromkeys(found)) == [None, 160.0, 130.0]

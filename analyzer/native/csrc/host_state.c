@@ -17,6 +17,7 @@ typedef struct {
     double began, before, deepest;  /* before: what was free since the latest look; negative infinity: none yet */
     past_free_t *past;              /* the highest within reach first, then only what was lower and later */
     int64_t past_first, past_count, past_room;
+    int64_t set; /* which working set is known */
     int64_t count, first, last; /* falls so far; those in the ring */
     int64_t *number;
     double *fall;

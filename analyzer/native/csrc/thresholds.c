@@ -60,6 +60,10 @@ static void resolve(run_t *run) {
     double total = (double)run->total, threshold = falls->fall[falls->first % headroom->kept] * headroom->margin;
     if (threshold < headroom->least * total) threshold = headroom->least * total;
     if (threshold > headroom->most * total) threshold = headroom->most * total;
+    while (falls->set + 1 < headroom->sets && headroom->set_from[falls->set + 1] <= run->now) falls->set++;
+    double cap = (double)(run->free + run->held_bytes) - headroom->set_bytes[falls->set];
+    if (cap < headroom->least * total) cap = headroom->least * total;
+    if (threshold > cap) threshold = cap;
     if (threshold != falls->threshold || run->disk_class != falls->disk_class) {
         if (headroom->levels(run->disk_class, threshold, falls->levels)) {
             run->status = CALLBACK;

@@ -43,6 +43,8 @@ typedef struct {
     double margin, least, most; /* of the deepest fall; shares of the disk */
     double reach;               /* seconds within which a fall counts as one */
     int64_t kept, enough;       /* intervals */
+    int64_t sets;               /* bytes of images that there must be room for, from when on */
+    const double *set_from, *set_bytes;
     levels_t levels;
 } headroom_t;
 
