@@ -16,7 +16,7 @@ from pathlib import Path
 
 from collector.model.errors import LogBusyError, LogError
 from collector.model.events import Event
-from collector.model.paths import replace_file
+from collector.model.paths import open_own, replace_file
 
 DEFAULT_SIZE = 4 * 2**20
 _MODE = 0o640
@@ -93,12 +93,17 @@ class Spool:
     def _holds_lines(self) -> bool:
         """Whether anything waits: lines stand at the beginning, so one byte tells."""
         try:
-            with self.path.open("rb") as file:
-                return file.read(1) not in {b"", b"\0"}
+            descriptor = open_own(self.path, os.O_RDONLY)
         except FileNotFoundError:
             return False
         except OSError as error:
             raise LogError(f"spool {self.path} cannot be opened: {error.strerror}") from None
+        try:
+            return os.pread(descriptor, 1, 0) not in {b"", b"\0"}
+        except OSError as error:
+            raise LogError(f"spool {self.path} cannot be read: {error.strerror}") from None
+        finally:
+            os.close(descriptor)
 
     def _keep_aside(self, data: bytes) -> None:
         copy = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
@@ -112,7 +117,7 @@ class Spool:
         try:
             if write:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT if write else os.O_RDONLY, _MODE)
+            descriptor = open_own(self.path, os.O_RDWR | os.O_CREAT if write else os.O_RDONLY, _MODE)
         except OSError as error:
             raise LogError(f"spool {self.path} cannot be opened: {error.strerror}") from None
         try:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
+
+from collector.model.paths import open_own
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +41,11 @@ class Reserve:
     def keep(self, least: float = 0.0) -> bool:
         """Hold the space, if there is plenty and so many bytes stay free besides; whether it is held."""
         try:
-            if self.path.exists() and self.path.stat().st_size >= self.size:
+            if self._held() >= self.size:
                 return True
             if self._free() < max(EASE * self.size, least + self.size):
                 return False
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, _MODE)
+            descriptor = open_own(self.path, os.O_WRONLY | os.O_CREAT, _MODE)
             try:
                 os.posix_fallocate(descriptor, 0, self.size)
             finally:
@@ -64,6 +67,14 @@ class Reserve:
             logger.warning("the space kept back at %s cannot be given: %s", self.path, error.strerror)
             return False
         return True
+
+    def _held(self) -> int:
+        """Bytes of the file, which a link would only pretend to hold."""
+        try:
+            found = self.path.lstat()
+        except FileNotFoundError:
+            return 0
+        return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
     def _free(self) -> int:
         found = os.statvfs(self.path.parent)

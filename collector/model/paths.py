@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import tempfile
@@ -70,6 +71,31 @@ def replace_file(path: Path, data: bytes, mode: int) -> None:
         with contextlib.suppress(OSError):
             Path(name).unlink()
         raise
+
+
+def open_own(path: Path, flags: int, mode: int = 0o640) -> int:
+    """Open a file of ours beside the log: a descriptor.
+
+    Whatever else has its name is left alone: a link is not followed, and a pipe or device is not waited for.
+
+    Args:
+        path: the file.
+        flags: as of `os.open`.
+        mode: its permissions, if it is made now.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, mode)
+    except OSError as error:
+        if error.errno == errno.ELOOP and path.is_symlink():
+            raise OSError(errno.ELOOP, "it is a link, and links are not followed there: remove it") from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file: remove it")
+    return descriptor
 
 
 def _new_mode() -> int:

@@ -27,6 +27,7 @@ from collector.machine.reserve import reserves
 from collector.model.errors import EngineError, EngineNotFoundError, EngineRefusedError, HindsightError, LogError
 from collector.model.events import Event, Kind
 from collector.model.observation import ListedImage
+from collector.model.paths import open_own
 from collector.model.references import repository
 from collector.model.units import format_bytes, format_count, short_id
 from pruner.planning.plan import Plan, Removal, Verdict, plan, short, summary
@@ -119,7 +120,7 @@ def exclusive(log_path: Path) -> Iterator[None]:
     path = log_path.with_name(log_path.name + ".pruner-lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o640)
+        descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise LogError(f"lock {path} cannot be made: {error.strerror}") from None
     try:

@@ -14,10 +14,16 @@ from pathlib import Path
 import pytest
 
 from collector.eventlog.log import EventLog
+from collector.eventlog.spool import Spool
+from collector.eventlog.writer import LogWriter
+from collector.machine.reserve import Reserve
 from collector.machine.wake import leave_levels
+from collector.model.errors import LogError
+from collector.model.events import Event, Kind
 from collector.model.paths import replace_file, write_whole
 from collector.monitoring.metrics import Live, Metrics
 from collector.monitoring.server import _MOST_CONNECTIONS
+from pruner.removal.executor import exclusive
 
 
 def mode(path: Path) -> int:
@@ -60,6 +66,34 @@ def test_a_metrics_file_that_is_a_link_is_replaced_and_not_followed(secret: Path
     assert secret.read_text() == "secret"
     assert not path.is_symlink()
     assert mode(path) == 0o644
+
+
+def test_files_beside_the_log_are_no_links_and_no_pipes(secret: Path) -> None:
+    log_path = secret.parent / "l.duckdb"
+    event = Event(1, Kind.COLLECTOR_STARTED)
+    spool, reserve = Spool(log_path.with_name("l.duckdb.spool"), 4096), Reserve(secret.parent / "l.reserve", 4096)
+    for place in (spool.path, reserve.path, log_path.with_name("l.duckdb.pruner-lock")):
+        place.symlink_to(secret)
+    with pytest.raises(LogError, match=r"spool .* it is a link"):
+        spool.write([event])
+    with pytest.raises(LogError, match=r"spool .* it is a link"):
+        spool.waiting()
+    with pytest.raises(LogError, match=r"lock .* it is a link"), exclusive(log_path):
+        pass
+    assert not reserve.keep()
+    # What has been recorded goes on in memory and in the log.
+    writer = LogWriter(EventLog(log_path), spool_size=4096)
+    writer.add([event])
+    assert not writer.keep()
+    assert writer.pending == 1
+    assert (secret.read_text(), mode(secret)) == ("secret", 0o600)
+    # Nobody writes to the pipe, and nobody waits for that.
+    spool.path.unlink()
+    os.mkfifo(spool.path)
+    with pytest.raises(LogError, match="not a regular file"):
+        spool.waiting()
+    spool.path.unlink()
+    assert writer.keep()
 
 
 @pytest.mark.parametrize("had", [0o600, 0o640, 0o644])
