@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
@@ -29,7 +30,7 @@ from tests.analyzer.test_loading import T0, S, container, observed, sample
 ODD_NAME = "ci/runner=1 'ü'.example"
 
 
-def history(path: Path, host: str, images: str = "ab", rounds: int = 3) -> EventLog:
+def history(path: Path, host: str, images: Sequence[str] = "ab", rounds: int = 3) -> EventLog:
     """A log in which each image is used in turn, ten minutes apart."""
     log = EventLog(path, host=host)
     events: list[Event] = [sample(0, free=70, image_bytes=0)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.formatters import DisplayFormatter
 
 import analyzer
 from analyzer.search.fleet import FLEET
@@ -173,6 +174,37 @@ def test_notebooks_are_committed_with_their_plots(path: Path) -> None:
 
 def test_there_are_four_notebooks() -> None:
     assert [path.name[0] for path in NOTEBOOKS] == ["1", "2", "3", "4"]
+
+
+def test_notebooks_show_hostile_names_as_text(tmp_path: Path) -> None:
+    hostile = "<img/src=x/onerror=alert(1)>"
+    log = make_history(tmp_path / "events.duckdb", hostile, [hostile, "$\\frac{</td><script>"], rounds=20)
+    opened = analyzer.open_log(log.path)
+    assert isinstance(opened, analyzer.History)
+    shown = [
+        opened,
+        analyzer.Fleet((opened,)),
+        analyzer.images(opened),
+        analyzer.uses(opened),
+        analyzer.simulate(opened, {"allowlist": [hostile]}, baselines=["never"]),
+        analyzer.sweep(opened, threshold="10%", allowlists={hostile: [hostile]}),
+        analyzer.earn_allowlist(opened, {"threshold": "40%", "min_age": "60s"}, entries=[hostile]),
+        analyzer.recommend(opened, least_history="0", threshold="10%", baselines=()),
+    ]
+    named = 0
+    for one in shown:
+        formats, _ = DisplayFormatter().format(one)  # type: ignore[no-untyped-call]
+        # Of ours is nothing but text; the tables are of pandas, which escapes.
+        assert set(formats) <= {"text/plain", "text/html"}
+        page = formats.get("text/html", "")
+        assert "<img" not in page
+        assert "<script" not in page
+        named += "&lt;img" in page
+    assert named >= 3
+    # Nothing in the notebooks switches that off, nor shows anything else than tables and pictures.
+    code = "\n".join(cell.source for path in NOTEBOOKS for cell in read(path).cells if cell.cell_type == "code")
+    assert not re.search(r"HTML|Markdown|escape|\.style|_repr_|IPython", code)
+    assert code.count('alt.renderers.enable("png"') == len(NOTEBOOKS)
 
 
 @pytest.mark.slow
