@@ -169,6 +169,8 @@ class Plan:
             "target_bytes": self.levels.target[0],
             "threshold_inodes": self.levels.threshold[1],
             "frees": self.frees,
+            "min_age_seconds": self.policy.age,
+            "min_age_evidence": self.policy.min_age_evidence or None,
             "warnings": list(self.inventory.warnings),
             "items": [
                 {

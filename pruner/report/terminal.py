@@ -23,6 +23,7 @@ from pruner.planning.holdings import to_json as holdings_as_json
 from pruner.planning.plan import Plan, Removal, Verdict, next_in_line, summary
 from pruner.planning.stages import ITEM_REASON_MEANING, Item, ItemKind
 from pruner.policy.file import PolicyFile, to_json
+from pruner.policy.policy import Policy
 from pruner.report.history import Past, history_summary
 
 _NEXT_SHOWN = 5
@@ -65,6 +66,8 @@ def print_plan(made: Plan, *, everything: bool = False, truncate: bool = True) -
     for warning in made.inventory.warnings:
         console.print_text(f"warning: {warning}", "yellow")
     console.print_text(summary(made))
+    if made.policy.min_age_evidence:
+        console.print_text(f"min age {_min_age(made.policy)}")
     for line in described(made.inventory):
         console.print_text(line)
     judged: list[Item | Verdict] = [*made.items, *made.verdicts]
@@ -204,7 +207,12 @@ def print_story(made: Plan, image: str) -> None:
         raise UsageError(f"no image on this host is '{image}': {hint}")
     for verdict in made.verdicts:
         if verdict.image.image_id in found:
-            console.print_facts(_story(verdict))
+            console.print_facts([*_story(verdict), ("min age", _min_age(made.policy))])
+
+
+def _min_age(policy: Policy) -> str:
+    """The minimum age, and what tells it if the host's past does."""
+    return ": ".join(filter(None, (policy.age_text, policy.min_age_evidence)))
 
 
 def _goes(one: Item | Verdict) -> bool:

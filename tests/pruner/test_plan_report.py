@@ -10,7 +10,7 @@ from collector.model.origin import Origin
 from pruner.planning.held_back import held_back
 from pruner.planning.plan import plan
 from pruner.policy.policy import BuildCache
-from pruner.report.terminal import plan_as_json, print_plan
+from pruner.report.terminal import plan_as_json, print_plan, print_story
 from pruner.state.inventory import BuildCacheUsage, CacheRecord, Inventory
 from tests.pruner.test_stages import DAY, MB, NOW, container, image, inventory, policy, volume
 
@@ -85,3 +85,17 @@ def test_a_plan_with_enough_space_names_what_would_go_next(capsys: pytest.Captur
     shown = capsys.readouterr().out.splitlines()
     assert "if space ran out, these would go next: a:1 (9.54 MiB), b:1 (9.54 MiB)" in shown
     assert shown[-1].startswith("next: nothing to do")
+
+
+def test_an_automatic_minimum_age_says_what_tells_it(capsys: pytest.CaptureFixture[str]) -> None:
+    told = replace(
+        policy(1), min_age=600.0, min_age_evidence="99% of 60 pulls were followed by a container within 3 min"
+    )
+    made = plan(told, inventory([image("a", 60)]))
+    print_plan(made)
+    print_story(made, "a:1")
+    line = "10 min (auto): 99% of 60 pulls were followed by a container within 3 min"
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"min age {line}" in shown
+    assert shown.endswith(f"min age {line}")
+    assert (made.to_json()["min_age_seconds"], made.to_json()["min_age_evidence"]) == (600.0, told.min_age_evidence)
