@@ -1,0 +1,43 @@
+"""What describes a release or a roll-out to other programs is what these programs take."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [("vendor.github-workflows", ".github/workflows/release.yml"), ("vendor.gitlab-ci", ".gitlab-ci.yml")],
+)
+def test_hosted_ci_takes_the_description_of_a_release(schema: str, path: str) -> None:
+    program = Path(sys.executable).with_name("check-jsonschema")
+    done = subprocess.run(
+        [program, "--builtin-schema", schema, ROOT / path], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_ansible_takes_the_role(tmp_path: Path) -> None:
+    folder = ROOT / "packaging" / "ansible"
+    program = Path(sys.executable).with_name("ansible-playbook")
+    settings = {"ANSIBLE_HOME": str(tmp_path), "ANSIBLE_ROLES_PATH": str(folder / "roles"), "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(
+        [program, "--syntax-check", "--inventory", "localhost,", folder / "runners.yml"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "ANSIBLE_HOME": str(tmp_path),
+            "ANSIBLE_ROLES_PATH": str(folder / "roles"),
+            "LC_ALL": "C.UTF-8",
+        },
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
