@@ -33,11 +33,6 @@ def test_ansible_takes_the_role(tmp_path: Path) -> None:
         check=False,
         capture_output=True,
         text=True,
-        env={
-            **os.environ,
-            "ANSIBLE_HOME": str(tmp_path),
-            "ANSIBLE_ROLES_PATH": str(folder / "roles"),
-            "LC_ALL": "C.UTF-8",
-        },
+        env={**os.environ, **settings},
     )
     assert done.returncode == 0, done.stdout + done.stderr
