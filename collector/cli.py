@@ -166,18 +166,26 @@ def _shipped(name: str) -> str:
 
 
 @app.command()
-def status(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
+def status(
+    log: LogOption = None,
+    output: FormatOption = Format.TABLE,
+    check: Annotated[
+        bool, typer.Option("--check", help="Show nothing; end with 1 and one line if no collector is running.")
+    ] = False,
+) -> None:
     """Show what the log holds and what it missed."""
     from collector.queries import status as reports
 
+    if check:
+        reports.require_collector(console.open_log(log))
+        return
     found = reports.status(console.open_log(log))
     if output is Format.JSON:
         console.print_json(reports.as_json(found))
         return
     console.print_facts(_state(found))
     if found.unwatched_seconds is not None:
-        since = format_duration(found.unwatched_seconds)
-        console.print_text(f"warning: no collector has been running for {since}: start `collector run` here", "yellow")
+        console.print_text(f"warning: {reports.unwatched_text(found.unwatched_seconds)}", "yellow")
     typer.echo()
     counts = [(kind, f"{count:,}") for kind, count in found.events_by_kind.items()]
     console.print_table(("EVENT", "COUNT"), counts, right=("COUNT",))

@@ -14,6 +14,7 @@ from collector.eventlog.spool import Spool
 from collector.eventlog.sql import sql_list
 from collector.model.errors import LogError
 from collector.model.events import LIVE, WATCHING, Source, of_source
+from collector.model.units import format_duration
 
 if TYPE_CHECKING:
     import duckdb
@@ -195,8 +196,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
             [host],
         ).fetchall()[0]
         seen = witness(connection, host)
-        marks = connection.execute(_MARKS, [host]).fetchall()
-        last_mark = marks[0][0] if marks else None
+        last_mark = _last_mark(connection, host)
         disk = connection.execute(
             "SELECT image_bytes, free_bytes, total_bytes, path, container_bytes, volume_bytes, build_cache_bytes"
             " FROM disk WHERE host = ? ORDER BY time DESC LIMIT 1",
@@ -217,7 +217,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
         first_event=first,
         last_event=last,
         lag_seconds=None if recorded is None else max(0.0, now - recorded),
-        unwatched_seconds=_unwatched(seen, last_mark, now),
+        unwatched_seconds=_unwatched(seen.last, last_mark, now),
         gaps=len(seen.gaps),
         gap_seconds=seen.lost(-math.inf, math.inf),
         coverage_7_days=seen.coverage(now - 7 * DAY_S, now),
@@ -232,15 +232,48 @@ def status(log: EventLog, now: float | None = None) -> Status:
     )
 
 
-def _unwatched(seen: Witness, last_mark: str | None, now: float) -> float | None:
+def require_collector(log: EventLog, now: float | None = None) -> None:
+    """Make sure that a collector is running, by the rule of `Status.unwatched_seconds`.
+
+    Args:
+        log: the log that the collector writes.
+        now: UTC seconds; None: the present.
+
+    Raises:
+        LogError: none is running, none ever has, or the log cannot be read.
+    """
+    now = time.time() if now is None else now
+    with log.reading() as connection:
+        host = known_host(connection, log.host)
+        first, last = connection.execute(_WITNESSED, [host]).fetchall()[0]
+        last_mark = _last_mark(connection, host)
+    if first is None:
+        raise LogError(f"no collector has recorded anything in {log.path} yet: start `collector run` here")
+    silent = _unwatched((last or first) / _NS, last_mark, now)
+    if silent is not None:
+        raise LogError(unwatched_text(silent))
+
+
+def unwatched_text(seconds: float) -> str:
+    """What to tell the user of so many seconds without a collector."""
+    return f"no collector has been running for {format_duration(seconds)}: start `collector run` here"
+
+
+def _last_mark(connection: duckdb.DuckDBPyConnection, host: str) -> str | None:
+    """Which a host's collector recorded last, its start or its stop; None: neither."""
+    found: str | None = connection.execute(_LAST_MARK, [host]).fetchall()[0][0]
+    return found
+
+
+def _unwatched(last: float | None, last_mark: str | None, now: float) -> float | None:
     """Seconds since the collector last recorded anything; None if it seems to run."""
-    if seen.last is None:
+    if last is None:
         return None
-    silent = max(0.0, now - seen.last)
+    silent = max(0.0, now - last)
     return silent if last_mark == "collector_stopped" or silent > _SILENT_S else None
 
 
-_MARKS = """
+_LAST_MARK = """
 SELECT arg_max(kind, seq) FROM event WHERE host = ? AND kind IN ('collector_started', 'collector_stopped')
 """
 

@@ -79,6 +79,28 @@ def test_the_status_warns_when_no_collector_is_running(log: EventLog) -> None:
     assert "warning: no collector has been running for" in found.output
 
 
+def test_a_check_of_the_status_fails_by_the_rule_that_the_status_warns_by(log: EventLog) -> None:
+    def checked() -> str | None:
+        """What is wrong, None if nothing is."""
+        found = CliRunner().invoke(app, ["status", "--check", "--log", str(log.path)], standalone_mode=False)
+        assert found.output == ""
+        assert found.exception is None or (isinstance(found.exception, LogError) and found.exception.exit_status == 1)
+        return None if found.exception is None else str(found.exception)
+
+    now = time.time_ns()
+    assert str(log.path) in (checked() or "")  # there is no log
+    log.append([Event(now - 9000 * NS, Kind.JOB_IMAGE_USED), Event(now - 8000 * NS, Kind.PRUNE_STARTED)])
+    assert "no collector has recorded anything" in (checked() or "")
+    log.append([Event(now - 3000 * NS, Kind.COLLECTOR_STARTED)])
+    assert "no collector has been running for 50." in (checked() or "")  # it was killed, or its engine is away
+    log.append([Event(now, Kind.DISK_SAMPLED, bytes=5)])
+    assert checked() is None
+    log.append([Event(now + 1, Kind.COLLECTOR_STOPPED)])
+    assert "no collector has been running for" in (checked() or "")
+    log.append([Event(now + 2, Kind.COLLECTOR_STARTED)])
+    assert checked() is None
+
+
 def test_a_log_that_only_a_side_band_fed_has_witnessed_nothing(log: EventLog) -> None:
     log.append([Event(at(5), Kind.JOB_IMAGE_USED), Event(at(1), Kind.JOB_IMAGE_USED)])
     assert status(log, NOW).coverage_7_days is None

@@ -52,7 +52,8 @@ def test_it_records_and_prunes_as_on_the_host(image: str, engine: Engine, regist
         str(engine.disk.path): {"bind": str(engine.disk.path), "mode": "ro"},
         str(state): {"bind": "/var/lib/docker-hindsight", "mode": "rw"},
     }
-    collector = client.containers.run(image, detach=True, volumes=seen, network_mode="none")
+    often = {"interval": 10**9}  # the rest of the check is the image's
+    collector = client.containers.run(image, detach=True, volumes=seen, network_mode="none", healthcheck=often)
     log = EventLog(state / "events.duckdb")
 
     def logged(sql: str) -> list[tuple[Any, ...]]:
@@ -61,10 +62,15 @@ def test_it_records_and_prunes_as_on_the_host(image: str, engine: Engine, regist
     def has(sql: str) -> bool:
         return bool(logged(sql))
 
+    def healthy() -> bool:
+        collector.reload()
+        return bool(collector.attrs["State"]["Health"]["Status"] == "healthy")
+
     Host.wait_for(lambda: has("SELECT 1 FROM event WHERE kind = 'collector_started'"), "the collector")
     pushed = registry.push_image("ops/image", "1", [base_layer(), random_layer(11, 8 * MIB)])
     client.images.pull(pushed.reference)
     Host.wait_for(lambda: has(f"SELECT 1 FROM event WHERE reference LIKE '%{pushed.reference}'"), "the pull")
+    Host.wait_for(healthy, "the health check")
     # The log speaks of the engine's host, not of the container that keeps it.
     assert logged("SELECT DISTINCT host FROM event") == [(client.info()["Name"],)]
 
