@@ -67,7 +67,7 @@ class Evidence:
 
     def __init__(self) -> None:
         self.pulls = self.jobs = 0
-        self._waited = [0] * (int(MOST_AGE) + 1)
+        self._waited = [0] * (int(AUTO_DEFAULT_AGE) + 1)
 
     def add(self, pulls: Iterable[tuple[int, int, int]], jobs: Iterable[tuple[int, int]], sign: int = 1) -> None:
         """Count rows, or with a negative sign take them away."""

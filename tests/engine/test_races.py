@@ -20,6 +20,7 @@ from docker.models.containers import Container
 from collector.model.observation import ListedContainer
 from collector.queries.check import check
 from pruner.planning.plan import Plan
+from pruner.policy import min_age
 from pruner.policy.file import policy_from
 from pruner.removal import executor
 from pruner.removal import run as running
@@ -198,7 +199,9 @@ def test_no_job_misses_what_was_pulled_before_a_pruner_in_a_loop_asked(
     docker20: Engine, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As min_age is seconds here and not an hour, so is all else that is measured against it.
-    monkeypatch.setattr(jobs_in_flight, "_MARGIN_S", 0.5)
+    monkeypatch.setattr(jobs_in_flight, "MARGIN_S", 0.5)
+    for limit in ("LEAST_AGE", "GITLAB_AGE", "MOST_AGE"):
+        monkeypatch.setattr(min_age, limit, MIN_AGE_S)
     host = Host(docker20, docker20.folder / "log" / "events.duckdb")
     helper = registry.push_image("gitlab/helper", "1", [base_layer()])
     images = [registry.push_image(f"race/{k}", "1", [base_layer(), random_layer(600 + k, 4 * MIB)]) for k in range(20)]
@@ -212,7 +215,7 @@ def test_no_job_misses_what_was_pulled_before_a_pruner_in_a_loop_asked(
     policy = policy_from(
         {
             "threshold": f"{threshold}B",
-            "min_age": f"{MIN_AGE_S}s",
+            "min_age": "auto",
             # The helper is no part of the race.
             "allowlist": [helper.reference],
             "emergency": "never",
