@@ -175,7 +175,11 @@ def print_text(text: str, style: str = "") -> None:
 
 def print_line(line: Text, where: Console | None = None) -> None:
     """Print one line as it is."""
-    (where or console()).print(line, no_wrap=True, overflow="ignore", crop=False, soft_wrap=True, end="\n")
+    shown = where or console()
+    if shown.is_terminal:
+        shown.print(line, no_wrap=True, overflow="ignore", crop=False, soft_wrap=True, end="\n")
+    else:  # Rich would take most of the time of a long table to find that there is nothing to colour
+        typer.echo(line.plain, file=shown.file)
 
 
 def bars(where: Console | None = None) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -31,7 +32,7 @@ _HEAD_SHARE = 0.6  # of a reference: its repository tells more than its tag
 _OTHER_CUTS = ((1, 0.6), (0, 0.4), (1, 0.5), (0, 0.25), (0, 0.8), (2, 0.6))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Table:
     """What is to be shown.
 
@@ -53,8 +54,7 @@ class Table:
 
     def lines(self, console: Console) -> Iterator[Text]:
         """The table, line by line, as wide as the console at most."""
-        cells = [[printable(cell) for cell in row] for row in self.rows]
-        natural = self._natural()
+        cells, natural = self._cells, self._natural
         shown, under = self._chosen(natural, console.width)
         stacked = console.width < _NARROW and len(shown) > 1 and not self._fits(shown, natural, console.width)
         if stacked:
@@ -108,13 +108,19 @@ class Table:
 
     def left_out(self, console: Console) -> list[str]:
         """The columns for which there is no room."""
-        shown, under = self._chosen(self._natural(), console.width)
+        shown, under = self._chosen(self._natural, console.width)
         return [name for i, name in enumerate(self.columns) if i not in {*shown, *under}]
 
+    @cached_property
+    def _cells(self) -> list[list[Text]]:
+        """All rows, fit to be printed."""
+        return [[printable(cell) for cell in row] for row in self.rows]
+
+    @cached_property
     def _natural(self) -> list[int]:
         """How wide each column is if nothing is cut."""
         return [
-            max([cell_len(name), *(printable(row[i]).cell_len for row in self.rows)])
+            max([width_of(name), *(width_of(row[i].plain) for row in self._cells)])
             for i, name in enumerate(self.columns)
         ]
 
@@ -140,14 +146,19 @@ class Table:
         return max(widths, key=lambda width: (len(set(shorten_all(names, width).values())), -width))
 
     def _names(self, i: int) -> set[str]:
-        return {printable(row[i]).plain for row in self.rows}
+        return {row[i].plain for row in self._cells}
 
     def _fits(self, shown: Sequence[int], natural: Sequence[int], width: int) -> bool:
-        return _excess([self._least(i, natural[i]) for i in shown], width) <= 0
+        return (
+            _excess([natural[i] for i in shown], width) <= 0
+            or _excess([self._least(i, natural[i]) for i in shown], width) <= 0
+        )
 
     def _widths(self, shown: Sequence[int], natural: Sequence[int], width: int) -> list[int]:
         """As wide as the content; where that is too much, names and then the widest text give way."""
         widths = [natural[i] for i in shown]
+        if _excess(widths, width) <= 0:
+            return widths
         for k, i in enumerate(shown):
             if self.columns[i] in self.names:
                 widths[k] = max(self._least(i, natural[i]), widths[k] - max(0, _excess(widths, width)))
@@ -161,6 +172,9 @@ class Table:
     def _line(
         self, cells: Sequence[Text], shown: Sequence[int], widths: Sequence[int], console: Console
     ) -> Iterator[Text]:
+        if all(width_of(cell.plain) <= width for cell, width in zip(cells, widths, strict=True)):
+            yield self._row(cells, shown, widths)
+            return
         parts = [self._parts(cell, width, console) for cell, width in zip(cells, widths, strict=True)]
         for number in range(max(len(part) for part in parts)):
             line = Text(no_wrap=True, end="")
@@ -172,14 +186,38 @@ class Table:
             line.rstrip()
             yield line
 
+    def _row(self, cells: Sequence[Text], shown: Sequence[int], widths: Sequence[int]) -> Text:
+        """A row that takes one line, as most do."""
+        plain, styled = [], []
+        at = 0
+        for i, cell, width in zip(shown, cells, widths, strict=True):
+            space = " " * (width - width_of(cell.plain))
+            begin = at + len(space) if self.columns[i] in self.right else at
+            plain.append(space + cell.plain if self.columns[i] in self.right else cell.plain + space)
+            if cell.style or cell.spans:
+                styled.append((begin, cell))
+            at += len(space) + len(cell.plain) + len(_BETWEEN)
+        line = Text(_BETWEEN.join(plain).rstrip(), no_wrap=True, end="")
+        for begin, cell in styled:
+            if cell.style:
+                line.stylize(cell.style, begin, begin + len(cell.plain))
+            for span in cell.spans:
+                line.stylize(span.style, begin + span.start, begin + span.end)
+        return line
+
     @staticmethod
     def _parts(cell: Text, width: int, console: Console) -> list[Text]:
-        if cell.cell_len <= width:
+        if width_of(cell.plain) <= width:
             return [cell]
         parts = list(cell.wrap(console, width))
         for part in parts:
             part.rstrip()
         return parts
+
+
+def width_of(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    return len(text) if text.isascii() else cell_len(text)
 
 
 def printable(cell: Cell) -> Text:
@@ -195,12 +233,12 @@ def shorten(name: str, width: int) -> str:
 
     Images of one registry differ in the end of their repository and in the end of their tag.
     """
-    if cell_len(name) <= width:
+    if width_of(name) <= width:
         return name
     parts = name.split("/")
     for k in range(1, len(parts)):
         shorter = "…/" + "/".join(parts[k:])
-        if cell_len(shorter) <= width:
+        if width_of(shorter) <= width:
             return shorter
     if len(parts) == 1:
         return _without_middle(name, width, 1 - _TAIL_SHARE)
