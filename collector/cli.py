@@ -204,6 +204,7 @@ def _state(found: reports.Status) -> list[tuple[str, str]]:
         ("gaps", f"{found.gaps} ({format_duration(found.gap_seconds)})"),
         ("witnessed", _witnessed(found)),
         ("spooled", f"{format_count(found.spooled_events, 'event')} in the spool"),
+        *[("set aside" if not n else "", f"{path} (damaged)") for n, path in enumerate(found.damaged_logs)],
     ]
     return [(word, value) for word, value in facts if value]
 

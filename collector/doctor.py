@@ -11,10 +11,11 @@ from typing import Any
 
 from collector.engine.locality import locate
 from collector.engine.protocol import Engine
+from collector.eventlog.database import files_aside
 from collector.eventlog.identity import this_machine
 from collector.eventlog.log import EventLog
 from collector.machine.disk import contradiction, sample_disks
-from collector.model.errors import EngineError, HindsightError, LogError
+from collector.model.errors import EngineError, HindsightError, LogDamagedError, LogError
 from collector.model.observation import EngineInfo
 from collector.model.units import format_bytes, format_count, format_duration
 from collector.model.untrusted import event_time_ns
@@ -72,8 +73,16 @@ def _log(log: EventLog) -> Iterator[Finding]:
     if not log.exists():
         yield Finding("event log", State.FAULT, "missing", f"nothing at {log.path} yet: start `collector run`")
         return
+    if damaged := files_aside(log.path):
+        names = ", ".join(path.name for path in damaged)
+        detail = f"{names} beside the log: check the disk; remove them once they are not needed any more"
+        yield Finding("damaged logs", State.BLIND, format_count(len(damaged), "file") + " set aside", detail)
     try:
+        log.verify()
         found = status(log)
+    except LogDamagedError as error:
+        yield Finding("event log", State.FAULT, "damaged", str(error))
+        return
     except LogError as error:
         yield Finding("event log", State.FAULT, "unusable", str(error))
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from collector.engine.stream import Reader, StreamEnded
 from collector.engine.translate import HIDEABLE, OpenContainer, Translator, names_of
 from collector.eventlog.identity import Identity, this_machine
 from collector.eventlog.log import EventLog
+from collector.eventlog.salvage import set_aside
 from collector.eventlog.sql import sql_list
 from collector.eventlog.writer import LogWriter
 from collector.machine.clock import Clock
@@ -24,7 +26,7 @@ from collector.machine.reserve import reserves
 from collector.machine.systemd import Watchdog, notify, watchdog_limit
 from collector.machine.wake import Alarm
 from collector.model.backoff import Backoff
-from collector.model.errors import EngineError, LogBusyError, LogError
+from collector.model.errors import EngineError, LogBusyError, LogDamagedError, LogError
 from collector.model.events import Event, Kind, Source, of_source
 from collector.model.observation import CreatedFrom, EngineInfo, Usage
 from collector.model.untrusted import event_time_ns
@@ -43,6 +45,8 @@ _LAST_BACKOFF_S = 5.0
 # After a failed append the next comes later and later.
 _LAST_FLUSH_S = 8.0
 _BUSY_RETRY_S = 1.0
+# A damaged log that cannot be set aside now is tried again so much later.
+_SALVAGE_RETRY_S = 60.0
 # How far back the engine's memory is asked, to see whether it reaches beyond the last sign of life.
 _LOOK_BACK_NS = 86400 * 10**9
 # At the very first start all that the engine remembers is new. (Engines take a time of 0 for none.)
@@ -104,6 +108,7 @@ class Collector:
         self._images = ImageWatch(engine, self._clock, self._record, self._watchdog.progress)
         self._sampling_due = False
         self._next_disk = self._next_inventory = self._next_containers = self._next_flush = 0.0
+        self._next_salvage = -math.inf
         self._flush_waits = Backoff(2 * self._schedule.flush, _LAST_FLUSH_S)
         self._reader: Reader | None = None
         self.stopping = threading.Event()
@@ -204,7 +209,25 @@ class Collector:
         self.stopping.wait(seconds)
 
     def _restore(self) -> None:
-        """Take up where the log ends."""
+        """Take up where the log ends; a damaged one is set aside first."""
+        try:
+            self._log.verify()
+            self._take_up()
+        except LogDamagedError as error:
+            self._set_aside(error)
+            self._take_up()
+
+    def _set_aside(self, error: LogDamagedError) -> None:
+        """Begin a new log with what can be read of the damaged one, and say so. Raises LogError."""
+        self._watchdog.progress()
+        notify("EXTEND_TIMEOUT_USEC=600000000")
+        found = set_aside(self._log, error.fault)
+        self._watchdog.progress()
+        logger.warning("the event log %s was damaged (%s): %s", self._log.path, error.fault, found)
+        if found.gap is not None:
+            self._record(found.gap)
+
+    def _take_up(self) -> None:
         here = self._here()
         if not self._log.exists():
             portrait = {"first": True, **self._self_portrait()}
@@ -334,6 +357,7 @@ class Collector:
             self._next_inventory = now + self._schedule.inventory
             self._next_containers = now + self._schedule.containers
             self._take_inventory()
+            self._verify()
         elif now >= self._next_containers:
             self._next_containers = now + self._schedule.containers
             self._images.look_if_untold()
@@ -446,17 +470,52 @@ class Collector:
         if self._writer.renewed():
             self._begin_anew()
         done = self._writer.keep()
+        if self._writer.damage is not None:
+            done = self._replace(self._writer.damage) and self._writer.keep()
         if done:
             self._flush_waits.reset()
         self._next_flush = time.monotonic() + (self._schedule.flush if done else self._flush_waits.next())
 
-    def _begin_anew(self) -> None:
-        """The log's file was removed or replaced by another: tell that one what is there."""
-        logger.warning("the event log %s was removed or replaced: what it held is no longer there", self._log.path)
+    def _verify(self) -> None:
+        """See now and then that all of the log can be read: appends touch only its end."""
+        try:
+            self._log.verify()
+        except LogDamagedError as error:
+            self._replace(error)
+        except LogError:
+            return  # an append says so if it lasts
+
+    def _replace(self, error: LogDamagedError) -> bool:
+        """Set the damaged log aside and go on with a new one; whether that could be done."""
+        if time.monotonic() < self._next_salvage:
+            return False
+        self._next_salvage = time.monotonic() + _SALVAGE_RETRY_S
+        try:
+            self._set_aside(error)
+        except LogBusyError:
+            self._next_salvage = time.monotonic() + _BUSY_RETRY_S
+            return False
+        except LogError as obstacle:
+            self._writer.tell(obstacle)
+            return False
+        self._begin_anew(salvaged=True)
+        # It is expected: the next look takes this file for the one that was there.
+        self._writer.accept()
+        return True
+
+    def _begin_anew(self, *, salvaged: bool = False) -> None:
+        """The log's file was removed or replaced by another: tell that one what is there.
+
+        Args:
+            salvaged: whether by ourselves, with what could be read of it; then it says already what is missing.
+        """
+        if not salvaged:
+            logger.warning("the event log %s was removed or replaced: what it held is no longer there", self._log.path)
         self._images.begin_anew()
         self._translator.open.clear()
         now_ns = self._clock.now()
         self._log.forget_host()
+        latest_ns = None
         if self._log.exists():
             try:
                 self._record(*self._log.claim(self._here()))
@@ -464,11 +523,11 @@ class Collector:
                 self._images.restore(self._log)
             except LogError:
                 return  # `keep` says what is wrong with it, and that it is another host's
-            if latest_ns is not None:
+            if latest_ns is not None and not salvaged:
                 reason = "the event log was replaced by one that ends earlier"
                 self._record(Event(now_ns, Kind.GAP, began_ns=min(latest_ns, now_ns), attributes={"reason": reason}))
         self._record(Event(now_ns, Kind.COLLECTOR_STARTED, attributes={"anew": True}))
-        self._images.is_first = not self._log.exists()
+        self._images.is_first = latest_ns is None
         self._next_inventory = 0.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -16,17 +17,26 @@ _UMASK = 0o027  # the log is 0640: it tells which projects run which images
 _NO_SPACE = "No space left on device"
 _DAMAGED = ("Could not read enough bytes", "orrupt", "checksum", "Checksum", "Failure while replaying WAL")
 _DAMAGES = (duckdb.InternalException, duckdb.SerializationException, duckdb.FatalException)
+_NOT_DUCKDB = "not a valid DuckDB database file"
+_LOCKED_ELSEWHERE = "Could not set lock"
+# What the system refuses says nothing of the file, whatever DuckDB makes of it.
+_REFUSALS = tuple(
+    os.strerror(number)
+    for number in (
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENODEV, errno.ENXIO),
+    )
+)
 DAMAGED = ".damaged-"
 _HEADERS = 3 * 4096
 _MAGIC = b"DUCK"
 _MAGIC_AT = 8
 # A log may come from elsewhere: it is data. No view, function or setting in it may read a file or load code.
-_LOCKED = {
-    "enable_external_access": "false",
-    "autoinstall_known_extensions": "false",
-    "autoload_known_extensions": "false",
-    "lock_configuration": "true",
-}
+AUTOLOAD_OFF = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+_LOCKED = {"enable_external_access": "false", **AUTOLOAD_OFF, "lock_configuration": "true"}
+# What a log holds, wherever its header is lost; no other file does.
+_SIGNS = (b"schema_version", b"event_seq")
+_PIECE = 2**20
 
 
 def wal_path(path: Path) -> Path:
@@ -70,8 +80,13 @@ def is_stub(path: Path) -> bool:
 
 
 @contextmanager
-def made_whole(path: Path) -> Iterator[Path]:
-    """Where to make a new file that takes its place when it is whole, unless another process was quicker."""
+def made_whole(path: Path, *, over: bool = False) -> Iterator[Path]:
+    """Where to make a new file that takes its place when it is whole, unless another process was quicker.
+
+    Args:
+        path: its place.
+        over: take the place of the file that is there.
+    """
     before = os.umask(_UMASK)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +96,10 @@ def made_whole(path: Path) -> Iterator[Path]:
             if wal_path(path).exists() and not path.exists():
                 # It belonged to a file that somebody has removed.
                 wal_path(path).rename(aside(wal_path(path)))
-            _put_in_place(fresh, path)
+            if over:
+                fresh.replace(path)
+            else:
+                _put_in_place(fresh, path)
         finally:
             for rest in (fresh, wal_path(fresh)):
                 rest.unlink(missing_ok=True)
@@ -107,6 +125,16 @@ def aside(path: Path) -> Path:
     when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     taken = [path.with_name(f"{path.name}{DAMAGED}{when}{more}") for more in ("", *(f"-{n}" for n in range(2, 100)))]
     return next((one for one in taken if not one.exists()), taken[-1])
+
+
+def files_aside(path: Path) -> list[Path]:
+    """The damaged files that were set aside of a log, the oldest first."""
+    prefix = path.name + DAMAGED
+    try:
+        found = [one for one in path.parent.iterdir() if one.name.startswith(prefix) and one.suffix != ".wal"]
+    except OSError:
+        return []
+    return sorted(found)
 
 
 def check_functions(connection: duckdb.DuckDBPyConnection, path: Path, ours: frozenset[str]) -> None:
@@ -142,12 +170,11 @@ def in_one_line(path: Path) -> Iterator[None]:
             raise _forbidden(path, path) from None
         if "Is a directory" in text:
             raise LogError(f"{path} is a folder and no event log: name the log itself with --log") from None
-        if "not a valid DuckDB database file" in text and not spool_path(path).exists():
-            raise LogError(f"{path} is no DuckDB file: move it away or name another with --log") from None
-        if is_damage(error):
-            raise LogDamagedError(
-                f"event log {path} is damaged: move it away, and a new one begins, or put a copy back ({first_line})"
-            ) from None
+        damaged = is_damage(error, path)
+        if _NOT_DUCKDB in text and not damaged:
+            raise LogError(f"{path} is not a DuckDB file: move it away or name another with --log") from None
+        if damaged:
+            raise LogDamagedError(path, first_line) from None
         raise LogError(f"event log {path} cannot be used: {first_line}") from None
 
 
@@ -158,11 +185,53 @@ def _forbidden(path: Path, place: object) -> LogError:
     )
 
 
-def is_damage(error: duckdb.Error) -> bool:
-    """Whether the file itself is at fault, as far as DuckDB's error tells."""
-    text = str(error)
-    return (
-        isinstance(error, _DAMAGES)
-        or any(sign in text for sign in _DAMAGED)
-        or "not a valid DuckDB database file" in text
-    )
+def is_damage(error: duckdb.Error, path: Path) -> bool:
+    """Whether the file itself is at fault, as far as DuckDB's error and the file tell.
+
+    What is not ours, is held by another process, or may not be read or written is not damaged.
+    """
+    text = str(error).replace(str(path), "")
+    if is_locked(error) or any(refusal in text for refusal in _REFUSALS):
+        return False
+    if _NOT_DUCKDB in text:
+        return _was_ours(path)
+    return (isinstance(error, _DAMAGES) or any(sign in text for sign in _DAMAGED)) and not _is_text(path)
+
+
+def is_locked(error: duckdb.Error) -> bool:
+    """Whether another process holds the file."""
+    return _LOCKED_ELSEWHERE in str(error)
+
+
+def is_full(error: duckdb.Error) -> bool:
+    """Whether the file system has no room."""
+    return _NO_SPACE in str(error)
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file begins as no log does: a header is zeros for the most part."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEADERS)
+    except OSError:
+        return True
+    return b"\0" not in head
+
+
+def _was_ours(path: Path) -> bool:
+    """Whether a file without DuckDB's header was an event log: nothing but zeros, or with traces of our tables."""
+    if _is_text(path):
+        return False
+    found: set[bytes] = set()
+    is_zero, end = True, b""
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE):
+                is_zero = is_zero and not piece.strip(b"\0")
+                found |= {sign for sign in _SIGNS if sign in end + piece}
+                end = piece[-max(map(len, _SIGNS)) :]
+                if len(found) == len(_SIGNS):
+                    return True
+    except OSError:
+        return False
+    return is_zero

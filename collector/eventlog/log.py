@@ -16,7 +16,14 @@ from typing import Any
 import duckdb
 
 from collector.eventlog import identity
-from collector.eventlog.database import check_functions, in_one_line, is_stub, made_whole, open_database
+from collector.eventlog.database import (
+    check_functions,
+    in_one_line,
+    is_locked,
+    is_stub,
+    made_whole,
+    open_database,
+)
 from collector.eventlog.rows import attribute_old_events, insert, unseen
 from collector.eventlog.schema import (
     FINGERPRINT,
@@ -215,6 +222,20 @@ class EventLog:
         with self.reading(as_recorded=as_recorded) as connection:
             return connection.execute(sql, parameters).fetchall()
 
+    def verify(self) -> None:
+        """Read all that the log holds, whose blocks bear checksums: an append reads only what it needs.
+
+        Raises:
+            LogDamagedError: something cannot be read.
+            LogBusyError, LogError: see `append`.
+        """
+        if not self.exists():
+            return
+        with self._opened(read_only=True) as connection:
+            found = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+            for table in sorted(TABLES & found):
+                connection.execute(f"SELECT bit_xor(hash(COLUMNS(*))) FROM {table}").fetchall()
+
     def has_current_views(self) -> bool:
         """Whether the views in the file are those of this program. Raises as `reading` does."""
         with self._opened(read_only=True) as connection:
@@ -236,7 +257,7 @@ class EventLog:
                 if not read_only:
                     migrate(connection, self.path)
                 elif _version(connection) > SCHEMA_VERSION:
-                    raise _newer(self.path, _version(connection))
+                    raise newer(self.path, _version(connection))
                 yield connection
             finally:
                 connection.close()
@@ -260,7 +281,7 @@ class EventLog:
             try:
                 return open_database(self.path, read_only=read_only, reachable=reachable)
             except duckdb.IOException as error:
-                if "Could not set lock" not in str(error):
+                if not is_locked(error):
                     raise
                 delay = waits.next()
                 if time.monotonic() + delay > deadline:
@@ -279,7 +300,7 @@ def migrate(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     """
     version = _version(connection)
     if version > SCHEMA_VERSION:
-        raise _newer(path, version)
+        raise newer(path, version)
     if version == SCHEMA_VERSION and _fingerprint(connection) == FINGERPRINT:
         return
     if version == 0 and connection.execute("SELECT 1 FROM duckdb_tables() LIMIT 1").fetchall():
@@ -317,7 +338,8 @@ def _fingerprint(connection: duckdb.DuckDBPyConnection) -> str | None:
     return None if found is None else str(found)
 
 
-def _newer(path: Path, version: int) -> LogError:
+def newer(path: Path, version: int) -> LogError:
+    """The fault of a log that a newer program wrote."""
     return LogError(
         f"event log {path} has schema version {version}, this program knows {SCHEMA_VERSION}: "
         "install the newer docker-hindsight that wrote it"

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from collector.eventlog.database import spool_path
 from collector.eventlog.log import EventLog
 from collector.eventlog.spool import DEFAULT_SIZE, Spool
-from collector.model.errors import LogBusyError, LogError, LogFullError
+from collector.model.errors import LogBusyError, LogDamagedError, LogError, LogFullError
 from collector.model.events import Event, Kind
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ class LogWriter:
         self._oldest_ns: int | None = None
         self._fault = ""
         self._spool_fault = ""
+        # What the latest `keep` found wrong with the file itself.
+        self.damage: LogDamagedError | None = None
 
     @property
     def pending(self) -> int:
@@ -88,10 +90,14 @@ class LogWriter:
         """Append all that waits; whether the log holds everything now.
 
         Raises:
-            LogError: the log cannot be used at all (not merely busy or full).
+            LogError: the log cannot be used at all (not merely busy, full or damaged).
         """
         try:
             self._append()
+        except LogDamagedError as error:
+            self.save()
+            logger.debug("not appended: %s", error)
+            return False
         except (LogBusyError, LogFullError) as error:
             if len(self._memory) >= self._memory_limit:
                 self.save()
@@ -105,16 +111,21 @@ class LogWriter:
         What stands in the way is said once, in one line, and so is its end.
         """
         self._failed = True
+        self.damage = None
         try:
             self._append()
         except LogBusyError as error:
             # Readers come and go; only one that stays is worth a line.
             if len(self._memory) >= self._memory_limit:
-                self._tell(error)
+                self.tell(error)
                 self.save()
             return False
+        except LogDamagedError as error:
+            self.damage = error
+            self.save()
+            return False
         except LogError as error:
-            self._tell(error)
+            self.tell(error)
             self.save()
             return False
         if self._fault:
@@ -131,6 +142,10 @@ class LogWriter:
         self._looked_at = self._identity()
         return self._file is not None and self._file != self._looked_at
 
+    def accept(self) -> None:
+        """Take the file that is there now for the one that was last appended to."""
+        self._file = self._looked_at = self._identity()
+
     def _identity(self) -> tuple[int, int] | None:
         try:
             found = self.log.path.stat()
@@ -138,7 +153,8 @@ class LogWriter:
             return None
         return found.st_dev, found.st_ino
 
-    def _tell(self, error: LogError) -> None:
+    def tell(self, error: LogError) -> None:
+        """Say once what stands in the way of the log."""
         if str(error) != self._fault:
             logger.warning("%s; events are kept meanwhile", error)
             self._fault = str(error)

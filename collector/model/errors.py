@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 class HindsightError(Exception):
     """A fault that is told to the user in one line; `exit_status` is what the command ends with."""
@@ -28,7 +33,18 @@ class LogFullError(LogError):
 
 
 class LogDamagedError(LogError):
-    """The log's file itself cannot be read any more, as a whole or in part."""
+    """The log's file itself cannot be read any more, as a whole or in part.
+
+    Attributes:
+        fault: what is wrong with it, in DuckDB's words.
+    """
+
+    def __init__(self, path: Path, fault: str) -> None:
+        super().__init__(
+            f"event log {path} is damaged: `collector run` sets it aside and begins a new one with what can still "
+            f"be read ({fault})"
+        )
+        self.fault = fault
 
 
 class EngineError(HindsightError):

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector as Source
 
+from collector.eventlog.database import files_aside
 from collector.eventlog.log import EventLog
 from collector.machine.disk import sample_disk
 from collector.machine.wake import levels_path, read_levels
@@ -89,6 +90,7 @@ SPECS = (
     Spec("pending_events", "gauge", "Events that wait in memory."),
     Spec("spooled_events", "gauge", "Events that wait in the spool."),
     Spec("log_size_bytes", "gauge", "Size of the event log."),
+    Spec("damaged_logs", "gauge", "Files beside the event log that were set aside because they were damaged."),
 )
 
 
@@ -267,6 +269,7 @@ class Metrics(Source):
         if known:
             yield "least_recent_use_age_seconds", one(max(0.0, now - min(known)))
         yield "lag_seconds", one(max(0.0, now - live.oldest_pending) if live.oldest_pending else 0.0)
+        yield "damaged_logs", one(len(files_aside(self._log.path)))
         try:
             yield "log_size_bytes", one(self._log.path.stat().st_size)
             yield "pruner_last_run_timestamp_seconds", one(levels_path(self._log.path).stat().st_mtime)

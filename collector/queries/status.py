@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from collector.eventlog.database import spool_path
+from collector.eventlog.database import files_aside, spool_path
 from collector.eventlog.identity import label_of
 from collector.eventlog.log import EventLog
 from collector.eventlog.spool import Spool
@@ -33,6 +33,7 @@ class Status:
     longer than it ever is; None: it runs.
     `holds` says what fills the disk of the images, by kind, as of the latest sample; what the engine does not account
     for, with the blocks that the file system keeps for root, is `unaccounted`.
+    `damaged_logs` names the files that were set aside because they were damaged, the oldest first.
     `free_history` has the least free space of each of up to 168 equal intervals in the last week of disk samples.
     """
 
@@ -58,6 +59,7 @@ class Status:
     data_root: str | None
     holds: dict[str, int]
     free_history: list[tuple[float, int]]
+    damaged_logs: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +231,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
         data_root=path,
         holds=_holds(free, total, dict(zip(_HOLDERS, (image_bytes, *others), strict=True))),
         free_history=history,
+        damaged_logs=[str(path) for path in files_aside(log.path)],
     )
 
 

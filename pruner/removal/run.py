@@ -16,7 +16,7 @@ from collector.engine.protocol import Engine, RemovingEngine
 from collector.eventlog.log import EventLog
 from collector.machine.disk import DiskSample
 from collector.machine.wake import FIRST_PAUSE_S, leave_levels, woken_within
-from collector.model.errors import DeadlineError, HindsightError, UsageError
+from collector.model.errors import DeadlineError, HindsightError, LogDamagedError, UsageError
 from collector.model.units import format_bytes, format_count
 from pruner.planning.held_back import held_back
 from pruner.planning.plan import Plan, counted, plan, short
@@ -98,6 +98,30 @@ def make_plans(
         EngineError, LogError: engine or log cannot be used.
         UsageError: the policy contradicts itself on this disk.
     """
+    try:
+        return _make_plans(engine, log, policy, request, refusals, orphaned, ahead=ahead, learn=learn)
+    except LogDamagedError as error:
+        fault = str(error)
+        # To stand still while the disk fills would be worse than to decide as where there is no log.
+        made = _make_plans(engine, None, policy, request, refusals, orphaned, ahead=ahead, learn=learn)
+    return [_warned(each, fault) for each in made]
+
+
+def _warned(made: Plan, warning: str) -> Plan:
+    return replace(made, inventory=replace(made.inventory, warnings=(warning, *made.inventory.warnings)))
+
+
+def _make_plans(
+    engine: Engine,
+    log: EventLog | None,
+    policy: Policy,
+    request: ManualRequest | None,
+    refusals: Mapping[ItemId, Refusal] | None,
+    orphaned: Iterable[str],
+    *,
+    ahead: bool,
+    learn: bool,
+) -> list[Plan]:
     policy = with_min_age(policy, log, time.time())
     inventory = survey(engine, log, policy, orphaned)
     inventory = replace(inventory, refusals={**inventory.refusals, **(refusals or {})})
@@ -220,8 +244,11 @@ def trigger_of(log_path: Path, environment: Mapping[str, str]) -> str:
 
 
 def unfinished(log: EventLog) -> tuple[str, ...]:
-    """Prunes that were interrupted. Raises LogError."""
-    return read_history(log).unfinished if log.exists() else ()
+    """Prunes that were interrupted; none where the log is damaged. Raises LogError."""
+    try:
+        return read_history(log).unfinished if log.exists() else ()
+    except LogDamagedError:
+        return ()
 
 
 def disk_state(*disks: DiskSample) -> str:

@@ -136,7 +136,7 @@ def test_a_newer_log_is_refused_and_untouched(log: EventLog) -> None:
 def test_a_file_of_something_else_is_refused_and_untouched(log: EventLog) -> None:
     log.path.parent.mkdir()
     log.path.write_text("name,size\n" * 1000)
-    with pytest.raises(LogError, match="is no DuckDB file"):
+    with pytest.raises(LogError, match="is not a DuckDB file"):
         log.append([Event(2, Kind.GAP)])
     assert log.path.read_text() == "name,size\n" * 1000
     log.path.unlink()

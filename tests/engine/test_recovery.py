@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from collector.eventlog.database import files_aside
 from collector.model.errors import LogError
 from tests.engine.disk import LoopDisk
 from tests.engine.engines import Engine
@@ -55,16 +56,12 @@ def test_a_log_damaged_or_deleted_or_read_only_meanwhile_loses_nothing(docker20:
     with host.collecting():
         host.wait_for_events("image_observed", 1)
 
-        # Cut short, as a file system that lost its last writes leaves it.
+        # Cut short, as a file system that lost its last writes leaves it: set aside, and a new one begins.
         with locked(host.log_path) as file:
-            whole = file.read()
             file.truncate(14000)
         tag(host, reference, "damaged")
-        host.wait_for(lambda: any(" is damaged" in line for line in said(host)), "the damage to be told")
-        assert host.log_path.stat().st_size == 14000
-        with locked(host.log_path) as file:
-            file.write(whole)
-        host.wait_for(lambda: "recovery/damaged:1" in tags(host), "the events of the meantime")
+        host.wait_for(lambda: bool(files_aside(host.log_path)), "the damaged log to be set aside")
+        host.wait_for(lambda: tags(host) == ["recovery/damaged:1"], "the events of the meantime")
 
         # Nobody may write to it.
         remount(disk, "ro")
@@ -88,23 +85,30 @@ def test_a_log_damaged_or_deleted_or_read_only_meanwhile_loses_nothing(docker20:
         host.wait_for(begun, "the new log")
         names = {"recovery/damaged:1", "recovery/read-only:1", "recovery/deleted:1", reference}
         host.wait_for(lambda: {*host.json("collector", "images")[0]["references"]} == names, "the image's names")
-    assert sum(" is damaged" in line for line in said(host)) == 1
+    assert sum("was damaged" in line for line in said(host)) == 1
     assert sum("removed or replaced" in line for line in said(host)) == 1
     assert not [line for line in said(host) if "Traceback" in line]
     assert host.count("gap") == 0
 
 
-def test_a_damaged_log_at_the_start_is_one_line_and_left_as_it_is(docker20: Engine, reference: str) -> None:
+def test_a_damaged_log_at_the_start_is_set_aside_and_stops_nobody(docker20: Engine, reference: str) -> None:
     assert reference
     host = Host(docker20, docker20.folder / "log" / "events.duckdb")
     host.run("collector", "run", "--once")
     data = host.log_path.read_bytes()
     host.log_path.write_bytes(data[:14000])
-    for argv in (("collector", "run"), ("collector", "status"), ("pruner", "plan")):
-        shown = host.run(*argv, status=1)
-        assert len(shown.splitlines()) == 1, shown
-        assert str(host.log_path) in shown
+    shown = host.run("collector", "status", status=1)
+    assert len(shown.splitlines()) == 1, shown
+    assert f"{host.log_path} is damaged: `collector run` sets it aside" in shown
+    assert " is damaged" in host.run("pruner", "plan")
+    assert " is damaged" in host.run("pruner", "explain", reference)
     assert host.log_path.stat().st_size == 14000
+    host.run("collector", "run", "--once")
+    (aside,) = files_aside(host.log_path)
+    assert aside.read_bytes() == data[:14000]
+    assert host.json("collector", "status")["damaged_logs"] == [str(aside)]
+    assert host.count("gap") == 1
+    assert host.count("image_observed") == 1
     # So little is what a full disk leaves of a log that never was one: it is replaced.
     host.log_path.write_bytes(data[:5000])
     host.run("collector", "run", "--once")
