@@ -23,7 +23,9 @@ enum { OK = 0, NO_MEMORY = 1, CALLBACK = 2 };
 
 #if defined(__GNUC__)
 #define PREFETCH(place) __builtin_prefetch(place)
+#define RARE __attribute__((noinline, cold)) /* kept out of the loops that run without it */
 #else
+#define RARE
 #define PREFETCH(place) ((void)0)
 #endif
 

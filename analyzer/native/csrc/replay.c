@@ -23,7 +23,7 @@ static void bring(run_t *run, int32_t use) {
             else
                 run->out->repulls++, run->out->repulled_bytes += missing;
         }
-        hear(run, demands && !t->local[i] ? missing : 0);
+        if (run->policy->at_events) hear(run, demands && !t->local[i] ? missing : 0);
     } else {
         run->out->losses += demands;
         await(run, t->following[use]);

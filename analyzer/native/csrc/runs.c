@@ -5,12 +5,13 @@ static void play(run_t *run, double until) {
     const trace_t *t = run->trace;
     int64_t ticks = run->policy->interval > 0 ? (int64_t)(t->trace_end / run->policy->interval) : 0;
     int32_t disk = run->disk;
+    const int at_events = run->policy->at_events;
     double tick = tick_time(run, ticks);
     while (run->status == OK) {
         double use_time = run->upcoming < t->uses ? t->time[run->upcoming] : INFINITY;
         double disk_time = disk < t->disks ? t->disk_time[disk] : INFINITY;
         double next = use_time < tick ? use_time : tick;
-        double early = run->prune_at <= t->trace_end ? run->prune_at : INFINITY;
+        double early = at_events && run->prune_at <= t->trace_end ? run->prune_at : INFINITY;
         if (disk_time > until && next > until && early > until) break;
         if (early < next && early < disk_time) {
             run->now = early;
@@ -23,7 +24,7 @@ static void play(run_t *run, double until) {
             change_disk(run, disk);
             look(run);
             disk++;
-            hear(run, 0);
+            if (at_events) hear(run, 0);
         } else if (use_time <= tick) {
             int32_t use = run->upcoming;
             run->now = use_time;

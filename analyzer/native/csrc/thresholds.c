@@ -86,9 +86,8 @@ static void decide(run_t *run) {
 }
 
 /* Something has taken space: let a prune begin, if that left too little, once what arrives is here and a sample shows it. */
-static void hear(run_t *run, int64_t arriving) {
+static RARE void hear(run_t *run, int64_t arriving) {
     const policy_t *policy = run->policy;
-    if (!policy->at_events) return;
     resolve(run);
     if (run->status != OK) return;
     if (!under_threshold(run)) {
@@ -101,7 +100,7 @@ static void hear(run_t *run, int64_t arriving) {
 }
 
 /* A prune that an event started does its work. */
-static void prune_early(run_t *run) {
+static RARE void prune_early(run_t *run) {
     const policy_t *policy = run->policy;
     run->prune_at = INFINITY;
     decide(run);
