@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from collector.engine.translate import IMAGE_VERBS
 from collector.eventlog.log import EventLog
 from collector.model.events import Event, Kind
+from collector.model.observation import full_id
+from collector.model.untrusted import event_time_ns, mapping, text
 from pruner.planning.decision import Reason
 from pruner.planning.stages import ItemKind, ItemReason
 
@@ -19,12 +22,16 @@ _EVICTIONS = frozenset(reason.name.lower() for reason in Reason if reason.evicts
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """What the engine holds: images with their tags, container IDs, volume names, bytes of build cache if known."""
+    """What the engine holds: images with their tags, container IDs, volume names, bytes of build cache if known.
+
+    `deleted` is when each image last left the engine, UTC nanoseconds, as far as it remembers: it may be back.
+    """
 
     images: dict[str, tuple[str, ...]]
     containers: set[str]
     volumes: set[str]
     build_cache: int | None
+    deleted: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,8 @@ class UnreportedItem:
         frees: bytes that its removal was to free.
         bytes: what it held, where the plan tells.
         references: an image's tags when it was planned.
-        deleted: whether the collector witnessed the image's removal since.
+        deleted: whether the collector observed the image's removal since.
+        planned_ns: when that was, UTC nanoseconds.
     """
 
     kind: ItemKind
@@ -50,12 +58,23 @@ class UnreportedItem:
     bytes: int
     references: tuple[str, ...]
     deleted: bool
+    planned_ns: int
+
+
+def image_deletions(events: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """When each image last left the engine, UTC nanoseconds, by its ID: as raw events of the engine say."""
+    found: dict[str, int] = {}
+    for raw in events:
+        if raw.get("Type") == "image" and IMAGE_VERBS.get(text(raw.get("Action"))) is Kind.IMAGE_DELETED:
+            image = full_id(text(mapping(raw.get("Actor")).get("ID")))
+            found[image] = max(found.get(image, 0), event_time_ns(raw))
+    return found
 
 
 def read_unfinished(log: EventLog, prune: str) -> list[UnreportedItem]:
     """What a prune had planned to remove and not told the end of. Raises LogError."""
     plans = log.query(
-        "SELECT CAST(attributes -> '$.plan' AS VARCHAR), time FROM event"
+        "SELECT CAST(attributes -> '$.plan' AS VARCHAR), epoch_ns(time) FROM event"
         " WHERE kind = 'prune_started' AND attributes ->> '$.prune' = ?",
         [prune],
     )
@@ -68,25 +87,26 @@ def read_unfinished(log: EventLog, prune: str) -> list[UnreportedItem]:
         )
     )
     untold = []
-    for text, began in plans:
+    for made, began_ns in plans:
         deleted = {
             image
             for (image,) in log.query(
                 "SELECT image_id FROM event JOIN image USING (image)"
-                " WHERE kind = 'image_deleted' AND time >= ? AND host = ?",
-                [began, log.host],
+                " WHERE kind = 'image_deleted' AND epoch_ns(time) >= ? AND host = ?",
+                [began_ns, log.host],
             )
         }
-        untold += [entry for entry in _planned(json.loads(text), deleted) if (entry.kind.value, entry.key) not in told]
+        entries = _planned(json.loads(made), deleted, int(began_ns))
+        untold += [entry for entry in entries if (entry.kind.value, entry.key) not in told]
     return untold
 
 
-def _planned(plan: dict[str, Any], deleted: set[str]) -> Iterator[UnreportedItem]:
+def _planned(plan: dict[str, Any], deleted: set[str], planned_ns: int) -> Iterator[UnreportedItem]:
     for row in plan.get("items", ()):
         if row["reason"] == ItemReason.EXPIRED.value:
             yield UnreportedItem(
                 *(ItemKind(row["item"]), row["key"], row["name"], row["reason"], row["frees"]),
-                *(row.get("bytes", 0), (), False),
+                *(row.get("bytes", 0), (), False, planned_ns),
             )
     for row in plan["images"]:
         if row["reason"] in _EVICTIONS:
@@ -94,14 +114,16 @@ def _planned(plan: dict[str, Any], deleted: set[str]) -> Iterator[UnreportedItem
             name = references[0] if references else row["image"]
             yield UnreportedItem(
                 *(ItemKind.IMAGE, row["image"], name, row["reason"], row["frees"]),
-                *(0, references, row["image"] in deleted),
+                *(0, references, row["image"] in deleted, planned_ns),
             )
 
 
 def aftermath(prune: str, entry: UnreportedItem, present: Present) -> Event:
     """What became of an item, as far as the engine and the log can tell now."""
     gone = {
-        ItemKind.IMAGE: entry.deleted or entry.key not in present.images,
+        ItemKind.IMAGE: entry.deleted
+        or entry.key not in present.images
+        or present.deleted.get(entry.key, 0) >= entry.planned_ns,
         ItemKind.CONTAINER: entry.key not in present.containers,
         ItemKind.VOLUME: entry.key not in present.volumes,
         ItemKind.BUILD_CACHE: present.build_cache is not None and present.build_cache < entry.bytes,

@@ -33,7 +33,7 @@ from collector.model.units import format_bytes, format_count, short_id
 from pruner.planning.plan import Plan, Removal, Verdict, plan, short, summary
 from pruner.planning.stages import Item, ItemKind
 from pruner.policy.file import to_json
-from pruner.removal.aftermath import Present, aftermath, item_event, read_unfinished
+from pruner.removal.aftermath import Present, UnreportedItem, aftermath, image_deletions, item_event, read_unfinished
 from pruner.removal.effect import Effect, NoEffectError, settled
 from pruner.state.event_watch import EVIDENCE, Lookout
 from pruner.state.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume, stop_times
@@ -223,7 +223,7 @@ class Executor:
             return
         unreported = {prune: read_unfinished(self._log, prune) for prune in prunes}
         try:
-            present = self._present({entry.kind for entries in unreported.values() for entry in entries})
+            present = self._present([entry for entries in unreported.values() for entry in entries])
         except EngineError as error:
             logger.warning("what interrupted prunes left behind is asked again in the next run: %s", error)
             return
@@ -239,14 +239,16 @@ class Executor:
         """Append what an earlier prune could only spool. Raises LogError."""
         self._writer.flush()
 
-    def _present(self, kinds: set[ItemKind]) -> Present:
-        """What the engine holds of some kinds; of the others nothing is asked. Raises EngineError."""
-        engine, asked = self._engine, kinds.__contains__
+    def _present(self, entries: Sequence[UnreportedItem]) -> Present:
+        """What the engine holds of some items' kinds; of the others nothing is asked. Raises EngineError."""
+        engine, asked = self._engine, {entry.kind for entry in entries}.__contains__
+        since_ns = min((entry.planned_ns for entry in entries), default=0)
         return Present(
             {row.image: row.references for row in engine.images()} if asked(ItemKind.IMAGE) else {},
             {row.container for row in engine.containers()} if asked(ItemKind.CONTAINER) else set(),
             {str(row["Name"]) for row in engine.volumes()} if asked(ItemKind.VOLUME) else set(),
             self._build_cache_bytes() if asked(ItemKind.BUILD_CACHE) else None,
+            image_deletions(engine.buffered_events(since_ns, time.time_ns())) if asked(ItemKind.IMAGE) else {},
         )
 
     def _build_cache_bytes(self) -> int | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from collector.eventlog.log import EventLog
 from collector.model.errors import EngineError
+from collector.model.events import Event, Kind
 from pruner.policy.file import policy_from
 from pruner.removal import executor, run
 from pruner.removal.executor import Outcome
@@ -113,3 +116,20 @@ def test_an_engine_that_is_lost_ends_the_prune_and_the_next_run_records_the_rest
     gone = {first, second} - set(bench.engine.image_table)
     assert bench.recorded("item_removed") == gone
     assert bench.log.query("SELECT count(*) FROM prunes WHERE finished IS NULL") == [(0,)]
+
+
+def test_what_an_interrupted_prune_removed_is_recorded_also_when_it_was_pulled_again(bench: Bench) -> None:
+    """Nobody else recorded the removal: the collector was killed, too."""
+    image = bench.engine.add_image("a:1", age=OLD, verb=None)
+    stays = bench.engine.add_image("b:1", age=OLD, verb=None)
+    planned = [{"image": one, "reason": "evict", "references": [], "frees": 1} for one in (image, stays)]
+    # The same image left once before, which is not this prune's doing.
+    bench.engine.emit("image", "delete", stays, name=stays)
+    began_ns = time.time_ns()
+    bench.log.append([Event(began_ns, Kind.PRUNE_STARTED, attributes={"prune": "p", "plan": {"images": planned}})])
+    row = bench.engine.image_table[image]
+    bench.engine.remove_image(image)
+    bench.engine.image_table[image] = replace(row, references=["a:1"])
+    bench.prune(threshold="0")
+    assert bench.recorded("item_removed") == {image}
+    assert bench.recorded("item_failed") == {stays}
