@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 
+import docker
 import pytest
 
 from tests.engine.engines import Engine
@@ -11,6 +13,7 @@ from tests.engine.host import Host
 from tests.engine.registry import Registry, base_layer, random_layer
 
 pytestmark = pytest.mark.engine
+MIB = 2**20
 LABEL = "com.gitlab.gitlab-runner."
 DEEP = "[" * 3000 + "]" * 3000
 
@@ -47,7 +50,6 @@ def test_labels_urls_manifests_and_times_of_any_kind_are_recorded_and_passed(
         [made.id],
     )
     evil_id = str(client.images.get(evil).id)
-    client.close()
     told = {kind: (image, json.loads(attributes)) for kind, image, attributes in rows}
     assert {image for kind, (image, _) in told.items() if kind.startswith("container")} == {evil_id}
     labels = told["container_created"][1]["labels"]
@@ -60,4 +62,29 @@ def test_labels_urls_manifests_and_times_of_any_kind_are_recorded_and_passed(
     assert host.count("event_unreadable") == host.count("gap") == 0
     assert host.log.query("SELECT created FROM images WHERE image_id = ?", [evil_id]) == [(None,)]
     host.run("analyzer", "simulate", "--threshold", "10%", "--interval", "1s")
-    host.run("pruner", "run", "--threshold", "1%")
+    pull_without_end(host, registry, client, victim)
+    client.close()
+
+
+def pull_without_end(host: Host, registry: Registry, client: docker.DockerClient, victim: str) -> None:
+    """Fill the disk with images, of which one borrows a name of the allowlist, while a container refers to `victim`."""
+    client.containers.create(victim, ["true"], network_mode="none")
+    endless = [
+        registry.push_image("hostile/endless", str(k), [base_layer(), random_layer(91 + k, 2 * MIB)]).reference
+        for k in range(4)
+    ]
+    for reference in endless:
+        client.images.pull(reference)
+    assert client.images.get(endless[0]).tag("registry.example.org/mesa/x", "1")
+    options = ("--min-age", "1s", "--order", "lru", "--allowlist", "registry.example.org/mesa/*")
+    time.sleep(1.1)
+    host.run("pruner", "run", "--threshold", f"{host.engine.disk.free() + 3 * MIB}B", *options)
+    left = host.references()
+    # The borrowed name protects as long as others may go: those that the job pulled, here.
+    assert left >= {victim, "registry.example.org/mesa/x:1"}
+    assert not left.issuperset(endless[1:])
+    # In an emergency it does not; what a container refers to stays.
+    host.run("pruner", "run", "--threshold", "100%", *options, status=3)
+    left = host.references()
+    assert victim in left
+    assert left.isdisjoint({*endless, "registry.example.org/mesa/x:1"})
