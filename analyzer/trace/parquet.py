@@ -62,7 +62,7 @@ def export_parquet(log: EventLog, folder: Path, host: str | None = None) -> list
         UsageError: the folder cannot be written to, or holds something else.
     """
     try:
-        str(folder).encode()  # DuckDB stumbles over names that are no UTF-8
+        str(folder).encode()  # DuckDB stumbles over names that are not UTF-8
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"--parquet: {folder} is a file: name a folder")
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def export_parquet(log: EventLog, folder: Path, host: str | None = None) -> list
     except LogFullError:
         raise LogFullError(f"no space left in {folder} for the export: free some, or name another folder") from None
     except UnicodeEncodeError:
-        raise UsageError(f"--parquet: {folder} is no UTF-8: name another folder") from None
+        raise UsageError(f"--parquet: {folder} is not UTF-8: name another folder") from None
     except OSError as error:
         raise UsageError(f"--parquet: {folder} cannot be written to: {error.strerror or error}") from None
     return counts

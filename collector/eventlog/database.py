@@ -33,7 +33,7 @@ _MAGIC = b"DUCK"
 _MAGIC_AT = 8
 # A log may come from elsewhere: it is data. No view, function or setting in it may read a file or load code.
 AUTOLOAD_OFF = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
-_LOCKED = {"enable_external_access": "false", **AUTOLOAD_OFF, "lock_configuration": "true"}
+_LOCKS = {"enable_external_access": "false", "lock_configuration": "true"}
 # What a log holds, wherever its header is lost; no other file does.
 _SIGNS = (b"schema_version", b"event_seq")
 _PIECE = 2**20
@@ -57,13 +57,21 @@ def open_database(path: Path, *, read_only: bool, reachable: Path | None = None)
         read_only: whether others may read it at the same time.
         reachable: the only folder that queries may read and write files in; None: none.
     """
-    str(path).encode()  # DuckDB stumbles over names that are not UTF-8
-    config: dict[str, str | bool | int | float | list[str]] = dict(_LOCKED)
-    if reachable is not None:
-        config["allowed_directories"] = [str(reachable)]
+    # DuckDB lets a folder be named only once it is open, and only while the rest is not locked.
+    at_once = _LOCKS if reachable is None else {}
+    config: dict[str, str | bool | int | float | list[str]] = {**AUTOLOAD_OFF, **at_once}
     if not read_only:
         config["threads"] = 1
-    return duckdb.connect(str(path), read_only=read_only, config=config)
+    connection = duckdb.connect(str(path), read_only=read_only, config=config)
+    if reachable is not None:
+        try:
+            connection.execute("SET allowed_directories = ?", [[str(reachable)]])
+            for setting, value in _LOCKS.items():
+                connection.execute(f"SET {setting} = {value}")
+        except BaseException:
+            connection.close()
+            raise
+    return connection
 
 
 def is_stub(path: Path) -> bool:
@@ -154,13 +162,16 @@ def check_functions(connection: duckdb.DuckDBPyConnection, path: Path, ours: fro
 def in_one_line(path: Path) -> Iterator[None]:
     """Turn DuckDB's and the system's faults into ours."""
     try:
+        str(path).encode()  # DuckDB stumbles over names that are not UTF-8
         yield
     except PermissionError as error:
         raise _forbidden(path, error.filename) from None
     except OSError as error:
         raise LogError(f"event log {path} cannot be used: {error}") from None
     except UnicodeEncodeError:
-        raise LogError(f"event log {path} has a name that is no UTF-8: rename it, or name another with --log") from None
+        raise LogError(
+            f"event log {path} has a name that is not UTF-8: rename it, or name another with --log"
+        ) from None
     except duckdb.Error as error:
         text = str(error)
         first_line = text.splitlines()[0] if text else type(error).__name__

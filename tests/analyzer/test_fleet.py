@@ -121,6 +121,7 @@ def older(folder: Path, source: EventLog, version: int) -> None:
     """An export as a program of an older schema would have written it."""
     export_parquet(source, folder)
     with duckdb.connect() as connection:
+        connection.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")  # as `migrate` begins
         for statements in MIGRATIONS[:version]:
             connection.execute(statements)
         columns = [row[0] for row in connection.execute("SELECT column_name FROM (DESCRIBE event)").fetchall()]

@@ -83,11 +83,13 @@ def test_what_a_command_ends_with_itself_stays() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 5
 
 
-def test_a_name_that_is_no_utf8_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [None, b"", b"x" * 20_000])
+def test_a_log_whose_name_is_not_utf8_is_refused(tmp_path: Path, content: bytes | None) -> None:
     path = os.fsencode(tmp_path) + b"/caf\xe9.duckdb"
-    Path(os.fsdecode(path)).touch()
-    assert "a name that is no UTF-8: rename it" in said("collector", "status", "--log", path, status=1)
-    assert "a name that is no UTF-8: rename it" in said("analyzer", "simulate", "--log", path, status=1)
+    if content is not None:
+        Path(os.fsdecode(path)).write_bytes(content)
+    assert "a name that is not UTF-8: rename it" in said("collector", "status", "--log", path, status=1)
+    assert "a name that is not UTF-8: rename it" in said("analyzer", "simulate", "--log", path, status=1)
 
 
 def test_a_folder_in_place_of_a_log_is_told(tmp_path: Path) -> None:
