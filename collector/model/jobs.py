@@ -41,7 +41,7 @@ _ORCHESTRATORS = {
     "io.balena.supervised": "balena",
 }
 
-# Every label that a job is recognised by: where there are too many, these are kept.
+# Every label that a job or an orchestrator is recognised by: where there are too many, these are kept.
 JOB_LABELS = (
     *(f"{GITLAB}job.{key}" for key in ("id", "url", "ref", "sha")),
     *(f"{GITLAB}build.{key}" for key in ("id", "ref_name", "sha")),

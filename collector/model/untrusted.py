@@ -160,7 +160,7 @@ def labels(value: object, first: Collection[str] = ()) -> dict[str, str]:
     """
     found = strings(value)
     if len(found) > MOST_LABELS:
-        keys = [*(key for key in first if key in found), *(key for key in found if key not in first)]
+        keys = list(dict.fromkeys((*(key for key in first if key in found), *found)))
         found = {key: found[key] for key in keys[:MOST_LABELS]}
     return {cut(key, MOST_LABEL): cut(one, MOST_LABEL) for key, one in found.items()}
 

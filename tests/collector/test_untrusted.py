@@ -29,7 +29,7 @@ from collector.job_sources.runnerlog import parse_line, read_lines
 from collector.machine.clock import Clock
 from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
-from collector.model.jobs import JOB_LABELS, job_of, project_of
+from collector.model.jobs import JOB_LABELS, job_of, orchestrator_of, project_of
 from collector.model.observation import ListedContainer
 from collector.model.origin import Origin
 from collector.model.units import parse_bytes, parse_duration
@@ -190,7 +190,7 @@ def test_huge_and_countless_labels_are_cut_with_their_length(tmp_path: Path) -> 
     storable(tmp_path, [created, big])
 
 
-def test_the_labels_that_are_kept_first_are_all_that_jobs_are_known_by() -> None:
+def test_the_labels_that_are_kept_first_are_all_that_jobs_and_orchestrators_are_known_by() -> None:
     asked: set[str] = set()
 
     class Noting(dict[str, str]):
@@ -205,6 +205,7 @@ def test_the_labels_that_are_kept_first_are_all_that_jobs_are_known_by() -> None
     for one in JOB_LABELS:
         for other in JOB_LABELS:
             job_of(Noting({one: "x", other: "x"}))
+    assert orchestrator_of(Noting()) is None
     assert asked == set(JOB_LABELS)
     assert not HIDEABLE & set(JOB_LABELS)
 
