@@ -65,7 +65,7 @@ def test_ranges_and_lists_are_written_out(axis: str, texts: list[str], values: l
         ("threshold", "5%:40GB:1%", "of one unit"),
         ("threshold", "a:b:c", "write START:END:STEP"),
         ("min_age", "1h:2h:x", "write START:END:STEP, such as 1h:24h:1h"),
-        ("threshold", "0:1TB:1B", "take a larger step"),
+        ("threshold", "0B:1TB:1B", "take a larger step"),
     ],
 )
 def test_impossible_ranges_are_named(axis: str, text: str, words: str) -> None:
