@@ -1,0 +1,1 @@
+"""What `bench.torture` is made of."""

@@ -1,0 +1,148 @@
+"""Collector and pruner, started again and again, and killed at any moment."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+from bench._torture.traffic import LAST, Capture, Traffic
+from tests.engine.host import Host
+
+# As many pairs of events as the engine remembers events: after that, it has forgotten.
+_FLOOD = 150
+_FLOOD_EVERY = 6
+# What each says when it is at work.
+_AT_WORK = {"collector": b"witnessing ", "pruner": b"\nremoved "}
+# Of all kills, those at any moment; the others come when it is at work.
+_ANY_MOMENT = 0.3
+# The pruner's own ends: nothing to do, and target not reached.
+_ENDS = (0, 3)
+# Things are old after a second here, not after an hour.
+PRUNE = (
+    *("--threshold", "100%", "--order", "lru", "--min-age", "1s"),
+    *("--containers-grace", "1s", "--containers-job-grace", "1s"),
+    *("--volumes-anonymous-age", "1s", "--dangling-age", "1s", "--local-images", "evict"),
+)
+
+
+class Killer(threading.Thread):
+    """Starts a command again as often as it is to be killed.
+
+    Args:
+        host: where it runs.
+        kills: how often.
+        seed: of when.
+        deadly: whether it is killed, or only started.
+    """
+
+    def __init__(self, host: Host, kills: int, seed: int, name: str, *, deadly: bool) -> None:
+        super().__init__(name=name)
+        self._host = host
+        self._kills = kills
+        self._deadly = deadly
+        self._source = random.Random(f"{name} {seed}")
+        self._at_work = _AT_WORK[name]
+        self.killed = 0
+        # Statuses with which it ended by itself, where nothing gave it reason to.
+        self.odd_ends: list[int] = []
+
+    def _start_one(self, *argv: str) -> subprocess.Popen[bytes]:
+        with said_by(self._host, self.name).open("ab") as file:
+            return subprocess.Popen(self._host.command(*argv), stdout=file, stderr=file, env=self._host.environment)
+
+    def _end(self, process: subprocess.Popen[bytes], expected: Collection[int] = ()) -> None:
+        process.kill()
+        status = process.wait()
+        if status == -signal.SIGKILL:
+            self.killed += 1
+        elif status not in expected:
+            self.odd_ends.append(status)
+
+    def _said(self) -> int:
+        """How often it said, in all its lives, that it is at work."""
+        path = said_by(self._host, self.name)
+        return path.read_bytes().count(self._at_work) if path.exists() else 0
+
+    @staticmethod
+    def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+        try:
+            process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return
+
+
+class CollectorKiller(Killer):
+    """Kills the collector while it starts and while it watches; now and then the engine forgets before it is back."""
+
+    def __init__(self, host: Host, kills: int, seed: int, traffic: Traffic, *, deadly: bool) -> None:
+        super().__init__(host, kills, seed, "collector", deadly=deadly)
+        self._traffic = traffic
+
+    def run(self) -> None:
+        """Kill so often."""
+        for number in range(self._kills):
+            before = self._said()
+            process = self._start_one("collector", "run", "--listing-interval", "2s", "--inventory-interval", "5s")
+            if number and self._source.random() < _ANY_MOMENT:
+                self._wait(process, self._source.uniform(0.2, 3.0))
+            else:
+                while process.poll() is None and self._said() == before:
+                    time.sleep(0.02)
+                self._wait(process, self._source.uniform(0.0, 3.0))
+            if not self._deadly:
+                process.send_signal(signal.SIGTERM)
+                process.wait()
+            self._end(process, () if self._deadly else (0,))
+            self.killed += not self._deadly
+            if number % _FLOOD_EVERY == _FLOOD_EVERY - 1:
+                self._traffic.flood(_FLOOD)
+            time.sleep(self._source.uniform(0, 0.5))
+
+
+class PrunerKiller(Killer):
+    """Kills the pruner at any moment, mostly right after it has removed something."""
+
+    def __init__(self, host: Host, kills: int, seed: int, *, deadly: bool) -> None:
+        super().__init__(host, kills, seed, "pruner", deadly=deadly)
+
+    def run(self) -> None:
+        """Kill so often; one that ends by itself does not count."""
+        tries = 0
+        while self.killed < self._kills and tries < 3 * self._kills:
+            tries += 1
+            enough = self._said() + self._source.choice((1, 1, 2, 4, 8))
+            process = self._start_one("pruner", "run", *PRUNE)
+            if self._source.random() < _ANY_MOMENT:
+                self._wait(process, self._source.uniform(0.2, 3.0))
+            else:
+                while process.poll() is None and self._said() < enough:
+                    time.sleep(0.005)
+                self._wait(process, self._source.choice((0.0, 0.01, 0.05, 0.2, 0.5)))
+            if not self._deadly:
+                process.wait()
+            self._end(process, _ENDS)
+            self.killed += not self._deadly
+
+
+def said_by(host: Host, name: str) -> Path:
+    """What a command wrote, all its lives together."""
+    return host.engine.folder / f"{name}.out"
+
+
+def settle(host: Host, capture: Capture) -> None:
+    """Let a last collector and a last pruner, which nobody disturbs, take down what is left to say."""
+    with host.collecting():
+        client = host.engine.client()
+        client.api.import_image_from_data(b"\0" * 1024, repository=LAST, tag="1")
+        client.close()
+        host.wait_for(capture.has_last, "the capture to come to its end")
+        sql = "SELECT count(*) FROM event WHERE reference LIKE ?"
+        host.wait_for(lambda: host.log.query(sql, [f"{LAST}%"])[0][0] > 0, "the log to come to its end")
+        # It removes nothing, but tells what became of what others began.
+        host.run("pruner", "run", "--threshold", "1B")
+    capture.close()
