@@ -186,6 +186,10 @@ def status(
     console.print_facts(_state(found))
     if found.unwatched_seconds is not None:
         console.print_text(f"warning: {reports.unwatched_text(found.unwatched_seconds)}", "yellow")
+    if (still := found.standstill) is not None:
+        since = format_duration(time.time() - still.since)
+        runs = format_count(still.runs, "prune run")
+        console.print_text(f"warning: for {since} {runs} removed nothing: {still.reasons}", "yellow")
     typer.echo()
     counts = [(kind, f"{count:,}") for kind, count in found.events_by_kind.items()]
     console.print_table(("EVENT", "COUNT"), counts, right=("COUNT",))

@@ -241,15 +241,18 @@ def history(
     ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Tell what prunes removed, why, how much that freed, and what was wanted again afterwards."""
+    """Tell what prunes removed, why, how much that freed, and what was wanted again; and which could remove nothing."""
     from pruner.report import history as past
     from pruner.report.terminal import print_history
 
-    found = past.read(console.open_log(log), None if since is None else past.since_when(since), image)
+    opened, begun = console.open_log(log), None if since is None else past.since_when(since)
+    found = past.read(opened, begun, image)
+    stuck = past.fruitless(opened, begun) if image is None else []
     if output is Format.JSON:
-        console.print_json({"totals": past.totals(found), "removals": [one.to_json() for one in found]})
+        rows = [one.to_json() for one in found]
+        console.print_json({"totals": past.totals(found), "removals": rows, "fruitless": [s.to_json() for s in stuck]})
     else:
-        print_history(found)
+        print_history(found, stuck)
 
 
 @app.command("import-config", short_help="Make a policy of another tool's settings.")

@@ -407,7 +407,9 @@ def _words(reason: str | None) -> str:
 
 
 _STARTED = """
-SELECT epoch_ns(time), attributes FROM event WHERE kind = 'prune_started' AND host = ? ORDER BY seq
+SELECT epoch_ns(time), attributes FROM event WHERE kind = 'prune_started' AND host = ?
+    AND coalesce(attributes ->> '$.round', '') <> '0' -- runs that could remove nothing are recorded without a plan
+ORDER BY seq
 """
 _ITEMS = """
 SELECT attributes ->> '$.prune', image_id, CASE kind WHEN 'item_failed' THEN coalesce(attributes ->> '$.error', '') END

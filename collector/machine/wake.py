@@ -8,7 +8,6 @@ a few bytes that can also be written while the disk is full.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import math
@@ -19,7 +18,7 @@ from typing import Any
 
 from collector.machine.disk import DiskSample
 from collector.model.backoff import Backoff
-from collector.model.paths import replace_file
+from collector.model.paths import rewrite_file
 from collector.model.units import format_bytes
 
 logger = logging.getLogger(__name__)
@@ -71,13 +70,10 @@ def leave_levels(
             path.touch()  # its time says when the pruner last looked
             return True
     try:
-        _replace(path, text)
+        rewrite_file(path, text, 0o640)
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT} or not _overwrite(path, text):
-            logger.warning(
-                "%s cannot be written (%s): the collector cannot wake the pruner early", path, error.strerror
-            )
-            return False
+        logger.warning("%s cannot be written (%s): the collector cannot wake the pruner early", path, error.strerror)
+        return False
     return True
 
 
@@ -148,20 +144,6 @@ class Alarm:
 
 def _is_short(sample: DiskSample, levels: tuple[int, int]) -> bool:
     return sample.free_bytes < levels[0] or bool(sample.total_inodes and sample.free_inodes < levels[1])
-
-
-def _replace(path: Path, text: bytes) -> None:
-    replace_file(path, text, 0o640)
-
-
-def _overwrite(path: Path, text: bytes) -> bool:
-    """Write into the block that the file has already; a reader takes a torn text for none."""
-    try:
-        with path.open("r+b") as file:
-            file.write(text)
-    except OSError:
-        return False
-    return True
 
 
 def _touch(path: Path) -> bool:

@@ -73,6 +73,23 @@ def replace_file(path: Path, data: bytes, mode: int) -> None:
         raise
 
 
+def rewrite_file(path: Path, data: bytes, mode: int) -> None:
+    """Put a file in the place of another; on a full disk write into the blocks that it has already.
+
+    A reader may then see a torn text. Data of always the same length leave no tail of what was there.
+
+    Raises:
+        OSError: neither can be done.
+    """
+    try:
+        replace_file(path, data, mode)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT} or not path.exists():
+            raise
+        with os.fdopen(open_own(path, os.O_WRONLY), "wb") as file:
+            file.write(data)
+
+
 def open_own(path: Path, flags: int, mode: int = 0o640) -> int:
     """Open a file of ours beside the log: a descriptor.
 

@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector as Source
 from collector.eventlog.database import files_aside
 from collector.eventlog.log import EventLog
 from collector.machine.disk import sample_disk
+from collector.machine.prune_runs import read_runs
 from collector.machine.wake import levels_path, read_levels
 from collector.model.errors import HindsightError, LogBusyError, LogError, UsageError
 from collector.model.events import Kind
@@ -39,7 +40,7 @@ _EVERY_S = 5.0
 _MODE = 0o644
 _PORTS = range(1, 65536)
 # Prometheus sees a counter increase from what it was before: what may come to be counted is told as 0 until then.
-_OUTCOMES = ("target reached", "target not reached", "interrupted")
+_OUTCOMES = ("target reached", "target not reached", "interrupted", "failed")
 _ITEMS = tuple(product(("container", "image", "volume", "build_cache"), ("removed", "kept")))
 
 Labels = tuple[str, ...]
@@ -81,6 +82,12 @@ SPECS = (
     Spec("last_prune_timestamp_seconds", "gauge", "When the latest prune ended; a run with nothing to do is none."),
     Spec("last_prune_reached_target", "gauge", "Whether the latest prune reached its target."),
     Spec("pruner_last_run_timestamp_seconds", "gauge", "When the pruner last looked, also if nothing was to do."),
+    Spec("pruner_fruitless_runs_total", "counter", "Runs that removed nothing though the target was not reached."),
+    Spec(
+        "pruner_last_reached_timestamp_seconds",
+        "gauge",
+        "When a run of the pruner last ended with enough space free, also if nothing was to do.",
+    ),
     Spec("engine_connected", "gauge", "Whether the engine's events are being read."),
     Spec("last_witnessed_timestamp_seconds", "gauge", "When the collector last read the engine's events."),
     Spec("gaps_total", "counter", "Intervals that were not witnessed."),
@@ -275,6 +282,10 @@ class Metrics(Source):
             yield "pruner_last_run_timestamp_seconds", one(levels_path(self._log.path).stat().st_mtime)
         except OSError:
             pass
+        runs = read_runs(self._log.path)
+        yield "pruner_fruitless_runs_total", one(runs.total)
+        if runs.reached is not None:
+            yield "pruner_last_reached_timestamp_seconds", one(runs.reached)
         if live.data_root and (levels := read_levels(self._log.path, live.data_root)):
             yield "threshold_bytes", one(levels[0])
         try:

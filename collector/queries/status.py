@@ -12,6 +12,7 @@ from collector.eventlog.identity import label_of
 from collector.eventlog.log import EventLog
 from collector.eventlog.spool import Spool
 from collector.eventlog.sql import sql_list
+from collector.machine.prune_runs import Fruitless, read_runs
 from collector.model.errors import LogError
 from collector.model.events import LIVE, WATCHING, Source, of_source
 from collector.model.units import format_duration
@@ -34,6 +35,8 @@ class Status:
     `holds` says what fills the disk of the images, by kind, as of the latest sample; what the engine does not account
     for, with the blocks that the file system keeps for root, is `unaccounted`.
     `damaged_logs` names the files that were set aside because they were damaged, the oldest first.
+    `standstill` has the latest runs of the pruner that removed nothing though space was short; None: there is none
+    since one that did or had nothing to do. `target_reached` is when one last ended with enough space; None: not known.
     `free_history` has the least free space of each of up to 168 equal intervals in the last week of disk samples.
     """
 
@@ -60,6 +63,8 @@ class Status:
     holds: dict[str, int]
     free_history: list[tuple[float, int]]
     damaged_logs: list[str]
+    standstill: Fruitless | None
+    target_reached: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +212,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
         history = connection.execute(_FREE_HISTORY, [host, host]).fetchall()
         name = label_of(connection, host)
         images = connection.execute("SELECT count(*) FROM present_images WHERE host = ?", [host]).fetchall()[0][0]
+    runs = read_runs(log.path)
     image_bytes, free, total, path, *others = disk[0] if disk else (None,) * 7
     return Status(
         log=str(log.path),
@@ -232,6 +238,8 @@ def status(log: EventLog, now: float | None = None) -> Status:
         holds=_holds(free, total, dict(zip(_HOLDERS, (image_bytes, *others), strict=True))),
         free_history=history,
         damaged_logs=[str(path) for path in files_aside(log.path)],
+        standstill=runs.row,
+        target_reached=runs.reached,
     )
 
 

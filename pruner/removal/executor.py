@@ -229,8 +229,8 @@ class Executor:
             return
         for prune, entries in unreported.items():
             for entry in entries:
-                self._store(aftermath(prune, entry, present))
-            self._store(
+                self.store(aftermath(prune, entry, present))
+            self.store(
                 Event(time.time_ns(), Kind.PRUNE_FINISHED, attributes={"prune": prune, "outcome": "interrupted"})
             )
         logger.warning("recorded the outcome of %s", format_count(len(prunes), "interrupted prune"))
@@ -263,7 +263,7 @@ class Executor:
         """Remove what the plan says, as long as it is needed; whether anything went."""
         self._prune = uuid.uuid4().hex
         logger.info("%s", summary(made))
-        self._store(
+        self.store(
             Event(
                 time.time_ns(),
                 Kind.PRUNE_STARTED,
@@ -300,7 +300,7 @@ class Executor:
                 freed, gone, expected = after.free_bytes - before.free_bytes, True, expected + removal.frees
                 self._removed.append((removal, freed))
                 logger.info("removed %s: freed %s; %s", _named(removal), format_bytes(freed), removal.detail)
-                self._store(self._item(Kind.ITEM_REMOVED, removal, freed, self._facts_of(removal, made, lookout)))
+                self.store(self._item(Kind.ITEM_REMOVED, removal, freed, self._facts_of(removal, made, lookout)))
                 useless = self._effect.check(
                     removal.frees, before.free_bytes, after.free_bytes, lambda: measure().free_bytes, settling
                 )
@@ -324,7 +324,7 @@ class Executor:
         more: dict[str, Any] = {"error": obstacle.why, **({"refused": True} if obstacle.refused else {})}
         if removal.key in self._lost:
             more["untagged"] = list(self._lost[removal.key])
-        self._store(self._item(Kind.ITEM_FAILED, removal, None, more))
+        self.store(self._item(Kind.ITEM_FAILED, removal, None, more))
         if obstacle.refused and wants_space(obstacle.why):
             self._stuck = True
             logger.warning("%s", STUCK.format(name=_named(removal), path=made.inventory.disk.path))
@@ -333,7 +333,7 @@ class Executor:
         """Say how a round ended. Raises LogError."""
         reached = not short(after.free_bytes, after.free_inodes, made.levels.target)
         outcome = "target reached" if reached else "target not reached" if has_effect else "no effect"
-        self._store(
+        self.store(
             Event(
                 time.time_ns(),
                 Kind.PRUNE_FINISHED,
@@ -610,7 +610,7 @@ class Executor:
             },
         )
 
-    def _store(self, event: Event) -> None:
+    def store(self, event: Event) -> None:
         """Have the event on the disk, in the log or its spool, before going on.
 
         Raises:

@@ -20,10 +20,12 @@ from collector.model.errors import DeadlineError, HindsightError, LogDamagedErro
 from collector.model.units import format_bytes, format_count
 from pruner.planning.held_back import held_back
 from pruner.planning.plan import Plan, counted, plan, short
+from pruner.policy.file import to_json as policy_json
 from pruner.policy.headroom import resolved
 from pruner.policy.min_age import with_min_age
 from pruner.policy.policy import Levels, Policy, Space
 from pruner.removal.executor import MAX_ROUNDS, Executor, Outcome, exclusive
+from pruner.removal.standstill import note
 from pruner.state.disks import on_disk, without
 from pruner.state.inventory import Inventory, read_history
 from pruner.state.refusals import ItemId, Refusal
@@ -189,34 +191,49 @@ def run(
         PrunerBusyError: another pruner is at work.
         UsageError: the policy contradicts itself on this disk.
     """
-    with exclusive(log.path), within(policy.deadline):
+    facts = {"trigger": trigger, "policy": {"text": str(policy), "values": policy_json(policy)}}
+    with exclusive(log.path):
         executor = Executor(engine, log, trigger)
-        outcomes: list[Outcome] = []
-        count = 1
-
-        def replan(refusals: Mapping[ItemId, Refusal]) -> Plan:
-            nonlocal count
-            plans = make_plans(engine, log, policy, request, refusals, executor.orphaned, ahead=False)
-            count = len(plans)
-            if request is None:
-                # What one run was asked for is not when the next shall begin.
-                main, *others = plans
-                levels = {made.inventory.disk.path: made.levels.threshold for made in others}
-                leave_levels(log.path, main.inventory.disk.path, *main.levels.threshold, levels)
-            return plans[min(len(outcomes), count - 1)]
-
-        executor.flush()
-        executor.finish_interrupted(unfinished(log))
         try:
-            while len(outcomes) < count:
-                outcomes.append(executor.run(replan))
-        except DeadlineError:
-            logger.warning(
-                "the run ends at its deadline; it removed %s so far, and the next run records what became of the rest",
-                counted(executor.removed),
-            )
+            with within(policy.deadline):
+                outcome = _run(executor, engine, log, policy, request)
+        except HindsightError as error:
+            if not executor.removed:
+                note(log.path, executor.store, error, facts)
             raise
-        return together(outcomes)
+        note(log.path, executor.store, outcome, facts)
+        return outcome
+
+
+def _run(
+    executor: Executor, engine: RemovingEngine, log: EventLog, policy: Policy, request: ManualRequest | None
+) -> Outcome:
+    outcomes: list[Outcome] = []
+    count = 1
+
+    def replan(refusals: Mapping[ItemId, Refusal]) -> Plan:
+        nonlocal count
+        plans = make_plans(engine, log, policy, request, refusals, executor.orphaned, ahead=False)
+        count = len(plans)
+        if request is None:
+            # What one run was asked for is not when the next shall begin.
+            main, *others = plans
+            levels = {made.inventory.disk.path: made.levels.threshold for made in others}
+            leave_levels(log.path, main.inventory.disk.path, *main.levels.threshold, levels)
+        return plans[min(len(outcomes), count - 1)]
+
+    executor.flush()
+    executor.finish_interrupted(unfinished(log))
+    try:
+        while len(outcomes) < count:
+            outcomes.append(executor.run(replan))
+    except DeadlineError:
+        logger.warning(
+            "the run ends at its deadline; it removed %s so far, and the next run records what became of the rest",
+            counted(executor.removed),
+        )
+        raise
+    return together(outcomes)
 
 
 def together(outcomes: Sequence[Outcome]) -> Outcome:

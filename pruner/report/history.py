@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -12,10 +13,12 @@ from typing import Any
 
 from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
+from collector.machine.prune_runs import Fruitless, read_runs
 from collector.model.errors import UsageError
 from collector.model.events import Effect, with_effect
 from collector.model.references import meant
 from collector.model.units import format_bytes, format_duration, parse_duration
+from collector.model.untrusted import read_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,43 @@ def read(log: EventLog, since: float | None = None, name: str | None = None) -> 
             called.setdefault(one.image_id, set()).update({*one.references, one.name} - {one.image_id})
     chosen = set(meant(name, {one.image_id: called[one.image_id] for one in found if one.image_id is not None}))
     return [one for one in found if (one.image_id in chosen if one.image_id else fnmatchcase(one.name, name))]
+
+
+def fruitless(log: EventLog, since: float | None = None) -> list[Fruitless]:
+    """Runs that removed nothing though space was short, the oldest first; those that the same rules stopped together.
+
+    Args:
+        log: the event log.
+        since: those that ended from then on, UTC seconds; None: all.
+
+    Raises:
+        LogError: the log cannot be read.
+    """
+    ends: list[tuple[float, Fruitless | None]] = []
+    for moment, removed, error, text in log.query(_ENDS):
+        told = read_object(text) or {}
+        if error and not told.get("held_back"):
+            told["error"] = error
+        if not removed and told.get("outcome") != "target reached":
+            with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
+                ends.append((moment, Fruitless.from_json({"since": moment, "until": moment, "runs": 1, **told})))
+            if not told.get("over"):
+                continue
+        ends.append((moment, None))
+    ends += [(one.until, one) for one in read_runs(log.path).waiting.values()]
+    found: list[Fruitless] = []
+    row: dict[object, int] = {}
+    for _, end in sorted(ends, key=lambda end: end[0]):
+        if end is None:
+            row.clear()
+            continue
+        rules = end.error or frozenset(str(one.get("rule")) for one in end.held_back)
+        if rules in row and end.since - found[row[rules]].until < _APART_S:
+            found[row[rules]] = found[row[rules]].and_then(end)
+        else:
+            row[rules] = len(found)
+            found.append(end)
+    return [one for one in found if one.until >= (since or 0.0)]
 
 
 def since_when(text: str, now: float | None = None) -> float:
@@ -179,6 +219,19 @@ def _past(row: Sequence[Any]) -> Past:
     )
 
 
+# Fruitless runs that lie further apart than they are recorded are not in a row: those between had nothing to do.
+_APART_S = 2 * 3600.0
+_ENDS = """
+WITH item AS (
+    SELECT attributes ->> '$.prune' AS prune, count(*) FILTER (kind = 'item_removed') AS removed,
+        arg_max(attributes ->> '$.error', seq) AS error
+    FROM event WHERE kind IN ('item_removed', 'item_failed') GROUP BY prune
+)
+SELECT epoch_ns(time) / 1e9, coalesce(removed, 0), error, CAST(attributes AS VARCHAR)
+FROM event LEFT JOIN item ON prune = attributes ->> '$.prune'
+WHERE kind = 'prune_finished' AND coalesce(attributes ->> '$.outcome', '') <> 'interrupted'
+ORDER BY seq
+"""
 _NAMES = "SELECT image_id, list(DISTINCT name) FROM image_references GROUP BY image_id"
 # A removal's story ends where the same image is removed once more: what comes later is that removal's.
 _REMOVALS = f"""

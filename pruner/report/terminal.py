@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from collector.machine.prune_runs import Fruitless
 from collector.model.errors import UsageError
 from collector.model.origin import MEANING
 from collector.model.references import meant, similar
@@ -257,8 +258,8 @@ def _story(verdict: Verdict) -> list[tuple[str, str]]:
     ]
 
 
-def print_history(found: Sequence[Past]) -> None:
-    """Print removals and their regret, then all in one line."""
+def print_history(found: Sequence[Past], stuck: Sequence[Fruitless] = ()) -> None:
+    """Print removals and their regret, runs that removed nothing, then all in one line."""
     if found:
         console.print_table(
             ("REMOVED", "BY", "KIND", "FREED", "NAME", "AGAIN", "USES SINCE", "WHY"),
@@ -269,7 +270,16 @@ def print_history(found: Sequence[Past]) -> None:
             optional=("BY", "KIND"),
         )
         typer.echo()
+    for one in stuck:
+        console.print_text(_standstill(one))
     console.print_text(history_summary(found))
+
+
+def _standstill(one: Fruitless) -> str:
+    """Runs that removed nothing, in one line."""
+    if one.runs == 1:
+        return f"1 run at {format_time(one.since)} removed nothing: {one.reasons}"
+    return f"{one.runs} runs from {format_time(one.since)} to {format_time(one.until)} removed nothing: {one.reasons}"
 
 
 def _removal(one: Past) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from collector.eventlog.log import EventLog
+from collector.machine.prune_runs import PruneRuns, leave_runs
 from collector.machine.wake import leave_levels
 from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
@@ -176,6 +177,7 @@ def test_served_over_http_and_left_in_a_file_they_are_the_same_and_to_prometheus
     metrics = Metrics(log, file, now=lambda: NOW)
     port = metrics.serve("127.0.0.1:0")
     leave_levels(log.path, str(tmp_path), 5e9, 0)
+    leave_runs(log.path, PruneRuns(total=3, reached=NOW - 60))
     metrics.publish(live(tmp_path))
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         served = answer.read().decode()

@@ -133,3 +133,15 @@ def test_what_an_interrupted_prune_removed_is_recorded_also_when_it_was_pulled_a
     bench.prune(threshold="0")
     assert bench.recorded("item_removed") == {image}
     assert bench.recorded("item_failed") == {stays}
+
+
+def test_a_run_that_can_remove_nothing_is_recorded_with_what_stood_in_the_way(bench: Bench) -> None:
+    old_image(bench, "a:1")
+    for _ in range(2):
+        assert not bench.prune(min_age="90d").reached
+    told = bench.log.query(
+        "SELECT attributes ->> '$.outcome', attributes ->> '$.held_back[0].rule' FROM event"
+        " WHERE kind = 'prune_finished'"
+    )
+    assert told == [("target not reached", "min_age")]
+    assert bench.log.query("SELECT count(*) FROM event WHERE kind = 'prune_started'") == [(1,)]
