@@ -91,10 +91,11 @@ def ingest_stream(log: EventLog, lines: Iterable[str], assumed_ns: int) -> Inges
     total = Ingested()
     while batch := list(islice(source, _BATCH)):
         entries = [_timely(line) for line in map(parse_line, batch) if line is not None]
-        told = [reader.read(line) for line in entries if line.cursor is None or (line.time_ns or 0) >= before]
+        new = [line for line in entries if line.cursor is None or (line.time_ns or 0) >= before]
+        told = [fact for line in new for fact in reader.facts(line)]
         position = _journal_position(entries, reader)
         mark = None if position is None else (JOURNAL, position)
-        found = store(log, [fact for fact in told if fact is not None], SOURCE, assumed_ns, mark)
+        found = store(log, told, SOURCE, assumed_ns, mark)
         total = total.plus(replace(found, lines=len(entries)))
     return total
 
@@ -124,7 +125,7 @@ def ingest_file(log: EventLog, path: Path) -> Ingested:
                 offset += sum(length for _, length, whole in batch if whole)
                 parsed = (parse_line(raw.decode(errors="replace")) for raw, _, _ in batch)
                 entries = [_timely(line) for line in parsed if line is not None]
-                told = [fact for fact in map(reader.read, entries) if fact is not None]
+                told = [fact for line in entries for fact in reader.facts(line)]
                 position = json.dumps({"offset": offset, "head": head, "jobs": reader.state})
                 found = store(log, told, SOURCE, assumed_ns, (source, position))
                 total = total.plus(replace(found, lines=len(entries)))

@@ -12,10 +12,11 @@ from typing import Any
 from collector.job_sources.joblog import ANSI, JobLog, Sighting, plain
 from collector.model.jobs import Job, project_of
 from collector.model.times import parse_rfc3339_ns
-from collector.model.untrusted import MOST_SECONDS, amount, clean, cut, read_json, whole
+from collector.model.untrusted import MOST_SECONDS, amount, clean, cut, mapping, read_json, whole
 
 SOURCE = "runner log"
 _MOST_JOBS = 1000
+_STARTS = "Starting multi-runner from "
 # What a line has beyond so many characters tells nothing of jobs.
 MOST_LINE = 65536
 # rsyslog writes ESC so.
@@ -169,13 +170,40 @@ class RunnerLog:
     """
 
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
-        self._logs = {job: JobLog(told) for job, told in (state or {}).items() if isinstance(told, dict)}
+        known = {job: told for job, told in (state or {}).items() if isinstance(told, dict)}
+        self._logs = {job: JobLog(told) for job, told in known.items()}
+        self._jobs = {job: Job.from_json({**mapping(told.get("job")), **_own(job)}) for job, told in known.items()}
 
     @property
     def state(self) -> dict[str, Any]:
         """Of the jobs under way, what was read so far, as JSON."""
         # Jobs whose end is never told must not pile up.
-        return {job: log.state for job, log in list(self._logs.items())[-_MOST_JOBS:]}
+        return {
+            job: {**log.state, "job": self._jobs[job].to_json()} for job, log in list(self._logs.items())[-_MOST_JOBS:]
+        }
+
+    def facts(self, line: Line) -> list[JobFact]:
+        """All that an entry tells of jobs: the runner's start ends those of the process before it."""
+        if line.message.startswith(_STARTS) and "job" not in line.fields:
+            # A reboot or a kill leaves no line for them. (A reload of the configuration ends no job, and has another.)
+            found: list[JobFact] = [
+                JobFinished(self._jobs[job], line.time_ns, "runner restarted", None) for job in self._logs
+            ]
+            self._logs.clear()
+            self._jobs.clear()
+            return found
+        told = self.read(line)
+        return [] if told is None else [told]
+
+    def _log_of(self, job: Job) -> JobLog:
+        job_id = job.job_id or ""
+        known = self._jobs.get(job_id) if job_id in self._logs else None
+        self._jobs[job_id] = known.merged(job) if known else job
+        return self._logs.setdefault(job_id, JobLog())
+
+    def _ended(self, job_id: str) -> None:
+        self._logs.pop(job_id, None)
+        self._jobs.pop(job_id, None)
 
     def read(self, line: Line) -> JobFact | None:
         """What an entry tells of a job; None if nothing."""
@@ -185,18 +213,23 @@ class RunnerLog:
         job = job_from(line.fields)
         message = line.message
         if message in {"Checking for jobs... received", "Added job to processing list"}:
+            self._log_of(job)
             return JobStarted(job, line.time_ns)
         if message == "Removed job from processing list":
-            self._logs.pop(job_id, None)
+            self._ended(job_id)
             return JobFinished(job, line.time_ns, None, None)
         if message == "Job succeeded":
-            self._logs.pop(job_id, None)
+            self._ended(job_id)
             return JobFinished(job, line.time_ns, "success", _seconds(line.fields))
         if failed := _FAILED.match(message):
-            self._logs.pop(job_id, None)
+            self._ended(job_id)
             return JobFinished(job, line.time_ns, failed["why"] or "failed", _seconds(line.fields))
-        sighting = _configured(line) or self._logs.setdefault(job_id, JobLog()).read(message)
+        sighting = _configured(line) or self._log_of(job).read(message)
         return None if sighting is None else JobNamesImage(job, line.time_ns, sighting)
+
+
+def _own(job_id: str) -> dict[str, str]:
+    return {"ci": "gitlab", "job_id": job_id}
 
 
 def read_lines(lines: Iterable[str]) -> Iterator[tuple[Line, JobFact | None]]:

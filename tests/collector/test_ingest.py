@@ -12,7 +12,7 @@ from collector.cli import app
 from collector.eventlog.log import EventLog
 from collector.job_sources.ingest import JOURNAL, ingest_file, ingest_stream, journal_cursor
 from collector.job_sources.joblog import JobLog, Sighting, sightings
-from collector.job_sources.runnerlog import JobFinished, JobNamesImage, JobStarted, parse_line, read_lines
+from collector.job_sources.runnerlog import JobFinished, JobNamesImage, JobStarted, RunnerLog, parse_line, read_lines
 from collector.model.events import Event, Kind
 from tests.collector.test_jobs import JOB_A, JOB_B, SERVICE, log, witnessed  # noqa: F401
 from tests.collector.test_translate import CAPTURES
@@ -292,3 +292,35 @@ def test_starts_are_told_with_the_project() -> None:
     )
     assert isinstance(told, JobStarted)
     assert told.job.project == "g/p"
+
+
+def runner_says(message: str, **fields: object) -> str:
+    return json.dumps({"msg": message, "time": "2026-11-24T08:00:00Z", **fields}) + "\n"
+
+
+def test_a_start_of_the_runner_ends_the_jobs_before_it(log: EventLog, tmp_path: Path) -> None:  # noqa: F811
+    file = tmp_path / "runner.log"
+    begun = [runner_says("Checking for jobs... received", job=job, project=7, runner="abc") for job in (1, 2)]
+    file.write_text("".join(begun) + runner_says("Job succeeded", job=2, project=7, runner="abc"))
+    ingest_file(log, file)
+    with file.open("a") as more:
+        # A reload of its configuration ends none.
+        more.write(runner_says("Configuration loaded"))
+    ingest_file(log, file)
+    ended = "SELECT job_id, attributes ->> '$.outcome' FROM event JOIN job USING (job) WHERE kind = 'job_finished'"
+    assert log.query(ended) == [("2", "success")]
+    with file.open("a") as more:
+        more.write(runner_says("Starting multi-runner from /etc/gitlab-runner/config.toml...", builds=0))
+        more.write(runner_says("Checking for jobs... received", job=3, project=7, runner="abc"))
+    ingest_file(log, file)
+    assert log.query(ended + " ORDER BY job_id") == [("1", "runner restarted"), ("2", "success")]
+    assert log.query("SELECT project_id, runner FROM job WHERE job_id = '1'") == [("7", "abc")]
+
+
+@pytest.mark.parametrize("state", [{"5": {"build": "debian:12"}}, {"5": {"job": 3}}, {"5": {"job": {"job_id": "9"}}}])
+def test_a_position_of_an_older_version_is_read_on(state: dict[str, object]) -> None:
+    line = parse_line(runner_says("Starting multi-runner from /etc/x..."))
+    assert line is not None
+    (fact,) = RunnerLog(state).facts(line)
+    assert isinstance(fact, JobFinished)
+    assert fact.job.job_id == "5"
