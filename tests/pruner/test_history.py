@@ -17,7 +17,7 @@ from pruner.cli import main
 from pruner.report.history import Past, history_summary, read, since_when, totals
 
 HOUR = 3600
-T0 = 1_800_000_000
+T0 = 1_700_000_000
 MIB = 2**20
 ALPHA, BETA = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 

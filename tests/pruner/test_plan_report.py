@@ -80,7 +80,10 @@ def test_a_plan_folds_what_stays_and_ends_with_the_next_step(
     assert made.verdicts[0].image.image_id in "\n".join(shown)
 
 
-def test_a_plan_with_enough_space_names_what_would_go_next(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_with_enough_space_names_what_would_go_next(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     print_plan(plan(policy(1), inventory([image("a", 60), image("b", 50), image("young", 0.1)])))
     shown = capsys.readouterr().out.splitlines()
     assert "if space ran out, these would go next: a:1 (9.54 MiB), b:1 (9.54 MiB)" in shown
