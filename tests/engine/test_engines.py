@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pruner.removal.client import DockerRemovingEngine as Border
-from tests.engine.engines import Engine
+from tests.conftest import MakeEngine
 from tests.engine.host import Host
 from tests.engine.registry import Registry, base_layer, random_layer
 
@@ -27,9 +27,14 @@ ALL_OLD = (
 )
 
 
-def test_names_by_digest_and_nameless_volumes_are_known(every_engine: Engine, registry: Registry) -> None:
-    host = Host(every_engine, every_engine.folder / "log" / "events.duckdb")
-    client = every_engine.client()
+# What lies between answers as one of these: test_doctor asks all of them.
+@pytest.mark.parametrize("variant", ["docker20", "docker28", "podman", "podman58"])
+def test_names_by_digest_and_nameless_volumes_are_known(
+    make_engine: MakeEngine, registry: Registry, variant: str
+) -> None:
+    engine = make_engine(variant)
+    host = Host(engine, engine.folder / "log" / "events.duckdb")
+    client = engine.client()
     ids = {}
     with host.collecting():
         for seed, name in enumerate(("keep/base", "other/app"), start=400):
@@ -48,7 +53,7 @@ def test_names_by_digest_and_nameless_volumes_are_known(every_engine: Engine, re
         host.wait_for_events("container_died", 1)
         time.sleep(1.1)
 
-        border = Border(every_engine.host)
+        border = Border(engine.host)
         assert [row.volumes for row in border.containers()] == [(volume,)]
         assert (border.usage().volume_bytes or 0) >= 5 * MIB
         plan = host.json("pruner", "plan", *ALL_OLD)
@@ -57,9 +62,9 @@ def test_names_by_digest_and_nameless_volumes_are_known(every_engine: Engine, re
         }
         reasons = {row["image"]: row["reason"] for row in plan["images"]}
         assert (reasons[ids["keep/base"]], reasons[ids["other/app"]]) == ("protected", "evict")
-        before = every_engine.image_disk.free()
+        before = engine.image_disk.free()
         host.run("pruner", "run", *ALL_OLD, status=3)
-        freed = every_engine.image_disk.free() - before
+        freed = engine.image_disk.free() - before
     rows = host.log.query("SELECT image_id, attributes ->> '$.predicted_bytes' FROM events WHERE kind = 'item_removed'")
     assert [image for image, _ in rows] == [ids["other/app"]]
     assert abs(freed - int(rows[0][1])) <= 0.02 * freed + MIB

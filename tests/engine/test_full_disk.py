@@ -91,8 +91,7 @@ def test_a_disk_full_to_the_last_block_is_freed_and_all_is_told(
     client.close()
 
 
-@pytest.mark.parametrize("file_system", ["ext4", "xfs"])
-@pytest.mark.parametrize("variant", ["docker20", "docker26"])
+@pytest.mark.parametrize(("variant", "file_system"), [("docker20", "ext4"), ("docker20", "xfs"), ("docker26", "ext4")])
 def test_a_full_disk_costs_no_image_its_names_and_the_engine_has_a_reserve_of_its_own(
     make_engine: MakeEngine, registry: Registry, variant: str, file_system: str
 ) -> None:

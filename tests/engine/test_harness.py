@@ -19,16 +19,16 @@ pytestmark = pytest.mark.engine
 MIB = 2**20
 
 
-def test_an_engine_pulls_runs_a_job_and_shares_layers(every_engine: Engine, registry: Registry) -> None:
+def test_an_engine_pulls_runs_a_job_and_shares_layers(any_engine: Engine, registry: Registry) -> None:
     shared = [base_layer(), random_layer(1, 20 * MIB)]
     first = registry.push_image("mesa/a", "1", [*shared, random_layer(2, MIB)])
     second = registry.push_image("mesa/b", "1", [*shared, random_layer(3, MIB)])
-    runner = FakeRunner(every_engine, helper=second.reference)
+    runner = FakeRunner(any_engine, helper=second.reference)
     runner.run_job(second.reference)
-    before = every_engine.image_disk.free()
+    before = any_engine.disk.free()
     runner.run_job(first.reference)
-    assert before - every_engine.image_disk.free() < 10 * MIB
-    client = every_engine.client()
+    assert before - any_engine.disk.free() < 10 * MIB
+    client = any_engine.client()
     assert client.containers.list(all=True) == []
     assert {tag for image in client.images.list() for tag in image.tags} == {first.reference, second.reference}
     client.close()
