@@ -47,7 +47,8 @@ def test_the_simulation_of_the_recorded_log_predicts_the_prune(any_engine: Engin
         "SELECT (epoch_ns(max(time) FILTER (kind = 'prune_started')) - epoch_ns(min(time))) / 1e9 FROM event"
     )
     interval = f"{span - 0.05:.3f}s"
-    (row,) = host.json("analyzer", "simulate", *options, "--interval", interval, "--baseline", "none")["policies"]
+    timer = ("--trigger", "tick", "--interval", interval)
+    (row,) = host.json("analyzer", "simulate", *options, *timer, "--baseline", "none")["policies"]
     assert (row["removals"], row["repulls"], row["disk_full"]) == (len(removed), 0, 0)
     assert abs(row["removed_bytes"] - freed) <= 0.02 * freed + MIB
 
