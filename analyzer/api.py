@@ -136,7 +136,7 @@ def simulate(
     Args:
         history: of one host, or of several.
         policies: files, mappings of keys, or `Policy` objects; none: the default policy.
-        baselines: what others do, by name.
+        baselines: baselines, by name.
         pull_rate: bytes per second at which pulls are taken to run.
         trigger: what starts a prune: ``event`` (the timer, and a sample that shows too little space) or ``tick``.
         processes: how many hosts to work on at once; None: one for each processor.
@@ -230,7 +230,7 @@ def recommend(
         min_free: bytes that must always be free.
         headroom: bytes beyond that, should the future be worse than the past, in place of what the largest pulls tell.
         split: the share of the history to choose on; the rest judges. 1: no rest.
-        baselines: what others do, to compare with.
+        baselines: baselines, to compare with.
         processes: how many hosts to work on at once.
         least_history: recommend nothing on less, as text or in seconds.
         axes: values of keys to combine, as for `sweep`. Without `threshold`: auto, shares and bytes; without

@@ -28,9 +28,9 @@ def common(*, version: VersionOption = False) -> None:
 
 # What the list of commands says of each; its own help says more.
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
-    "simulate": (compare.simulate, "Compare policies, and what others do, on the history."),
+    "simulate": (compare.simulate, "Compare policies and baselines on the history."),
     "recommend": (search.recommend, "Pick a policy, write it to a file, and say why."),
-    "report": (compare.report, "Write all that the log tells as one HTML file."),
+    "report": (compare.report, "Write all that the log shows as one HTML file."),
     "demo": (compare.demo, "Simulate a year of a public project's CI (Mesa, 2023)."),
     "sweep": (search.sweep, "Try a grid of policies and mark those that none beats."),
     "allowlist": (search.allowlist, "Propose which repositories are worth protecting."),

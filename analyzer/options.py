@@ -39,7 +39,7 @@ LogsOption = Annotated[
         envvar=ENVIRONMENT_VARIABLE,
         metavar="PATH",
         help="An event log, a glob of logs, or a folder that `analyzer export` wrote; repeat it to add. "
-        "Several hosts are told apart and summed. Default: as for `collector`.",
+        "Results per host and in total. Default: as for `collector`.",
         show_default=False,
     ),
 ]
@@ -153,7 +153,7 @@ HeadroomOption = Annotated[
     typer.Option(
         metavar="SIZE",
         help="Free space to leave beyond that, should the future be worse.",
-        show_default="as the largest pulls tell",
+        show_default="from the largest pulls",
     ),
 ]
 LeastHistoryOption = Annotated[
@@ -164,7 +164,7 @@ BaselineOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="What others do, to compare with; 'all' or 'none'. Repeat it to add.",
+        help="Baselines to compare with; 'all' or 'none'. Repeat it to add.",
         show_default="the usual",
     ),
 ]
@@ -378,7 +378,7 @@ def search(
 
 
 def baselines(names: Sequence[str] | None) -> tuple[str, ...]:
-    """What others do, by name. Raises UsageError."""
+    """Baselines, by name. Raises UsageError."""
     from analyzer.baselines import BASELINES, DEFAULT_BASELINES, baseline
 
     chosen: list[str] = []
@@ -398,7 +398,7 @@ def output_format(text: str) -> Output:
     try:
         return Output(text)
     except ValueError:
-        raise UsageError(f"--format: '{text}' is none of {', '.join(Output)}") from None
+        raise UsageError(f"--format: '{text}' is not one of {', '.join(Output)}") from None
 
 
 def size(option: str, text: str | None) -> int | None:
@@ -414,7 +414,7 @@ def size(option: str, text: str | None) -> int | None:
 def trigger(text: str) -> str:
     """What starts a prune, ``tick`` or ``event``. Raises UsageError."""
     if text not in TRIGGERS:
-        raise UsageError(f"--trigger: '{text}' is none of {', '.join(TRIGGERS)}")
+        raise UsageError(f"--trigger: '{text}' is not one of {', '.join(TRIGGERS)}")
     return text
 
 

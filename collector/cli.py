@@ -93,7 +93,7 @@ def run(
     collector.run()
 
 
-@app.command(short_help="Find out what can be witnessed here.")
+@app.command(short_help="Find out what can be observed here.")
 def doctor(
     log: LogOption = None,
     host: HostOption = None,
@@ -206,7 +206,7 @@ def _state(found: reports.Status) -> list[tuple[str, str]]:
         ("events", f"{found.events:,}, from {format_time(found.first_event)}"),
         ("last event", f"{format_time(found.last_event)} (recorded {format_duration(found.lag_seconds)} ago)"),
         ("gaps", f"{found.gaps} ({format_duration(found.gap_seconds)})"),
-        ("witnessed", _witnessed(found)),
+        ("observed", _witnessed(found)),
         ("spooled", f"{format_count(found.spooled_events, 'event')} in the spool"),
         *[("set aside" if not n else "", f"{path} (damaged)") for n, path in enumerate(found.damaged_logs)],
     ]

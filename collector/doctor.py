@@ -97,7 +97,7 @@ def _log(log: EventLog) -> Iterator[Finding]:
     seen = "-" if found.coverage_7_days is None else f"{found.coverage_7_days:.1%} of the last 7 days"
     young = found.first_event is not None and time.time() - found.first_event < 7 * DAY_S
     yield Finding(
-        "witnessed",
+        "observed",
         State.BLIND if found.gaps else State.OK,
         "with gaps" if found.gaps else "without gaps",
         f"{seen}{' (the log is younger)' if young else ''}; {format_count(found.gaps, 'gap')}, "
@@ -194,7 +194,7 @@ def _images(engine: Engine) -> Iterator[Finding]:
     yield Finding(
         "layer sizes",
         told[answers.layer_sizes],
-        "told" if answers.layer_sizes else "not told",
+        "reported" if answers.layer_sizes else "not reported",
         "" if answers.layer_sizes else "an image's bytes are put on its top layer: freed bytes are a guess",
     )
     yield Finding(
@@ -212,8 +212,8 @@ def _images(engine: Engine) -> Iterator[Finding]:
     yield Finding(
         "time of storing",
         told[answers.stored],
-        "told" if answers.stored else "not told",
-        "" if answers.stored else "images without a witnessed use are judged by their build time",
+        "reported" if answers.stored else "not reported",
+        "" if answers.stored else "images without an observed use are judged by their build time",
     )
     yield _origin(answers.origin)
 
@@ -221,8 +221,8 @@ def _images(engine: Engine) -> Iterator[Finding]:
 def _origin(shown_by: str | None) -> Finding:
     """Whether it can be told that a registry has an image."""
     if shown_by is None:
-        detail = "pulls and pushes that the log witnesses tell it; as root, `collector run --once` looks it up"
-        return Finding("origin of images", State.BLIND, "not told", detail)
+        detail = "recorded pulls and pushes show it; as root, `collector run --once` looks it up"
+        return Finding("origin of images", State.BLIND, "not reported", detail)
     return Finding("origin of images", State.OK, shown_by)
 
 
@@ -232,6 +232,6 @@ def _probe(engine: Engine) -> Iterator[Finding]:
     for act in ("import", "tag", "untag", "delete"):
         found = told.get(act)
         named = bool(found)
-        answer = "told" if named else "told without the name" if found is not None else "not told"
+        answer = "reported" if named else "reported without the name" if found is not None else "not reported"
         made_up = "" if named else "the image list, read after each change and every hour, makes up for it"
         yield Finding(f"event of {act}", State.OK if named else State.BLIND, answer, made_up)

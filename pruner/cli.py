@@ -224,7 +224,7 @@ def explain(
     print_story(make_plan(DockerEngine(host), console.open_log(log), policy), image)
 
 
-@app.command(short_help="Tell what prunes removed, and what was wanted again.")
+@app.command(short_help="Show what prunes removed, and what was pulled again.")
 def history(
     image: Annotated[
         str | None,

@@ -385,7 +385,7 @@ def _compare(prune: _Prune, replayed: Plan) -> Iterator[ImageCheck]:
 def _cause(check: ImageCheck, prune: _Prune, entry: Mapping[str, Any] | None, image: Image | None) -> str:
     """Why an image was removed against the replay, or kept against it."""
     if entry is None:
-        return "the log has it as present, the pruner did not see it: its removal was not witnessed yet"
+        return "the log has it as present, the pruner did not see it: its removal was not observed yet"
     if image is None:
         return "the pruner saw it, the log did not know it yet: no inventory had been taken since it came"
     if _goes(check.recorded) != check.removed:

@@ -39,7 +39,7 @@ _THRESHOLDS = ["auto", "5%", "10%", "15%", "20%", "30%", "40%", "50%", "60%", "7
 ReportOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file to write.")]
 DemoReportOption = Annotated[Path, typer.Option("--report", "-o", metavar="FILE", help="The HTML file to write.")]
 RegretOption = Annotated[
-    bool, typer.Option("--regret", help="Also tell how far each policy is from one that knows the future.")
+    bool, typer.Option("--regret", help="Also show how far each policy is from one that knows the future.")
 ]
 
 
@@ -55,7 +55,7 @@ def simulate(
     processes: ProcessesOption = None,
     output: FormatOption = "table",
 ) -> None:
-    """Show what each policy would have done on this host: one row per policy, beside what others do.
+    """Show what each policy would have done on this host: one row per policy, beside baselines.
 
     Repeated options are combined: two thresholds and two orders make four policies. Of several hosts there is
     one row per host and policy, and their sums.
@@ -98,7 +98,7 @@ def report(
     disk: Disk,
     processes: ProcessesOption = None,
 ) -> None:
-    """Write all that the log tells as one HTML file: what the disk did, what it would have done, and what to set.
+    """Write all that the log shows as one HTML file: what the disk did, what it would have done, and what to set.
 
     It opens offline, in any browser. Without --threshold and --policy, thresholds from 5 to 80 % are compared.
     What to set is what `recommend` with the same options chooses. Of several hosts it has one row per host and

@@ -66,7 +66,7 @@ def verify(
 def costs(
     log: LogOption = None,
     host: LogHostOption = None,
-    by: Annotated[By, typer.Option(help="What to tell costs by.")] = By.PROJECT,
+    by: Annotated[By, typer.Option(help="What to group costs by.")] = By.PROJECT,
     output: console.FormatOption = console.Format.TABLE,
 ) -> None:
     """Show who fills the disk and who paid for pulls, as recorded."""

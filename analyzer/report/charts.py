@@ -23,7 +23,7 @@ Spec = dict[str, Any]
 
 _LOWEST_SHOWN = -0.15
 _AXIS = 64
-_OURS, _OTHERS = "policy", "what others do"
+_OURS, _OTHERS = "policy", "baseline"
 _COLOURS = 7
 # Where a label stands beside its point, how it is aligned there, and how far away it begins.
 _SIDES: tuple[tuple[str, Literal["left", "right"], int], ...] = (("left", "right", -11), ("right", "left", 11))
@@ -34,7 +34,7 @@ class Compared(Protocol):
 
     @property
     def results(self) -> Sequence[Result]:
-        """What others do, then our policies."""
+        """Baselines, then our policies."""
 
     @property
     def chosen(self) -> Result | None:
@@ -98,7 +98,7 @@ def free_space_chart(made: Study) -> Spec:
         .encode(
             x=alt.X("begin:T", scale=alt.Scale(type="utc", domain=brush, nice=False)),
             x2="end:T",
-            tooltip=[_when("begin:T", "not witnessed from"), _when("end:T", "until")],
+            tooltip=[_when("begin:T", "not observed from"), _when("end:T", "until")],
         )
     )
     levels = alt.Chart(alt.NamedData("levels"))
@@ -155,7 +155,7 @@ def free_space_chart(made: Study) -> Spec:
 
 
 def default_series(made: Study) -> list[str]:
-    """The lines that are shown at first: what was, what should be, and what others do."""
+    """The lines that are shown at first: what was, what should be, and the baselines."""
     wanted = {AS_RECORDED, *(result.name for result in (made.chosen, made.rival) if result is not None)}
     return [name for name in series(made) if name in wanted]
 
@@ -204,7 +204,7 @@ def trade_off_chart(made: Compared) -> Spec:
                 alt.Tooltip("policy:N"),
                 _bytes("repulled:Q", "pulled again"),
                 _bytes("free:Q", "least free space"),
-                alt.Tooltip("full:Q", title="disk full", format=","),
+                alt.Tooltip("full:Q", title="failed pulls", format=","),
                 alt.Tooltip("removed:Q", title="removed", format=","),
             ],
         )

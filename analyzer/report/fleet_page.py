@@ -26,7 +26,7 @@ class OnHost:
     Attributes:
         name: the host's name.
         facts: what it stands on.
-        results: what others do, then our policies.
+        results: baselines, then our policies.
         chosen: the policy recommended for all hosts, here.
         lineup: our policies.
     """
@@ -52,7 +52,7 @@ class FleetStudy:
         lineup: our policies.
         sums: for each policy that every host has a result of.
         chosen: the sum of the recommended policy; None: no policy was simulated.
-        rival: the sum of what others do, to tell the story against; None: nothing to compare with.
+        rival: the sum of the baselines, to tell the story against; None: nothing to compare with.
         notes: hosts that are left out, and why.
         common: clauses that all policies share, which their names leave out.
     """
@@ -70,7 +70,7 @@ def fleet_study(found: Sequence[Findings], lineup: Lineup, notes: Sequence[str] 
     """What a report on several hosts shows.
 
     Args:
-        found: what was found on each host, at least one: what others do, then one for each policy of the line-up.
+        found: what was found on each host, at least one: baselines, then one for each policy of the line-up.
         lineup: our policies.
         notes: hosts that are left out, and why.
     """

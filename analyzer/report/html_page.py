@@ -130,7 +130,7 @@ def _policies(made: Study) -> parts.Table:
         chosen = result is made.chosen
         head = parts.Cell(result.name, head=True, tag=parts.tag(made.lineup.proposal, shown=chosen))
         rows.append(parts.Row([head, *parts.figures(columns, result)], chosen))
-    return parts.Table("Policies and what others do", ["policy", *parts.heads(columns)], rows, quiet=True)
+    return parts.Table("Policies and baselines", ["policy", *parts.heads(columns)], rows, quiet=True)
 
 
 def _images(view: report_data.View) -> parts.Table:

@@ -84,11 +84,11 @@ class Study:
 
     Attributes:
         trace: the history.
-        results: what others do, then our policies, each with its timeline.
+        results: baselines, then our policies, each with its timeline.
         lineup: our policies.
         recorded: the host as it was.
         chosen: the recommended policy's result; None: none is.
-        rival: what others do, to tell the story against; None: nothing to compare with.
+        rival: the baselines, to tell the story against; None: nothing to compare with.
         notes: what the figures have to do without.
         common: clauses that all policies share, which their names leave out.
         lives: the stays of images under `chosen` and `rival`, by name.
@@ -119,7 +119,7 @@ def study(
 
     Args:
         trace: the history.
-        results: results on it, with timelines: what others do, then one for each policy of the line-up.
+        results: results on it, with timelines: baselines, then one for each policy of the line-up.
         lineup: our policies.
         recorded: the host as it was.
         notes: what to tell beside the trace's own assumptions.

@@ -90,7 +90,7 @@ def regret(result: Result) -> str:
 def short_names(names: Sequence[str]) -> tuple[list[str], list[str]]:
     """Names of policies without the clauses that all policies share, and these clauses.
 
-    Names without clauses (what others do) do not count. A lone policy keeps its whole name.
+    Names without clauses (baselines) do not count. A lone policy keeps its whole name.
     """
     clauses = [name.split(", ") for name in names]
     ours = [parts for parts in clauses if len(parts) > 1]

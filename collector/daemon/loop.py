@@ -270,8 +270,8 @@ class Collector:
         self._flush()
         self._images.following = True
         self._publish()
-        notify("READY=1", "STATUS=witnessing " + self._engine.host)
-        logger.info("witnessing %s (data root %s)", self._engine.host, self._info.data_root)
+        notify("READY=1", "STATUS=observing " + self._engine.host)
+        logger.info("observing %s (data root %s)", self._engine.host, self._info.data_root)
         return reader
 
     def _since_ns(self) -> int:

@@ -292,7 +292,7 @@ def installation(
         user, instance, host = owner.name, instance or owner.name, host or owner.socket(root.absolute())
     for what, name in (("--user", user), ("--instance", instance or "x")):
         if not _NAME.fullmatch(name):
-            raise UsageError(f"{what}: '{name}' is no name (lower case letters, digits, - . _)")
+            raise UsageError(f"{what}: '{name}' is not a name (lower case letters, digits, - . _)")
     own = Path(sys.prefix)
     root, programs = root.absolute(), (programs or own / "bin").absolute()
     if not (root / programs.relative_to("/") / "collector").exists() and not (programs / "collector").exists():

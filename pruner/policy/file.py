@@ -148,7 +148,7 @@ def _one_of(names: tuple[str, ...]) -> Callable[[Any], str]:
 KEYS: dict[str, Key] = {
     "threshold": Key(
         _threshold,
-        "free space under which pruning starts: a share (10%), a size (50GB), 2GB/job, or auto (as the log tells)",
+        "free space under which pruning starts: a share (10%), a size (50GB), 2GB/job, or auto (from the log)",
         "space",
     ),
     "target": Key(_level, "free space at which pruning stops (default: the threshold)", "space"),
@@ -162,9 +162,7 @@ KEYS: dict[str, Key] = {
         _globs, "images to spare: globs on repository:tag or on the repository, or re: expressions", "list"
     ),
     "allowlist_idle": Key(_seconds, "an allowlisted image unused for longer loses its protection", "duration"),
-    "min_age": Key(
-        _age, "no image used or pulled more recently goes; auto: 5 min to 1 h, as the log tells", "duration"
-    ),
+    "min_age": Key(_age, "no image used or pulled more recently goes; auto: 5 min to 1 h, from the log", "duration"),
     "order": Key(_one_of(tuple(ORDERS)), f"which images go first: {', '.join(ORDERS)}", "choice"),
     "interval": Key(_interval, "time between ticks of the timer", "duration"),
     "keep_labels": Key(
@@ -176,7 +174,7 @@ KEYS: dict[str, Key] = {
     "deadline": Key(_interval, "a run ends after so long, however slowly the engine answers", "duration"),
     "local_images": Key(_one_of(LOCAL_IMAGES), "keep or evict images that no registry can give back", "choice"),
     "job_slots": Key(
-        _count, "jobs that the runners run at once, for amounts per job (default: as runner_config tells)", "number"
+        _count, "jobs that the runners run at once, for amounts per job (default: from runner_config)", "number"
     ),
     "runner_config": Key(_path, "GitLab Runner's config.toml: `concurrent` there is the number of job slots", "path"),
     "containers.enabled": Key(_switch, "whether stopped containers may go, before any image", "switch"),

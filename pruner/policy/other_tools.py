@@ -244,7 +244,7 @@ def bre_to_python(pattern: str) -> str:
     try:
         re.compile("".join(made))
     except re.error as error:
-        raise ValueError(f"it is no regular expression ({error})") from None
+        raise ValueError(f"it is not a regular expression ({error})") from None
     return "".join(made)
 
 
@@ -344,7 +344,7 @@ def _docuum_options(arguments: Sequence[str]) -> dict[str, list[str]]:
             name, equals, value = name[:2], word[2:], word[2:].removeprefix("=")
         long = _DOCUUM_OPTIONS.get(name, name.removeprefix("--"))
         if long not in _DOCUUM_OPTIONS.values():
-            raise UsageError(f"'{word}' is no option of docuum")
+            raise UsageError(f"'{word}' is not an option of docuum")
         if not equals:
             value = next(words, "")
         if not value:
@@ -431,4 +431,4 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is no text") from None
+        raise UsageError(f"{path} is not text") from None

@@ -105,7 +105,7 @@ class Containers:
 
     The defaults: a CI job's containers are of no use once it has ended (the runner removes them
     itself; those left are of jobs that failed or whose runner was killed), an hour leaves time to
-    look at them. Somebody else's stopped container may be wanted again the next day.
+    look at them. Somebody else's stopped container may be needed again the next day.
 
     Attributes:
         enabled: whether any may go.
@@ -337,4 +337,4 @@ def compile_entry(entry: str) -> re.Pattern[str]:
     try:
         return re.compile(entry.removeprefix("re:") if entry.startswith("re:") else fnmatch.translate(entry))
     except re.error as error:
-        raise ValueError(f"allowlist entry '{entry}' is no regular expression: {error}") from None
+        raise ValueError(f"allowlist entry '{entry}' is not a regular expression: {error}") from None

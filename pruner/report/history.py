@@ -1,4 +1,4 @@
-"""What prunes removed, why, how much that freed, and what was wanted again afterwards."""
+"""What prunes removed, why, how much that freed, and what was pulled again afterwards."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Past:
 
     @property
     def returned_after(self) -> float | None:
-        """Seconds from the removal until it was wanted again."""
+        """Seconds from the removal until it was pulled again."""
         return None if self.returned_at is None else self.returned_at - self.time
 
     def to_json(self) -> dict[str, Any]:

@@ -256,7 +256,7 @@ def image_of(observation: ImageObservation, past: Past | None, containers: Seque
     # Nobody has built it after it was seen: such a time, of which older logs still tell, is no time.
     created = past_seconds(parse_rfc3339(observation.created), seen) or 0.0
     stored = observation.stored
-    weak = (stored, "stored or tagged, as the engine says") if stored else (created, "built; no use was witnessed")
+    weak = (stored, "stored or tagged, as the engine says") if stored else (created, "built; no use was observed")
     first_seen = past.first_seen if past else weak[0]
     last_use, evidence = (past.last_use, past.evidence) if past and past.last_use is not None else weak
     if any(container.state not in STOPPED for container in containers):

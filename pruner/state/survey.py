@@ -322,7 +322,7 @@ def warnings(history: History, log: EventLog | None, policy: Policy, now: float)
     first, last = history.witnessed.first, history.witnessed.last
     if first is None or last is None:
         where = f" at {log.path}" if log is not None else ""
-        what = "no event log" if log is None or not log.path.exists() else "no use is witnessed in the event log"
+        what = "no event log" if log is None or not log.path.exists() else "no use is recorded in the event log"
         found.append(
             f"{what}{where}: last use is unknown and build or storing time stands in for it; "
             "start `collector run` on this host"
@@ -330,7 +330,7 @@ def warnings(history: History, log: EventLog | None, policy: Policy, now: float)
         return tuple(found)
     if now - first < policy.age:
         found.append(
-            f"the log is young (since {format_time(first)}): images without a witnessed use "
+            f"the log is young (since {format_time(first)}): images without an observed use "
             "are judged by build or storing time"
         )
     if now - last > _STALE_S:
@@ -344,7 +344,7 @@ def warnings(history: History, log: EventLog | None, policy: Policy, now: float)
     blind = history.witnessed.blind(now - _LOOKED_AT_S, now)
     if blind > _BLIND_SHARE * _LOOKED_AT_S:
         found.append(
-            f"{format_duration(blind)} of the last {format_duration(_LOOKED_AT_S)} were not witnessed: "
+            f"{format_duration(blind)} of the last {format_duration(_LOOKED_AT_S)} were not observed: "
             "images used only then look older than they are"
         )
     return tuple(found)

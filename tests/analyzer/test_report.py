@@ -117,7 +117,7 @@ def test_where_nothing_fits_the_report_recommends_nothing(week: EventLog, tmp_pa
 
 
 def test_those_are_ringed_that_none_beats(made: Study) -> None:
-    rows = [row for row in charts.trade_off(made) if row["kind"] != "what others do"]
+    rows = [row for row in charts.trade_off(made) if row["kind"] != "baseline"]
     for row in rows:
         beaten = any(
             (other["repulled"], -other["free"]) != (row["repulled"], -row["free"])
@@ -126,7 +126,7 @@ def test_those_are_ringed_that_none_beats(made: Study) -> None:
             for other in rows
         )
         assert row["best"] is not beaten
-    assert not [row for row in charts.trade_off(made) if row["kind"] == "what others do" and row["best"]]
+    assert not [row for row in charts.trade_off(made) if row["kind"] == "baseline" and row["best"]]
 
 
 def test_of_a_short_history_no_policy_is_recommended(log: EventLog) -> None:

@@ -109,7 +109,7 @@ def test_allowlist_sets_are_named_and_combined(tmp_path: Path) -> None:
         ("x=", "'x=' names no entries"),
         ("=a,b", "names no entries"),
         ("/nonexistent/list", "cannot be read: No such file"),
-        ("bad=re:(", "--allowlist-set bad: allowlist entry 're:(' is no regular expression"),
+        ("bad=re:(", "--allowlist-set bad: allowlist entry 're:(' is not a regular expression"),
     ],
 )
 def test_impossible_sets_are_named(text: str, words: str) -> None:

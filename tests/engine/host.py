@@ -85,7 +85,7 @@ class Host:
     def start_collector(self, *options: str) -> subprocess.Popen[bytes]:
         """Start the collector and wait until it witnesses."""
         path = self.engine.folder / "collector.eventlog.log"
-        before = path.read_text().count("witnessing") if path.exists() else 0
+        before = path.read_text().count("observing") if path.exists() else 0
         with path.open("ab") as log:
             process = subprocess.Popen(
                 self.command("collector", "run", *options), stdout=log, stderr=log, env=self.environment
@@ -93,7 +93,7 @@ class Host:
 
         def witnesses() -> bool:
             assert process.poll() is None, path.read_text()
-            return path.read_text().count("witnessing") > before
+            return path.read_text().count("observing") > before
 
         self.wait_for(witnesses, "the collector to witness")
         return process

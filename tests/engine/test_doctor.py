@@ -30,7 +30,7 @@ def test_the_doctor_tells_what_the_page_says(every_engine: Engine, registry: Reg
     found = {row["subject"]: row for row in host.json("collector", "doctor", "--probe")}
     answers = {subject: row["answer"] for subject, row in found.items()}
     assert (answers.pop("event log"), answers.pop("engine")) == ("written", "answers")
-    del answers["witnessed"]
+    del answers["observed"]
     disks = {subject for subject in answers if subject.startswith("disk")}
     assert {answers.pop(subject) for subject in disks} == {"measured"}
     table = documented(every_engine.variant)

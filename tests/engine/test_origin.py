@@ -230,7 +230,7 @@ def test_what_nothing_tells_of_counts_as_local_until_root_looks(make_engine: Mak
     blindly("collector", "run", "--once")
     assert shown(host) == {before: "unknown"}
     findings = {row["subject"]: row for row in json.loads(blindly("collector", "doctor", "--format", "json"))}
-    assert (findings["origin of images"]["state"], findings["origin of images"]["answer"]) == ("blind", "not told")
+    assert (findings["origin of images"]["state"], findings["origin of images"]["answer"]) == ("blind", "not reported")
     told = " ".join(blindly("pruner", "plan", *short_of_space).split())
     assert "whether a registry has 1 image is not known, so they count as local and stay" in told
     assert "whether a registry has it is not known, so it counts as local (local_images = keep)" in told

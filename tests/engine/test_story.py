@@ -128,7 +128,7 @@ def test_images_of_containers_in_any_state_stay(docker20: Engine, images: dict[s
     shown = host.run("pruner", "run", "--threshold", "100%", "--min-age", "1s", status=3)
     assert "warning: no event log at" in shown
     # The pruner's own records are there now, and show no use.
-    assert "warning: no use is witnessed in the event log at" in host.run("pruner", "plan", "--threshold", "100%")
+    assert "warning: no use is recorded in the event log at" in host.run("pruner", "plan", "--threshold", "100%")
     assert host.references() == {images["alpha"].reference, images["beta"].reference, "other/name:2"}
     running.remove(force=True)
     client.close()

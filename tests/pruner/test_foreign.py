@@ -214,5 +214,5 @@ def test_the_command_writes_a_policy_that_loads(
     (tmp_path / "second.toml").write_text(capsys.readouterr().out)
     assert load_policy(tmp_path / "second.toml").protects(("debian:12",))
     assert run(monkeypatch, "docuum", "--", "--treshold", "1") == 2
-    assert capsys.readouterr().err == "pruner: '--treshold' is no option of docuum\n"
+    assert capsys.readouterr().err == "pruner: '--treshold' is not an option of docuum\n"
     assert run(monkeypatch, "fcron", "x") == 2
