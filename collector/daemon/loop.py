@@ -559,7 +559,7 @@ class _Lookups:
 
 
 _ANCHOR = f"""
-SELECT arg_max(coalesce(CAST(attributes ->> '$.own_time_ns' AS BIGINT), epoch_ns(time)), seq)
+SELECT arg_max(coalesce(TRY_CAST(attributes ->> '$.own_time_ns' AS BIGINT), epoch_ns(time)), seq)
         FILTER (kind IN ({sql_list(of_source(Source.ENGINE))})
             AND coalesce(attributes ->> '$.inferred', 'false') <> 'true'),
     epoch_ns(max(time) FILTER (seq > coalesce(

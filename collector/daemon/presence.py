@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from collector.eventlog.log import EventLog
+from collector.eventlog.sql import sql_layers, sql_names
 from collector.model.events import Event, Kind
 from collector.model.observation import ImageObservation, ListedImage
 from collector.model.origin import Origin, agreed
@@ -149,11 +150,11 @@ def _manifests(digests: Iterable[str]) -> frozenset[str]:
     return frozenset(digest.rpartition("@")[2] for digest in digests)
 
 
-_PRESENT = """
+_PRESENT = f"""
 SELECT image_id,
-    CAST(o.attributes -> '$.references' AS VARCHAR[]),
-    CAST(o.attributes -> '$.digests' AS VARCHAR[]),
-    json_transform(o.attributes -> '$.layers', '[{"chain_id": "VARCHAR", "bytes": "BIGINT"}]'), o.origin
+    {sql_names("o.attributes -> '$.references'")},
+    {sql_names("o.attributes -> '$.digests'")},
+    {sql_layers("o.attributes -> '$.layers'")}, o.origin
 FROM image_observations AS o SEMI JOIN present_images USING (host, image) JOIN image USING (image)
 WHERE host = ?
 """

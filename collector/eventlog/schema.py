@@ -11,7 +11,7 @@ import hashlib
 import re
 from typing import TYPE_CHECKING
 
-from collector.eventlog.sql import sql_case, sql_list
+from collector.eventlog.sql import sql_case, sql_list, sql_names
 from collector.model.events import CONTAINERS, MOMENTS, NAMING, USES, Kind, Source, Use, of_source
 from collector.model.jobs import HELPER_ROLES
 
@@ -112,7 +112,7 @@ CREATE OR REPLACE VIEW image_origins AS
         FROM event WHERE kind = 'collector_started' GROUP BY host
     ), said AS (
         SELECT host, image, seq, kind, attributes ->> '$.origin' AS origin,
-            coalesce(CAST(attributes ->> '$.local' AS BOOLEAN), false) AS bare
+            coalesce(TRY_CAST(attributes ->> '$.local' AS BOOLEAN), false) AS bare
         FROM event WHERE kind = 'image_observed'
         UNION ALL
         SELECT host, image, seq, kind, NULL, NULL
@@ -168,7 +168,7 @@ CREATE OR REPLACE VIEW images AS
     SELECT host, image, image_id,
         attributes ->> '$.references' AS image_references,
         attributes ->> '$.digests' AS digests,
-        CAST(attributes ->> '$.size' AS BIGINT) AS size_bytes,
+        TRY_CAST(attributes ->> '$.size' AS BIGINT) AS size_bytes,
         TRY_CAST(attributes ->> '$.created' AS TIMESTAMP) AS created,
         local, origin, first_observed, last_observed
     FROM image_observations JOIN image USING (image);
@@ -177,10 +177,10 @@ COMMENT ON VIEW images IS 'what the latest inventory said of each image';
 CREATE OR REPLACE VIEW image_layers AS
     SELECT host, image, image_id, position,
         layer ->> '$.chain_id' AS chain_id, layer ->> '$.diff_id' AS diff_id,
-        CAST(layer ->> '$.bytes' AS BIGINT) AS bytes
+        TRY_CAST(layer ->> '$.bytes' AS BIGINT) AS bytes
     FROM (
-        SELECT host, image, unnest(CAST(attributes -> '$.layers' AS JSON[])) AS layer,
-            generate_subscripts(CAST(attributes -> '$.layers' AS JSON[]), 1) - 1 AS position
+        SELECT host, image, unnest(TRY_CAST(attributes -> '$.layers' AS JSON[])) AS layer,
+            generate_subscripts(TRY_CAST(attributes -> '$.layers' AS JSON[]), 1) - 1 AS position
         FROM image_observations
     ) JOIN image USING (image);
 COMMENT ON VIEW image_layers IS 'the layers of each image, base first; chain_id is what the engine stores once';
@@ -217,17 +217,17 @@ COMMENT ON VIEW last_use IS 'the latest witnessed use of each image, with the ev
 
 CREATE OR REPLACE VIEW disks AS
     SELECT host, time, bytes AS free_bytes,
-        CAST(attributes ->> '$.total_bytes' AS BIGINT) AS total_bytes,
-        CAST(attributes ->> '$.free_inodes' AS BIGINT) AS free_inodes,
-        CAST(attributes ->> '$.total_inodes' AS BIGINT) AS total_inodes,
-        CAST(attributes ->> '$.image_bytes' AS BIGINT) AS image_bytes,
-        CAST(attributes ->> '$.container_bytes' AS BIGINT) AS container_bytes,
-        CAST(attributes ->> '$.volume_bytes' AS BIGINT) AS volume_bytes,
-        CAST(attributes ->> '$.build_cache_bytes' AS BIGINT) AS build_cache_bytes,
+        TRY_CAST(attributes ->> '$.total_bytes' AS BIGINT) AS total_bytes,
+        TRY_CAST(attributes ->> '$.free_inodes' AS BIGINT) AS free_inodes,
+        TRY_CAST(attributes ->> '$.total_inodes' AS BIGINT) AS total_inodes,
+        TRY_CAST(attributes ->> '$.image_bytes' AS BIGINT) AS image_bytes,
+        TRY_CAST(attributes ->> '$.container_bytes' AS BIGINT) AS container_bytes,
+        TRY_CAST(attributes ->> '$.volume_bytes' AS BIGINT) AS volume_bytes,
+        TRY_CAST(attributes ->> '$.build_cache_bytes' AS BIGINT) AS build_cache_bytes,
         attributes ->> '$.path' AS path,
         attributes ->> '$.file_system' AS file_system,
-        CAST(attributes -> '$.holds' AS VARCHAR[]) AS holds,
-        coalesce(CAST(attributes ->> '$.main' AS BOOLEAN), true) AS main
+        TRY_CAST(attributes -> '$.holds' AS VARCHAR[]) AS holds,
+        coalesce(TRY_CAST(attributes ->> '$.main' AS BOOLEAN), true) AS main
     FROM event WHERE kind = 'disk_sampled';
 COMMENT ON VIEW disks IS 'each disk with bytes of the engine over time; file_system (its mount point) and holds are
 NULL where there is only one';
@@ -262,8 +262,8 @@ CREATE OR REPLACE MACRO repository_of(name) AS regexp_replace(regexp_replace(
 
 CREATE OR REPLACE VIEW image_references AS
     WITH named AS (
-        SELECT host, image, time, seq, kind, unnest(CAST(attributes -> '$.references' AS VARCHAR[])
-            || CAST(attributes -> '$.digests' AS VARCHAR[])) AS name
+        SELECT host, image, time, seq, kind, unnest({sql_names("attributes -> '$.references'")}
+            || {sql_names("attributes -> '$.digests'")}) AS name
         FROM event WHERE kind = 'image_observed'
         UNION ALL
         SELECT host, image, time, seq, kind, reference FROM event WHERE kind IN ({_NAMING}) AND reference IS NOT NULL
@@ -315,7 +315,7 @@ CREATE OR REPLACE VIEW jobs AS
             min(time) FILTER (kind = 'job_started') AS started,
             max(time) FILTER (kind = 'job_finished') AS finished,
             any_value(attributes ->> '$.outcome') FILTER (kind = 'job_finished') AS outcome,
-            any_value(CAST(attributes ->> '$.seconds' AS DOUBLE)) FILTER (kind = 'job_finished') AS seconds,
+            any_value(TRY_CAST(attributes ->> '$.seconds' AS DOUBLE)) FILTER (kind = 'job_finished') AS seconds,
             count(DISTINCT coalesce(image, hash(reference))) FILTER (kind = 'job_image_used' AND (role IS NULL
                 OR role NOT IN ({_HELPERS}))) AS images
         FROM event WHERE kind IN ({sql_list(of_source(Source.JOBS))}) AND job IS NOT NULL

@@ -19,3 +19,14 @@ def sql_case(column: str, words: Mapping[Any, str | int], otherwise: str | int |
 
 def _literal(word: str | int) -> str:
     return f"'{word}'" if isinstance(word, str) else str(int(word))
+
+
+def sql_names(attribute: str) -> str:
+    """SQL of a list of names in JSON, such as ``attributes -> '$.references'``; what is none counts as empty."""
+    return f"coalesce(list_filter(TRY_CAST({attribute} AS VARCHAR[]), lambda name: name IS NOT NULL), [])"
+
+
+def sql_layers(attribute: str) -> str:
+    """SQL of a list of layers in JSON; what is none counts as empty."""
+    layers = f"TRY_CAST({attribute} AS STRUCT(diff_id VARCHAR, chain_id VARCHAR, bytes BIGINT)[])"
+    return f"coalesce(list_filter({layers}, lambda layer: layer.chain_id IS NOT NULL), [])"

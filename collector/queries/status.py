@@ -11,7 +11,7 @@ from collector.eventlog.database import files_aside, spool_path
 from collector.eventlog.identity import label_of
 from collector.eventlog.log import EventLog
 from collector.eventlog.spool import Spool
-from collector.eventlog.sql import sql_list
+from collector.eventlog.sql import sql_list, sql_names
 from collector.machine.prune_runs import Fruitless, read_runs
 from collector.model.errors import LogError
 from collector.model.events import LIVE, WATCHING, Source, of_source
@@ -336,7 +336,7 @@ WHERE host = ? AND time < make_timestamp_ns(?) AND kind IN ({sql_list(of_source(
 """
 _GAPS = "SELECT epoch_ns(began) / 1e9, epoch_ns(ended) / 1e9 FROM gaps WHERE host = ? ORDER BY began, ended"
 
-_IMAGES = """
+_IMAGES = f"""
 WITH held AS (SELECT image FROM present_images WHERE host = $1),
     shared AS (
         SELECT chain_id, count(DISTINCT image) AS holders
@@ -355,8 +355,8 @@ WITH held AS (SELECT image FROM present_images WHERE host = $1),
         SELECT image, count(*) AS containers FROM uses
         WHERE host = $1 AND evidence = 'container' AND ended IS NULL GROUP BY image
     )
-SELECT image_id, CAST(o.attributes -> '$.references' AS VARCHAR[]), CAST(o.attributes -> '$.digests' AS VARCHAR[]),
-    CAST(o.attributes ->> '$.size' AS BIGINT), coalesce(own_bytes, 0)::BIGINT,
+SELECT image_id, {sql_names("o.attributes -> '$.references'")}, {sql_names("o.attributes -> '$.digests'")},
+    coalesce(TRY_CAST(o.attributes ->> '$.size' AS BIGINT), 0), coalesce(TRY_CAST(own_bytes AS BIGINT), 0),
     epoch_ns(last_use) / 1e9, evidence, witness, coalesce(uses, 0), coalesce(uses_7_days, 0), coalesce(containers, 0),
     o.origin
 FROM held JOIN image_observations AS o USING (image) JOIN image USING (image)

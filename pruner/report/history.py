@@ -12,13 +12,13 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from collector.eventlog.log import EventLog
-from collector.eventlog.sql import sql_list
+from collector.eventlog.sql import sql_list, sql_names
 from collector.machine.prune_runs import Fruitless, read_runs
 from collector.model.errors import UsageError
 from collector.model.events import Effect, with_effect
 from collector.model.references import meant
 from collector.model.units import format_bytes, format_duration, parse_duration
-from collector.model.untrusted import read_object
+from collector.model.untrusted import objects, read_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +205,7 @@ def _past(row: Sequence[Any]) -> Past:
         trigger=trigger or "unknown",
         item=item,
         name=name or image_id or "?",
-        references=tuple(json.loads(references)) if references else (),
+        references=tuple(references),
         image_id=image_id,
         reason=reason or "unknown",
         detail=detail or reason or "unknown",
@@ -215,7 +215,7 @@ def _past(row: Sequence[Any]) -> Past:
         returned_by=returned_by if back else None,
         returned_bytes=(predicted or 0) if back else 0,
         later_uses=uses or 0,
-        concurrent_uses=tuple(json.loads(concurrent_uses)) if concurrent_uses else (),
+        concurrent_uses=tuple(objects(json.loads(concurrent_uses or "[]"))),
     )
 
 
@@ -257,10 +257,10 @@ WITH removal AS (
     FROM event WHERE kind = 'prune_started' GROUP BY ALL
 )
 SELECT epoch_ns(r.time) / 1e9, r.prune, s.trigger, r.item, coalesce(r.reference, r.container, image_id),
-    r.attributes ->> '$.references', image_id, r.attributes ->> '$.reason', r.attributes ->> '$.detail',
-    CAST(r.attributes ->> '$.predicted_bytes' AS BIGINT), r.bytes,
+    {sql_names("r.attributes -> '$.references'")}, image_id, r.attributes ->> '$.reason', r.attributes ->> '$.detail',
+    TRY_CAST(r.attributes ->> '$.predicted_bytes' AS BIGINT), r.bytes,
     epoch_ns(b.again) / 1e9, replace(b.kind, 'image_', ''), u.uses,
-    CAST(r.attributes -> '$.concurrent_uses' AS VARCHAR)
+    TRY_CAST(r.attributes -> '$.concurrent_uses' AS VARCHAR)
 FROM removal AS r LEFT JOIN image USING (image) LEFT JOIN back AS b USING (seq) LEFT JOIN used AS u USING (seq)
     LEFT JOIN started AS s ON s.host = r.host AND s.prune = r.prune
 WHERE epoch_ns(r.time) / 1e9 >= ?

@@ -206,6 +206,8 @@ def print_story(made: Plan, image: str) -> None:
         like = similar(image, called)
         hint = f"did you mean {' or '.join(like)}?" if like else "`pruner plan` lists all"
         raise UsageError(f"no image on this host is '{image}': {hint}")
+    for warning in made.inventory.warnings:
+        console.print_text(f"warning: {warning}", "yellow")
     for verdict in made.verdicts:
         if verdict.image.image_id in found:
             console.print_facts([*_story(verdict), ("min age", _min_age(made.policy))])

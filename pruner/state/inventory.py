@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from collector.engine.leftovers import Leftover
 from collector.eventlog.log import EventLog
+from collector.eventlog.sql import sql_layers, sql_names
 from collector.machine.disk import DiskSample
 from collector.model.observation import ImageObservation
 from collector.model.origin import Origin
@@ -325,12 +326,12 @@ SELECT image_id, epoch_ns(min(time)) / 1e9 FROM event JOIN image USING (image) W
 _LAST_USE = """
 SELECT image_id, epoch_ns(last_use) / 1e9, evidence, epoch_ns(last_pull) / 1e9, uses FROM last_use WHERE host = ?
 """
-_OBSERVED = """
+_OBSERVED = f"""
 SELECT image_id,
-    CAST(o.attributes -> '$.references' AS VARCHAR[]), CAST(o.attributes -> '$.digests' AS VARCHAR[]),
-    o.attributes ->> '$.created', CAST(o.attributes ->> '$.stored' AS DOUBLE),
-    CAST(o.attributes ->> '$.size' AS BIGINT),
-    CAST(o.attributes -> '$.layers' AS STRUCT(diff_id VARCHAR, chain_id VARCHAR, bytes BIGINT)[]), o.origin
+    {sql_names("o.attributes -> '$.references'")}, {sql_names("o.attributes -> '$.digests'")},
+    o.attributes ->> '$.created', TRY_CAST(o.attributes ->> '$.stored' AS DOUBLE),
+    coalesce(TRY_CAST(o.attributes ->> '$.size' AS BIGINT), 0),
+    {sql_layers("o.attributes -> '$.layers'")}, o.origin
 FROM image_observations AS o JOIN image USING (image) WHERE host = ?
 """
 _NAMES = """

@@ -254,7 +254,7 @@ WITH origin AS (
     FROM uses WHERE host = $host AND image IS NOT NULL AND epoch_ns(began) <= $now
 ), found AS (
     SELECT image, epoch_ns(first_observed) AS began,
-        coalesce(CAST(CAST(attributes ->> '$.stored' AS DOUBLE) * 1e9 AS BIGINT),
+        coalesce(TRY_CAST(TRY_CAST(attributes ->> '$.stored' AS DOUBLE) * 1e9 AS BIGINT),
             epoch_ns(TRY_CAST(attributes ->> '$.created' AS TIMESTAMP)), 0) AS built
     FROM image_observations WHERE host = $host AND epoch_ns(first_observed) <= $now
 ), every AS (
