@@ -49,6 +49,8 @@ _BUSY_RETRY_S = 1.0
 _SALVAGE_RETRY_S = 60.0
 # How far back the engine's memory is asked, to see whether it reaches beyond the last sign of life.
 _LOOK_BACK_NS = 86400 * 10**9
+# How long an event may have waited in the stream when a collector was killed.
+_UNREAD_NS = 10 * 10**9
 # At the very first start all that the engine remembers is new. (Engines take a time of 0 for none.)
 _EARLIEST_NS = 10**9
 
@@ -293,14 +295,18 @@ class Collector:
         times = [moment for moment in told if 0 < moment <= now_ns]
         if self._anchor_ns in times:
             return
+        # An event may have waited in the stream, unread, while a sample or an inventory was recorded.
+        began_ns = alive_ns
+        if self._anchor_ns is not None and not clock_is_behind:
+            began_ns = min(max(self._anchor_ns, alive_ns - _UNREAD_NS), alive_ns)
         # What the engine remembers is its latest events, all of them; but times tell no order across a step back.
-        if not clock_is_behind and min(times, default=now_ns) <= alive_ns:
+        if not clock_is_behind and min(times, default=now_ns) <= began_ns:
             return
         ended = min((moment for moment in times if moment > alive_ns), default=now_ns)
         reason = "the engine no longer has the events since the last one witnessed"
         if clock_is_behind:
             reason = "the host's clock was set back while nothing was witnessed"
-        self._record(Event(max(ended, alive_ns), Kind.GAP, began_ns=alive_ns, attributes={"reason": reason}))
+        self._record(Event(max(ended, alive_ns), Kind.GAP, began_ns=began_ns, attributes={"reason": reason}))
 
     def _make_good(self, began_ns: int, ended_ns: int) -> None:
         """The engine may have dropped events: take what it still has, and say what is lost."""
