@@ -113,7 +113,9 @@ def _free_name(connection: duckdb.DuckDBPyConnection, host: str, folder: Path) -
     own = next((one for one in known_hosts(connection) if one.key == host), None)
     if own is None or not list((folder / HOSTS).glob(f"{_HOST}*/*.parquet")):
         return host
-    there = {one.key: one for one in known_hosts(connection, _scan(folder, HOSTS))}
+    # The log's own connection reaches the folder only by its literal name, which a pattern of files is not.
+    with duckdb.connect() as reader:
+        there = {one.key: one for one in known_hosts(reader, _scan(folder, HOSTS))}
     distinct = f"{host} ({own.id[:_ID_SHOWN]})"
     namesake = there.get(host)
     if distinct in there or (namesake and namesake.id != own.id and namesake.identity.doubt(own.identity)):
