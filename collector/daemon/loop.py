@@ -105,6 +105,7 @@ class Collector:
         self._anchor_ns: int | None = None
         # When the collector last surely witnessed, UTC nanoseconds; None: never before.
         self._alive_ns: int | None = None
+        self._unread_ns = 0
         # Whether the log had times still to come when it was opened: then they do not tell what came first.
         self._clock_was_behind = False
         self._images = ImageWatch(engine, self._clock, self._record, self._watchdog.progress)
@@ -247,6 +248,7 @@ class Collector:
         # A collector that was killed before it recorded anything of the engine, a pruner or a job source may have
         # made the log: the first start is the one that finds nothing of the engine in it.
         self._alive_ns = last_witnessed_ns(self._log)
+        self._unread_ns = _UNREAD_NS
         self._images.is_first = self._alive_ns is None
 
     def _here(self) -> Identity:
@@ -298,7 +300,8 @@ class Collector:
         # An event may have waited in the stream, unread, while a sample or an inventory was recorded.
         began_ns = alive_ns
         if self._anchor_ns is not None and not clock_is_behind:
-            began_ns = min(max(self._anchor_ns, alive_ns - _UNREAD_NS), alive_ns)
+            began_ns = min(max(self._anchor_ns, alive_ns - self._unread_ns), alive_ns)
+        self._unread_ns = 0
         # What the engine remembers is its latest events, all of them; but times tell no order across a step back.
         if not clock_is_behind and min(times, default=now_ns) <= began_ns:
             return

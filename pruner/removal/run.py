@@ -199,7 +199,8 @@ def run(
                 outcome = _run(executor, engine, log, policy, request)
         except HindsightError as error:
             if not executor.removed:
-                note(log.path, executor.store, error, facts)
+                if log.exists():  # a run without an engine begins no log
+                    note(log.path, executor.store, error, facts)
             raise
         note(log.path, executor.store, outcome, facts)
         return outcome

@@ -210,7 +210,7 @@ def test_what_nothing_tells_of_counts_as_local_until_root_looks(make_engine: Mak
     before = comer.pulled("before")
     time.sleep(1.1)  # older than the min_age of one second
     # As for a service that may use the socket and nothing else.
-    hidden = engine.data_root / "containerd/daemon"
+    hidden = engine.data_root / "containerd/daemon/io.containerd.metadata.v1.bolt"
     assert hidden.is_dir()
 
     def blindly(*argv: str) -> str:

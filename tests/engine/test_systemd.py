@@ -91,7 +91,7 @@ def test_timer_and_early_trigger_bring_the_disk_back(
     threshold = disk.free() - 60 * MIB
     often = "[Timer]\nOnCalendar=*:*:0/3\nRandomizedDelaySec=0\n"
     machine.write("/etc/systemd/system/pruner.timer.d/often.conf", often)
-    install(machine, docker20, f'threshold = "{threshold}"\nmin_age = "1s"\n')
+    install(machine, docker20, f'threshold = "{threshold}B"\nmin_age = "1s"\n')
 
     # Only the timer: two images are too many, the first pulled goes.
     switch_off(machine, "pruner.path", "pruner.timer")
@@ -207,8 +207,8 @@ def test_watchdog_and_restart_bring_the_collector_back_without_a_lost_event(
     # A disk that cannot be measured, here one hidden by PrivateTmp, is told at once: nobody waits for it in vain.
     machine.run("pruner", "install-units", "--host", ENGINE_HOST, "--enable", status=1, patience_s=80)
     lines = [text for _, text in machine.journal("collector.service")]
-    why = f"data root {docker20.data_root} cannot be measured: No such file or directory"
-    assert all(why in line for line in lines), lines
+    place, why = f"data root {docker20.data_root}", "cannot be measured: No such file or directory"
+    assert all(place in line and why in line for line in lines), lines
     assert lines
     machine.run("systemctl", "stop", "collector.service")
 
