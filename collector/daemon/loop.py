@@ -286,6 +286,7 @@ class Collector:
 
     def _note_gap(self) -> None:
         """If the engine's memory does not reach back to the last sign of life, something may be lost."""
+        unread_ns, self._unread_ns = self._unread_ns, 0
         if self._alive_ns is None:
             return
         now_ns = self._clock.now()
@@ -300,8 +301,7 @@ class Collector:
         # An event may have waited in the stream, unread, while a sample or an inventory was recorded.
         began_ns = alive_ns
         if self._anchor_ns is not None and not clock_is_behind:
-            began_ns = min(max(self._anchor_ns, alive_ns - self._unread_ns), alive_ns)
-        self._unread_ns = 0
+            began_ns = min(max(self._anchor_ns, alive_ns - unread_ns), alive_ns)
         # What the engine remembers is its latest events, all of them; but times tell no order across a step back.
         if not clock_is_behind and min(times, default=now_ns) <= began_ns:
             return

@@ -198,9 +198,8 @@ def run(
             with within(policy.deadline):
                 outcome = _run(executor, engine, log, policy, request)
         except HindsightError as error:
-            if not executor.removed:
-                if log.exists():  # a run without an engine begins no log
-                    note(log.path, executor.store, error, facts)
+            if not executor.removed and log.exists():  # a run without an engine begins no log
+                note(log.path, executor.store, error, facts)
             raise
         note(log.path, executor.store, outcome, facts)
         return outcome
