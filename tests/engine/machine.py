@@ -91,7 +91,7 @@ def install_package(folder: Path) -> Path:
     at_hand = ("--no-index", "--find-links", ROOT / "srv" / "wheels")
     _uv("build", "--wheel", *at_hand, "--out-dir", folder / "wheel")
     (wheel,) = (folder / "wheel").glob("*.whl")
-    _uv("venv", "--relocatable", "--python", "/usr/bin/python3", programs)
+    _uv("venv", "--clear", "--relocatable", "--python", "/usr/bin/python3", programs)
     _uv("pip", "install", *at_hand, "--python", programs / "bin" / "python", wheel)
     return programs
 
