@@ -110,9 +110,10 @@ def _libraries(folder: Path, release: Suite) -> None:
         wanted = Path(made) / "requirements.txt"
         _uv(*_EXPORT, "--extra", "analyzer", "--extra", "gitlab", "--no-emit-project", "--no-hashes", "-o", wanted)
         platform = ("--python-version", f"{major}.{minor}", "--python-platform", "x86_64-manylinux_2_31")
-        install = ("pip", "install", "--target", folder, "--only-binary", ":all:", "--no-deps", *platform)
-        _uv(*install, "--requirements", wanted)
-        _uv("pip", "install", "--target", folder, "--no-deps", *platform, wheel)
+        # Copies: a hard link shares its mode and times with the cache and with every other environment.
+        install = ("pip", "install", "--link-mode", "copy", "--target", folder, "--no-deps", *platform)
+        _uv(*install, "--only-binary", ":all:", "--requirements", wanted)
+        _uv(*install, wheel)
     for pattern in _UNUSED:
         for path in sorted(folder.glob(pattern), reverse=True):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
