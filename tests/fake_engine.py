@@ -31,6 +31,7 @@ from collector.model.observation import (
     Answers,
     CreatedFrom,
     EngineInfo,
+    ExternalContainer,
     ImageObservation,
     Layer,
     ListedContainer,
@@ -122,6 +123,7 @@ class FakeEngine:
     tells_failures: bool = False
     image_table: dict[str, FakeImage] = field(default_factory=dict)
     container_table: dict[str, FakeContainer] = field(default_factory=dict)
+    external_table: dict[str, ExternalContainer] = field(default_factory=dict)
     volume_table: dict[str, FakeVolume] = field(default_factory=dict)
     cache: list[dict[str, Any]] = field(default_factory=list)
     other_bytes: int = 0
@@ -282,6 +284,7 @@ class FakeEngine:
             chains = {layer.chain_id: layer.bytes for row in self.image_table.values() for layer in _layers(row)}
             volumes, containers = self.volume_table.values(), self.container_table.values()
             rest = sum(row.bytes for row in volumes) + sum(row.bytes for row in containers)
+            rest += sum(row.bytes for row in self.external_table.values())
             return sum(chains.values()) + rest + sum(int(row["Size"]) for row in self.cache) + self.other_bytes
 
     def disk_patched(self, patch: pytest.MonkeyPatch) -> None:
@@ -392,6 +395,10 @@ class FakeEngine:
                 "HostConfig": {"RestartPolicy": {"Name": "no"}},
             }
 
+    def external_containers(self) -> list[ExternalContainer]:
+        with self._asked("external_containers"):
+            return list(self.external_table.values())
+
     def volumes(self) -> list[dict[str, Any]]:
         with self._asked("volumes"):
             return [
@@ -441,7 +448,7 @@ class FakeEngine:
             if by_id and len(row.references) > 1:
                 self._conflict(f"unable to delete {name}: image is referenced in multiple repositories")
             last = by_id or row.references == [name] or (not row.references and row.digests == [name])
-            if last and any(other.image == row.image for other in self.container_table.values()):
+            if last and any(other.image == row.image for other in self._containers()):
                 self._conflict(f"unable to remove {name}: image is being used by a container")
             if by_id and any(self._is_below(row, other) for other in self.image_table.values()):
                 self._conflict(f"unable to delete {name}: image has dependent child images")
@@ -455,6 +462,10 @@ class FakeEngine:
                 del self.image_table[row.image]
                 self.emit("image", "delete", row.image, name=row.image)
 
+    def _containers(self) -> Iterator[FakeContainer | ExternalContainer]:
+        yield from self.container_table.values()
+        yield from self.external_table.values()
+
     def tag(self, image: str, repository: str, tag: str) -> None:
         with self._asked("tag", image):
             row = self._find(image)
@@ -466,6 +477,11 @@ class FakeEngine:
     def remove_container(self, container: str) -> None:
         with self._asked("remove_container", container):
             row = self.container_table.get(container)
+            if container in self.external_table:
+                if self.external_table[container].mounted:
+                    self._conflict(f"container {container} is mounted and cannot be removed without using force")
+                del self.external_table[container]
+                return
             if row is None:
                 raise EngineNotFoundError(self.host, f"No such container: {container}", _NOT_FOUND)
             if row.state in {"running", "paused", "restarting"}:

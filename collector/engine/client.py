@@ -21,6 +21,7 @@ import urllib3
 
 from collector.engine import deadline
 from collector.engine.content import compressed_sizes
+from collector.engine.external import Storage, external_containers
 from collector.engine.places import describe
 from collector.engine.protocol import EventStream
 from collector.engine.provenance import by_content, by_digests, by_identity, by_manifests
@@ -31,6 +32,7 @@ from collector.model.observation import (
     Answers,
     CreatedFrom,
     EngineInfo,
+    ExternalContainer,
     ImageObservation,
     Layer,
     ListedContainer,
@@ -58,6 +60,8 @@ from collector.model.untrusted import (
 _SETTLE_S = 0.5
 _TRIES = 5
 _RETRY_S = 0.1
+# The version of Podman's own interface that each Podman from 4.0 on serves.
+_LIBPOD = "/v4.0.0/libpod"
 # Where the local driver keeps a volume's data, beneath the volume's own folder.
 _VOLUME_DATA = "/_data"
 T = TypeVar("T")
@@ -431,6 +435,24 @@ class DockerEngine:
                 return cast("dict[str, Any]", self.api.inspect_container(container))
             except docker.errors.NotFound:
                 return None
+
+    def external_containers(self) -> list[ExternalContainer]:
+        """Containers in Podman's storage that Podman does not manage. Raises EngineError."""
+        if self.store != "podman":
+            return []
+        store = mapping(mapping(self._libpod("info")).get("store"))
+        storage = Storage(
+            Path(text(store.get("graphRoot"))), Path(text(store.get("runRoot"))), text(store.get("graphDriverName"))
+        )
+        return external_containers(self._libpod("containers/json", all="true", external="true"), storage)
+
+    def _libpod(self, path: str, **parameters: str) -> object:
+        """An answer of Podman's own interface. Raises EngineError."""
+        with as_engine_error(self.host):
+            api = cast("Any", self.api)
+            answer = api.get(f"{api.base_url}{_LIBPOD}/{path}", params=parameters, timeout=self._timeout)
+            api._raise_for_status(answer)  # noqa: SLF001 - docker-py's own faults, which we know
+            return cast("object", answer.json())
 
     def volumes(self) -> list[dict[str, Any]]:
         """All volumes, as the engine lists them. Raises EngineError."""

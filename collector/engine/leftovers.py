@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_BLOCK = 512  # what st_blocks counts, whatever the file system's own blocks are
+from collector.engine.folders import measured
+
 _LAYER = re.compile(r"(?P<id>[0-9a-f]{64})(-init)?(?P<removing>-removing)?")
 _SETTLED_S = 3600.0
 _RECORDS = ("cache-id", "mount-id", "init-id")
@@ -50,7 +51,7 @@ def orphaned_layers(data_root: str) -> tuple[Leftover, ...]:
             continue
         if not match["removing"] and time.time() - _changed(entry) < _SETTLED_S:
             continue
-        found.append(Leftover(entry.path, held(Path(entry.path))))
+        found.append(Leftover(entry.path, measured(Path(entry.path))[0]))
     return tuple(sorted(found, key=lambda one: -one.bytes))
 
 
@@ -59,18 +60,6 @@ def _changed(entry: os.DirEntry[str]) -> float:
         return entry.stat().st_mtime
     except OSError:
         return time.time()
-
-
-def held(folder: Path) -> int:
-    """Bytes that a folder's files take on the disk, as far as they can be read."""
-    total = 0
-    for path, _, names in os.walk(folder, onerror=lambda _: None):
-        for name in (*names, ""):
-            try:
-                total += os.lstat(os.path.join(path, name)).st_blocks * _BLOCK  # noqa: PTH118 - twice as fast
-            except OSError:
-                continue
-    return total
 
 
 def _recorded(layers: Path) -> Iterator[str]:

@@ -12,6 +12,7 @@ from collector.model.observation import (
     Answers,
     CreatedFrom,
     EngineInfo,
+    ExternalContainer,
     ImageObservation,
     ListedContainer,
     ListedImage,
@@ -96,6 +97,9 @@ class Engine(Protocol):
 
     def container_detail(self, container: str) -> dict[str, Any] | None:
         """All that the engine knows of a container; None if it has gone."""
+
+    def external_containers(self) -> list[ExternalContainer]:
+        """Containers in the engine's storage that it does not manage; only Podman has such."""
 
     def volumes(self) -> list[dict[str, Any]]:
         """All volumes, as the engine lists them."""

@@ -153,6 +153,28 @@ class ListedContainer:
 
 
 @dataclass(frozen=True, slots=True)
+class ExternalContainer:
+    """A container in the engine's storage that the engine does not manage, as Buildah and `podman build` make them.
+
+    Attributes:
+        container, image: its ID and that of its image.
+        name: its name.
+        changed: when it last changed, UTC seconds; when it was created, where its files may not be looked at.
+        bytes: what it holds of the disk; 0 where its files may not be looked at.
+        is_build: whether Buildah made it.
+        mounted: whether it is mounted: a build works in it, or was killed. False also where nobody may look.
+    """
+
+    container: str
+    image: str
+    name: str
+    changed: float
+    bytes: int = 0
+    is_build: bool = True
+    mounted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class CreatedFrom:
     """What a container was created from: its image's ID (None: unknown) and the names of its volumes."""
 

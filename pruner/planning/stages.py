@@ -149,8 +149,10 @@ def _container(policy: Containers, one: Container, now: float, shortage: Shortag
     idle = now - one.stopped_at
     state = f"{'created and never started' if one.never_started else one.state} {format_duration(max(0.0, idle))} ago"
     owner = f"job {one.job}" if one.job is not None else "no CI job"
-    if one.state not in STOPPED:
-        reason, detail = ItemReason.RUNNING, f"it is {one.state}"
+    if one.external:
+        state, owner = f"last changed {format_duration(max(0.0, idle))} ago", "of a build, by Buildah"
+    if one.state not in STOPPED or one.held_by:
+        reason, detail = ItemReason.RUNNING, f"it is {one.held_by or one.state}"
     elif not policy.enabled:
         reason, detail = ItemReason.SWITCHED_OFF, ITEM_REASON_MEANING[ItemReason.SWITCHED_OFF]
     elif one.kept_by:

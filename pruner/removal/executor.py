@@ -39,7 +39,7 @@ from pruner.state.event_watch import EVIDENCE, Lookout
 from pruner.state.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume, stop_times
 from pruner.state.jobs_in_flight import held_for_jobs
 from pruner.state.refusals import ItemId, Refusal
-from pruner.state.survey import current_names, read_build_cache, read_container
+from pruner.state.survey import current_names, external_container, read_build_cache, read_container
 from pruner.state.volumes import created_at
 
 logger = logging.getLogger(__name__)
@@ -245,11 +245,15 @@ class Executor:
         since_ns = min((entry.planned_ns for entry in entries), default=0)
         return Present(
             {row.image: row.references for row in engine.images()} if asked(ItemKind.IMAGE) else {},
-            {row.container for row in engine.containers()} if asked(ItemKind.CONTAINER) else set(),
+            self._container_ids() if asked(ItemKind.CONTAINER) else set(),
             {str(row["Name"]) for row in engine.volumes()} if asked(ItemKind.VOLUME) else set(),
             self._build_cache_bytes() if asked(ItemKind.BUILD_CACHE) else None,
             image_deletions(engine.buffered_events(since_ns, time.time_ns())) if asked(ItemKind.IMAGE) else {},
         )
+
+    def _container_ids(self) -> set[str]:
+        engine = self._engine
+        return {row.container for rows in (engine.containers(), engine.external_containers()) for row in rows}
 
     def _build_cache_bytes(self) -> int | None:
         """What the build cache holds; None if the engine does not say."""
@@ -528,12 +532,11 @@ class Executor:
         return [use.to_json() for use in uses]
 
     def _remove_container(self, container: Container) -> str | None:
-        detail = self._engine.container_detail(container.container_id)
-        if detail is None:
+        now = self._container_now(container)
+        if now is None:
             return "gone already"
-        now = read_container(detail, container)
-        if now.state not in STOPPED:
-            return f"it is {now.state} now"
+        if now.state not in STOPPED or now.held_by:
+            return f"it is {now.held_by or now.state} now"
         if now.stopped_at > container.stopped_at:
             return "it ran since the plan was made"
         # Its volumes stay: they are judged for themselves.
@@ -541,6 +544,14 @@ class Executor:
         self._engine.remove_container(container.container_id)
         self.orphaned.update(now.volumes)
         return None
+
+    def _container_now(self, container: Container) -> Container | None:
+        """The container as it is now; None if it has gone."""
+        if container.external:
+            outside = self._engine.external_containers()
+            return next((external_container(one) for one in outside if one.container == container.container_id), None)
+        detail = self._engine.container_detail(container.container_id)
+        return None if detail is None else read_container(detail, container)
 
     def _remove_volume(self, volume: Volume, made: Plan, lookout: Lookout) -> str | None:
         if any(volume.name in row.volumes for row in self._engine.containers()):

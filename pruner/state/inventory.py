@@ -93,6 +93,8 @@ class Container:
         log_bytes: what its log holds of that, which may lie on another disk.
         volumes: names of the volumes that it refers to.
         kept_by: the label that keeps it; empty: none.
+        external: whether it lies in the engine's storage without being managed by it, as those of builds.
+        held_by: what works in such a container, in words; empty: nothing is known to.
     """
 
     container_id: str
@@ -108,6 +110,8 @@ class Container:
     log_bytes: int = 0
     volumes: tuple[str, ...] = ()
     kept_by: str = ""
+    external: bool = False
+    held_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +242,10 @@ class Inventory:
     disks: tuple[DiskSample, ...] = ()
 
 
+# The state of a container that the engine does not manage: nobody starts it.
+EXTERNAL = "external"
 # All other states are of containers that run, are about to, or are being removed by somebody.
-STOPPED = frozenset({"created", "configured", "exited", "stopped", "dead"})
+STOPPED = frozenset({"created", "configured", "exited", "stopped", "dead", EXTERNAL})
 
 
 def stop_times(containers: Iterable[Container]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from collector.eventlog.log import EventLog
 from collector.machine.disk import contradiction, sample_disks
 from collector.model.errors import EngineError, UnansweredError, UsageError
 from collector.model.jobs import ci_job, job_of, orchestrator_of
-from collector.model.observation import ImageObservation, ListedContainer, ListedImage
+from collector.model.observation import ExternalContainer, ImageObservation, ListedContainer, ListedImage
 from collector.model.origin import Origin, agreed
 from collector.model.times import parse_rfc3339
 from collector.model.units import format_count, format_duration, format_time, short_id
@@ -28,6 +28,7 @@ from pruner.policy.orders import LEARNING_ORDERS
 from pruner.policy.policy import SLOTS_VARIABLE, Policy
 from pruner.state.event_watch import recent_uses
 from pruner.state.inventory import (
+    EXTERNAL,
     STOPPED,
     BuildCacheUsage,
     CacheRecord,
@@ -99,6 +100,9 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
         replace(one, kept_by=label_of[one.container_id])
         for one in read_containers(engine, listed, usage, questions, info.data_root)
     )
+    none: list[ExternalContainer] = []
+    outside = questions.ask(engine.external_containers, none, "containers of builds (Buildah) are unknown")
+    containers += tuple(map(external_container, outside))
     recent = recent_uses(engine, now - policy.age, now)
     asked: Callable[[], tuple[Volume, ...]] = partial(
         read_volumes, engine, listed, usage, log, orphaned, policy.kept_by
@@ -226,6 +230,25 @@ def read_containers(
             container = replace(container, bytes=sizes.get(row.container, 0) + logged, log_bytes=logged)
         found.append(container)
     return tuple(found)
+
+
+def external_container(found: ExternalContainer) -> Container:
+    """A container that the engine does not manage: what works in it keeps it, and then its age."""
+    held_by = ""
+    if not found.is_build:
+        held_by = "no build's: what made it removes it"
+    elif found.mounted:
+        held_by = f"mounted by a build; if that was killed, `podman rm --force {found.name}` removes it"
+    return Container(
+        container_id=found.container,
+        name=found.name,
+        image=found.image,
+        state=EXTERNAL,
+        stopped_at=found.changed,
+        bytes=found.bytes,
+        external=True,
+        held_by=held_by,
+    )
 
 
 def read_container(detail: Mapping[str, Any], known: Container) -> Container:

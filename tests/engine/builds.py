@@ -47,3 +47,37 @@ def build(engine: Engine, builder: Builder, base: str, tag: str, content: str) -
         return str(client.images.get(tag).id)
     finally:
         client.close()
+
+
+def leave_container(engine: Engine, base: str) -> None:
+    """A container of a build, with 4 MiB of its own, in which nothing works any more."""
+    client = engine.client()
+    with tempfile.TemporaryDirectory(dir=engine.folder) as folder:
+        Path(folder, "file").write_bytes(os.urandom(4 * 2**20))
+        Path(folder, "Dockerfile").write_text(f"FROM {base}\nCOPY file /file\n")
+        image, _ = client.images.build(path=folder, rm=False)
+    client.images.remove(str(image.id))
+    client.close()
+
+
+def kill_midway(engine: Engine, base: str) -> None:
+    """A build that is killed while it runs something: its container is left as it is."""
+    with tempfile.TemporaryDirectory(dir=engine.folder) as folder:
+        Path(folder, "Dockerfile").write_text(f"FROM {base}\nRUN echo begun; sleep 600\n")
+        argv, environment = engine.podman("build", "--isolation", "chroot", folder)
+        with subprocess.Popen(argv, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert any(line.strip() == "begun" for line in process.stdout)
+            process.kill()
+
+
+def unmount_all(engine: Engine) -> None:
+    """What a reboot does: nothing of builds is mounted any more."""
+    left = _podman(engine, "ps", "--all", "--external", "--quiet", "--no-trunc").split()
+    for container in left * 2:  # a build that runs something has it mounted twice
+        _podman(engine, "unmount", container)
+
+
+def _podman(engine: Engine, *argv: str) -> str:
+    command, environment = engine.podman(*argv)
+    return subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True, text=True).stdout

@@ -130,7 +130,9 @@ class Engine:
         """Start it and wait until it answers."""
         if self.setup.separate:
             self._containerd = self._run(self._separate_containerd())
-        self._process = self._run(self._podman() if self.is_podman else self._dockerd())
+        self._process = self._run(
+            self.podman("system", "service", "--time=0", self.host) if self.is_podman else self._dockerd()
+        )
         deadline = time.monotonic() + _PATIENCE_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -252,7 +254,8 @@ class Engine:
         )
         return [self._program("containerd"), "--config", config], self._path
 
-    def _podman(self) -> Command:
+    def podman(self, *argv: str | Path) -> Command:
+        """A command of Podman's own, on the same storage as the service."""
         own = ""
         if self.setup.suite:
             own = (
@@ -274,7 +277,7 @@ class Engine:
             "CONTAINERS_REGISTRIES_CONF": str(registries),
             "TMPDIR": str(self.disk.path),
         }
-        argv: list[str | Path] = [
+        command: list[str | Path] = [
             self._program("podman"),
             "--root",
             self.data_root,
@@ -284,12 +287,9 @@ class Engine:
             self.folder / "tmp",
             "--events-backend",
             "file",
-            "system",
-            "service",
-            "--time=0",
-            self.host,
+            *argv,
         ]
-        return argv, environment
+        return command, {**self._path, **environment}
 
     def _bridge(self) -> str:
         """``none``, unless another engine's docker0 is there: ``none`` would delete it."""

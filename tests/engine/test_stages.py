@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import time
@@ -17,6 +16,7 @@ from pruner.removal.executor import Executor
 from pruner.removal.run import make_plan
 from pruner.state.volumes import last_references
 from tests.conftest import MakeEngine
+from tests.engine import builds
 from tests.engine.engines import Engine
 from tests.engine.host import Host
 from tests.engine.registry import Registry, base_layer, random_layer
@@ -75,19 +75,19 @@ class Litter:
 
     def stuck(self, engine: Engine) -> tuple[str, str]:
         """Something of 20 MiB that would go first, and that the engine refuses to remove: its name, and why."""
-        if not engine.is_podman:
-            name = self.anonymous(20)
-            self._chattr("+i", engine, name)
-            return name, "operation not permitted"
-        # A build whose container is left: the engine's API does not list it.
-        first = min(
-            (self.client.images.get(one.reference) for one in self.images.values()), key=lambda one: str(one.id)
-        )
-        file = io.BytesIO(f"FROM {first.tags[0]}\nENV a=b\n".encode())
-        told = list(self.client.api.build(fileobj=file, rm=False, decode=True))
-        (built,) = (line["aux"]["ID"] for line in told if "aux" in line)
-        self.client.images.remove(built)
-        return first.tags[0], "in use by a container"
+        if engine.is_podman:
+            made = self.write("tool", "/etc", 20, name="needed")
+            self.client.containers.create(
+                self.images["tool"].reference,
+                ["true"],
+                name="needs",
+                network_mode=f"container:{made.id}",
+                labels={"docker-hindsight.keep": "true"},
+            )
+            return "needed", "has dependent containers"
+        name = self.anonymous(20)
+        self._chattr("+i", engine, name)
+        return name, "operation not permitted"
 
     def release(self, engine: Engine, name: str) -> None:
         """Let what is stuck be removed after all."""
@@ -136,6 +136,41 @@ def test_what_the_engine_refuses_keeps_nothing_else(any_engine: Engine, registry
         assert refused in " ".join(going[-2:])
     finally:
         litter.release(any_engine, name)
+
+
+@pytest.mark.parametrize("variant", ["podman", "podman58"])
+def test_containers_of_killed_builds_are_shown_and_go_by_age(
+    make_engine: MakeEngine, registry: Registry, variant: str
+) -> None:
+    engine = make_engine(variant)
+    host = Host(engine, engine.folder / "log" / "events.duckdb")
+    litter = Litter(engine, registry)
+    left, killed = litter.images["job"].reference, litter.images["idle"].reference
+    # Nothing works any more in what one build left; another one was killed, and what it left is mounted.
+    builds.leave_container(engine, left)
+    builds.unmount_all(engine)
+    builds.kill_midway(engine, killed)
+    time.sleep(1.1)
+    options = (*GRACES, "--threshold", "100%")
+    made = host.json("pruner", "plan", *options)
+    found = {item["reason"]: item for item in made["items"] if item["item"] == "container"}
+    assert "podman rm --force" in found["running"]["detail"]
+    assert "of a build, by Buildah" in found["expired"]["detail"]
+    reasons = {name: image["reason"] for image in made["images"] for name in image["references"]}
+    assert reasons[killed] == "pinned"
+    assert {item["reason"] for item in host.json("pruner", "plan", *options, "--containers-grace", "1h")["items"]} == {
+        *("running", "young")
+    }
+    shown = host.run("pruner", "run", *options, status=3)
+    assert "after all" not in shown
+    # What the build wrote went with its container.
+    assert items(host)[0][2] >= 4 * MIB
+    assert litter.holds()[2] == {killed}
+    builds.unmount_all(engine)
+    time.sleep(1.1)
+    host.run("pruner", "run", *options, status=3)
+    assert litter.holds() == (set(), set(), set())
+    litter.client.close()
 
 
 def test_containers_and_volumes_go_before_images_and_only_as_far_as_needed(

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from collector.eventlog.log import EventLog
-from collector.model.errors import EngineError
+from collector.model.errors import EngineError, EngineRefusedError
 from collector.model.events import Event, Kind
+from collector.model.observation import ExternalContainer
 from pruner.policy.file import policy_from
 from pruner.removal import executor, run
 from pruner.removal.executor import Outcome
@@ -145,3 +146,44 @@ def test_a_run_that_can_remove_nothing_is_recorded_with_what_stood_in_the_way(be
     )
     assert told == [("target not reached", "min_age")]
     assert bench.log.query("SELECT count(*) FROM event WHERE kind = 'prune_started'") == [(1,)]
+
+
+def external(bench: Bench, name: str, image: str, *, age: float = OLD, **more: bool) -> str:
+    """A container that the engine does not manage."""
+    made = ExternalContainer(name, image, name, time.time() - age, 5 * MIB, **more)
+    bench.engine.external_table[name] = made
+    return name
+
+
+def test_containers_of_killed_builds_go_by_age_and_with_them_their_images(bench: Bench) -> None:
+    killed, other, mine = (old_image(bench, f"{name}:1") for name in ("killed", "other", "mine"))
+    gone = external(bench, "killed-build", killed)
+    external(bench, "young-build", other, age=60)
+    external(bench, "mounted-build", other, mounted=True)
+    external(bench, "cri-o", mine, is_build=False)
+    outcome = bench.prune()
+    assert [removal.key for removal, _ in outcome.removed] == [gone, killed]
+    assert outcome.failed == ()
+    assert outcome.plan is not None
+    details = {item.name: item.detail for item in outcome.plan.items}
+    assert "mounted by a build" in details["mounted-build"]
+    assert "within its grace of 1 d" in details["young-build"]
+    assert "no build" in details["cri-o"]
+
+
+def test_a_build_that_goes_on_keeps_its_container(bench: Bench) -> None:
+    image = old_image(bench, "a:1")
+    container = external(bench, "working", image)
+    bench.engine.before("external_containers", lambda: external(bench, "working", image, age=0), skip=1)
+    outcome = bench.prune()
+    assert bench.failed(outcome)[container] == "it ran since the plan was made"
+    assert image in bench.engine.image_table
+
+
+def test_an_engine_that_hides_its_builds_is_pruned_all_the_same(bench: Bench) -> None:
+    image = old_image(bench, "a:1")
+    bench.engine.fail(
+        "external_containers", error=EngineRefusedError(bench.engine.host, "no such version", 400), times=9
+    )
+    outcome = bench.prune()
+    assert [removal.key for removal, _ in outcome.removed] == [image]

@@ -1,0 +1,84 @@
+"""What Podman's storage tells of containers that Podman does not manage: those of builds, mostly."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from collector.engine.folders import measured
+from collector.model.observation import ExternalContainer, full_id
+from collector.model.times import parse_rfc3339
+from collector.model.untrusted import objects, past_seconds, text, texts
+
+# The state of such containers in Podman's own listing, and the command that it shows for those of Buildah.
+_STATE, _BUILDAH = "storage", "buildah"
+# Podman 5 keeps containers that need not outlive a crash, as those of builds, in the second.
+_RECORDS = ("containers.json", "volatile-containers.json")
+_ID = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Where Podman keeps layers and containers, as it says itself.
+
+    Attributes:
+        root: the folder of its data.
+        run: the folder of what a reboot ends.
+        driver: the storage driver.
+    """
+
+    root: Path
+    run: Path
+    driver: str
+
+
+def external_containers(rows: object, storage: Storage) -> list[ExternalContainer]:
+    """The external ones of Podman's own container list; their size and last change where we may look.
+
+    Args:
+        rows: the list, as Podman gives it with ``external=true``.
+        storage: where to look.
+    """
+    wanted = [row for row in objects(rows) if _ID.fullmatch(text(row.get("Id"))) and row.get("State") == _STATE]
+    layers, mounted = (_layers(storage), _mounted(storage)) if wanted else ({}, frozenset())
+    return [_external(row, layers.get(text(row["Id"]), ""), mounted, storage) for row in wanted]
+
+
+def _external(row: Mapping[str, Any], layer: str, mounted: frozenset[str], storage: Storage) -> ExternalContainer:
+    container, now = text(row["Id"]), time.time()
+    created = past_seconds(parse_rfc3339(text(row.get("Created"))), now) or now
+    written = measured(storage.root / storage.driver / layer / "diff") if _ID.fullmatch(layer) else (0, 0.0)
+    described = measured(storage.root / f"{storage.driver}-containers" / container)
+    return ExternalContainer(
+        container=container,
+        image=full_id(text(row.get("ImageID"))),
+        name=(*texts(row.get("Names")), container[:12])[0],
+        changed=max(created, min(max(written[1], described[1]), now)),
+        bytes=written[0] + described[0],
+        is_build=_BUILDAH in texts(row.get("Command")),
+        mounted=layer in mounted,
+    )
+
+
+def _layers(storage: Storage) -> dict[str, str]:
+    """The layer that each container writes to."""
+    folder = storage.root / f"{storage.driver}-containers"
+    return {text(row.get("id")): text(row.get("layer")) for name in _RECORDS for row in _records(folder / name)}
+
+
+def _mounted(storage: Storage) -> frozenset[str]:
+    """The layers that are mounted."""
+    rows = _records(storage.run / f"{storage.driver}-layers" / "mountpoints.json")
+    return frozenset(text(row.get("id")) for row in rows)
+
+
+def _records(path: Path) -> list[Mapping[str, Any]]:
+    try:
+        return list(objects(json.loads(path.read_bytes())))
+    except (OSError, ValueError, RecursionError):
+        return []
