@@ -295,6 +295,7 @@ def _replay(prune: _Prune, policy: Policy, cut: EventLog) -> Plan:
         disk=disk,
         now=now,
         blind_until=history.blind_until,
+        witnessed=history.witnessed,
         holds={entry["image"]: hold for entry in facts["images"] if (hold := _hold(entry)) is not None},
         learned=experience.learned,
         refusals={("image", entry["image"]): _refusal(entry) for entry in facts["images"] if _is_refused(entry)},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
@@ -35,6 +35,21 @@ class AgeRule:
 def removable_by_id(references: Sequence[str]) -> bool:
     """Whether the engine removes an image by ID without force: not with two references (moby, image_delete.go)."""
     return len(references) <= 1
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """How local images may go that are superseded; see `pruner.policy.local_images`.
+
+    Attributes:
+        idle: seconds unused after which one may.
+        repositories: of each image; length n.
+        gaps: begin and end of each interval in which nothing was observed, the one that ends last first.
+    """
+
+    idle: float
+    repositories: Sequence[Collection[str]]
+    gaps: Sequence[tuple[float, float]]
 
 
 class ToolKind(IntEnum):

@@ -17,7 +17,7 @@ import numpy as np
 
 from analyzer.kernel.index import Index
 from analyzer.kernel.moments import Moments
-from analyzer.kernel.rules import AgeRule, Clock, Tool
+from analyzer.kernel.rules import AgeRule, Clock, Superseded, Tool
 from analyzer.native.binding import Array, checked, function, plain, pointers, view
 from analyzer.trace.trace import Flags, Floats, Integers
 from collector.machine.wake import FIRST_PAUSE_S, LAST_PAUSE_S
@@ -55,6 +55,14 @@ class _Tool(ctypes.Structure):
     )
 
 
+class _Superseded(ctypes.Structure):
+    _fields_ = (
+        ("idle", c_double),
+        *((name, c_int32) for name in ("repositories", "gaps")),
+        *((name, c_void_p) for name in ("first", "repository", "gap_begin", "gap_end")),
+    )
+
+
 class _Policy(ctypes.Structure):
     _fields_ = (
         ("levels", c_void_p),
@@ -68,6 +76,7 @@ class _Policy(ctypes.Structure):
         ("sizes", c_void_p),
         ("moments", c_void_p),
         ("headroom", c_void_p),
+        ("superseded", c_void_p),
         ("rule", c_void_p),
         ("tool", c_void_p),
     )
@@ -120,14 +129,15 @@ class Rules:
         allowlist_idle: seconds.
         gap_grace: seconds for which a gap keeps images young.
         wake: how pulls, arrivals and disk samples start a prune too; None: they do not.
-        keep_local: whether local images stay.
-        order: one of `OWN_STATE_ORDERS`; "": another.
+        keep_local: whether local images stay, but for what `superseded` lets go.
+        order: one of `OWN_STATE_ORDERS`, or ``lru`` where images are to be ranked at each decision; "": another.
         moments: ranks of all images by an order that depends on none of these; without either:
             least recently used first.
         rule: what is done at each tick instead of deciding.
         tool: what is done instead of deciding.
         resolved: for a threshold that follows from falls of free space, the levels as in `levels`
             with so many bytes, on the so manieth class of disk; None: the threshold is given.
+        superseded: which local images may go all the same; None: none. Then `order` or `moments` has to be given.
         working_sets: bytes of images that such a threshold leaves room for, and from when on; shape (k, 2) of
             (time, bytes); None: the threshold is given.
     """
@@ -146,6 +156,7 @@ class Rules:
     tool: Tool | None = None
     resolved: Callable[[int, float], Sequence[float]] | None = None
     working_sets: Floats | None = None
+    superseded: Superseded | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +199,7 @@ class Run:
         sets = np.zeros((1, 2)) if rules.working_sets is None else rules.working_sets
         sets_of = [plain(sets[:, column], np.float64) for column in (0, 1)]
         headroom = _headroom(rules, self._call, sets_of) if rules.resolved else None
+        superseded = _superseded(rules.superseded) if rules.superseded else None
         policy = _Policy(
             levels=levels.ctypes.data,
             protected=protected.ctypes.data,
@@ -207,15 +219,16 @@ class Run:
             keep_local=rules.keep_local,
             keep_removals=removals,
             keep_steps=steps,
-            order=("", *OWN_STATE_ORDERS).index(rules.order),
+            order=("", *OWN_STATE_ORDERS, "lru").index(rules.order),
             sizes=index.sizes_of_images.ctypes.data,
             moments=rules.moments.address if rules.moments else None,
+            superseded=ctypes.addressof(superseded[0]) if superseded else None,
             headroom=ctypes.addressof(headroom) if headroom else None,
             rule=ctypes.addressof(rule) if rule else None,
             tool=ctypes.addressof(tool) if tool else None,
         )
         self._policy = policy
-        self._kept = (index, struct, levels, protected, age_from, age, rule, tool, headroom, sets_of)
+        self._kept = (index, struct, levels, protected, age_from, age, rule, tool, headroom, sets_of, superseded)
         self._given = (byref(struct), byref(policy))
         self._result = _Result()
         self.address: int | None = None
@@ -378,6 +391,20 @@ def _age_rule(rule: AgeRule, index: Index) -> _AgeRule:
         removable=index.removable[rule.by_id].ctypes.data,
         clock=list(Clock).index(rule.clock),
     )
+
+
+def _superseded(given: Superseded) -> tuple[_Superseded, list[Array]]:
+    """The same for the kernel, and the arrays that it points to."""
+    numbers: dict[str, int] = {}
+    repository = [numbers.setdefault(name, len(numbers)) for names in given.repositories for name in names]
+    first = np.concatenate(([0], np.cumsum([len(names) for names in given.repositories])))
+    gaps = np.array(given.gaps, dtype=np.float64).reshape(-1, 2)
+    arrays = [
+        plain(first, np.int32),
+        plain(np.array(repository), np.int32),
+        *(plain(gaps[:, column], np.float64) for column in (0, 1)),
+    ]
+    return _Superseded(given.idle, len(numbers), len(gaps), *(array.ctypes.data for array in arrays)), arrays
 
 
 class _Call:

@@ -14,6 +14,7 @@ from analyzer.simulation.cleaner import Trigger
 from collector.model.errors import UsageError
 from collector.model.units import parse_bytes, parse_duration
 from pruner.policy.file import KEYS, policy_from
+from pruner.policy.local_images import LOCAL_IMAGES
 from pruner.policy.orders import ORDERS
 from pruner.policy.policy import Policy, compile_entry
 
@@ -25,7 +26,7 @@ _SEARCHED: Mapping[str, tuple[str, ...]] = {
     "threshold": ("auto", "3%:15%:1%", "20%,25%,30%,40%,50%", "1GB,2GB,5GB,10GB,20GB,50GB"),
     "order": ("forecast,lru,hazard",),
     "min_age": ("auto,5min,10min,1h",),
-    "local_images": ("keep,evict",),
+    "local_images": (",".join(LOCAL_IMAGES),),
 }
 _DEFAULT = Policy()
 _TIMER_ONLY = ", by the timer only"

@@ -25,6 +25,7 @@ from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
 from analyzer.trace.trace import Trace
 from collector.model.errors import HindsightError, UsageError
 from collector.model.units import format_bytes, format_duration
+from pruner.policy.local_images import SUPERSEDED
 from pruner.policy.policy import BYTES, Policy
 
 DEFAULT_SHARE = 0.7
@@ -192,8 +193,8 @@ def _twins(items: Sequence[Candidate]) -> dict[str, str]:
     names = {(item.policy, item.trigger): item.name for item in items}
     found = {}
     for item in items:
-        known = names.get((replace(item.policy, local_images="keep"), item.trigger))
-        if item.policy.local_images != "keep" and known is not None:
+        known = names.get((replace(item.policy, local_images=SUPERSEDED), item.trigger))
+        if item.policy.local_images != SUPERSEDED and known is not None:
             found[item.name] = known
     return found
 

@@ -29,6 +29,7 @@ from analyzer.simulation.result import Result
 from analyzer.trace.trace import Flags, Floats, Images, Integers, Trace, Use
 from pruner.planning.plan import GAP_GRACE_S
 from pruner.policy.headroom import LEAST_SHARE
+from pruner.policy.local_images import KEEP
 from pruner.policy.policy import AUTO, Policy
 
 _AT_ONCE = 2**16
@@ -256,7 +257,7 @@ class _Fractional:
         free = (trace.kind == Use.ARRIVED) | first
         needed = free | (demand & ~trace.local[trace.image])
         tick = np.maximum(np.ceil(trace.time / policy.interval), 1).astype(np.int64)
-        never_goes = trace.local & (policy.local_images == "keep")
+        never_goes = trace.local & (policy.local_images == KEEP)
         until = np.where(never_goes[trace.image], math.inf, trace.until + self.min_age)
         until, known, there = _presence(trace, needed, until)
         doubt = np.where(known & ~there & (until > tick * policy.interval), until, -math.inf)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import deque
+from collections.abc import Sequence
 from enum import StrEnum
 from functools import cached_property
 from typing import Protocol
@@ -20,6 +21,7 @@ from collector.model.errors import UsageError
 from pruner.planning.decision import EVICT_EMERGENCY, Reason, evict, in_turn
 from pruner.planning.plan import recent_use
 from pruner.policy.headroom import FreeSpaceDrops, capped, reach_of
+from pruner.policy.local_images import EVICT, SUPERSEDED, by_end, idle_since, in_their_turn, superseded
 from pruner.policy.orders import ORDERS, OWN_STATE_ORDERS
 from pruner.policy.policy import AUTO, Levels, Policy, Space
 
@@ -93,6 +95,7 @@ class PolicyCleaner:
         self.name = name or str(policy)
         self.interval = policy.interval
         self._levels: dict[tuple[float | None, int, int], Levels] = {}
+        self._superseded: set[int] = set()
         self._headroom = None
         if policy.threshold.unit == AUTO:
             self._headroom = Headroom(policy.interval, reach_of(policy.interval, early=trigger is Trigger.EVENT))
@@ -159,7 +162,7 @@ class PolicyCleaner:
         levels = self.levels(host)
         if host.free >= levels.threshold[0] and host.free_inodes >= levels.threshold[1]:
             return levels
-        order = self.ordered(host)
+        order = self._local_in_turn(host, self.ordered(host))
         verdict = self.decide(host, order, levels)
         for i in in_turn(order, verdict):
             host.remove(i, emergency=verdict[i] == EVICT_EMERGENCY)
@@ -216,6 +219,30 @@ class PolicyCleaner:
             keys = self.keys(host.now, images)
         return [present[k] for k in np.argsort(keys, kind="stable")]
 
+    @cached_property
+    def lets_local_go(self) -> bool:
+        """Whether there are images that no registry can give back, and those that are superseded may go."""
+        return self.policy.local_images == SUPERSEDED and bool(self.trace.local.any())
+
+    @cached_property
+    def repositories(self) -> Sequence[frozenset[str]]:
+        """See `Knowledge.repositories`."""
+        return knowledge_of(self.trace).repositories
+
+    @cached_property
+    def gaps(self) -> list[tuple[float, float]]:
+        """When nothing was observed, the gap that ends last first."""
+        return by_end((begin, end) for begin, end in self.trace.blind.tolist())
+
+    def _local_in_turn(self, host: Host, order: list[int]) -> list[int]:
+        """The same images, those that no registry can give back at their turn; which of these may go is noted."""
+        if not self.lets_local_go:
+            return order
+        quiet = idle_since(host.now, self.policy.local_idle, 0.0, self.gaps)
+        there = [i for i in host.present if host.local[i]]
+        self._superseded = {i for i in superseded(there, self.repositories) if host.last_use[i] <= quiet}
+        return in_their_turn(order, host.local, host.last_use, quiet) if self._superseded else order
+
     def keys(self, now: float, images: Integers) -> Floats:
         """The keys of images by an order that looks at none of what the policy did, lowest first to go."""
         return knowledge_of(self.trace).keys(self.policy.order, now, images)
@@ -247,7 +274,8 @@ class PolicyCleaner:
     def _blocked(self, host: Host, image: int) -> int:
         if host.pinned(image):
             return Reason.PINNED
-        return Reason.LOCAL if host.local[image] and self.policy.local_images == "keep" else 0
+        stays = host.local[image] and self.policy.local_images != EVICT and image not in self._superseded
+        return Reason.LOCAL if stays else 0
 
 
 class Headroom:

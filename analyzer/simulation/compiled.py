@@ -9,13 +9,14 @@ import numpy as np
 from analyzer.kernel import index as kernel
 from analyzer.kernel.index import Index
 from analyzer.kernel.moments import Moments
-from analyzer.kernel.rules import AgeRule, Tool
+from analyzer.kernel.rules import AgeRule, Superseded, Tool
 from analyzer.kernel.runs import Outcome, Rules
 from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger, policy_levels, with_threshold
 from analyzer.simulation.knowledge import knowledge_of
 from analyzer.simulation.result import Removals, Result, Timeline
 from analyzer.trace.trace import Trace
 from pruner.planning.plan import GAP_GRACE_S
+from pruner.policy.local_images import EVICT
 from pruner.policy.orders import OWN_STATE_ORDERS
 from pruner.policy.policy import AUTO, Policy
 
@@ -72,12 +73,25 @@ def rules_of(cleaner: Cleaner, index: Index) -> Rules:
         allowlist_idle=policy.allowlist_idle,
         gap_grace=GAP_GRACE_S,
         wake=cleaner.wake if cleaner.trigger is Trigger.EVENT else None,
-        keep_local=policy.local_images == "keep",
-        order=policy.order if policy.order in OWN_STATE_ORDERS else "",
+        keep_local=policy.local_images != EVICT,
+        superseded=_superseded(cleaner),
+        order=policy.order if policy.order in OWN_STATE_ORDERS or _ranks_lru(cleaner) else "",
         moments=_moments(cleaner, index),
         resolved=_resolved(policy, index) if policy.threshold.unit == AUTO else None,
         working_sets=cleaner.working_sets if policy.threshold.unit == AUTO else None,
     )
+
+
+def _ranks_lru(cleaner: PolicyCleaner) -> bool:
+    """Whether it ranks least recently used first at each decision: with local images at their turn it must."""
+    return cleaner.lets_local_go and cleaner.policy.order == "lru"
+
+
+def _superseded(cleaner: PolicyCleaner) -> Superseded | None:
+    """How local images may go, if there are any that may."""
+    if not cleaner.lets_local_go:
+        return None
+    return Superseded(cleaner.policy.local_idle, cleaner.repositories, cleaner.gaps)
 
 
 def _resolved(policy: Policy, index: Index) -> Callable[[int, float], Sequence[float]]:

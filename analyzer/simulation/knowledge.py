@@ -160,7 +160,12 @@ class Knowledge:
     @cached_property
     def superseded_since(self) -> Floats:
         """Since when each image has been superseded: in all its repositories; shape (n,)."""
-        return superseded_since([names or () for names in self.trace.names], self._first_demands())
+        return superseded_since(self.repositories, self._first_demands())
+
+    @cached_property
+    def repositories(self) -> list[frozenset[str]]:
+        """The repositories of each image; length n."""
+        return [frozenset(map(repository, names or ())) for names in self.trace.names]
 
     @cached_property
     def working_sets(self) -> Floats:
@@ -460,20 +465,19 @@ def _shrunk(returns: NDArray[Any], exposure_ms: NDArray[Any], expected: Any, lev
     return rates
 
 
-def superseded_since(names: list[tuple[str, ...]], first_demand: Floats) -> Floats:
+def superseded_since(repositories: list[frozenset[str]], first_demand: Floats) -> Floats:
     """Since when each image has been superseded: a later one was used, in each of its repositories.
 
     Args:
-        names: every name of each image, images in the order of first sight; length n.
+        repositories: those of each image, images in the order of first sight; length n.
         first_demand: when each was first used; shape (n,).
     """
     newest: dict[str, float] = {}
-    since = np.full(len(names), _NEVER)
-    for i in range(len(names) - 1, -1, -1):
-        repositories = {repository(name) for name in names[i]}
-        if repositories:
-            since[i] = max(newest.get(name, _NEVER) for name in repositories)
-        for name in repositories:
+    since = np.full(len(repositories), _NEVER)
+    for i in range(len(repositories) - 1, -1, -1):
+        if repositories[i]:
+            since[i] = max(newest.get(name, _NEVER) for name in repositories[i])
+        for name in repositories[i]:
             newest[name] = min(newest.get(name, _NEVER), float(first_demand[i]))
     return since
 

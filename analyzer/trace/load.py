@@ -263,8 +263,7 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
     references, local, created = _image_facts(raw, number, n)
     if unsure := int(np.count_nonzero(raw.observed["unsure"])):
         assumptions.append(
-            f"whether a registry has {format_count(unsure, 'image')} is not known: they count as local, and "
-            "local_images = keep keeps them"
+            f"whether a registry has {format_count(unsure, 'image')} is not known: they count as local (local_images)"
         )
     names: list[tuple[str, ...]] = [()] * n
     for i, known in raw.names.items():

@@ -32,6 +32,7 @@ class Reason(IntEnum):
     EVICT_EMERGENCY = 17
     EVICT_DANGLING = 18
     EVICT_TOGETHER = 19
+    EVICT_LOCAL = 20
 
     @property
     def evicts(self) -> bool:
@@ -43,7 +44,7 @@ MEANING: dict[Reason, str] = {
     Reason.ENOUGH_SPACE: "free space is above the threshold: nothing is removed",
     Reason.PINNED: "a container refers to it",
     Reason.HELD: "a job whose build container does not exist yet needs it, or a service that may be rolled back",
-    Reason.LOCAL: "no registry can give it back (local_images = keep)",
+    Reason.LOCAL: "no registry can give it back (local_images)",
     Reason.YOUNG: "used or pulled within min_age",
     Reason.PROTECTED: "on the allowlist, and no emergency calls for it",
     Reason.FREES_NOTHING: "all its layers are held by images that stay: removing it frees nothing",
@@ -51,6 +52,7 @@ MEANING: dict[Reason, str] = {
     Reason.REFUSED: "it could not be removed in this run",
     Reason.LABELLED: "a label keeps it (keep_labels)",
     Reason.EVICT: "next in the order while free space is under the target",
+    Reason.EVICT_LOCAL: "NO REGISTRY CAN GIVE IT BACK, and local_images lets it go at its turn",
     Reason.EVICT_DANGLING: "without a name, or its tag has moved on: such images go first",
     Reason.EVICT_TOGETHER: "its layers are freed only together with an allowlisted image, which goes in an emergency",
     Reason.EVICT_EMERGENCY: "on the allowlist, but all others are gone and free space is under `emergency`",

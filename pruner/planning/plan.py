@@ -11,10 +11,12 @@ from typing import Any
 
 from collector.machine.disk import DiskSample
 from collector.model.origin import Origin
+from collector.model.references import repository
 from collector.model.units import format_bytes, format_count, format_duration
 from pruner.planning import stages
 from pruner.planning.decision import MEANING, Reason, evict, in_turn
 from pruner.planning.stages import Item, ItemKind, Shortage
+from pruner.policy.local_images import EVICT, SUPERSEDED, by_end, idle_since, in_their_turn, superseded
 from pruner.policy.orders import ORDERS, Facts, PlainFacts
 from pruner.policy.policy import Levels, Policy
 from pruner.state.inventory import BuildCacheUsage, Container, Image, Inventory, Volume
@@ -280,6 +282,7 @@ class _Images:
         self._images = inventory.images
         self._left = Counter(one.image for one in inventory.containers if one.container_id not in gone)
         self._listed = Counter(one.image for one in inventory.containers)
+        self._superseded: frozenset[int] = frozenset()
         self._layers = _Layers(self._images, disk.total_inodes - disk.free_inodes, disk.total_bytes - disk.free_bytes)
         self._holders = list(self._layers.holders)
         own, order_of = self._layers.own_bytes(), ORDERS[policy.order]
@@ -319,7 +322,7 @@ class _Images:
 
     def decide(self, shortage: Shortage | None) -> tuple[Verdict, ...]:
         """The verdicts on all images: those that go first, in their order."""
-        rest = [i for i in self._order if i not in self._reasons]
+        rest = self._local_in_turn([i for i in self._order if i not in self._reasons])
         blocked = [self._blocked(i) for i in range(len(self._images))]
         for i in self._late:
             blocked[i] = self._without_name(i, blocked[i])
@@ -331,6 +334,8 @@ class _Images:
         going = [*self._dangling, *in_turn(rest, self._reasons)]
         frees = self._layers.freed_one_by_one(going)
         staying = [i for i in self._order if not self._reasons[i].evicts]
+        local = [i for i in going if self._images[i].local and self._reasons[i] is Reason.EVICT]
+        self._reasons.update(dict.fromkeys(local, Reason.EVICT_LOCAL))
         return tuple(
             Verdict(
                 self._images[i],
@@ -340,6 +345,26 @@ class _Images:
             )
             for i in [*going, *staying]
         )
+
+    def _local_in_turn(self, order: list[int]) -> list[int]:
+        """The same images, those that no registry can give back at their turn; which of these may go is noted."""
+        policy, inventory = self._policy, self._inventory
+        if policy.local_images != SUPERSEDED:
+            return order
+        # What goes as an image without a name, now or soon, is no later one that stays.
+        staying = [i for i in sorted(order) if self._images[i].local and self._is_named(i)]
+        seen = inventory.witnessed
+        quiet = idle_since(inventory.now, policy.local_idle, seen.first, by_end(seen.gaps))
+        last_use = [image.last_use for image in self._images]
+        repositories = [{repository(name) for name in image.names} for image in self._images]
+        self._superseded = frozenset(i for i in superseded(staying, repositories) if last_use[i] <= quiet)
+        if not self._superseded:
+            return order
+        turn = in_their_turn(order, [image.local for image in self._images], last_use, quiet)
+        return sorted(turn, key=lambda i: (self._refusal(self._images[i]) is not None, self._rank(self._images[i])))
+
+    def _is_named(self, number: int) -> bool:
+        return bool(self._images[number].references or self._images[number].digests)
 
     def _explain(self, number: int) -> str:
         image, reason, now = self._images[number], self._reasons[number], self._inventory.now
@@ -373,12 +398,13 @@ class _Images:
         # Containers that came between two readings of the engine count, too.
         extra = image.containers - self._listed[image.image_id]
         hold = self._inventory.holds.get(image.image_id)
-        return blocked(
+        reason = blocked(
             image,
             self._left[image.image_id] + extra,
             self._policy,
             held=(hold is not None and hold.firm) or image.image_id in self._inventory.rollbacks,
         )
+        return Reason.ENOUGH_SPACE if reason is Reason.LOCAL and number in self._superseded else reason
 
     def _evict(
         self,
@@ -453,7 +479,7 @@ def blocked(image: Image, containers: int, policy: Policy, *, held: bool) -> Rea
         return Reason.HELD
     if image.kept_by:
         return Reason.LABELLED
-    if image.local and policy.local_images == "keep":
+    if image.local and policy.local_images != EVICT:
         return Reason.LOCAL
     return Reason.ENOUGH_SPACE
 
@@ -475,17 +501,25 @@ def explain(image: Image, reason: Reason, policy: Policy, now: float) -> str:
     idle = format_duration(max(0.0, now - image.last_use))
     if reason is Reason.PINNED:
         return f"{image.containers} containers refer to it" if image.containers > 1 else "a container refers to it"
-    if reason is Reason.LOCAL and image.origin is Origin.UNKNOWN:
-        return "whether a registry has it is not known, so it counts as local (local_images = keep)"
+    if reason is Reason.LOCAL:
+        unknown = "whether a registry has it is not known, so it counts as local (local_images)"
+        said = unknown if image.origin is Origin.UNKNOWN else MEANING[reason]
+        return said.replace("local_images", f"local_images = {policy.local_images}{_local_rule(policy)}")
     if reason is Reason.YOUNG:
         since = f" [{policy.min_age_evidence}]" if policy.min_age_evidence else ""
         return f"used {idle} ago, within min_age {policy.age_text} ({image.evidence}){since}"
     if reason in {Reason.LABELLED, Reason.PROTECTED, Reason.EVICT_EMERGENCY}:
         named = image.kept_by if reason is Reason.LABELLED else policy.protects(image.names)
         return f"{MEANING[reason]} ({named})"
-    if reason in {Reason.EVICT, Reason.EVICT_DANGLING, Reason.EVICT_TOGETHER}:
+    if reason in {Reason.EVICT, Reason.EVICT_DANGLING, Reason.EVICT_TOGETHER, Reason.EVICT_LOCAL}:
         return f"{MEANING[reason]}: last used {idle} ago ({image.evidence})"
     return MEANING[reason]
+
+
+def _local_rule(policy: Policy) -> str:
+    if policy.local_images != SUPERSEDED:
+        return ""
+    return f": it is the latest of a repository, or was used within {format_duration(policy.local_idle)}"
 
 
 class _Layers:

@@ -12,11 +12,11 @@ from typing import Any
 from collector.model.errors import UsageError
 from collector.model.units import format_duration, has_no_unit, parse_bytes, parse_duration
 from pruner.policy.layers import flatten, read_layers, unknown
+from pruner.policy.local_images import LOCAL_IMAGES
 from pruner.policy.orders import ORDERS
 from pruner.policy.policy import AUTO, Policy, Space, compile_entry
 
 DEFAULT_POLICY_PATH = Path("/etc/docker-hindsight/policy.toml")
-LOCAL_IMAGES = ("keep", "evict")
 _TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
 
 
@@ -172,7 +172,12 @@ KEYS: dict[str, Key] = {
         _seconds, "what a swarm or Compose service ran before its last change stays for so long", "duration"
     ),
     "deadline": Key(_interval, "a run ends after so long, however slowly the engine answers", "duration"),
-    "local_images": Key(_one_of(LOCAL_IMAGES), "keep or evict images that no registry can give back", "choice"),
+    "local_images": Key(
+        _one_of(LOCAL_IMAGES),
+        "what becomes of images that no registry can give back: superseded (only such ones may go), keep or evict",
+        "choice",
+    ),
+    "local_idle": Key(_seconds, "such an image goes only after so long without a use", "duration"),
     "job_slots": Key(
         _count, "jobs that the runners run at once, for amounts per job (default: from runner_config)", "number"
     ),

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from collector.model.references import normal_glob, spellings
 from collector.model.units import format_bytes, format_count, format_duration, has_no_unit, parse_bytes
+from pruner.policy.local_images import SUPERSEDED
 
 PER_CENT = 100.0
 MAX_PER_CENT = 100.0
@@ -202,7 +203,9 @@ class Policy:
         keep_labels: labels, ``name`` or ``name=value``; images, containers and volumes that bear one stay.
         rollback_grace: seconds from a service's last change for which the image that it ran before stays.
         deadline: seconds after which a run asks nothing more of the engine, and ends.
-        local_images: ``keep`` or ``evict`` those that no registry can give back.
+        local_images: what becomes of images that no registry can give back: ``superseded`` (see
+            `pruner.policy.local_images`), ``keep`` or ``evict``.
+        local_idle: seconds unused after which one that is superseded may go.
         job_slots: jobs that the host's runners run at once, for amounts per job; None: `runner_config` tells.
         runner_config: GitLab Runner's configuration, whose `concurrent` is the number of slots.
         containers, dangling, volumes, build_cache: what else may go, before images in use.
@@ -220,7 +223,8 @@ class Policy:
     interval: float = 300.0
     deadline: float = 600.0
     rollback_grace: float = 24 * 3600.0
-    local_images: str = "keep"
+    local_images: str = SUPERSEDED
+    local_idle: float = 7 * 86400.0
     keep_labels: tuple[str, ...] = ("docker-hindsight.keep=true",)
     job_slots: int | None = None
     runner_config: str = "/etc/gitlab-runner/config.toml"
@@ -301,7 +305,7 @@ class Policy:
             parts.append(f"sparing {len(self.allowlist)} allowlist entries")
         if self.emergency is not None and self.emergency != self.threshold:
             parts.append(f"emergency {_said(self.emergency)}")
-        if self.local_images != "keep":
+        if self.local_images != SUPERSEDED:
             parts.append(f"{self.local_images} local images")
         parts.append(f"min age {self.age_text}")
         return ", ".join(parts)

@@ -222,6 +222,7 @@ class Inventory:
         refusals: what could not be removed before, or in this run.
         rollbacks: why images stay that services ran before their last change, by image ID.
         disks: each file system that holds bytes of the engine, that of the images first; empty: only `disk`.
+        witnessed: which part of the time was observed.
     """
 
     images: tuple[Image, ...]
@@ -240,6 +241,7 @@ class Inventory:
     refusals: Mapping[ItemId, Refusal] = field(default_factory=dict)
     rollbacks: Mapping[str, str] = field(default_factory=dict)
     disks: tuple[DiskSample, ...] = ()
+    witnessed: Witness = field(default_factory=Witness)
 
 
 # The state of a container that the engine does not manage: nobody starts it.

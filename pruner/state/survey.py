@@ -24,6 +24,7 @@ from collector.model.origin import Origin, agreed
 from collector.model.times import parse_rfc3339
 from collector.model.units import format_count, format_duration, format_time, short_id
 from collector.model.untrusted import cut, mapping, objects, size, text
+from pruner.policy.local_images import EVICT
 from pruner.policy.orders import LEARNING_ORDERS
 from pruner.policy.policy import SLOTS_VARIABLE, Policy
 from pruner.state.event_watch import recent_uses
@@ -138,6 +139,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
         refusals=read_refusals(log, now) if log is not None and known else {},
         rollbacks=read_rollbacks(log, now, policy.rollback_grace) if log is not None and known else {},
         disks=disks,
+        witnessed=history.witnessed,
     )
 
 
@@ -376,10 +378,11 @@ def warnings(history: History, log: EventLog | None, policy: Policy, now: float)
 def _unknown_origins(images: Iterable[Image], policy: Policy) -> Iterator[str]:
     """What is kept only because nothing tells whether a registry has it."""
     unknown = sum(image.origin is Origin.UNKNOWN for image in images)
-    if unknown and policy.local_images == "keep":
+    if unknown and policy.local_images != EVICT:
         yield (
-            f"whether a registry has {format_count(unknown, 'image')} is not known, so they count as local and stay "
-            "(local_images = keep): as root, `collector run --once` looks it up in the engine's own records"
+            f"whether a registry has {format_count(unknown, 'image')} is not known, so they count as local "
+            f"(local_images = {policy.local_images}): as root, `collector run --once` looks it up in the engine's own "
+            "records"
         )
 
 

@@ -91,8 +91,8 @@ def test_the_moving_average_weighs_the_latest_idle_times() -> None:
 
 
 def test_an_image_is_superseded_once_a_later_one_was_used_in_all_its_repositories() -> None:
-    names = [("r/a:1",), ("r/a:2", "r/b:1"), ("r/a:3",), ("r/b@sha256:1",), ()]
-    assert superseded_since(names, np.array([0.0, 10.0, 20.0, 30.0, 40.0])) == pytest.approx(
+    names = [("r/a",), ("r/a", "r/b"), ("r/a",), ("r/b",), ()]
+    assert superseded_since(list(map(frozenset, names)), np.array([0.0, 10.0, 20.0, 30.0, 40.0])) == pytest.approx(
         [10.0, 30.0, INF, INF, INF]
     )
 

@@ -102,7 +102,8 @@ def policies(draw: st.DrawFn) -> Policy:
         min_age=draw(st.sampled_from([0.0, 0.0, 3.0, 15.0, None])),
         order=draw(st.sampled_from(["lru", "lru", "lru", *ORDERS])),
         interval=draw(st.sampled_from([1.0, 7.0, 10.0, 2.5])),
-        local_images=draw(st.sampled_from(["keep", "evict"])),
+        local_images=draw(st.sampled_from(["superseded", "superseded", "keep", "evict"])),
+        local_idle=draw(st.sampled_from([0.0, 3.0, 20.0, 86400.0])),
     )
 
 

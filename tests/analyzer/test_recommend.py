@@ -181,7 +181,7 @@ def test_the_written_policy_is_one_that_the_pruner_takes(long_log: EventLog, tmp
     assert (done.returncode, done.stderr) == (0, "")
     policy = load_policy(out)
     assert str(policy) in done.stdout
-    assert out.read_text().startswith(f"# {policy}: of 76 policies tried on the first 70% of the history")
+    assert out.read_text().startswith(f"# {policy}: of 114 policies tried on the first 70% of the history")
     data = json.loads(analyzer(*common, "--format", "json").stdout)
     assert data["policy"]["threshold"] == str(policy.threshold)
     assert data["chosen"]["first"]["disk_full"] == data["chosen"]["rest"]["disk_full"] == 0
@@ -249,7 +249,7 @@ def test_what_makes_no_difference_stays_as_it_comes() -> None:
     trace = make_trace(facts, uses, [DiskState(0.0, 100, 0)], end=401 * HOUR)
     candidates = searched({})
     assert {item.trigger for item in candidates} == {Trigger.TICK, Trigger.EVENT}
-    assert {item.policy.local_images for item in candidates} == {"keep", "evict"}
+    assert {item.policy.local_images for item in candidates} == {"superseded", "keep", "evict"}
     assert {item.policy.min_age for item in candidates} == {None, 300.0, 600.0, 3600.0}
     found = recommend(candidates, [Trial(tuple(candidates))(trace)], Constraints())
     assert found.chosen is not None

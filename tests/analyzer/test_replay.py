@@ -234,3 +234,22 @@ def test_many_policies_at_once_are_each_as_alone() -> None:
     assert results[1:] == [under(trace, chosen) for chosen in policies]
     assert results[0].threshold == 20
     assert told == sorted(told)
+
+
+def test_a_superseded_local_image_goes_after_all_that_was_idle_as_long_and_may_be_missed() -> None:
+    day = 86400.0
+    facts = [
+        ImageFacts([("old", 30)], ("ci/app:1",), local=True),
+        ImageFacts([("idle", 30)], ("r/idle:1",)),
+        ImageFacts([("busy", 10)], ("r/busy:1",)),
+        ImageFacts([("new", 30)], ("ci/app:2",), local=True),
+    ]
+    uses = [(k * day, k, k * day, Use.ARRIVED if facts[k].local else RUN) for k in range(4)]
+    uses += [(day * k + 60, 2, day * k + 120, RUN) for k in range(3, 20)] + [(20 * day, 0, 20 * day + 5, RUN)]
+    for total, gone, losses in ((111, [1], 0), (89, [1, 0], 1)):
+        trace = make_trace(facts, sorted(uses), [DiskState(0, 200, 0), DiskState(12 * day, total, 0)])
+        for order in ("lru", "forecast"):
+            chosen = policy("20B", order=order, interval=3600.0)
+            for reference in (True, False):
+                result = replay(trace, PolicyCleaner(chosen, trace), reference=reference)
+                assert ([removal.image for removal in result.removed], result.losses) == (gone, losses)

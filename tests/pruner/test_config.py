@@ -98,7 +98,7 @@ def test_options_are_named_after_the_keys() -> None:
         ("allowlist = 'mesa/*'", "must be a list"),
         ("allowlist = ['re:[']", "is not a regular expression"),
         ("allowlist = ['']", "entry is empty"),
-        ("local_images = 'drop'", "must be one of keep, evict"),
+        ("local_images = 'drop'", "must be one of superseded, keep, evict"),
         ("threshold 10%", "is not valid TOML"),
         ("[containers]\ngrase = '1h'", "unknown key 'containers.grase'"),
         ("[contaners]\ngrace = '1h'", "unknown key 'contaners.grace'"),

@@ -81,7 +81,7 @@ def test_a_borrowed_name_protects_while_others_may_go() -> None:
 def test_images_that_a_job_builds_stay_or_go_as_the_policy_says_of_local_images() -> None:
     kept = reasons(made([replace(image("built", 500), origin=Origin.LOCAL)], 50 * MB, policy(local_images="keep")))
     gone = reasons(made([replace(image("built", 500), origin=Origin.LOCAL)], 50 * MB, policy(local_images="evict")))
-    assert (kept["built"], gone["built"]) == (Reason.LOCAL, Reason.EVICT)
+    assert (kept["built"], gone["built"]) == (Reason.LOCAL, Reason.EVICT_LOCAL)
 
 
 def test_a_container_s_name_makes_no_gitlab_job_and_no_cache_of_a_volume() -> None:

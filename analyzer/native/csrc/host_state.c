@@ -76,6 +76,8 @@ typedef struct run {
     double *keys;
     int32_t *ranked;
     candidate_t *candidate, *spare;
+    int32_t *latest_of; /* per repository its latest local image that is there */
+    uint8_t *may_go;    /* per image whether it is local and may go all the same */
     today_t *today;
     moment_t *own;           /* a moment that is not kept for others */
     const moment_t *seen;    /* the latest of those that are */

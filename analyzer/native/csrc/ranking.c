@@ -290,15 +290,72 @@ static void order_present(run_t *run, ordered_t *ordered) {
     scan(run);
     int32_t count = 0;
     for (int32_t i = 0; i < t->images; i++)
-        if (run->held[i]) run->keys[count] = run->pulled[i], run->present[count++] = i;
+        if (run->held[i]) {
+            double last = run->last_use[i] < run->now ? run->last_use[i] : run->now;
+            run->keys[count] = run->policy->order == LRU_RANKED ? last : run->pulled[i], run->present[count++] = i;
+        }
     if (run->policy->order == GDSF) find_gdsf(run, count);
     rank(run, count, run->ranked);
     *ordered = (ordered_t){count, run->ranked, run->last_use};
     run->asked_at = run->latest;
 }
 
+/* As `idle_since` in pruner.policy.local_images; time is observed from 0 on. */
+static double quiet_since(const run_t *run) {
+    const superseded_t *rule = run->policy->superseded;
+    double reached = run->now, left = rule->idle;
+    for (int32_t k = 0; k < rule->gaps; k++) {
+        double observed = reached - rule->gap_end[k] > 0.0 ? reached - rule->gap_end[k] : 0.0;
+        if (observed >= left) break;
+        left -= observed;
+        if (rule->gap_begin[k] < reached) reached = rule->gap_begin[k];
+    }
+    return reached - left < 0.0 ? -INFINITY : reached - left;
+}
+
+/* Whether a later local image of each of its repositories is there; `latest_of` is known. */
+static int is_superseded(const run_t *run, int32_t i) {
+    const superseded_t *rule = run->policy->superseded;
+    for (int32_t k = rule->first[i]; k < rule->first[i + 1]; k++)
+        if (run->latest_of[rule->repository[k]] == i) return 0;
+    return rule->first[i] < rule->first[i + 1];
+}
+
+/* Find which local images may go; whether any may. */
+static int find_superseded(run_t *run, const ordered_t *ordered, double quiet) {
+    const trace_t *t = run->trace;
+    const superseded_t *rule = run->policy->superseded;
+    int any = 0;
+    for (int32_t i = 0; i < t->images; i++)
+        if (run->held[i] && t->local[i])
+            for (int32_t k = rule->first[i]; k < rule->first[i + 1]; k++) run->latest_of[rule->repository[k]] = i;
+    for (int32_t i = 0; i < t->images; i++) {
+        run->may_go[i] = run->held[i] && t->local[i] && ordered->last_use[i] <= quiet && is_superseded(run, i);
+        any |= run->may_go[i];
+    }
+    return any;
+}
+
+/* Where an image's turn comes, if local ones may go. */
+static inline int turn_of(const run_t *run, const ordered_t *ordered, int32_t i, double quiet) {
+    return run->trace->local[i] ? 1 : ordered->last_use[i] <= quiet ? 0 : 2;
+}
+
+/* Put local images at their turn, the rest staying as it is. */
+static void put_local_in_turn(run_t *run, ordered_t *ordered) {
+    double quiet = quiet_since(run);
+    if (!find_superseded(run, ordered, quiet)) return;
+    int32_t count = 0;
+    for (int turn = 0; turn < 3; turn++)
+        for (int32_t k = 0; k < ordered->count; k++)
+            if (turn_of(run, ordered, ordered->ranked[k], quiet) == turn) run->present[count++] = ordered->ranked[k];
+    ordered->ranked = run->present;
+}
+
 static inline int shielded(const run_t *run, const decision_t *d, const ordered_t *ordered, int32_t i) {
-    return ordered->last_use[i] > d->limit || (run->policy->keep_local && run->trace->local[i]);
+    const policy_t *p = run->policy;
+    return ordered->last_use[i] > d->limit ||
+           (p->keep_local && run->trace->local[i] && !(p->superseded && run->may_go[i]));
 }
 
 /* When the first of the images that are there will be old enough. */
@@ -307,7 +364,12 @@ static double earliest(const run_t *run, const ordered_t *ordered) {
     for (int32_t i = 0; i < run->trace->images; i++)
         if (run->held[i] && !(run->policy->keep_local && run->trace->local[i]) && ordered->last_use[i] < least)
             least = ordered->last_use[i];
-    return least + run->policy->min_age - 0.001;
+    least += run->policy->min_age;
+    const superseded_t *rule = run->policy->superseded;
+    for (int32_t i = 0; i < run->trace->images && rule; i++)
+        if (run->held[i] && run->trace->local[i] && is_superseded(run, i) && ordered->last_use[i] + rule->idle < least)
+            least = ordered->last_use[i] + rule->idle;
+    return least - 0.001;
 }
 
 /* Any other order. */
@@ -322,6 +384,7 @@ static void decide_ordered(run_t *run) {
     else
         order_present(run, &ordered);
     if (run->status != OK) return;
+    if (run->policy->superseded) put_local_in_turn(run, &ordered);
     int going = 0;
     d.goal = run->levels + TARGET;
     for (int32_t k = 0; k < ordered.count && !reaches(d.bytes, d.inodes, d.goal); k++) {

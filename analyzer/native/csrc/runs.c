@@ -58,6 +58,7 @@ int kernel_end(run_t *run) {
     free(run->held), free(run->known), free(run->holders), free(run->pulled), free(run->taken);
     free(run->passed), free(run->kept), free(run->last_use), free(run->latest), free(run->uses), free(run->present), free(run->keys);
     free(run->ranked), free(run->candidate), free(run->today), free(run->own);
+    free(run->latest_of), free(run->may_go);
     free(run->falls.number), free(run->falls.fall), free(run->falls.past);
     bits_free(&run->coming);
     free_tools(run->tools);
@@ -96,6 +97,11 @@ static int make_run(run_t *run) {
     if (!run->held || !run->known || !run->holders || !run->pulled || !run->taken || room_for(run, 64)) return NO_MEMORY;
     if (bits_make(&run->coming, trace->uses) != OK) return NO_MEMORY;
     if ((policy->order || policy->moments || policy->rule || policy->tool) && make_ordered(run) != OK) return NO_MEMORY;
+    if (policy->superseded) {
+        run->latest_of = malloc(((size_t)policy->superseded->repositories + 1) * sizeof *run->latest_of);
+        run->may_go = calloc(n, 1);
+        if (!run->latest_of || !run->may_go) return NO_MEMORY;
+    }
     if (policy->tool && make_tools(run) != OK) return NO_MEMORY;
     if (policy->headroom) {
         run->falls.number = malloc((size_t)policy->headroom->kept * sizeof *run->falls.number);

@@ -35,7 +35,15 @@ typedef struct {
 } trace_t;
 
 /* Orders that look at what the policy did. */
-enum { NO_ORDER, PULLED_FIRST, GDSF };
+enum { NO_ORDER, PULLED_FIRST, GDSF, LRU_RANKED };
+
+/* Local images that may go although no registry can give them back; see pruner.policy.local_images. */
+typedef struct {
+    double idle; /* seconds */
+    int32_t repositories, gaps;
+    const int32_t *first, *repository;   /* those of image i are repository[first[i]] to repository[first[i + 1] - 1] */
+    const double *gap_begin, *gap_end; /* the one that ends last first */
+} superseded_t;
 
 /* A threshold that follows from how far free space fell within an interval; see pruner.policy.headroom. */
 typedef int (*levels_t)(int32_t disk_class, double threshold, double *levels);
@@ -119,6 +127,7 @@ typedef struct {
     const int64_t *sizes; /* bytes of all layers of each image */
     moments_t *moments; /* keys by another order; neither: least recently used first */
     const headroom_t *headroom; /* not NULL: the levels are those on this disk until enough is known */
+    const superseded_t *superseded; /* NULL: none may */
     const age_rule_t *rule; /* not NULL: carried out at each tick instead of deciding */
     const tool_t *tool;     /* not NULL: followed instead of deciding */
 } policy_t;
