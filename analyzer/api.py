@@ -131,7 +131,7 @@ def simulate(
 ) -> pd.DataFrame:
     """What each policy would have done: one row per host and policy, of a fleet also the sums.
 
-    What the history lacks, and what is taken instead, is told in sentences in the frame's ``attrs["notes"]``.
+    What the history lacks, and what is taken instead, is stated in sentences in the frame's ``attrs["notes"]``.
 
     Args:
         history: of one host, or of several.
@@ -228,7 +228,7 @@ def recommend(
         max_disk_full: disk-full incidents at most.
         max_repull: bytes pulled again at most, over the whole history.
         min_free: bytes that must always be free.
-        headroom: bytes beyond that, should the future be worse than the past, in place of what the largest pulls tell.
+        headroom: bytes beyond that, should the future be worse than the past, in place of the largest pulls' sizes.
         split: the share of the history to choose on; the rest judges. 1: no rest.
         baselines: baselines, to compare with.
         processes: how many hosts to work on at once.
@@ -288,7 +288,7 @@ def earn_allowlist(
 
 
 def uses(history: History) -> pd.DataFrame:
-    """Every witnessed use: `time`, `until` (NaT while it lasts), `image`, `image_id`, `evidence`, `image_bytes`."""
+    """Every observed use: `time`, `until` (NaT while it lasts), `image`, `image_id`, `evidence`, `image_bytes`."""
     trace = history.trace
     return pd.DataFrame(
         {
@@ -341,7 +341,7 @@ def disk(history: History) -> pd.DataFrame:
 
 
 def gaps(history: History) -> pd.DataFrame:
-    """The intervals in which nothing was witnessed: `began`, `ended`."""
+    """The intervals in which nothing was observed: `began`, `ended`."""
     trace = history.trace
     return pd.DataFrame({"began": _times(trace, trace.blind[:, 0]), "ended": _times(trace, trace.blind[:, 1])})
 
@@ -351,7 +351,7 @@ def free_space(history: History, given: AnyPolicy | None = None, *, steps: int =
     trace = history.trace
     result = replay(trace, PolicyCleaner(policy(given), trace), timeline=True)
     if result.timeline is None:
-        raise UsageError("this policy's replay tells no timeline")
+        raise UsageError("this policy's replay has no timeline")
     edges = np.linspace(0.0, trace.end, steps + 1)
     begin = np.searchsorted(result.timeline.seconds, edges[:-1], side="right") - 1
     begin = np.maximum(begin, 0)

@@ -252,7 +252,7 @@ class Varied:
         return grid(axes, sets, base)
 
     def when(self) -> Trigger:
-        """What starts a prune; unless told, also events. Raises UsageError."""
+        """What starts a prune; unless stated, events, too. Raises UsageError."""
         from analyzer.simulation.cleaner import Trigger
 
         return Trigger(trigger(self.trigger or Trigger.EVENT))

@@ -64,8 +64,8 @@ def _measure(engine: Engine) -> None:
     client = engine.client()
     client.api.import_image_from_data(b"\0" * 1024, repository="bench", tag="1")
     client.close()
-    told = engine.folder / "docker-events"
-    with told.open("wb") as file:
+    events = engine.folder / "docker-events"
+    with events.open("wb") as file:
         follower = subprocess.Popen([str(shutil.which("docker")), "-H", engine.host, "events"], stdout=file)
     with host.collecting() as collector:
         processes = {"collector": collector.pid, "docker events > file": follower.pid}
@@ -96,7 +96,7 @@ def _measure(engine: Engine) -> None:
             for name in processes
         ],
     )
-    lines = told.read_bytes().count(b"\n")
+    lines = events.read_bytes().count(b"\n")
     console.print_table(
         ("WHAT", "FIGURE"),
         [
@@ -104,7 +104,7 @@ def _measure(engine: Engine) -> None:
             ("of them in the log", f"{_stored(host):,}"),
             ("gaps", str(host.count("gap"))),
             ("log, bytes per event", f"{(host.log_path.stat().st_size - size) / EVENTS:.0f}"),
-            ("docker events, bytes per event", f"{told.stat().st_size / max(lines, 1):.0f}"),
+            ("docker events, bytes per event", f"{events.stat().st_size / max(lines, 1):.0f}"),
             *_starts(host),
         ],
     )

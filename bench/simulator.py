@@ -204,8 +204,8 @@ def process(command: list[str]) -> tuple[float, float, int]:
     """Wall time and processor time of a command, seconds, and its peak memory, bytes."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     measured = [sys.executable, "-c", _MEASURED, *command]
-    told = subprocess.run(measured, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout  # noqa: S603 - ours
-    wall, work, peak = told.split()
+    output = subprocess.run(measured, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout  # noqa: S603 - ours
+    wall, work, peak = output.split()
     return float(wall), float(work), int(peak)
 
 

@@ -1,4 +1,4 @@
-"""Collector and pruner killed and disturbed while jobs run, against a second witness: ``python -m bench torture``.
+"""Collector and pruner killed and disturbed while jobs run, against an independent record: ``python -m bench torture``.
 
 Jobs pull images from a private registry and run containers on a private engine, while the collector and the pruner
 are ended by kill -9 again and again, at any moment of theirs. A thread that does nothing else takes the engine's

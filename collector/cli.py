@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="collector",
-    help="Witness what a container engine does (pulls, containers, disk space) in an event log, "
+    help="Record what a container engine does (pulls, containers, disk space) in an event log, "
     "so that images can be cleaned up by their last use.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -98,13 +98,13 @@ def doctor(
     log: LogOption = None,
     host: HostOption = None,
     probe: Annotated[
-        bool, typer.Option("--probe", help="Also import, tag and remove an empty image, to see what events tell.")
+        bool, typer.Option("--probe", help="Also import, tag and remove an empty image, to see what events it emits.")
     ] = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Find out what can be witnessed here: permissions, the log, and what this engine tells or never tells.
+    """Find out what can be observed here: permissions, the log, and what this engine reports or never reports.
 
-    Ends with 1 if something must be mended; what an engine is blind for is no fault.
+    Ends with 1 if something needs fixing; what an engine cannot report is not a fault.
     """
     from collector.doctor import State, examine
     from collector.engine.client import DockerEngine
@@ -320,35 +320,35 @@ def jobs(
     )
 
 
-@app.command(short_help="Tell an image's story, from pull to removal.")
+@app.command(short_help="Show an image's history, from pull to removal.")
 def explain(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="A reference, a digest, or the beginning of an ID.")],
     log: LogOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Tell an image's story: come, used by whom, removed by whom and why, come back at which cost."""
+    """Show an image's history: how it arrived, who used it, who removed it and why, what its return cost."""
     from collector.model.origin import MEANING
     from collector.queries import status as reports
     from collector.queries import story
 
     found = story.stories(reports.of_known_host(console.open_log(log)), image)
     if output is Format.JSON:
-        console.print_json([told.to_json() for told in found])
+        console.print_json([entry.to_json() for entry in found])
         return
-    for number, told in enumerate(found):
+    for number, entry in enumerate(found):
         if number:
             typer.echo()
         console.print_facts(
             [
-                ("image", short_id(told.image_id) + (" (gone)" if told.gone else "")),
-                *[("" if k else "names", name) for k, name in enumerate(told.names or ["none"])],
-                ("origin", MEANING[told.origin]),
+                ("image", short_id(entry.image_id) + (" (gone)" if entry.gone else "")),
+                *[("" if k else "names", name) for k, name in enumerate(entry.names or ["none"])],
+                ("origin", MEANING[entry.origin]),
             ]
         )
         typer.echo()
         console.print_table(
             ("TIME", "WHAT", "BYTES", "DETAIL"),
-            [(format_time(one.began), one.what, story.size_of(one), one.detail) for one in told.episodes],
+            [(format_time(one.began), one.what, story.size_of(one), one.detail) for one in entry.episodes],
             right=("BYTES",),
         )
 
@@ -451,11 +451,11 @@ def _print_ingested(found: ingest.Ingested, output: Format, unit: str) -> None:
         return
     typer.echo(f"{found.lines:,} {unit}, {found.facts:,} facts on jobs, {found.new:,} of them new")
     if unit == "lines" and not found.facts:
-        typer.echo("note: no new line tells of a job; if jobs ran, is this the log of GitLab Runner itself?")
+        typer.echo("note: no new line mentions a job; if jobs ran, is this the log of GitLab Runner itself?")
     if found.missing:
         typer.echo(f"note: {found.missing:,} have no trace that can be read: erased, expired or not for this token")
     if found.unresolved:
-        typer.echo(f"note: {found.unresolved:,} name an image whose ID nothing in the log tells")
+        typer.echo(f"note: {found.unresolved:,} name an image whose ID the log does not know")
     if found.untimed:
         typer.echo(
             f"note: {found.untimed:,} bear no time and got a late one: export the journal as JSON, "

@@ -1,4 +1,4 @@
-"""What can be witnessed on this host, found by asking: permissions, the engine's answers, what it never tells."""
+"""What can be observed on this host, found by asking: permissions, the engine's answers, what it never reports."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Finding:
 
     Attributes:
         subject: what was asked.
-        state: ``fault`` must be mended; ``blind`` is how this engine is, and what makes up for it is said.
+        state: ``fault`` needs fixing; ``blind`` is how this engine is, and what makes up for it is said.
         answer: the answer in a few words, the same for all engines that answer alike.
         detail: figures, and what follows from them.
     """
@@ -59,7 +59,7 @@ def examine(engine: Engine, log: EventLog, *, probe: bool = False, found_by: str
     Args:
         engine: the engine.
         log: the event log, which need not exist yet.
-        probe: also import an empty image, tag, untag and remove it, to see which events tell it.
+        probe: also import an empty image, tag, untag and remove it, to see which events report it.
         found_by: what says that this engine is meant.
     """
     return [*_log(log), *_engine(engine, log, probe=probe, found_by=found_by)]
@@ -173,7 +173,7 @@ def _least_held(engine: Engine, info: EngineInfo) -> int:
 
 
 def _memory(engine: Engine) -> Finding:
-    """How far back the engine tells events: what a restarted collector can still learn."""
+    """How far back the engine keeps events: what a restarted collector can still learn."""
     now_ns = time.time_ns()
     times = list(filter(None, map(event_time_ns, engine.buffered_events(10**9, now_ns))))
     reach = format_duration((now_ns - min(times)) / 1e9) if times else "nothing"
@@ -184,16 +184,16 @@ def _memory(engine: Engine) -> Finding:
 
 
 def _images(engine: Engine) -> Iterator[Finding]:
-    """What the engine tells of its images, asked of those that are there."""
+    """What the engine reports about its images, found by asking about those that are there."""
     listed = engine.images()
     if not listed:
         yield Finding("images", State.OK, "none yet", "pull one and ask again: some answers need an image")
         return
     answers = engine.answers(listed[0].image)
-    told = {True: State.OK, False: State.BLIND}
+    state_of = {True: State.OK, False: State.BLIND}
     yield Finding(
         "layer sizes",
-        told[answers.layer_sizes],
+        state_of[answers.layer_sizes],
         "reported" if answers.layer_sizes else "not reported",
         "" if answers.layer_sizes else "an image's bytes are put on its top layer: freed bytes are a guess",
     )
@@ -211,7 +211,7 @@ def _images(engine: Engine) -> Iterator[Finding]:
     )
     yield Finding(
         "time of storing",
-        told[answers.stored],
+        state_of[answers.stored],
         "reported" if answers.stored else "not reported",
         "" if answers.stored else "images without an observed use are judged by their build time",
     )
@@ -219,7 +219,7 @@ def _images(engine: Engine) -> Iterator[Finding]:
 
 
 def _origin(shown_by: str | None) -> Finding:
-    """Whether it can be told that a registry has an image."""
+    """Whether it can be known that a registry has an image."""
     if shown_by is None:
         detail = "recorded pulls and pushes show it; as root, `collector run --once` looks it up"
         return Finding("origin of images", State.BLIND, "not reported", detail)
@@ -228,9 +228,9 @@ def _origin(shown_by: str | None) -> Finding:
 
 def _probe(engine: Engine) -> Iterator[Finding]:
     """Which events an empty image leaves on its way in and out."""
-    told = engine.probe()
+    probed = engine.probe()
     for act in ("import", "tag", "untag", "delete"):
-        found = told.get(act)
+        found = probed.get(act)
         named = bool(found)
         answer = "reported" if named else "reported without the name" if found is not None else "not reported"
         made_up = "" if named else "the image list, read after each change and every hour, makes up for it"

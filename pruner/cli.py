@@ -216,7 +216,7 @@ def explain(
     log: LogOption = None,
     host: HostOption = None,
 ) -> None:
-    """Tell why one image would stay or go."""
+    """Say why one image would be kept or removed."""
     from collector.engine.client import DockerEngine
     from pruner.removal.run import make_plan
     from pruner.report.terminal import print_story
@@ -241,7 +241,7 @@ def history(
     ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Tell what prunes removed, why, how much that freed, and what was wanted again; and which could remove nothing."""
+    """Show what prunes removed, why, how much that freed, and what was pulled again; and which could remove nothing."""
     from pruner.report import history as past
     from pruner.report.terminal import print_history
 
@@ -277,7 +277,7 @@ def import_config(
         ),
     ] = None,
 ) -> None:
-    """Make a policy of another tool's settings, and tell on stderr what could not be carried over."""
+    """Make a policy of another tool's settings, and say on stderr what could not be carried over."""
     from pruner.policy import other_tools
 
     if tool is Tool.DOCKER_GC:

@@ -120,7 +120,7 @@ class FakeEngine:
     store: str = "overlay2"
     host: str = "unix:///fake.sock"
     lag: float = 0.0
-    tells_failures: bool = False
+    reports_failures: bool = False
     image_table: dict[str, FakeImage] = field(default_factory=dict)
     container_table: dict[str, FakeContainer] = field(default_factory=dict)
     external_table: dict[str, ExternalContainer] = field(default_factory=dict)
@@ -147,7 +147,7 @@ class FakeEngine:
         origin: Origin = Origin.REGISTRY,
         verb: str | None = "pull",
     ) -> str:
-        """An image comes, of one layer of 10 MiB of its own unless told otherwise; its ID.
+        """An image comes, of one layer of 10 MiB of its own by default; its ID.
 
         Args:
             references: its names.
@@ -367,8 +367,8 @@ class FakeEngine:
             row = self.container_table.get(container)
             return CreatedFrom() if row is None else CreatedFrom(row.image, tuple(row.volumes))
 
-    def untold(self) -> tuple[object, ...]:
-        with self._asked("untold"):
+    def silent_changes(self) -> tuple[object, ...]:
+        with self._asked("silent_changes"):
             if self.store != "containerd":
                 return ()
             return (len(self.image_table), *sorted((row["ID"], row["LastUsedAt"]) for row in self.cache))

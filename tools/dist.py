@@ -1,6 +1,6 @@
 """Builds all that a release consists of into dist/: source, wheels, Debian packages, SBOM, checksums.
 
-``python tools/dist.py [--only wheels,debs,...]``; each part is made anew.
+``python tools/dist.py [--only wheels,debs,...]``; each part is rebuilt.
 """
 
 from __future__ import annotations

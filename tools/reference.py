@@ -97,7 +97,7 @@ def _log_schema() -> str:
     of = dict(columns)
     intro = "The log is a DuckDB file: open it with the `duckdb` shell and ask. Times are UTC, sizes are bytes.\n\n"
     rows = [(f"`{name}`", comment, of[name]) for name, comment in views]
-    return "## The log's tables and views\n\n" + intro + _table(("view", "what it tells", "columns"), rows)
+    return "## The log's tables and views\n\n" + intro + _table(("view", "what it shows", "columns"), rows)
 
 
 def _command(name: str) -> str:

@@ -49,7 +49,7 @@ def costs(log: EventLog, by: By, host: str | None = None) -> list[Cost]:
 
     Args:
         log: the log.
-        by: what to tell costs by.
+        by: what to group costs by.
         host: whose; None: of the only one.
 
     Raises:

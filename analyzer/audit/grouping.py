@@ -1,4 +1,4 @@
-"""What costs are told by; apart, so that `--help` loads nothing else."""
+"""What costs are grouped by; apart, so that `--help` loads nothing else."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class By(StrEnum):
-    """What costs are told by."""
+    """What costs are grouped by."""
 
     PROJECT = "project"
     REF = "ref"

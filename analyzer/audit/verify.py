@@ -1,7 +1,7 @@
 """Proof on the operator's own log: what each recorded prune removed is what its history says must go.
 
 For each recorded prune the log is cut at the moment at which it began, and the decision function is
-asked again, by the policy that was recorded, about what the cut log tells. Taken from the record are
+asked again, by the policy that was recorded, about what the cut log holds. Taken from the record are
 the disk as it was measured, what other stages freed before images, and which images jobs in flight
 held; images, layers, containers and every last use are the log's.
 """
@@ -295,7 +295,7 @@ def _replay(prune: _Prune, policy: Policy, cut: EventLog) -> Plan:
         disk=disk,
         now=now,
         blind_until=history.blind_until,
-        witnessed=history.witnessed,
+        coverage=history.coverage,
         holds={entry["image"]: hold for entry in facts["images"] if (hold := _hold(entry)) is not None},
         learned=experience.learned,
         refusals={("image", entry["image"]): _refusal(entry) for entry in facts["images"] if _is_refused(entry)},

@@ -47,7 +47,7 @@ class Snapshot:
     Attributes:
         host: its name in the log.
         now: when it was looked at.
-        free, total: the disk, None if nothing ever told.
+        free, total: the disk, None if never measured.
         threshold: free space under which pruning starts; None: no engine was asked.
         samples: (time, free) of the last day.
         events: (time, kind, name), newest first.
@@ -108,7 +108,7 @@ def look(log: EventLog, engine_host: str | None, policy: Policy) -> Snapshot:
         source = str(policy)
     except EngineError:
         candidates = tuple(Candidate(None, now - used, name, "") for used, name in oldest)
-        source = "no engine answers: the least recently used, as the log tells"
+        source = "no engine answers: the least recently used, from the log"
     line = tuple((when, amount) for when, amount, _ in samples)
     return Snapshot(host, now, free, total, threshold, line, tuple(events), candidates, source)
 
@@ -185,7 +185,7 @@ def _disk(snapshot: Snapshot, where: Console) -> Iterator[Text]:
 
 
 def watch(log: EventLog, engine_host: str | None, policy: Policy, interval: float, *, once: bool) -> None:
-    """Show the host, again and again until it is interrupted; once where the output is no terminal.
+    """Show the host, again and again until it is interrupted; once where the output is not a terminal.
 
     Args:
         log: the event log.

@@ -1,7 +1,7 @@
 """What others do about full disks, as simulator policies.
 
 Each follows the named tool's own code, its faults included; where it leans on something that the
-log does not tell, its docstring says so. A name may carry switches: ``drone-gc+exact`` books freed
+log does not contain, its docstring says so. A name may carry switches: ``drone-gc+exact`` books freed
 bytes rightly, ``kubelet+restarts`` forgets each week what it keeps in memory, ``codefresh+remembers``
 forgets no event.
 """
@@ -75,7 +75,7 @@ SWITCHES: dict[str, dict[str, object]] = {
     "restarts": {"restarts": WEEK},
     "remembers": {"remembers": True},
 }
-# What tells the variants of one tool apart.
+# What distinguishes the variants of one tool.
 _VARIANTS = {
     "docker-gc": "Grace: 24 h.",
     "docker-gc-12h": "Grace: 12 h.",
@@ -86,7 +86,7 @@ _VARIANTS = {
     "clear-docker-cache-19.3": "In 19.3: as in 19.1.",
     "docuum-50%": "Here while images hold more than half of the disk.",
     "kubelet-maxage": "Also every image unused for 14 days.",
-    "stone-use": "By witnessed use.",
+    "stone-use": "By observed use.",
     "stone-pull": "By pull.",
     "stone-job": "By the last job that named the image.",
 }

@@ -147,7 +147,7 @@ class Nomad(Baseline):
         self._due: list[tuple[float, int]] = []
 
     def used(self, host: Host, image: int, *, brought_in: bool) -> None:  # noqa: ARG002 - the protocol
-        """A new use sets the timer anew."""
+        """A new use restarts the timer."""
         heapq.heappush(self._due, (host.last_use[image] + self.delay, image))
 
     def waits(self, host: Host, until: float, *, use: bool) -> None:  # noqa: ARG002
@@ -176,7 +176,7 @@ class Taskcluster(Baseline):
         self._earliest = 0.0
 
     def used(self, host: Host, image: int, *, brought_in: bool) -> None:  # noqa: ARG002 - the protocol
-        """Mark it anew."""
+        """Mark it again."""
         self._marked[image] = host.now + self.ttl
         self._earliest = min(self._earliest, max(self._marked[image], host.last_use[image]))
 

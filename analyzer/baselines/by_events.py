@@ -22,7 +22,7 @@ class Codefresh(Baseline):
     the build: at six events a use, what was used earlier in a busy build counts as not used. Over
     90 % an agent does the same each 5 s, and then takes all that was built three hours ago.
 
-    The log does not tell its builds: every half hour is taken for one. Its containers end with it;
+    The log does not contain its builds: every half hour is taken for one. Its containers end with it;
     here they go on, and their images stay.
 
     Args:
@@ -51,7 +51,7 @@ class Codefresh(Baseline):
         self._cleaned: tuple[float, int] | None = None
 
     def used(self, host: Host, image: int, *, brought_in: bool) -> None:  # noqa: ARG002 - the protocol
-        """The engine tells of it."""
+        """The engine reports it."""
         self._events.append(image)
 
     def tick(self, host: Host) -> None:

@@ -279,7 +279,7 @@ class Arvados(Baseline):
 class Stone(Baseline):
     """A script by hand, every 5 min: under a tenth of free space, least recently used until it is back.
 
-    Its clock is witnessed use, pull time, or the last job that named the image (``use``, ``pull``,
+    Its clock is observed use, pull time, or the last job that named the image (``use``, ``pull``,
     ``job``). No image is too young for it, and it removes those that free nothing.
     """
 

@@ -135,8 +135,8 @@ def demo(
         with console.progress("importing a year of jobs") as progress:
             import_jobs(*mesa_files(), log, DEMO_DISK_BYTES, 0, progress)
         trace = load_trace(log)
-        with patient_progress("simulating") as told:
-            results, notes = work.run(trace, told)
+        with patient_progress("simulating") as update:
+            results, notes = work.run(trace, update)
         print_results(trace, results, shown, notes)
         _report_on_one(trace, log, work, candidates, report)
 

@@ -26,7 +26,7 @@ _MOST_IMAGES = 2**29
 class _Trace(ctypes.Structure):
     _fields_ = (
         *((name, c_int32) for name in ("images", "groups", "uses", "disks", "gaps", "parts")),
-        ("spells", c_int64),
+        ("periods", c_int64),
         ("trace_end", c_double),
         ("scale", c_double),
         *(
@@ -101,7 +101,7 @@ class Index:
             disks=self.disks,
             gaps=len(trace.blind),
             parts=len(self._arrays["before"]) - 1,
-            spells=0,
+            periods=0,
             trace_end=trace.end,
             scale=self._scale,
             **{name: array.ctypes.data for name, array in self._arrays.items()},
@@ -184,7 +184,7 @@ class Index:
         if count < 0:
             raise MemoryError("not enough memory for the replay")
         struct = _Trace.from_buffer_copy(self.struct)
-        struct.spells = count
+        struct.periods = count
         struct.following = self.following.ctypes.data if self._vain else None
         for name, column in zip(("end", "spell_image", "at", "next"), columns, strict=True):
             setattr(struct, name, column.ctypes.data)

@@ -180,8 +180,8 @@ class Run:
         index: the trace's index.
         rules: the policy.
         level: free bytes under which time counts as under the threshold.
-        removals: whether to tell each removal.
-        steps: whether to tell each change of free space.
+        removals: whether to return each removal.
+        steps: whether to return each change of free space.
     """
 
     def __init__(self, index: Index, rules: Rules, level: float, *, removals: bool = True, steps: bool = False) -> None:
@@ -283,13 +283,13 @@ def at_once(index: Index) -> int:
 def play(
     runs: Sequence[Run], end: float, threads: int = 1, progress: Callable[[float], None] | None = None
 ) -> list[Outcome]:
-    """Let replays run to their end, side by side: what several need to know of a moment is at hand then.
+    """Let replays run to their end, side by side: what several need to know of a moment is computed once.
 
     Args:
         runs: replays that have not run.
         end: when the trace ends.
         threads: how many at once; at least 1.
-        progress: told the share that is done, from 0 to 1.
+        progress: called with the share that is done, from 0 to 1.
 
     Raises:
         MemoryError: there is not enough.
@@ -310,8 +310,8 @@ def play(
                 if progress:
                     progress(k / len(runs))
             groups = _groups(together, count)
-            told = _GroupProgress(len(groups), _rest_of(progress, len(alone), len(runs)))
-            played = spread(lambda number: _play_together(groups[number], end, told.by(number)), range(len(groups)))
+            update = _GroupProgress(len(groups), _rest_of(progress, len(alone), len(runs)))
+            played = spread(lambda number: _play_together(groups[number], end, update.by(number)), range(len(groups)))
             for group, found in zip(groups, played, strict=True):
                 outcomes |= zip(map(id, group), found, strict=True)
         return [outcomes[id(run)] for run in runs]
@@ -327,7 +327,7 @@ def _rest_of(progress: Callable[[float], None] | None, done: int, count: int) ->
 
 
 class _GroupProgress:
-    """Progress of several groups at once, told as one share."""
+    """Progress of several groups at once, reported as one share."""
 
     def __init__(self, groups: int, progress: Callable[[float], None] | None) -> None:
         self._done = [0.0] * groups
@@ -335,15 +335,15 @@ class _GroupProgress:
         self._lock = Lock()
 
     def by(self, number: int) -> Callable[[float], None]:
-        """What a group tells its own share to."""
+        """Where a group reports its own share."""
 
-        def tell(share: float) -> None:
+        def report(share: float) -> None:
             with self._lock:
                 self._done[number] = share
                 if self._progress:
                     self._progress(sum(self._done) / len(self._done))
 
-        return tell
+        return report
 
 
 def _groups(runs: Sequence[Run], count: int) -> list[list[Run]]:
@@ -361,7 +361,7 @@ def _groups(runs: Sequence[Run], count: int) -> list[list[Run]]:
     return groups
 
 
-def _play_together(group: Sequence[Run], end: float, tell: Callable[[float], None]) -> list[Outcome]:
+def _play_together(group: Sequence[Run], end: float, report: Callable[[float], None]) -> list[Outcome]:
     """Let replays go on side by side, from one time to the next."""
     for run in group:
         run.begin()
@@ -371,7 +371,7 @@ def _play_together(group: Sequence[Run], end: float, tell: Callable[[float], Non
         _play(addresses, math.inf if k == _SLICES - 1 else end * (k + 1) / _SLICES)
         if any(run.error for run in group):
             break
-        tell((k + 1) / _SLICES)
+        report((k + 1) / _SLICES)
     return [run.end() for run in group]
 
 

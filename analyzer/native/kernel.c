@@ -2,7 +2,7 @@
  *
  * A use that finds its image there changes nothing that a policy decides on, except when the image
  * was last used; and that is the same under every policy. So an index, made once per trace, lists
- * the *idle spells* of all images in the order of last use, and a replay touches only what changes
+ * the *idle periods* of all images in the order of last use, and a replay touches only what changes
  * the host: uses of images that are not there, disk states, ticks with too little space, removals.
  *
  * Floating point follows the reference operation by operation; compile without contraction.

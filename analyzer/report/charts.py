@@ -74,7 +74,7 @@ def free_space_chart(made: Study) -> Spec:
         alt.Tooltip("series:N", title="policy"),
         _bytes("free:Q", "free"),
     ]
-    # What is told of stands in front of what it is compared with.
+    # What the chart is about stands in front of what it is compared with.
     front = f"indexof({json.dumps(_front(made))}, datum.series) >= 0"
     behind = (
         lines.transform_filter(f"!({front})")
@@ -291,7 +291,7 @@ def _front_names(results: Sequence[Result]) -> set[str]:
 
 
 def images_chart(made: Study) -> Spec | None:
-    """Presence and use of the most telling images, one row each; None if there are none."""
+    """Presence and use of the most instructive images, one row each; None if there are none."""
     shown = made.views
     if not shown:
         return None

@@ -34,7 +34,7 @@ def fewer_steps(time: Floats, value: Integers, most: int) -> tuple[Floats, Integ
 
 
 def distinct_times(time: Floats, span: float, most: int) -> Floats:
-    """Of times that could not be told apart in `most` places of a span, only one."""
+    """Of times that would coincide in `most` places of a span, only one."""
     if not len(time) or span <= 0.0:
         return time
     _, kept = np.unique((time / span * most).astype(np.int64), return_index=True)

@@ -52,7 +52,7 @@ class FleetStudy:
         lineup: our policies.
         sums: for each policy that every host has a result of.
         chosen: the sum of the recommended policy; None: no policy was simulated.
-        rival: the sum of the baselines, to tell the story against; None: nothing to compare with.
+        rival: the sum of the baselines, to compare with; None: nothing to compare with.
         notes: hosts that are left out, and why.
         common: clauses that all policies share, which their names leave out.
     """

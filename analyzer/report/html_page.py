@@ -17,7 +17,7 @@ from collector.model.units import format_bytes, format_duration, format_time
 
 _YEAR_S = 360 * 86400.0
 _NEARLY = 0.03
-_COLOURS = 7  # as many are told apart; further lines are dashed
+_COLOURS = 7  # as many are distinguishable; further lines are dashed
 
 
 def write_report(made: Study, path: Path) -> None:

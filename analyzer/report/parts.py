@@ -167,10 +167,10 @@ def environment() -> Environment:
 
 
 def by_threshold(result: Result) -> str:
-    """A policy as one says it: by its threshold, if its name tells that."""
+    """A policy in words: by its threshold, if its name contains that."""
     text = result.name.partition(",")[0]
-    _, _, level = text.partition(" under ")
-    return f"At {level}" if level else f"With {text}"
+    level = text.removeprefix("prune below ").partition(" (")[0]
+    return f"With {text}" if level == text else f"At {level}"
 
 
 def breakable(name: str) -> Markup:

@@ -33,12 +33,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The images that tell most under one policy, in one respect.
+    """The most instructive images under one policy, in one respect.
 
     Attributes:
         name: what is shown, in words.
         policy: under which policy.
-        images: their numbers, the most telling first.
+        images: their numbers, the most instructive first.
         rest: how many more there are that the same could be said of.
         rows: what a table says of each image.
     """
@@ -88,11 +88,11 @@ class Study:
         lineup: our policies.
         recorded: the host as it was.
         chosen: the recommended policy's result; None: none is.
-        rival: the baselines, to tell the story against; None: nothing to compare with.
+        rival: the baselines, to compare with; None: nothing to compare with.
         notes: what the figures have to do without.
         common: clauses that all policies share, which their names leave out.
         lives: the stays of images under `chosen` and `rival`, by name.
-        views: the images that tell most.
+        views: the most instructive images.
     """
 
     trace: Trace
@@ -122,7 +122,7 @@ def study(
         results: results on it, with timelines: baselines, then one for each policy of the line-up.
         lineup: our policies.
         recorded: the host as it was.
-        notes: what to tell beside the trace's own assumptions.
+        notes: what to state beside the trace's own assumptions.
     """
     names, common = short_names([result.name for result in results])
     if len(set(names)) == len(names):
@@ -147,7 +147,7 @@ def study(
 
 
 def series(made: Study) -> list[str]:
-    """The names of all lines of free space, the most telling first."""
+    """The names of all lines of free space, the most instructive first."""
     names = [AS_RECORDED] if len(made.recorded.seconds) >= _TELLING_SAMPLES else []
     first = [result.name for result in (made.chosen, made.rival) if result is not None]
     return [*names, *first, *(result.name for result in made.results if result.name not in first)]
@@ -204,7 +204,7 @@ def marks(made: Study) -> list[Row]:
 
 
 def gaps(made: Study) -> list[Row]:
-    """The intervals in which nothing was witnessed."""
+    """The intervals in which nothing was observed."""
     return [
         {"begin": begin, "end": end}
         for begin, end in zip(
@@ -279,7 +279,7 @@ def names_shown(made: Study) -> list[Row]:
 
 
 def stays_shown(made: Study) -> list[Row]:
-    """The stays of the images in the views, those too close to be told apart as one."""
+    """The residencies of the images in the views, those too close to distinguish as one."""
     least = made.trace.end / 800
     shown = []
     for view in made.views:
@@ -327,7 +327,7 @@ class Cost:
 
 
 def costs(made: Study) -> tuple[str, list[Cost]]:
-    """The costs by project, where the jobs tell theirs, else by repository; the dearest first, the rest as one.
+    """The costs by project, where the jobs name theirs, else by repository; the dearest first, the rest as one.
 
     Returns:
         (what the owners are, their costs).

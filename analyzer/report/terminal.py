@@ -99,7 +99,7 @@ def short_names(names: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _by_weight(shown: Mapping[str, Figure], results: Sequence[Result]) -> list[str]:
-    """The columns, those first that tell least: where every row says the same, there is little to compare."""
+    """The columns, the least informative first: where every row says the same, there is little to compare."""
     same = {
         figure.header
         for name, figure in shown.items()
@@ -115,11 +115,11 @@ def patient_progress(what: str) -> Iterator[Callable[[float], None]]:
     with ExitStack() as stack:
         update: Callable[[int, int], None] | None = None
 
-        def tell(share: float) -> None:
+        def report(share: float) -> None:
             nonlocal update
             if update is None and time.monotonic() - began > _PATIENCE_S:
                 update = stack.enter_context(console.progress(what))
             if update is not None:
                 update(round(1000 * share), 1000)
 
-        yield tell
+        yield report

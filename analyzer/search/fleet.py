@@ -47,7 +47,7 @@ class Source:
         path: an event log, or a folder of exported ones.
         host: whose history.
         exported: whether `path` is such a folder.
-        label: what a report calls it: the host, with the log's name where several logs tell of one.
+        label: what a report calls it: the host, with the log's name where several logs hold it.
     """
 
     path: Path
@@ -241,8 +241,8 @@ def on_each(
         sources: the hosts' histories.
         work: what to do; picklable where there is more than one process.
         disk: the disk to take in place of the recorded one.
-        processes: how many hosts at once, in processes or threads; None: one for each processor at hand.
-        progress: told the share that is done, from 0 to 1.
+        processes: how many hosts at once, in processes or threads; None: one for each available processor.
+        progress: called with the share that is done, from 0 to 1.
 
     Raises:
         HindsightError: it is impossible on all hosts.

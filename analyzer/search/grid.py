@@ -212,10 +212,10 @@ def _range(axis: str, text: str) -> list[str]:
     option = _option(axis)
     parts = text.split(":")
     if len(parts) != _PARTS_OF_A_RANGE:
-        raise UsageError(f"{option}: '{text}' is no range: write START:END:STEP, such as {_example(axis)}")
+        raise UsageError(f"{option}: '{text}' is not a range: write START:END:STEP, such as {_example(axis)}")
     amounts = [_AMOUNT.fullmatch(part) for part in parts]
     if None in amounts:
-        raise UsageError(f"{option}: '{text}' is no range: write START:END:STEP, such as {_example(axis)}")
+        raise UsageError(f"{option}: '{text}' is not a range: write START:END:STEP, such as {_example(axis)}")
     numbers = [Decimal(match["number"]) for match in amounts if match]
     units = [match["unit"] for match in amounts if match]
     unit = units[0]

@@ -30,7 +30,7 @@ def sweep(
         trace: the history.
         candidates: the policies, with their names in the results.
         pull_rate: bytes per second at which pulls are taken to run.
-        progress: told the share that is done, from 0 to 1.
+        progress: called with the share that is done, from 0 to 1.
         trigger: what starts a prune.
 
     Raises:

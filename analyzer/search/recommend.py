@@ -383,7 +383,7 @@ class _Room:
         return 0.0 if self.asked else max(0.0, -self.left[item.candidate.name])
 
     def lack(self, item: Outcome) -> int:
-        """The same in quarters of what is wanted, rounded up: less is no reason to depart."""
+        """The same in quarters of what is wanted, rounded up: less does not justify a change."""
         return math.ceil(_QUARTERS * self.lacking(item) / self.most) if self.most else 0
 
 
@@ -520,7 +520,7 @@ def propose(
     pull_rate: float = DEFAULT_PULL_RATE,
     trigger: Trigger = Trigger.EVENT,
 ) -> Proposal:
-    """What `analyzer recommend` recommends of these policies unless told otherwise; never an error.
+    """What `analyzer recommend` recommends of these policies by default; never an error.
 
     A history that is too short to be split is not: the policy is chosen on all of it.
 

@@ -1,7 +1,7 @@
 """What knowing the future would be worth: a clairvoyant policy, and a bound that no policy can beat.
 
 The optimum lies between the two. The clairvoyant removes whole images under the same rules as the
-policy at hand, those first whose next use is the farthest (Belady 1966), and so can be had. The bound
+policy in question, those first whose next use is the farthest (Belady 1966), and so can be had. The bound
 lets a policy drop single bytes of single layers: every byte then is a page of unit size and cost, for
 which farthest next need first is optimal, so nothing that keeps the same space free re-pulls less.
 """
@@ -48,7 +48,7 @@ class Clairvoyant(PolicyCleaner):
     """
 
     def __init__(self, policy: Policy, trace: Trace, trigger: Trigger = Trigger.TICK, wake: Wake | None = None) -> None:
-        name = f"clairvoyant under {policy.threshold} free"
+        name = f"prune below {policy.threshold} free (clairvoyant order)"
         super().__init__(replace(policy, order="clairvoyant", min_age=0.0), trace, name, trigger, wake)
         self._knowledge = knowledge_of(trace)
         self._next = self._knowledge.next_demands
@@ -149,14 +149,14 @@ def lower_bound(trace: Trace, policy: Policy, *, reference: bool = False, column
         UsageError: the policy contradicts itself on this disk.
     """
     within = trace.time <= trace.end
-    witnessed = replace(
+    observed = replace(
         trace,
         time=trace.time[within],
         image=trace.image[within],
         until=trace.until[within],
         kind=trace.kind[within],
     )
-    return _Fractional(witnessed, policy, {} if columns is None else columns).run(reference=reference)
+    return _Fractional(observed, policy, {} if columns is None else columns).run(reference=reference)
 
 
 class _Fractional:

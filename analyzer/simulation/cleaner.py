@@ -328,7 +328,7 @@ def policy_levels(policy: Policy, total: int, total_inodes: int) -> Levels:
     """The policy's levels on one disk. Raises UsageError if they contradict each other there.
 
     Simulated free space can be negative, so ``never`` has to be less than any amount. An amount per job is taken
-    for all job slots, for the log does not tell how many were free.
+    for all job slots, for the log does not say how many were free.
     """
     if policy.per_job and policy.job_slots is None:
         raise UsageError("an amount per job needs the number of job slots: set job_slots in a policy file (--policy)")

@@ -20,12 +20,12 @@ from pruner.policy.local_images import EVICT
 from pruner.policy.orders import OWN_STATE_ORDERS
 from pruner.policy.policy import AUTO, Policy
 
-# A hundred times as much is still told apart to the byte by floating point.
+# Floating point still resolves a hundred times as much to the byte.
 _MOST_BYTES = 2**53 // 100
 
 
 def index_for(trace: Trace, cleaner: Cleaner) -> Index | None:
-    """The trace's index, if the compiled kernel is at hand and knows what the cleaner does."""
+    """The trace's index, if the compiled kernel is available and knows what the cleaner does."""
     if not kernel.available(trace):
         return None
     known = isinstance(cleaner, PolicyCleaner) and cleaner.trace is trace

@@ -42,7 +42,7 @@ class Total(Enum):
         LEAST: the least.
         MEAN: an average over time: over hosts the sum, over parts weighted by their length.
         SAME: the same everywhere.
-        NONE: it cannot be told from its parts.
+        NONE: it does not follow from its parts.
         DERIVED: a property, computed from other figures.
     """
 
@@ -194,7 +194,7 @@ def in_tables() -> dict[str, Figure]:
 
 
 def in_grids() -> dict[str, Figure]:
-    """The figures that tables of many policies show, the most telling first."""
+    """The figures that tables of many policies show, the most important first."""
     ranked = [(figure.grid, name) for name, figure in FIGURES.items() if figure.header and figure.grid is not None]
     return {name: FIGURES[name] for _, name in sorted(ranked)}
 
@@ -241,7 +241,7 @@ def over_parts(first: Result, rest: Result) -> dict[str, Any]:
 
 
 def less_part(whole: Result, first: Result) -> dict[str, Any]:
-    """The fields of a result on the rest of a history that the whole and its first part tell: all but the least."""
+    """The fields of a result on the rest of a history, as far as the whole and its first part give them: not minima."""
     found: dict[str, Any] = {}
     for name, total in _stored(whole).items():
         if total is Total.SUM:

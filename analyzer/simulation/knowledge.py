@@ -47,7 +47,7 @@ class _Counted:
 
 
 class Knowledge:
-    """What the host of a trace had witnessed and learned by any moment.
+    """What the host of a trace had observed and learned by any moment.
 
     What is learned is counted in whole milliseconds, so that no sum depends on its order.
 
@@ -119,7 +119,7 @@ class Knowledge:
         """The facts of the images that are there.
 
         Args:
-            now: the moment; what is used at this very moment counts as witnessed.
+            now: the moment; what is used at this very moment counts as observed.
             present: the images that are there; shape (k,).
             pulled: when each was pulled, of all images; shape (n,).
             holders: how many images that are there hold each layer; shape (m,).
@@ -133,8 +133,8 @@ class Knowledge:
 
     def latest(self, now: float, images: Integers) -> Integers:
         """Where the latest use of each image up to `now` stands; the image's first one if it had none yet."""
-        witnessed = int(np.searchsorted(self.trace.time, now, side="right"))
-        found = np.searchsorted(self._key, images * (self.count + 1) + witnessed) - 1
+        observed = int(np.searchsorted(self.trace.time, now, side="right"))
+        found = np.searchsorted(self._key, images * (self.count + 1) + observed) - 1
         return np.maximum(found, self.begins[images])
 
     @cached_property
@@ -151,7 +151,7 @@ class Knowledge:
 
     @cached_property
     def first_seen(self) -> Floats:
-        """When each image was first witnessed; shape (n,)."""
+        """When each image was first observed; shape (n,)."""
         seen = np.full(self.n, _NEVER)
         used = self.begins[:-1] < self.begins[1:]
         seen[used] = self.time[self.begins[:-1][used]]
@@ -341,11 +341,11 @@ class Knowledge:
     def _idle_times(self) -> Floats:
         """Per demand for how long the image had been idle before; 0 if it was its first use or not idle.
 
-        What an inventory found has an end before it was seen: nobody witnessed that idle time.
+        What an inventory found has an end before it was seen: nobody observed that idle time.
         """
         idle = np.zeros(self.count)
-        witnessed = (self.owner[1:] == self.owner[:-1]) & (self.end[:-1] >= self.time[:-1])
-        idle[1:][witnessed] = (self.time[1:] - self.end[:-1])[witnessed]
+        observed = (self.owner[1:] == self.owner[:-1]) & (self.end[:-1] >= self.time[:-1])
+        idle[1:][observed] = (self.time[1:] - self.end[:-1])[observed]
         idle[~self.demand] = 0.0
         return np.maximum(idle, 0.0)
 

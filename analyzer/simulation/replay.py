@@ -75,8 +75,8 @@ def replay(
         level: free bytes under which time counts as under the threshold; None: the policy's own
             threshold on the first disk state, or 0 for a baseline.
         pull_rate: bytes per second at which pulls are taken to run.
-        progress: told the share that is done, from 0 to 1.
-        timeline: whether the result shall tell free space over time.
+        progress: called with the share that is done, from 0 to 1.
+        timeline: whether the result has free space over time.
         reference: whether to do without the compiled kernel.
         removals: whether the result must list every removal; if not, it may.
 
@@ -158,11 +158,11 @@ def replay_many(
         level: free bytes under which a baseline's time counts as under the threshold; None: the
             threshold of the first policy. A policy's own threshold counts for itself.
         pull_rate: bytes per second at which pulls are taken to run.
-        progress: told the share that is done, from 0 to 1.
-        timeline: whether the results shall tell free space over time.
+        progress: called with the share that is done, from 0 to 1.
+        timeline: whether the results have free space over time.
         reference: whether to do without the compiled kernel.
         removals: whether the results must list every removal; if not, they may.
-        threads: how many policies to replay at once; None: one for each processor at hand.
+        threads: how many policies to replay at once; None: one for each available processor.
 
     Raises:
         LogError: the trace is too poor for a sound figure.
@@ -176,16 +176,16 @@ def replay_many(
     found: dict[int, Result] = {}
     if native:
         compiled = [(runs[k], own[k]) for k in native]
-        told = _part_of(progress, 0, len(native), len(runs))
-        results = _replay_compiled(trace, compiled, threads, told, removals=removals, timeline=timeline)
+        update = _part_of(progress, 0, len(native), len(runs))
+        results = _replay_compiled(trace, compiled, threads, update, removals=removals, timeline=timeline)
         found = {
             k: result_of(outcome, runs[k], kernel.index_of(trace), own[k], pull_rate, timeline=timeline)
             for k, outcome in zip(native, results, strict=True)
         }
     for k, run in enumerate(runs):
         if k not in found:
-            told = _part_of(progress, len(found), 1, len(runs))
-            found[k] = replay(trace, run, own[k], pull_rate, told, timeline=timeline, reference=True)
+            update = _part_of(progress, len(found), 1, len(runs))
+            found[k] = replay(trace, run, own[k], pull_rate, update, timeline=timeline, reference=True)
     return [found[k] for k in range(len(runs))]
 
 
@@ -206,11 +206,11 @@ def _replay_compiled(
     batch = at_once(index)
     for first in range(0, len(cleaners), batch):
         some = cleaners[first : first + batch]
-        told = _part_of(progress, first, len(some), len(cleaners))
+        update = _part_of(progress, first, len(some), len(cleaners))
         runs = [
             Run(index, rules_of(cleaner, index), level, removals=removals, steps=timeline) for cleaner, level in some
         ]
-        outcomes += play(runs, trace.end, threads or len(os.sched_getaffinity(0)), told)
+        outcomes += play(runs, trace.end, threads or len(os.sched_getaffinity(0)), update)
     return outcomes
 
 

@@ -20,7 +20,7 @@ from collector.eventlog.sql import sql_case, sql_list
 from collector.model.errors import LogError, UsageError
 from collector.model.events import LIVE, MOMENTS, Kind
 from collector.model.units import format_bytes, format_count, format_duration, format_time
-from collector.queries.status import Witness
+from collector.queries.status import Coverage
 from pruner.policy.min_age import HOUR_NS, MOST_AGE
 from pruner.policy.min_age import history as min_age_history
 from pruner.policy.min_age import rows as age_rows
@@ -32,7 +32,7 @@ _UNSAMPLED_S = 3600.0
 _UNSAMPLED = 12
 
 _NAMING = ("container_created", "container_destroyed", "job_image_used", "image_pulled")
-# What is there, by kind and month, in one pass; the beginnings of containers are told apart by exclusive or.
+# What is there, by kind and month, in one pass; the beginnings of containers are distinguished by exclusive or.
 _KINDS = """
     SELECT kind, epoch_ns(time) >> $bits AS month, epoch_ns(min(time)), epoch_ns(max(time)),
         count(*) - count(image), count(image), bit_xor(epoch_ns(time)) FILTER (image IS NOT NULL)
@@ -275,13 +275,13 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
     uses = in_order(raw.uses, raw.more, raw.origin, number)
     blind = np.stack((raw.seconds(raw.gaps["began"]), raw.seconds(raw.gaps["ended"])), axis=1)
     end = (raw.end - raw.origin) / 1e9
-    witnessed = Witness(0.0, end, tuple(map(tuple, blind.tolist())))
+    covered = Coverage(0.0, end, tuple(map(tuple, blind.tolist())))
     if override.total is None:
-        assumptions += _unsampled(disk["disk_time"], witnessed, raw.origin / 1e9)
+        assumptions += _unsampled(disk["disk_time"], covered, raw.origin / 1e9)
     if len(blind):
-        lost = witnessed.lost(0.0, end)
+        lost = covered.lost(0.0, end)
         assumptions.append(
-            f"{format_count(len(blind), 'gap')} not witnessed, {format_duration(lost)} in all "
+            f"{format_count(len(blind), 'gap')} not observed, {format_duration(lost)} in all "
             f"({lost / max(end, 1.0):.1%} of the time): after it every image counts as just used (min_age)"
         )
     return Trace(
@@ -312,9 +312,9 @@ def _min_ages(raw: _Raw) -> Floats:
 
 
 def _add_findings(raw: _Raw) -> None:
-    """Add the images that an inventory saw before any use was witnessed.
+    """Add the images that an inventory saw before any use was observed.
 
-    Nothing tells their last use: as for the pruner, it is when the engine stored them, else their build.
+    Their last use is not known: as for the pruner, it is when the engine stored them, else their build.
     """
     earliest, more = raw.earliest, raw.more
     np.minimum.at(earliest, more.image, more.time)
@@ -386,7 +386,7 @@ def _check_sizes(raw: _Raw, number: Integers, first: Integers, assumptions: list
     if not len(unknown):
         return
     if len(unknown) == len(first) - 1:
-        raise LogError("the log tells no image's size: let `collector run` take an inventory of this host")
+        raise LogError("the log has no image's size: let `collector run` take an inventory of this host")
     is_unknown = np.zeros(len(first), dtype=np.bool_)
     is_unknown[unknown] = True
     demands = [(part, (part.kind >= Use.CONTAINER) & (part.kind <= Use.JOB)) for part in (raw.uses, raw.more)]
@@ -406,8 +406,7 @@ def _disk(raw: _Raw, override: DiskOverride, layer_bytes: Integers, assumptions:
     held = raw.disk["held"].astype(np.int64)
     if not np.any(known & (held >= 0)):
         raise LogError(
-            "no disk sample tells what the engine's images hold, so other usage is unknown: "
-            "give --disk-size and --other"
+            "no disk sample says what the engine's images hold, so other usage is unknown: give --disk-size and --other"
         )
     kept = np.flatnonzero(known & (held >= 0))
     if len(kept) < len(held):
@@ -432,14 +431,14 @@ def _disk(raw: _Raw, override: DiskOverride, layer_bytes: Integers, assumptions:
     }
 
 
-def _unsampled(times: Floats, witnessed: Witness, origin: float) -> Iterator[str]:
+def _unsampled(times: Floats, covered: Coverage, origin: float) -> Iterator[str]:
     """What to say of long times without a disk sample that no gap explains: part of the log may be missing."""
-    edges = np.append(times, max(times[-1], witnessed.last or 0.0))
+    edges = np.append(times, max(times[-1], covered.last or 0.0))
     lengths = np.diff(edges)
     limit = max(_UNSAMPLED_S, _UNSAMPLED * float(np.median(lengths)))
     found = []
     for at in np.flatnonzero(lengths > limit):
-        unexplained = float(lengths[at]) - witnessed.lost(float(edges[at]), float(edges[at + 1]))
+        unexplained = float(lengths[at]) - covered.lost(float(edges[at]), float(edges[at + 1]))
         if unexplained > limit:
             found.append((unexplained, float(edges[at])))
     if not found:

@@ -57,7 +57,7 @@ class Trace:
         inode_total: inodes of the file system, 0 where there is no limit; shape (s,).
         inode_other: inodes that something else than images holds; shape (s,).
         layer_inodes: inodes of each layer, estimated; shape (m,).
-        blind: begin and end of each interval in which nothing was witnessed; shape (g, 2).
+        blind: begin and end of each interval in which nothing was observed; shape (g, 2).
         assumptions: what the history lacks and what is taken instead, in words.
         min_ages: what `min_age = "auto"` comes to, seconds, and from when on, the first always; shape (k, 2) of
             (time, age).

@@ -1,4 +1,4 @@
-"""What the log says, beside what a second witness took down."""
+"""The log, compared with an independent record of the engine's events."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ def compare(
 ) -> Figures:
     """Hold the log against the capture, once nothing happens any more."""
     stored = _Stored(host)
-    told = [event for event in capture.events if (event["Type"], event["Action"]) in _KINDS]
-    later = [event for event in told if int(event["timeNano"]) >= stored.began_ns]
+    output = [event for event in capture.events if (event["Type"], event["Action"]) in _KINDS]
+    later = [event for event in output if int(event["timeNano"]) >= stored.began_ns]
     missing = [event for event in later if not stored.holds(event)]
     unsaid = [event for event in missing if not stored.covers(int(event["timeNano"]))]
     removals = list(_removals(capture.events, traffic.removed))
     unplanned = [removal for removal in removals if stored.plan_of(removal) is None]
-    untold = [removal for removal in removals if removal not in unplanned and not stored.tells(removal)]
+    unrecorded = [removal for removal in removals if removal not in unplanned and not stored.records(removal)]
     broken = check(host.log)
     said = [said_by(host, killer.name).read_text(errors="replace") for killer in killers]
     # Without an engine, or with a log that nobody can write to, they may.
@@ -88,8 +88,8 @@ def compare(
             **{f"disturbances: {name}": count for name, count in disturbed.items()},
             "jobs": traffic.jobs,
             "of them failed": traffic.refused,
-            "events captured": len(told),
-            "of them before the log began": len(told) - len(later),
+            "events captured": len(output),
+            "of them before the log began": len(output) - len(later),
             "events lost within a gap": len(missing) - len(unsaid),
             "gaps": len(stored.gaps),
             "seconds of gaps": round(sum(ended - began for began, ended in stored.gaps) / 1e9, 1),
@@ -100,7 +100,7 @@ def compare(
         {
             "events lost without a gap": len(unsaid),
             "removals not planned and logged first": len(unplanned),
-            "removals whose end the log does not tell": len(untold),
+            "removals whose outcome the log lacks": len(unrecorded),
             "broken invariants of the log": len(broken),
             "tracebacks": sum(text.count("Traceback") for text in said),
             **({} if disturbed else {"ended by themselves": odd_ends}),
@@ -108,7 +108,7 @@ def compare(
         [
             *(f"lost: {json.dumps(event)}" for event in unsaid[:_EXAMPLES]),
             *(f"not planned: {removal}" for removal in unplanned[:_EXAMPLES]),
-            *(f"not told: {removal}, planned by {stored.plan_of(removal)}" for removal in untold[:_EXAMPLES]),
+            *(f"not recorded: {removal}, planned by {stored.plan_of(removal)}" for removal in unrecorded[:_EXAMPLES]),
             *(f"broken: {one.rule}: {one.text}" for one in broken[:_EXAMPLES]),
         ],
     )
@@ -157,7 +157,7 @@ class _Stored:
                 " FROM event WHERE kind = 'prune_started' ORDER BY seq"
             )
         ]
-        self._told = {
+        self._notified = {
             (str(prune), str(item), str(key))
             for prune, item, key in query(
                 "SELECT attributes ->> '$.prune', attributes ->> '$.item', coalesce(image_id, container, reference)"
@@ -185,9 +185,9 @@ class _Stored:
         ]
         return found[-1] if found else None
 
-    def tells(self, removal: Removal) -> bool:
+    def records(self, removal: Removal) -> bool:
         """Whether the prune that had planned it says that it is gone."""
-        return (str(self.plan_of(removal)), removal.item, removal.key) in self._told
+        return (str(self.plan_of(removal)), removal.item, removal.key) in self._notified
 
 
 def _planned(plan: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

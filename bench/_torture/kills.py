@@ -17,7 +17,7 @@ from tests.engine.host import Host
 _FLOOD = 150
 _FLOOD_EVERY = 6
 # What each says when it is at work.
-_AT_WORK = {"collector": b"witnessing ", "pruner": b"\nremoved "}
+_AT_WORK = {"collector": b"observing ", "pruner": b"\nremoved "}
 # Of all kills, those at any moment; the others come when it is at work.
 _ANY_MOMENT = 0.3
 # The pruner's own ends: nothing to do, and target not reached.
@@ -143,6 +143,6 @@ def settle(host: Host, capture: Capture) -> None:
         host.wait_for(capture.has_last, "the capture to come to its end")
         sql = "SELECT count(*) FROM event WHERE reference LIKE ?"
         host.wait_for(lambda: host.log.query(sql, [f"{LAST}%"])[0][0] > 0, "the log to come to its end")
-        # It removes nothing, but tells what became of what others began.
+        # It removes nothing, but records the outcome of what others began.
         host.run("pruner", "run", "--threshold", "1B")
     capture.close()

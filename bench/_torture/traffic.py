@@ -1,4 +1,4 @@
-"""Jobs on an engine, and a second witness of all that it says."""
+"""Jobs on an engine, and an independent record of all that it says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How images came lately, as far as events tell."""
+"""How images arrived recently, according to events."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collector.model.observation import ImageObservation
 from collector.model.origin import Origin
 from collector.model.references import all_aliases, familiar
 
-# Podman tells of an archive or a pull maybe long before the image is there, and of an archive without saying which.
+# Podman may report an archive or a pull long before the image is there, and an archive without saying which one.
 _COMING_S = 600.0
-# Podman tells of a pull and of an archive a tenth of a second after it; an image may be seen before that.
+# Podman reports a pull or an archive a tenth of a second after it; the image may be seen before that.
 _LATE_NS = 10**9
 # Such an event comes at least as soon as that.
 _DOUBT_S = 60.0
@@ -22,7 +22,7 @@ _COMES = frozenset(with_effect(Effect.COMES, Effect.RENAMED))
 
 @dataclass(frozen=True, slots=True)
 class _Doubt:
-    """An image of which no event told that a registry gave it: when it was seen (UTC), until when that may come."""
+    """An image without an event of its pull so far: when it was seen (UTC), and until when such an event may come."""
 
     seen_ns: int
     until: float
@@ -31,7 +31,7 @@ class _Doubt:
 
 
 class Arrivals:
-    """What events told of images since the last inventory.
+    """What events reported about images since the last inventory.
 
     Args:
         clock: monotonic seconds.
@@ -45,7 +45,7 @@ class Arrivals:
         self._asked_for: dict[str, float] = {}
         self._loaded: set[str] = set()
         self._loading_until = -1.0
-        # Images of which no event told that a registry gave them: when they were seen, and their names.
+        # Images without an event of their pull so far: when they were seen, and their names.
         self._doubtful: dict[str, _Doubt] = {}
         # Images that a registry gave or was given since they were last looked at.
         self._exchanged: set[str] = set()
@@ -53,7 +53,7 @@ class Arrivals:
         self._settled: dict[str, Origin] = {}
 
     def take(self, event: Event) -> bool:
-        """Take up an event; whether it tells that images have come or changed their names."""
+        """Take up an event; whether it means that images have arrived or changed their names."""
         if event.kind not in _COMES:
             return False
         image = event.image or ""
@@ -74,15 +74,15 @@ class Arrivals:
         return True
 
     def announced(self, image: str) -> bool:
-        """Whether an event told of the image."""
+        """Whether an event mentioned the image."""
         return image in self._announced
 
     def pulled(self, image: str) -> bool:
-        """Whether an event told that a registry gave the image."""
+        """Whether an event reported that the image was pulled."""
         return image in self._pulled
 
     def origin(self, seen: ImageObservation, time_ns: int) -> Origin:
-        """How an image has come that bears a registry's marks: from one, from an archive, or not told (yet).
+        """How an image arrived that bears a registry's marks: from one, from an archive, or not known (yet).
 
         Args:
             seen: the image.
@@ -103,11 +103,11 @@ class Arrivals:
         return exchanged, settled
 
     def is_pending(self, image: str) -> bool:
-        """Whether an event that comes late may still tell how an image has come."""
+        """Whether a late event may still show how an image arrived."""
         return image in self._doubtful and self._clock() < self._doubtful[image].until
 
     def _settle(self, event: Event, origin: Origin, concerns: Callable[[_Doubt], bool]) -> None:
-        """An event tells how images have come that were seen before it was told."""
+        """An event shows how images arrived that were seen before the event was."""
         for image, doubt in self._doubtful.items():
             if event.time_ns <= doubt.seen_ns + _LATE_NS and concerns(doubt):
                 self._doubtful[image] = replace(doubt, origin=origin)

@@ -1,4 +1,4 @@
-"""The collector itself: a loop that witnesses one engine and appends what it sees."""
+"""The collector itself: a loop that follows one engine and appends what it sees."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from collector.model.errors import EngineError, LogBusyError, LogDamagedError, L
 from collector.model.events import Event, Kind, Source, of_source
 from collector.model.observation import CreatedFrom, EngineInfo, Usage
 from collector.model.untrusted import event_time_ns
-from collector.queries.status import last_witnessed_ns
+from collector.queries.status import last_observed_ns
 
 if TYPE_CHECKING:
     from collector.monitoring.metrics import Metrics
@@ -68,14 +68,14 @@ class Schedule:
 
 
 class Collector:
-    """Witnesses one engine.
+    """Observes one engine.
 
     Args:
         engine: the engine.
         log: where events go.
         schedule: how often it looks by itself.
         clock: what time it is; None: the host's clocks.
-        metrics: what is told of what it knows; None: nothing.
+        metrics: where its state is published; None: nowhere.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Collector:
         self._writer = LogWriter(log)
         self._translator = Translator(_Lookups(engine))
         self._metrics = metrics
-        # Whether anything has happened that the metrics do not tell yet.
+        # Whether anything has happened that the metrics do not show yet.
         self._news = False
         self._info: EngineInfo | None = None
         self._alarm = Alarm(log.path)
@@ -103,10 +103,10 @@ class Collector:
         self._usage: Usage | None = None
         # Time of the last event that came from the engine, UTC nanoseconds.
         self._anchor_ns: int | None = None
-        # When the collector last surely witnessed, UTC nanoseconds; None: never before.
+        # When the collector was last known to observe, UTC nanoseconds; None: never before.
         self._alive_ns: int | None = None
         self._unread_ns = 0
-        # Whether the log had times still to come when it was opened: then they do not tell what came first.
+        # Whether the log had times in the future when it was opened: then they do not show what came first.
         self._clock_was_behind = False
         self._images = ImageWatch(engine, self._clock, self._record, self._watchdog.progress)
         self._sampling_due = False
@@ -139,11 +139,11 @@ class Collector:
         return len(self._images.presence), sample
 
     def run(self) -> None:
-        """Witness until `stopping` is set; then append all and end.
+        """Observe until `stopping` is set; then append all and end.
 
         Raises:
             EngineError: at the start there is no engine, or its disk cannot be measured: whoever waits for
-                a service to be ready shall not wait for what does not mend itself.
+                a service to be ready must not wait for what does not recover by itself.
             LogError: the log cannot be used at all.
         """
         disks = sample_disks(self._meet_engine())
@@ -156,7 +156,7 @@ class Collector:
                 try:
                     reader = self._connect()
                     backoff.reset()
-                    reason = self._witness(reader)
+                    reason = self._follow(reader)
                 except EngineError as error:
                     reason = str(error)
                 if not self.stopping.is_set():
@@ -174,7 +174,7 @@ class Collector:
         return self._info
 
     def _reserve(self, folders: Sequence[str]) -> None:
-        """Allocate spool and reserve while there is space; a full disk is no reason not to witness."""
+        """Allocate spool and reserve while there is space; a full disk does not keep the collector from observing."""
         try:
             self._writer.spool.reserve()
         except LogError as error:
@@ -187,14 +187,14 @@ class Collector:
 
     def _restore_patiently(self) -> None:
         """Take up where the log ends, once whoever holds it lets go. Raises LogError if it is unusable."""
-        told = False
+        announced = False
         while not self.stopping.is_set():
             try:
                 self._restore()
             except LogBusyError as error:
-                if not told:
+                if not announced:
                     logger.warning("%s; waiting for it", error)
-                    told = True
+                    announced = True
                 self._watchdog.progress()
                 notify("EXTEND_TIMEOUT_USEC=60000000")
                 self.stopping.wait(_BUSY_RETRY_S)
@@ -247,7 +247,7 @@ class Collector:
         self._clock_was_behind = bool(steps_back)
         # A collector that was killed before it recorded anything of the engine, a pruner or a job source may have
         # made the log: the first start is the one that finds nothing of the engine in it.
-        self._alive_ns = last_witnessed_ns(self._log)
+        self._alive_ns = last_observed_ns(self._log)
         self._unread_ns = _UNREAD_NS
         self._images.is_first = self._alive_ns is None
 
@@ -294,21 +294,21 @@ class Collector:
         self._clock_was_behind = False
         alive_ns = min(self._alive_ns, now_ns)
         since_ns = min(self._anchor_ns or alive_ns, alive_ns - _LOOK_BACK_NS, now_ns)
-        told = map(event_time_ns, self._engine.buffered_events(since_ns, now_ns))
-        times = [moment for moment in told if 0 < moment <= now_ns]
+        buffered = map(event_time_ns, self._engine.buffered_events(since_ns, now_ns))
+        times = [moment for moment in buffered if 0 < moment <= now_ns]
         if self._anchor_ns in times:
             return
         # An event may have waited in the stream, unread, while a sample or an inventory was recorded.
         began_ns = alive_ns
         if self._anchor_ns is not None and not clock_is_behind:
             began_ns = min(max(self._anchor_ns, alive_ns - unread_ns), alive_ns)
-        # What the engine remembers is its latest events, all of them; but times tell no order across a step back.
+        # What the engine remembers is its latest events, all of them; but times give no order across a step back.
         if not clock_is_behind and min(times, default=now_ns) <= began_ns:
             return
         ended = min((moment for moment in times if moment > alive_ns), default=now_ns)
-        reason = "the engine no longer has the events since the last one witnessed"
+        reason = "the engine no longer has the events since the last one recorded"
         if clock_is_behind:
-            reason = "the host's clock was set back while nothing was witnessed"
+            reason = "the host's clock was set back while nothing was observed"
         self._record(Event(max(ended, alive_ns), Kind.GAP, began_ns=began_ns, attributes={"reason": reason}))
 
     def _make_good(self, began_ns: int, ended_ns: int) -> None:
@@ -322,7 +322,7 @@ class Collector:
         reason = "the collector stood still, and the engine dropped what its queue could not hold"
         self._record(Event(min(oldest, ended_ns), Kind.GAP, began_ns=began_ns, attributes={"reason": reason}))
 
-    def _witness(self, reader: Reader) -> str:
+    def _follow(self, reader: Reader) -> str:
         """Handle events until the stream ends; why it ended."""
         try:
             while not self.stopping.is_set():
@@ -340,7 +340,7 @@ class Collector:
                         self._make_good(*lost)
             return "stopping"
         finally:
-            # What has arrived is witnessed, also when the engine has gone meanwhile.
+            # What has arrived counts as observed, even when the engine has gone meanwhile.
             self._handle_waiting(reader)
             reader.close()
 
@@ -369,7 +369,7 @@ class Collector:
             self._verify()
         elif now >= self._next_containers:
             self._next_containers = now + self._schedule.containers
-            self._images.look_if_untold()
+            self._images.look_if_changed()
             self._record(*self._translator.reconcile(self._engine.containers(), self._clock.now()))
         if self._writer.behind and now >= self._next_flush:
             self._flush()
@@ -377,7 +377,7 @@ class Collector:
             self._publish()
 
     def _publish(self) -> None:
-        """Tell the metrics what is known now."""
+        """Publish what is known now as metrics."""
         if self._metrics is None:
             return
         self._news = self._writer.behind
@@ -392,7 +392,7 @@ class Collector:
                 store=self._info.store if self._info else "",
                 data_root=self._disk_path,
                 connected=self._images.following,
-                witnessed=None if self._alive_ns is None else self._alive_ns / 1e9,
+                observed=None if self._alive_ns is None else self._alive_ns / 1e9,
                 images={image: bool(names) for image, names in self._images.presence.names().items()},
                 in_use=frozenset(container.image for container in used if container.image),
                 containers=len(used),
@@ -477,7 +477,7 @@ class Collector:
 
     def _flush(self) -> None:
         if self._writer.renewed():
-            self._begin_anew()
+            self._start_over()
         done = self._writer.keep()
         if self._writer.damage is not None:
             done = self._replace(self._writer.damage) and self._writer.keep()
@@ -505,22 +505,22 @@ class Collector:
             self._next_salvage = time.monotonic() + _BUSY_RETRY_S
             return False
         except LogError as obstacle:
-            self._writer.tell(obstacle)
+            self._writer.report(obstacle)
             return False
-        self._begin_anew(salvaged=True)
+        self._start_over(salvaged=True)
         # It is expected: the next look takes this file for the one that was there.
         self._writer.accept()
         return True
 
-    def _begin_anew(self, *, salvaged: bool = False) -> None:
-        """The log's file was removed or replaced by another: tell that one what is there.
+    def _start_over(self, *, salvaged: bool = False) -> None:
+        """The log's file was removed or replaced by another: record in the new one what is there.
 
         Args:
             salvaged: whether by ourselves, with what could be read of it; then it says already what is missing.
         """
         if not salvaged:
             logger.warning("the event log %s was removed or replaced: what it held is no longer there", self._log.path)
-        self._images.begin_anew()
+        self._images.start_over()
         self._translator.open.clear()
         now_ns = self._clock.now()
         self._log.forget_host()
@@ -528,14 +528,14 @@ class Collector:
         if self._log.exists():
             try:
                 self._record(*self._log.claim(self._here()))
-                latest_ns = last_witnessed_ns(self._log)
+                latest_ns = last_observed_ns(self._log)
                 self._images.restore(self._log)
             except LogError:
                 return  # `keep` says what is wrong with it, and that it is another host's
             if latest_ns is not None and not salvaged:
                 reason = "the event log was replaced by one that ends earlier"
                 self._record(Event(now_ns, Kind.GAP, began_ns=min(latest_ns, now_ns), attributes={"reason": reason}))
-        self._record(Event(now_ns, Kind.COLLECTOR_STARTED, attributes={"anew": True}))
+        self._record(Event(now_ns, Kind.COLLECTOR_STARTED, attributes={"new_log": True}))
         self._images.is_first = latest_ns is None
         self._next_inventory = 0.0
 

@@ -1,4 +1,4 @@
-"""Which images the engine holds, as far as witnessed, and what they take on the disk."""
+"""Which images the engine holds, as far as observed, and what they take on the disk."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Presence:
         return [row for row in listed if self._signatures.get(row.image) != row.signature]
 
     def origin(self, image: str) -> Origin | None:
-        """Where an image can be had again, as far as known; None: the image is not known."""
+        """Where an image can be had again, if known; None: the image is not known."""
         return self._origins.get(image)
 
     def has_come(self, seen: ImageObservation) -> bool:
@@ -55,19 +55,19 @@ class Presence:
 
         Args:
             seen: what the engine says.
-            came: how it has come that bears a registry's marks, as far as events tell; None: it was there.
+            came: how an image that bears a registry's marks arrived, according to events; None: it was there.
         """
         if seen.origin is not Origin.PACKED:
             return seen
         return replace(seen, origin=came or agreed(self._origins.get(seen.image), seen.origin))
 
     def observed(self, seen: ImageObservation, time_ns: int, *, inferred: bool = False) -> Event:
-        """Take up one observation; the event that tells it.
+        """Take up one observation; the event that records it.
 
         Args:
             seen: the observation.
             time_ns: when it was made, UTC nanoseconds.
-            inferred: whether only this inventory shows that the image came: no event told it.
+            inferred: whether only this inventory shows that the image arrived: there was no event.
         """
         self._signatures[seen.image] = (seen.references, seen.digests)
         self._origins[seen.image] = agreed(self._origins.get(seen.image), seen.origin)
@@ -84,7 +84,7 @@ class Presence:
     def bases(self, seen: ImageObservation, now_ns: int) -> list[Event]:
         """What a new image was built on: the images with the most layers that it begins with.
 
-        BuildKit tells of no `FROM`: only the layers show it.
+        BuildKit reports no `FROM`: only the layers show it.
 
         Args:
             seen: an observation that `observed` has not taken up yet, of an image that no registry gave.
@@ -109,7 +109,7 @@ class Presence:
         ]
 
     def vanished(self, listed: Iterable[ListedImage], now_ns: int) -> list[Event]:
-        """What is known but no longer listed has gone unwitnessed: marked as inferred."""
+        """What is known but no longer listed has gone unobserved: marked as inferred."""
         existing = {row.image for row in listed}
         gone = [image for image in self._signatures if image not in existing]
         for image in gone:

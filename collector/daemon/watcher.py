@@ -1,4 +1,4 @@
-"""The images of one engine: what listings of them show beside what events tell."""
+"""The images of one engine: what listings show in addition to events."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from collector.model.events import Event, Kind
 from collector.model.observation import ImageObservation, ListedImage
 from collector.model.origin import Origin, agreed
 
-# Podman tells of a pull before it lists the image; and an image that is not listed any more, though no
-# event told of its deletion within this time, is hidden: untagged, but others were built from it.
+# Podman reports a pull before it lists the image; and an image that is no longer listed, though no
+# event reported its deletion within this time, is hidden: untagged, but others were built from it.
 _SECOND_LOOK_S = 2.0
-# After a change images are listed anew, at once unless that was done a moment ago, and for 5 % of the engine's time
+# After a change images are listed again, at once unless that was done a moment ago, and for 5 % of the engine's time
 # at most: the containerd store takes some 10 ms of an image.
 _LISTING_LEAST_S = 1.0
 _LISTING_PAUSE = 20
 
 
 class ImageWatch:
-    """Which images the engine holds, and since when: lists them where events tell of a change, and when asked to.
+    """Which images the engine holds, and since when: lists them where events show a change, and when asked to.
 
     Args:
         engine: the engine.
         clock: what time it is.
-        record: takes each event that tells a difference, in order and at once.
+        record: takes the event for each difference, in order and at once.
         progress: is called between questions to the engine, which may take long.
     """
 
@@ -43,34 +43,34 @@ class ImageWatch:
         self._record = record
         self._progress = progress
         self._arrivals = Arrivals()
-        # What `Engine.untold` said before the latest listing.
-        self._untold: tuple[object, ...] = ()
+        # What `Engine.silent_changes` returned before the latest listing.
+        self._silent_changes: tuple[object, ...] = ()
         self._listing_due = False
         self._next_listing = -math.inf
         self._next_second_look = math.inf
         self.presence = Presence()
-        # Whether what is there was there before anything was witnessed.
+        # Whether what is there was there before anything was observed.
         self.is_first = False
-        # Whether the engine's events are followed now, so that all that happens is witnessed.
+        # Whether the engine's events are followed now, so that all that happens is observed.
         self.following = False
 
     def restore(self, log: EventLog) -> None:
         """Take up what the log says was there. Raises LogError."""
         self.presence.restore(log)
 
-    def begin_anew(self) -> None:
-        """Forget all that is known: it is to be told again."""
+    def start_over(self) -> None:
+        """Forget all that is known: it is to be recorded again."""
         self.presence = Presence()
 
     def take(self, event: Event) -> None:
-        """Take up what an event tells of images."""
+        """Take up what an event says about images."""
         if event.kind is Kind.IMAGE_DELETED and event.image:
             self.presence.forget(event.image)
         self._listing_due |= self._arrivals.take(event)
 
     @property
     def next(self) -> float:
-        """When images are to be listed because of what events told, monotonic seconds."""
+        """When images are to be listed because of events, monotonic seconds."""
         return min(self._next_second_look, self._next_listing if self._listing_due else math.inf)
 
     def attend(self, now: float) -> None:
@@ -83,9 +83,9 @@ class ImageWatch:
             self._next_second_look = math.inf
             self.compare()
 
-    def look_if_untold(self) -> None:
-        """Compare all images if the engine shows a change that no event tells. Raises EngineError."""
-        if self._untold != self._engine.untold():
+    def look_if_changed(self) -> None:
+        """Compare all images if the engine shows a change without an event. Raises EngineError."""
+        if self._silent_changes != self._engine.silent_changes():
             self.compare()
 
     def compare(self, *, thoroughly: bool = False) -> None:
@@ -97,7 +97,7 @@ class ImageWatch:
         Raises:
             EngineError: the engine is lost; what was recorded before stays.
         """
-        self._untold = self._engine.untold()
+        self._silent_changes = self._engine.silent_changes()
         listed = self._list()
         self._observe_changed(listed, thoroughly=thoroughly)
         for event in self.presence.vanished(listed, self._clock.now()):
@@ -139,28 +139,28 @@ class ImageWatch:
         if seen.origin is not Origin.PACKED or not self.presence.has_come(seen):
             return None
         came = self._arrivals.origin(seen, now_ns)
-        # What came while nothing was witnessed was most likely pulled.
+        # What came while nothing was observed was most likely pulled.
         return Origin.REGISTRY if came is Origin.UNKNOWN and not self.following else came
 
     def _ask_again(self, listed: list[ListedImage], *, thoroughly: bool) -> None:
         """Record where images can be had again, if that has become known, or may have changed by a pull or a push."""
-        exchanged, told_late = self._arrivals.drain_updates()
+        exchanged, late = self._arrivals.drain_updates()
         if not self._engine.hides_origin:
             return
         for row in listed:
-            if row.image in told_late:
-                self._observe_again(row, told_late[row.image])
+            if row.image in late:
+                self._observe_again(row, late[row.image])
                 continue
             known = self.presence.origin(row.image)
-            was_exchanged = row.image in exchanged and not self._engine.tells_failures
+            was_exchanged = row.image in exchanged and not self._engine.reports_failures
             if known in {None, Origin.REGISTRY} or not (thoroughly or was_exchanged):
                 continue
             if self._arrivals.is_pending(row.image):
                 continue
             self._progress()
-            told = self._engine.origin(row)
+            reported = self._engine.origin(row)
             # What is said to have been pulled and bears no trace of it was another image of that name.
-            if agreed(known, told) is not known or (was_exchanged and told is Origin.LOCAL):
+            if agreed(known, reported) is not known or (was_exchanged and reported is Origin.LOCAL):
                 self._observe_again(row)
 
     def _observe_again(self, row: ListedImage, origin: Origin | None = None) -> None:

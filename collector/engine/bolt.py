@@ -1,7 +1,7 @@
 """Reads single values of a bolt database, the kind of file in which containerd keeps its metadata.
 
 The file belongs to a running process: nothing is locked, written or mapped. A reading counts only if
-no newer state was committed meanwhile, for then no page that it looked at can have been used anew.
+no newer state was committed meanwhile, for then no page that it looked at can have been reused.
 
 The format: pages of equal size, each with a header; a tree of branch and leaf pages for each bucket;
 small buckets lie inside the leaf that names them. The first two pages hold the root's address, in
@@ -98,7 +98,7 @@ def _newest(descriptor: int) -> _State:
 
 
 def _second(descriptor: int) -> _State | None:
-    """The state of the second page; where that begins the first tells, or else is tried."""
+    """The state of the second page; the first says where that begins; if not, likely places are tried."""
     first = _state(descriptor, 0)
     sizes = [first.page_size] if first else [1 << power for power in range(9, 17)]
     return next((state for size in sizes if (state := _state(descriptor, size)) is not None), None)

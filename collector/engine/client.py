@@ -1,7 +1,7 @@
 """The border to the container engine: docker-py is known here only.
 
 Docker Engine (graphdrivers and containerd image store) and Podman's Docker-compatible service
-answer the same calls differently; what differs is asked of the engine and evened out here.
+answer the same calls differently; what differs is asked of the engine and normalised here.
 """
 
 from __future__ import annotations
@@ -207,9 +207,9 @@ class DockerEngine:
         ]
 
     def observe(self, listed: ListedImage) -> ImageObservation | None:
-        """All that the engine tells of a listed image; None if it has gone meanwhile.
+        """All that the engine reports about a listed image; None if it has gone meanwhile.
 
-        Of an image that the engine lists and refuses to show, what the listing tells: one such image must
+        For an image that the engine lists but refuses to show, what the listing says: one such image must
         not hide all others.
         """
         with as_engine_error(self.host):
@@ -257,9 +257,9 @@ class DockerEngine:
     def _origin(self, listed: ListedImage, detail: dict[str, Any]) -> Origin:
         if not self.hides_origin:
             return by_digests(listed.digests)
-        told = by_identity(detail)
-        if told is not Origin.UNKNOWN:
-            return told
+        reported = by_identity(detail)
+        if reported is not Origin.UNKNOWN:
+            return reported
         if not self._data_root:
             self.info()
         if self.store == "podman":
@@ -268,12 +268,12 @@ class DockerEngine:
 
     @property
     def hides_origin(self) -> bool:
-        """Whether digests do not tell that a registry has an image: this store gives every image one."""
+        """Whether a digest does not prove that a registry has an image: this store gives every image one."""
         return self.store in {"containerd", "podman"}
 
     @property
-    def tells_failures(self) -> bool:
-        """Whether events of pulls and pushes tell those that failed, too, in the same words."""
+    def reports_failures(self) -> bool:
+        """Whether failed pulls and pushes cause the same events as successful ones."""
         return self.store == "podman"
 
     def _layers(self, image: str, diff_ids: Sequence[str], sizes: Sequence[int] | None, size: int) -> tuple[Layer, ...]:
@@ -289,7 +289,7 @@ class DockerEngine:
         return mapping(cast("Any", self.api).inspect_image(image))
 
     def _layer_sizes(self, image: str) -> list[int] | None:
-        """Bytes of the non-empty history entries, base first; None if the engine can't tell."""
+        """Bytes of the non-empty history entries, base first; None if the engine does not know."""
         try:
             history = cast("Any", self.api).history(image)
         except docker.errors.NotFound:
@@ -325,15 +325,15 @@ class DockerEngine:
 
     @property
     def lag(self) -> float:
-        """How long after its answer an engine may tell of a pull or a tag, seconds: Podman collects such events."""
+        """How long after its answer an engine may emit the event of a pull or a tag, seconds: Podman collects them."""
         return 0.2 if self.store == "podman" else 0.0
 
-    def untold(self) -> tuple[object, ...]:
+    def silent_changes(self) -> tuple[object, ...]:
         """What differs after images came or went without an event, or some time after it.
 
         The containerd store builds and prunes without one until 28. Asking this costs it next to nothing, while a
-        listing of images there takes some 10 ms of an image. Podman tells of a pull or an archive when it begins;
-        there a listing takes less than 1 ms of an image. Empty where events tell all. Raises EngineError.
+        listing of images there takes some 10 ms of an image. Podman reports a pull or an archive when it begins;
+        there a listing takes less than 1 ms of an image. Empty where events report everything. Raises EngineError.
         """
         if self.store == "podman":
             return tuple(sorted(row.image for row in self.images()))
@@ -345,7 +345,7 @@ class DockerEngine:
             return (mapping(self.api.info()).get("Images"), *used)
 
     def answers(self, image: str) -> Answers:
-        """What the engine tells of an image that is there. Raises EngineError."""
+        """What the engine reports about an image that is there. Raises EngineError."""
         with as_engine_error(self.host):
             detail = self._inspect(image)
             sizes = self._layer_sizes(image)
@@ -368,7 +368,7 @@ class DockerEngine:
         return "manifests" if self.store == "podman" else "labels of content"
 
     def probe(self) -> dict[str, str]:
-        """Import an empty image, tag it, untag it, remove it: which events told it, each with the name it gave.
+        """Import an empty image, tag it, untag it, remove it: which events reported it, each with the name it gave.
 
         Raises:
             EngineError: the engine refused a step; what was made is removed as far as possible.
@@ -391,7 +391,7 @@ class DockerEngine:
                     with as_engine_error(self.host):
                         api.remove_image(reference, force=False)
         time.sleep(_SETTLE_S)
-        told: dict[str, str] = {}
+        reported: dict[str, str] = {}
         for event in self.buffered_events(began_ns, time.time_ns()):
             actor = event.get("Actor") or {}
             name = str((actor.get("Attributes") or {}).get("name") or "")
@@ -400,8 +400,8 @@ class DockerEngine:
             )
             ours = _PROBE in name or (actor.get("ID") and full_id(str(actor["ID"])) == image)
             if event.get("Type") == "image" and ours:
-                told[act] = told.get(act) or (name if _PROBE in name or act in {"import", "delete"} else "")
-        return told
+                reported[act] = reported.get(act) or (name if _PROBE in name or act in {"import", "delete"} else "")
+        return reported
 
     def containers(self) -> list[ListedContainer]:
         """All containers in any state. Raises EngineError."""
@@ -429,7 +429,7 @@ class DockerEngine:
         return {text(row.get("Mountpoint")): text(row.get("Name")) for row in self.volumes()}
 
     def container_detail(self, container: str) -> dict[str, Any] | None:
-        """All that the engine tells of a container; None if it has gone. Raises EngineError."""
+        """All that the engine reports about a container; None if it has gone. Raises EngineError."""
         with as_engine_error(self.host):
             try:
                 return cast("dict[str, Any]", self.api.inspect_container(container))
@@ -589,7 +589,7 @@ def _volumes(container: dict[str, Any], volume_of: Mapping[str, str]) -> tuple[s
     """The names of the volumes that a container, listed or inspected, refers to.
 
     Args:
-        container: as the engine tells it.
+        container: as the engine reports it.
         volume_of: the name of each volume, by its folder.
     """
     named = [text(mount.get("Name")) for mount in objects(container.get("Mounts")) if text(mount.get("Name"))]

@@ -1,6 +1,6 @@
 """What the containerd store keeps compressed beside each unpacked layer, read from its content store.
 
-The engine's API tells the sum for an image only, and layers compress to very different shares. The
+The engine's API has only the sum for an image, and layers compress to very different shares. The
 content store is open to root alone; where it may not be read, the sum is spread over the layers.
 """
 
@@ -17,7 +17,7 @@ _MOST_BYTES = 8 * 2**20
 
 
 def compressed_sizes(root: str, image: str, diff_ids: Sequence[str]) -> list[int] | None:
-    """Bytes of each layer's compressed content, base first; None if it cannot be told.
+    """Bytes of each layer's compressed content, base first; None if it cannot be read.
 
     Args:
         root: the root of the containerd that keeps it.

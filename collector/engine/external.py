@@ -1,4 +1,4 @@
-"""What Podman's storage tells of containers that Podman does not manage: those of builds, mostly."""
+"""What Podman's storage says about containers that Podman does not manage: those of builds, mostly."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Where an engine's bytes lie: which folders hold images, containers, volumes and build cache.
 
-The engine tells its data root. Under the containerd store images lie in the root of a containerd, which may be
-another folder on another disk: only the processes' arguments and configuration files tell it. All of it can be
+The engine reports its data root. Under the containerd store images lie in the root of a containerd, which may be
+another folder on another disk: only the processes' arguments and configuration files show it. All of it can be
 read without privilege, unless /proc is hidden or a file is closed.
 """
 
@@ -59,7 +59,7 @@ def describe(info: Mapping[str, Any], address: str, version: str = "", *, podman
     """What an engine says of itself, with where its bytes lie.
 
     Args:
-        info: what its /info tells.
+        info: the answer to its /info.
         address: where it was asked.
         version: its version.
         podman: whether it is Podman; None: as far as /info shows.
@@ -87,7 +87,7 @@ def find_places(info: Mapping[str, Any], address: str, *, podman: bool) -> tuple
     """All folders that hold bytes of an engine, images first.
 
     Args:
-        info: what the engine's /info tells.
+        info: the answer to the engine's /info.
         address: where it was asked.
         podman: whether it is Podman.
 
@@ -95,7 +95,7 @@ def find_places(info: Mapping[str, Any], address: str, *, podman: bool) -> tuple
         EngineError: the root of its containerd cannot be found; the message says what to set.
     """
     root, driver = str(info["DockerRootDir"]), str(info.get("Driver") or "")
-    told = "the engine's data root, as it says"
+    source = "the engine's data root, as it says"
     if uses_containerd(info):
         containerd, how = containerd_root(info, address)
         images = [
@@ -103,11 +103,11 @@ def find_places(info: Mapping[str, Any], address: str, *, podman: bool) -> tuple
             Place(CONTENT, f"{containerd}/io.containerd.content.v1.content", how),
         ]
     elif podman:
-        images = [Place(IMAGES, f"{root}/{driver}", told)]
+        images = [Place(IMAGES, f"{root}/{driver}", source)]
     else:
-        images = [Place(IMAGES, f"{root}/{driver}", told), Place(BUILD_CACHE, f"{root}/buildkit", told)]
+        images = [Place(IMAGES, f"{root}/{driver}", source), Place(BUILD_CACHE, f"{root}/buildkit", source)]
     containers = f"{root}/{driver}-containers" if podman else f"{root}/containers"
-    return (*images, Place(CONTAINERS, containers, told), Place(VOLUMES, f"{root}/volumes", told))
+    return (*images, Place(CONTAINERS, containers, source), Place(VOLUMES, f"{root}/volumes", source))
 
 
 def is_podman(info: Mapping[str, Any]) -> bool:
@@ -116,9 +116,9 @@ def is_podman(info: Mapping[str, Any]) -> bool:
 
 
 def containerd_root(info: Mapping[str, Any], address: str) -> tuple[str, str]:
-    """The root of an engine's containerd, and how it was found. Raises EngineError if it cannot be told."""
-    if told := os.environ.get(CONTAINERD_ROOT_VARIABLE):
-        return told, f"set by {CONTAINERD_ROOT_VARIABLE}"
+    """The root of an engine's containerd, and how it was found. Raises EngineError if it cannot be found."""
+    if root := os.environ.get(CONTAINERD_ROOT_VARIABLE):
+        return root, f"set by {CONTAINERD_ROOT_VARIABLE}"
     own = f"{info['DockerRootDir']}/containerd/daemon"
     processes = list(_processes())
     daemon = _daemon(processes, info, address)
@@ -143,7 +143,7 @@ def containerd_root(info: Mapping[str, Any], address: str) -> tuple[str, str]:
 
 
 def _asked_for(daemon: _Process | None) -> str | None:
-    """The containerd that the engine was told to use, by its arguments or its configuration file."""
+    """The containerd that the engine is set to use, by its arguments or its configuration file."""
     if daemon is not None and (given := daemon.option("--containerd")):
         return given
     config = Path(daemon.option("--config-file") or _DAEMON_CONFIG) if daemon is not None else _DAEMON_CONFIG
@@ -157,8 +157,8 @@ def _root_of(processes: Sequence[_Process], address: str, own: str) -> tuple[str
     for process in _containerds(processes):
         config_path = Path(process.option("--config", "-c") or _DEFAULT_CONFIG)
         config = _toml(config_path)
-        told = config.get("grpc")
-        listens = process.option("--address", "-a") or (told.get("address") if isinstance(told, dict) else None)
+        grpc = config.get("grpc")
+        listens = process.option("--address", "-a") or (grpc.get("address") if isinstance(grpc, dict) else None)
         if os.path.realpath(str(listens or _DEFAULT_ADDRESS)) != wanted:
             continue
         root = process.option("--root") or config.get("root")
@@ -176,7 +176,7 @@ def _root_of(processes: Sequence[_Process], address: str, own: str) -> tuple[str
 
 
 def _daemon(processes: Sequence[_Process], info: Mapping[str, Any], address: str) -> _Process | None:
-    """The process of a Docker engine; None: it is hidden from us, or cannot be told from others."""
+    """The process of a Docker engine; None: it is hidden from us, or there are several like it."""
     daemons = [process for process in processes if Path(process.argv[0]).name == "dockerd"]
     peer = peer_of(address)
     if found := [process for process in daemons if process.number == peer]:
@@ -200,10 +200,10 @@ def peer_of(address: str) -> int | None:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_PEER_WAIT_S)
             connection.connect(address.removeprefix(UNIX))
-            told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     except OSError:
         return None
-    return int(_CREDENTIALS.unpack(told)[0])
+    return int(_CREDENTIALS.unpack(credentials)[0])
 
 
 def process_name(number: int) -> str:

@@ -57,7 +57,7 @@ class Engine(Protocol):
         """Whether digests do not show that a registry has an image: this store gives every image one."""
 
     @property
-    def tells_failures(self) -> bool:
+    def reports_failures(self) -> bool:
         """Whether events of pulls and pushes report those that failed, too, in the same words."""
 
     @property
@@ -89,7 +89,7 @@ class Engine(Protocol):
     def created_from(self, container: str) -> CreatedFrom:
         """The image and the volumes that a container was created from; unknown if it has gone."""
 
-    def untold(self) -> tuple[object, ...]:
+    def silent_changes(self) -> tuple[object, ...]:
         """What differs after images came or went without an event; empty where events report all."""
 
     def containers(self) -> list[ListedContainer]:

@@ -11,7 +11,7 @@ has it only under Docker's graphdrivers, which get it by a pull or a push and in
   Podman remembers how they were compressed.
 
 Both records are open to root alone (rootless Podman's to its owner). An engine from API 1.53 on also
-tells them to whoever may ask it (`Identity`).
+reports them to whoever may ask (`Identity`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def by_digests(digests: Iterable[str]) -> Origin:
 
 
 def by_identity(detail: Mapping[str, Any]) -> Origin:
-    """Of an image as the engine's inspection tells it; UNKNOWN where it does not."""
+    """Of an image as the engine's inspection shows it; UNKNOWN where it does not."""
     identity = mapping(detail.get("Identity"))
     if identity.get("Pull"):
         return Origin.REGISTRY

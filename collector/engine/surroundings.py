@@ -98,7 +98,7 @@ def _context(name: str, how: str, folder: Path) -> Address:
     host = text(endpoint.get("Host"))
     if not host:
         raise UsageError(
-            f"{how} names the context '{name}', which {path} does not tell: "
+            f"{how} names the context '{name}', which {path} does not contain: "
             "`docker context use default`, or set DOCKER_HOST"
         )
     certificates = folder / "contexts" / "tls" / key / "docker"

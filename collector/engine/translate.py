@@ -1,4 +1,4 @@
-"""From what an engine says to events of the log: identity, verbs and intervals evened out."""
+"""From what an engine says to events of the log: identity, verbs and intervals normalised."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ VOLUME_VERBS = frozenset({"mount", "unmount"})
 _ENGINE_SAYS = frozenset({"image", "name"})
 HIDEABLE = frozenset({"exitCode", "imageID", "imageRef"})
 _VERBS = {"image": frozenset(IMAGE_VERBS), "container": frozenset({*CONTAINER_VERBS, "commit"})}
-# The key under which the reader hands on a line of the stream that is no event, with what is wrong with it.
+# The key under which the reader hands on a line of the stream that is not an event, with what is wrong with it.
 UNREADABLE = "unreadable"
 _MOST_REPORTED = 20
 
@@ -73,7 +73,7 @@ class OpenContainer:
         image: the image ID that it was created from.
         began_ns: when it was created, UTC nanoseconds.
         hidden: what the engine says of it and its labels hide.
-        volumes: names of the volumes that it refers to, as far as known.
+        volumes: names of the volumes that it refers to, if known.
         unreported: whether the log does not name those volumes yet.
     """
 
@@ -145,7 +145,7 @@ class Translator:
         return [event] if event else []
 
     def _unreadable(self, raw: Mapping[str, Any], error: Exception) -> Event:
-        """An event as the engine told it; its like is logged once."""
+        """An event as the engine reported it; one of a kind is logged once."""
         reason = f"{type(error).__name__}: {cut(clean(str(error)), 200)}"
         if len(self._reported) < _MOST_REPORTED and reason not in self._reported:
             self._reported.add(reason)
@@ -265,7 +265,7 @@ class Translator:
         )
 
     def _opened(self, container: str, asked: str | None, known: OpenContainer) -> OpenContainer:
-        """A container of which the first is heard, with what the engine tells of it if it has to be asked."""
+        """A container seen for the first time, with what the engine says about it if it has to be asked."""
         if asked and asked.startswith("sha256:") and _is_id(asked):
             return replace(known, image=asked)
         found = self._lookups.created_from(container)
@@ -291,8 +291,8 @@ def read_events(lines: Iterable[bytes]) -> list[dict[str, Any]]:
             wrong = str(error)
         else:
             wrong = "not a JSON object"
-        told = {UNREADABLE: wrong, "line": line[:_MOST_RAW].decode(errors="replace"), "bytes": len(line)}
-        found.append(event if isinstance(event, dict) else told)
+        reported = {UNREADABLE: wrong, "line": line[:_MOST_RAW].decode(errors="replace"), "bytes": len(line)}
+        found.append(event if isinstance(event, dict) else reported)
     return found
 
 
@@ -312,10 +312,10 @@ def _creation_facts(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept_labels(known), "name": text(attributes.get("name")) or None}
 
 
-def kept_labels(told: Mapping[str, str]) -> dict[str, Any]:
+def kept_labels(reported: Mapping[str, str]) -> dict[str, Any]:
     """Labels as the log keeps them, and how many there are where some are left out."""
-    kept = labels(dict(told), (*JOB_LABELS, *sorted(HIDEABLE)))
-    return {"labels": kept, **({"labels_in_all": len(told)} if len(told) > len(kept) else {})}
+    kept = labels(dict(reported), (*JOB_LABELS, *sorted(HIDEABLE)))
+    return {"labels": kept, **({"labels_in_all": len(reported)} if len(reported) > len(kept) else {})}
 
 
 def _exit_code(attributes: Mapping[str, Any], hidden: frozenset[str]) -> int | None:

@@ -13,7 +13,7 @@ import duckdb
 
 from collector.model.errors import LogDamagedError, LogError, LogFullError
 
-_UMASK = 0o027  # the log is 0640: it tells which projects run which images
+_UMASK = 0o027  # the log is 0640: it shows which projects run which images
 _NO_SPACE = "No space left on device"
 _DAMAGED = ("Could not read enough bytes", "orrupt", "checksum", "Checksum", "Failure while replaying WAL")
 _DAMAGES = (duckdb.InternalException, duckdb.SerializationException, duckdb.FatalException)
@@ -197,7 +197,7 @@ def _forbidden(path: Path, place: object) -> LogError:
 
 
 def is_damage(error: duckdb.Error, path: Path) -> bool:
-    """Whether the file itself is at fault, as far as DuckDB's error and the file tell.
+    """Whether the file itself is at fault, judging by DuckDB's error and the file.
 
     What is not ours, is held by another process, or may not be read or written is not damaged.
     """

@@ -56,7 +56,7 @@ class Identity:
     data_root: str | None = None
 
     def is_same_machine(self, other: Identity) -> bool | None:
-        """Whether both are one machine; None: nothing tells."""
+        """Whether both are one machine; None: not known."""
         for mine, theirs in ((self.hardware, other.hardware), (self.machine, other.machine)):
             if mine is not None and theirs is not None:
                 return mine == theirs
@@ -74,7 +74,7 @@ class Identity:
                 return f"it was recorded on another engine (ID {self.engine}, not {here.engine})"
             return None
         if machine is None and self.name != here.name:
-            return f"nothing but its name tells whose it is, and this host is called '{here.name}'"
+            return f"only its name says whose it is, and this host is called '{here.name}'"
         return None
 
     def updated(self, here: Identity) -> Identity:
@@ -93,7 +93,7 @@ class KnownHost:
 
 
 def this_machine(info: EngineInfo | None = None) -> Identity:
-    """What this host is recognised by, with what its engine tells of itself."""
+    """What this host is recognised by, with what its engine reports about itself."""
     machine, hardware = _machine_ids()
     if info is None:
         return Identity(host_name(), machine, hardware)
@@ -208,7 +208,7 @@ def chosen(hosts: Sequence[KnownHost], wanted: str | None, path: Path) -> KnownH
 
 
 def key_named(connection: duckdb.DuckDBPyConnection, wanted: str) -> str:
-    """The key of the one host of an open log that is called so now; what is no host's name stays as it is."""
+    """The key of the one host of an open log that is called so now; what is not a host's name is returned as it is."""
     hosts = known_hosts(connection)
     found = [one.key for one in hosts if one.identity.name == wanted]
     return found[0] if len(found) == 1 and wanted not in {one.key for one in hosts} else wanted
@@ -220,7 +220,7 @@ def label_of(connection: duckdb.DuckDBPyConnection, key: str) -> str:
 
 
 def changes(before: Identity, after: Identity) -> dict[str, dict[str, str | None]]:
-    """What differs between two states of one host, as the event keeps it; what only became known is no change."""
+    """What differs between two states of one host, as the event keeps it; what only became known is not a change."""
     old, new = asdict(before), asdict(after)
     return {
         field: {"from": old[field], "to": new[field]}
@@ -230,7 +230,7 @@ def changes(before: Identity, after: Identity) -> dict[str, dict[str, str | None
 
 
 def changed(before: Identity, after: Identity, **more: str) -> list[Event]:
-    """The event that tells of a changed host; none if nothing changed."""
+    """The event that records a changed host; none if nothing changed."""
     found = changes(before, after)
     if not found and not more:
         return []

@@ -61,7 +61,7 @@ class EventLog:
 
     @property
     def host(self) -> str:
-        """The key of this host's events, as the log tells it. Raises as `reading` does."""
+        """The key of this host's events, read from the log. Raises as `reading` does."""
         if self._host is None:
             if not self.exists():
                 return identity.host_name()
@@ -88,7 +88,7 @@ class EventLog:
         Raises:
             LogBusyError: others held the file for longer than `wait`.
             LogFullError: the file system is full; what was stored before is intact.
-            LogError: the file is no log, of a newer schema, or may not be written.
+            LogError: the file is not a log, of a newer schema, or may not be written.
         """
         if not events and mark is None:
             return 0
@@ -108,7 +108,7 @@ class EventLog:
         return len(new)
 
     def position(self, source: str) -> str | None:
-        """How far a source of events was read, as told by `append`; None if not at all. Raises LogError."""
+        """How far a source of events was read, as `append` noted; None if not at all. Raises LogError."""
         if not self.exists():
             return None
         rows = self.query("SELECT position FROM position WHERE host = ? AND source = ?", [self.host, source])
@@ -161,7 +161,7 @@ class EventLog:
             readonly: only look; the collector will note it.
 
         Returns:
-            What the log does not tell yet of a changed host, to be appended.
+            Events, to be appended, for what the log does not know yet of a changed host.
 
         Raises:
             LogError: it is another host's (with what to do), or cannot be used.
@@ -186,7 +186,7 @@ class EventLog:
             host: whose history, by key or name; None: the only one.
 
         Raises:
-            LogError: there is no such host, or no saying which; or the log cannot be used.
+            LogError: there is no such host, or several fit; or the log cannot be used.
         """
         with self.reading() as connection:
             hosts = identity.known_hosts(connection)

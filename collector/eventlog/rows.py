@@ -15,7 +15,7 @@ from collector.model.jobs import JOB_FIELDS, Job, attribution
 from collector.model.untrusted import LAST_NS, MOST_BYTES
 
 _BATCH = 20_000
-# So much of attributes that are no JSON is kept, characters.
+# So much of attributes that are not JSON is kept, characters.
 _KEPT = 2_000
 
 
@@ -212,8 +212,8 @@ def attribute_old_events(connection: duckdb.DuckDBPyConnection) -> None:
     while rows := connection.execute(_ATTRIBUTABLE, [last, _BATCH]).fetchall():
         last = rows[-1][0]
         for host in sorted({row[1] for row in rows}):
-            told = [_attributed(seq, kind, attributes) for seq, of, kind, attributes in rows if of == host]
-            found = [row for row in told if row is not None]
+            reported = [_attributed(seq, kind, attributes) for seq, of, kind, attributes in rows if of == host]
+            found = [row for row in reported if row is not None]
             connection.execute(
                 "UPDATE event SET job = n.job, role = n.role FROM ("
                 "SELECT unnest(?::BIGINT[]) AS seq, unnest(?::INTEGER[]) AS job, unnest(?::VARCHAR[]) AS role) AS n"

@@ -61,7 +61,7 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE event ADD COLUMN job INTEGER;
     ALTER TABLE event ADD COLUMN role VARCHAR;
     """,
-    # 4: how far each side-band has been read.
+    # 4: how far each job source has been read.
     """
     CREATE TABLE position (host VARCHAR NOT NULL, source VARCHAR NOT NULL, position VARCHAR NOT NULL);
     """,
@@ -118,7 +118,7 @@ CREATE OR REPLACE VIEW image_origins AS
         SELECT host, image, seq, kind, NULL, NULL
         FROM event SEMI JOIN (FROM store WHERE containerd OR podman) USING (host)
         WHERE kind IN ('image_pulled', 'image_pushed', 'image_built', 'image_imported') AND image IS NOT NULL
-    ), told AS (
+), seen AS (
         SELECT host, image, coalesce(podman, false) AS podman, coalesce(containerd, false) AS containerd,
             coalesce(bool_or(origin = 'registry'), false) AS given, max(seq) FILTER (origin = 'local') AS made,
             max(seq) FILTER (kind IN ('image_pulled', 'image_pushed')) AS fetched,
@@ -130,7 +130,7 @@ CREATE OR REPLACE VIEW image_origins AS
     ), arrival AS (
         SELECT host, image, min(time) AS first
         FROM event SEMI JOIN (
-            FROM told WHERE containerd AND NOT given AND made IS NULL AND fetched IS NULL
+FROM seen WHERE containerd AND NOT given AND made IS NULL AND fetched IS NULL
         ) USING (host, image) GROUP BY host, image
     ), sample AS (
         SELECT host, time AS sampled FROM event SEMI JOIN arrival USING (host) WHERE kind = 'disk_sampled'
@@ -141,16 +141,16 @@ CREATE OR REPLACE VIEW image_origins AS
             ASOF LEFT JOIN blind AS b ON a.host = b.host AND first >= ended
         WHERE ended IS NULL OR ended < sampled
     )
-    SELECT told.host, told.image, CASE
+SELECT seen.host, seen.image, CASE
         WHEN given THEN 'registry'
         WHEN NOT podman AND fetched > coalesce(made, -1) THEN 'registry'
         WHEN made IS NOT NULL OR bare THEN 'local'
         WHEN older AND NOT podman AND NOT containerd THEN 'registry'
         WHEN podman AND built OR came.image IS NOT NULL THEN 'local'
         ELSE 'unknown' END AS origin
-    FROM told LEFT JOIN came USING (host, image);
+FROM seen LEFT JOIN came USING (host, image);
 COMMENT ON VIEW image_origins IS 'where each image can be had again: a registry has it, only this host (local), or
-unknown; from what the engine''s records showed, from pulls and pushes, and from what came while the log witnessed';
+unknown; from what the engine''s records showed, from pulls and pushes, and from what arrived while the collector ran';
 
 CREATE OR REPLACE VIEW image_observations AS
     SELECT seen.*, origin, origin <> 'registry' AS local FROM (
@@ -162,7 +162,7 @@ CREATE OR REPLACE VIEW image_observations AS
 CREATE OR REPLACE VIEW present_images AS
     SELECT host, image FROM event WHERE kind IN ('image_observed', 'image_deleted')
     GROUP BY host, image HAVING arg_max(kind, seq) = 'image_observed';
-COMMENT ON VIEW present_images IS 'the images that the engine holds, as far as witnessed';
+COMMENT ON VIEW present_images IS 'the images that the engine holds, as far as observed';
 
 CREATE OR REPLACE VIEW images AS
     SELECT host, image, image_id,
@@ -199,21 +199,21 @@ CREATE OR REPLACE VIEW uses AS
         {sql_case("kind", {kind: kind.traits.evidence for kind in MOMENTS})},
         NULL, reference
     FROM event WHERE image IS NOT NULL AND kind IN ({sql_list(MOMENTS)});
-COMMENT ON VIEW uses IS 'each witnessed use as an interval; ended is NULL while the container exists';
+COMMENT ON VIEW uses IS 'each observed use as an interval; ended is NULL while the container exists';
 
 CREATE OR REPLACE VIEW last_use AS
-    WITH witnessed AS (
+    WITH observed AS (
         SELECT host, image, time, {sql_case("kind", {kind: kind.traits.happened for kind in USES})} AS evidence,
             kind, container, reference
         FROM event WHERE image IS NOT NULL AND kind IN ({sql_list(USES)})
     )
     SELECT host, image, image_id, max(time) AS last_use, arg_max(evidence, time) AS evidence,
-        arg_max(coalesce(container, reference), time) AS witness,
+        arg_max(coalesce(container, reference), time) AS evidence_source,
         max(time) FILTER (kind = 'image_pulled') AS last_pull,
         count(DISTINCT container) + count(*) FILTER (kind IN ({_COUNTED})) AS uses,
         min(time) AS first_use
-    FROM witnessed JOIN image USING (image) GROUP BY host, image, image_id;
-COMMENT ON VIEW last_use IS 'the latest witnessed use of each image, with the evidence for it';
+    FROM observed JOIN image USING (image) GROUP BY host, image, image_id;
+COMMENT ON VIEW last_use IS 'the latest observed use of each image, with the evidence for it';
 
 CREATE OR REPLACE VIEW disks AS
     SELECT host, time, bytes AS free_bytes,
@@ -237,7 +237,7 @@ COMMENT ON VIEW disk IS 'the disk of the images over time: bytes and inodes, tot
 
 CREATE OR REPLACE VIEW gaps AS
     SELECT host, began, time AS ended, attributes ->> '$.reason' AS reason FROM event WHERE kind = 'gap';
-COMMENT ON VIEW gaps IS 'the intervals in which nothing was witnessed';
+COMMENT ON VIEW gaps IS 'the intervals in which nothing was observed';
 
 CREATE OR REPLACE VIEW prunes AS
     WITH parts AS (
@@ -297,7 +297,7 @@ CREATE OR REPLACE VIEW job_images AS
         FROM job_containers
         UNION ALL
         SELECT host, job, role, image, reference, time, time,
-            coalesce(attributes ->> '$.source', 'side-band'), NULL
+            coalesce(attributes ->> '$.source', 'job metadata'), NULL
         FROM event WHERE kind = 'job_image_used' AND job IS NOT NULL
     ) JOIN job USING (host, job) LEFT JOIN image USING (image)
         LEFT JOIN (SELECT host, image, name AS called FROM image_names) USING (host, image);
@@ -310,8 +310,8 @@ CREATE OR REPLACE VIEW jobs AS
             count(DISTINCT image) FILTER (role IS NULL
                 OR role NOT IN ({_HELPERS})) AS images
         FROM job_containers GROUP BY host, job
-    ), told AS (
-        SELECT host, job, min(time) AS told, max(time) AS last_told,
+), reported AS (
+        SELECT host, job, min(time) AS first_report,
             min(time) FILTER (kind = 'job_started') AS started,
             max(time) FILTER (kind = 'job_finished') AS finished,
             any_value(attributes ->> '$.outcome') FILTER (kind = 'job_finished') AS outcome,
@@ -321,15 +321,15 @@ CREATE OR REPLACE VIEW jobs AS
         FROM event WHERE kind IN ({sql_list(of_source(Source.JOBS))}) AND job IS NOT NULL
         GROUP BY host, job
     )
-    SELECT j.*, least(seen.began, coalesce(told.started, told.told)) AS began,
-        coalesce(told.finished, CASE WHEN NOT seen.living THEN seen.ended END) AS ended,
-        told.outcome, told.seconds, coalesce(seen.containers, 0) AS containers,
-        greatest(coalesce(seen.images, 0), coalesce(told.images, 0)) AS images
-    FROM job AS j LEFT JOIN seen USING (host, job) LEFT JOIN told USING (host, job);
+    SELECT j.*, least(seen.began, coalesce(reported.started, reported.first_report)) AS began,
+        coalesce(reported.finished, CASE WHEN NOT seen.living THEN seen.ended END) AS ended,
+        reported.outcome, reported.seconds, coalesce(seen.containers, 0) AS containers,
+        greatest(coalesce(seen.images, 0), coalesce(reported.images, 0)) AS images
+    FROM job AS j LEFT JOIN seen USING (host, job) LEFT JOIN reported USING (host, job);
 COMMENT ON VIEW jobs IS 'each job: whose, when, how it ended; ended is NULL while it runs';
 """
 
-# What tells the views in a file from those of this program.
+# What distinguishes the views in a file from those of this program.
 FINGERPRINT = hashlib.sha256(VIEWS.encode()).hexdigest()[:16]
 # The same views for one connection: they come before those that a file may hold under the same names.
 _WITHOUT_COMMENTS = re.sub(r"COMMENT ON \w+ \w+ IS '(?:[^']|'')*';", "", VIEWS)

@@ -41,7 +41,7 @@ class Spool:
         """Allocate the file, if it is not allocated yet.
 
         Raises:
-            LogError: there is no space or no permission for it.
+            LogError: there is not enough space, or no permission.
         """
         with self._locked(write=True):
             pass
@@ -91,7 +91,7 @@ class Spool:
             return _used(descriptor).count(b"\n")
 
     def _holds_lines(self) -> bool:
-        """Whether anything waits: lines stand at the beginning, so one byte tells."""
+        """Whether anything waits: lines stand at the beginning, so one byte is enough to know."""
         try:
             descriptor = open_own(self.path, os.O_RDONLY)
         except FileNotFoundError:

@@ -117,7 +117,7 @@ class LogWriter:
         except LogBusyError as error:
             # Readers come and go; only one that stays is worth a line.
             if len(self._memory) >= self._memory_limit:
-                self.tell(error)
+                self.report(error)
                 self.save()
             return False
         except LogDamagedError as error:
@@ -125,7 +125,7 @@ class LogWriter:
             self.save()
             return False
         except LogError as error:
-            self.tell(error)
+            self.report(error)
             self.save()
             return False
         if self._fault:
@@ -153,7 +153,7 @@ class LogWriter:
             return None
         return found.st_dev, found.st_ino
 
-    def tell(self, error: LogError) -> None:
+    def report(self, error: LogError) -> None:
         """Say once what stands in the way of the log."""
         if str(error) != self._fault:
             logger.warning("%s; events are kept meanwhile", error)

@@ -1,6 +1,6 @@
 """Which images a runner's jobs used, from GitLab's REST API: its jobs and their traces.
 
-The API tells no job's image; only the traces do. `python-gitlab` is imported when it is needed: it
+The API does not report a job's image; only the traces do. `python-gitlab` is imported when it is needed: it
 is an extra.
 """
 
@@ -242,7 +242,7 @@ def _body(response: Any, what: str) -> bytes:
     for chunk in response.iter_content(_LONGEST_LINE):
         found += chunk
         if len(found) > _MOST_BODY:
-            raise GitLabError(f"the answer for {what} has more than {_MOST_BODY:,} bytes: that is no job of GitLab")
+            raise GitLabError(f"the answer for {what} has more than {_MOST_BODY:,} bytes: that is not a job of GitLab")
     return found
 
 
@@ -262,7 +262,7 @@ def ingest_gitlab(
         server: the server.
         runner: the runner's number on it.
         limit: how many new jobs at most: the newest.
-        progress: told the jobs done and the jobs in all.
+        progress: called with the jobs done and the jobs in all.
 
     Raises:
         GitLabError: the server cannot be reached or refused; what was taken until then is stored.
@@ -278,12 +278,12 @@ def ingest_gitlab(
     queue = [entry for entry in (*waiting, *fresh) if _project(entry, pending) is not None]
     total = Ingested(missing=len(waiting) + len(fresh) - len(queue))
     for first in range(0, len(queue), _BATCH):
-        told: list[JobFact] = []
+        collected: list[JobFact] = []
         missing = 0
         for entry in queue[first : first + _BATCH]:
             number, project = whole(entry["id"]) or 0, _project(entry, pending) or 0
             facts, traced = _facts(server, entry, project)
-            told += facts
+            collected += facts
             missing += not traced
             last = max(last, number)
             pending.pop(number, None)
@@ -291,7 +291,7 @@ def ingest_gitlab(
                 pending[number] = project
         open_jobs = [(project, number) for number, project in pending.items()]
         position = json.dumps({"last": last, "unfinished": open_jobs})
-        found = store(log, told, SOURCE, 0, (source, position))
+        found = store(log, collected, SOURCE, 0, (source, position))
         done = min(first + _BATCH, len(queue))
         total = total.plus(replace(found, lines=done - first, missing=missing))
         if progress:
@@ -315,23 +315,23 @@ def _project(entry: Mapping[str, Any], pending: Mapping[int, int]) -> int | None
 
 
 def _facts(server: Server, entry: Mapping[str, Any], project: int) -> tuple[list[JobFact], bool]:
-    """What a job and its trace tell, and whether there was a trace."""
+    """The facts in a job and its trace, and whether there was a trace."""
     job = _job(entry, project)
     started = parse_rfc3339_ns(text(entry.get("started_at"))) or parse_rfc3339_ns(text(entry.get("created_at")))
     if started is None:
         return [], True
-    told: list[JobFact] = [JobStarted(job, started)]
+    collected: list[JobFact] = [JobStarted(job, started)]
     lines = server.trace(project, whole(entry["id"]) or 0)
     if lines is not None:
         reader = SightingsReader()
         for line in lines:
             reader.read(line)
-        told += [JobNamesImage(job, started, seen) for seen in reader.sightings()]
+        collected += [JobNamesImage(job, started, seen) for seen in reader.sightings()]
     finished = parse_rfc3339_ns(text(entry.get("finished_at")))
     if finished is not None:
         outcome = text(entry.get("failure_reason") or entry.get("status")).replace("_", " ")
-        told.append(JobFinished(job, finished, outcome or None, amount(entry.get("duration"), MOST_SECONDS)))
-    return told, lines is not None
+        collected.append(JobFinished(job, finished, outcome or None, amount(entry.get("duration"), MOST_SECONDS)))
+    return collected, lines is not None
 
 
 def _job(entry: Mapping[str, Any], project: int) -> Job:

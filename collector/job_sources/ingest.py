@@ -1,4 +1,4 @@
-"""From what side-bands tell of jobs to events: each fact once, however often and from wherever it is told."""
+"""From facts about jobs, whatever their source, to events: each fact once, however often it is reported."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ _PULL_NS = 3600 * 10**9
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """What became of a side-band.
+    """What was read from a job source.
 
     Attributes:
         lines: how many lines (or traces) were read.
-        facts: how many things they told of jobs.
+        facts: how many facts about jobs they held.
         new: how many of them the log did not know, by containers or otherwise.
-        unresolved: how many of the new ones name an image whose ID nothing tells.
-        untimed: how many lines told something and bore no time; `assumed` was taken.
+        unresolved: how many of the new ones name an image whose ID is not known.
+        untimed: how many facts had no time; `assumed` was taken.
         missing: how many jobs had no trace to read.
     """
 
@@ -92,10 +92,10 @@ def ingest_stream(log: EventLog, lines: Iterable[str], assumed_ns: int) -> Inges
     while batch := list(islice(source, _BATCH)):
         entries = [_timely(line) for line in map(parse_line, batch) if line is not None]
         new = [line for line in entries if line.cursor is None or (line.time_ns or 0) >= before]
-        told = [fact for line in new for fact in reader.facts(line)]
+        facts = [fact for line in new for fact in reader.facts(line)]
         position = _journal_position(entries, reader)
         mark = None if position is None else (JOURNAL, position)
-        found = store(log, told, SOURCE, assumed_ns, mark)
+        found = store(log, facts, SOURCE, assumed_ns, mark)
         total = total.plus(replace(found, lines=len(entries)))
     return total
 
@@ -125,9 +125,9 @@ def ingest_file(log: EventLog, path: Path) -> Ingested:
                 offset += sum(length for _, length, whole in batch if whole)
                 parsed = (parse_line(raw.decode(errors="replace")) for raw, _, _ in batch)
                 entries = [_timely(line) for line in parsed if line is not None]
-                told = [fact for line in entries for fact in reader.facts(line)]
+                facts = [fact for line in entries for fact in reader.facts(line)]
                 position = json.dumps({"offset": offset, "head": head, "jobs": reader.state})
-                found = store(log, told, SOURCE, assumed_ns, (source, position))
+                found = store(log, facts, SOURCE, assumed_ns, (source, position))
                 total = total.plus(replace(found, lines=len(entries)))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -173,12 +173,12 @@ def _resume(file: IO[bytes], known: Mapping[str, Any]) -> int:
     """Where to go on: after what was read, if this is the file that it was read from."""
     offset = whole(known.get("offset")) or 0
     size = os.fstat(file.fileno()).st_size
-    told = known.get("head") or [0, ""]
-    return offset if offset <= size and _digest(file, whole(told[0], 0, _HEAD) or 0) == told[1] else 0
+    head = known.get("head") or [0, ""]
+    return offset if offset <= size and _digest(file, whole(head[0], 0, _HEAD) or 0) == head[1] else 0
 
 
 def _head(file: IO[bytes]) -> list[object]:
-    """What tells the file from its successor after a rotation: its first bytes."""
+    """What distinguishes the file from its successor after a rotation: its first bytes."""
     length = min(_HEAD, os.fstat(file.fileno()).st_size)
     return [length, _digest(file, length)]
 
@@ -189,42 +189,42 @@ def _digest(file: IO[bytes], length: int) -> str:
 
 
 def store(
-    log: EventLog, told: Sequence[JobFact], source: str, assumed_ns: int, mark: tuple[str, str] | None = None
+    log: EventLog, facts: Sequence[JobFact], source: str, assumed_ns: int, mark: tuple[str, str] | None = None
 ) -> Ingested:
-    """Append what is told of jobs and not known yet.
+    """Append what is not known yet about jobs.
 
-    What a container shows, by better evidence, is not told again.
+    What a container shows, by better evidence, is not stored again.
 
     Args:
         log: where to append.
-        told: the facts, in the order in which they were told.
-        source: what tells them, for the log.
+        facts: the facts, in the order in which they were reported.
+        source: where they come from, for the log.
         assumed_ns: the time of facts that bear none, UTC nanoseconds.
         mark: a source and the position in it that is reached therewith, kept in the same transaction.
 
     Raises:
         LogError: the log cannot be appended to.
     """
-    known = _Known(log, {fact.job.job_id or "" for fact in told})
+    known = _Known(log, {fact.job.job_id or "" for fact in facts})
     events = []
-    for fact in _resolved_first(told):
+    for fact in _resolved_first(facts):
         event = _event(fact, known, source, assumed_ns)
         if event is not None:
             events.append(event)
     new = log.append(events, mark=mark)
     unresolved = sum(event.kind is Kind.JOB_IMAGE_USED and event.image is None for event in events)
-    untimed = sum(_time_of(fact) is None for fact in told)
-    return Ingested(0, len(told), new, unresolved, untimed)
+    untimed = sum(_time_of(fact) is None for fact in facts)
+    return Ingested(0, len(facts), new, unresolved, untimed)
 
 
-def _resolved_first(told: Sequence[JobFact]) -> Iterator[JobFact]:
-    """Leave out that a job intends an image where the same batch tells which image that was."""
+def _resolved_first(facts: Sequence[JobFact]) -> Iterator[JobFact]:
+    """Leave out that a job intends an image where the same batch says which image that was."""
     resolved = {
         (fact.job.job_id, fact.sighting.reference)
-        for fact in told
+        for fact in facts
         if isinstance(fact, JobNamesImage) and fact.sighting.image is not None
     }
-    for fact in told:
+    for fact in facts:
         intended = isinstance(fact, JobNamesImage) and fact.sighting.image is None
         if not (intended and (fact.job.job_id, fact.sighting.reference) in resolved):  # type: ignore[union-attr]
             yield fact
@@ -337,14 +337,14 @@ class _Known:
         )
 
     def role(self, job: Job, reference: str | None) -> str | None:
-        """The role of an image of which this line does not tell it, if an earlier one did."""
+        """The role of an image that this line does not give, if an earlier one did."""
         facts = self._facts.get(job.job_id or "", [])
         return next(
             (role for other, _, role, named, _ in facts if role and named == reference and other.is_same(job)), None
         )
 
     def resolve(self, reference: str | None, digest: str | None, time_ns: int) -> str | None:
-        """The image that a name meant at a time, as far as inventories and pulls were witnessed."""
+        """The image that a name meant at a time, as far as inventories and pulls show."""
         if self._names is None:
             self._names = {}
             rows = self._log.query(_NAMES, {"host": self._log.host}) if self._log.exists() else []
@@ -359,9 +359,9 @@ class _Known:
         return None
 
 
-def _says_as_much(known: tuple[str | None, ...], told: tuple[str | None, ...]) -> bool:
-    """Whether what is known tells all that is told: the same, or the image where only a name is told."""
-    role, reference, image = told
+def _says_as_much(known: tuple[str | None, ...], stated: tuple[str | None, ...]) -> bool:
+    """Whether what is known covers what is stated: the same, or the image where only a name is stated."""
+    role, reference, image = stated
     if image is not None and known[2] != image:
         return False
     if image is None and known[1] != reference:

@@ -1,6 +1,6 @@
 """Turn a job list into a log: a policy can be tried before any runner is instrumented.
 
-What the lists cannot tell is assumed and marked so in the log: an image was built and first seen
+What the lists do not contain is assumed and marked so in the log: an image was built and first seen
 when its first job began, the disk holds nothing but images and a constant amount of other files.
 """
 
@@ -70,7 +70,7 @@ def import_jobs(
         log: where to append.
         disk_bytes: the size of the disk to assume, bytes.
         other_bytes: what other files hold of it, bytes.
-        progress: told the events done and the events in all, after each batch.
+        progress: called with the events done and the events in all, after each batch.
 
     Raises:
         UsageError: a file is not what it should be (with its name and line), or the sizes contradict.
@@ -91,7 +91,7 @@ def import_jobs(
 
 
 def image_id(reference: str) -> str:
-    """The image ID that an imported reference gets: no engine is at hand to ask."""
+    """The image ID that an imported reference gets: there is no engine to ask."""
     return "sha256:" + hashlib.sha256(reference.encode()).hexdigest()
 
 

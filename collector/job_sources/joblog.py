@@ -1,4 +1,4 @@
-"""What a job's own log (its trace) tells of images: every wording since GitLab Runner 9.0. Pure.
+"""What a job's own log (its trace) says about images: every wording since GitLab Runner 9.0. Pure.
 
 The runner also writes these lines to its own log, at level debug.
 """
@@ -43,10 +43,10 @@ class Sighting:
     """An image that a job names.
 
     Attributes:
-        role: ``build``, ``service`` or ``predefined`` (the runner's helper); None where the log does not tell.
+        role: ``build``, ``service`` or ``predefined`` (the runner's helper); None where the log does not say.
         reference: what the job calls it.
         image: its ID; None while it is only intended.
-        digest: ``repository@sha256:…``, where the log tells it.
+        digest: ``repository@sha256:…``, where the log has it.
         pulled: whether the runner pulled it for this job.
         time_ns: the line's own time, UTC nanoseconds, where it bears one.
         pull_seconds: how long the pull took, where the lines bear times.
@@ -69,19 +69,19 @@ class JobLog:
     """
 
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
-        told = state or {}
-        self._build: str | None = told.get("build")
-        self._service_next = bool(told.get("service_next"))
+        saved = state or {}
+        self._build: str | None = saved.get("build")
+        self._service_next = bool(saved.get("service_next"))
         # When the pull of each reference began, None where the line bears no time.
-        self._pulling: dict[str, int | None] = dict(mapping(told.get("pulling")))
+        self._pulling: dict[str, int | None] = dict(mapping(saved.get("pulling")))
 
     @property
     def state(self) -> dict[str, Any]:
-        """What the lines so far tell of those to come, as JSON."""
+        """What the lines so far mean for those to come, as JSON."""
         return {"build": self._build, "service_next": self._service_next, "pulling": self._pulling}
 
     def read(self, line: str) -> Sighting | None:
-        """What a line tells of an image; None if nothing."""
+        """What a line says about an image; None if nothing."""
         stamp = _TIMESTAMP.match(line)
         time_ns = parse_rfc3339_ns(stamp["time"]) if stamp else None
         text = plain(line[stamp.end() :] if stamp else line)
@@ -100,7 +100,7 @@ class JobLog:
         return None
 
     def _role(self, reference: str) -> str | None:
-        """The line itself does not tell it, the ones before do."""
+        """The line itself does not say it, the ones before do."""
         if self._service_next:
             self._service_next = False
             return "service"
@@ -141,12 +141,12 @@ class SightingsReader:
         if seen is None:
             return
         key = (seen.role, seen.reference, seen.image)
-        # A later line may tell that the image had to be pulled (again).
+        # A later line may say that the image had to be pulled (again).
         if key not in self._found or (seen.pulled and not self._found[key].pulled):
             self._found[key] = seen
 
     def sightings(self) -> list[Sighting]:
-        """What was told; what is only intended is left out where it is told which image it was."""
+        """What was found; what is only intended is left out where it is known which image it was."""
         resolved = {(role, reference) for role, reference, image in self._found if image is not None}
         return [
             seen
@@ -156,7 +156,7 @@ class SightingsReader:
 
 
 def sightings(trace: str) -> list[Sighting]:
-    """What a whole trace tells."""
+    """What a whole trace says about images."""
     reader = SightingsReader()
     for line in trace.split("\n"):
         reader.read(line)

@@ -17,7 +17,7 @@ from collector.model.untrusted import MOST_SECONDS, amount, clean, cut, mapping,
 SOURCE = "runner log"
 _MOST_JOBS = 1000
 _STARTS = "Starting multi-runner from "
-# What a line has beyond so many characters tells nothing of jobs.
+# What a line has beyond so many characters says nothing about jobs.
 MOST_LINE = 65536
 # rsyslog writes ESC so.
 _SYSLOG_ESCAPE = "#033["
@@ -163,27 +163,27 @@ def _said_once(found: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 
 class RunnerLog:
-    """Reads the log of one runner process, entry by entry, and tells what it says of jobs.
+    """Reads the log of one runner process, entry by entry, and returns what it says about jobs.
 
     Args:
         state: what `state` of an earlier reader gave, to go on where that ended.
     """
 
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
-        known = {job: told for job, told in (state or {}).items() if isinstance(told, dict)}
-        self._logs = {job: JobLog(told) for job, told in known.items()}
-        self._jobs = {job: Job.from_json({**mapping(told.get("job")), **_own(job)}) for job, told in known.items()}
+        known = {job: saved for job, saved in (state or {}).items() if isinstance(saved, dict)}
+        self._logs = {job: JobLog(saved) for job, saved in known.items()}
+        self._jobs = {job: Job.from_json({**mapping(saved.get("job")), **_own(job)}) for job, saved in known.items()}
 
     @property
     def state(self) -> dict[str, Any]:
         """Of the jobs under way, what was read so far, as JSON."""
-        # Jobs whose end is never told must not pile up.
+        # Jobs whose end is never reported must not pile up.
         return {
             job: {**log.state, "job": self._jobs[job].to_json()} for job, log in list(self._logs.items())[-_MOST_JOBS:]
         }
 
     def facts(self, line: Line) -> list[JobFact]:
-        """All that an entry tells of jobs: the runner's start ends those of the process before it."""
+        """All that an entry says about jobs: the runner's start ends those of the process before it."""
         if line.message.startswith(_STARTS) and "job" not in line.fields:
             # A reboot or a kill leaves no line for them. (A reload of the configuration ends no job, and has another.)
             found: list[JobFact] = [
@@ -192,8 +192,8 @@ class RunnerLog:
             self._logs.clear()
             self._jobs.clear()
             return found
-        told = self.read(line)
-        return [] if told is None else [told]
+        fact = self.read(line)
+        return [] if fact is None else [fact]
 
     def _log_of(self, job: Job) -> JobLog:
         job_id = job.job_id or ""
@@ -206,7 +206,7 @@ class RunnerLog:
         self._jobs.pop(job_id, None)
 
     def read(self, line: Line) -> JobFact | None:
-        """What an entry tells of a job; None if nothing."""
+        """What an entry says about a job; None if nothing."""
         job_id = line.fields.get("job")
         if not job_id or not _NUMBER.fullmatch(job_id):
             return None
@@ -233,7 +233,7 @@ def _own(job_id: str) -> dict[str, str]:
 
 
 def read_lines(lines: Iterable[str]) -> Iterator[tuple[Line, JobFact | None]]:
-    """All entries of a log with what each tells."""
+    """All entries of a log, each with what it says about a job."""
     log = RunnerLog()
     for raw in lines:
         line = parse_line(raw)

@@ -60,7 +60,7 @@ def sample_disk(path: str, *, canonical: bool = False) -> DiskSample:
 
     Args:
         path: a folder.
-        canonical: whether it surely leads through no link: Docker tells its data root so.
+        canonical: whether it is known to lead through no link: Docker reports its data root so.
 
     Raises:
         EngineError: the path is not on this host (an engine elsewhere), its file system can be

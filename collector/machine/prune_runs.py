@@ -44,8 +44,8 @@ class Fruitless:
         """What stood in the way, in words."""
         if self.error:
             return self.error
-        told = [f"{one.get('rule')} {format_bytes(one.get('bytes'))}" for one in self.held_back]
-        return ", ".join(told) or "nothing that could be removed"
+        parts = [f"{one.get('rule')} {format_bytes(one.get('bytes'))}" for one in self.held_back]
+        return ", ".join(parts) or "nothing that could be removed"
 
     def and_then(self, later: Fruitless) -> Fruitless:
         """Both together, with the later reasons."""
@@ -101,7 +101,7 @@ def read_runs(log_path: Path) -> PruneRuns:
             None if data.get("reached") is None else float(data["reached"]),
             Fruitless.from_json(data["row"]) if data.get("row") else None,
             {str(key): float(time) for key, time in (data.get("recorded") or {}).items()},
-            {str(key): Fruitless.from_json(told) for key, told in (data.get("waiting") or {}).items()},
+            {str(key): Fruitless.from_json(fruitless) for key, fruitless in (data.get("waiting") or {}).items()},
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return PruneRuns()
@@ -113,11 +113,11 @@ def leave_runs(log_path: Path, runs: PruneRuns) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    told = {
+    state = {
         "total": runs.total,
         "reached": runs.reached,
         "row": runs.row.to_json() if runs.row else None,
         "recorded": dict(runs.recorded),
         "waiting": {key: one.to_json() for key, one in runs.waiting.items()},
     }
-    rewrite_file(runs_path(log_path), f"{json.dumps(told):<{_LENGTH - 1}}\n".encode(), _MODE)
+    rewrite_file(runs_path(log_path), f"{json.dumps(state):<{_LENGTH - 1}}\n".encode(), _MODE)

@@ -23,14 +23,14 @@ def notify(*states: str) -> None:
         try:
             channel.sendto("\n".join(states).encode(), address)
         except OSError as error:
-            logger.warning("the service manager cannot be told %s: %s", states[0], error.strerror)
+            logger.warning("the service manager cannot be notified (%s): %s", states[0], error.strerror)
 
 
 class Watchdog:
-    """Tells the service manager of progress, for what does nothing else will be ended and started anew.
+    """Notifies the service manager of progress: it ends and restarts a service that makes none.
 
     Call `progress` where a step of work is done, never from a timer or another thread: those would go
-    on telling when the work has long come to a halt.
+    on notifying when the work has long come to a halt.
 
     Args:
         now: a clock that nobody sets, seconds.
@@ -41,17 +41,17 @@ class Watchdog:
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._told = -math.inf
+        self._notified = -math.inf
 
     def progress(self) -> None:
         """A step of work is done."""
         now = self._now()
-        if now - self._told >= self._EVERY_S:
-            self._told = now
+        if now - self._notified >= self._EVERY_S:
+            self._notified = now
             notify("WATCHDOG=1")
 
 
 def watchdog_limit() -> float:
-    """Seconds after which the service manager ends a service that tells of no progress; infinity: never."""
+    """Seconds after which the service manager ends a service that reports no progress; infinity: never."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     return int(microseconds) / 1e6 if microseconds.isdigit() else math.inf

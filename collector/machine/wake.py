@@ -47,7 +47,7 @@ def leave_levels(
     free_inodes: float,
     others: Mapping[str, tuple[float, float]] | None = None,
 ) -> bool:
-    """Tell the collector under which free space the pruner wants to be woken; whether that worked.
+    """Leave word for the collector under which free space the pruner wants to be woken; whether that worked.
 
     Args:
         log_path: the event log.
@@ -57,14 +57,14 @@ def leave_levels(
         others: both thresholds on each other disk of the engine, by a folder on it.
     """
     path = levels_path(log_path)
-    told: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "data_root": data_root,
         "free_bytes": round(free_bytes),
         "free_inodes": round(free_inodes),
     }
     if others:
-        told["others"] = {path: [round(level) for level in levels] for path, levels in others.items()}
-    text = f"{json.dumps(told):<{_LENGTH - 1}}\n".encode()
+        entry["others"] = {path: [round(level) for level in levels] for path, levels in others.items()}
+    text = f"{json.dumps(entry):<{_LENGTH - 1}}\n".encode()
     with contextlib.suppress(OSError):
         if path.read_bytes() == text:
             path.touch()  # its time says when the pruner last looked
@@ -80,10 +80,10 @@ def leave_levels(
 def read_levels(log_path: Path, data_root: str) -> tuple[int, int] | None:
     """The levels (bytes, inodes) that a pruner left for this disk; None: none that make sense."""
     try:
-        told = json.loads(levels_path(log_path).read_bytes())
-        if told["data_root"] == data_root:
-            return int(told["free_bytes"]), int(told["free_inodes"])
-        free_bytes, free_inodes = told["others"][data_root]
+        entry = json.loads(levels_path(log_path).read_bytes())
+        if entry["data_root"] == data_root:
+            return int(entry["free_bytes"]), int(entry["free_inodes"])
+        free_bytes, free_inodes = entry["others"][data_root]
         return int(free_bytes), int(free_inodes)
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None

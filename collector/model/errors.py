@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class HindsightError(Exception):
-    """A fault that is told to the user in one line; `exit_status` is what the command ends with."""
+    """A fault that is reported to the user in one line; `exit_status` is what the command ends with."""
 
     exit_status = 1
 

@@ -329,7 +329,7 @@ class Event:
         bytes: the size that the kind speaks of (see its `Traits.meaning`), bytes.
         began_ns: for a kind that ends an interval, when that began, UTC nanoseconds.
         attributes: all else, as JSON.
-        identity: what makes the event the same when the engine tells it again; together with
+        identity: what makes the event the same when the engine reports it again; together with
             `time_ns` it is stored at most once. It must not depend on anything looked up later.
     """
 

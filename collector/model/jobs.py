@@ -1,7 +1,7 @@
 """Which job a container belongs to: by the labels that CI systems give it. Pure, standard library only.
 
 A job is known by what its CI system writes on the container, never by the container's image. Where
-the labels tell no job (Jenkins labels its agents, Compose its projects), what they do tell is kept
+the labels name no job (Jenkins labels its agents, Compose its projects), what they do name is kept
 and `job_id` stays empty.
 """
 
@@ -71,7 +71,7 @@ HELPER_ROLES = frozenset({"predefined", "helper", "cache", "cache-init", "wait",
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job of a CI system, as far as known; all as the CI system writes it.
+    """A job of a CI system: the parts that are known, as the CI system writes them.
 
     Attributes:
         ci: ``gitlab``, ``github``, ``buildkite``, ``jenkins``, ``compose`` or ``kubernetes``.
@@ -100,7 +100,7 @@ class Job:
     name: str | None = None
 
     def is_same(self, other: Job) -> bool:
-        """Whether both are the same job: no two IDs, projects or servers of the same are told apart wrongly."""
+        """Whether both are the same job: neither their IDs nor their projects nor their servers differ."""
         if (self.ci, self.job_id) != (other.ci, other.job_id):
             return False
         if self.job_id is None:
@@ -135,20 +135,20 @@ _values = attrgetter(*JOB_FIELDS)
 def attribution(event: Event) -> tuple[Job, str | None] | None:
     """The job that an event speaks of, and the role in it of the event's image or container.
 
-    A side-band names the job itself (attributes ``job`` and ``role``); a container has its labels.
+    A job source names the job itself (attributes ``job`` and ``role``); a container has its labels.
     """
-    told = event.attributes.get("job")
-    if isinstance(told, Mapping):
+    named = event.attributes.get("job")
+    if isinstance(named, Mapping):
         role = event.attributes.get("role")
-        return Job.from_json(told), None if role is None else str(role)
+        return Job.from_json(named), None if role is None else str(role)
     labels = event.attributes.get("labels")
     if not isinstance(labels, Mapping):
         return None
     name = event.attributes.get("name")
     found = job_of(labels, name if isinstance(name, str) else "")
-    if found is None or not isinstance(told, str):
+    if found is None or not isinstance(named, str):
         return found
-    return found[0].merged(Job(found[0].ci, name=told)), found[1]
+    return found[0].merged(Job(found[0].ci, name=named)), found[1]
 
 
 def job_of(labels: Mapping[str, str], name: str = "") -> tuple[Job, str | None] | None:
@@ -166,7 +166,7 @@ def job_of(labels: Mapping[str, str], name: str = "") -> tuple[Job, str | None] 
 
 
 def ci_job(labels: Mapping[str, str], name: str = "") -> str | None:
-    """What to call the CI job that a container belongs to: its ID, else what is known of it; None: it is no job's.
+    """What to call the CI job that a container belongs to: its ID, else what is known of it; None: no job.
 
     Args:
         labels: the container's labels.
@@ -181,23 +181,23 @@ def ci_job(labels: Mapping[str, str], name: str = "") -> str | None:
 
 def _gitlab(labels: Mapping[str, str]) -> tuple[Job, str | None] | None:
     """GitLab Runner since 0.6; until 8 what is a job now was called a build."""
-    told = labels.get
-    job_id = told(f"{GITLAB}job.id") or told(f"{GITLAB}build.id")
+    label = labels.get
+    job_id = label(f"{GITLAB}job.id") or label(f"{GITLAB}build.id")
     if not job_id:
         return None
-    url = told(f"{GITLAB}job.url") or None
+    url = label(f"{GITLAB}job.url") or None
     return Job(
         "gitlab",
         job_id,
-        told(f"{GITLAB}project.id") or None,
+        label(f"{GITLAB}project.id") or None,
         project_of(url),
-        told(f"{GITLAB}pipeline.id") or None,
-        told(f"{GITLAB}job.ref") or told(f"{GITLAB}build.ref_name") or None,
-        told(f"{GITLAB}job.sha") or told(f"{GITLAB}build.sha") or None,
+        label(f"{GITLAB}pipeline.id") or None,
+        label(f"{GITLAB}job.ref") or label(f"{GITLAB}build.ref_name") or None,
+        label(f"{GITLAB}job.sha") or label(f"{GITLAB}build.sha") or None,
         url,
-        told(f"{GITLAB}runner.id") or None,
-        told(f"{GITLAB}runner.system_id") or None,
-    ), told(f"{GITLAB}type")
+        label(f"{GITLAB}runner.id") or None,
+        label(f"{GITLAB}runner.system_id") or None,
+    ), label(f"{GITLAB}type")
 
 
 def _buildkite(labels: Mapping[str, str]) -> tuple[Job, str | None] | None:
@@ -207,11 +207,11 @@ def _buildkite(labels: Mapping[str, str]) -> tuple[Job, str | None] | None:
     return Job(
         "buildkite",
         job_id,
-        project_id=_told(labels, _BUILDKITE + "pipeline_slug"),
-        project=_told(labels, _BUILDKITE + "pipeline_name", _BUILDKITE + "pipeline_slug"),
-        pipeline_id=_told(labels, _BUILDKITE + "build_number"),
-        runner=_told(labels, _BUILDKITE + "agent_name", _BUILDKITE + "agent_id"),
-        name=_told(labels, _BUILDKITE + "step_key"),
+        project_id=_notified(labels, _BUILDKITE + "pipeline_slug"),
+        project=_notified(labels, _BUILDKITE + "pipeline_name", _BUILDKITE + "pipeline_slug"),
+        pipeline_id=_notified(labels, _BUILDKITE + "build_number"),
+        runner=_notified(labels, _BUILDKITE + "agent_name", _BUILDKITE + "agent_id"),
+        name=_notified(labels, _BUILDKITE + "step_key"),
     ), labels.get(_COMPOSE + "service", "build")
 
 
@@ -228,13 +228,13 @@ def _kubernetes(labels: Mapping[str, str]) -> tuple[Job, str | None] | None:
         return None
     container = labels.get(_KUBERNETES + "container.name")
     role = "sandbox" if container == "POD" else container
-    job_id = _told(labels, "job.runner.gitlab.com/id", "annotation.job.runner.gitlab.com/id")
+    job_id = _notified(labels, "job.runner.gitlab.com/id", "annotation.job.runner.gitlab.com/id")
     if job_id:
-        url = _told(labels, "job.runner.gitlab.com/url", "annotation.job.runner.gitlab.com/url")
-        project = _told(labels, "project.runner.gitlab.com/id", "annotation.project.runner.gitlab.com/id")
+        url = _notified(labels, "job.runner.gitlab.com/url", "annotation.job.runner.gitlab.com/url")
+        project = _notified(labels, "project.runner.gitlab.com/id", "annotation.project.runner.gitlab.com/id")
         return Job("gitlab", job_id, project_id=project, project=project_of(url), url=url, name=pod), role
-    namespace = _told(labels, _KUBERNETES + "pod.namespace")
-    return Job("kubernetes", _told(labels, _KUBERNETES + "pod.uid"), namespace, namespace, name=pod), role
+    namespace = _notified(labels, _KUBERNETES + "pod.namespace")
+    return Job("kubernetes", _notified(labels, _KUBERNETES + "pod.uid"), namespace, namespace, name=pod), role
 
 
 def _kubernetes_by_name(name: str) -> tuple[Job, str | None] | None:
@@ -254,7 +254,7 @@ def _compose(labels: Mapping[str, str]) -> tuple[Job, str | None] | None:
 
 
 def _github(labels: Mapping[str, str], name: str) -> tuple[Job, str | None] | None:
-    """GitHub's runner tells itself (a label of six digits without a value) and no job."""
+    """GitHub's runner labels itself (six digits without a value) and names no job."""
     if _GITHUB_NAME.fullmatch(name) is None:
         return None
     runner = next((key for key, value in labels.items() if not value and _GITHUB_LABEL.fullmatch(key)), None)
@@ -287,7 +287,7 @@ def project_of(url: str | None) -> str | None:
     return re.split(r"(?:/-)?/jobs/\d+$|\.git$", path)[0] or None
 
 
-def _told(labels: Mapping[str, str], *keys: str) -> str | None:
+def _notified(labels: Mapping[str, str], *keys: str) -> str | None:
     """The first that is there and not empty."""
     return next((labels[key] for key in keys if labels.get(key)), None)
 

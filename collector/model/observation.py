@@ -72,7 +72,7 @@ class ImageObservation:
         size: bytes on disk of all its layers (and of its compressed content, where that is kept).
         layers: base first.
         origin: where the image can be had again: from an engine what its records show, from a log what
-            all that was witnessed comes to.
+            all observations together say.
     """
 
     image: str
@@ -184,7 +184,7 @@ class CreatedFrom:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What an engine tells of its images.
+    """What an engine reports about its images.
 
     Attributes:
         layer_sizes: the bytes of each layer.
@@ -226,7 +226,7 @@ def pair_layers(diff_ids: Sequence[str], sizes: Sequence[int] | None, total: int
             containerd store keeps them compressed beside the unpacked ones): each gets its share.
     """
     known = list(sizes or [])[: len(diff_ids)]
-    # An empty layer leaves no size; which one it is cannot be told, and at the top it does no harm.
+    # An empty layer leaves no size; which one it is cannot be known, and at the top it does no harm.
     padded = known + [0] * (len(diff_ids) - len(known))
     if diff_ids and sum(padded) == 0:
         padded[-1] = total

@@ -11,7 +11,7 @@ class Origin(StrEnum):
     REGISTRY = "registry"
     LOCAL = "local"
     UNKNOWN = "unknown"
-    # Not made by this engine: pulled, or loaded from an archive. Only the events tell which; never stored.
+    # Not made by this engine: pulled, or loaded from an archive. Only events show which; never stored.
     PACKED = "packed"
 
 
@@ -22,14 +22,14 @@ MEANING: dict[Origin, str] = {
 }
 
 
-def agreed(logged: Origin | None, told: Origin) -> Origin:
+def agreed(logged: Origin | None, reported: Origin) -> Origin:
     """What log and engine say together.
 
     Args:
-        logged: what the log concludes from all that was witnessed; None: nothing.
-        told: what the engine's records show now.
+        logged: what the log concludes from all observations; None: nothing.
+        reported: what the engine's records show now.
     """
-    known = {logged, told}
+    known = {logged, reported}
     if Origin.REGISTRY in known:
         return Origin.REGISTRY
     if Origin.LOCAL in known:

@@ -33,7 +33,7 @@ def write_whole(path: Path, text: str) -> None:
     """
     target = path.resolve()
     if target.exists() and not (target.is_file() and os.access(target.parent, os.W_OK)):
-        # What is no file (a pipe), or in a folder that is not ours, can only be written to as it is.
+        # What is not a file (a pipe), or in a folder that is not ours, can only be written to as it is.
         target.write_text(text, encoding="utf-8")
         return
     replace_file(target, text.encode(), _new_mode())

@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 NS = 10**9
 # More than any disk holds; sums of some thousand of these still fit into 64 bits with room to spare.
 MOST_BYTES = 2**60
-# Clocks of one host agree to the second; a time further ahead than this is no time of the past.
+# Clocks of one host agree to the second; a time further ahead than this is not in the past.
 AHEAD_S = 60
 # The range of times that the log, DuckDB and numpy can all hold in nanoseconds ends in 2262.
 LAST_NS = 2**63 - 2
@@ -67,17 +67,17 @@ def mapping(value: object) -> dict[str, Any]:
 
 
 def objects(value: object) -> list[dict[str, Any]]:
-    """The objects of a JSON array; none if it is no array."""
+    """The objects of a JSON array; none if it is not an array."""
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
 def texts(value: object) -> list[str]:
-    """The strings of a JSON array; none if it is no array."""
+    """The strings of a JSON array; none if it is not an array."""
     return [clean(entry) for entry in value if isinstance(entry, str)] if isinstance(value, list) else []
 
 
 def text(value: object) -> str:
-    """A string, cut where it is longer than any that is of use; empty if it is no string."""
+    """A string, cut where it is longer than any that is of use; empty if it is not a string."""
     return cut(clean(value)) if isinstance(value, str) else ""
 
 
@@ -119,7 +119,7 @@ def amount(value: object, most: float) -> float | None:
 
 
 def size(value: object) -> int:
-    """Bytes, 0 to 2^60; 0 if it is no size."""
+    """Bytes, 0 to 2^60; 0 if it is not a size."""
     return whole(value) or 0
 
 
@@ -129,7 +129,7 @@ def past_ns(value: object, now_ns: int) -> int | None:
 
 
 def time_ns(value: object) -> int | None:
-    """UTC nanoseconds after 1970 that the log can hold; None if it is no such time."""
+    """UTC nanoseconds after 1970 that the log can hold; None if it is not such a time."""
     return whole(value, 1, LAST_NS)
 
 

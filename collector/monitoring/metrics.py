@@ -1,4 +1,4 @@
-"""What Prometheus is told: served over HTTP, or left in a file for node_exporter's textfile collector.
+"""Metrics for Prometheus: served over HTTP, or left in a file for node_exporter's textfile collector.
 
 The collector publishes what it knows from its own thread; whoever scrapes sees the latest of that,
 with free space and ages as of that moment.
@@ -30,7 +30,7 @@ from collector.model.observation import Usage
 from collector.model.paths import replace_file
 from collector.monitoring.server import serve
 from collector.monitoring.tally import Tally
-from collector.queries.status import DAY_S, Witness, witness
+from collector.queries.status import DAY_S, Coverage, coverage
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ PREFIX = "docker_hindsight_"
 _EVERY_S = 5.0
 _MODE = 0o644
 _PORTS = range(1, 65536)
-# Prometheus sees a counter increase from what it was before: what may come to be counted is told as 0 until then.
+# Prometheus sees a counter increase from what it was before: what may come to be counted is given as 0 until then.
 _OUTCOMES = ("target reached", "target not reached", "interrupted", "failed")
 _ITEMS = tuple(product(("container", "image", "volume", "build_cache"), ("removed", "kept")))
 
@@ -89,7 +89,7 @@ SPECS = (
         "When a run of the pruner last ended with enough space free, also if nothing was to do.",
     ),
     Spec("engine_connected", "gauge", "Whether the engine's events are being read."),
-    Spec("last_witnessed_timestamp_seconds", "gauge", "When the collector last read the engine's events."),
+    Spec("last_observed_timestamp_seconds", "gauge", "When the collector last read the engine's events."),
     Spec("gaps_total", "counter", "Intervals that were not observed."),
     Spec("gap_seconds_total", "counter", "Time that was not observed."),
     Spec("coverage_ratio", "gauge", "Share of the last days that was observed.", ("window",)),
@@ -109,7 +109,7 @@ class Live:
         engine, store: what the engine says of itself.
         data_root: the folder that its images fill.
         connected: whether its events are being read.
-        witnessed: when they were last read; None: never.
+        observed: when they were last read; None: never.
         images: image IDs, and whether each has a name.
         in_use: image IDs that containers refer to.
         containers: how many there are.
@@ -123,7 +123,7 @@ class Live:
     store: str = ""
     data_root: str = ""
     connected: bool = False
-    witnessed: float | None = None
+    observed: float | None = None
     images: dict[str, bool] = field(default_factory=dict)
     in_use: frozenset[str] = frozenset()
     containers: int = 0
@@ -149,12 +149,12 @@ class Metrics(Source):
         self._path = path
         self._now = now
         self._tally = Tally()
-        self._witness = Witness()
+        self._coverage = Coverage()
         self._live = Live()
         self._samples: dict[str, list[Sample]] = {}
         self._file: tuple[int, int] | None = None
         self.next = 0.0
-        self._told: set[str] = set()
+        self._notified: set[str] = set()
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
 
@@ -199,7 +199,7 @@ class Metrics(Source):
                 return
             self._tally.advance(self._log)
             with self._log.reading() as connection:
-                self._witness = witness(connection, self._log.host)
+                self._coverage = coverage(connection, self._log.host)
             self._file = (found.st_mtime_ns, found.st_size)
         except (OSError, LogError) as error:
             self._tell(f"metrics are not up to date: {error}", error)
@@ -213,9 +213,9 @@ class Metrics(Source):
 
     def _tell(self, text: str, error: Exception | None = None) -> None:
         """Say once what is wrong; a log that somebody reads at the moment is not."""
-        if text not in self._told and not isinstance(error, LogBusyError):
+        if text not in self._notified and not isinstance(error, LogBusyError):
             logger.warning("%s", text)
-            self._told.add(text)
+            self._notified.add(text)
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, as of now."""
@@ -248,7 +248,7 @@ class Metrics(Source):
             yield "last_prune_reached_target", one(bool(tally.reached))
         yield "gaps_total", one(tally.gaps)
         yield "gap_seconds_total", one(tally.gap_seconds)
-        shares = {f"{days}d": self._witness.coverage(now - days * DAY_S, now) for days in (7, 30)}
+        shares = {f"{days}d": self._coverage.coverage(now - days * DAY_S, now) for days in (7, 30)}
         yield "coverage_ratio", [((window,), share) for window, share in shares.items() if share is not None]
 
     def _of_collector(self) -> Iterator[tuple[str, list[Sample]]]:
@@ -263,8 +263,8 @@ class Metrics(Source):
         yield "images", [((state,), count) for state, count in states.items()]
         yield "containers", one(live.containers)
         yield "engine_connected", one(live.connected)
-        if live.witnessed is not None:
-            yield "last_witnessed_timestamp_seconds", one(live.witnessed)
+        if live.observed is not None:
+            yield "last_observed_timestamp_seconds", one(live.observed)
         yield "pending_events", one(live.pending)
         yield "spooled_events", one(live.spooled)
 

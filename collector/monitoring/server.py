@@ -50,7 +50,7 @@ class _Server(ThreadingMixIn, WSGIServer):
             self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is no news."""
+        """A client that goes away is not worth a line."""
 
 
 class _Handler(WSGIRequestHandler):
@@ -59,7 +59,7 @@ class _Handler(WSGIRequestHandler):
     timeout = _CONNECTION_S
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the library's
-        """Scrapes are no news."""
+        """Scrapes are not worth a line."""
 
 
 def serve(host: str, port: int, registry: CollectorRegistry) -> int:

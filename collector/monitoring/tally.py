@@ -21,8 +21,8 @@ class Tally:
 
     Attributes:
         events: how many of each kind.
-        last_use: the latest witnessed use of each image, by image ID.
-        gaps, gap_seconds: intervals that were not witnessed; how long they are in all.
+        last_use: the latest observed use of each image, by image ID.
+        gaps, gap_seconds: intervals that were not observed; how long they are in all.
         repulls, repulled_bytes: images pulled again after they had been removed, and the layers that
             had to come with them.
         prunes: how many ended, by outcome.

@@ -1,4 +1,4 @@
-"""Jobs with their images, times and pulls, as the log tells them."""
+"""Jobs with their images, times and pulls, from the log."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ _LAYERS = """
 SELECT image, coalesce(chain_id, diff_id), coalesce(bytes, 0) FROM image_layers WHERE host = ? ORDER BY image, position
 """
 _CHANGES = sql_list(with_effect(Effect.COMES, Effect.SEEN, Effect.GOES))
-# A host whose engine nobody watches is known by its jobs' logs only: they tell their pulls.
+# A host whose engine nobody watches is known by its jobs' logs only: they name their pulls.
 _ROWS = f"""
 WITH watched AS (SELECT count(*) > 0 AS yes FROM event WHERE host = $host AND kind = 'image_pulled'),
     happened AS (

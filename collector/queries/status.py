@@ -78,7 +78,7 @@ class ImageRow:
     own_bytes: int
     last_use: float | None
     evidence: str | None
-    witness: str | None
+    evidence_source: str | None
     uses: int
     uses_7_days: int
     containers: int
@@ -100,14 +100,14 @@ def as_json(found: Status) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Witness:
-    """Which part of a host's time was witnessed. Times are UTC seconds.
+class Coverage:
+    """Which part of a host's time was observed. Times are UTC seconds.
 
     Attributes:
-        first: when witnessing began; None: it never did.
+        first: when observation began; None: it never did.
         last: when the collector last recorded anything.
         gaps: (began, ended) in order; they may overlap.
-        known_from: since when the log knows all that happened, as far as there is no gap: what the engine remembered
+        known_from: since when the log knows all that happened, except in gaps: what the engine remembered
             from before the first start is known, too.
     """
 
@@ -123,7 +123,7 @@ class Witness:
         return max(ends if self.known_from is None else [*ends, self.known_from], default=None)
 
     def seen(self, since: float, until: float) -> float:
-        """Seconds of an interval that were witnessed."""
+        """Seconds of an interval that were observed."""
         if self.first is None or self.last is None:
             return 0.0
         began, ended = max(self.first, since), min(self.last, until)
@@ -138,28 +138,28 @@ class Witness:
         return total
 
     def coverage(self, since: float, until: float) -> float | None:
-        """The share of an interval that was witnessed, 0 to 1; None if nothing ever was."""
+        """The share of an interval that was observed, 0 to 1; None if nothing ever was."""
         return None if self.first is None else self.seen(since, until) / (until - since)
 
     def blind(self, since: float, until: float) -> float:
-        """Seconds of an interval that were not witnessed, from the beginning of witnessing on."""
+        """Seconds of an interval that were not observed, from the beginning of observation on."""
         if self.first is None:
             return until - since
         began = max(self.first, since)
         return max(0.0, until - began - self.seen(since, until))
 
 
-def witness(connection: duckdb.DuckDBPyConnection, host: str) -> Witness:
-    """Which part of a host's time was witnessed, from an open log."""
+def coverage(connection: duckdb.DuckDBPyConnection, host: str) -> Coverage:
+    """Which part of a host's time was observed, from an open log."""
     first, last = connection.execute(_WITNESSED, [host]).fetchall()[0]
     if first is None:
-        return Witness()
+        return Coverage()
     remembered = connection.execute(_REMEMBERED, [host, first]).fetchall()[0][0]
     gaps = tuple(connection.execute(_GAPS, [host]).fetchall())
-    return Witness(first / _NS, (last or first) / _NS, gaps, (remembered or first) / _NS)
+    return Coverage(first / _NS, (last or first) / _NS, gaps, (remembered or first) / _NS)
 
 
-def last_witnessed_ns(log: EventLog) -> int | None:
+def last_observed_ns(log: EventLog) -> int | None:
     """When the collector last recorded anything, UTC nanoseconds. Raises LogError."""
     found = log.query(_WITNESSED, [log.host])[0][1]
     return None if found is None else int(found)
@@ -169,14 +169,14 @@ def known_host(connection: duckdb.DuckDBPyConnection, host: str) -> str:
     """The host that is meant: this one, or the only one in a log that came from elsewhere.
 
     Raises:
-        LogError: the log came from elsewhere and tells of several.
+        LogError: the log came from elsewhere and holds several.
     """
     hosts = [str(row[0]) for row in connection.execute("SELECT DISTINCT host FROM event ORDER BY host").fetchall()]
     if host in hosts or not hosts:
         return host
     if len(hosts) > 1:
         raise LogError(
-            f"the event log tells of the hosts {', '.join(hosts)}, not of this one ({host}): copy theirs apart"
+            f"the event log holds the hosts {', '.join(hosts)}, not this one ({host}): copy theirs to a file of its own"
         )
     return hosts[0]
 
@@ -202,7 +202,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
             " FROM event WHERE host = ?",
             [host],
         ).fetchall()[0]
-        seen = witness(connection, host)
+        seen = coverage(connection, host)
         last_mark = _last_mark(connection, host)
         disk = connection.execute(
             "SELECT image_bytes, free_bytes, total_bytes, path, container_bytes, volume_bytes, build_cache_bytes"
@@ -266,7 +266,7 @@ def require_collector(log: EventLog, now: float | None = None) -> None:
 
 
 def unwatched_text(seconds: float) -> str:
-    """What to tell the user of so many seconds without a collector."""
+    """What to say to the user about so many seconds without a collector."""
     return f"no collector has been running for {format_duration(seconds)}: start `collector run` here"
 
 
@@ -296,8 +296,8 @@ def _holds(free: int | None, total: int | None, known: dict[str, int | None]) ->
     """What fills a disk, by kind; empty where there is no sample."""
     if free is None or total is None:
         return {}
-    told = {name: size for name, size in known.items() if size is not None}
-    return {**told, "unaccounted": max(0, total - free - sum(told.values()))}
+    parts = {name: size for name, size in known.items() if size is not None}
+    return {**parts, "unaccounted": max(0, total - free - sum(parts.values()))}
 
 
 # The newest week, an hour at a time, so that the answer stays small.
@@ -357,7 +357,8 @@ WITH held AS (SELECT image FROM present_images WHERE host = $1),
     )
 SELECT image_id, {sql_names("o.attributes -> '$.references'")}, {sql_names("o.attributes -> '$.digests'")},
     coalesce(TRY_CAST(o.attributes ->> '$.size' AS BIGINT), 0), coalesce(TRY_CAST(own_bytes AS BIGINT), 0),
-    epoch_ns(last_use) / 1e9, evidence, witness, coalesce(uses, 0), coalesce(uses_7_days, 0), coalesce(containers, 0),
+    epoch_ns(last_use) / 1e9, evidence, evidence_source, coalesce(uses, 0), coalesce(uses_7_days, 0),
+    coalesce(containers, 0),
     o.origin
 FROM held JOIN image_observations AS o USING (image) JOIN image USING (image)
     LEFT JOIN own USING (image) LEFT JOIN recent USING (image) LEFT JOIN living USING (image)

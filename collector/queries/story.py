@@ -15,7 +15,7 @@ from collector.model.references import meant, similar
 from collector.model.units import format_bytes, format_duration
 from collector.queries.pulls import Pull, PullKind, read_pulls
 
-# The engine tells of a deletion and the pruner of its own within this time.
+# The engine reports a deletion, and the pruner its own, within this time.
 _SAME_NS = 120 * 10**9
 _SHOWN = 3
 
@@ -91,14 +91,14 @@ def stories(log: EventLog, text: str) -> list[Story]:
         pulls = read_pulls(connection, log.host)
         owners = dict(connection.execute(_OWNERS, host).fetchall())
         origins = {image: Origin(origin) for image, origin in connection.execute(_ORIGINS, host).fetchall()}
-        told = []
+        stories = []
         for image in chosen:
             rows = connection.execute(_EVENTS, {**host, "image": image}).fetchall()
             own = {pull.time_ns: pull for pull in pulls if pull.image == image}
-            episodes = _TimelineBuilder(own, owners).tell(rows)
+            episodes = _TimelineBuilder(own, owners).build(rows)
             origin = origins.get(image, Origin.UNKNOWN)
-            told.append(Story(ids[image], called[ids[image]], image not in held, episodes, origin))
-    return told
+            stories.append(Story(ids[image], called[ids[image]], image not in held, episodes, origin))
+    return stories
 
 
 @dataclass(slots=True)
@@ -129,7 +129,7 @@ class _TimelineBuilder:
         self._uses: _Folding | None = None
         self._here = False
 
-    def tell(self, rows: Sequence[Sequence[Any]]) -> list[Episode]:
+    def build(self, rows: Sequence[Sequence[Any]]) -> list[Episode]:
         """The episodes of (time, until, kind, reference, bytes, job, project, why, trigger, inferred)."""
         ours = [row for row in rows if row[2] == "item_removed"]
         for row in rows:
@@ -165,7 +165,7 @@ class _TimelineBuilder:
         self._found.append(Episode(time_ns / 1e9, time_ns / 1e9, what, detail, size))
 
     def _recently_came(self, time_ns: int) -> bool:
-        """Whether it has just been told how the image came."""
+        """Whether the last episode already says how the image arrived."""
         last = next(
             (
                 episode
@@ -242,7 +242,7 @@ def _in_words(uses: _Folding) -> str:
 
 
 def size_of(episode: Episode) -> str:
-    """Bytes for people; nothing where none are told."""
+    """Bytes for people; nothing where they are not known."""
     return "" if episode.bytes is None else format_bytes(episode.bytes)
 
 

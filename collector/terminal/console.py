@@ -73,7 +73,7 @@ def duration(option: str, text: str, least: float = 1.0) -> float:
     """Seconds of an option.
 
     Raises:
-        UsageError: it is no duration, or less than `least` seconds.
+        UsageError: it is not a duration, or less than `least` seconds.
     """
     try:
         seconds = parse_duration(text)

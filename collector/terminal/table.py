@@ -27,7 +27,7 @@ _NAME_ENOUGH = 36  # wider than this a name is not made at the cost of other col
 _FOLD_LEAST = 7
 _NARROW = 60  # on a narrower terminal what does not fit beside goes under
 _TAIL_SHARE = 0.7
-_HEAD_SHARE = 0.6  # of a reference: its repository tells more than its tag
+_HEAD_SHARE = 0.6  # of a reference: its repository says more than its tag
 # Where names would look alike: how many folders to keep, and how much of a name's beginning.
 _OTHER_CUTS = ((1, 0.6), (0, 0.4), (1, 0.5), (0, 0.25), (0, 0.8), (2, 0.6))
 
@@ -107,7 +107,7 @@ class Table:
                     yield Text.assemble(_BETWEEN, (part.plain.rstrip(), "dim"))
 
     def left_out(self, console: Console) -> list[str]:
-        """The columns for which there is no room."""
+        """The columns that do not fit."""
         shown, under = self._chosen(self._natural, console.width)
         return [name for i, name in enumerate(self.columns) if i not in {*shown, *under}]
 
@@ -246,7 +246,7 @@ def shorten(name: str, width: int) -> str:
 
 
 def shorten_all(names: Iterable[str], width: int) -> dict[str, str]:
-    """Each name with one that fits; those that would look alike are cut elsewhere, where that tells them apart."""
+    """Each name with one that fits; those that would look alike are cut elsewhere, where that distinguishes them."""
     short = {name: shorten(name, width) for name in names}
     for folders, head_share in _OTHER_CUTS:
         seen = Counter(short.values())

@@ -87,7 +87,7 @@ class Installation:
         host: the engine's address; empty: the usual socket.
         visible: folders that must be seen although home folders and /tmp are hidden.
         owner: the user whose own (rootless) engine it is, and whom the services run as; None: the system's.
-        data_root: where the engine keeps its data, as told; None: at its usual place.
+        data_root: where the engine keeps its data, if stated; None: at its usual place.
     """
 
     root: Path
@@ -107,7 +107,7 @@ class Installation:
 
     @property
     def suffix(self) -> str:
-        """What tells this instance's units and files from others'."""
+        """What distinguishes this instance's units and files from others'."""
         return f"-{self.instance}" if self.instance else ""
 
     @property
@@ -122,7 +122,7 @@ class Installation:
 
     @property
     def engine_folders(self) -> tuple[Path, ...]:
-        """Where the engine's bytes may lie: as told at the installation, else the usual places."""
+        """Where the engine's bytes may lie: as stated at the installation, else the usual places."""
         if self.owner is not None:
             return ()
         return (self.data_root,) if self.data_root else () if self.instance else _USUAL_FOLDERS
@@ -231,13 +231,13 @@ class Installation:
         """Root reads the number of job slots at each start: the file bears tokens, and the service may not read it."""
         if self.user == "root":
             return ""
-        told = f"/run/{self.state}.slots"
+        slots_file = f"/run/{self.state}.slots"
         # As systemd takes it: dollar signs and backslashes doubled.
         script = (
-            f'umask 022; rm -f {told}; [ -r "$$RUNNER_CONFIG" ] || exit 0; '
+            f'umask 022; rm -f {slots_file}; [ -r "$$RUNNER_CONFIG" ] || exit 0; '
             'slots=$$(sed -En -e "/^[[:space:]]*[[]/q" '
             '-e "s/^[[:space:]]*concurrent[[:space:]]*=[[:space:]]*([0-9]+).*/\\\\1/p" "$$RUNNER_CONFIG"); '
-            f'echo "{SLOTS_VARIABLE}=$${{slots:-1}}:$$RUNNER_CONFIG" >{told}'
+            f'echo "{SLOTS_VARIABLE}=$${{slots:-1}}:$$RUNNER_CONFIG" >{slots_file}'
         )
         return "\n".join(
             [
@@ -245,7 +245,7 @@ class Installation:
                 "# and nothing else. Another place of it is set as RUNNER_CONFIG, where the policy names it, too.",
                 "Environment=RUNNER_CONFIG=/etc/gitlab-runner/config.toml",
                 f"ExecStartPre=-+/bin/sh -c '{script}'",
-                f"EnvironmentFile=-{told}",
+                f"EnvironmentFile=-{slots_file}",
             ]
         )
 
@@ -281,7 +281,7 @@ def installation(
     data_root: Path | None = None,
     user_engine: str | None = None,
 ) -> Installation:
-    """What to install, completed by what this Python and that root file system tell.
+    """What to install, completed from this Python and that root file system.
 
     Raises:
         UsageError: a name that cannot be one, a user who is not there, or no folder with our commands.

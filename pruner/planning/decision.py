@@ -96,7 +96,7 @@ def evict(  # noqa: C901, PLR0912 - one loop, mirrored by the compiled replay; i
     An image that was taken but whose layers are, in the end, all held by images that stay would
     free nothing: it is given back. That is judged when a stage ends and not on the way, because
     two old images with the same layers free them only together. In an emergency those given back
-    are taken once more, and judged anew: the protected images that go may be what held their layers.
+    are taken once more, and judged again: the protected images that go may be what held their layers.
 
     Args:
         order: the images present, first to go first; shape (k,).

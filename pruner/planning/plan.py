@@ -210,7 +210,7 @@ def plan(policy: Policy, inventory: Inventory, job_slots: int | None = None, *, 
     Args:
         policy: what may be removed, when, and in which order.
         inventory: what there is, and the disk as it is.
-        job_slots: free job slots of the runner, for amounts per job; None: as the inventory tells.
+        job_slots: free job slots of the runner, for amounts per job; None: as in the inventory.
         levels: levels of free space instead of the policy's (one manual clean-up).
 
     Raises:
@@ -353,7 +353,7 @@ class _Images:
             return order
         # What goes as an image without a name, now or soon, is no later one that stays.
         staying = [i for i in sorted(order) if self._images[i].local and self._is_named(i)]
-        seen = inventory.witnessed
+        seen = inventory.coverage
         quiet = idle_since(inventory.now, policy.local_idle, seen.first, by_end(seen.gaps))
         last_use = [image.last_use for image in self._images]
         repositories = [{repository(name) for name in image.names} for image in self._images]
@@ -525,7 +525,7 @@ def _local_rule(policy: Policy) -> str:
 class _Layers:
     """The layers of all images as the decision function takes them: numbered, each once.
 
-    Inodes are not told by any engine: a layer's share of those in use is taken to be as large as
+    No engine reports inodes: a layer's share of those in use is taken to be as large as
     its share of the bytes in use.
     """
 

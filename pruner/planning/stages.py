@@ -107,7 +107,7 @@ class Item:
 class Shortage:
     """What is still missing to the target while a plan is made: bytes and inodes.
 
-    No engine tells inodes: an item's share of those in use is taken to be as large as its share of
+    No engine reports inodes: an item's share of those in use is taken to be as large as its share of
     the bytes in use.
 
     Attributes:

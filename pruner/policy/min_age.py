@@ -29,7 +29,7 @@ MEMORY_HOURS = 30 * 24
 """How far the record reaches back."""
 ENOUGH_PULLS = 50
 ENOUGH_JOBS = 20
-"""So many pulls that a container followed, or containers of GitLab jobs, tell something."""
+"""So many pulls that a container followed, or containers of GitLab jobs, are enough evidence."""
 QUANTILE = 0.99
 MARGIN = 2.0
 """The share of pulls to cover, and what their time is multiplied by."""

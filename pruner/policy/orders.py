@@ -20,15 +20,15 @@ DAY = 86400.0
 class Facts(Protocol):
     """What an order may look at: numbers for one image, or arrays of shape (n,) for all.
 
-    All of it is the past of this host as witnessed up to `now`. Times are UTC seconds live and
+    All of it is the past of this host as observed up to `now`. Times are UTC seconds live and
     seconds after the trace's origin in simulation: an order may use differences only.
 
     Attributes:
         now: the time of the decision.
-        last_use: latest witnessed use.
-        pulled: when it was last pulled (when first seen, if no pull was witnessed).
+        last_use: latest observed use.
+        pulled: when it was last pulled (when first seen, if no pull was observed).
         created: its build time (1970 if unknown).
-        first_seen: when it was first witnessed.
+        first_seen: when it was first observed.
         uses: how many containers and jobs used it.
         returns: how often it was used again after an idle time of more than `pruner.state.learning.SESSION` seconds.
         gap: moving average of those idle times, seconds; 0 without any.
@@ -145,7 +145,7 @@ def forecast(facts: Facts) -> Any:
     return facts.forecast
 
 
-_FOREVER = 2.0**36  # seconds: more than any log spans, and floats still tell microseconds apart
+_FOREVER = 2.0**36  # seconds: more than any log spans, and floats still resolve microseconds
 
 ORDERS: dict[str, Order] = {
     "lru": lru,

@@ -1,6 +1,6 @@
 """Reads the settings of other clean-up tools, and says in our terms what they mean.
 
-Every setting either becomes a key of the policy, or is told with the reason why it has no counterpart.
+Every setting either becomes a key of the policy, or is reported with the reason why it has no counterpart.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def import_docker_gc(sources: Sequence[Path]) -> Import:
 
     Args:
         sources: files with its environment (``/etc/default/docker-gc``, a cron line, a script) and its
-            exclude files, told apart by what they hold. Exclude files that the environment names are
+            exclude files, recognised by their content. Exclude files that the environment names are
             read, too.
 
     Raises:
@@ -295,7 +295,7 @@ def import_docuum(sources: Sequence[str], disk_bytes: int | None = None) -> Impo
     if "min-age" in options:
         made.values["min_age"] = f"{_long_duration(options['min-age'][-1]):g}s"
     else:
-        made.notes.append("docuum has no least age unless told; here images used within min_age (1h) stay")
+        made.notes.append("docuum has no minimum age unless set; here images used within min_age (1h) are kept")
     if "deletion-chunk-size" in options:
         made.notes.append("--deletion-chunk-size: not carried over; free space is measured after each removal")
     made.notes.append("docuum removes by force and forgets pulls that it did not see; here neither happens")
@@ -375,7 +375,7 @@ def _docuum_threshold(made: Import, text: str, disk_bytes: int | None) -> None:
         )
         return
     if limit >= disk_bytes:
-        raise UsageError(f"--threshold '{text}' is no less than the disk's {format_bytes(disk_bytes)}")
+        raise UsageError(f"--threshold '{text}' is not less than the disk's {format_bytes(disk_bytes)}")
     made.values["threshold"] = f"{disk_bytes - limit}B"
     made.notes.append(
         f"--threshold '{text}' limits what images take; on a disk of {format_bytes(disk_bytes)} that leaves "

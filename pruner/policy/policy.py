@@ -32,7 +32,7 @@ class Space:
     Attributes:
         amount: bytes (or inodes), or per cent when `unit` is ``%``.
         unit: ``B`` absolute, ``%`` of the file system, ``B/job`` per job slot, ``never``, or ``auto``:
-            as the host's past tells (`pruner.policy.headroom`), a tenth of the disk until it tells enough.
+            derived from the host's past (`pruner.policy.headroom`), a tenth of the disk until that is enough.
         text: as the operator wrote it.
     """
 
@@ -196,7 +196,7 @@ class Policy:
         inode_threshold: free inodes under which pruning starts (and at which it stops).
         allowlist: globs on ``repository:tag`` (or on the repository), or ``re:`` regular expressions, in any spelling.
         allowlist_idle: seconds unused after which an allowlisted image loses its protection.
-        min_age: seconds; no image used or pulled more recently goes. None: as the host's past tells
+        min_age: seconds; no image used or pulled more recently goes. None: derived from the host's past
             (`pruner.policy.min_age`).
         order: which images go first, a name in `pruner.policy.orders.ORDERS`.
         interval: seconds between ticks of the timer.
@@ -206,10 +206,10 @@ class Policy:
         local_images: what becomes of images that no registry can give back: ``superseded`` (see
             `pruner.policy.local_images`), ``keep`` or ``evict``.
         local_idle: seconds unused after which one that is superseded may go.
-        job_slots: jobs that the host's runners run at once, for amounts per job; None: `runner_config` tells.
+        job_slots: jobs that the host's runners run at once, for amounts per job; None: read from `runner_config`.
         runner_config: GitLab Runner's configuration, whose `concurrent` is the number of slots.
         containers, dangling, volumes, build_cache: what else may go, before images in use.
-        min_age_evidence: what the host's past told of it, in words; empty: it was given.
+        min_age_evidence: how it follows from the host's past, in words; empty: it was given.
     """
 
     threshold: Space = field(default_factory=lambda: Space.parse(AUTO))
@@ -246,7 +246,7 @@ class Policy:
         Args:
             total: bytes of the file system.
             total_inodes: its inodes; 0 where it makes them as needed.
-            job_slots: free job slots of the runner; None: all of them, as far as the policy tells.
+            job_slots: free job slots of the runner; None: all of them, if the policy has the number.
 
         Raises:
             ValueError: the target is under the threshold, or the emergency level over it, there.
@@ -269,12 +269,12 @@ class Policy:
 
     @property
     def age(self) -> float:
-        """The minimum age, seconds; as long as can be where nobody has looked yet what the host's past tells."""
+        """The minimum age, seconds; the longest possible where it has not been derived from the host's past yet."""
         return AUTO_DEFAULT_AGE if self.min_age is None else self.min_age
 
     @property
     def age_text(self) -> str:
-        """The minimum age as one says it, with ``auto`` where the host's past tells it."""
+        """The minimum age in words, with ``auto`` where it follows from the host's past."""
         if self.min_age is None:
             return AUTO
         return format_duration(self.min_age) + (f" ({AUTO})" if self.min_age_evidence else "")
@@ -296,7 +296,7 @@ class Policy:
         return None
 
     def __str__(self) -> str:
-        parts = [f"{self.order} under {_said(self.threshold)} free"]
+        parts = [f"prune below {_said(self.threshold)} free ({self.order} order)"]
         if self.per_job and self.job_slots is not None:
             parts.append(format_count(self.job_slots, "job slot"))
         if self.target is not None and self.target != self.threshold:

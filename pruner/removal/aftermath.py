@@ -1,4 +1,4 @@
-"""What became of a prune that was interrupted, and how each item of a prune is told to the log."""
+"""The outcome of an interrupted prune, and how each item of a prune is recorded in the log."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class UnreportedItem:
         name: what people call it.
         reason: why it was to go.
         frees: bytes that its removal was to free.
-        bytes: what it held, where the plan tells.
+        bytes: what it held, if the plan says.
         references: an image's tags when it was planned.
         deleted: whether the collector observed the image's removal since.
         planned_ns: when that was, UTC nanoseconds.
@@ -72,13 +72,13 @@ def image_deletions(events: Iterable[dict[str, Any]]) -> dict[str, int]:
 
 
 def read_unfinished(log: EventLog, prune: str) -> list[UnreportedItem]:
-    """What a prune had planned to remove and not told the end of. Raises LogError."""
+    """What a prune had planned to remove without recording the outcome. Raises LogError."""
     plans = log.query(
         "SELECT CAST(attributes -> '$.plan' AS VARCHAR), epoch_ns(time) FROM event"
         " WHERE kind = 'prune_started' AND attributes ->> '$.prune' = ?",
         [prune],
     )
-    told = set(
+    known = set(
         log.query(
             "SELECT coalesce(attributes ->> '$.item', 'image'), coalesce(image_id, container, reference) FROM event"
             " LEFT JOIN image USING (image)"
@@ -86,7 +86,7 @@ def read_unfinished(log: EventLog, prune: str) -> list[UnreportedItem]:
             [prune],
         )
     )
-    untold = []
+    unreported = []
     for made, began_ns in plans:
         deleted = {
             image
@@ -97,8 +97,8 @@ def read_unfinished(log: EventLog, prune: str) -> list[UnreportedItem]:
             )
         }
         entries = _planned(json.loads(made), deleted, int(began_ns))
-        untold += [entry for entry in entries if (entry.kind.value, entry.key) not in told]
-    return untold
+        unreported += [entry for entry in entries if (entry.kind.value, entry.key) not in known]
+    return unreported
 
 
 def _planned(plan: dict[str, Any], deleted: set[str], planned_ns: int) -> Iterator[UnreportedItem]:
@@ -119,7 +119,7 @@ def _planned(plan: dict[str, Any], deleted: set[str], planned_ns: int) -> Iterat
 
 
 def aftermath(prune: str, entry: UnreportedItem, present: Present) -> Event:
-    """What became of an item, as far as the engine and the log can tell now."""
+    """What became of an item, as far as the engine and the log show now."""
     gone = {
         ItemKind.IMAGE: entry.deleted
         or entry.key not in present.images

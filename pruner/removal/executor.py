@@ -217,7 +217,7 @@ class Executor:
     def finish_interrupted(self, prunes: tuple[str, ...]) -> None:
         """Say in the log what became of prunes that were interrupted. Raises LogError.
 
-        Nothing depends on it, so an engine that does not answer is no reason not to prune.
+        Nothing depends on it: an engine that does not answer does not stop the prune.
         """
         if not prunes:
             return
@@ -398,7 +398,7 @@ class Executor:
             # A container that was created since the listing may be a job's first.
             if used is not None or not lookout.has_new_containers(container.container for container in listed):
                 return used
-        return "containers are created faster than can be told whose they are"
+        return "containers are created faster than their images can be looked up"
 
     def _used(self, image: Image, made: Plan, lookout: Lookout) -> str | None:
         """What shows a use: from the survey on, whatever uses the image makes it young again."""
@@ -456,7 +456,7 @@ class Executor:
             if current_names(self._engine, row.image) is not None:
                 self._engine.remove_image(row.image)
         elif _SEVERAL_TAGS in refused.explanation:
-            # Podman counts a digest that was pulled as a tag; one that is left alone is no hindrance.
+            # Podman counts a digest that was pulled as a tag; one that is left alone does not hinder.
             for reference in row.references:
                 self._engine.remove_image(reference)
             if current_names(self._engine, row.image) is not None:
@@ -508,7 +508,7 @@ class Executor:
         return {name: value for name, value in found.items() if value}
 
     def _concurrent_uses(self, removal: Removal, made: Plan, lookout: Lookout) -> list[dict[str, Any]]:
-        """The uses of an image that the engine told of only when it was too late."""
+        """The uses of an image that the engine reported only when it was too late."""
         if not isinstance(removal.of, Verdict):
             return []
         time.sleep(self._engine.lag)
@@ -576,7 +576,7 @@ class Executor:
         return None
 
     def _prepare(self, target: float = 0.0) -> None:
-        """Have space for what is to be told, and for the engine's own needs, also when the disk is full.
+        """Have space for what is to be recorded, and for the engine's own needs, even when the disk is full.
 
         Args:
             target: free bytes that the reserve on the engine's disk must leave.
@@ -593,7 +593,7 @@ class Executor:
         except LogError as error:
             if not self._disk_is_full():
                 raise
-            logger.warning("%s: what is removed first is told in the log as soon as there is space", error)
+            logger.warning("%s: the first removals are recorded in the log as soon as there is space", error)
 
     def _disk_is_full(self) -> bool:
         found = os.statvfs(self._log.path.parent)

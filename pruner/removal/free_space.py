@@ -1,4 +1,4 @@
-"""Whether there is enough free space, told within a fraction of a second: for a runner's hook before each job.
+"""Whether there is enough free space, answered within a fraction of a second: for a runner's hook before each job.
 
 The engine is asked for one thing only, where its data is, and without a client library: loading one
 takes longer than all the rest.
@@ -22,7 +22,7 @@ _QUESTION = b"GET /info HTTP/1.0\r\nHost: localhost\r\n\r\n"
 
 
 def free_space(host: str | None) -> tuple[DiskSample, ...]:
-    """The disks of an engine's data, that of its images first; none where they cannot be told this way.
+    """The disks of an engine's data, that of its images first; none where they cannot be found this way.
 
     Args:
         host: as `collector.engine.client.DockerEngine` takes it.

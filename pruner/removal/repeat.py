@@ -25,7 +25,7 @@ _OPTION = "--every"
 
 
 def repeat(log_path: Path, every: float, argv: Sequence[str]) -> None:
-    """Prune at once and then every so many seconds, until the process is told to end; a prune under way ends first.
+    """Prune at once and then every so many seconds, until the process is asked to end; a prune under way ends first.
 
     Args:
         log_path: the event log.

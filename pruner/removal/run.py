@@ -184,7 +184,7 @@ def levels_for(policy: Policy, disk: DiskSample, slots: int | None, request: Man
 def run(
     engine: RemovingEngine, log: EventLog, policy: Policy, trigger: str, request: ManualRequest | None = None
 ) -> Outcome:
-    """Bring free space back, if it is short; first tell the end of prunes that were interrupted.
+    """Bring free space back, if it is short; first record the outcome of prunes that were interrupted.
 
     Raises:
         EngineError, LogError: engine or log cannot be used.
@@ -251,7 +251,7 @@ def together(outcomes: Sequence[Outcome]) -> Outcome:
 def trigger_of(log_path: Path, environment: Mapping[str, str]) -> str:
     """What started this run: ``early`` (the collector), ``timer``, ``service`` or ``manual``.
 
-    systemd 252 goes on naming a unit's first trigger, so the collector's own mark tells the two apart.
+    systemd 252 goes on naming a unit's first trigger, so the collector's own mark distinguishes the two.
     """
     if environment.get("SYSTEMD_EXEC_PID") != str(os.getpid()):
         return "manual"

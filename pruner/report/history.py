@@ -36,12 +36,12 @@ class Past:
         reason: why it went, as the policy's decision has it.
         detail: the reason in words, with its figures.
         predicted: bytes that the plan expected to free.
-        freed: bytes that the file system won; None: nobody measured (told after an interruption).
+        freed: bytes that the file system won; None: not measured (recorded after an interruption).
         returned_at: when it was pulled, loaded, imported or built again; None: it was not.
         returned_by: which of these it was.
         returned_bytes: layers that came back with it, bytes: those that the removal had freed; else 0.
         later_uses: containers and jobs that used it afterwards, until it was removed once more.
-        concurrent_uses: uses of an image in the very moment of its removal, which the engine told too late.
+        concurrent_uses: uses of an image in the very moment of its removal, which the engine reported too late.
     """
 
     time: float
@@ -112,13 +112,13 @@ def fruitless(log: EventLog, since: float | None = None) -> list[Fruitless]:
     """
     ends: list[tuple[float, Fruitless | None]] = []
     for moment, removed, error, text in log.query(_ENDS):
-        told = read_object(text) or {}
-        if error and not told.get("held_back"):
-            told["error"] = error
-        if not removed and told.get("outcome") != "target reached":
+        stated = read_object(text) or {}
+        if error and not stated.get("held_back"):
+            stated["error"] = error
+        if not removed and stated.get("outcome") != "target reached":
             with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
-                ends.append((moment, Fruitless.from_json({"since": moment, "until": moment, "runs": 1, **told})))
-            if not told.get("over"):
+                ends.append((moment, Fruitless.from_json({"since": moment, "until": moment, "runs": 1, **stated})))
+            if not stated.get("over"):
                 continue
         ends.append((moment, None))
     ends += [(one.until, one) for one in read_runs(log.path).waiting.values()]

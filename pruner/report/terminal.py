@@ -214,7 +214,7 @@ def print_story(made: Plan, image: str) -> None:
 
 
 def _min_age(policy: Policy) -> str:
-    """The minimum age, and what tells it if the host's past does."""
+    """The minimum age, and the evidence for it if it follows from the host's past."""
     return ": ".join(filter(None, (policy.age_text, policy.min_age_evidence)))
 
 

@@ -154,7 +154,7 @@ class RawUse:
 
 
 def raw_use(raw: Mapping[str, Any]) -> RawUse | None:
-    """The use that an event of the engine tells of; None if it tells of none."""
+    """The use that an event of the engine reports; None if it reports none."""
     actor = mapping(raw.get("Actor"))
     attributes = mapping(actor.get("Attributes"))
     who, action = text(actor.get("ID")), text(raw.get("Action") or raw.get("status"))

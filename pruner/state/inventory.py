@@ -14,7 +14,7 @@ from collector.model.observation import ImageObservation
 from collector.model.origin import Origin
 from collector.model.times import parse_rfc3339
 from collector.model.untrusted import past_seconds
-from collector.queries.status import Witness, witness
+from collector.queries.status import Coverage, coverage
 from pruner.state.jobs_in_flight import Hold, JobMemory
 from pruner.state.learning import Habits, Learned
 from pruner.state.refusals import ItemId, Refusal
@@ -32,11 +32,11 @@ class Image:
         size: bytes of all its layers.
         layers: (chain ID, bytes), base first.
         created: build time, 0 if unknown.
-        first_seen: when it was first witnessed (or stored, or built, if nothing else is known).
-        last_use: latest use, as `evidence` tells.
+        first_seen: when it was first observed (or stored, or built, if nothing else is known).
+        last_use: latest use; `evidence` says how it is known.
         evidence: what shows the last use.
         pulled: when it was last pulled, else `first_seen`.
-        uses: witnessed uses.
+        uses: observed uses.
         origin: where it can be had again.
         containers: how many containers refer to it, in any state.
         returns: how often it was used again after an idle time (see `pruner.state.learning`).
@@ -71,7 +71,7 @@ class Image:
 
     @property
     def local(self) -> bool:
-        """Whether, as far as known, no registry can give it back."""
+        """Whether no registry is known to be able to give it back."""
         return self.origin is not Origin.REGISTRY
 
 
@@ -122,7 +122,7 @@ class Volume:
         name: its name.
         sort: ``anonymous``, ``cache`` (of GitLab Runner), ``builder`` (the state of a buildx builder) or ``named``.
         created: when it was created, as the engine says.
-        last_use: latest sign of use, as `evidence` tells.
+        last_use: latest sign of use; `evidence` says which.
         evidence: what shows it.
         bytes: what it holds.
         containers: how many containers refer to it, in any state.
@@ -169,7 +169,7 @@ class BuildCacheUsage:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What the log witnessed of one image. Times are UTC seconds."""
+    """What the log knows of one image. Times are UTC seconds."""
 
     first_seen: float
     last_use: float | None = None
@@ -187,18 +187,18 @@ class History:
         images: by image ID.
         observed: the latest observation of each image, by image ID.
         unfinished: prunes that began and have not ended, oldest first.
-        witnessed: which part of the time was witnessed.
+        coverage: which part of the time was observed.
     """
 
     images: dict[str, Past] = field(default_factory=dict)
     observed: dict[str, ImageObservation] = field(default_factory=dict)
     unfinished: tuple[str, ...] = ()
-    witnessed: Witness = field(default_factory=Witness)
+    coverage: Coverage = field(default_factory=Coverage)
 
     @property
     def blind_until(self) -> float | None:
         """End of the latest gap, the time before the log began being one; None: nothing was ever observed."""
-        return self.witnessed.blind_until
+        return self.coverage.blind_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ class Inventory:
         refusals: what could not be removed before, or in this run.
         rollbacks: why images stay that services ran before their last change, by image ID.
         disks: each file system that holds bytes of the engine, that of the images first; empty: only `disk`.
-        witnessed: which part of the time was observed.
+        coverage: which part of the time was observed.
     """
 
     images: tuple[Image, ...]
@@ -241,7 +241,7 @@ class Inventory:
     refusals: Mapping[ItemId, Refusal] = field(default_factory=dict)
     rollbacks: Mapping[str, str] = field(default_factory=dict)
     disks: tuple[DiskSample, ...] = ()
-    witnessed: Witness = field(default_factory=Witness)
+    coverage: Coverage = field(default_factory=Coverage)
 
 
 # The state of a container that the engine does not manage: nobody starts it.
@@ -256,13 +256,13 @@ def stop_times(containers: Iterable[Container]) -> dict[str, float]:
 
 
 def image_of(observation: ImageObservation, past: Past | None, containers: Sequence[Container], now: float) -> Image:
-    """Put together what the engine holds, its containers of the image, and what the log witnessed.
+    """Put together what the engine holds, its containers of the image, and what the log knows.
 
-    Without a witnessed use the image counts as used when the engine stored it, else when it was
+    Without an observed use the image counts as used when the engine stored it, else when it was
     built: poor evidence, and said to be.
     """
     seen = min(past.first_seen, now) if past else now
-    # Nobody has built it after it was seen: such a time, of which older logs still tell, is no time.
+    # Nobody has built it after it was seen: such a time, which older logs still hold, is ignored.
     created = past_seconds(parse_rfc3339(observation.created), seen) or 0.0
     stored = observation.stored
     weak = (stored, "stored or tagged, as the engine says") if stored else (created, "built; no use was observed")
@@ -317,7 +317,7 @@ def read_history(log: EventLog) -> History:
         used = {row[0]: row[1:] for row in connection.execute(_LAST_USE, host).fetchall()}
         observed = {row[0]: ImageObservation.from_row(*row) for row in connection.execute(_OBSERVED, host).fetchall()}
         names = dict(connection.execute(_NAMES, host).fetchall())
-        witnessed = witness(connection, log.host)
+        covered = coverage(connection, log.host)
         unfinished = connection.execute(
             "SELECT prune FROM prunes WHERE host = ? AND finished IS NULL ORDER BY started", host
         ).fetchall()
@@ -325,7 +325,7 @@ def read_history(log: EventLog) -> History:
     for image, seen in first.items():
         last_use, evidence, pulled, uses = used.get(image, (None, "", None, 0))
         images[image] = Past(seen, last_use, evidence, pulled, uses, tuple(names.get(image) or ()))
-    return History(images, observed, tuple(row[0] for row in unfinished), witnessed)
+    return History(images, observed, tuple(row[0] for row in unfinished), covered)
 
 
 _FIRST_SEEN = """

@@ -34,7 +34,7 @@ def read_jobs(log: EventLog, now: float, runner_config: Path | None = None) -> J
     Args:
         log: the log.
         now: UTC seconds; what a job names is of use for as long as its preparation may take.
-        runner_config: GitLab Runner's config.toml; one that cannot be read tells nothing.
+        runner_config: GitLab Runner's config.toml; one that cannot be read adds nothing.
     """
     host, since, lately = log.host, int((now - PREPARATION_S) * 1e9), int((now - _LATELY_S) * 1e9)
     with log.reading() as connection:
@@ -47,7 +47,7 @@ def read_jobs(log: EventLog, now: float, runner_config: Path | None = None) -> J
         builds = [Build(*row) for row in ask(_BUILDS, host, lately)]
         arrivals = ask(_ARRIVALS, host, sorted({build.image for build in builds}))
         begun = ask(_BEGUN, host, since)
-        told = ask(_TOLD, host, since)
+        logged = ask(_LOGGED_JOBS, host, since)
         slots = ask(_SLOTS, host, lately, SLOT.pattern)
     images: dict[str, set[str]] = defaultdict(set)
     names: dict[str, set[str]] = defaultdict(set)
@@ -75,8 +75,8 @@ def read_jobs(log: EventLog, now: float, runner_config: Path | None = None) -> J
         dict(pull_policies(builds, events)),
         RunnerPolicies(configured_policies(runner_config)),
         tuple(Flight(job, project, at, None, runner, ref, name) for job, project, at, runner, ref, name in begun),
-        frozenset(job for job, ended in told if not ended),
-        frozenset(job for job, ended in told if ended),
+        frozenset(job for job, ended in logged if not ended),
+        frozenset(job for job, ended in logged if ended),
         {slot: (time, job) for slot, job, time in slots},
     )
 
@@ -152,7 +152,7 @@ WHERE host = $1 AND ci = 'gitlab' AND job_id IS NOT NULL AND j.began >= make_tim
     AND NOT EXISTS (FROM job_containers AS c WHERE c.host = $1 AND c.job = j.job
         AND (c.role = 'build' OR c.ended IS NULL))
 """
-_TOLD = """
+_LOGGED_JOBS = """
 SELECT job_id, bool_or(kind = 'job_finished') FROM event JOIN job USING (host, job)
 WHERE host = $1 AND time >= make_timestamp_ns($2) AND kind IN ('job_started', 'job_finished')
     AND ci = 'gitlab' AND job_id IS NOT NULL

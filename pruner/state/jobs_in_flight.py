@@ -233,8 +233,8 @@ def flights(
         if latest[slot][1] != job_id and latest[slot][0] > one.newest + _SECOND_S
     }
     flying = [one.flight for one in seen.values() if one.flight.job_id not in over and _flies(one, memory, now)]
-    told = [flight for flight in memory.begun if flight.began > now - _UNSEEN_S and flight.job_id not in over]
-    return [*flying, *(flight for flight in told if flight.job_id not in seen)]
+    begun = [flight for flight in memory.begun if flight.began > now - _UNSEEN_S and flight.job_id not in over]
+    return [*flying, *(flight for flight in begun if flight.job_id not in seen)]
 
 
 def _flies(one: _Seen, memory: JobMemory, now: float) -> bool:
@@ -362,7 +362,7 @@ def pull_policies(
 
 
 def _pulls_always(build: Build, others: Iterable[Build], events: Iterable[tuple[float, str]]) -> bool | None:
-    """Whether a job pulled an image that was there; None if that cannot be told."""
+    """Whether a job pulled an image that was there; None if that cannot be known."""
     present = False
     pulls: list[float] = []
     for time, kind in events:

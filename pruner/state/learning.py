@@ -31,10 +31,10 @@ GAP_WEIGHT = 0.25
 
 LOWEST_BIN = 11
 HIGHEST_BIN = 24
-"""Idle times are told apart by powers of two, from half an hour (2^11 s) to a hundred days (2^23 s)."""
+"""Idle times are binned by powers of two, from half an hour (2^11 s) to a hundred days (2^23 s)."""
 AGES = HIGHEST_BIN - LOWEST_BIN + 1
 BUCKETS = 6
-"""Use counts are told apart by powers of two, from none to 16 and more."""
+"""Use counts are binned by powers of two, from none to 16 and more."""
 LOWEST_HABIT = 12
 HABITS = 10
 """Usual idle times: none yet, then by powers of two from an hour (2^12 s) to more than ten days (2^20 s)."""
@@ -286,7 +286,7 @@ WITH sight AS (
 )
 SELECT image, CASE WHEN bool_and(since IS NOT NULL) THEN max(since) END AS since FROM later GROUP BY image
 """
-# What an inventory found has an end before it was seen: nobody witnessed that idle time.
+# What an inventory found has an end before it was seen: nobody observed that idle time.
 _VISITS = """
 CREATE TEMP TABLE visit AS
 WITH ended AS (

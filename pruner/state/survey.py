@@ -55,11 +55,11 @@ from pruner.state.volumes import read_volumes
 T = TypeVar("T")
 
 _STALE_S = 900.0
-# The history of this time must have been witnessed to so much, or the decision says so.
+# At least this share of the recent past must have been observed, or the decision says so.
 _LOOKED_AT_S = 7 * 86400.0
 _BLIND_SHARE = 0.01
 _MOST_SLOTS = 10**6
-# A container of which the engine tells nothing is one that may run.
+# A container about which the engine says nothing may be running.
 _NO_USAGE: dict[str, Any] = {}
 _UNKNOWN: dict[str, Any] | None = {"State": {"Status": "unknown"}}
 _BLOCK = 512  # what st_blocks counts, whatever the file system's own blocks are
@@ -77,7 +77,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
     Raises:
         EngineError: there is no engine.
         LogError: the log is there but cannot be read.
-        UsageError: an amount is given per job and nobody tells the number of slots.
+        UsageError: an amount is given per job and the number of slots is not known.
     """
     known = log is not None and log.exists()
     info = engine.info()
@@ -139,7 +139,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
         refusals=read_refusals(log, now) if log is not None and known else {},
         rollbacks=read_rollbacks(log, now, policy.rollback_grace) if log is not None and known else {},
         disks=disks,
-        witnessed=history.witnessed,
+        coverage=history.coverage,
     )
 
 
@@ -254,7 +254,7 @@ def external_container(found: ExternalContainer) -> Container:
 
 
 def read_container(detail: Mapping[str, Any], known: Container) -> Container:
-    """A container with what the engine tells of it alone: since when it is stopped, and whether it comes back."""
+    """A container with what only its inspection shows: since when it is stopped, and whether it comes back."""
     state, host = mapping(detail.get("State")), mapping(detail.get("HostConfig"))
     created = parse_rfc3339(text(detail.get("Created"))) or 0.0
     finished = parse_rfc3339(text(state.get("FinishedAt"))) or 0.0
@@ -282,7 +282,7 @@ def _log_bytes(detail: Mapping[str, Any]) -> int:
 
 
 def read_build_cache(usage: Mapping[str, Any]) -> BuildCacheUsage:
-    """The build cache, as the engine tells it; none on an engine without one."""
+    """The build cache, as the engine reports it; none on an engine without one."""
     return BuildCacheUsage(
         tuple(
             CacheRecord(
@@ -300,11 +300,11 @@ def free_slots(policy: Policy, listed: Iterable[ListedContainer]) -> int | None:
     """Job slots that are free now; None if no amount is given per job.
 
     Args:
-        policy: the number of slots, or where the runner's configuration tells it.
+        policy: the number of slots, or where the runner's configuration with it lies.
         listed: all containers: those of jobs that run take a slot each.
 
     Raises:
-        UsageError: nobody tells the number of slots.
+        UsageError: the number of slots is not known.
     """
     if not policy.per_job:
         return None
@@ -315,36 +315,36 @@ def free_slots(policy: Policy, listed: Iterable[ListedContainer]) -> int | None:
 
 
 def _told_slots(path: Path) -> int | None:
-    """The number of job slots that root read in a file that we may not read; None: nobody told it."""
+    """The number of job slots that root read in a file that we may not read; None: it is not known."""
     number, _, where = os.environ.get(SLOTS_VARIABLE, "").partition(":")
     return int(number) if where == str(path) and number.isdecimal() and int(number) > 0 else None
 
 
 def read_slots(path: Path) -> int:
-    """How many jobs a GitLab Runner runs at once, from its config.toml, or as our unit's environment tells.
+    """How many jobs a GitLab Runner runs at once, from its config.toml, or from our unit's environment.
 
     Raises:
         UsageError: it cannot be read.
     """
-    told = f"an amount per job needs the number of job slots: set job_slots, or let runner_config = {path} tell"
+    missing = f"an amount per job needs the number of job slots: set job_slots, or make runner_config = {path} readable"
     try:
         # The runner's own default is one.
         slots = tomllib.loads(path.read_text(encoding="utf-8")).get("concurrent", 1)
     except OSError as error:
         if isinstance(error, PermissionError) and (known := _told_slots(path)) is not None:
             return known
-        raise UsageError(f"{told} ({error.strerror})") from None
+        raise UsageError(f"{missing} ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{told} (it is not valid TOML: {error})") from None
+        raise UsageError(f"{missing} (it is not valid TOML: {error})") from None
     if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= _MOST_SLOTS:
-        raise UsageError(f"{told} (concurrent = {cut(str(slots), 40)} is not a number of jobs)")
+        raise UsageError(f"{missing} (concurrent = {cut(str(slots), 40)} is not a number of jobs)")
     return slots
 
 
 def warnings(history: History, log: EventLog | None, policy: Policy, now: float) -> tuple[str, ...]:
     """What the decision has to do without."""
     found = []
-    first, last = history.witnessed.first, history.witnessed.last
+    first, last = history.coverage.first, history.coverage.last
     if first is None or last is None:
         where = f" at {log.path}" if log is not None else ""
         what = "no event log" if log is None or not log.path.exists() else "no use is recorded in the event log"
@@ -363,10 +363,10 @@ def warnings(history: History, log: EventLog | None, policy: Policy, now: float)
             f"nothing has been recorded for {format_duration(now - last)}: "
             "is the collector running? Uses since then are known only as far as the engine remembers them"
         )
-    gap = max((ended for _, ended in history.witnessed.gaps), default=None)
+    gap = max((ended for _, ended in history.coverage.gaps), default=None)
     if gap is not None and now - gap < policy.age:
         found.append(f"the history has a gap until {format_time(gap)}")
-    blind = history.witnessed.blind(now - _LOOKED_AT_S, now)
+    blind = history.coverage.blind(now - _LOOKED_AT_S, now)
     if blind > _BLIND_SHARE * _LOOKED_AT_S:
         found.append(
             f"{format_duration(blind)} of the last {format_duration(_LOOKED_AT_S)} were not observed: "
@@ -376,7 +376,7 @@ def warnings(history: History, log: EventLog | None, policy: Policy, now: float)
 
 
 def _unknown_origins(images: Iterable[Image], policy: Policy) -> Iterator[str]:
-    """What is kept only because nothing tells whether a registry has it."""
+    """What is kept only because it is not known whether a registry has it."""
     unknown = sum(image.origin is Origin.UNKNOWN for image in images)
     if unknown and policy.local_images != EVICT:
         yield (
@@ -387,7 +387,7 @@ def _unknown_origins(images: Iterable[Image], policy: Policy) -> Iterator[str]:
 
 
 def _observation(engine: Engine, row: ListedImage, history: History) -> ImageObservation | None:
-    """The image's layers: from the log where it tells them, for asking takes two calls an image."""
+    """The image's layers: from the log if it has them, for asking takes two calls an image."""
     known = history.observed.get(row.image)
     if known is not None and known.layers and (known.references, known.digests) == row.signature:
         if known.origin is Origin.REGISTRY or not engine.hides_origin:
@@ -397,12 +397,12 @@ def _observation(engine: Engine, row: ListedImage, history: History) -> ImageObs
     return None if seen is None else replace(seen, origin=_agreed(known, seen.origin, history))
 
 
-def _agreed(known: ImageObservation | None, told: Origin, history: History) -> Origin:
+def _agreed(known: ImageObservation | None, reported: Origin, history: History) -> Origin:
     """What log and engine say together of an image's origin."""
-    if told is Origin.PACKED and history.witnessed.first is not None:
-        # Pulled, or loaded from an archive: who follows the events tells, maybe in a moment.
-        told = Origin.UNKNOWN
-    return agreed(known.origin if known is not None else None, told)
+    if reported is Origin.PACKED and history.coverage.first is not None:
+        # Pulled, or loaded from an archive: the collector will know from the events, maybe in a moment.
+        reported = Origin.UNKNOWN
+    return agreed(known.origin if known is not None else None, reported)
 
 
 def current_names(engine: Engine, image_id: str) -> ListedImage | None:

@@ -38,7 +38,7 @@ def read_volumes(
     """All volumes with the latest sign of their use.
 
     A volume was of use at least as long as a container referred to it: the log and the engine's own
-    memory tell when that ended.
+    memory show when that ended.
 
     Args:
         engine: the live engine.
@@ -94,7 +94,7 @@ def created_at(volume: Mapping[str, Any]) -> float:
 def sort_of(name: str, labels: Mapping[str, str]) -> str:
     """Whether a volume is ``anonymous``, a ``cache`` of GitLab Runner, a buildx ``builder``'s state, or ``named``.
 
-    Engines mark anonymous volumes since 23.0; before, a name of 64 digits is all that tells them.
+    Engines mark anonymous volumes since 23.0; before, only a name of 64 digits marks them.
     """
     if labels.get(_TYPE) == "cache" or _CACHE_VOLUME.fullmatch(name):
         return "cache"

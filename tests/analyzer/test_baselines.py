@@ -97,7 +97,7 @@ def test_runner_cleanup_waits_a_minute_after_use_and_stops_at_twice_the_level() 
     uses = [(1.0, A, 2.0), (3.0, B, 4.0), (5.0, C, 6.0), (80.0, C, 81.0)]
     # 8 of 100 are free at 5. At the last look before 80 A's minute is over: A goes (38 > 20), B stays.
     assert gone(cleaner, alone(30, 30, 32), *uses, total=100) == [(80, A)]
-    # Started anew at 77 (each 77 s), it takes all for just used.
+    # Restarted at 77 (each 77 s), it takes all for just used.
     assert gone(RunnerCleanup(10, 20, restarts=77.0), alone(30, 30, 32), *uses, total=100) == []
 
 
@@ -188,7 +188,7 @@ def test_buildkit_ranks_recency_and_frequency_together() -> None:
     # A is the oldest but the most used: ranks A 1/3 + 2/2, B 2/3 + 1/2, C 3/3 + 1/2. B goes first.
     uses = [(1.0, A, 2.0), (3.0, A, 4.0), (70.0, B, 71.0), (140.0, C, 141.0), (210.0, D, 300.0)]
     assert gone(BuildkitRank(), alone(30, 15, 15, 21), *uses, total=100) == [(210, B)]
-    # 81 are held: over 80 and less than 20 free: 1 has to go; after B, ranked anew: enough.
+    # 81 are held: over 80 and less than 20 free: 1 has to go; after B, ranked again: enough.
     assert gone(BuildkitRank(), alone(30, 15, 15, 20), *uses, total=100) == []
 
 

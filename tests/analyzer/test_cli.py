@@ -53,8 +53,8 @@ def test_one_row_per_policy_beside_the_baselines(busy: EventLog) -> None:
     assert "note: docker-gc-24h is left out: it runs every 1 h, longer than the log spans" in lines
     assert [row.split("  ")[0] for row in rows[:3]] == [
         "never",
-        "forecast under 10% free",
-        "forecast under 30% free",
+        "prune below 10% free (forecast order)",
+        "prune below 30% free (forecast order)",
     ]
     assert "all policies: min age 1 min" in lines
 
@@ -97,7 +97,7 @@ def test_regret_is_told_if_asked_for(busy: EventLog) -> None:
     rows = {line.split("  ")[0]: line for line in lines[lines.index(header) + 1 :]}
     assert header.endswith("REGRET")
     assert rows["never"].endswith("-")
-    assert rows["forecast under 60 B free, min age 0 s"].endswith("0 B")
+    assert rows["prune below 60 B free (forecast order), min age 0 s"].endswith("0 B")
     (policy,) = json.loads(analyzer(*options, "--baseline", "none", "--format", "json").stdout)["policies"]
     assert (policy["optimum_least"], policy["optimum_most"]) == (0, 0)
 
@@ -106,7 +106,7 @@ def test_a_policy_file_is_taken_and_options_change_it(busy: EventLog, tmp_path: 
     file = tmp_path / "policy.toml"
     file.write_text('threshold = "40%"\norder = "created"\n')
     done = analyzer("simulate", "--log", str(busy.path), "--policy", str(file), "--min-age", "2h", "--baseline", "none")
-    assert "created under 40% free, min age 2 h" in done.stdout
+    assert "prune below 40% free (created order), min age 2 h" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_an_amount_per_job_says_for_how_many_slots_it_is_taken(busy: EventLog, t
     found = json.loads(done.stdout)
     (policy,) = found["policies"]
     assert policy["threshold"] == 40
-    assert policy["name"] == "forecast under 10B/job free, 4 job slots, min age auto"
+    assert policy["name"] == "prune below 10B/job free (forecast order), 4 job slots, min age auto"
     assert "an amount per job is taken for all job slots" in found["assumptions"][-1]
 
 

@@ -120,7 +120,7 @@ def test_idle_times_fall_into_situations_by_hand() -> None:
 
 @pytest.mark.parametrize("order", sorted(set(ORDERS) - {"lru", *OWN_STATE_ORDERS}))
 def test_only_some_orders_look_at_what_a_policy_did(order: str) -> None:
-    # Such facts are not at hand where keys are made for all policies at once.
+    # Such facts are not available where keys are made for all policies at once.
     images = [ImageFacts([("a", 1)]), ImageFacts([("b", 1)])]
     uses = [(1.0, 0, 2.0, Use.CONTAINER), (3.0, 1, 4.0, Use.JOB)]
     known = Knowledge(make_trace(images, uses, [DiskState(0.0, 10, 0)], end=50.0))

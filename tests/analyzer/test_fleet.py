@@ -113,7 +113,7 @@ def test_other_tools_read_the_partitions(fleet: Path) -> None:
 def test_every_table_is_exported_or_known_to_be_needless(log: EventLog) -> None:
     log.append([sample(0)])
     tables = {row[0] for row in log.query("SELECT table_name FROM duckdb_tables()")}
-    # The image IDs stand in the events; positions tell the collector where to go on.
+    # The image IDs stand in the events; positions say where the collector goes on.
     assert tables - {"event", "job", "host"} <= {"image", "schema_version", "position"}
 
 
@@ -174,12 +174,12 @@ def test_a_day_that_is_missing_is_told_unless_a_gap_explains_it(tmp_path: Path, 
     exported = ParquetLog(tmp_path / "fleet", "runner")
     assert not any("no disk sample for" in note for note in load_trace(exported, "runner").assumptions)
     shutil.rmtree(sorted((tmp_path / "fleet/event/host=runner").iterdir())[1])
-    told = [note for note in load_trace(exported, "runner").assumptions if "no disk sample for" in note]
-    assert told == [] if explained else len(told) == 1
+    output = [note for note in load_trace(exported, "runner").assumptions if "no disk sample for" in note]
+    assert output == [] if explained else len(output) == 1
     if not explained:
-        assert "no disk sample for 1.0 d from 2023-11-14 23:58:20Z on" in told[0]
+        assert "no disk sample for 1.0 d from 2023-11-14 23:58:20Z on" in output[0]
         shown = analyzer("simulate", "--log", str(tmp_path / "fleet"), "--threshold", "10%")
-        assert told[0] in " ".join((shown.stdout + shown.stderr).split())
+        assert output[0] in " ".join((shown.stdout + shown.stderr).split())
 
 
 def test_histories_are_found_by_path_glob_and_folder(fleet: Path) -> None:

@@ -58,9 +58,9 @@ def test_compressed_files_are_read(tmp_path: Path, log: EventLog) -> None:
 
 
 def test_progress_ends_at_the_whole(tmp_path: Path, log: EventLog) -> None:
-    told: list[tuple[int, int]] = []
-    import_jobs(*files(tmp_path), log, 1000, 0, lambda done, total: told.append((done, total)))
-    assert told == [(10, 10)]
+    output: list[tuple[int, int]] = []
+    import_jobs(*files(tmp_path), log, 1000, 0, lambda done, total: output.append((done, total)))
+    assert output == [(10, 10)]
 
 
 def test_chain_ids_are_those_of_the_oci_specification() -> None:

@@ -218,7 +218,7 @@ def test_orders_over_days(
 
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_containers_that_end_in_another_order_than_they_began(*, shuffled: bool) -> None:
-    """Idle spells are sorted in one way where they are nearly in order, and in another where they are not."""
+    """Idle periods are sorted in one way where they are nearly in order, and in another where they are not."""
     count = 60
     ends = np.random.default_rng(3).permutation(count) if shuffled else np.arange(count)[::-1]
     known = [ImageFacts([(f"own{i}", 1 + i % 7)]) for i in range(count)]

@@ -126,7 +126,7 @@ def test_what_the_figures_stand_on_comes_with_them(tmp_path: Path) -> None:
         paths.append(log.path)
     one = analyzer.open_log(paths[0])
     (note,) = analyzer.simulate(one, baselines=()).attrs["notes"]
-    assert note.startswith("1 gap not witnessed, 4 h in all")
+    assert note.startswith("1 gap not observed, 4 h in all")
     assert analyzer.sweep(one, threshold="10%").attrs["notes"] == [note]
     assert analyzer.recommend(one, threshold="10%", baselines=()).table.attrs["notes"]
     both = analyzer.simulate(analyzer.open_log(*paths), baselines=(), processes=1)

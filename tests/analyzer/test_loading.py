@@ -83,7 +83,7 @@ def test_the_log_becomes_arrays_of_demand(log: EventLog) -> None:
     assert trace.disk_time.tolist() == [0.0, 12.5]
     assert trace.disk_other.tolist() == [20, 10]
     assert trace.blind.tolist() == [[11.0, 12.0]]
-    assert "1 gap not witnessed, 1 s in all" in trace.assumptions[0]
+    assert "1 gap not observed, 1 s in all" in trace.assumptions[0]
 
 
 def test_what_an_inventory_finds_first_was_last_used_when_stored_or_built(log: EventLog) -> None:
@@ -125,8 +125,8 @@ def test_images_of_unknown_size_are_told(log: EventLog) -> None:
     ("events", "words"),
     [
         ([observed(0, "a"), *container(1, 2, "a", "c")], "has no disk samples"),
-        ([sample(0, image_bytes=None), observed(0, "a")], "no disk sample tells what the engine's images hold"),
-        ([sample(0), *container(1, 2, "a", "c")], "tells no image's size"),
+        ([sample(0, image_bytes=None), observed(0, "a")], "no disk sample says what the engine's images hold"),
+        ([sample(0), *container(1, 2, "a", "c")], "has no image's size"),
         ([sample(0)], "holds no images"),
         ([Event(T0 + S, Kind.GAP, began_ns=T0)], "holds no images"),
     ],

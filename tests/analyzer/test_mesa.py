@@ -53,10 +53,10 @@ def test_keeping_everything_needs_ten_disks(mesa: Trace) -> None:
 def test_the_page_of_comparison_tells_what_the_simulation_does(mesa: Trace) -> None:
     page = (Path(__file__).parents[2] / "docs" / "comparison.md").read_text()
     rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in page.splitlines()]
-    told = {row[0].strip("`"): row[2:] for row in rows if len(row) == 5 and re.match(r"[\d,]+$", row[3])}
-    assert {"docker-gc", "docuum", "kubelet", "ecs", "docker-hindsight"} <= set(told)
-    cleaners = [baseline(name) for name in told if name != "docker-hindsight"]
+    output = {row[0].strip("`"): row[2:] for row in rows if len(row) == 5 and re.match(r"[\d,]+$", row[3])}
+    assert {"docker-gc", "docuum", "kubelet", "ecs", "docker-hindsight"} <= set(output)
+    cleaners = [baseline(name) for name in output if name != "docker-hindsight"]
     ours = PolicyCleaner(Policy(threshold=Space.parse("20%")), mesa)
     results = replay_many(mesa, [*cleaners, ours], removals=False)
     found = [[format_bytes(one.repulled_bytes), f"{one.disk_full:,}", format_bytes(one.min_free)] for one in results]
-    assert found == [*(row for name, row in told.items() if name != "docker-hindsight"), told["docker-hindsight"]]
+    assert found == [*(row for name, row in output.items() if name != "docker-hindsight"), output["docker-hindsight"]]

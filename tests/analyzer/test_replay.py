@@ -229,11 +229,11 @@ def test_free_space_over_time_is_a_step_function() -> None:
 def test_many_policies_at_once_are_each_as_alone() -> None:
     trace = trace_of((1, A, 2), (2, B, 3), (3, C, 4), (21, A, 22))
     policies = [policy(), policy("50B"), policy(order="pulled")]
-    told: list[float] = []
-    results = replay_many(trace, [Baseline(), *policies], progress=told.append)
+    output: list[float] = []
+    results = replay_many(trace, [Baseline(), *policies], progress=output.append)
     assert results[1:] == [under(trace, chosen) for chosen in policies]
     assert results[0].threshold == 20
-    assert told == sorted(told)
+    assert output == sorted(output)
 
 
 def test_a_superseded_local_image_goes_after_all_that_was_idle_as_long_and_may_be_missed() -> None:

@@ -75,7 +75,7 @@ def test_stays_cost_what_the_replay_counted(mesa: Trace, name: str) -> None:
     assert np.all((found.last_use >= found.begin) & (found.last_use <= found.end))
 
 
-def told(text: str) -> str:
+def output(text: str) -> str:
     """The text of HTML, in one line."""
     return " ".join(html.unescape(re.sub(r"<[^>]+>", "", text)).split())
 
@@ -90,30 +90,30 @@ def test_the_report_recommends_what_recommend_does_in_the_same_words(
     assert run("report", *asked, "-o", str(tmp_path / "report.html")).returncode == 0
     page = (tmp_path / "report.html").read_text()
     for sentence in advice["why"]:
-        assert sentence in told(page)
-    assert ("recommended" if said.returncode == 0 else "comes closest") in told(page.split('class="tag"')[1][:30])
+        assert sentence in output(page)
+    assert ("recommended" if said.returncode == 0 else "comes closest") in output(page.split('class="tag"')[1][:30])
     (row,) = re.findall(r'<tr class="chosen">.*?</tr>', page)
     least = format_bytes(min(advice["chosen"][part]["min_free"] for part in ("first", "rest")))
-    assert least in told(row)
+    assert least in output(row)
 
 
 def test_where_nothing_fits_the_report_recommends_nothing(week: EventLog, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     assert run("report", "--log", str(week.path), "--disk-size", "8GiB", "-o", str(path)).returncode == 0
     page = path.read_text()
-    headline = told(page.split("<h1>")[1].split("</h1>")[0])
+    headline = output(page.split("<h1>")[1].split("</h1>")[0])
     assert re.fullmatch(
         r"Nothing fits this host: at \d+% free \d+ pulls would have found the disk full; docker-gc-24h: \d+", headline
     )
-    assert "Nothing fits; the diamond comes closest." in told(page)
-    assert "would have been short at the worst" in told(page)
+    assert "Nothing fits; the diamond comes closest." in output(page)
+    assert "would have been short at the worst" in output(page)
     assert "recommended" not in page.split('id="data"')[0].split("<body>")[1]
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     assert [row["kind"] for row in data["policies"] if row["chosen"]] == ["comes closest"]
     assert "recommended" not in json.dumps(data["specs"])
     # What was free on another disk says nothing on this one.
     assert AS_RECORDED not in data["series"]
-    assert "for the disk is not the recorded one" in told(page)
+    assert "for the disk is not the recorded one" in output(page)
 
 
 def test_those_are_ringed_that_none_beats(made: Study) -> None:
@@ -206,13 +206,13 @@ def test_a_fleets_report_tells_what_simulate_tells(tmp_path: Path) -> None:
         make_week(EventLog(tmp_path / f"{name}.duckdb", host=name))
     EventLog(tmp_path / "idle.duckdb", host="idle").append([Event(T0, Kind.DISK_SAMPLED, bytes=1)])
     asked = ("--log", str(tmp_path / "*.duckdb"), "--threshold", "20%", "--threshold", "80%", "--processes", "2")
-    told = json.loads(run("simulate", *asked, "--format", "json").stdout)
+    output = json.loads(run("simulate", *asked, "--format", "json").stdout)
     done = run("report", *asked, "-o", str(tmp_path / "report.html"))
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "report.html").read_text()
     rows = [
         (row["host"], row["repulls"], row["repulled_bytes"], row["disk_full"], row["min_free"])
-        for row in told["policies"]
+        for row in output["policies"]
     ]
     shown = []
     for section in ("h-policies", "h-sums"):
@@ -222,7 +222,7 @@ def test_a_fleets_report_tells_what_simulate_tells(tmp_path: Path) -> None:
             values = [float(value) for value in re.findall(r'data-value="([^"]+)"', row)]
             shown.append((host, *values[:2], *values[4:6]))
     assert shown == rows
-    (note,) = told["notes"]
+    (note,) = output["notes"]
     assert f"<li>{note}</li>" in page
 
 

@@ -121,10 +121,10 @@ def test_impossible_sets_are_named(text: str, words: str) -> None:
 def test_a_sweep_is_the_replays_of_its_policies() -> None:
     trace = workload()
     candidates, _ = grid({"threshold": ["10%:60%:10%"], "order": ["lru,lfu"], "min_age": ["0s,1h"]})
-    told: list[float] = []
-    results = sweep(trace, candidates, progress=told.append)
+    output: list[float] = []
+    results = sweep(trace, candidates, progress=output.append)
     assert [result.name for result in results] == [item.name for item in candidates]
-    assert told[-1] == 1.0
+    assert output[-1] == 1.0
     for result, item in zip(results, candidates, strict=True):
         assert result == replace(replay(trace, PolicyCleaner(item.policy, trace)), removed=())
     assert len({result.repulled_bytes for result in results}) > 3
@@ -171,8 +171,10 @@ def test_the_command_marks_the_front_in_every_format(busy: EventLog) -> None:
     assert (table.returncode, table.stderr) == (0, "")
     lines = table.stdout.splitlines()
     assert "all policies: min age 1 min" in lines
-    rows_shown = [line for line in lines if line.startswith("lru under ")]
-    assert [line.split("  ")[0] for line in rows_shown] == [f"lru under {level}% free" for level in (10, 50, 90)]
+    rows_shown = [line for line in lines if line.startswith("prune below ")]
+    assert [line.split("  ")[0] for line in rows_shown] == [
+        f"prune below {level}% free (lru order)" for level in (10, 50, 90)
+    ]
     data = json.loads(analyzer(*common, "--format", "json").stdout)
     assert [" * " in line for line in rows_shown] == [policy["pareto"] for policy in data["policies"]]
     assert [" R " in line for line in rows_shown] == [policy["recommended"] for policy in data["policies"]]
@@ -193,10 +195,11 @@ def test_a_sweep_marks_what_would_be_recommended_and_says_why_it_is_off_the_fron
     assert marked["name"] == advice["chosen"]["first"]["name"]
     assert not marked["pareto"]
     shown = analyzer("sweep", *grid, "--front").stdout
-    assert [line.split()[4] for line in shown.splitlines() if line.startswith("lru under")] == ["R", "*"]
-    told = " ".join(shown.split())
-    assert "R: what `analyzer recommend` sets of these. Of those that hardly pull more again" in told
-    assert "off the front, where free space counts and kept images do not: lru under 40% free leaves 31.6 GiB" in told
+    assert [line.split()[6] for line in shown.splitlines() if line.startswith("prune below")] == ["R", "*"]
+    output = " ".join(shown.split())
+    assert "R: what `analyzer recommend` sets of these. Of those that hardly pull more again" in output
+    off_front = "off the front, where free space counts and kept images do not: "
+    assert f"{off_front}prune below 40% free (lru order) leaves 31.6 GiB" in output
 
 
 def test_a_sweep_marks_nothing_where_nothing_fits_or_where_there_is_too_much(mesa_log: EventLog) -> None:

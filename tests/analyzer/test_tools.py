@@ -45,7 +45,7 @@ def timed(make: Make, interval: float) -> Make:
 
 @st.composite
 def tools(draw: st.DrawFn) -> Make:
-    """Makes a tool, anew each time: it has a memory. Its times are `factor` times as long."""
+    """Makes a tool, a new one each time: it has a memory. Its times are `factor` times as long."""
     exact, restarts, interval = draw(st.booleans()), draw(RESTARTS), draw(st.sampled_from([1.0, 2.5, 7.0]))
     a, b, amount = draw(SECONDS), draw(SECONDS), draw(BYTES)
     share, clock = draw(st.sampled_from([0.1, 0.5, 0.9])), draw(st.sampled_from(["use", "pull", "job"]))

@@ -93,7 +93,7 @@ def test_in_a_terminal_it_stays_and_ends_with_ctrl_c(week: EventLog, tmp_path: P
 
     try:
         wait_for(whole, "the view does not come")
-        wait_for(lambda: "3.00 GiB of 40.0 GiB free" in screen(), "free space is not told")
+        wait_for(lambda: "3.00 GiB of 40.0 GiB free" in screen(), "free space is not shown")
         first = screen().splitlines()[0]
         wait_for(lambda: screen().splitlines()[0] != first, "the view stands still")
         subprocess.run([*server, "send-keys", "-t", "watch", "C-c"], check=True)

@@ -87,7 +87,7 @@ def opened_fleet(browser: Browser, fleet: Path) -> Iterator[Open]:
 
 
 def wait_until(page: Page, condition: Callable[[], bool]) -> None:
-    """Wait until a chart has been drawn anew; what it then shows is the caller's to assert."""
+    """Wait until a chart has been redrawn; what it then shows is the caller's to assert."""
     for _ in range(PATIENCE_MS // 100):
         if condition():
             return

@@ -145,11 +145,11 @@ def test_what_things_hold_is_read_in_each_shape(canned: Any, usage: Answers) -> 
     engine, server = canned({"/system/df": usage, "/info": info, **containers([])})
     found = engine.usage()
     assert (found.container_bytes, found.volume_bytes, found.build_cache_bytes) == (5, 11, 7)
-    told = engine.disk_usage()
-    (volume,) = read_volumes(engine, [], told, None)
+    output = engine.disk_usage()
+    (volume,) = read_volumes(engine, [], output, None)
     assert (volume.bytes, volume.containers) == (11, 1)
-    assert read_build_cache(told).bytes == 7
-    assert engine.untold() == (4, ("c", CACHE["LastUsedAt"]))
+    assert read_build_cache(output).bytes == 7
+    assert engine.silent_changes() == (4, ("c", CACHE["LastUsedAt"]))
     assert all(query["verbose"] == ["1"] for path, query in server.asked if path.endswith("/df"))
 
 

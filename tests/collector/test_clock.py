@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from collector.eventlog.log import EventLog
 from collector.machine.clock import Clock
 from collector.model.events import Event, Kind
-from collector.queries.status import last_witnessed_ns, status
+from collector.queries.status import last_observed_ns, status
 from pruner.state.inventory import read_history
 
 S = 10**9
@@ -109,8 +109,8 @@ def test_nothing_in_a_log_is_later_than_now_for_whoever_reads_it(tmp_path: Path)
             Event(ahead + 2, Kind.IMAGE_TAGGED, "sha256:b", "b:1"),
         ]
     )
-    assert last_witnessed_ns(log) is not None
-    assert (last_witnessed_ns(log) or 0) <= time.time_ns()
+    assert last_observed_ns(log) is not None
+    assert (last_observed_ns(log) or 0) <= time.time_ns()
     set_back = now - 3600 * S
     log.append([Event(set_back, Kind.CLOCK_SET_BACK), Event(now - 60 * S, Kind.DISK_SAMPLED, bytes=5)])
     history = read_history(log)

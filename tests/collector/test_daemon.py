@@ -16,7 +16,7 @@ from collector.eventlog.log import EventLog
 from collector.model.errors import EngineError
 from collector.model.events import Event, Kind
 from collector.model.origin import Origin
-from collector.queries.status import witness
+from collector.queries.status import coverage
 from tests.fake_engine import MIB, FakeEngine
 from tests.waiting import wait_for
 
@@ -24,7 +24,7 @@ QUICK = Schedule(disk=0.2, inventory=3600.0, containers=3600.0, flush=0.01, hear
 
 
 class WatchedLog(EventLog):
-    """A log of which this process can tell what was appended while the collector's thread has it open."""
+    """A log of which this process can see what was appended while the collector's thread has it open."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, wait=60.0)
@@ -198,7 +198,7 @@ def test_the_first_start_takes_what_the_engine_remembers(watched: Watched) -> No
     assert watched.rows(Kind.GAP) == []
     # From then on all is known: the time before is blind, like a gap.
     with watched.log.reading() as connection:
-        assert witness(connection, watched.log.host).blind_until == remembered / 1e9
+        assert coverage(connection, watched.log.host).blind_until == remembered / 1e9
 
 
 @pytest.mark.parametrize("before", [[], [Event(1, Kind.PRUNE_STARTED)], [Event(1, Kind.COLLECTOR_STARTED)]])

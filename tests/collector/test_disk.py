@@ -43,7 +43,7 @@ def mode(path: Path, bits: int) -> Iterator[None]:
 
 
 def sampled_by_nobody(path: Path) -> DiskSample | str:
-    """What a process without any privilege measures, or the fault that it tells."""
+    """What a process without any privilege measures, or the fault that it reports."""
     reading, writing = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the child only reads numbers and ends
@@ -54,18 +54,18 @@ def sampled_by_nobody(path: Path) -> DiskSample | str:
         os.setuid(NOBODY)
         try:
             sample = sample_disk(str(path))
-            told = f"{sample.total_bytes} {sample.free_bytes} {sample.total_inodes} {sample.free_inodes}"
+            output = f"{sample.total_bytes} {sample.free_bytes} {sample.total_inodes} {sample.free_inodes}"
         except EngineError as error:
-            told = f"fault: {error}"
-        os.write(writing, told.encode())
+            output = f"fault: {error}"
+        os.write(writing, output.encode())
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
-        told = pipe.read()
+        output = pipe.read()
     os.waitpid(child, 0)
-    if told.startswith("fault"):
-        return told
-    total, free, inodes, free_inodes = (int(word) for word in told.split())
+    if output.startswith("fault"):
+        return output
+    total, free, inodes, free_inodes = (int(word) for word in output.split())
     return DiskSample(str(path), total, free, inodes, free_inodes)
 
 
@@ -96,9 +96,9 @@ def test_behind_a_closed_mount_point_another_mount_of_the_disk_is_measured(disk:
         with mode(closed, 0o700):
             assert sampled_by_nobody(root) == sample_disk(str(root))
             with mode(disk.path.parent, 0o700):
-                told = sampled_by_nobody(root)
-                assert isinstance(told, str)
-                assert f"data root {root} cannot be measured: Permission denied" in told
+                output = sampled_by_nobody(root)
+                assert isinstance(output, str)
+                assert f"data root {root} cannot be measured: Permission denied" in output
                 subprocess.run(["mount", "--bind", disk.path, other], check=True)
                 assert sampled_by_nobody(root) == sample_disk(str(root))
                 # What hides the mount point is not taken for the disk.
@@ -116,9 +116,9 @@ def test_a_closed_folder_on_the_root_disk_is_not_taken_for_the_root_disk(disk: L
     (closed / "docker").symlink_to(disk.path)
     assert sample_disk(str(closed / "docker")).total_bytes < 64 * MIB
     with mode(closed, 0o700):
-        told = sampled_by_nobody(closed / "docker")
-        assert isinstance(told, str)
-        assert "cannot be measured: Permission denied" in told
+        output = sampled_by_nobody(closed / "docker")
+        assert isinstance(output, str)
+        assert "cannot be measured: Permission denied" in output
 
 
 def test_each_file_system_of_an_engine_is_sampled_once(disk: LoopDisk, state_root: Path) -> None:

@@ -22,8 +22,8 @@ def test_ctrl_c_while_modules_are_loaded_ends_quietly() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"loading\n"
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=30)
-    assert (process.returncode, told) == (-signal.SIGINT, b"")
+        _, output = process.communicate(timeout=30)
+    assert (process.returncode, output) == (-signal.SIGINT, b"")
 
 
 def test_a_program_begun_in_the_background_of_a_shell_goes_on_ignoring_ctrl_c() -> None:

@@ -310,10 +310,10 @@ def test_the_token_follows_no_redirect_to_another_server(
     heard, port = elsewhere
     made.add(5, minimal(JOB_A))
     made.faults = {path: [(status, {"Location": f"http://127.0.0.2:{port}/secret"})]}
-    with pytest.raises(GitLabError, match=rf"leads to http://127\.0\.0\.2:{port} ") as told:
+    with pytest.raises(GitLabError, match=rf"leads to http://127\.0\.0\.2:{port} ") as output:
         ingest_gitlab(log, Server(url, TOKEN, retries=0), RUNNER)
     assert heard == []
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(output.value)
 
 
 def test_nor_a_next_page_there_but_a_redirect_on_the_same_server(

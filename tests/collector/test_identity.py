@@ -112,7 +112,7 @@ def test_a_log_that_tells_only_a_name_is_taken_up_under_that_name(tmp_path: Path
     EventLog(path).claim(replace(HERE, name="renamed"))
     other = tmp_path / "other.duckdb"
     EventLog(other, host="gone").append([observed(1)])
-    with pytest.raises(LogError, match=r"nothing but its name tells.*called 'renamed'"):
+    with pytest.raises(LogError, match=r"only its name says.*called 'renamed'"):
         EventLog(other).claim(replace(HERE, name="renamed"))
 
 

@@ -14,7 +14,7 @@ from collector.job_sources.ingest import JOURNAL, ingest_file, ingest_stream, jo
 from collector.job_sources.joblog import JobLog, Sighting, sightings
 from collector.job_sources.runnerlog import JobFinished, JobNamesImage, JobStarted, RunnerLog, parse_line, read_lines
 from collector.model.events import Event, Kind
-from tests.collector.test_jobs import JOB_A, JOB_B, SERVICE, log, witnessed  # noqa: F401
+from tests.collector.test_jobs import JOB_A, JOB_B, SERVICE, log, recorded  # noqa: F401
 from tests.collector.test_translate import CAPTURES
 
 ID = "sha256:" + "7" * 64
@@ -58,7 +58,7 @@ def test_a_pull_is_told_with_what_it_took() -> None:
 
 @pytest.mark.parametrize("name", ["a", "v12", "race-if-not-present", "race-never"])
 def test_traces_of_captured_jobs_tell_the_images_that_the_events_tell(name: str, log: EventLog) -> None:  # noqa: F811
-    witnessed(log, name)
+    recorded(log, name)
     from_events = set(
         log.query("SELECT DISTINCT job_id, role, image_id FROM job_images WHERE role IN ('build', 'service')")
     )
@@ -106,10 +106,10 @@ MESSAGE = "Image configured for job"
     ],
 )
 def test_every_format_of_the_runner_log(line: str) -> None:
-    ((entry, told),) = read_lines([line])
-    assert isinstance(told, JobNamesImage)
-    assert told.sighting == Sighting("build", "debian:12")
-    assert (told.job.job_id, told.job.project_id, told.job.runner) == ("5", "7", "abc")
+    ((entry, output),) = read_lines([line])
+    assert isinstance(output, JobNamesImage)
+    assert output.sighting == Sighting("build", "debian:12")
+    assert (output.job.job_id, output.job.project_id, output.job.runner) == ("5", "7", "abc")
     assert entry.time_ns in {None, 1_795_507_200 * 10**9}
 
 
@@ -124,9 +124,9 @@ def test_every_format_of_the_runner_log(line: str) -> None:
     ],
 )
 def test_the_end_of_a_job(message: str, fields: dict[str, object], outcome: str, seconds: float | None) -> None:
-    ((_, told),) = read_lines([json.dumps({"msg": message, "job": 5, **fields})])
-    assert isinstance(told, JobFinished)
-    assert (told.outcome, told.seconds) == (outcome, seconds)
+    ((_, output),) = read_lines([json.dumps({"msg": message, "job": 5, **fields})])
+    assert isinstance(output, JobFinished)
+    assert (output.outcome, output.seconds) == (outcome, seconds)
 
 
 def test_names_with_variables_and_jobs_without_number_tell_nothing() -> None:
@@ -141,7 +141,7 @@ def test_names_with_variables_and_jobs_without_number_tell_nothing() -> None:
         'time="not closed',
         "",
     ]
-    assert [told for _, told in read_lines(lines)] == [None] * 8
+    assert [output for _, output in read_lines(lines)] == [None] * 8
 
 
 def test_quotes_and_escapes_of_the_text_format() -> None:
@@ -175,7 +175,7 @@ STORY = journal(
     (7, {"msg": f"Using docker image {JOB_A} for a:1 with digest {DIGEST} ...", "job": 5, "project": 7}),
     (9, {"msg": "Job succeeded", "job": 5, "project": 7, "duration_s": 9.0}),
 )
-TOLD = [
+RECORDED = [
     ("job_started", None, None, None),
     ("job_image_used", "service", "r:7", SERVICE),
     ("job_image_used", "predefined", "helper:x", ID),
@@ -188,7 +188,7 @@ FACTS = "SELECT kind, role, reference, image_id FROM events ORDER BY time"
 def test_a_journal_tells_jobs_to_hosts_without_engine_events(log: EventLog) -> None:  # noqa: F811
     found = ingest_stream(log, STORY, NOW)
     assert (found.lines, found.facts, found.new, found.unresolved, found.untimed) == (9, 7, 5, 0, 0)
-    assert log.query(FACTS) == TOLD
+    assert log.query(FACTS) == RECORDED
     rows = log.query("SELECT project_id, project, outcome, seconds, images, epoch_ns(ended) FROM jobs")
     assert rows == [("7", "g/p", "success", 9.0, 2, (1_795_507_200 + 9) * 10**9)]
     assert dict(log.query("SELECT image_id, evidence FROM last_use"))[JOB_A] == "used by a job"
@@ -201,16 +201,16 @@ def test_however_a_journal_is_cut_and_repeated_each_fact_is_told_once(log: Event
     assert journal_cursor(log) == (f"s={[0, 1, 2, 3, 4, 5, 6, 7, 9][cut - 1]}" if cut else None)
     ingest_stream(log, STORY[cut:], NOW)
     ingest_stream(log, STORY, NOW)
-    # What a job means to use is told early where the rest is not there yet.
+    # What a job means to use is reported early where the rest is not there yet.
     intended: list[tuple[str, str | None, str | None, str | None]] = (
         [("job_image_used", "build", "a:1", None)] if cut in {2, 3, 4, 6} else []
     )
-    assert sorted(log.query(FACTS), key=str) == sorted(TOLD + intended, key=str)
+    assert sorted(log.query(FACTS), key=str) == sorted(RECORDED + intended, key=str)
     assert log.query("SELECT count(*) FROM job") == [(1,)]
 
 
 def test_what_containers_show_is_not_told_again(log: EventLog) -> None:  # noqa: F811
-    witnessed(log, "a")
+    recorded(log, "a")
     for trace in sorted((CAPTURES / "a").glob("trace-*.log")):
         job = int(trace.stem.removeprefix("trace-"))
         said = [line for line in trace.read_text().split("\n") if "Job succeeded" not in line]
@@ -281,17 +281,17 @@ def test_the_command_takes_a_pipe_and_tells_its_cursor(log: EventLog) -> None:  
 def test_a_file_that_tells_of_no_job_is_told_apart(log: EventLog, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "other.log").write_text("Nov 25 host sshd[1]: Accepted publickey\n")
     command = ["ingest", "gitlab-runner-log", str(tmp_path / "other.log"), "--log", str(log.path)]
-    told = CliRunner().invoke(app, command)
-    assert told.exit_code == 0
-    assert "if jobs ran, is this the log of GitLab Runner itself?" in told.output
+    output = CliRunner().invoke(app, command)
+    assert output.exit_code == 0
+    assert "if jobs ran, is this the log of GitLab Runner itself?" in output.output
 
 
 def test_starts_are_told_with_the_project() -> None:
-    ((_, told),) = read_lines(
+    ((_, output),) = read_lines(
         [json.dumps({"msg": "Checking for jobs... received", "job": 5, "repo_url": "https://git.example.org/g/p.git"})]
     )
-    assert isinstance(told, JobStarted)
-    assert told.job.project == "g/p"
+    assert isinstance(output, JobStarted)
+    assert output.job.project == "g/p"
 
 
 def runner_says(message: str, **fields: object) -> str:

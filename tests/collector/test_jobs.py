@@ -26,7 +26,7 @@ def log(tmp_path: Path) -> EventLog:
     return EventLog(tmp_path / "events.duckdb", host="runner-1")
 
 
-def witnessed(log: EventLog, name: str) -> EventLog:
+def recorded(log: EventLog, name: str) -> EventLog:
     """A log of a captured run."""
     translator = Translator(Names())
     log.append([event for line in capture(name) for event in translator.translate(line)])
@@ -64,7 +64,7 @@ def witnessed(log: EventLog, name: str) -> EventLog:
 def test_every_start_of_a_captured_run_is_its_jobs(
     log: EventLog, name: str, containers: dict[str, int], expected: list[tuple[str, str, str]]
 ) -> None:
-    witnessed(log, name)
+    recorded(log, name)
     assert dict(log.query("SELECT role, count(*) FROM job_containers GROUP BY role")) == containers
     found = log.query(
         "SELECT job_id, role, image_id FROM job_images WHERE role IN ('build', 'service') ORDER BY job_id, role"
@@ -75,7 +75,7 @@ def test_every_start_of_a_captured_run_is_its_jobs(
 
 
 def test_a_captured_job_is_known_with_all_its_labels(log: EventLog) -> None:
-    witnessed(log, "a")
+    recorded(log, "a")
     rows = log.query(
         "SELECT ci, job_id, project_id, project, pipeline_id, ref, sha, url, runner, containers, images,"
         " ended > began, living FROM (SELECT *, ended IS NULL AS living FROM jobs) ORDER BY job_id"
@@ -88,7 +88,7 @@ def test_a_captured_job_is_known_with_all_its_labels(log: EventLog) -> None:
 
 
 def test_one_query_tells_which_project_uses_which_image(log: EventLog) -> None:
-    witnessed(log, "v12")
+    recorded(log, "v12")
     rows = log.query(
         "SELECT project_id, reference, count(DISTINCT job_id) FROM job_images WHERE role = 'build'"
         " GROUP BY ALL ORDER BY reference"
@@ -230,7 +230,7 @@ def test_jobs_of_two_servers_with_one_number_are_two(log: EventLog) -> None:
 
 
 def test_the_jobs_of_an_older_log_are_typed_when_it_is_brought_forward(log: EventLog, tmp_path: Path) -> None:
-    witnessed(log, "a")
+    recorded(log, "a")
     query = "SELECT * EXCLUDE (job) FROM job_images ORDER BY began, role"
     expected = log.query(query)
     assert len(expected) == 17

@@ -11,7 +11,7 @@ from collector.eventlog.log import EventLog
 from collector.model.events import LIVE, USES, WATCHING, Event, Kind, Source, Use
 from collector.model.jobs import ci_job
 from collector.monitoring.tally import Tally
-from collector.queries.status import last_witnessed_ns, witness
+from collector.queries.status import coverage, last_observed_ns
 from pruner.state.event_watch import EVIDENCE
 
 IMAGE = "sha256:" + "a" * 64
@@ -41,16 +41,16 @@ def test_what_others_write_does_not_hide_that_the_collector_was_away(kind: Kind,
     """Two days without a collector, in which a runner's log was ingested, or the pruner ran, or a start failed."""
     log.append([Event(HOUR_NS, Kind.COLLECTOR_STARTED), Event(HOUR_NS + 1, Kind.DISK_SAMPLED, bytes=1)])
     log.append([Event(49 * HOUR_NS, kind, image=IMAGE, attributes={"job": {"ci": "gitlab", "job_id": "1"}})])
-    assert last_witnessed_ns(log) == HOUR_NS + 1
+    assert last_observed_ns(log) == HOUR_NS + 1
     with log.reading() as connection:
-        assert witness(connection, "h").last == (HOUR_NS + 1) / 1e9
+        assert coverage(connection, "h").last == (HOUR_NS + 1) / 1e9
 
 
 def test_a_collector_that_was_stopped_while_the_engine_was_away_had_not_watched(log: EventLog) -> None:
     log.append([Event(1, Kind.DISK_SAMPLED, bytes=1), Event(5, Kind.COLLECTOR_STOPPED)])
-    assert last_witnessed_ns(log) == 5
+    assert last_observed_ns(log) == 5
     log.append([Event(9, Kind.COLLECTOR_STOPPED, attributes={"following": False})])
-    assert last_witnessed_ns(log) == 5
+    assert last_observed_ns(log) == 5
 
 
 def test_a_view_that_has_changed_reaches_a_log_that_is_there(log: EventLog) -> None:

@@ -68,9 +68,9 @@ def test_an_event_is_stored_once(log: EventLog) -> None:
 
 
 def test_what_is_looked_up_later_does_not_make_an_event_another(log: EventLog) -> None:
-    told = Event(5, Kind.IMAGE_PULLED, image=IMAGE, reference="a:1", identity="image pull a:1 a")
+    output = Event(5, Kind.IMAGE_PULLED, image=IMAGE, reference="a:1", identity="image pull a:1 a")
     replayed = Event(5, Kind.IMAGE_PULLED, image=None, reference="a:1", identity="image pull a:1 a")
-    assert log.append([told]) == 1
+    assert log.append([output]) == 1
     assert log.append([replayed]) == 0
 
 
@@ -220,7 +220,7 @@ def origins(log: EventLog) -> dict[str, str]:
 
 
 def test_without_the_engines_records_a_registry_has_what_was_pulled_or_pushed(tmp_path: Path) -> None:
-    """Where every image has a digest, what came while the log witnessed is local; what came before, nobody knows."""
+    """Where every image has a digest, what came while the collector ran is local; what came before, nobody knows."""
 
     def came(time_ns: int, image: str, *kinds: Kind) -> list[Event]:
         happened = [Event(time_ns + n, kind, image=image) for n, kind in enumerate(kinds)]
@@ -253,7 +253,7 @@ def test_without_the_engines_records_a_registry_has_what_was_pulled_or_pushed(tm
 
 
 def test_the_engines_records_outweigh_what_a_name_meant_when_it_was_pulled(tmp_path: Path) -> None:
-    """A pull is told by a name, which another image may bear by then; the records are looked at afterwards."""
+    """A pull is reported with a name, which another image may bear by then; the records are looked at afterwards."""
     log = EventLog(tmp_path / "events.duckdb", host="h")
     log.append(
         [
@@ -271,20 +271,20 @@ def test_the_engines_records_outweigh_what_a_name_meant_when_it_was_pulled(tmp_p
 
 
 def test_podmans_pulls_and_pushes_prove_nothing(tmp_path: Path) -> None:
-    """It tells those that fail in the same words."""
+    """Those that fail cause the same events."""
     log = EventLog(tmp_path / "events.duckdb", host="h")
     log.append(
         [
             Event(1, Kind.COLLECTOR_STARTED, attributes={"store": "podman"}),
             Event(2, Kind.DISK_SAMPLED, bytes=1),
-            *(Event(10, kind, image="sha256:told") for kind in (Kind.IMAGE_PULLED, Kind.IMAGE_PUSHED)),
-            seen(11, "sha256:told", origin="unknown"),
+            *(Event(10, kind, image="sha256:reported") for kind in (Kind.IMAGE_PULLED, Kind.IMAGE_PUSHED)),
+            seen(11, "sha256:reported", origin="unknown"),
             Event(20, Kind.IMAGE_BUILT, image="sha256:built"),
             seen(21, "sha256:built", origin="unknown"),
             seen(30, "sha256:packed", origin="registry"),
         ]
     )
-    assert origins(log) == {"told": "unknown", "built": "local", "packed": "registry"}
+    assert origins(log) == {"reported": "unknown", "built": "local", "packed": "registry"}
 
 
 def test_what_older_versions_recorded_is_judged_by_digests_where_they_tell(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def live(tmp_path: Path) -> Live:
         store="overlay2",
         data_root=str(tmp_path),
         connected=True,
-        witnessed=NOW - 5.0,
+        observed=NOW - 5.0,
         images={A: True, B: True, "sha256:c": False},
         in_use=frozenset({A}),
         containers=1,
@@ -153,7 +153,7 @@ def test_metrics_tell_what_the_log_holds_and_go_on_after_a_restart(log: EventLog
         "pending_events": 3,
         "spooled_events": 2,
         "engine_connected": 1,
-        "last_witnessed_timestamp_seconds": NOW - 5,
+        "last_observed_timestamp_seconds": NOW - 5,
     }
     assert {name: shown[name] for name in expected} == expected
     assert shown["coverage_ratio 7d"] == pytest.approx((900 - 200 - 50) / (7 * 86400))
@@ -266,13 +266,13 @@ def test_dashboard_and_alerts_ask_only_for_metrics_that_exist(tmp_path: Path) ->
     asked = set(re.findall(rf"\b{PREFIX}\w+", dashboard))
     assert asked <= known
     assert set(re.findall(rf"\b{PREFIX}\w+", alerts)) <= known
-    # Nothing is told that nobody would look at.
+    # Nothing is exported that nobody would look at.
     unseen = {
         "build_info",
         "engine_connected",
         "gaps_total",
         "last_prune_reached_target",
-        "last_witnessed_timestamp_seconds",
+        "last_observed_timestamp_seconds",
     }
     assert {name.removeprefix(PREFIX) for name in known - asked} <= unseen
 

@@ -79,12 +79,12 @@ def test_a_file_that_is_no_metadata_tells_nothing(tmp_path: Path, content: bytes
 
 
 def test_who_knows_best_is_heard() -> None:
-    for logged, told in itertools.product((None, *Origin), Origin):
-        found = agreed(logged, told)
+    for logged, output in itertools.product((None, *Origin), Origin):
+        found = agreed(logged, output)
         assert found is not Origin.PACKED
         assert (found is Origin.REGISTRY) == (
-            Origin.REGISTRY in (logged, told)
-            or (Origin.PACKED in (logged, told) and Origin.LOCAL not in (logged, told))
+            Origin.REGISTRY in (logged, output)
+            or (Origin.PACKED in (logged, output) and Origin.LOCAL not in (logged, output))
         )
     assert agreed(Origin.LOCAL, Origin.UNKNOWN) is Origin.LOCAL
     assert agreed(None, Origin.UNKNOWN) is Origin.UNKNOWN
@@ -126,7 +126,7 @@ def test_what_is_known_to_be_local_stays_so_until_another_manifest_comes() -> No
     assert presence.has_come(further)
     for came in (Origin.LOCAL, Origin.REGISTRY):
         assert presence.resolved_origin(further, came).origin is came
-    # Not told at first, and not told since either: it was pulled, as most are.
+    # Not reported at first, nor since: it was pulled, as most are.
     presence.observed(presence.resolved_origin(packed("b:1", "sha256:b"), Origin.UNKNOWN), 2)
     assert presence.origin("sha256:b") is Origin.UNKNOWN
     assert presence.resolved_origin(packed("b:1", "sha256:b")).origin is Origin.REGISTRY

@@ -1,4 +1,4 @@
-"""What a log says of itself: what was witnessed, and what was not."""
+"""What a log says of itself: what was observed, and what was not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from collector.cli import app
 from collector.eventlog.log import EventLog
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
-from collector.queries.status import DAY_S, Witness, status
+from collector.queries.status import DAY_S, Coverage, status
 
 NS = 10**9
 NOW = 1_790_000_000.0
@@ -37,7 +37,7 @@ def log(tmp_path: Path) -> EventLog:
 def test_coverage_counts_overlapping_gaps_once_and_only_what_lies_inside(log: EventLog) -> None:
     log.append(
         [
-            # A container older than the collector is no sign that anything was witnessed then.
+            # A container older than the collector does not show that anything was observed then.
             Event(at(25), Kind.CONTAINER_CREATED, container="c"),
             Event(at(20), Kind.COLLECTOR_STARTED),
             gap(9, 6),  # one day of it within the last seven
@@ -123,7 +123,7 @@ def test_the_lists_of_a_log_from_elsewhere_are_those_of_its_host(log: EventLog) 
     for command in (["images"], ["jobs"], ["explain", "a"], ["status"]):
         refused = CliRunner().invoke(app, [*command, "--log", str(log.path)], standalone_mode=False)
         assert isinstance(refused.exception, LogError)
-        assert "tells of the hosts h, k, not of this one" in str(refused.exception)
+        assert "holds the hosts h, k, not this one" in str(refused.exception)
 
 
 DAYS = st.integers(0, 60)
@@ -134,10 +134,10 @@ def test_every_second_is_seen_or_blind_or_before_the_beginning(
     first: int, last: int, gaps: list[tuple[int, int]]
 ) -> None:
     first, last = sorted((first, last))
-    witnessed = Witness(first, last, tuple(sorted(gaps)))
+    covered = Coverage(first, last, tuple(sorted(gaps)))
     days = [any(began <= day < ended for began, ended in gaps) for day in range(20, 50) if first <= day < last]
-    assert witnessed.seen(20, 50) == days.count(False)
-    assert witnessed.blind(20, 50) == max(0, 50 - max(first, 20)) - days.count(False)
+    assert covered.seen(20, 50) == days.count(False)
+    assert covered.blind(20, 50) == max(0, 50 - max(first, 20)) - days.count(False)
 
 
 def test_free_space_is_told_of_a_minute_as_of_a_week(log: EventLog) -> None:

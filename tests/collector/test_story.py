@@ -87,8 +87,8 @@ def test_a_pull_costs_the_layers_that_were_missing(log: EventLog) -> None:
     with log.reading() as connection:
         found = read_pulls(connection, log.host)
         names = dict(connection.execute("SELECT job, job_id FROM job").fetchall())
-    told = [(pull.reference, pull.kind, pull.bytes // MIB, names[pull.job or 0]) for pull in found]
-    assert told == [
+    output = [(pull.reference, pull.kind, pull.bytes // MIB, names[pull.job or 0]) for pull in found]
+    assert output == [
         (NAMES[A], PullKind.FIRST, 15, "1"),
         (NAMES[B], PullKind.FIRST, 7, "2"),
         (NAMES[A], PullKind.UP_TO_DATE, 0, "3"),
@@ -123,7 +123,7 @@ def test_jobs_are_listed_with_images_and_pulls(log: EventLog) -> None:
 
 
 def test_costs_are_told_by_project_ref_and_image(log: EventLog) -> None:
-    def told(by: By) -> list[tuple[str, int, int, int, int, int, int]]:
+    def output(by: By) -> list[tuple[str, int, int, int, int, int, int]]:
         return [
             (
                 row.name,
@@ -137,13 +137,13 @@ def test_costs_are_told_by_project_ref_and_image(log: EventLog) -> None:
             for row in costs(log, by)
         ]
 
-    assert told(By.PROJECT) == [("mesa/mesa", 4, 2, 22, 7, 0, 0), ("gst/gst", 2, 1, 15, 0, 1, 5)]
-    assert told(By.REF) == [
+    assert output(By.PROJECT) == [("mesa/mesa", 4, 2, 22, 7, 0, 0), ("gst/gst", 2, 1, 15, 0, 1, 5)]
+    assert output(By.REF) == [
         ("mesa/mesa next", 1, 1, 17, 7, 0, 0),
         ("gst/gst main", 2, 1, 15, 0, 1, 5),
         ("mesa/mesa main", 3, 1, 15, 0, 0, 0),
     ]
-    assert told(By.IMAGE) == [
+    assert output(By.IMAGE) == [
         (NAMES[B], 1, 1, 17, 7, 0, 0),
         (NAMES[A], 4, 1, 15, 5, 1, 5),
         (NAMES[C], 1, 0, 0, 0, 0, 0),
@@ -165,16 +165,16 @@ def test_what_no_job_uses_is_counted_all_the_same(log: EventLog) -> None:
 
 
 def test_the_story_of_an_image_says_who_and_why(log: EventLog) -> None:
-    (told,) = stories(log, "mesa/a:1")
-    assert not told.gone
-    assert [(one.what, one.count, one.jobs, one.bytes) for one in told.episodes] == [
+    (output,) = stories(log, "mesa/a:1")
+    assert not output.gone
+    assert [(one.what, one.count, one.jobs, one.bytes) for one in output.episodes] == [
         ("pulled", 1, 0, 15 * MIB),
         ("used", 3, 3, None),
         ("removed", 1, 0, 5 * MIB),
         ("pulled", 1, 0, 5 * MIB),
         ("used", 1, 1, None),
     ]
-    details = [one.detail for one in told.episodes]
+    details = [one.detail for one in output.episodes]
     assert details[0] == "mesa/a:1, for a job of mesa/mesa"
     assert details[1] == "3 uses by 3 jobs of mesa/mesa, 1 pull that found it up to date, within 33 s"
     assert details[2] == "by the pruner (timer): least recently used: last used 3 h ago"
@@ -186,14 +186,14 @@ def test_the_story_of_an_image_says_who_and_why(log: EventLog) -> None:
 
 @pytest.mark.parametrize("text", [A, A[:12], "a" * 12, "docker.io/mesa/a:1", "mesa/a:1"])
 def test_an_image_is_meant_by_name_or_beginning_of_its_id(log: EventLog, text: str) -> None:
-    assert [told.image_id for told in stories(log, text)] == [A]
+    assert [output.image_id for output in stories(log, text)] == [A]
 
 
 def test_a_long_history_is_folded_and_an_unknown_image_said_in_one_line(log: EventLog) -> None:
     log.append([event for number in range(1000, 1500) for event in job(number, number, B, f"g/{number % 5}")])
-    (told,) = stories(log, NAMES[B])
-    assert len(told.episodes) == 2
-    assert told.episodes[1].detail.startswith("501 uses by 501 jobs of g/0, g/1, g/2 and 3 more")
+    (output,) = stories(log, NAMES[B])
+    assert len(output.episodes) == 2
+    assert output.episodes[1].detail.startswith("501 uses by 501 jobs of g/0, g/1, g/2 and 3 more")
     with pytest.raises(UsageError, match="no image that this host has ever held is 'x:1'"):
         stories(log, "x:1")
     with pytest.raises(UsageError, match=r"'esa/b': did you mean mesa/b:1\?|'esa/b': did you mean .*mesa/b:1"):

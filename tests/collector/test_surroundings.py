@@ -86,7 +86,7 @@ def test_no_proxy_leads_to_this_host(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "told"),
+    ("host", "output"),
     [
         ("ssh://ci@runner", "run collector and pruner there"),
         ("npipe:////./pipe/docker", "not an engine's address: unix:///path or tcp://host:port"),
@@ -96,8 +96,8 @@ def test_no_proxy_leads_to_this_host(host: str) -> None:
         ("docker.sock", "is not an engine's address"),
     ],
 )
-def test_an_address_that_cannot_be_used_is_told_in_one_line(host: str, told: str) -> None:
-    with pytest.raises(UsageError, match=re.escape(told)) as caught:
+def test_an_address_that_cannot_be_used_is_told_in_one_line(host: str, output: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(output)) as caught:
         find_engine(host)
     assert "\n" not in str(caught.value)
 

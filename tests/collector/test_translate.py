@@ -162,23 +162,23 @@ def test_events_survive_the_spool_unchanged() -> None:
 def test_the_log_names_the_volumes_of_a_container_once_however_they_became_known() -> None:
     translator = Translator(Names(containers={CONTAINER: ID_1}))
 
-    def told(action: str, time_ns: int, image: str = ID_1) -> dict[str, Any]:
+    def output(action: str, time_ns: int, image: str = ID_1) -> dict[str, Any]:
         (event,) = translator.translate(raw("container", action, CONTAINER, time_ns, image=image, name="c"))
         return dict(event.attributes)
 
-    assert "volumes" not in told("create", 1)
+    assert "volumes" not in output("create", 1)
     assert translator.translate(raw("volume", "mount", "data", 2, container=CONTAINER)) == []
     assert translator.translate(raw("volume", "mount", "stray", 2, container="d" * 64)) == []
-    assert told("start", 3)["volumes"] == ["data"]
-    assert "volumes" not in told("die", 4)
+    assert output("start", 3)["volumes"] == ["data"]
+    assert "volumes" not in output("die", 4)
     listed = ListedContainer(CONTAINER, ID_1, "c", "exited", 1, {}, ("data", "late"))
     assert translator.reconcile([listed], 5) == []
-    assert told("destroy", 6)["volumes"] == ["data", "late"]
+    assert output("destroy", 6)["volumes"] == ["data", "late"]
 
     names = Names(containers={CONTAINER: ID_1})
     names.volumes[CONTAINER] = ("asked",)
     translator = Translator(names)
-    assert told("create", 7, "name:1")["volumes"] == ["asked"]
+    assert output("create", 7, "name:1")["volumes"] == ["asked"]
     (gone,) = translator.reconcile([], 8)
     assert "volumes" not in gone.attributes
     (found,) = translator.reconcile([listed], 9)

@@ -65,9 +65,9 @@ def storable(tmp_path: Path, found: list[Event]) -> None:
 
 
 @given(st.lists(events | st.dictionaries(hostile.any_text, hostile.any_json), max_size=3))
-def test_events_of_any_shape_are_taken(told: list[dict[str, Any]]) -> None:
+def test_events_of_any_shape_are_taken(rows: list[dict[str, Any]]) -> None:
     translator = Translator(Names())
-    for line in told:
+    for line in rows:
         for event in translator.translate(line):
             assert 0 < event.time_ns < 2**63
             assert Event.from_json(json.loads(json.dumps(event.to_json()))) == event
@@ -77,7 +77,7 @@ def test_events_of_any_shape_are_taken(told: list[dict[str, Any]]) -> None:
 def test_events_of_any_shape_are_stored(tmp_path: Path) -> None:
     leaves = [*hostile.TEXTS, *hostile.NUMBERS, [], {}, ["a"], {"a": 1}]
     translator = Translator(Names())
-    told = [
+    rows = [
         *({**raw("container", "die", f"{k:064}", image="a:1"), "timeNano": leaf} for k, leaf in enumerate(leaves)),
         *(
             raw(
@@ -92,7 +92,7 @@ def test_events_of_any_shape_are_stored(tmp_path: Path) -> None:
         *(raw("image", "tag", leaf, NOW_NS + k, name=leaf) for k, leaf in enumerate(leaves)),
         *({**raw("image", "pull", "a:1", NOW_NS + k), "Actor": leaf} for k, leaf in enumerate(leaves)),
     ]
-    read = [read_json(hostile.as_json(line)) for line in told]
+    read = [read_json(hostile.as_json(line)) for line in rows]
     storable(tmp_path, [event for line in read for event in translator.translate(line)])
 
 
@@ -311,23 +311,23 @@ lines = (
 
 
 @given(st.lists(lines, max_size=5))
-def test_lines_of_any_kind_are_read_or_passed_over(told: list[str]) -> None:
-    for line in told:
+def test_lines_of_any_kind_are_read_or_passed_over(rows: list[str]) -> None:
+    for line in rows:
         parse_line(line)
-    list(read_lines(told))
+    list(read_lines(rows))
 
 
 def test_lines_of_any_kind_are_stored(tmp_path: Path) -> None:
-    told = []
+    rows = []
     for number, leaf in enumerate([*hostile.TEXTS, *hostile.NUMBERS, [1, {}], {"a": []}]):
         job = {"msg": "Job succeeded", "job": str(number + 1), "duration_s": leaf, "repo_url": leaf, "job_name": leaf}
         stamps = {"time": leaf} if number % 2 else {"__REALTIME_TIMESTAMP": leaf, "__CURSOR": leaf}
-        told.append(hostile.as_json({**job, **stamps}))
-        told.append(hostile.as_json({"MESSAGE": hostile.as_json(job), "__REALTIME_TIMESTAMP": leaf, "__CURSOR": leaf}))
-    told += [hostile.TOO_DEEP, "x" * 10**6]
+        rows.append(hostile.as_json({**job, **stamps}))
+        rows.append(hostile.as_json({"MESSAGE": hostile.as_json(job), "__REALTIME_TIMESTAMP": leaf, "__CURSOR": leaf}))
+    rows += [hostile.TOO_DEEP, "x" * 10**6]
     log = EventLog(tmp_path / "events.duckdb")
-    assert ingest_stream(log, told, NOW_NS).facts > 50
-    (tmp_path / "log").write_text("\n".join(told), errors="surrogatepass")
+    assert ingest_stream(log, rows, NOW_NS).facts > 50
+    (tmp_path / "log").write_text("\n".join(rows), errors="surrogatepass")
     ingest_file(log, tmp_path / "log")
     assert ingest_file(log, tmp_path / "log").lines == 1  # the last has no end yet
     assert log.query("SELECT max(epoch_ns(time)) <= ? FROM event", [time.time_ns()]) == [(True,)]
@@ -456,16 +456,16 @@ def test_a_job_s_name_does_not_pass_for_another_job(name: str) -> None:
         f"Job succeeded  duration_s\x1b[0;m=1 job\x1b[0;m=5 job_name\x1b[0;m={name} project\x1b[0;m=7",
         f"Image configured for job image_name={name} job=5 project=7",
     ]
-    told = [fact.job.job_id for _, fact in read_lines(lines) if fact is not None]
-    assert "999" not in told
+    rows = [fact.job.job_id for _, fact in read_lines(lines) if fact is not None]
+    assert "999" not in rows
 
 
 @pytest.mark.parametrize("text", ["9" * 400, f"{'9' * 400}GB", f"{'9' * 400}d", "1073741825GiB", "100000d", "9" * 5000])
 def test_an_amount_beyond_all_use_is_none(text: str) -> None:
     for parse in (parse_bytes, parse_duration):
-        with pytest.raises(ValueError, match=r"is too much for|is not a|has no unit") as told:
+        with pytest.raises(ValueError, match=r"is too much for|is not a|has no unit") as rows:
             parse(text)
-        assert len(str(told.value)) < 300
+        assert len(str(rows.value)) < 300
     assert parse_bytes("1073741824GiB") == 2**60
 
 
@@ -488,10 +488,10 @@ def test_a_file_of_settings_that_cannot_be_read_is_one_line(tmp_path: Path, text
 
 @given(st.lists(hostile.objects_with(time_ns=st.just(1), kind=st.just("gap"), attributes=st.just({})), max_size=3))
 def test_a_spool_with_lines_of_any_shape_blocks_no_append(
-    tmp_path_factory: pytest.TempPathFactory, told: list[dict[str, Any]]
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
 ) -> None:
     path = tmp_path_factory.mktemp("spool") / "s"
-    lines = [hostile.TOO_DEEP, "{", *map(hostile.as_json, told)]
+    lines = [hostile.TOO_DEEP, "{", *map(hostile.as_json, rows)]
     path.write_text("\n".join(lines) + "\n", errors="surrogatepass")
     spool = Spool(path, 4096)
     with spool.draining() as (events, damaged):

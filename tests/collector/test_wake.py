@@ -70,7 +70,7 @@ def test_after_recovery_it_wakes_at_once_again(log: Path) -> None:
         assert alarm.hear(SHORT)
         assert alarm.again == math.inf
         assert not alarm.hear(SHORT)
-        # What came too soon after the last is looked at again as soon as may be.
+        # What came too soon after the last is looked at again as soon as possible.
         assert alarm.again == clock.now + FIRST_PAUSE_S
         assert not alarm.hear(PLENTY)
         assert alarm.again == math.inf

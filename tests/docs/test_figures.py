@@ -15,8 +15,10 @@ ROOT = Path(__file__).parents[2]
 ROWS = {
     "docker-gc-24h": "`docker-gc`, 24 h",
     "prune-until-24h-built": "`docker image prune --filter until=24h`, daily",
-    "forecast under 5% free, min age auto": "docker-hindsight, while less than 5 % is free",
-    "forecast under auto free, min age auto": "docker-hindsight as it comes: as much free as the host has needed",
+    "prune below 5% free (forecast order), min age auto": "docker-hindsight, while less than 5 % is free",
+    "prune below auto free (forecast order), min age auto": (
+        "docker-hindsight as it comes: as much free as the host has needed"
+    ),
 }
 
 
@@ -26,10 +28,10 @@ def test_the_readme_shows_what_the_demo_prints(tmp_path: Path) -> None:
     done = subprocess.run(
         [program, "demo", "--format", "json"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    told = json.loads(done.stdout)
-    assert f"{told['uses']:,} jobs, {told['images']:,} images" in (ROOT / "README.md").read_text()
-    for row in told["policies"]:
+    output = json.loads(done.stdout)
+    assert f"{output['uses']:,} jobs, {output['images']:,} images" in (ROOT / "README.md").read_text()
+    for row in output["policies"]:
         if row["name"] in ROWS:
             figures = f"{format_bytes(row['repulled_bytes'])} | {row['disk_full']:,}"
             assert shown[ROWS[row["name"]]] == figures, row["name"]
-    assert set(ROWS) <= {row["name"] for row in told["policies"]}
+    assert set(ROWS) <= {row["name"] for row in output["policies"]}

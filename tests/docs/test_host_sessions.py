@@ -23,7 +23,7 @@ ELSEWHERE = {"make demo", "make test"}
 DOCKER_GID = 990
 ROOTS_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 REPOSITORY = "/srv/docker-hindsight.git"
-# The address under which readers find the project leads to the tree under test; pip finds what it needs at hand.
+# The address under which readers find the project leads to the tree under test; pip finds what it needs locally.
 SETTINGS = f"""
 set -eu
 git config --system url.{REPOSITORY}.insteadOf https://example.org/docker-hindsight
@@ -76,10 +76,10 @@ def test_commands_do_what_they_say_on_a_machine(document: Path, machine: Machine
     publish(tmp_path / "repository")
     shutil.copytree(tmp_path / "repository", machine.path(REPOSITORY))
     machine.write("/root/session.sh", SETTINGS + script(found))
-    told = machine.run("env", "HOME=/root", f"PATH={ROOTS_PATH}", "bash", "/root/session.sh", patience_s=300)
-    assert "Traceback" not in told
+    output = machine.run("env", "HOME=/root", f"PATH={ROOTS_PATH}", "bash", "/root/session.sh", patience_s=300)
+    assert "Traceback" not in output
     for command in found:
-        assert f"line {command.line}: {command.text}" in told
+        assert f"line {command.line}: {command.text}" in output
     assert machine.run("systemctl", "is-system-running", status=None).strip() == "running", machine.run(
         "systemctl", "--failed"
     )

@@ -83,7 +83,7 @@ class Host:
         return json.loads(found.stdout)
 
     def start_collector(self, *options: str) -> subprocess.Popen[bytes]:
-        """Start the collector and wait until it witnesses."""
+        """Start the collector and wait until it observes."""
         path = self.engine.folder / "collector.eventlog.log"
         before = path.read_text().count("observing") if path.exists() else 0
         with path.open("ab") as log:
@@ -91,11 +91,11 @@ class Host:
                 self.command("collector", "run", *options), stdout=log, stderr=log, env=self.environment
             )
 
-        def witnesses() -> bool:
+        def is_following() -> bool:
             assert process.poll() is None, path.read_text()
             return path.read_text().count("observing") > before
 
-        self.wait_for(witnesses, "the collector to witness")
+        self.wait_for(is_following, "the collector to observe")
         return process
 
     @contextmanager

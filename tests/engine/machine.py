@@ -85,7 +85,7 @@ def _cgroup2() -> Path | None:
 def install_package(folder: Path) -> Path:
     """Build the wheel of the tree and install it, as a user would, in an environment for the machine.
 
-    What both need is at hand, in the versions that the project is locked to: nothing is fetched.
+    What both need is there, in the versions that the project is locked to: nothing is fetched.
     """
     programs = folder / "programs"
     at_hand = ("--no-index", "--find-links", ROOT / "srv" / "wheels")

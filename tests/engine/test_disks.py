@@ -109,9 +109,9 @@ def test_an_engine_elsewhere_is_refused_by_collector_and_pruner(
     pull(elsewhere, registry, "there", MIB)
     host = Host(elsewhere, tmp_path / "events.duckdb", address=address)
     for argv in (("pruner", "run", "--threshold", "100GiB", *OLD_ENOUGH), ("collector", "run", "--once")):
-        told = host.run(*argv, status=1)
-        assert "is not on this host (none of its images is recorded under" in told
-        assert "--host unix:///path, or DOCKER_HOST" in told
+        output = host.run(*argv, status=1)
+        assert "is not on this host (none of its images is recorded under" in output
+        assert "--host unix:///path, or DOCKER_HOST" in output
     doctor = host.run("collector", "doctor", status=1)
     assert "host of the engine  fault  another host" in doctor
     assert elsewhere.client().images.list()

@@ -1,4 +1,4 @@
-"""What each engine can tell is found by asking it, and documented as it answers."""
+"""What each engine reports is found by asking it, and documented as it answers."""
 
 from __future__ import annotations
 

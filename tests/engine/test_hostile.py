@@ -50,13 +50,13 @@ def test_labels_urls_manifests_and_times_of_any_kind_are_recorded_and_passed(
         [made.id],
     )
     evil_id = str(client.images.get(evil).id)
-    told = {kind: (image, json.loads(attributes)) for kind, image, attributes in rows}
-    assert {image for kind, (image, _) in told.items() if kind.startswith("container")} == {evil_id}
-    labels = told["container_created"][1]["labels"]
+    output = {kind: (image, json.loads(attributes)) for kind, image, attributes in rows}
+    assert {image for kind, (image, _) in output.items() if kind.startswith("container")} == {evil_id}
+    labels = output["container_created"][1]["labels"]
     assert labels["exitCode"] == "boom"
     assert labels["big"].endswith("… (100,000 characters)")
     # Docker lets the label stand for the exit code.
-    assert told["container_died"][1].get("exit_code") is None
+    assert output["container_died"][1].get("exit_code") is None
     assert victim_id not in {image for _, image, _ in rows}
     assert host.log.query("SELECT ci, job_id, url, project FROM jobs") == [("gitlab", "1", "http://[", None)]
     assert host.count("event_unreadable") == host.count("gap") == 0

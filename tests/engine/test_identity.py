@@ -38,7 +38,7 @@ class Operator:
         self.done: list[str] = [f"seed {seed}"]
         # What each container was created from: container ID to image ID at that time.
         self.created: dict[str, str] = {}
-        self.witnessed: set[str] = set()
+        self.existing: set[str] = set()
         # What each built image was built on, by their IDs.
         self.built: dict[str, str] = {}
         # Images that were there after every step since `lasting` was last set.
@@ -149,10 +149,10 @@ class Operator:
         self.any_image(container_of)
 
     def drop(self) -> None:
-        # Of a container that is gone before anybody could ask, an engine that tells names only no longer tells
+        # Of a container that is gone before anybody could ask, an engine that gives names only no longer gives
         # what a name meant that has moved since: only what was there at the last look is dropped.
-        if len(self.witnessed) > 1:
-            chosen = self.random.choice(sorted(self.witnessed))
+        if len(self.existing) > 1:
+            chosen = self.random.choice(sorted(self.existing))
             self.client.containers.get(chosen).remove()
 
     def any_image(self, act: Callable[[Image], object]) -> None:
@@ -175,7 +175,7 @@ def tar(text: str) -> bytes:
     return buffer.getvalue()
 
 
-# A fixed one, and a new one each day, which a failure tells; a gate judges a change, so it takes no new one.
+# A fixed one, and a new one each day, which a failure names; a gate judges a change, so it takes no new one.
 SEEDS = [1, 2 if UNDER_CI else int(time.time() // 86400)]
 
 
@@ -198,12 +198,12 @@ def test_the_log_knows_what_the_engine_holds(any_engine: Engine, registry: Regis
             with suppress(AssertionError):
                 host.wait_for(lambda: projected() == operator.inventory(), "the log to follow")
             assert projected() == operator.inventory(), operator.done
-            operator.witnessed = set(operator.created)
+            operator.existing = set(operator.created)
             bases |= {made: on for made, on in operator.built.items() if {made, on} <= operator.lasting}
     used = dict(host.log.query("SELECT DISTINCT container, image_id FROM events WHERE kind = 'container_created'"))
     # A classic build makes containers of its own.
     assert {container: used.get(container) for container in operator.created} == operator.created, operator.done
-    # What was built begins with the layers of what it was built on, though no event tells that.
+    # What was built begins with the layers of what it was built on, though no event says so.
     for made, on in bases.items():
         assert on in credits_of(host, made), (made, on, operator.done)
     assert host.count("base_used") >= int("label" in operator.done), operator.done
@@ -257,7 +257,7 @@ def test_builds_are_known_with_what_they_were_built_on(any_engine: Engine, regis
             assert began < used <= time.time()
 
             # An image that is not there is pulled by the classic builder; BuildKit keeps it to itself.
-            told = len(events_of(host, absent.reference))
+            output = len(events_of(host, absent.reference))
             made = build(any_engine, builder, absent.reference, f"built/on-absent:{builder.value}", f"{builder}")
             host.wait_for(lambda: shown() == listed(), "the log to follow")
             if builder is Builder.CLASSIC:
@@ -265,8 +265,8 @@ def test_builds_are_known_with_what_they_were_built_on(any_engine: Engine, regis
                 client.images.remove(absent.reference)
                 host.wait_for(lambda: shown() == listed(), "the removal")
             else:
-                # The blind spot: nothing tells of it. What was built holds its layers.
-                assert len(events_of(host, absent.reference)) == told
+                # The blind spot: nothing reports it. What was built holds its layers.
+                assert len(events_of(host, absent.reference)) == output
                 assert not credits_of(host, made)
                 assert len(layers(host, made)) == len(layers(host, second))
         # Its layers protect the base: removing it would free nothing.

@@ -46,9 +46,9 @@ def test_the_image_of_a_job_in_flight_stays_until_its_build_container_does(
     def name_it() -> None:
         """The runner says in its log, before the build container, which image it is going to use."""
         entry = {"msg": "Image configured for job", "image_name": images["named"], "job": 5000, "project": 9}
-        told = docker20.folder / "runner.log"
-        told.write_text(json.dumps(entry) + "\n")
-        host.run("collector", "ingest", "gitlab-runner-log", str(told))
+        output = docker20.folder / "runner.log"
+        output.write_text(json.dumps(entry) + "\n")
+        host.run("collector", "ingest", "gitlab-runner-log", str(output))
         prune()
 
     with host.collecting():

@@ -1,4 +1,4 @@
-"""What the engine's events never told is seen by the next listing of containers."""
+"""What the engine's events never reported is seen by the next listing of containers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOST = "lost"
 
 
 def of_lost_container(line: bytes) -> bool:
-    """Whether an event of the stream tells of the container whose events are lost."""
+    """Whether an event of the stream is about the container whose events are lost."""
     event = json.loads(line)
     attributes = (event.get("Actor") or {}).get("Attributes") or {}
     return event.get("Type") == "container" and attributes.get("name") == LOST
@@ -33,8 +33,8 @@ def test_a_container_whose_events_are_lost_is_seen_by_the_listing(any_engine: En
         host = Host(any_engine, any_engine.folder / "log" / "events.duckdb", proxy.host)
         with host.collecting("--listing-interval", "1s"):
             host.wait_for_events("image_observed", 1)
-            told = client.containers.create(reference, ["true"], name="told", network_mode="none")
-            told.remove()
+            output = client.containers.create(reference, ["true"], name="reported", network_mode="none")
+            output.remove()
             host.wait_for_events("container_destroyed", 1)
             before = time.time()
             lost = client.containers.create(
@@ -60,12 +60,12 @@ def test_a_container_whose_events_are_lost_is_seen_by_the_listing(any_engine: En
         ("container_destroyed", image, "true", None),
     ]
     assert int(before) <= rows[0][4] <= removed  # as the engine lists it: in whole seconds
-    ((used, evidence, witness, uses),) = host.log.query(
-        "SELECT epoch_ns(last_use) / 1e9, evidence, witness, uses FROM last_use"
+    ((used, evidence, evidence_source, uses),) = host.log.query(
+        "SELECT epoch_ns(last_use) / 1e9, evidence, evidence_source, uses FROM last_use"
     )
     # Known from listing to listing only, and never too early.
     assert removing <= used <= seen
-    assert (evidence, witness, uses) == ("container removed", lost.id, 2)
+    assert (evidence, evidence_source, uses) == ("container removed", lost.id, 2)
     assert host.count("gap") == 0
 
 

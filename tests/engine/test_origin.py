@@ -84,7 +84,7 @@ class Comer:
         return made
 
     def not_pushed(self) -> str:
-        """Neither push nor pull can succeed, and some engines tell of both all the same."""
+        """Neither push nor pull can succeed, and some engines report both all the same."""
         made = self.built(f"{NOWHERE}:1")
         assert "error" in self.client.api.push(NOWHERE, tag="1")
         with suppress(docker.errors.APIError):
@@ -170,7 +170,7 @@ def test_only_what_a_registry_has_is_removed(any_engine: Engine, registry: Regis
             **{comer.built(f"built/by-{one.name.lower()}:1", one): "local" for one in builders(any_engine)},
             comer.imported(): "local",
             comer.committed(): "local",
-            # Podman tells a push that failed like one that did not.
+            # Podman reports a push that failed like one that did not.
             comer.pushed(): "local" if is_podman else "registry",
             comer.not_pushed(): "local",
         }
@@ -183,7 +183,7 @@ def test_only_what_a_registry_has_is_removed(any_engine: Engine, registry: Regis
         wait_for(host, expected)
 
         # The registry is asked for it now, and has it. Docker 26 does not list it where a Docker archive
-        # brought its layers; Podman cannot tell the registry's from the OCI archive's.
+        # brought its layers; Podman cannot distinguish the registry's from the OCI archive's.
         name = "packed" if any_engine.setup.store else "loaded"
         comer.client.images.pull(f"{registry.host}/origin/{name}:1")
         expected[archives[name]] = "registry"
@@ -232,9 +232,9 @@ def test_what_nothing_tells_of_counts_as_local_until_root_looks(make_engine: Mak
     assert shown(host) == {before: "unknown"}
     findings = {row["subject"]: row for row in json.loads(blindly("collector", "doctor", "--format", "json"))}
     assert (findings["origin of images"]["state"], findings["origin of images"]["answer"]) == ("blind", "not reported")
-    told = " ".join(blindly("pruner", "plan", "--all", *short_of_space).split())
-    assert "whether a registry has 1 image is not known, so they count as local " in told
-    assert "whether a registry has it is not known, so it counts as local (local_images = superseded: " in told
+    output = " ".join(blindly("pruner", "plan", "--all", *short_of_space).split())
+    assert "whether a registry has 1 image is not known, so they count as local " in output
+    assert "whether a registry has it is not known, so it counts as local (local_images = superseded: " in output
     assert any("whether a registry has 1 image is not known" in word for word in load_trace(host.log).assumptions)
     # Root's own plan looks by itself; what root's inventory finds is there for all.
     assert [row["reason"] for row in host.json("pruner", "plan", *short_of_space)["images"]] == ["evict"]

@@ -65,12 +65,12 @@ class Prometheus:
         url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         try:
             with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310
-                told = json.load(answer)
+                output = json.load(answer)
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{path} {parameters}: {error.read().decode()}") from None
-        assert told["status"] == "success", told
-        assert not told.get("warnings"), told
-        return told["data"]
+        assert output["status"] == "success", output
+        assert not output.get("warnings"), output
+        return output["data"]
 
     def values(self, query: str) -> list[float]:
         """What a query gives now, one value a series."""
@@ -125,7 +125,7 @@ def live(host: Host, registry: Registry, prometheus: Prometheus) -> None:
     host.wait_for_events("container_destroyed", 4)
     # The next prune is to be seen as one of its own.
     seen = "docker_hindsight_last_prune_timestamp_seconds"
-    host.wait_for(lambda: bool(prometheus.values(seen)), "the first prune to be told")
+    host.wait_for(lambda: bool(prometheus.values(seen)), "the first prune to be exported")
     time.sleep(1.1)
     host.run("pruner", "run", *options, "--threshold", "99%", *spared, status=3)
 

@@ -1,4 +1,4 @@
-"""Jobs, pruners and kill -9 at any moment: nothing that a job needs goes, and nothing goes untold."""
+"""Jobs, pruners and kill -9 at any moment: nothing that a job needs goes, and nothing goes unrecorded."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ REMOVALS = 20
 MOST_JOBS = 4 * JOBS
 THREADS = 6
 MIN_AGE_S = 2.0
-# An engine does not answer and remove in one step. A use that it tells of in between comes too late (docs/safety.md):
+# An engine does not answer and remove in one step. A use that it reports in between comes too late (docs/safety.md):
 # with all processors busy that takes milliseconds to tens of them. Then it is one removal in some twenty to forty.
 MOST_MET = 4
 
@@ -52,7 +52,7 @@ MOST_MET = 4
 class Job:
     """A job, what it needs by name and ID, and when the engine had pulled that for it. Times are UTC seconds.
 
-    What a job finds there it only looks up, which no engine tells of: then `pulled` is infinite.
+    What a job finds there it only looks up, which no engine reports: then `pulled` is infinite.
     """
 
     number: int
@@ -385,7 +385,7 @@ def inventory(client: docker.DockerClient) -> set[str]:
     }
 
 
-def told(host: Host, kind: str) -> set[str]:
+def output(host: Host, kind: str) -> set[str]:
     rows = host.log.query("SELECT coalesce(image_id, container, reference) FROM events WHERE kind = ?", [kind])
     return {str(row[0]) for row in rows}
 
@@ -393,12 +393,12 @@ def told(host: Host, kind: str) -> set[str]:
 def kill_before_it_tells(
     process: subprocess.Popen[bytes], host: Host, client: docker.DockerClient, before: set[str]
 ) -> None:
-    """Kill a pruner when something has gone that its log does not tell of."""
+    """Kill a pruner when something has gone that its log does not know of."""
     with locked(host.log_path) as file:
         copy = Host(host.engine, host.log_path.with_name("copy.duckdb"))
         copy.log_path.write_bytes(file.read())
-        known = told(copy, "item_removed")
-        host.wait_for(lambda: before - inventory(client) > known, "something untold")
+        known = output(copy, "item_removed")
+        host.wait_for(lambda: before - inventory(client) > known, "something unrecorded")
         process.kill()
         process.wait()
 
@@ -442,16 +442,16 @@ def test_killed_at_any_moment_the_pruner_leaves_no_removal_untold(docker20: Engi
             process.kill()
             kills += process.wait() == -9
             host.wait_for(lambda: proxy.idle, "the engine to end what it was asked")
-            # The next run, with nothing to do, tells the end of the story.
+            # The next run, with nothing to do, records the end of the story.
             host.run("pruner", "run", "--threshold", "1B")
             now = inventory(client)
-            assert told(host, "item_removed") == before - now
+            assert output(host, "item_removed") == before - now
             assert host.log.query("SELECT count(*) FROM prunes WHERE finished IS NULL") == [(0,)]
             if process.returncode != -9:
                 break
     assert kills >= 4
     assert check(host.log) == []
-    # Some went in the very moment of the kill, which only the next run could tell.
+    # Some went in the very moment of the kill, which only the next run could record.
     inferred = "SELECT count(*) FROM events WHERE kind = 'item_removed' AND attributes ->> '$.inferred' = 'true'"
     assert host.log.query(inferred)[0][0] >= 1
     assert host.log.query("SELECT count(*) FROM prunes WHERE outcome = 'interrupted'")[0][0] == kills

@@ -163,14 +163,14 @@ def test_after_a_restart_of_the_engine_what_happened_unseen_is_known(
     assert created(host)[container] == image
     how = dict(
         host.log.query(
-            "SELECT kind, max(coalesce(attributes ->> '$.inferred', 'told')) FROM event WHERE seq > ?"
+            "SELECT kind, max(coalesce(attributes ->> '$.inferred', 'event')) FROM event WHERE seq > ?"
             " AND kind IN ('image_deleted', 'container_created') GROUP BY kind",
             [before],
         )
     )
     if keeps_events(any_engine):
         assert gaps(host) == []
-        assert how == {"image_deleted": "told", "container_created": "told"}
+        assert how == {"image_deleted": "event", "container_created": "event"}
         return
     ((began, ended, _),) = gaps(host)
     assert cut < began < noticed

@@ -45,7 +45,7 @@ def tags(host: Host) -> list[str]:
 
 
 def remount(disk: LoopDisk, how: str) -> None:
-    """Mount it anew as soon as no file on it is open for writing."""
+    """Remount it as soon as no file on it is open for writing."""
     command = ["mount", "-o", f"remount,{how}", str(disk.path)]
     Host.wait_for(lambda: subprocess.run(command, check=False).returncode == 0, f"the disk to be mounted {how}")
 
@@ -66,7 +66,7 @@ def test_a_log_damaged_or_deleted_or_read_only_meanwhile_loses_nothing(docker20:
         # Nobody may write to it.
         remount(disk, "ro")
         tag(host, reference, "read-only")
-        host.wait_for(lambda: any("read-only" in line.lower() for line in said(host)), "the fault to be told")
+        host.wait_for(lambda: any("read-only" in line.lower() for line in said(host)), "the fault to be reported")
         remount(disk, "rw")
         host.wait_for(
             lambda: tags(host) == ["recovery/damaged:1", "recovery/read-only:1"], "the events of the meantime"

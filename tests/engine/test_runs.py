@@ -48,7 +48,7 @@ def test_one_clean_up_on_demand_and_one_before_a_job(host: Host) -> None:
     assert all(name in dry for name in every - host.references())
     assert disk.free() >= wanted
 
-    # Before a job: nothing to do is told at once; else space is made, and the log says for what.
+    # Before a job: nothing to do is said at once; else space is made, and the log says for what.
     assert "nothing to do" in host.run("pruner", "run", "--until-free", f"{disk.free() - MIB}B")
     assert len(host.references()) == 6
     wanted = disk.free() + 4 * MIB
@@ -95,8 +95,8 @@ def test_what_must_be_free_is_what_may_start(host: Host, tmp_path: Path) -> None
     host.run("pruner", "plan", *options, "--job-slots", "6")
     assert "nothing to do" not in host.run("pruner", "plan", *options, "--job-slots", "6")
     config.unlink()
-    told = host.run("pruner", "plan", *options, status=2)
-    assert f"set job_slots, or let runner_config = {config} tell" in told
+    output = host.run("pruner", "plan", *options, status=2)
+    assert f"set job_slots, or make runner_config = {config} readable" in output
     client.close()
 
 

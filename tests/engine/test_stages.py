@@ -130,9 +130,9 @@ def test_what_the_engine_refuses_keeps_nothing_else(any_engine: Engine, registry
         dry = host.run("pruner", "run", "--dry-run", *again)
         assert name not in dry
         assert "removed 1 image, " in host.run("pruner", "run", *again)
-        told = host.run("pruner", "run", "--dry-run", *GRACES, "--threshold", "100%").splitlines()
+        output = host.run("pruner", "run", "--dry-run", *GRACES, "--threshold", "100%").splitlines()
         refused = "last, for the engine refused it"
-        going = [line for line in told if line.startswith("remove ") or refused in line]
+        going = [line for line in output if line.startswith("remove ") or refused in line]
         assert refused in " ".join(going[-2:])
     finally:
         litter.release(any_engine, name)
@@ -313,15 +313,15 @@ def test_what_is_used_after_the_plan_stays(docker20: Engine, registry: Registry)
         litter.images["tool"].reference, ["true"], volumes={anonymous: {"bind": "/data"}}, network_mode="none"
     )
     litter.client.volumes.get(renewed).remove()
-    time.sleep(1.1)  # the engine tells a volume's age in seconds
+    time.sleep(1.1)  # the engine gives a volume's age in seconds
     litter.client.volumes.create(renewed)
     outcome = Executor(border, host.log, "test").run(lambda _: made)
-    told = {removal.name: obstacle for removal, obstacle in outcome.failed}
-    assert told["started"] == "it is running now"
-    assert told["ended"] == "it ran since the plan was made"
-    assert told[anonymous] == "a container refers to it now"
-    assert told[renewed] == "it was created again since the plan was made"
-    assert {litter.images[name].reference for name in ("job", "idle", "tool")} <= set(told)
+    output = {removal.name: obstacle for removal, obstacle in outcome.failed}
+    assert output["started"] == "it is running now"
+    assert output["ended"] == "it ran since the plan was made"
+    assert output[anonymous] == "a container refers to it now"
+    assert output[renewed] == "it was created again since the plan was made"
+    assert {litter.images[name].reference for name in ("job", "idle", "tool")} <= set(output)
     assert {container.name for container in litter.client.containers.list(all=True)} >= {"started", "ended"}
     border.close()
     litter.client.close()

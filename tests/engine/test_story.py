@@ -1,4 +1,4 @@
-"""The story of the project, on real engines: jobs fill a disk, the collector witnesses, the pruner decides."""
+"""The story of the project, on real engines: jobs fill a disk, the collector records, the pruner decides."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_the_collector_resumes_without_loss_after_kill_9_and_daemon_restart(
     host.wait_for_events("container_destroyed", 2)
     collector.kill()
     collector.wait()
-    # Witnessed by the engine's own short memory only.
+    # Known from the engine's own short memory only.
     runner.run_job(images["beta"].reference)
     collector = host.start_collector()
     host.wait_for_events("container_destroyed", 4)

@@ -62,10 +62,10 @@ def images(registry: Registry) -> list[PushedImage]:
 
 def install(machine: Machine, engine: Engine, policy: str = "") -> None:
     machine.write("/etc/docker-hindsight/policy.toml", policy)
-    told = machine.run(
+    output = machine.run(
         "pruner", "install-units", "--host", ENGINE_HOST, "--data-root", str(engine.disk.path), "--enable"
     )
-    assert "enable --now collector.service pruner.timer pruner.path" in told
+    assert "enable --now collector.service pruner.timer pruner.path" in output
     assert machine.show("collector.service", "ActiveState") == "active"
 
 
@@ -124,7 +124,7 @@ def test_timer_and_early_trigger_bring_the_disk_back(
 
 
 def wait_for_recovery(machine: Machine, threshold: int) -> None:
-    """Wait until the collector has seen what the latest prune did: only then will it wake the pruner anew at once."""
+    """Wait until the collector has seen what the latest prune did: only then will it wake the pruner again at once."""
     seen = f"""
         SELECT count(*) > 0 FROM event WHERE kind = 'disk_sampled' AND bytes >= {threshold}
         AND time > (SELECT max(started) FROM prunes)
@@ -148,9 +148,9 @@ def switch_off(machine: Machine, *triggers: str) -> None:
 
 
 def seconds_from_sample_to_prune(machine: Machine, threshold: int, number: int) -> float:
-    """From the first sample under the threshold to the start of the prune of that number, as soon as both are told."""
+    """From the first sample under the threshold to the start of the prune of that number, once both are logged."""
 
-    def told() -> list[tuple[object, ...]]:
+    def woken_at() -> list[tuple[object, ...]]:
         return machine.query(
             f"""
             WITH prune AS (SELECT started AS start FROM prunes ORDER BY started LIMIT 1 OFFSET {number - 1}),
@@ -163,8 +163,8 @@ def seconds_from_sample_to_prune(machine: Machine, threshold: int, number: int) 
         )
 
     # The collector appends in batches: the sample may come into the log after the prune that it caused.
-    Host.wait_for(lambda: bool(told()), "the sample that woke the pruner")
-    return float(str(told()[0][0]))
+    Host.wait_for(lambda: bool(woken_at()), "the sample that woke the pruner")
+    return float(str(woken_at()[0][0]))
 
 
 def check_the_services_user(machine: Machine) -> None:
@@ -188,9 +188,9 @@ def check_the_services_user(machine: Machine) -> None:
 
 def check_the_journal(machine: Machine, engine: Engine) -> None:
     """Removals are informational lines; a lost engine is a warning; nothing bears its prefix."""
-    told = machine.journal("pruner.service")
-    assert [line for line in told if line[0] == 6 and line[1].startswith("removed ") and "freed" in line[1]]
-    assert not [text for _, text in told if text.startswith("<")]
+    output = machine.journal("pruner.service")
+    assert [line for line in output if line[0] == 6 and line[1].startswith("removed ") and "freed" in line[1]]
+    assert not [text for _, text in output if text.startswith("<")]
     engine.stop()
     Host.wait_for(
         lambda: any(
@@ -204,7 +204,7 @@ def test_watchdog_and_restart_bring_the_collector_back_without_a_lost_event(
     machine: Machine, docker20: Engine, images: list[PushedImage]
 ) -> None:
     machine.write("/etc/systemd/system/collector.service.d/soon.conf", "[Service]\nWatchdogSec=8s\nRestartSec=100ms\n")
-    # A disk that cannot be measured, here one hidden by PrivateTmp, is told at once: nobody waits for it in vain.
+    # A disk that cannot be measured, here one hidden by PrivateTmp, is reported at once: nobody waits for it in vain.
     machine.run("pruner", "install-units", "--host", ENGINE_HOST, "--enable", status=1, patience_s=80)
     lines = [text for _, text in machine.journal("collector.service")]
     place, why = f"data root {docker20.data_root}", "cannot be measured: No such file or directory"
@@ -224,15 +224,15 @@ def test_watchdog_and_restart_bring_the_collector_back_without_a_lost_event(
     time.sleep(9)
     assert machine.show("collector.service", "NRestarts") == "0"
 
-    # What stands still is ended by the watchdog; what happened meanwhile is witnessed all the same.
+    # What stands still is ended by the watchdog; what happened meanwhile is recorded all the same.
     machine.run("systemctl", "kill", "--signal=STOP", "collector.service")
     runner.run_job(images[1].reference)
     Host.wait_for(lambda: machine.show("collector.service", "NRestarts") == "1", "the watchdog")
     runner.run_job(images[1].reference)
     Host.wait_for(lambda: created() == 6, "the jobs while the collector stood still")
-    told = machine.run("journalctl", "--unit", "collector.service", "--no-pager")
-    assert "Watchdog timeout" in told
-    assert "Current thread" in told
+    output = machine.run("journalctl", "--unit", "collector.service", "--no-pager")
+    assert "Watchdog timeout" in output
+    assert "Current thread" in output
 
     machine.run("systemctl", "kill", "--signal=KILL", "collector.service")
     runner.run_job(images[1].reference)
@@ -242,8 +242,8 @@ def test_watchdog_and_restart_bring_the_collector_back_without_a_lost_event(
     ]
     assert machine.query("SELECT count(*) FROM gaps") == [(0,)]
 
-    told = machine.run("pruner", "uninstall-units")
-    assert "disable --now collector.service pruner.timer pruner.path" in told
+    output = machine.run("pruner", "uninstall-units")
+    assert "disable --now collector.service pruner.timer pruner.path" in output
     assert machine.show("collector.service", "LoadState") == "not-found"
     assert machine.query("SELECT count(*) > 0 FROM event") == [(True,)]
 
@@ -251,7 +251,7 @@ def test_watchdog_and_restart_bring_the_collector_back_without_a_lost_event(
 def test_the_service_learns_the_number_of_job_slots_and_no_token(machine: Machine, docker20: Engine) -> None:
     install(machine, docker20, 'threshold = "1MiB/job"\n')
     switch_off(machine, "pruner.path", "pruner.timer")
-    config, told = "/etc/gitlab-runner/config.toml", "/run/docker-hindsight.slots"
+    config, slots_file = "/etc/gitlab-runner/config.toml", "/run/docker-hindsight.slots"
 
     def threshold(slots: str) -> int:
         """The threshold that a run leaves beside the log, bytes."""
@@ -263,13 +263,13 @@ def test_the_service_learns_the_number_of_job_slots_and_no_token(machine: Machin
         return int(left["free_bytes"])
 
     assert threshold("concurrent = 3\n") == 3 * MIB
-    assert machine.path(told).read_text() == f"DOCKER_HINDSIGHT_JOB_SLOTS=3:{config}\n"
+    assert machine.path(slots_file).read_text() == f"DOCKER_HINDSIGHT_JOB_SLOTS=3:{config}\n"
     # It follows the file, to whose end nobody looks.
     assert threshold(" concurrent=12 # was 3\n") == 12 * MIB
     assert threshold("") == MIB
-    assert machine.path(told).read_text() == f"DOCKER_HINDSIGHT_JOB_SLOTS=1:{config}\n"
+    assert machine.path(slots_file).read_text() == f"DOCKER_HINDSIGHT_JOB_SLOTS=1:{config}\n"
     # Without the file nothing is known, and that is said.
     machine.path(config).unlink()
     machine.run("systemctl", "start", "pruner.service", status=1)
-    assert any("set job_slots, or let runner_config" in text for _, text in machine.journal("pruner.service"))
-    assert not machine.path(told).exists()
+    assert any("set job_slots, or make runner_config" in text for _, text in machine.journal("pruner.service"))
+    assert not machine.path(slots_file).exists()

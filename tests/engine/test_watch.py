@@ -32,9 +32,9 @@ def test_it_shows_space_and_events_and_what_would_go_next(docker20: Engine, regi
         time.sleep(1.1)  # everything is older than the min_age of one second
         shown = host.run("analyzer", "watch", "--once", "--order", "lru", "--min-age", "1s", "--threshold", "10%")
         free = docker20.disk.free()
-    told = re.search(r"(?P<free>\S+ \S+) of \S+ \S+ free .*pruning starts under \S+ MiB", shown)
-    assert told is not None, shown
-    assert parse_bytes(told["free"].replace(" ", "")) == pytest.approx(free, rel=0.02)
+    output = re.search(r"(?P<free>\S+ \S+) of \S+ \S+ free .*pruning starts under \S+ MiB", shown)
+    assert output is not None, shown
+    assert parse_bytes(output["free"].replace(" ", "")) == pytest.approx(free, rel=0.02)
     following, events = shown.split("next to go")[1].split("last events")
     assert following.index(first) < following.index(second)
     assert "container destroyed" in events

@@ -106,11 +106,11 @@ def needs(events: list[dict[str, Any]], facts: list[tuple[float, JobFact]]) -> l
         begun.setdefault(fact.job.job_id, time)
     found = []
     for event in events:
-        told = job_of(event["Actor"]["Attributes"]) if event["Action"] == "create" else None
-        if told is not None:
+        output = job_of(event["Actor"]["Attributes"]) if event["Action"] == "create" else None
+        if output is not None:
             created = event["timeNano"] / 1e9
-            first = begun[told[0].job_id] = min(created, begun.get(told[0].job_id, created))
-            if told[1] not in HELPER_ROLES:
+            first = begun[output[0].job_id] = min(created, begun.get(output[0].job_id, created))
+            if output[1] not in HELPER_ROLES:
                 found.append(Need(event["Actor"]["Attributes"]["image"], first, created))
     return found
 
@@ -126,11 +126,11 @@ def needs(events: list[dict[str, Any]], facts: list[tuple[float, JobFact]]) -> l
 def test_what_jobs_in_flight_need_is_held_or_goes_last(
     tmp_path: Path, following: bool, expected: tuple[int, int, int, tuple[int, int, int, int]]
 ) -> None:
-    told = json.loads((RECORDED / "moments.json").read_text())
+    output = json.loads((RECORDED / "moments.json").read_text())
     events = [json.loads(line) for line in lines("docker-events.jsonl.gz")]
     facts = runner_facts()
     wanted = needs(events, facts)
-    host, log = Host(told["images"]), EventLog(tmp_path / "events.duckdb", host="runner")
+    host, log = Host(output["images"]), EventLog(tmp_path / "events.duckdb", host="runner")
     pulled: set[str] = set()
     for event in events:
         # What is used before it is pulled was there from the beginning.
@@ -141,7 +141,7 @@ def test_what_jobs_in_flight_need_is_held_or_goes_last(
     translator = Translator(host)
     unpinned = firm = last = 0
     sums = [0, 0, 0, 0]
-    for moment in told["moments"][::3]:
+    for moment in output["moments"][::3]:
         seen = [event for event in events if event["timeNano"] / 1e9 <= moment]
         events = events[len(seen) :]
         for event in seen:

@@ -228,7 +228,7 @@ def test_what_a_host_says_goes_over_what_its_base_says(tmp_path: Path) -> None:
     assert (str(policy.threshold), policy.min_age, policy.volumes.named) == ("50GB", 1800.0, ("ci-*",))
     shown = CliRunner().invoke(app, ["check-policy", str(host), "--format", "json"])
     assert shown.exit_code == 0
-    told = json.loads(shown.stdout)["from"]
-    assert told == {"threshold": str(host), "min_age": str(base), "volumes.named": str(base)}
+    output = json.loads(shown.stdout)["from"]
+    assert output == {"threshold": str(host), "min_age": str(base), "volumes.named": str(base)}
     table = CliRunner().invoke(app, ["check-policy", str(host)]).stdout
     assert "keys have their default value" in table

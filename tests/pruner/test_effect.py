@@ -23,10 +23,10 @@ def test_three_removals_without_effect_stop_the_run_and_say_what_came() -> None:
     assert effect.check(63 * MIB, 0, 0, lambda: 0) is None
     assert effect.check(64 * MIB, 0, 0, lambda: 0) is None
     assert effect.check(100 * MIB, 0, 9 * MIB, lambda: 0) is None
-    told = effect.check(100 * MIB, 9 * MIB, 9 * MIB, lambda: 9 * MIB)
-    assert told is not None
-    assert told.startswith("3 removals were to free 264 MiB, and 9.00 MiB came: ")
-    assert "\n" not in told
+    output = effect.check(100 * MIB, 9 * MIB, 9 * MIB, lambda: 9 * MIB)
+    assert output is not None
+    assert output.startswith("3 removals were to free 264 MiB, and 9.00 MiB came: ")
+    assert "\n" not in output
 
 
 def test_a_removal_that_frees_what_it_should_clears_the_doubt() -> None:

@@ -140,11 +140,11 @@ def test_a_run_that_can_remove_nothing_is_recorded_with_what_stood_in_the_way(be
     old_image(bench, "a:1")
     for _ in range(2):
         assert not bench.prune(min_age="90d").reached
-    told = bench.log.query(
+    output = bench.log.query(
         "SELECT attributes ->> '$.outcome', attributes ->> '$.held_back[0].rule' FROM event"
         " WHERE kind = 'prune_finished'"
     )
-    assert told == [("target not reached", "min_age")]
+    assert output == [("target not reached", "min_age")]
     assert bench.log.query("SELECT count(*) FROM event WHERE kind = 'prune_started'") == [(1,)]
 
 

@@ -1,4 +1,4 @@
-"""Settings of other tools become policies that mean the same; what cannot is told."""
+"""Settings of other tools become policies that mean the same; what cannot is reported."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_docker_gc_becomes_a_policy_and_the_rest_is_told(docker_gc: list[Path]) 
     assert policy.min_age == policy.containers.grace == policy.dangling.age == 43200
     assert (policy.volumes.enabled, policy.build_cache.enabled, policy.local_images) == (False, False, "evict")
     assert str(policy.emergency) == "never"
-    told = "\n".join(made.notes)
+    output = "\n".join(made.notes)
     for word in (
         "MINIMUM_IMAGES_TO_SAVE=3",
         "FORCE_IMAGE_REMOVAL=1",
@@ -124,7 +124,7 @@ def test_docker_gc_becomes_a_policy_and_the_rest_is_told(docker_gc: list[Path]) 
         "[z-a]",
         "while `threshold` is free",
     ):
-        assert word in told
+        assert word in output
 
 
 def test_docker_gc_volumes_and_containers(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The history of removals tells their regret, by logs with exact stories."""
+"""The history of removals shows their regret, by logs with exact stories."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def event(hours: float, kind: Kind, image: str | None = None, **more: Any) -> Ev
 
 
 def removal(hours: float, prune: str, image: str, name: str, size: int) -> Event:
-    told = {"prune": prune, "reason": "evict", "detail": "last used 3 h ago", "predicted_bytes": size}
-    attributes = {**told, "references": [name], "item": "image"}
+    output = {"prune": prune, "reason": "evict", "detail": "last used 3 h ago", "predicted_bytes": size}
+    attributes = {**output, "references": [name], "item": "image"}
     return event(hours, Kind.ITEM_REMOVED, image, reference=name, bytes=size + 7, attributes=attributes)
 
 
@@ -131,9 +131,9 @@ def test_the_command_prints_a_table_and_json(
     assert "AGAIN" in table
     assert "pulled after 2 h" in table
     assert "1 came back" in table
-    told = json.loads(run("b:2", "--format", "json"))
-    assert [row["name"] for row in told["removals"]] == ["b:2"]
-    assert told["totals"]["images_back_again"] == 0
+    output = json.loads(run("b:2", "--format", "json"))
+    assert [row["name"] for row in output["removals"]] == ["b:2"]
+    assert output["totals"]["images_back_again"] == 0
     assert "nothing was removed" in run("--since", "2100-01-01")
 
 

@@ -28,7 +28,7 @@ from pruner.state.jobs_in_flight import (
     pull_policies,
 )
 from tests.collector.test_ingest import STORY
-from tests.collector.test_jobs import JOB_A, JOB_B, SERVICE, witnessed
+from tests.collector.test_jobs import JOB_A, JOB_B, SERVICE, recorded
 from tests.collector.test_translate import Names, capture
 
 G = "com.gitlab.gitlab-runner."
@@ -128,8 +128,8 @@ def test_what_a_job_may_need_is_what_its_name_and_ref_used_lately() -> None:
     memory = JobMemory(uses={"7": uses, "8": (PastUse(JOB_B, None, None),)})
 
     def begun(ref: str | None, name: str | None) -> set[str]:
-        told = replace(memory, begun=(Flight("5", "7", NOW - 60, ref=ref, name=name),))
-        return set(held([], IMAGES, told))
+        output = replace(memory, begun=(Flight("5", "7", NOW - 60, ref=ref, name=name),))
+        return set(held([], IMAGES, output))
 
     assert begun("main", "lint") == {JOB_B}
     assert begun("main", "new") == begun("main", None) == {JOB_A, JOB_B}
@@ -187,7 +187,7 @@ def test_pull_policies_are_read_from_the_runners_configuration(tmp_path: Path) -
 
 
 def test_an_image_that_a_side_band_names_is_the_only_one_held(log: EventLog) -> None:
-    witnessed(log, "a")
+    recorded(log, "a")
     jobs = [container("predefined", job="3000")]
     assert held(jobs, IMAGES, read_jobs(log, NOW)) == {JOB_A: False, JOB_B: False, SERVICE: False}
     configured = JobNamesImage(Job("gitlab", "3000", "7"), int((NOW - 5) * 1e9), Sighting("build", "mesa/jobb:1"))
@@ -222,7 +222,7 @@ def test_at_the_moment_of_the_captured_race_the_image_was_held(log: EventLog, na
     lines = capture(name)
     at = next(line["timeNano"] for line in lines if (line["Type"], line["Action"]) == ("image", "untag"))
     # An earlier run of the same project is the log's past; then all up to the removal.
-    witnessed(log, "a")
+    recorded(log, "a")
     translator = Translator(Names())
     log.append([event for line in lines if line["timeNano"] < at for event in translator.translate(line)])
     rows = log.query(

@@ -8,7 +8,7 @@ import pytest
 
 from collector.machine.disk import DiskSample
 from collector.model.origin import Origin
-from collector.queries.status import Witness
+from collector.queries.status import Coverage
 from pruner.planning.decision import Reason
 from pruner.planning.plan import Plan, plan
 from pruner.policy.file import policy_from
@@ -17,7 +17,7 @@ from pruner.state.inventory import Image, Inventory
 from tests.pruner.test_stages import MB, NOW, image
 
 DAY = 86400.0
-MONTH = Witness(first=NOW - 30 * DAY, last=NOW)
+MONTH = Coverage(first=NOW - 30 * DAY, last=NOW)
 
 
 def built(name: str, hours: float, repository: str = "ci/app", **more: object) -> Image:
@@ -26,10 +26,10 @@ def built(name: str, hours: float, repository: str = "ci/app", **more: object) -
     return replace(image(name, hours), references=names, names=names, origin=Origin.LOCAL, **more)  # type: ignore[arg-type]
 
 
-def made(images: list[Image], missing: int, seen: Witness = MONTH, **given: str) -> Plan:
+def made(images: list[Image], missing: int, seen: Coverage = MONTH, **given: str) -> Plan:
     policy = policy_from({"threshold": "500MB", "min_age": "1h", "order": "lru", **given}, "test")
     disk = DiskSample("/", 1000 * MB, (500 - missing) * MB, 0, 0)
-    return plan(policy, Inventory(tuple(images), disk, NOW, witnessed=seen))
+    return plan(policy, Inventory(tuple(images), disk, NOW, coverage=seen))
 
 
 def reasons(found: Plan) -> dict[str, Reason]:
@@ -95,14 +95,14 @@ def test_a_later_one_that_has_lost_its_name_does_not_count() -> None:
 @pytest.mark.parametrize(
     ("seen", "goes"),
     [
-        (Witness(NOW - 8 * DAY, NOW), True),
-        (Witness(NOW - 6 * DAY, NOW), False),  # nobody saw whether it was used on the seventh day
-        (Witness(NOW - 8 * DAY, NOW, ((NOW - 3 * DAY, NOW - 1 * DAY),)), False),
-        (Witness(NOW - 8 * DAY, NOW, ((NOW - 3 * DAY, NOW - 2.5 * DAY),)), True),
-        (Witness(), False),
+        (Coverage(NOW - 8 * DAY, NOW), True),
+        (Coverage(NOW - 6 * DAY, NOW), False),  # nobody saw whether it was used on the seventh day
+        (Coverage(NOW - 8 * DAY, NOW, ((NOW - 3 * DAY, NOW - 1 * DAY),)), False),
+        (Coverage(NOW - 8 * DAY, NOW, ((NOW - 3 * DAY, NOW - 2.5 * DAY),)), True),
+        (Coverage(), False),
     ],
 )
-def test_idle_is_what_was_seen_to_be(seen: Witness, *, goes: bool) -> None:
+def test_idle_is_what_was_seen_to_be(seen: Coverage, *, goes: bool) -> None:
     assert reasons(made([built("old", 24 * 20), built("latest", 1)], 10, seen))["old"].evicts is goes
 
 

@@ -1,4 +1,4 @@
-"""What a plan tells an operator: short, with what stands in the way, what would go next, and the next step."""
+"""What a plan says to an operator: short, with what stands in the way, what would go next, and the next step."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ def test_a_plan_with_enough_space_names_what_would_go_next(
 
 
 def test_an_automatic_minimum_age_says_what_tells_it(capsys: pytest.CaptureFixture[str]) -> None:
-    told = replace(
+    output = replace(
         policy(1), min_age=600.0, min_age_evidence="99% of 60 pulls were followed by a container within 3 min"
     )
-    made = plan(told, inventory([image("a", 60)]))
+    made = plan(output, inventory([image("a", 60)]))
     print_plan(made)
     print_story(made, "a:1")
     line = "10 min (auto): 99% of 60 pulls were followed by a container within 3 min"
     shown = " ".join(capsys.readouterr().out.split())
     assert f"min age {line}" in shown
     assert shown.endswith(f"min age {line}")
-    assert (made.to_json()["min_age_seconds"], made.to_json()["min_age_evidence"]) == (600.0, told.min_age_evidence)
+    assert (made.to_json()["min_age_seconds"], made.to_json()["min_age_evidence"]) == (600.0, output.min_age_evidence)

@@ -16,9 +16,9 @@ NOW = 1000 * HOUR
 def ran(number: int, image: str, hours: float, **labels: str) -> Event:
     names = {"swarm": "com.docker.swarm.service.name", "project": "com.docker.compose.project"}
     names |= {"service": "com.docker.compose.service"}
-    told = {names[key]: value for key, value in labels.items()}
+    output = {names[key]: value for key, value in labels.items()}
     time_ns = int((NOW - hours * HOUR) * 1e9)
-    return Event(time_ns, Kind.CONTAINER_CREATED, image, container=f"c{number}", attributes={"labels": told})
+    return Event(time_ns, Kind.CONTAINER_CREATED, image, container=f"c{number}", attributes={"labels": output})
 
 
 def test_the_image_before_a_services_last_change_stays_for_its_grace(tmp_path: Path) -> None:

@@ -54,8 +54,8 @@ def note(log: EventLog, rules: list[HeldBack]) -> Callable[..., None]:
             log.append([replace(event, time_ns=int(moment * 1e9))])
 
         plan = object() if rules else None
-        told = replace(outcome, plan=plan) if isinstance(outcome, Outcome) else outcome  # type: ignore[arg-type]
-        standstill.note(log.path, store, told, FACTS, moment)
+        output = replace(outcome, plan=plan) if isinstance(outcome, Outcome) else outcome  # type: ignore[arg-type]
+        standstill.note(log.path, store, output, FACTS, moment)
 
     return end
 
@@ -167,5 +167,5 @@ def test_history_says_how_many_runs_removed_nothing(
     shown = " ".join(shown_by().split())
     assert "12 runs from " in shown
     assert "removed nothing: min_age 12.0 GiB, held 3.00 GiB" in shown
-    told = json.loads(shown_by("--format", "json"))
-    assert [one["runs"] for one in told["fruitless"]] == [12]
+    output = json.loads(shown_by("--format", "json"))
+    assert [one["runs"] for one in output["fruitless"]] == [12]

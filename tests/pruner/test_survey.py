@@ -74,7 +74,7 @@ def test_free_slots_are_those_without_a_running_job(tmp_path: Path) -> None:
 def test_a_runner_config_that_tells_no_slots_is_named(tmp_path: Path, text: str) -> None:
     config = tmp_path / "config.toml"
     config.write_text(text)
-    with pytest.raises(UsageError, match="set job_slots, or let runner_config"):
+    with pytest.raises(UsageError, match="set job_slots, or make runner_config"):
         read_slots(config)
 
 
@@ -256,5 +256,5 @@ def test_an_interrupted_prune_is_no_reason_to_stand_still(tmp_path: Path, broken
     executor.finish_interrupted(("p",))
     rows = log.query("SELECT kind, attributes ->> '$.item' FROM event WHERE kind <> 'prune_started' ORDER BY seq")
     cache = "item_failed" if "disk_usage" in broken else "item_removed"
-    told = [(cache, "build_cache"), ("item_removed", "image"), ("prune_finished", None)]
-    assert rows == ([] if "images" in broken else told)
+    output = [(cache, "build_cache"), ("item_removed", "image"), ("prune_finished", None)]
+    assert rows == ([] if "images" in broken else output)

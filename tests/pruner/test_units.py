@@ -86,8 +86,8 @@ def test_every_hardening_line_is_explained() -> None:
 
 
 def test_they_start_this_installation_as_an_unprivileged_user_of_the_engine(pruner: Pruner, root: Path) -> None:
-    told = pruner("install-units", "--root", str(root))
-    assert "sudo systemctl enable --now collector.service pruner.timer pruner.path" in told
+    output = pruner("install-units", "--root", str(root))
+    assert "sudo systemctl enable --now collector.service pruner.timer pruner.path" in output
     for name, command in (("collector.service", "collector run"), ("pruner.service", "pruner run")):
         text = unit(root, name)
         assert f"\nExecStart={BIN}/{command} " in text
@@ -103,14 +103,14 @@ def test_they_start_this_installation_as_an_unprivileged_user_of_the_engine(prun
 
 def test_without_the_group_the_operator_is_told(pruner: Pruner, root: Path) -> None:
     (root / "etc/group").unlink()
-    told = pruner("install-units", "--root", str(root))
-    assert "there is no group 'docker'" in told
+    output = pruner("install-units", "--root", str(root))
+    assert "there is no group 'docker'" in output
     assert "SupplementaryGroups" not in unit(root, "pruner.service")
 
 
 def test_a_dry_run_writes_nothing(pruner: Pruner, root: Path) -> None:
-    told = pruner("install-units", "--root", str(root), "--dry-run")
-    assert f"would write {root}/etc/systemd/system/pruner.timer" in told
+    output = pruner("install-units", "--root", str(root), "--dry-run")
+    assert f"would write {root}/etc/systemd/system/pruner.timer" in output
     assert not (root / "etc/systemd").exists()
 
 
@@ -136,8 +136,8 @@ def test_an_engine_on_tcp_and_a_data_root_under_home_are_let_through(pruner: Pru
 
 def test_the_units_of_a_rootless_engine_run_as_its_user_and_see_socket_and_data(pruner: Pruner, root: Path) -> None:
     (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nci:x:1234:1235::/home/ci:/bin/sh\n")
-    told = pruner("install-units", "--root", str(root), "--user-engine", "ci")
-    assert "sudo loginctl enable-linger ci" in told
+    output = pruner("install-units", "--root", str(root), "--user-engine", "ci")
+    assert "sudo loginctl enable-linger ci" in output
     for name in ("collector-ci.service", "pruner-ci.service"):
         text = unit(root, name)
         assert "\nUser=ci\n" in text
@@ -157,8 +157,8 @@ def test_the_units_of_a_rootless_engine_run_as_its_user_and_see_socket_and_data(
     assert "unix:///run/user/1234/podman/podman.sock" in unit(root, "pruner-ci.service")
     pruner("uninstall-units", "--root", str(root), "--instance", "ci")
     assert not list((root / "etc/systemd/system").iterdir())
-    told = pruner("install-units", "--root", str(root), "--user-engine", "nobody-here", status=2)
-    assert told == "pruner: --user-engine: there is no user 'nobody-here' on that system\n"
+    output = pruner("install-units", "--root", str(root), "--user-engine", "nobody-here", status=2)
+    assert output == "pruner: --user-engine: there is no user 'nobody-here' on that system\n"
 
 
 def test_uninstalling_takes_what_was_installed_and_leaves_policy_and_log(pruner: Pruner, root: Path) -> None:
@@ -167,8 +167,8 @@ def test_uninstalling_takes_what_was_installed_and_leaves_policy_and_log(pruner:
     policy.write_text('threshold = "20%"\n')
     pruner("install-units", "--root", str(root))
     assert policy.read_text() == 'threshold = "20%"\n'
-    told = pruner("uninstall-units", "--root", str(root))
-    assert "removed" in told
+    output = pruner("uninstall-units", "--root", str(root))
+    assert "removed" in output
     assert [path for path in (root / "etc").rglob("*") if path.is_file()] == [root / "etc/group", policy]
     assert "no units of ours" in pruner("uninstall-units", "--root", str(root))
 
@@ -177,8 +177,8 @@ def test_units_of_others_are_left_alone(pruner: Pruner, root: Path) -> None:
     other = root / "etc/systemd/system/collector.service"
     other.parent.mkdir(parents=True)
     other.write_text("[Service]\nExecStart=/bin/true\n")
-    told = pruner("install-units", "--root", str(root), status=1)
-    assert told == f"pruner: {other} is there and was not written by `pruner install-units`: move it away first\n"
+    output = pruner("install-units", "--root", str(root), status=1)
+    assert output == f"pruner: {other} is there and was not written by `pruner install-units`: move it away first\n"
     assert "no units of ours" in pruner("uninstall-units", "--root", str(root))
     assert other.exists()
 
@@ -187,9 +187,9 @@ def test_units_of_others_are_left_alone(pruner: Pruner, root: Path) -> None:
     ("option", "value"), [("--user", "a b"), ("--user", "Root%"), ("--instance", "../x"), ("--bin", "/nowhere")]
 )
 def test_impossible_names_are_one_line(pruner: Pruner, root: Path, option: str, value: str) -> None:
-    told = pruner("install-units", "--root", str(root), option, value, status=2)
-    assert told.startswith(f"pruner: {option}" if option != "--bin" else "pruner: ")
-    assert len(told.splitlines()) == 1
+    output = pruner("install-units", "--root", str(root), option, value, status=2)
+    assert output.startswith(f"pruner: {option}" if option != "--bin" else "pruner: ")
+    assert len(output.splitlines()) == 1
 
 
 def test_root_keeps_space_back_on_the_engines_disk_if_the_log_is_on_another(pruner: Pruner, tmp_path: Path) -> None:

@@ -29,5 +29,5 @@ enum { OK = 0, NO_MEMORY = 1, CALLBACK = 2 };
 #define PREFETCH(place) ((void)0)
 #endif
 
-/* Tells which source this was compiled from. */
+/* Which source this was compiled from. */
 uint32_t kernel_source(void) { return (uint32_t)SOURCE_CRC; }

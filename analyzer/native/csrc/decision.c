@@ -31,9 +31,9 @@ static inline int spared(const run_t *run, const decision_t *d, int32_t i, doubl
     return run->policy->protected[i] && (last_use > d->floor ? last_use : d->floor) >= d->idle_since;
 }
 
-static inline void take(run_t *run, decision_t *d, int32_t spell, int32_t i, int emergency) {
+static inline void take(run_t *run, decision_t *d, int32_t period, int32_t i, int emergency) {
     taken_t *taken = &run->taken[run->taken_count++];
-    taken->spell = spell;
+    taken->period = period;
     taken->image = i;
     taken->emergency = (uint8_t)emergency;
     taken->back = 0;
@@ -87,12 +87,12 @@ static void carry_out(run_t *run) {
         if (taken->back) continue;
         if (!any++) account(run);
         removed(run, taken->image, taken->bytes, taken->inodes, taken->emergency);
-        await(run, taken->spell >= 0 ? t->next[taken->spell] : t->following[run->asked_at[taken->image]]);
+        await(run, taken->period >= 0 ? t->next[taken->period] : t->following[run->asked_at[taken->image]]);
     }
     run->out->prunes += any > 0;
 }
 
-static inline void keep(run_t *run, int32_t *count, int64_t spell) { run->kept[(*count)++] = (int32_t)spell; }
+static inline void keep(run_t *run, int32_t *count, int64_t period) { run->kept[(*count)++] = (int32_t)period; }
 
 static int room_for(run_t *run, int32_t wanted) {
     if (wanted <= run->passed_room) return OK;
@@ -103,7 +103,7 @@ static int room_for(run_t *run, int32_t wanted) {
     return OK;
 }
 
-/* Least recently used first: spells that were passed by, then on from the cursor. */
+/* Least recently used first: periods that were passed by, then on from the cursor. */
 static void decide_lru(run_t *run) {
     const trace_t *t = run->trace;
     decision_t d;
@@ -131,7 +131,7 @@ static void decide_lru(run_t *run) {
         }
     }
     int64_t s = run->cursor;
-    for (; s < t->spells && !reached; s++) {
+    for (; s < t->periods && !reached; s++) {
         if (t->next[s] < position) continue;
         if (t->end[s] > d.limit) break;
         int32_t i = t->spell_image[s];
@@ -173,14 +173,14 @@ static void decide_lru(run_t *run) {
             return;
         }
         for (int32_t k = 0; k < run->taken_count; k++)
-            if (run->taken[k].back) keep(run, &kept, run->taken[k].spell);
+            if (run->taken[k].back) keep(run, &kept, run->taken[k].period);
         qsort(run->kept, (size_t)kept, sizeof *run->kept, by_number);
     }
     int32_t *swap = run->passed;
     run->passed = run->kept;
     run->kept = swap;
     run->passed_count = kept;
-    if (!kept && run->taken_count == 0 && run->cursor < t->spells)
+    if (!kept && run->taken_count == 0 && run->cursor < t->periods)
         run->wake = t->end[run->cursor] + run->policy->min_age - 0.001;
     else if (!kept && run->taken_count == 0)
         run->wake = INFINITY;

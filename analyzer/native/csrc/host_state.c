@@ -1,7 +1,7 @@
 /* The host. */
 
 typedef struct {
-    int32_t spell, image; /* spell: -1 where an order other than lru decides */
+    int32_t period, image; /* period: -1 where an order other than lru decides */
     int64_t bytes;
     double inodes;
     uint8_t emergency, back;
@@ -54,7 +54,7 @@ typedef struct run {
     double *pulled;
     bits_t coming;
     int32_t upcoming; /* the next use that brings in */
-    int64_t cursor;   /* spells before this one are over or on the list of those passed by */
+    int64_t cursor;   /* periods before this one are over or on the list of those passed by */
     int32_t *passed, *kept;
     int32_t passed_count, passed_room;
     taken_t *taken;

@@ -1,7 +1,7 @@
 /* Index. */
 
-/* An idle spell: from position `at` until before position `next` the image's last use is `end`.
- * Only spells in which the image may be without a container are listed. */
+/* An idle period: from position `at` until before position `next` the image's last use is `end`.
+ * Only periods in which the image may be without a container are listed. */
 typedef struct {
     double end;
     int32_t image, at, next;
@@ -14,7 +14,7 @@ static int by_end(const void *a, const void *b) {
     return x->at < y->at ? -1 : x->at > y->at;
 }
 
-/* Sort spells by end. They come in the order of their beginnings, so mostly each has only a few to pass;
+/* Sort periods by end. They come in the order of their beginnings, so mostly each has only a few to pass;
  * where it is more, they are put into buckets of time first. */
 static int sort_spells(int64_t count, double *ends, int32_t *images, int32_t *ats, int32_t *nexts) {
     int64_t patience = MOVES_EACH * count;
@@ -203,15 +203,15 @@ int64_t kernel_index(int32_t images, int32_t uses, const int32_t *image, const u
     return demands;
 }
 
-/* The latest end of an image's uses so far, and its latest spell: the number of one that is staged, or below NO_SPELL
+/* The latest end of an image's uses so far, and its latest period: the number of one that is staged, or below NO_PERIOD
  * that of one that is listed. */
 typedef struct {
     double end;
-    int32_t spell;
+    int32_t period;
 } idle_t;
-#define NO_SPELL (-1)
+#define NO_PERIOD (-1)
 
-/* Most spells turn out to be too short soon; only those that do not are listed. */
+/* Most periods turn out to be too short soon; only those that do not are listed. */
 typedef struct {
     double end;
     int32_t at, next;
@@ -225,16 +225,16 @@ typedef struct {
     int32_t count;
 } listed_t;
 
-static inline void list_spell(listed_t *listed, staged_t spell) {
-    int32_t i = listed->image[spell.at], k = listed->count;
-    listed->ends[k] = spell.end, listed->images[k] = i, listed->ats[k] = spell.at, listed->nexts[k] = spell.next;
-    listed->count += (spell.next >= 0) & (spell.end < INFINITY);
-    if (spell.next == NOWHERE) listed->idle[i].spell = spell.end < INFINITY ? NO_SPELL - 1 - k : NO_SPELL;
+static inline void list_period(listed_t *listed, staged_t period) {
+    int32_t i = listed->image[period.at], k = listed->count;
+    listed->ends[k] = period.end, listed->images[k] = i, listed->ats[k] = period.at, listed->nexts[k] = period.next;
+    listed->count += (period.next >= 0) & (period.end < INFINITY);
+    if (period.next == NOWHERE) listed->idle[i].period = period.end < INFINITY ? NO_PERIOD - 1 - k : NO_PERIOD;
 }
 
-/* List the idle spells in which decisions may find an image old enough, by their ends; how many, or -1: no memory.
+/* List the idle periods in which decisions may find an image old enough, by their ends; how many, or -1: no memory.
  *
- * Decisions are made at ticks of the interval, or at any time if that is 0. room: how many spells are staged, a power
+ * Decisions are made at ticks of the interval, or at any time if that is 0. room: how many periods are staged, a power
  * of two.
  */
 int64_t kernel_spells(int32_t images, int32_t uses, const double *time, const int32_t *image, const double *until,
@@ -243,7 +243,7 @@ int64_t kernel_spells(int32_t images, int32_t uses, const double *time, const in
     idle_t *idle = malloc(sizeof *idle * ((size_t)images + 1));
     staged_t *staged = malloc(sizeof *staged * (size_t)room);
     if (!idle || !staged) return free(idle), free(staged), -1;
-    for (int32_t i = 0; i < images; i++) idle[i] = (idle_t){-INFINITY, NO_SPELL};
+    for (int32_t i = 0; i < images; i++) idle[i] = (idle_t){-INFINITY, NO_PERIOD};
     listed_t listed = {image, idle, ends, spell_images, ats, nexts, 0};
     double per_second = interval > 0 ? 1.0 / interval : 0.0;
     int32_t count = 0, gone = 0;
@@ -251,20 +251,20 @@ int64_t kernel_spells(int32_t images, int32_t uses, const double *time, const in
         idle_t *mine = &idle[image[p]];
         double end = mine->end, start = time[p], stop = until[p], old_enough = end + min_age - 0.001;
         if (stop <= end && start < end) continue; /* within an earlier use */
-        /* Leave the former spell out if the image was never without a container in it, or not for long. The latest
+        /* Leave the former period out if the image was never without a container in it, or not for long. The latest
          * tick before this use is that, or the one after it: rather one too many is looked at. */
         double tick = (double)(int64_t)((start + 0.001) * per_second + 1e-6) * interval;
         int out = (start < end) | (start < old_enough) | ((interval > 0) & (tick < old_enough));
-        if (mine->spell >= 0)
-            staged[mine->spell & (room - 1)].next = out ? -1 : p;
-        else if (mine->spell < NO_SPELL)
-            nexts[NO_SPELL - 1 - mine->spell] = out ? -1 : p, gone += out;
-        if (count >= room) list_spell(&listed, staged[count & (room - 1)]);
+        if (mine->period >= 0)
+            staged[mine->period & (room - 1)].next = out ? -1 : p;
+        else if (mine->period < NO_PERIOD)
+            nexts[NO_PERIOD - 1 - mine->period] = out ? -1 : p, gone += out;
+        if (count >= room) list_period(&listed, staged[count & (room - 1)]);
         end = stop > end ? stop : end;
         staged[count & (room - 1)] = (staged_t){end, p, NOWHERE};
         *mine = (idle_t){end, count++};
     }
-    for (int32_t k = count < room ? 0 : count - room; k < count; k++) list_spell(&listed, staged[k & (room - 1)]);
+    for (int32_t k = count < room ? 0 : count - room; k < count; k++) list_period(&listed, staged[k & (room - 1)]);
     free(idle), free(staged);
     int32_t kept = gone ? 0 : listed.count;
     for (int32_t k = 0; k < listed.count && gone; k++) {

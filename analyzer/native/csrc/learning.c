@@ -235,7 +235,7 @@ learning_t *kernel_learn(int32_t images, int32_t uses, const double *time, const
         past_t *past = &pasts[image[p]];
         int demands = kind[p] >= CONTAINER && kind[p] <= JOB;
         if (past->known) {
-            /* What an inventory found has an end before it was seen: nobody witnessed that idle time. */
+            /* What an inventory found has an end before it was seen: nobody observed that idle time. */
             double idle = time[p] - past->end;
             if (demands && past->end >= past->time && idle > SESSION) note_gap(past, idle);
         }
@@ -262,11 +262,11 @@ void kernel_join(learning_t *made, learning_t *more) { more->rest = made->rest, 
 /* Go on from what was known at midnight `from` (-1: nothing) to what was at `day`: returns, then exposure. */
 void kernel_day(const learning_t *made, int64_t from, int64_t day, int64_t *now) {
     int64_t width = made->situations, known = day / KNOWN_DAYS * KNOWN_DAYS;
-    int anew = from < known || from > day;
-    if (anew) memset(now, 0, 2 * (size_t)width * sizeof *now), from = known;
+    int restarted = from < known || from > day;
+    if (restarted) memset(now, 0, 2 * (size_t)width * sizeof *now), from = known;
     for (; made; made = made->rest) {
         const int64_t *so_far = made->known + known / KNOWN_DAYS * 2 * width;
-        for (int64_t c = 0; anew && c < 2 * width; c++) now[c] += so_far[c];
+        for (int64_t c = 0; restarted && c < 2 * width; c++) now[c] += so_far[c];
         for (int64_t k = made->first[from + 1]; k < made->first[day + 1]; k++) {
             const change_t *change = &made->change[k];
             now[change->situation] += change->returns;

@@ -1,6 +1,6 @@
 /* The replay. */
 
-/* Have at hand what is to be known of a use soon: uses that bring something in lie far from each other. */
+/* Prefetch what is needed for a use soon: uses that bring something in lie far from each other. */
 static inline void fetch(const trace_t *t, int32_t use) {
     if (use >= t->uses) return;
     PREFETCH(&t->time[use]);

@@ -2,7 +2,7 @@
 
 typedef struct {
     int32_t images, groups, uses, disks, gaps, parts;
-    int64_t spells;
+    int64_t periods;
     double trace_end, scale;
     const double *time;
     const double *until;
