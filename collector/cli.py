@@ -436,12 +436,12 @@ def ingest_gitlab(
 
     Each call goes on where the last one ended. The token is sent to the server and stored nowhere.
     """
-    from collector.job_sources import gitlab
+    from collector.job_sources import gitlab, ingest
 
     opened = console.open_log(log)
     server = gitlab.Server(url, gitlab.read_token(token_file), insecure=insecure)
     with console.progress("reading jobs") as progress:
-        found = gitlab.ingest_gitlab(opened, server, runner, limit, progress)
+        found = ingest.ingest(opened, gitlab.RunnerJobs(server, runner, limit, progress))
     _print_ingested(found, output, "jobs")
 
 

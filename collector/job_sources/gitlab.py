@@ -11,15 +11,13 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlunsplit
 
-from collector.eventlog.log import EventLog
-from collector.job_sources.ingest import Ingested, store
 from collector.job_sources.joblog import SightingsReader
 from collector.job_sources.runnerlog import JobFact, JobFinished, JobNamesImage, JobStarted
+from collector.job_sources.source import Batch, JobSource
 from collector.model.errors import HindsightError, UsageError
 from collector.model.jobs import Job, project_of
 from collector.model.times import parse_rfc3339_ns
@@ -37,7 +35,6 @@ from collector.model.untrusted import (
 if TYPE_CHECKING:
     from gitlab import Gitlab
 
-SOURCE = "job trace"
 TOKEN_VARIABLE = "GITLAB_TOKEN"  # noqa: S105 - its name, not its value
 _PAGE = 100
 _BATCH = 20
@@ -103,7 +100,7 @@ class Server:
     def jobs(self, runner: int, after: int, limit: int) -> list[Mapping[str, Any]]:
         """The newest jobs of a runner with IDs above `after`, `limit` at most, oldest first. Raises GitLabError."""
         found: list[Mapping[str, Any]] = []
-        with self._told_in_one_line(f"runner {runner}"):
+        with self._as_gitlab_error(f"runner {runner}"):
             listed = self._client.http_list(
                 f"/runners/{runner}/jobs",
                 {"order_by": "id", "sort": "desc", "per_page": _PAGE},
@@ -132,7 +129,7 @@ class Server:
     def _get(self, path: str, what: str) -> Any:
         from gitlab.exceptions import GitlabHttpError  # noqa: PLC0415 - an extra
 
-        with self._told_in_one_line(what):
+        with self._as_gitlab_error(what):
             try:
                 return self._client.http_request("get", path, streamed=True, max_retries=self._retries)
             except GitlabHttpError as error:
@@ -143,7 +140,7 @@ class Server:
     def _lines(self, response: Any, what: str) -> Iterator[str]:
         """Lines as they come, so that a trace of any size takes little memory."""
         rest = b""
-        with self._told_in_one_line(what):
+        with self._as_gitlab_error(what):
             for chunk in response.iter_content(_LONGEST_LINE):
                 *whole, rest = (rest + chunk).split(b"\n")
                 for line in whole:
@@ -152,7 +149,7 @@ class Server:
         yield rest.decode(errors="replace")
 
     @contextmanager
-    def _told_in_one_line(self, what: str) -> Iterator[None]:
+    def _as_gitlab_error(self, what: str) -> Iterator[None]:
         import requests  # noqa: PLC0415 - comes with the extra
         from gitlab.exceptions import GitlabAuthenticationError, GitlabError  # noqa: PLC0415 - an extra
 
@@ -246,57 +243,57 @@ def _body(response: Any, what: str) -> bytes:
     return found
 
 
-def ingest_gitlab(
-    log: EventLog,
-    server: Server,
-    runner: int,
-    limit: int = 1000,
-    progress: Callable[[int, int], None] | None = None,
-) -> Ingested:
-    """Take up the jobs of a runner that are new since the last call, and those that had not ended then.
-
-    What was taken is stored every few jobs, so that an interrupted call is resumed where it was.
+class RunnerJobs(JobSource):
+    """The jobs of one runner: those that are new since the last reading, and those that had not ended then.
 
     Args:
-        log: where to append.
         server: the server.
         runner: the runner's number on it.
         limit: how many new jobs at most: the newest.
         progress: called with the jobs done and the jobs in all.
-
-    Raises:
-        GitLabError: the server cannot be reached or refused; what was taken until then is stored.
-        LogError: the log cannot be appended to.
     """
-    source = f"gitlab {server.url} runner {runner}"
-    known = read_object(log.position(source) or "{}") or {}
-    last = whole(known.get("last")) or 0
-    unfinished = _pairs(known.get("unfinished"))
-    fresh = server.jobs(runner, last, limit)
-    waiting = [job for project, number in unfinished if (job := server.job(project, number)) is not None]
-    pending = {number: project for project, number in unfinished}
-    queue = [entry for entry in (*waiting, *fresh) if _project(entry, pending) is not None]
-    total = Ingested(missing=len(waiting) + len(fresh) - len(queue))
-    for first in range(0, len(queue), _BATCH):
-        collected: list[JobFact] = []
-        missing = 0
-        for entry in queue[first : first + _BATCH]:
-            number, project = whole(entry["id"]) or 0, _project(entry, pending) or 0
-            facts, traced = _facts(server, entry, project)
-            collected += facts
-            missing += not traced
-            last = max(last, number)
-            pending.pop(number, None)
-            if entry.get("status") in _UNFINISHED:
-                pending[number] = project
-        open_jobs = [(project, number) for number, project in pending.items()]
-        position = json.dumps({"last": last, "unfinished": open_jobs})
-        found = store(log, collected, SOURCE, 0, (source, position))
-        done = min(first + _BATCH, len(queue))
-        total = total.plus(replace(found, lines=done - first, missing=missing))
-        if progress:
-            progress(done, len(queue))
-    return total
+
+    evidence = "job trace"
+
+    def __init__(
+        self, server: Server, runner: int, limit: int = 1000, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        self.key = f"gitlab {server.url} runner {runner}"
+        self._server = server
+        self._runner = runner
+        self._limit = limit
+        self._progress = progress
+
+    def batches(self, position: str | None) -> Iterator[Batch]:
+        """A few jobs with their traces at a time. Raises GitLabError: the server cannot be reached or refused."""
+        known = read_object(position or "{}") or {}
+        last = whole(known.get("last")) or 0
+        unfinished = _pairs(known.get("unfinished"))
+        fresh = self._server.jobs(self._runner, last, self._limit)
+        waiting = [job for project, number in unfinished if (job := self._server.job(project, number)) is not None]
+        pending = {number: project for project, number in unfinished}
+        queue = [entry for entry in (*waiting, *fresh) if _project(entry, pending) is not None]
+        missing = len(waiting) + len(fresh) - len(queue)
+        for first in range(0, len(queue), _BATCH):
+            entries = queue[first : first + _BATCH]
+            collected: list[JobFact] = []
+            for entry in entries:
+                number, project = whole(entry["id"]) or 0, _project(entry, pending) or 0
+                facts, traced = _facts(self._server, entry, project)
+                collected += facts
+                missing += not traced
+                last = max(last, number)
+                pending.pop(number, None)
+                if entry.get("status") in _UNFINISHED:
+                    pending[number] = project
+            open_jobs = [(project, number) for number, project in pending.items()]
+            reached = json.dumps({"last": last, "unfinished": open_jobs})
+            yield Batch(len(entries), collected, 0, (self.key, reached), missing)
+            missing = 0
+            if self._progress:
+                self._progress(first + len(entries), len(queue))
+        if missing:
+            yield Batch(0, [], 0, None, missing)
 
 
 def _pairs(value: Any) -> list[tuple[int, int]]:

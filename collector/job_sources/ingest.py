@@ -25,6 +25,7 @@ from collector.job_sources.runnerlog import (
     RunnerLog,
     parse_line,
 )
+from collector.job_sources.source import JobSource
 from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
 from collector.model.jobs import JOB_FIELDS, Job
@@ -69,6 +70,24 @@ class Ingested:
     def to_json(self) -> dict[str, int]:
         """All fields."""
         return asdict(self)
+
+
+def ingest(log: EventLog, source: JobSource) -> Ingested:
+    """Append what is new in a source of facts about jobs; an interrupted call is resumed by the next one.
+
+    Args:
+        log: where to append.
+        source: where to read.
+
+    Raises:
+        HindsightError: the source cannot be read further; what came before is stored.
+        LogError: the log cannot be appended to.
+    """
+    total = Ingested()
+    for batch in source.batches(log.position(source.key)):
+        found = store(log, batch.facts, source.evidence, batch.assumed_ns, batch.mark)
+        total = total.plus(replace(found, lines=batch.lines, missing=batch.missing))
+    return total
 
 
 def ingest_stream(log: EventLog, lines: Iterable[str], assumed_ns: int) -> Ingested:

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from collector import cli
 from collector.eventlog.log import EventLog
 from collector.job_sources import gitlab
-from collector.job_sources.gitlab import GitLabError, Server, ingest_gitlab, read_token
+from collector.job_sources.gitlab import GitLabError, RunnerJobs, Server, read_token
+from collector.job_sources.ingest import ingest
 from collector.model.errors import UsageError
 from collector.terminal.faults import faults_in_one_line
 from tests import hostile
@@ -143,7 +144,7 @@ def test_traces_of_the_runners_jobs_are_taken_up_and_each_job_once(api: tuple[Ap
         made.add(number, trace(number))
     made.add(1004, None, "failed")
     server = Server(url, TOKEN)
-    found = ingest_gitlab(log, server, RUNNER)
+    found = ingest(log, RunnerJobs(server, RUNNER))
     assert (found.lines, found.missing, found.unresolved) == (4, 1, 0)
     expected = [
         ("1001", "build", JOB_A),
@@ -157,7 +158,7 @@ def test_traces_of_the_runners_jobs_are_taken_up_and_each_job_once(api: tuple[Ap
     )
     assert row == [("7", "mesa/mesa", "99", "main", "c0ffee", "s_1", "success", 30.0, "build")]
     asked = len(made.asked)
-    assert ingest_gitlab(log, server, RUNNER).lines == 0
+    assert ingest(log, RunnerJobs(server, RUNNER)).lines == 0
     assert len(made.asked) == asked + 1
 
 
@@ -168,7 +169,7 @@ def test_pages_are_followed_and_the_newest_come_first_where_there_are_too_many(
     monkeypatch.setattr(gitlab, "_PAGE", 10)
     for number in range(1, 26):
         made.add(number, minimal(JOB_A))
-    assert ingest_gitlab(log, Server(url, TOKEN), RUNNER, limit=23).lines == 23
+    assert ingest(log, RunnerJobs(Server(url, TOKEN), RUNNER, limit=23)).lines == 23
     assert log.query("SELECT count(*), min(job_id::INT), max(job_id::INT) FROM jobs") == [(23, 3, 25)]
     assert sum("page=3" in path for path in made.asked) == 1
 
@@ -184,7 +185,7 @@ def test_rate_limits_are_kept_and_a_servers_faults_overcome(api: tuple[Api, str]
     made.add(5, minimal(JOB_A))
     made.faults = {"/trace": [(429, {"Retry-After": "1"}), (502, {})], "/runners": [(500, {})]}
     began = time.monotonic()
-    assert ingest_gitlab(log, Server(url, TOKEN), RUNNER).new == 3
+    assert ingest(log, RunnerJobs(Server(url, TOKEN), RUNNER)).new == 3
     assert time.monotonic() - began >= 1.0
     assert log.query(IMAGES) == [("5", "build", JOB_A)]
 
@@ -195,25 +196,25 @@ def test_what_was_taken_before_a_fault_stays_and_the_rest_follows(api: tuple[Api
         made.add(number, minimal(JOB_A))
     made.faults = {"/jobs/25/trace": [(503, {})] * 2}
     with pytest.raises(GitLabError, match=r"answered 503 for the trace of job 25"):
-        ingest_gitlab(log, Server(url, TOKEN, retries=1), RUNNER)
+        ingest(log, RunnerJobs(Server(url, TOKEN, retries=1), RUNNER))
     assert log.query("SELECT count(*) FROM jobs") == [(20,)]
     made.faults = {}
-    assert ingest_gitlab(log, Server(url, TOKEN), RUNNER).lines == 10
+    assert ingest(log, RunnerJobs(Server(url, TOKEN), RUNNER)).lines == 10
     assert log.query("SELECT count(*), count(outcome) FROM jobs") == [(30, 30)]
 
 
 def test_a_job_that_still_runs_is_asked_for_again(api: tuple[Api, str], log: EventLog) -> None:
     made, url = api
     made.add(5, "Using Docker executor with image a:1 ...\n", "running")
-    ingest_gitlab(log, Server(url, TOKEN), RUNNER)
+    ingest(log, RunnerJobs(Server(url, TOKEN), RUNNER))
     assert log.query("SELECT ended IS NULL, outcome FROM jobs") == [(True, None)]
     assert log.query("SELECT reference, image_id FROM job_images") == [("a:1", None)]
     made.add(5, minimal(JOB_B), "failed")
     made.add(6, minimal(JOB_A))
-    assert ingest_gitlab(log, Server(url, TOKEN), RUNNER).lines == 2
+    assert ingest(log, RunnerJobs(Server(url, TOKEN), RUNNER)).lines == 2
     assert log.query("SELECT job_id, outcome FROM jobs ORDER BY 1") == [("5", "failed"), ("6", "success")]
     assert ("5", "build", JOB_B) in log.query(IMAGES)
-    assert ingest_gitlab(log, Server(url, TOKEN), RUNNER).lines == 0
+    assert ingest(log, RunnerJobs(Server(url, TOKEN), RUNNER)).lines == 0
 
 
 @pytest.mark.parametrize(
@@ -311,7 +312,7 @@ def test_the_token_follows_no_redirect_to_another_server(
     made.add(5, minimal(JOB_A))
     made.faults = {path: [(status, {"Location": f"http://127.0.0.2:{port}/secret"})]}
     with pytest.raises(GitLabError, match=rf"leads to http://127\.0\.0\.2:{port} ") as output:
-        ingest_gitlab(log, Server(url, TOKEN, retries=0), RUNNER)
+        ingest(log, RunnerJobs(Server(url, TOKEN, retries=0), RUNNER))
     assert heard == []
     assert "secret" not in str(output.value)
 
@@ -326,11 +327,11 @@ def test_nor_a_next_page_there_but_a_redirect_on_the_same_server(
     made.faults = {
         "/runners": [(302, {"Location": f"{url}/api/v4/runners/{RUNNER}/jobs?order_by=id&sort=desc&per_page=1"})]
     }
-    assert ingest_gitlab(log, Server(url, TOKEN, retries=0), RUNNER).lines == 1
+    assert ingest(log, RunnerJobs(Server(url, TOKEN, retries=0), RUNNER)).lines == 1
     made.add(6, minimal(JOB_A))
     made.elsewhere = f"http://127.0.0.2:{port}"
     # The next page is asked of the server itself.
-    assert ingest_gitlab(log, Server(url, TOKEN, retries=0), RUNNER).lines == 1
+    assert ingest(log, RunnerJobs(Server(url, TOKEN, retries=0), RUNNER)).lines == 1
     assert sum("page=2" in path for path in made.asked) == 1
     assert heard == []
 
@@ -363,6 +364,6 @@ def test_jobs_of_any_shape_are_taken_or_passed_over(api: tuple[Api, str], log: E
         job |= dict.fromkeys(("name", "ref", "started_at", "duration", "web_url", "pipeline", "commit"), leaf)
         if number % 3 == 0:
             job["project"] = leaf
-    found = ingest_gitlab(log, Server(url, TOKEN), RUNNER)
+    found = ingest(log, RunnerJobs(Server(url, TOKEN), RUNNER))
     assert found.lines + found.missing >= len(made.jobs)
-    assert ingest_gitlab(log, Server(url, TOKEN), RUNNER).lines == 0
+    assert ingest(log, RunnerJobs(Server(url, TOKEN), RUNNER)).lines == 0

@@ -1,8 +1,9 @@
-"""Side-bands: the runner's own log and jobs' traces, in every format and wording, each fact once."""
+"""Job sources: the runner's own log and jobs' traces, in every format and wording, each fact once."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,13 @@ from typer.testing import CliRunner
 
 from collector.cli import app
 from collector.eventlog.log import EventLog
-from collector.job_sources.ingest import JOURNAL, ingest_file, ingest_stream, journal_cursor
+from collector.job_sources.ingest import JOURNAL, Ingested, ingest, ingest_file, ingest_stream, journal_cursor
 from collector.job_sources.joblog import JobLog, Sighting, sightings
 from collector.job_sources.runnerlog import JobFinished, JobNamesImage, JobStarted, RunnerLog, parse_line, read_lines
+from collector.job_sources.source import Batch, JobSource
+from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
+from collector.model.jobs import Job
 from tests.collector.test_jobs import JOB_A, JOB_B, SERVICE, log, recorded  # noqa: F401
 from tests.collector.test_translate import CAPTURES
 
@@ -324,3 +328,28 @@ def test_a_position_of_an_older_version_is_read_on(state: dict[str, object]) -> 
     (fact,) = RunnerLog(state).facts(line)
     assert isinstance(fact, JobFinished)
     assert fact.job.job_id == "5"
+
+
+class Numbered(JobSource):
+    """A CI system of ten jobs, whose server fails after some of them."""
+
+    evidence = "another CI"
+    key = "another CI, runner 1"
+
+    def __init__(self, fails_at: int = 10) -> None:
+        self.fails_at = fails_at
+
+    def batches(self, position: str | None) -> Iterator[Batch]:
+        for number in range(int(position or 0), 10):
+            if number == self.fails_at:
+                raise UsageError("the server is gone")
+            started = JobStarted(Job("another", str(number)), NOW + number)
+            yield Batch(1, [started], NOW, (self.key, str(number + 1)))
+
+
+def test_any_source_is_resumed_where_it_failed(log: EventLog) -> None:  # noqa: F811 - a fixture
+    with pytest.raises(UsageError):
+        ingest(log, Numbered(fails_at=4))
+    assert log.position(Numbered.key) == "4"
+    assert ingest(log, Numbered()).new == 6
+    assert ingest(log, Numbered()) == Ingested()
