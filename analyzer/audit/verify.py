@@ -19,6 +19,7 @@ from typing import Any
 
 import duckdb
 
+from collector.eventlog.compaction import FORGET
 from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
 from collector.machine.disk import DiskSample
@@ -254,6 +255,7 @@ def _forget(cut: EventLog, from_ns: int) -> None:
     """Forget all that happened from a moment on."""
     with duckdb.connect(str(cut.path)) as connection:
         connection.execute("DELETE FROM event WHERE epoch_ns(time) >= ? OR host <> ?", [from_ns, cut.host])
+        connection.execute(FORGET)
 
 
 def _check(prune: _Prune, cut: EventLog) -> PruneCheck:

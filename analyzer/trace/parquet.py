@@ -164,6 +164,7 @@ class ParquetLog(EventLog):
         reachable: Path | None = None,  # noqa: ARG002 - it is in memory, and may reach all
         *,
         as_recorded: bool = False,  # noqa: ARG002 - it was exported with true times
+        whole_since: float | None = None,  # noqa: ARG002 - and whole
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection to the log's tables and views, in memory.
 

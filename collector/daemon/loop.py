@@ -16,7 +16,7 @@ from collector.engine.protocol import Engine
 from collector.engine.stream import Reader, StreamEnded
 from collector.engine.translate import HIDEABLE, OpenContainer, Translator, names_of
 from collector.eventlog.identity import Identity, this_machine
-from collector.eventlog.log import EventLog
+from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.salvage import set_aside
 from collector.eventlog.sql import sql_list
 from collector.eventlog.writer import LogWriter
@@ -238,10 +238,12 @@ class Collector:
         self._record(*self._log.claim(here))
         self._images.restore(self._log)
         self._translator.learn(names_of(self._images.presence.names()))
-        found = self._log.query(_OPEN_CONTAINERS, [sorted(HIDEABLE), self._log.host])
+        found = self._log.query(_OPEN_CONTAINERS, [sorted(HIDEABLE), self._log.host], whole_since=ONLY_KEPT)
         for container, image, began_ns, hidden in found:
             self._translator.open[container] = OpenContainer(image, began_ns, frozenset(hidden or ()))
-        self._anchor_ns, latest_ns = self._log.query(_ANCHOR, [self._log.host], as_recorded=True)[0]
+        self._anchor_ns, latest_ns = self._log.query(
+            _ANCHOR, [self._log.host], as_recorded=True, whole_since=ONLY_KEPT
+        )[0]
         steps_back = self._clock.resume(latest_ns)
         self._record(*steps_back)
         self._clock_was_behind = bool(steps_back)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
-from collector.eventlog.log import EventLog
+from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.sql import sql_layers, sql_names
 from collector.model.events import Event, Kind
 from collector.model.observation import ImageObservation, ListedImage
@@ -30,7 +30,7 @@ class Presence:
 
     def restore(self, log: EventLog) -> None:
         """Take up what the log says was there. Raises LogError."""
-        for image, references, digests, layers, origin in log.query(_PRESENT, [log.host]):
+        for image, references, digests, layers, origin in log.query(_PRESENT, [log.host], whole_since=ONLY_KEPT):
             self._signatures[image] = (tuple(references), tuple(digests))
             self._origins[image] = Origin(origin)
             self._layers[image] = tuple(

@@ -6,6 +6,7 @@ opens it for as long as its work needs, and waits its turn.
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 import duckdb
 
-from collector.eventlog import identity
+from collector.eventlog import compaction, identity
 from collector.eventlog.database import (
     check_functions,
     in_one_line,
@@ -34,12 +35,16 @@ from collector.eventlog.schema import (
     TABLES,
     TEMPORARY_VIEWS,
     VIEWS,
+    table_of_events,
     true_times,
 )
 from collector.model.backoff import Backoff
 from collector.model.errors import LogBusyError, LogError
 from collector.model.events import Event
+from collector.model.untrusted import LAST_NS
 
+ONLY_KEPT = math.inf
+"""For `EventLog.reading`: of all events but the latest only what decisions need."""
 _FIRST_RETRY_S = 0.01
 _LAST_RETRY_S = 0.5
 
@@ -101,6 +106,7 @@ class EventLog:
             new = unseen(connection, host, events) if events else {}
             if new:
                 insert(connection, host, new)
+                compaction.fold(connection)
             if mark is not None:
                 connection.execute("DELETE FROM position WHERE host = ? AND source = ?", [host, mark[0]])
                 connection.execute("INSERT INTO position VALUES (?, ?, ?)", [host, *mark])
@@ -116,7 +122,7 @@ class EventLog:
 
     @contextmanager
     def reading(
-        self, reachable: Path | None = None, *, as_recorded: bool = False
+        self, reachable: Path | None = None, *, as_recorded: bool = False, whole_since: float | None = None
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """A read-only connection; close it soon, for meanwhile nobody can append.
 
@@ -126,6 +132,8 @@ class EventLog:
         Args:
             reachable: the only folder in which queries may read and write files; None: none.
             as_recorded: show times as they were recorded all the same.
+            whole_since: show all events only from this time on (UTC seconds), and of those before what a decision
+                still needs of them: see `collector.eventlog.compaction`. None: show all.
 
         Raises:
             LogBusyError, LogError: see `append`; also when there is no log yet.
@@ -137,19 +145,30 @@ class EventLog:
             )
         with self._opened(read_only=True, reachable=reachable) as connection:
             if _version(connection) == SCHEMA_VERSION:
-                yield self._prepared(connection, as_recorded=as_recorded)
+                yield self._prepared(connection, as_recorded=as_recorded, whole_since=whole_since)
                 return
         with self._opened(read_only=False):
             pass  # it is brought to this version
         with self._opened(read_only=True, reachable=reachable) as connection:
-            yield self._prepared(connection, as_recorded=as_recorded)
+            yield self._prepared(connection, as_recorded=as_recorded, whole_since=whole_since)
 
-    def _prepared(self, connection: duckdb.DuckDBPyConnection, *, as_recorded: bool) -> duckdb.DuckDBPyConnection:
+    def _prepared(
+        self, connection: duckdb.DuckDBPyConnection, *, as_recorded: bool, whole_since: float | None
+    ) -> duckdb.DuckDBPyConnection:
         """An open log as queries see it: with our own views, whatever the file holds, and true times."""
         _check_tables(connection, self.path)
+        table = events = table_of_events(connection)
+        after = None if whole_since is None else compaction.reached(connection)
+        if after is not None and whole_since is not None:
+            since_ns = int(min(max(whole_since * 1e9, 0), LAST_NS))
+            events = compaction.folded(table, after, since_ns)
         if not as_recorded:
-            connection.execute(true_times(connection, time.time_ns()))
+            events = true_times(connection, time.time_ns(), events)
+        if events != table:
+            connection.execute(f"CREATE OR REPLACE TEMP VIEW event AS FROM {events}")
         connection.execute(TEMPORARY_VIEWS)
+        if after is not None:
+            connection.execute(compaction.sums(table, after))
         self._resolved(connection)
         return connection
 
@@ -217,9 +236,10 @@ class EventLog:
         parameters: Sequence[object] | Mapping[str, object] = (),
         *,
         as_recorded: bool = False,
+        whole_since: float | None = None,
     ) -> list[tuple[Any, ...]]:
         """All rows of a query; see `reading`, also for what it raises."""
-        with self.reading(as_recorded=as_recorded) as connection:
+        with self.reading(as_recorded=as_recorded, whole_since=whole_since) as connection:
             return connection.execute(sql, parameters).fetchall()
 
     def verify(self) -> None:
@@ -235,6 +255,13 @@ class EventLog:
             found = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
             for table in sorted(TABLES & found):
                 connection.execute(f"SELECT bit_xor(hash(COLUMNS(*))) FROM {table}").fetchall()
+
+    def forget_folded(self) -> None:
+        """Have what is folded made again of the events, by the appends to come. Raises LogError."""
+        with self._opened(read_only=False) as connection:
+            connection.begin()
+            connection.execute(compaction.FORGET)
+            connection.commit()
 
     def has_current_views(self) -> bool:
         """Whether the views in the file are those of this program. Raises as `reading` does."""

@@ -85,6 +85,29 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     # 8: which views the file holds: its own are renewed where the program's have changed (see `FINGERPRINT`).
     "ALTER TABLE schema_version ADD COLUMN views VARCHAR;",
+    # 9: what is folded of the events up to a number: see `collector.eventlog.compaction`.
+    """
+    CREATE TABLE compacted (
+        seq BIGINT NOT NULL,
+        time TIMESTAMP_NS NOT NULL,
+        key BIGINT NOT NULL,
+        recorded TIMESTAMP_NS NOT NULL,
+        host VARCHAR NOT NULL,
+        kind VARCHAR NOT NULL,
+        image INTEGER,
+        reference VARCHAR,
+        container VARCHAR,
+        bytes BIGINT,
+        attributes JSON,
+        began TIMESTAMP_NS,
+        job INTEGER,
+        role VARCHAR,
+        part VARCHAR
+    );
+    CREATE TABLE image_count (host VARCHAR NOT NULL, image INTEGER NOT NULL, uses BIGINT NOT NULL);
+    CREATE TABLE kind_count (host VARCHAR NOT NULL, kind VARCHAR NOT NULL, events BIGINT NOT NULL);
+    CREATE TABLE projection (version VARCHAR NOT NULL, seq BIGINT NOT NULL);
+    """,
 )
 # The version that brought typed jobs: events of older logs are attributed when they reach it.
 JOBS_VERSION = 3
@@ -93,6 +116,8 @@ IDENTITY_VERSION = 7
 
 SCHEMA_VERSION = len(MIGRATIONS)
 TABLES = frozenset(re.findall(r"CREATE TABLE (\w+)", "".join(MIGRATIONS)))
+# What is folded of the events, and can be folded again.
+PROJECTIONS = frozenset({"compacted", "image_count", "kind_count", "projection"})
 
 _CONTAINERS = sql_list(CONTAINERS)
 _HELPERS = sql_list(sorted(HELPER_ROLES))
@@ -201,6 +226,14 @@ CREATE OR REPLACE VIEW uses AS
     FROM event WHERE image IS NOT NULL AND kind IN ({sql_list(MOMENTS)});
 COMMENT ON VIEW uses IS 'each observed use as an interval; ended is NULL while the container exists';
 
+CREATE OR REPLACE VIEW image_uses AS
+    SELECT host, image, count(DISTINCT container) + count(*) FILTER (kind IN ({_COUNTED})) AS uses
+    FROM event WHERE image IS NOT NULL AND kind IN ({_CONTAINERS}, {_COUNTED}) GROUP BY host, image;
+COMMENT ON VIEW image_uses IS 'how many containers and jobs used each image';
+
+CREATE OR REPLACE VIEW kind_counts AS SELECT host, kind, count(*) AS events FROM event GROUP BY host, kind;
+COMMENT ON VIEW kind_counts IS 'how many events of each kind there are';
+
 CREATE OR REPLACE VIEW last_use AS
     WITH observed AS (
         SELECT host, image, time, {sql_case("kind", {kind: kind.traits.happened for kind in USES})} AS evidence,
@@ -209,10 +242,9 @@ CREATE OR REPLACE VIEW last_use AS
     )
     SELECT host, image, image_id, max(time) AS last_use, arg_max(evidence, time) AS evidence,
         arg_max(coalesce(container, reference), time) AS evidence_source,
-        max(time) FILTER (kind = 'image_pulled') AS last_pull,
-        count(DISTINCT container) + count(*) FILTER (kind IN ({_COUNTED})) AS uses,
+        max(time) FILTER (kind = 'image_pulled') AS last_pull, coalesce(any_value(uses), 0) AS uses,
         min(time) AS first_use
-    FROM observed JOIN image USING (image) GROUP BY host, image, image_id;
+    FROM observed JOIN image USING (image) LEFT JOIN image_uses USING (host, image) GROUP BY host, image, image_id;
 COMMENT ON VIEW last_use IS 'the latest observed use of each image, with the evidence for it';
 
 CREATE OR REPLACE VIEW disks AS
@@ -338,8 +370,14 @@ TEMPORARY_VIEWS = re.sub("CREATE OR REPLACE (VIEW|MACRO)", r"CREATE OR REPLACE T
 FUNCTIONS = frozenset(re.findall(r"CREATE OR REPLACE MACRO (\w+)", VIEWS))
 
 
-def true_times(connection: duckdb.DuckDBPyConnection, now_ns: int) -> str:
-    """SQL that lets a connection see events no later than they can have been; nothing where they all are.
+def table_of_events(connection: duckdb.DuckDBPyConnection) -> str:
+    """SQL of the table that holds all events of an open log as they were recorded."""
+    (database,) = connection.execute("SELECT current_database()").fetchall()[0]
+    return f'"{database.replace(chr(34), chr(34) * 2)}".main.event'
+
+
+def true_times(connection: duckdb.DuckDBPyConnection, now_ns: int, events: str) -> str:
+    """SQL of events no later than they can have been; the same where they all are.
 
     The order of events is that of their numbers. What was recorded before the clock was set back had happened by
     then, whatever time it bears; and nothing has happened later than now. The table keeps the times as recorded.
@@ -347,13 +385,14 @@ def true_times(connection: duckdb.DuckDBPyConnection, now_ns: int) -> str:
     Args:
         connection: the open log.
         now_ns: what time it is, UTC nanoseconds.
+        events: SQL of the events as they were recorded.
     """
     rows = connection.execute(
-        f"SELECT host, seq, epoch_ns(time) FROM event WHERE kind = '{Kind.CLOCK_SET_BACK}' ORDER BY seq DESC"
+        f"SELECT host, seq, epoch_ns(time) FROM {events} WHERE kind = '{Kind.CLOCK_SET_BACK}' ORDER BY seq DESC"
     ).fetchall()
-    latest = connection.execute("SELECT epoch_ns(max(time)) FROM event").fetchall()[0][0]
+    latest = connection.execute(f"SELECT epoch_ns(max(time)) FROM {events}").fetchall()[0][0]
     if latest is None or (latest <= now_ns and not rows):
-        return ""
+        return events
     bounds = [f"make_timestamp_ns({now_ns})"]
     reached: dict[str, int] = {}
     for host, seq, set_ns in rows:
@@ -361,10 +400,7 @@ def true_times(connection: duckdb.DuckDBPyConnection, now_ns: int) -> str:
             reached[host] = set_ns
             quoted = host.replace("'", "''")
             bounds.append(f"CASE WHEN seq < {seq} AND host = '{quoted}' THEN make_timestamp_ns({set_ns}) ELSE time END")
-    (database,) = connection.execute("SELECT current_database()").fetchall()[0]
-    table = f'"{database.replace(chr(34), chr(34) * 2)}".main.event'
-    return f"""
-        CREATE OR REPLACE TEMP VIEW event AS
-        SELECT * REPLACE (least(time, {", ".join(bounds)}) AS time, least(began, {", ".join(bounds)}) AS began)
-        FROM {table}
-    """
+    return (
+        f"(SELECT * REPLACE (least(time, {', '.join(bounds)}) AS time, least(began, {', '.join(bounds)}) AS began)"
+        f" FROM {events})"
+    )

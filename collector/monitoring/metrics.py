@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector as Source
 
 from collector.eventlog.database import files_aside
-from collector.eventlog.log import EventLog
+from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.machine.disk import sample_disk
 from collector.machine.prune_runs import read_runs
 from collector.machine.wake import levels_path, read_levels
@@ -198,7 +198,7 @@ class Metrics(Source):
             if (found.st_mtime_ns, found.st_size) == self._file:
                 return
             self._tally.advance(self._log)
-            with self._log.reading() as connection:
+            with self._log.reading(whole_since=ONLY_KEPT) as connection:
                 self._coverage = coverage(connection, self._log.host)
             self._file = (found.st_mtime_ns, found.st_size)
         except (OSError, LogError) as error:

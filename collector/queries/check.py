@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from collector.eventlog.compaction import differences
 from collector.eventlog.log import EventLog
 
 
@@ -102,3 +103,6 @@ def _violations(log: EventLog) -> Iterator[Violation]:
         for rule in RULES:
             for seq, detail in connection.execute(rule.sql).fetchall():
                 yield Violation(rule.name, seq, f"event {seq} ({detail}) {rule.broken}")
+    with log.reading(as_recorded=True) as connection:
+        for seq, text in differences(connection):
+            yield Violation("projection", seq, text if seq is None else f"event {seq} {text}")

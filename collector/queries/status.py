@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from collector.eventlog.database import files_aside, spool_path
 from collector.eventlog.identity import label_of
-from collector.eventlog.log import EventLog
+from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.spool import Spool
 from collector.eventlog.sql import sql_list, sql_names
 from collector.machine.prune_runs import Fruitless, read_runs
@@ -161,7 +161,7 @@ def coverage(connection: duckdb.DuckDBPyConnection, host: str) -> Coverage:
 
 def last_observed_ns(log: EventLog) -> int | None:
     """When the collector last recorded anything, UTC nanoseconds. Raises LogError."""
-    found = log.query(_WITNESSED, [log.host])[0][1]
+    found = log.query(_WITNESSED, [log.host], whole_since=ONLY_KEPT)[0][1]
     return None if found is None else int(found)
 
 
@@ -183,19 +183,19 @@ def known_host(connection: duckdb.DuckDBPyConnection, host: str) -> str:
 
 def of_known_host(log: EventLog) -> EventLog:
     """The log, as that of the host that is meant; see `known_host`. Raises LogError."""
-    with log.reading() as connection:
+    with log.reading(whole_since=ONLY_KEPT) as connection:
         return EventLog(log.path, known_host(connection, log.host), log.wait)
 
 
 def status(log: EventLog, now: float | None = None) -> Status:
     """The state of a log, and of this host (or the only one) in it. Raises LogError."""
     now = time.time() if now is None else now
-    with log.reading() as connection:
+    # What the last week of samples shows may be long ago.
+    sampled = log.query(_SAMPLED, whole_since=ONLY_KEPT)[0][0]
+    with log.reading(whole_since=ONLY_KEPT if sampled is None else sampled - 7 * DAY_S - 1) as connection:
         host = known_host(connection, log.host)
         kinds = dict(
-            connection.execute(
-                "SELECT kind, count(*) FROM event WHERE host = ? GROUP BY kind ORDER BY kind", [host]
-            ).fetchall()
+            connection.execute("SELECT kind, events FROM kind_counts WHERE host = ? ORDER BY kind", [host]).fetchall()
         )
         first, last, recorded = connection.execute(
             "SELECT epoch_ns(min(time)) / 1e9, epoch_ns(max(time)) / 1e9, epoch_ns(max(recorded)) / 1e9"
@@ -254,7 +254,7 @@ def require_collector(log: EventLog, now: float | None = None) -> None:
         LogError: none is running, none ever has, or the log cannot be read.
     """
     now = time.time() if now is None else now
-    with log.reading() as connection:
+    with log.reading(whole_since=ONLY_KEPT) as connection:
         host = known_host(connection, log.host)
         first, last = connection.execute(_WITNESSED, [host]).fetchall()[0]
         last_mark = _last_mark(connection, host)
@@ -300,6 +300,7 @@ def _holds(free: int | None, total: int | None, known: dict[str, int | None]) ->
     return {**parts, "unaccounted": max(0, total - free - sum(parts.values()))}
 
 
+_SAMPLED = "SELECT epoch_ns(max(time)) / 1e9 FROM event WHERE kind = 'disk_sampled'"
 # The newest week, an hour at a time, so that the answer stays small.
 _FREE_HISTORY = """
 WITH week AS (
@@ -317,7 +318,8 @@ GROUP BY (at_ns - begun) * 168 // lasted ORDER BY 1
 def images(log: EventLog, now: float | None = None) -> list[ImageRow]:
     """Every image that the engine holds, most recently used first. Raises LogError."""
     now = time.time() if now is None else now
-    return [ImageRow(*row) for row in log.query(_IMAGES, [log.host, int((now - 7 * DAY_S) * 1e9)])]
+    since = now - 7 * DAY_S
+    return [ImageRow(*row) for row in log.query(_IMAGES, [log.host, int(since * 1e9)], whole_since=since)]
 
 
 # The pruner and job sources write to the log, too, whether or not a collector runs; and a collector may have been

@@ -147,7 +147,7 @@ def read_working_sets(log: EventLog, now: float) -> list[float]:
     """Bytes of the images that were used in each of the last `WORKING_DAYS` days (UTC) with uses. Raises LogError."""
     today = int(now // DAY)
     parameters = {"host": log.host, "from": today - WORKING_DAYS, "until": today - 1}
-    with log.reading() as connection:
+    with log.reading(whole_since=(today - WORKING_DAYS) * DAY) as connection:
         return [float(size) for (size,) in connection.execute(_WORKING_SETS, parameters).fetchall()]
 
 
@@ -172,7 +172,7 @@ def read_falls(
     reach = interval if reach is None else reach
     parameters = {"host": log.host, "interval": interval, "reach": reach, "from": now - MEMORY, "until": now}
     parameters["disk"] = file_system
-    with log.reading() as connection:
+    with log.reading(whole_since=now - MEMORY) as connection:
         return [float(fall) for (fall,) in connection.execute(_FALLS, parameters).fetchall()]
 
 

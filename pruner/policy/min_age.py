@@ -154,8 +154,10 @@ def read_evidence(log: EventLog | None, now: float) -> Evidence:
     evidence = Evidence()
     if log is not None and log.exists():
         hour = int(now // 3600)
-        with log.reading() as connection:
-            evidence.add(*rows(connection, log.host, hour - MEMORY_HOURS, hour - 1))
+        since = hour - MEMORY_HOURS
+        # A container may have followed a pull of the hour before.
+        with log.reading(whole_since=(since - 1) * 3600.0) as connection:
+            evidence.add(*rows(connection, log.host, since, hour - 1))
     return evidence
 
 

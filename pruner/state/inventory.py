@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from collector.engine.leftovers import Leftover
-from collector.eventlog.log import EventLog
+from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.sql import sql_layers, sql_names
 from collector.machine.disk import DiskSample
 from collector.model.observation import ImageObservation
@@ -311,7 +311,7 @@ def with_habits(image: Image, habits: Habits) -> Image:
 
 def read_history(log: EventLog) -> History:
     """Fold the log to what a decision needs. Raises LogError."""
-    with log.reading() as connection:
+    with log.reading(whole_since=ONLY_KEPT) as connection:
         host = [log.host]
         first = dict(connection.execute(_FIRST_SEEN, host).fetchall())
         used = {row[0]: row[1:] for row in connection.execute(_LAST_USE, host).fetchall()}

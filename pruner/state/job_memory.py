@@ -23,6 +23,8 @@ from pruner.state.jobs_in_flight import (
 )
 
 _LATELY_S = 7 * 86400.0
+# Containers of jobs that had begun before.
+_OVERLAP_S = 86400.0
 _IF_NOT_PRESENT = "if-not-present"
 # What GitLab puts before the part of a token that the runner shows.
 _TOKEN_MARKS = ("", "glrt-", "glrt-t1_", "glrt-t2_", "glrt-t3_", "GR1348941")
@@ -37,7 +39,7 @@ def read_jobs(log: EventLog, now: float, runner_config: Path | None = None) -> J
         runner_config: GitLab Runner's config.toml; one that cannot be read adds nothing.
     """
     host, since, lately = log.host, int((now - PREPARATION_S) * 1e9), int((now - _LATELY_S) * 1e9)
-    with log.reading() as connection:
+    with log.reading(whole_since=now - _LATELY_S - _OVERLAP_S) as connection:
 
         def ask(question: str, *values: object) -> list[Any]:
             return connection.execute(question, list(values)).fetchall()

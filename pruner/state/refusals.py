@@ -35,7 +35,8 @@ def read_refusals(log: EventLog, now: float) -> dict[ItemId, Refusal]:
         log: the log.
         now: UTC seconds.
     """
-    rows = log.query(_REFUSALS, [log.host, int((now - _REMEMBERED_S) * 1e9)])
+    since = now - _REMEMBERED_S
+    rows = log.query(_REFUSALS, [log.host, int(since * 1e9)], whole_since=since)
     return {(item, key): Refusal(error, time) for item, key, error, time in rows}
 
 

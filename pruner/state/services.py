@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collector.eventlog.log import EventLog
+from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.model.units import format_duration
 
 
@@ -17,7 +17,7 @@ def read_rollbacks(log: EventLog, now: float, grace: float) -> dict[str, str]:
     Raises:
         LogError: the log cannot be read.
     """
-    rows = log.query(_RUNS, [log.host])
+    rows = log.query(_RUNS, [log.host], whole_since=ONLY_KEPT)
     ran: dict[str, dict[str, tuple[float, float]]] = {}
     for service, image, first, last in rows:
         ran.setdefault(service, {})[image] = (first, last)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from collector.engine.protocol import Engine
-from collector.eventlog.log import EventLog
+from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.model.jobs import SLOT, slot_of
 from collector.model.observation import ListedContainer
 from collector.model.times import parse_rfc3339
@@ -115,6 +115,7 @@ def last_slots(log: EventLog | None) -> dict[str, float]:
         " WHERE host = ? AND kind IN ('container_created', 'container_destroyed')"
         " AND attributes ->> '$.name' LIKE 'runner-%' GROUP BY slot",
         [SLOT.pattern, log.host],
+        whole_since=ONLY_KEPT,
     )
     return {slot: last for slot, last in rows if slot}
 
@@ -126,7 +127,7 @@ def last_references(log: EventLog | None) -> dict[str, float]:
     """
     if log is None or not log.exists():
         return {}
-    return dict(log.query(_REFERENCES, {"host": log.host}))
+    return dict(log.query(_REFERENCES, {"host": log.host}, whole_since=ONLY_KEPT))
 
 
 _REFERENCES = """

@@ -1,0 +1,238 @@
+"""What is folded at append answers as all events do, wherever folding stops, and however it was interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from collector.daemon.presence import Presence
+from collector.eventlog import compaction
+from collector.eventlog.log import ONLY_KEPT, EventLog
+from collector.model.events import Event, Kind
+from collector.queries.check import check
+from collector.queries.status import images, status
+from pruner.state.inventory import read_history
+from pruner.state.job_memory import read_jobs
+from pruner.state.services import read_rollbacks
+from pruner.state.volumes import last_references, last_slots
+
+S = 10**9
+T0 = 1_700_000_000 * S
+IMAGES = [f"sha256:{n:064x}" for n in range(4)]
+KINDS = (
+    *("container", "container", "container", "pulled", "tagged", "observed", "deleted", "sampled", "job", "gap"),
+    *("restart", "prune", "unknown end", "set back"),
+)
+STEPS = st.lists(
+    st.tuples(st.sampled_from(KINDS), st.integers(0, 3), st.integers(0, 3), st.integers(0, 100_000)),
+    min_size=4,
+    max_size=40,
+)
+
+
+class WholeLog(EventLog):
+    """The log, always asked as a whole."""
+
+    @contextmanager
+    def reading(
+        self, reachable: Path | None = None, *, as_recorded: bool = False, whole_since: float | None = None
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        del whole_since
+        with super().reading(reachable, as_recorded=as_recorded) as connection:
+            yield connection
+
+
+class History:
+    """Writes what happens on a host, as the collector would record it."""
+
+    def __init__(self) -> None:
+        self.now = T0
+        self.events: list[Event] = []
+        self.open: dict[str, tuple[int, int]] = {}
+        self.count = 0
+
+    def take(self, kind: str, image: int, more: int, seconds: int) -> None:
+        """One step."""
+        self.now += (seconds + 1) * S
+        self.count += 1
+        self._add(*self._simple(kind, image, more))
+        if kind == "container":
+            self._containers(image, more)
+        elif kind == "unknown end" and self.open:
+            # Only a listing shows it.
+            container, (began, of) = self.open.popitem()
+            gone = {"inferred": True, "volumes": [f"volume{more}"]}
+            self._add(Event(self.now, Kind.CONTAINER_DESTROYED, IMAGES[of], None, container, None, began, gone))
+        elif kind == "set back" and image == more == 0:
+            self.now -= 3600 * S
+            self._add(Event(self.now, Kind.CLOCK_SET_BACK, attributes={"seconds": 9}))
+
+    def _simple(self, kind: str, image: int, more: int) -> list[Event]:
+        """What a step of most kinds comes to."""
+        now, name, image_id = self.now, f"repo{more}:{image}", IMAGES[image]
+        layers = [{"diff_id": "base", "chain_id": "base", "bytes": 5}, {"chain_id": image_id, "bytes": more}]
+        seen = {"references": [name], "digests": [], "size": 5 + more, "layers": layers}
+        origin = {"origin": ("registry", "local")[more % 2]} if more else {}
+        job = {"job": {"ci": "gitlab", "job_id": str(image), "project_id": str(more)}, "role": "build"}
+        store = {"store": ("overlay2", "containerd", "podman")[more % 3]}
+        prune = {"prune": f"p{self.count}", "plan": {"images": [{"image": image_id}]}}
+        ended = [Event(now + 2, Kind.PRUNE_FINISHED, bytes=1, attributes=prune)]
+        return {
+            "pulled": [Event(now, Kind.IMAGE_PULLED, image_id, name)],
+            "tagged": [Event(now, Kind.IMAGE_TAGGED, image_id, name)],
+            "observed": [Event(now, Kind.IMAGE_OBSERVED, image_id, name, attributes={**seen, **origin})],
+            "deleted": [Event(now, Kind.IMAGE_DELETED, image_id)],
+            "sampled": [Event(now, Kind.DISK_SAMPLED, bytes=more, attributes={"total_bytes": 9, "path": "/"})],
+            "job": [Event(now - more * S, Kind.JOB_IMAGE_USED, image_id, name, attributes=job)],
+            "gap": [Event(now, Kind.GAP, began_ns=now - S, attributes={"reason": "test"})],
+            "restart": [Event(now, Kind.COLLECTOR_STOPPED), Event(now, Kind.COLLECTOR_STARTED, attributes=store)],
+            "prune": [
+                Event(now, Kind.PRUNE_STARTED, attributes={**prune, "trigger": "timer"}),
+                Event(now + 1, Kind.ITEM_REMOVED, image_id, attributes=prune),
+                *(ended if more else []),
+            ],
+        }.get(kind, [])
+
+    def _add(self, *events: Event) -> None:
+        self.events += events
+
+    def _containers(self, image: int, more: int) -> None:
+        """One begins; of those that exist the oldest ends if there are many."""
+        container = f"{self.count:064x}"
+        labels = (
+            {"com.gitlab.gitlab-runner.job.id": str(self.count), "com.gitlab.gitlab-runner.type": "build"},
+            {"com.docker.swarm.service.name": f"service{image % 2}"},
+            {},
+        )[more % 3]
+        facts: dict[str, Any] = {"labels": labels, "name": f"runner-a-project-{image}-concurrent-{more}-build"}
+        if more == 1:
+            facts["volumes"] = [f"volume{image}"]
+        now, of = self.now, IMAGES[image]
+        self.open[container] = (now, image)
+        self._add(Event(now, Kind.CONTAINER_CREATED, of, container=container, attributes=facts))
+        self._add(Event(now + 1, Kind.CONTAINER_STARTED, of, container=container))
+        if len(self.open) > more:
+            old = next(iter(self.open))
+            began, number = self.open.pop(old)
+            of = IMAGES[number]
+            self._add(Event(now + 2, Kind.CONTAINER_DIED, of, container=old, attributes={"exit_code": 0}))
+            self._add(Event(now + 3, Kind.CONTAINER_DESTROYED, of, container=old, began_ns=began))
+
+
+def answers(log: EventLog) -> dict[str, Any]:
+    """What the past is asked for."""
+    now = log.query("SELECT epoch_ns(max(time)) / 1e9 FROM event")[0][0] + 1
+    history, jobs, presence = read_history(log), read_jobs(log, now), Presence()
+    presence.restore(log)
+    past = {
+        image: (one.first_seen, one.last_use, one.pulled, one.uses, sorted(one.names))
+        for image, one in history.images.items()
+    }
+    state = status(log, now)
+    return {
+        "images": past,
+        "observed": history.observed,
+        "unfinished": history.unfinished,
+        "coverage": history.coverage,
+        "jobs": (jobs.images, jobs.names, jobs.settled, sorted(jobs.policies), jobs.begun, jobs.open, jobs.ended),
+        "job slots": jobs.slots,
+        "slots": last_slots(log),
+        "volumes": last_references(log),
+        "rollbacks": read_rollbacks(log, now, 86400.0),
+        "present": (presence.names(), presence.image_bytes),
+        "listing": sorted(map(repr, images(log, now))),
+        "status": (state.events_by_kind, state.first_event, state.last_event, state.free_history, state.images),
+    }
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS, cuts=st.lists(st.integers(1, 12), min_size=1, max_size=4), crash=st.integers(0, 3))
+def test_what_is_folded_answers_as_all_events_do(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[Any], cuts: list[int], crash: int
+) -> None:
+    log = EventLog(tmp_path_factory.mktemp("log") / "events.duckdb", host="h")
+    history = History()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compaction, "FOLD_EVERY", 3)
+        for turn, begin in enumerate(range(0, len(steps), cuts[0])):
+            for step in steps[begin : begin + cuts[turn % len(cuts)]]:
+                history.take(*step)
+            if turn == crash:
+                _crash(log, history.events)
+            log.append(history.events)
+            history.events.clear()
+    if not log.exists():
+        return
+    assert [one for one in check(log) if one.rule == "projection"] == []
+    assert answers(log) == answers(WholeLog(log.path, host="h"))
+
+
+def _crash(log: EventLog, events: list[Event]) -> None:
+    """Append and fold, but do not come to the end of it."""
+
+    def failing(connection: duckdb.DuckDBPyConnection) -> None:
+        fold(connection)
+        raise OSError("crash")
+
+    fold = compaction.fold
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compaction, "fold", failing)
+        with pytest.raises(Exception, match="crash"):
+            log.append([*events, Event(T0, Kind.COLLECTOR_STARTED)])
+
+
+@pytest.fixture
+def folded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EventLog:
+    """A log that is folded up to its last event but one."""
+    monkeypatch.setattr(compaction, "FOLD_EVERY", 2)
+    log, history = EventLog(tmp_path / "events.duckdb", host="h"), History()
+    for kind in KINDS[:-1]:
+        history.take(kind, 1, 1, 60)
+        log.append(history.events)
+        history.events.clear()
+    return log
+
+
+def test_views_show_few_events_and_all_since_a_time(folded: EventLog) -> None:
+    (total,) = folded.query("SELECT count(*) FROM event")[0]
+    assert folded.query("SELECT count(*) FROM event", whole_since=ONLY_KEPT)[0][0] < total
+    assert folded.query("SELECT count(*) FROM event", whole_since=0.0) == [(total,)]
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        ("DELETE FROM compacted WHERE kind = 'gap'", "is missing among what is kept"),
+        ("UPDATE compacted SET reference = 'other' WHERE kind = 'image_pulled'", "differs from what was recorded"),
+        ("UPDATE image_count SET uses = uses + 1", "the uses counted of image number 0: "),
+        ("UPDATE kind_count SET events = 0 WHERE kind = 'gap'", "the events counted of kind gap: 0 and not 1"),
+    ],
+)
+def test_check_finds_what_is_folded_wrongly_and_an_append_mends_it(folded: EventLog, damage: str, found: str) -> None:
+    with duckdb.connect(str(folded.path)) as connection:
+        connection.execute(damage)
+    text = "\n".join(one.text for one in check(folded) if one.rule == "projection")
+    assert found in text
+    folded.forget_folded()
+    _check_made_again(folded)
+
+
+def test_what_other_rules_made_is_made_again(folded: EventLog) -> None:
+    with duckdb.connect(str(folded.path)) as connection:
+        connection.execute("UPDATE projection SET version = 'older'")
+        connection.execute("DELETE FROM compacted")
+    _check_made_again(folded)
+
+
+def _check_made_again(log: EventLog) -> None:
+    assert answers(log) == answers(WholeLog(log.path, host="h"))
+    log.append([Event(T0, Kind.GAP, began_ns=T0)])
+    assert log.query("SELECT count(*) > 3 FROM compacted") == [(True,)]
+    assert [one for one in check(log) if one.rule == "projection"] == []
