@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from analyzer.search.fleet import Simulation, Source
     from analyzer.search.grid import Candidate
     from analyzer.search.recommend import Found, Trial
+    from analyzer.simulation.cleaner import Trigger
     from analyzer.trace.load import DiskOverride
     from analyzer.trace.trace import Trace
 
@@ -104,13 +105,16 @@ def report(
     What to set is what `recommend` with the same options chooses. Of several hosts it has one row per host and
     policy, and their sums.
     """
+    from analyzer.simulation.cleaner import Trigger
+
     work = compared.simulation(axes, threshold or (None if compared.policy else _THRESHOLDS))
     candidates = compared.searched(axes, threshold)
     override, sources = disk.override(), histories.sources()
     if len(sources) > 1:
         _report_on_fleet(sources, work, candidates, override, processes, output)
     else:
-        _report_on_one(sources[0].load(override), sources[0].log(), work, candidates, output, override)
+        trigger = Trigger(compared.trigger) if compared.trigger else None
+        _report_on_one(sources[0].load(override), sources[0].log(), work, candidates, output, override, trigger)
 
 
 def demo(
@@ -148,12 +152,14 @@ def _report_on_one(
     candidates: Sequence[Candidate],
     path: Path,
     override: DiskOverride | None = None,
+    trigger: Trigger | None = None,
 ) -> None:
-    """Write the report of one host."""
+    """Write the report of one host; `trigger`: what starts a prune, None if that can be switched."""
     from analyzer.report.html_page import write_report
-    from analyzer.report.study import Lineup, study
+    from analyzer.report.study import Lineup, Tried, study
     from analyzer.report.terminal import patient_progress
     from analyzer.search.recommend import propose
+    from analyzer.search.whatif import WhatIf
     from analyzer.trace.recorded import read_recorded
 
     with patient_progress(f"trying {len(candidates)} policies") as progress:
@@ -164,7 +170,10 @@ def _report_on_one(
         lineup = Lineup.of(work.policies, propose(run, candidates, work.pull_rate, work.trigger))
     with patient_progress("simulating") as progress:
         results, notes = work.with_policies(lineup.policies).run(trace, progress, timeline=True)
-    write_report(study(trace, results, lineup, read_recorded(log, trace, override), notes), path)
+    whatif = WhatIf.of(trace, work.policies, candidates, lineup.proposal, trigger)
+    with patient_progress("trying every setting") as progress:
+        tried = None if whatif is None else Tried.of(trace, whatif, work.pull_rate, progress)
+    write_report(study(trace, results, lineup, read_recorded(log, trace, override), notes, tried), path)
     typer.echo(f"report: {path.resolve()}", err=True)
 
 

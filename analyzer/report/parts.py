@@ -44,6 +44,8 @@ class Cell:
         head: whether it names its row.
         share: percent of the most, drawn as a bar; None: no bar.
         tag: what marks it.
+        story: which image's story opens where its name is clicked; None: none.
+        opens: how many of the rows that follow it shows or hides.
     """
 
     text: str
@@ -52,14 +54,25 @@ class Cell:
     head: bool = False
     share: float | None = None
     tag: str = ""
+    story: int | None = None
+    opens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of a table; `chosen`: that of the recommended policy."""
+    """A row of a table.
+
+    Attributes:
+        cells: its cells.
+        chosen: whether it is that of the recommended policy.
+        run: which policy of those that can be shown it is of; None: of none.
+        folded: whether it shows only once it is opened.
+    """
 
     cells: Sequence[Cell]
     chosen: bool = False
+    run: int | None = None
+    folded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +85,7 @@ class Table:
         rows: its rows.
         sortable: whether a click on a heading sorts it.
         quiet: whether its caption is for readers of the screen only.
+        name: by which the page's script finds it; "": it need not.
     """
 
     caption: str
@@ -79,16 +93,22 @@ class Table:
     rows: Sequence[Row]
     sortable: bool = True
     quiet: bool = False
+    name: str = ""
 
 
 def columns(results: Iterable[Result]) -> dict[str, Figure]:
-    """The columns of a table of these results: some are left out where they are zero everywhere."""
+    """The columns of a table of these results, what counts most first; some are left out where all are zero."""
     known = list(results)
+    first = {name: FIGURES[name] for name in _FIRST}
     return {
         name: figure
-        for name, figure in in_tables().items()
+        for name, figure in (first | in_tables()).items()
         if not figure.shown_if_any or any(getattr(result, name) for result in known)
     }
+
+
+# What a phone shows without being scrolled: whether it fails, what it costs, how close it comes.
+_FIRST = ("disk_full", "repulled_bytes", "min_free")
 
 
 def heads(shown: Mapping[str, Figure]) -> list[str]:
@@ -117,29 +137,30 @@ def bytes_cell(count: float, most: float | None = None) -> Cell:
     return Cell(format_bytes(count), count, "bar", share=100.0 * count / most if most else 0.0)
 
 
-def page(template: str, data: Any, **values: Any) -> str:
+def page(template: str, data: Any, scripts: Sequence[str] = (), **values: Any) -> str:
     """A page as HTML.
 
     Args:
         template: the file of the page.
         data: what the page's script draws, as JSON.
+        scripts: files of scripts beside the one that every page has, which comes first.
         values: what the template shows; all of it is escaped.
 
     Raises:
         ReportError: this is a source tree that was never built.
     """
-    scripts = library(), part("report.js")
+    own = "\n".join(part(name) for name in ("report.js", *scripts))
     return (
         environment()
         .get_template(template)
         .render(
             **values,
             version=version("docker-hindsight"),
-            hashes=Markup(" ".join(map(script_hash, scripts))),  # noqa: S704 - digests of our own scripts
+            hashes=Markup(" ".join(map(script_hash, (library(), own)))),  # noqa: S704 - digests of our own scripts
             style=Markup(part("report.css")),  # noqa: S704 - a file of ours
             data=Markup(data_text(data)),  # noqa: S704 - JSON without any character that HTML knows
-            library=Markup(scripts[0]),  # noqa: S704 - as above
-            script=Markup(scripts[1]),  # noqa: S704
+            library=Markup(library()),  # noqa: S704 - as above
+            script=Markup(own),  # noqa: S704
         )
     )
 
@@ -164,6 +185,11 @@ def environment() -> Environment:
         lower_first=lambda text: text[:1].lower() + text[1:],
     )
     return made
+
+
+def macro(name: str, *given: Any, **named: Any) -> str:
+    """What a macro of `macros.html` makes of this."""
+    return str(getattr(environment().get_template("macros.html").module, name)(*given, **named))
 
 
 def by_threshold(result: Result) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,20 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.report.downsample import distinct_times, fewer_steps
+from analyzer.report.page_data import Scale, line
 from analyzer.report.terminal import short_names
+from analyzer.search.adoption import FirstWeek, adoption_time, first_week
 from analyzer.search.recommend import Proposal
+from analyzer.search.whatif import WhatIf
+from analyzer.simulation.cleaner import Trigger
 from analyzer.simulation.lifelines import Stays, stays
-from analyzer.simulation.result import Removals, Result
+from analyzer.simulation.replay import Progress
+from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
 from analyzer.trace.recorded import Recorded
-from analyzer.trace.trace import Floats, Trace, Use
+from analyzer.trace.trace import Floats, Integers, Trace, Use
 from collector.model.references import repository
 from pruner.policy.policy import Policy
 
 AS_RECORDED = "as recorded"
-_MOST_STEPS = 2400
-_MOST_MARKS = 400
-_MOST_TICKS = 300
 _MOST_IMAGES = 10
 _MOST_OWNERS = 15
 _TELLING_SAMPLES = 3
@@ -79,6 +79,50 @@ class Lineup:
 
 
 @dataclass(frozen=True, slots=True)
+class Tried:
+    """All that can be switched on the page, with its results.
+
+    Attributes:
+        whatif: the settings and the policy of each combination.
+        results: one for each, in order.
+        lines: free space under each, see `page_data.line`.
+    """
+
+    whatif: WhatIf
+    results: tuple[Result, ...]
+    lines: tuple[Integers, ...]
+
+    @classmethod
+    def of(
+        cls,
+        trace: Trace,
+        whatif: WhatIf,
+        pull_rate: float = DEFAULT_PULL_RATE,
+        progress: Progress | None = None,
+    ) -> Tried:
+        """Replay all of them. Raises LogError, see `replay`."""
+        scale = Scale.of(int(trace.disk_total[-1]))
+        results, lines = [], []
+        for result in whatif.results(trace, pull_rate, progress):
+            lines.append(free_line(trace, scale, result))
+            results.append(replace(result, timeline=None, removed=()))
+        return cls(whatif, tuple(results), tuple(lines))
+
+    @property
+    def rows(self) -> list[Sequence[Result]]:
+        """The results, those together that differ in the threshold alone."""
+        width = self.whatif.thresholds
+        return [self.results[k : k + width] for k in range(0, len(self.results), width)]
+
+
+def free_line(trace: Trace, scale: Scale, result: Result) -> Integers:
+    """Free space under a policy, see `page_data.line`; the result must have a timeline."""
+    if result.timeline is None:
+        raise ValueError("the result has no timeline")
+    return line(scale, result.timeline.seconds, result.timeline.free, trace.end)
+
+
+@dataclass(frozen=True, slots=True)
 class Study:
     """A trace, what it would have led to under each policy, and what was recorded.
 
@@ -93,6 +137,9 @@ class Study:
         common: clauses that all policies share, which their names leave out.
         lives: the stays of images under `chosen` and `rival`, by name.
         views: the most instructive images.
+        tried: what can be switched; None: nothing.
+        week: the first week of the recommended policy; None: none is recommended, or too little happened.
+        known_week: whether the log tells which images the host held when that week began.
     """
 
     trace: Trace
@@ -105,6 +152,9 @@ class Study:
     common: tuple[str, ...] = ()
     lives: dict[str, Stays] = field(default_factory=dict)
     views: tuple[View, ...] = ()
+    tried: Tried | None = None
+    week: FirstWeek | None = None
+    known_week: bool = False
 
     @property
     def total(self) -> int:
@@ -113,7 +163,12 @@ class Study:
 
 
 def study(
-    trace: Trace, results: Sequence[Result], lineup: Lineup, recorded: Recorded, notes: Sequence[str] = ()
+    trace: Trace,
+    results: Sequence[Result],
+    lineup: Lineup,
+    recorded: Recorded,
+    notes: Sequence[str] = (),
+    tried: Tried | None = None,
 ) -> Study:
     """Choose what is compared, and follow the images there.
 
@@ -123,6 +178,7 @@ def study(
         lineup: our policies.
         recorded: the host as it was.
         notes: what to state beside the trace's own assumptions.
+        tried: what can be switched on the page.
     """
     names, common = short_names([result.name for result in results])
     if len(set(names)) == len(names):
@@ -131,8 +187,8 @@ def study(
         common = []
     chosen = lineup.chosen(results)
     rival = next((result for result in results if result.baseline and result.removals), None)
-    lives = {result.name: stays(trace, result.removed) for result in (rival, chosen) if result is not None}
-    return Study(
+    lives = {result.name: stays(trace, result.removed) for result in (chosen, rival) if result is not None}
+    made = Study(
         trace,
         results,
         lineup,
@@ -143,64 +199,30 @@ def study(
         tuple(common),
         lives,
         tuple(find_views(trace, lives)),
+        tried,
     )
+    week = _week(made) if lineup.proposal.holds else None
+    return replace(made, week=week, known_week=recorded.presence is not None and not recorded.assumed)
 
 
-def series(made: Study) -> list[str]:
-    """The names of all lines of free space, the most instructive first."""
-    names = [AS_RECORDED] if len(made.recorded.seconds) >= _TELLING_SAMPLES else []
-    first = [result.name for result in (made.chosen, made.rival) if result is not None]
-    return [*names, *first, *(result.name for result in made.results if result.name not in first)]
+def _week(made: Study) -> FirstWeek | None:
+    """The first week of the recommended policy, from what the host held, or would have held under it."""
+    policy, begin = made.lineup.proposal.policy, adoption_time(made.trace)
+    if policy is None or made.chosen is None:
+        return None
+    if made.recorded.presence is not None and not made.recorded.assumed:
+        held = made.recorded.presence.held(begin, made.trace.images)
+    else:
+        stay = made.lives[made.chosen.name]
+        held = np.zeros(made.trace.images, dtype=np.bool_)
+        held[stay.image[(stay.begin <= begin) & (begin < stay.end)]] = True
+    trigger = Trigger.EVENT if made.tried is None else made.tried.whatif.first_trigger
+    return first_week(made.trace, policy, held, trigger, made.chosen.pull_rate)
 
 
-def free_space(made: Study) -> list[Row]:
-    """Each line of free space as columns: milliseconds since 1970 and bytes."""
-    end = made.trace.end
-    known = {
-        result.name: (result.timeline.seconds, result.timeline.free)
-        for result in made.results
-        if result.timeline is not None
-    }
-    known[AS_RECORDED] = (made.recorded.seconds, made.recorded.free)
-    columns = []
-    for name in series(made):
-        time, value = fewer_steps(*_last_of_each_time(*known[name]), _MOST_STEPS)
-        time, value = np.append(time, end), np.append(value, value[-1:])
-        columns.append({"series": name, "time": milliseconds(made.trace, time), "free": value.tolist()})
-    return columns
-
-
-def _last_of_each_time(time: Floats, value: Any) -> tuple[Floats, Any]:
-    """Of the changes at one time the lowest and the last, so that no low goes and no step is repeated."""
-    if not len(time):
-        return time, value
-    first = np.flatnonzero(np.concatenate(([True], np.diff(time) > 0)))
-    lowest = np.minimum.reduceat(value, first)
-    last = value[np.append(first[1:], len(time)) - 1]
-    both = np.stack((lowest, last), axis=1).ravel()
-    at = np.repeat(time[first], 2)
-    kept = np.ones(len(at), dtype=np.bool_)
-    kept[::2] = lowest != last
-    return at[kept], both[kept]
-
-
-def marks(made: Study) -> list[Row]:
-    """Prunes and full disks of each line, as columns."""
-    span = made.trace.end
-    found = []
-    for result in made.results:
-        pruned = np.unique(Removals.of(result.removed).time)
-        full = np.zeros(0)
-        if result.timeline is not None:
-            short = result.timeline.free < 0
-            full = result.timeline.seconds[short & ~np.concatenate(([False], short[:-1]))]
-        for what, time in (("prune", pruned), ("disk full", full)):
-            kept = distinct_times(np.asarray(time, dtype=np.float64), span, _MOST_MARKS)
-            found.append({"series": result.name, "what": what, "time": milliseconds(made.trace, kept)})
-    if AS_RECORDED in series(made):
-        pruned = distinct_times(np.array([time for time, _ in made.recorded.prunes]), span, _MOST_MARKS)
-        found.append({"series": AS_RECORDED, "what": "prune", "time": milliseconds(made.trace, pruned)})
-    return [row for row in found if row["time"]]
+def is_recorded(made: Study) -> bool:
+    """Whether enough samples of the disk show what was free."""
+    return len(made.recorded.seconds) >= _TELLING_SAMPLES
 
 
 def gaps(made: Study) -> list[Row]:
@@ -256,62 +278,6 @@ def _row(trace: Trace, stay: Stays, image: int, uses: int) -> Row:
         "held": float((stay.end - stay.begin)[own].sum()),
         "idle": float(stay.idle[own].sum()),
     }
-
-
-def names_shown(made: Study) -> list[Row]:
-    """The names of the images in the views; their labels are without what all of one view begin with."""
-    rows = []
-    for view in made.views:
-        names = [made.trace.name(image) for image in view.images]
-        parts = zip(*(name.split("/")[:-1] for name in names), strict=False)
-        length = sum(len(same[0]) + 1 for same in itertools.takewhile(lambda same: len(set(same)) == 1, parts))
-        rows += [
-            {
-                "view": view.name,
-                "rank": rank,
-                "image": name,
-                "label": f"…/{name[length:]}" if length else name,
-                "number": image,
-            }
-            for rank, (name, image) in enumerate(zip(names, view.images, strict=True))
-        ]
-    return rows
-
-
-def stays_shown(made: Study) -> list[Row]:
-    """The residencies of the images in the views, those too close to distinguish as one."""
-    least = made.trace.end / 800
-    shown = []
-    for view in made.views:
-        stay = made.lives[view.policy]
-        for rank, image in enumerate(view.images):
-            own = np.flatnonzero(stay.image == image)
-            begin, end, again = stay.begin[own], stay.end[own], stay.again[own]
-            starts = np.flatnonzero(np.concatenate(([True], begin[1:] - np.maximum.accumulate(end)[:-1] > least)))
-            stops = np.append(starts[1:], len(own)) - 1
-            pulls = np.add.reduceat(again.astype(np.int64), starts)
-            first, last = milliseconds(made.trace, begin[starts]), milliseconds(made.trace, end[stops])
-            shown += [
-                {"view": view.name, "rank": rank, "begin": a, "end": b, "pulls": n}
-                for a, b, n in zip(first, last, pulls.tolist(), strict=True)
-            ]
-    return shown
-
-
-def uses_shown(made: Study) -> list[Row]:
-    """When the images in the views were used, as columns."""
-    images = sorted({image for view in made.views for image in view.images})
-    demands = (made.trace.kind >= Use.CONTAINER) & (made.trace.kind <= Use.JOB)
-    return [
-        {
-            "image": image,
-            "time": milliseconds(
-                made.trace,
-                distinct_times(made.trace.time[demands & (made.trace.image == image)], made.trace.end, _MOST_TICKS),
-            ),
-        }
-        for image in images
-    ]
 
 
 @dataclass(slots=True)

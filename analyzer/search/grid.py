@@ -29,7 +29,7 @@ _SEARCHED: Mapping[str, tuple[str, ...]] = {
     "local_images": (",".join(LOCAL_IMAGES),),
 }
 _DEFAULT = Policy()
-_TIMER_ONLY = ", by the timer only"
+TIMER_ONLY = ", by the timer only"
 Axes = Mapping[str, Sequence[str] | None]
 _DURATIONS = frozenset({"min_age", "allowlist_idle", "interval"})
 _PARTS_OF_A_RANGE = 3
@@ -149,7 +149,7 @@ def searched(
 def _by_both(items: Sequence[Candidate]) -> list[Candidate]:
     return [
         *(replace(item, trigger=Trigger.EVENT) for item in items),
-        *(replace(item, name=item.name + _TIMER_ONLY, trigger=Trigger.TICK) for item in items),
+        *(replace(item, name=item.name + TIMER_ONLY, trigger=Trigger.TICK) for item in items),
     ]
 
 

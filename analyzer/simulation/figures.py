@@ -120,6 +120,7 @@ FIGURES: dict[str, Figure] = {
         "be there), or other files that took the last space",
         Unit.COUNT,
         header="DISK FULL",
+        label="failed pulls",
         legend="pulls that did not fit.",
         grid=2,
         bad_if_any=True,

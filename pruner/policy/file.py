@@ -334,6 +334,13 @@ def to_toml(policy: Policy) -> str:
     return "\n".join(lines)
 
 
+def changes(policy: Policy) -> str:
+    """The lines of a policy file that say how the policy differs from the built-in one; empty if it does not."""
+    usual = Policy()
+    differing = [name for name in KEYS if value_of(policy, name) != value_of(usual, name)]
+    return "\n".join(_line(policy, name, name) for name in differing)
+
+
 def to_json(policy: Policy) -> dict[str, Any]:
     """All values by key, as they stand in a file; None where another key speaks for it."""
     return {name: as_text(name, value_of(policy, name)) for name in KEYS}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from analyzer.baselines import DEFAULT_BASELINES
-from analyzer.report.study import Lineup, Study, study
+from analyzer.report.study import Lineup, Study, Tried, study
 from analyzer.search.fleet import Simulation
 from analyzer.search.grid import grid
 from analyzer.search.recommend import propose
+from analyzer.search.whatif import WhatIf
 from analyzer.trace.load import load_trace
 from analyzer.trace.recorded import read_recorded
 from collector.eventlog.log import EventLog
@@ -25,8 +26,8 @@ PROJECTS = ("group/project-0", "group/project-1", f"group/{HOSTILE}")
 IMAGES = [f"registry.example.org/group/app/build-{n}:1" for n in range(11)] + [HOSTILE]
 
 
-def make_week(log: EventLog) -> None:
-    """Append it: 7 GiB images come one after another, one of them again and again; two prunes, a gap."""
+def make_week(log: EventLog, hours: int = 7 * 24) -> None:
+    """Append it, or its first hours: 7 GiB images come one after another, one again and again; two prunes, a gap."""
     events = [_sample(0, TOTAL - 2 * GIB, 0)]
     for n, reference in enumerate(IMAGES):
         events.append(_observed(12 * n * HOUR + 60, f"sha256:{n:064x}", reference))
@@ -42,7 +43,9 @@ def make_week(log: EventLog) -> None:
         prune = {"prune": f"p{k}"}
         events.append(Event(T0 + hour * HOUR * S, Kind.PRUNE_STARTED, attributes={**prune, "trigger": "timer"}))
         events.append(Event(T0 + hour * HOUR * S + S, Kind.PRUNE_FINISHED, bytes=7 * GIB, attributes=prune))
-    log.append(sorted(events, key=lambda event: event.time_ns))
+    log.append(
+        sorted((event for event in events if event.time_ns < T0 + hours * HOUR * S), key=lambda event: event.time_ns)
+    )
 
 
 def _sample(second: int, free: int, held: int) -> Event:
@@ -80,4 +83,6 @@ def study_of(log: EventLog, *thresholds: str) -> Study:
     candidates, _ = grid({"threshold": thresholds})
     lineup = Lineup.of([item.policy for item in candidates], propose(lambda trial: ([trial(trace)], []), candidates))
     results, notes = Simulation(lineup.policies, DEFAULT_BASELINES).run(trace, timeline=True)
-    return study(trace, results, lineup, read_recorded(log, trace), notes)
+    whatif = WhatIf.of(trace, lineup.policies, candidates, lineup.proposal)
+    tried = None if whatif is None else Tried.of(trace, whatif)
+    return study(trace, results, lineup, read_recorded(log, trace), notes, tried)

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from analyzer.report.html_page import write_report
 from collector.eventlog.log import EventLog
 from collector.model.events import Event, Kind
 from tests.analyzer.command import analyzer
-from tests.analyzer.made_host import HOSTILE, T0, make_week, study_of
+from tests.analyzer.made_host import HOSTILE, T0, make_week
 from tests.needs import cannot_run
 
 FLAGS = [
@@ -47,7 +46,20 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     log = EventLog(folder / "events.duckdb", host="runner-7")
     make_week(log)
-    write_report(study_of(log, "5%", "20%", "50%", "80%"), folder / "report.html")
+    thresholds = [part for share in (5, 20, 50, 80) for part in ("--threshold", f"{share}%")]
+    done = analyzer("report", "--log", str(log.path), *thresholds, "-o", str(folder / "report.html"))
+    assert done.returncode == 0, done.stderr
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="session")
+def young(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the first days of such a host."""
+    folder = tmp_path_factory.mktemp("young")
+    log = EventLog(folder / "events.duckdb", host="runner-new")
+    make_week(log, hours=60)
+    done = analyzer("report", "--log", str(log.path), "-o", str(folder / "report.html"))
+    assert done.returncode == 0, done.stderr
     return folder / "report.html"
 
 

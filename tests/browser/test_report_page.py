@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,13 +11,14 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.analyzer.command import analyzer
 from tests.analyzer.made_host import HOSTILE, PROJECTS
 from tests.browser.conftest import PATIENCE_MS
 
 pytestmark = pytest.mark.browser
 
 Open = Callable[..., Page]
-CHARTS = ("free", "tradeoff", "images")
+CHARTS = ("free", "tradeoff")
 # Relative luminance and contrast as WCAG 2.2 defines them, of computed colours.
 CONTRAST = """
 () => {
@@ -107,17 +109,120 @@ def lines(page: Page) -> int:
     return page.locator("#chart-free .mark-line path").count()
 
 
+def choose(page: Page, threshold: int, **choices: str) -> None:
+    """Set the controls with the keyboard, and wait until the page follows."""
+    for name, value in choices.items():
+        page.locator(f"input[name={name}][value='{value}']").focus()
+        page.keyboard.press("Space")
+    slider = page.get_by_role("slider")
+    slider.focus()
+    page.keyboard.press("Home")
+    for _ in range(threshold):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#t-policies tr.current')]"
+        ".some((row) => row.dataset.run === document.documentElement.dataset.shown)"
+    )
+
+
 def test_it_renders_every_chart_and_runs_nothing_hostile(opened: Open) -> None:
     page = opened()
     for name in CHARTS:
         assert page.locator(f"#chart-{name} svg").bounding_box() is not None
         assert page.locator(f"#chart-{name} svg path").count() > 5
     assert page.locator("#chart-free .mark-rect path").count() >= 2  # the gap and the floor
-    assert page.locator("#chart-free .mark-symbol path").count() >= 2  # prunes and full disks
+    assert page.locator("#chart-free .mark-area path").count() >= 1  # what a peer left free
     assert page.title() == "runner-7: what its disk did, and what it would have done"
     assert page.locator("img").count() == 0
     assert page.get_by_text(PROJECTS[2]).count() >= 1
     assert {str(link.get_attribute("href"))[:1] for link in page.locator("a").all()} == {"#"}
+
+
+def test_every_setting_shows_what_simulate_says(opened: Open, report: Path) -> None:
+    page = opened()
+    values = json.loads(page.get_by_role("slider").get_attribute("data-values") or "")
+    offered = {
+        name: page.locator(f"input[name={name}]").evaluate_all(
+            "all => all.map((one) => one.labels[0].firstChild.nextSibling.textContent)"
+        )
+        for name in ("order", "min_age", "trigger")
+    }
+    log = str(report.parent / "events.duckdb")
+    for place, order, age, trigger in ((0, 0, 0, 0), (3, 1, 0, 1), (1, 2, 1, 0), (len(values) - 1, 1, 1, 1)):
+        choose(page, place, order=str(order), min_age=str(age), trigger=str(trigger))
+        asked = ("--threshold", values[place], "--order", offered["order"][order], "--min-age", offered["min_age"][age])
+        when = ("--trigger", "tick" if offered["trigger"][trigger] == "timer only" else "event")
+        said = analyzer("simulate", "--log", log, *asked, *when, "--baseline", "none", "--format", "json")
+        (expected,) = json.loads(said.stdout)["policies"]
+        cards = page.locator("#cards li").evaluate_all(
+            "all => all.map((one) => [one.dataset.figure, one.dataset.value])"
+        )
+        assert {name: float(value) for name, value in cards} == {
+            name: pytest.approx(expected[name]) for name, _ in cards
+        }
+        row = page.locator("#t-policies tr.current")
+        assert row.get_attribute("aria-current") == "true"
+        cells = [float(value) for value in row.locator("td").evaluate_all("all => all.map((one) => one.dataset.value)")]
+        shown = ("disk_full", "repulled_bytes", "min_free", "repulls", "repull_seconds", "hit_ratio", "seconds_under")
+        assert cells[: len(shown)] == [pytest.approx(expected[name], abs=1e-9) for name in shown]
+        assert f"{offered['order'][order]} under {values[place]} free" in page.locator("#lead").inner_text()
+        low = page.evaluate("Math.min(...page.datasets.free.filter((row) => row.front).map((row) => row.low))")
+        assert low == pytest.approx(max(expected["min_free"], -0.15 * 40 * 2**30), abs=2**20)
+        ring = page.evaluate(
+            "page.datasets.policies.find((row) => row.run === Number(document.documentElement.dataset.shown))"
+        )
+        assert (ring["repulled"], ring["free"]) == (expected["repulled_bytes"], expected["min_free"])
+    page.get_by_role("button", name="Back to the policy").press("Enter")
+    expect(page.locator("#t-policies tr.current")).to_have_class(re.compile("chosen"))
+    assert "recommended" in (page.get_by_role("slider").get_attribute("aria-valuetext") or "")
+    expect(page.locator("#said")).to_contain_text("pulled again")
+
+
+def test_a_story_opens_by_keyboard_and_leads_on(opened: Open) -> None:
+    page = opened()
+    button = page.locator("[data-view]:not([hidden]) button.image").first
+    name = button.inner_text()
+    button.focus()
+    page.keyboard.press("Enter")
+    story = page.get_by_role("dialog")
+    expect(story.get_by_role("heading", level=2)).to_have_text(name)
+    expect(story).to_contain_text("Uses by project")
+    expect(story).to_contain_text("Layers shared with 11 other images")
+    assert story.locator(".life").count() == 2
+    other = story.locator("button.image").first
+    following = other.inner_text()
+    other.focus()
+    page.keyboard.press("Enter")
+    expect(story.get_by_role("heading", level=2)).to_have_text(following)
+    page.keyboard.press("Escape")
+    expect(story).to_be_hidden()
+    assert button.evaluate("(one) => one === document.activeElement")
+    page.get_by_label("Any image").fill("<img src=x")
+    page.keyboard.press("Enter")
+    expect(story.get_by_role("heading", level=2)).to_have_text(HOSTILE)
+    assert page.locator("img").count() == 0
+
+
+def test_a_young_log_says_so_and_recommends_nothing(browser: Browser, young: Path) -> None:
+    with quiet(browser, young) as open_page:
+        page = open_page()
+        assert page.locator("h1").inner_text().startswith("Too little history to recommend a policy: 2.5 d")
+        assert page.get_by_text("recommended").count() == 0
+        choose(page, 9)
+        assert page.locator("h1").inner_text().startswith("Too little history")
+        expect(page.locator("#lead")).to_contain_text("forecast under 11% free")
+
+
+def test_a_fold_opens_with_the_keyboard(browser: Browser, young: Path) -> None:
+    with quiet(browser, young) as open_page:
+        page = open_page()
+        fold = page.locator("button.fold").first
+        rows = page.locator("#t-policies tbody tr:visible")
+        before = rows.count()
+        fold.focus()
+        page.keyboard.press("Enter")
+        assert fold.get_attribute("aria-expanded") == "true"
+        assert rows.count() > before
 
 
 def test_hover_tells_what_a_point_is(opened: Open) -> None:
@@ -128,8 +233,8 @@ def test_hover_tells_what_a_point_is(opened: Open) -> None:
     expect(tip).to_contain_text("least free space")
     box = place(page, "free")
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 90)
-    expect(tip).to_contain_text("time (UTC)")
-    expect(tip).to_contain_text(re.compile(r"free.*\d+(\.\d+)? GiB"))
+    expect(page.locator("#tip")).to_contain_text("(UTC)")
+    expect(page.locator("#tip")).to_contain_text(re.compile(r"docker-gc-24h: .*\d+(\.\d+)? GiB free"))
 
 
 def test_the_brush_and_the_buttons_zoom(opened: Open) -> None:
@@ -161,8 +266,8 @@ def test_lines_are_chosen_with_the_keyboard(opened: Open) -> None:
     box = page.get_by_role("checkbox", name="prune-until-24h-local")
     box.focus()
     page.keyboard.press("Space")
-    wait_until(page, lambda: lines(page) == before + 2)
-    assert lines(page) == before + 2  # in the chart and in its overview
+    wait_until(page, lambda: lines(page) == before + 1)
+    assert lines(page) == before + 1  # the lower edge of a band
 
 
 def test_images_are_chosen_and_the_table_follows(opened: Open) -> None:
@@ -170,14 +275,12 @@ def test_images_are_chosen_and_the_table_follows(opened: Open) -> None:
     views = page.locator("#view option").all_inner_texts()
     assert any("pulled again and again" in name for name in views)
     assert any("kept without use" in name for name in views)
-    before = page.locator("#chart-images svg").inner_html()
     page.locator("#view").select_option(views[-1])
-    chart = page.locator("#chart-images svg")
-    wait_until(page, lambda: chart.inner_html() != before)
-    assert chart.inner_html() != before
     shown = page.locator("[data-view]:not([hidden])")
     assert shown.count() == 1
-    assert shown.get_attribute("data-view") == views[-1]
+    assert views[-1] in shown.inner_text()
+    # Each name has its life beside it.
+    expect(shown.locator("tbody svg.life")).to_have_count(shown.locator("tbody tr").count())
 
 
 def test_tables_sort_by_figures(opened: Open) -> None:
@@ -216,7 +319,8 @@ def test_it_prints(opened: Open, tmp_path: Path) -> None:
     assert path.read_bytes().startswith(b"%PDF")
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert not page.get_by_role("button", name="Whole time").is_visible()
+    for control in ("#whatif", "#view", "#find", "[data-zoom=all]", ".chip input"):
+        assert not page.locator(control).first.is_visible()
     # A head with a button's box in it would stand on the first page of its table only.
     heads = page.locator("thead button").evaluate_all("all => all.map((one) => getComputedStyle(one).display)")
     assert set(heads) == {"contents"}

@@ -1,5 +1,6 @@
 "use strict";
-(() => {
+// What every report page has: charts, sorting tables, another width, another light. Other scripts add to `page`.
+const page = (() => {
   const given = JSON.parse(document.getElementById("data").textContent);
   const bytes = (count) => {
     const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -16,25 +17,11 @@
     return date.toLocaleDateString("en", { month: "short", day: "2-digit", timeZone: "UTC" });
   };
   const when = (time) => new Date(Number(time)).toISOString().slice(0, 16).replace("T", " ");
-  const rows = (columns) => columns.flatMap(({ time, free, ...rest }) =>
-    time.map((at, k) => (free ? { ...rest, time: at, free: free[k] } : { ...rest, time: at })));
-
-  // Columns in the file, rows for the charts.
-  const viewOf = Object.fromEntries(given.names.map((row) => [`${row.view}\n${row.rank}`, row.image]));
-  const usesOf = new Map(given.uses.map((row) => [row.image, row.time]));
-  const datasets = {
-    free: rows(given.free), marks: rows(given.marks), gaps: given.gaps, levels: given.levels, policies: given.policies,
-    names: given.names,
-    stays: given.stays.map((row) => ({ ...row, image: viewOf[`${row.view}\n${row.rank}`] })),
-    uses: given.names.flatMap(({ view, rank, number }) => usesOf.get(number).map((time) => ({ view, rank, time }))),
-  };
-
+  const datasets = { policies: given.policies, levels: given.levels, gaps: given.gaps };
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const palette = () => [0, 1, 2, 3, 4, 5, 6].map((k) => css(`--c${k}`));
   const colours = {
-    free: () => { const all = palette(); return given.series.map((_, k) => all[(k + given.offset) % all.length]); },
+    free: () => given.colours.map((number) => css(`--c${number}`)),
     tradeoff: () => [css("--c3"), css("--c1"), css("--c2")],
-    images: () => [css("--soft"), css("--c1"), css("--c2")],
   };
   const look = (name) => ({
     background: "transparent", padding: { left: 0, right: 8, top: 6, bottom: 4 },
@@ -50,8 +37,6 @@
     range: { category: colours[name.split("-")[0]]() },
   });
 
-  const state = { shown: given.shown.slice(), view: given.names.length ? given.names[0].view : null };
-
   const fitted = (spec, width) => {
     const made = structuredClone(spec);
     for (const part of [made, ...(made.vconcat || [])]) if (part.width === "container") part.width = width;
@@ -60,7 +45,7 @@
     return made;
   };
 
-  const views = {};
+  const views = {}, drawn = {};
   const draw = async (name) => {
     const place = document.getElementById(`chart-${name}`);
     if (!place) return;
@@ -77,58 +62,29 @@
     place.setAttribute("aria-label", label);
     place.removeAttribute("aria-roledescription");
     place.querySelectorAll("svg").forEach((svg) => svg.setAttribute("aria-hidden", "true"));
-    if (name === "free") { view.signal("shown", state.shown); await view.runAsync(); }
-    if (name === "images" && state.view) { view.signal("view", state.view); await view.runAsync(); }
+    if (drawn[name]) await drawn[name](view);
   };
   const drawAll = async () => {
     for (const name of Object.keys(given.specs)) await draw(name);
     document.documentElement.dataset.ready = "yes";
+    dispatchEvent(new Event("report-drawn"));
   };
 
-  // Which lines are shown.
-  for (const box of document.querySelectorAll("input[name=series]")) {
-    box.addEventListener("change", async () => {
-      state.shown = [...document.querySelectorAll("input[name=series]:checked")].map((one) => one.value);
-      views.free.signal("shown", state.shown);
-      await views.free.runAsync();
-    });
-  }
-
-  // Which part of the time is shown: what the brush does, for the keyboard.
-  const zoom = async (from, until) => {
-    const brush = given.specs.free.params.find((param) => param.name === "brush");
-    if (from === null) delete brush.value;
-    else brush.value = { x: [Math.max(given.begin, from), Math.min(given.end, until)] };
-    await draw("free");
+  // Tables that sort. What is folded is opened first: its row stands for no figure of its own.
+  const open = (button) => {
+    const row = button.closest("tr"), shown = button.getAttribute("aria-expanded") !== "true";
+    button.setAttribute("aria-expanded", String(shown));
+    let next = row.nextElementSibling;
+    for (let k = 0; k < Number(button.dataset.opens); k += 1, next = next.nextElementSibling) next.hidden = !shown;
   };
-  const lowest = () => given.free.filter((line) => state.shown.includes(line.series))
-    .map((line) => line.free.reduce((best, value, k) => (value < line.free[best] ? k : best), 0))
-    .map((k, n) => ({ k, line: given.free.filter((line) => state.shown.includes(line.series))[n] }))
-    .reduce((best, one) => (!best || one.line.free[one.k] < best.line.free[best.k] ? one : best), null);
-  for (const button of document.querySelectorAll("button[data-zoom]")) {
-    button.addEventListener("click", () => {
-      const day = 86400000;
-      if (button.dataset.zoom === "all") return zoom(null, null);
-      if (button.dataset.zoom === "worst") {
-        const worst = lowest();
-        return worst && zoom(worst.line.time[worst.k] - 3 * day, worst.line.time[worst.k] + 3 * day);
-      }
-      return zoom(given.end - Number(button.dataset.zoom) * day, given.end);
-    });
-  }
-
-  // Which images are shown.
-  const select = document.getElementById("view");
-  if (select) {
-    select.addEventListener("change", async () => {
-      state.view = select.value;
-      for (const table of document.querySelectorAll("[data-view]")) table.hidden = table.dataset.view !== state.view;
-      views.images.signal("view", state.view);
-      await views.images.runAsync();
-    });
-  }
-
-  // Tables that sort.
+  const unfold = (body) => {
+    for (const button of body.querySelectorAll("button.fold")) button.closest("tr").remove();
+    for (const row of body.rows) row.hidden = false;
+  };
+  document.addEventListener("click", (event) => {
+    const fold = event.target.closest("button.fold");
+    if (fold) open(fold);
+  });
   for (const button of document.querySelectorAll("thead button")) {
     button.addEventListener("click", () => {
       const head = button.closest("th"), body = button.closest("table").tBodies[0];
@@ -136,19 +92,29 @@
       const falling = head.getAttribute("aria-sort") === "ascending";
       for (const one of head.parentNode.children) one.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", falling ? "descending" : "ascending");
+      unfold(body);
       const value = (row) => { const text = row.children[column].dataset.value ?? row.children[column].textContent; return text === "" || isNaN(text) ? text : Number(text); };
       const sorted = [...body.rows].sort((a, b) => { const x = value(a), y = value(b); return x < y ? -1 : x > y ? 1 : 0; });
       body.append(...(falling ? sorted.reverse() : sorted));
     });
   }
 
+  // What was packed: deflated, in base 64.
+  const unpack = async (text) => {
+    const packed = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+    return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
+  };
+
   // Another width, another light, another medium.
-  let due, drawnWidth = document.body.clientWidth;
+  let due, width = document.body.clientWidth;
   addEventListener("resize", () => {
     clearTimeout(due);
-    due = setTimeout(() => { if (document.body.clientWidth !== drawnWidth) { drawnWidth = document.body.clientWidth; drawAll(); } }, 150);
+    due = setTimeout(() => { if (document.body.clientWidth !== width) { width = document.body.clientWidth; drawAll(); } }, 150);
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   matchMedia("print").addEventListener("change", drawAll);
-  drawAll();
+  // What comes before the first drawing: other scripts add to it.
+  const first = [];
+  Promise.resolve().then(async () => { for (const step of first) await step(); await drawAll(); });
+  return { given, bytes, when, datasets, css, views, draw, drawn, unpack, first };
 })();
