@@ -38,7 +38,8 @@ LogsOption = Annotated[
         "--log",
         envvar=ENVIRONMENT_VARIABLE,
         metavar="PATH",
-        help="An event log, a glob of logs, or a folder that `analyzer export` wrote; repeat it to add. "
+        help="An event log, a glob of logs, or a folder or s3:// URL that `collector ship` or `analyzer export` "
+        "wrote; repeat it to add. "
         "Results per host and in total. Default: as for `collector`.",
         show_default=False,
     ),

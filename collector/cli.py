@@ -359,6 +359,41 @@ def explain(
         )
 
 
+@app.command(short_help="Write new events where a fleet's logs come together.")
+def ship(
+    place: Annotated[str, typer.Argument(metavar="DEST", help="A folder, or s3://BUCKET/PREFIX.")],
+    log: LogOption = None,
+    credentials: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File with lines AWS_ACCESS_KEY_ID=..., AWS_SECRET_ACCESS_KEY=..., AWS_ENDPOINT_URL=... "
+            "Default: these variables of the environment.",
+            show_default=False,
+        ),
+    ] = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Write what is new in the log as Parquet where a fleet's logs come together, by host and day.
+
+    Each call goes on where the last one ended, also one that was interrupted. `analyzer --log DEST` reads it.
+    """
+    from collector.shipping.ship import ship as ship_log
+    from collector.shipping.store import open_store
+
+    found = ship_log(console.open_log(log), open_store(place, credentials))
+    if output is Format.JSON:
+        console.print_json([shipped.to_json() for shipped in found])
+        return
+    for shipped in found:
+        for note in shipped.notes:
+            typer.echo(f"note: {note}", err=True)
+        typer.echo(
+            f"{shipped.host}: {format_count(shipped.events, 'new event')} in {format_count(shipped.parts, 'part')} "
+            f"({format_bytes(shipped.bytes)}); {place} has all up to number {shipped.last:,}"
+        )
+
+
 @app.command("import")
 def import_(
     jobs: Annotated[

@@ -27,11 +27,13 @@ from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
 from analyzer.trace.describe import HistoryFacts, disk_range
 from analyzer.trace.load import DiskOverride, load_trace
 from analyzer.trace.parquet import ParquetLog, hosts_of, parquet_hosts
+from analyzer.trace.shipped import ShippedLog, is_shipped, shipped_hosts
 from analyzer.trace.trace import Trace
 from collector.eventlog.identity import label_of
 from collector.eventlog.log import EventLog
 from collector.model.errors import HindsightError, LogError
 from collector.model.units import format_duration
+from collector.shipping.store import open_store
 from pruner.policy.policy import BYTES, Policy
 
 FLEET = "(all hosts)"
@@ -48,32 +50,40 @@ class Source:
         host: whose history.
         exported: whether `path` is such a folder.
         label: what a report calls it: the host, with the log's name where several logs hold it.
+        store: the folder or URL to which `collector ship` wrote it; empty: it was not shipped.
     """
 
     path: Path
     host: str
     exported: bool = False
     label: str = ""
+    store: str = ""
 
     def log(self) -> EventLog:
         """The log, opened by whoever reads it."""
+        if self.store:
+            return ShippedLog(open_store(self.store), self.host)
         return ParquetLog(self.path, self.host) if self.exported else EventLog(self.path)
 
     def load(self, disk: DiskOverride | None = None) -> Trace:
-        """The history. Raises LogError, see `load_trace`."""
-        trace = load_trace(self.log(), self.host, disk)
+        """The history, with what had to be set aside of it. Raises LogError, see `load_trace`."""
+        log = self.log()
+        trace = load_trace(log, self.host, disk)
+        if isinstance(log, ShippedLog) and log.notes:
+            trace = replace(trace, assumptions=(*trace.assumptions, *log.notes))
         return replace(trace, host=self.label) if self.label else trace
 
 
 def find(places: Sequence[str | Path], host: str | None = None) -> list[Source]:
-    """All histories in event logs, globs of them, and folders of exported ones; by host.
+    """All histories in event logs, globs of them, folders of exported ones and stores of shipped ones; by host.
 
     Args:
-        places: paths and globs.
+        places: paths, globs and URLs.
         host: only this host's; None: all.
 
     Raises:
         LogError: a glob matches nothing, a log cannot be read, or none knows the host.
+        StoreError, UsageError: a store cannot be used.
     """
     paths = [path for place in places for path in _paths(place)]
     only = host if len(paths) == 1 else None
@@ -91,7 +101,9 @@ def find(places: Sequence[str | Path], host: str | None = None) -> list[Source]:
     return sorted(named, key=lambda source: (source.host, str(source.path)))
 
 
-def _paths(place: str | Path) -> list[Path]:
+def _paths(place: str | Path) -> list[Path | str]:
+    if "://" in str(place):
+        return [str(place)]
     if Path(place).exists() or not glob.has_magic(str(place)):
         return [Path(place)]
     matches = sorted(glob.glob(str(place), recursive=True))  # noqa: PTH207 - of absolute patterns, too
@@ -100,7 +112,12 @@ def _paths(place: str | Path) -> list[Path]:
     return [Path(match) for match in matches]
 
 
-def _sources(path: Path, host: str | None) -> list[Source]:
+def _sources(path: Path | str, host: str | None) -> list[Source]:
+    if isinstance(path, str) or is_shipped(path):
+        store = open_store(str(path))
+        if not (names := shipped_hosts(store)):
+            raise LogError(f"{store.name} holds no shipped log: write one with `collector ship {store.name}`")
+        return [Source(Path(path), name, store=str(path)) for name in names]
     if path.is_dir():
         return [Source(path, name, exported=True) for name in parquet_hosts(path, host)]
     with EventLog(path).reading() as connection:

@@ -23,8 +23,9 @@ from collector.eventlog.identity import key_named, known_hosts
 from collector.eventlog.log import EventLog, migrate
 from collector.eventlog.schema import IDENTITY_VERSION, MIGRATIONS, SCHEMA_VERSION
 from collector.model.errors import LogError, LogFullError, UsageError
+from collector.shipping.parts import EVENTS, JOBS, MANIFESTS
 
-EVENTS, JOBS, HOSTS = "event", "job", "host"
+HOSTS = "host"
 _HOST = "host="
 _COPY_EVENTS = f"""
     COPY (
@@ -65,6 +66,8 @@ def export_parquet(log: EventLog, folder: Path, host: str | None = None) -> list
         str(folder).encode()  # DuckDB stumbles over names that are not UTF-8
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"--parquet: {folder} is a file: name a folder")
+        if (folder / MANIFESTS).is_dir():
+            raise UsageError(f"--parquet: `collector ship` writes to {folder}: name another folder")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as place:
             with log.reading(reachable=folder) as connection:

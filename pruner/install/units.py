@@ -24,11 +24,15 @@ DEFAULT_USER = "docker-hindsight"
 ENGINE_GROUP = "docker"
 _TEMPLATES = (
     ("collector", "collector.service"),
+    ("collector", "collector-ship.service"),
+    ("collector", "collector-ship.timer"),
     ("pruner", "pruner.service"),
     ("pruner", "pruner.timer"),
     ("pruner", "pruner.path"),
 )
 _STARTED = ("collector.service", "pruner.timer", "pruner.path")
+# Started by who has said where to.
+_OPTIONAL = ("collector-ship.timer",)
 _UNIT_FOLDER = Path("etc/systemd/system")
 _MARK = "# Installed by `pruner install-units`: change it with `systemctl edit`, not here.\n"
 _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
@@ -136,6 +140,11 @@ class Installation:
     def started(self) -> tuple[str, ...]:
         """The units that are enabled; the others are started by these."""
         return tuple(self._named(unit) for unit in _STARTED)
+
+    @property
+    def stopped(self) -> tuple[str, ...]:
+        """The units that may have been enabled, also by the operator."""
+        return (*self.started, *(self._named(unit) for unit in _OPTIONAL))
 
     def _named(self, unit: str) -> str:
         stem, _, kind = unit.partition(".")
@@ -351,7 +360,7 @@ def uninstall(wanted: Installation, *, dry_run: bool = False) -> list[str]:
     present = [path for path in wanted.files() if _is_ours(wanted.root / path)]
     live = wanted.live and _running_systemd()
     if present and live:
-        argv = ["systemctl", "disable", "--now", *wanted.started]
+        argv = ["systemctl", "disable", "--now", *wanted.stopped]
         done.append(("would run " if dry_run else "ran ") + " ".join(argv))
         if not dry_run:
             _run(argv)

@@ -20,7 +20,14 @@ from tests.needs import cannot_run
 
 BIN = Path(sys.executable).parent
 RESERVE = re.compile(r"^ExecStartPre=-\+/bin/sh -c '(for folder in .*)'$", re.MULTILINE)
-UNITS = ("collector.service", "pruner.service", "pruner.timer", "pruner.path")
+UNITS = (
+    "collector.service",
+    "pruner.service",
+    "collector-ship.service",
+    "collector-ship.timer",
+    "pruner.timer",
+    "pruner.path",
+)
 
 
 Pruner = Callable[..., str]
@@ -63,7 +70,7 @@ def test_units_are_valid_and_hardened(pruner: Pruner, root: Path, user: str) -> 
         ["systemd-analyze", "verify", *(folder / name for name in UNITS)], capture_output=True, text=True, check=False
     )
     assert (checked.returncode, checked.stderr) == (0, "")
-    for name in UNITS[:2]:
+    for name in UNITS[:3]:
         judged = subprocess.run(
             ["systemd-analyze", "security", "--offline=true", f"--root={root}", name],
             capture_output=True,
@@ -76,7 +83,11 @@ def test_units_are_valid_and_hardened(pruner: Pruner, root: Path, user: str) -> 
 
 
 def test_every_hardening_line_is_explained() -> None:
-    for package, name in (("collector", "collector.service"), ("pruner", "pruner.service")):
+    for package, name in (
+        ("collector", "collector.service"),
+        ("collector", "collector-ship.service"),
+        ("pruner", "pruner.service"),
+    ):
         text = (Path(__file__).parents[2] / package / "systemd" / name).read_text()
         sandbox = text.partition("# What it may do")[2].partition("@PATHS@")[0]
         blocks = re.split(r"\n(?=#)", sandbox)
@@ -88,7 +99,8 @@ def test_every_hardening_line_is_explained() -> None:
 def test_they_start_this_installation_as_an_unprivileged_user_of_the_engine(pruner: Pruner, root: Path) -> None:
     output = pruner("install-units", "--root", str(root))
     assert "sudo systemctl enable --now collector.service pruner.timer pruner.path" in output
-    for name, command in (("collector.service", "collector run"), ("pruner.service", "pruner run")):
+    commands = ("collector run", "pruner run", "collector ship")
+    for name, command in zip(UNITS, commands, strict=False):
         text = unit(root, name)
         assert f"\nExecStart={BIN}/{command} " in text
         assert "\nUser=docker-hindsight\n" in text

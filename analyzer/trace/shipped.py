@@ -1,0 +1,257 @@
+"""Histories that `collector ship` brought together, read as if each host's were one log.
+
+What does not fit is set aside with a line, and the rest counts: a part that is damaged or not there, one of another
+machine that has the same name, and what a clone went on to write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import duckdb
+
+from collector.eventlog import identity
+from collector.eventlog.database import AUTOLOAD_OFF
+from collector.eventlog.log import EventLog, migrate
+from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION
+from collector.model.errors import LogError
+from collector.model.units import format_count
+from collector.shipping import parts
+from collector.shipping.parts import Manifest, Name, Stream
+from collector.shipping.store import Folder, Store
+
+# Most of what one waits for at an object store is its answer.
+_AT_ONCE = 8
+
+
+def is_shipped(folder: Path) -> bool:
+    """Whether a folder is one that `collector ship` writes to."""
+    return (folder / parts.MANIFESTS).is_dir()
+
+
+def shipped_hosts(store: Store) -> list[str]:
+    """The hosts whose logs were shipped to a store. Raises StoreError."""
+    return sorted(parts.host_of(folder) for folder in store.folders(parts.MANIFESTS))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part that counts, and where its files are on this machine."""
+
+    name: Name
+    manifest: Manifest
+    events: Path
+    jobs: Path | None
+
+
+class ShippedLog(EventLog):
+    """One host's shipped log: same tables, same views.
+
+    Args:
+        store: where the parts are.
+        host: whose log, by its name there.
+
+    Attributes:
+        notes: after it was read: what was set aside, in words.
+    """
+
+    def __init__(self, store: Store, host: str) -> None:
+        super().__init__(Path(store.name), host)
+        self.notes: list[str] = []
+        self._store = store
+        self._name = host
+
+    def exists(self) -> bool:
+        """Whether there is something to read: there was when its name was listed."""
+        return True
+
+    @contextmanager
+    def reading(
+        self,
+        reachable: Path | None = None,  # noqa: ARG002 - it is in memory, and may reach all
+        *,
+        as_recorded: bool = False,
+        whole_since: float | None = None,  # noqa: ARG002 - it is whole
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection to the log's tables and views, in memory.
+
+        Raises:
+            LogError: no part counts, or one was written by a newer program.
+            StoreError: the store cannot be used.
+        """
+        with duckdb.connect(config={**AUTOLOAD_OFF}) as connection:
+            with tempfile.TemporaryDirectory(prefix="shipped-") as folder:
+                self._fill(connection, self._parts(Path(folder)))
+            yield self._prepared(connection, as_recorded=as_recorded, whole_since=None)
+
+    def _parts(self, folder: Path) -> list[_Part]:
+        """The parts that count, by stream in the order in which they began, each checked."""
+        self.notes = []
+        found = [one for path in self._store.names(parts.manifests_of(self._name)) if (one := Name.parsed(path))]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            known = self._ordered(zip(found, pool.map(self._manifest, found), strict=True))
+            fetched = list(pool.map(lambda one: self._fetched(one[0], one[1], folder), known))
+        counted = [part for part in fetched if part is not None]
+        if not counted:
+            raise LogError(f"{self._store.name} holds no part of host '{self._name}' that can be read")
+        return counted
+
+    def _manifest(self, name: Name) -> Manifest | str:
+        """A manifest, or what is wrong with it."""
+        data = self._store.read(name.manifest(self._name))
+        try:
+            return "it is gone" if data is None else Manifest.from_bytes(data)
+        except ValueError as error:
+            return str(error)
+
+    def _ordered(self, found: Iterable[tuple[Name, Manifest | str]]) -> list[tuple[Name, Manifest]]:
+        """Parts of this host alone, in the order in which they were recorded."""
+        owner = self._owner()
+        kept: dict[Stream, list[tuple[Name, Manifest]]] = {}
+        for name, manifest in found:
+            if isinstance(manifest, str):
+                self._set_aside(name, manifest)
+            elif manifest.schema_version > SCHEMA_VERSION:
+                raise LogError(
+                    f"{name.manifest(self._name)} in {self._store.name} has schema version {manifest.schema_version}, "
+                    f"this program knows {SCHEMA_VERSION}: install the newer docker-hindsight that wrote it"
+                )
+            elif owner is not None and not parts.is_same_host(owner, manifest.host):
+                self._set_aside(name, "it is of another machine with the same name, or of a clone")
+            else:
+                kept.setdefault(name.stream, []).append((name, manifest))
+        return [one for stream in self._without_clones(kept) for one in self._in_sequence(kept[stream])]
+
+    def _owner(self) -> identity.KnownHost | None:
+        data = self._store.read(parts.owner_of(self._name))
+        try:
+            return None if data is None else parts.owner_from(data)
+        except ValueError as error:
+            self.notes.append(f"{parts.owner_of(self._name)}: {error}, so parts of clones are not recognised")
+            return None
+
+    def _without_clones(self, found: dict[Stream, list[tuple[Name, Manifest]]]) -> list[Stream]:
+        """The streams in the order in which they began; a log that was begun anew ends the one before."""
+        begun = {stream: min(manifest.shipped_ns for _, manifest in rows) for stream, rows in found.items()}
+        ended = {stream: max(manifest.shipped_ns for _, manifest in rows) for stream, rows in found.items()}
+        kept: list[Stream] = []
+        for stream in sorted(found, key=lambda one: (begun[one], one)):
+            if kept and ended[kept[-1]] > begun[stream]:
+                self.notes.append(
+                    f"{format_count(len(found[stream]), 'part')} of {self._name} ({stream}) set aside: two machines "
+                    "ship as this host; on the clone run `collector adopt`, or move its log away"
+                )
+            else:
+                kept.append(stream)
+        return kept
+
+    def _in_sequence(self, found: list[tuple[Name, Manifest]]) -> list[tuple[Name, Manifest]]:
+        """One stream's parts by number: each number once, and a line for numbers that are missing."""
+        kept: list[tuple[Name, Manifest]] = []
+        reached = 0
+        batches = groupby(sorted(found, key=lambda one: one[0]), key=lambda one: (one[0].first, one[0].last))
+        for (first, last), rows in batches:
+            if first <= reached:
+                for name, _ in rows:
+                    self._set_aside(name, f"another part has numbers up to {reached:,} already")
+                continue
+            if first > reached + 1 and kept:
+                self.notes.append(f"{self._name}: numbers {reached + 1:,} to {first - 1:,} are missing from the store")
+            reached = last
+            kept += rows
+        return kept
+
+    def _fetched(self, name: Name, manifest: Manifest, folder: Path) -> _Part | None:
+        events = self._file(name.events(self._name), manifest.sha256, folder)
+        if events is None:
+            self._set_aside(name, "its events are damaged or not there")
+            return None
+        if manifest.jobs_sha256 is None:
+            return _Part(name, manifest, events, None)
+        jobs = self._file(name.jobs(self._name), manifest.jobs_sha256, folder)
+        if jobs is None:
+            self.notes.append(f"{name.jobs(self._name)} is damaged or not there: its jobs are unknown")
+        return _Part(name, manifest, events, jobs)
+
+    def _file(self, name: str, checksum: str, folder: Path) -> Path | None:
+        """A file with this checksum, on this machine; None: there is none."""
+        data = self._store.read(name)
+        if data is None or hashlib.sha256(data).hexdigest() != checksum:
+            return None
+        if isinstance(self._store, Folder):
+            return self._store.path / name
+        copied = folder / name.replace("/", "+")
+        copied.write_bytes(data)
+        return copied
+
+    def _set_aside(self, name: Name, reason: str) -> None:
+        self.notes.append(f"{name.manifest(self._name)} set aside: {reason}")
+
+    def _fill(self, connection: duckdb.DuckDBPyConnection, found: list[_Part]) -> None:
+        """Make the log's tables as they were when each part was written, and bring them to this program's schema."""
+        connection.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
+        reached = 0
+        try:
+            for _, of_stream in groupby(found, key=lambda part: part.name.stream):
+                offsets = _offsets(connection) if reached else (0, 0)
+                rows = list(of_stream)
+                for version, same in groupby(rows, key=lambda part: part.manifest.schema_version):
+                    for statements in MIGRATIONS[reached:version]:
+                        connection.execute(statements)
+                    reached = max(reached, version)
+                    _insert_events(connection, [part.events for part in same], offsets)
+                _insert_jobs(connection, [part.jobs for part in rows if part.jobs is not None], offsets)
+            connection.execute("INSERT INTO schema_version (version) VALUES (?)", [reached])
+            migrate(connection, self.path)
+        except duckdb.Error as error:
+            first_line = (str(error) or type(error).__name__).splitlines()[0]
+            raise LogError(f"parts of host '{self._name}' in {self._store.name} cannot be read: {first_line}") from None
+        known = found[-1].manifest.host
+        connection.execute("DELETE FROM host")
+        identity.store(connection, identity.KnownHost(self._name, known.id, known.identity))
+
+
+def _offsets(connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:
+    """From which numbers on events and jobs of the next stream are counted."""
+    (row,) = connection.execute(
+        "SELECT (SELECT coalesce(max(seq), 0) FROM event), (SELECT coalesce(max(job) + 1, 0) FROM job)"
+    ).fetchall()
+    return int(row[0]), int(row[1])
+
+
+def _insert_events(connection: duckdb.DuckDBPyConnection, files: list[Path], offsets: tuple[int, int]) -> None:
+    stored = _scan(files)
+    connection.execute(
+        "INSERT INTO image SELECT row_number() OVER (ORDER BY min(seq)) + (SELECT coalesce(max(image), -1) FROM image),"
+        f" image_id FROM {stored} WHERE image_id IS NOT NULL AND image_id NOT IN (SELECT image_id FROM image)"
+        " GROUP BY image_id"
+    )
+    # A log that was begun anew may tell again what was shipped of the one before it.
+    new = f" WHERE NOT EXISTS (FROM event WHERE (event.time, event.key) = (e.time, e.key) AND seq <= {offsets[0]})"
+    connection.execute(
+        "INSERT INTO event BY NAME SELECT e.* EXCLUDE (image_id, schema_version, day)"
+        f" REPLACE (seq + {offsets[0]} AS seq, job + {offsets[1]} AS job), image.image"
+        f" FROM {stored} AS e LEFT JOIN image USING (image_id){new if offsets[0] else ''} ORDER BY seq"
+    )
+
+
+def _insert_jobs(connection: duckdb.DuckDBPyConnection, files: list[Path], offsets: tuple[int, int]) -> None:
+    """The newest row of each job: names of files begin with the number of their first event."""
+    if files:
+        connection.execute(
+            f"INSERT INTO job BY NAME SELECT * EXCLUDE (filename) REPLACE (job + {offsets[1]} AS job)"
+            f" FROM {_scan(files, ', filename = true')}"
+            " QUALIFY row_number() OVER (PARTITION BY job ORDER BY filename DESC) = 1 ORDER BY job"
+        )
+
+
+def _scan(files: list[Path], more: str = "") -> str:
+    listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
+    return f"read_parquet([{listed}], hive_partitioning = false, union_by_name = true{more})"

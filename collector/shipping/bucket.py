@@ -1,0 +1,134 @@
+"""A bucket of an S3-compatible store."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import S3Store
+
+from collector.model.errors import UsageError
+from collector.shipping.store import StoreError, StoreFullError
+
+# A server that restarts is waited for; one that is gone is left to the next run.
+_RETRIES = {"max_retries": 6, "retry_timeout": timedelta(seconds=30)}
+_URL = re.compile(r"s3://([a-z0-9][a-z0-9._-]{1,62})(?:/([^?#]*))?")
+# S3's own words for what goes wrong, which say more than the status.
+_CODE = re.compile(r"<Code>(\w{1,60})</Code>")
+_STATUS = re.compile(r"status code: (\d{3})")
+_FULL = ("EntityTooLarge", "QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "no space left")
+_ADVICE = {
+    "NoSuchBucket": "there is no such bucket: make it first",
+    "InternalError": "its server fails (InternalError), for example because its disk is full: look at its own log",
+}
+_UNREACHED = "error sending request"
+
+
+class Bucket:
+    """A bucket, or a prefix in it.
+
+    Args:
+        url: ``s3://bucket/prefix``.
+        settings: AWS_ACCESS_KEY_ID and the like; None: those of the environment. AWS_ENDPOINT_URL names another
+            server than Amazon's.
+
+    Raises:
+        UsageError: it is no such URL, or a setting makes no sense.
+    """
+
+    def __init__(self, url: str, settings: Mapping[str, str] | None = None) -> None:
+        found = _URL.fullmatch(url)
+        if not found:
+            raise UsageError(f"'{url}' is not s3://BUCKET/PREFIX")
+        self.name = url
+        given: Any = {key.lower(): value for key, value in (settings or {}).items()}
+        # Plain HTTP only where the operator's own endpoint says so; secrets are never sent, requests are signed.
+        endpoints = {key: value for key, value in os.environ.items() if key.startswith("AWS_ENDPOINT")}
+        plain = any(value.startswith("http://") for value in (*endpoints.values(), *given.values()))
+        try:
+            self._store = S3Store(
+                found[1],
+                prefix=(found[2] or "").strip("/") or None,
+                config=given,
+                client_options={"timeout": "60s", "connect_timeout": "10s", "allow_http": plain},
+                retry_config=_RETRIES,  # type: ignore[arg-type]
+            )
+        except (BaseError, TypeError, ValueError) as error:
+            raise UsageError(f"{url}: {_first_line(error)}") from None
+
+    def names(self, prefix: str) -> list[str]:
+        """See `Store`."""
+        with self._in_one_line():
+            return sorted(str(one["path"]) for batch in obstore.list(self._store, prefix=prefix) for one in batch)
+
+    def folders(self, prefix: str) -> list[str]:
+        """See `Store`."""
+        with self._in_one_line():
+            found = obstore.list_with_delimiter(self._store, prefix=prefix)["common_prefixes"]
+            return sorted(str(path).rstrip("/").rpartition("/")[2] for path in found)
+
+    def read(self, name: str) -> bytes | None:
+        """See `Store`."""
+        with self._in_one_line():
+            try:
+                return bytes(obstore.get(self._store, name).bytes())
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in str(error):
+                    raise
+                return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """See `Store`."""
+        with self._in_one_line():
+            obstore.put(self._store, name, data)
+
+    def claim(self, name: str, data: bytes) -> bytes:
+        """See `Store`. On a server that ignores the condition the last of those who claim at once holds it."""
+        held = self.read(name)
+        if held is not None:
+            return held
+        with self._in_one_line():
+            try:
+                obstore.put(self._store, name, data, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                pass
+            except BaseError as error:
+                if "NotImplemented" not in str(error):
+                    raise
+                obstore.put(self._store, name, data)
+        return self.read(name) or data
+
+    @contextmanager
+    def _in_one_line(self) -> Iterator[None]:
+        try:
+            yield
+        except (BaseError, OSError) as error:
+            text = str(error)
+            code = _CODE.search(text)
+            word = code[1] if code else ""
+            if any(sign in text for sign in _FULL) or "507" in _STATUS.findall(text):
+                raise StoreFullError(
+                    f"no space left in {self.name}: free some; the next run goes on from here"
+                ) from None
+            if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+                raise StoreError(
+                    f"{self.name} refuses access ({word or 'no reason given'}): check AWS_ACCESS_KEY_ID, "
+                    "AWS_SECRET_ACCESS_KEY and what they may do"
+                ) from None
+            if _UNREACHED in text:
+                raise StoreError(
+                    f"the server of {self.name} does not answer: try again later, or check its URL"
+                ) from None
+            reason = _ADVICE.get(word) or word or _first_line(error)
+            raise StoreError(f"{self.name} cannot be used: {reason}") from None
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, without where in the program; requests are signed, so that it holds no secret."""
+    return (str(error) or type(error).__name__).splitlines()[0][:300]

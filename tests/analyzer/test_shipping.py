@@ -1,0 +1,473 @@
+"""Logs that come together: what is shipped is read exactly once, whatever happens in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from analyzer.search.fleet import find
+from analyzer.trace.load import load_trace
+from analyzer.trace.parquet import export_parquet
+from analyzer.trace.shipped import ShippedLog, shipped_hosts
+from analyzer.trace.trace import Trace
+from collector.eventlog import identity
+from collector.eventlog.log import EventLog
+from collector.eventlog.schema import SCHEMA_VERSION
+from collector.model.errors import HindsightError, LogError, UsageError
+from collector.model.events import Event, Kind
+from collector.shipping.parts import Manifest, Name
+from collector.shipping.ship import ship
+from collector.shipping.store import Folder, StoreError, open_store
+from tests.analyzer.command import analyzer
+from tests.analyzer.test_fleet import assert_same
+from tests.analyzer.test_loading import T0, S, observed, sample
+from tests.needs import cannot_run
+from tests.object_store import KEY, SECRET, ObjectStore
+from tests.waiting import wait_for
+
+DAY = 86400
+ALL = (
+    "SELECT seq, epoch_ns(time), key, kind, image_id, attributes FROM event LEFT JOIN image USING (image) ORDER BY seq"
+)
+COLLECTOR = Path(sys.executable).with_name("collector")
+
+
+@pytest.fixture
+def become(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes this host another: its name, its machine."""
+
+    def other(name: str, machine: str | None = "m1") -> None:
+        monkeypatch.setattr(socket, "gethostname", lambda: name)
+        monkeypatch.setattr(identity, "_machine_ids", lambda: (machine, None))
+
+    other("runner")
+    return other
+
+
+def days(first: int, count: int, tag: str = "c") -> list[Event]:
+    """So many days with a job each, from a day on."""
+    found: list[Event] = []
+    for day in range(first, first + count):
+        at = T0 + day * DAY * S
+        labels = {"com.gitlab.gitlab-runner.job.id": str(day), "com.gitlab.gitlab-runner.managed": "true"}
+        made = Event(at, Kind.CONTAINER_CREATED, image="a", container=f"{tag}{day}", attributes={"labels": labels})
+        found += [made, replace(made, time_ns=at + S, kind=Kind.CONTAINER_DIED), sample(day * DAY + 2, free=70)]
+        found.append(observed(day * DAY + 3, "a"))
+    return found
+
+
+@pytest.fixture
+def log(tmp_path: Path, become: Callable[..., None]) -> EventLog:  # noqa: ARG001 - first of all
+    made = EventLog(tmp_path / "events.duckdb")
+    made.append(days(0, 5))
+    return made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Folder:
+    return Folder(tmp_path / "fleet")
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    made = ObjectStore(tmp_path_factory.mktemp("s3"))
+    yield made
+    made.kill()
+
+
+def rows(log: EventLog) -> list[tuple[Any, ...]]:
+    return log.query(ALL, as_recorded=True)
+
+
+def shipped(store: Any, host: str = "runner") -> ShippedLog:
+    return ShippedLog(store, host)
+
+
+def test_what_is_new_is_shipped_by_day_and_read_as_the_log(log: EventLog, store: Folder) -> None:
+    (first,) = ship(log, store)
+    assert (first.host, first.events, first.parts, first.notes) == ("runner", 20, 5, [])
+    log.append(days(4, 1, "late"))  # a day that was shipped already
+    log.append(days(5, 2))
+    (second,) = ship(log, store)
+    assert (second.events, second.parts, second.last) == (10, 3, 30)
+    (third,) = ship(log, store)
+    assert (third.events, third.parts) == (0, 0)
+    assert rows(shipped(store)) == rows(log)
+    assert_same(load_trace(shipped(store), "runner"), load_trace(log))
+    jobs = "SELECT job, job_id, began, containers FROM jobs ORDER BY job"
+    assert shipped(store).query(jobs) == log.query(jobs)
+    assert identity.known_hosts(duckdb.connect(str(log.path), read_only=True)) == [
+        replace(one, identity=replace(one.identity)) for one in _hosts(shipped(store))
+    ]
+
+
+def _hosts(log: EventLog) -> list[identity.KnownHost]:
+    with log.reading() as connection:
+        return identity.known_hosts(connection)
+
+
+def test_each_part_has_a_manifest_that_says_what_it_is(log: EventLog, store: Folder) -> None:
+    ship(log, store)
+    (name, *others) = [Name.parsed(path) for path in store.names("manifest") if not path.endswith("owner.json")]
+    assert name is not None
+    assert len(others) == 4
+    told = Manifest.from_bytes(store.read(name.manifest("runner")) or b"")
+    assert (told.schema_version, told.host.key, told.host.identity.machine) == (SCHEMA_VERSION, "runner", "m1")
+    assert (told.first, told.last, told.rows, name.day) == (1, 4, 4, "2023-11-14")
+    # Other tools read the parts by host and day.
+    found = duckdb.execute(
+        "SELECT host, day::VARCHAR, count(*) FROM read_parquet(?, hive_partitioning = true) GROUP BY ALL ORDER BY ALL",
+        [str(store.path / "event/*/*/*.parquet")],
+    ).fetchall()
+    assert found[0] == ("runner", "2023-11-14", 4)
+    assert sum(count for _, _, count in found) == 20
+
+
+class Dying(Folder):
+    """A folder that can be written to so many times only."""
+
+    def __init__(self, path: Path, writes: int) -> None:
+        super().__init__(path)
+        self.left = writes
+
+    def write(self, name: str, data: bytes) -> None:
+        if self.left == 0:
+            raise StoreError("gone")
+        self.left -= 1
+        super().write(name, data)
+
+
+@pytest.mark.parametrize("writes", [0, 4, 9, 11, 13, 15])
+def test_an_interruption_anywhere_is_gone_on_from_and_nothing_is_read_twice(
+    log: EventLog, store: Folder, writes: int
+) -> None:
+    with pytest.raises(StoreError) if writes < 15 else pytest.MonkeyPatch.context():
+        ship(log, Dying(store.path, writes))
+    seen = rows(shipped(store)) if writes > 10 else []
+    assert set(seen) <= set(rows(log))
+    assert len(seen) == 4 * max(0, writes - 10)
+    log.append(days(5, 1))  # meanwhile the log has grown
+    ship(log, store)
+    assert rows(shipped(store)) == rows(log)
+    raw = duckdb.execute("SELECT count(*), count(DISTINCT seq) FROM read_parquet(?)", [str(store.path / "event/*/*/*")])
+    assert raw.fetchall() == [(24, 24)]
+    assert shipped(store).query("SELECT count(*) FROM jobs") == [(6,)]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7])
+def test_the_size_of_a_batch_changes_nothing(log: EventLog, store: Folder, batch: int) -> None:
+    ship(log, store, batch=batch)
+    assert rows(shipped(store)) == rows(log)
+    assert shipped(store).query("SELECT count(*) FROM jobs") == [(5,)]
+
+
+def test_a_killed_process_leaves_what_the_next_one_goes_on_from(tmp_path: Path, store: Folder) -> None:
+    log = EventLog(tmp_path / "events.duckdb")
+    log.append(days(0, 60))
+    argv = [str(COLLECTOR), "ship", str(store.path), "--log", str(log.path)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        wait_for(lambda: len(store.names("event")) > 10, "some parts")
+        process.send_signal(signal.SIGKILL)
+    subprocess.run(argv, check=True, capture_output=True)
+    assert rows(shipped(store, log.host)) == rows(log)
+
+
+def test_through_a_real_object_store_that_is_killed_in_between(
+    log: EventLog, s3: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    url = "s3://fleet/killed"
+    store = open_store(url)
+    monkeypatch.setattr("collector.shipping.bucket._RETRIES", {"max_retries": 0})
+    write, count = open_store(url), 0
+
+    class Killing:
+        name = url
+
+        def __getattr__(self, called: str) -> Any:
+            return getattr(write, called)
+
+        def write(self, name: str, data: bytes) -> None:
+            nonlocal count
+            count += 1
+            if count == 12:
+                s3.kill()
+            write.write(name, data)
+
+    with pytest.raises(StoreError, match="the server of s3://fleet/killed does not answer"):
+        ship(log, Killing())
+    s3.start()
+    assert len(rows(shipped(store))) == 4
+    ship(log, store)
+    assert ship(log, store)[0].events == 0
+    assert rows(shipped(store)) == rows(log)
+    assert shipped_hosts(store) == ["runner"]
+    there = analyzer("simulate", "--log", url, "--baseline", "none", "--threshold", "10%", "--format", "json")
+    here = analyzer("simulate", "--log", str(log.path), "--baseline", "none", "--threshold", "10%", "--format", "json")
+    assert there.stderr == here.stderr == ""
+    assert there.stdout == here.stdout
+
+
+def test_a_full_object_store_is_told_in_one_line_and_gone_on_from(
+    log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() != 0:
+        cannot_run("only root can mount a small file system")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", disk], check=True)
+    monkeypatch.setattr("collector.shipping.bucket._RETRIES", {"max_retries": 0})
+    try:
+        s3 = ObjectStore(disk)
+        try:
+            for name, value in s3.environment.items():
+                monkeypatch.setenv(name, value)
+            store = open_store("s3://fleet")
+            with pytest.raises(StoreError, match="for example because its disk is full"):
+                ship(log, store)
+            subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
+            ship(log, store)
+            assert rows(shipped(store)) == rows(log)
+        finally:
+            s3.kill()
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_folder_is_told_in_one_line_and_gone_on_from(log: EventLog, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        cannot_run("only root can mount a small file system")
+    store = Folder(tmp_path / "disk")
+    store.path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", store.path], check=True)
+    try:
+        with pytest.raises(StoreError, match=r"no space left in .*: free some; the next run goes on from here"):
+            ship(log, store)
+        subprocess.run(["mount", "-o", "remount,size=4m", store.path], check=True)
+        ship(log, store)
+        assert rows(shipped(store)) == rows(log)
+        assert list((store.path / ".incoming").iterdir()) == []
+    finally:
+        subprocess.run(["umount", store.path], check=True)
+
+
+def test_credentials_come_from_a_file_and_are_never_told(
+    log: EventLog, s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in s3.environment:
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / "ship.env"
+    file.write_text("# the store\n" + "".join(f'{name}="{value}"\n' for name, value in s3.environment.items()))
+    argv = [str(COLLECTOR), "ship", "s3://fleet/file", "--log", str(log.path), "--credentials", str(file)]
+
+    def said(status: int) -> str:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, env={**os.environ, "RUST_LOG": "debug"}
+        )
+        assert done.returncode == status, done
+        assert SECRET not in done.stdout + done.stderr
+        assert "wrong-secret" not in done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    # This process poses as another machine; a new one is itself.
+    assert "is that of host 'runner' on another machine: ship it from there" in said(1)
+    argv[4] = str(tmp_path / "own.duckdb")
+    EventLog(Path(argv[4]), host="own").append(days(0, 1))
+    assert "own: 4 new events in 1 part (" in said(0)
+    file.write_text(file.read_text().replace(SECRET, "wrong-secret"))
+    assert "refuses access (SignatureDoesNotMatch): check AWS_ACCESS_KEY_ID" in said(1)
+    file.write_text(file.read_text().replace(KEY, "unknown-key-0001"))
+    assert "refuses access (InvalidAccessKeyId)" in said(1)
+    file.write_text("AWS_SECRET_ACCESS_KEY: wrong-secret\n")
+    assert said(2) == f"collector: --credentials: line 1 of {file} is not AWS_NAME=VALUE\n"
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("", "where to ship to is empty: name a folder"),
+        ("gs://bucket/a", r"gs:// is not supported: name a folder or s3://"),
+        ("s3://", "'s3://' is not s3://BUCKET/PREFIX"),
+        ("s3://UPPER/a", "'s3://UPPER/a' is not s3://BUCKET/PREFIX"),
+    ],
+)
+def test_bad_places_are_told(place: str, line: str) -> None:
+    with pytest.raises(UsageError, match=line):
+        open_store(place)
+
+
+def part(store: Folder, day: str) -> Name:
+    found = [name for path in store.names("manifest") if (name := Name.parsed(path)) and name.day == day]
+    return found[0]
+
+
+def test_a_damaged_part_is_set_aside_with_a_line_and_the_rest_counts(log: EventLog, store: Folder) -> None:
+    ship(log, store)
+    torn, gone, unread = (part(store, f"2023-11-{day}") for day in (15, 16, 17))
+    events = store.path / torn.events("runner")
+    events.write_bytes(events.read_bytes()[:-10])
+    (store.path / gone.events("runner")).unlink()
+    (store.path / unread.manifest("runner")).write_text("{}")
+    (store.path / part(store, "2023-11-18").jobs("runner")).write_bytes(b"")
+    read = shipped(store)
+    assert len(rows(read)) == 8
+    assert sorted(read.notes) == [
+        f"{part(store, '2023-11-18').jobs('runner')} is damaged or not there: its jobs are unknown",
+        f"{torn.manifest('runner')} set aside: its events are damaged or not there",
+        f"{gone.manifest('runner')} set aside: its events are damaged or not there",
+        f"{unread.manifest('runner')} set aside: the manifest is of another version of docker-hindsight",
+    ]
+    said = analyzer("simulate", "--log", str(store.path), "--baseline", "none", "--threshold", "10%")
+    assert said.returncode == 0
+    assert f"{gone.manifest('runner')} set aside: its events are damaged" in said.stdout + said.stderr
+
+
+def test_nothing_that_can_be_read_is_one_line(log: EventLog, store: Folder) -> None:
+    ship(log, store)
+    for path in (store.path / "event").rglob("*.parquet"):
+        path.unlink()
+    with pytest.raises(LogError, match="holds no part of host 'runner' that can be read"):
+        rows(shipped(store))
+    (store.path / "empty" / "manifest").mkdir(parents=True)
+    with pytest.raises(LogError, match="holds no shipped log: write one with `collector ship"):
+        find([store.path / "empty"])
+
+
+def test_a_log_that_was_begun_anew_goes_on_and_each_event_counts_once(
+    log: EventLog, store: Folder, tmp_path: Path
+) -> None:
+    log.claim(identity.this_machine())
+    ship(log, store)
+    log.path.unlink()
+    anew = EventLog(tmp_path / "events.duckdb")
+    anew.append(days(4, 3))  # the last of these days had been shipped already
+    anew.claim(identity.this_machine())
+    ship(anew, store)
+    assert shipped_hosts(store) == ["runner"]
+    read = shipped(store)
+    assert len(rows(read)) == len({row[1:3] for row in rows(read)}) == 28
+    assert [row[0] for row in rows(read)] == sorted(row[0] for row in rows(read))
+    assert read.notes == []
+
+
+def test_a_log_whose_end_was_lost_is_shipped_again_with_a_note(log: EventLog, store: Folder, tmp_path: Path) -> None:
+    before = tmp_path / "copy.duckdb"
+    before.write_bytes(log.path.read_bytes())
+    log.append(days(5, 1))
+    ship(log, store)
+    log.path.write_bytes(before.read_bytes())
+    log.append(days(6, 1))
+    (again,) = ship(log, store)
+    assert "does not go on where the last part ended" in again.notes[0]
+    assert ship(log, store)[0].events == 0
+    read = shipped(store)
+    assert len(rows(read)) == 28
+    assert {row[1:] for row in rows(log)} < {row[1:] for row in rows(read)}
+
+
+def test_namesakes_and_adopted_clones_stay_two_hosts(
+    log: EventLog, store: Folder, tmp_path: Path, become: Callable[..., None]
+) -> None:
+    log.claim(identity.this_machine())
+    ship(log, store)
+    become("runner", "m2")
+    namesake = EventLog(tmp_path / "other.duckdb")
+    namesake.append(days(0, 1))
+    namesake.claim(identity.this_machine())
+    ship(namesake, store)
+    copied = EventLog(tmp_path / "copied.duckdb")
+    copied.path.write_bytes(log.path.read_bytes())
+    with pytest.raises(LogError, match="is that of host 'runner' on another machine: ship it from there"):
+        ship(EventLog(copied.path), store)
+    copied.adopt(identity.this_machine())
+    ship(EventLog(copied.path), store)
+    names = shipped_hosts(store)
+    assert names[0] == "runner"
+    assert len(names) == 3
+    assert sorted(len(rows(shipped(store, name))) for name in names) == [4, 20, 21]
+
+
+def test_a_clone_that_nothing_tells_apart_is_set_aside(log: EventLog, store: Folder, tmp_path: Path) -> None:
+    log.claim(identity.this_machine())
+    ship(log, store)
+    clone = EventLog(tmp_path / "clone.duckdb")
+    clone.path.write_bytes(log.path.read_bytes())
+    for number in (5, 6):
+        log.append(days(number, 1))
+        clone.append(days(number, 1, "clone")[:2])
+        ship(log, store)
+        ship(clone, store)
+    read = shipped(store)
+    assert {row[1:] for row in rows(read)} == {row[1:] for row in rows(log)}
+    assert "set aside: two machines ship as this host; on the clone run `collector adopt`" in read.notes[0]
+
+
+def test_a_part_that_another_machine_put_there_is_set_aside(
+    log: EventLog, store: Folder, tmp_path: Path, become: Callable[..., None]
+) -> None:
+    log.claim(identity.this_machine())
+    ship(log, store)
+    become("runner", "m2")
+    foreign = EventLog(tmp_path / "foreign.duckdb")
+    foreign.append(days(0, 1))
+    foreign.claim(identity.this_machine())
+    elsewhere = Folder(tmp_path / "elsewhere")
+    ship(foreign, elsewhere)
+    for name in elsewhere.names(""):
+        if not name.endswith("owner.json"):
+            store.write(name, elsewhere.read(name) or b"")
+    read = shipped(store)
+    assert {row[1:] for row in rows(read)} == {row[1:] for row in rows(log)}
+    assert read.notes[0].endswith("set aside: it is of another machine with the same name, or of a clone")
+
+
+def test_times_are_corrected_as_in_the_log_whenever_the_clock_was_set_back(log: EventLog, store: Folder) -> None:
+    ship(log, store)
+    back = T0 + 2 * DAY * S
+    log.append([Event(back, Kind.CLOCK_SET_BACK, attributes={"seconds": 1.0})])
+    ship(log, store)
+    times = "SELECT seq, epoch_ns(time) FROM events ORDER BY seq"
+    assert shipped(store).query(times) == log.query(times)
+    assert log.query(times) != [row[:2] for row in rows(log)]
+
+
+def test_two_do_not_ship_one_log_at_once_and_an_export_stays_out(log: EventLog, store: Folder) -> None:
+    ship(log, store)
+    with pytest.raises(UsageError, match="`collector ship` writes to"):
+        export_parquet(log, store.path)
+
+    class Nested(Folder):
+        def write(self, name: str, data: bytes) -> None:
+            super().write(name, data)
+            ship(log, store)
+
+    log.append(days(5, 1))
+    with pytest.raises(HindsightError, match="is being shipped by another process: let it end"):
+        ship(log, Nested(store.path))
+
+
+def test_any_name_of_a_host_survives(tmp_path: Path, store: Folder, s3: ObjectStore, monkeypatch: Any) -> None:
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    odd = "ci/runner=1 'ü'%41.example"
+    log = EventLog(tmp_path / "odd.duckdb", host=odd)
+    log.append(days(0, 1))
+    traces: list[Trace] = []
+    for place in (str(store.path), "s3://fleet/odd"):
+        ship(log, open_store(place))
+        (source,) = find([place])
+        assert source.host == odd
+        traces.append(source.load())
+    assert_same(*traces)
+    assert_same(traces[0], load_trace(log))
