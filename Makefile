@@ -35,8 +35,9 @@ lint: sync ## Check style, types and the direction of imports
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 
-reference: sync ## Write docs/reference.md from the code again
+reference: sync ## Write docs/reference.md and the kernel's constants from the code again
 	@PYTHONPATH=. .venv/bin/python tools/reference.py
+	@PYTHONPATH=. .venv/bin/python tools/constants.py
 
 notebooks: sync ## Run the notebooks and write their output into them
 	@PYTHONPATH=. .venv/bin/python tools/notebooks.py

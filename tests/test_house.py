@@ -13,6 +13,7 @@ import pytest
 from collector.model.events import Kind
 from pruner.planning.decision import MEANING, Reason
 from pruner.policy.file import KEYS
+from tools import constants
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("numba", "pandas", "numpy", "pyarrow", "altair", "matplotlib")
@@ -89,3 +90,7 @@ def test_the_list_of_commands_cuts_no_summary(command: str) -> None:
         [program, "--help"], capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "80"}
     )
     assert "..." not in shown.stdout.partition("Commands:")[2]
+
+
+def test_the_kernel_has_the_constants_of_python() -> None:
+    assert constants.HEADER.read_text(encoding="utf-8") == constants.header(), "run `make reference`"

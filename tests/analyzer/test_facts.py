@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analyzer.kernel import index
@@ -22,6 +23,7 @@ from pruner.state.learning import (
     CELLS,
     DAY,
     HOUR,
+    SESSION,
     Learned,
     age_bin,
     habit,
@@ -32,6 +34,7 @@ from pruner.state.learning import (
 )
 from tests.analyzer.test_kernel import histories
 from tests.analyzer.test_loading import T0, S, container, observed, sample
+from tests.needs import examples
 
 INF = float("inf")
 
@@ -154,44 +157,62 @@ def test_compiled_and_in_python_the_same_is_learned(trace: Trace, origin: int) -
             assert np.array_equal(one, other.reshape(one.shape))
 
 
-def random_history(seed: int) -> list[Event]:
-    """Four days of some images in few repositories, with every kind of use."""
-    draw = random.Random(seed)
-    events = [sample(0, free=50, image_bytes=0), sample(4 * DAY, free=50)]
-    for number in range(12):
+# Idle times at, just under and just over what separates one situation from the next, seconds; else anything.
+EDGES = sorted({edge + by for power in range(10, 20) for edge in (2**power, SESSION, DAY) for by in (-1, 0, 1)})
+NAMES = ("r/a", "r/b", "q/a")
+LENGTH = int(12 * DAY)
+
+
+@st.composite
+def logged_histories(draw: st.DrawFn) -> list[Event]:
+    """Twelve days of a few images in few repositories, with every kind of use, idle for telling times."""
+    idle = st.sampled_from(EDGES) | st.integers(1, LENGTH // 2)
+    events = [sample(0, free=50, image_bytes=0), sample(LENGTH, free=50)]
+    for number in range(draw(st.integers(1, 4))):
         image = f"i{number}"
-        begin = draw.choice([0.0, draw.uniform(0, 3 * DAY)])
-        names = {"references": [f"r/{draw.choice('abc')}:{number}"], "digests": []}
-        stored = (T0 / S + begin - draw.uniform(0, 9 * DAY)) if draw.random() < 0.5 else None
-        events.append(observed(begin, image, **names, stored=stored))
-        for turn in range(draw.randrange(30)):
-            at = begin + draw.uniform(0, 1.0) ** 3 * (4 * DAY - begin)
-            kind = draw.random()
-            if kind < 0.7:
-                end = at + draw.expovariate(1 / 2000)
-                events += container(
-                    at, end if end < 4 * DAY and draw.random() < 0.97 else None, image, f"{image}-{turn}"
-                )
-            elif kind < 0.95:
-                what = draw.choice([Kind.IMAGE_PULLED, Kind.JOB_IMAGE_USED, Kind.IMAGE_TAGGED])
-                events.append(Event(T0 + int(at * S), what, image=image, reference=names["references"][0]))
+        at = draw(st.sampled_from([0, 0, 1]) | st.integers(0, LENGTH // 2))
+        tags = [f"{name}:{number}" for name in draw(st.sets(st.sampled_from(NAMES), max_size=2))]
+        stored = draw(st.none() | st.integers(0, int(9 * DAY)))
+        more = {} if stored is None else {"stored": T0 / S + at - stored}
+        events.append(observed(at, image, references=sorted(tags), digests=[], **more))
+        if draw(st.integers(0, 3)) == 0:
+            events += container(-draw(st.integers(1, 90_000)), draw(st.integers(1, 90_000)), image, f"{image}-before")
+        for turn in range(draw(st.integers(0, 8))):
+            at += draw(idle)
+            lasts = draw(st.sampled_from([0, 1, 600]) | st.integers(0, 20_000))
+            if at >= LENGTH:
+                break
+            if draw(st.booleans()):
+                runs = at + lasts < LENGTH and draw(st.integers(0, 9)) > 0
+                events += container(at, at + lasts if runs else None, image, f"{image}-{turn}")
+                at += lasts
             else:
-                events += container(-draw.uniform(0, 9e4), draw.uniform(0, 9e4), image, f"{image}-{turn}")
+                what = draw(st.sampled_from([Kind.IMAGE_PULLED, Kind.JOB_IMAGE_USED, Kind.IMAGE_TAGGED]))
+                events.append(Event(T0 + at * S, what, image=image, reference=tags[0] if tags else None))
     return sorted(events, key=lambda event: event.time_ns)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_live_and_simulated_learn_the_same(log: EventLog, seed: int) -> None:
-    log.append(random_history(seed))
-    trace = load_trace(log)
+HOSTS = count()
+
+
+@pytest.fixture(scope="module")
+def one_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log of many hosts: to make one for each of them would take most of the time."""
+    return tmp_path_factory.mktemp("hosts") / "events.duckdb"
+
+
+@settings(max_examples=examples(40))
+@given(logged_histories())
+def test_live_and_simulated_learn_the_same(one_log: Path, history: list[Event]) -> None:
+    log = EventLog(one_log, host=f"runner {next(HOSTS)}")
+    log.append(history)
+    trace = load_trace(log, log.host)
     live = read_experience(log, T0 / S + trace.end)
     known = Knowledge(trace)
     day = known.day(trace.end)
-    assert day >= 3
     assert live.learned.returns == pytest.approx(known.learned[0][day])
     # Simulated, both ends of each piece are whole milliseconds.
     assert live.learned.exposure == pytest.approx(known.learned[1][day], abs=0.05)
-    assert sum(live.learned.returns) > 20
     facts = known.facts(
         trace.end, np.arange(trace.images), np.zeros(trace.images), np.ones(len(trace.layer_bytes), dtype=np.int64)
     )
@@ -205,5 +226,3 @@ def test_live_and_simulated_learn_the_same(log: EventLog, seed: int) -> None:
         assert (superseded_for >= 0) == facts.superseded[i]
         assert live.learned.hazard(idle, usage.uses, superseded_for >= 0) == pytest.approx(facts.hazard[i])
         assert live.learned.forecast(idle, usage.gap, superseded_for) == pytest.approx(facts.forecast[i])
-    assert {habits.superseded < INF for habits in live.habits.values()} == {False, True}
-    assert max(habits.returns for habits in live.habits.values()) > 3

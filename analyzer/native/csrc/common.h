@@ -6,11 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "constants.h"
+
 #define KIND_BITS 3
 #define IMAGE_BITS (32 - KIND_BITS)
 #define MONTH_BITS 51
 #define MOVES_EACH 8
-enum { FOUND, ARRIVED, CONTAINER, PULL, JOB, TAG }; /* analyzer.trace.trace.Use */
 enum { THRESHOLD = 0, TARGET = 2, EMERGENCY = 4, LEVELS = 6 };
 enum { OK = 0, NO_MEMORY = 1, CALLBACK = 2 };
 #define NOWHERE INT32_MAX

@@ -1,12 +1,6 @@
 /* What a host learned. */
 
-/* As in pruner.state.learning. */
-enum { LOWEST_BIN = 11, AGES = 14, BUCKETS = 6, LOWEST_HABIT = 12, HABITS = 10, STAGES = 4, REMEMBERED_GAPS = 16 };
-#define SESSION 3600.0
-#define GAP_WEIGHT 0.25
-#define DISCOUNT (2 * 86400.0)
 #define DAY_MS INT64_C(86400000)
-static const double PHASES[STAGES - 1] = {0.0, 86400.0, 7 * 86400.0};
 enum { BY_HABIT, BY_COUNT }; /* situations by age, habit and stage; or by age, use count and whether superseded */
 
 static inline int bin_of(double value, int lowest, int count) {
