@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from analyzer.audit.grouping import By
 from analyzer.trace.load import choose_host
 from collector.eventlog.log import EventLog
 from collector.model.jobs import HELPER_ROLES
+from collector.queries.failures import failed_pulls_by_job
 from collector.queries.pulls import Layers, Pull, PullKind, read_layers, read_pulls
 
 NOBODY = "(no job)"
+NEVER_CAME = "(images that never came)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,7 @@ class Cost:
         own_bytes: of the layers among them that nobody else's images have.
         first_pulls: pulls of images that were new to the host, and `first_bytes` of them.
         repulls: pulls of images that had been there before, and `repulled_bytes` of them.
+        failed_pulls: pulls that failed, as its runners' logs say.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Cost:
     first_bytes: int
     repulls: int
     repulled_bytes: int
+    failed_pulls: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
@@ -69,10 +74,11 @@ def costs(log: EventLog, by: By, host: str | None = None) -> list[Cost]:
         }
         layers = read_layers(connection, host)
         pulls = read_pulls(connection, host)
+        failed = failed_pulls_by_job(connection, host)
 
-    def name(image: int, job: int | None) -> str:
+    def name(image: int | None, job: int | None) -> str:
         if by is By.IMAGE:
-            return str(names.get(image) or image)
+            return str(names.get(image) or image or NEVER_CAME)
         if job is None:
             return NOBODY
         project, ref = owners[job]
@@ -81,7 +87,15 @@ def costs(log: EventLog, by: By, host: str | None = None) -> list[Cost]:
     used = [(name(image, job), image, job) for image, job in uses]
     # What no job has used is there all the same.
     idle = held - {image for _, image, _ in used}
-    return _sum([*used, *((name(image, None), image, None) for image in sorted(idle))], held, layers, pulls, name)
+    found = _sum([*used, *((name(image, None), image, None) for image in sorted(idle))], held, layers, pulls, name)
+    return _with_failed(found, Counter(name(image, job) for job, image in failed))
+
+
+def _with_failed(found: list[Cost], failed: Counter[str]) -> list[Cost]:
+    """The same with failed pulls; who has nothing else comes last."""
+    known = {cost.name for cost in found}
+    others = [Cost(name, 0, 0, 0, 0, 0, 0, 0, 0) for name in sorted(failed) if name not in known]
+    return [replace(cost, failed_pulls=failed[cost.name]) for cost in [*found, *others]]
 
 
 def _sum(

@@ -9,7 +9,7 @@ import typer
 
 from analyzer.audit.grouping import By
 from analyzer.options import LogHostOption
-from collector.model.units import format_bytes
+from collector.model.units import format_bytes, format_count
 from collector.terminal import console
 from collector.terminal.console import LogOption
 from pruner.policy.options import policy_options
@@ -19,6 +19,7 @@ COSTS_LEGEND = {
     "HELD": "layers of images that it has used, each counted once.",
     "OWN": "of these, what nobody else has.",
     "RE-PULLED": "pulled again although it had been there before.",
+    "FAILED": "pulls that failed, as the runners' logs say.",
 }
 
 
@@ -77,7 +78,7 @@ def costs(
         console.print_json([row.to_json() for row in rows])
         return
     left_out = console.print_table(
-        (by.upper(), "JOBS", "IMAGES", "HELD", "OWN", "FIRST PULLS", "RE-PULLS", "RE-PULLED"),
+        (by.upper(), "JOBS", "IMAGES", "HELD", "OWN", "FIRST PULLS", "RE-PULLS", "RE-PULLED", "FAILED"),
         [
             (
                 row.name,
@@ -88,13 +89,16 @@ def costs(
                 format_bytes(row.first_bytes),
                 f"{row.repulls:,}",
                 format_bytes(row.repulled_bytes),
+                f"{row.failed_pulls:,}",
             )
             for row in rows
         ],
-        right=("JOBS", "IMAGES", "HELD", "OWN", "FIRST PULLS", "RE-PULLS", "RE-PULLED"),
+        right=("JOBS", "IMAGES", "HELD", "OWN", "FIRST PULLS", "RE-PULLS", "RE-PULLED", "FAILED"),
         names=(by.upper(),),
         optional=("FIRST PULLS", "OWN", "IMAGES"),
     )
+    if failed := sum(row.failed_pulls for row in rows):
+        console.print_text(f"warning: {format_count(failed, 'pull')} failed, as the runners' logs say", "red")
     typer.echo()
     if rows and not any(row.first_bytes or row.repulls for row in rows):
         console.print_text("note: the log holds no pull, so nothing is said of their costs: `simulate` does that")

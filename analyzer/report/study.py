@@ -18,6 +18,7 @@ from analyzer.simulation.cleaner import Trigger
 from analyzer.simulation.lifelines import Stays, stays
 from analyzer.simulation.replay import Progress
 from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
+from analyzer.trace.describe import notes_of
 from analyzer.trace.recorded import Recorded
 from analyzer.trace.trace import Floats, Integers, Trace, Use
 from collector.model.references import repository
@@ -195,7 +196,7 @@ def study(
         recorded,
         chosen,
         rival,
-        (*trace.assumptions, *notes, *lineup.proposal.notes),
+        (*notes_of(trace), *notes, *lineup.proposal.notes),
         tuple(common),
         lives,
         tuple(find_views(trace, lives)),

@@ -13,7 +13,7 @@ import typer
 
 from analyzer.simulation.figures import Figure, cells, headers, in_tables, legend, lightest
 from analyzer.simulation.result import Result
-from analyzer.trace.describe import HistoryFacts, disk_range
+from analyzer.trace.describe import HistoryFacts, disk_range, notes_of
 from analyzer.trace.trace import Trace
 from collector.model.units import format_bytes, format_time
 from collector.terminal import console
@@ -53,7 +53,7 @@ def print_table(trace: Trace, results: Sequence[Result], notes: Sequence[str] = 
     console.print_text(f"{trace}, from {format_time(trace.utc(0.0))} to {format_time(trace.utc(trace.end))}")
     first = min(result.compulsory_bytes for result in results)
     console.print_text(f"disk {disk_range(trace)}; first pulls of all images: {format_bytes(first)}")
-    for note in (*trace.assumptions, *notes):
+    for note in (*notes_of(trace), *notes):
         console.print_text(f"note: {note}")
     names, common = short_names([result.name for result in results])
     if common:

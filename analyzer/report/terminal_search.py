@@ -19,7 +19,7 @@ from analyzer.search.pareto import pareto
 from analyzer.search.recommend import Constraints, Proposal, Recommendation, reasons
 from analyzer.simulation.figures import cells, headers, in_grids, legend, lightest
 from analyzer.simulation.result import Result
-from analyzer.trace.describe import HistoryFacts, disk_range
+from analyzer.trace.describe import HistoryFacts, disk_range, notes_of
 from analyzer.trace.trace import Trace
 from collector.model.errors import HindsightError, UsageError
 from collector.model.paths import write_whole
@@ -137,7 +137,7 @@ def print_heading(trace: Trace, compulsory_bytes: int, notes: Sequence[str] = ()
     """Print what a report stands on."""
     console.print_text(f"{trace}, from {format_time(trace.utc(0.0))} to {format_time(trace.utc(trace.end))}")
     console.print_text(f"disk {disk_range(trace)}; first pulls of all images: {format_bytes(compulsory_bytes)}")
-    for note in (*trace.assumptions, *notes):
+    for note in (*notes_of(trace), *notes):
         console.print_text(f"note: {note}")
 
 

@@ -42,12 +42,17 @@ class HistoryFacts:
             images=trace.images,
             uses=trace.demands,
             disk_total_bytes=int(trace.disk_total[-1]),
-            assumptions=(*trace.assumptions, *notes),
+            assumptions=(*notes_of(trace), *notes),
         )
 
     def to_json(self) -> dict[str, Any]:
         """All of them."""
         return {**asdict(self), "assumptions": list(self.assumptions)}
+
+
+def notes_of(trace: Trace) -> tuple[str, ...]:
+    """What to say of a history first: what failed, and then what had to be assumed."""
+    return (*((f"recorded: {trace.failures}",) if trace.failures else ()), *trace.assumptions)
 
 
 def disk_range(trace: Trace) -> str:

@@ -20,6 +20,7 @@ from collector.eventlog.sql import sql_case, sql_list
 from collector.model.errors import LogError, UsageError
 from collector.model.events import LIVE, MOMENTS, Kind
 from collector.model.units import format_bytes, format_count, format_duration, format_time
+from collector.queries.failures import Failures, read_failures
 from collector.queries.status import Coverage
 from pruner.policy.min_age import HOUR_NS, MOST_AGE
 from pruner.policy.min_age import history as min_age_history
@@ -153,6 +154,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
             names=names,
             ids=ids,
             ages=tuple(min_age_history(pulls, jobs)),
+            failures=read_failures(connection, host),
             **columns,
         )
     return _assemble(raw, disk or DiskOverride())
@@ -242,6 +244,7 @@ class _Raw:
     names: dict[int, list[str]]
     ids: dict[int, str]
     ages: tuple[tuple[int, float], ...]
+    failures: Failures
 
     def seconds(self, nanoseconds: NDArray[Any]) -> Floats:
         """Seconds after the origin."""
@@ -301,6 +304,7 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
         blind=blind,
         assumptions=tuple(assumptions),
         min_ages=_min_ages(raw),
+        failures=str(raw.failures),
     )
 
 

@@ -70,8 +70,8 @@ class Recorded:
 
 
 _DISK = """
-SELECT epoch_ns(time) AS time, free_bytes AS free FROM disk
-WHERE host = ? AND free_bytes IS NOT NULL ORDER BY disk.time
+SELECT epoch_ns(time) AS time, free_bytes AS free FROM disks
+WHERE host = ? AND main AND free_bytes IS NOT NULL ORDER BY disks.time
 """
 _PRUNES = "SELECT epoch_ns(started), coalesce(freed_bytes, 0) FROM prunes WHERE host = ? AND started IS NOT NULL"
 _PROJECTS = """

@@ -61,6 +61,7 @@ class Trace:
         assumptions: what the history lacks and what is taken instead, in words.
         min_ages: what `min_age = "auto"` comes to, seconds, and from when on, the first always; shape (k, 2) of
             (time, age).
+        failures: what failed on a full disk as it was recorded, in words; empty: nothing.
     """
 
     host: str
@@ -87,6 +88,7 @@ class Trace:
     blind: Floats
     assumptions: tuple[str, ...] = ()
     min_ages: Floats = field(default_factory=lambda: np.array([[-np.inf, MOST_AGE]]))
+    failures: str = ""
 
     @property
     def images(self) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from collector.daemon.least_free import LeastFree
 from collector.daemon.watcher import ImageWatch
 from collector.engine.locality import require_local
 from collector.engine.protocol import Engine
@@ -21,7 +22,7 @@ from collector.eventlog.salvage import set_aside
 from collector.eventlog.sql import sql_list
 from collector.eventlog.writer import LogWriter
 from collector.machine.clock import Clock
-from collector.machine.disk import DiskSample, sample_disks
+from collector.machine.disk import DiskSample, sample_disk, sample_disks
 from collector.machine.reserve import reserves
 from collector.machine.systemd import Watchdog, notify, watchdog_limit
 from collector.machine.wake import Alarm
@@ -100,6 +101,7 @@ class Collector:
         self._watchdog = Watchdog()
         # A folder on the disk of the images.
         self._disk_path = ""
+        self._least_free = LeastFree(self._clock.now, self._measure)
         self._usage: Usage | None = None
         # Time of the last event that came from the engine, UTC nanoseconds.
         self._anchor_ns: int | None = None
@@ -151,6 +153,7 @@ class Collector:
         self._restore_patiently()
         self._record(Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes=self._self_portrait()))
         backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
+        self._least_free.start()
         try:
             while not self.stopping.is_set():
                 try:
@@ -162,6 +165,7 @@ class Collector:
                 if not self.stopping.is_set():
                     self._wait_for_engine(reason, backoff.next())
         finally:
+            self._least_free.stop()
             notify("STOPPING=1")
             blind = {} if self._images.following else {"following": False}
             self._record(Event(self._clock.now(), Kind.COLLECTOR_STOPPED, attributes=blind))
@@ -446,6 +450,10 @@ class Collector:
         disks = sample_disks(info)
         self._disk_path = disks[0].path
         self._alarm.hear(*disks)
+        if (least := self._least_free.since_last(disks[0])) is not None:
+            least_ns, low = least
+            told = {**low.attributes(), "least": True}
+            self._record(Event(least_ns, Kind.DISK_SAMPLED, bytes=low.free_bytes, attributes=told, identity="least"))
         at_ns = self._clock.now()
         for disk in disks:
             main = disk is disks[0]
@@ -458,6 +466,9 @@ class Collector:
             name = "disk" if main else f"disk {disk.mount}"
             self._record(Event(at_ns, Kind.DISK_SAMPLED, bytes=disk.free_bytes, attributes=attributes, identity=name))
         return disks[0]
+
+    def _measure(self, path: str) -> DiskSample:
+        return sample_disk(path, canonical=self._info is not None and self._info.store != "podman")
 
     def _held_otherwise(self) -> dict[str, int | None]:
         """What the engine says that things other than images hold, bytes, wherever they lie."""

@@ -259,12 +259,13 @@ CREATE OR REPLACE VIEW disks AS
         attributes ->> '$.path' AS path,
         attributes ->> '$.file_system' AS file_system,
         TRY_CAST(attributes -> '$.holds' AS VARCHAR[]) AS holds,
-        coalesce(TRY_CAST(attributes ->> '$.main' AS BOOLEAN), true) AS main
+        coalesce(TRY_CAST(attributes ->> '$.main' AS BOOLEAN), true) AS main,
+        coalesce(TRY_CAST(attributes ->> '$.least' AS BOOLEAN), false) AS least
     FROM event WHERE kind = 'disk_sampled';
 COMMENT ON VIEW disks IS 'each disk with bytes of the engine over time; file_system (its mount point) and holds are
-NULL where there is only one';
+NULL where there is only one; least: the least free space between two samples, while a pull may have been under way';
 
-CREATE OR REPLACE VIEW disk AS SELECT * EXCLUDE (file_system, holds, main) FROM disks WHERE main;
+CREATE OR REPLACE VIEW disk AS SELECT * EXCLUDE (file_system, holds, main, least) FROM disks WHERE main AND NOT least;
 COMMENT ON VIEW disk IS 'the disk of the images over time: bytes and inodes, total and free, and what images hold';
 
 CREATE OR REPLACE VIEW gaps AS
@@ -359,6 +360,21 @@ CREATE OR REPLACE VIEW jobs AS
         greatest(coalesce(seen.images, 0), coalesce(reported.images, 0)) AS images
     FROM job AS j LEFT JOIN seen USING (host, job) LEFT JOIN reported USING (host, job);
 COMMENT ON VIEW jobs IS 'each job: whose, when, how it ended; ended is NULL while it runs';
+
+CREATE OR REPLACE VIEW failed_pulls AS
+    SELECT host, time, job, image, reference, attributes ->> '$.error' AS error,
+        coalesce(attributes ->> '$.disk_full' = 'true', false) AS disk_full
+    FROM event WHERE kind = 'pull_failed'
+    UNION ALL
+    SELECT host, min(time), job, NULL, reference, NULL, false FROM event AS e
+    WHERE kind = 'job_image_used' AND image IS NULL AND job IS NOT NULL
+        AND EXISTS (FROM event AS f WHERE f.kind = 'job_finished' AND f.host = e.host AND f.job = e.job
+            AND f.attributes ->> '$.outcome' NOT IN ('success', 'runner restarted'))
+        AND NOT EXISTS (FROM event AS p WHERE p.kind = 'pull_failed' AND p.host = e.host AND p.job = e.job)
+        AND NOT EXISTS (FROM image_references AS r WHERE r.host = e.host AND r.name = e.reference)
+    GROUP BY host, job, reference;
+COMMENT ON VIEW failed_pulls IS 'each pull that failed, as a runner''s log says, and each image that a failed job asked
+for and that never came';
 """
 
 # What distinguishes the views in a file from those of this program.

@@ -22,6 +22,7 @@ from collector.job_sources.runnerlog import (
     JobNamesImage,
     JobStarted,
     Line,
+    PullFailed,
     RunnerLog,
     parse_line,
 )
@@ -265,12 +266,29 @@ def _event(fact: JobFact, known: _Known, source: str, assumed_ns: int) -> Event 
         time_ns = assumed_ns
     if isinstance(fact, JobNamesImage):
         return _image_event(fact.job, fact.sighting, known, time_ns, more)
+    if isinstance(fact, PullFailed):
+        return _failed_pull(fact, known, time_ns, more)
     kind = Kind.JOB_STARTED if isinstance(fact, JobStarted) else Kind.JOB_FINISHED
     if not known.learn(fact.job, kind):
         return None
     if isinstance(fact, JobFinished):
-        more |= {"outcome": fact.outcome, "seconds": fact.seconds}
+        more |= {"outcome": fact.outcome, "seconds": fact.seconds, "disk_full": fact.disk_full or None}
     return Event(time_ns, kind, attributes=_attributes(fact.job, more), identity=_identity(kind, fact.job))
+
+
+def _failed_pull(fact: PullFailed, known: _Known, time_ns: int, more: dict[str, Any]) -> Event | None:
+    image = known.resolve(fact.reference, None, time_ns)
+    if not known.learn(fact.job, Kind.PULL_FAILED):
+        return None
+    more |= {"error": fact.error, "disk_full": fact.disk_full or None}
+    return Event(
+        time_ns,
+        Kind.PULL_FAILED,
+        image=image,
+        reference=fact.reference,
+        attributes=_attributes(fact.job, more),
+        identity=_identity(Kind.PULL_FAILED, fact.job),
+    )
 
 
 def _image_event(job: Job, seen: Sighting, known: _Known, time_ns: int, more: dict[str, Any]) -> Event | None:
@@ -391,7 +409,7 @@ def _says_as_much(known: tuple[str | None, ...], stated: tuple[str | None, ...])
 _FACTS = f"""
 SELECT kind, role, reference, image_id, {", ".join(f"j.{key}" for key in JOB_FIELDS)} FROM (
     SELECT kind, role, reference, image, job FROM event
-    WHERE host = $host AND kind IN ('job_started', 'job_image_used', 'job_finished') AND job IS NOT NULL
+    WHERE host = $host AND kind IN ('job_started', 'job_image_used', 'job_finished', 'pull_failed') AND job IS NOT NULL
     UNION ALL
     SELECT DISTINCT 'container', role, reference, image, job FROM event
     WHERE host = $host AND container IS NOT NULL AND job IS NOT NULL

@@ -26,6 +26,13 @@ _COLOURED_FIELD = re.compile(r" (?:\x1b\[[0-9;]*m)?(?P<key>[A-Za-z_][\w.\-]*)\x1
 _LOGFMT = re.compile(r'(?P<key>[A-Za-z_][\w.\-]*)=(?P<value>"(?:[^"\\]|\\.)*"|\S*)')
 _LOGFMT_LINE = re.compile(r'^(?:time|level)=(?:"|\S)')
 _LEVEL = re.compile(r"^(?:DEBUG|INFO|WARNING|ERROR|FATAL|PANIC): ")
+_PULL_FAILED = re.compile(
+    r'^Job failed(?: \([^)]+\))?: (?:.*: )?failed to pull image "(?P<reference>[^"\s]+)"'
+    r"(?: with specified policies \[[^\]]*\])?: (?P<error>.*)$",
+    re.DOTALL,
+)
+_DISK_FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
+_MOST_ERROR = 300
 _FAILED = re.compile(r"^Job failed(?: \((?P<why>[^)]+)\))?(?:: |$)")
 _PREFIX = re.compile(
     r"^(?:(?P<iso>\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?)"
@@ -63,12 +70,32 @@ class JobStarted:
 
 @dataclass(frozen=True, slots=True)
 class JobFinished:
-    """A job ended: `outcome` is ``success``, ``failed`` or the runner's word for why it failed; `seconds` it took."""
+    """A job ended.
+
+    Attributes:
+        job: which.
+        time_ns: when, UTC nanoseconds; None: not known.
+        outcome: ``success``, ``failed`` or the runner's word for why it failed.
+        seconds: how long it took.
+        disk_full: whether it failed because a disk was full.
+    """
 
     job: Job
     time_ns: int | None
     outcome: str | None
     seconds: float | None
+    disk_full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PullFailed:
+    """A job failed because an image that it needs could not be pulled: which, why, and whether the disk was full."""
+
+    job: Job
+    time_ns: int | None
+    reference: str
+    error: str
+    disk_full: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +107,7 @@ class JobNamesImage:
     sighting: Sighting
 
 
-JobFact = JobStarted | JobFinished | JobNamesImage
+JobFact = JobStarted | JobFinished | JobNamesImage | PullFailed
 
 
 def parse_line(raw: str, year: int | None = None) -> Line | None:
@@ -192,8 +219,9 @@ class RunnerLog:
             self._logs.clear()
             self._jobs.clear()
             return found
+        failed = _failed_pull(line)
         fact = self.read(line)
-        return [] if fact is None else [fact]
+        return [one for one in (failed, fact) if one is not None]
 
     def _log_of(self, job: Job) -> JobLog:
         job_id = job.job_id or ""
@@ -223,7 +251,8 @@ class RunnerLog:
             return JobFinished(job, line.time_ns, "success", _seconds(line.fields))
         if failed := _FAILED.match(message):
             self._ended(job_id)
-            return JobFinished(job, line.time_ns, failed["why"] or "failed", _seconds(line.fields))
+            full = _DISK_FULL.search(message) is not None
+            return JobFinished(job, line.time_ns, failed["why"] or "failed", _seconds(line.fields), disk_full=full)
         sighting = _configured(line) or self._log_of(job).read(message)
         return None if sighting is None else JobNamesImage(job, line.time_ns, sighting)
 
@@ -254,6 +283,17 @@ def job_from(fields: Mapping[str, str]) -> Job:
         runner=fields.get("runner") or None,
         system_id=fields.get("system_id") or None,
         name=fields.get("job_name") or None,
+    )
+
+
+def _failed_pull(line: Line) -> PullFailed | None:
+    """The image whose pull let a job fail; None: the line tells of none."""
+    told = _PULL_FAILED.match(line.message)
+    if told is None or not _NUMBER.fullmatch(line.fields.get("job", "")):
+        return None
+    full = _DISK_FULL.search(told["error"]) is not None
+    return PullFailed(
+        job_from(line.fields), line.time_ns, cut(told["reference"]), cut(told["error"].strip(), _MOST_ERROR), full
     )
 
 

@@ -240,7 +240,17 @@ class Kind(StrEnum):
     )
     JOB_FINISHED = (
         "job_finished",
-        Traits(Source.JOBS, "a job ended, as a job source says; attributes: job, outcome, seconds"),
+        Traits(Source.JOBS, "a job ended, as a job source says; attributes: job, outcome, seconds, disk_full"),
+    )
+    PULL_FAILED = (
+        "pull_failed",
+        Traits(
+            Source.JOBS,
+            "a runner could not pull an image for a job, as its log says; attributes: job, error, disk_full",
+            Use.JOB,
+            "job",
+            "asked for by a job",
+        ),
     )
     EVENT_UNREADABLE = (
         "event_unreadable",

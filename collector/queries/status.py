@@ -16,6 +16,7 @@ from collector.machine.prune_runs import Fruitless, read_runs
 from collector.model.errors import LogError
 from collector.model.events import LIVE, WATCHING, Source, of_source
 from collector.model.units import format_duration
+from collector.queries.failures import Failures, read_failures
 
 if TYPE_CHECKING:
     import duckdb
@@ -35,6 +36,7 @@ class Status:
     `holds` says what fills the disk of the images, by kind, as of the latest sample; what the engine does not account
     for, with the blocks that the file system keeps for root, is `unaccounted`.
     `damaged_logs` names the files that were set aside because they were damaged, the oldest first.
+    `failures` says which pulls and jobs failed in the last 7 days.
     `standstill` has the latest runs of the pruner that removed nothing though space was short; None: there is none
     since one that did or had nothing to do. `target_reached` is when one last ended with enough space; None: not known.
     `free_history` has the least free space of each of up to 168 equal intervals in the last week of disk samples.
@@ -63,6 +65,7 @@ class Status:
     holds: dict[str, int]
     free_history: list[tuple[float, int]]
     damaged_logs: list[str]
+    failures: Failures
     standstill: Fruitless | None
     target_reached: float | None
 
@@ -210,6 +213,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
             [host],
         ).fetchall()
         history = connection.execute(_FREE_HISTORY, [host, host]).fetchall()
+        failures = read_failures(connection, host, now - 7 * DAY_S)
         name = label_of(connection, host)
         images = connection.execute("SELECT count(*) FROM present_images WHERE host = ?", [host]).fetchall()[0][0]
     runs = read_runs(log.path)
@@ -238,6 +242,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
         holds=_holds(free, total, dict(zip(_HOLDERS, (image_bytes, *others), strict=True))),
         free_history=history,
         damaged_logs=[str(path) for path in files_aside(log.path)],
+        failures=failures,
         standstill=runs.row,
         target_reached=runs.reached,
     )
@@ -304,9 +309,9 @@ _SAMPLED = "SELECT epoch_ns(max(time)) / 1e9 FROM event WHERE kind = 'disk_sampl
 # The newest week, an hour at a time, so that the answer stays small.
 _FREE_HISTORY = """
 WITH week AS (
-    SELECT epoch_ns(time) AS at_ns, free_bytes FROM disk
-    WHERE host = ? AND free_bytes IS NOT NULL
-        AND disk.time > (SELECT max(time) FROM event WHERE kind = 'disk_sampled' AND host = ?) - INTERVAL 7 DAYS
+    SELECT epoch_ns(time) AS at_ns, free_bytes FROM disks
+    WHERE host = ? AND main AND free_bytes IS NOT NULL
+        AND disks.time > (SELECT max(time) FROM event WHERE kind = 'disk_sampled' AND host = ?) - INTERVAL 7 DAYS
 ), span AS (
     SELECT min(at_ns) AS begun, max(at_ns) - min(at_ns) + 1 AS lasted FROM week
 )

@@ -41,6 +41,7 @@ class Past:
         returned_by: which of these it was.
         returned_bytes: layers that came back with it, bytes: those that the removal had freed; else 0.
         later_uses: containers and jobs that used it afterwards, until it was removed once more.
+        missed_at: when a job first asked in vain for an image that no registry can give back; None: none did.
         concurrent_uses: uses of an image in the very moment of its removal, which the engine reported too late.
     """
 
@@ -59,6 +60,7 @@ class Past:
     returned_by: str | None
     returned_bytes: int
     later_uses: int
+    missed_at: float | None = None
     concurrent_uses: tuple[dict[str, Any], ...] = ()
 
     @property
@@ -166,6 +168,7 @@ def totals(found: Sequence[Past]) -> dict[str, Any]:
         "images": len(images),
         "images_back_again": len(again),
         "bytes_back_again": sum(one.returned_bytes for one in again),
+        "unrecoverable_misses": sum(one.missed_at is not None for one in images),
         "soonest_again_seconds": min(
             (one.returned_after for one in again if one.returned_after is not None), default=None
         ),
@@ -182,6 +185,8 @@ def history_summary(found: Sequence[Past]) -> str:
         return line
     if concurrent_uses := sum(bool(one.concurrent_uses) for one in found):
         line = f"{line}, {concurrent_uses} of them while somebody used the image"
+    if missed := sums["unrecoverable_misses"]:
+        line = f"{line}; images that no registry can give back and that were ASKED FOR AGAIN: {missed}"
     line = f"{line}; of {_count(sums['images'], 'image')} {sums['images_back_again'] or 'none'} came back"
     if not sums["images_back_again"]:
         return line
@@ -194,10 +199,8 @@ def _count(number: int, what: str) -> str:
 
 
 def _past(row: Sequence[Any]) -> Past:
-    (*head, references, image_id, reason, detail, predicted, freed, returned_at, returned_by, uses, concurrent_uses) = (
-        row
-    )
-    moment, prune, trigger, item, name = head
+    moment, prune, trigger, item, name, references, image_id, *rest = row
+    reason, detail, predicted, freed, returned_at, returned_by, uses, missed_at, concurrent_uses = rest
     back = returned_at is not None
     return Past(
         time=moment,
@@ -215,6 +218,7 @@ def _past(row: Sequence[Any]) -> Past:
         returned_by=returned_by if back else None,
         returned_bytes=(predicted or 0) if back else 0,
         later_uses=uses or 0,
+        missed_at=missed_at,
         concurrent_uses=tuple(objects(json.loads(concurrent_uses or "[]"))),
     )
 
@@ -252,6 +256,11 @@ WITH removal AS (
         AND (r.next_time IS NULL OR e.time < r.next_time)
         AND e.kind IN ('container_created', 'job_image_used')
     WHERE r.item = 'image' GROUP BY r.seq
+), missed AS (
+    SELECT r.seq, min(p.time) AS missed FROM removal AS r JOIN failed_pulls AS p ON p.host = r.host AND p.time > r.time
+        AND (r.next_time IS NULL OR p.time < r.next_time)
+        AND list_contains(TRY_CAST(r.attributes -> '$.references' AS VARCHAR[]), p.reference)
+    WHERE r.attributes ->> '$.reason' = 'evict_local' GROUP BY r.seq
 ), started AS (
     SELECT host, attributes ->> '$.prune' AS prune, any_value(attributes ->> '$.trigger') AS trigger
     FROM event WHERE kind = 'prune_started' GROUP BY ALL
@@ -260,8 +269,9 @@ SELECT epoch_ns(r.time) / 1e9, r.prune, s.trigger, r.item, coalesce(r.reference,
     {sql_names("r.attributes -> '$.references'")}, image_id, r.attributes ->> '$.reason', r.attributes ->> '$.detail',
     TRY_CAST(r.attributes ->> '$.predicted_bytes' AS BIGINT), r.bytes,
     epoch_ns(b.again) / 1e9, replace(b.kind, 'image_', ''), u.uses,
-    TRY_CAST(r.attributes -> '$.concurrent_uses' AS VARCHAR)
+    epoch_ns(m.missed) / 1e9, TRY_CAST(r.attributes -> '$.concurrent_uses' AS VARCHAR)
 FROM removal AS r LEFT JOIN image USING (image) LEFT JOIN back AS b USING (seq) LEFT JOIN used AS u USING (seq)
+    LEFT JOIN missed AS m USING (seq)
     LEFT JOIN started AS s ON s.host = r.host AND s.prune = r.prune
 WHERE epoch_ns(r.time) / 1e9 >= ?
 ORDER BY r.seq

@@ -286,6 +286,8 @@ def _standstill(one: Fruitless) -> str:
 
 def _removal(one: Past) -> tuple[str, ...]:
     again = "-" if one.returned_at is None else f"{one.returned_by} after {format_duration(one.returned_after)}"
+    if one.missed_at is not None:
+        again = f"ASKED FOR IN VAIN after {format_duration(one.missed_at - one.time)}"
     return (
         format_time(one.time),
         one.trigger,

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from collector.eventlog.log import EventLog
 from collector.model.errors import EngineError
 from collector.model.events import Event, Kind
 from collector.model.origin import Origin
-from collector.queries.status import coverage
+from collector.queries.status import coverage, status
 from tests.fake_engine import MIB, FakeEngine
 from tests.waiting import wait_for
 
@@ -241,3 +242,23 @@ def test_one_look_takes_what_the_engine_remembers_and_notes_what_it_does_not(wat
     Collector(engine, watched.log, QUICK).once()
     assert containers(watched.rows(Kind.CONTAINER_CREATED)) == [container]
     assert [row.began_ns for row in watched.rows(Kind.GAP)] == [began]
+
+
+def test_what_was_least_free_between_two_samples_is_recorded(watched: Watched) -> None:
+    """A pull that fails on a full disk leaves no event, and its space is free again."""
+    schedule = Schedule(disk=3.0, inventory=3600.0, containers=3600.0, flush=0.01, heartbeat=0.05)
+
+    def least() -> list[Event]:
+        return [event for event in watched.rows(Kind.DISK_SAMPLED) if event.attributes.get("least")]
+
+    with watched.collecting(schedule) as collector:
+        monitor = collector._least_free
+        usual = monitor._measure
+        monitor._measure = lambda path: replace(usual(path), free_bytes=7)
+        wait_for(least, "the least free space")
+    assert least()[0].bytes == 7
+    with watched.log.reading() as connection:
+        counted = connection.execute("SELECT count(*) FILTER (free_bytes = 7) FROM disk").fetchall()
+        lows = connection.execute("SELECT count(*) FILTER (least) FROM disks").fetchall()
+    assert (counted, lows) == ([(0,)], [(len(least()),)])
+    assert min(amount for _, amount in status(watched.log).free_history) == 7

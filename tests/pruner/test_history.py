@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ def test_totals_and_the_line(log: EventLog) -> None:
         "images": 3,
         "images_back_again": 1,
         "bytes_back_again": 100 * MIB,
+        "unrecoverable_misses": 0,
         "soonest_again_seconds": 2 * HOUR,
     }
     assert history_summary(found) == "4 removals freed 253 MiB; of 3 images 1 came back (100 MiB), the first 2 h later"
@@ -142,3 +144,15 @@ def test_a_log_without_prunes_has_no_history(tmp_path: Path) -> None:
     made.append([event(0, Kind.IMAGE_PULLED, ALPHA, reference="a:1")])
     found: list[Past] = read(made)
     assert found == []
+
+
+def test_an_image_that_no_registry_gives_back_and_that_a_job_asks_for_is_a_loss(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.duckdb", host="runner")
+    gone = removal(1, "p1", ALPHA, "ci/app:1", MIB)
+    local = {"reason": "evict_local", "detail": "NO REGISTRY CAN GIVE IT BACK"}
+    asked = [event(hours, Kind.PULL_FAILED, reference="ci/app:1", attributes={"error": "x"}) for hours in (0.5, 3, 4)]
+    log.append([started(1, "p1", "timer"), replace(gone, attributes={**gone.attributes, **local}), *asked])
+    (one,) = read(log)
+    assert one.missed_at == T0 + 3 * HOUR
+    assert totals([one])["unrecoverable_misses"] == 1
+    assert "images that no registry can give back and that were ASKED FOR AGAIN: 1" in history_summary([one])
