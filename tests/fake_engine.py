@@ -36,6 +36,7 @@ from collector.model.observation import (
     Layer,
     ListedContainer,
     ListedImage,
+    Place,
     Usage,
     full_id,
     pair_layers,
@@ -120,6 +121,7 @@ class FakeEngine:
     store: str = "overlay2"
     host: str = "unix:///fake.sock"
     lag: float = 0.0
+    places: tuple[Place, ...] = ()
     reports_failures: bool = False
     image_table: dict[str, FakeImage] = field(default_factory=dict)
     container_table: dict[str, FakeContainer] = field(default_factory=dict)
@@ -306,7 +308,7 @@ class FakeEngine:
 
     def info(self) -> EngineInfo:
         with self._asked("info"):
-            return EngineInfo(str(self.folder), self.store, "fake")
+            return EngineInfo(str(self.folder), self.store, "fake", places=self.places)
 
     @property
     def hides_origin(self) -> bool:

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _MAGIC = 0xED0CDAED
 _VERSION = 2
@@ -58,6 +61,33 @@ def read_buckets(path: Path, keys: Sequence[Sequence[bytes]]) -> list[dict[bytes
     Raises:
         BoltError: it cannot be read, or is changed faster than it can be read.
     """
+    return _read(path, lambda pages: [_bucket(pages, way) for way in keys])
+
+
+def read_of_children(path: Path, way: Sequence[bytes], key: bytes) -> list[bytes]:
+    """One plain value of each bucket in a bucket; those that lack it give none.
+
+    Args:
+        path: the file.
+        way: the keys that lead to the bucket from the root.
+        key: the key of the value.
+
+    Raises:
+        BoltError: it cannot be read, or is changed faster than it can be read.
+    """
+    return _read(path, lambda pages: list(_of_children(pages, way, key)))
+
+
+def _of_children(pages: _Pages, way: Sequence[bytes], key: bytes) -> Iterator[bytes]:
+    page = _page(pages, way)
+    for child in _entries(pages, page) if page is not None else ():
+        inner = _inside(pages, child) if child.is_bucket else None
+        if inner is not None and (entry := _seek(pages, inner, key)) is not None:
+            yield entry.value
+
+
+def _read(path: Path, reading: Callable[[_Pages], T]) -> T:
+    """A reading, all of it of the same state of the database."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -66,7 +96,7 @@ def read_buckets(path: Path, keys: Sequence[Sequence[bytes]]) -> list[dict[bytes
         for _ in range(_TRIES):
             state = _newest(descriptor)
             try:
-                found = [_bucket(_Pages(descriptor, state), way) for way in keys]
+                found = reading(_Pages(descriptor, state))
             except BoltError:
                 if _newest(descriptor) == state:
                     raise
@@ -142,14 +172,26 @@ class _Pages:
 
 
 def _bucket(pages: _Pages, way: Sequence[bytes]) -> dict[bytes, bytes] | None:
+    page = _page(pages, way)
+    if page is None:
+        return None
+    return {entry.key: entry.value for entry in _entries(pages, page) if not entry.is_bucket}
+
+
+def _page(pages: _Pages, way: Sequence[bytes]) -> bytes | None:
+    """The topmost page of a bucket; None: there is none."""
     page = pages.read(pages.root)
     for key in way:
         entry = _seek(pages, page, key)
         if entry is None or not entry.is_bucket:
             return None
-        root = _BUCKET.unpack_from(entry.value)[0]
-        page = pages.read(root) if root else entry.value[_BUCKET.size :]
-    return {entry.key: entry.value for entry in _entries(pages, page) if not entry.is_bucket}
+        page = _inside(pages, entry)
+    return page
+
+
+def _inside(pages: _Pages, bucket: Entry) -> bytes:
+    root = _BUCKET.unpack_from(bucket.value)[0]
+    return pages.read(root) if root else bucket.value[_BUCKET.size :]
 
 
 def _seek(pages: _Pages, page: bytes, key: bytes) -> Entry | None:

@@ -17,8 +17,9 @@ from collector.model.untrusted import objects, past_seconds, text, texts
 
 # The state of such containers in Podman's own listing, and the command that it shows for those of Buildah.
 _STATE, _BUILDAH = "storage", "buildah"
-# Podman 5 keeps containers that need not outlive a crash, as those of builds, in the second.
-_RECORDS = ("containers.json", "volatile-containers.json")
+# Podman 5 keeps what need not outlive a crash, as what builds make, in the second.
+CONTAINER_RECORDS = ("containers.json", "volatile-containers.json")
+LAYER_RECORDS = ("layers.json", "volatile-layers.json")
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -68,7 +69,9 @@ def _external(row: Mapping[str, Any], layer: str, mounted: frozenset[str], stora
 def _layers(storage: Storage) -> dict[str, str]:
     """The layer that each container writes to."""
     folder = storage.root / f"{storage.driver}-containers"
-    return {text(row.get("id")): text(row.get("layer")) for name in _RECORDS for row in _records(folder / name)}
+    return {
+        text(row.get("id")): text(row.get("layer")) for name in CONTAINER_RECORDS for row in _records(folder / name)
+    }
 
 
 def _mounted(storage: Storage) -> frozenset[str]:
@@ -78,6 +81,7 @@ def _mounted(storage: Storage) -> frozenset[str]:
 
 
 def _records(path: Path) -> list[Mapping[str, Any]]:
+    """The records in a file of Podman's storage; none where it is not there or cannot be read."""
     try:
         return list(objects(json.loads(path.read_bytes())))
     except (OSError, ValueError, RecursionError):

@@ -1,58 +1,131 @@
-"""What Docker left on its disk and no longer knows of, found by its own records; root alone may look."""
+"""What an engine left on its disk and no longer knows of, found by its own records; root alone may look."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from collector.engine.bolt import BoltError, read_of_children
+from collector.engine.external import CONTAINER_RECORDS, LAYER_RECORDS
 from collector.engine.folders import measured
+from collector.engine.places import CONTAINERS, IMAGES, VOLUMES
+from collector.engine.protocol import Engine
+from collector.model.errors import UnansweredError
+from collector.model.observation import EngineInfo
+from collector.model.untrusted import objects, text
 
 _LAYER = re.compile(r"(?P<id>[0-9a-f]{64})(-init)?(?P<removing>-removing)?")
+_ID = re.compile(r"[0-9a-f]{64}")
+_NUMBER = re.compile(r"[0-9]+")
+_ANY = re.compile(r"(?!\.).+")
 _SETTLED_S = 3600.0
 _RECORDS = ("cache-id", "mount-id", "init-id")
-REMEDY = (
-    "Docker has no command for them: stop it, remove these folders, and start it again"
-    " (a restart alone removes those that end in -removing)"
-)
+
+LAYER, CONTAINER, VOLUME = "layer", "container", "volume"
+_BY_HAND = "Docker has no command for them: stop it, remove these folders, and start it again"
+REMEDIES = {
+    ("overlay2", LAYER): f"{_BY_HAND} (a restart alone removes those that end in -removing)",
+    ("overlay2", CONTAINER): _BY_HAND,
+    ("containerd", LAYER): "containerd removes them by itself when the next image is removed",
+    ("containerd", CONTAINER): _BY_HAND,
+    ("podman", LAYER): (
+        "`podman system prune --external` removes them; a Podman without that option (4.3) has no command for them:"
+        " remove these folders while nothing of Podman runs"
+    ),
+    ("podman", CONTAINER): "remove these folders while nothing of Podman runs",
+}
+_VOLUME_REMEDY = "look into them before you remove these folders: the engine knows of no such volume"
 
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A folder of a layer that no image, container or build cache refers to, and its bytes."""
+    """A folder that nothing in an engine's records refers to.
+
+    Attributes:
+        path: the folder.
+        bytes: what it holds of the disk.
+        what: what it was: ``layer``, ``container`` or ``volume``.
+        remedy: how the engine, or else the operator, is rid of it.
+    """
 
     path: str
     bytes: int
+    what: str = LAYER
+    remedy: str = REMEDIES["overlay2", LAYER]
 
 
-def orphaned_layers(data_root: str) -> tuple[Leftover, ...]:
-    """Folders of overlay2 that nothing in Docker's records refers to, the largest first; none where we may not look.
+def find_leftovers(engine: Engine) -> tuple[Leftover, ...]:
+    """Folders of an engine that it no longer knows of, the largest first; none where we may not look.
 
-    Docker makes the folder of a layer before it records it, so those of the last hour do not count.
+    Engines make a folder before they record it, so those that changed within the last hour do not count.
 
-    Args:
-        data_root: where the engine keeps its data.
+    Raises:
+        EngineError: there is no engine.
     """
-    root = Path(data_root)
     try:
-        folders = [entry for entry in os.scandir(root / "overlay2") if _LAYER.fullmatch(entry.name)]
-        known = set(_recorded(root / "image/overlay2/layerdb"))
-        builds = _content(root / "buildkit/snapshots.db")
-    except OSError:
+        info = engine.info()
+        found = [*_layers(info), *_others(engine, info)]
+    except UnansweredError:
         return ()
-    found = []
-    for entry in folders:
-        match = _LAYER.fullmatch(entry.name)
-        plain = entry.name.removesuffix("-removing")
-        if match is None or (plain in known and not match["removing"]) or match["id"].encode() in builds:
-            continue
-        if not match["removing"] and time.time() - _changed(entry) < _SETTLED_S:
-            continue
-        found.append(Leftover(entry.path, measured(Path(entry.path))[0]))
     return tuple(sorted(found, key=lambda one: -one.bytes))
+
+
+def _layers(info: EngineInfo) -> Iterator[Leftover]:
+    images = next((Path(place.path) for place in info.places if place.holds == IMAGES), None)
+    if images is None:
+        return
+    root, remedy = Path(info.data_root), REMEDIES.get((info.store, LAYER), "")
+    folders: list[tuple[Path, re.Pattern[str], Callable[[], Collection[str]]]] = []
+    if info.store == "containerd":
+        folders.append((images / "snapshots", _NUMBER, lambda: _snapshots(images / "metadata.db")))
+    elif info.store == "podman":
+        folders.append((images, _ID, lambda: _recorded_ids(root / f"{images.name}-layers", LAYER_RECORDS)))
+    elif images.name == "overlay2":
+        folders.append((images, _LAYER, lambda: _of_overlay2(images, root)))
+    for folder, pattern, known in folders:
+        yield from _unknown(folder, pattern, known, LAYER, remedy)
+
+
+def _others(engine: Engine, info: EngineInfo) -> Iterator[Leftover]:
+    places = {place.holds: Path(place.path) for place in info.places}
+    store = info.store if info.store in {"containerd", "podman"} else "overlay2"
+    if CONTAINERS in places:
+        remedy = REMEDIES[store, CONTAINER]
+        yield from _unknown(places[CONTAINERS], _ID, lambda: _containers(engine, places[CONTAINERS]), CONTAINER, remedy)
+    if VOLUMES in places:
+        yield from _unknown(places[VOLUMES], _ANY, lambda: _volumes(engine), VOLUME, _VOLUME_REMEDY)
+
+
+def _containers(engine: Engine, folder: Path) -> set[str]:
+    if engine.store == "podman":
+        # Its folders are those of the storage, where also others' containers lie.
+        return _recorded_ids(folder, CONTAINER_RECORDS)
+    return {row.container for row in engine.containers()}
+
+
+def _volumes(engine: Engine) -> set[str]:
+    return {text(row.get("Name")) for row in engine.volumes()}
+
+
+def _unknown(
+    folder: Path, pattern: re.Pattern[str], known: Callable[[], Collection[str]], what: str, remedy: str
+) -> Iterator[Leftover]:
+    """The folders in a folder that match and that nobody knows; what is known is asked after they were listed."""
+    try:
+        found = [entry for entry in os.scandir(folder) if pattern.fullmatch(entry.name) and entry.is_dir()]
+        names = known() if found else ()
+    except (OSError, ValueError, RecursionError, BoltError):
+        return
+    for entry in found:
+        if entry.name not in names and (
+            entry.name.endswith("-removing") or time.time() - _changed(entry) >= _SETTLED_S
+        ):
+            yield Leftover(entry.path, measured(Path(entry.path))[0], what, remedy)
 
 
 def _changed(entry: os.DirEntry[str]) -> float:
@@ -60,6 +133,14 @@ def _changed(entry: os.DirEntry[str]) -> float:
         return entry.stat().st_mtime
     except OSError:
         return time.time()
+
+
+def _of_overlay2(images: Path, root: Path) -> set[str]:
+    """The names of layers' folders that Docker's records or its build cache name. Raises OSError."""
+    known = set(_recorded(root / "image/overlay2/layerdb"))
+    builds = _content(root / "buildkit/snapshots.db")
+    names = (match for entry in os.scandir(images) if (match := _LAYER.fullmatch(entry.name)))
+    return known | {match[0] for match in names if match["id"].encode() in builds}
 
 
 def _recorded(layers: Path) -> Iterator[str]:
@@ -74,3 +155,21 @@ def _recorded(layers: Path) -> Iterator[str]:
 
 def _content(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
+
+
+def _recorded_ids(folder: Path, names: tuple[str, ...]) -> set[str]:
+    """The IDs in some records of Podman's storage. Raises OSError or ValueError: what is recorded is unknown."""
+    paths = [path for path in (folder / name for name in names) if path.exists()]
+    if not paths:
+        raise FileNotFoundError(folder)
+    return {text(row.get("id")) for path in paths for row in objects(json.loads(path.read_bytes()))}
+
+
+def _snapshots(path: Path) -> set[str]:
+    """The numbers of the snapshots that containerd knows. Raises BoltError."""
+    return {str(_uvarint(value)) for value in read_of_children(path, (b"v1", b"snapshots"), b"id")}
+
+
+def _uvarint(raw: bytes) -> int:
+    """A number as Go's encoding/binary writes it."""
+    return sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(raw))

@@ -18,8 +18,10 @@ from collector.model.paths import open_own
 logger = logging.getLogger(__name__)
 
 DEFAULT_SIZE = 4 * 2**20
-# A folder on the engine's file system that the service may write to: the unit sets it.
+# Folders on the engine's file systems that the service may write to, with colons between: the units set it.
 FOLDER_VARIABLE = "DOCKER_HINDSIGHT_RESERVE"
+# What such a folder is called below the engine's own.
+FOLDER = "docker-hindsight"
 NAME = "docker-hindsight.reserve"
 _MODE = 0o640
 # Space is only taken back where there is so many times as much.
@@ -94,7 +96,7 @@ def reserves(log_path: Path, folders: Iterable[str] = ()) -> tuple[Reserve, ...]
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     found = {log_path.parent.stat().st_dev: Reserve(log_path.with_name(log_path.name + ".reserve"))}
-    for folder in (*filter(None, [os.environ.get(FOLDER_VARIABLE)]), *folders):
+    for folder in (*filter(None, os.environ.get(FOLDER_VARIABLE, "").split(":")), *folders):
         try:
             device = Path(folder).stat().st_dev
         except OSError:

@@ -38,6 +38,8 @@ _MARK = "# Installed by `pruner install-units`: change it with `systemctl edit`,
 _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
 _HIDDEN = (*_HOMES, Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - nothing is written there
 _USUAL_FOLDERS = (Path("/var/lib/docker"), Path("/var/lib/containerd"), Path("/var/lib/containers/storage"))
+# What a shell would not take as it is.
+_SPECIAL = re.compile(r"([^\w@%+=:,./-])")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
 
@@ -214,25 +216,44 @@ class Installation:
             f"ExecStartPre=+/bin/chown --recursive --no-dereference --from=root {self.user}: /var/lib/{self.state}"
         )
 
-    def _reserve(self) -> str:
-        """Root keeps space back on the engine's own file system, where the service may not look, and gives it up."""
-        folders = " ".join(_escaped(str(folder)) for folder in self.engine_folders)
-        if not folders:
-            return ""
-        # As systemd takes it: dollar and per cent signs doubled.
-        script = (
-            f'for folder in {folders}; do [ -d "$$folder" ] || continue; '
-            f'[ "$$(stat -c %%d "$$folder")" != "$$(stat -c %%d /var/lib/{self.state})" ] || continue; '
-            f'file="$$folder/{reserve.NAME}"; free=$$(df -B1 --output=avail "$$folder" | tail -n 1); '
-            f'if [ "$$free" -lt {reserve.DEFAULT_SIZE} ]; then rm -f "$$file"; '
-            f'elif [ "$$free" -ge {reserve.EASE * reserve.DEFAULT_SIZE} ] && [ ! -e "$$file" ]; then '
-            f'fallocate -l {reserve.DEFAULT_SIZE} "$$file"; fi; done'
+    @property
+    def reserves(self) -> dict[Path, Path]:
+        """The service's own folder on each file system that may hold the engine's bytes, by where it sees it."""
+        return {
+            Path(f"/run/{self.state}-reserve.{number}"): folder / reserve.FOLDER
+            for number, folder in enumerate(self.engine_folders)
+        }
+
+    @property
+    def reserve_script(self) -> str:
+        """What root does to keep space back on the engine's own file systems, if the log is on another.
+
+        What is there is never touched again: it is the service's, and root follows no link that a service laid.
+        """
+        folders = " ".join(_SPECIAL.sub(r"\\\1", str(folder)) for folder in self.engine_folders)
+        return (
+            f'umask 077; for folder in {folders}; do [ -d "$folder" ] || continue; '
+            f'[ "$(stat -L -c %d "$folder")" != "$(stat -L -c %d /var/lib/{self.state})" ] || continue; '
+            f'own="$folder/{reserve.FOLDER}"; mkdir "$own" 2>/dev/null || continue; '
+            'free=$(df -B1 --output=avail "$folder" | tail -n 1); '
+            f'if [ "$free" -ge {reserve.EASE * reserve.DEFAULT_SIZE} ]; then '
+            f'fallocate -l {reserve.DEFAULT_SIZE} "$own/{reserve.NAME}"; fi; '
+            f'chown -R {self.user}: "$own"; done'
         )
+
+    def _reserve(self) -> str:
+        """Space kept back on the engine's own file system: root lays it, and from then on it is the service's own."""
+        if not self.reserves:
+            return ""
+        # As systemd takes it.
+        script = self.reserve_script.replace("\\", "\\\\").replace("%", "%%").replace("$", "$$").replace("'", "\\x27")
         return "\n".join(
             [
-                "# An engine writes before it removes. Root keeps space back for that on the engine's own disk,",
-                "# if the log is on another, and gives it up when there is next to none.",
+                "# An engine writes before it removes. Root makes a folder on the engine's own disk, if the log is on",
+                "# another, with space kept back in it: the service gives it up when there is next to none.",
                 f"ExecStartPre=-+/bin/sh -c '{script}'",
+                *(f"BindPaths=-{_escaped(str(own))}:{seen}" for seen, own in self.reserves.items()),
+                f"Environment={reserve.FOLDER_VARIABLE}={':'.join(map(str, self.reserves))}",
             ]
         )
 
@@ -343,10 +364,20 @@ def install(wanted: Installation, *, enable: bool = False, dry_run: bool = False
     if not policy.exists():
         done.append(_write(policy, to_toml(Policy()), dry_run=dry_run))
     if wanted.live:
-        for argv in _commands(wanted, enable=enable):
-            done.append(("would run " if dry_run else "ran ") + " ".join(argv))
-            if not dry_run:
-                _run(argv)
+        services = _service_commands(wanted, enable=enable)
+        done += _all_run(_user_commands(wanted), dry_run=dry_run)
+        done += [] if dry_run else _lay_reserves(wanted)
+        done += _all_run(services, dry_run=dry_run)
+    return done
+
+
+def _all_run(commands: Iterable[Sequence[str]], *, dry_run: bool) -> list[str]:
+    """Run commands, each after the other; what was done, a line each. Raises InstallError."""
+    done = []
+    for argv in commands:
+        done.append(("would run " if dry_run else "ran ") + " ".join(argv))
+        if not dry_run:
+            _run(argv)
     return done
 
 
@@ -373,6 +404,12 @@ def uninstall(wanted: Installation, *, dry_run: bool = False) -> list[str]:
                 raise InstallError(f"{wanted.root / path} cannot be removed: {error.strerror}") from None
     if present and live and not dry_run:
         _run(["systemctl", "daemon-reload"])
+    for folder in wanted.engine_folders if present else ():
+        own = wanted.root / folder.relative_to("/") / reserve.FOLDER
+        if own.is_dir() and not own.is_symlink():
+            done.append(f"{'would remove' if dry_run else 'removed'} {own}")
+            if not dry_run:
+                shutil.rmtree(own, ignore_errors=True)
     return done
 
 
@@ -398,12 +435,8 @@ def next_steps(wanted: Installation, *, enabled: bool) -> list[str]:
     return steps
 
 
-def _commands(wanted: Installation, *, enable: bool) -> list[list[str]]:
+def _service_commands(wanted: Installation, *, enable: bool) -> list[list[str]]:
     found = []
-    if wanted.owner is not None and shutil.which("systemd-tmpfiles"):
-        found.append(["systemd-tmpfiles", "--create", f"/etc/tmpfiles.d/{wanted.state}.conf"])
-    elif wanted.user != "root":
-        found += _user_commands(wanted)
     if _running_systemd():
         found.append(["systemctl", "daemon-reload"])
         if enable:
@@ -413,7 +446,19 @@ def _commands(wanted: Installation, *, enable: bool) -> list[list[str]]:
     return found
 
 
+def _lay_reserves(wanted: Installation) -> Iterable[str]:
+    """Keep space back on the engine's disks now, before they are full; the units do it for engines that come later."""
+    before = [own for own in wanted.reserves.values() if own.exists()]
+    if wanted.reserves:
+        _run(["/bin/sh", "-c", f"{wanted.reserve_script}; true"])
+    yield from (f"made {own}" for own in wanted.reserves.values() if own not in before and own.exists())
+
+
 def _user_commands(wanted: Installation) -> list[list[str]]:
+    if wanted.user == "root":
+        return []
+    if wanted.owner is not None and shutil.which("systemd-tmpfiles"):
+        return [["systemd-tmpfiles", "--create", f"/etc/tmpfiles.d/{wanted.state}.conf"]]
     found = []
     if shutil.which("systemd-sysusers"):
         found.append(["systemd-sysusers", f"/etc/sysusers.d/{wanted.state}.conf"])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from collector.engine.leftovers import REMEDY
+from collector.engine.leftovers import Leftover
 from collector.model.units import format_bytes, format_count
 from pruner.state.inventory import Inventory
 
@@ -37,7 +37,7 @@ def holdings(inventory: Inventory) -> tuple[Holding, ...]:
         Holding("container logs", logs),
         Holding("volumes", sum(one.bytes for one in inventory.volumes if one.here)),
         Holding("build cache", inventory.build_cache.bytes),
-        Holding("orphaned layers", sum(one.bytes for one in inventory.leftovers)),
+        Holding("leftovers", sum(one.bytes for one in inventory.leftovers)),
     )
     # Blocks that a file system keeps for root are neither free nor anybody's.
     used = disk.used_bytes or disk.total_bytes - disk.free_bytes
@@ -48,7 +48,7 @@ def to_json(inventory: Inventory) -> dict[str, Any]:
     """The same for machines, by name, with what is named besides."""
     return {
         "bytes": {one.what.replace(" ", "_"): one.bytes for one in holdings(inventory)},
-        "orphaned_layers": [{"path": one.path, "bytes": one.bytes} for one in inventory.leftovers],
+        "leftovers": [{"what": one.what, "path": one.path, "bytes": one.bytes} for one in inventory.leftovers],
         "long_logs": [
             {"container": one.container_id, "name": one.name, "bytes": one.log_bytes}
             for one in inventory.containers
@@ -58,7 +58,7 @@ def to_json(inventory: Inventory) -> dict[str, Any]:
 
 
 def described(inventory: Inventory) -> Iterator[str]:
-    """What fills the disk, in lines: all in one, then long logs, dead containers and orphaned layers by name."""
+    """What fills the disk, in lines: all in one, then long logs, dead containers and leftovers by name."""
     parts = [f"{one.what} {format_bytes(one.bytes)}" for one in holdings(inventory) if one.bytes]
     yield f"the disk holds: {', '.join(parts)}"
     logs = sorted((one for one in inventory.containers if one.log_bytes >= _LONG_LOG), key=lambda one: -one.log_bytes)
@@ -70,8 +70,15 @@ def described(inventory: Inventory) -> Iterator[str]:
         )
     for one in [one for one in inventory.containers if one.state == "dead"][:_NAMED]:
         yield f"dead container {one.name} ({one.container_id[:12]}): `docker rm {one.container_id[:12]}` tries again"
-    if inventory.leftovers:
-        total = format_bytes(sum(one.bytes for one in inventory.leftovers))
-        shown = ", ".join(one.path for one in inventory.leftovers[:_NAMED])
-        more = f" and {len(inventory.leftovers) - _NAMED:,} more" if len(inventory.leftovers) > _NAMED else ""
-        yield f"{format_count(len(inventory.leftovers), 'orphaned layer')} ({total}): {shown}{more}; {REMEDY}"
+    for (what, remedy), group in _by_kind(inventory.leftovers).items():
+        total = format_bytes(sum(one.bytes for one in group))
+        shown = ", ".join(one.path for one in group[:_NAMED])
+        more = f" and {len(group) - _NAMED:,} more" if len(group) > _NAMED else ""
+        yield f"{format_count(len(group), f'orphaned {what}')} ({total}): {shown}{more}; {remedy}"
+
+
+def _by_kind(leftovers: Iterable[Leftover]) -> dict[tuple[str, str], list[Leftover]]:
+    found: dict[tuple[str, str], list[Leftover]] = {}
+    for one in leftovers:
+        found.setdefault((one.what, one.remedy), []).append(one)
+    return found

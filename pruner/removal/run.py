@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from collector.engine.deadline import within
-from collector.engine.leftovers import orphaned_layers
+from collector.engine.leftovers import find_leftovers
 from collector.engine.protocol import Engine, RemovingEngine
 from collector.eventlog.log import EventLog
 from collector.machine.disk import DiskSample
@@ -128,7 +128,7 @@ def _make_plans(
     inventory = survey(engine, log, policy, orphaned)
     inventory = replace(inventory, refusals={**inventory.refusals, **(refusals or {})})
     if learn:
-        inventory = replace(inventory, leftovers=orphaned_layers(inventory.disk.path))
+        inventory = replace(inventory, leftovers=find_leftovers(engine))
     plans: list[Plan] = []
     for disk in inventory.disks or (inventory.disk,):
         gone = frozenset(removal.key for made in plans if ahead and made.needed for removal in made.removals)

@@ -217,7 +217,7 @@ class Inventory:
         containers: all containers, in any state.
         volumes: all volumes.
         build_cache: the build cache.
-        leftovers: folders of layers that the engine no longer knows of; root alone can see them.
+        leftovers: folders that the engine no longer knows of; root alone can see them.
         free_slots: job slots of the runners that are free now; None: unknown, or nobody asked.
         refusals: what could not be removed before, or in this run.
         rollbacks: why images stay that services ran before their last change, by image ID.

@@ -45,3 +45,5 @@ def test_the_engine_has_a_reserve_of_its_own_where_the_log_is_on_another_file_sy
     assert paths("/dev/shm") == [beside, f"/dev/shm/{NAME}"]  # noqa: S108 - nothing is written
     monkeypatch.setenv(FOLDER_VARIABLE, "/dev/shm")  # noqa: S108
     assert paths("/nonexistent") == [beside, f"/dev/shm/{NAME}"]  # noqa: S108
+    monkeypatch.setenv(FOLDER_VARIABLE, "/nonexistent:/dev/shm")
+    assert paths("/nonexistent") == [beside, f"/dev/shm/{NAME}"]  # noqa: S108

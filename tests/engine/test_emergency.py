@@ -28,11 +28,14 @@ def test_what_fills_the_disk_is_named_and_the_least_harmful_goes_first(
     litter.write("tool", "/etc", 3, name="kept", labels=KEPT)
     litter.volume("buildx_buildkit_old0_state", 9)
     litter.client.containers.get("stopped").commit("derived", "1", changes="LABEL docker-hindsight.keep=true")
-    orphan = engine.data_root / "overlay2" / ("e" * 64)
-    if variant == "docker20":
-        (orphan / "diff").mkdir(parents=True)
-        (orphan / "diff" / "filled").write_bytes(os.urandom(20 * MIB))
-        os.utime(orphan, (0, 0))
+    orphan = {
+        "docker20": engine.data_root / "overlay2" / ("e" * 64),
+        "docker26": engine.data_root / "containerd/daemon/io.containerd.snapshotter.v1.overlayfs/snapshots/9999999",
+        "podman": engine.data_root / "overlay" / ("e" * 64),
+    }[variant]
+    (orphan / "diff").mkdir(parents=True)
+    (orphan / "diff" / "filled").write_bytes(os.urandom(20 * MIB))
+    os.utime(orphan, (0, 0))
     host.run("collector", "run", "--once")
 
     planned = host.json("pruner", "plan")
@@ -41,7 +44,9 @@ def test_what_fills_the_disk_is_named_and_the_least_harmful_goes_first(
     assert held["containers"] > 14 * MIB
     assert held["volumes"] >= 9 * MIB
     assert held["unaccounted"] < 40 * MIB
-    assert [one["path"] for one in planned["holdings"]["orphaned_layers"]] == [str(orphan)] * (variant == "docker20")
+    # containerd itself removes what it does not know, when it next collects.
+    collects = variant == "docker26" and not orphan.exists()
+    assert [one["path"] for one in planned["holdings"]["leftovers"]] == [str(orphan)] * (not collects)
     assert host.json("collector", "status")["holds"]["unaccounted"] >= 0
     (item,) = (one for one in planned["items"] if one["name"] == "buildx_buildkit_old0_state")
     assert item["item"] == "volume"
@@ -51,7 +56,7 @@ def test_what_fills_the_disk_is_named_and_the_least_harmful_goes_first(
     ask = ("pruner", "emergency", "--free", f"{free + 30 * MIB}B")
     shown = host.run(*ask, "--dry-run")
     assert "jobs pull them again" in shown
-    assert ("orphaned layer" in shown) is (variant == "docker20")
+    assert "1 orphaned layer (20.0 MiB)" in shown or variant == "docker26"
     assert "--yes" in host.run(*ask, status=2)
     assert litter.holds() == before
     time.sleep(1.1)

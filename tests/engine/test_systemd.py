@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from collector.machine.reserve import DEFAULT_SIZE, FOLDER, NAME
 from tests.engine import machine as machines
 from tests.engine.engines import Engine
 from tests.engine.host import Host
@@ -120,6 +121,7 @@ def test_timer_and_early_trigger_bring_the_disk_back(
     client.close()
     switch_off(machine, "pruner.path")
     check_the_services_user(machine)
+    check_the_reserve(machine, docker20)
     check_the_journal(machine, docker20)
 
 
@@ -184,6 +186,17 @@ def check_the_services_user(machine: Machine) -> None:
     assert machine.run("stat", "-c", "%U", f"{log}.pruner-lock").strip() == "root"
     machine.run("systemctl", "start", "pruner.service")
     assert machine.run("stat", "-c", "%U", f"{log}.pruner-lock").strip() == "docker-hindsight"
+
+
+def check_the_reserve(machine: Machine, engine: Engine) -> None:
+    """Space on the engine's own disk, laid by root at the installation, is the service's to give and to take back."""
+    laid = engine.disk.path / FOLDER / NAME
+    user = int(machine.run("id", "-u", "docker-hindsight"))
+    assert (laid.stat().st_uid, laid.stat().st_size) == (user, DEFAULT_SIZE)
+    laid.unlink()
+    machine.run("systemctl", "restart", "collector.service")
+    Host.wait_for(laid.exists, "the service to take the space back")
+    assert laid.stat().st_uid == user
 
 
 def check_the_journal(machine: Machine, engine: Engine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import replace
@@ -9,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from collector.engine.leftovers import Leftover, orphaned_layers
+from collector.engine.leftovers import Leftover, find_leftovers
+from collector.model.errors import EngineRefusedError
+from collector.model.observation import Place
 from pruner.planning.emergency_steps import prospects, steps
 from pruner.planning.holdings import described, holdings, to_json
 from pruner.planning.plan import plan
 from pruner.report.terminal import print_emergency
 from pruner.state.inventory import BuildCacheUsage, CacheRecord
+from tests.fake_engine import FakeEngine
 from tests.pruner.test_plan_report import full_host
 from tests.pruner.test_stages import DAY, MB, NOW, container, image, inventory, policy, volume
 
@@ -51,7 +55,7 @@ def test_what_fills_the_disk_adds_up_and_long_logs_and_dead_containers_are_named
         "container logs": 60,
         "volumes": 4,
         "build cache": 0,
-        "orphaned layers": 3,
+        "leftovers": 3,
         "unaccounted": 15,
     }
     lines = list(described(state))
@@ -79,7 +83,47 @@ def test_layers_that_no_record_names_are_orphans_and_young_or_building_ones_are_
         (tmp_path / "overlay2" / name / "diff/file").write_bytes(b"x" * 5000)
         if name != ids["young"]:
             os.utime(tmp_path / "overlay2" / name, (old, old))
-    found = orphaned_layers(str(tmp_path))
+    engine = FakeEngine(tmp_path, places=(Place("images", str(tmp_path / "overlay2"), ""),))
+    found = find_leftovers(engine)
     assert {Path(one.path).name for one in found} == {ids["orphan"], f"{ids['image']}-removing"}
     assert all(one.bytes >= 8192 for one in found)
-    assert orphaned_layers(str(tmp_path / "none")) == ()
+    engine.places = (Place("images", str(tmp_path / "none/overlay2"), ""),)
+    assert find_leftovers(engine) == ()
+
+
+def aged(folder: Path) -> None:
+    """A folder that nobody has touched for long, with something in it."""
+    folder.mkdir(parents=True)
+    (folder / "file").write_bytes(b"x" * 5000)
+    os.utime(folder, (0, 0))
+
+
+def test_what_podman_no_longer_records_is_found_unless_the_records_cannot_be_read(tmp_path: Path) -> None:
+    known, volatile, orphan = ("a" * 64, "b" * 64, "c" * 64)
+    for name in (known, volatile, orphan, "l", "tempdirs"):
+        aged(tmp_path / "overlay" / name)
+    for name in (known, orphan):
+        aged(tmp_path / "overlay-containers" / name)
+    for name in ("kept", "forgotten"):
+        aged(tmp_path / "volumes" / name)
+    places = (("images", "overlay"), ("containers", "overlay-containers"), ("volumes", "volumes"))
+    engine = FakeEngine(
+        tmp_path, store="podman", places=tuple(Place(what, str(tmp_path / f), "") for what, f in places)
+    )
+    engine.add_volume("kept")
+    forgotten = {("volume", "forgotten")}
+
+    def found() -> set[tuple[str, str]]:
+        return {(one.what, Path(one.path).name) for one in find_leftovers(engine)}
+
+    assert found() == forgotten
+    layers = tmp_path / "overlay-layers"
+    layers.mkdir()
+    (layers / "volatile-layers.json").write_text(json.dumps([{"id": volatile}]))
+    (layers / "layers.json").write_text("[{")
+    assert found() == forgotten
+    (layers / "layers.json").write_text(json.dumps([{"id": known}]))
+    (tmp_path / "overlay-containers/volatile-containers.json").write_text(json.dumps([{"id": known}]))
+    assert found() == forgotten | {("layer", orphan), ("container", orphan)}
+    engine.fail("volumes", error=EngineRefusedError(engine.host, "no", 500))
+    assert found() == set()

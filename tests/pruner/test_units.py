@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -12,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from collector.machine.reserve import DEFAULT_SIZE, NAME
+from collector.machine.reserve import DEFAULT_SIZE, FOLDER, NAME
 from pruner.cli import main
 from pruner.policy.file import load_policy
 from pruner.policy.policy import Policy
 from tests.needs import cannot_run
 
 BIN = Path(sys.executable).parent
-RESERVE = re.compile(r"^ExecStartPre=-\+/bin/sh -c '(for folder in .*)'$", re.MULTILINE)
+RESERVE = re.compile(r"^ExecStartPre=-\+/bin/sh -c '(umask 077; for folder in .*)'$", re.MULTILINE)
 UNITS = (
     "collector.service",
     "pruner.service",
@@ -214,12 +215,18 @@ def test_root_keeps_space_back_on_the_engines_disk_if_the_log_is_on_another(prun
     engine.mkdir()
     # As systemd gives it to the shell.
     script = found[1].replace("$$", "$").replace("%%", "%").replace("/dev/shm;", f"{engine};")  # noqa: S108
-    script = script.replace("/var/lib/docker-hindsight", str(state))
+    script = script.replace("/var/lib/docker-hindsight", str(state)).replace(
+        "docker-hindsight:", f"{pwd.getpwuid(os.getuid()).pw_name}:"
+    )
     try:
         subprocess.run(["sh", "-c", script], check=True)
-        assert (engine / NAME).stat().st_size == DEFAULT_SIZE
-        subprocess.run(["sh", "-c", script.replace(f"-lt {DEFAULT_SIZE}", "-lt 1000000000000000")], check=True)
-        assert not (engine / NAME).exists()
+        laid = engine / FOLDER / NAME
+        assert (laid.stat().st_size, laid.stat().st_uid) == (DEFAULT_SIZE, os.getuid())
+        # From then on it is the service's: root touches it no more, whatever the service makes of it.
+        laid.unlink()
+        laid.symlink_to(state / "elsewhere")
+        subprocess.run(["sh", "-c", script], check=True)
+        assert not (state / "elsewhere").exists()
         # Beside the log there is one already.
         subprocess.run(["sh", "-c", script.replace(str(engine), str(state))], check=True)
         assert list(state.iterdir()) == []
