@@ -202,6 +202,7 @@ def _state(found: reports.Status) -> list[tuple[str, str]]:
     facts = [
         ("disk", f"{format_bytes(found.free_bytes)} of {format_bytes(found.total_bytes)} free ({share})"),
         *_free_over_time(found),
+        *[("", _other_disk(one)) for one in found.disks[1:]],
         ("holds", ", ".join(f"{name.replace('_', ' ')} {format_bytes(size)}" for name, size in found.holds.items())),
         ("images", f"{found.images:,}" + (f" ({format_bytes(found.image_bytes)})" if found.image_bytes else "")),
         ("log", f"{found.log} ({format_bytes(found.file_bytes)}, schema {found.schema_version})"),
@@ -213,6 +214,11 @@ def _state(found: reports.Status) -> list[tuple[str, str]]:
         *[("set aside" if not n else "", f"{path} (damaged)") for n, path in enumerate(found.damaged_logs)],
     ]
     return [(word, value) for word, value in facts if value]
+
+
+def _other_disk(found: reports.DiskState) -> str:
+    free = f"{format_bytes(found.free_bytes)} of {format_bytes(found.total_bytes)} free"
+    return f"{free} on {found.file_system} ({', '.join(found.holds)})"
 
 
 def _witnessed(found: reports.Status) -> str:

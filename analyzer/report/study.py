@@ -22,6 +22,7 @@ from analyzer.trace.describe import notes_of
 from analyzer.trace.recorded import Recorded
 from analyzer.trace.trace import Floats, Integers, Trace, Use
 from collector.model.references import repository
+from collector.model.units import format_bytes
 from pruner.policy.policy import Policy
 
 AS_RECORDED = "as recorded"
@@ -163,6 +164,12 @@ class Study:
         return int(self.trace.disk_total[-1])
 
 
+def _filled(recorded: Recorded) -> list[str]:
+    """What filled the disk, in a sentence; none where nobody knows."""
+    parts = [f"{name.replace('_', ' ')} {format_bytes(size)}" for name, size in recorded.holds.items()]
+    return [f"when it was last sampled, the disk held: {', '.join(parts)}"] if parts else []
+
+
 def study(
     trace: Trace,
     results: Sequence[Result],
@@ -196,7 +203,7 @@ def study(
         recorded,
         chosen,
         rival,
-        (*notes_of(trace), *notes, *lineup.proposal.notes),
+        (*_filled(recorded), *notes_of(trace), *notes, *lineup.proposal.notes),
         tuple(common),
         lives,
         tuple(find_views(trace, lives)),

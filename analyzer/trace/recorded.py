@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -14,6 +14,7 @@ from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
 from collector.model.events import Effect, with_effect
 from collector.queries.pulls import PullKind, read_pulls
+from collector.queries.status import disk_holds
 
 if TYPE_CHECKING:
     import duckdb
@@ -56,6 +57,7 @@ class Recorded:
         seconds: when the disk was sampled, ascending; shape (k,).
         free: free bytes then; shape (k,).
         prunes: (when, bytes freed) of each recorded prune.
+        holds: what filled its disk when it was last sampled, bytes by kind.
         projects: of each image, by its ID, the uses by each known project.
         assumed: whether the disk replayed on is not the recorded one, so that its samples say nothing.
         presence: when the engine held which image; None: no collector watched it.
@@ -65,6 +67,7 @@ class Recorded:
     free: Integers
     prunes: tuple[tuple[float, int], ...] = ()
     projects: dict[str, dict[str, int]] | None = None
+    holds: dict[str, int] = field(default_factory=dict)
     assumed: bool = False
     presence: Presence | None = None
 
@@ -99,6 +102,7 @@ def read_recorded(log: EventLog, trace: Trace, disk: DiskOverride | None = None)
         query = f"{_DISK}{' LIMIT 0' if assumed else ''}"
         samples = cast("dict[str, NDArray[np.int64]]", connection.execute(query, [trace.host]).fetchnumpy())
         prunes = connection.execute(_PRUNES, [trace.host]).fetchall()
+        filled = {} if assumed else disk_holds(connection, trace.host)
         owners = connection.execute(_PROJECTS, [trace.host]).fetchall()
         presence = _presence(connection, trace)
     projects: dict[str, dict[str, int]] = {}
@@ -109,6 +113,7 @@ def read_recorded(log: EventLog, trace: Trace, disk: DiskOverride | None = None)
         free=samples["free"].astype(np.int64),
         prunes=tuple(sorted(((started - trace.origin_ns) / 1e9, int(freed)) for started, freed in prunes)),
         projects=projects,
+        holds=filled,
         assumed=assumed,
         presence=presence,
     )

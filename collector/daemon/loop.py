@@ -100,7 +100,7 @@ class Collector:
         self._alarm = Alarm(log.path)
         self._watchdog = Watchdog()
         # A folder on the disk of the images.
-        self._disk_path = ""
+        self._disks: tuple[DiskSample, ...] = ()
         self._least_free = LeastFree(self._clock.now, self._measure)
         self._usage: Usage | None = None
         # Time of the last event that came from the engine, UTC nanoseconds.
@@ -396,7 +396,7 @@ class Collector:
             Live(
                 engine=self._info.version if self._info else "",
                 store=self._info.store if self._info else "",
-                data_root=self._disk_path,
+                disks=self._disks,
                 connected=self._images.following,
                 observed=None if self._alive_ns is None else self._alive_ns / 1e9,
                 images={image: bool(names) for image, names in self._images.presence.names().items()},
@@ -447,8 +447,7 @@ class Collector:
         """Sample each disk that holds bytes of the engine; the one of its images."""
         self._sampling_due = False
         info = self._info = self._info or self._engine.info()
-        disks = sample_disks(info)
-        self._disk_path = disks[0].path
+        disks = self._disks = sample_disks(info)
         self._alarm.hear(*disks)
         if (least := self._least_free.since_last(disks[0])) is not None:
             least_ns, low = least

@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector as Source
 
 from collector.eventlog.database import files_aside
 from collector.eventlog.log import ONLY_KEPT, EventLog
-from collector.machine.disk import sample_disk
+from collector.machine.disk import DiskSample, sample_disk
 from collector.machine.prune_runs import read_runs
 from collector.machine.wake import levels_path, read_levels
 from collector.model.errors import HindsightError, LogBusyError, LogError, UsageError
@@ -56,13 +56,15 @@ class Spec(NamedTuple):
     labels: Labels = ()
 
 
+# Where the engine has one disk only, the label is empty, which is as if it had none.
+_DISK = ("file_system",)
 SPECS = (
     Spec("build_info", "gauge", "Always 1; what runs here.", ("version", "engine", "store")),
-    Spec("disk_free_bytes", "gauge", "Free bytes of the engine's file system."),
-    Spec("disk_size_bytes", "gauge", "Bytes of the engine's file system in all."),
-    Spec("disk_free_inodes", "gauge", "Free inodes of the engine's file system; 0 where it has no limit."),
-    Spec("disk_inodes", "gauge", "Inodes of the engine's file system in all; 0 where it has no limit."),
-    Spec("threshold_bytes", "gauge", "Free bytes under which the pruner prunes, as it last said."),
+    Spec("disk_free_bytes", "gauge", "Free bytes of each file system that holds bytes of the engine.", _DISK),
+    Spec("disk_size_bytes", "gauge", "Bytes of each such file system in all.", _DISK),
+    Spec("disk_free_inodes", "gauge", "Free inodes of each such file system; 0 where it has no limit.", _DISK),
+    Spec("disk_inodes", "gauge", "Inodes of each such file system in all; 0 where it has no limit.", _DISK),
+    Spec("threshold_bytes", "gauge", "Free bytes under which the pruner prunes, as it last said.", _DISK),
     Spec("image_bytes", "gauge", "Bytes of all layers held, each counted once."),
     Spec("image_own_bytes", "gauge", "Bytes of layers that belong to one image only."),
     Spec("image_shared_bytes", "gauge", "Bytes of layers that several images share, each counted once."),
@@ -107,7 +109,7 @@ class Live:
 
     Attributes:
         engine, store: what the engine says of itself.
-        data_root: the folder that its images fill.
+        disks: each file system that holds its bytes, as last sampled, that of the images first.
         connected: whether its events are being read.
         observed: when they were last read; None: never.
         images: image IDs, and whether each has a name.
@@ -121,7 +123,7 @@ class Live:
 
     engine: str = ""
     store: str = ""
-    data_root: str = ""
+    disks: tuple[DiskSample, ...] = ()
     connected: bool = False
     observed: float | None = None
     images: dict[str, bool] = field(default_factory=dict)
@@ -286,12 +288,17 @@ class Metrics(Source):
         yield "pruner_fruitless_runs_total", one(runs.total)
         if runs.reached is not None:
             yield "pruner_last_reached_timestamp_seconds", one(runs.reached)
-        if live.data_root and (levels := read_levels(self._log.path, live.data_root)):
-            yield "threshold_bytes", one(levels[0])
+        found = [((disk.mount,), read_levels(self._log.path, disk.path)) for disk in live.disks]
+        levels: list[Sample] = [(labels, float(level[0])) for labels, level in found if level is not None]
+        if levels:
+            yield "threshold_bytes", levels
         try:
-            disk = sample_disk(live.data_root)
+            disks = [(disk.mount, sample_disk(disk.path, canonical=True)) for disk in live.disks]
         except HindsightError:
             return
+        if not disks:
+            return
+        disk = disks[0][1]
         held = live.own_bytes + live.shared_bytes
         if live.usage is not None:
             for name in ("container_bytes", "volume_bytes", "build_cache_bytes"):
@@ -299,10 +306,16 @@ class Metrics(Source):
                 held += size
                 yield name, one(size)
         yield "unaccounted_bytes", one(max(0, (disk.used_bytes or disk.total_bytes - disk.free_bytes) - held))
-        yield "disk_free_bytes", one(disk.free_bytes)
-        yield "disk_size_bytes", one(disk.total_bytes)
-        yield "disk_free_inodes", one(disk.free_inodes)
-        yield "disk_inodes", one(disk.total_inodes)
+        for name, attribute in _OF_DISK.items():
+            yield name, [((mount,), float(getattr(sample, attribute))) for mount, sample in disks]
+
+
+_OF_DISK = {
+    "disk_free_bytes": "free_bytes",
+    "disk_size_bytes": "total_bytes",
+    "disk_free_inodes": "free_inodes",
+    "disk_inodes": "total_inodes",
+}
 
 
 def one(value: float) -> list[Sample]:

@@ -28,6 +28,22 @@ _NS = 1e9
 
 
 @dataclass(frozen=True, slots=True)
+class DiskState:
+    """A file system that holds bytes of the engine, as it was last sampled. Sizes are bytes.
+
+    Attributes:
+        file_system: where it is mounted; None: the engine has only this one.
+        holds: what of the engine lies there; empty: all of it.
+        free_bytes, total_bytes: what was free, and what there is in all.
+    """
+
+    file_system: str | None
+    holds: list[str]
+    free_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The state of a log. Times are UTC seconds, sizes bytes, shares 0 to 1.
 
@@ -35,6 +51,7 @@ class Status:
     longer than it ever is; None: it runs.
     `holds` says what fills the disk of the images, by kind, as of the latest sample; what the engine does not account
     for, with the blocks that the file system keeps for root, is `unaccounted`.
+    `disks` has each file system that holds bytes of the engine, as last sampled, that of the images first.
     `damaged_logs` names the files that were set aside because they were damaged, the oldest first.
     `failures` says which pulls and jobs failed in the last 7 days.
     `standstill` has the latest runs of the pruner that removed nothing though space was short; None: there is none
@@ -63,6 +80,7 @@ class Status:
     total_bytes: int | None
     data_root: str | None
     holds: dict[str, int]
+    disks: list[DiskState]
     free_history: list[tuple[float, int]]
     damaged_logs: list[str]
     failures: Failures
@@ -207,17 +225,15 @@ def status(log: EventLog, now: float | None = None) -> Status:
         ).fetchall()[0]
         seen = coverage(connection, host)
         last_mark = _last_mark(connection, host)
-        disk = connection.execute(
-            "SELECT image_bytes, free_bytes, total_bytes, path, container_bytes, volume_bytes, build_cache_bytes"
-            " FROM disk WHERE host = ? ORDER BY time DESC LIMIT 1",
-            [host],
-        ).fetchall()
+        disk = connection.execute(_LAST_DISK, [host]).fetchall()
+        sampled = connection.execute(_LAST_DISKS, [host]).fetchall()
+        filled = disk_holds(connection, host)
         history = connection.execute(_FREE_HISTORY, [host, host]).fetchall()
         failures = read_failures(connection, host, now - 7 * DAY_S)
         name = label_of(connection, host)
         images = connection.execute("SELECT count(*) FROM present_images WHERE host = ?", [host]).fetchall()[0][0]
     runs = read_runs(log.path)
-    image_bytes, free, total, path, *others = disk[0] if disk else (None,) * 7
+    free, total, path, image_bytes, *_ = disk[0] if disk else (None,) * 4
     return Status(
         log=str(log.path),
         host=name,
@@ -239,7 +255,8 @@ def status(log: EventLog, now: float | None = None) -> Status:
         free_bytes=free,
         total_bytes=total,
         data_root=path,
-        holds=_holds(free, total, dict(zip(_HOLDERS, (image_bytes, *others), strict=True))),
+        holds=filled,
+        disks=[DiskState(mount, holds or [], *sizes) for mount, holds, *sizes in sampled],
         free_history=history,
         damaged_logs=[str(path) for path in files_aside(log.path)],
         failures=failures,
@@ -297,15 +314,33 @@ SELECT arg_max(kind, seq) FROM event WHERE host = ? AND kind IN ('collector_star
 _HOLDERS = ("images", "containers", "volumes", "build_cache")
 
 
-def _holds(free: int | None, total: int | None, known: dict[str, int | None]) -> dict[str, int]:
-    """What fills a disk, by kind; empty where there is no sample."""
+_LAST_DISK = """
+SELECT free_bytes, total_bytes, path, image_bytes, container_bytes, volume_bytes, build_cache_bytes
+FROM disk WHERE host = ? ORDER BY time DESC LIMIT 1
+"""
+
+
+def disk_holds(connection: duckdb.DuckDBPyConnection, host: str) -> dict[str, int]:
+    """What filled the disk of the images when it was last sampled, bytes by kind; empty where it never was.
+
+    What the engine does not account for, with the blocks that the file system keeps for root, is `unaccounted`.
+    """
+    row = connection.execute(_LAST_DISK, [host]).fetchone()
+    free, total, _, *known = row or (None,) * 7
     if free is None or total is None:
         return {}
-    parts = {name: size for name, size in known.items() if size is not None}
-    return {**parts, "unaccounted": max(0, total - free - sum(parts.values()))}
+    parts = {name: int(size) for name, size in zip(_HOLDERS, known, strict=True) if size is not None}
+    return {**parts, "unaccounted": max(0, int(total) - int(free) - sum(parts.values()))}
 
 
 _SAMPLED = "SELECT epoch_ns(max(time)) / 1e9 FROM event WHERE kind = 'disk_sampled'"
+# All disks are sampled at once, and what was sampled in the past may not be there any more.
+_LAST_DISKS = """
+SELECT file_system, holds, free_bytes, total_bytes FROM disks
+WHERE host = $1 AND free_bytes IS NOT NULL AND total_bytes IS NOT NULL
+    AND time = (SELECT max(time) FROM disks WHERE host = $1 AND main)
+ORDER BY main DESC, file_system
+"""
 # The newest week, an hour at a time, so that the answer stays small.
 _FREE_HISTORY = """
 WITH week AS (

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from collector.eventlog.log import EventLog
+from collector.machine.disk import sample_disk
 from collector.machine.prune_runs import PruneRuns, leave_runs
 from collector.machine.wake import leave_levels
 from collector.model.errors import UsageError
@@ -80,7 +82,7 @@ def live(tmp_path: Path) -> Live:
     return Live(
         engine="20.10",
         store="overlay2",
-        data_root=str(tmp_path),
+        disks=(sample_disk(str(tmp_path)),),
         connected=True,
         observed=NOW - 5.0,
         images={A: True, B: True, "sha256:c": False},
@@ -100,7 +102,8 @@ def values(metrics: Metrics) -> dict[str, float]:
     from prometheus_client import generate_latest  # noqa: PLC0415
 
     return {
-        sample.name.removeprefix(PREFIX) + "".join(f" {value}" for value in sample.labels.values()): sample.value
+        sample.name.removeprefix(PREFIX)
+        + "".join(f" {value}" for value in sample.labels.values() if value): sample.value
         for family in text_string_to_metric_families(generate_latest(metrics.registry).decode())
         for sample in family.samples
     }
@@ -313,3 +316,16 @@ def test_what_an_engine_says_forges_no_metric_and_runs_in_no_dashboard(log: Even
     text = json.dumps(board)
     assert not re.search(r'"type": "text"|"mode": "html"|__field|__data|dataLinks|"url"', text)
     assert set(re.findall(r"\{\{(\w+)\}\}", text)) <= {"instance", *(label for spec in SPECS for label in spec.labels)}
+
+
+def test_each_disk_of_the_engine_has_its_figures_and_its_threshold(log: EventLog, tmp_path: Path) -> None:
+    """The first is that of the images; a full second one must not hide behind it."""
+    other = replace(sample_disk("/dev/shm"), mount="/srv", holds=("content",))  # noqa: S108 - a second file system
+    main = replace(sample_disk(str(tmp_path)), mount="/var", holds=("images",))
+    leave_levels(log.path, main.path, 5e9, 0.0, {other.path: (7e9, 0.0)})
+    metrics = Metrics(log, now=lambda: NOW)
+    metrics.publish(replace(live(tmp_path), disks=(main, other)))
+    shown = values(metrics)
+    assert shown["disk_size_bytes /var"] == main.total_bytes
+    assert shown["disk_size_bytes /srv"] == other.total_bytes
+    assert (shown["threshold_bytes /var"], shown["threshold_bytes /srv"]) == (5e9, 7e9)

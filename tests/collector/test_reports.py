@@ -15,7 +15,7 @@ from collector.cli import app
 from collector.eventlog.log import EventLog
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
-from collector.queries.status import DAY_S, Coverage, status
+from collector.queries.status import DAY_S, Coverage, DiskState, status
 
 NS = 10**9
 NOW = 1_790_000_000.0
@@ -158,3 +158,17 @@ def test_status_says_what_fills_the_disk_and_what_nobody_accounts_for(log: Event
     facts = {"total_bytes": 100, "image_bytes": 30, "container_bytes": 5, "volume_bytes": 7}
     log.append([Event(at(1), Kind.COLLECTOR_STARTED), Event(at(0), Kind.DISK_SAMPLED, bytes=40, attributes=facts)])
     assert status(log, NOW).holds == {"images": 30, "containers": 5, "volumes": 7, "unaccounted": 18}
+    assert status(log, NOW).disks == [DiskState(None, [], 40, 100)]
+
+
+def test_status_shows_each_disk_of_the_engine_as_last_sampled(log: EventLog) -> None:
+    for moment, left in ((2, 50), (0, 40)):
+        main = {"total_bytes": 100, "file_system": "/", "holds": ["images"]}
+        other = {"total_bytes": 10, "file_system": "/srv", "holds": ["content"], "main": False}
+        log.append(
+            [
+                Event(at(moment), Kind.DISK_SAMPLED, bytes=left, attributes=main, identity="disk"),
+                Event(at(moment), Kind.DISK_SAMPLED, bytes=left // 10, attributes=other, identity="disk /srv"),
+            ]
+        )
+    assert status(log, NOW).disks == [DiskState("/", ["images"], 40, 100), DiskState("/srv", ["content"], 4, 10)]

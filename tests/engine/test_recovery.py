@@ -130,7 +130,7 @@ def test_metrics_are_served_while_it_runs_also_without_an_engine(docker20: Engin
         assert "docker_hindsight_engine_connected 1.0" in metrics()
         idle = 'docker_hindsight_images{state="idle"} 1.0'
         host.wait_for(lambda: idle in file.read_text(), "the image in the file")
-        free = f"docker_hindsight_disk_size_bytes {float(docker20.disk.total()):.9g}"
+        free = f'docker_hindsight_disk_size_bytes{{file_system=""}} {float(docker20.disk.total()):.9g}'
         assert float(free.split()[1]) == pytest.approx(docker20.disk.total())
         docker20.stop()
         host.wait_for(lambda: "docker_hindsight_engine_connected 0.0" in metrics(), "the engine to be missed")
