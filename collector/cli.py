@@ -60,6 +60,13 @@ def run(
             show_default="none",
         ),
     ] = None,
+    runner_log: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|journal|none|FILE",
+            help="Follow GitLab Runner's own log: in the journal (auto: if the runner is a service here), or a file.",
+        ),
+    ] = "auto",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
 ) -> None:
     """Follow the engine's events until SIGTERM."""
@@ -80,7 +87,7 @@ def run(
         exporter = Metrics(opened, metrics_file)
         if metrics is not None:
             exporter.serve(metrics)
-    collector = Collector(DockerEngine(host), opened, schedule, metrics=exporter)
+    collector = Collector(DockerEngine(host), opened, schedule, metrics=exporter, runner_log=runner_log)
     if once:
         images, sample = collector.once()
         typer.echo(
@@ -448,13 +455,14 @@ def ingest_runner_log(
     What was taken up before is known and adds nothing.
     """
     from collector.job_sources import ingest
+    from collector.job_sources.reading import bounded_lines
 
     opened = console.open_log(log)
     if show_cursor:
         typer.echo(ingest.journal_cursor(opened) or "")
         return
     if file == "-":
-        lines = (raw.decode(errors="replace") for raw, _, _ in ingest.bounded_lines(sys.stdin.buffer))
+        lines = (raw.decode(errors="replace") for raw, _, _ in bounded_lines(sys.stdin.buffer))
         found = ingest.ingest_stream(opened, lines, time.time_ns())
     else:
         found = ingest.ingest_file(opened, Path(file))

@@ -14,6 +14,8 @@ from collector.engine.protocol import Engine
 from collector.eventlog.database import files_aside
 from collector.eventlog.identity import this_machine
 from collector.eventlog.log import EventLog
+from collector.job_sources.follow import STATE, Followed, runner_is_installed
+from collector.job_sources.runnerlog import SOURCE
 from collector.machine.disk import contradiction, sample_disks
 from collector.model.errors import EngineError, HindsightError, LogDamagedError, LogError
 from collector.model.observation import EngineInfo
@@ -22,6 +24,15 @@ from collector.model.untrusted import event_time_ns
 from collector.queries.status import DAY_S, status
 
 _STALE_S = 900.0
+_LATELY_S = DAY_S
+# Jobs of GitLab Runner by their containers, those of which its log told, and when that was last.
+_JOBS = """
+SELECT count(DISTINCT job) FILTER (container IS NOT NULL),
+    count(DISTINCT job) FILTER (attributes ->> '$.source' = $source),
+    epoch_ns(max(time) FILTER (attributes ->> '$.source' = $source))
+FROM event JOIN job USING (host, job)
+WHERE host = $host AND time >= make_timestamp_ns($since) AND ci = 'gitlab'
+"""
 
 
 class State(StrEnum):
@@ -96,6 +107,7 @@ def _log(log: EventLog) -> Iterator[Finding]:
     )
     seen = "-" if found.coverage_7_days is None else f"{found.coverage_7_days:.1%} of the last 7 days"
     young = found.first_event is not None and time.time() - found.first_event < 7 * DAY_S
+    yield from _runner_log(log)
     yield Finding(
         "observed",
         State.BLIND if found.gaps else State.OK,
@@ -103,6 +115,27 @@ def _log(log: EventLog) -> Iterator[Finding]:
         f"{seen}{' (the log is younger)' if young else ''}; {format_count(found.gaps, 'gap')}, "
         f"{format_duration(found.gap_seconds)}",
     )
+
+
+def _runner_log(log: EventLog) -> Iterator[Finding]:
+    """Whether the collector follows the log of a GitLab Runner that is here, and what lets it."""
+    followed = Followed.from_position(log.position(STATE))
+    since_ns = time.time_ns() - int(_LATELY_S * 1e9)
+    jobs, told, latest_ns = log.query(_JOBS, {"host": log.host, "since": since_ns, "source": SOURCE})[0]
+    subject, count = "runner's log", format_count(jobs, "job")
+    if followed is not None and followed.fault is not None:
+        yield Finding(subject, State.BLIND, "not readable", followed.fault)
+    elif followed is not None and followed.name is not None and (told or not jobs):
+        ago = (
+            "nothing yet" if latest_ns is None else f"latest {format_duration((time.time_ns() - latest_ns) / 1e9)} ago"
+        )
+        yield Finding(subject, State.OK, "followed", f"{followed.name}: {ago}")
+    elif followed is not None and followed.name is not None:
+        detail = f"{followed.name}, where {count} of the last day left no line: name another with --runner-log"
+        yield Finding(subject, State.BLIND, "says nothing", detail)
+    elif jobs or runner_is_installed():
+        detail = f"{count} in the last day: let `collector run` follow it, with --runner-log journal or its file"
+        yield Finding(subject, State.BLIND, "not followed", f"{detail}; what jobs need is guessed meanwhile")
 
 
 def _engine(engine: Engine, log: EventLog, *, probe: bool, found_by: str) -> Iterator[Finding]:

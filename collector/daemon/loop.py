@@ -21,6 +21,8 @@ from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.salvage import set_aside
 from collector.eventlog.sql import sql_list
 from collector.eventlog.writer import LogWriter
+from collector.job_sources.follow import OFF, Follower
+from collector.job_sources.ingest import store_batch
 from collector.machine.clock import Clock
 from collector.machine.disk import DiskSample, sample_disk, sample_disks
 from collector.machine.reserve import reserves
@@ -46,6 +48,10 @@ _LAST_BACKOFF_S = 5.0
 # After a failed append the next comes later and later.
 _LAST_FLUSH_S = 8.0
 _BUSY_RETRY_S = 1.0
+# A long runner's log is taken up piece by piece: the engine's events come first.
+_TAKING_S = 0.25
+# What it says is compared with the log: it takes so much of the time at most, but never longer until it is known.
+_TAKING_SHARE, _LAST_TAKING_S = 0.05, 5.0
 # A damaged log that cannot be set aside now is tried again so much later.
 _SALVAGE_RETRY_S = 60.0
 # How far back the engine's memory is asked, to see whether it reaches beyond the last sign of life.
@@ -77,6 +83,7 @@ class Collector:
         schedule: how often it looks by itself.
         clock: what time it is; None: the host's clocks.
         metrics: where its state is published; None: nowhere.
+        runner_log: which CI runner's log to follow; see `collector.job_sources.follow.Follower`.
     """
 
     def __init__(
@@ -86,6 +93,7 @@ class Collector:
         schedule: Schedule | None = None,
         clock: Clock | None = None,
         metrics: Metrics | None = None,
+        runner_log: str = OFF,
     ) -> None:
         self._engine = engine
         self._log = log
@@ -113,14 +121,19 @@ class Collector:
         self._images = ImageWatch(engine, self._clock, self._record, self._watchdog.progress)
         self._sampling_due = False
         self._next_disk = self._next_inventory = self._next_containers = self._next_flush = 0.0
-        self._next_salvage = -math.inf
+        self._next_taking = self._next_salvage = -math.inf
         self._flush_waits = Backoff(2 * self._schedule.flush, _LAST_FLUSH_S)
         self._reader: Reader | None = None
+        self._runner_log = Follower(runner_log, self._wake)
         self.stopping = threading.Event()
 
     def stop(self) -> None:
         """Let `run` append all and end, at once; may be called by a signal handler."""
         self.stopping.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let the loop look at once for what is due; from any thread."""
         if self._reader is not None:
             self._reader.wake()
 
@@ -151,6 +164,7 @@ class Collector:
         disks = sample_disks(self._meet_engine())
         self._reserve([disk.path for disk in disks])
         self._restore_patiently()
+        self._runner_log.start()
         self._record(Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes=self._self_portrait()))
         backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
         self._least_free.start()
@@ -167,6 +181,7 @@ class Collector:
         finally:
             self._least_free.stop()
             notify("STOPPING=1")
+            self._runner_log.close()
             blind = {} if self._images.following else {"following": False}
             self._record(Event(self._clock.now(), Kind.COLLECTOR_STOPPED, attributes=blind))
             self._writer.close()
@@ -256,6 +271,8 @@ class Collector:
         self._alive_ns = last_observed_ns(self._log)
         self._unread_ns = _UNREAD_NS
         self._images.is_first = self._alive_ns is None
+        if self._runner_log.key is not None:
+            self._runner_log.resume(self._log.position(self._runner_log.key))
 
     def _here(self) -> Identity:
         """What this host is recognised by."""
@@ -355,6 +372,8 @@ class Collector:
         due = [self._next_disk, self._alarm.again, self._next_inventory, self._next_containers, self._images.next]
         if self._writer.behind:
             due.append(self._next_flush)
+        if self._runner_log.waiting() is not None:
+            due.append(max(self._next_flush, self._next_taking))
         if self._metrics is not None and self._news:
             due.append(self._metrics.next)
         until = min(due) - time.monotonic()
@@ -377,7 +396,8 @@ class Collector:
             self._next_containers = now + self._schedule.containers
             self._images.look_if_changed()
             self._record(*self._translator.reconcile(self._engine.containers(), self._clock.now()))
-        if self._writer.behind and now >= self._next_flush:
+        runner_log_is_due = self._runner_log.waiting() is not None and now >= self._next_taking
+        if (self._writer.behind or runner_log_is_due) and now >= self._next_flush:
             self._flush()
         if self._metrics is not None and self._metrics.due:
             self._publish()
@@ -495,7 +515,27 @@ class Collector:
             done = self._replace(self._writer.damage) and self._writer.keep()
         if done:
             self._flush_waits.reset()
+            self._take_runner_log()
         self._next_flush = time.monotonic() + (self._schedule.flush if done else self._flush_waits.next())
+
+    def _take_runner_log(self) -> None:
+        """Append what a runner's log says, once the event log has all else; what it cannot take now stays there."""
+        began = time.monotonic()
+        if began < self._next_taking:
+            return
+        while time.monotonic() < began + _TAKING_S and (batch := self._runner_log.waiting()) is not None:
+            self._watchdog.progress()
+            try:
+                store_batch(self._log, batch)
+            except LogDamagedError as error:
+                self._replace(error)
+                return
+            except LogError as error:
+                logger.debug("the runner's log waits: %s", error)
+                return
+            self._runner_log.taken()
+            now = time.monotonic()
+            self._next_taking = now + min((now - began) / _TAKING_SHARE, _LAST_TAKING_S)
 
     def _verify(self) -> None:
         """See now and then that all of the log can be read: appends touch only its end."""

@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from collector.eventlog.log import EventLog
 from collector.job_sources.joblog import Sighting
-from collector.job_sources.runnerlog import (
-    MOST_LINE,
-    SOURCE,
-    JobFact,
-    JobFinished,
-    JobNamesImage,
-    JobStarted,
-    Line,
-    PullFailed,
-    RunnerLog,
-    parse_line,
-)
-from collector.job_sources.source import JobSource
+from collector.job_sources.reading import JOURNAL, JournalExport, LogFile, source_of
+from collector.job_sources.runnerlog import SOURCE, JobFact, JobFinished, JobNamesImage, JobStarted, PullFailed
+from collector.job_sources.source import Batch, JobSource
 from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
 from collector.model.jobs import JOB_FIELDS, Job
 from collector.model.references import familiar
-from collector.model.untrusted import clean, past_ns, read_object, whole
+from collector.model.untrusted import past_ns
 
-JOURNAL = "gitlab-runner journal"
 _BATCH = 20_000
-_HEAD = 1024
-# Four bytes a character at most.
-_MOST_LINE_BYTES = 4 * MOST_LINE
 # A name that meant nothing when a job asked for it means what is pulled under it soon after.
 _PULL_NS = 3600 * 10**9
+# All that is known of a job lies within such a time: a look at less of the log is a short one.
+_JOB_NS = 7 * 86400 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +71,7 @@ def ingest(log: EventLog, source: JobSource) -> Ingested:
     """
     total = Ingested()
     for batch in source.batches(log.position(source.key)):
-        found = store(log, batch.facts, source.evidence, batch.assumed_ns, batch.mark)
-        total = total.plus(replace(found, lines=batch.lines, missing=batch.missing))
+        total = total.plus(store_batch(log, batch, source.evidence))
     return total
 
 
@@ -104,19 +88,11 @@ def ingest_stream(log: EventLog, lines: Iterable[str], assumed_ns: int) -> Inges
     Raises:
         LogError: the log cannot be appended to.
     """
-    known = _position(log, JOURNAL)
-    before = past_ns(known.get("time_ns"), time.time_ns()) or 0
-    reader = RunnerLog(known.get("jobs"))
+    export = JournalExport(log.position(JOURNAL))
     source = iter(lines)
     total = Ingested()
     while batch := list(islice(source, _BATCH)):
-        entries = [_timely(line) for line in map(parse_line, batch) if line is not None]
-        new = [line for line in entries if line.cursor is None or (line.time_ns or 0) >= before]
-        facts = [fact for line in new for fact in reader.facts(line)]
-        position = _journal_position(entries, reader)
-        mark = None if position is None else (JOURNAL, position)
-        found = store(log, facts, SOURCE, assumed_ns, mark)
-        total = total.plus(replace(found, lines=len(entries)))
+        total = total.plus(store_batch(log, export.read(batch, assumed_ns)))
     return total
 
 
@@ -129,83 +105,27 @@ def ingest_file(log: EventLog, path: Path) -> Ingested:
         UsageError: the file cannot be read.
         LogError: the log cannot be appended to.
     """
-    source = clean(f"gitlab-runner log {path.resolve()}")
-    known = _position(log, source)
+    file = LogFile(path, log.position(source_of(path)))
     total = Ingested()
     try:
-        with path.open("rb") as file:
-            offset = _resume(file, known)
-            reader = RunnerLog(known.get("jobs") if offset else None)
-            assumed_ns = os.fstat(file.fileno()).st_mtime_ns
-            head = _head(file)
-            file.seek(offset)
-            source_lines = bounded_lines(file)
-            while batch := list(islice(source_lines, _BATCH)):
-                # A last line that is still being written is read again, whole, the next time.
-                offset += sum(length for _, length, whole in batch if whole)
-                parsed = (parse_line(raw.decode(errors="replace")) for raw, _, _ in batch)
-                entries = [_timely(line) for line in parsed if line is not None]
-                facts = [fact for line in entries for fact in reader.facts(line)]
-                position = json.dumps({"offset": offset, "head": head, "jobs": reader.state})
-                found = store(log, facts, SOURCE, assumed_ns, (source, position))
-                total = total.plus(replace(found, lines=len(entries)))
+        for batch in file.read(_BATCH):
+            total = total.plus(store_batch(log, batch))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
+    finally:
+        file.close()
     return total
-
-
-def bounded_lines(file: IO[bytes]) -> Iterator[tuple[bytes, int, bool]]:
-    """The lines of a file, none longer than is read of one: each with its length in bytes, and whether it has ended.
-
-    Of a longer line the beginning is kept, and the rest passed over.
-    """
-    while line := file.readline(_MOST_LINE_BYTES):
-        length, ended = len(line), line.endswith(b"\n")
-        while not ended and (more := file.readline(_MOST_LINE_BYTES)):
-            length, ended = length + len(more), more.endswith(b"\n")
-        yield line, length, ended
-
-
-def _timely(line: Line) -> Line:
-    """The line without a time that has not come yet: what bears one would count as used until then."""
-    return replace(line, time_ns=past_ns(line.time_ns, time.time_ns()))
-
-
-def _position(log: EventLog, source: str) -> dict[str, Any]:
-    """How far a source was read; nothing where that cannot be read itself."""
-    return read_object(log.position(source) or "{}") or {}
 
 
 def journal_cursor(log: EventLog) -> str | None:
     """The journal's cursor of the last entry taken, for ``journalctl --after-cursor``. Raises LogError."""
-    cursor = _position(log, JOURNAL).get("cursor")
-    return None if cursor is None else str(cursor)
+    return JournalExport(log.position(JOURNAL)).cursor
 
 
-def _journal_position(entries: Sequence[Line], reader: RunnerLog) -> str | None:
-    last = next((line for line in reversed(entries) if line.cursor is not None), None)
-    if last is None:
-        return None
-    return json.dumps({"cursor": last.cursor, "time_ns": last.time_ns, "jobs": reader.state})
-
-
-def _resume(file: IO[bytes], known: Mapping[str, Any]) -> int:
-    """Where to go on: after what was read, if this is the file that it was read from."""
-    offset = whole(known.get("offset")) or 0
-    size = os.fstat(file.fileno()).st_size
-    head = known.get("head") or [0, ""]
-    return offset if offset <= size and _digest(file, whole(head[0], 0, _HEAD) or 0) == head[1] else 0
-
-
-def _head(file: IO[bytes]) -> list[object]:
-    """What distinguishes the file from its successor after a rotation: its first bytes."""
-    length = min(_HEAD, os.fstat(file.fileno()).st_size)
-    return [length, _digest(file, length)]
-
-
-def _digest(file: IO[bytes], length: int) -> str:
-    file.seek(0)
-    return hashlib.sha256(file.read(length)).hexdigest()
+def store_batch(log: EventLog, batch: Batch, evidence: str = SOURCE) -> Ingested:
+    """Append what was read at once, with the position that it reaches. Raises LogError."""
+    found = store(log, batch.facts, evidence, batch.assumed_ns, batch.mark)
+    return replace(found, lines=batch.lines, missing=batch.missing)
 
 
 def store(
@@ -225,7 +145,9 @@ def store(
     Raises:
         LogError: the log cannot be appended to.
     """
-    known = _Known(log, {fact.job.job_id or "" for fact in facts})
+    times = [_time_of(fact) for fact in facts]
+    since_ns = max(0, min((time_ns or 0 for time_ns in times), default=0) - _JOB_NS)
+    known = _Known(log, {fact.job.job_id or "" for fact in facts}, since_ns)
     events = []
     for fact in _resolved_first(facts):
         event = _event(fact, known, source, assumed_ns)
@@ -233,7 +155,7 @@ def store(
             events.append(event)
     new = log.append(events, mark=mark)
     unresolved = sum(event.kind is Kind.JOB_IMAGE_USED and event.image is None for event in events)
-    untimed = sum(_time_of(fact) is None for fact in facts)
+    untimed = times.count(None)
     return Ingested(0, len(facts), new, unresolved, untimed)
 
 
@@ -325,15 +247,18 @@ class _Known:
     Args:
         log: the log; it need not exist yet.
         job_ids: the IDs of the jobs.
+        since_ns: from when on, UTC nanoseconds.
     """
 
-    def __init__(self, log: EventLog, job_ids: set[str]) -> None:
+    def __init__(self, log: EventLog, job_ids: set[str], since_ns: int) -> None:
         self._facts: dict[str, list[tuple[Job, str, str | None, str | None, str | None]]] = {}
         self._names: dict[str, list[tuple[int, str]]] | None = None
         self._log = log
         if not log.exists() or not job_ids:
             return
-        for kind, role, reference, image, *values in log.query(_FACTS, {"host": log.host, "ids": sorted(job_ids)}):
+        for kind, role, reference, image, *values in log.query(
+            _FACTS, {"host": log.host, "ids": sorted(job_ids), "since": since_ns}
+        ):
             job = Job(*values)
             self._facts.setdefault(job.job_id or "", []).append((job, kind, role, reference, image))
 
@@ -409,10 +334,11 @@ def _says_as_much(known: tuple[str | None, ...], stated: tuple[str | None, ...])
 _FACTS = f"""
 SELECT kind, role, reference, image_id, {", ".join(f"j.{key}" for key in JOB_FIELDS)} FROM (
     SELECT kind, role, reference, image, job FROM event
-    WHERE host = $host AND kind IN ('job_started', 'job_image_used', 'job_finished', 'pull_failed') AND job IS NOT NULL
+    WHERE host = $host AND time >= make_timestamp_ns($since)
+        AND kind IN ('job_started', 'job_image_used', 'job_finished', 'pull_failed') AND job IS NOT NULL
     UNION ALL
     SELECT DISTINCT 'container', role, reference, image, job FROM event
-    WHERE host = $host AND container IS NOT NULL AND job IS NOT NULL
+    WHERE host = $host AND time >= make_timestamp_ns($since) AND container IS NOT NULL AND job IS NOT NULL
 ) JOIN job AS j USING (job) LEFT JOIN image USING (image)
 WHERE j.host = $host AND j.job_id IN (SELECT unnest($ids::VARCHAR[]))
 """

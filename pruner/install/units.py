@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from collector.job_sources.follow import JOURNAL_GROUP
 from collector.machine import reserve
 from collector.model.errors import HindsightError, UsageError
 from collector.model.paths import replace_file
@@ -94,6 +95,7 @@ class Installation:
         visible: folders that must be seen although home folders and /tmp are hidden.
         owner: the user whose own (rootless) engine it is, and whom the services run as; None: the system's.
         data_root: where the engine keeps its data, if stated; None: at its usual place.
+        journal_group: the group that may read the system's journal; None: there is none.
     """
 
     root: Path
@@ -105,6 +107,7 @@ class Installation:
     visible: tuple[Path, ...] = ()
     owner: UserEngine | None = None
     data_root: Path | None = None
+    journal_group: str | None = JOURNAL_GROUP
 
     @property
     def live(self) -> bool:
@@ -190,6 +193,7 @@ class Installation:
             "SLOTS": self._slots(),
             "RESERVE": self._reserve(),
             "RUN_AS": self._run_as(),
+            "JOURNAL": self._journal(),
             "HOME": "tmpfs" if any(_under(path, _HOMES) for path in self.visible) else "yes",
             "NETWORK": self._network(),
             "PATHS": self._paths(),
@@ -289,6 +293,11 @@ class Installation:
             lines += ["# The engine's socket is this group's.", f"SupplementaryGroups={self.group}"]
         return "\n".join(lines)
 
+    def _journal(self) -> str:
+        if self.journal_group is None:
+            return ""
+        return f"# It follows GitLab Runner's lines in the journal.\nSupplementaryGroups={self.journal_group}"
+
     def _network(self) -> str:
         if self.host and not self.host.startswith("unix:"):
             return "# The engine is reached by TCP.\nRestrictAddressFamilies=AF_UNIX AF_INET AF_INET6"
@@ -332,7 +341,9 @@ def installation(
     if owner is not None:
         visible += [owner.runtime, *owner.data_roots]
     group = ENGINE_GROUP if owner is None and _has_group(root, ENGINE_GROUP) else None
-    return Installation(root, programs, user, group, instance, host, tuple(dict.fromkeys(visible)), owner, data_root)
+    journal = JOURNAL_GROUP if _has_group(root, JOURNAL_GROUP) else None
+    shown = tuple(dict.fromkeys(visible))
+    return Installation(root, programs, user, group, instance, host, shown, owner, data_root, journal)
 
 
 def _user_engine(root: Path, name: str) -> UserEngine:

@@ -47,9 +47,9 @@ class Watched:
         self.faults: list[BaseException] = []
 
     @contextmanager
-    def collecting(self, schedule: Schedule = QUICK) -> Iterator[Collector]:
+    def collecting(self, schedule: Schedule = QUICK, runner_log: str = "none") -> Iterator[Collector]:
         """The collector runs in a thread until the body ends."""
-        collector = Collector(self.engine, self.log, schedule)
+        collector = Collector(self.engine, self.log, schedule, runner_log=runner_log)
         connected = self.engine.asked("usage")
 
         def body() -> None:

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from collector.cli import app
 from collector.eventlog.log import EventLog
-from collector.job_sources.ingest import JOURNAL, Ingested, ingest, ingest_file, ingest_stream, journal_cursor
+from collector.job_sources.ingest import Ingested, ingest, ingest_file, ingest_stream, journal_cursor
 from collector.job_sources.joblog import JobLog, Sighting, sightings
+from collector.job_sources.reading import JOURNAL
 from collector.job_sources.runnerlog import JobFinished, JobNamesImage, JobStarted, RunnerLog, parse_line, read_lines
 from collector.job_sources.source import Batch, JobSource
 from collector.model.errors import UsageError

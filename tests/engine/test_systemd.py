@@ -261,9 +261,16 @@ def test_watchdog_and_restart_bring_the_collector_back_without_a_lost_event(
     assert machine.query("SELECT count(*) > 0 FROM event") == [(True,)]
 
 
-def test_the_service_learns_the_number_of_job_slots_and_no_token(machine: Machine, docker20: Engine) -> None:
+RUNNER = "[Service]\nExecStart=/bin/sh -c 'cat /etc/runner-says; exec sleep 1d'\n"
+
+
+def test_the_services_learn_of_the_runner_its_jobs_and_slots_and_no_token(machine: Machine, docker20: Engine) -> None:
+    machine.write("/etc/systemd/system/gitlab-runner.service", RUNNER)
+    machine.write("/etc/runner-says", json.dumps({"msg": "Checking for jobs... received", "job": 41}) + "\n")
+    machine.run("systemctl", "start", "gitlab-runner.service")
     install(machine, docker20, 'threshold = "1MiB/job"\n')
     switch_off(machine, "pruner.path", "pruner.timer")
+    check_the_runner_s_log(machine)
     config, slots_file = "/etc/gitlab-runner/config.toml", "/run/docker-hindsight.slots"
 
     def threshold(slots: str) -> int:
@@ -286,3 +293,20 @@ def test_the_service_learns_the_number_of_job_slots_and_no_token(machine: Machin
     machine.run("systemctl", "start", "pruner.service", status=1)
     assert any("set job_slots, or make runner_config" in text for _, text in machine.journal("pruner.service"))
     assert not machine.path(slots_file).exists()
+
+
+def check_the_runner_s_log(machine: Machine) -> None:
+    """The collector follows the journal of the runner as a user of the group that may read it, and says so."""
+
+    def begun() -> list[tuple[object, ...]]:
+        return machine.query("SELECT job_id FROM event JOIN job USING (host, job) WHERE kind = 'job_started'")
+
+    Host.wait_for(lambda: begun() == [("41",)], "the runner's job")
+    machine.run("systemctl", "restart", "collector.service")
+    machine.run("systemctl", "restart", "gitlab-runner.service")
+    wanted = "the journal of gitlab-runner.service; latest fact"
+    Host.wait_for(
+        lambda: wanted in machine.run("env", f"DOCKER_HOST={ENGINE_HOST}", "collector", "doctor"), "the doctor's word"
+    )
+    assert begun() == [("41",)]
+    assert "SupplementaryGroups=" in machine.run("systemctl", "cat", "collector.service")

@@ -121,6 +121,16 @@ def test_without_the_group_the_operator_is_told(pruner: Pruner, root: Path) -> N
     assert "SupplementaryGroups" not in unit(root, "pruner.service")
 
 
+def test_only_the_collector_reads_the_journal_where_a_group_may(pruner: Pruner, root: Path) -> None:
+    pruner("install-units", "--root", str(root))
+    assert "systemd-journal" not in unit(root, "collector.service")
+    with (root / "etc/group").open("a") as file:
+        file.write("systemd-journal:x:101:\n")
+    pruner("install-units", "--root", str(root))
+    assert "\nSupplementaryGroups=systemd-journal\n" in unit(root, "collector.service")
+    assert "systemd-journal" not in unit(root, "pruner.service")
+
+
 def test_a_dry_run_writes_nothing(pruner: Pruner, root: Path) -> None:
     output = pruner("install-units", "--root", str(root), "--dry-run")
     assert f"would write {root}/etc/systemd/system/pruner.timer" in output
