@@ -19,12 +19,14 @@ from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_case, sql_list
 from collector.model.errors import LogError, UsageError
 from collector.model.events import LIVE, MOMENTS, Kind
+from collector.model.jobs import HELPER_ROLES
 from collector.model.units import format_bytes, format_count, format_duration, format_time
 from collector.queries.failures import Failures, read_failures
 from collector.queries.status import Coverage
 from pruner.policy.min_age import HOUR_NS, MOST_AGE
 from pruner.policy.min_age import history as min_age_history
 from pruner.policy.min_age import rows as age_rows
+from pruner.state.jobs_in_flight import PREPARATION_S, UNSEEN_S
 
 Columns = dict[str, NDArray[Any]]
 _NONE = -1
@@ -67,6 +69,29 @@ _OPEN = """
         SELECT container FROM event WHERE host = $host AND kind = 'container_destroyed'
             AND container IN (SELECT container FROM created)
     ) ORDER BY seq
+"""
+# What a job in flight holds by evidence, as `pruner.state.jobs_in_flight` has it: what the job's source names, until
+# its build container or its end, and no longer than a preparation (or a job without any container) may take.
+_HOLDS = f"""
+    WITH named AS (
+        SELECT host, job, image, min(epoch_ns(time)) AS time FROM event
+        WHERE host = $host AND kind = 'job_image_used' AND image IS NOT NULL AND job IS NOT NULL
+            AND (role IS NULL OR role NOT IN ({sql_list(sorted(HELPER_ROLES))}))
+        GROUP BY ALL
+    ), seen AS (
+        SELECT host, job, bool_or(container IS NOT NULL) AS shown,
+            min(epoch_ns(time)) FILTER (kind = 'job_finished' OR kind = 'container_created' AND role = 'build') AS over
+        FROM event SEMI JOIN named USING (host, job) GROUP BY ALL
+    ), asked AS (
+        SELECT DISTINCT host, job, image FROM event SEMI JOIN named USING (host, job)
+        WHERE kind = 'container_created' AND image IS NOT NULL
+    ), held AS (
+        SELECT *, time + CAST(CASE WHEN shown THEN {PREPARATION_S} ELSE {UNSEEN_S} END * 1e9 AS BIGINT) AS longest
+        FROM named JOIN seen USING (host, job) JOIN job USING (host, job) WHERE ci = 'gitlab'
+    )
+    SELECT time, image, least(longest, coalesce(over, longest)) AS until, asked.job IS NOT NULL AS needed
+    FROM held LEFT JOIN asked USING (host, job, image)
+    WHERE coalesce(over, longest) > time ORDER BY time, image
 """
 _OBSERVATIONS = "CREATE OR REPLACE TEMP TABLE observed AS FROM image_observations WHERE host = ?"
 _OBSERVED = """
@@ -140,6 +165,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
             "disk": _columns(connection, _DISK, [host]),
             "gaps": _columns(connection, _GAPS, [host]),
         }
+        holds = _columns(connection, _HOLDS, {"host": host}) if kinds.names_images else None
         pulls, jobs = age_rows(connection, host) if kinds.shows_waits else ((), ())
         names = dict(connection.execute(_NAMES, {"host": host}).fetchall())
         surveyed = looked.result()
@@ -150,6 +176,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
             unresolved=kinds.unresolved,
             uses=fetched.result(),
             more=_running(connection, host, kinds.doubtful(surveyed)),
+            holds=holds,
             earliest=surveyed.earliest,
             names=names,
             ids=ids,
@@ -169,6 +196,7 @@ class _Kinds:
         self.end = max(row[3] for row in rows)
         self.unresolved = sum(row[4] for row in rows if row[0] in _NAMING)
         self.shows_waits = "container_created" in first
+        self.names_images = Kind.JOB_IMAGE_USED.value in first
         self._created = {row[1]: (row[5], row[6]) for row in rows if row[0] == "container_created" and row[5]}
 
     def doubtful(self, survey: Survey) -> list[int]:
@@ -236,6 +264,7 @@ class _Raw:
     unresolved: int
     uses: LoggedUses
     more: LoggedUses
+    holds: Columns | None
     earliest: Integers
     observed: Columns
     layers: Columns
@@ -258,6 +287,7 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
             f"{format_count(raw.unresolved, 'event')} without a known image left out: it was gone before an inventory"
         )
     _add_findings(raw)
+    _add_holds(raw, assumptions)
     number = _numbering(raw)
     n = int(number.max(initial=-1)) + 1
     if n == 0:
@@ -332,6 +362,24 @@ def _add_findings(raw: _Raw) -> None:
         np.concatenate((more.until, np.minimum(weak, seen))),
         np.concatenate((more.image, found)),
         np.concatenate((more.kind, np.full(len(found), int(Use.FOUND), dtype=np.uint8))),
+    )
+
+
+def _add_holds(raw: _Raw, assumptions: list[str]) -> None:
+    """Add what jobs in flight held."""
+    if raw.holds is None or not len(raw.holds["image"]):
+        return
+    more, time, until, image = raw.more, raw.holds["time"], raw.holds["until"], raw.holds["image"]
+    raw.more = LoggedUses(
+        np.concatenate((more.time, time)),
+        np.concatenate((more.until, until)),
+        np.concatenate((more.image, image)),
+        np.concatenate((more.kind, np.full(len(image), int(Use.HOLD), dtype=np.uint8))),
+    )
+    vain = int(np.count_nonzero(~raw.holds["needed"].astype(np.bool_) & (until <= raw.end)))
+    assumptions.append(
+        f"images stay for jobs in flight that name them: {format_count(len(image), 'hold')}, {vain:,} of them for an "
+        "image of which the job then had no container; what the pruner would put last by a guess is not simulated"
     )
 
 

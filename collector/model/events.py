@@ -31,6 +31,7 @@ class Use(IntEnum):
     PULL: a client asked for it: demand without duration.
     JOB: a job source named it: demand without duration.
     TAG: it was tagged: evidence of use, yet no demand.
+    HOLD: a job in flight needs it, whose container does not exist yet: until then it stays, yet no demand.
     """
 
     FOUND = 0
@@ -39,6 +40,7 @@ class Use(IntEnum):
     PULL = 3
     JOB = 4
     TAG = 5
+    HOLD = 6
 
     @property
     def demands(self) -> bool:

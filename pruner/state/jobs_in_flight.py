@@ -24,7 +24,7 @@ from collector.model.units import format_duration
 # A container of a job that has not come to its build by now is a left-over.
 PREPARATION_S = 6 * 3600.0
 # A job that a runner's log or a CI server says has begun, and of which no container is seen by now, runs elsewhere.
-_UNSEEN_S = 3600.0
+UNSEEN_S = 3600.0
 # The runner creates the next container of a job within seconds of the last one's end, unless it pulls: and
 # what it pulls then is not here yet.
 _SETTLE_S = 300.0
@@ -233,7 +233,7 @@ def flights(
         if latest[slot][1] != job_id and latest[slot][0] > one.newest + _SECOND_S
     }
     flying = [one.flight for one in seen.values() if one.flight.job_id not in over and _flies(one, memory, now)]
-    begun = [flight for flight in memory.begun if flight.began > now - _UNSEEN_S and flight.job_id not in over]
+    begun = [flight for flight in memory.begun if flight.began > now - UNSEEN_S and flight.job_id not in over]
     return [*flying, *(flight for flight in begun if flight.job_id not in seen)]
 
 

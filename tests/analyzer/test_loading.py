@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from analyzer.trace.trace import Use
 from collector.eventlog.log import EventLog
 from collector.model.errors import LogError, UsageError
 from collector.model.events import Event, Kind
-from pruner.policy.policy import Policy
+from pruner.policy.policy import Policy, Space
 
 S = 10**9
 T0 = 1_700_000_000 * S
@@ -84,6 +85,50 @@ def test_the_log_becomes_arrays_of_demand(log: EventLog) -> None:
     assert trace.disk_other.tolist() == [20, 10]
     assert trace.blind.tolist() == [[11.0, 12.0]]
     assert "1 gap not observed, 1 s in all" in trace.assumptions[0]
+
+
+def of_job(job: int, role: str = "build") -> dict[str, Any]:
+    prefix = "com.gitlab.gitlab-runner"
+    return {"labels": {f"{prefix}.job.id": str(job), f"{prefix}.project.id": "7", f"{prefix}.type": role}}
+
+
+def named(second: float, job: int, image: str, kind: Kind = Kind.JOB_IMAGE_USED, role: str = "build") -> Event:
+    attributes = {"job": {"ci": "gitlab", "job_id": str(job), "project_id": "7"}, "role": role}
+    known = image if kind is Kind.JOB_IMAGE_USED else None
+    return Event(T0 + int(second * S), kind, image=known, attributes=attributes)
+
+
+def test_jobs_in_flight_hold_what_they_name_in_simulation_too(log: EventLog) -> None:
+    build = container(160, 200, "a", "c1")
+    helper = container(100, 150, "help", "h1")
+    log.append(
+        [
+            Event(T0, Kind.COLLECTOR_STARTED),
+            sample(0),
+            *[observed(1, image) for image in ("a", "b", "help")],
+            # Held until the build container is created; a helper's image is not.
+            named(90, 1, "a"),
+            named(91, 1, "help", role="predefined"),
+            *[replace(event, attributes=of_job(1, "predefined")) for event in helper],
+            *[replace(event, attributes=of_job(1)) for event in build],
+            # Named by a job that ends before it has a container, and by one of which nothing more is seen.
+            named(300, 2, "b"),
+            named(330, 2, "", Kind.JOB_FINISHED),
+            named(400, 3, "b"),
+            sample(5000),
+        ]
+    )
+    trace = load_trace(log)
+    held = trace.kind == Use.HOLD
+    columns = (trace.time[held], [trace.image_ids[i] for i in trace.image[held]], trace.until[held])
+    assert list(zip(*columns, strict=True)) == [(90.0, "a", 160.0), (300.0, "b", 330.0), (400.0, "b", 4000.0)]
+    assert "3 holds, 2 of them for an image of which the job then had no container" in trace.assumptions[-1]
+    # Neither replay removes what is held; both do when it ends.
+    cleaner = PolicyCleaner(Policy(threshold=Space.parse("99%"), min_age=0.0, interval=10.0), trace)
+    result = replay(trace, cleaner)
+    assert result == replay(trace, cleaner, reference=True)
+    gone = [(removal.time, trace.image_ids[removal.image]) for removal in result.removed if removal.time > 50.0]
+    assert gone == [(150.0, "help"), (200.0, "a"), (330.0, "b"), (4000.0, "b")]
 
 
 def test_what_an_inventory_finds_first_was_last_used_when_stored_or_built(log: EventLog) -> None:

@@ -195,8 +195,8 @@ int64_t kernel_index(int32_t images, int32_t uses, const int32_t *image, const u
         uint8_t what = kind[p];
         demands += what >= CONTAINER && what <= JOB;
         if (bringing[i] != NOWHERE)
-            any |= (what == TAG) | (what == FOUND) | local[i];
-        else if (what != TAG)
+            any |= (what >= TAG) | (what == FOUND) | local[i];
+        else if (what < TAG)
             bringing[i] = p;
     }
     *vain = any;
