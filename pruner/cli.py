@@ -188,7 +188,7 @@ def emergency(
 
     console.log_to_stderr(verbose=False)
     opened = console.open_log(log)
-    made = disk_full.look(DockerEngine(host), opened, policy, wanted)
+    made = disk_full.look(DockerEngine(host), opened, policy, wanted, record=not dry_run)
     found = tuple(prospects(made, steps(policy)))
     print_emergency(made, found)
     if dry_run or not made.needed:
@@ -198,12 +198,13 @@ def emergency(
             raise UsageError("nobody can be asked here: give --yes to take these steps, or --dry-run to see them only")
         if not typer.confirm("Take these steps, one after the other, until so much is free?"):
             return
-    chosen = [one.step for one in found if one.count]
+    # If nothing may go, the first step says so in the log, with what stands in the way.
+    chosen = [one.step for one in found if one.count] or [found[0].step]
     outcomes = []
     for outcome in disk_full.carry_out(DockerRemovingEngine(host), opened, chosen, made.levels.target[0]):
         typer.echo(running.summary(outcome))
         outcomes.append(outcome)
-    if not outcomes:
+    if not any(outcome.removed or outcome.reached for outcome in outcomes):
         raise running.TargetNotReachedError("nothing may go: see docs/howto/disk-full.md for what else gives space")
     running.check_reached(outcomes[-1])
 

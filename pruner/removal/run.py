@@ -14,9 +14,11 @@ from collector.engine.deadline import within
 from collector.engine.leftovers import find_leftovers
 from collector.engine.protocol import Engine, RemovingEngine
 from collector.eventlog.log import EventLog
+from collector.eventlog.writer import LogWriter
 from collector.machine.disk import DiskSample
 from collector.machine.wake import FIRST_PAUSE_S, leave_levels, woken_within
 from collector.model.errors import DeadlineError, HindsightError, LogDamagedError, UsageError
+from collector.model.events import Event
 from collector.model.units import format_bytes, format_count
 from pruner.planning.held_back import held_back
 from pruner.planning.plan import Plan, counted, plan, short
@@ -191,7 +193,7 @@ def run(
         PrunerBusyError: another pruner is at work.
         UsageError: the policy contradicts itself on this disk.
     """
-    facts = {"trigger": trigger, "policy": {"text": str(policy), "values": policy_json(policy)}}
+    facts = _facts(policy, trigger)
     with exclusive(log.path):
         executor = Executor(engine, log, trigger)
         try:
@@ -203,6 +205,26 @@ def run(
             raise
         note(log.path, executor.store, outcome, facts)
         return outcome
+
+
+def note_failure(log: EventLog, policy: Policy, trigger: str, error: HindsightError) -> None:
+    """Record a run that ended before it could plan. Raises PrunerBusyError, LogError."""
+    if not log.exists():
+        return
+    writer = LogWriter(log)
+
+    def store(event: Event) -> None:
+        writer.add([event])
+        if not writer.flush():
+            writer.save()
+
+    with exclusive(log.path):
+        note(log.path, store, error, _facts(policy, trigger))
+
+
+def _facts(policy: Policy, trigger: str) -> dict[str, Any]:
+    """What the log keeps of any run."""
+    return {"trigger": trigger, "policy": {"text": str(policy), "values": policy_json(policy)}}
 
 
 def _run(
