@@ -104,6 +104,8 @@ class Translator:
         self._names: dict[str, str] = {}
         self.open: dict[str, OpenContainer] = {}
         self._recent: dict[tuple[int, str], None] = {}
+        # Containers that a listing closed: an event that comes after it must not open or close them again.
+        self._closed: dict[str, None] = {}
         self._reported: set[str] = set()
 
     def learn(self, names: Mapping[str, str]) -> None:
@@ -139,7 +141,7 @@ class Translator:
         attributes = {str(key): value for key, value in mapping(actor.get("Attributes")).items()}
         who = text(actor.get("ID"))
         identity = f"{kind} {action} {who} {text(attributes.get('name'))}"
-        if self._told_before(time_ns, identity):
+        if self._came_before(time_ns, identity):
             return []
         event = kind_of(time_ns, action, who, attributes, identity)
         return [event] if event else []
@@ -163,6 +165,7 @@ class Translator:
         events = []
         for row in listed:
             known = self.open.get(row.container)
+            self._closed.pop(row.container, None)
             hidden = HIDEABLE.intersection(row.labels)
             if known is None:
                 self.open[row.container] = OpenContainer(row.image, row.created_ns, hidden, frozenset(row.volumes))
@@ -173,6 +176,7 @@ class Translator:
         existing = {row.container for row in listed}
         for container in [container for container in self.open if container not in existing]:
             gone = self.open.pop(container)
+            _remember(self._closed, container)
             events.append(
                 Event(
                     now_ns,
@@ -193,13 +197,11 @@ class Translator:
         if known is not None and volume and text(raw.get("Action")) in VOLUME_VERBS:
             self.open[container] = known.with_volumes([volume])
 
-    def _told_before(self, time_ns: int, identity: str) -> bool:
+    def _came_before(self, time_ns: int, identity: str) -> bool:
         """Whether this very event came already: engines replay after a reconnect."""
         if (time_ns, identity) in self._recent:
             return True
-        self._recent[time_ns, identity] = None
-        if len(self._recent) > _RECENT:
-            del self._recent[next(iter(self._recent))]
+        _remember(self._recent, (time_ns, identity))
         return False
 
     def _image_event(
@@ -229,6 +231,8 @@ class Translator:
         if action == "commit":
             # Whose labels are not known may have any.
             return _commit(time_ns, actor, attributes, identity, HIDEABLE if known is None else known.hidden)
+        if known is None and actor in self._closed:
+            return None
         kind = CONTAINER_VERBS[action]
         asked = text(attributes.get("image")) or None
         first = known is None
@@ -341,6 +345,13 @@ def _commit(
         attributes={"by": "commit"},
         identity=identity,
     )
+
+
+def _remember(recent: dict[Any, None], key: object) -> None:
+    """Add to what is remembered, and forget the oldest of many."""
+    recent[key] = None
+    if len(recent) > _RECENT:
+        del recent[next(iter(recent))]
 
 
 def _inferred_creation(row: ListedContainer) -> Event:

@@ -12,8 +12,9 @@ import re
 from typing import TYPE_CHECKING
 
 from collector.eventlog.sql import sql_case, sql_list, sql_names
-from collector.model.events import CONTAINERS, MOMENTS, NAMING, USES, Kind, Source, Use, of_source
+from collector.model.events import CONTAINERS, MOMENTS, NAMING, USES, Kind, Source, Use, of_origin, of_source
 from collector.model.jobs import HELPER_ROLES
+from collector.model.origin import Origin
 
 if TYPE_CHECKING:
     import duckdb
@@ -142,12 +143,12 @@ CREATE OR REPLACE VIEW image_origins AS
         UNION ALL
         SELECT host, image, seq, kind, NULL, NULL
         FROM event SEMI JOIN (FROM store WHERE containerd OR podman) USING (host)
-        WHERE kind IN ('image_pulled', 'image_pushed', 'image_built', 'image_imported') AND image IS NOT NULL
-), seen AS (
+        WHERE kind IN ({sql_list(of_origin(Origin.REGISTRY, Origin.LOCAL))}) AND image IS NOT NULL
+    ), seen AS (
         SELECT host, image, coalesce(podman, false) AS podman, coalesce(containerd, false) AS containerd,
             coalesce(bool_or(origin = 'registry'), false) AS given, max(seq) FILTER (origin = 'local') AS made,
-            max(seq) FILTER (kind IN ('image_pulled', 'image_pushed')) AS fetched,
-            bool_or(kind IN ('image_built', 'image_imported')) AS built,
+            max(seq) FILTER (kind IN ({sql_list(of_origin(Origin.REGISTRY))})) AS fetched,
+            bool_or(kind IN ({sql_list(of_origin(Origin.LOCAL))})) AS built,
             coalesce(bool_and(bare) FILTER (kind = 'image_observed' AND origin IS NULL), false) AS bare,
             bool_or(kind = 'image_observed' AND origin IS NULL) AS older
         FROM said LEFT JOIN store USING (host)
@@ -155,7 +156,7 @@ CREATE OR REPLACE VIEW image_origins AS
     ), arrival AS (
         SELECT host, image, min(time) AS first
         FROM event SEMI JOIN (
-FROM seen WHERE containerd AND NOT given AND made IS NULL AND fetched IS NULL
+            FROM seen WHERE containerd AND NOT given AND made IS NULL AND fetched IS NULL
         ) USING (host, image) GROUP BY host, image
     ), sample AS (
         SELECT host, time AS sampled FROM event SEMI JOIN arrival USING (host) WHERE kind = 'disk_sampled'
@@ -166,14 +167,14 @@ FROM seen WHERE containerd AND NOT given AND made IS NULL AND fetched IS NULL
             ASOF LEFT JOIN blind AS b ON a.host = b.host AND first >= ended
         WHERE ended IS NULL OR ended < sampled
     )
-SELECT seen.host, seen.image, CASE
+    SELECT seen.host, seen.image, CASE
         WHEN given THEN 'registry'
         WHEN NOT podman AND fetched > coalesce(made, -1) THEN 'registry'
         WHEN made IS NOT NULL OR bare THEN 'local'
         WHEN older AND NOT podman AND NOT containerd THEN 'registry'
         WHEN podman AND built OR came.image IS NOT NULL THEN 'local'
         ELSE 'unknown' END AS origin
-FROM seen LEFT JOIN came USING (host, image);
+    FROM seen LEFT JOIN came USING (host, image);
 COMMENT ON VIEW image_origins IS 'where each image can be had again: a registry has it, only this host (local), or
 unknown; from what the engine''s records showed, from pulls and pushes, and from what arrived while the collector ran';
 
@@ -343,7 +344,7 @@ CREATE OR REPLACE VIEW jobs AS
             count(DISTINCT image) FILTER (role IS NULL
                 OR role NOT IN ({_HELPERS})) AS images
         FROM job_containers GROUP BY host, job
-), reported AS (
+    ), reported AS (
         SELECT host, job, min(time) AS first_report,
             min(time) FILTER (kind = 'job_started') AS started,
             max(time) FILTER (kind = 'job_finished') AS finished,

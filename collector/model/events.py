@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, Self
 
+from collector.model.origin import Origin
 from collector.model.untrusted import LAST_NS, MOST_BYTES
 
 JsonObject = Mapping[str, Any]
@@ -69,6 +70,7 @@ class Traits:
         evidence: that use in one word, as the view `uses` calls it.
         happened: what has happened to the image, as the view `last_use` and the pruner's reasons call it.
         effect: what it does to the engine's images.
+        origin: where the image can be had again, judging by it; None: it does not say.
         names: whether its reference is a name of its image.
         changes_disk: whether free space may have changed by more than a little.
         watching: whether the collector must have been following the engine to record it.
@@ -82,6 +84,7 @@ class Traits:
     evidence: str = ""
     happened: str = ""
     effect: Effect = Effect.NONE
+    origin: Origin | None = None
     names: bool = False
     changes_disk: bool = False
     watching: bool = False
@@ -95,10 +98,11 @@ def _engine(
     happened: str = "",
     effect: Effect = Effect.NONE,
     *,
+    origin: Origin | None = None,
     names: bool = False,
 ) -> Traits:
     changes_disk = effect in {Effect.COMES, Effect.GOES}
-    return Traits(Source.ENGINE, meaning, use, evidence, happened, effect, names, changes_disk, watching=True)
+    return Traits(Source.ENGINE, meaning, use, evidence, happened, effect, origin, names, changes_disk, watching=True)
 
 
 # `Kind(value)` looks a kind up; only an entry of the table below has traits of its own.
@@ -126,6 +130,7 @@ class Kind(StrEnum):
             "pull",
             "pulled",
             Effect.COMES,
+            origin=Origin.REGISTRY,
             names=True,
         ),
     )
@@ -152,13 +157,20 @@ class Kind(StrEnum):
             "import",
             "imported",
             Effect.COMES,
+            origin=Origin.LOCAL,
             names=True,
         ),
     )
     IMAGE_BUILT = (
         "image_built",
         _engine(
-            "the image was built or committed on this host", Use.ARRIVED, "build", "built", Effect.COMES, names=True
+            "the image was built or committed on this host",
+            Use.ARRIVED,
+            "build",
+            "built",
+            Effect.COMES,
+            origin=Origin.LOCAL,
+            names=True,
         ),
     )
     IMAGE_PUSHED = (
@@ -167,6 +179,7 @@ class Kind(StrEnum):
             "a registry was given the image (Podman also reports failed pushes)",
             happened="pushed",
             effect=Effect.RENAMED,
+            origin=Origin.REGISTRY,
             names=True,
         ),
     )
@@ -310,6 +323,11 @@ class Kind(StrEnum):
 def of_source(source: Source) -> tuple[Kind, ...]:
     """The kinds that one source reports."""
     return tuple(kind for kind in Kind if kind.traits.source is source)
+
+
+def of_origin(*origins: Origin) -> tuple[Kind, ...]:
+    """The kinds that say of an image that it can be had again there."""
+    return tuple(kind for kind in Kind if kind.traits.origin in origins)
 
 
 def with_effect(*effects: Effect) -> tuple[Kind, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
-from collector.model.events import USES
+from collector.model.events import USES, Effect, Kind, Use, with_effect
 
 _NS = 1e9
 Row = tuple[Any, ...]
@@ -57,7 +57,7 @@ class Tally:
                 return
             found = {
                 sql: connection.execute(sql, [log.host, self._seq, newest]).fetchall()
-                for sql in (_COUNTS, _USES, _GAPS, _STORY, _ITEMS, _PRUNES)
+                for sql in (_COUNTS, _USES, _GAPS, _IMAGES, _ITEMS, _PRUNES)
             }
         self._seq = newest
         self._fold(found)
@@ -68,21 +68,21 @@ class Tally:
             self.last_use[image] = max(self.last_use.get(image, 0.0), used_ns / _NS)
         self.gaps += len(found[_GAPS])
         self.gap_seconds += sum(seconds for (seconds,) in found[_GAPS])
-        for kind, image, chains, sizes in found[_STORY]:
-            self._follow(kind, image, tuple(zip(chains or (), sizes or (), strict=True)))
+        for kind, image, chains, sizes in found[_IMAGES]:
+            self._follow(Kind(kind), image, tuple(zip(chains or (), sizes or (), strict=True)))
         self.items.update({(item, result): count for item, result, count in found[_ITEMS]})
         for ended_ns, outcome, freed in found[_PRUNES]:
             self.prunes[outcome] += 1
             self.freed_bytes += max(0, freed or 0)
             self.last_prune, self.reached = ended_ns / _NS, outcome == "target reached"
 
-    def _follow(self, kind: str, image: str, layers: Layers) -> None:
+    def _follow(self, kind: Kind, image: str, layers: Layers) -> None:
         """Follow one image: what is observed again after its removal, and a pull, was pulled again."""
-        if kind == "image_pulled":
+        if kind.traits.use is Use.PULL:
             if image in self._gone:
                 self._returning.add(image)
             return
-        if kind == "image_deleted":
+        if kind.traits.effect is Effect.GOES:
             if image in self._held:
                 self._holders.subtract(chain for chain, _ in self._held.pop(image))
                 self._gone.add(image)
@@ -99,6 +99,8 @@ class Tally:
         self._holders.update(chain for chain, _ in layers)
 
 
+# What brings an image, shows it or takes it away.
+_PRESENCE = (*(kind for kind in USES if kind.traits.use is Use.PULL), *with_effect(Effect.SEEN, Effect.GOES))
 _SPAN = "host = ? AND seq > ? AND seq <= ?"
 _COUNTS = f"SELECT kind, count(*) FROM event WHERE {_SPAN} GROUP BY kind"
 _USES = f"""
@@ -106,14 +108,14 @@ SELECT image_id, max(epoch_ns(time)) FROM event JOIN image USING (image) WHERE {
 GROUP BY image_id
 """
 _GAPS = f"SELECT (epoch_ns(time) - epoch_ns(began)) / 1e9 FROM event WHERE {_SPAN} AND kind = 'gap' AND began NOTNULL"
-_STORY = f"""
+_IMAGES = f"""
 SELECT kind, image_id, list_transform(layers, lambda l: l.chain_id),
     list_transform(layers, lambda l: coalesce(l.bytes, 0))
 FROM (
     SELECT seq, kind, image_id,
         json_transform(attributes -> '$.layers', '[{{"chain_id": "VARCHAR", "bytes": "BIGINT"}}]') AS layers
     FROM event JOIN image USING (image)
-    WHERE {_SPAN} AND kind IN ('image_observed', 'image_deleted', 'image_pulled')
+    WHERE {_SPAN} AND kind IN ({sql_list(_PRESENCE)})
 ) ORDER BY seq
 """
 _ITEMS = f"""

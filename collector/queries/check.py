@@ -79,6 +79,20 @@ RULES = (
         """,
     ),
     Rule(
+        "closed",
+        "closes an interval a second time, or leaves it neither open nor closed",
+        """
+        SELECT max(seq) FILTER (kind = 'container_destroyed'), container FROM event
+        WHERE kind IN ('container_created', 'container_destroyed') GROUP BY host, container
+        HAVING count(*) FILTER (kind = 'container_destroyed' AND began NOTNULL) > 1
+            OR (bool_or(kind = 'container_created') AND bool_or(kind = 'container_destroyed')
+                AND NOT bool_or(kind = 'container_destroyed' AND began NOTNULL))
+        UNION ALL
+        SELECT max(seq), attributes ->> '$.prune' FROM event WHERE kind IN ('prune_started', 'prune_finished')
+        GROUP BY host, kind, attributes ->> '$.prune' HAVING count(*) > 1
+        """,
+    ),
+    Rule(
         "reference",
         "names an image or a job that the log does not know",
         """

@@ -42,11 +42,17 @@ def test_a_sound_log_breaks_no_rule(log: EventLog) -> None:
         ("plan", Event(9, Kind.ITEM_REMOVED, image=OTHER, attributes={"prune": "p"})),
         ("plan", Event(9, Kind.ITEM_FAILED, container="c", attributes={"prune": "another"})),
         ("prune", Event(9, Kind.PRUNE_FINISHED, attributes={"prune": "another"})),
+        ("closed", Event(9, Kind.PRUNE_FINISHED, attributes={"prune": "p"})),
+        ("closed", Event(9, Kind.PRUNE_STARTED, attributes=PLAN)),
+        ("closed", Event(9, Kind.CONTAINER_DESTROYED, image=IMAGE, container="c", began_ns=1)),
+        ("closed", Event(9, Kind.CONTAINER_DESTROYED, image=IMAGE, container="open")),
     ],
 )
 def test_an_event_that_breaks_a_rule_is_found(log: EventLog, rule: str, event: Event) -> None:
+    if event.container == "open":
+        log.append([Event(2, Kind.CONTAINER_CREATED, image=IMAGE, container="open")])
     log.append([event])
-    assert [(found.rule, found.seq) for found in check(log)] == [(rule, 6)]
+    assert [(found.rule, found.seq) for found in check(log)] == [(rule, 6 + (event.container == "open"))]
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,11 @@ def test_a_listing_shows_what_events_missed() -> None:
     assert translator.translate(raw("container", "create", CONTAINER, 6, image=ID_1)) == []
     vanished = translator.reconcile([], 30)
     assert [(event.kind, event.began_ns, event.time_ns) for event in vanished] == [(Kind.CONTAINER_DESTROYED, 5, 30)]
+    # What comes late closes it no second time, and opens it no more.
+    for action in ("die", "destroy", "die", "destroy"):
+        assert translator.translate(raw("container", action, CONTAINER, 29, image=ID_1)) == []
+    assert translator.open == {}
+    assert [event.kind for event in translator.reconcile([listed(CONTAINER)], 40)] == [Kind.CONTAINER_CREATED]
 
 
 def test_layers_pair_with_history_base_first() -> None:
