@@ -67,6 +67,12 @@ def run(
             help="Follow GitLab Runner's own log: in the journal (auto: if the runner is a service here), or a file.",
         ),
     ] = "auto",
+    page: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Serve a read-only page of this host's state there.", show_default="none"
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
 ) -> None:
     """Follow the engine's events until SIGTERM."""
@@ -87,7 +93,13 @@ def run(
         exporter = Metrics(opened, metrics_file)
         if metrics is not None:
             exporter.serve(metrics)
-    collector = Collector(DockerEngine(host), opened, schedule, metrics=exporter, runner_log=runner_log)
+    host_page = None
+    if page is not None:
+        from collector.monitoring.host_page import HostPage
+
+        host_page = HostPage(opened)
+        host_page.serve(page)
+    collector = Collector(DockerEngine(host), opened, schedule, metrics=exporter, runner_log=runner_log, page=host_page)
     if once:
         images, sample = collector.once()
         typer.echo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,16 +16,17 @@ from collector.engine.protocol import Engine
 from collector.eventlog.log import EventLog
 from collector.model.errors import EngineError
 from collector.model.units import format_bytes, format_duration, format_time
+from collector.queries.overview import Overview, overview
 from collector.queries.status import known_host
 from collector.terminal import console
 from collector.terminal.sparkline import sparkline
 from collector.terminal.table import Table
-from pruner.planning.plan import plan
-from pruner.policy.policy import Levels, Policy
-from pruner.state.survey import survey
+from pruner.policy.policy import Policy
+from pruner.removal.foresight import plan_for_all
 
 _NEXT = 5
 _EVENTS = 8
+_PRUNES = 3
 _RECENT_S = 20 * 3600.0
 _STALE_S = 15 * 60.0  # three times the usual time between samples
 _LEAST_BARS, _MOST_BARS = 20, 72
@@ -53,6 +55,7 @@ class Snapshot:
         events: (time, kind, name), newest first.
         candidates: what would go next, first to go first.
         source: where the candidates come from, or why there are none.
+        overview: what prunes removed and what came back, what was observed, and warnings.
     """
 
     host: str
@@ -64,6 +67,7 @@ class Snapshot:
     events: tuple[tuple[float, str, str], ...]
     candidates: tuple[Candidate, ...]
     source: str
+    overview: Overview | None = None
 
 
 _SAMPLES = """
@@ -110,21 +114,19 @@ def look(log: EventLog, engine_host: str | None, policy: Policy) -> Snapshot:
         candidates = tuple(Candidate(None, now - used, name, "") for used, name in oldest)
         source = "no engine answers: the least recently used, from the log"
     line = tuple((when, amount) for when, amount, _ in samples)
-    return Snapshot(host, now, free, total, threshold, line, tuple(events), candidates, source)
+    seen = overview(log, now)
+    return Snapshot(host, now, free, total, threshold, line, tuple(events), candidates, source, seen)
 
 
 def _ask(engine: Engine, log: EventLog, policy: Policy) -> tuple[int, int, float, tuple[Candidate, ...]]:
     """Free and total bytes, the threshold, and what would go if space ran out now."""
-    inventory = survey(engine, log, policy)
-    disk = inventory.disk
-    levels = plan(policy, inventory).levels
-    everything = (float(disk.total_bytes), 0.0)
-    made = plan(policy, inventory, levels=Levels(everything, everything, levels.emergency))
+    made, threshold = plan_for_all(engine, log, policy)
+    disk, now = made.inventory.disk, made.inventory.now
     candidates = tuple(
-        Candidate(verdict.frees, inventory.now - verdict.image.last_use, verdict.image.name, verdict.detail)
+        Candidate(verdict.frees, now - verdict.image.last_use, verdict.image.name, verdict.detail)
         for verdict in made.evictions[:_NEXT]
     )
-    return disk.free_bytes, disk.total_bytes, levels.threshold[0], candidates
+    return disk.free_bytes, disk.total_bytes, threshold, candidates
 
 
 def lines(snapshot: Snapshot, where: Console) -> Iterator[Text]:
@@ -147,10 +149,38 @@ def lines(snapshot: Snapshot, where: Console) -> Iterator[Text]:
         )
     else:
         yield Text("nothing may go", "dim")
+    if snapshot.overview is not None:
+        yield from _past(snapshot.overview, where)
     yield Text()
     yield Text("last events", "bold")
     events = [(_clock(when, snapshot.now), kind.replace("_", " "), name) for when, kind, name in snapshot.events]
     yield from Table(("TIME", "EVENT", "OF"), events, names=("OF",)).lines(where)
+
+
+def _past(seen: Overview, where: Console) -> Iterator[Text]:
+    """The latest prunes with their regret, what was observed, and warnings: as on the collector's page."""
+    yield Text()
+    share = seen.status.coverage_7_days
+    observed = f"{'nothing' if share is None else f'{share:.0%}'} of the last 7 days observed"
+    yield Text.assemble(("last prunes", "bold"), f"  {observed}")
+    rows = [
+        (
+            _clock(one.time, seen.now),
+            one.trigger,
+            f"{one.removed:,}",
+            format_bytes(one.freed),
+            f"{one.returned:,} ({format_bytes(one.returned_bytes)})" if one.returned else "none",
+        )
+        for one in seen.prunes[:_PRUNES]
+    ]
+    if rows:
+        heads = ("BEGAN", "STARTED BY", "REMOVED", "FREED", "CAME BACK")
+        yield from Table(heads, rows, right=heads[2:]).lines(where)
+    else:
+        yield Text("nothing has been removed yet", "dim")
+    for warning in seen.warnings:
+        for line in textwrap.wrap(f"warning: {warning}", max(where.width, _LEAST_BARS)):
+            yield Text(line, "yellow")
 
 
 def _clock(when: float, now: float) -> str:

@@ -16,6 +16,7 @@ from analyzer.report.page_data import LOWEST_SHOWN
 from analyzer.report.study import Lineup, Row, Study, milliseconds
 from analyzer.simulation.result import Result
 from collector.model.units import format_bytes
+from pruner.policy.policy import AUTO
 
 Spec = dict[str, Any]
 
@@ -199,25 +200,27 @@ def trade_off_chart(made: Compared, most: int | None = None) -> Spec:
     return _spec(chart.properties(width="container", height=330))
 
 
-def trade_off(made: Compared, first: int | None = None) -> list[Row]:
+def trade_off(made: Compared, labels: Sequence[str] = (), first: int | None = None) -> list[Row]:
     """The points of the trade-off, with labels where they do not hide each other.
 
     Args:
         made: what is compared.
+        labels: the thresholds of our policies, as one writes them; empty: those of the line-up.
         first: the number of the first policy that is not a baseline, among all that can be shown; None: there is one
             page for these alone.
     """
     lowest = LOWEST_SHOWN * made.total
     rows: list[Row] = []
+    thresholds = iter(labels or [str(policy.threshold) for policy in made.lineup.policies])
     ours = 0
     for k, result in enumerate(made.results):
         chosen = result is made.chosen
         kind = _marked(made) if chosen else _OURS
-        name = result.name.partition(",")[0]
+        label = result.name if result.baseline else next(thresholds)
         rows.append(
             {
                 "policy": result.name,
-                "label": name if result.baseline else name.rpartition(" under ")[2].removesuffix(" free"),
+                "label": label,
                 "kind": _OTHERS if result.baseline else kind,
                 "chosen": chosen,
                 "repulled": result.repulled_bytes,
@@ -226,7 +229,7 @@ def trade_off(made: Compared, first: int | None = None) -> list[Row]:
                 "full": result.disk_full,
                 "removed": result.removals,
                 "order": k,
-                "joined": not result.baseline and " under auto " not in result.name,
+                "joined": not result.baseline and label != AUTO,
             }
         )
         if result.min_free < lowest:

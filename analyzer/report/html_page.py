@@ -167,7 +167,7 @@ def _data(made: Study, shown: _Shown, told: Sequence[int]) -> dict[str, Any]:
         rows.append(
             {
                 "body": parts.macro("body", _folded(made, results, k, _figures_shown(made))),
-                "points": charts.trade_off(view, k * len(results)),
+                "points": charts.trade_off(view, _thresholds(made), k * len(results)),
             }
         )
     thresholds = (
@@ -321,7 +321,8 @@ def _folded(made: Study, results: Sequence[Result], number: int, columns: Mappin
         same = list(group)
         folded = len(same) >= _LEAST_FOLDED and not cost[1]
         if folded:
-            rows.append(_fold([result for _, result in same], columns))
+            labels = [_thresholds(made)[k] for k, _ in same]
+            rows.append(_fold([result for _, result in same], labels, columns))
         rows += [_policy_row(made, result, result is chosen, first + k, columns, folded=folded) for k, result in same]
     return parts.Table("", [], rows)
 
@@ -330,10 +331,14 @@ def _cost(result: Result) -> tuple[int, ...]:
     return (result.disk_full, result.repulls, result.repulled_bytes, result.losses, result.emergency_removals)
 
 
-def _fold(same: Sequence[Result], columns: Mapping[str, Figure]) -> parts.Row:
+def _thresholds(made: Study) -> Sequence[str]:
+    """The thresholds that can be switched, as one writes them."""
+    return () if made.tried is None else made.tried.whatif.settings[-1].values
+
+
+def _fold(same: Sequence[Result], labels: Sequence[str], columns: Mapping[str, Figure]) -> parts.Row:
     """The row that stands for several: the range of each figure."""
-    names = [result.name.partition(",")[0].rpartition(" under ")[2].removesuffix(" free") for result in same]
-    cells = [parts.Cell(f"{len(same)} alike, {names[0]} to {names[-1]}", head=True, opens=len(same))]
+    cells = [parts.Cell(f"{len(same)} alike, {labels[0]} to {labels[-1]}", head=True, opens=len(same))]
     for name, figure in columns.items():
         values = sorted(getattr(result, name) for result in same)
         texts = list(dict.fromkeys(figure.text(value) for value in (values[0], values[-1])))

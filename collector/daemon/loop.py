@@ -36,6 +36,7 @@ from collector.model.untrusted import event_time_ns
 from collector.queries.status import last_observed_ns
 
 if TYPE_CHECKING:
+    from collector.monitoring.host_page import HostPage
     from collector.monitoring.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class Collector:
         clock: what time it is; None: the host's clocks.
         metrics: where its state is published; None: nowhere.
         runner_log: which CI runner's log to follow; see `collector.job_sources.follow.Follower`.
+        page: the page of the host's state; None: there is none.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Collector:
         clock: Clock | None = None,
         metrics: Metrics | None = None,
         runner_log: str = OFF,
+        page: HostPage | None = None,
     ) -> None:
         self._engine = engine
         self._log = log
@@ -102,6 +105,9 @@ class Collector:
         self._writer = LogWriter(log)
         self._translator = Translator(_Lookups(engine))
         self._metrics = metrics
+        self._page = page
+        if page is not None:
+            page.wake = self._wake
         # Whether anything has happened that the metrics do not show yet.
         self._news = False
         self._info: EngineInfo | None = None
@@ -401,6 +407,8 @@ class Collector:
             self._flush()
         if self._metrics is not None and self._metrics.due:
             self._publish()
+        if self._page is not None and self._page.wanted:
+            self._page.publish()
 
     def _publish(self) -> None:
         """Publish what is known now as metrics."""

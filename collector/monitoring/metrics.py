@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector as Source
 
@@ -24,11 +24,11 @@ from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.machine.disk import DiskSample, sample_disk
 from collector.machine.prune_runs import read_runs
 from collector.machine.wake import levels_path, read_levels
-from collector.model.errors import HindsightError, LogBusyError, LogError, UsageError
+from collector.model.errors import HindsightError, LogBusyError, LogError
 from collector.model.events import Kind
 from collector.model.observation import Usage
 from collector.model.paths import replace_file
-from collector.monitoring.server import serve
+from collector.monitoring.server import serve_app
 from collector.monitoring.tally import Tally
 from collector.queries.status import DAY_S, Coverage, coverage
 
@@ -38,7 +38,6 @@ PREFIX = "docker_hindsight_"
 # The log is looked into, and the file written, this often at most.
 _EVERY_S = 5.0
 _MODE = 0o644
-_PORTS = range(1, 65536)
 # Prometheus sees a counter increase from what it was before: what may come to be counted is given as 0 until then.
 _OUTCOMES = ("target reached", "target not reached", "interrupted", "failed")
 _ITEMS = tuple(product(("container", "image", "volume", "build_cache"), ("removed", "kept")))
@@ -166,18 +165,7 @@ class Metrics(Source):
         Raises:
             UsageError: the address is none, or cannot be listened on.
         """
-        host, colon, port = address.rpartition(":")
-        if (
-            not colon
-            or not (port.isascii() and port.isdigit() and len(port) < len("100000"))
-            or (int(port) and int(port) not in _PORTS)
-        ):
-            raise UsageError(f"--metrics: '{address}' is not host:port (such as 127.0.0.1:9633)")
-        try:
-            return serve(host.strip("[]") or "0.0.0.0", int(port), self.registry)  # noqa: S104 - as it was asked for
-        except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UsageError(f"--metrics: cannot listen on {address}: {reason}") from None
+        return serve_app("--metrics", address, make_wsgi_app(self.registry))
 
     @property
     def due(self) -> bool:

@@ -1,4 +1,4 @@
-"""Serves the metrics over HTTP, to a limited number of clients for a limited time each."""
+"""Serves metrics and the host's page over HTTP, to a limited number of clients for a limited time each."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from collector.model.errors import UsageError
 
 # A scrape takes milliseconds; who has not asked and read by then never will.
 _CONNECTION_S = 10.0
 _MOST_CONNECTIONS = 128
+_PORTS = range(1, 65536)
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -62,21 +63,42 @@ class _Handler(WSGIRequestHandler):
         """Scrapes are not worth a line."""
 
 
-def serve(host: str, port: int, registry: CollectorRegistry) -> int:
-    """Serve a registry's metrics from a thread of their own; the port.
-
-    Args:
-        host: the address to listen on.
-        port: the port; 0: a free one.
-        registry: what is served.
+def listen_address(option: str, address: str) -> tuple[str, int]:
+    """Where to listen, of ``host:port``.
 
     Raises:
-        OSError: the address is none, or cannot be listened on.
+        UsageError: it is not that.
     """
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    server = _Server(family, address)
-    server.set_app(make_wsgi_app(registry))
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    host, colon, port = address.rpartition(":")
+    if (
+        not colon
+        or not (port.isascii() and port.isdigit() and len(port) < len("100000"))
+        or (int(port) and int(port) not in _PORTS)
+    ):
+        raise UsageError(f"{option}: '{address}' is not host:port (such as 127.0.0.1:9633)")
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - as it was asked for
+
+
+def serve_app(option: str, address: str, app: Any) -> int:
+    """Serve a WSGI application from a thread of its own; the port.
+
+    Args:
+        option: what asked for it, for messages.
+        address: where to listen, ``host:port``; port 0: a free one.
+        app: what is served.
+
+    Raises:
+        UsageError: the address is none, or cannot be listened on.
+    """
+    host, port = listen_address(option, address)
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        server = _Server(family, place)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{option}: cannot listen on {address}: {reason}") from None
+    server.set_app(app)
+    threading.Thread(target=server.serve_forever, name=option.strip("-"), daemon=True).start()
     return int(server.server_port)
 
 

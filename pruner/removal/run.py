@@ -27,6 +27,7 @@ from pruner.policy.headroom import resolved
 from pruner.policy.min_age import with_min_age
 from pruner.policy.policy import Levels, Policy, Space
 from pruner.removal.executor import MAX_ROUNDS, Executor, Outcome, exclusive
+from pruner.removal.foresight import leave_foresight
 from pruner.removal.standstill import note
 from pruner.state.disks import on_disk, without
 from pruner.state.inventory import Inventory, read_history
@@ -204,6 +205,7 @@ def run(
                 note(log.path, executor.store, error, facts)
             raise
         note(log.path, executor.store, outcome, facts)
+        leave_foresight(engine, log, policy, changed=bool(outcome.removed))
         return outcome
 
 

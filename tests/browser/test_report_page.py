@@ -165,7 +165,8 @@ def test_every_setting_shows_what_simulate_says(opened: Open, report: Path) -> N
         cells = [float(value) for value in row.locator("td").evaluate_all("all => all.map((one) => one.dataset.value)")]
         shown = ("disk_full", "repulled_bytes", "min_free", "repulls", "repull_seconds", "hit_ratio", "seconds_under")
         assert cells[: len(shown)] == [pytest.approx(expected[name], abs=1e-9) for name in shown]
-        assert f"{offered['order'][order]} under {values[place]} free" in page.locator("#lead").inner_text()
+        named = f"prune below {values[place]} free ({offered['order'][order]} order)"
+        assert named in page.locator("#lead").inner_text()
         low = page.evaluate("Math.min(...page.datasets.free.filter((row) => row.front).map((row) => row.low))")
         assert low == pytest.approx(max(expected["min_free"], -0.15 * 40 * 2**30), abs=2**20)
         ring = page.evaluate(
@@ -210,7 +211,7 @@ def test_a_young_log_says_so_and_recommends_nothing(browser: Browser, young: Pat
         assert page.get_by_text("recommended").count() == 0
         choose(page, 9)
         assert page.locator("h1").inner_text().startswith("Too little history")
-        expect(page.locator("#lead")).to_contain_text("forecast under 11% free")
+        expect(page.locator("#lead")).to_contain_text("prune below 11% free (forecast order)")
 
 
 def test_a_fold_opens_with_the_keyboard(browser: Browser, young: Path) -> None:

@@ -1,0 +1,135 @@
+"""A small read-only page of the host's state, served by the collector where it is asked to.
+
+It has no action, answers only GET, and only under a name that is this machine's: a page from elsewhere cannot
+read it by a name of its own that it lets point here. Nothing is computed while nobody looks.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterable
+from importlib.resources import files
+from typing import Any
+
+from collector.eventlog.log import EventLog
+from collector.model.errors import LogBusyError, LogError
+from collector.monitoring.server import listen_address, serve_app
+from collector.queries.overview import overview
+
+logger = logging.getLogger(__name__)
+
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+
+_LOOKED_S = 60.0
+_EVERY_S = 5.0
+_SHARE = 0.02  # of the time at most is spent on it
+_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "json": "application/json"}
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_SECURE = (
+    ("Content-Security-Policy", _POLICY),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cache-Control", "no-store"),
+)
+
+
+class HostPage:
+    """The page of one collector.
+
+    Args:
+        log: its event log.
+    """
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._state: bytes | None = None
+        self._asked = float("-inf")
+        self._next = 0.0
+        self._names: frozenset[str] = frozenset()
+        self._parts = {
+            f"/{name}": (files("collector.monitoring") / "page" / name).read_bytes()
+            for name in ("page.html", "page.css", "page.js")
+        }
+        self.wake: Callable[[], None] = lambda: None
+        """Called from the server's thread when somebody looks, so that the collector need not look by itself."""
+
+    def serve(self, address: str) -> int:
+        """Serve it at ``host:port`` from a thread of its own; the port.
+
+        Raises:
+            UsageError: the address is none, or cannot be listened on.
+        """
+        self._names = _names_of(listen_address("--page", address)[0])
+        return serve_app("--page", address, self.app)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody looks, and it is time for a new state."""
+        now = time.monotonic()
+        return now - self._asked < _LOOKED_S and now >= self._next
+
+    def publish(self) -> None:
+        """Look into the log; a log that is busy or damaged leaves the last state."""
+        began = time.monotonic()
+        try:
+            self._state = json.dumps(overview(self._log).to_json()).encode()
+        except LogBusyError:
+            pass
+        except LogError as error:
+            logger.warning("the page is not up to date: %s", error)
+        ended = time.monotonic()
+        self._next = ended + max(_EVERY_S, (ended - began) / _SHARE)
+
+    def app(self, environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
+        """Answer one request (WSGI)."""
+        if not self._is_ours(str(environ.get("HTTP_HOST", ""))):
+            return _answer(start, "421 Misdirected Request", "json", b'{"error": "not a name of this host"}\n')
+        if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
+            return _answer(start, "405 Method Not Allowed", "json", b'{"error": "read only"}\n', ("Allow", "GET, HEAD"))
+        path = str(environ.get("PATH_INFO", ""))
+        path = "/page.html" if path in {"", "/"} else path
+        if path == "/state.json":
+            self._asked = time.monotonic()
+            self.wake()
+            return _answer(start, "200 OK", "json", self._state or b"null\n")
+        found = self._parts.get(path)
+        if found is None:
+            return _answer(start, "404 Not Found", "json", b'{"error": "there is no such page"}\n')
+        return _answer(start, "200 OK", path.rpartition(".")[2], found)
+
+    def _is_ours(self, given: str) -> bool:
+        name, colon, port = given.rpartition(":")
+        host = name if colon and port.isdigit() else given
+        host = host.strip("[]").lower().rstrip(".")
+        if host in self._names:
+            return True
+        # An address cannot be made to point elsewhere, as a name can.
+        return not self._names.isdisjoint({"0.0.0.0", "::"}) and _is_address(host)  # noqa: S104 - compared only
+
+
+def _names_of(host: str) -> frozenset[str]:
+    """What a request may call this host: where it listens, and its own names."""
+    own = socket.gethostname().lower()
+    return frozenset({host.lower(), "localhost", "127.0.0.1", "::1", own, socket.getfqdn().lower()} - {""})
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _answer(start: StartResponse, status: str, kind: str, body: bytes, *more: tuple[str, str]) -> Iterable[bytes]:
+    headers = [("Content-Type", f"{_TYPES[kind]}; charset=utf-8"), ("Content-Length", str(len(body))), *_SECURE, *more]
+    start(status, headers)
+    return [body]
