@@ -72,13 +72,8 @@ class _Policy(ctypes.Structure):
         *((name, c_void_p) for name in ("age_from", "age")),
         ("ages", c_int32),
         *((name, c_int32) for name in ("at_events", "keep_local", "keep_removals", "keep_steps")),
-        ("order", c_int32),
-        ("sizes", c_void_p),
-        ("moments", c_void_p),
-        ("headroom", c_void_p),
-        ("superseded", c_void_p),
-        ("rule", c_void_p),
-        ("tool", c_void_p),
+        ("chooser", c_int32),
+        *((name, c_void_p) for name in ("sizes", "by", "headroom", "superseded")),
     )
 
 
@@ -117,6 +112,13 @@ class Wake:
     pull_rate: float = 50e6
 
 
+# What chooses the images that go: least recently used first (None); an order that looks at what the policy did, or
+# ``lru`` where images have to be ranked at each decision; ranks of all images by an order that does not; a rule that is
+# carried out at each tick instead of deciding; what another tool does instead.
+Chooser = str | Moments | AgeRule | Tool | None
+_RANKED = ("", *OWN_STATE_ORDERS, "lru")
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """A policy as the kernel takes it.
@@ -130,14 +132,10 @@ class Rules:
         gap_grace: seconds for which a gap keeps images young.
         wake: how pulls, arrivals and disk samples start a prune too; None: they do not.
         keep_local: whether local images stay, but for what `superseded` lets go.
-        order: one of `OWN_STATE_ORDERS`, or ``lru`` where images are to be ranked at each decision; "": another.
-        moments: ranks of all images by an order that depends on none of these; without either:
-            least recently used first.
-        rule: what is done at each tick instead of deciding.
-        tool: what is done instead of deciding.
+        chooser: what chooses the images that go.
         resolved: for a threshold that follows from falls of free space, the levels as in `levels`
             with so many bytes, on the so manieth class of disk; None: the threshold is given.
-        superseded: which local images may go all the same; None: none. Then `order` or `moments` has to be given.
+        superseded: which local images may go all the same; None: none. Else the chooser has to rank images.
         working_sets: bytes of images that such a threshold leaves room for, and from when on; shape (k, 2) of
             (time, bytes); None: the threshold is given.
     """
@@ -150,10 +148,7 @@ class Rules:
     gap_grace: float
     wake: Wake | None
     keep_local: bool
-    order: str = ""
-    moments: Moments | None = None
-    rule: AgeRule | None = None
-    tool: Tool | None = None
+    chooser: Chooser = None
     resolved: Callable[[int, float], Sequence[float]] | None = None
     working_sets: Floats | None = None
     superseded: Superseded | None = None
@@ -185,17 +180,16 @@ class Run:
     """
 
     def __init__(self, index: Index, rules: Rules, level: float, *, removals: bool = True, steps: bool = False) -> None:
-        self.moments = rules.moments
+        self.moments = rules.chooser if isinstance(rules.chooser, Moments) else None
         self._call = _Call()
-        if rules.order or rules.moments or rules.rule or rules.tool:
-            struct = index.by_order()
-        else:
+        if rules.chooser is None:
             struct = index.by_last_use(float(rules.min_ages[:, 1].min()), 0.0 if rules.wake else rules.interval)
+        else:
+            struct = index.by_order()
         levels, protected = plain(rules.levels, np.float64), plain(rules.protected, np.uint8)
         age_from, age = (plain(rules.min_ages[:, column], np.float64) for column in (0, 1))
         wake = rules.wake or Wake()
-        rule = _age_rule(rules.rule, index) if rules.rule else None
-        tool = _tool(rules.tool, index) if rules.tool else None
+        number, by, parts = _chooser(rules.chooser, index)
         sets = np.zeros((1, 2)) if rules.working_sets is None else rules.working_sets
         sets_of = [plain(sets[:, column], np.float64) for column in (0, 1)]
         headroom = _headroom(rules, self._call, sets_of) if rules.resolved else None
@@ -219,16 +213,14 @@ class Run:
             keep_local=rules.keep_local,
             keep_removals=removals,
             keep_steps=steps,
-            order=("", *OWN_STATE_ORDERS, "lru").index(rules.order),
+            chooser=number,
             sizes=index.sizes_of_images.ctypes.data,
-            moments=rules.moments.address if rules.moments else None,
+            by=by,
             superseded=ctypes.addressof(superseded[0]) if superseded else None,
             headroom=ctypes.addressof(headroom) if headroom else None,
-            rule=ctypes.addressof(rule) if rule else None,
-            tool=ctypes.addressof(tool) if tool else None,
         )
         self._policy = policy
-        self._kept = (index, struct, levels, protected, age_from, age, rule, tool, headroom, sets_of, superseded)
+        self._kept = (index, struct, levels, protected, age_from, age, parts, headroom, sets_of, superseded)
         self._given = (byref(struct), byref(policy))
         self._result = _Result()
         self.address: int | None = None
@@ -244,7 +236,7 @@ class Run:
     def share(self, moments: Moments) -> None:
         """Take the ranks of images from these moments, of the same order."""
         self.moments = moments
-        self._policy.moments = moments.address
+        self._policy.by = moments.address
 
     def play(self) -> Outcome:
         """Run from the beginning to the end. Raises MemoryError, or what the order raised."""
@@ -381,6 +373,16 @@ def _addresses(runs: Sequence[Run]) -> Array:
 
 def _play(runs: Array, until: float) -> None:
     function("kernel_play")(c_int32(len(runs)), *pointers(runs), c_double(until))
+
+
+def _chooser(chooser: Chooser, index: Index) -> tuple[int, int | None, ctypes.Structure | None]:
+    """The kernel's number of what chooses, the address of what goes with it, and what has to outlive that."""
+    if chooser is None or isinstance(chooser, str):
+        return _RANKED.index(chooser or ""), None, None
+    if isinstance(chooser, Moments):
+        return len(_RANKED), chooser.address, None
+    parts = _age_rule(chooser, index) if isinstance(chooser, AgeRule) else _tool(chooser, index)
+    return len(_RANKED) + 1 + isinstance(chooser, Tool), ctypes.addressof(parts), parts
 
 
 def _age_rule(rule: AgeRule, index: Index) -> _AgeRule:

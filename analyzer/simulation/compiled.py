@@ -10,7 +10,7 @@ from analyzer.kernel import index as kernel
 from analyzer.kernel.index import Index
 from analyzer.kernel.moments import Moments
 from analyzer.kernel.rules import AgeRule, Superseded, Tool
-from analyzer.kernel.runs import Outcome, Rules
+from analyzer.kernel.runs import Chooser, Outcome, Rules
 from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger, policy_levels, with_threshold
 from analyzer.simulation.knowledge import knowledge_of
 from analyzer.simulation.result import Removals, Result, Timeline
@@ -29,27 +29,23 @@ def index_for(trace: Trace, cleaner: Cleaner) -> Index | None:
     if not kernel.available(trace):
         return None
     known = isinstance(cleaner, PolicyCleaner) and cleaner.trace is trace
-    if known or _rule_of(cleaner) is not None or _tool_of(cleaner, trace) is not None:
+    if known or _rule_or_tool(cleaner, trace) is not None:
         return kernel.index_of(trace)
     return None
 
 
-def _rule_of(cleaner: Cleaner) -> AgeRule | None:
-    """The rule of age that is all that a baseline does; None: it does something else."""
-    rule = getattr(cleaner, "rule", None)
-    return rule if isinstance(rule, AgeRule) else None
-
-
-def _tool_of(cleaner: Cleaner, trace: Trace) -> Tool | None:
+def _rule_or_tool(cleaner: Cleaner, trace: Trace) -> AgeRule | Tool | None:
     """What a baseline does, if the kernel knows it and does it to the last bit on such a disk."""
-    tool = getattr(cleaner, "tool", None)
+    rule, tool = getattr(cleaner, "rule", None), getattr(cleaner, "tool", None)
+    if isinstance(rule, AgeRule):
+        return rule
     return tool if isinstance(tool, Tool) and int(trace.disk_total.max(initial=0)) < _MOST_BYTES else None
 
 
 def rules_of(cleaner: Cleaner, index: Index) -> Rules:
     """A policy as the kernel takes it."""
-    rule, tool = _rule_of(cleaner), _tool_of(cleaner, index.trace)
-    if rule is not None or tool is not None:
+    other = _rule_or_tool(cleaner, index.trace)
+    if other is not None:
         return Rules(
             levels=np.zeros((len(index.sizes), 6)),
             protected=np.zeros(index.trace.images, dtype=np.bool_),
@@ -59,8 +55,7 @@ def rules_of(cleaner: Cleaner, index: Index) -> Rules:
             gap_grace=0.0,
             wake=None,
             keep_local=False,
-            rule=rule,
-            tool=tool,
+            chooser=other,
         )
     assert isinstance(cleaner, PolicyCleaner)  # noqa: S101 - `index_for` lets no other pass
     policy = cleaner.policy
@@ -75,16 +70,10 @@ def rules_of(cleaner: Cleaner, index: Index) -> Rules:
         wake=cleaner.wake if cleaner.trigger is Trigger.EVENT else None,
         keep_local=policy.local_images != EVICT,
         superseded=_superseded(cleaner),
-        order=policy.order if policy.order in OWN_STATE_ORDERS or _ranks_lru(cleaner) else "",
-        moments=_moments(cleaner, index),
+        chooser=_chooser(cleaner, index),
         resolved=_resolved(policy, index) if policy.threshold.unit == AUTO else None,
         working_sets=cleaner.working_sets if policy.threshold.unit == AUTO else None,
     )
-
-
-def _ranks_lru(cleaner: PolicyCleaner) -> bool:
-    """Whether it ranks least recently used first at each decision: with local images at their turn it must."""
-    return cleaner.lets_local_go and cleaner.policy.order == "lru"
 
 
 def _superseded(cleaner: PolicyCleaner) -> Superseded | None:
@@ -105,11 +94,14 @@ def _resolved(policy: Policy, index: Index) -> Callable[[int, float], Sequence[f
     return levels
 
 
-def _moments(cleaner: PolicyCleaner, index: Index) -> Moments | None:
-    """All images as an order ranks them, whatever a policy did; None for an order that looks at what it did."""
+def _chooser(cleaner: PolicyCleaner, index: Index) -> Chooser:
+    """What ranks the images; once for all policies, if they are ranked alike whatever a policy did."""
     order = cleaner.policy.order
-    if order == "lru" or order in OWN_STATE_ORDERS:
-        return None
+    if order in OWN_STATE_ORDERS:
+        return order
+    if order == "lru":
+        # With local images at their turn, images have to be ranked at each decision.
+        return order if cleaner.lets_local_go else None
 
     def make() -> Moments:
         if order == "forecast":

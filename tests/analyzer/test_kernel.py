@@ -312,7 +312,7 @@ def test_a_fault_in_an_order_is_raised() -> None:
         gap_grace=0.0,
         wake=None,
         keep_local=True,
-        moments=Moments(1, fail),
+        chooser=Moments(1, fail),
     )
     with pytest.raises(ArithmeticError, match="at 10"):
         play([Run(Index(trace), rules, 0.0)], trace.end)

@@ -2,7 +2,7 @@
 
 static void apply_rule(run_t *run) {
     const trace_t *t = run->trace;
-    const age_rule_t *rule = run->policy->rule;
+    const age_rule_t *rule = run->policy->by.rule;
     int64_t before = run->out->removals;
     if (rule->low >= 0.0 && !((double)run->free < rule->low * (double)run->total)) return;
     scan(run);

@@ -137,7 +137,7 @@ static inline int64_t hold(run_t *run, int32_t i) {
     }
     run->held[i] = run->known[i] = 1;
     run->pulled[i] = run->now;
-    if (run->policy->order || run->policy->moments) run->wake = -INFINITY; /* it may be old */
+    if (is_ranked(run->policy)) run->wake = -INFINITY; /* it may be old */
     run->held_bytes += missing;
     run->held_inodes += inodes;
     run->free -= missing;

@@ -103,9 +103,9 @@ static inline double forecast(const today_t *today, double idle, int habit, doub
 
 /* Keys of images, at a moment up to which all is known. */
 static int find_keys(run_t *run, int32_t count) {
-    const learned_t *learned = run->policy->moments->learned;
+    const learned_t *learned = run->policy->by.moments->learned;
     double now = run->now;
-    if (!learned) return run->policy->moments->ask(now, count, run->present, run->keys) ? CALLBACK : OK;
+    if (!learned) return run->policy->by.moments->ask(now, count, run->present, run->keys) ? CALLBACK : OK;
     turn_to(run->today, learned, (llrint(now * 1000.0) + learned->offset) / DAY_MS);
     for (int32_t k = 0; k < count; k++) {
         int32_t i = run->present[k];
@@ -127,7 +127,7 @@ static moment_t *make_moment(int32_t images) {
 
 /* Whether an image may be there now under any policy that is replayed together with this one. */
 static inline int concerns_any(const run_t *run, int32_t i) {
-    const moments_t *all = run->policy->moments;
+    const moments_t *all = run->policy->by.moments;
     return all->wanted[i] || run->latest[i] >= all->from;
 }
 
@@ -135,7 +135,7 @@ static inline int concerns_any(const run_t *run, int32_t i) {
 static int fill_moment(run_t *run, moment_t *moment, int shared) {
     const trace_t *t = run->trace;
     size_t n = (size_t)t->images;
-    go_on_from(run, run->seen ? run->seen : run->policy->moments->reached);
+    go_on_from(run, run->seen ? run->seen : run->policy->by.moments->reached);
     scan(run);
     moment->now = run->now, moment->position = run->position;
     memcpy(moment->last_use, run->last_use, n * sizeof *run->last_use);
@@ -170,7 +170,7 @@ static const moment_t *own_moment(run_t *run) {
 
 /* The present moment, from another replay if one was here before; NULL: failed. */
 static const moment_t *moment_of(run_t *run) {
-    moments_t *all = run->policy->moments;
+    moments_t *all = run->policy->by.moments;
     if (!all->together) return own_moment(run);
     uint64_t bits;
     memcpy(&bits, &run->now, sizeof bits);
@@ -292,9 +292,9 @@ static void order_present(run_t *run, ordered_t *ordered) {
     for (int32_t i = 0; i < t->images; i++)
         if (run->held[i]) {
             double last = run->last_use[i] < run->now ? run->last_use[i] : run->now;
-            run->keys[count] = run->policy->order == LRU_RANKED ? last : run->pulled[i], run->present[count++] = i;
+            run->keys[count] = run->policy->chooser == BY_RANKED_LAST_USE ? last : run->pulled[i], run->present[count++] = i;
         }
-    if (run->policy->order == GDSF) find_gdsf(run, count);
+    if (run->policy->chooser == BY_GDSF) find_gdsf(run, count);
     rank(run, count, run->ranked);
     *ordered = (ordered_t){count, run->ranked, run->last_use};
     run->asked_at = run->latest;
@@ -379,7 +379,7 @@ static void decide_ordered(run_t *run) {
     begin_decision(run, &d);
     run->wake = -INFINITY;
     if (d.floor > d.limit) return;
-    if (run->policy->moments)
+    if (run->policy->chooser == BY_MOMENTS)
         order_all(run, &ordered);
     else
         order_present(run, &ordered);

@@ -75,7 +75,7 @@ static double tick_time(run_t *run, int64_t ticks) {
     double interval = run->policy->interval;
     if (!ticks || run->last_tick >= ticks) return INFINITY;
     int64_t k = run->last_tick + 1;
-    if (!run->policy->rule && !run->policy->headroom) {
+    if (run->policy->chooser != BY_AGE && !run->policy->headroom) {
         if (!under_threshold(run)) return INFINITY;
         double earliest = run->now > run->wake ? run->now : run->wake;
         if (earliest > (double)ticks * interval) return INFINITY;

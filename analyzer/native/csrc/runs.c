@@ -37,7 +37,7 @@ static void play(run_t *run, double until) {
             run->now = tick;
             run->last_tick = run->due;
             advance(run);
-            if (run->policy->rule)
+            if (run->policy->chooser == BY_AGE)
                 apply_rule(run);
             else
                 decide(run);
@@ -96,13 +96,13 @@ static int make_run(run_t *run) {
     run->taken = malloc(2 * n * sizeof *run->taken);
     if (!run->held || !run->known || !run->holders || !run->pulled || !run->taken || room_for(run, 64)) return NO_MEMORY;
     if (bits_make(&run->coming, trace->uses) != OK) return NO_MEMORY;
-    if ((policy->order || policy->moments || policy->rule || policy->tool) && make_ordered(run) != OK) return NO_MEMORY;
+    if (policy->chooser != BY_LAST_USE && make_ordered(run) != OK) return NO_MEMORY;
     if (policy->superseded) {
         run->latest_of = malloc(((size_t)policy->superseded->repositories + 1) * sizeof *run->latest_of);
         run->may_go = calloc(n, 1);
         if (!run->latest_of || !run->may_go) return NO_MEMORY;
     }
-    if (policy->tool && make_tools(run) != OK) return NO_MEMORY;
+    if (policy->chooser == BY_TOOL && make_tools(run) != OK) return NO_MEMORY;
     if (policy->headroom) {
         run->falls.number = malloc((size_t)policy->headroom->kept * sizeof *run->falls.number);
         run->falls.fall = malloc((size_t)policy->headroom->kept * sizeof *run->falls.fall);
@@ -154,7 +154,7 @@ void kernel_turn(moments_t *all, int32_t count, run_t *const *runs, double time)
 /* Let replays go on to a time. */
 void kernel_play(int32_t count, run_t *const *runs, double until) {
     for (int32_t k = 0; k < count; k++) {
-        if (runs[k]->policy->tool)
+        if (runs[k]->policy->chooser == BY_TOOL)
             play_tool(runs[k], until);
         else
             play(runs[k], until);

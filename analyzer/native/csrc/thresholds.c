@@ -78,7 +78,7 @@ static void decide(run_t *run) {
     look(run);
     resolve(run);
     if (run->status != OK || !under_threshold(run)) return;
-    if (run->policy->order || run->policy->moments)
+    if (is_ranked(run->policy))
         decide_ordered(run);
     else
         decide_lru(run);

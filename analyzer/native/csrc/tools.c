@@ -65,7 +65,7 @@ static turn_t pop_due(tools_t *tools) {
 }
 
 static int restarted(run_t *run, double now) {
-    double restarts = run->policy->tool->restarts;
+    double restarts = run->policy->by.tool->restarts;
     if (!(restarts > 0) || now - run->tools->began < restarts) return 0;
     run->tools->began += begin_of(now - run->tools->began, restarts);
     return 1;
@@ -107,7 +107,7 @@ static int64_t discard(run_t *run, int32_t i) {
 
 /* amount: share of the disk; clock (0: use, 1: pull, 2: job). */
 static void tick_stone(run_t *run) {
-    const double *amount = run->policy->tool->amount, low = amount[0] * (double)run->total;
+    const double *amount = run->policy->by.tool->amount, low = amount[0] * (double)run->total;
     tools_t *tools = run->tools;
     if (!((double)run->free < low)) return;
     int32_t count = 0, present = list_present(run);
@@ -123,7 +123,7 @@ static void tick_stone(run_t *run) {
 
 /* amount: capacity, or share of the disk if that is not negative. */
 static void vacuum(run_t *run) {
-    const double *amount = run->policy->tool->amount, limit = amount[1] < 0 ? amount[0] : amount[1] * (double)run->total;
+    const double *amount = run->policy->by.tool->amount, limit = amount[1] < 0 ? amount[0] : amount[1] * (double)run->total;
     tools_t *tools = run->tools;
     if ((double)run->held_bytes <= limit) return;
     int32_t count = 0, present = list_present(run);
@@ -136,7 +136,7 @@ static void vacuum(run_t *run) {
 
 /* amount: capacity, youngest age. */
 static void tick_drone_gc(run_t *run) {
-    const tool_t *tool = run->policy->tool;
+    const tool_t *tool = run->policy->by.tool;
     tools_t *tools = run->tools;
     if (restarted(run, run->now)) forget(run, tools->noted);
     int64_t believed = run->held_bytes;
@@ -177,7 +177,7 @@ static int32_t rank_polled(run_t *run, double age) {
 
 /* amount: high and low usage in per cent, highest age (0: none), youngest age. */
 static void tick_kubelet(run_t *run) {
-    const tool_t *tool = run->policy->tool;
+    const tool_t *tool = run->policy->by.tool;
     const double *amount = tool->amount;
     tools_t *tools = run->tools;
     if (restarted(run, run->now)) {
@@ -211,7 +211,7 @@ static void tick_kubelet(run_t *run) {
 
 /* amount: how many at once, how long containers are kept, youngest age. */
 static void tick_ecs(run_t *run) {
-    const double *amount = run->policy->tool->amount;
+    const double *amount = run->policy->by.tool->amount;
     tools_t *tools = run->tools;
     int32_t count = 0, present = list_present(run);
     for (int32_t k = 0; k < present; k++) {
@@ -229,7 +229,7 @@ static void wait_nomad(run_t *run, double until) {
     if (restarted(run, until)) tools->due_count = 0;
     while (tools->due_count && tools->due[0].first <= until) {
         turn_t due = pop_due(tools);
-        if (!run->held[due.image] || run->last_use[due.image] + run->policy->tool->amount[0] != due.first) continue;
+        if (!run->held[due.image] || run->last_use[due.image] + run->policy->by.tool->amount[0] != due.first) continue;
         if (due.first > run->now) run->now = due.first;
         discard(run, due.image);
     }
@@ -238,7 +238,7 @@ static void wait_nomad(run_t *run, double until) {
 /* amount: time to live, free bytes, period. */
 static void sweep_marked(run_t *run) {
     tools_t *tools = run->tools;
-    int full = (double)run->free <= run->policy->tool->amount[1];
+    int full = (double)run->free <= run->policy->by.tool->amount[1];
     int32_t kept = 0;
     for (int32_t k = 0; k < tools->listed_count; k++) {
         int32_t i = tools->listed[k];
@@ -256,7 +256,7 @@ static void sweep_marked(run_t *run) {
 
 static void wait_taskcluster(run_t *run, double until) {
     tools_t *tools = run->tools;
-    const double *amount = run->policy->tool->amount, period = amount[2];
+    const double *amount = run->policy->by.tool->amount, period = amount[2];
     if (!((double)run->free <= amount[1]) && tools->earliest > until) return;
     double tick = begin_of(run->now, period) + period;
     while (tick <= until) {
@@ -276,7 +276,7 @@ static void wait_taskcluster(run_t *run, double until) {
 
 /* amount: quota. */
 static void clean_arvados(run_t *run) {
-    const tool_t *tool = run->policy->tool;
+    const tool_t *tool = run->policy->by.tool;
     tools_t *tools = run->tools;
     int32_t count = 0, present = list_present(run), live = 0;
     for (int32_t k = 0; k < present; k++) {
@@ -314,7 +314,7 @@ static void wait_arvados(run_t *run, double until) {
 }
 
 static void tool_used(run_t *run, int32_t i, int brought, int counts) {
-    const tool_t *tool = run->policy->tool;
+    const tool_t *tool = run->policy->by.tool;
     tools_t *tools = run->tools;
     if (tool->kind == STONE) {
         if (brought || counts) tools->noted[i] = run->now;
@@ -339,16 +339,16 @@ static void tool_used(run_t *run, int32_t i, int brought, int counts) {
 }
 
 static void tool_waits(run_t *run, double until) {
-    if (run->policy->tool->kind == NOMAD) wait_nomad(run, until);
-    if (run->policy->tool->kind == TASKCLUSTER) wait_taskcluster(run, until);
-    if (run->policy->tool->kind == ARVADOS) wait_arvados(run, until);
+    if (run->policy->by.tool->kind == NOMAD) wait_nomad(run, until);
+    if (run->policy->by.tool->kind == TASKCLUSTER) wait_taskcluster(run, until);
+    if (run->policy->by.tool->kind == ARVADOS) wait_arvados(run, until);
 }
 
 static void tool_ticks(run_t *run) {
-    if (run->policy->tool->kind == STONE) tick_stone(run);
-    if (run->policy->tool->kind == DRONE_GC) tick_drone_gc(run);
-    if (run->policy->tool->kind == KUBELET) tick_kubelet(run);
-    if (run->policy->tool->kind == ECS) tick_ecs(run);
+    if (run->policy->by.tool->kind == STONE) tick_stone(run);
+    if (run->policy->by.tool->kind == DRONE_GC) tick_drone_gc(run);
+    if (run->policy->by.tool->kind == KUBELET) tick_kubelet(run);
+    if (run->policy->by.tool->kind == ECS) tick_ecs(run);
 }
 
 static void use_with_tool(run_t *run, int32_t use) {

@@ -34,8 +34,9 @@ typedef struct {
     const double *gap_end;
 } trace_t;
 
-/* Orders that look at what the policy did. */
-enum { NO_ORDER, PULLED_FIRST, GDSF, LRU_RANKED };
+/* What chooses the images that go: least recently used first; orders that look at what the policy did; keys by another
+ * order; a rule of age, carried out at each tick; another tool. */
+enum { BY_LAST_USE, BY_PULL, BY_GDSF, BY_RANKED_LAST_USE, BY_MOMENTS, BY_AGE, BY_TOOL };
 
 /* Local images that may go although no registry can give them back; see pruner.policy.local_images. */
 typedef struct {
@@ -123,14 +124,21 @@ typedef struct {
     const double *age_from, *age; /* which minimum age holds from when on; the first always */
     int32_t ages;
     int32_t at_events, keep_local, keep_removals, keep_steps;
-    int32_t order;        /* one that looks at what the policy did */
+    int32_t chooser;
     const int64_t *sizes; /* bytes of all layers of each image */
-    moments_t *moments; /* keys by another order; neither: least recently used first */
+    union {
+        moments_t *moments;
+        const age_rule_t *rule;
+        const tool_t *tool;
+    } by; /* as `chooser` says; else NULL */
     const headroom_t *headroom; /* not NULL: the levels are those on this disk until enough is known */
     const superseded_t *superseded; /* NULL: none may */
-    const age_rule_t *rule; /* not NULL: carried out at each tick instead of deciding */
-    const tool_t *tool;     /* not NULL: followed instead of deciding */
 } policy_t;
+
+/* Whether images are ranked at each decision. */
+static inline int is_ranked(const policy_t *policy) {
+    return policy->chooser >= BY_PULL && policy->chooser <= BY_MOMENTS;
+}
 
 typedef struct {
     int64_t compulsory, compulsory_bytes, repulls, repulled_bytes, losses, removals, removed_bytes,
