@@ -13,11 +13,12 @@ import json
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench._torture.comparison import Figures, compare
-from bench._torture.faults import FAULTS, Disturber
+from bench._torture.faults import FAULTS, Disturber, FakedClock
 from bench._torture.kills import CollectorKiller, PrunerKiller, settle
 from bench._torture.traffic import Capture, Traffic, push_images
 from tests.engine import leftovers
@@ -48,7 +49,9 @@ def main(argv: Sequence[str] = ()) -> int:
         engine = Engine(options.engine, root / "torture", registry.host)
         try:
             engine.start()
-            found = torture(engine, registry, options.kills, wanted, options.seed, options.keep)
+            found = torture(
+                engine, registry, options.kills, wanted, options.seed, options.keep, limit_s=60 * options.minutes
+            )
         finally:
             engine.remove()
             registry.stop()
@@ -65,6 +68,7 @@ def torture(
     faults: Sequence[str] = ("kill",),
     seed: int = 1,
     keep: Path | None = None,
+    limit_s: float = 1800.0,
 ) -> Figures:
     """Torture collector and pruner on an engine that has started.
 
@@ -75,22 +79,27 @@ def torture(
         faults: ``kill`` and names of `FAULTS`: those come in turn, all the time.
         seed: of all that is left to chance.
         keep: a folder for the log, the captured events and what the two wrote; None: they go.
+        limit_s: after so many seconds nothing more is begun, whatever is left to do.
 
     Returns:
         What was counted.
     """
-    disk = LoopDisk(engine.folder / "log-disk", _LOG_DISK_BYTES)
+    backing = LoopDisk(engine.folder / "backing", 2 * _LOG_DISK_BYTES) if "errors" in faults else None
+    disk = LoopDisk((backing.path if backing else engine.folder) / "log-disk", _LOG_DISK_BYTES)
     over = threading.Event()
     with Proxy(engine.socket, engine.folder / "proxy.sock") as proxy:
         host = Host(engine, disk.path / "events.duckdb", proxy.host)
         capture = Capture(engine)
         traffic = Traffic(engine, push_images(registry, engine), over, seed)
         deadly = "kill" in faults
+        until = time.monotonic() + limit_s
+        clock = FakedClock(engine.folder / "clock")
+        faked = clock.environment if "clock" in faults else {}
         killers = (
-            CollectorKiller(host, kills, seed, traffic, deadly=deadly),
-            PrunerKiller(host, kills, seed, deadly=deadly),
+            CollectorKiller(host, kills, seed, until, traffic, deadly=deadly, preloaded=faked),
+            PrunerKiller(host, kills, seed, until, deadly=deadly),
         )
-        disturber = Disturber(host, disk, proxy, [fault for fault in faults if fault != "kill"], over)
+        disturber = Disturber(host, disk, backing, clock, proxy, [fault for fault in faults if fault != "kill"], over)
         traffic.start()
         disturber.start()
         for killer in killers:
@@ -120,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--faults", default="kill", help=f"with commas, from: kill,{','.join(FAULTS)} (default: kill)")
     parser.add_argument("--seed", type=int, default=1, help="of all that is left to chance (default: 1)")
     parser.add_argument("--keep", type=Path, help="a folder for the log and the events that were captured")
+    parser.add_argument("--minutes", type=float, default=30, help="begin nothing more after so long (default: 30)")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="how figures are printed")
     return parser
 

@@ -8,7 +8,6 @@ held; images, layers, containers and every last use are the log's.
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections import defaultdict
@@ -26,6 +25,7 @@ from collector.machine.disk import DiskSample
 from collector.model.errors import HindsightError, LogError
 from collector.model.events import CONTAINERS
 from collector.model.units import format_time
+from collector.model.untrusted import mapping, read_object, text
 from collector.terminal import console
 from pruner.planning.decision import Reason
 from pruner.planning.plan import Plan, plan
@@ -222,16 +222,17 @@ def _recorded(log: EventLog, host: str, last: int | None) -> list[_Prune]:
     if not rows:
         raise LogError(f"event log {log.path} holds no prune of host {host}")
     found = []
-    for time_ns, text in rows[-last:] if last else rows:
-        facts = json.loads(text)
-        ends = items[facts["prune"]]
+    for time_ns, recorded in rows[-last:] if last else rows:
+        facts = read_object(recorded) or {}
+        prune = text(facts.get("prune"))
+        ends = items[prune]
         found.append(
             _Prune(
-                facts["prune"],
+                prune,
                 time_ns,
-                facts.get("trigger", ""),
-                facts.get("policy", {}),
-                facts.get("plan", {}),
+                text(facts.get("trigger")),
+                mapping(facts.get("policy")),
+                mapping(facts.get("plan")),
                 frozenset(image for image, error in ends.items() if error is None),
                 {image: error for image, error in ends.items() if error is not None},
             )
@@ -259,19 +260,38 @@ def _forget(cut: EventLog, from_ns: int) -> None:
 
 
 def _check(prune: _Prune, cut: EventLog) -> PruneCheck:
-    text = str(prune.policy.get("text", ""))
-    made = PruneCheck(prune.prune, prune.time_ns / 1e9, prune.trigger, text)
+    words = text(prune.policy.get("text"))
+    made = PruneCheck(prune.prune, prune.time_ns / 1e9, prune.trigger, words)
     if "images" not in prune.plan:
         return _skipped(made, "no plan was recorded with it")
+    if not _is_readable(prune.plan):
+        return _skipped(made, "its recorded plan cannot be read")
     values = prune.policy.get("values")
-    if values is None:
+    if not isinstance(values, dict):
         return _skipped(made, "its policy was recorded in words only, by an older version")
     try:
         policy = recorded_policy(values)
         replayed = _replay(prune, policy, cut)
     except (HindsightError, ValueError) as error:
         return _skipped(made, str(error))
-    return PruneCheck(made.prune, made.started, made.trigger, text, tuple(_compare(prune, replayed)))
+    return PruneCheck(made.prune, made.started, made.trigger, words, tuple(_compare(prune, replayed)))
+
+
+def _is_readable(plan: Mapping[str, Any]) -> bool:
+    """Whether a recorded plan holds what a replay needs, each of its type."""
+
+    def has(row: object, needed: Mapping[str, type | tuple[type, ...]]) -> bool:
+        return isinstance(row, dict) and all(isinstance(row.get(name), kind) for name, kind in needed.items())
+
+    images, items = plan.get("images"), plan.get("items", [])
+    if not (has(plan, _PLAN) and isinstance(images, list) and isinstance(items, list)):
+        return False
+    if not (all(has(row, _PLAN_IMAGE) for row in images) and all(has(row, _PLAN_ITEM) for row in items)):
+        return False
+    try:
+        return all("hold" not in row or Hold.from_json(row["hold"]) for row in images)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
 
 
 def _skipped(made: PruneCheck, why: str) -> PruneCheck:
@@ -402,13 +422,26 @@ def _cause(check: ImageCheck, prune: _Prune, entry: Mapping[str, Any] | None, im
 
 
 def _goes(reason: str | None) -> bool:
-    return reason is not None and Reason[reason.upper()].evicts
+    known = Reason.__members__.get((reason or "").upper())
+    return known is not None and known.evicts
 
 
 def _words(reason: str | None) -> str:
     return (reason or "unknown").replace("_", " ")
 
 
+# What a replay needs of a recorded plan, of each of its images and of each other item.
+_PLAN: Mapping[str, type | tuple[type, ...]] = dict.fromkeys(
+    ("total_bytes", "free_bytes", "free_inodes", "threshold_bytes", "target_bytes"), (int, float)
+)
+_PLAN_IMAGE: Mapping[str, type | tuple[type, ...]] = {
+    "image": str,
+    "reason": str,
+    "references": list,
+    "last_use": (int, float),
+    "evidence": str,
+}
+_PLAN_ITEM: Mapping[str, type | tuple[type, ...]] = {"item": str, "key": str, "reason": str, "frees": (int, float)}
 _STARTED = """
 SELECT epoch_ns(time), attributes FROM event WHERE kind = 'prune_started' AND host = ?
     AND coalesce(attributes ->> '$.round', '') <> '0' -- runs that could remove nothing are recorded without a plan

@@ -16,7 +16,7 @@ from analyzer.trace.trace import Flags, Floats, Integers, Trace, Use
 from analyzer.trace.uses import MONTH_BITS, NEVER, OPEN, LoggedUses, Survey, in_order, seconds, survey
 from collector.eventlog.identity import key_named
 from collector.eventlog.log import EventLog
-from collector.eventlog.sql import sql_case, sql_list
+from collector.eventlog.sql import sql_built_ns, sql_case, sql_list, sql_names, sql_stored_ns
 from collector.model.errors import LogError, UsageError
 from collector.model.events import LIVE, MOMENTS, Kind
 from collector.model.jobs import HELPER_ROLES
@@ -94,15 +94,14 @@ _HOLDS = f"""
     WHERE coalesce(over, longest) > time ORDER BY time, image
 """
 _OBSERVATIONS = "CREATE OR REPLACE TEMP TABLE observed AS FROM image_observations WHERE host = ?"
-_OBSERVED = """
+_OBSERVED = f"""
     SELECT image, epoch_ns(first_observed) AS time,
         local, origin = 'unknown' AS unsure,
-        CASE WHEN built BETWEEN TIMESTAMP '1970-01-01' AND CAST(first_observed AS TIMESTAMP) + INTERVAL 1 MINUTE
-            THEN epoch_us(built) * 1000 ELSE 0 END AS created,
-        coalesce(TRY_CAST(TRY_CAST(attributes ->> '$.stored' AS DOUBLE) * 1000000000 AS BIGINT), 0) AS stored,
+        CASE WHEN built BETWEEN 0 AND epoch_ns(first_observed) + 60000000000 THEN built ELSE 0 END AS created,
+        coalesce({sql_stored_ns("attributes")}, 0) AS stored,
         coalesce(TRY_CAST(attributes ->> '$.size' AS BIGINT), -1) AS size,
-        coalesce(attributes ->> '$.references', '[]') AS refs
-    FROM (SELECT *, TRY_CAST(attributes ->> '$.created' AS TIMESTAMP) AS built FROM observed) ORDER BY image
+        CAST(to_json({sql_names("attributes -> '$.references'")}) AS VARCHAR) AS refs
+    FROM (SELECT *, {sql_built_ns("attributes")} AS built FROM observed) ORDER BY image
 """
 # An allowlist may match any name that an image was ever seen with.
 _NAMES = """

@@ -151,7 +151,7 @@ class _Stored:
         self.began_ns = min(time_ns for kind, time_ns, _ in rows if kind == "collector_started")
         # When each prune had stored its plan, and what it planned to remove.
         self.plans = [
-            (int(began), str(prune), set(_planned(json.loads(plan))))
+            (int(began), str(prune), set(_planned(json.loads(plan or "{}"))))
             for began, prune, plan in query(
                 "SELECT epoch_ns(time), attributes ->> '$.prune', CAST(attributes -> '$.plan' AS VARCHAR)"
                 " FROM event WHERE kind = 'prune_started' ORDER BY seq"
@@ -191,7 +191,8 @@ class _Stored:
 
 
 def _planned(plan: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    for row in plan["images"]:
+    # A run that can remove nothing is recorded without a plan.
+    for row in plan.get("images", ()):
         if row["reason"].startswith("evict"):
             yield "image", row["image"]
     for row in plan.get("items", ()):

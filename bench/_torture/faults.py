@@ -20,6 +20,8 @@ from tests.engine.proxy import Proxy
 
 _LASTS_S = 2.0
 _BETWEEN_S = 3.0
+_LIBRARIES = ("*/faketime/libfaketimeMT.so.1", "faketime/libfaketimeMT.so.1")
+_STEPS = ("+1h", "-1h", "+1y")
 
 
 class Disturber(threading.Thread):
@@ -28,14 +30,25 @@ class Disturber(threading.Thread):
     Args:
         host: where.
         disk: that of the log.
+        backing: where that disk's bytes lie, so that it fails when they find no place; None: it cannot fail.
+        clock: that of the collector.
         proxy: through which collector and pruner reach the engine.
         faults: names of `FAULTS`.
         over: when to end.
     """
 
-    def __init__(self, host: Host, disk: LoopDisk, proxy: Proxy, faults: Sequence[str], over: threading.Event) -> None:
+    def __init__(
+        self,
+        host: Host,
+        disk: LoopDisk,
+        backing: LoopDisk | None,
+        clock: FakedClock,
+        proxy: Proxy,
+        faults: Sequence[str],
+        over: threading.Event,
+    ) -> None:
         super().__init__(name="disturber")
-        self.host, self.disk, self.proxy = host, disk, proxy
+        self.host, self.disk, self.backing, self.clock, self.proxy = host, disk, backing, clock, proxy
         self._faults = faults
         self._over = over
         self.done: Counter[str] = Counter()
@@ -48,6 +61,85 @@ class Disturber(threading.Thread):
             with FAULTS[fault](self):
                 self._over.wait(_LASTS_S)
             self.done[fault] += 1
+
+
+class FakedClock:
+    """A clock of a process, set while it runs (libfaketime).
+
+    Args:
+        path: a file that says by how much.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._steps = cycle(_STEPS)
+        self.set("+0")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes a process keep to it; its steady clocks stay as they are."""
+        found = [path for folder in _LIBRARIES for path in Path("/usr/lib").glob(folder)]
+        if not found:
+            raise RuntimeError("libfaketime is not installed: run .ci/install-packages")
+        return {
+            "LD_PRELOAD": str(found[0]),
+            "FAKETIME_TIMESTAMP_FILE": str(self._path),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def set(self, offset: str) -> None:
+        """Set it that far from the true time: ``+1h``."""
+        replacement = self._path.with_suffix(".new")
+        replacement.write_text(offset)
+        replacement.rename(self._path)
+
+    def step(self) -> None:
+        """Set it to the next of the offsets."""
+        self.set(next(self._steps))
+
+
+@contextmanager
+def _clock(here: Disturber) -> Iterator[None]:
+    """The collector's clock is wrong by an hour or a year, and then right again."""
+    here.clock.step()
+    try:
+        yield
+    finally:
+        here.clock.set("+0")
+
+
+@contextmanager
+def _store(here: Disturber) -> Iterator[None]:
+    """The engine's own disk is full to the last block."""
+    here.host.engine.disk.fill_to(0)
+    try:
+        yield
+    finally:
+        here.host.engine.disk.unfill()
+
+
+@contextmanager
+def _errors(here: Disturber) -> Iterator[None]:
+    """The log's disk answers new blocks with I/O errors; then an operator repairs the file system."""
+    if here.backing is None:
+        raise ValueError("a disk of which nothing else holds the bytes cannot fail")
+    here.backing.fill_to(0)
+    try:
+        yield
+    finally:
+        here.backing.unfill()
+        here.disk.repair()
+
+
+@contextmanager
+def _drip(here: Disturber) -> Iterator[None]:
+    """The engine's answers come byte by byte, one every 20 s."""
+    here.proxy.pause_s = 20.0
+    try:
+        yield
+    finally:
+        here.proxy.pause_s = 0.0
 
 
 @contextmanager
@@ -110,10 +202,14 @@ def _remount(path: Path, how: str) -> None:
         time.sleep(0.01)
 
 
-# The clock of an engine cannot be set without that of the machine: see tests/collector/test_clock.py.
+# The clock of an engine cannot be set without that of the machine: the collector's is.
 FAULTS: Mapping[str, Callable[[Disturber], AbstractContextManager[None]]] = {
     "full": _full,
     "readonly": _read_only,
     "socket": _socket,
     "slow": _slow,
+    "drip": _drip,
+    "store": _store,
+    "errors": _errors,
+    "clock": _clock,
 }

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from bench._torture.traffic import LAST, Capture, Traffic
@@ -18,6 +18,10 @@ _FLOOD = 150
 _FLOOD_EVERY = 6
 # What each says when it is at work.
 _AT_WORK = {"collector": b"observing ", "pruner": b"\nremoved "}
+# What has not come by then does not come: the kill falls where it falls, seconds.
+_PATIENCE_S = 30.0
+# A collector that is not killed sees several faults.
+_LASTS_S = 20.0
 # Of all kills, those at any moment; the others come when it is at work.
 _ANY_MOMENT = 0.3
 # The pruner's own ends: nothing to do, and target not reached.
@@ -37,14 +41,28 @@ class Killer(threading.Thread):
         host: where it runs.
         kills: how often.
         seed: of when.
+        until: when it ends whatever is left to do, on the monotonic clock.
         deadly: whether it is killed, or only started.
+        preloaded: what its environment has besides.
     """
 
-    def __init__(self, host: Host, kills: int, seed: int, name: str, *, deadly: bool) -> None:
+    def __init__(
+        self,
+        host: Host,
+        kills: int,
+        seed: int,
+        name: str,
+        until: float,
+        *,
+        deadly: bool,
+        preloaded: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(name=name)
         self._host = host
         self._kills = kills
+        self._until = until
         self._deadly = deadly
+        self._environment = {**host.environment, **(preloaded or {})}
         self._source = random.Random(f"{name} {seed}")
         self._at_work = _AT_WORK[name]
         self.killed = 0
@@ -53,7 +71,7 @@ class Killer(threading.Thread):
 
     def _start_one(self, *argv: str) -> subprocess.Popen[bytes]:
         with said_by(self._host, self.name).open("ab") as file:
-            return subprocess.Popen(self._host.command(*argv), stdout=file, stderr=file, env=self._host.environment)
+            return subprocess.Popen(self._host.command(*argv), stdout=file, stderr=file, env=self._environment)
 
     def _end(self, process: subprocess.Popen[bytes], expected: Collection[int] = ()) -> None:
         process.kill()
@@ -68,38 +86,65 @@ class Killer(threading.Thread):
         path = said_by(self._host, self.name)
         return path.read_bytes().count(self._at_work) if path.exists() else 0
 
-    @staticmethod
-    def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+    @property
+    def _is_over(self) -> bool:
+        return time.monotonic() > self._until
+
+    def _wait_for_work(self, process: subprocess.Popen[bytes], enough: int, tick: float) -> None:
+        """Wait until it has said so often that it is at work, it ended, or that takes too long."""
+        until = min(self._until, time.monotonic() + _PATIENCE_S)
+        while process.poll() is None and self._said() < enough and time.monotonic() < until:
+            time.sleep(tick)
+
+    def _wait(self, process: subprocess.Popen[bytes], seconds: float) -> None:
         try:
-            process.wait(timeout=seconds)
+            process.wait(timeout=max(0.0, min(seconds, self._until - time.monotonic())))
         except subprocess.TimeoutExpired:
             return
+
+    def _let_end(self, process: subprocess.Popen[bytes]) -> None:
+        """Let it end by itself, but never wait for ever: one that does not is killed, and that shows."""
+        try:
+            process.wait(timeout=4 * _PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.odd_ends.append(-signal.SIGKILL)
 
 
 class CollectorKiller(Killer):
     """Kills the collector while it starts and while it watches; now and then the engine forgets before it is back."""
 
-    def __init__(self, host: Host, kills: int, seed: int, traffic: Traffic, *, deadly: bool) -> None:
-        super().__init__(host, kills, seed, "collector", deadly=deadly)
+    def __init__(
+        self,
+        host: Host,
+        kills: int,
+        seed: int,
+        until: float,
+        traffic: Traffic,
+        *,
+        deadly: bool,
+        preloaded: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(host, kills, seed, "collector", until, deadly=deadly, preloaded=preloaded)
         self._traffic = traffic
 
     def run(self) -> None:
         """Kill so often."""
         for number in range(self._kills):
+            if self._is_over:
+                return
             before = self._said()
             process = self._start_one("collector", "run", "--listing-interval", "2s", "--inventory-interval", "5s")
             if number and self._source.random() < _ANY_MOMENT:
                 self._wait(process, self._source.uniform(0.2, 3.0))
             else:
-                while process.poll() is None and self._said() == before:
-                    time.sleep(0.02)
-                self._wait(process, self._source.uniform(0.0, 3.0))
+                self._wait_for_work(process, before + 1, 0.02)
+                self._wait(process, self._source.uniform(0.0, 3.0 if self._deadly else _LASTS_S))
             if not self._deadly:
                 process.send_signal(signal.SIGTERM)
-                process.wait()
+                self._let_end(process)
             self._end(process, () if self._deadly else (0,))
             self.killed += not self._deadly
-            if number % _FLOOD_EVERY == _FLOOD_EVERY - 1:
+            if self._deadly and number % _FLOOD_EVERY == _FLOOD_EVERY - 1:
                 self._traffic.flood(_FLOOD)
             time.sleep(self._source.uniform(0, 0.5))
 
@@ -107,24 +152,23 @@ class CollectorKiller(Killer):
 class PrunerKiller(Killer):
     """Kills the pruner at any moment, mostly right after it has removed something."""
 
-    def __init__(self, host: Host, kills: int, seed: int, *, deadly: bool) -> None:
-        super().__init__(host, kills, seed, "pruner", deadly=deadly)
+    def __init__(self, host: Host, kills: int, seed: int, until: float, *, deadly: bool) -> None:
+        super().__init__(host, kills, seed, "pruner", until, deadly=deadly)
 
     def run(self) -> None:
         """Kill so often; one that ends by itself does not count."""
         tries = 0
-        while self.killed < self._kills and tries < 3 * self._kills:
+        while self.killed < self._kills and tries < 3 * self._kills and not self._is_over:
             tries += 1
-            enough = self._said() + self._source.choice((1, 1, 2, 4, 8))
+            enough = self._said() + self._source.choice((1, 2, 4, 8, 16, 32))
             process = self._start_one("pruner", "run", *PRUNE)
             if self._source.random() < _ANY_MOMENT:
                 self._wait(process, self._source.uniform(0.2, 3.0))
             else:
-                while process.poll() is None and self._said() < enough:
-                    time.sleep(0.005)
+                self._wait_for_work(process, enough, 0.005)
                 self._wait(process, self._source.choice((0.0, 0.01, 0.05, 0.2, 0.5)))
             if not self._deadly:
-                process.wait()
+                self._let_end(process)
             self._end(process, _ENDS)
             self.killed += not self._deadly
 

@@ -15,7 +15,7 @@ from collector.daemon.watcher import ImageWatch
 from collector.engine.locality import require_local
 from collector.engine.protocol import Engine
 from collector.engine.stream import Reader, StreamEnded
-from collector.engine.translate import HIDEABLE, OpenContainer, Translator, names_of
+from collector.engine.translate import HIDEABLE, OpenContainer, Translator, is_recorded, names_of
 from collector.eventlog.identity import Identity, this_machine
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.salvage import set_aside
@@ -30,9 +30,9 @@ from collector.machine.systemd import Watchdog, notify, watchdog_limit
 from collector.machine.wake import Alarm
 from collector.model.backoff import Backoff
 from collector.model.errors import EngineError, LogBusyError, LogDamagedError, LogError
-from collector.model.events import Event, Kind, Source, of_source
+from collector.model.events import LIVE, Event, Kind, Source, of_source
 from collector.model.observation import CreatedFrom, EngineInfo, Usage
-from collector.model.untrusted import event_time_ns
+from collector.model.untrusted import LAST_NS, event_time_ns, whole
 from collector.queries.status import last_observed_ns
 
 if TYPE_CHECKING:
@@ -57,8 +57,12 @@ _TAKING_SHARE, _LAST_TAKING_S = 0.05, 5.0
 _SALVAGE_RETRY_S = 60.0
 # How far back the engine's memory is asked, to see whether it reaches beyond the last sign of life.
 _LOOK_BACK_NS = 86400 * 10**9
-# How long an event may have waited in the stream when a collector was killed.
-_UNREAD_NS = 10 * 10**9
+# Events of one moment may come in another order than that of their times: so much before the last one is asked again.
+_OVERLAP_NS = 10**9
+# How old what was surely read may be before the engine is asked whether anything has happened since.
+_CONFIRM_NS = 60 * 10**9
+# Under this name the log holds up to when (UTC nanoseconds) the engine's events were surely all read.
+_READ = "engine"
 # At the very first start all that the engine remembers is new. (Engines take a time of 0 for none.)
 _EARLIEST_NS = 10**9
 
@@ -121,7 +125,8 @@ class Collector:
         self._anchor_ns: int | None = None
         # When the collector was last known to observe, UTC nanoseconds; None: never before.
         self._alive_ns: int | None = None
-        self._unread_ns = 0
+        # Up to when all events of the engine were surely read, beside the anchor, UTC nanoseconds; None: not known.
+        self._read_ns: int | None = None
         # Whether the log had times in the future when it was opened: then they do not show what came first.
         self._clock_was_behind = False
         self._images = ImageWatch(engine, self._clock, self._record, self._watchdog.progress)
@@ -151,9 +156,11 @@ class Collector:
         """
         self._meet_engine()
         self._restore()
+        since_ns = self._since_ns()
         self._note_gap()
-        self._handle(self._engine.buffered_events(self._since_ns(), self._clock.now()))
+        self._handle(self._engine.buffered_events(since_ns, self._clock.now()))
         self._take_inventory()
+        self._confirm()
         sample = self._sample()
         if not self._writer.flush() and not self._writer.save():
             raise LogError(f"nothing could be stored in {self._log.path} or its spool")
@@ -257,7 +264,8 @@ class Collector:
 
     def _take_up(self) -> None:
         here = self._here()
-        if not self._log.exists():
+        is_new = not self._log.exists()
+        if is_new:
             portrait = {"first": True, **self._self_portrait()}
             self._log.append([Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes=portrait)])
         self._record(*self._log.claim(here))
@@ -266,7 +274,7 @@ class Collector:
         found = self._log.query(_OPEN_CONTAINERS, [sorted(HIDEABLE), self._log.host], whole_since=ONLY_KEPT)
         for container, image, began_ns, hidden in found:
             self._translator.open[container] = OpenContainer(image, began_ns, frozenset(hidden or ()))
-        self._anchor_ns, latest_ns = self._log.query(
+        self._anchor_ns, began_ns, latest_ns = self._log.query(
             _ANCHOR, [self._log.host], as_recorded=True, whole_since=ONLY_KEPT
         )[0]
         steps_back = self._clock.resume(latest_ns)
@@ -275,7 +283,8 @@ class Collector:
         # A collector that was killed before it recorded anything of the engine, a pruner or a job source may have
         # made the log: the first start is the one that finds nothing of the engine in it.
         self._alive_ns = last_observed_ns(self._log)
-        self._unread_ns = _UNREAD_NS
+        has_event = self._anchor_ns is not None
+        self._read_ns = whole(self._log.position(_READ), 1, LAST_NS) or (None if is_new or has_event else began_ns)
         self._images.is_first = self._alive_ns is None
         if self._runner_log.key is not None:
             self._runner_log.resume(self._log.position(self._runner_log.key))
@@ -295,6 +304,7 @@ class Collector:
         self._note_gap()
         self._handle_waiting(reader)
         self._take_inventory()
+        self._confirm()
         self._sample()
         now = time.monotonic()
         self._next_inventory = now + self._schedule.inventory
@@ -307,30 +317,35 @@ class Collector:
         logger.info("observing %s (data root %s)", self._engine.host, self._info.data_root)
         return reader
 
+    @property
+    def _known_ns(self) -> int | None:
+        """Up to when all that the engine reported was surely read, UTC nanoseconds; None: not known."""
+        return max(filter(None, (self._anchor_ns, self._read_ns)), default=None)
+
     def _since_ns(self) -> int:
-        """From when on the engine is asked for events: the last that is known, else the last sign of life."""
-        known_ns = self._anchor_ns or self._alive_ns or _EARLIEST_NS
-        # Where the clock was set back meanwhile, the engine has nothing "since" a time still to come.
-        return min(known_ns, self._clock.now())
+        """From when on the engine is asked for events; what it reports twice is stored once."""
+        known_ns = self._known_ns or 0
+        # Across a step back of the clock times tell no order: all that the engine has is asked for.
+        if self._clock_was_behind or known_ns > self._clock.now():
+            return _EARLIEST_NS
+        return max(known_ns - _OVERLAP_NS, _EARLIEST_NS)
 
     def _note_gap(self) -> None:
-        """If the engine's memory does not reach back to the last sign of life, something may be lost."""
-        unread_ns, self._unread_ns = self._unread_ns, 0
-        if self._alive_ns is None:
+        """If the engine's memory does not reach back to what was surely read, something may be lost."""
+        known_ns = self._known_ns
+        if known_ns is None:
             return
         now_ns = self._clock.now()
-        clock_is_behind = self._clock_was_behind or now_ns < self._alive_ns
+        alive_ns = self._alive_ns or min(known_ns, now_ns)
+        clock_is_behind = self._clock_was_behind or now_ns < alive_ns
         self._clock_was_behind = False
-        alive_ns = min(self._alive_ns, now_ns)
-        since_ns = min(self._anchor_ns or alive_ns, alive_ns - _LOOK_BACK_NS, now_ns)
-        buffered = map(event_time_ns, self._engine.buffered_events(since_ns, now_ns))
+        alive_ns = min(alive_ns, now_ns)
+        began_ns = alive_ns if clock_is_behind else min(known_ns, alive_ns)
+        since_ns = min(self._anchor_ns or began_ns, began_ns - _LOOK_BACK_NS, now_ns)
+        buffered = map(event_time_ns, self._engine.buffered_events(max(since_ns, _EARLIEST_NS), now_ns))
         times = [moment for moment in buffered if 0 < moment <= now_ns]
         if self._anchor_ns in times:
             return
-        # An event may have waited in the stream, unread, while a sample or an inventory was recorded.
-        began_ns = alive_ns
-        if self._anchor_ns is not None and not clock_is_behind:
-            began_ns = min(max(self._anchor_ns, alive_ns - unread_ns), alive_ns)
         # What the engine remembers is its latest events, all of them; but times give no order across a step back.
         if not clock_is_behind and min(times, default=now_ns) <= began_ns:
             return
@@ -339,6 +354,24 @@ class Collector:
         if clock_is_behind:
             reason = "the host's clock was set back while nothing was observed"
         self._record(Event(max(ended, alive_ns), Kind.GAP, began_ns=began_ns, attributes={"reason": reason}))
+
+    def _confirm(self) -> None:
+        """Where no event has come for a while, make sure that there was none: a later gap begins only then."""
+        until_ns = self._clock.now() - _OVERLAP_NS
+        known_ns = self._known_ns or _EARLIEST_NS
+        if self._engine.keeps_events or known_ns > until_ns - _CONFIRM_NS:
+            return
+        if not any(map(is_recorded, self._engine.buffered_events(known_ns + 1, until_ns))):
+            self._read_ns = until_ns
+            self._writer.mark = (_READ, str(until_ns))
+
+    def _watch_clock(self) -> None:
+        """Record that the clock was set; times from before a step back do not say what was read."""
+        for event in self._clock.watch():
+            self._record(event)
+            if event.kind is Kind.CLOCK_SET_BACK:
+                self._anchor_ns, self._read_ns = None, event.time_ns - _OVERLAP_NS
+                self._writer.mark = (_READ, str(self._read_ns))
 
     def _make_good(self, began_ns: int, ended_ns: int) -> None:
         """The engine may have dropped events: take what it still has, and say what is lost."""
@@ -388,7 +421,7 @@ class Collector:
     def _iterate(self, now: float) -> None:
         """Do what is due at `now` (monotonic seconds)."""
         self._watchdog.progress()
-        self._record(*self._clock.watch())
+        self._watch_clock()
         self._images.attend(now)
         if self._sampling_due or now >= min(self._next_disk, self._alarm.again):
             self._sample()
@@ -397,11 +430,13 @@ class Collector:
             self._next_inventory = now + self._schedule.inventory
             self._next_containers = now + self._schedule.containers
             self._take_inventory()
+            self._confirm()
             self._verify()
         elif now >= self._next_containers:
             self._next_containers = now + self._schedule.containers
             self._images.look_if_changed()
             self._record(*self._translator.reconcile(self._engine.containers(), self._clock.now()))
+            self._confirm()
         runner_log_is_due = self._runner_log.waiting() is not None and now >= self._next_taking
         if (self._writer.behind or runner_log_is_due) and now >= self._next_flush:
             self._flush()
@@ -451,7 +486,7 @@ class Collector:
             self._handle(found)
 
     def _handle(self, raws: list[dict[str, object]]) -> None:
-        self._record(*self._clock.watch())
+        self._watch_clock()
         for raw in raws:
             self._watchdog.progress()
             for event in self._translator.translate(raw):
@@ -628,12 +663,16 @@ class _Lookups:
 
 
 _ANCHOR = f"""
+WITH latest AS (
+    FROM event WHERE host = $1 AND seq > coalesce(
+        (SELECT max(seq) FROM event WHERE host = $1 AND kind = 'clock_set_back'), 0)
+)
 SELECT arg_max(coalesce(TRY_CAST(attributes ->> '$.own_time_ns' AS BIGINT), epoch_ns(time)), seq)
         FILTER (kind IN ({sql_list(of_source(Source.ENGINE))})
             AND coalesce(attributes ->> '$.inferred', 'false') <> 'true'),
-    epoch_ns(max(time) FILTER (seq > coalesce(
-        (SELECT max(seq) FROM event WHERE host = $1 AND kind = 'clock_set_back'), 0)))
-FROM event WHERE host = $1
+    epoch_ns(min(time) FILTER (kind IN ({sql_list(LIVE)}))),
+    epoch_ns(max(time))
+FROM latest
 """
 
 _OPEN_CONTAINERS = """

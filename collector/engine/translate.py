@@ -128,13 +128,11 @@ class Translator:
         kind = text(raw.get("Type"))
         if kind == "volume":
             self._note_volume(raw)
-        kind_of = {"image": self._image_event, "container": self._container_event}.get(kind)
-        if kind_of is None:
+        if not is_recorded(raw):
             return []
+        kind_of = {"image": self._image_event, "container": self._container_event}[kind]
         actor = mapping(raw.get("Actor"))
-        action = text(raw.get("Action") or raw.get("status"))
-        if action not in _VERBS[kind]:
-            return []
+        action = _action(raw)
         time_ns = event_time_ns(raw)
         if not time_ns:
             raise ValueError("no time")
@@ -280,6 +278,15 @@ class Translator:
         if not reference:
             return None
         return self._lookups.resolve(reference) or self._names.get(reference)
+
+
+def is_recorded(raw: Mapping[str, Any]) -> bool:
+    """Whether the log has a kind for such an event of the engine."""
+    return _action(raw) in _VERBS.get(text(raw.get("Type")), ())
+
+
+def _action(raw: Mapping[str, Any]) -> str:
+    return text(raw.get("Action") or raw.get("status"))
 
 
 def read_events(lines: Iterable[bytes]) -> list[dict[str, Any]]:

@@ -270,7 +270,8 @@ CREATE OR REPLACE VIEW disk AS SELECT * EXCLUDE (file_system, holds, main, least
 COMMENT ON VIEW disk IS 'the disk of the images over time: bytes and inodes, total and free, and what images hold';
 
 CREATE OR REPLACE VIEW gaps AS
-    SELECT host, began, time AS ended, attributes ->> '$.reason' AS reason FROM event WHERE kind = 'gap';
+    SELECT host, coalesce(began, time) AS began, time AS ended, attributes ->> '$.reason' AS reason
+    FROM event WHERE kind = 'gap';
 COMMENT ON VIEW gaps IS 'the intervals in which nothing was observed';
 
 CREATE OR REPLACE VIEW prunes AS

@@ -26,6 +26,16 @@ def sql_names(attribute: str) -> str:
     return f"coalesce(list_filter(TRY_CAST({attribute} AS VARCHAR[]), lambda name: name IS NOT NULL), [])"
 
 
+def sql_built_ns(attributes: str) -> str:
+    """SQL of when an image was built, UTC nanoseconds, by its attributes; NULL where that is no time of this age."""
+    return f"epoch_ns(TRY_CAST({attributes} ->> '$.created' AS TIMESTAMP_NS))"
+
+
+def sql_stored_ns(attributes: str) -> str:
+    """SQL of when an engine stored an image, UTC nanoseconds, by its attributes; NULL where it does not say so."""
+    return f"TRY_CAST(TRY_CAST({attributes} ->> '$.stored' AS DOUBLE) * 1e9 AS BIGINT)"
+
+
 def sql_layers(attribute: str) -> str:
     """SQL of a list of layers in JSON; what is none counts as empty."""
     layers = f"TRY_CAST({attribute} AS STRUCT(diff_id VARCHAR, chain_id VARCHAR, bytes BIGINT)[])"

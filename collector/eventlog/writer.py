@@ -48,6 +48,8 @@ class LogWriter:
         self._oldest_ns: int | None = None
         self._fault = ""
         self._spool_fault = ""
+        # A source of events and how far it was read, as far as what was added says: stored with that, once.
+        self.mark: tuple[str, str] | None = None
         # What the latest `keep` found wrong with the file itself.
         self.damage: LogDamagedError | None = None
 
@@ -161,7 +163,8 @@ class LogWriter:
 
     def _append(self) -> None:
         with self.spool.draining() as (spooled, damaged):
-            self.log.append([*spooled, *self._memory, *self._gap()])
+            self.log.append([*spooled, *self._memory, *self._gap()], self.mark)
+            self.mark = None
             self._memory.clear()
             self._given_up.clear()
             self._oldest_ns = None

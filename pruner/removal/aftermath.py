@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,12 +11,13 @@ from collector.engine.translate import IMAGE_VERBS
 from collector.eventlog.log import EventLog
 from collector.model.events import Event, Kind
 from collector.model.observation import full_id
-from collector.model.untrusted import event_time_ns, mapping, text
+from collector.model.untrusted import event_time_ns, mapping, objects, read_object, size, text, texts
 from pruner.planning.decision import Reason
 from pruner.planning.stages import ItemKind, ItemReason
 
 # As a plan names them.
 _EVICTIONS = frozenset(reason.name.lower() for reason in Reason if reason.evicts)
+_ITEM_KINDS = {kind.value: kind for kind in ItemKind}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,25 +96,27 @@ def read_unfinished(log: EventLog, prune: str) -> list[UnreportedItem]:
                 [began_ns, log.host],
             )
         }
-        entries = _planned(json.loads(made), deleted, int(began_ns))
+        entries = _planned(read_object(made or "") or {}, deleted, int(began_ns))
         unreported += [entry for entry in entries if (entry.kind.value, entry.key) not in known]
     return unreported
 
 
 def _planned(plan: dict[str, Any], deleted: set[str], planned_ns: int) -> Iterator[UnreportedItem]:
-    for row in plan.get("items", ()):
-        if row["reason"] == ItemReason.EXPIRED.value:
+    """What a plan that the log holds would remove; of a row that cannot be read nothing is known."""
+    for row in objects(plan.get("items")):
+        kind = _ITEM_KINDS.get(text(row.get("item")))
+        key, name, reason = (text(row.get(part)) for part in ("key", "name", "reason"))
+        if kind is not None and key and reason == ItemReason.EXPIRED.value:
+            frees = size(row.get("frees"))
+            yield UnreportedItem(kind, key, name, reason, frees, size(row.get("bytes")), (), False, planned_ns)
+    for row in objects(plan.get("images")):
+        image, reason = text(row.get("image")), text(row.get("reason"))
+        if image and reason in _EVICTIONS:
+            references = tuple(texts(row.get("references")))
+            name = references[0] if references else image
             yield UnreportedItem(
-                *(ItemKind(row["item"]), row["key"], row["name"], row["reason"], row["frees"]),
-                *(row.get("bytes", 0), (), False, planned_ns),
-            )
-    for row in plan["images"]:
-        if row["reason"] in _EVICTIONS:
-            references = tuple(row["references"])
-            name = references[0] if references else row["image"]
-            yield UnreportedItem(
-                *(ItemKind.IMAGE, row["image"], name, row["reason"], row["frees"]),
-                *(0, references, row["image"] in deleted, planned_ns),
+                *(ItemKind.IMAGE, image, name, reason, size(row.get("frees"))),
+                *(0, references, image in deleted, planned_ns),
             )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from collector.model.errors import UsageError
 from collector.model.events import Effect, with_effect
 from collector.model.references import meant
 from collector.model.units import format_bytes, format_duration, parse_duration
-from collector.model.untrusted import objects, read_object
+from collector.model.untrusted import objects, read_json, read_object, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +112,8 @@ def fruitless(log: EventLog, since: float | None = None) -> list[Fruitless]:
         LogError: the log cannot be read.
     """
     ends: list[tuple[float, Fruitless | None]] = []
-    for moment, removed, error, text in log.query(_ENDS):
-        stated = read_object(text) or {}
+    for moment, removed, error, recorded in log.query(_ENDS):
+        stated = read_object(recorded) or {}
         if error and not stated.get("held_back"):
             stated["error"] = error
         if not removed and stated.get("outcome") != "target reached":
@@ -219,8 +218,15 @@ def _past(row: Sequence[Any]) -> Past:
         returned_bytes=(predicted or 0) if back else 0,
         later_uses=uses or 0,
         missed_at=missed_at,
-        concurrent_uses=tuple(objects(json.loads(concurrent_uses or "[]"))),
+        concurrent_uses=tuple(_named_uses(concurrent_uses or "[]")),
     )
+
+
+def _named_uses(recorded: str) -> list[dict[str, Any]]:
+    try:
+        return [use for use in objects(read_json(recorded)) if text(use.get("what"))]
+    except ValueError:
+        return []
 
 
 # Fruitless runs that lie further apart than they are recorded are not in a row: those between had nothing to do.

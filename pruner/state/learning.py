@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from collector.eventlog.log import EventLog
-from collector.eventlog.sql import sql_case, sql_list
+from collector.eventlog.sql import sql_built_ns, sql_case, sql_list, sql_stored_ns
 from collector.model.events import EVIDENCE_USE, LIVE, Use
 
 HOUR = 3600.0
@@ -254,8 +254,7 @@ WITH origin AS (
     FROM uses WHERE host = $host AND image IS NOT NULL AND epoch_ns(began) <= $now
 ), found AS (
     SELECT image, epoch_ns(first_observed) AS began,
-        coalesce(TRY_CAST(TRY_CAST(attributes ->> '$.stored' AS DOUBLE) * 1e9 AS BIGINT),
-            epoch_ns(TRY_CAST(attributes ->> '$.created' AS TIMESTAMP)), 0) AS built
+        coalesce({sql_stored_ns("attributes")}, {sql_built_ns("attributes")}, 0) AS built
     FROM image_observations WHERE host = $host AND epoch_ns(first_observed) <= $now
 ), every AS (
     SELECT image, greatest(began, origin) AS began, began AS seen, ended,

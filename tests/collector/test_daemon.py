@@ -233,6 +233,34 @@ def test_a_start_without_engine_events_does_not_pass_for_watching(watched: Watch
     assert [row.began_ns for row in watched.rows(Kind.GAP)] == [began]
 
 
+@pytest.mark.parametrize("mark", [None, 60])
+def test_a_gap_begins_where_the_stream_was_surely_read_not_where_something_was_recorded(
+    watched: Watched, mark: int | None
+) -> None:
+    """An event may have waited unread while a sample was recorded: killed then, the collector never stored it."""
+    engine, minute = watched.engine, 60 * 10**9
+    now_ns = time.time_ns()
+    image = engine.add_image("a:1", verb=None)
+    read_ns = now_ns - 90 * minute
+    watched.log.append([Event(read_ns, Kind.CONTAINER_CREATED, image=image, container="c" * 64)])
+    confirmed = None if mark is None else ("engine", str(now_ns - mark * minute))
+    watched.log.append([Event(now_ns - 5 * minute, Kind.DISK_SAMPLED, bytes=1)], confirmed)
+    engine.add_container("a:1")
+    with watched.collecting():
+        wait_for(lambda: watched.rows(Kind.GAP), "the gap")
+    (gap,) = watched.rows(Kind.GAP)
+    assert gap.began_ns == (read_ns if mark is None else now_ns - mark * minute)
+    assert gap.time_ns == engine.memory[0]["timeNano"]
+
+
+def test_while_nothing_happens_the_engine_is_asked_whether_that_is_so(watched: Watched) -> None:
+    began_ns = time.time_ns()
+    watched.log.append([Event(began_ns - 3600 * 10**9, Kind.DISK_SAMPLED, bytes=1)])
+    with watched.collecting():
+        pass
+    assert int(watched.log.position("engine") or 0) > began_ns - 2 * 10**9
+
+
 def test_one_look_takes_what_the_engine_remembers_and_notes_what_it_does_not(watched: Watched) -> None:
     engine = watched.engine
     began = time.time_ns() - 3600 * 10**9

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
+
+_PATIENCE_S = 60.0
 
 
 class LoopDisk:
@@ -19,7 +22,7 @@ class LoopDisk:
 
     def __init__(self, folder: Path, size: int, inodes: int | None = None, file_system: str = "ext4") -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        image = folder / "disk.img"
+        self._image = image = folder / "disk.img"
         self.file_system = file_system
         self.path = folder / "mnt"
         self.path.mkdir()
@@ -29,8 +32,24 @@ class LoopDisk:
         # -m 0: no blocks kept for root, so that "free" is the same for everybody.
         options = ["-m", "0", *limit] if file_system == "ext4" else []
         subprocess.run([f"mkfs.{file_system}", "-q", *options, image], check=True)
-        subprocess.run(["mount", "-o", "loop", image, self.path], check=True)
+        self._mount()
         self._filler = self.path / "filler"
+
+    def _mount(self) -> None:
+        subprocess.run(["mount", "-o", "loop", self._image, self.path], check=True)
+
+    def repair(self) -> None:
+        """Do what an operator does after I/O errors: unmount, check, mount again."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while subprocess.run(["umount", self.path], check=False, stderr=subprocess.DEVNULL).returncode:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.path} is busy")
+            time.sleep(0.05)
+        # Whoever looks meanwhile finds a folder that nothing can be made in.
+        subprocess.run(["chattr", "+i", self.path], check=True)
+        subprocess.run(["e2fsck", "-f", "-y", self._image], check=False, capture_output=True)
+        subprocess.run(["chattr", "-i", self.path], check=True)
+        self._mount()
 
     def free(self) -> int:
         """Bytes available without privilege (statvfs f_bavail)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -41,6 +42,8 @@ class Proxy:
         self._listener: socket.socket | None = None
         self._open: set[socket.socket] = set()
         self.dropped = 0
+        # How long to wait after each byte of an answer, seconds.
+        self.pause_s = 0.0
         self.host = f"unix://{path}"
 
     def __enter__(self) -> Self:
@@ -109,7 +112,16 @@ class Proxy:
             if follows.is_set():
                 self._follow(piece, engine, client)
                 return
-            client.sendall(piece)
+            self._pass_on(piece, client)
+
+    def _pass_on(self, piece: bytes, client: socket.socket) -> None:
+        while piece and self.pause_s:
+            client.sendall(piece[:1])
+            piece = piece[1:]
+            until = time.monotonic() + self.pause_s
+            while self.pause_s and time.monotonic() < until:
+                time.sleep(0.05)
+        client.sendall(piece)
 
     def _follow(self, begun: bytes, engine: socket.socket, client: socket.socket) -> None:
         """The answer of a stream of events: its head, then chunks of whole lines."""
@@ -121,7 +133,7 @@ class Proxy:
             if self._drop(line):
                 self.dropped += 1
             else:
-                client.sendall(b"%x\r\n%s\r\n" % (len(line), line))
+                self._pass_on(b"%x\r\n%s\r\n" % (len(line), line), client)
         client.sendall(b"0\r\n\r\n")
 
 
