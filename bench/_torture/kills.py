@@ -19,7 +19,7 @@ _FLOOD_EVERY = 6
 # What each says when it is at work.
 _AT_WORK = {"collector": b"observing ", "pruner": b"\nremoved "}
 # What has not come by then does not come: the kill falls where it falls, seconds.
-_PATIENCE_S = 30.0
+_PATIENCE_S = 90.0
 # A collector that is not killed sees several faults.
 _LASTS_S = 20.0
 # Of all kills, those at any moment; the others come when it is at work.
@@ -105,7 +105,7 @@ class Killer(threading.Thread):
     def _let_end(self, process: subprocess.Popen[bytes]) -> None:
         """Let it end by itself, but never wait for ever: one that does not is killed, and that shows."""
         try:
-            process.wait(timeout=4 * _PATIENCE_S)
+            process.wait(timeout=2 * _PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.odd_ends.append(-signal.SIGKILL)
 

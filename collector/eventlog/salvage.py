@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from collector.eventlog.database import (
     made_whole,
     wal_path,
 )
+from collector.eventlog.header import mend
 from collector.eventlog.log import EventLog, migrate, newer
 from collector.eventlog.rows import insert
 from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION, TABLES
@@ -139,7 +141,10 @@ class _Copy:
         self._source = source
         self._fresh = fresh
         self._without_wal = fresh.with_name(fresh.name + ".source")
+        self._mended = fresh.with_name(fresh.name + ".mended")
         self._failures = 0
+        # Whether the source, if its headers had to be mended, is what it was.
+        self._is_exact = True
         # Whether the last rows of the table that was copied last could not be read.
         self._lost_end = False
         self.connection = self._connect()
@@ -149,7 +154,8 @@ class _Copy:
 
     def __exit__(self, *_: object) -> None:
         self.connection.close()
-        self._without_wal.unlink(missing_ok=True)
+        for path in (self._without_wal, self._mended, wal_path(self._mended)):
+            path.unlink(missing_ok=True)
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         return duckdb.connect(str(self._fresh), config={**AUTOLOAD_OFF, "threads": 1})
@@ -175,6 +181,16 @@ class _Copy:
                 return place == self._source
         return None
 
+    def _mend_header(self) -> bool:
+        """Go on with a copy of the file whose headers are as they were, as far as they can be; whether there is one."""
+        shutil.copyfile(self._source, self._mended)
+        if (exact := mend(self._mended, self._fresh)) is None:
+            return False
+        if wal_path(self._source).exists():
+            shutil.copyfile(wal_path(self._source), wal_path(self._mended))
+        self._source, self._is_exact = self._mended, exact
+        return True
+
     def _renew(self) -> None:
         self.connection.close()
         self.connection = self._connect()
@@ -182,6 +198,11 @@ class _Copy:
     def run(self) -> tuple[int | None, bool]:
         """Copy all that can be read: how many events there were, if that is known, and whether none came after them."""
         whole = self._attach()
+        if whole is None and self._mend_header():
+            # What cannot be opened even so is lost.
+            with suppress(duckdb.Error):
+                whole = self._attach()
+            whole = None if whole is None else whole and self._is_exact
         version = SCHEMA_VERSION if whole is None else self._version()
         self.connection.begin()
         self.connection.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")

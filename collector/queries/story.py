@@ -91,9 +91,11 @@ def stories(log: EventLog, text: str) -> list[Story]:
         pulls = read_pulls(connection, log.host)
         owners = dict(connection.execute(_OWNERS, host).fetchall())
         origins = {image: Origin(origin) for image, origin in connection.execute(_ORIGINS, host).fetchall()}
+        triggers = dict(connection.execute(_TRIGGERS, host).fetchall())
         stories = []
         for image in chosen:
-            rows = connection.execute(_EVENTS, {**host, "image": image}).fetchall()
+            found_rows = connection.execute(_EVENTS, {**host, "image": image}).fetchall()
+            rows = [(*row, triggers.get(prune), inferred) for *row, prune, inferred in found_rows]
             own = {pull.time_ns: pull for pull in pulls if pull.image == image}
             episodes = _TimelineBuilder(own, owners).build(rows)
             origin = origins.get(image, Origin.UNKNOWN)
@@ -253,6 +255,7 @@ _IDS = "SELECT image, image_id FROM image SEMI JOIN (FROM event WHERE host = $ho
 _OWNERS = "SELECT job, coalesce(project, 'project ' || project_id, ci) FROM job WHERE host = $host"
 _ORIGINS = "SELECT image, origin FROM image_origins WHERE host = $host"
 _HELD = "SELECT image FROM present_images WHERE host = $host"
+_TRIGGERS = "SELECT prune, trigger FROM prunes WHERE host = $host"
 _EVENTS = f"""
 WITH own AS (
     SELECT epoch_ns(time) AS began, epoch_ns(time) AS ended, kind, reference, bytes, job,
@@ -268,8 +271,7 @@ WITH own AS (
     GROUP BY container
 )
 SELECT o.began, o.ended, o.kind, o.reference, o.bytes, o.job,
-    coalesce(j.project, 'project ' || j.project_id, j.ci), why, trigger, inferred
+    coalesce(j.project, 'project ' || j.project_id, j.ci), why, prune, inferred
 FROM own AS o LEFT JOIN job AS j ON j.job = o.job
-    LEFT JOIN (SELECT prune, trigger FROM prunes WHERE host = $host) AS p ON p.prune = o.prune
 ORDER BY o.began, o.seq
 """

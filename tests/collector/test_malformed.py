@@ -149,8 +149,9 @@ def fill(log: EventLog, values: Iterable[object]) -> None:
     kinds = [kind for kind in Kind if kind is not Kind.CLOCK_SET_BACK]
     big = [{**GOOD, key: "x" * 10**6} for key in ("references", "reason", "labels", "plan")]
     for number, shape in enumerate([*shapes(values), *big]):
-        attributes = {**shape, "prune": f"p{number}"} if shape["prune"] == "p" else shape
-        for kind in _BIG_KINDS if shape in big else kinds:
+        own = {"prune": f"p{number}", "references": [f"b:{number}"]}
+        attributes = {**shape, **{key: value for key, value in own.items() if shape[key] == GOOD[key]}}
+        for kind in _BIG_KINDS if shape in big else kinds[number % 2 :: 2]:
             at_ns = began_ns + number * 60 * S + len(events)
             events.append(
                 Event(
@@ -169,26 +170,26 @@ def fill(log: EventLog, values: Iterable[object]) -> None:
 
 
 def commands(log: EventLog, folder: Path) -> list[tuple[Callable[[], None], list[str]]]:
-    """All commands that read a log and need no engine."""
-    simulated = ["--threshold", "10%", "--interval", "1h"]
+    """All commands that read a log and need no engine; what they print for people and for machines."""
+    collector_, pruner_, analyzer_ = collector.cli.main, pruner.cli.main, analyzer.cli.main
     asked = [
-        *((collector.cli.main, ["collector", *argv]) for argv in (["status"], ["check"], ["images"], ["jobs"])),
-        *((collector.cli.main, ["collector", "explain", name]) for name in ("a:1", "b:1", "b:20")),
-        *((pruner.cli.main, ["pruner", "history", *argv]) for argv in ([], ["b:20"])),
-        *((analyzer.cli.main, ["analyzer", "costs", "--by", by]) for by in ("project", "image")),
-        (analyzer.cli.main, ["analyzer", "verify", "--last", "60"]),
-        (analyzer.cli.main, ["analyzer", "simulate", *simulated]),
-        (
-            analyzer.cli.main,
-            ["analyzer", "recommend", "--threshold", "10%", "--least-history", "1h", "--max-disk-full", "9"],
-        ),
-        (analyzer.cli.main, ["analyzer", "sweep", "--threshold", "10%"]),
-        (analyzer.cli.main, ["analyzer", "allowlist"]),
-        (analyzer.cli.main, ["analyzer", "export", "--parquet", str(folder / "parquet")]),
+        *((collector_, ["collector", *argv]) for argv in (["status"], ["check"], ["images"], ["jobs"])),
+        *((collector_, ["collector", "explain", name]) for name in ("a:1", "b:20")),
+        *((pruner_, ["pruner", "history", *argv]) for argv in ([], ["b:20"])),
+        (analyzer_, ["analyzer", "verify", "--last", "60"]),
+        *((analyzer_, ["analyzer", "costs", "--by", by]) for by in ("project", "image")),
     ]
-    both = [(main, [*argv, "--format", form]) for main, argv in asked for form in ("json", "table")]
-    report = ["analyzer", "report", "--threshold", "10%", "-o", str(folder / "report.html")]
-    return [(main, [*argv, "--log", str(log.path)]) for main, argv in [*both, (analyzer.cli.main, report)]]
+    once = [
+        ["simulate", "--threshold", "10%", "--interval", "1h"],
+        ["recommend", "--threshold", "10%", "--least-history", "1h", "--disk-size", "1TB"],
+        ["sweep", "--threshold", "10%"],
+        ["allowlist"],
+        ["export", "--parquet", str(folder / "parquet")],
+    ]
+    made = [(main, [*argv, "--format", form]) for main, argv in asked for form in ("json", "table")]
+    made += [(analyzer_, ["analyzer", *argv, "--format", "json"]) for argv in once]
+    made.append((analyzer_, ["analyzer", "report", "--threshold", "10%", "-o", str(folder / "report.html")]))
+    return [(main, [*argv, "--log", str(log.path)]) for main, argv in made]
 
 
 def run(main: Callable[[], None], argv: list[str]) -> tuple[int, str, str]:

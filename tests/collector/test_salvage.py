@@ -204,6 +204,31 @@ def test_a_damaged_write_ahead_log_costs_its_own_events_only(log: EventLog) -> N
     assert files_aside(log.path) == [found.aside]
 
 
+def test_a_damaged_header_costs_nothing(log: EventLog, whole: bytes) -> None:
+    """A byte, a word or a sector in the headers: the checksums say what was there, or the other copy does."""
+    noise = random.Random(3)
+    # The latest of the two copies counts, and what was in it cannot be taken from the other.
+    latest = max((4096, 8192), key=lambda at: int.from_bytes(whole[at + 8 : at + 16], "little"))
+    other = 12288 - latest
+    places = [
+        *((at, 1) for at in (0, 7, 9, 16, 60, 4096, 4105, 4121, 8193, 8200, 8217, 8230, 12287)),
+        *((noise.randrange(HEADERS), 1) for _ in range(6)),
+        *((latest + 512, 8), (other, 512), (0, 4096), (other, 4096)),
+    ]
+    for at, length in places:
+        for path in log.path.parent.iterdir():
+            path.unlink()
+        damaged = bytearray(whole)
+        damaged[at : at + length] = (byte ^ noise.randrange(1, 256) for byte in whole[at : at + length])
+        log.path.write_bytes(damaged)
+        log.forget_host()
+        with pytest.raises(LogDamagedError) as caught:
+            log.verify()
+        found = set_aside(log, caught.value.fault)
+        assert (found.events, found.lost) == (COUNT, 0), (at, length)
+        assert found.aside.read_bytes() == damaged
+
+
 @pytest.mark.parametrize("version", [1, 2, 6, 7])
 def test_an_older_log_is_salvaged_as_what_it_was(tmp_path: Path, version: int) -> None:
     log = EventLog(tmp_path / "events.duckdb")
