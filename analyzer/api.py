@@ -21,7 +21,7 @@ from analyzer.search.allowlist import Earning
 from analyzer.search.fleet import FLEET, Findings, Simulation, Source, Sweep, find, fleet_sums, on_each
 from analyzer.search.grid import AllowlistSet, grid, searched
 from analyzer.search.pareto import pareto
-from analyzer.search.recommend import LEAST_HISTORY, Constraints, Outcome, Trial, reasons
+from analyzer.search.recommend import Constraints, Outcome, Trial, reasons
 from analyzer.search.recommend import recommend as choose
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.figures import FIGURES
@@ -33,6 +33,7 @@ from collector.eventlog.log import EventLog
 from collector.job_sources.job_list import import_jobs
 from collector.model.errors import UsageError
 from collector.model.units import parse_bytes, parse_duration
+from collector.queries.status import LEAST_HISTORY_S
 from pruner.policy.file import load_policy, policy_from
 from pruner.policy.policy import Policy
 
@@ -214,7 +215,7 @@ def recommend(
     split: float = 0.7,
     baselines: Iterable[str] = DEFAULT_BASELINES,
     processes: int | None = None,
-    least_history: str | float = LEAST_HISTORY,
+    least_history: str | float = LEAST_HISTORY_S,
     **axes: Any,
 ) -> Advice:
     """A policy that keeps to the constraints and hardly pulls anything again, chosen on the first part of the history.

@@ -229,6 +229,8 @@ def _state(found: reports.Status) -> list[tuple[str, str]]:
         ("last event", f"{format_time(found.last_event)} (recorded {format_duration(found.lag_seconds)} ago)"),
         ("gaps", f"{found.gaps} ({format_duration(found.gap_seconds)})"),
         ("observed", _witnessed(found)),
+        ("recommendation", _recommendation(found)),
+        ("next", found.next_step),
         ("spooled", f"{format_count(found.spooled_events, 'event')} in the spool"),
         *[("set aside" if not n else "", f"{path} (damaged)") for n, path in enumerate(found.damaged_logs)],
     ]
@@ -238,6 +240,16 @@ def _state(found: reports.Status) -> list[tuple[str, str]]:
 def _other_disk(found: reports.DiskState) -> str:
     free = f"{format_bytes(found.free_bytes)} of {format_bytes(found.total_bytes)} free"
     return f"{free} on {found.file_system} ({', '.join(found.holds)})"
+
+
+def _recommendation(found: reports.Status) -> str:
+    """From when on the history is long enough to recommend a policy."""
+    if found.recommendation_from is None:
+        return ""
+    ahead = found.recommendation_from - time.time()
+    if ahead <= 0:
+        return "sound: there is history enough"
+    return f"sound from {format_time(found.recommendation_from)} on, in {format_duration(ahead)}: too little history"
 
 
 def _witnessed(found: reports.Status) -> str:

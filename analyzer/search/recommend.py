@@ -25,13 +25,12 @@ from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
 from analyzer.trace.trace import Trace
 from collector.model.errors import HindsightError, UsageError
 from collector.model.units import format_bytes, format_duration
+from collector.queries.status import LEAST_HISTORY_S
 from pruner.policy.local_images import SUPERSEDED
 from pruner.policy.policy import BYTES, Policy
 
 DEFAULT_SHARE = 0.7
 _TOLERANCE = 0.01
-LEAST_HISTORY = 6.5 * 86400.0
-"""What comes back each week does not show in less, seconds."""
 # Where orders do alike, they are tried with this share of the room, and another than the first must pull so much less.
 _HARDER = 0.7
 _MATERIALLY = 0.9
@@ -270,7 +269,7 @@ def recommend(
     constraints: Constraints,
     share: float = 1.0,
     spare: int = 0,
-    least_history: float = LEAST_HISTORY,
+    least_history: float = LEAST_HISTORY_S,
 ) -> Recommendation:
     """Choose on the first part, then judge on the rest.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import duckdb
 
 from collector.model.errors import LogDamagedError, LogError, LogFullError
+from collector.model.paths import how_to_read
 
 _UMASK = 0o027  # the log is 0640: it shows which projects run which images
 _NO_SPACE = "No space left on device"
@@ -191,8 +192,7 @@ def in_one_line(path: Path) -> Iterator[None]:
 
 def _forbidden(path: Path, place: object) -> LogError:
     return LogError(
-        f"no permission on {place} for the event log {path}: run as root or as the user of the service, "
-        "or name another with --log"
+        f"no permission on {place} for the event log {path}: {how_to_read(path)}, or name another with --log"
     )
 
 

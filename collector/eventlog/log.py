@@ -41,6 +41,7 @@ from collector.eventlog.schema import (
 from collector.model.backoff import Backoff
 from collector.model.errors import LogBusyError, LogError
 from collector.model.events import Event
+from collector.model.paths import hidden_system_log
 from collector.model.untrusted import LAST_NS
 
 ONLY_KEPT = math.inf
@@ -139,10 +140,8 @@ class EventLog:
             LogBusyError, LogError: see `append`; also when there is no log yet.
         """
         if not self.exists():
-            raise LogError(
-                f"no event log at {self.path}: start `collector run`, make one with `collector import`, "
-                "or name another with --log"
-            )
+            advice = "start `collector run`, make one with `collector import`, or name another with --log"
+            raise LogError(f"no event log at {self.path}: {hidden_system_log() or advice}")
         with self._opened(read_only=True, reachable=reachable) as connection:
             if _version(connection) == SCHEMA_VERSION:
                 yield self._prepared(connection, as_recorded=as_recorded, whole_since=whole_since)

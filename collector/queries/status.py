@@ -13,6 +13,7 @@ from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.spool import Spool
 from collector.eventlog.sql import sql_list, sql_names
 from collector.machine.prune_runs import Fruitless, read_runs
+from collector.machine.wake import levels_path
 from collector.model.errors import LogError
 from collector.model.events import LIVE, WATCHING, Source, of_source
 from collector.model.units import format_duration
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import duckdb
 
 DAY_S = 86400.0
+LEAST_HISTORY_S = 6.5 * DAY_S
+"""What comes back each week does not show in less, seconds: until then no policy is recommended."""
 # A collector that runs samples the disk every 5 minutes.
 _SILENT_S = 900.0
 _NS = 1e9
@@ -56,6 +59,8 @@ class Status:
     `failures` says which pulls and jobs failed in the last 7 days.
     `standstill` has the latest runs of the pruner that removed nothing though space was short; None: there is none
     since one that did or had nothing to do. `target_reached` is when one last ended with enough space; None: not known.
+    `recommendation_from` is from when on the history is long enough for `analyzer recommend`; None: it has not begun.
+    `next_step` says what to do next.
     `free_history` has the least free space of each of up to 168 equal intervals in the last week of disk samples.
     """
 
@@ -86,6 +91,8 @@ class Status:
     failures: Failures
     standstill: Fruitless | None
     target_reached: float | None
+    recommendation_from: float | None
+    next_step: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +241,8 @@ def status(log: EventLog, now: float | None = None) -> Status:
         images = connection.execute("SELECT count(*) FROM present_images WHERE host = ?", [host]).fetchall()[0][0]
     runs = read_runs(log.path)
     free, total, path, image_bytes, *_ = disk[0] if disk else (None,) * 4
+    unwatched = _unwatched(seen.last, last_mark, now)
+    sound = None if first is None else first + LEAST_HISTORY_S
     return Status(
         log=str(log.path),
         host=name,
@@ -245,7 +254,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
         first_event=first,
         last_event=last,
         lag_seconds=None if recorded is None else max(0.0, now - recorded),
-        unwatched_seconds=_unwatched(seen.last, last_mark, now),
+        unwatched_seconds=unwatched,
         gaps=len(seen.gaps),
         gap_seconds=seen.lost(-math.inf, math.inf),
         coverage_7_days=seen.coverage(now - 7 * DAY_S, now),
@@ -262,7 +271,24 @@ def status(log: EventLog, now: float | None = None) -> Status:
         failures=failures,
         standstill=runs.row,
         target_reached=runs.reached,
+        recommendation_from=sound,
+        next_step=_next_step(
+            watching=unwatched is None and seen.first is not None,
+            pruning=levels_path(log.path).exists(),
+            sound=sound is not None and now >= sound,
+        ),
     )
+
+
+def _next_step(*, watching: bool, pruning: bool, sound: bool) -> str:
+    """What to do next, by what there is: a collector that runs, a pruner that has run, history enough."""
+    if not watching:
+        return "start the collector: `sudo systemctl enable --now collector.service`, or `collector run`"
+    if sound:
+        return "let `analyzer recommend` propose a policy from this history, and `pruner plan --policy FILE` try it"
+    if pruning:
+        return "nothing: the pruner keeps space free by the policy that it has while the history grows"
+    return "`pruner plan` shows what the defaults would remove; `sudo systemctl enable --now pruner.timer` lets them"
 
 
 def require_collector(log: EventLog, now: float | None = None) -> None:

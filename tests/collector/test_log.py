@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import stat
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -168,6 +171,43 @@ def test_no_permission_is_said(log: EventLog, closed: str) -> None:
         [sys.executable, "-c", script, str(log.path)], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.startswith("no permission on")
+    assert "run this with sudo" in done.stdout
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may enter, as they may /var/lib; those of pytest only their owner may."""
+    with tempfile.TemporaryDirectory(prefix="docker-hindsight-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_without_a_log_of_their_own_a_user_is_shown_the_way_to_that_of_the_service(open_folder: Path) -> None:
+    service = EventLog(open_folder / "service" / "events.duckdb", host="runner")
+    service.append([Event(1, Kind.GAP)])
+    group = grp.getgrnam("daemon")
+    for path, mode in ((service.path.parent, 0o750), (service.path, 0o640)):
+        os.chown(path, 0, group.gr_gid)
+        path.chmod(mode)
+    script = (
+        "import os,sys,pathlib,duckdb\n"
+        "from collector.eventlog.log import EventLog; from collector.model.errors import LogError\n"
+        "from collector.model import paths\n"
+        "paths.SYSTEM_LOG = pathlib.Path(sys.argv[1])\n"
+        "os.setgroups([int(group) for group in sys.argv[2:]]); os.setgid(65534); os.setuid(65534)\n"
+        "os.environ.update(HOME='/nonexistent'); os.environ.pop('XDG_STATE_HOME', None)\n"
+        "try: print(EventLog(paths.default_log_path(), host='runner').query('SELECT count(*) FROM event'))\n"
+        "except LogError as error: print(error)\n"
+    )
+
+    def said(*groups: int) -> str:
+        command = [sys.executable, "-c", script, str(service.path), *map(str, groups)]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    assert "no event log at /nonexistent/.local/state" in said()
+    assert f"this machine's own log is {service.path}: run this with sudo, or join the group daemon" in said()
+    assert said(group.gr_gid) == "[(1,)]\n"
 
 
 def test_kill_9_during_appends_loses_nothing_committed(log: EventLog) -> None:
