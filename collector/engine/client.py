@@ -1,4 +1,4 @@
-"""The border to the container engine: docker-py is known here only.
+"""The border to the container engine: docker-py is known here and in `connection` only.
 
 Docker Engine (graphdrivers and containerd image store) and Podman's Docker-compatible service
 answer the same calls differently; what differs is asked of the engine and normalised here.
@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import docker
 import docker.errors
 import requests
-import urllib3
 
-from collector.engine import deadline
+from collector.engine.answers import build_time, digests, image_id, last_tag_time, nameless_volumes, tags, volumes_of
+from collector.engine.connection import REFUSED, Stream, again, as_engine_error, connect
 from collector.engine.content import compressed_sizes
 from collector.engine.external import Storage, external_containers
 from collector.engine.places import describe
 from collector.engine.protocol import EventStream
 from collector.engine.provenance import by_content, by_digests, by_identity, by_manifests
-from collector.engine.surroundings import Address, find_engine
+from collector.engine.surroundings import find_engine
 from collector.engine.translate import read_events
-from collector.model.errors import EngineError, EngineNotFoundError, EngineRefusedError, UnansweredError
+from collector.model.errors import EngineError
 from collector.model.observation import (
     Answers,
     CreatedFrom,
@@ -42,14 +41,10 @@ from collector.model.observation import (
     pair_layers,
 )
 from collector.model.origin import Origin
-from collector.model.paths import DEFAULT_HOST
-from collector.model.times import parse_rfc3339
 from collector.model.untrusted import (
-    cut,
     event_time_ns,
     mapping,
     objects,
-    past_seconds,
     size,
     strings,
     text,
@@ -58,52 +53,10 @@ from collector.model.untrusted import (
 )
 
 _SETTLE_S = 0.5
-_TRIES = 5
-_RETRY_S = 0.1
 # The version of Podman's own interface that each Podman from 4.0 on serves.
 _LIBPOD = "/v4.0.0/libpod"
-# Where the local driver keeps a volume's data, beneath the volume's own folder.
-_VOLUME_DATA = "/_data"
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-
-class _Stream:
-    """docker-py's stream of events, whose faults are ours."""
-
-    def __init__(self, stream: Any, host: str) -> None:
-        self._stream = stream
-        self._host = host
-
-    def __iter__(self) -> Iterator[bytes]:
-        with as_engine_error(self._host):
-            yield from self._stream
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-class _LocalClient(docker.APIClient):
-    """A client of this host: no proxy leads there, and looking for one costs as much as a question does."""
-
-    @property
-    def trust_env(self) -> bool:
-        """Never: the base class sets it, which changes nothing."""
-        return False
-
-    @trust_env.setter
-    def trust_env(self, _: bool) -> None:
-        pass
-
-
-def _tls(address: Address) -> docker.TLSConfig | bool:
-    if address.certificates is None:
-        return False
-    ca, certificate, key = (str(address.certificates / name) for name in ("ca.pem", "cert.pem", "key.pem"))
-    return docker.TLSConfig(
-        client_cert=(certificate, key), ca_cert=ca if address.verify else None, verify=address.verify
-    )
 
 
 class DockerEngine:
@@ -128,17 +81,7 @@ class DockerEngine:
     def api(self) -> docker.APIClient:
         """The connected client. Raises EngineError if there is no engine."""
         if self._client is None:
-            with as_engine_error(self.host):
-                kind = _LocalClient if self.address.is_loopback else docker.APIClient
-                try:
-                    self._client = kind(
-                        self.host, version="auto", timeout=cast("int", self._timeout), tls=_tls(self.address)
-                    )
-                except ValueError as error:
-                    raise EngineError(
-                        f"'{self.host}' is not the address of an engine ({error}): give --host or DOCKER_HOST one "
-                        f"such as {DEFAULT_HOST}"
-                    ) from None
+            self._client = connect(self.address, self._timeout)
         return self._client
 
     def close(self) -> None:
@@ -171,7 +114,7 @@ class DockerEngine:
             EngineError: there is no engine, now or when iterating later.
         """
         with as_engine_error(self.host):
-            return _Stream(self.api.events(since=_stamp(since_ns), decode=False), self.host)
+            return Stream(self.api.events(since=_stamp(since_ns), decode=False), self.host)
 
     def buffered_events(self, since_ns: int, until_ns: int) -> list[dict[str, Any]]:
         """The events of an interval that the engine still has. Raises EngineError."""
@@ -197,10 +140,10 @@ class DockerEngine:
     def images(self) -> list[ListedImage]:
         """All images but intermediate build steps. Raises EngineError."""
         with as_engine_error(self.host):
-            rows = _again(self.api.images)
+            rows = again(self.api.images)
         return [
             ListedImage(
-                full_id(text(row["Id"])), _tags(row), _digests(row), size(row.get("Size")), strings(row.get("Labels"))
+                full_id(text(row["Id"])), tags(row), digests(row), size(row.get("Size")), strings(row.get("Labels"))
             )
             for row in objects(rows)
             if text(row.get("Id"))
@@ -218,7 +161,7 @@ class DockerEngine:
                 sizes = self._layer_sizes(listed.image)
             except docker.errors.NotFound:
                 return None
-            except _REFUSED as error:
+            except REFUSED as error:
                 self._report(listed.image, error)
                 return ImageObservation(listed.image, listed.references, listed.digests, None, None, listed.size, ())
         diff_ids = texts(mapping(detail.get("RootFS")).get("Layers"))
@@ -227,8 +170,8 @@ class DockerEngine:
             image=listed.image,
             references=listed.references,
             digests=listed.digests,
-            created=_build_time(detail),
-            stored=_last_tag_time(detail),
+            created=build_time(detail),
+            stored=last_tag_time(detail),
             size=total,
             layers=self._layers(listed.image, diff_ids, sizes, total),
             origin=self._origin(listed, detail),
@@ -250,7 +193,7 @@ class DockerEngine:
                 return self._origin(listed, self._inspect(listed.image))
             except docker.errors.NotFound:
                 return Origin.UNKNOWN
-            except _REFUSED as error:
+            except REFUSED as error:
                 self._report(listed.image, error)
                 return Origin.UNKNOWN
 
@@ -302,7 +245,7 @@ class DockerEngine:
         """The ID of the image that a reference means now; None if it means none."""
         with as_engine_error(self.host):
             try:
-                return _image_id(self._inspect(reference).get("Id"))
+                return image_id(self._inspect(reference).get("Id"))
             except docker.errors.NotFound:
                 return None
             except docker.errors.APIError as error:
@@ -315,8 +258,8 @@ class DockerEngine:
         detail = self.container_detail(container)
         if detail is None:
             return CreatedFrom()
-        volume_of = self._volumes_by_folder() if _nameless_volumes(detail) else {}
-        return CreatedFrom(_image_id(detail.get("Image")), _volumes(detail, volume_of))
+        volume_of = self._volumes_by_folder() if nameless_volumes(detail) else {}
+        return CreatedFrom(image_id(detail.get("Image")), volumes_of(detail, volume_of))
 
     @property
     def keeps_events(self) -> bool:
@@ -351,9 +294,9 @@ class DockerEngine:
             sizes = self._layer_sizes(image)
         return Answers(
             layer_sizes=bool(sizes),
-            by_manifest=any(digest.endswith(full_id(text(detail.get("Id")))) for digest in _digests(detail)),
+            by_manifest=any(digest.endswith(full_id(text(detail.get("Id")))) for digest in digests(detail)),
             keeps_content=self.store == "containerd",
-            stored=_last_tag_time(detail) is not None,
+            stored=last_tag_time(detail) is not None,
             origin=self._origin_shown_by(image, detail),
         )
 
@@ -377,7 +320,7 @@ class DockerEngine:
         api = cast("Any", self.api)
         before = {row.image for row in self.images()}
         with as_engine_error(self.host):
-            answer = api.import_image_from_data(_empty_tar(), repository=_PROBE, tag="first")
+            answer = api.import_image_from_data(_EMPTY_TAR, repository=_PROBE, tag="first")
         image = next((row.image for row in self.images() if row.image not in before), None)
         if image is None:
             raise EngineError(f"the engine at {self.host} made no image of an empty archive: {str(answer).strip()}")
@@ -406,9 +349,9 @@ class DockerEngine:
     def containers(self) -> list[ListedContainer]:
         """All containers in any state. Raises EngineError."""
         with as_engine_error(self.host):
-            rows = _again(lambda: self.api.containers(all=True))
+            rows = again(lambda: self.api.containers(all=True))
         now = int(time.time())
-        volume_of = self._volumes_by_folder() if any(map(_nameless_volumes, objects(rows))) else {}
+        volume_of = self._volumes_by_folder() if any(map(nameless_volumes, objects(rows))) else {}
         return [
             ListedContainer(
                 container=text(row["Id"]),
@@ -418,7 +361,7 @@ class DockerEngine:
                 state=text(row.get("State")),
                 created_ns=(whole(row.get("Created"), 1, now) or now) * 10**9,
                 labels=strings(row.get("Labels")),
-                volumes=_volumes(row, volume_of),
+                volumes=volumes_of(row, volume_of),
             )
             for row in objects(rows)
             if text(row.get("Id"))
@@ -463,7 +406,7 @@ class DockerEngine:
     def disk_usage(self) -> dict[str, Any]:
         """What the engine says that each of its things holds; slow on a busy host. Raises EngineError."""
         with as_engine_error(self.host):
-            return _again(self._disk_usage)
+            return again(self._disk_usage)
 
     def _disk_usage(self, **parameters: str) -> dict[str, Any]:
         """`/system/df` with the members that it has had until API 1.52, also where it leaves them out."""
@@ -487,115 +430,13 @@ class DockerEngine:
         )
 
 
+# An archive without files: two blocks of zeros.
+_EMPTY_TAR = b"\0" * 1024
 _PROBE = "docker-hindsight-doctor"
 # The members of `/system/df`, and where the engine's API has the same from 1.52 on.
 _DF_MEMBERS = {"Containers": "ContainerUsage", "Volumes": "VolumeUsage", "BuildCache": "BuildCacheUsage"}
-# What an engine answers of one thing that it cannot show, or that cannot be read; all others it may.
-_REFUSED = (docker.errors.APIError, ValueError, RecursionError)
-
-
-def _again(listing: Callable[[], T]) -> T:
-    """A listing that is repeated when it fails over something that was removed while it was made.
-
-    The containerd store answers 404 for the whole list then.
-    """
-    for _ in range(_TRIES):
-        try:
-            return listing()
-        except docker.errors.NotFound as error:
-            missing = error
-            time.sleep(_RETRY_S)
-    raise docker.errors.DockerException(f"a listing failed {_TRIES} times: {missing.explanation}") from missing
-
-
-def _empty_tar() -> bytes:
-    """An archive without files: two blocks of zeros."""
-    return b"\0" * 1024
-
-
-@contextmanager
-def as_engine_error(host: str) -> Iterator[None]:
-    """Turn docker-py's and the transport's faults into an `EngineError` that says what to do."""
-    try:
-        with deadline.call():
-            yield
-    except docker.errors.APIError as error:
-        refused = EngineNotFoundError if isinstance(error, docker.errors.NotFound) else EngineRefusedError
-        raise refused(host, str(error.explanation or error), error.status_code) from error
-    except requests.Timeout as error:
-        raise UnansweredError(f"the engine at {host} did not answer in time: {error}") from error
-    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-        raise EngineError(_unreachable(host, error)) from error
-    except urllib3.exceptions.HTTPError as error:
-        raise EngineError(_unreachable(host, error)) from error
-    except (ValueError, RecursionError) as error:
-        raise UnansweredError(
-            f"the engine at {host} gave an answer that cannot be read: {cut(str(error), 200)}"
-        ) from error
-
-
-def _unreachable(host: str, error: Exception) -> str:
-    text = str(error)
-    path = Path(host.removeprefix("unix://"))
-    if host.startswith("unix://") and ("FileNotFoundError" in text or not path.exists()):
-        return f"no engine socket at {path}: start the engine or name another with --host or DOCKER_HOST"
-    if "PermissionError" in text or "Permission denied" in text:
-        return f"no permission on the engine socket {path}: run as root or as a member of its group (docker)"
-    if "ConnectionRefusedError" in text or "Connection refused" in text:
-        return f"no engine answers at {host}: start it or name another with --host or DOCKER_HOST"
-    return f"the engine at {host} cannot be reached: {text.splitlines()[0] if text else type(error).__name__}"
 
 
 def _stamp(time_ns: int | None) -> Any:
     """Seconds with nanoseconds, as the engine's API takes them."""
     return None if time_ns is None else f"{time_ns // 10**9}.{time_ns % 10**9:09d}"
-
-
-def _tags(row: dict[str, Any]) -> tuple[str, ...]:
-    # What is pulled by digest is listed here, too, by the containerd store: see `_digests`.
-    return tuple(sorted(tag for tag in texts(row.get("RepoTags")) if tag != "<none>:<none>" and "@" not in tag))
-
-
-def _digests(row: dict[str, Any]) -> tuple[str, ...]:
-    """All names with a digest. The containerd store lists what was pulled by digest among the tags alone."""
-    names = {*texts(row.get("RepoDigests")), *(name for name in texts(row.get("RepoTags")) if "@" in name)}
-    return tuple(sorted(digest for digest in names if not digest.startswith("<none>@")))
-
-
-def _nameless_volumes(row: dict[str, Any]) -> list[str]:
-    """The folders that a container mounts and that may be volumes: some engines leave out an anonymous one's name."""
-    return [
-        source
-        for mount in objects(row.get("Mounts"))
-        if not mount.get("Name")
-        and (source := text(mount.get("Source")))
-        and (mount.get("Type") == "volume" or source.endswith(_VOLUME_DATA))
-    ]
-
-
-def _last_tag_time(detail: dict[str, Any]) -> float | None:
-    """When the engine last gave the image a name; graphdrivers leave it zero for pulled images."""
-    seconds = parse_rfc3339(text(mapping(detail.get("Metadata")).get("LastTagTime")))
-    return past_seconds(seconds, time.time()) or None
-
-
-def _build_time(detail: dict[str, Any]) -> str | None:
-    """When the image was built, as it says; None where it names a time that nobody can have built it at."""
-    said = text(detail.get("Created"))
-    return said if past_seconds(parse_rfc3339(said), time.time()) is not None else None
-
-
-def _volumes(container: dict[str, Any], volume_of: Mapping[str, str]) -> tuple[str, ...]:
-    """The names of the volumes that a container, listed or inspected, refers to.
-
-    Args:
-        container: as the engine reports it.
-        volume_of: the name of each volume, by its folder.
-    """
-    named = [text(mount.get("Name")) for mount in objects(container.get("Mounts")) if text(mount.get("Name"))]
-    nameless = [volume_of[folder] for folder in _nameless_volumes(container) if folder in volume_of]
-    return tuple(dict.fromkeys([*named, *nameless]))
-
-
-def _image_id(said: object) -> str | None:
-    return full_id(text(said)) if text(said) else None

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 from collector.model.events import Event, Kind
 from collector.model.jobs import JOB_LABELS
 from collector.model.observation import CreatedFrom, ListedContainer, full_id
+from collector.model.references import is_id
 from collector.model.untrusted import clean, cut, event_time_ns, labels, mapping, read_json, text, whole
 
 logger = logging.getLogger(__name__)
 
-_HEX_DIGITS = 64
 _RECENT = 4096
 _MOST_RAW = 8192
 _EXIT_CODES = (-(2**31), 2**32 - 1)  # Linux has 0 to 255, Windows 32 bits
@@ -207,17 +207,17 @@ class Translator:
     ) -> Event | None:
         kind = IMAGE_VERBS[action]
         name = text(attributes.get("name")) or None
-        if not actor and name is not None and _is_id(name):
+        if not actor and name is not None and is_id(name):
             actor = name  # Podman names what it has built so
         if kind in {Kind.IMAGE_PULLED, Kind.IMAGE_PUSHED}:
             # Docker names the reference as the actor; Podman the ID, or nothing.
-            reference = name if not actor or _is_id(actor) else actor
-            image = full_id(actor) if _is_id(actor) else self._named(reference)
+            reference = name if not actor or is_id(actor) else actor
+            image = full_id(actor) if is_id(actor) else self._named(reference)
             if image and reference and kind is Kind.IMAGE_PULLED:
                 self._names[reference] = image
         else:
-            image = full_id(actor) if _is_id(actor) else self._named(actor)
-            reference = None if name is None or _is_id(name) else name
+            image = full_id(actor) if is_id(actor) else self._named(actor)
+            reference = None if name is None or is_id(name) else name
             if kind is Kind.IMAGE_TAGGED and image and reference:
                 self._names[reference] = image
         return Event(time_ns, kind, image=image, reference=reference, identity=identity)
@@ -268,7 +268,7 @@ class Translator:
 
     def _opened(self, container: str, asked: str | None, known: OpenContainer) -> OpenContainer:
         """A container seen for the first time, with what the engine says about it if it has to be asked."""
-        if asked and asked.startswith("sha256:") and _is_id(asked):
+        if asked and asked.startswith("sha256:") and is_id(asked):
             return replace(known, image=asked)
         found = self._lookups.created_from(container)
         image = found.image or (self._named(asked) if asked else None)
@@ -312,11 +312,6 @@ def names_of(rows: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     return {name: image for image, names in rows.items() for name in names}
 
 
-def _is_id(text: str) -> bool:
-    digits = text.removeprefix("sha256:")
-    return len(digits) == _HEX_DIGITS and all(digit in "0123456789abcdef" for digit in digits)
-
-
 def _creation_facts(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """The labels and the name of a container."""
     known = {key: value for key, value in attributes.items() if key not in _ENGINE_SAYS}
@@ -346,7 +341,7 @@ def _commit(
     return Event(
         time_ns,
         Kind.IMAGE_BUILT,
-        image=full_id(image) if image and _is_id(image) else None,
+        image=full_id(image) if image and is_id(image) else None,
         reference=reference or None,
         container=container,
         attributes={"by": "commit"},

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
-from collector.engine.client import DockerEngine, as_engine_error
+from collector.engine.client import DockerEngine
+from collector.engine.connection import as_engine_error
 
 
 class DockerRemovingEngine(DockerEngine):
