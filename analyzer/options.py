@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from analyzer.search.fleet import Simulation, Source
     from analyzer.search.grid import Candidate
     from analyzer.search.recommend import Constraints
+    from analyzer.search.workers import Workers
     from analyzer.simulation.cleaner import Trigger
     from analyzer.trace.load import DiskOverride
 
@@ -47,6 +48,14 @@ LogsOption = Annotated[
 ProcessesOption = Annotated[
     int | None,
     typer.Option(min=1, metavar="NUMBER", help="How many hosts to work on at once.", show_default="one per processor"),
+]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Have the workers of a Dask cluster do it: its scheduler, such as tcp://scheduler:8786.",
+        show_default="this machine",
+    ),
 ]
 LogHostOption = Annotated[
     str | None,
@@ -184,6 +193,20 @@ class Histories:
         from analyzer.search.fleet import find
 
         return find(list(self.log) if self.log else [default_log_path()], self.host)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Options that say who does the work on many hosts."""
+
+    processes: ProcessesOption = None
+    cluster: ClusterOption = None
+
+    def workers(self) -> Workers:
+        """Who does it."""
+        from analyzer.search.workers import Workers
+
+        return Workers(self.processes, self.cluster)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from analyzer.options import (
     FormatOption,
     Histories,
     OrderOption,
-    ProcessesOption,
+    Spread,
     ThresholdOption,
 )
 from collector.eventlog.log import EventLog
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from analyzer.search.fleet import Simulation, Source
     from analyzer.search.grid import Candidate
     from analyzer.search.recommend import Found, Trial
+    from analyzer.search.workers import Workers
     from analyzer.simulation.cleaner import Trigger
     from analyzer.trace.load import DiskOverride
     from analyzer.trace.trace import Trace
@@ -53,7 +54,7 @@ def simulate(
     compared: Compared,
     disk: Disk,
     regret: RegretOption = False,
-    processes: ProcessesOption = None,
+    spread: Spread,
     output: FormatOption = "table",
 ) -> None:
     """Show what each policy would have done on this host: one row per policy, beside baselines.
@@ -74,7 +75,7 @@ def simulate(
         if regret:
             raise UsageError("--regret looks at one host: choose one with --host")
         with patient_progress(f"replaying {len(sources)} hosts") as progress:
-            found, notes = on_each(sources, work, override, processes, progress)
+            found, notes = on_each(sources, work, override, spread.workers(), progress)
         print_fleet(found, shown, notes)
         return
     trace = sources[0].load(override)
@@ -97,7 +98,7 @@ def report(
     axes: Axes,
     compared: Compared,
     disk: Disk,
-    processes: ProcessesOption = None,
+    spread: Spread,
 ) -> None:
     """Write all that the log shows as one HTML file: what the disk did, what it would have done, and what to set.
 
@@ -111,7 +112,7 @@ def report(
     candidates = compared.searched(axes, threshold)
     override, sources = disk.override(), histories.sources()
     if len(sources) > 1:
-        _report_on_fleet(sources, work, candidates, override, processes, output)
+        _report_on_fleet(sources, work, candidates, override, spread.workers(), output)
     else:
         trigger = Trigger(compared.trigger) if compared.trigger else None
         _report_on_one(sources[0].load(override), sources[0].log(), work, candidates, output, override, trigger)
@@ -182,7 +183,7 @@ def _report_on_fleet(
     work: Simulation,
     candidates: Sequence[Candidate],
     override: DiskOverride,
-    processes: int | None,
+    workers: Workers,
     path: Path,
 ) -> None:
     """Write the report of several hosts."""
@@ -195,10 +196,10 @@ def _report_on_fleet(
     with patient_progress(f"trying {len(candidates)} policies on {len(sources)} hosts") as progress:
 
         def run(trial: Trial) -> tuple[Found, list[str]]:
-            return on_each(sources, trial, override, processes, progress)
+            return on_each(sources, trial, override, workers, progress)
 
         lineup = Lineup.of(work.policies, propose(run, candidates, work.pull_rate, work.trigger))
     with patient_progress(f"replaying {len(sources)} hosts") as progress:
-        found, notes = on_each(sources, work.with_policies(lineup.policies), override, processes, progress)
+        found, notes = on_each(sources, work.with_policies(lineup.policies), override, workers, progress)
     write_fleet_report(fleet_study(found, lineup, notes), path)
     typer.echo(f"report: {path.resolve()}", err=True)

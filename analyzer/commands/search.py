@@ -18,11 +18,11 @@ from analyzer.options import (
     Histories,
     LogHostOption,
     OrderOption,
-    ProcessesOption,
     PullRateOption,
     SearchedOrdersOption,
     SearchedThresholdsOption,
     SplitOption,
+    Spread,
     SweptThresholdsOption,
     Varied,
 )
@@ -67,7 +67,7 @@ def sweep(
     front: FrontOption = False,
     disk: Disk,
     pull_rate: PullRateOption = "50MB",
-    processes: ProcessesOption = None,
+    spread: Spread,
     output: FormatOption = "table",
 ) -> None:
     """Try a whole grid of policies and mark those that no other beats (the Pareto front).
@@ -88,8 +88,8 @@ def sweep(
     override, sources = disk.override(), histories.sources()
     if len(sources) > 1:
         with patient_progress(f"replaying {len(sources)} hosts") as progress:
-            found, notes = on_each(sources, work, override, processes, progress)
-            chosen = _weighed(work, lambda trial: on_each(sources, trial, override, processes))
+            found, notes = on_each(sources, work, override, spread.workers(), progress)
+            chosen = _weighed(work, lambda trial: on_each(sources, trial, override, spread.workers()))
         print_fleet(found, shown, [*contradicting(left_out), *notes], chosen, marked=True, front_only=front)
         return
     trace = sources[0].load(override)
@@ -121,7 +121,7 @@ def recommend(
     varied: Varied,
     baseline: BaselineOption = None,
     disk: Disk,
-    processes: ProcessesOption = None,
+    spread: Spread,
     output: console.FormatOption = console.Format.TABLE,
 ) -> None:
     """Pick a policy that keeps to what is asked and hardly pulls anything again, and say why.
@@ -144,7 +144,7 @@ def recommend(
     work = Trial(tuple(candidates), options.baselines(baseline), share, trigger=varied.when())
     override, sources = disk.override(), histories.sources()
     with patient_progress(f"trying {len(candidates)} policies") as progress:
-        found, notes = on_each(sources, work, override, processes, progress)
+        found, notes = on_each(sources, work, override, spread.workers(), progress)
     chosen = choose(candidates, found, constraints, share, spare, least)
     finish_recommendation(chosen, found, constraints, share, output, out, notes)
 

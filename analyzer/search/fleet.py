@@ -7,11 +7,9 @@ another process or on another machine.
 from __future__ import annotations
 
 import glob
-import multiprocessing
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -20,6 +18,7 @@ from analyzer.baselines import baseline
 from analyzer.kernel.runs import Wake
 from analyzer.search.grid import Candidate
 from analyzer.search.pareto import possible, sweep
+from analyzer.search.workers import Workers, outcome
 from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger
 from analyzer.simulation.figures import over_hosts
 from analyzer.simulation.replay import Progress, replay_many
@@ -31,7 +30,7 @@ from analyzer.trace.shipped import ShippedLog, is_shipped, shipped_hosts
 from analyzer.trace.trace import Trace
 from collector.eventlog.identity import label_of
 from collector.eventlog.log import EventLog
-from collector.model.errors import HindsightError, LogError
+from collector.model.errors import HindsightError, LogError, UsageError
 from collector.model.units import format_duration
 from collector.shipping.store import open_store
 from pruner.policy.policy import BYTES, Policy
@@ -58,6 +57,12 @@ class Source:
     exported: bool = False
     label: str = ""
     store: str = ""
+
+    def absolute(self) -> Source:
+        """The same, as it is called in another working folder."""
+        if "://" in self.store:
+            return self
+        return replace(self, path=self.path.absolute(), store=self.store and str(self.path.absolute()))
 
     def log(self) -> EventLog:
         """The log, opened by whoever reads it."""
@@ -247,31 +252,32 @@ def on_each(
     sources: Sequence[Source],
     work: Work[T],
     disk: DiskOverride | None = None,
-    processes: int | None = None,
+    workers: Workers | int | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[T], list[str]]:
     """The work done on each host, in the order given, and a note for each host on which it is impossible.
 
-    The same whatever the number of processes.
+    The same whatever the number of workers.
 
     Args:
         sources: the hosts' histories.
-        work: what to do; picklable where there is more than one process.
+        work: what to do; picklable where other processes do it.
         disk: the disk to take in place of the recorded one.
-        processes: how many hosts at once, in processes or threads; None: one for each available processor.
+        workers: who does it, or how many hosts at once on this machine; None: one for each available processor.
         progress: called with the share that is done, from 0 to 1.
 
     Raises:
         HindsightError: it is impossible on all hosts.
+        ClusterError, UsageError: the cluster cannot be used.
     """
-    tasks = [_Task(source, work, disk) for source in sources]
-    count = min(processes or len(os.sched_getaffinity(0)), len(tasks))
-    if count <= 1:
+    chosen = workers if isinstance(workers, Workers) else Workers(workers)
+    tasks = [_Task(source.absolute() if chosen.cluster else source, work, disk) for source in sources]
+    if not chosen.cluster and chosen.count(len(tasks)) <= 1:
         outcomes = [
             task.outcome(None if progress is None else _part(progress, k, len(tasks))) for k, task in enumerate(tasks)
         ]
     else:
-        outcomes = _at_once(_pool(work, count), tasks, progress)
+        outcomes = _at_once(chosen, work, tasks, progress)
     failed = [outcome for outcome in outcomes if isinstance(outcome, HindsightError)]
     if failed and len(failed) == len(outcomes):
         raise failed[0]
@@ -297,26 +303,22 @@ class _Task(Generic[T]):
 
 
 def _run(task: _Task[T]) -> T | HindsightError:
-    return task.outcome()
+    found = task.outcome()
+    if isinstance(found, HindsightError):
+        # Of another process it comes as words: not every error of ours can be made again from them.
+        return (UsageError if isinstance(found, UsageError) else LogError)(str(found))
+    return found
 
 
-def _pool(work: Work[T], count: int) -> Executor:
-    """Threads where the work is done by compiled code, which they share; processes where it is done in Python.
-
-    A process costs a second to start before it helps. A fork would inherit DuckDB's and the kernel's threads in
-    whatever state they are, so none is made.
-    """
-    if getattr(work, "baselines", ()):
-        return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
-    return ThreadPoolExecutor(count)
-
-
-def _at_once(pool: Executor, tasks: Sequence[_Task[T]], progress: Progress | None) -> list[T | HindsightError]:
+def _at_once(
+    workers: Workers, work: Work[T], tasks: Sequence[_Task[T]], progress: Progress | None
+) -> list[T | HindsightError]:
     outcomes: dict[int, T | HindsightError] = {}
-    with pool:
+    with workers.pool(work, len(tasks)) as pool:
         numbers = {pool.submit(_run, task): k for k, task in enumerate(tasks)}
-        for future in as_completed(numbers):
-            outcomes[numbers[future]] = future.result()
+        for future in as_completed(list(numbers)):
+            # The future is let go of, and with it what a cluster still keeps for it.
+            outcomes[numbers.pop(future)] = outcome(future)
             if progress:
                 progress(len(outcomes) / len(tasks))
     return [outcomes[k] for k in range(len(tasks))]

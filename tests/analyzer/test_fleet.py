@@ -215,7 +215,7 @@ def test_work_and_findings_can_be_sent(fleet: Path) -> None:
 
 def test_sums_are_of_all_hosts(fleet: Path) -> None:
     candidates, _ = grid({"threshold": ["50%"], "min_age": ["60s"]})
-    found, notes = on_each(find([f"{fleet}/*.duckdb"]), Sweep(tuple(candidates)), processes=1)
+    found, notes = on_each(find([f"{fleet}/*.duckdb"]), Sweep(tuple(candidates)), workers=1)
     assert notes == []
     results = [findings.results[0] for findings in found]
     total = fleet_sum(results)
@@ -228,13 +228,13 @@ def test_sums_are_of_all_hosts(fleet: Path) -> None:
 def test_a_host_without_a_sound_figure_is_left_out_and_named(fleet: Path) -> None:
     EventLog(fleet / "new.duckdb", host="new").append([sample(0), Event(T0 + S, Kind.COLLECTOR_STARTED)])
     work = Simulation((policy_from({}, "test"),))
-    found, notes = on_each(find([f"{fleet}/*.duckdb"]), work, processes=1)
+    found, notes = on_each(find([f"{fleet}/*.duckdb"]), work, workers=1)
     assert [findings.host for findings in found] == ["one", "three", "two"]
     assert notes == [
         "host new is left out: the log holds no images: let `collector run` take an inventory, or import a job list"
     ]
     with pytest.raises(LogError, match="the log holds no images"):
-        on_each(find([fleet / "new.duckdb"]), work, processes=1)
+        on_each(find([fleet / "new.duckdb"]), work, workers=1)
 
 
 def test_one_table_per_fleet_whatever_the_number_of_processes(fleet: Path) -> None:

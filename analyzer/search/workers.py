@@ -1,0 +1,143 @@
+"""Who does the work on many hosts: this process, threads, processes, or the workers of a Dask cluster.
+
+All of them are reached through the standard library's executors, so there is one way to hand work out and to
+collect what comes of it, and the same bytes come of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from collector.model.errors import HindsightError, UsageError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+T = TypeVar("T")
+_CONNECT_S = 10
+# A cluster that starts its workers on demand takes a while.
+_WORKERS_S = 120
+_PACKAGE = "docker-hindsight"
+_ADDRESS = re.compile(r"(tcp|tls|wss?)://[^/\s]+:[0-9]{1,5}")
+
+
+class ClusterError(HindsightError):
+    """The cluster cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Who does the work.
+
+    Attributes:
+        processes: how many hosts at once on this machine; None: one for each available processor.
+        cluster: the address of a Dask scheduler, such as ``tcp://scheduler:8786``; None: this machine.
+    """
+
+    processes: int | None = None
+    cluster: str | None = None
+
+    def count(self, tasks: int) -> int:
+        """How many hosts are worked on at once on this machine."""
+        return min(self.processes or len(os.sched_getaffinity(0)), tasks)
+
+    @contextmanager
+    def pool(self, work: Callable[..., object], tasks: int) -> Iterator[Executor]:
+        """An executor; what has not begun when the block ends with an error, or is interrupted, is called off.
+
+        Raises:
+            ClusterError: the cluster does not answer, has no workers, or another version of this program.
+            UsageError: Dask is not installed, or the address is no such thing.
+        """
+        if self.cluster is not None:
+            with _client(self.cluster) as client, client.get_executor(pure=False) as pool:  # type: ignore[no-untyped-call]
+                try:
+                    yield pool
+                except BaseException:
+                    pool.shutdown(wait=False)
+                    raise
+            return
+        made = _local_pool(work, self.count(tasks))
+        try:
+            yield made
+        except BaseException:
+            made.shutdown(wait=False, cancel_futures=True)
+            raise
+        made.shutdown()
+
+
+def _local_pool(work: Callable[..., object], count: int) -> Executor:
+    """Threads where the work is done by compiled code, which they share; processes where it is done in Python.
+
+    A process costs a second to start before it helps. A fork would inherit DuckDB's and the kernel's threads in
+    whatever state they are, so none is made.
+    """
+    if getattr(work, "baselines", ()):
+        return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+    return ThreadPoolExecutor(count)
+
+
+def outcome(future: Future[T | HindsightError]) -> T | HindsightError:
+    """What came of the work on one host; also where whoever did it died of it.
+
+    Raises:
+        ClusterError: this machine's processes died, and with them all work.
+    """
+    try:
+        return future.result()
+    except BrokenExecutor:
+        raise ClusterError("a process of ours was killed (is memory short?): try fewer with --processes") from None
+    except HindsightError as error:
+        return error
+    except Exception as error:
+        # What a cluster's worker raises is its own: no memory, a missing module, or that it died of this host.
+        if not type(error).__module__.startswith(("distributed", "dask")) and not isinstance(error, MemoryError):
+            raise
+        return ClusterError(f"the cluster's workers failed at it ({type(error).__name__})")
+
+
+@contextmanager
+def _client(address: str) -> Iterator[Client]:
+    try:
+        from distributed import Client  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise UsageError(f"--cluster: Dask is not installed: install '{_PACKAGE}[cluster]'") from None
+    # What goes on among its workers is the cluster's business; what becomes of a host is told in a line of ours.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    if not _ADDRESS.fullmatch(address):
+        raise UsageError(f"--cluster: '{address}' is not an address such as tcp://scheduler:8786")
+    try:
+        client = Client(address, timeout=_CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
+    except (OSError, TimeoutError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "no answer"
+        raise ClusterError(f"--cluster: the scheduler at {address} does not answer: {reason}") from None
+    with client:
+        _check(client, address)
+        yield client
+
+
+def _check(client: Client, address: str) -> None:
+    """See that there are workers, and that they run this version: results are the same bytes only then."""
+    try:
+        client.wait_for_workers(1, timeout=_WORKERS_S)
+    except TimeoutError:
+        raise ClusterError(f"--cluster: the scheduler at {address} has no workers: start some") from None
+    ours = version(_PACKAGE)
+    found: dict[str, Any] = client.run(_installed, on_error="return")
+    for worker, theirs in sorted(found.items()):
+        if theirs != ours:
+            what = f"has {_PACKAGE} {theirs}" if isinstance(theirs, str) else f"lacks {_PACKAGE}[analyzer]"
+            raise ClusterError(f"--cluster: worker {worker} {what}: install version {ours}, as here")
+
+
+def _installed() -> str:
+    return version(_PACKAGE)
