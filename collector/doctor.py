@@ -126,10 +126,8 @@ def _runner_log(log: EventLog) -> Iterator[Finding]:
     if followed is not None and followed.fault is not None:
         yield Finding(subject, State.BLIND, "not readable", followed.fault)
     elif followed is not None and followed.name is not None and (told or not jobs):
-        ago = (
-            "nothing yet" if latest_ns is None else f"latest {format_duration((time.time_ns() - latest_ns) / 1e9)} ago"
-        )
-        yield Finding(subject, State.OK, "followed", f"{followed.name}: {ago}")
+        ago = "none yet" if latest_ns is None else f"{format_duration((time.time_ns() - latest_ns) / 1e9)} ago"
+        yield Finding(subject, State.OK, "followed", f"{followed.name}; latest fact on a job: {ago}")
     elif followed is not None and followed.name is not None:
         detail = f"{followed.name}, where {count} of the last day left no line: name another with --runner-log"
         yield Finding(subject, State.BLIND, "says nothing", detail)

@@ -24,7 +24,7 @@ from collector.eventlog.sql import sql_list
 from collector.machine.disk import DiskSample
 from collector.model.errors import HindsightError, LogError
 from collector.model.events import CONTAINERS
-from collector.model.units import format_time
+from collector.model.units import format_count, format_time
 from collector.model.untrusted import mapping, read_object, text
 from collector.terminal import console
 from pruner.planning.decision import Reason
@@ -53,6 +53,8 @@ class ImageCheck:
         removed: whether it was removed in fact.
         cause: why replay and fact differ, or why it was kept at the last moment; empty if they simply agree.
         kept: whether the replay has it go as the plan did, and the log says why it was kept at the last moment.
+        job: for which job in flight the pruner held it; None: for none.
+        asked: whether that job then had a container of it.
     """
 
     image: str
@@ -62,6 +64,8 @@ class ImageCheck:
     removed: bool
     cause: str = ""
     kept: bool = False
+    job: str | None = None
+    asked: bool = False
 
     @property
     def agrees(self) -> bool:
@@ -108,6 +112,11 @@ class PruneCheck:
             "kept_at_the_last_moment": [
                 {"image": check.image, "name": check.name, "cause": check.cause} for check in self.images if check.kept
             ],
+            "held_for_jobs": [
+                {"image": check.image, "name": check.name, "job": check.job, "asked_for": check.asked}
+                for check in self.images
+                if check.job is not None
+            ],
             "disagreements": [
                 {
                     "image": check.image,
@@ -145,6 +154,7 @@ def verify(log: EventLog, host: str | None = None, last: int | None = None) -> l
     """
     host = host or _host(log)
     recorded = _recorded(log, host, last)
+    containers = frozenset(log.query(_JOBS_CONTAINERS, [host]))
     checks = []
     with tempfile.TemporaryDirectory(prefix="docker-hindsight-") as folder:
         # The latest first: what is to be forgotten grows, so that one copy serves all.
@@ -152,7 +162,7 @@ def verify(log: EventLog, host: str | None = None, last: int | None = None) -> l
         _copy(log, cut.path)
         for prune in reversed(recorded):
             _forget(cut, prune.time_ns)
-            checks.append(_check(prune, cut))
+            checks.append(_check(prune, cut, containers))
     return checks[::-1]
 
 
@@ -188,6 +198,10 @@ def print_checks(checks: Sequence[PruneCheck]) -> None:
         kept = sum(check.kept for made in checks for check in made.images)
         late = f", {kept} of them kept at the last moment for a recorded reason" if kept else ""
         console.print_text(f"{share:.1%} of {images} verdicts on images are what the history says{late}.")
+    held = [check.asked for made in checks for check in made.images if check.job is not None]
+    if held:
+        times, vain = format_count(len(held), "time"), format_count(held.count(False), "time")
+        console.print_text(f"Jobs in flight held an image {times}; {vain} the job then had no container of it.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +273,7 @@ def _forget(cut: EventLog, from_ns: int) -> None:
         connection.execute(FORGET)
 
 
-def _check(prune: _Prune, cut: EventLog) -> PruneCheck:
+def _check(prune: _Prune, cut: EventLog, containers: frozenset[tuple[str, str]]) -> PruneCheck:
     words = text(prune.policy.get("text"))
     made = PruneCheck(prune.prune, prune.time_ns / 1e9, prune.trigger, words)
     if "images" not in prune.plan:
@@ -274,7 +288,16 @@ def _check(prune: _Prune, cut: EventLog) -> PruneCheck:
         replayed = _replay(prune, policy, cut)
     except (HindsightError, ValueError) as error:
         return _skipped(made, str(error))
-    return PruneCheck(made.prune, made.started, made.trigger, words, tuple(_compare(prune, replayed)))
+    held = {
+        entry["image"]: Hold.from_json(entry["hold"]).job
+        for entry in prune.plan["images"]
+        if entry["reason"] == Reason.HELD.name.lower() and "hold" in entry
+    }
+    images = [
+        replace(check, job=job, asked=(job, check.image) in containers) if job is not None else check
+        for check, job in ((check, held.get(check.image)) for check in _compare(prune, replayed))
+    ]
+    return PruneCheck(made.prune, made.started, made.trigger, words, tuple(images))
 
 
 def _is_readable(plan: Mapping[str, Any]) -> bool:
@@ -452,6 +475,11 @@ SELECT attributes ->> '$.prune', image_id, CASE kind WHEN 'item_failed' THEN coa
 FROM event JOIN image USING (image)
 WHERE kind IN ('item_removed', 'item_failed') AND coalesce(attributes ->> '$.item', 'image') = 'image' AND host = ?
 ORDER BY seq
+"""
+# What each job had a container of.
+_JOBS_CONTAINERS = """
+SELECT DISTINCT job_id, image_id FROM event JOIN job USING (host, job) JOIN image USING (image)
+WHERE kind = 'container_created' AND host = ? AND job_id IS NOT NULL
 """
 _PRESENT = "SELECT image_id FROM present_images JOIN image USING (image) WHERE host = ?"
 _INODES = "SELECT total_inodes FROM disk WHERE host = ? AND total_inodes IS NOT NULL ORDER BY time DESC LIMIT 1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from collector.model.errors import LogError
 from collector.model.events import Event, Kind
 from pruner.policy.file import to_json
 from pruner.policy.policy import Policy, Space
+from pruner.state.jobs_in_flight import Hold
 from tests.analyzer.command import analyzer
-from tests.analyzer.test_loading import T0, S, container, observed, sample
+from tests.analyzer.test_loading import T0, S, container, observed, of_job, sample
 
 HOUR = 3600.0
 POLICY = Policy(threshold=Space.parse("50B"), min_age=60.0, inode_threshold=Space.parse("0"))
@@ -103,6 +105,26 @@ def test_a_removal_that_failed_tells_why(history: EventLog) -> None:
     (image,) = (image for image in check.images if image.kept)
     assert (image.image, image.removed, image.cause, image.agrees) == ("a", False, "a container came", True)
     assert check.to_json()["kept_at_the_last_moment"] == [{"image": "a", "name": "a:1", "cause": "a container came"}]
+
+
+def test_what_was_held_for_a_job_is_said_to_be_asked_for_or_not(history: EventLog) -> None:
+    held = [
+        entry(image, "held", last)
+        | {"hold": Hold(job, T0 / S + HOUR - 60, None, "the job names it", firm=True).to_json()}
+        for image, last, job in (("a", 20, "5"), ("b", 40, "6"))
+    ]
+    history.append([recorded(HOUR, [*held, entry("c", "evict", 60)]), ended(HOUR + 1, HOUR, "c")])
+    history.append([replace(one, attributes=of_job(5)) for one in container(HOUR + 9, HOUR + 19, "a", "of-job-5")])
+    check = only(history)
+    assert check.agreement == 1.0
+    assert check.to_json()["held_for_jobs"] == [
+        {"image": "a", "name": "a:1", "job": "5", "asked_for": True},
+        {"image": "b", "name": "b:1", "job": "6", "asked_for": False},
+    ]
+    shown = analyzer("verify", "--log", str(history.path)).stdout
+    assert "Jobs in flight held an image 2 times; 1 time the job then had no container of it." in " ".join(
+        shown.split()
+    )
 
 
 def test_images_that_only_one_side_knows_are_named(history: EventLog) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from collector import doctor
 from collector.eventlog.log import EventLog
 from collector.job_sources import follow
 from collector.job_sources.follow import STATE, Followed, Follower
 from collector.job_sources.ingest import ingest_file, store_batch
-from collector.model.events import Kind
+from collector.model.events import Event, Kind
 from tests.collector.test_daemon import Watched, watched  # noqa: F401 - a fixture
 from tests.waiting import wait_for
 
@@ -309,3 +312,34 @@ def test_the_collector_stores_what_the_runner_says_while_it_watches(watched: Wat
         wait_for(lambda: told() == [1, 2, 3, 4], "what came without an engine")
     assert jobs(watched.log) == [1, 2, 3, 4]
     assert {event.attributes["source"] for event in watched.rows(Kind.JOB_STARTED)} == {"runner log"}
+
+
+def test_the_doctor_says_whether_the_runner_is_followed(
+    log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "_UNIT_FOLDERS", (tmp_path / "units",))
+    now_ns = time.time_ns()
+    log.append([Event(now_ns, Kind.COLLECTOR_STARTED)])
+
+    def said() -> list[tuple[str, str]]:
+        return [(finding.state.value, f"{finding.answer}: {finding.detail}") for finding in doctor._runner_log(log)]
+
+    def note(name: str | None, fault: str | None) -> None:
+        log.append([], (STATE, json.dumps({"name": name, "fault": fault})))
+
+    assert said() == []
+    labels = {f"com.gitlab.gitlab-runner.{key}": "5" for key in ("job.id", "project.id")}
+    created = Event(now_ns, Kind.CONTAINER_CREATED, image="i", container="c", attributes={"labels": labels})
+    log.append([created])
+    ((state, text),) = said()
+    assert (state, text.partition(" in")[0]) == ("blind", "not followed: 1 job")
+    assert "--runner-log" in text
+    note("the journal", "it may not be read: do this")
+    assert said() == [("blind", "not readable: it may not be read: do this")]
+    note("the journal", None)
+    assert said()[0][1].startswith("says nothing: the journal, where 1 job of the last day left no line")
+    path = tmp_path / "runner.log"
+    path.write_text(json.dumps({"msg": "Job succeeded", "job": 5, "time": datetime.now(UTC).isoformat()}) + "\n")
+    assert ingest_file(log, path).new == 1
+    ((state, text),) = said()
+    assert (state, text.partition("; ")[0]) == ("ok", "followed: the journal")

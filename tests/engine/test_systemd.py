@@ -304,9 +304,8 @@ def check_the_runner_s_log(machine: Machine) -> None:
     Host.wait_for(lambda: begun() == [("41",)], "the runner's job")
     machine.run("systemctl", "restart", "collector.service")
     machine.run("systemctl", "restart", "gitlab-runner.service")
-    wanted = "the journal of gitlab-runner.service; latest fact"
-    Host.wait_for(
-        lambda: wanted in machine.run("env", f"DOCKER_HOST={ENGINE_HOST}", "collector", "doctor"), "the doctor's word"
-    )
+    ask = ("env", f"DOCKER_HOST={ENGINE_HOST}", "collector", "doctor", "--format", "json")
+    wanted = "the journal of gitlab-runner.service; latest fact on a job: "
+    Host.wait_for(lambda: wanted in machine.run(*ask), "the doctor's word")
     assert begun() == [("41",)]
     assert "SupplementaryGroups=" in machine.run("systemctl", "cat", "collector.service")
