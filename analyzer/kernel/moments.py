@@ -13,7 +13,8 @@ import numpy as np
 from analyzer.native.binding import Array, function, plain, pointers, view
 from analyzer.trace.trace import Floats, Integers, Trace
 from analyzer.trace.uses import WORTH_A_THREAD
-from pruner.state.learning import AGES, BUCKETS, HABITS, STAGES, TRUST, TYPICAL_RATE, typical_idle
+from collector.eventlog.experience import BUCKETS, HABITS
+from pruner.state.learning import AGES, STAGES, TRUST, TYPICAL_RATE, typical_idle
 
 _MOMENTS_BYTES = 2**28
 _PARTS = 2

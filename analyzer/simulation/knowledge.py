@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from analyzer.kernel import index as kernel
 from analyzer.kernel.moments import Forecasting, Learning
 from analyzer.trace.trace import Flags, Floats, Integers, Trace, Use
+from collector.eventlog import experience
+from collector.eventlog.experience import BUCKETS, HABITS, HIGHEST_BIN, LOWEST_BIN, PHASES
 from collector.model.references import repository
 from pruner.policy import headroom
 from pruner.policy.orders import ORDERS
 from pruner.state import learning
-from pruner.state.learning import AGES, BUCKETS, CELLS, HABITS, HIGHEST_BIN, LOWEST_BIN, PHASES, STAGES
+from pruner.state.learning import AGES, CELLS, STAGES
 
 _NEVER = np.inf
 _DAY_MS = 86_400_000
@@ -202,7 +204,7 @@ class Knowledge:
     def averages(self) -> tuple[Integers, Floats]:
         """Per use, so far: returns of the image, and the moving average of its idle times."""
         idle = self._idle_times()
-        returned = idle > learning.SESSION
+        returned = idle > experience.SESSION
         count = self._running_count(returned)
         gaps = idle[returned]
         if not len(gaps):
@@ -210,12 +212,12 @@ class Knowledge:
         owner = self.owner[returned]
         begin = np.searchsorted(owner, owner)
         here = np.arange(len(gaps))
-        oldest = np.maximum(begin, here - learning.REMEMBERED_GAPS + 1)
+        oldest = np.maximum(begin, here - experience.REMEMBERED_GAPS + 1)
         average = gaps[oldest]
-        for back in range(learning.REMEMBERED_GAPS - 2, -1, -1):
+        for back in range(experience.REMEMBERED_GAPS - 2, -1, -1):
             which = here - back
             later = which > oldest
-            average[later] += learning.GAP_WEIGHT * (gaps[which[later]] - average[later])
+            average[later] += experience.GAP_WEIGHT * (gaps[which[later]] - average[later])
         position = np.cumsum(returned) - 1
         return count, np.where(count > 0, average[np.maximum(position, 0)], 0.0)
 
@@ -445,7 +447,7 @@ class _PastFacts(TraceFacts):
 
 def habits(gap: Floats) -> Integers:
     """As `pruner.state.learning.habit`."""
-    bins = np.clip(_bits(gap) - learning.LOWEST_HABIT, 0, HABITS - 2) + 1
+    bins = np.clip(_bits(gap) - experience.LOWEST_HABIT, 0, HABITS - 2) + 1
     return np.where(gap > 0, bins, 0)
 
 

@@ -14,11 +14,12 @@ import hashlib
 
 import duckdb
 
+from collector.eventlog.schema import PROJECTIONS
 from collector.eventlog.sql import sql_list
 from collector.model.events import CONTAINERS, MOMENTS, Effect, Kind, Use, with_effect
 from collector.model.jobs import SLOT
 
-FOLD_EVERY = 4_000
+FOLD_EVERY = 10_000
 """So many events wait before they are folded."""
 # The latest are left alone: what belongs together has come by then, in whatever order the engine said it.
 _HELD_BACK = 1_000
@@ -107,11 +108,15 @@ _CHOSEN = f"""
 CREATE OR REPLACE TEMP TABLE chosen AS
 WITH kept AS (SELECT DISTINCT CAST(seq AS BIGINT) AS seq FROM ({" UNION ALL ".join(_RULES)}) AS k(seq)
     WHERE seq IS NOT NULL),
--- A container that has gone must not look as if it were there.
+-- A container that has gone must not look as if it were there, nor a prune that has ended as if it went on.
 gone AS (
     SELECT s.seq FROM source AS s SEMI JOIN (SELECT host, container FROM source SEMI JOIN kept USING (seq)) AS c
         ON s.host = c.host AND s.container = c.container
     WHERE s.kind = 'container_destroyed'
+    UNION ALL
+    SELECT s.seq FROM source AS s SEMI JOIN (
+        SELECT host, part FROM source SEMI JOIN kept USING (seq) WHERE kind = 'prune_started'
+    ) AS p ON s.host = p.host AND s.part = p.part WHERE s.kind = 'prune_finished'
 )
 FROM kept UNION FROM gone
 """
@@ -148,7 +153,7 @@ INSERT INTO compacted BY NAME
 """
 VERSION = hashlib.sha256(f"{_NEW}{_KNOWN}{_SOURCE}{_CHOSEN}{_ADD_USES}{_ADD_KINDS}".encode()).hexdigest()[:16]
 """What tells these rules from others: what others made is made again."""
-FORGET = "DELETE FROM compacted; DELETE FROM image_count; DELETE FROM kind_count; DELETE FROM projection;"
+FORGET = "".join(f"DELETE FROM {table};" for table in sorted(PROJECTIONS))
 """SQL that takes all away that is folded; it is made again by the next appends."""
 
 
@@ -200,19 +205,23 @@ def _was_set_back(connection: duckdb.DuckDBPyConnection, after: int) -> bool:
     return bool(connection.execute(sql, [after]).fetchall()[0][0])
 
 
-def folded(table: str, after: int, whole_since: int) -> str:
+def folded(table: str, after: int, whole_since: int, wholly: str | None = None) -> str:
     """SQL of the events that views are to see: all after a number and a time, of those before what is kept.
 
     Args:
         table: the table of events, qualified.
         after: the number up to which events are folded.
         whole_since: the time from which on all are wanted, UTC nanoseconds.
+        wholly: a table of images of which all are wanted.
     """
     since = f"make_timestamp_ns({whole_since})"
+    more = f"""
+        UNION ALL SELECT * FROM {table} WHERE seq <= {after} AND time < {since} AND image IN (FROM {wholly})
+            AND seq NOT IN (SELECT seq FROM compacted)"""
     return f"""(
         SELECT * EXCLUDE (part) FROM compacted WHERE time < {since}
         UNION ALL SELECT * FROM {table} WHERE time >= {since}
-        UNION ALL SELECT * FROM {table} WHERE seq > {after} AND time < {since})"""
+        UNION ALL SELECT * FROM {table} WHERE seq > {after} AND time < {since}{more if wholly else ""})"""
 
 
 def sums(table: str, after: int) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import duckdb
 
-from collector.eventlog import compaction, identity
+from collector.eventlog import compaction, experience, identity
 from collector.eventlog.database import (
     check_functions,
     in_one_line,
@@ -33,11 +33,9 @@ from collector.eventlog.schema import (
     MIGRATIONS,
     SCHEMA_VERSION,
     TABLES,
-    TEMPORARY_VIEWS,
     VIEWS,
-    table_of_events,
-    true_times,
 )
+from collector.eventlog.views import show
 from collector.model.backoff import Backoff
 from collector.model.errors import LogBusyError, LogError
 from collector.model.events import Event
@@ -111,6 +109,7 @@ class EventLog:
             if mark is not None:
                 connection.execute("DELETE FROM position WHERE host = ? AND source = ?", [host, mark[0]])
                 connection.execute("INSERT INTO position VALUES (?, ?, ?)", [host, *mark])
+            experience.advance(connection, host)
             connection.commit()
         return len(new)
 
@@ -156,18 +155,8 @@ class EventLog:
     ) -> duckdb.DuckDBPyConnection:
         """An open log as queries see it: with our own views, whatever the file holds, and true times."""
         _check_tables(connection, self.path)
-        table = events = table_of_events(connection)
-        after = None if whole_since is None else compaction.reached(connection)
-        if after is not None and whole_since is not None:
-            since_ns = int(min(max(whole_since * 1e9, 0), LAST_NS))
-            events = compaction.folded(table, after, since_ns)
-        if not as_recorded:
-            events = true_times(connection, time.time_ns(), events)
-        if events != table:
-            connection.execute(f"CREATE OR REPLACE TEMP VIEW event AS FROM {events}")
-        connection.execute(TEMPORARY_VIEWS)
-        if after is not None:
-            connection.execute(compaction.sums(table, after))
+        since_ns = None if whole_since is None else int(min(max(whole_since * 1e9, 0), LAST_NS))
+        show(connection, since_ns, as_recorded=as_recorded)
         self._resolved(connection)
         return connection
 

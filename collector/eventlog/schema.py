@@ -109,6 +109,38 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE kind_count (host VARCHAR NOT NULL, kind VARCHAR NOT NULL, events BIGINT NOT NULL);
     CREATE TABLE projection (version VARCHAR NOT NULL, seq BIGINT NOT NULL);
     """,
+    # 10: how each image has been used up to a midnight: see `collector.eventlog.experience`.
+    """
+    CREATE TABLE experience (
+        host VARCHAR NOT NULL,
+        version VARCHAR NOT NULL,
+        until BIGINT NOT NULL,
+        seq BIGINT NOT NULL,
+        origin BIGINT
+    );
+    CREATE TABLE habit (
+        host VARCHAR NOT NULL,
+        image INTEGER NOT NULL,
+        began BIGINT NOT NULL,
+        ended BIGINT NOT NULL,
+        uses BIGINT NOT NULL,
+        returns BIGINT NOT NULL,
+        gaps DOUBLE[] NOT NULL,
+        first BIGINT,
+        demanded BIGINT,
+        used_first BIGINT,
+        found BIGINT,
+        since BIGINT
+    );
+    CREATE TABLE open_use (host VARCHAR NOT NULL, image INTEGER NOT NULL, container VARCHAR NOT NULL);
+    CREATE TABLE situation (
+        host VARCHAR NOT NULL,
+        image INTEGER NOT NULL,
+        cell INTEGER NOT NULL,
+        returns BIGINT NOT NULL,
+        exposure BIGINT NOT NULL
+    );
+    """,
 )
 # The version that brought typed jobs: events of older logs are attributed when they reach it.
 JOBS_VERSION = 3
@@ -118,7 +150,9 @@ IDENTITY_VERSION = 7
 SCHEMA_VERSION = len(MIGRATIONS)
 TABLES = frozenset(re.findall(r"CREATE TABLE (\w+)", "".join(MIGRATIONS)))
 # What is folded of the events, and can be folded again.
-PROJECTIONS = frozenset({"compacted", "image_count", "kind_count", "projection"})
+PROJECTIONS = frozenset(
+    ("compacted", "image_count", "kind_count", "projection", "experience", "habit", "open_use", "situation")
+)
 
 _CONTAINERS = sql_list(CONTAINERS)
 _HELPERS = sql_list(sorted(HELPER_ROLES))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from collector.eventlog import experience
 from collector.eventlog.compaction import differences
 from collector.eventlog.log import EventLog
 
@@ -120,3 +122,6 @@ def _violations(log: EventLog) -> Iterator[Violation]:
     with log.reading(as_recorded=True) as connection:
         for seq, text in differences(connection):
             yield Violation("projection", seq, text if seq is None else f"event {seq} {text}")
+    with log.reading() as connection:
+        for text in experience.differences(connection, time.time_ns()):
+            yield Violation("projection", None, text)

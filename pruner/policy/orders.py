@@ -30,7 +30,7 @@ class Facts(Protocol):
         created: its build time (1970 if unknown).
         first_seen: when it was first observed.
         uses: how many containers and jobs used it.
-        returns: how often it was used again after an idle time of more than `pruner.state.learning.SESSION` seconds.
+        returns: how often it was used again after an idle time of more than `experience.SESSION` seconds.
         gap: moving average of those idle times, seconds; 0 without any.
         bytes: bytes of all its layers.
         own_bytes: bytes of the layers that no other image present holds: what its removal frees.

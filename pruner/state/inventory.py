@@ -319,7 +319,7 @@ def read_history(log: EventLog) -> History:
         names = dict(connection.execute(_NAMES, host).fetchall())
         covered = coverage(connection, log.host)
         unfinished = connection.execute(
-            "SELECT prune FROM prunes WHERE host = ? AND finished IS NULL ORDER BY started", host
+            "SELECT prune FROM prunes WHERE host = ? AND started NOTNULL AND finished IS NULL ORDER BY started", host
         ).fetchall()
     images = {}
     for image, seen in first.items():

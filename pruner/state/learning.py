@@ -16,30 +16,22 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from collector.eventlog.log import EventLog
-from collector.eventlog.sql import sql_built_ns, sql_case, sql_list, sql_stored_ns
-from collector.model.events import EVIDENCE_USE, LIVE, Use
+from collector.eventlog import experience
+from collector.eventlog.experience import (
+    BUCKETS,
+    GAP_WEIGHT,
+    HABITS,
+    HIGHEST_BIN,
+    LOWEST_BIN,
+    LOWEST_HABIT,
+    PHASES,
+    REMEMBERED_GAPS,
+)
+from collector.eventlog.log import ONLY_KEPT, EventLog
 
 HOUR = 3600.0
 DAY = 86400.0
-SESSION = HOUR
-"""Uses closer together than this, in seconds, belong to one visit: its end begins an idle time."""
-REMEMBERED_GAPS = 16
-"""How many of the latest idle times the moving average looks back on."""
-GAP_WEIGHT = 0.25
-"""The weight of the latest idle time in the moving average."""
-
-LOWEST_BIN = 11
-HIGHEST_BIN = 24
-"""Idle times are binned by powers of two, from half an hour (2^11 s) to a hundred days (2^23 s)."""
 AGES = HIGHEST_BIN - LOWEST_BIN + 1
-BUCKETS = 6
-"""Use counts are binned by powers of two, from none to 16 and more."""
-LOWEST_HABIT = 12
-HABITS = 10
-"""Usual idle times: none yet, then by powers of two from an hour (2^12 s) to more than ten days (2^20 s)."""
-PHASES = (0.0, DAY, 7 * DAY)
-"""Since when an image has been superseded: not at all, then from each of these seconds on."""
 STAGES = len(PHASES) + 1
 CELLS = AGES * BUCKETS * HABITS * STAGES
 
@@ -225,126 +217,13 @@ def read_experience(log: EventLog, now: float) -> Experience:
     Raises:
         LogError: the log cannot be read.
     """
+    with log.reading(whole_since=ONLY_KEPT) as connection:
+        habits, situations = experience.read(connection, log.host, int(now * 1e9))
     returns, exposure = [0.0] * CELLS, [0.0] * CELLS
-    with log.reading() as connection:
-        connection.execute(_ENTRIES, {"host": log.host, "now": int(now * 1e9)})
-        connection.execute(_SUPERSEDED, {"host": log.host})
-        connection.execute(_VISITS, {"session": int(SESSION * 1e9)})
-        connection.execute(_GAPS, {"remembered": REMEMBERED_GAPS - 1, "weight": GAP_WEIGHT})
-        habits = {
-            image: Habits(uses, count, gap or 0.0, math.inf if since is None else since / 1e9)
-            for image, uses, count, gap, since in connection.execute(_HABITS).fetchall()
-        }
-        midnight = int(now // DAY * DAY) * 10**9
-        for cell, count, nanoseconds in connection.execute(_SITUATIONS, _SCALES | {"midnight": midnight}).fetchall():
-            returns[cell], exposure[cell] = float(count), nanoseconds / 1e9
-    return Experience(habits, Learned(tuple(returns), tuple(exposure)))
-
-
-# Uses as intervals; what began before the log did was there when it began, and what an inventory
-# found before any use was last used when the engine stored it, else when it was built.
-_ENTRIES = f"""
-CREATE TEMP TABLE entry AS
-WITH origin AS (
-    SELECT epoch_ns(coalesce(min(time) FILTER (kind IN ({sql_list(LIVE)})),
-        min(time))) AS origin
-    FROM event WHERE host = $host
-), used AS (
-    SELECT image, epoch_ns(began) AS began, coalesce(epoch_ns(ended), 9e18::BIGINT) AS ended, evidence
-    FROM uses WHERE host = $host AND image IS NOT NULL AND epoch_ns(began) <= $now
-), found AS (
-    SELECT image, epoch_ns(first_observed) AS began,
-        coalesce({sql_stored_ns("attributes")}, {sql_built_ns("attributes")}, 0) AS built
-    FROM image_observations WHERE host = $host AND epoch_ns(first_observed) <= $now
-), every AS (
-    SELECT image, greatest(began, origin) AS began, began AS seen, ended,
-        CASE WHEN began < origin THEN 'found' ELSE evidence END AS evidence
-    FROM used, origin
-    UNION ALL
-    SELECT image, began, began, least(built, began), 'found' FROM found ANTI JOIN
-        (SELECT image, min(began) AS first FROM used GROUP BY image) AS u
-        ON u.image = found.image AND u.first <= found.began
-)
-SELECT *, {sql_case("evidence", {"found": Use.FOUND, **EVIDENCE_USE})} AS kind FROM every
-"""
-_SUPERSEDED = """
-CREATE TEMP TABLE superseded AS
-WITH sight AS (
-    SELECT image, min(seen) AS first, min(began) FILTER (kind BETWEEN 2 AND 4) AS demanded FROM entry GROUP BY image
-), numbered AS (
-    SELECT image, demanded, row_number() OVER (ORDER BY first, coalesce(epoch_us(created), 0), image_id) AS number
-    FROM sight JOIN image USING (image)
-    LEFT JOIN (SELECT image, created FROM images WHERE host = $host) AS i USING (image)
-), repository AS (
-    SELECT DISTINCT image, repository_of(name) AS repository
-    FROM (SELECT DISTINCT image, name FROM image_references WHERE host = $host)
-), later AS (
-    SELECT image, min(demanded) OVER (
-        PARTITION BY repository ORDER BY number ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING) AS since
-    FROM numbered JOIN repository USING (image)
-)
-SELECT image, CASE WHEN bool_and(since IS NOT NULL) THEN max(since) END AS since FROM later GROUP BY image
-"""
-# What an inventory found has an end before it was seen: nobody observed that idle time.
-_VISITS = """
-CREATE TEMP TABLE visit AS
-WITH ended AS (
-    SELECT image, began, kind, max(ended) OVER so_far AS ended, count(*) FILTER (kind IN (2, 4)) OVER so_far AS uses
-    FROM entry WINDOW so_far AS (PARTITION BY image ORDER BY began, kind ROWS UNBOUNDED PRECEDING)
-), gap AS (
-    SELECT *, kind BETWEEN 2 AND 4 AND lag(ended) OVER each >= lag(began) OVER each
-            AND began - lag(ended) OVER each > $session AS returned,
-        began - lag(ended) OVER each AS gap,
-        lead(began) OVER each AS next, lead(kind) OVER each BETWEEN 2 AND 4 AS demanded
-    FROM ended WINDOW each AS (PARTITION BY image ORDER BY began, kind)
-)
-SELECT *, count(*) FILTER (returned) OVER (PARTITION BY image ORDER BY began, kind ROWS UNBOUNDED PRECEDING) AS returns
-FROM gap
-"""
-_GAPS = """
-CREATE TEMP TABLE usual AS
-WITH latest AS (
-    SELECT image, returns, list(gap / 1e9) OVER (
-        PARTITION BY image ORDER BY returns ROWS BETWEEN $remembered PRECEDING AND CURRENT ROW) AS gaps
-    FROM visit WHERE returned
-)
-SELECT image, returns, list_reduce(gaps, lambda average, gap: average + $weight * (gap - average)) AS usual FROM latest
-"""
-_HABITS = """
-SELECT image_id, max(uses), max(returns), arg_max(usual, returns), any_value(since)
-FROM visit JOIN image USING (image) LEFT JOIN usual USING (image, returns) LEFT JOIN superseded USING (image)
-GROUP BY image_id
-"""
-_SITUATIONS = """
-WITH idle AS (
-    SELECT image, began, ended, uses, usual, since, demanded, next, least(coalesce(next, $midnight), $midnight) AS last
-    FROM visit LEFT JOIN usual USING (image, returns) LEFT JOIN superseded USING (image)
-    WHERE ended < least(coalesce(next, $midnight), $midnight)
-), piece AS (
-    SELECT age, least(CAST(floor(log2(greatest(uses, 0.5))) AS INTEGER) + 1, $buckets - 1) AS often,
-        CASE WHEN usual IS NULL THEN 0
-            ELSE least(greatest(CAST(floor(log2(usual)) AS INTEGER) + 1 - $lowest_habit, 0), $habits - 2) + 1
-            END AS habit,
-        stage,
-        greatest(began, ended + CASE WHEN age > $lowest THEN power(2, age - 1)::BIGINT * 1000000000 ELSE 0 END,
-            CASE WHEN stage > 0 THEN coalesce(since + ($phases)[stage], 9e18::BIGINT) ELSE 0 END) AS start,
-        least(last,
-            CASE WHEN age < $highest THEN ended + power(2, age)::BIGINT * 1000000000 ELSE $midnight END,
-            CASE WHEN stage < len($phases) THEN coalesce(since + ($phases)[stage + 1], $midnight)
-                ELSE $midnight END) AS stop,
-        next, demanded
-    FROM idle, range($lowest, $highest + 1) AS ages(age), range(len($phases) + 1) AS stages(stage)
-    WHERE age = $lowest OR ended + power(2, age - 1)::BIGINT * 1000000000 < last
-)
-SELECT ((age - $lowest) * $buckets + often) * $habits * (len($phases) + 1) + habit * (len($phases) + 1) + stage AS cell,
-    count(*) FILTER (demanded AND stop = next), sum(stop - start)
-FROM piece WHERE stop > start GROUP BY cell
-"""
-_SCALES = {
-    "lowest": LOWEST_BIN,
-    "highest": HIGHEST_BIN,
-    "buckets": BUCKETS,
-    "lowest_habit": LOWEST_HABIT,
-    "habits": HABITS,
-    "phases": [int(phase) * 10**9 for phase in PHASES],
-}
+    for cell, count, nanoseconds in situations:
+        returns[cell], exposure[cell] = float(count), nanoseconds / 1e9
+    known = {
+        image: Habits(uses, count, gap or 0.0, math.inf if since is None else since / 1e9)
+        for image, uses, count, gap, since in habits
+    }
+    return Experience(known, Learned(tuple(returns), tuple(exposure)))

@@ -16,6 +16,7 @@ from analyzer.native import loader
 from analyzer.simulation.knowledge import Knowledge, habits, superseded_since
 from analyzer.trace.load import load_trace
 from analyzer.trace.trace import DiskState, ImageFacts, Trace, Use, make_trace
+from collector.eventlog.experience import SESSION
 from collector.eventlog.log import EventLog
 from collector.model.events import Event, Kind
 from pruner.policy.orders import ORDERS, OWN_STATE_ORDERS
@@ -23,7 +24,6 @@ from pruner.state.learning import (
     CELLS,
     DAY,
     HOUR,
-    SESSION,
     Learned,
     age_bin,
     habit,

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from collector.daemon.presence import Presence
-from collector.eventlog import compaction
+from collector.eventlog import compaction, experience
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.model.events import Event, Kind
 from collector.queries.check import check
@@ -28,7 +28,7 @@ T0 = 1_700_000_000 * S
 IMAGES = [f"sha256:{n:064x}" for n in range(4)]
 KINDS = (
     *("container", "container", "container", "pulled", "tagged", "observed", "deleted", "sampled", "job", "gap"),
-    *("restart", "prune", "unknown end", "set back"),
+    *("restart", "prune", "unknown end", "late job", "set back"),
 )
 STEPS = st.lists(
     st.tuples(st.sampled_from(KINDS), st.integers(0, 3), st.integers(0, 3), st.integers(0, 100_000)),
@@ -80,6 +80,7 @@ class History:
         layers = [{"diff_id": "base", "chain_id": "base", "bytes": 5}, {"chain_id": image_id, "bytes": more}]
         seen = {"references": [name], "digests": [], "size": 5 + more, "layers": layers}
         origin = {"origin": ("registry", "local")[more % 2]} if more else {}
+        stored = {"stored": self.now / S - more * 9e4} if image % 2 else {}
         job = {"job": {"ci": "gitlab", "job_id": str(image), "project_id": str(more)}, "role": "build"}
         store = {"store": ("overlay2", "containerd", "podman")[more % 3]}
         prune = {"prune": f"p{self.count}", "plan": {"images": [{"image": image_id}]}}
@@ -87,10 +88,11 @@ class History:
         return {
             "pulled": [Event(now, Kind.IMAGE_PULLED, image_id, name)],
             "tagged": [Event(now, Kind.IMAGE_TAGGED, image_id, name)],
-            "observed": [Event(now, Kind.IMAGE_OBSERVED, image_id, name, attributes={**seen, **origin})],
+            "observed": [Event(now, Kind.IMAGE_OBSERVED, image_id, name, attributes={**seen, **origin, **stored})],
             "deleted": [Event(now, Kind.IMAGE_DELETED, image_id)],
             "sampled": [Event(now, Kind.DISK_SAMPLED, bytes=more, attributes={"total_bytes": 9, "path": "/"})],
             "job": [Event(now - more * S, Kind.JOB_IMAGE_USED, image_id, name, attributes=job)],
+            "late job": [Event(now - more * 86400 * S, Kind.JOB_IMAGE_USED, image_id, name, attributes=job)],
             "gap": [Event(now, Kind.GAP, began_ns=now - S, attributes={"reason": "test"})],
             "restart": [Event(now, Kind.COLLECTOR_STOPPED), Event(now, Kind.COLLECTOR_STARTED, attributes=store)],
             "prune": [
@@ -172,6 +174,24 @@ def test_what_is_folded_answers_as_all_events_do(
         return
     assert [one for one in check(log) if one.rule == "projection"] == []
     assert answers(log) == answers(WholeLog(log.path, host="h"))
+
+
+def test_habits_go_on_from_the_last_midnight(folded: EventLog) -> None:
+    history = History()
+    history.now += 30 * 86400 * S
+    for turn in range(12):
+        for kind in ("container", "container", "pulled", "observed"):
+            history.take(kind, turn % 4, turn % 3, 9_000)
+        folded.append(history.events)
+        history.events.clear()
+    (until,) = folded.query("SELECT until FROM experience")[0]
+    assert until > T0 + 30 * 86400 * S
+    assert folded.query("SELECT count(*) > 2, sum(uses) > 5 FROM habit") == [(True, True)]
+    with folded.reading() as connection:
+        assert experience.differences(connection, history.now) == []
+        connection.execute("CREATE OR REPLACE TEMP TABLE habit AS SELECT * REPLACE (uses + 1 AS uses) FROM habit")
+        wrong = experience.differences(connection, history.now)
+    assert any("habits" in text for text in wrong)
 
 
 def _crash(log: EventLog, events: list[Event]) -> None:

@@ -1,0 +1,401 @@
+"""How the images of a host have been used, folded day by day: what `pruner.state.learning` learns from.
+
+Up to some midnight there is one row of each image (its habits), the sums of each situation that it was in, and the
+containers that existed then; the events since go on from there. What comes to light of an image's past afterwards
+(a use that somebody tells of late, a name that ties it to others) has that image folded from all of its events again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from collector.eventlog import compaction
+from collector.eventlog.sql import sql_built_ns, sql_case, sql_list, sql_stored_ns
+from collector.eventlog.views import show
+from collector.model.events import EVIDENCE_USE, LIVE, MOMENTS, Use
+
+DAY_NS = 86400 * 10**9
+SESSION = 3600.0
+"""Uses closer together than this, in seconds, belong to one visit: its end begins an idle time."""
+REMEMBERED_GAPS = 16
+"""How many of the latest idle times the moving average looks back on."""
+GAP_WEIGHT = 0.25
+"""The weight of the latest idle time in the moving average."""
+LOWEST_BIN = 11
+HIGHEST_BIN = 24
+"""Idle times are told apart by powers of two, from half an hour (2^11 s) to a hundred days (2^23 s)."""
+BUCKETS = 6
+"""Use counts are told apart by powers of two, from none to 16 and more."""
+LOWEST_HABIT = 12
+HABITS = 10
+"""Usual idle times: none yet, then by powers of two from an hour (2^12 s) to more than ten days (2^20 s)."""
+PHASES = (0.0, 86400.0, 7 * 86400.0)
+"""Since when an image has been superseded: not at all, then from each of these seconds on."""
+
+# Job sources tell of the last hours of a day after its end.
+_LATE_NS = 2 * 3600 * 10**9
+# A fold takes a day of events or so many: an old log is caught up by appends, none of which is to take long.
+_MOST = 200_000
+# It costs more than compaction does, so it comes less often.
+_FOLDS = 5
+_NEVER = 9 * 10**18
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """Up to where uses are folded: a midnight (UTC nanoseconds), the last event known then, and when the log began."""
+
+    until: int = 0
+    seq: int = -1
+    origin: int | None = None
+
+
+def read(
+    connection: duckdb.DuckDBPyConnection, host: str, now_ns: int, *, afresh: bool = False
+) -> tuple[list[Any], list[Any]]:
+    """What a host's log tells: each image's habits, and the sums of each situation up to the last midnight.
+
+    Args:
+        connection: the log, open.
+        host: whose.
+        now_ns: what is later does not count, UTC nanoseconds.
+        afresh: whether from all events, whatever is folded of them.
+
+    Returns:
+        (image ID, uses, returns, usual idle time in seconds or None, superseded since when in UTC nanoseconds or None),
+        and (number of the situation, returns, idle time in nanoseconds).
+    """
+    midnight = now_ns // DAY_NS * DAY_NS
+    show(connection, 0)
+    state = Folded() if afresh else _state(connection, host)
+    if state.until > midnight:
+        state = Folded()
+    _fold(connection, host, state, now_ns, midnight)
+    return connection.execute(_HABITS).fetchall(), connection.execute(_SUMS, {"host": host}).fetchall()
+
+
+def advance(connection: duckdb.DuckDBPyConnection, host: str) -> None:
+    """Fold what has passed since the last time, once that is enough, a piece at a time.
+
+    Args:
+        connection: the log, open for writing, in the transaction of an append, in which it comes last.
+        host: whose.
+    """
+    sql = "SELECT coalesce(max(seq), 0), (SELECT max(seq) FROM experience WHERE host = ?) FROM event"
+    newest, last = connection.execute(sql, [host]).fetchall()[0]
+    if newest - (last or 0) < _FOLDS * compaction.FOLD_EVERY:
+        return
+    show(connection, 0)
+    state = _state(connection, host)
+    show(connection, state.until, again=True)
+    until = connection.execute(_NEXT, {"host": host, "from": state.until, "most": _MOST}).fetchall()[0][0]
+    until = 0 if until is None else (until - _LATE_NS) // DAY_NS * DAY_NS
+    if until <= state.until:
+        return
+    origin = _fold(connection, host, state, until - 1, until)
+    for statement in filter(str.strip, _STORE.split(";")):
+        values = {"host": host, "until": until, "remembered": REMEMBERED_GAPS}
+        connection.execute(statement, {name: value for name, value in values.items() if f"${name}" in statement})
+    connection.execute("INSERT INTO experience VALUES (?, ?, ?, ?, ?)", [host, VERSION, until, newest, origin])
+
+
+def differences(connection: duckdb.DuckDBPyConnection, now_ns: int) -> list[str]:
+    """Where what is folded leads to other habits than all events do; see `read`."""
+    found = []
+    for (host,) in connection.execute("SELECT host FROM experience ORDER BY host").fetchall():
+        (habits, sums), (all_habits, all_sums) = (
+            map(sorted, read(connection, host, now_ns, afresh=afresh)) for afresh in (False, True)
+        )
+        found += [f"the habits folded of image {row[0]} are not its" for row in habits if row not in set(all_habits)]
+        if len(habits) != len(all_habits) or sums != all_sums:
+            found.append("the situations folded of all images are not theirs")
+    return found
+
+
+def _state(connection: duckdb.DuckDBPyConnection, host: str) -> Folded:
+    """How far uses are folded; not at all where the log turns out to have begun at another time."""
+    if compaction.reached(connection) is None:
+        return Folded()
+    sql = "SELECT until, seq, origin FROM experience WHERE host = ? AND version = ?"
+    found = connection.execute(sql, [host, VERSION]).fetchall()
+    if not found:
+        return Folded()
+    show(connection, found[0][0], again=True)
+    return Folded(*found[0]) if _origin(connection, host) == found[0][2] else Folded()
+
+
+def _origin(connection: duckdb.DuckDBPyConnection, host: str) -> int | None:
+    found: int | None = connection.execute(_ORIGIN, [host]).fetchall()[0][0]
+    return found
+
+
+def _fold(connection: duckdb.DuckDBPyConnection, host: str, state: Folded, now_ns: int, midnight: int) -> int | None:
+    """Make the temporary tables that habits and situations are read from; when the log began, UTC nanoseconds."""
+    connection.execute("CREATE OR REPLACE TEMP TABLE again (image INTEGER)")
+    values: dict[str, Any] = {"host": host, "from": state.until, "seq": state.seq, "now": now_ns, "midnight": midnight}
+    values |= {"session": int(SESSION * 1e9), "remembered": REMEMBERED_GAPS - 1, "weight": GAP_WEIGHT} | _SCALES
+    doubted = True
+    while doubted:
+        show(connection, state.until, wholly="again", again=True)
+        values["origin"] = _origin(connection, host) or 0
+        for sql in (_KNOWN, _OBSERVED, _REPOSITORIES, _USED, _ENTRIES, _SUPERSEDED):
+            _run(connection, sql, values)
+        doubted = state.until > 0 and bool(_run(connection, _DOUBTED, values))
+        if doubted:
+            connection.execute("INSERT INTO again FROM doubted")
+    for sql in (_VISITS, _GAPS, _USUAL, _PIECES):
+        _run(connection, sql, values)
+    return int(values["origin"]) or None
+
+
+def _run(connection: duckdb.DuckDBPyConnection, sql: str, values: dict[str, Any]) -> int:
+    """Make a temporary table with the values that its SQL names; how many rows it has."""
+    connection.execute(sql, {name: value for name, value in values.items() if f"${name}" in sql})
+    return int(connection.execute(f"SELECT count(*) FROM {sql.split()[5]}").fetchall()[0][0])
+
+
+_ORIGIN = f"""
+SELECT epoch_ns(coalesce(min(time) FILTER (kind IN ({sql_list(LIVE)})), min(time))) FROM event WHERE host = ?
+"""
+# The end of a piece of so many events, or of the log.
+_NEXT = """
+SELECT coalesce(
+    (SELECT epoch_ns(min(time)) FROM event WHERE host = $host AND seq >= $most + (
+        SELECT min(seq) FROM event WHERE host = $host AND epoch_ns(time) >= $from)),
+    (SELECT epoch_ns(max(time)) FROM event WHERE host = $host))
+"""
+_KNOWN = """
+CREATE OR REPLACE TEMP TABLE known AS
+SELECT * EXCLUDE (host) FROM habit ANTI JOIN again USING (image) WHERE host = $host AND $from > 0
+"""
+# When an inventory first saw each image, and its latest use as far as the engine tells.
+_OBSERVED = f"""
+CREATE OR REPLACE TEMP TABLE observed AS
+SELECT image, first, created, least(coalesce(stored, built, 0), first) AS ended
+FROM (
+    SELECT image, epoch_ns(min(time)) AS first, arg_max_null({sql_stored_ns("attributes")}, seq) AS stored,
+        arg_max_null({sql_built_ns("attributes")}, seq) AS built,
+        TRY_CAST(arg_max_null(attributes ->> '$.created', seq) AS TIMESTAMP) AS created
+    FROM event WHERE host = $host AND kind = 'image_observed' AND image IS NOT NULL GROUP BY image
+)
+"""
+_REPOSITORIES = """
+CREATE OR REPLACE TEMP TABLE repository AS
+SELECT DISTINCT image, repository_of(name) AS repository
+FROM (SELECT DISTINCT image, name FROM image_references WHERE host = $host)
+"""
+# Uses as intervals, as the view `uses` has them: those that began since, those of images that are folded again, and
+# what had begun and went on.
+_USED = f"""
+CREATE OR REPLACE TEMP TABLE used AS
+WITH told AS (
+    SELECT seq, image, container, kind, epoch_ns(time) AS at_ns, epoch_ns(began) AS began FROM event
+    WHERE host = $host AND image IS NOT NULL
+        AND kind IN ('container_created', 'container_destroyed', {sql_list(MOMENTS)})
+        AND (time >= make_timestamp_ns($from) OR seq > $seq OR image IN (FROM again))
+), uses AS (
+    SELECT image, began, at_ns AS ended, 'container' AS evidence, container FROM told
+    WHERE kind = 'container_destroyed' AND began IS NOT NULL
+    UNION ALL
+    SELECT image, min(at_ns), {_NEVER}, 'container', container FROM told AS c
+    WHERE kind = 'container_created' AND NOT EXISTS (
+        FROM event AS d WHERE d.kind = 'container_destroyed' AND d.container = c.container AND d.host = $host)
+    GROUP BY image, container
+    UNION ALL
+    SELECT image, at_ns, at_ns, {sql_case("kind", {kind: kind.traits.evidence for kind in MOMENTS})}, NULL
+    FROM told WHERE kind IN ({sql_list(MOMENTS)})
+)
+SELECT uses.*, o.image IS NOT NULL AS went_on
+FROM uses LEFT JOIN (SELECT image, container FROM open_use ANTI JOIN again USING (image)
+    WHERE host = $host AND $from > 0) AS o USING (image, container)
+WHERE began <= $now
+"""
+# What began before the log did was there when it began, and what an inventory found before any use was last used when
+# the engine stored it, else when it was built. The first entry of an image that is known stands for all before.
+_ENTRIES = f"""
+CREATE OR REPLACE TEMP TABLE entry AS
+WITH found AS (
+    SELECT image, first AS began, ended FROM observed WHERE first <= $now
+), first AS (
+    SELECT image, min(began) AS began FROM (
+        SELECT image, began FROM used UNION ALL SELECT image, used_first FROM known
+    ) GROUP BY image
+), every AS (
+    SELECT image, greatest(began, $origin) AS began, began AS seen, ended,
+        CASE WHEN began < $origin THEN 'found' ELSE evidence END AS evidence, container, true AS is_use
+    FROM used WHERE NOT went_on
+    UNION ALL
+    SELECT image, began, began, ended, 'found', NULL, false FROM found ANTI JOIN first
+        ON first.image = found.image AND first.began <= found.began
+    WHERE began >= $from OR image IN (FROM again) OR image NOT IN (SELECT image FROM known)
+), went_on AS (
+    SELECT image, max(coalesce(used.ended, {_NEVER})) AS ended
+    FROM (SELECT image, container FROM open_use SEMI JOIN known USING (image) WHERE host = $host) AS o
+    LEFT JOIN used USING (image, container) GROUP BY image
+)
+SELECT *, CAST(kind IN (2, 4) AS BIGINT) AS weight, 0 AS returns, false AS is_known
+FROM (SELECT *, {sql_case("evidence", {"found": Use.FOUND, **EVIDENCE_USE})} AS kind FROM every)
+UNION ALL BY NAME
+SELECT image, k.began, greatest(k.ended, coalesce(w.ended, 0)) AS ended, 0 AS kind, uses AS weight, returns,
+    true AS is_known
+FROM known AS k LEFT JOIN went_on AS w USING (image)
+"""
+_SUPERSEDED = """
+CREATE OR REPLACE TEMP TABLE superseded AS
+WITH sight AS (
+    SELECT image, min(first) AS first, min(demanded) AS demanded FROM (
+        SELECT image, min(seen) AS first, min(began) FILTER (kind BETWEEN 2 AND 4) AS demanded FROM entry
+        WHERE NOT is_known GROUP BY image
+        UNION ALL SELECT image, first, demanded FROM known
+    ) GROUP BY image
+), numbered AS (
+    SELECT image, demanded, row_number() OVER (ORDER BY first, coalesce(epoch_us(created), 0), image_id) AS number
+    FROM sight JOIN image USING (image) LEFT JOIN (SELECT image, created FROM observed) AS o USING (image)
+), later AS (
+    SELECT image, min(demanded) OVER (
+        PARTITION BY repository ORDER BY number ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING) AS since
+    FROM numbered JOIN repository USING (image)
+)
+SELECT image, CASE WHEN bool_and(since IS NOT NULL) THEN max(since) END AS since FROM later GROUP BY image
+"""
+# Images of whose past something has come to light: a use before, another time of storing, another successor.
+_DOUBTED = f"""
+CREATE OR REPLACE TEMP TABLE doubted AS
+SELECT image FROM entry ANTI JOIN again USING (image) WHERE NOT is_known AND began < $from
+UNION
+SELECT image FROM known AS k JOIN observed AS o USING (image) WHERE k.found <> o.ended
+UNION
+SELECT image FROM known AS k LEFT JOIN superseded AS s USING (image)
+WHERE coalesce(k.since, {_NEVER}) <> coalesce(s.since, {_NEVER})
+    AND least(coalesce(k.since, {_NEVER}), coalesce(s.since, {_NEVER})) < $from
+"""
+# What an inventory found has an end before it was seen: nobody witnessed that idle time.
+_VISITS = """
+CREATE OR REPLACE TEMP TABLE visit AS
+WITH ended AS (
+    SELECT image, began, kind, is_known, returns AS returns_before, max(ended) OVER so_far AS ended,
+        CAST(sum(weight) OVER so_far AS BIGINT) AS uses
+    FROM entry
+    WINDOW so_far AS (PARTITION BY image ORDER BY is_known DESC, began, kind ROWS UNBOUNDED PRECEDING)
+), gap AS (
+    SELECT *, coalesce(kind BETWEEN 2 AND 4 AND lag(ended) OVER each >= lag(began) OVER each
+            AND began - lag(ended) OVER each > $session, false) AS returned,
+        began - lag(ended) OVER each AS gap,
+        lead(began) OVER each AS next, lead(kind) OVER each BETWEEN 2 AND 4 AS demanded
+    FROM ended WINDOW each AS (PARTITION BY image ORDER BY is_known DESC, began, kind)
+)
+SELECT *, CAST(sum(returns_before + returned::INTEGER) OVER (
+    PARTITION BY image ORDER BY is_known DESC, began, kind ROWS UNBOUNDED PRECEDING) AS BIGINT) AS returns
+FROM gap
+"""
+_GAPS = """
+CREATE OR REPLACE TEMP TABLE latest AS
+SELECT image, returns, gap / 1e9 AS gap FROM visit WHERE returned
+UNION ALL
+SELECT image, returns - len(gaps) + generate_subscripts(gaps, 1), unnest(gaps) FROM known WHERE len(gaps) > 0
+"""
+_USUAL = """
+CREATE OR REPLACE TEMP TABLE usual AS
+SELECT image, returns, list_reduce(gaps, lambda average, gap: average + $weight * (gap - average)) AS usual FROM (
+    SELECT image, returns, list(gap) OVER (
+        PARTITION BY image ORDER BY returns ROWS BETWEEN $remembered PRECEDING AND CURRENT ROW) AS gaps
+    FROM latest
+)
+"""
+_HABITS = """
+SELECT image_id, max(uses), max(returns), arg_max(usual, returns), any_value(since)
+FROM visit JOIN image USING (image) LEFT JOIN usual USING (image, returns) LEFT JOIN superseded USING (image)
+GROUP BY image_id
+"""
+_PIECES = """
+CREATE OR REPLACE TEMP TABLE piece AS
+WITH idle AS (
+    SELECT image, began, ended, uses, usual, since, demanded, next, least(coalesce(next, $midnight), $midnight) AS last,
+        CASE WHEN image IN (SELECT image FROM known) THEN $from ELSE 0 END AS begin
+    FROM visit LEFT JOIN usual USING (image, returns) LEFT JOIN superseded USING (image)
+    WHERE ended < least(coalesce(next, $midnight), $midnight)
+), piece AS (
+    SELECT image, age, least(CAST(floor(log2(greatest(uses, 0.5))) AS INTEGER) + 1, $buckets - 1) AS often,
+        CASE WHEN usual IS NULL THEN 0
+            ELSE least(greatest(CAST(floor(log2(usual)) AS INTEGER) + 1 - $lowest_habit, 0), $habits - 2) + 1
+            END AS habit,
+        stage,
+        greatest(began, ended + CASE WHEN age > $lowest THEN power(2, age - 1)::BIGINT * 1000000000 ELSE 0 END,
+            CASE WHEN stage > 0 THEN coalesce(since + ($phases)[stage], 9e18::BIGINT) ELSE 0 END) AS start,
+        least(last,
+            CASE WHEN age < $highest THEN ended + power(2, age)::BIGINT * 1000000000 ELSE $midnight END,
+            CASE WHEN stage < len($phases) THEN coalesce(since + ($phases)[stage + 1], $midnight)
+                ELSE $midnight END) AS stop,
+        begin, next, demanded
+    FROM idle, range($lowest, $highest + 1) AS ages(age), range(len($phases) + 1) AS stages(stage)
+    WHERE age = $lowest OR ended + power(2, age - 1)::BIGINT * 1000000000 < last
+)
+SELECT image, CAST(((age - $lowest) * $buckets + often) * $habits * (len($phases) + 1) + habit * (len($phases) + 1)
+        + stage AS INTEGER) AS cell,
+    count(*) FILTER (demanded AND stop = next) AS returns,
+    CAST(sum(greatest(stop - greatest(start, begin), 0)) AS BIGINT) AS exposure
+FROM piece WHERE stop > start AND stop >= begin GROUP BY image, cell
+"""
+_ALL_PIECES = """
+FROM piece UNION ALL BY NAME
+SELECT image, cell, returns, exposure FROM situation SEMI JOIN known USING (image) WHERE host = $host
+"""
+_SUMS = f"SELECT cell, CAST(sum(returns) AS BIGINT), sum(exposure) FROM ({_ALL_PIECES}) GROUP BY cell"
+_SCALES = {
+    "lowest": LOWEST_BIN,
+    "highest": HIGHEST_BIN,
+    "buckets": BUCKETS,
+    "lowest_habit": LOWEST_HABIT,
+    "habits": HABITS,
+    "phases": [int(phase) * 10**9 for phase in PHASES],
+}
+# What has not ended by the midnight is open, whenever it did afterwards.
+_STORE = f"""
+CREATE OR REPLACE TEMP TABLE habits AS
+SELECT $host AS host, image, began, coalesce(e.ended, 0) AS ended, uses, returns, coalesce(gaps, []) AS gaps, first,
+    demanded, used_first, found, since
+FROM (SELECT image, max(began) AS began, max(uses) AS uses, max(returns) AS returns FROM visit GROUP BY image)
+LEFT JOIN (
+    SELECT image, max(ended) AS ended FROM (
+        SELECT image, ended FROM entry WHERE NOT is_known
+        UNION ALL SELECT image, ended FROM known UNION ALL SELECT image, ended FROM used WHERE went_on
+    ) WHERE ended < $until GROUP BY image
+) AS e USING (image)
+LEFT JOIN (
+    SELECT image, list(gap ORDER BY returns) AS gaps FROM (
+        FROM latest QUALIFY row_number() OVER (PARTITION BY image ORDER BY returns DESC) <= $remembered
+    ) GROUP BY image
+) USING (image)
+LEFT JOIN (
+    SELECT image, min(first) AS first, min(demanded) AS demanded, min(used_first) AS used_first, max(found) AS found
+    FROM (
+        SELECT image, seen AS first, CASE WHEN kind BETWEEN 2 AND 4 THEN began END AS demanded,
+            CASE WHEN is_use THEN seen END AS used_first, CASE WHEN NOT is_use THEN ended END AS found
+        FROM entry WHERE NOT is_known
+        UNION ALL SELECT image, first, demanded, used_first, found FROM known
+    ) GROUP BY image
+) USING (image)
+LEFT JOIN superseded USING (image);
+CREATE OR REPLACE TEMP TABLE open_uses AS
+SELECT $host AS host, image, container FROM entry WHERE container IS NOT NULL AND ended >= $until
+UNION
+SELECT $host, image, container FROM open_use AS o SEMI JOIN known USING (image) WHERE host = $host AND NOT EXISTS (
+    FROM used WHERE used.image = o.image AND used.container = o.container AND used.ended < $until);
+CREATE OR REPLACE TEMP TABLE situations AS
+SELECT $host AS host, image, cell, CAST(sum(returns) AS BIGINT) AS returns, CAST(sum(exposure) AS BIGINT) AS exposure
+FROM ({_ALL_PIECES}) GROUP BY image, cell;
+DELETE FROM habit WHERE host = $host; INSERT INTO habit BY NAME FROM habits;
+DELETE FROM open_use WHERE host = $host; INSERT INTO open_use BY NAME FROM open_uses;
+DELETE FROM situation WHERE host = $host; INSERT INTO situation BY NAME FROM situations;
+DELETE FROM experience WHERE host = $host;
+"""
+VERSION = hashlib.sha256(
+    repr(
+        (_OBSERVED, _REPOSITORIES, _USED, _ENTRIES, _SUPERSEDED, _VISITS, _GAPS, _USUAL, _PIECES, _STORE, _SCALES)
+    ).encode()
+).hexdigest()[:16]
+"""What tells these rules from others: what others made is made again."""

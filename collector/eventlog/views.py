@@ -1,0 +1,42 @@
+"""What queries see of an open log: our own views, whatever the file holds, and times that can be true."""
+
+from __future__ import annotations
+
+import time
+
+import duckdb
+
+from collector.eventlog import compaction
+from collector.eventlog.schema import TEMPORARY_VIEWS, table_of_events, true_times
+from collector.model.untrusted import LAST_NS
+
+
+def show(
+    connection: duckdb.DuckDBPyConnection,
+    whole_since_ns: int | None = None,
+    *,
+    wholly: str | None = None,
+    as_recorded: bool = False,
+    again: bool = False,
+) -> None:
+    """Let a connection see a log's events, or of those before a time only what decisions need.
+
+    Args:
+        connection: the open log.
+        whole_since_ns: from when on all are seen, UTC nanoseconds; None: all are.
+        wholly: a temporary table of images whose events are all seen nevertheless.
+        as_recorded: show times as they were recorded.
+        again: whether the connection has our views already, and is to see other events by them.
+    """
+    table = events = table_of_events(connection)
+    after = None if whole_since_ns is None else compaction.reached(connection)
+    if after is not None and whole_since_ns is not None:
+        events = compaction.folded(table, after, min(max(whole_since_ns, 0), LAST_NS), wholly)
+    if not as_recorded:
+        events = true_times(connection, time.time_ns(), events)
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW event AS FROM {events}")
+    if again:
+        return
+    connection.execute(TEMPORARY_VIEWS)
+    if after is not None:
+        connection.execute(compaction.sums(table, after))
