@@ -129,6 +129,8 @@ class FakeEngine:
     volume_table: dict[str, FakeVolume] = field(default_factory=dict)
     cache: list[dict[str, Any]] = field(default_factory=list)
     other_bytes: int = 0
+    # The file of a container's log, by its ID.
+    log_paths: dict[str, str] = field(default_factory=dict)
     # What was asked, in order: (method, first argument or "").
     calls: list[tuple[str, str]] = field(default_factory=list)
     memory: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_MEMORY))
@@ -395,6 +397,7 @@ class FakeEngine:
                 "Created": rfc3339(row.created),
                 "State": {"Status": row.state, "FinishedAt": finished},
                 "HostConfig": {"RestartPolicy": {"Name": "no"}},
+                "LogPath": self.log_paths.get(container, ""),
             }
 
     def external_containers(self) -> list[ExternalContainer]:

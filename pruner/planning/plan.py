@@ -134,9 +134,10 @@ class Plan:
         others = [Removal.of_item(item) for item in usual if item.kind is not ItemKind.CONTAINER]
         late = [Removal.of_item(item) for item in going if item.last]
         if self.inventory.disk.free_bytes < FULL_BYTES:
-            cache = [one for one in others if one.kind is ItemKind.BUILD_CACHE]
-            rest = [one for one in others if one.kind is not ItemKind.BUILD_CACHE]
-            return (*containers, *cache, *rest, *images[True], *images[False], *late)
+            first = (ItemKind.LOG, ItemKind.BUILD_CACHE)
+            free = [one for kind in first for one in others if one.kind is kind]
+            rest = [one for one in others if one.kind not in first]
+            return (*containers, *free, *rest, *images[True], *images[False], *late)
         return (*containers, *images[True], *others, *images[False], *late)
 
     @property
@@ -226,8 +227,11 @@ def plan(policy: Policy, inventory: Inventory, job_slots: int | None = None, *, 
     images = _Images(policy, inventory, levels, frozenset(item.key for item in containers if item.is_removed))
     if shortage is not None:
         images.decide_on_dangling(shortage)
+    full = disk.free_bytes < FULL_BYTES
+    refused_logs = {key for (kind, key), one in inventory.refusals.items() if kind == ItemKind.LOG and one.in_this_run}
     items = [
         *containers,
+        *(stages.logs(policy.containers, containers, refused_logs, shortage) if full else ()),
         *stages.volumes(policy.volumes, usual.volumes, now, shortage),
         *stages.build_cache(policy.build_cache, usual.build_cache, now, shortage),
     ]
@@ -603,12 +607,16 @@ def _under(made: Plan) -> str:
     return f"under the threshold of {format_bytes(level[0])}"
 
 
+_COUNTED = (
+    (ItemKind.CONTAINER, "container"),
+    (ItemKind.LOG, "container log"),
+    (ItemKind.VOLUME, "volume"),
+    (ItemKind.IMAGE, "image"),
+)
+
+
 def counted(removals: Sequence[Removal]) -> str:
     """How many of which kind, in words: ``2 containers, 1 image``; images always."""
     counts = Counter(removal.kind for removal in removals)
-    parts = [
-        format_count(counts[kind], word)
-        for kind, word in ((ItemKind.CONTAINER, "container"), (ItemKind.VOLUME, "volume"), (ItemKind.IMAGE, "image"))
-        if counts[kind] or kind is ItemKind.IMAGE
-    ]
+    parts = [format_count(counts[kind], word) for kind, word in _COUNTED if counts[kind] or kind is ItemKind.IMAGE]
     return ", ".join([*parts, *["build cache"] * (ItemKind.BUILD_CACHE in counts)])

@@ -8,7 +8,7 @@ this module holds the others and what all have in common.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -22,6 +22,7 @@ class ItemKind(StrEnum):
     """What an item of a plan is; the value is what the log's attribute `item` holds."""
 
     CONTAINER = "container"
+    LOG = "container_log"
     IMAGE = "image"
     VOLUME = "volume"
     BUILD_CACHE = "build_cache"
@@ -169,6 +170,36 @@ def _container(policy: Containers, one: Container, now: float, shortage: Shortag
         story = f"{state}, past its grace of {format_duration(grace)} ({owner}); {_data_of(one)}"
         reason, detail = _when_short(shortage, story)
     return _item(ItemKind.CONTAINER, one.container_id, one.name, reason, one.bytes, detail, one, shortage)
+
+
+def logs(
+    policy: Containers, judged: Sequence[Item], refusals: Collection[str], shortage: Shortage | None
+) -> list[Item]:
+    """The logs of stopped containers that stay only for their age or as somebody's service: emptying needs no block.
+
+    Args:
+        policy: whether any may be emptied.
+        judged: the verdicts on containers.
+        refusals: IDs of containers whose logs could not be emptied in this run.
+        shortage: what is missing, lessened by what goes; None: nothing is to be removed.
+    """
+    found = []
+    for item in judged if policy.empty_logs else ():
+        one = item.subject
+        if isinstance(one, Container) and item.reason in _LOG_MAY_GO and _is_json_log(one) and item.key not in refusals:
+            story = f"the disk is full to the last block: its log is emptied, the {one.state} container stays"
+            reason, detail = _when_short(shortage, story)
+            found.append(_item(ItemKind.LOG, item.key, one.name, reason, one.log_bytes, detail, one, shortage))
+    return found
+
+
+_LOG_MAY_GO = frozenset({ItemReason.YOUNG, ItemReason.SERVICE})
+
+
+def _is_json_log(one: Container) -> bool:
+    """Whether a stopped container's log is a file of Docker's json-file driver, at its usual place."""
+    usual = f"/{one.container_id}/{one.container_id}-json.log"
+    return one.log_bytes > 0 and one.state in STOPPED and one.log_path.endswith(usual)
 
 
 def _data_of(one: Container) -> str:

@@ -188,6 +188,12 @@ KEYS: dict[str, Key] = {
     ),
     "containers.grace": Key(_seconds, "the same for all other stopped containers", "duration"),
     "containers.keep": Key(_globs, "containers that stay: globs or re: expressions on the name", "list"),
+    "containers.empty_logs": Key(
+        _switch,
+        "whether Docker's JSON logs of stopped containers that stay are emptied when the disk is full to the last"
+        " block, which needs root",
+        "switch",
+    ),
     "dangling.enabled": Key(
         _switch, "whether images without a name, and those whose tag has moved on, go before all others", "switch"
     ),

@@ -113,12 +113,14 @@ class Containers:
         job_grace: seconds since a CI job's container stopped (or was created, if never started).
         grace: the same for all other containers.
         keep: globs (or ``re:`` expressions) of names of containers that stay.
+        empty_logs: whether logs of stopped containers that stay are emptied when the disk is full to the last block.
     """
 
     enabled: bool = True
     job_grace: float = 3600.0
     grace: float = 24 * 3600.0
     keep: tuple[str, ...] = ()
+    empty_logs: bool = False
 
     def keeps(self, container: str) -> str | None:
         """The entry of `keep` that names the container, or None."""

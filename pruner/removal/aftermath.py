@@ -127,6 +127,8 @@ def aftermath(prune: str, entry: UnreportedItem, present: Present) -> Event:
         or entry.key not in present.images
         or present.deleted.get(entry.key, 0) >= entry.planned_ns,
         ItemKind.CONTAINER: entry.key not in present.containers,
+        # Nothing shows that a log was emptied, and the next run looks at it again.
+        ItemKind.LOG: False,
         ItemKind.VOLUME: entry.key not in present.volumes,
         ItemKind.BUILD_CACHE: present.build_cache is not None and present.build_cache < entry.bytes,
     }[entry.kind]
@@ -157,7 +159,7 @@ def item_event(kind: Kind, item: ItemKind, key: str, name: str, freed: int | Non
         time.time_ns(),
         kind,
         image=key if item is ItemKind.IMAGE else None,
-        container=key if item is ItemKind.CONTAINER else None,
+        container=key if item in {ItemKind.CONTAINER, ItemKind.LOG} else None,
         reference=key if item in {ItemKind.VOLUME, ItemKind.BUILD_CACHE} else name,
         bytes=freed,
         attributes={"item": item.value, "name": name, **attributes},

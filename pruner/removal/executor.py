@@ -370,6 +370,8 @@ class Executor:
         if isinstance(planned, Verdict):
             image = planned.image
             return self._image_obstacle(image, made, lookout) or self._remove_image(image, made, lookout)
+        if isinstance(planned.subject, Container) and planned.kind is ItemKind.LOG:
+            return self._empty_log(planned.subject)
         if isinstance(planned.subject, Container):
             return self._remove_container(planned.subject)
         if isinstance(planned.subject, Volume):
@@ -503,7 +505,7 @@ class Executor:
         """What the log keeps of a removal besides: uses that came too late, volumes that lost their container."""
         concurrent = self._concurrent_uses(removal, made, lookout)
         subject = removal.of.subject if isinstance(removal.of, Item) else None
-        volumes = subject.volumes if isinstance(subject, Container) else ()
+        volumes = subject.volumes if isinstance(subject, Container) and removal.kind is ItemKind.CONTAINER else ()
         found = {"concurrent_uses": concurrent, "volumes": list(volumes)}
         return {name: value for name, value in found.items() if value}
 
@@ -543,6 +545,24 @@ class Executor:
         self._own.add(container.container_id)
         self._engine.remove_container(container.container_id)
         self.orphaned.update(now.volumes)
+        return None
+
+    def _empty_log(self, container: Container) -> str | None:
+        """Empty the log of a container that is still stopped."""
+        now = self._container_now(container)
+        if now is None:
+            return "gone already"
+        if now.state not in STOPPED:
+            return f"it is {now.state} now"
+        try:
+            descriptor = os.open(container.log_path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.ftruncate(descriptor, 0)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            return f"its log {container.log_path} cannot be emptied: {error.strerror}"
         return None
 
     def _container_now(self, container: Container) -> Container | None:
@@ -639,5 +659,7 @@ def _towards_target(made: Plan) -> Plan:
 
 def _named(removal: Removal) -> str:
     """What is removed, in words: images by their name alone."""
-    kind = {ItemKind.CONTAINER: "container ", ItemKind.VOLUME: "volume "}.get(removal.kind, "")
+    kind = {ItemKind.CONTAINER: "container ", ItemKind.VOLUME: "volume ", ItemKind.LOG: "log of container "}.get(
+        removal.kind, ""
+    )
     return f"{kind}{removal.name}"

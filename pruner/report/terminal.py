@@ -229,7 +229,7 @@ def _row(one: Item | Verdict, now: float, *, truncate: bool) -> tuple[str, ...]:
         last: float | None = one.image.last_use or None
     else:
         kind, name, last = one.kind, one.name, _last_use(one)
-        key = one.key if kind is ItemKind.CONTAINER else "-"
+        key = one.key if kind in {ItemKind.CONTAINER, ItemKind.LOG} else "-"
     verdict, frees = ("remove", format_bytes(one.frees)) if goes else ("keep", "-")
     used = "-" if last is None else f"{format_duration(max(0.0, now - last))} ago"
     return verdict, kind.value.replace("_", " "), frees, used, short_id(key) if truncate else key, name, one.detail

@@ -33,7 +33,8 @@ def on_disk(inventory: Inventory, disk: DiskSample) -> Inventory:
 
 def _on(disk: DiskSample, container: Container) -> Container:
     layer = container.bytes - container.log_bytes if IMAGES in disk.holds else 0
-    return replace(container, bytes=layer + (container.log_bytes if CONTAINERS in disk.holds else 0))
+    logged = container.log_bytes if CONTAINERS in disk.holds else 0
+    return replace(container, bytes=layer + logged, log_bytes=logged)
 
 
 def without(inventory: Inventory, gone: frozenset[str]) -> Inventory:

@@ -95,6 +95,7 @@ class Container:
         kept_by: the label that keeps it; empty: none.
         external: whether it lies in the engine's storage without being managed by it, as those of builds.
         held_by: what works in such a container, in words; empty: nothing is known to.
+        log_path: its log's file, as the engine says; empty: not known, as of containers that run.
     """
 
     container_id: str
@@ -112,6 +113,7 @@ class Container:
     kept_by: str = ""
     external: bool = False
     held_by: str = ""
+    log_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)

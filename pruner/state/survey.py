@@ -225,6 +225,7 @@ def read_containers(
                 continue
             written, logged = sizes.get(row.container, 0), _log_bytes(detail)
             container = replace(read_container(detail, container), bytes=written + logged, log_bytes=logged)
+            container = replace(container, log_path=text(detail.get("LogPath")))
         else:
             # To ask for each container that runs would cost more than this is worth: Docker's usual place does.
             folder = Path(data_root, "containers", row.container)

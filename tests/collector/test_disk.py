@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from collector.machine.disk import DiskSample, disk_of, sample_disk, sample_disks
+from collector.machine.disk import DiskSample, _Mount, contradiction, disk_of, sample_disk, sample_disks
 from collector.model.errors import EngineError
 from collector.model.observation import EngineInfo, Place
+from collector.model.units import format_bytes
 from tests.engine.disk import LoopDisk
 from tests.needs import cannot_run
 
@@ -139,3 +140,38 @@ def test_each_file_system_of_an_engine_is_sampled_once(disk: LoopDisk, state_roo
 def test_a_path_of_another_host_is_told() -> None:
     with pytest.raises(EngineError, match="must run on the engine's own host"):
         sample_disk("/nowhere/at/all")
+
+
+def used(mib: int, *holds: str) -> DiskSample:
+    """A disk on which so much is used."""
+    return DiskSample("/", 10**12, 10**12 - mib * MIB, 0, 0, used_bytes=mib * MIB, mount="/", holds=holds)
+
+
+@pytest.mark.parametrize(
+    ("disks", "held_mib", "contradicts"),
+    [
+        ((used(1000),), 1000, False),
+        # What sizes and blocks differ by, and what was written a moment ago.
+        ((used(1000),), 1300, False),
+        ((used(1000),), 1400, True),
+        ((used(0),), 60, False),
+        ((used(0),), 70, True),
+        # Unpacked layers and compressed content may lie apart; other disks hold no image.
+        ((used(500, "images"), used(500, "content")), 1300, False),
+        ((used(500, "images"), used(5000, "volumes", "containers")), 1300, True),
+    ],
+)
+def test_images_that_hold_more_than_their_disks_use_contradict(
+    disks: tuple[DiskSample, ...], held_mib: int, contradicts: bool
+) -> None:
+    found = contradiction(disks, held_mib * MIB)
+    assert (found is not None) is contradicts
+    assert found is None or f"images hold {format_bytes(held_mib * MIB)}, but only " in found
+
+
+@pytest.mark.parametrize(("kind", "contradicts"), [("ext4", True), ("xfs", True), ("btrfs", False), ("zfs", False)])
+def test_file_systems_that_compress_hold_more_than_they_use(
+    monkeypatch: pytest.MonkeyPatch, kind: str, contradicts: bool
+) -> None:
+    monkeypatch.setattr("collector.machine.disk._mounts", lambda: iter([_Mount("/", "0:1", "/", kind)]))
+    assert (contradiction((used(1000),), 5000 * MIB) is not None) is contradicts

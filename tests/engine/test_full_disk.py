@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from pathlib import Path
 
 import docker.errors
 import pytest
@@ -141,4 +142,31 @@ def test_a_full_disk_costs_no_image_its_names_and_the_engine_has_a_reserve_of_it
     assert not lost, shown
     assert f"reserve at {reserve} is given up" in shown
     assert engine.disk.free() >= 30_000_000, shown
+    if (variant, file_system) == ("docker20", "ext4"):
+        check_that_a_log_is_emptied(engine, host, image.reference)
+    client.close()
+
+
+def check_that_a_log_is_emptied(engine: Engine, host: Host, reference: str) -> None:
+    """With nothing else to give, the log of a container that stays gives the blocks, if the policy permits it."""
+    client = engine.client()
+    engine.disk.unfill()
+    client.images.pull(reference)
+    command = ["sh", "-c", "yes 0123456789 | head -c 4000000"]
+    talker = client.containers.create(reference, command, network_mode="none")
+    talker.start()
+    talker.wait()
+    path = Path(client.api.inspect_container(str(talker.id))["LogPath"])
+    assert path.stat().st_size > 4_000_000
+    (engine.data_root / NAME).unlink(missing_ok=True)
+    engine.disk.fill_to(0)
+    fill_up(engine)
+    run = ("pruner", "run", "--now", "--free", "3MB", "--min-age", "1h")
+    assert "log of container" not in host.run(*run, status=None)
+    assert path.stat().st_size > 4_000_000
+    shown = host.run(*run, "--containers-empty-logs", "true")
+    assert f"removed log of container {talker.name}: freed" in shown
+    assert path.stat().st_size == 0
+    assert engine.disk.free() >= 3_000_000, shown
+    talker.remove()
     client.close()

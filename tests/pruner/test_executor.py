@@ -187,3 +187,40 @@ def test_an_engine_that_hides_its_builds_is_pruned_all_the_same(bench: Bench) ->
     )
     outcome = bench.prune()
     assert [removal.key for removal, _ in outcome.removed] == [image]
+
+
+@pytest.mark.parametrize("case", ["stopped", "started again", "a link"])
+def test_the_log_of_a_container_is_emptied_only_while_it_is_stopped(bench: Bench, tmp_path: Path, case: str) -> None:
+    engine, image = bench.engine, old_image(bench, "a:1")
+    container = engine.add_container(image, state="exited", age=60)
+    path = tmp_path / container / f"{container}-json.log"
+    path.parent.mkdir()
+    path.write_text("x" * 100_000)
+    other = tmp_path / "other"
+    if case == "a link":
+        path.rename(other)
+        path.symlink_to(other)
+    engine.log_paths[container] = str(path)
+    engine.other_bytes = engine.total
+    if case == "started again":
+        row = engine.container_table[container]
+        engine.before("container_detail", lambda: setattr(row, "state", "running"), container, skip=1)
+    outcome = bench.prune(**{"containers.empty_logs": True})
+    assert (path.stat().st_size == 0) is (case == "stopped")
+    assert container in engine.container_table
+    assert bench.recorded("item_removed") == ({container} if case == "stopped" else set())
+    words = {"started again": "it is running now", "a link": "cannot be emptied"}
+    assert words.get(case, "") in bench.failed(outcome).get(container, "")
+
+
+def test_nothing_is_removed_where_images_hold_more_than_their_disk_uses(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine keeps them elsewhere, so removing them would give nothing here."""
+    bench.engine.total = 10**12
+    image = bench.engine.add_image("a:1", layers=[("big", 500 * MIB)], age=OLD, verb=None)
+    monkeypatch.setattr(type(bench.engine), "held_bytes", 100 * MIB)
+    with pytest.raises(EngineError, match="images hold 500 MiB, but only 100 MiB are used"):
+        bench.prune()
+    assert image in bench.engine.image_table
+    assert bench.engine.asked("remove_image") == 0

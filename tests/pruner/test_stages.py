@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -278,7 +279,7 @@ def test_no_stage_takes_what_it_may_not_or_more_than_it_must(rows: list[tuple[in
 
 @pytest.mark.parametrize("kind", list(ItemKind))
 def test_kinds_are_what_the_log_holds(kind: ItemKind) -> None:
-    assert kind.value in {"container", "image", "volume", "build_cache"}
+    assert kind.value in {"container", "container_log", "image", "volume", "build_cache"}
 
 
 def test_every_reason_says_what_it_means() -> None:
@@ -329,3 +330,24 @@ def test_what_bears_a_label_of_the_policy_stays_in_every_stage_and_in_an_emergen
     assert going(made) == []
     assert {verdict.reason for verdict in made.verdicts} == {Reason.LABELLED}
     assert {item.reason for item in made.items} == {ItemReason.LABELLED}
+
+
+def test_on_a_full_disk_logs_of_containers_that_stay_are_emptied_where_the_policy_permits_it() -> None:
+    def logged(name: str, **more: Any) -> Container:
+        made = replace(container(name, 0.1, size=6 * MB), log_bytes=5 * MB)
+        usual = f"/var/lib/docker/containers/{name}/{name}-json.log"
+        return replace(made, **{"log_path": usual, **more})
+
+    found = (
+        *(logged("young"), logged("service", restarts=True), logged("runs", state="running")),
+        *(logged("labelled", kept_by="keep=true"), logged("journald", log_path=""), logged("elsewhere", log_path="/x")),
+    )
+    permits = policy(50, containers=Containers(empty_logs=True))
+    state = inventory([], found, free=0)
+    emptied = [one.key for one in plan(permits, state).removals if one.kind is stages.ItemKind.LOG]
+    assert sorted(emptied) == ["service", "young"]
+    assert plan(policy(50), state).removals == ()
+    roomy = replace(state, disk=replace(state.disk, free_bytes=2 * 2**20))
+    assert plan(permits, roomy).removals == ()
+    refused = replace(state, refusals={("container_log", "young"): Refusal("no", NOW, in_this_run=True)})
+    assert [one.key for one in plan(permits, refused).removals] == ["service"]
