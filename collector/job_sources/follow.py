@@ -181,7 +181,7 @@ class Follower:
         self._wake = wake
         self._batches: queue.Queue[Batch] = queue.Queue(_MOST_BATCHES)
         self._next: Batch | None = None
-        self._told: str | None = None
+        self._told: Batch | None = None
         self._failures = 0
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -199,6 +199,8 @@ class Follower:
     def start(self) -> None:
         """Begin to follow."""
         if self._source is None:
+            # Nobody shall take what was followed before for what is followed now.
+            self._batches.put(_note(None, None))
             return
         self._thread = threading.Thread(target=self._run, args=(self._source,), name="runner-log", daemon=True)
         self._thread.start()
@@ -257,7 +259,7 @@ class Follower:
 
     def _tell(self, source: _Source, fault: str | None, *, present: bool = True) -> None:
         """Say and note once what is followed, or what stands in the way."""
-        state = json.dumps({"name": source.name if present else None, "fault": fault})
+        state = _note(source.name if present else None, fault)
         if state == self._told:
             return
         if fault:
@@ -265,7 +267,7 @@ class Follower:
         elif present:
             logger.info("following %s", source.name)
         self._told = state
-        self._put(Batch(0, (), 0, (STATE, state)))
+        self._put(state)
 
     def _put(self, batch: Batch) -> None:
         while not self._stopping.is_set():
@@ -297,6 +299,10 @@ class Followed:
             return None
         name, fault = known.get("name"), known.get("fault")
         return cls(name if isinstance(name, str) else None, fault if isinstance(fault, str) else None)
+
+
+def _note(name: str | None, fault: str | None) -> Batch:
+    return Batch(0, (), 0, (STATE, json.dumps({"name": name, "fault": fault})))
 
 
 def runner_is_installed() -> bool:

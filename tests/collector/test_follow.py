@@ -279,6 +279,13 @@ def test_a_journal_that_cannot_be_read_is_told_until_it_can(
         wait_for(lambda: one.state == Followed("the journal of gitlab-runner.service", None), "no fault")
 
 
+def test_what_was_followed_before_does_not_pass_for_what_is_followed(log: EventLog, tmp_path: Path) -> None:
+    with following(log, tmp_path / "missing") as one:
+        wait_for(lambda: one.state and one.state.fault, "the fault")
+    with following(log, "none") as one:
+        assert one.state == Followed(None, None)
+
+
 def test_nobody_waits_for_a_log_that_nobody_can_take(log: EventLog, tmp_path: Path) -> None:
     """The thread reads on only as what it found is taken, and ends at once all the same."""
     path = tmp_path / "runner.log"
