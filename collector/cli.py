@@ -225,6 +225,7 @@ def _state(found: reports.Status) -> list[tuple[str, str]]:
         ("holds", ", ".join(f"{name.replace('_', ' ')} {format_bytes(size)}" for name, size in found.holds.items())),
         ("images", f"{found.images:,}" + (f" ({format_bytes(found.image_bytes)})" if found.image_bytes else "")),
         ("log", f"{found.log} ({format_bytes(found.file_bytes)}, schema {found.schema_version})"),
+        ("min age", found.min_age),
         ("events", f"{found.events:,}, from {format_time(found.first_event)}"),
         ("last event", f"{format_time(found.last_event)} (recorded {format_duration(found.lag_seconds)} ago)"),
         ("gaps", f"{found.gaps} ({format_duration(found.gap_seconds)})"),

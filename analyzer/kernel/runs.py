@@ -182,23 +182,22 @@ class Run:
     def __init__(self, index: Index, rules: Rules, level: float, *, removals: bool = True, steps: bool = False) -> None:
         self.moments = rules.chooser if isinstance(rules.chooser, Moments) else None
         self._call = _Call()
+        least_age = min(rules.min_ages[:, 1].tolist())
         if rules.chooser is None:
-            struct = index.by_last_use(float(rules.min_ages[:, 1].min()), 0.0 if rules.wake else rules.interval)
+            struct = index.by_last_use(least_age, 0.0 if rules.wake else rules.interval)
         else:
             struct = index.by_order()
         levels, protected = plain(rules.levels, np.float64), plain(rules.protected, np.uint8)
         age_from, age = (plain(rules.min_ages[:, column], np.float64) for column in (0, 1))
         wake = rules.wake or Wake()
         number, by, parts = _chooser(rules.chooser, index)
-        sets = np.zeros((1, 2)) if rules.working_sets is None else rules.working_sets
-        sets_of = [plain(sets[:, column], np.float64) for column in (0, 1)]
-        headroom = _headroom(rules, self._call, sets_of) if rules.resolved else None
+        headroom = _headroom(rules, self._call) if rules.resolved else None
         superseded = _superseded(rules.superseded) if rules.superseded else None
         policy = _Policy(
             levels=levels.ctypes.data,
             protected=protected.ctypes.data,
             interval=rules.interval,
-            min_age=float(rules.min_ages[:, 1].min()),
+            min_age=least_age,
             allowlist_idle=rules.allowlist_idle,
             gap_grace=rules.gap_grace,
             level=level,
@@ -217,10 +216,10 @@ class Run:
             sizes=index.sizes_of_images.ctypes.data,
             by=by,
             superseded=ctypes.addressof(superseded[0]) if superseded else None,
-            headroom=ctypes.addressof(headroom) if headroom else None,
+            headroom=ctypes.addressof(headroom[0]) if headroom else None,
         )
         self._policy = policy
-        self._kept = (index, struct, levels, protected, age_from, age, parts, headroom, sets_of, superseded)
+        self._kept = (index, struct, levels, protected, age_from, age, parts, headroom, superseded)
         self._given = (byref(struct), byref(policy))
         self._result = _Result()
         self.address: int | None = None
@@ -428,10 +427,10 @@ def _tool(tool: Tool, index: Index) -> _Tool:
     )
 
 
-def _headroom(rules: Rules, call: _Call, sets: Sequence[Array]) -> _Headroom:
+def _headroom(rules: Rules, call: _Call) -> tuple[_Headroom, list[Array]]:
     """What a threshold that follows from falls of free space is made from; see `pruner.policy.headroom`."""
-    resolved = rules.resolved
-    assert resolved is not None  # noqa: S101 - the only caller sees to it
+    resolved, working_sets = rules.resolved, rules.working_sets
+    assert resolved is not None and working_sets is not None  # noqa: S101, PT018 - who gives one gives both
 
     def levels(disk_class: int, threshold: float, made: int) -> int:
         try:
@@ -444,7 +443,8 @@ def _headroom(rules: Rules, call: _Call, sets: Sequence[Array]) -> _Headroom:
     call.levels = _Levels(levels)
     reach = reach_of(rules.interval, early=rules.wake is not None)
     falls = FreeSpaceDrops(rules.interval)
-    return _Headroom(
+    sets = [plain(working_sets[:, column], np.float64) for column in (0, 1)]
+    made = _Headroom(
         margin=MARGIN,
         least=LEAST_SHARE,
         most=MOST_SHARE,
@@ -456,6 +456,7 @@ def _headroom(rules: Rules, call: _Call, sets: Sequence[Array]) -> _Headroom:
         set_bytes=sets[1].ctypes.data,
         levels=ctypes.cast(call.levels, c_void_p),
     )
+    return made, sets
 
 
 def _outcome(result: _Result) -> Outcome:

@@ -14,7 +14,7 @@ from analyzer.kernel.runs import Chooser, Outcome, Rules
 from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger, policy_levels, with_threshold
 from analyzer.simulation.knowledge import knowledge_of
 from analyzer.simulation.result import Removals, Result, Timeline
-from analyzer.trace.trace import Trace
+from analyzer.trace.trace import Flags, Trace
 from pruner.planning.plan import GAP_GRACE_S
 from pruner.policy.local_images import EVICT
 from pruner.policy.orders import OWN_STATE_ORDERS
@@ -62,7 +62,7 @@ def rules_of(cleaner: Cleaner, index: Index) -> Rules:
     levels = [policy_levels(policy, int(total), int(inodes)) for total, inodes in index.sizes]
     return Rules(
         levels=np.array([(*level.threshold, *level.target, *level.emergency) for level in levels]),
-        protected=np.array(cleaner.protected, dtype=np.bool_),
+        protected=_protected(cleaner),
         interval=policy.interval,
         min_ages=cleaner.min_ages,
         allowlist_idle=policy.allowlist_idle,
@@ -74,6 +74,13 @@ def rules_of(cleaner: Cleaner, index: Index) -> Rules:
         resolved=_resolved(policy, index) if policy.threshold.unit == AUTO else None,
         working_sets=cleaner.working_sets if policy.threshold.unit == AUTO else None,
     )
+
+
+def _protected(cleaner: PolicyCleaner) -> Flags:
+    """Per image whether the allowlist names it; shape (n,)."""
+    if not cleaner.policy.allowlist:
+        return np.zeros(cleaner.trace.images, dtype=np.bool_)
+    return np.array(cleaner.protected, dtype=np.bool_)
 
 
 def _superseded(cleaner: PolicyCleaner) -> Superseded | None:

@@ -20,6 +20,7 @@ from collector.machine.disk import DiskSample
 from collector.model.backoff import Backoff
 from collector.model.paths import rewrite_file
 from collector.model.units import format_bytes
+from collector.model.untrusted import cut, read_object
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ FIRST_PAUSE_S = 10.0
 LAST_PAUSE_S = 300.0
 # Written always as long as this: a shorter text over a longer one would leave a tail.
 _LENGTH = 1024
+_MOST_WORDS = 200
 
 
 def levels_path(log_path: Path) -> Path:
@@ -46,6 +48,7 @@ def leave_levels(
     free_bytes: float,
     free_inodes: float,
     others: Mapping[str, tuple[float, float]] | None = None,
+    min_age: str = "",
 ) -> bool:
     """Leave word for the collector under which free space the pruner wants to be woken; whether that worked.
 
@@ -55,6 +58,7 @@ def leave_levels(
         free_bytes: the threshold, bytes.
         free_inodes: the threshold of free inodes; 0: none.
         others: both thresholds on each other disk of the engine, by a folder on it.
+        min_age: the minimum age that holds, in words, with its evidence.
     """
     path = levels_path(log_path)
     entry: dict[str, Any] = {
@@ -64,6 +68,8 @@ def leave_levels(
     }
     if others:
         entry["others"] = {path: [round(level) for level in levels] for path, levels in others.items()}
+    if min_age:
+        entry["min_age"] = cut(min_age, _MOST_WORDS)
     text = f"{json.dumps(entry):<{_LENGTH - 1}}\n".encode()
     with contextlib.suppress(OSError):
         if path.read_bytes() == text:
@@ -95,6 +101,14 @@ def woken_within(log_path: Path, seconds: float) -> bool:
         return abs(time.time() - wake_path(log_path).stat().st_mtime) <= seconds
     except OSError:
         return False
+
+
+def read_min_age(log_path: Path) -> str:
+    """The minimum age by which the pruner last decided, in words; empty: it left none."""
+    with contextlib.suppress(OSError):
+        entry = read_object(levels_path(log_path).read_text(encoding="utf-8", errors="replace")) or {}
+        return cut(str(entry.get("min_age") or ""), _MOST_WORDS)
+    return ""
 
 
 class Alarm:

@@ -13,7 +13,7 @@ from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.spool import Spool
 from collector.eventlog.sql import sql_list, sql_names
 from collector.machine.prune_runs import Fruitless, read_runs
-from collector.machine.wake import levels_path
+from collector.machine.wake import levels_path, read_min_age
 from collector.model.errors import LogError
 from collector.model.events import LIVE, WATCHING, Source, of_source
 from collector.model.units import format_duration
@@ -56,6 +56,7 @@ class Status:
     for, with the blocks that the file system keeps for root, is `unaccounted`.
     `disks` has each file system that holds bytes of the engine, as last sampled, that of the images first.
     `damaged_logs` names the files that were set aside because they were damaged, the oldest first.
+    `min_age` is the minimum age by which the pruner last decided, in words with its evidence; empty: not known.
     `failures` says which pulls and jobs failed in the last 7 days.
     `standstill` has the latest runs of the pruner that removed nothing though space was short; None: there is none
     since one that did or had nothing to do. `target_reached` is when one last ended with enough space; None: not known.
@@ -89,6 +90,7 @@ class Status:
     free_history: list[tuple[float, int]]
     damaged_logs: list[str]
     failures: Failures
+    min_age: str
     standstill: Fruitless | None
     target_reached: float | None
     recommendation_from: float | None
@@ -269,6 +271,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
         free_history=history,
         damaged_logs=[str(path) for path in files_aside(log.path)],
         failures=failures,
+        min_age=read_min_age(log.path),
         standstill=runs.row,
         target_reached=runs.reached,
         recommendation_from=sound,

@@ -229,6 +229,11 @@ def _facts(policy: Policy, trigger: str) -> dict[str, Any]:
     return {"trigger": trigger, "policy": {"text": str(policy), "values": policy_json(policy)}}
 
 
+def _age_of(policy: Policy) -> str:
+    """The minimum age in words, with what the host's past shows where that decides it."""
+    return f"{policy.age_text}: {policy.min_age_evidence}" if policy.min_age_evidence else policy.age_text
+
+
 def _run(
     executor: Executor, engine: RemovingEngine, log: EventLog, policy: Policy, request: ManualRequest | None
 ) -> Outcome:
@@ -243,7 +248,7 @@ def _run(
             # What one run was asked for is not when the next shall begin.
             main, *others = plans
             levels = {made.inventory.disk.path: made.levels.threshold for made in others}
-            leave_levels(log.path, main.inventory.disk.path, *main.levels.threshold, levels)
+            leave_levels(log.path, main.inventory.disk.path, *main.levels.threshold, levels, _age_of(main.policy))
         return plans[min(len(outcomes), count - 1)]
 
     executor.flush()

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from collector.machine.disk import DiskSample
-from collector.machine.wake import FIRST_PAUSE_S, LAST_PAUSE_S, Alarm, leave_levels, levels_path, read_levels, wake_path
+from collector.machine.wake import (
+    FIRST_PAUSE_S,
+    LAST_PAUSE_S,
+    Alarm,
+    leave_levels,
+    levels_path,
+    read_levels,
+    read_min_age,
+    wake_path,
+)
 from tests.engine.disk import LoopDisk
 from tests.needs import cannot_run
 
@@ -90,6 +99,17 @@ def test_levels_of_another_disk_do_not_count(log: Path) -> None:
 def test_no_pruner_no_alarm(tmp_path: Path) -> None:
     assert not Alarm(tmp_path / "events.duckdb").hear(SHORT)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_minimum_age_by_which_the_pruner_decides_is_left_in_words(tmp_path: Path) -> None:
+    log = tmp_path / "events.duckdb"
+    assert read_min_age(log) == ""
+    assert leave_levels(log, "/data", 10 * GB, 50, min_age="10 min (auto): GitLab jobs are known")
+    assert read_min_age(log) == "10 min (auto): GitLab jobs are known"
+    assert leave_levels(log, "/data", 10 * GB, 50, min_age="x" * 5000)
+    assert len(read_min_age(log)) <= 250
+    levels_path(log).write_text("[1]", encoding="utf-8")
+    assert read_min_age(log) == ""
 
 
 def test_both_files_can_be_written_on_a_full_disk(state_root: Path) -> None:
