@@ -286,6 +286,20 @@ def test_build_cache_is_kept_to_its_size_and_nameless_builds_go(
     assert sum(row["Size"] for row in left if not row["Shared"]) < 15 * MIB
     assert [image.tags for image in client.images.list()] == [["built:1"]]
     assert [row[0] for row in items(host)].count("build_cache") >= 1
+
+    # What no registry can give back goes once a later one of its repository is there, and is marked.
+    (tmp_path / "filled").write_bytes(random_layer(410, 12 * MIB).blob)
+    build(engine, tmp_path, "built:2")
+    host.run("collector", "run", "--once")
+    time.sleep(1.1)
+    full = ("--threshold", "100%", *GRACES)
+    host.run("pruner", "run", *full, status=3)
+    assert sorted(image.tags[0] for image in client.images.list()) == ["built:1", "built:2"]
+    host.run("pruner", "run", *full, "--local-idle", "1s", status=3)
+    assert [image.tags for image in client.images.list()] == [["built:2"]]
+    removed = host.json("pruner", "history")["removals"]
+    assert [one["reason"] for one in removed if one["name"] == "built:1"] == ["evict_local"]
+    assert host.json("analyzer", "verify")["agreement"] == 1.0
     client.close()
 
 
