@@ -6,6 +6,7 @@ opens it for as long as its work needs, and waits its turn.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 import uuid
@@ -41,6 +42,8 @@ from collector.model.errors import LogBusyError, LogError
 from collector.model.events import Event
 from collector.model.paths import hidden_system_log
 from collector.model.untrusted import LAST_NS
+
+logger = logging.getLogger(__name__)
 
 ONLY_KEPT = math.inf
 """For `EventLog.reading`: of all events but the latest only what decisions need."""
@@ -98,19 +101,30 @@ class EventLog:
             return 0
         with self._opened(read_only=False) as connection:
             connection.begin()
-            host = self._resolved(connection)
-            if self._given is None:
-                identity.check(identity.known_hosts(connection), host, identity.this_machine(), self.path)
-            identity.register(connection, host, is_here=self._given is None)
-            new = unseen(connection, host, events) if events else {}
-            if new:
-                insert(connection, host, new)
+            count = self._put(connection, events, mark)
+            try:
                 compaction.fold(connection)
-            if mark is not None:
-                connection.execute("DELETE FROM position WHERE host = ? AND source = ?", [host, mark[0]])
-                connection.execute("INSERT INTO position VALUES (?, ?, ?)", [host, *mark])
-            experience.advance(connection, host)
+                experience.advance(connection, self.host)
+            except (duckdb.DataError, duckdb.ProgrammingError, duckdb.InternalError) as error:
+                # Whatever cannot be folded must be stored: queries then take it from the events.
+                logger.warning("event log %s: what was stored is not folded: %s", self.path, str(error).splitlines()[0])
+                connection.rollback()
+                connection.begin()
+                self._put(connection, events, mark)
             connection.commit()
+        return count
+
+    def _put(self, connection: duckdb.DuckDBPyConnection, events: Sequence[Event], mark: tuple[str, str] | None) -> int:
+        host = self._resolved(connection)
+        if self._given is None:
+            identity.check(identity.known_hosts(connection), host, identity.this_machine(), self.path)
+        identity.register(connection, host, is_here=self._given is None)
+        new = unseen(connection, host, events) if events else {}
+        if new:
+            insert(connection, host, new)
+        if mark is not None:
+            connection.execute("DELETE FROM position WHERE host = ? AND source = ?", [host, mark[0]])
+            connection.execute("INSERT INTO position VALUES (?, ?, ?)", [host, *mark])
         return len(new)
 
     def position(self, source: str) -> str | None:

@@ -208,6 +208,20 @@ def _crash(log: EventLog, events: list[Event]) -> None:
             log.append([*events, Event(T0, Kind.COLLECTOR_STARTED)])
 
 
+def test_what_cannot_be_folded_is_stored_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(connection: duckdb.DuckDBPyConnection) -> None:
+        connection.execute("SELECT CAST('x' AS INTEGER)").fetchall()
+
+    monkeypatch.setattr(compaction, "fold", failing)
+    log = EventLog(tmp_path / "events.duckdb", host="h")
+    assert log.append([Event(T0, Kind.GAP, began_ns=T0)], ("source", "5")) == 1
+    assert log.query("SELECT count(*) FROM event") == [(1,)]
+    assert log.position("source") == "5"
+    assert "is not folded: Conversion Error" in caplog.text
+
+
 @pytest.fixture
 def folded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EventLog:
     """A log that is folded up to its last event but one."""
