@@ -480,7 +480,7 @@ def ingest_runner_log(
     What was taken up before is known and adds nothing.
     """
     from collector.job_sources import ingest
-    from collector.job_sources.reading import bounded_lines
+    from collector.job_sources.reading import PipedLog, StoredLog, bounded_lines
 
     opened = console.open_log(log)
     if show_cursor:
@@ -488,9 +488,9 @@ def ingest_runner_log(
         return
     if file == "-":
         lines = (raw.decode(errors="replace") for raw, _, _ in bounded_lines(sys.stdin.buffer))
-        found = ingest.ingest_stream(opened, lines, time.time_ns())
+        found = ingest.ingest(opened, PipedLog(lines, time.time_ns()))
     else:
-        found = ingest.ingest_file(opened, Path(file))
+        found = ingest.ingest(opened, StoredLog(Path(file)))
     _print_ingested(found, output, "lines")
 
 

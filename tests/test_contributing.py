@@ -12,8 +12,10 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 NAMED = sorted(set(re.findall(r"`([^`\s]+)`", TEXT)))
 PLACES = [place for place in NAMED if "/" in place or Path(place).suffix in {".py", ".md"}]
-RECIPES = ("an event kind", "an order", "a baseline", "a policy key", "a CI system", "a result column")
-RECIPES += ("a metric", "a rule of `collector check`", "settings of another tool", "a change of the log's tables")
+RECIPES = (
+    *("an event kind", "an order", "a baseline", "a policy key", "a CI system", "a result column", "a metric"),
+    *("a rule of `collector check`", "settings of another tool", "a change of the log's tables"),
+)
 
 
 def defined(path: Path) -> set[str]:

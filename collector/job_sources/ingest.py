@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from collector.eventlog.log import EventLog
 from collector.job_sources.joblog import Sighting
-from collector.job_sources.reading import JOURNAL, JournalExport, LogFile, source_of
+from collector.job_sources.reading import JOURNAL, JournalExport
 from collector.job_sources.runnerlog import SOURCE, JobFact, JobFinished, JobNamesImage, JobStarted, PullFailed
 from collector.job_sources.source import Batch, JobSource
-from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
 from collector.model.jobs import JOB_FIELDS, Job
 from collector.model.references import familiar
@@ -72,48 +69,6 @@ def ingest(log: EventLog, source: JobSource) -> Ingested:
     total = Ingested()
     for batch in source.batches(log.position(source.key)):
         total = total.plus(store_batch(log, batch, source.evidence))
-    return total
-
-
-def ingest_stream(log: EventLog, lines: Iterable[str], assumed_ns: int) -> Ingested:
-    """Take up a runner's log from a pipe: any format, or the journal's JSON export.
-
-    Entries of the journal that lie before the last one taken are passed over; its cursor is kept.
-
-    Args:
-        log: where to append.
-        lines: the lines.
-        assumed_ns: the time of lines that bear none, UTC nanoseconds.
-
-    Raises:
-        LogError: the log cannot be appended to.
-    """
-    export = JournalExport(log.position(JOURNAL))
-    source = iter(lines)
-    total = Ingested()
-    while batch := list(islice(source, _BATCH)):
-        total = total.plus(store_batch(log, export.read(batch, assumed_ns)))
-    return total
-
-
-def ingest_file(log: EventLog, path: Path) -> Ingested:
-    """Take up a runner's log file from where the last call ended; all of it, if it is another file by now.
-
-    Lines that bear no time get the file's time of change, which is never too early.
-
-    Raises:
-        UsageError: the file cannot be read.
-        LogError: the log cannot be appended to.
-    """
-    file = LogFile(path, log.position(source_of(path)))
-    total = Ingested()
-    try:
-        for batch in file.read(_BATCH):
-            total = total.plus(store_batch(log, batch))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
-    finally:
-        file.close()
     return total
 
 

@@ -11,15 +11,18 @@ import stat
 import time
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from collector.job_sources.runnerlog import MOST_LINE, Line, RunnerLog, parse_line
-from collector.job_sources.source import Batch
+from collector.job_sources.runnerlog import MOST_LINE, SOURCE, Line, RunnerLog, parse_line
+from collector.job_sources.source import Batch, JobSource
+from collector.model.errors import UsageError
 from collector.model.untrusted import clean, past_ns, read_object, whole
 
 JOURNAL = "gitlab-runner journal"
 _HEAD = 1024
+_MOST_LINES = 20_000
 # Four bytes a character at most.
 _MOST_LINE_BYTES = 4 * MOST_LINE
 # A batch ends here, however few lines it has.
@@ -145,6 +148,53 @@ class LogFile:
             facts = tuple(fact for line in entries for fact in self._reader.facts(line))
             position = {"offset": self._offset, "head": self._head, "jobs": self._reader.state}
             yield Batch(len(entries), facts, assumed_ns, (self.source, json.dumps(position)))
+
+
+class PipedLog(JobSource):
+    """A runner's log from a pipe: any format, or the journal's JSON export.
+
+    Entries of the journal that lie before the last one taken are passed over; its cursor is kept.
+
+    Args:
+        lines: the lines.
+        assumed_ns: the time of lines that have none, UTC nanoseconds.
+    """
+
+    evidence = SOURCE
+    key = JOURNAL
+
+    def __init__(self, lines: Iterable[str], assumed_ns: int) -> None:
+        self._lines = iter(lines)
+        self._assumed_ns = assumed_ns
+
+    def batches(self, position: str | None) -> Iterator[Batch]:
+        """Some lines at a time."""
+        export = JournalExport(position)
+        while lines := list(islice(self._lines, _MOST_LINES)):
+            yield export.read(lines, self._assumed_ns)
+
+
+class StoredLog(JobSource):
+    """A runner's log file from where the last reading ended; all of it, if it is another file by now.
+
+    Lines without a time get the file's time of change, which is never too early.
+    """
+
+    evidence = SOURCE
+
+    def __init__(self, path: Path) -> None:
+        self.key = source_of(path)
+        self._path = path
+
+    def batches(self, position: str | None) -> Iterator[Batch]:
+        """Some lines at a time. Raises UsageError: the file cannot be read."""
+        file = LogFile(self._path, position)
+        try:
+            yield from file.read(_MOST_LINES)
+        except OSError as error:
+            raise UsageError(f"{self._path} cannot be read: {error.strerror or error}") from None
+        finally:
+            file.close()
 
 
 def source_of(path: Path) -> str:

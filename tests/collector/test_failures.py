@@ -17,7 +17,8 @@ from analyzer.trace.trace import Use
 from collector.cli import app
 from collector.daemon.least_free import LeastFree
 from collector.eventlog.log import EventLog
-from collector.job_sources.ingest import ingest_file
+from collector.job_sources.ingest import ingest
+from collector.job_sources.reading import StoredLog
 from collector.job_sources.runnerlog import PullFailed, RunnerLog, parse_line
 from collector.machine.disk import DiskSample
 from collector.model.errors import EngineError
@@ -92,9 +93,9 @@ def failed(log: EventLog, tmp_path: Path) -> EventLog:
         entry("Job succeeded", 6, NOW + 53),
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    ingest_file(log, path)
+    ingest(log, StoredLog(path))
     path.write_text("\n".join(lines) + "\n" + entry("Job succeeded", 9, NOW + 99) + "\n", encoding="utf-8")
-    ingest_file(log, path)
+    ingest(log, StoredLog(path))
     return log
 
 

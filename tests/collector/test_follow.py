@@ -17,7 +17,8 @@ from collector import doctor
 from collector.eventlog.log import EventLog
 from collector.job_sources import follow
 from collector.job_sources.follow import STATE, Followed, Follower
-from collector.job_sources.ingest import ingest_file, store_batch
+from collector.job_sources.ingest import ingest, store_batch
+from collector.job_sources.reading import StoredLog
 from collector.model.events import Event, Kind
 from tests.collector.test_daemon import Watched, watched  # noqa: F401 - a fixture
 from tests.waiting import wait_for
@@ -134,7 +135,7 @@ def test_what_came_before_a_rotation_while_nobody_looked_is_read_too(
         wait_for(lambda: one.take() == [1, 2, 3], "what came meanwhile")
     # The command goes on from there, too.
     write(path, 4)
-    assert ingest_file(log, path).new == 1
+    assert ingest(log, StoredLog(path)).new == 1
 
 
 def test_half_a_line_waits_for_its_other_half(log: EventLog, tmp_path: Path) -> None:
@@ -347,6 +348,6 @@ def test_the_doctor_says_whether_the_runner_is_followed(
     assert said()[0][1].startswith("says nothing: the journal, where 1 job of the last day left no line")
     path = tmp_path / "runner.log"
     path.write_text(json.dumps({"msg": "Job succeeded", "job": 5, "time": datetime.now(UTC).isoformat()}) + "\n")
-    assert ingest_file(log, path).new == 1
+    assert ingest(log, StoredLog(path)).new == 1
     ((state, text),) = said()
     assert (state, text.partition("; ")[0]) == ("ok", "followed: the journal")

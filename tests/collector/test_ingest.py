@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from collector.cli import app
 from collector.eventlog.log import EventLog
-from collector.job_sources.ingest import Ingested, ingest, ingest_file, ingest_stream, journal_cursor
+from collector.job_sources.ingest import Ingested, ingest, journal_cursor
 from collector.job_sources.joblog import JobLog, Sighting, sightings
-from collector.job_sources.reading import JOURNAL
+from collector.job_sources.reading import JOURNAL, PipedLog, StoredLog
 from collector.job_sources.runnerlog import JobFinished, JobNamesImage, JobStarted, RunnerLog, parse_line, read_lines
 from collector.job_sources.source import Batch, JobSource
 from collector.model.errors import UsageError
@@ -191,7 +191,7 @@ FACTS = "SELECT kind, role, reference, image_id FROM events ORDER BY time"
 
 
 def test_a_journal_tells_jobs_to_hosts_without_engine_events(log: EventLog) -> None:  # noqa: F811
-    found = ingest_stream(log, STORY, NOW)
+    found = ingest(log, PipedLog(STORY, NOW))
     assert (found.lines, found.facts, found.new, found.unresolved, found.untimed) == (9, 7, 5, 0, 0)
     assert log.query(FACTS) == RECORDED
     rows = log.query("SELECT project_id, project, outcome, seconds, images, epoch_ns(ended) FROM jobs")
@@ -202,10 +202,10 @@ def test_a_journal_tells_jobs_to_hosts_without_engine_events(log: EventLog) -> N
 
 @pytest.mark.parametrize("cut", [0, 2, 3, 4, 6, 8])
 def test_however_a_journal_is_cut_and_repeated_each_fact_is_told_once(log: EventLog, cut: int) -> None:  # noqa: F811
-    ingest_stream(log, STORY[:cut], NOW)
+    ingest(log, PipedLog(STORY[:cut], NOW))
     assert journal_cursor(log) == (f"s={[0, 1, 2, 3, 4, 5, 6, 7, 9][cut - 1]}" if cut else None)
-    ingest_stream(log, STORY[cut:], NOW)
-    ingest_stream(log, STORY, NOW)
+    ingest(log, PipedLog(STORY[cut:], NOW))
+    ingest(log, PipedLog(STORY, NOW))
     # What a job means to use is reported early where the rest is not there yet.
     intended: list[tuple[str, str | None, str | None, str | None]] = (
         [("job_image_used", "build", "a:1", None)] if cut in {2, 3, 4, 6} else []
@@ -220,8 +220,8 @@ def test_what_containers_show_is_not_told_again(log: EventLog) -> None:  # noqa:
         job = int(trace.stem.removeprefix("trace-"))
         said = [line for line in trace.read_text().split("\n") if "Job succeeded" not in line]
         lines = [json.dumps({"msg": line, "job": job, "project": 7}) for line in said]
-        assert ingest_stream(log, lines, NOW).new == 0
-    found = ingest_file(log, CAPTURES / "a" / "runner.log")
+        assert ingest(log, PipedLog(lines, NOW)).new == 0
+    found = ingest(log, StoredLog(CAPTURES / "a" / "runner.log"))
     assert (found.facts, found.new, found.untimed) == (6, 6, 6)
     rows = log.query("SELECT job_id, outcome, seconds FROM jobs ORDER BY job_id")
     assert rows == [
@@ -235,13 +235,13 @@ def test_a_file_is_read_on_from_where_it_ended_and_anew_after_rotation(log: Even
     path = tmp_path / "runner.log"
     lines = [json.dumps({"msg": "Job succeeded", "job": k, "time": "2026-11-24T08:00:00Z"}) + "\n" for k in range(6)]
     path.write_text("".join(lines[:2]) + lines[2][:20])
-    assert ingest_file(log, path).new == 2
+    assert ingest(log, StoredLog(path)).new == 2
     path.write_text("".join(lines[:3]))
-    found = ingest_file(log, path)
+    found = ingest(log, StoredLog(path))
     assert (found.lines, found.new) == (1, 1)
-    assert ingest_file(log, path).lines == 0
+    assert ingest(log, StoredLog(path)).lines == 0
     path.write_text("".join(lines[3:]))
-    assert ingest_file(log, path).new == 3
+    assert ingest(log, StoredLog(path)).new == 3
     assert log.query("SELECT count(*) FROM event") == [(6,)]
 
 
@@ -264,12 +264,12 @@ def test_a_name_that_a_job_intends_is_the_image_that_it_meant_then(log: EventLog
         configured(6, 3, DIGEST),
         configured(7, 4, "never/seen:1"),
     ]
-    found = ingest_stream(log, lines, NOW)
+    found = ingest(log, PipedLog(lines, NOW))
     assert (found.new, found.unresolved) == (4, 1)
     rows = log.query("SELECT job_id, image_id FROM job_images ORDER BY job_id")
     assert rows == [("1", JOB_A), ("2", JOB_B), ("3", JOB_B), ("4", None)]
     log.append([Event(at + 8 * 10**9, Kind.IMAGE_PULLED, image=ID, reference="soon/pulled:1")])
-    ingest_stream(log, [configured(7, 5, "soon/pulled:1")], NOW)
+    ingest(log, PipedLog([configured(7, 5, "soon/pulled:1")], NOW))
     assert log.query("SELECT image_id FROM job_images WHERE job_id = '5'") == [(ID,)]
 
 
@@ -307,17 +307,17 @@ def test_a_start_of_the_runner_ends_the_jobs_before_it(log: EventLog, tmp_path: 
     file = tmp_path / "runner.log"
     begun = [runner_says("Checking for jobs... received", job=job, project=7, runner="abc") for job in (1, 2)]
     file.write_text("".join(begun) + runner_says("Job succeeded", job=2, project=7, runner="abc"))
-    ingest_file(log, file)
+    ingest(log, StoredLog(file))
     with file.open("a") as more:
         # A reload of its configuration ends none.
         more.write(runner_says("Configuration loaded"))
-    ingest_file(log, file)
+    ingest(log, StoredLog(file))
     ended = "SELECT job_id, attributes ->> '$.outcome' FROM event JOIN job USING (job) WHERE kind = 'job_finished'"
     assert log.query(ended) == [("2", "success")]
     with file.open("a") as more:
         more.write(runner_says("Starting multi-runner from /etc/gitlab-runner/config.toml...", builds=0))
         more.write(runner_says("Checking for jobs... received", job=3, project=7, runner="abc"))
-    ingest_file(log, file)
+    ingest(log, StoredLog(file))
     assert log.query(ended + " ORDER BY job_id") == [("1", "runner restarted"), ("2", "success")]
     assert log.query("SELECT project_id, runner FROM job WHERE job_id = '1'") == [("7", "abc")]
 

@@ -22,10 +22,10 @@ from collector.engine.stream import Reader
 from collector.engine.translate import HIDEABLE, Translator
 from collector.eventlog.log import EventLog
 from collector.eventlog.spool import Spool
-from collector.job_sources.ingest import ingest_file, ingest_stream
+from collector.job_sources.ingest import ingest
 from collector.job_sources.job_list import JOB_COLUMNS, LAYER_COLUMNS, import_jobs
 from collector.job_sources.joblog import sightings
-from collector.job_sources.reading import bounded_lines
+from collector.job_sources.reading import PipedLog, StoredLog, bounded_lines
 from collector.job_sources.runnerlog import parse_line, read_lines
 from collector.machine.clock import Clock
 from collector.model.errors import UsageError
@@ -327,10 +327,10 @@ def test_lines_of_any_kind_are_stored(tmp_path: Path) -> None:
         rows.append(hostile.as_json({"MESSAGE": hostile.as_json(job), "__REALTIME_TIMESTAMP": leaf, "__CURSOR": leaf}))
     rows += [hostile.TOO_DEEP, "x" * 10**6]
     log = EventLog(tmp_path / "events.duckdb")
-    assert ingest_stream(log, rows, NOW_NS).facts > 50
+    assert ingest(log, PipedLog(rows, NOW_NS)).facts > 50
     (tmp_path / "log").write_text("\n".join(rows), errors="surrogatepass")
-    ingest_file(log, tmp_path / "log")
-    assert ingest_file(log, tmp_path / "log").lines == 0  # the last has no end yet, and waits for it
+    ingest(log, StoredLog(tmp_path / "log"))
+    assert ingest(log, StoredLog(tmp_path / "log")).lines == 0  # the last has no end yet, and waits for it
     assert log.query("SELECT max(epoch_ns(time)) <= ? FROM event", [time.time_ns()]) == [(True,)]
 
 

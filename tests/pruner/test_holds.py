@@ -10,8 +10,9 @@ import pytest
 
 from collector.engine.translate import Translator
 from collector.eventlog.log import EventLog
-from collector.job_sources.ingest import ingest_stream, store
+from collector.job_sources.ingest import ingest, store
 from collector.job_sources.joblog import Sighting
+from collector.job_sources.reading import PipedLog
 from collector.job_sources.runnerlog import JobNamesImage
 from collector.model.jobs import Job
 from collector.model.observation import ListedContainer
@@ -239,11 +240,11 @@ def test_at_the_moment_of_the_captured_race_the_image_was_held(log: EventLog, na
 
 
 def test_a_job_that_the_runner_log_tells_holds_its_image_before_any_container(log: EventLog) -> None:
-    ingest_stream(log, STORY[:2], 0)
+    ingest(log, PipedLog(STORY[:2], 0))
     now = 1_795_507_205.0
     memory = read_jobs(log, now)
     assert [flight.job_id for flight in memory.begun] == ["5"]
     images: list[Holdable] = [Held(JOB_A, ("docker.io/library/a:1",)), *IMAGES[1:]]
     assert {image: hold.firm for image, hold in held_for_jobs([], images, memory, now).items()} == {JOB_A: True}
-    ingest_stream(log, STORY, 0)
+    ingest(log, PipedLog(STORY, 0))
     assert held_for_jobs([], IMAGES, read_jobs(log, now), now) == {}
