@@ -15,7 +15,6 @@ import numpy as np
 from analyzer.report.page_data import LOWEST_SHOWN
 from analyzer.report.study import Lineup, Row, Study, milliseconds
 from analyzer.simulation.result import Result
-from collector.model.units import format_bytes
 from pruner.policy.policy import AUTO
 
 Spec = dict[str, Any]
@@ -128,19 +127,18 @@ def free_space_chart(made: Study, series: Sequence[str]) -> Spec:
 
 
 def trade_off_chart(made: Compared, most: int | None = None) -> Spec:
-    """The least free space against the bytes pulled again; right is safer, down is cheaper.
+    """The bytes of images kept against those pulled again; down is cheaper, and what fails bears a cross.
 
     Args:
         made: what is compared.
         most: the most bytes pulled again that the axis has room for; None: what is compared.
     """
-    lowest = LOWEST_SHOWN * made.total
     if most is None:
         most = max((result.repulled_bytes for result in made.results), default=0)
     x = alt.X(
         "shown:Q",
-        scale=alt.Scale(domain=[lowest, made.total], nice=False),
-        axis=alt.Axis(title="least free space", values=_ticks(lowest, made.total), labelExpr="bytes(datum.value)"),
+        scale=alt.Scale(domain=[0, made.total], nice=False),
+        axis=alt.Axis(title="images kept, on average", values=_ticks(0, made.total), labelExpr="bytes(datum.value)"),
     )
     y = alt.Y(
         "repulled:Q",
@@ -191,12 +189,12 @@ def trade_off_chart(made: Compared, most: int | None = None) -> Spec:
         .mark_text(dy=-13, baseline="bottom", fontSize=11, limit=170)
         .encode(x=x, y=y, text="label:N")
     )
-    floor = (
-        alt.Chart(alt.NamedData("levels"))
-        .mark_rect(opacity=0.14, color=_WARNING)
-        .encode(x=alt.X("bottom:Q"), x2="zero:Q")
+    failing = (
+        base.transform_filter("datum.full > 0")
+        .mark_point(shape="cross", angle=45, size=150, strokeWidth=1.6, color=_WARNING)
+        .encode(x=x, y=y, shape=alt.value("cross"), color=alt.value(_WARNING))
     )
-    chart = alt.layer(floor, front, points, here, labels).add_params(current)
+    chart = alt.layer(front, points, failing, here, labels).add_params(current)
     return _spec(chart.properties(width="container", height=330))
 
 
@@ -209,7 +207,6 @@ def trade_off(made: Compared, labels: Sequence[str] = (), first: int | None = No
         first: the number of the first policy that is not a baseline, among all that can be shown; None: there is one
             page for these alone.
     """
-    lowest = LOWEST_SHOWN * made.total
     rows: list[Row] = []
     thresholds = iter(labels or [str(policy.threshold) for policy in made.lineup.policies])
     ours = 0
@@ -225,15 +222,13 @@ def trade_off(made: Compared, labels: Sequence[str] = (), first: int | None = No
                 "chosen": chosen,
                 "repulled": result.repulled_bytes,
                 "free": result.min_free,
-                "shown": max(result.min_free, lowest * 0.9),
+                "shown": min(result.mean_held_bytes, made.total),
                 "full": result.disk_full,
                 "removed": result.removals,
                 "order": k,
                 "joined": not result.baseline and label != AUTO,
             }
         )
-        if result.min_free < lowest:
-            rows[-1]["label"] += f" ({format_bytes(result.min_free)})"
         if not result.baseline and first is not None:
             rows[-1]["run"] = first + ours
             ours += 1
@@ -247,7 +242,7 @@ def _place_labels(rows: Sequence[Row], total: int) -> None:
     placed: list[tuple[float, float, float]] = []
     for row in sorted(rows, key=lambda row: (not row["chosen"], row["kind"] != _OTHERS, row["order"])):
         row["from"] = None
-        x, y = row["shown"] / (total * (1 - LOWEST_SHOWN)), math.log10(1 + row["repulled"] / 2**30)
+        x, y = row["shown"] / total, math.log10(1 + row["repulled"] / 2**30)
         width = 0.006 * len(row["label"])
         for apart, least in _APART:
             if all(abs(y - v) > _LEVEL or abs(x - u) > max(apart, width + w) for u, v, w in placed):

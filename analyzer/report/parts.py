@@ -25,6 +25,7 @@ from analyzer.simulation.result import Result
 from collector.model.errors import HindsightError
 from collector.model.paths import write_whole
 from collector.model.units import format_bytes, format_count, format_duration
+from pruner.policy.policy import AUTO
 
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
@@ -196,6 +197,8 @@ def by_threshold(result: Result) -> str:
     """A policy in words: by its threshold, if its name contains that."""
     text = result.name.partition(",")[0]
     level = text.removeprefix("prune below ").partition(" (")[0]
+    if level == f"{AUTO} free":
+        return "With the automatic threshold"
     return f"With {text}" if level == text else f"At {level}"
 
 

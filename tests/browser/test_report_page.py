@@ -307,6 +307,9 @@ def test_text_is_legible_in_either_light(opened: Open, scheme: str) -> None:
 def test_a_phone_does_not_scroll_sideways(opened: Open, width: int) -> None:
     page = opened(width=width, height=800)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    failed = page.locator("#t-policies thead th", has_text="failed").bounding_box()
+    assert failed is not None
+    assert failed["x"] + failed["width"] <= width
     for name in CHARTS:
         box = page.locator(f"#chart-{name} svg").bounding_box()
         assert box is not None

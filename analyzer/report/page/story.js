@@ -64,7 +64,7 @@
     for (const policy of Object.keys(story.stays)) {
       const times = (story.stays[policy] ?? []).reduce((sum, stay) => sum + stay[4], 0);
       const pulled = (story.stays[policy] ?? []).reduce((sum, stay) => sum + (stay[4] ? stay[3] : 0), 0);
-      const label = `${policy}: there for ${lasting((story.stays[policy] ?? []).reduce((sum, [from, to]) => sum + to - from, 0))}, pulled again ${times ? `${times} times (${bytes(pulled)})` : "never"}`;
+      const label = `${policy}: there for ${lasting((story.stays[policy] ?? []).reduce((sum, [from, to]) => sum + to - from, 0))}, pulled again ${times ? `${times === 1 ? "once" : `${times.toLocaleString("en")} times`} (${bytes(pulled)})` : "never"}`;
       body.append(make("p", label, { className: "hint" }), timeline(story, policy, label));
     }
     body.append(make("p", `${at(0).slice(0, 10)} to ${at(span).slice(0, 10)}. A bar: it was there; a stroke: a use; a triangle: it had to be pulled again.`, { className: "hint" }));
