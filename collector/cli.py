@@ -159,7 +159,9 @@ def adopt(
     info = DockerEngine(host).info()
     opened = console.open_log(log)
     before, after = opened.adopt(this_machine(info), name)
-    typer.echo(f"{opened.path}: the history of '{before.identity.name}' goes on here as '{after.identity.name}'")
+    console.print_as_is(
+        f"{opened.path}: the history of '{before.identity.name}' goes on here as '{after.identity.name}'"
+    )
 
 
 monitoring = typer.Typer(help="Print what Grafana and Prometheus need.", no_args_is_help=True)
@@ -289,7 +291,7 @@ def check(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
         console.print_json([violation.to_json() for violation in found])
     else:
         for violation in found:
-            typer.echo(f"{violation.rule}: {violation.text}")
+            console.print_as_is(f"{violation.rule}: {violation.text}")
         if not found:
             typer.echo("nothing is wrong with the log")
     if found:
@@ -427,7 +429,7 @@ def ship(
         return
     for shipped in found:
         for note in shipped.notes:
-            typer.echo(f"note: {note}", err=True)
+            console.print_as_is(f"note: {note}", err=True)
         typer.echo(
             f"{shipped.host}: {format_count(shipped.events, 'new event')} in {format_count(shipped.parts, 'part')} "
             f"({format_bytes(shipped.bytes)}); {place} has all up to number {shipped.last:,}"

@@ -287,7 +287,7 @@ def import_config(
         made = other_tools.import_docuum(sources or (), other_tools.disk_size(disk))
     text = made.to_toml()
     for note in made.notes:
-        typer.echo(note, err=True)
+        console.print_as_is(note, err=True)
     if target is None:
         typer.echo(text, nl=False)
     else:
@@ -309,7 +309,7 @@ def check_policy(
 
     found = read_policy(path)
     for fault in found.faults:
-        typer.echo(f"pruner: {fault}", err=True)
+        console.print_as_is(f"pruner: {fault}", err=True)
     if found.faults:
         raise typer.Exit(UsageError.exit_status)
     print_policy(found, output)

@@ -26,6 +26,7 @@ _KINDS = {
     ("container", "destroy"): "container_destroyed",
 }
 _EXAMPLES = 5
+_SAME_NS = 50 * 10**6
 
 
 @dataclass
@@ -114,21 +115,31 @@ def compare(
     )
 
 
-def _removals(events: Iterable[dict[str, Any]], by_jobs: set[str]) -> Iterable[Removal]:
+def _removals(events: Sequence[dict[str, Any]], by_jobs: set[str]) -> Iterable[Removal]:
     """What went by the pruner: jobs remove no image, and of containers and volumes only their own."""
     own = set[str]()
+    made = {
+        str(event["Actor"]["ID"]) for event in events if (event["Type"], event["Action"]) == ("container", "create")
+    }
+    # What the engine gives up of itself, as it has no room for it: a container that never was, right after its volumes.
+    given_up = [
+        int(event["timeNano"])
+        for event in events
+        if (event["Type"], event["Action"]) == ("container", "destroy") and event["Actor"]["ID"] not in made
+    ]
     for event in events:
         actor, time_ns = str(event["Actor"]["ID"]), int(event["timeNano"])
         match event["Type"], event["Action"]:
             case "image", "delete":
                 yield Removal(time_ns, "image", actor)
-            case "container", "destroy" if actor not in by_jobs:
+            case "container", "destroy" if actor not in by_jobs and actor in made:
                 yield Removal(time_ns, "container", actor)
             case "volume", "mount" if event["Actor"]["Attributes"].get("container") in by_jobs:
                 # `docker rm -v` takes it along.
                 own.add(actor)
             case "volume", "destroy" if actor not in own:
-                yield Removal(time_ns, "volume", actor)
+                if not any(0 <= moment - time_ns < _SAME_NS for moment in given_up):
+                    yield Removal(time_ns, "volume", actor)
 
 
 class _Stored:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collector.terminal.table import Cell
 
 _UNLIMITED_WIDTH = 1000
+_LEAST_WIDTH = 10
 
 
 class Format(StrEnum):
@@ -111,6 +112,9 @@ def console(*, stderr: bool = False) -> Console:
     made = Piped(stderr=stderr, highlight=False)
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = _UNLIMITED_WIDTH
+    elif not _LEAST_WIDTH <= made.width <= _UNLIMITED_WIDTH:
+        # Whatever COLUMNS or a terminal says of itself: something has to fit, and what is wider only takes time.
+        made.width = min(max(made.width, _LEAST_WIDTH), _UNLIMITED_WIDTH)
     return made
 
 
@@ -209,6 +213,11 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(task, completed=done, total=total)
 
         yield update
+
+
+def print_as_is(text: str, *, err: bool = False) -> None:
+    """Print one line, of any width, whatever others named what it speaks of."""
+    typer.echo(one_line(text), err=err)
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,8 @@ import subprocess
 import time
 from pathlib import Path
 
-_PATIENCE_S = 60.0
+# A prune holds its lock, which lies on the disk of the log, as long as it runs.
+_PATIENCE_S = 300.0
 
 
 class LoopDisk:
