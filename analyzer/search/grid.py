@@ -12,6 +12,7 @@ from typing import Any
 
 from analyzer.simulation.cleaner import Trigger
 from collector.model.errors import UsageError
+from collector.model.paths import read_bounded
 from collector.model.units import parse_bytes, parse_duration
 from pruner.policy.file import KEYS, policy_from
 from pruner.policy.local_images import LOCAL_IMAGES
@@ -250,7 +251,7 @@ def _example(axis: str) -> str:
 
 def _entries_of(path: Path) -> tuple[str, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_bounded(path).splitlines()
     except UnicodeDecodeError:
         raise UsageError(f"--allowlist-set: {path} is not UTF-8 text") from None
     except OSError as error:

@@ -19,10 +19,12 @@ from urllib.parse import unquote
 
 import duckdb
 
+from collector.eventlog.database import AUTOLOAD_OFF
 from collector.eventlog.identity import key_named, known_hosts
 from collector.eventlog.log import EventLog, migrate
 from collector.eventlog.schema import IDENTITY_VERSION, MIGRATIONS, SCHEMA_VERSION
 from collector.model.errors import LogError, LogFullError, UsageError
+from collector.model.untrusted import whole
 from collector.shipping.parts import EVENTS, JOBS, MANIFESTS
 
 HOSTS = "host"
@@ -175,7 +177,7 @@ class ParquetLog(EventLog):
             LogError: files are damaged, of a newer schema, or of several schemas.
         """
         try:
-            with duckdb.connect() as connection:
+            with duckdb.connect(config={**AUTOLOAD_OFF}) as connection:
                 _open(connection, self.path, self.host)
                 yield connection
         except duckdb.Error as error:
@@ -213,9 +215,9 @@ def _version(connection: duckdb.DuckDBPyConnection, folder: Path, host: str) -> 
     found = connection.execute(
         f"SELECT DISTINCT schema_version FROM {_scan(folder, EVENTS)} WHERE host = '{_escaped(host)}' ORDER BY 1"
     ).fetchall()
-    versions = [int(row[0]) for row in found]
-    if len(versions) != 1:
-        listed = " and ".join(map(str, versions)) or "none"
+    versions = [whole(row[0], 1, 10**9) for row in found]
+    if len(versions) != 1 or versions[0] is None:
+        listed = " and ".join(str(version or "unknown") for version in versions) or "none"
         raise LogError(f"the export of host {host} in {folder} mixes schema versions ({listed}): export it again")
     if versions[0] > SCHEMA_VERSION:
         raise LogError(

@@ -186,7 +186,7 @@ def settle(host: Host, capture: Capture) -> None:
         client.close()
         host.wait_for(capture.has_last, "the capture to come to its end")
         sql = "SELECT count(*) FROM event WHERE reference LIKE ?"
-        host.wait_for(lambda: host.log.query(sql, [f"{LAST}%"])[0][0] > 0, "the log to come to its end")
+        host.wait_for(lambda: host.log.query(sql, [f"%{LAST}%"])[0][0] > 0, "the log to come to its end")
         # It removes nothing, but records the outcome of what others began.
         host.run("pruner", "run", "--threshold", "1B")
     capture.close()

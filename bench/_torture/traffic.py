@@ -60,7 +60,7 @@ class Capture:
 
     def has_last(self) -> bool:
         """Whether the last thing that happened has come."""
-        return any(_name(event).startswith(LAST) for event in self.events[-50:])
+        return any(LAST in _name(event) for event in self.events[-50:])
 
 
 def _name(event: dict[str, Any]) -> str:

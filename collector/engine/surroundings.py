@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from collector.model.errors import UsageError
-from collector.model.paths import DEFAULT_HOST
+from collector.model.paths import DEFAULT_HOST, read_bounded
 from collector.model.untrusted import mapping, text
 
 UNIX = "unix://"
@@ -156,7 +156,7 @@ def _config_folder(environment: Mapping[str, str]) -> Path | None:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a file; empty where it cannot be read."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        found = json.loads(read_bounded(path))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -20,6 +20,7 @@ from collector.job_sources.runnerlog import JobFact, JobFinished, JobNamesImage,
 from collector.job_sources.source import Batch, JobSource
 from collector.model.errors import HindsightError, UsageError
 from collector.model.jobs import Job, project_of
+from collector.model.paths import read_bounded
 from collector.model.times import parse_rfc3339_ns
 from collector.model.untrusted import (
     MOST_SECONDS,
@@ -61,7 +62,7 @@ def read_token(path: Path | None) -> str:
             raise UsageError(f"no GitLab token: give a file with --token-file, or set {TOKEN_VARIABLE}")
         return token
     try:
-        token = path.read_text(encoding="utf-8").strip()
+        token = read_bounded(path).strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise UsageError(f"token file {path} cannot be read: {reason}") from None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 ENVIRONMENT_VARIABLE = "DOCKER_HINDSIGHT_LOG"
+_MOST_BYTES = 16 * 2**20
 
 
 SYSTEM_LOG = Path("/var/lib/docker-hindsight/events.duckdb")
@@ -54,6 +55,15 @@ def _group_that_reads(folder: Path) -> str | None:
         return grp.getgrgid(found.st_gid).gr_name
     except (OSError, KeyError):
         return None
+
+
+def read_bounded(path: Path, encoding: str = "utf-8") -> str:
+    """The text of a file that people write. Raises OSError, also where it has no end, and UnicodeDecodeError."""
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), os.fspath(path))
+    return data.decode(encoding)
 
 
 def write_whole(path: Path, text: str) -> None:

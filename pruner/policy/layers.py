@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from collector.model.errors import UsageError
+from collector.model.paths import read_bounded
 
 INCLUDE = "include"
 DEFAULT = "default"
@@ -76,7 +77,7 @@ def _parsed(path: Path, included_by: Path | None) -> dict[str, Any]:
     """The file's values. Raises UsageError."""
     where = "" if included_by is None else f", included by {included_by}"
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bounded(path, "utf-8-sig")
         return tomllib.loads(text)
     except FileNotFoundError:
         advice = "write one or name another with --policy" if included_by is None else "correct `include` there"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from collector.model.errors import UsageError
+from collector.model.paths import read_bounded
 from collector.model.units import format_bytes, parse_bytes
 from pruner.policy.file import policy_from, to_toml
 from pruner.policy.policy import Policy, compile_entry
@@ -425,7 +426,7 @@ def write_new(path: Path, text: str) -> None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_bounded(path)
     except FileNotFoundError:
         raise UsageError(f"there is no file {path}") from None
     except OSError as error:

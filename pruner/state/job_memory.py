@@ -10,6 +10,7 @@ from typing import Any
 from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
 from collector.model.jobs import HELPER_ROLES, SLOT
+from collector.model.paths import read_bounded
 from collector.model.references import familiar
 from pruner.state.jobs_in_flight import (
     ALWAYS,
@@ -104,8 +105,8 @@ def configured_policies(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
     try:
-        runners = tomllib.loads(path.read_text(encoding="utf-8")).get("runners", [])
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        runners = tomllib.loads(read_bounded(path)).get("runners", [])
+    except (OSError, ValueError, RecursionError):
         return {}
     found = {}
     for runner in runners if isinstance(runners, list) else ():

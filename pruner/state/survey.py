@@ -21,6 +21,7 @@ from collector.model.errors import EngineError, UnansweredError, UsageError
 from collector.model.jobs import ci_job, job_of, orchestrator_of
 from collector.model.observation import ExternalContainer, ImageObservation, ListedContainer, ListedImage
 from collector.model.origin import Origin, agreed
+from collector.model.paths import read_bounded
 from collector.model.times import parse_rfc3339
 from collector.model.units import format_count, format_duration, format_time, short_id
 from collector.model.untrusted import cut, mapping, objects, size, text
@@ -330,7 +331,7 @@ def read_slots(path: Path) -> int:
     missing = f"an amount per job needs the number of job slots: set job_slots, or make runner_config = {path} readable"
     try:
         # The runner's own default is one.
-        slots = tomllib.loads(path.read_text(encoding="utf-8")).get("concurrent", 1)
+        slots = tomllib.loads(read_bounded(path)).get("concurrent", 1)
     except OSError as error:
         if isinstance(error, PermissionError) and (known := _told_slots(path)) is not None:
             return known

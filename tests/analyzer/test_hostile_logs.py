@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from analyzer.trace.load import load_trace
@@ -12,6 +13,7 @@ from collector.eventlog.log import EventLog
 from collector.model.events import Event, Kind
 from collector.model.observation import ImageObservation, Layer, pair_layers
 from collector.model.origin import Origin
+from collector.shipping.parts import EVENTS
 from pruner.state.inventory import Past, image_of
 from tests.analyzer.command import analyzer
 from tests.analyzer.made_host import HOUR, T0, S, make_week
@@ -102,3 +104,27 @@ def test_an_image_of_127_layers_is_stored_and_simulated(log: EventLog) -> None:
     done = analyzer("simulate", "--log", str(log.path), "--threshold", "10%")
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - began < 60
+
+
+def test_parquet_of_something_else_is_refused_in_one_line(log: EventLog, tmp_path: Path) -> None:
+    folder = tmp_path / "parquet"
+    assert analyzer("export", "--log", str(log.path), "--parquet", str(folder)).returncode == 0
+    found = next((folder / EVENTS).rglob("*.parquet"))
+    for sql in ("SELECT 'x' AS kind", "SELECT 5 AS image, 'h' AS host", "SELECT NULL::INTEGER AS schema_version"):
+        duckdb.execute(f"COPY ({sql}) TO '{found}' (FORMAT parquet)")
+        done = analyzer("simulate", "--log", str(folder), "--threshold", "10%")
+        assert done.returncode == 1, done.stdout
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_policy_file_without_end_is_refused(log: EventLog, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text("include = '/dev/zero'\n")
+    done = analyzer("simulate", "--log", str(log.path), "--policy", str(policy))
+    assert done.returncode == 2
+    assert done.stderr.endswith("cannot be read: File too large\n")
+
+
+@pytest.mark.parametrize("columns", [0, 1, 10**11])
+def test_a_terminal_of_no_width_or_of_any_ends_nothing(log: EventLog, columns: int) -> None:
+    assert analyzer("costs", "--log", str(log.path), columns=columns).returncode == 0
