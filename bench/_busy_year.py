@@ -1,0 +1,75 @@
+"""A year of a busy runner as a log: jobs on images that an inventory found, pulls, and samples of the disk."""
+
+from __future__ import annotations
+
+import time
+
+import duckdb
+
+from collector.eventlog import compaction
+from collector.eventlog.log import EventLog
+from collector.model.events import Event, Kind
+
+_NS = 10**9
+YEAR_NS = 365 * 86400 * _NS
+_JOB = """'{"labels":{"com.gitlab.gitlab-runner.job.id":"' || i || '","com.gitlab.gitlab-runner.managed":"true",'
+    || '"com.gitlab.gitlab-runner.pipeline.id":"' || (i // 10) || '","com.gitlab.gitlab-runner.project.id":"' || project
+    || '","com.gitlab.gitlab-runner.type":"build"},"name":"runner-abcdef-project-' || project || '-concurrent-'
+    || (i % 4) || '-' || left(md5(i::VARCHAR), 16) || '-build"}'"""
+_DISK = '{"total_bytes":100000000000,"image_bytes":50000000000,"path":"/var/lib/docker"}'
+_JOBS = """
+CREATE TEMP TABLE made AS SELECT i, $begin + i * ($year // $jobs) AS began, (6e10 + random() * 6e11)::BIGINT AS lasts,
+    floor($images * pow(random(), 3))::INTEGER AS image, (hash(i) % 200)::INTEGER AS project FROM range($jobs) AS t(i)
+"""
+_TYPED = """
+INSERT INTO job (job, host, ci, job_id, project_id, project, ref, runner, name)
+SELECT i, $host, 'gitlab', i::VARCHAR, project::VARCHAR, 'group/p' || project, 'main', 'abcdef', 'build' FROM made
+"""
+_EVENTS = f"""
+INSERT INTO event BY NAME
+SELECT (SELECT max(seq) FROM event) + row_number() OVER (ORDER BY at_ns) AS seq, make_timestamp_ns(at_ns) AS time,
+    (hash(at_ns, kind, container) >> 1)::BIGINT AS key, make_timestamp_ns(at_ns + 1000000000) AS recorded,
+    $host AS host, kind, image, container, bytes, attributes, make_timestamp_ns(began) AS began, job, role
+FROM (
+    SELECT began AS at_ns, 'container_created' AS kind, image, sha256(i::VARCHAR) AS container, NULL::BIGINT AS bytes,
+        {_JOB} AS attributes, NULL::BIGINT AS began, i AS job, 'build' AS role FROM made
+    UNION ALL SELECT began + lasts, 'container_destroyed', image, sha256(i::VARCHAR), NULL, NULL, began, NULL, NULL
+    FROM made WHERE began + lasts < $begin + $year
+    UNION ALL SELECT began - 5000000000, 'image_pulled', image, NULL, NULL, NULL, NULL, NULL, NULL FROM made
+    WHERE i % 9 = 0 AND i > 0
+    UNION ALL SELECT $begin + k * ($year // $samples), 'disk_sampled', NULL, NULL, (5e10 + 4e10 * random())::BIGINT,
+        '{_DISK}', NULL, NULL, NULL FROM range($samples) AS d(k)
+)
+"""
+
+
+def add_year(log: EventLog, events: int) -> None:
+    """Add so many events of the year before now to a log that holds an inventory; folded as appends do it."""
+    values = {
+        "begin": time.time_ns() - YEAR_NS - 3600 * _NS,
+        "year": YEAR_NS,
+        "jobs": events * 45 // 100,
+        "samples": events * 5 // 100,
+        "host": log.host,
+        "images": log.query("SELECT count(*) FROM image")[0][0],
+    }
+    with duckdb.connect(str(log.path)) as connection:
+        connection.execute("SELECT setseed(0.5)")
+        for sql in (_JOBS, _TYPED, _EVENTS):
+            connection.execute(sql, {name: value for name, value in values.items() if f"${name}" in sql})
+    catch_up(log)
+
+
+def catch_up(log: EventLog) -> None:
+    """Append until all is folded that can be."""
+    before = None
+    while before != (before := _reached(log)):
+        log.append([Event(time.time_ns(), Kind.EVENT_UNREADABLE, attributes={"raw": ""})])
+
+
+def _reached(log: EventLog) -> tuple[int | None, ...]:
+    found = log.query(
+        "SELECT (SELECT max(seq) FROM projection WHERE version = ?), (SELECT max(until) FROM experience)",
+        [compaction.VERSION],
+    )
+    return tuple(found[0])

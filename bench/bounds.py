@@ -1,0 +1,140 @@
+"""What a long log costs a runner, beside an empty one: ``python -m bench bounds``.
+
+An engine in memory holds 10,000 images; each question is asked in a process of its own, in turn of the log of an
+inventory only and of logs with a year of events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from bench._busy_year import add_year
+from collector.daemon.loop import Collector
+from collector.daemon.presence import Presence
+from collector.eventlog.log import EventLog
+from collector.model.units import format_bytes
+from collector.queries import jobs, status, story
+from collector.terminal import console
+from pruner.policy.policy import Policy, Space
+from tests.fake_engine import MIB, FakeEngine
+
+IMAGES = 10_000
+EVENTS = (0, 200_000, 2_000_000)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Processor seconds of a question, and how far memory rose above what there was before it, bytes."""
+
+    seconds: float
+    bytes: int
+
+
+def made_engine(folder: Path) -> FakeEngine:
+    """An engine with the images, some layers shared."""
+    engine = FakeEngine(folder, total=IMAGES * 200 * MIB)
+    for number in range(IMAGES):
+        layers = [(f"base {number % 50}", 50 * MIB), (f"middle {number % 500}", 20 * MIB), (f"own {number}", 5 * MIB)]
+        engine.add_image(f"registry.example.org/group{number % 97}/app{number}:1", layers=layers, verb=None)
+    return engine
+
+
+def in_child(question: Callable[[], object]) -> Cost:
+    """What a question costs in a process of its own."""
+    reading, writing = os.pipe()
+    if child := os.fork():
+        os.close(writing)
+        with os.fdopen(reading) as answer:
+            text = answer.read()
+        _, code = os.waitpid(child, 0)
+        if code:
+            raise SystemExit("bench: a measurement failed")
+        seconds, peak = text.split()
+        return Cost(float(seconds), int(peak))
+    code = 1
+    with contextlib.suppress(Exception):
+        before, began = _peak(), time.process_time()
+        with contextlib.redirect_stdout(io.StringIO()):
+            question()
+        os.write(writing, f"{time.process_time() - began} {_peak() - before}".encode())
+        code = 0
+    os._exit(code)
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _plan(engine: FakeEngine, log: EventLog) -> None:
+    from pruner.removal.run import make_plans  # noqa: PLC0415 - as the command does: what it loads counts
+    from pruner.report.terminal import print_plans  # noqa: PLC0415
+
+    plans = make_plans(engine, log, Policy(threshold=Space.parse("99%")), learn=True)
+    print_plans(plans, console.Format.TABLE)
+
+
+def _start(engine: FakeEngine, log: EventLog) -> None:
+    del engine
+    Presence().restore(log)
+    status.last_observed_ns(log)
+
+
+def _metrics(engine: FakeEngine, log: EventLog) -> None:
+    from collector.monitoring.metrics import Live, Metrics  # noqa: PLC0415
+
+    del engine
+    Metrics(log).publish(Live())
+
+
+def _name(engine: FakeEngine) -> str:
+    return next(iter(engine.image_table.values())).references[0]
+
+
+QUESTIONS: dict[str, Callable[[FakeEngine, EventLog], object]] = {
+    "pruner plan": _plan,
+    "collector's start": _start,
+    "collector status": lambda _, log: status.status(log),
+    "collector images": lambda _, log: status.images(log),
+    "collector jobs": lambda _, log: jobs.jobs(log),
+    "collector explain": lambda engine, log: story.stories(log, _name(engine)),
+    "metrics": _metrics,
+}
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    with tempfile.TemporaryDirectory(prefix="docker-hindsight-") as folder, pytest.MonkeyPatch.context() as patch:
+        engine = made_engine(Path(folder))
+        engine.disk_patched(patch)
+        rows: list[tuple[str, ...]] = []
+        costs: dict[str, list[Cost]] = {name: [] for name in QUESTIONS}
+        sizes = []
+        for events in EVENTS:
+            log = EventLog(Path(folder) / f"{events}.duckdb")
+            first = in_child(lambda log=log: Collector(engine, log).once())  # type: ignore[misc]
+            if events:
+                in_child(partial(add_year, log, events))
+            sizes.append(log.path.stat().st_size)
+            for name, question in QUESTIONS.items():
+                costs[name].append(in_child(partial(question, engine, log)))
+        for name, found in costs.items():
+            rows.append((name, *(f"{one.seconds:.2f} s, {format_bytes(one.bytes)}" for one in found)))
+        rows.append(("log", *(format_bytes(size) for size in sizes)))
+    console.print_table(("QUESTION", *(f"{events:,} EVENTS" for events in EVENTS)), rows)
+    each = first.seconds / IMAGES * 1000
+    console.print_text(f"first inventory of {IMAGES:,} images: {each:.2f} ms of processor time an image")
+
+
+if __name__ == "__main__":
+    main()
