@@ -27,6 +27,7 @@ def on_disk(inventory: Inventory, disk: DiskSample) -> Inventory:
         # Containers hold images in their place, whatever they free.
         containers=tuple(one for one in containers if has_images or one.bytes),
         volumes=tuple(one for one in inventory.volumes if disk_of(one.path, inventory.disks) == disk),
+        leftovers=tuple(one for one in inventory.leftovers if disk_of(one.path, inventory.disks) == disk),
         build_cache=inventory.build_cache if IMAGES in disk.holds else replace(inventory.build_cache, records=()),
     )
 
