@@ -204,8 +204,8 @@ def status(
     if output is Format.JSON:
         console.print_json(reports.as_json(found))
         return
-    if told := str(found.failures):
-        console.print_text(f"warning: in the last 7 d {told}", "red")
+    if failures := str(found.failures):
+        console.print_text(f"warning: in the last 7 d {failures}", "red")
     console.print_facts(_state(found))
     if found.unwatched_seconds is not None:
         console.print_text(f"warning: {reports.unwatched_text(found.unwatched_seconds)}", "yellow")

@@ -25,7 +25,7 @@ from collector.queries.status import DAY_S, status
 
 _STALE_S = 900.0
 _LATELY_S = DAY_S
-# Jobs of GitLab Runner by their containers, those of which its log told, and when that was last.
+# Jobs of GitLab Runner by their containers, those that its log names, and when that was last.
 _JOBS = """
 SELECT count(DISTINCT job) FILTER (container IS NOT NULL),
     count(DISTINCT job) FILTER (attributes ->> '$.source' = $source),
@@ -121,11 +121,11 @@ def _runner_log(log: EventLog) -> Iterator[Finding]:
     """Whether the collector follows the log of a GitLab Runner that is here, and what lets it."""
     followed = Followed.from_position(log.position(STATE))
     since_ns = time.time_ns() - int(_LATELY_S * 1e9)
-    jobs, told, latest_ns = log.query(_JOBS, {"host": log.host, "since": since_ns, "source": SOURCE})[0]
+    jobs, logged, latest_ns = log.query(_JOBS, {"host": log.host, "since": since_ns, "source": SOURCE})[0]
     subject, count = "runner's log", format_count(jobs, "job")
     if followed is not None and followed.fault is not None:
         yield Finding(subject, State.BLIND, "not readable", followed.fault)
-    elif followed is not None and followed.name is not None and (told or not jobs):
+    elif followed is not None and followed.name is not None and (logged or not jobs):
         ago = "none yet" if latest_ns is None else f"{format_duration((time.time_ns() - latest_ns) / 1e9)} ago"
         yield Finding(subject, State.OK, "followed", f"{followed.name}; latest fact on a job: {ago}")
     elif followed is not None and followed.name is not None:

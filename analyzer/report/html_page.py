@@ -13,7 +13,7 @@ import numpy as np
 from analyzer.report import charts, parts
 from analyzer.report import study as report_data
 from analyzer.report.page_data import INTERVALS, Scale, line, pack_json, pack_lines
-from analyzer.report.stories import Stays, stories, told_images
+from analyzer.report.stories import Stays, images_with_story, stories
 from analyzer.report.study import AS_RECORDED, Lineup, Study, milliseconds
 from analyzer.search.adoption import FirstWeek
 from analyzer.search.whatif import THRESHOLD
@@ -47,15 +47,14 @@ def render(made: Study) -> str:
     shown = _Shown.of(made)
     view_images = [image for view in made.views for image in view.images]
     removed = [] if made.week is None else made.week.removed.image[_dearest(made.week)].tolist()
-    told = told_images(trace, made.lives, [*view_images, *removed])
-    place = {image: k for k, image in enumerate(told)}
+    chosen = images_with_story(trace, made.lives, [*view_images, *removed])
+    place = {image: k for k, image in enumerate(chosen)}
     return parts.page(
         "report.html",
-        _data(made, shown, told),
+        _data(made, shown, chosen),
         ("whatif.js", "story.js"),
         made=made,
         shown=shown,
-        told=len(told),
         span=f"{format_time(trace.utc(0.0))} to {format_time(trace.utc(trace.end))}",
         # What the images weighed when they came; nothing of images that were there before.
         first_pulls=min((result.compulsory_bytes for result in made.results), default=0),
@@ -153,7 +152,7 @@ _CARDS = (
 )
 
 
-def _data(made: Study, shown: _Shown, told: Sequence[int]) -> dict[str, Any]:
+def _data(made: Study, shown: _Shown, chosen: Sequence[int]) -> dict[str, Any]:
     scale, word = Scale.of(made.total), made.lineup.proposal.word
     lines = dict(_lines(made, scale))
     begin, end = milliseconds(made.trace, np.array([0.0, made.trace.end]))
@@ -198,7 +197,7 @@ def _data(made: Study, shown: _Shown, told: Sequence[int]) -> dict[str, Any]:
         "policies": charts.trade_off(made),
         "lines": pack_lines([*lines.values(), *(() if made.tried is None else made.tried.lines)]),
         "texts": pack_json({"runs": shown.runs, "rows": rows, "thresholds": thresholds}),
-        "stories": pack_json(stories(made.trace, lives, made.recorded.projects or {}, told)),
+        "stories": pack_json(stories(made.trace, lives, made.recorded.projects or {}, chosen)),
         "rate": made.results[0].pull_rate if made.results else 0,
     }
 

@@ -37,8 +37,8 @@ class Stays(Protocol):
     def pulled(self) -> Integers: ...  # noqa: D102
 
 
-def told_images(trace: Trace, lives: Mapping[str, Stays], named: Sequence[int]) -> list[int]:
-    """The images whose stories are told: those that the page names, then those used most."""
+def images_with_story(trace: Trace, lives: Mapping[str, Stays], named: Sequence[int]) -> list[int]:
+    """The images whose stories are shown: those that the page names, then those used most."""
     uses = np.bincount(trace.image[_demands(trace)], minlength=trace.images)
     weight = uses.astype(np.float64)
     for stay in lives.values():
@@ -53,7 +53,7 @@ def stories(
     projects: Mapping[str, Mapping[str, int]],
     images: Sequence[int],
 ) -> list[Story]:
-    """What is told of each image. Times are seconds after the trace's origin, sizes bytes.
+    """The story of each image. Times are seconds after the trace's origin, sizes bytes.
 
     Args:
         trace: the history.
@@ -68,12 +68,12 @@ def stories(
     bounds = np.searchsorted(used, np.arange(trace.images + 1))
     stays = {name: _by_image(stay, trace.images) for name, stay in lives.items()}
     holders = _holders(trace)
-    told = []
+    found = []
     for image in images:
         times = when[bounds[image] : bounds[image + 1]]
         layers = trace.layer[trace.first[image] : trace.first[image + 1]].tolist()
         owners = projects.get(trace.image_ids[image], {})
-        told.append(
+        found.append(
             {
                 "name": trace.name(image),
                 "names": [name for name in trace.names[image] if name != trace.name(image) and "@" not in name][
@@ -91,7 +91,7 @@ def stories(
                 "stays": {name: _stays(lives[name], known[image], trace.end) for name, known in stays.items()},
             }
         )
-    return told
+    return found
 
 
 def _demands(trace: Trace) -> Any:

@@ -141,7 +141,7 @@ class Study:
         views: the most instructive images.
         tried: what can be switched; None: nothing.
         week: the first week of the recommended policy; None: none is recommended, or too little happened.
-        known_week: whether the log tells which images the host held when that week began.
+        known_week: whether the log knows which images the host held when that week began.
     """
 
     trace: Trace

@@ -111,7 +111,7 @@ def _client(address: str) -> Iterator[Client]:
         from distributed import Client  # noqa: PLC0415 - an extra
     except ImportError:
         raise UsageError(f"--cluster: Dask is not installed: install '{_PACKAGE}[cluster]'") from None
-    # What goes on among its workers is the cluster's business; what becomes of a host is told in a line of ours.
+    # What goes on among its workers is the cluster's business; what becomes of a host is said in a line of ours.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     if not _ADDRESS.fullmatch(address):
         raise UsageError(f"--cluster: '{address}' is not an address such as tcp://scheduler:8786")

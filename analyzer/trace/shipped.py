@@ -138,7 +138,7 @@ class ShippedLog(EventLog):
             return None
 
     def _without_clones(self, found: dict[Stream, list[tuple[Name, Manifest]]]) -> list[Stream]:
-        """The streams in the order in which they began; a log that was begun anew ends the one before."""
+        """The streams in the order in which they began; a new log ends the one before."""
         begun = {stream: min(manifest.shipped_ns for _, manifest in rows) for stream, rows in found.items()}
         ended = {stream: max(manifest.shipped_ns for _, manifest in rows) for stream, rows in found.items()}
         kept: list[Stream] = []
@@ -233,7 +233,7 @@ def _insert_events(connection: duckdb.DuckDBPyConnection, files: list[Path], off
         f" image_id FROM {stored} WHERE image_id IS NOT NULL AND image_id NOT IN (SELECT image_id FROM image)"
         " GROUP BY image_id"
     )
-    # A log that was begun anew may tell again what was shipped of the one before it.
+    # A new log may repeat what was shipped of the one before it.
     new = f" WHERE NOT EXISTS (FROM event WHERE (event.time, event.key) = (e.time, e.key) AND seq <= {offsets[0]})"
     connection.execute(
         "INSERT INTO event BY NAME SELECT e.* EXCLUDE (image_id, schema_version, day)"

@@ -325,7 +325,7 @@ class Collector:
     def _since_ns(self) -> int:
         """From when on the engine is asked for events; what it reports twice is stored once."""
         known_ns = self._known_ns or 0
-        # Across a step back of the clock times tell no order: all that the engine has is asked for.
+        # Across a step back of the clock times give no order: all that the engine has is asked for.
         if self._clock_was_behind or known_ns > self._clock.now():
             return _EARLIEST_NS
         return max(known_ns - _OVERLAP_NS, _EARLIEST_NS)
@@ -514,8 +514,8 @@ class Collector:
         self._alarm.hear(*disks)
         if (least := self._least_free.since_last(disks[0])) is not None:
             least_ns, low = least
-            told = {**low.attributes(), "least": True}
-            self._record(Event(least_ns, Kind.DISK_SAMPLED, bytes=low.free_bytes, attributes=told, identity="least"))
+            facts = {**low.attributes(), "least": True}
+            self._record(Event(least_ns, Kind.DISK_SAMPLED, bytes=low.free_bytes, attributes=facts, identity="least"))
         at_ns = self._clock.now()
         for disk in disks:
             main = disk is disks[0]

@@ -36,7 +36,7 @@ _CONTAINERS = sql_list(CONTAINERS)
 _COUNTED = sql_list(kind for kind in MOMENTS if kind.traits.use is Use.JOB)
 _ARRIVALS = sql_list((*with_effect(Effect.COMES, Effect.SEEN), Kind.IMAGE_TAGGED))
 
-# Which service a container was of, or which slot of a runner it ran in; what else tells events of a kind apart.
+# Which service a container was of, or which slot of a runner it ran in; what else distinguishes events of a kind.
 _PART = f"""CASE
     WHEN kind = 'image_observed' THEN md5(concat_ws(' ', attributes -> '$.references', attributes -> '$.digests',
         attributes ->> '$.origin', attributes ->> '$.local'))
@@ -69,7 +69,7 @@ _ENDS = "unnest([min(place) % (1::HUGEINT << 40), max(place) % (1::HUGEINT << 40
 # Each rule says which events of a sort are kept; what a rule drops once it would drop ever after, so that it is the
 # same in how many steps events are folded.
 _RULES = (
-    # What is rare, and what tells when nothing was observed.
+    # What is rare, and what shows when nothing was observed.
     f"SELECT seq FROM source WHERE kind IN ({_WHOLE})",
     # Of a host the first and the latest of each kind, by time and by number.
     f"SELECT {_ENDS} FROM source GROUP BY host, kind, inferred, CASE WHEN kind = 'disk_sampled' THEN part END",
@@ -152,7 +152,7 @@ INSERT INTO compacted BY NAME
     SELECT event.*, {_PART} AS part FROM event SEMI JOIN chosen USING (seq) WHERE seq > $after AND seq <= $until;
 """
 VERSION = hashlib.sha256(f"{_NEW}{_KNOWN}{_SOURCE}{_CHOSEN}{_ADD_USES}{_ADD_KINDS}".encode()).hexdigest()[:16]
-"""What tells these rules from others: what others made is made again."""
+"""What distinguishes these rules from others: what others made is made again."""
 FORGET = "".join(f"DELETE FROM {table};" for table in sorted(PROJECTIONS))
 """SQL that takes all away that is folded; it is made again by the next appends."""
 

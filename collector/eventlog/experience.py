@@ -2,7 +2,7 @@
 
 Up to some midnight there is one row of each image (its habits), the sums of each situation that it was in, and the
 containers that existed then; the events since go on from there. What comes to light of an image's past afterwards
-(a use that somebody tells of late, a name that ties it to others) has that image folded from all of its events again.
+(a use that is reported late, a name that ties it to others) has that image folded from all of its events again.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ GAP_WEIGHT = 0.25
 """The weight of the latest idle time in the moving average."""
 LOWEST_BIN = 11
 HIGHEST_BIN = 24
-"""Idle times are told apart by powers of two, from half an hour (2^11 s) to a hundred days (2^23 s)."""
+"""Idle times are binned by powers of two, from half an hour (2^11 s) to a hundred days (2^23 s)."""
 BUCKETS = 6
-"""Use counts are told apart by powers of two, from none to 16 and more."""
+"""Use counts are binned by powers of two, from none to 16 and more."""
 LOWEST_HABIT = 12
 HABITS = 10
 """Usual idle times: none yet, then by powers of two from an hour (2^12 s) to more than ten days (2^20 s)."""
 PHASES = (0.0, 86400.0, 7 * 86400.0)
 """Since when an image has been superseded: not at all, then from each of these seconds on."""
 
-# Job sources tell of the last hours of a day after its end.
+# Job sources report the last hours of a day after its end.
 _LATE_NS = 2 * 3600 * 10**9
 # A fold takes a day of events or so many: an old log is caught up by appends, none of which is to take long.
 _MOST = 200_000
@@ -57,7 +57,7 @@ class Folded:
 def read(
     connection: duckdb.DuckDBPyConnection, host: str, now_ns: int, *, afresh: bool = False
 ) -> tuple[list[Any], list[Any]]:
-    """What a host's log tells: each image's habits, and the sums of each situation up to the last midnight.
+    """What a host's log teaches: each image's habits, and the sums of each situation up to the last midnight.
 
     Args:
         connection: the log, open.
@@ -172,7 +172,7 @@ _KNOWN = """
 CREATE OR REPLACE TEMP TABLE known AS
 SELECT * EXCLUDE (host) FROM habit ANTI JOIN again USING (image) WHERE host = $host AND $from > 0
 """
-# When an inventory first saw each image, and its latest use as far as the engine tells.
+# When an inventory first saw each image, and its latest use as far as the engine reports.
 _OBSERVED = f"""
 CREATE OR REPLACE TEMP TABLE observed AS
 SELECT image, first, created, least(coalesce(stored, built, 0), first) AS ended
@@ -192,22 +192,22 @@ FROM (SELECT DISTINCT image, name FROM image_references WHERE host = $host)
 # what had begun and went on.
 _USED = f"""
 CREATE OR REPLACE TEMP TABLE used AS
-WITH told AS (
+WITH reported AS (
     SELECT seq, image, container, kind, epoch_ns(time) AS at_ns, epoch_ns(began) AS began FROM event
     WHERE host = $host AND image IS NOT NULL
         AND kind IN ('container_created', 'container_destroyed', {sql_list(MOMENTS)})
         AND (time >= make_timestamp_ns($from) OR seq > $seq OR image IN (FROM again))
 ), uses AS (
-    SELECT image, began, at_ns AS ended, 'container' AS evidence, container FROM told
+    SELECT image, began, at_ns AS ended, 'container' AS evidence, container FROM reported
     WHERE kind = 'container_destroyed' AND began IS NOT NULL
     UNION ALL
-    SELECT image, min(at_ns), {_NEVER}, 'container', container FROM told AS c
+    SELECT image, min(at_ns), {_NEVER}, 'container', container FROM reported AS c
     WHERE kind = 'container_created' AND NOT EXISTS (
         FROM event AS d WHERE d.kind = 'container_destroyed' AND d.container = c.container AND d.host = $host)
     GROUP BY image, container
     UNION ALL
     SELECT image, at_ns, at_ns, {sql_case("kind", {kind: kind.traits.evidence for kind in MOMENTS})}, NULL
-    FROM told WHERE kind IN ({sql_list(MOMENTS)})
+    FROM reported WHERE kind IN ({sql_list(MOMENTS)})
 )
 SELECT uses.*, o.image IS NOT NULL AS went_on
 FROM uses LEFT JOIN (SELECT image, container FROM open_use ANTI JOIN again USING (image)
@@ -273,7 +273,7 @@ SELECT image FROM known AS k LEFT JOIN superseded AS s USING (image)
 WHERE coalesce(k.since, {_NEVER}) <> coalesce(s.since, {_NEVER})
     AND least(coalesce(k.since, {_NEVER}), coalesce(s.since, {_NEVER})) < $from
 """
-# What an inventory found has an end before it was seen: nobody witnessed that idle time.
+# What an inventory found has an end before it was seen: nobody observed that idle time.
 _VISITS = """
 CREATE OR REPLACE TEMP TABLE visit AS
 WITH ended AS (
@@ -398,4 +398,4 @@ VERSION = hashlib.sha256(
         (_OBSERVED, _REPOSITORIES, _USED, _ENTRIES, _SUPERSEDED, _VISITS, _GAPS, _USUAL, _PIECES, _STORE, _SCALES)
     ).encode()
 ).hexdigest()[:16]
-"""What tells these rules from others: what others made is made again."""
+"""What distinguishes these rules from others: what others made is made again."""

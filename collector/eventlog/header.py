@@ -21,7 +21,7 @@ _HIGH = 56
 Words = list[int]
 
 
-def mend(path: Path, fresh: Path) -> bool | None:
+def repair(path: Path, fresh: Path) -> bool | None:
     """Write the headers of a damaged DuckDB file as they were, into that file.
 
     Args:
@@ -77,7 +77,7 @@ def _restored(page: Words) -> Words | None:
             # Most words are 0, and only such a one could have been.
             found.append((0, place, right))
         elif _is_one_byte(word ^ right):
-            # The highest byte of a product does not tell of which word: one that is small otherwise is meant.
+            # The highest byte of a product does not show of which word: one that is small otherwise is meant.
             found.append((1 if word >> _HIGH > right >> _HIGH == 0 else 2, place, right))
     if not found:
         return None

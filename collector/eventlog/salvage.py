@@ -24,7 +24,7 @@ from collector.eventlog.database import (
     made_whole,
     wal_path,
 )
-from collector.eventlog.header import mend
+from collector.eventlog.header import repair
 from collector.eventlog.log import EventLog, migrate, newer
 from collector.eventlog.rows import insert
 from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION, TABLES
@@ -141,9 +141,9 @@ class _Copy:
         self._source = source
         self._fresh = fresh
         self._without_wal = fresh.with_name(fresh.name + ".source")
-        self._mended = fresh.with_name(fresh.name + ".mended")
+        self._repaired = fresh.with_name(fresh.name + ".repaired")
         self._failures = 0
-        # Whether the source, if its headers had to be mended, is what it was.
+        # Whether the source, if its headers had to be repaired, is what it was.
         self._is_exact = True
         # Whether the last rows of the table that was copied last could not be read.
         self._lost_end = False
@@ -154,7 +154,7 @@ class _Copy:
 
     def __exit__(self, *_: object) -> None:
         self.connection.close()
-        for path in (self._without_wal, self._mended, wal_path(self._mended)):
+        for path in (self._without_wal, self._repaired, wal_path(self._repaired)):
             path.unlink(missing_ok=True)
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
@@ -183,12 +183,12 @@ class _Copy:
 
     def _mend_header(self) -> bool:
         """Go on with a copy of the file whose headers are as they were, as far as they can be; whether there is one."""
-        shutil.copyfile(self._source, self._mended)
-        if (exact := mend(self._mended, self._fresh)) is None:
+        shutil.copyfile(self._source, self._repaired)
+        if (exact := repair(self._repaired, self._fresh)) is None:
             return False
         if wal_path(self._source).exists():
-            shutil.copyfile(wal_path(self._source), wal_path(self._mended))
-        self._source, self._is_exact = self._mended, exact
+            shutil.copyfile(wal_path(self._source), wal_path(self._repaired))
+        self._source, self._is_exact = self._repaired, exact
         return True
 
     def _renew(self) -> None:

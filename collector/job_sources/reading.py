@@ -267,7 +267,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _head(file: IO[bytes]) -> list[object]:
-    """What tells the file from its successor after a rotation: its first bytes."""
+    """What distinguishes the file from its successor after a rotation: its first bytes."""
     length = min(_HEAD, os.fstat(file.fileno()).st_size)
     return [length, _digest(file, length)]
 

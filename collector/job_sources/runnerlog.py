@@ -287,13 +287,13 @@ def job_from(fields: Mapping[str, str]) -> Job:
 
 
 def _failed_pull(line: Line) -> PullFailed | None:
-    """The image whose pull let a job fail; None: the line tells of none."""
-    told = _PULL_FAILED.match(line.message)
-    if told is None or not _NUMBER.fullmatch(line.fields.get("job", "")):
+    """The image whose pull let a job fail; None: the line names none."""
+    failed = _PULL_FAILED.match(line.message)
+    if failed is None or not _NUMBER.fullmatch(line.fields.get("job", "")):
         return None
-    full = _DISK_FULL.search(told["error"]) is not None
+    full = _DISK_FULL.search(failed["error"]) is not None
     return PullFailed(
-        job_from(line.fields), line.time_ns, cut(told["reference"]), cut(told["error"].strip(), _MOST_ERROR), full
+        job_from(line.fields), line.time_ns, cut(failed["reference"]), cut(failed["error"].strip(), _MOST_ERROR), full
     )
 
 

@@ -1,4 +1,4 @@
-"""How shipped logs are laid out, and what tells readers which of it counts.
+"""How shipped logs are laid out, and how readers know which of it counts.
 
 ::
 
@@ -9,7 +9,7 @@
 
 A part is what one batch of sequence numbers, FIRST to LAST, holds of one day. It counts once its manifest is there,
 which is written last, so that a reader sees each part whole or not at all. A batch that was interrupted is written
-again under the same names. A stream is one log's numbering: a log that was begun anew begins another.
+again under the same names. A stream is one log's numbering: a new log begins another.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Name:
-    """What the name of a manifest tells.
+    """What the name of a manifest says.
 
     Attributes:
         stream: whose numbering.
@@ -81,7 +81,7 @@ class Name:
 
     @classmethod
     def parsed(cls, path: str) -> Name | None:
-        """What a path in the store tells; None: it is no manifest of a part."""
+        """What a path in the store says; None: it is not a manifest of a part."""
         found = _NAME.fullmatch(path.rpartition("/")[2])
         return found and cls(Stream(found[1], int(found[2])), int(found[3]), int(found[4]), found[5])
 
@@ -100,7 +100,7 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a part's manifest tells.
+    """What a part's manifest says.
 
     Attributes:
         schema_version: of the log that it was written from.
@@ -176,12 +176,12 @@ def distinct_name(host: KnownHost) -> str:
 
 
 def stream_id(host: KnownHost) -> str:
-    """What tells the streams of a host from those of others."""
+    """What distinguishes the streams of a host from those of others."""
     return host.id[:_ID_SHOWN]
 
 
 def is_same_host(one: KnownHost, other: KnownHost) -> bool:
-    """Whether both are one host as far as can be seen: a log that was begun anew gives it another ID."""
+    """Whether both are one host as far as can be seen: a new log gives it another ID."""
     same_engine = one.identity.engine is not None and one.identity.engine == other.identity.engine
     known = one.identity.is_same_machine(other.identity) or same_engine
     return one.id == other.id or (known and one.identity.doubt(other.identity) is None)

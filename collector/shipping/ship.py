@@ -181,7 +181,7 @@ def _place(log: EventLog, store: Store, host: KnownHost, name: str, found: Shipp
         newest = max(there, key=lambda one: (one.last, one.first))
         manifest = _manifest(store, name, newest)
         if manifest is None:
-            found.notes.append(f"{newest.manifest(name)} is damaged: what it tells of is shipped again")
+            found.notes.append(f"{newest.manifest(name)} is damaged: what it covers is shipped again")
             continue
         if _goes_on(log, host, newest.last, manifest.anchor):
             days = {one.day for one in there if (one.first, one.last) == (newest.first, newest.last)}
@@ -279,7 +279,7 @@ def _part(
         {**scope, "day": name.day},
     ).fetchall()[0]
     of_jobs = _written(connection, parts.JOB_ROWS, values, folder / "job.parquet") if jobs else None
-    told = replace(
+    manifest = replace(
         manifest,
         first=int(first),
         last=int(last),
@@ -287,7 +287,7 @@ def _part(
         sha256=hashlib.sha256(events).hexdigest(),
         jobs_sha256=None if of_jobs is None else hashlib.sha256(of_jobs).hexdigest(),
     )
-    return _Part(name, events, of_jobs, told)
+    return _Part(name, events, of_jobs, manifest)
 
 
 def _written(connection: duckdb.DuckDBPyConnection, rows: str, values: dict[str, Any], file: Path) -> bytes:

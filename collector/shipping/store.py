@@ -154,7 +154,7 @@ class Folder:
         """A file with these contents on its way, in a folder that no reader looks into."""
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)
         (self.path / _INCOMING).mkdir(exist_ok=True)
-        # One process ships a log at a time; the name tells hosts apart that share the folder.
+        # One process ships a log at a time; the name distinguishes hosts that share the folder.
         fresh = self.path / _INCOMING / name.replace("/", "+")[-200:]
         try:
             with fresh.open("wb") as file:

@@ -165,7 +165,7 @@ LENGTH = int(12 * DAY)
 
 @st.composite
 def logged_histories(draw: st.DrawFn) -> list[Event]:
-    """Twelve days of a few images in few repositories, with every kind of use, idle for telling times."""
+    """Twelve days of a few images in few repositories, with every kind of use, idle up to the edges of situations."""
     idle = st.sampled_from(EDGES) | st.integers(1, LENGTH // 2)
     events = [sample(0, free=50, image_bytes=0), sample(LENGTH, free=50)]
     for number in range(draw(st.integers(1, 4))):

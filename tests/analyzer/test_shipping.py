@@ -121,9 +121,13 @@ def test_each_part_has_a_manifest_that_says_what_it_is(log: EventLog, store: Fol
     (name, *others) = [Name.parsed(path) for path in store.names("manifest") if not path.endswith("owner.json")]
     assert name is not None
     assert len(others) == 4
-    told = Manifest.from_bytes(store.read(name.manifest("runner")) or b"")
-    assert (told.schema_version, told.host.key, told.host.identity.machine) == (SCHEMA_VERSION, "runner", "m1")
-    assert (told.first, told.last, told.rows, name.day) == (1, 4, 4, "2023-11-14")
+    first = Manifest.from_bytes(store.read(name.manifest("runner")) or b"")
+    assert (first.schema_version, first.host.key, first.host.identity.machine) == (
+        SCHEMA_VERSION,
+        "runner",
+        "m1",
+    )
+    assert (first.first, first.last, first.rows, name.day) == (1, 4, 4, "2023-11-14")
     # Other tools read the parts by host and day.
     found = duckdb.execute(
         "SELECT host, day::VARCHAR, count(*) FROM read_parquet(?, hive_partitioning = true) GROUP BY ALL ORDER BY ALL",
@@ -350,10 +354,10 @@ def test_a_log_that_was_begun_anew_goes_on_and_each_event_counts_once(
     log.claim(identity.this_machine())
     ship(log, store)
     log.path.unlink()
-    anew = EventLog(tmp_path / "events.duckdb")
-    anew.append(days(4, 3))  # the last of these days had been shipped already
-    anew.claim(identity.this_machine())
-    ship(anew, store)
+    renewed = EventLog(tmp_path / "events.duckdb")
+    renewed.append(days(4, 3))  # the last of these days had been shipped already
+    renewed.claim(identity.this_machine())
+    ship(renewed, store)
     assert shipped_hosts(store) == ["runner"]
     read = shipped(store)
     assert len(rows(read)) == len({row[1:3] for row in rows(read)}) == 28

@@ -303,21 +303,21 @@ def test_the_collector_stores_what_the_runner_says_while_it_watches(watched: Wat
     path = tmp_path / "runner.log"
     write(path, 1)
 
-    def told() -> list[int]:
+    def stored() -> list[int]:
         return [int(event.attributes["job"]["job_id"]) for event in watched.rows(Kind.JOB_STARTED)]
 
     with watched.collecting(runner_log=str(path)):
-        wait_for(lambda: told() == [1], "what was there")
+        wait_for(lambda: stored() == [1], "what was there")
         write(path, 2)
-        wait_for(lambda: told() == [1, 2], "what came")
+        wait_for(lambda: stored() == [1, 2], "what came")
     write(path, 3)
     with watched.collecting(runner_log=str(path)):
-        wait_for(lambda: told() == [1, 2, 3], "what came meanwhile")
+        wait_for(lambda: stored() == [1, 2, 3], "what came meanwhile")
         # Also while the engine is away.
         watched.engine.fail("info", times=10**6)
         watched.engine.stop()
         write(path, 4)
-        wait_for(lambda: told() == [1, 2, 3, 4], "what came without an engine")
+        wait_for(lambda: stored() == [1, 2, 3, 4], "what came without an engine")
     assert jobs(watched.log) == [1, 2, 3, 4]
     assert {event.attributes["source"] for event in watched.rows(Kind.JOB_STARTED)} == {"runner log"}
 

@@ -1,4 +1,4 @@
-"""A short run of ``python -m bench torture``: collector and pruner killed while jobs run, beside a second witness."""
+"""A short run of ``python -m bench torture``: collector and pruner killed while jobs run, beside another record."""
 
 from __future__ import annotations
 
