@@ -46,7 +46,9 @@ def made_engine(folder: Path) -> FakeEngine:
     engine = FakeEngine(folder, total=IMAGES * 200 * MIB)
     for number in range(IMAGES):
         layers = [(f"base {number % 50}", 50 * MIB), (f"middle {number % 500}", 20 * MIB), (f"own {number}", 5 * MIB)]
-        engine.add_image(f"registry.example.org/group{number % 97}/app{number}:1", layers=layers, verb=None)
+        engine.add_image(
+            f"registry.example.org/group{number % 97}/app{number}:1", layers=layers, age=30 * 86400.0, verb=None
+        )
     return engine
 
 
