@@ -220,7 +220,7 @@ def recommend(
 ) -> Advice:
     """A policy that keeps to the constraints and hardly pulls anything again, chosen on the first part of the history.
 
-    Of those that hardly pull more again than need be, one is taken that always leaves free what a worse future may
+    Of those that re-pull little more than the least, one is taken that always leaves free what a worse future may
     take, then what departs least from the defaults, and of these the one that keeps the most images.
 
     Args:

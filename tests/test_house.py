@@ -97,3 +97,37 @@ def test_the_list_of_commands_cuts_no_summary(command: str) -> None:
 
 def test_the_kernel_has_the_constants_of_python() -> None:
     assert constants.HEADER.read_text(encoding="utf-8") == constants.header(), "run `make reference`"
+
+
+# Words that no operator would use, each with a better one.
+WORDS = {
+    r"told|tells?|telling|untold": "reported, shown, known",
+    r"witness\w*": "observed, coverage",
+    r"side-bands?": "job source",
+    r"spells?": "period",
+    r"mend(?:s|ed|ing)?": "fix",
+    r"anew": "again",
+    r"at hand": "available",
+    r"as soon as may be": "as soon as possible",
+    r"as far as known": "if known",
+    r"evened out": "normalised",
+}
+# The key under which the log has known facts about jobs from its beginning.
+KEPT_WORDS = {"collector/job_sources/ingest.py": 'return f"side-band {kind}'}
+
+
+def test_what_users_and_developers_read_is_plain_english() -> None:
+    places = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+    for folder in ("collector", "pruner", "analyzer", "bench", "tools", "docs", "notebooks", "packaging"):
+        places += [
+            path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".md", ".html", ".js", ".ipynb"}
+        ]
+    unwanted = re.compile(rf"\b(?:{'|'.join(WORDS)})\b", re.IGNORECASE)
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in places
+        if path.name != "charts.js"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if unwanted.search(line) and KEPT_WORDS.get(str(path.relative_to(ROOT)), "\0") not in line
+    ]
+    assert found == [], "see WORDS in tests/test_house.py for better ones"

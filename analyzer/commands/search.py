@@ -124,10 +124,10 @@ def recommend(
     spread: Spread,
     output: console.FormatOption = console.Format.TABLE,
 ) -> None:
-    """Pick a policy that keeps to what is asked and hardly pulls anything again, and say why.
+    """Pick a policy that meets the constraints and re-pulls little, and say why.
 
-    It is chosen on the first part of the history and judged on the rest (--split). Of those that hardly pull
-    more again than need be, one is taken that always leaves free what a worse future may take (the largest pull, a
+    It is chosen on the first part of the history and judged on the rest (--split). Of those that re-pull little
+    more than the least, one is taken that always leaves free what a worse future may take (the largest pull, a
     quarter more, and what arrived within a minute; or --headroom), of these what departs least from the defaults,
     and of these the one that keeps the most images. Thresholds, minimum ages, orders, triggers and what becomes of
     local images are varied unless given.

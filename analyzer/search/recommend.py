@@ -36,7 +36,7 @@ _HARDER = 0.7
 _MATERIALLY = 0.9
 _QUARTERS = 4
 _LARGER = (1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
-_CHEAP = " those that hardly pull more again than need be"
+_CHEAP = " those that re-pull little more than the least"
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,8 +273,8 @@ def recommend(
 ) -> Recommendation:
     """Choose on the first part, then judge on the rest.
 
-    Of the policies that keep to what is asked those count that lose the fewest images and hardly pull
-    more again than need be (within 1 % of the bytes of all first pulls, or within what a worse future may take); of
+    Of the policies that meet the constraints those count that lose the fewest images and re-pull little
+    more than the least (within 1 % of the bytes of all first pulls, or within what a worse future may take); of
     these, those that always left free what a worse future may take (`headroom`). The timer alone counts only where
     nothing fits that the collector wakes. Of orders that do so alike, the first one is taken, unless another
     pulls materially less with less room. Then what departs least from the defaults, and keeps the most.
@@ -464,7 +464,7 @@ def reasons(found: Recommendation, constraints: Constraints, share: float = 1.0)
         return [_impossible(found, constraints, share)]
     first, rest = found.chosen.first, found.chosen.rest
     part = "all of the history" if rest is None else f"the first {share:.0%} of the history"
-    keeping = f"of {found.tried:,} policies tried on {part}, {found.fitting:,} keep to what is asked ({constraints})"
+    keeping = f"of {found.tried:,} policies tried on {part}, {found.fitting:,} meet the constraints ({constraints})"
     said = [f"{found.chosen.candidate.name}: {keeping}; this one {_merit(first)}.", found.choice]
     if found.overruled is not None and found.overruled.chosen is not None:
         before, why = found.overruled.chosen.candidate.name, "; ".join(found.overruled.broken)
@@ -549,10 +549,10 @@ def propose(
 
 def _impossible(found: Recommendation, constraints: Constraints, share: float) -> str:
     if found.closest is None:
-        return f"none of {found.tried:,} policies keeps to what is asked ({constraints})"
+        return f"none of {found.tried:,} policies meets the constraints ({constraints})"
     missed = "; ".join(constraints.broken(found.closest.first, share)) or "too little headroom"
     name = found.closest.candidate.name
-    none = f"none of {found.tried:,} policies keeps to what is asked ({constraints})"
+    none = f"none of {found.tried:,} policies meets the constraints ({constraints})"
     return "; ".join(filter(None, (none, f"{name} comes closest: {missed}", found.remedy)))
 
 
