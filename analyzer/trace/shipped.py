@@ -208,6 +208,8 @@ class ShippedLog(EventLog):
                     reached = max(reached, version)
                     _insert_events(connection, [part.events for part in same], offsets)
                 _insert_jobs(connection, [part.jobs for part in rows if part.jobs is not None], offsets)
+            for table in ("event", "job"):  # whatever the rows themselves say
+                connection.execute(f"UPDATE {table} SET host = ? WHERE host != ?", [self._name, self._name])
             connection.execute("INSERT INTO schema_version (version) VALUES (?)", [reached])
             migrate(connection, self.path)
         except duckdb.Error as error:

@@ -446,6 +446,14 @@ def test_times_are_corrected_as_in_the_log_whenever_the_clock_was_set_back(log: 
     assert log.query(times) != [row[:2] for row in rows(log)]
 
 
+def test_a_folder_that_was_given_another_name_is_that_host(log: EventLog, store: Folder) -> None:
+    ship(log, store)
+    for table in ("event", "job", "manifest"):
+        (store.path / table / "host=runner").rename(store.path / table / "host=other")
+    (source,) = find([store.path])
+    assert_same(replace(source.load(), host="runner"), load_trace(log))
+
+
 def test_two_do_not_ship_one_log_at_once_and_an_export_stays_out(log: EventLog, store: Folder) -> None:
     ship(log, store)
     with pytest.raises(UsageError, match="`collector ship` writes to"):

@@ -1,0 +1,148 @@
+"""How fast a fleet is simulated: 20 policies on many hosts, by processes of this machine and by a Dask cluster on it.
+
+Every host has Mesa's recorded year (0.24 million events) as `collector ship` lays it out, a part a day. The folders of
+all hosts are links to those of the first, so that a thousand take no space; each is read, checked and replayed, from
+the page cache. A busy machine shows in all rows alike: compare them within one run. BENCH_HOSTS says how many hosts.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench._traces import mesa_log
+from collector.model.units import format_bytes
+from collector.shipping import parts
+from collector.shipping.ship import ship
+from collector.shipping.store import Folder
+from collector.terminal import console
+
+HOSTS = tuple(int(count) for count in os.environ.get("BENCH_HOSTS", "10,100").split(","))
+WORKERS = (1, 2)
+_POLICIES = "5%:24%:1%"
+_BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class _Cost:
+    wall: float
+    processor: float
+    peak: int
+    printed: bytes
+
+
+def run() -> None:
+    """Print the table."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        ship(mesa_log(folder), Folder(folder / "first"))
+        rows = []
+        for hosts in HOSTS:
+            fleet = _fleet(folder, hosts)
+            alone: dict[str, float] = {}
+            printed = set()
+            for kind in ("processes", "cluster"):
+                for workers in WORKERS:
+                    cost = _measured(folder, fleet, kind, workers)
+                    printed.add(cost.printed)
+                    alone.setdefault(kind, cost.wall)
+                    alone.setdefault(f"{workers}", cost.wall)
+                    over = f"{cost.wall / alone[str(workers)] - 1:+.0%}" if kind == "cluster" else "-"
+                    rows.append(
+                        (
+                            f"{hosts:,}",
+                            f"{workers} {kind}",
+                            f"{cost.wall:.1f} s",
+                            f"{cost.processor:.1f} s",
+                            format_bytes(cost.peak),
+                            f"{alone[kind] / cost.wall:.2f}",
+                            over,
+                        )
+                    )
+            assert len(printed) == 1, "the results differ"  # noqa: S101 - it is what is measured, too
+        columns = ("HOSTS", "WORKERS", "WALL", "PROCESSOR", "PEAK", "SPEED-UP", "OVERHEAD")
+        console.print_table(columns, rows, right=(columns[0], *columns[2:]))
+
+
+def _fleet(folder: Path, hosts: int) -> Path:
+    fleet = folder / f"fleet-{hosts}"
+    for table in (parts.EVENTS, parts.JOBS, parts.MANIFESTS):
+        (fleet / table).mkdir(parents=True)
+        for number in range(hosts):
+            link = fleet / table / parts.partition(f"host-{number:04}")
+            link.symlink_to(folder / "first" / table / parts.partition("mesa"))
+    return fleet
+
+
+def _measured(folder: Path, fleet: Path, kind: str, workers: int) -> _Cost:
+    argv = [str(_BIN / "analyzer"), "sweep", "--log", str(fleet), "--threshold", _POLICIES, "--format", "json"]
+    if kind == "processes":
+        return _timed([*argv, "--processes", str(workers)])
+    with _cluster(folder, workers) as (address, processes):
+        before = sum(map(_processor, processes))
+        cost = _timed([*argv, "--cluster", address])
+        theirs = sum(map(_processor, processes)) - before
+        return _Cost(cost.wall, cost.processor + theirs, max(cost.peak, *map(_peak, processes)), cost.printed)
+
+
+def _timed(argv: list[str]) -> _Cost:
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        printed = process.stdout.read() if process.stdout else b""
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"bench: {' '.join(argv)} ended with {process.returncode}")
+    wall = time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return _Cost(wall, processor, used.ru_maxrss * 1024, printed)
+
+
+@contextmanager
+def _cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[int]]]:
+    """A scheduler with so many workers on this machine: its address, and the numbers of all their processes."""
+    listens = folder / "scheduler.json"
+    listens.unlink(missing_ok=True)
+    common = ["--scheduler-file", str(listens), "--no-dashboard"]
+    worker = ["worker", "--nthreads", "1", "--no-nanny", "--memory-limit", "0"]
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for argv in (["scheduler", "--host", "127.0.0.1", "--port", "0"], *[worker] * workers):
+            quiet = subprocess.DEVNULL
+            started.append(
+                subprocess.Popen([str(_BIN / "dask"), *argv, *common], stdout=quiet, stderr=quiet, cwd=folder)
+            )
+            while not listens.exists():
+                time.sleep(0.05)
+        from distributed import Client  # noqa: PLC0415
+
+        with Client(scheduler_file=str(listens), set_as_default=False) as client:  # type: ignore[no-untyped-call]
+            client.wait_for_workers(workers)
+            address = str(client.scheduler.address)
+        yield address, [process.pid for process in started]
+    finally:
+        for process in started:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+
+def _processor(process: int) -> float:
+    """Seconds of processor time that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _peak(process: int) -> int:
+    """Bytes of memory that a process had at most."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
