@@ -29,7 +29,7 @@ from analyzer.simulation.result import Result
 from analyzer.trace.trace import Flags, Floats, Images, Integers, Trace, Use
 from pruner.planning.plan import GAP_GRACE_S
 from pruner.policy.headroom import LEAST_SHARE
-from pruner.policy.local_images import KEEP
+from pruner.policy.local_images import KEEP, SUPERSEDED
 from pruner.policy.policy import AUTO, Policy
 
 _AT_ONCE = 2**16
@@ -135,7 +135,8 @@ def lower_bound(trace: Trace, policy: Policy, *, reference: bool = False, column
     anything go. What may not go at a tick (pinned, young or local images) may not go here. As in a
     replay, what is used after the trace's end does not count.
 
-    A policy is neither forced to drop nor sure to hold what an allowlist may spare, nor what was used
+    A policy is neither forced to drop nor sure to hold what an allowlist may spare, local images that
+    go only when they are superseded, nor what was used
     in a way that does not bring it back (a tag, or a local image that is lost). That then takes no
     space here, which only lowers the bound.
 
@@ -357,11 +358,14 @@ def _spares(policy: Policy) -> bool:
 
 
 def _spared_layers(trace: Trace, policy: Policy) -> Flags:
-    """Per layer whether the allowlist may keep it while free space is under the threshold."""
-    spared = np.zeros(len(trace.layer_bytes), dtype=np.bool_)
+    """Per layer whether the allowlist, or not being superseded, may keep it while free space is under the threshold."""
+    images = np.zeros(len(trace.local), dtype=np.bool_)
     if _spares(policy):
-        owner = np.repeat(np.array(protection(policy, trace), dtype=np.bool_), np.diff(trace.first))
-        spared[trace.layer[owner]] = True
+        images |= np.array(protection(policy, trace), dtype=np.bool_)
+    if policy.local_images == SUPERSEDED:
+        images |= trace.local
+    spared = np.zeros(len(trace.layer_bytes), dtype=np.bool_)
+    spared[trace.layer[np.repeat(images, np.diff(trace.first))]] = True
     return spared
 
 
