@@ -8,6 +8,7 @@ containers that existed then; the events since go on from there. What comes to l
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,15 +86,17 @@ def advance(connection: duckdb.DuckDBPyConnection, host: str) -> None:
         connection: the log, open for writing, in the transaction of an append, in which it comes last.
         host: whose.
     """
-    sql = "SELECT coalesce(max(seq), 0), (SELECT max(seq) FROM experience WHERE host = ?) FROM event"
-    newest, last = connection.execute(sql, [host]).fetchall()[0]
-    if newest - (last or 0) < _FOLDS * compaction.FOLD_EVERY:
+    reached = connection.execute("SELECT coalesce(max(until), 0) FROM experience WHERE host = ?", [host]).fetchall()[0][
+        0
+    ]
+    waiting, newest, last_ns = connection.execute(_WAITING, [reached]).fetchall()[0]
+    if waiting < _FOLDS * compaction.FOLD_EVERY or _midnight(min(last_ns, time.time_ns())) <= reached:
         return
     show(connection, 0)
     state = _state(connection, host)
     show(connection, state.until, again=True)
     until = connection.execute(_NEXT, {"host": host, "from": state.until, "most": _MOST}).fetchall()[0][0]
-    until = 0 if until is None else (until - _LATE_NS) // DAY_NS * DAY_NS
+    until = 0 if until is None else _midnight(until)
     if until <= state.until:
         return
     origin = _fold(connection, host, state, until - 1, until)
@@ -101,6 +104,11 @@ def advance(connection: duckdb.DuckDBPyConnection, host: str) -> None:
         values = {"host": host, "until": until, "remembered": REMEMBERED_GAPS}
         connection.execute(statement, {name: value for name, value in values.items() if f"${name}" in statement})
     connection.execute("INSERT INTO experience VALUES (?, ?, ?, ?, ?)", [host, VERSION, until, newest, origin])
+
+
+def _midnight(at_ns: int) -> int:
+    """The last midnight whose day is complete at a time, both UTC nanoseconds."""
+    return (at_ns - _LATE_NS) // DAY_NS * DAY_NS
 
 
 def differences(connection: duckdb.DuckDBPyConnection, now_ns: int) -> list[str]:
@@ -160,6 +168,10 @@ def _run(connection: duckdb.DuckDBPyConnection, sql: str, values: dict[str, Any]
 
 _ORIGIN = f"""
 SELECT epoch_ns(coalesce(min(time) FILTER (kind IN ({sql_list(LIVE)})), min(time))) FROM event WHERE host = ?
+"""
+_WAITING = """
+SELECT count(*), (SELECT max(seq) FROM event), coalesce(epoch_ns(max(time)), 0)
+FROM event WHERE time >= make_timestamp_ns(?)
 """
 # The end of a piece of so many events, or of the log.
 _NEXT = """
