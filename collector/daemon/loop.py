@@ -274,6 +274,9 @@ class Collector:
         found = self._log.query(_OPEN_CONTAINERS, [sorted(HIDEABLE), self._log.host], whole_since=ONLY_KEPT)
         for container, image, began_ns, hidden in found:
             self._translator.open[container] = OpenContainer(image, began_ns, frozenset(hidden or ()))
+        # The engine is asked again for what a listing was quicker to see.
+        for container, image, began_ns in reversed(self._log.query(_CLOSED, [self._log.host], whole_since=ONLY_KEPT)):
+            self._translator.closed[container] = OpenContainer(image, began_ns)
         self._anchor_ns, began_ns, latest_ns = self._log.query(
             _ANCHOR, [self._log.host], as_recorded=True, whole_since=ONLY_KEPT
         )[0]
@@ -675,6 +678,12 @@ SELECT arg_max(coalesce(TRY_CAST(attributes ->> '$.own_time_ns' AS BIGINT), epoc
 FROM latest
 """
 
+_CLOSED = """
+SELECT container, any_value(image_id), epoch_ns(max(coalesce(began, time)))
+FROM event LEFT JOIN image USING (image)
+WHERE kind = 'container_destroyed' AND host = ? AND container IS NOT NULL AND (attributes ->> '$.inferred') = 'true'
+GROUP BY container ORDER BY max(seq) DESC LIMIT 1000
+"""
 _OPEN_CONTAINERS = """
 SELECT c.container, any_value(image_id), min(epoch_ns(c.time)),
     any_value(list_intersect(json_keys(c.attributes -> '$.labels'), ?::VARCHAR[]))

@@ -97,6 +97,11 @@ class Translator:
 
     Args:
         lookups: the engine.
+
+    Attributes:
+        open: containers that exist.
+        closed: containers that a listing found gone. What comes late of them is recorded, but opens or closes them
+            no second time.
     """
 
     def __init__(self, lookups: Lookups) -> None:
@@ -104,8 +109,7 @@ class Translator:
         self._names: dict[str, str] = {}
         self.open: dict[str, OpenContainer] = {}
         self._recent: dict[tuple[int, str], None] = {}
-        # Containers that a listing closed: an event that comes after it must not open or close them again.
-        self._closed: dict[str, None] = {}
+        self.closed: dict[str, OpenContainer] = {}
         self._reported: set[str] = set()
 
     def learn(self, names: Mapping[str, str]) -> None:
@@ -163,7 +167,7 @@ class Translator:
         events = []
         for row in listed:
             known = self.open.get(row.container)
-            self._closed.pop(row.container, None)
+            self.closed.pop(row.container, None)
             hidden = HIDEABLE.intersection(row.labels)
             if known is None:
                 self.open[row.container] = OpenContainer(row.image, row.created_ns, hidden, frozenset(row.volumes))
@@ -174,7 +178,7 @@ class Translator:
         existing = {row.container for row in listed}
         for container in [container for container in self.open if container not in existing]:
             gone = self.open.pop(container)
-            _remember(self._closed, container)
+            _remember(self.closed, container, gone)
             events.append(
                 Event(
                     now_ns,
@@ -225,13 +229,16 @@ class Translator:
     def _container_event(
         self, time_ns: int, action: str, actor: str, attributes: dict[str, Any], identity: str
     ) -> Event | None:
-        known = self.open.get(actor)
+        closed = self.closed.get(actor)
+        known = self.open.get(actor, closed)
         if action == "commit":
             # Whose labels are not known may have any.
             return _commit(time_ns, actor, attributes, identity, HIDEABLE if known is None else known.hidden)
-        if known is None and actor in self._closed:
-            return None
         kind = CONTAINER_VERBS[action]
+        if known is not None and (
+            kind is Kind.CONTAINER_CREATED or (known is closed and kind is Kind.CONTAINER_DESTROYED)
+        ):
+            return None  # a listing was quicker; its inferred event stands
         asked = text(attributes.get("image")) or None
         first = known is None
         if known is None:
@@ -240,8 +247,6 @@ class Translator:
             known = self._opened(actor, asked, OpenContainer(None, time_ns, hidden))
             if kind is not Kind.CONTAINER_DESTROYED:
                 self.open[actor] = known
-        elif kind is Kind.CONTAINER_CREATED:
-            return None  # a listing was quicker; its inferred event stands
         facts: dict[str, Any] = {}
         if first:
             facts = _creation_facts(attributes)
@@ -349,9 +354,9 @@ def _commit(
     )
 
 
-def _remember(recent: dict[Any, None], key: object) -> None:
+def _remember(recent: dict[Any, Any], key: object, value: object = None) -> None:
     """Add to what is remembered, and forget the oldest of many."""
-    recent[key] = None
+    recent[key] = value
     if len(recent) > _RECENT:
         del recent[next(iter(recent))]
 

@@ -17,6 +17,7 @@ from collector.eventlog.log import EventLog
 from collector.model.errors import EngineError
 from collector.model.events import Event, Kind
 from collector.model.origin import Origin
+from collector.queries.check import check
 from collector.queries.status import coverage, status
 from tests.fake_engine import MIB, FakeEngine
 from tests.waiting import wait_for
@@ -99,6 +100,7 @@ def test_what_happens_while_it_watches_is_recorded_once(watched: Watched) -> Non
         wait_for(lambda: watched.rows(Kind.CONTAINER_DIED), "the container")
         engine.remove_container(container)
         engine.remove_image("a:1")
+        wait_for(lambda: watched.rows(Kind.IMAGE_DELETED), "the end of both")
     assert images(watched.rows(Kind.IMAGE_OBSERVED))[0] == old
     assert images(watched.rows(Kind.IMAGE_PULLED)) == [image]
     assert containers(watched.rows(Kind.CONTAINER_DESTROYED)) == [container]
@@ -164,6 +166,27 @@ def test_a_container_whose_events_are_lost_is_found_by_the_listing(watched: Watc
     (created,), (destroyed,) = watched.rows(Kind.CONTAINER_CREATED), watched.rows(Kind.CONTAINER_DESTROYED)
     assert (created.container, created.image, created.attributes["inferred"]) == (lost, image, True)
     assert (destroyed.container, destroyed.attributes["inferred"]) == (lost, True)
+
+
+def test_what_a_listing_closed_is_closed_once_when_the_engine_says_it_late(watched: Watched) -> None:
+    """Killed collectors ask the engine again for what a listing was quicker to see."""
+    engine = watched.engine
+    engine.add_image("a:1", verb=None)
+    with watched.collecting(Schedule(disk=60.0, containers=0.1, flush=0.01, heartbeat=0.05)):
+        engine.mute = lambda event: event["Type"] == "container"
+        late = engine.add_container("a:1", state="exited")
+        wait_for(lambda: watched.rows(Kind.CONTAINER_CREATED), "its creation")
+        engine.remove_container(late)
+        wait_for(lambda: watched.rows(Kind.CONTAINER_DESTROYED), "its end")
+    engine.mute = lambda _event: False
+    with watched.collecting():
+        for verb in ("create", "start", "die", "destroy"):
+            engine.emit("container", verb, late, image="a:1")
+        sentinel = engine.add_image("b:1", verb="load")
+        wait_for(lambda: sentinel in images(watched.rows(Kind.IMAGE_LOADED)), "all that the engine says")
+    assert containers(watched.rows(Kind.CONTAINER_STARTED) + watched.rows(Kind.CONTAINER_DIED)) == [late, late]
+    assert [row.attributes.get("inferred") for row in watched.rows(Kind.CONTAINER_DESTROYED)] == [True]
+    assert check(watched.log) == []
 
 
 def test_without_an_engine_at_the_start_it_ends_with_the_reason(watched: Watched) -> None:

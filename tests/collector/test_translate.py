@@ -124,9 +124,16 @@ def test_a_listing_shows_what_events_missed() -> None:
     assert translator.translate(raw("container", "create", CONTAINER, 6, image=ID_1)) == []
     vanished = translator.reconcile([], 30)
     assert [(event.kind, event.began_ns, event.time_ns) for event in vanished] == [(Kind.CONTAINER_DESTROYED, 5, 30)]
-    # What comes late closes it no second time, and opens it no more.
-    for action in ("die", "destroy", "die", "destroy"):
-        assert translator.translate(raw("container", action, CONTAINER, 29, image=ID_1)) == []
+    # What comes late is recorded, but closes it no second time, and opens it no more.
+    late = [
+        event
+        for action in ("create", "start", "die", "destroy")
+        for event in translator.translate(raw("container", action, CONTAINER, 29, image="a:1"))
+    ]
+    assert [(event.kind, event.image) for event in late] == [
+        (Kind.CONTAINER_STARTED, ID_1),
+        (Kind.CONTAINER_DIED, ID_1),
+    ]
     assert translator.open == {}
     assert [event.kind for event in translator.reconcile([listed(CONTAINER)], 40)] == [Kind.CONTAINER_CREATED]
 
