@@ -1,1 +1,1 @@
-"""Floor 2: inventory, policy, the one decision function, and the executor that removes."""
+"""Floor 2: inventory, policy, the one decision function, and the executor with its remover."""

@@ -42,11 +42,11 @@ def test_docker_is_known_at_the_border_and_one_removes() -> None:
         "collector/engine/connection.py",
     }
     removes = r"\.(remove_(image|container|volume)|prune_(builds|build_cache|images|containers|volumes))\("
-    # The client of the doctor's probe removes what it made; the removal client is the executor's alone.
+    # The client of the doctor's probe removes what it made; the removal client is the remover's alone.
     assert modules_with(removes) == {
         "collector/engine/client.py",
         "pruner/removal/client.py",
-        "pruner/removal/executor.py",
+        "pruner/removal/remover.py",
     }
     assert modules_with(r"\bDockerRemovingEngine\(") == {"pruner/cli.py", "pruner/removal/client.py"}
 

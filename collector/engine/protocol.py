@@ -118,7 +118,7 @@ class Engine(Protocol):
 
 
 class RemovingEngine(Engine, Protocol):
-    """An engine that things are removed from: for the pruner's executor alone. Nothing is ever forced.
+    """An engine that things are removed from: for the pruner's remover alone. Nothing is ever forced.
 
     Each method raises EngineRefusedError if the engine refuses (EngineNotFoundError: nothing of that name is
     there), and another EngineError if it cannot be reached, so that nobody knows whether it was done.

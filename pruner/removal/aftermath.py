@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from collector.engine.protocol import Engine
 from collector.engine.translate import IMAGE_VERBS
 from collector.eventlog.log import EventLog
+from collector.model.errors import EngineError
 from collector.model.events import Event, Kind
 from collector.model.observation import full_id
 from collector.model.untrusted import event_time_ns, mapping, objects, read_object, size, text, texts
 from pruner.planning.decision import Reason
 from pruner.planning.stages import ItemKind, ItemReason
+from pruner.state.survey import read_build_cache
+
+logger = logging.getLogger(__name__)
 
 # As a plan names them.
 _EVICTIONS = frozenset(reason.name.lower() for reason in Reason if reason.evicts)
@@ -164,3 +170,29 @@ def item_event(kind: Kind, item: ItemKind, key: str, name: str, freed: int | Non
         bytes=freed,
         attributes={"item": item.value, "name": name, **attributes},
     )
+
+
+def find_present(engine: Engine, entries: Sequence[UnreportedItem]) -> Present:
+    """What the engine holds of some items' kinds; of the others nothing is asked. Raises EngineError."""
+    asked = {entry.kind for entry in entries}.__contains__
+    since_ns = min((entry.planned_ns for entry in entries), default=0)
+    return Present(
+        {row.image: row.references for row in engine.images()} if asked(ItemKind.IMAGE) else {},
+        _container_ids(engine) if asked(ItemKind.CONTAINER) else set(),
+        {str(row["Name"]) for row in engine.volumes()} if asked(ItemKind.VOLUME) else set(),
+        _build_cache_bytes(engine) if asked(ItemKind.BUILD_CACHE) else None,
+        image_deletions(engine.buffered_events(since_ns, time.time_ns())) if asked(ItemKind.IMAGE) else {},
+    )
+
+
+def _container_ids(engine: Engine) -> set[str]:
+    return {row.container for rows in (engine.containers(), engine.external_containers()) for row in rows}
+
+
+def _build_cache_bytes(engine: Engine) -> int | None:
+    """What the build cache holds; None if the engine does not say."""
+    try:
+        return read_build_cache(engine.disk_usage()).bytes
+    except EngineError as error:
+        logger.warning("how much of the build cache an interrupted prune removed is unknown: %s", error)
+        return None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from collector.machine.disk import DiskSample
+from collector.machine.disk import DiskSample, sample_disk
 from collector.model.errors import HindsightError
 from collector.model.units import format_bytes
+from pruner.planning.plan import Plan
 
 # A removal that is to free less says little: others write meanwhile.
 _LEAST_BYTES = 64 * 2**20
@@ -94,3 +95,10 @@ class Effect:
             time.sleep(_LOOK_EVERY_S)
         self._poor.clear()
         return None
+
+
+def disk_now(made: Plan) -> DiskSample:
+    """The disk that a plan is for, as it is now."""
+    # Whether the path leads to the disk was settled when it was surveyed.
+    disk = made.inventory.disk
+    return replace(sample_disk(disk.path, canonical=True), mount=disk.mount, holds=disk.holds)

@@ -26,8 +26,9 @@ from pruner.policy.file import to_json as policy_json
 from pruner.policy.headroom import resolved
 from pruner.policy.min_age import with_min_age
 from pruner.policy.policy import Levels, Policy, Space
-from pruner.removal.executor import MAX_ROUNDS, Executor, Outcome, exclusive
+from pruner.removal.executor import MAX_ROUNDS, Executor, Outcome
 from pruner.removal.foresight import leave_foresight
+from pruner.removal.lock import exclusive
 from pruner.removal.standstill import note
 from pruner.state.disks import on_disk, without
 from pruner.state.inventory import Inventory, read_history

@@ -23,7 +23,7 @@ from collector.model.events import Event, Kind
 from collector.model.paths import replace_file, write_whole
 from collector.monitoring.metrics import Live, Metrics
 from collector.monitoring.server import _MOST_CONNECTIONS
-from pruner.removal.executor import exclusive
+from pruner.removal.lock import exclusive
 
 
 def mode(path: Path) -> int:

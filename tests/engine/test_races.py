@@ -25,7 +25,8 @@ from pruner.policy.file import policy_from
 from pruner.removal import executor
 from pruner.removal import run as running
 from pruner.removal.client import DockerRemovingEngine as Border
-from pruner.removal.executor import Executor, exclusive
+from pruner.removal.lock import exclusive
+from pruner.removal.remover import Remover
 from pruner.state import jobs_in_flight
 from pruner.state.event_watch import Lookout
 from pruner.state.inventory import Image
@@ -64,7 +65,7 @@ class Job:
 
 @dataclass
 class Removals:
-    """From the first question about an image to the end of its removal, UTC seconds, as the executor goes.
+    """From the first question about an image to the end of its removal, UTC seconds, as the remover goes.
 
     By the image's ID: while it is being pulled it has no name yet.
     """
@@ -73,21 +74,21 @@ class Removals:
     windows: list[tuple[str, float, float]] = field(default_factory=list)
 
     def watch(self, patch: pytest.MonkeyPatch) -> None:
-        """Take down the times; all else is the executor's own."""
-        ask, remove = Executor._image_obstacle, Executor._remove_image
+        """Take down the times; all else is the remover's own."""
+        ask, remove = Remover._image_obstacle, Remover._remove_image
 
-        def asked(ours: Executor, image: Image, made: Plan, lookout: Lookout) -> str | None:
+        def asked(ours: Remover, image: Image, made: Plan, lookout: Lookout) -> str | None:
             self.asked[image.image_id] = time.time()
             return ask(ours, image, made, lookout)
 
-        def removed(ours: Executor, image: Image, made: Plan, lookout: Lookout) -> str | None:
+        def removed(ours: Remover, image: Image, made: Plan, lookout: Lookout) -> str | None:
             try:
                 return remove(ours, image, made, lookout)
             finally:
                 self.windows.append((image.image_id, self.asked[image.image_id], time.time()))
 
-        patch.setattr(Executor, "_image_obstacle", asked)
-        patch.setattr(Executor, "_remove_image", removed)
+        patch.setattr(Remover, "_image_obstacle", asked)
+        patch.setattr(Remover, "_remove_image", removed)
 
     def met(self, job: Job, failed: float) -> bool:
         """Whether the image went while the job was on its way, and was asked about before it had been pulled."""
@@ -258,15 +259,15 @@ class Meddler:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.doing: dict[str, Callable[[], object]] = {}
-        ask = Executor._image_obstacle
+        ask = Remover._image_obstacle
 
-        def asked(ours: Executor, image: Image, made: Plan, lookout: Lookout) -> str | None:
+        def asked(ours: Remover, image: Image, made: Plan, lookout: Lookout) -> str | None:
             obstacle = ask(ours, image, made, lookout)
             if obstacle is None and image.image_id in self.doing:
                 self.doing.pop(image.image_id)()
             return obstacle
 
-        patch.setattr(Executor, "_image_obstacle", asked)
+        patch.setattr(Remover, "_image_obstacle", asked)
 
 
 def test_what_comes_between_the_last_question_and_the_removal_is_refused_or_told(
