@@ -210,6 +210,7 @@ class Broken:
             "volumes": lambda: [{"Name": "v", "CreatedAt": "2026-01-01T00:00:00Z", "Driver": "local"}],
             "disk_usage": lambda: {"BuildCache": [{"Size": 5}]},
             "buffered_events": lambda *_: [],
+            "external_containers": list,
         }[question]
 
     def _fail(self, *_: object) -> Any:
