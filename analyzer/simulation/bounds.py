@@ -27,7 +27,7 @@ from analyzer.simulation.knowledge import knowledge_of
 from analyzer.simulation.replay import replay
 from analyzer.simulation.result import Result
 from analyzer.trace.trace import Flags, Floats, Images, Integers, Trace, Use
-from pruner.planning.plan import GAP_GRACE_S
+from pruner.planning.image_stages import GAP_GRACE_S
 from pruner.policy.headroom import LEAST_SHARE
 from pruner.policy.local_images import KEEP, SUPERSEDED
 from pruner.policy.policy import AUTO, Policy

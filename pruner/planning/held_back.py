@@ -9,7 +9,8 @@ from typing import Any
 
 from collector.model.units import format_bytes
 from pruner.planning.decision import Reason
-from pruner.planning.plan import Plan, Verdict
+from pruner.planning.image_stages import Verdict
+from pruner.planning.plan import Plan
 from pruner.planning.stages import Item, ItemKind, ItemReason
 from pruner.state.inventory import Volume
 

@@ -19,7 +19,8 @@ from collector.machine.reserve import reserves
 from collector.model.errors import EngineError, LogError
 from collector.model.events import Event, Kind
 from collector.model.units import format_bytes, format_count
-from pruner.planning.plan import Plan, Removal, plan, short, summary
+from pruner.planning.plan import Plan, Removal, plan, short
+from pruner.planning.summary import summary
 from pruner.policy.file import to_json
 from pruner.removal.aftermath import aftermath, find_present, item_event, read_unfinished
 from pruner.removal.effect import Effect, NoEffectError, disk_now, settled

@@ -18,7 +18,8 @@ from collector.model.errors import EngineError, EngineNotFoundError, EngineRefus
 from collector.model.observation import ListedImage
 from collector.model.references import repository
 from collector.model.units import short_id
-from pruner.planning.plan import Plan, Removal, Verdict
+from pruner.planning.image_stages import Verdict
+from pruner.planning.plan import Plan, Removal
 from pruner.planning.stages import Item, ItemKind
 from pruner.removal.effect import disk_now
 from pruner.state.event_watch import EVIDENCE, Lookout

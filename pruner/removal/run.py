@@ -21,7 +21,8 @@ from collector.model.errors import DeadlineError, HindsightError, LogDamagedErro
 from collector.model.events import Event
 from collector.model.units import format_bytes, format_count
 from pruner.planning.held_back import held_back
-from pruner.planning.plan import Plan, counted, plan, short
+from pruner.planning.plan import Plan, plan, short
+from pruner.planning.summary import counted
 from pruner.policy.file import to_json as policy_json
 from pruner.policy.headroom import resolved
 from pruner.policy.min_age import with_min_age

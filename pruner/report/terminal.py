@@ -21,8 +21,10 @@ from pruner.planning.emergency_steps import Prospect
 from pruner.planning.held_back import held_back
 from pruner.planning.holdings import described
 from pruner.planning.holdings import to_json as holdings_as_json
-from pruner.planning.plan import Plan, Removal, Verdict, next_in_line, summary
+from pruner.planning.image_stages import Verdict
+from pruner.planning.plan import Plan, Removal, next_in_line
 from pruner.planning.stages import ITEM_REASON_MEANING, Item, ItemKind
+from pruner.planning.summary import summary
 from pruner.policy.file import PolicyFile, to_json
 from pruner.policy.policy import Policy
 from pruner.report.history import Past, history_summary
