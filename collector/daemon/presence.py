@@ -27,14 +27,16 @@ class Presence:
         self._signatures: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         self._layers: dict[str, tuple[tuple[str, int], ...]] = {}
         self._origins: dict[str, Origin] = {}
+        # The images by their uppermost layer, so that what a new image begins with is looked up, not searched.
+        self._images_by_top: dict[str, set[str]] = {}
 
     def restore(self, log: EventLog) -> None:
         """Take up what the log says was there. Raises LogError."""
         for image, references, digests, layers, origin in log.query(_PRESENT, [log.host], whole_since=ONLY_KEPT):
             self._signatures[image] = (tuple(references), tuple(digests))
             self._origins[image] = Origin(origin)
-            self._layers[image] = tuple(
-                (layer["chain_id"], int(layer["bytes"])) for layer in layers if layer["bytes"] is not None
+            self._set_layers(
+                image, ((layer["chain_id"], int(layer["bytes"])) for layer in layers if layer["bytes"] is not None)
             )
 
     def changed(self, listed: Iterable[ListedImage]) -> list[ListedImage]:
@@ -71,7 +73,7 @@ class Presence:
         """
         self._signatures[seen.image] = (seen.references, seen.digests)
         self._origins[seen.image] = agreed(self._origins.get(seen.image), seen.origin)
-        self._layers[seen.image] = tuple((layer.chain_id, layer.bytes) for layer in seen.layers)
+        self._set_layers(seen.image, ((layer.chain_id, layer.bytes) for layer in seen.layers))
         return Event(
             time_ns,
             Kind.IMAGE_OBSERVED,
@@ -93,9 +95,9 @@ class Presence:
         created_ns = parse_rfc3339_ns(seen.created) or 0
         if seen.image in self._signatures or not 0 <= now_ns - created_ns <= _JUST_BUILT_NS:
             return []
-        depth = {layer.chain_id: position for position, layer in enumerate(seen.layers, 1)}
-        below = {image: depth.get(layers[-1][0], 0) for image, layers in self._layers.items() if layers}
-        deepest = max(below.values(), default=0)
+        # Each layer's identifier stands for all below it, too: the uppermost one that ends an image is the deepest.
+        tops = (self._images_by_top.get(layer.chain_id) for layer in reversed(seen.layers))
+        deepest = next((images for images in tops if images), set())
         return [
             Event(
                 now_ns,
@@ -104,8 +106,7 @@ class Presence:
                 attributes={"by": seen.image, "evidence": "from_prefix"},
                 identity=f"base {image} of {seen.image}",
             )
-            for image, position in sorted(below.items())
-            if deepest and position == deepest
+            for image in sorted(deepest)
         ]
 
     def vanished(self, listed: Iterable[ListedImage], now_ns: int) -> list[Event]:
@@ -119,8 +120,19 @@ class Presence:
     def forget(self, image: str) -> None:
         """Take up that an image has been deleted."""
         self._signatures.pop(image, None)
-        self._layers.pop(image, None)
+        self._set_layers(image, ())
         self._origins.pop(image, None)
+
+    def _set_layers(self, image: str, layers: Iterable[tuple[str, int]]) -> None:
+        """Keep an image's layers, and the look-up by the uppermost, in step; without layers it is in neither."""
+        if previous := self._layers.pop(image, ()):
+            top = previous[-1][0]
+            self._images_by_top[top].discard(image)
+            if not self._images_by_top[top]:
+                del self._images_by_top[top]
+        if kept := tuple(layers):
+            self._layers[image] = kept
+            self._images_by_top.setdefault(kept[-1][0], set()).add(image)
 
     def __contains__(self, image: str) -> bool:
         return image in self._signatures
