@@ -6,20 +6,22 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from collector.daemon.continuity import LOOK_BACK_NS, Continuity
+from collector.daemon.known_containers import restore_containers
 from collector.daemon.least_free import LeastFree
+from collector.daemon.lookups import Lookups
 from collector.daemon.watcher import ImageWatch
 from collector.engine.locality import require_local
 from collector.engine.protocol import Engine
 from collector.engine.stream import Reader, StreamEnded
-from collector.engine.translate import HIDEABLE, OpenContainer, Translator, is_recorded, names_of
+from collector.engine.translate import Translator, names_of
 from collector.eventlog.identity import Identity, this_machine
-from collector.eventlog.log import ONLY_KEPT, EventLog
+from collector.eventlog.log import EventLog
 from collector.eventlog.salvage import set_aside
-from collector.eventlog.sql import sql_list
 from collector.eventlog.writer import LogWriter
 from collector.job_sources.follow import OFF, Follower
 from collector.job_sources.ingest import store_batch
@@ -30,9 +32,9 @@ from collector.machine.systemd import Watchdog, notify, watchdog_limit
 from collector.machine.wake import Alarm
 from collector.model.backoff import Backoff
 from collector.model.errors import EngineError, LogBusyError, LogDamagedError, LogError
-from collector.model.events import LIVE, Event, Kind, Source, of_source
-from collector.model.observation import CreatedFrom, EngineInfo, Usage
-from collector.model.untrusted import LAST_NS, event_time_ns, whole
+from collector.model.events import Event, Kind
+from collector.model.observation import EngineInfo, Usage
+from collector.model.untrusted import event_time_ns
 from collector.queries.status import last_observed_ns
 
 if TYPE_CHECKING:
@@ -55,16 +57,6 @@ _TAKING_S = 0.25
 _TAKING_SHARE, _LAST_TAKING_S = 0.05, 5.0
 # A damaged log that cannot be set aside now is tried again so much later.
 _SALVAGE_RETRY_S = 60.0
-# How far back the engine's memory is asked, to see whether it reaches beyond the last sign of life.
-_LOOK_BACK_NS = 86400 * 10**9
-# Events of one moment may come in another order than that of their times: so much before the last one is asked again.
-_OVERLAP_NS = 10**9
-# How old what was surely read may be before the engine is asked whether anything has happened since.
-_CONFIRM_NS = 60 * 10**9
-# Under this name the log holds up to when (UTC nanoseconds) the engine's events were surely all read.
-_READ = "engine"
-# At the very first start all that the engine remembers is new. (Engines take a time of 0 for none.)
-_EARLIEST_NS = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +99,7 @@ class Collector:
         self._schedule = schedule or Schedule()
         self._clock = clock or Clock()
         self._writer = LogWriter(log)
-        self._translator = Translator(_Lookups(engine))
+        self._translator = Translator(Lookups(engine))
         self._metrics = metrics
         self._page = page
         if page is not None:
@@ -121,14 +113,7 @@ class Collector:
         self._disks: tuple[DiskSample, ...] = ()
         self._least_free = LeastFree(self._clock.now, self._measure)
         self._usage: Usage | None = None
-        # Time of the last event that came from the engine, UTC nanoseconds.
-        self._anchor_ns: int | None = None
-        # When the collector was last known to observe, UTC nanoseconds; None: never before.
-        self._alive_ns: int | None = None
-        # Up to when all events of the engine were surely read, beside the anchor, UTC nanoseconds; None: not known.
-        self._read_ns: int | None = None
-        # Whether the log had times in the future when it was opened: then they do not show what came first.
-        self._clock_was_behind = False
+        self._continuity = Continuity(engine, self._clock, self._writer, self._record)
         self._images = ImageWatch(engine, self._clock, self._record, self._watchdog.progress)
         self._sampling_due = False
         self._next_disk = self._next_inventory = self._next_containers = self._next_flush = 0.0
@@ -156,11 +141,11 @@ class Collector:
         """
         self._meet_engine()
         self._restore()
-        since_ns = self._since_ns()
-        self._note_gap()
+        since_ns = self._continuity.since_ns()
+        self._continuity.note_gap()
         self._handle(self._engine.buffered_events(since_ns, self._clock.now()))
         self._take_inventory()
-        self._confirm()
+        self._continuity.confirm()
         sample = self._sample()
         if not self._writer.flush() and not self._writer.save():
             raise LogError(f"nothing could be stored in {self._log.path} or its spool")
@@ -271,24 +256,9 @@ class Collector:
         self._record(*self._log.claim(here))
         self._images.restore(self._log)
         self._translator.learn(names_of(self._images.presence.names()))
-        found = self._log.query(_OPEN_CONTAINERS, [sorted(HIDEABLE), self._log.host], whole_since=ONLY_KEPT)
-        for container, image, began_ns, hidden in found:
-            self._translator.open[container] = OpenContainer(image, began_ns, frozenset(hidden or ()))
-        # The engine is asked again for what a listing was quicker to see.
-        for container, image, began_ns in reversed(self._log.query(_CLOSED, [self._log.host], whole_since=ONLY_KEPT)):
-            self._translator.closed[container] = OpenContainer(image, began_ns)
-        self._anchor_ns, began_ns, latest_ns = self._log.query(
-            _ANCHOR, [self._log.host], as_recorded=True, whole_since=ONLY_KEPT
-        )[0]
-        steps_back = self._clock.resume(latest_ns)
-        self._record(*steps_back)
-        self._clock_was_behind = bool(steps_back)
-        # A collector that was killed before it recorded anything of the engine, a pruner or a job source may have
-        # made the log: the first start is the one that finds nothing of the engine in it.
-        self._alive_ns = last_observed_ns(self._log)
-        has_event = self._anchor_ns is not None
-        self._read_ns = whole(self._log.position(_READ), 1, LAST_NS) or (None if is_new or has_event else began_ns)
-        self._images.is_first = self._alive_ns is None
+        restore_containers(self._translator, self._log)
+        self._continuity.restore(self._log, is_new=is_new)
+        self._images.is_first = self._continuity.alive_ns is None
         if self._runner_log.key is not None:
             self._runner_log.resume(self._log.position(self._runner_log.key))
 
@@ -303,11 +273,11 @@ class Collector:
     def _connect(self) -> Reader:
         """Follow the stream from the last event on; what lies between and is lost becomes a gap."""
         self._info = self._engine.info()
-        self._reader = reader = Reader(self._engine.stream(self._since_ns()))
-        self._note_gap()
+        self._reader = reader = Reader(self._engine.stream(self._continuity.since_ns()))
+        self._continuity.note_gap()
         self._handle_waiting(reader)
         self._take_inventory()
-        self._confirm()
+        self._continuity.confirm()
         self._sample()
         now = time.monotonic()
         self._next_inventory = now + self._schedule.inventory
@@ -320,65 +290,9 @@ class Collector:
         logger.info("observing %s (data root %s)", self._engine.host, self._info.data_root)
         return reader
 
-    @property
-    def _known_ns(self) -> int | None:
-        """Up to when all that the engine reported was surely read, UTC nanoseconds; None: not known."""
-        return max(filter(None, (self._anchor_ns, self._read_ns)), default=None)
-
-    def _since_ns(self) -> int:
-        """From when on the engine is asked for events; what it reports twice is stored once."""
-        known_ns = self._known_ns or 0
-        # Across a step back of the clock times give no order: all that the engine has is asked for.
-        if self._clock_was_behind or known_ns > self._clock.now():
-            return _EARLIEST_NS
-        return max(known_ns - _OVERLAP_NS, _EARLIEST_NS)
-
-    def _note_gap(self) -> None:
-        """If the engine's memory does not reach back to what was surely read, something may be lost."""
-        known_ns = self._known_ns
-        if known_ns is None:
-            return
-        now_ns = self._clock.now()
-        alive_ns = self._alive_ns or min(known_ns, now_ns)
-        clock_is_behind = self._clock_was_behind or now_ns < alive_ns
-        self._clock_was_behind = False
-        alive_ns = min(alive_ns, now_ns)
-        began_ns = alive_ns if clock_is_behind else min(known_ns, alive_ns)
-        since_ns = min(self._anchor_ns or began_ns, began_ns - _LOOK_BACK_NS, now_ns)
-        buffered = map(event_time_ns, self._engine.buffered_events(max(since_ns, _EARLIEST_NS), now_ns))
-        times = [moment for moment in buffered if 0 < moment <= now_ns]
-        if self._anchor_ns in times:
-            return
-        # What the engine remembers is its latest events, all of them; but times give no order across a step back.
-        if not clock_is_behind and min(times, default=now_ns) <= began_ns:
-            return
-        ended = min((moment for moment in times if moment > alive_ns), default=now_ns)
-        reason = "the engine no longer has the events since the last one recorded"
-        if clock_is_behind:
-            reason = "the host's clock was set back while nothing was observed"
-        self._record(Event(max(ended, alive_ns), Kind.GAP, began_ns=began_ns, attributes={"reason": reason}))
-
-    def _confirm(self) -> None:
-        """Where no event has come for a while, make sure that there was none: a later gap begins only then."""
-        until_ns = self._clock.now() - _OVERLAP_NS
-        known_ns = self._known_ns or _EARLIEST_NS
-        if self._engine.keeps_events or known_ns > until_ns - _CONFIRM_NS:
-            return
-        if not any(map(is_recorded, self._engine.buffered_events(known_ns + 1, until_ns))):
-            self._read_ns = until_ns
-            self._writer.mark = (_READ, str(until_ns))
-
-    def _watch_clock(self) -> None:
-        """Record that the clock was set; times from before a step back do not say what was read."""
-        for event in self._clock.watch():
-            self._record(event)
-            if event.kind is Kind.CLOCK_SET_BACK:
-                self._anchor_ns, self._read_ns = None, event.time_ns - _OVERLAP_NS
-                self._writer.mark = (_READ, str(self._read_ns))
-
     def _make_good(self, began_ns: int, ended_ns: int) -> None:
         """The engine may have dropped events: take what it still has, and say what is lost."""
-        kept = self._engine.buffered_events(began_ns - _LOOK_BACK_NS, self._clock.now())
+        kept = self._engine.buffered_events(began_ns - LOOK_BACK_NS, self._clock.now())
         self._handle(kept)
         oldest = min(filter(None, map(event_time_ns, kept)), default=ended_ns)
         self._next_inventory = 0.0
@@ -393,9 +307,9 @@ class Collector:
             while not self.stopping.is_set():
                 found = reader.read(self._pause())
                 if isinstance(found, StreamEnded):
-                    self._alive_ns = found.at_ns
+                    self._continuity.alive_ns = found.at_ns
                     return found.reason
-                self._alive_ns = self._clock.now()
+                self._continuity.alive_ns = self._clock.now()
                 self._handle(found)
                 now = time.monotonic()
                 # A flood must not keep the rest waiting.
@@ -424,7 +338,7 @@ class Collector:
     def _iterate(self, now: float) -> None:
         """Do what is due at `now` (monotonic seconds)."""
         self._watchdog.progress()
-        self._watch_clock()
+        self._continuity.watch_clock()
         self._images.attend(now)
         if self._sampling_due or now >= min(self._next_disk, self._alarm.again):
             self._sample()
@@ -433,13 +347,13 @@ class Collector:
             self._next_inventory = now + self._schedule.inventory
             self._next_containers = now + self._schedule.containers
             self._take_inventory()
-            self._confirm()
+            self._continuity.confirm()
             self._verify()
         elif now >= self._next_containers:
             self._next_containers = now + self._schedule.containers
             self._images.look_if_changed()
             self._record(*self._translator.reconcile(self._engine.containers(), self._clock.now()))
-            self._confirm()
+            self._continuity.confirm()
         runner_log_is_due = self._runner_log.waiting() is not None and now >= self._next_taking
         if (self._writer.behind or runner_log_is_due) and now >= self._next_flush:
             self._flush()
@@ -464,7 +378,7 @@ class Collector:
                 store=self._info.store if self._info else "",
                 disks=self._disks,
                 connected=self._images.following,
-                observed=None if self._alive_ns is None else self._alive_ns / 1e9,
+                observed=None if self._continuity.alive_ns is None else self._continuity.alive_ns / 1e9,
                 images={image: bool(names) for image, names in self._images.presence.names().items()},
                 in_use=frozenset(container.image for container in used if container.image),
                 containers=len(used),
@@ -482,19 +396,19 @@ class Collector:
         while True:
             found = reader.read(_SETTLE_S)
             if isinstance(found, StreamEnded):
-                self._alive_ns = found.at_ns
+                self._continuity.alive_ns = found.at_ns
                 return
             if not found and not reader.waiting():
                 return
             self._handle(found)
 
     def _handle(self, raws: list[dict[str, object]]) -> None:
-        self._watch_clock()
+        self._continuity.watch_clock()
         for raw in raws:
             self._watchdog.progress()
             for event in self._translator.translate(raw):
                 if event.kind is not Kind.EVENT_UNREADABLE:
-                    self._anchor_ns = event.time_ns
+                    self._continuity.anchor_ns = event.time_ns
                 self._images.take(event)
                 self._record(event)
 
@@ -636,59 +550,3 @@ class Collector:
         self._record(Event(now_ns, Kind.COLLECTOR_STARTED, attributes={"new_log": True}))
         self._images.is_first = latest_ns is None
         self._next_inventory = 0.0
-
-
-class _Lookups:
-    """Lookups that never fail: an engine that is gone knows nothing, and events are taken all the same."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._next = 0.0
-
-    def resolve(self, reference: str) -> str | None:
-        """The image ID that a reference means now."""
-        return self._ask(self._engine.resolve, reference)
-
-    def created_from(self, container: str) -> CreatedFrom:
-        """What a container was created from."""
-        return self._ask(self._engine.created_from, container) or CreatedFrom()
-
-    def _ask(self, question: Callable[[str], T | None], subject: str) -> T | None:
-        if time.monotonic() < self._next:
-            return None
-        try:
-            return question(subject)
-        except EngineError as error:
-            logger.debug("%s is unknown: %s", subject, error)
-            # An engine that does not answer must not be waited for once for each event.
-            self._next = time.monotonic() + _FIRST_BACKOFF_S
-            return None
-
-
-_ANCHOR = f"""
-WITH latest AS (
-    FROM event WHERE host = $1 AND seq > coalesce(
-        (SELECT max(seq) FROM event WHERE host = $1 AND kind = 'clock_set_back'), 0)
-)
-SELECT arg_max(coalesce(TRY_CAST(attributes ->> '$.own_time_ns' AS BIGINT), epoch_ns(time)), seq)
-        FILTER (kind IN ({sql_list(of_source(Source.ENGINE))})
-            AND coalesce(attributes ->> '$.inferred', 'false') <> 'true'),
-    epoch_ns(min(time) FILTER (kind IN ({sql_list(LIVE)}))),
-    epoch_ns(max(time))
-FROM latest
-"""
-
-_CLOSED = """
-SELECT container, any_value(image_id), epoch_ns(max(coalesce(began, time)))
-FROM event LEFT JOIN image USING (image)
-WHERE kind = 'container_destroyed' AND host = ? AND container IS NOT NULL AND (attributes ->> '$.inferred') = 'true'
-GROUP BY container ORDER BY max(seq) DESC LIMIT 1000
-"""
-_OPEN_CONTAINERS = """
-SELECT c.container, any_value(image_id), min(epoch_ns(c.time)),
-    any_value(list_intersect(json_keys(c.attributes -> '$.labels'), ?::VARCHAR[]))
-FROM event AS c LEFT JOIN image USING (image)
-WHERE c.kind = 'container_created' AND c.host = ? AND NOT EXISTS (
-    FROM event AS d WHERE d.kind = 'container_destroyed' AND d.container = c.container AND d.host = c.host)
-GROUP BY c.container
-"""
