@@ -239,8 +239,10 @@ class PolicyCleaner:
         if not self.lets_local_go:
             return order
         quiet = idle_since(host.now, self.policy.local_idle, 0.0, self.gaps)
-        there = [i for i in host.present if host.local[i]]
-        self._superseded = {i for i in superseded(there, self.repositories) if host.last_use[i] <= quiet}
+        there, names = [i for i in host.present if host.local[i]], self.repositories
+        self._superseded = {
+            i for i in superseded(there, names, names, range(len(host.held))) if host.last_use[i] <= quiet
+        }
         return in_their_turn(order, host.local, host.last_use, quiet) if self._superseded else order
 
     def keys(self, now: float, images: Integers) -> Floats:

@@ -11,9 +11,9 @@ def restore_containers(translator: Translator, log: EventLog) -> None:
     found = log.query(_OPEN_CONTAINERS, [sorted(HIDEABLE), log.host], whole_since=ONLY_KEPT)
     for container, image, began_ns, hidden in found:
         translator.open[container] = OpenContainer(image, began_ns, frozenset(hidden or ()))
-    # The engine is asked again for what a listing was quicker to see.
+    # The engine is asked again for what a listing was quicker to see; their labels are not known any more.
     for container, image, began_ns in reversed(log.query(_CLOSED, [log.host], whole_since=ONLY_KEPT)):
-        translator.closed[container] = OpenContainer(image, began_ns)
+        translator.closed[container] = OpenContainer(image, began_ns, HIDEABLE)
 
 
 _CLOSED = """

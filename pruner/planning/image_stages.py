@@ -129,10 +129,14 @@ class ImageStages:
         # What goes as an image without a name, now or soon, is no later one that stays.
         staying = [i for i in sorted(order) if self._images[i].local and self._is_named(i)]
         seen = inventory.coverage
-        quiet = idle_since(inventory.now, policy.local_idle, seen.first, by_end(seen.gaps))
+        # Nobody knows yet what happened since the collector recorded anything.
+        unobserved = () if seen.last is None else ((seen.last, inventory.now),)
+        quiet = idle_since(inventory.now, policy.local_idle, seen.first, by_end((*seen.gaps, *unobserved)))
         last_use = [image.last_use for image in self._images]
-        repositories = [{repository(name) for name in image.names} for image in self._images]
-        self._superseded = frozenset(i for i in superseded(staying, repositories) if last_use[i] <= quiet)
+        ever = [set(map(repository, image.names)) for image in self._images]
+        current = [set(map(repository, (*image.references, *image.digests))) for image in self._images]
+        sight = [(image.first_seen, image.created) for image in self._images]
+        self._superseded = frozenset(i for i in superseded(staying, ever, current, sight) if last_use[i] <= quiet)
         if not self._superseded:
             return order
         turn = in_their_turn(order, [image.local for image in self._images], last_use, quiet)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 KEEP, SUPERSEDED, EVICT = "keep", "superseded", "evict"
 LOCAL_IMAGES = (SUPERSEDED, KEEP, EVICT)
@@ -42,16 +43,27 @@ def by_end(gaps: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
     return sorted(gaps, key=lambda gap: -gap[1])
 
 
-def superseded(present: Iterable[int], repositories: Sequence[Collection[str]]) -> list[int]:
+def superseded(
+    present: Iterable[int],
+    repositories: Sequence[Collection[str]],
+    current: Sequence[Collection[str]],
+    seen: Sequence[Any],
+) -> list[int]:
     """Local images of which a later one is there in each of their repositories.
 
     Args:
         present: the local images that are there, in order of first sight.
-        repositories: of each image, by its number.
+        repositories: per image those in which it ever bore a name.
+        current: per image those in which it bears a name now; a later one elsewhere takes no image's place.
+        seen: per image what it is ordered by; of two that are equal, none is known to be the later one.
     """
     images = list(present)
-    latest = {name: i for i in images for name in repositories[i]}
-    return [i for i in images if repositories[i] and all(latest[name] != i for name in repositories[i])]
+    latest = {name: seen[i] for i in images for name in current[i]}
+    return [
+        i
+        for i in images
+        if repositories[i] and all(name in latest and latest[name] > seen[i] for name in repositories[i])
+    ]
 
 
 def in_their_turn(order: Sequence[int], local: Sequence[bool], last_use: Sequence[float], quiet: float) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -265,9 +266,15 @@ class Remover:
             return "gone already"
         if now.state not in STOPPED:
             return f"it is {now.state} now"
+        if now.stopped_at > container.stopped_at:
+            return "it ran since the plan was made"
         try:
-            descriptor = os.open(container.log_path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(container.log_path, flags)
             try:
+                found = os.fstat(descriptor)
+                if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                    return f"its log {container.log_path} is not a file of its own: it has another name or is no file"
                 os.ftruncate(descriptor, 0)
                 os.fsync(descriptor)
             finally:

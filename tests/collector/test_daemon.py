@@ -182,10 +182,13 @@ def test_what_a_listing_closed_is_closed_once_when_the_engine_says_it_late(watch
     with watched.collecting():
         for verb in ("create", "start", "die", "destroy"):
             engine.emit("container", verb, late, image="a:1")
+        # A label may say so: which labels it had is not known any more.
+        engine.emit("container", "commit", late, image="a:1", imageID=f"sha256:{'e' * 64}")
         sentinel = engine.add_image("b:1", verb="load")
         wait_for(lambda: sentinel in images(watched.rows(Kind.IMAGE_LOADED)), "all that the engine says")
     assert containers(watched.rows(Kind.CONTAINER_STARTED) + watched.rows(Kind.CONTAINER_DIED)) == [late, late]
     assert [row.attributes.get("inferred") for row in watched.rows(Kind.CONTAINER_DESTROYED)] == [True]
+    assert images(watched.rows(Kind.IMAGE_BUILT)) == [None]
     assert check(watched.log) == []
 
 

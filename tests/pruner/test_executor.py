@@ -189,7 +189,7 @@ def test_an_engine_that_hides_its_builds_is_pruned_all_the_same(bench: Bench) ->
     assert [removal.key for removal, _ in outcome.removed] == [image]
 
 
-@pytest.mark.parametrize("case", ["stopped", "started again", "a link"])
+@pytest.mark.parametrize("case", ["stopped", "started again", "ran again", "a link", "another name"])
 def test_the_log_of_a_container_is_emptied_only_while_it_is_stopped(bench: Bench, tmp_path: Path, case: str) -> None:
     engine, image = bench.engine, old_image(bench, "a:1")
     container = engine.add_container(image, state="exited", age=60)
@@ -200,16 +200,26 @@ def test_the_log_of_a_container_is_emptied_only_while_it_is_stopped(bench: Bench
     if case == "a link":
         path.rename(other)
         path.symlink_to(other)
+    elif case == "another name":
+        other.hardlink_to(path)
     engine.log_paths[container] = str(path)
     engine.other_bytes = engine.total
+    row = engine.container_table[container]
     if case == "started again":
-        row = engine.container_table[container]
         engine.before("container_detail", lambda: setattr(row, "state", "running"), container, skip=1)
+    elif case == "ran again":
+        ended = time.time()
+        engine.before("container_detail", lambda: setattr(row, "finished", ended), container, skip=1)
     outcome = bench.prune(**{"containers.empty_logs": True})
     assert (path.stat().st_size == 0) is (case == "stopped")
     assert container in engine.container_table
     assert bench.recorded("item_removed") == ({container} if case == "stopped" else set())
-    words = {"started again": "it is running now", "a link": "cannot be emptied"}
+    words = {
+        "started again": "it is running now",
+        "a link": "cannot be emptied",
+        "ran again": "it ran since",
+        "another name": "not a file of its own",
+    }
     assert words.get(case, "") in bench.failed(outcome).get(container, "")
 
 

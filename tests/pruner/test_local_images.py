@@ -92,6 +92,17 @@ def test_a_later_one_that_has_lost_its_name_does_not_count() -> None:
     assert not reasons(made([built("old", 24 * 20), later], 500, MONTH, **{"dangling.enabled": "false"}))["old"].evicts
 
 
+def test_a_later_one_that_has_moved_to_another_repository_does_not_count() -> None:
+    later = replace(built("moved", 24 * 8, "ci/other"), names=("ci/app:passing", "ci/other:moved"))
+    assert not any(one.evicts for one in made([built("old", 24 * 20), later], 500).verdicts)
+
+
+def test_of_two_that_were_first_seen_and_built_at_the_same_time_none_is_the_later_one() -> None:
+    """Reproducible builds all bear the same time, and the first inventory sees them all at once."""
+    pair = [built("one", 24 * 20), built("two", 24 * 20)]
+    assert not any(one.evicts for one in made(pair, 500).verdicts)
+
+
 @pytest.mark.parametrize(
     ("seen", "goes"),
     [
@@ -99,6 +110,8 @@ def test_a_later_one_that_has_lost_its_name_does_not_count() -> None:
         (Coverage(NOW - 6 * DAY, NOW), False),  # nobody saw whether it was used on the seventh day
         (Coverage(NOW - 8 * DAY, NOW, ((NOW - 3 * DAY, NOW - 1 * DAY),)), False),
         (Coverage(NOW - 8 * DAY, NOW, ((NOW - 3 * DAY, NOW - 2.5 * DAY),)), True),
+        (Coverage(NOW - 30 * DAY, NOW - 14 * DAY), False),  # the collector has been off since
+        (Coverage(NOW - 30 * DAY, NOW - 12 * DAY), True),
         (Coverage(), False),
     ],
 )
