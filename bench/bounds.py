@@ -77,10 +77,10 @@ def _peak() -> int:
 
 
 def _plan(engine: FakeEngine, log: EventLog) -> None:
-    from pruner.removal.run import make_plans  # noqa: PLC0415 - as the command does: what it loads counts
+    from pruner.removal.run import PlanOptions, make_plans  # noqa: PLC0415 - as the command does: what it loads counts
     from pruner.report.terminal import print_plans  # noqa: PLC0415
 
-    plans = make_plans(engine, log, Policy(threshold=Space.parse("99%")), learn=True)
+    plans = make_plans(engine, log, Policy(threshold=Space.parse("99%")), PlanOptions(learn=True))
     print_plans(plans, console.Format.TABLE)
 
 

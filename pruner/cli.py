@@ -108,7 +108,7 @@ def run(
     engine = DockerRemovingEngine(host)
     request = running.manual_request(wanted, asked=now or until_free is not None)
     if dry_run:
-        print_plans(running.make_plans(engine, opened, policy, request), output)
+        print_plans(running.make_plans(engine, opened, policy, running.PlanOptions(request)), output)
         return
     outcome = running.run(
         engine,
@@ -152,11 +152,11 @@ def plan_(
     if until_free is not None and wanted is not None and _enough(host, wanted, output):
         return
     from collector.engine.client import DockerEngine
-    from pruner.removal.run import make_plans, manual_request
+    from pruner.removal.run import PlanOptions, make_plans, manual_request
     from pruner.report.terminal import print_plans
 
-    request = manual_request(wanted, asked=now or until_free is not None)
-    plans = make_plans(DockerEngine(host), console.open_log(log), policy, request, learn=True)
+    options = PlanOptions(manual_request(wanted, asked=now or until_free is not None), learn=True)
+    plans = make_plans(DockerEngine(host), console.open_log(log), policy, options)
     print_plans(plans, output, everything=everything, truncate=not no_trunc)
 
 

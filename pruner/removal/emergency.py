@@ -11,7 +11,7 @@ from pruner.planning.emergency_steps import Step
 from pruner.planning.plan import Plan
 from pruner.policy.policy import Policy, Space
 from pruner.removal.executor import Outcome
-from pruner.removal.run import ManualRequest, make_plan, note_failure, run
+from pruner.removal.run import ManualRequest, PlanOptions, make_plan, note_failure, run
 
 TRIGGER = "emergency"
 
@@ -31,7 +31,7 @@ def look(engine: Engine, log: EventLog, policy: Policy, wanted: Space | None, *,
         UsageError: the policy contradicts itself on this disk.
     """
     try:
-        return make_plan(engine, log, policy, ManualRequest(wanted), learn=True)
+        return make_plan(engine, log, policy, PlanOptions(ManualRequest(wanted), learn=True))
     except EngineError as error:
         if record:
             note_failure(log, policy, TRIGGER, error)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,32 +61,35 @@ def manual_request(wanted: Space | None, *, asked: bool) -> ManualRequest | None
     return ManualRequest(wanted) if asked else None
 
 
-def make_plan(
-    engine: Engine,
-    log: EventLog | None,
-    policy: Policy,
-    request: ManualRequest | None = None,
-    refusals: Mapping[ItemId, Refusal] | None = None,
-    orphaned: Iterable[str] = (),
-    *,
-    learn: bool = False,
-) -> Plan:
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What plans take into account beyond the engine, the log and the policy.
+
+    Attributes:
+        request: what the operator asks for beyond the policy.
+        refusals: what could not be removed in this run.
+        orphaned: names of volumes whose containers this very run removed.
+        ahead: whether what an earlier plan removes counts as gone for the later ones.
+        learn: whether the order is needed also while there is enough space.
+    """
+
+    request: ManualRequest | None = None
+    refusals: Mapping[ItemId, Refusal] = field(default_factory=dict)
+    orphaned: frozenset[str] = frozenset()
+    ahead: bool = True
+    learn: bool = False
+
+
+_NO_OPTIONS = PlanOptions()
+
+
+def make_plan(engine: Engine, log: EventLog | None, policy: Policy, options: PlanOptions = _NO_OPTIONS) -> Plan:
     """A plan for the disk of the images; see `make_plans`."""
     with within(policy.deadline):
-        return make_plans(engine, log, policy, request, refusals, orphaned, learn=learn)[0]
+        return make_plans(engine, log, policy, options)[0]
 
 
-def make_plans(
-    engine: Engine,
-    log: EventLog | None,
-    policy: Policy,
-    request: ManualRequest | None = None,
-    refusals: Mapping[ItemId, Refusal] | None = None,
-    orphaned: Iterable[str] = (),
-    *,
-    ahead: bool = True,
-    learn: bool = False,
-) -> list[Plan]:
+def make_plans(engine: Engine, log: EventLog | None, policy: Policy, options: PlanOptions = _NO_OPTIONS) -> list[Plan]:
     """A plan for each disk that holds bytes of the engine, that of the images first, from the state as it is now.
 
     The policy holds for each disk.
@@ -95,22 +98,18 @@ def make_plans(
         engine: the live engine.
         log: the event log, if there is one.
         policy: what may go.
-        request: what the operator asks for beyond the policy.
-        refusals: what could not be removed in this run.
-        orphaned: names of volumes whose containers this very run removed.
-        ahead: whether what an earlier plan removes counts as gone for the later ones.
-        learn: whether the order is needed also while there is enough space.
+        options: what else counts.
 
     Raises:
         EngineError, LogError: engine or log cannot be used.
         UsageError: the policy contradicts itself on this disk.
     """
     try:
-        return _make_plans(engine, log, policy, request, refusals, orphaned, ahead=ahead, learn=learn)
+        return _make_plans(engine, log, policy, options)
     except LogDamagedError as error:
         fault = str(error)
         # To stand still while the disk fills would be worse than to decide as where there is no log.
-        made = _make_plans(engine, None, policy, request, refusals, orphaned, ahead=ahead, learn=learn)
+        made = _make_plans(engine, None, policy, options)
     return [_warned(each, fault) for each in made]
 
 
@@ -118,45 +117,29 @@ def _warned(made: Plan, warning: str) -> Plan:
     return replace(made, inventory=replace(made.inventory, warnings=(warning, *made.inventory.warnings)))
 
 
-def _make_plans(
-    engine: Engine,
-    log: EventLog | None,
-    policy: Policy,
-    request: ManualRequest | None,
-    refusals: Mapping[ItemId, Refusal] | None,
-    orphaned: Iterable[str],
-    *,
-    ahead: bool,
-    learn: bool,
-) -> list[Plan]:
+def _make_plans(engine: Engine, log: EventLog | None, policy: Policy, options: PlanOptions) -> list[Plan]:
     policy = with_min_age(policy, log, time.time())
-    inventory = survey(engine, log, policy, orphaned)
-    inventory = replace(inventory, refusals={**inventory.refusals, **(refusals or {})})
-    if learn:
+    inventory = survey(engine, log, policy, options.orphaned)
+    inventory = replace(inventory, refusals={**inventory.refusals, **options.refusals})
+    if options.learn:
         inventory = replace(inventory, leftovers=find_leftovers(engine))
     plans: list[Plan] = []
     for disk in inventory.disks or (inventory.disk,):
-        gone = frozenset(removal.key for made in plans if ahead and made.needed for removal in made.removals)
+        gone = frozenset(removal.key for made in plans if options.ahead and made.needed for removal in made.removals)
         here = on_disk(without(inventory, gone) if gone else inventory, disk)
         mount = disk.mount if plans else ""
-        plans.append(_plan_for(here, log, policy, request, mount, learn=learn))
+        plans.append(_plan_for(here, log, policy, options, mount))
     return plans
 
 
 def _plan_for(
-    inventory: Inventory,
-    log: EventLog | None,
-    policy: Policy,
-    request: ManualRequest | None,
-    file_system: str,
-    *,
-    learn: bool,
+    inventory: Inventory, log: EventLog | None, policy: Policy, options: PlanOptions, file_system: str
 ) -> Plan:
     room = None if file_system else _room(inventory)
     policy = resolved(policy, log, inventory.disk.total_bytes, inventory.now, file_system, room=room)
     try:
-        levels = levels_for(policy, inventory.disk, inventory.free_slots, request)
-        if learn or short(inventory.disk.free_bytes, inventory.disk.free_inodes, levels.threshold):
+        levels = levels_for(policy, inventory.disk, inventory.free_slots, options.request)
+        if options.learn or short(inventory.disk.free_bytes, inventory.disk.free_inodes, levels.threshold):
             inventory = with_learning(inventory, log, policy)
         return plan(policy, inventory, levels=levels)
     except ValueError as error:
@@ -244,7 +227,8 @@ def _run(
 
     def replan(refusals: Mapping[ItemId, Refusal]) -> Plan:
         nonlocal count
-        plans = make_plans(engine, log, policy, request, refusals, executor.orphaned, ahead=False)
+        options = PlanOptions(request, refusals, executor.orphaned, ahead=False)
+        plans = make_plans(engine, log, policy, options)
         count = len(plans)
         if request is None:
             # What one run was asked for is not when the next shall begin.
