@@ -21,8 +21,10 @@ from analyzer.search.allowlist import Earning
 from analyzer.search.fleet import FLEET, Findings, Simulation, Source, Sweep, find, fleet_sums, on_each
 from analyzer.search.grid import AllowlistSet, grid, searched
 from analyzer.search.pareto import pareto
-from analyzer.search.recommend import Constraints, Outcome, Trial, reasons
+from analyzer.search.proposal import reasons
+from analyzer.search.recommend import Constraints, Outcome
 from analyzer.search.recommend import recommend as choose
+from analyzer.search.trial import Trial
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.figures import FIGURES
 from analyzer.simulation.replay import replay

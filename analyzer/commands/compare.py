@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from analyzer.search.fleet import Simulation, Source
     from analyzer.search.grid import Candidate
-    from analyzer.search.recommend import Found, Trial
+    from analyzer.search.proposal import Found
+    from analyzer.search.trial import Trial
     from analyzer.search.workers import Workers
     from analyzer.simulation.cleaner import Trigger
     from analyzer.trace.load import DiskOverride
@@ -161,7 +162,7 @@ def _report_on_one(
     from analyzer.report.html_page import write_report
     from analyzer.report.study import Lineup, Tried, study
     from analyzer.report.terminal import patient_progress
-    from analyzer.search.recommend import propose
+    from analyzer.search.proposal import propose
     from analyzer.search.whatif import WhatIf
     from analyzer.trace.recorded import read_recorded
 
@@ -193,7 +194,7 @@ def _report_on_fleet(
     from analyzer.report.study import Lineup
     from analyzer.report.terminal import patient_progress
     from analyzer.search.fleet import on_each
-    from analyzer.search.recommend import propose
+    from analyzer.search.proposal import propose
 
     with patient_progress(f"trying {len(candidates)} policies on {len(sources)} hosts") as progress:
 

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from analyzer.search.fleet import Sweep
-    from analyzer.search.recommend import Found, Proposal, Trial
+    from analyzer.search.proposal import Found, Proposal
+    from analyzer.search.trial import Trial
 
 DEFAULT_SPLIT = "0.7"
 _MOST_WEIGHED = 256
@@ -101,7 +102,7 @@ def sweep(
 
 def _weighed(work: Sweep, run: Callable[[Trial], tuple[Found, list[str]]]) -> Proposal | None:
     """What is recommended of a grid; None of one too large to be weighed in passing."""
-    from analyzer.search.recommend import propose
+    from analyzer.search.proposal import propose
 
     if len(work.candidates) > _MOST_WEIGHED:
         return None
@@ -135,8 +136,8 @@ def recommend(
     from analyzer.report.terminal import patient_progress
     from analyzer.report.terminal_search import finish_recommendation
     from analyzer.search.fleet import on_each
-    from analyzer.search.recommend import Trial
     from analyzer.search.recommend import recommend as choose
+    from analyzer.search.trial import Trial
 
     candidates, _ = varied.grid(axes.beside(threshold=threshold, order=order), complete=True)
     share = options.split(split)

@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from analyzer.search.recommend import Proposal
+from analyzer.search.proposal import Proposal
 from analyzer.simulation.figures import FIGURES, Figure, in_tables
 from analyzer.simulation.result import Result
 from collector.model.errors import HindsightError

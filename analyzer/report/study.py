@@ -12,7 +12,7 @@ import numpy as np
 from analyzer.report.page_data import Scale, line
 from analyzer.report.terminal import short_names
 from analyzer.search.adoption import FirstWeek, adoption_time, first_week
-from analyzer.search.recommend import Proposal
+from analyzer.search.proposal import Proposal
 from analyzer.search.whatif import WhatIf
 from analyzer.simulation.cleaner import Trigger
 from analyzer.simulation.lifelines import Stays, stays

@@ -16,7 +16,8 @@ from analyzer.report.terminal import Output, print_legend, short_names
 from analyzer.search.allowlist import Earned, Entry
 from analyzer.search.fleet import FLEET, Findings, fleet_sums
 from analyzer.search.pareto import pareto
-from analyzer.search.recommend import Constraints, Proposal, Recommendation, reasons
+from analyzer.search.proposal import Proposal, reasons
+from analyzer.search.recommend import Constraints, Recommendation
 from analyzer.simulation.figures import cells, headers, in_grids, legend, lightest
 from analyzer.simulation.result import Result
 from analyzer.trace.describe import HistoryFacts, disk_range, notes_of

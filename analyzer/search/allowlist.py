@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analyzer.search.grid import Candidate
-from analyzer.search.recommend import Trial
+from analyzer.search.trial import Trial
 from analyzer.simulation.cleaner import PolicyCleaner
 from analyzer.simulation.replay import Progress, replay
 from analyzer.simulation.result import Result

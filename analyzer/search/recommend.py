@@ -1,41 +1,25 @@
-"""A policy to set: chosen on the first part of a history, judged on the rest.
-
-Pure functions. The second part is what the same host goes through afterwards, with the policy at work
-from the beginning: it is the whole replay less the first part, so that no host starts empty.
-"""
+"""A policy to set: chosen on the first part of a history, judged on the rest. Pure functions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from analyzer.baselines import baseline
-from analyzer.kernel.runs import Wake
 from analyzer.search.fleet import Findings, fleet_sum
 from analyzer.search.grid import Candidate
-from analyzer.search.pareto import badness, possible
-from analyzer.search.room import headroom, on_share, used_in_a_day
-from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger
-from analyzer.simulation.figures import less_part, over_parts
-from analyzer.simulation.replay import Progress, check_trace, replay_many
-from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
-from analyzer.trace.trace import Trace
-from collector.model.errors import HindsightError, UsageError
-from collector.model.units import format_bytes, format_duration
+from analyzer.search.pareto import badness
+from analyzer.simulation.cleaner import Trigger
+from analyzer.simulation.figures import over_parts
+from analyzer.simulation.result import Result
+from collector.model.errors import UsageError
+from collector.model.units import format_bytes
 from collector.queries.status import LEAST_HISTORY_S
-from pruner.policy.local_images import SUPERSEDED
-from pruner.policy.policy import BYTES, Policy
 
-DEFAULT_SHARE = 0.7
 _TOLERANCE = 0.01
-# Where orders do alike, they are tried with this share of the room, and another than the first must pull so much less.
-_HARDER = 0.7
+# Another order than the first must pull so much less with less room.
 _MATERIALLY = 0.9
 _QUARTERS = 4
-_LARGER = (1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
 _CHEAP = " those that re-pull little more than the least"
 
 
@@ -90,136 +74,6 @@ class Constraints:
             parts.append(f"at least {format_bytes(self.min_free)} always free")
         parts.append(f"at most {self.max_losses:,} images lost" if self.max_losses else "no image lost")
         return ", ".join(parts)
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """Work on one host: every candidate and baseline on the first part of its history, and on the rest.
-
-    Attributes:
-        candidates: the policies of the grid.
-        baselines: what others do, by name.
-        share: the first part's share of the time, over 0 and up to 1.
-        pull_rate: bytes per second at which pulls are taken to run.
-        trigger: what starts a prune of ours.
-    """
-
-    candidates: tuple[Candidate, ...]
-    baselines: tuple[str, ...] = ()
-    share: float = 1.0
-    pull_rate: float = DEFAULT_PULL_RATE
-    trigger: Trigger = Trigger.EVENT
-
-    def __call__(self, trace: Trace, progress: Progress | None = None) -> tuple[Findings, Findings | None]:
-        """Results on the first part and on the rest, baselines first; None where there is no rest.
-
-        Raises:
-            LogError: a part is too poor for a sound figure.
-            UsageError: no candidate is possible on this disk.
-        """
-        kept = _sensible(trace, possible(trace, self.candidates))
-        if self.share >= 1.0:
-            return self._found(trace, self._run(trace, kept, progress, self.baselines), kept), None
-        cut = split_time(trace, self.share)
-        begin = trace.between(0.0, cut)
-        for part in (begin, trace.between(cut, trace.end)):
-            check_trace(part, max(item.policy.interval for item in kept))
-        first = self._run(begin, kept, None, self.baselines)
-        whole = self._run(trace, kept, progress, self.baselines, timeline=True)
-        known = {result.name: result for result in first}
-        rest = [later(result, known[result.name], cut) for result in whole if result.name in known]
-        return self._found(begin, first, kept), Findings.of(trace, rest)
-
-    def _found(self, trace: Trace, results: Sequence[Result], kept: Sequence[Candidate]) -> Findings:
-        """The findings on what policies are chosen on, with what it takes to choose."""
-        fits = any(not result.disk_full for result in results if not result.baseline)
-        harder: dict[str, int] = {}
-        if len({item.policy.order for item in kept}) > 1:
-            alike = [item for item in kept if not any(item.departures[:2])]
-            again = self._run(on_share(trace, _HARDER), alike)
-            harder = {result.name: result.repulled_bytes for result in again}
-        return replace(
-            Findings.of(trace, results),
-            headroom=headroom(trace),
-            harder=harder,
-            used_in_a_day=0 if fits else used_in_a_day(trace),
-            room=int((trace.disk_total - trace.disk_other).min()),
-            enough=None if fits else self._enough(trace, kept),
-        )
-
-    def _enough(self, trace: Trace, kept: Sequence[Candidate]) -> int | None:
-        """The size of a disk, bytes, on which one of these never finds it full; None: none of those tried is."""
-        for times in _LARGER:
-            larger = on_share(trace, times)
-            results = self._run(larger, kept)
-            if any(not result.disk_full for result in results):
-                return int(larger.disk_total.max())
-        return None
-
-    def _run(
-        self,
-        trace: Trace,
-        kept: Sequence[Candidate],
-        progress: Progress | None = None,
-        baselines: Sequence[str] = (),
-        *,
-        timeline: bool = False,
-    ) -> list[Result]:
-        others = [baseline(name) for name in baselines]
-        # Without a local image it makes no difference what becomes of them.
-        twins = {} if trace.local.any() else _twins(kept)
-        kept = [item for item in kept if item.name not in twins]
-        runs: list[Cleaner] = [cleaner for cleaner in others if cleaner.interval <= trace.end]
-        wake = Wake(pull_rate=self.pull_rate)
-        runs += [PolicyCleaner(item.policy, trace, item.name, item.trigger or self.trigger, wake) for item in kept]
-        results = replay_many(
-            trace, runs, pull_rate=self.pull_rate, progress=progress, timeline=timeline, removals=False
-        )
-        by_name = {result.name: result for result in results}
-        results += [replace(by_name[name], name=twin) for twin, name in twins.items()]
-        return [replace(result, removed=()) for result in results]
-
-
-def _sensible(trace: Trace, items: Sequence[Candidate]) -> Sequence[Candidate]:
-    """Those that leave half of the disk to images, if there are any."""
-    half = 0.5 * float(trace.disk_total.min())
-    kept = [item for item in items if item.policy.threshold.unit != BYTES or item.policy.threshold.amount <= half]
-    return kept or items
-
-
-def _twins(items: Sequence[Candidate]) -> dict[str, str]:
-    """Names of policies that differ from another in nothing but what becomes of local images, and that one's."""
-    names = {(item.policy, item.trigger): item.name for item in items}
-    found = {}
-    for item in items:
-        known = names.get((replace(item.policy, local_images=SUPERSEDED), item.trigger))
-        if item.policy.local_images != SUPERSEDED and known is not None:
-            found[item.name] = known
-    return found
-
-
-def split_time(trace: Trace, share: float) -> float:
-    """The time at which a share of the history is over, where nothing happens. Raises UsageError."""
-    if not 0.0 < share < 1.0:
-        raise UsageError(f"--split: {share:g} leaves nothing on one side: give a share between 0 and 1, such as 0.7")
-    cut = trace.end * share
-    while np.any(trace.time == cut):
-        cut = float(np.nextafter(cut, np.inf))
-    return cut
-
-
-def later(whole: Result, first: Result, cut: float) -> Result:
-    """What happened after `cut`, of a whole result with its timeline and that of the part up to `cut`.
-
-    A replay up to a time is the beginning of the longer one, so that all that is counted can be
-    subtracted.
-    """
-    if whole.timeline is None:
-        raise ValueError("the whole result has no timeline")
-    seconds, free = whole.timeline.seconds, whole.timeline.free
-    at = int(np.searchsorted(seconds, cut, side="right"))
-    least = int(free[max(at - 1, 0) :].min())
-    return replace(whole, **less_part(whole, first), min_free=least, timeline=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,114 +305,3 @@ def _summed(
     common = [name for name in firsts[0] if all(name in known for known in (*firsts, *rests))]
     outcomes = [Outcome(item, *both(item.name)) for item in candidates if item.name in common]
     return outcomes, tuple(both(name) for name in common if firsts[0][name].baseline)
-
-
-def reasons(found: Recommendation, constraints: Constraints, share: float = 1.0) -> list[str]:
-    """In words, a sentence each, why this policy. The first begins with its name and a colon."""
-    if found.too_short is not None:
-        short = f"not enough yet: {format_duration(found.too_short)} of history"
-        return [
-            f"{short}, and what comes back each week shows in none of less than a week; the defaults hold until then"
-        ]
-    if found.chosen is None:
-        return [_impossible(found, constraints, share)]
-    first, rest = found.chosen.first, found.chosen.rest
-    part = "all of the history" if rest is None else f"the first {share:.0%} of the history"
-    keeping = f"of {found.tried:,} policies tried on {part}, {found.fitting:,} meet the constraints ({constraints})"
-    said = [f"{found.chosen.candidate.name}: {keeping}; this one {_merit(first)}.", found.choice]
-    if found.overruled is not None and found.overruled.chosen is not None:
-        before, why = found.overruled.chosen.candidate.name, "; ".join(found.overruled.broken)
-        said.append(
-            f"By the first {share:.0%} of the history alone it would have been {before}, which does not keep to that "
-            f"on the rest ({why}): so all of it was used, and none is left to judge by."
-        )
-    if rest is not None:
-        verdict = "keeps to that" if not found.broken else f"does not keep to that ({'; '.join(found.broken)})"
-        said.append(f"On the rest, on which it was not chosen, it {verdict}; there it {_merit(rest)}.")
-    if found.runner_up is not None:
-        said.append(f"The runner-up, {found.runner_up.candidate.name}, {_merit(found.runner_up.first)} on {part}.")
-    said += [f"{result.name}: {_merit(result)} on {part}." for result, _ in found.baselines]
-    return said
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """A recommendation as a report shows it beside other policies.
-
-    Attributes:
-        policy: the policy to set; if none keeps to the constraints, the one that comes closest; None: nothing
-            could be tried.
-        holds: whether it keeps to them, on the part on which it was not chosen, too.
-        said: in words, a sentence each, as `analyzer recommend` says it.
-        notes: what it has to do without.
-        name: what the policy is called among the candidates.
-        choice: in words, by what it was chosen of those that fit.
-        too_short: whether the history is too short to recommend anything.
-    """
-
-    policy: Policy | None = None
-    holds: bool = False
-    said: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    name: str = ""
-    choice: str = ""
-    too_short: bool = False
-
-    @property
-    def word(self) -> str:
-        """What the policy is beside others."""
-        return "recommended" if self.holds else "comes closest"
-
-
-Found = list[tuple[Findings, Findings | None]]
-
-
-def propose(
-    run: Callable[[Trial], tuple[Found, list[str]]],
-    candidates: Sequence[Candidate],
-    pull_rate: float = DEFAULT_PULL_RATE,
-    trigger: Trigger = Trigger.EVENT,
-) -> Proposal:
-    """What `analyzer recommend` recommends of these policies by default; never an error.
-
-    A history that is too short to be split is not: the policy is chosen on all of it.
-
-    Args:
-        run: does the work on all hosts, and gives a note for each on which it is impossible.
-        candidates: the policies to try.
-        pull_rate: bytes per second at which pulls are taken to run.
-        trigger: what starts a prune.
-    """
-    constraints = Constraints()
-    notes: tuple[str, ...] = ()
-    for share in (DEFAULT_SHARE, 1.0):
-        try:
-            found, without = run(Trial(tuple(candidates), (), share, pull_rate, trigger))
-            best = recommend(candidates, found, constraints, share)
-        except HindsightError as error:
-            notes = (f"the recommendation was not judged on a part of the history of its own: {error}",)
-            continue
-        notes += tuple(f"for the recommendation {note}" for note in without)
-        outcome = best.chosen or best.closest
-        policy, name = (None, "") if outcome is None else (outcome.candidate.policy, outcome.candidate.name)
-        holds = best.chosen is not None and not best.broken
-        said = tuple(reasons(best, constraints, share))
-        return Proposal(policy, holds, said, notes, name, best.choice, too_short=best.too_short is not None)
-    return Proposal(notes=notes)
-
-
-def _impossible(found: Recommendation, constraints: Constraints, share: float) -> str:
-    if found.closest is None:
-        return f"none of {found.tried:,} policies meets the constraints ({constraints})"
-    missed = "; ".join(constraints.broken(found.closest.first, share)) or "too little headroom"
-    name = found.closest.candidate.name
-    none = f"none of {found.tried:,} policies meets the constraints ({constraints})"
-    return "; ".join(filter(None, (none, f"{name} comes closest: {missed}", found.remedy)))
-
-
-def _merit(result: Result) -> str:
-    full = f", finds the disk full {result.disk_full:,} times" if result.disk_full else ", never finds the disk full"
-    lost = f", loses {result.losses:,} images" if result.losses else ""
-    space = "leaves at least" if result.min_free >= 0 else "is once short of"
-    least = format_bytes(abs(result.min_free)) + (" free" if result.min_free >= 0 else "")
-    return f"pulls {format_bytes(result.repulled_bytes)} again{full}{lost} and {space} {least}"

@@ -11,7 +11,7 @@ from typing import Any
 from analyzer.kernel.runs import Wake
 from analyzer.search.grid import TIMER_ONLY, Candidate
 from analyzer.search.pareto import possible
-from analyzer.search.recommend import Proposal
+from analyzer.search.proposal import Proposal
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.replay import Progress, replay_many
 from analyzer.simulation.result import DEFAULT_PULL_RATE, Result

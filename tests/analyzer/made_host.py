@@ -8,7 +8,7 @@ from analyzer.baselines import DEFAULT_BASELINES
 from analyzer.report.study import Lineup, Study, Tried, study
 from analyzer.search.fleet import Simulation
 from analyzer.search.grid import grid
-from analyzer.search.recommend import propose
+from analyzer.search.proposal import propose
 from analyzer.search.whatif import WhatIf
 from analyzer.trace.load import load_trace
 from analyzer.trace.recorded import read_recorded

@@ -15,7 +15,7 @@ import pytest
 from analyzer import api
 from analyzer.report import parts
 from analyzer.search.fleet import fleet_sum
-from analyzer.search.recommend import later
+from analyzer.search.trial import later
 from analyzer.simulation.figures import FIGURES, Figure, Total, Unit, over_parts
 from analyzer.simulation.result import Result, Timeline
 from tests.analyzer.command import analyzer

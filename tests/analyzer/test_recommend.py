@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from analyzer.search.allowlist import Earning
 from analyzer.search.fleet import Findings
 from analyzer.search.grid import Candidate, grid, searched
-from analyzer.search.recommend import Constraints, Recommendation, Trial, later, reasons, recommend, split_time
+from analyzer.search.proposal import reasons
+from analyzer.search.recommend import Constraints, Recommendation, recommend
+from analyzer.search.trial import Trial, later, split_time
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.replay import replay
 from analyzer.trace.describe import HistoryFacts

@@ -23,7 +23,8 @@ from analyzer.report.page_data import Scale
 from analyzer.report.parts import ReportError
 from analyzer.report.study import AS_RECORDED, Study
 from analyzer.search.grid import Candidate
-from analyzer.search.recommend import Trial, propose
+from analyzer.search.proposal import propose
+from analyzer.search.trial import Trial
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.lifelines import stays
 from analyzer.simulation.replay import replay_many

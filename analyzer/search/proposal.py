@@ -1,0 +1,129 @@
+"""A recommendation in words, and as a report shows it beside other policies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from analyzer.search.fleet import Findings
+from analyzer.search.grid import Candidate
+from analyzer.search.recommend import Constraints, Recommendation, recommend
+from analyzer.search.trial import Trial
+from analyzer.simulation.cleaner import Trigger
+from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
+from collector.model.errors import HindsightError
+from collector.model.units import format_bytes, format_duration
+from pruner.policy.policy import Policy
+
+DEFAULT_SHARE = 0.7
+
+
+def reasons(found: Recommendation, constraints: Constraints, share: float = 1.0) -> list[str]:
+    """In words, a sentence each, why this policy. The first begins with its name and a colon."""
+    if found.too_short is not None:
+        short = f"not enough yet: {format_duration(found.too_short)} of history"
+        return [
+            f"{short}, and what comes back each week shows in none of less than a week; the defaults hold until then"
+        ]
+    if found.chosen is None:
+        return [_impossible(found, constraints, share)]
+    first, rest = found.chosen.first, found.chosen.rest
+    part = "all of the history" if rest is None else f"the first {share:.0%} of the history"
+    keeping = f"of {found.tried:,} policies tried on {part}, {found.fitting:,} meet the constraints ({constraints})"
+    said = [f"{found.chosen.candidate.name}: {keeping}; this one {_merit(first)}.", found.choice]
+    if found.overruled is not None and found.overruled.chosen is not None:
+        before, why = found.overruled.chosen.candidate.name, "; ".join(found.overruled.broken)
+        said.append(
+            f"By the first {share:.0%} of the history alone it would have been {before}, which does not keep to that "
+            f"on the rest ({why}): so all of it was used, and none is left to judge by."
+        )
+    if rest is not None:
+        verdict = "keeps to that" if not found.broken else f"does not keep to that ({'; '.join(found.broken)})"
+        said.append(f"On the rest, on which it was not chosen, it {verdict}; there it {_merit(rest)}.")
+    if found.runner_up is not None:
+        said.append(f"The runner-up, {found.runner_up.candidate.name}, {_merit(found.runner_up.first)} on {part}.")
+    said += [f"{result.name}: {_merit(result)} on {part}." for result, _ in found.baselines]
+    return said
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A recommendation as a report shows it beside other policies.
+
+    Attributes:
+        policy: the policy to set; if none keeps to the constraints, the one that comes closest; None: nothing
+            could be tried.
+        holds: whether it keeps to them, on the part on which it was not chosen, too.
+        said: in words, a sentence each, as `analyzer recommend` says it.
+        notes: what it has to do without.
+        name: what the policy is called among the candidates.
+        choice: in words, by what it was chosen of those that fit.
+        too_short: whether the history is too short to recommend anything.
+    """
+
+    policy: Policy | None = None
+    holds: bool = False
+    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    name: str = ""
+    choice: str = ""
+    too_short: bool = False
+
+    @property
+    def word(self) -> str:
+        """What the policy is beside others."""
+        return "recommended" if self.holds else "comes closest"
+
+
+Found = list[tuple[Findings, Findings | None]]
+
+
+def propose(
+    run: Callable[[Trial], tuple[Found, list[str]]],
+    candidates: Sequence[Candidate],
+    pull_rate: float = DEFAULT_PULL_RATE,
+    trigger: Trigger = Trigger.EVENT,
+) -> Proposal:
+    """What `analyzer recommend` recommends of these policies by default; never an error.
+
+    A history that is too short to be split is not: the policy is chosen on all of it.
+
+    Args:
+        run: does the work on all hosts, and gives a note for each on which it is impossible.
+        candidates: the policies to try.
+        pull_rate: bytes per second at which pulls are taken to run.
+        trigger: what starts a prune.
+    """
+    constraints = Constraints()
+    notes: tuple[str, ...] = ()
+    for share in (DEFAULT_SHARE, 1.0):
+        try:
+            found, without = run(Trial(tuple(candidates), (), share, pull_rate, trigger))
+            best = recommend(candidates, found, constraints, share)
+        except HindsightError as error:
+            notes = (f"the recommendation was not judged on a part of the history of its own: {error}",)
+            continue
+        notes += tuple(f"for the recommendation {note}" for note in without)
+        outcome = best.chosen or best.closest
+        policy, name = (None, "") if outcome is None else (outcome.candidate.policy, outcome.candidate.name)
+        holds = best.chosen is not None and not best.broken
+        said = tuple(reasons(best, constraints, share))
+        return Proposal(policy, holds, said, notes, name, best.choice, too_short=best.too_short is not None)
+    return Proposal(notes=notes)
+
+
+def _impossible(found: Recommendation, constraints: Constraints, share: float) -> str:
+    if found.closest is None:
+        return f"none of {found.tried:,} policies meets the constraints ({constraints})"
+    missed = "; ".join(constraints.broken(found.closest.first, share)) or "too little headroom"
+    name = found.closest.candidate.name
+    none = f"none of {found.tried:,} policies meets the constraints ({constraints})"
+    return "; ".join(filter(None, (none, f"{name} comes closest: {missed}", found.remedy)))
+
+
+def _merit(result: Result) -> str:
+    full = f", finds the disk full {result.disk_full:,} times" if result.disk_full else ", never finds the disk full"
+    lost = f", loses {result.losses:,} images" if result.losses else ""
+    space = "leaves at least" if result.min_free >= 0 else "is once short of"
+    least = format_bytes(abs(result.min_free)) + (" free" if result.min_free >= 0 else "")
+    return f"pulls {format_bytes(result.repulled_bytes)} again{full}{lost} and {space} {least}"

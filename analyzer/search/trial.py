@@ -1,0 +1,161 @@
+"""Work on one host: all policies on the first part of its history, and on the rest.
+
+The second part is what the same host goes through afterwards, with the policy at work from the beginning: it is
+the whole replay less the first part, so that no host starts empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from analyzer.baselines import baseline
+from analyzer.kernel.runs import Wake
+from analyzer.search.fleet import Findings
+from analyzer.search.grid import Candidate
+from analyzer.search.pareto import possible
+from analyzer.search.room import headroom, on_share, used_in_a_day
+from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger
+from analyzer.simulation.figures import less_part
+from analyzer.simulation.replay import Progress, check_trace, replay_many
+from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
+from analyzer.trace.trace import Trace
+from collector.model.errors import UsageError
+from pruner.policy.local_images import SUPERSEDED
+from pruner.policy.policy import BYTES
+
+# Several orders are tried again with this share of the room: it decides between those that do alike.
+_HARDER = 0.7
+_LARGER = (1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Work on one host: every candidate and baseline on the first part of its history, and on the rest.
+
+    Attributes:
+        candidates: the policies of the grid.
+        baselines: what others do, by name.
+        share: the first part's share of the time, over 0 and up to 1.
+        pull_rate: bytes per second at which pulls are taken to run.
+        trigger: what starts a prune of ours.
+    """
+
+    candidates: tuple[Candidate, ...]
+    baselines: tuple[str, ...] = ()
+    share: float = 1.0
+    pull_rate: float = DEFAULT_PULL_RATE
+    trigger: Trigger = Trigger.EVENT
+
+    def __call__(self, trace: Trace, progress: Progress | None = None) -> tuple[Findings, Findings | None]:
+        """Results on the first part and on the rest, baselines first; None where there is no rest.
+
+        Raises:
+            LogError: a part is too poor for a sound figure.
+            UsageError: no candidate is possible on this disk.
+        """
+        kept = _sensible(trace, possible(trace, self.candidates))
+        if self.share >= 1.0:
+            return self._found(trace, self._run(trace, kept, progress, self.baselines), kept), None
+        cut = split_time(trace, self.share)
+        begin = trace.between(0.0, cut)
+        for part in (begin, trace.between(cut, trace.end)):
+            check_trace(part, max(item.policy.interval for item in kept))
+        first = self._run(begin, kept, None, self.baselines)
+        whole = self._run(trace, kept, progress, self.baselines, timeline=True)
+        known = {result.name: result for result in first}
+        rest = [later(result, known[result.name], cut) for result in whole if result.name in known]
+        return self._found(begin, first, kept), Findings.of(trace, rest)
+
+    def _found(self, trace: Trace, results: Sequence[Result], kept: Sequence[Candidate]) -> Findings:
+        """The findings on what policies are chosen on, with what it takes to choose."""
+        fits = any(not result.disk_full for result in results if not result.baseline)
+        harder: dict[str, int] = {}
+        if len({item.policy.order for item in kept}) > 1:
+            alike = [item for item in kept if not any(item.departures[:2])]
+            again = self._run(on_share(trace, _HARDER), alike)
+            harder = {result.name: result.repulled_bytes for result in again}
+        return replace(
+            Findings.of(trace, results),
+            headroom=headroom(trace),
+            harder=harder,
+            used_in_a_day=0 if fits else used_in_a_day(trace),
+            room=int((trace.disk_total - trace.disk_other).min()),
+            enough=None if fits else self._enough(trace, kept),
+        )
+
+    def _enough(self, trace: Trace, kept: Sequence[Candidate]) -> int | None:
+        """The size of a disk, bytes, on which one of these never finds it full; None: none of those tried is."""
+        for times in _LARGER:
+            larger = on_share(trace, times)
+            results = self._run(larger, kept)
+            if any(not result.disk_full for result in results):
+                return int(larger.disk_total.max())
+        return None
+
+    def _run(
+        self,
+        trace: Trace,
+        kept: Sequence[Candidate],
+        progress: Progress | None = None,
+        baselines: Sequence[str] = (),
+        *,
+        timeline: bool = False,
+    ) -> list[Result]:
+        others = [baseline(name) for name in baselines]
+        # Without a local image it makes no difference what becomes of them.
+        twins = {} if trace.local.any() else _twins(kept)
+        kept = [item for item in kept if item.name not in twins]
+        runs: list[Cleaner] = [cleaner for cleaner in others if cleaner.interval <= trace.end]
+        wake = Wake(pull_rate=self.pull_rate)
+        runs += [PolicyCleaner(item.policy, trace, item.name, item.trigger or self.trigger, wake) for item in kept]
+        results = replay_many(
+            trace, runs, pull_rate=self.pull_rate, progress=progress, timeline=timeline, removals=False
+        )
+        by_name = {result.name: result for result in results}
+        results += [replace(by_name[name], name=twin) for twin, name in twins.items()]
+        return [replace(result, removed=()) for result in results]
+
+
+def _sensible(trace: Trace, items: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Those that leave half of the disk to images, if there are any."""
+    half = 0.5 * float(trace.disk_total.min())
+    kept = [item for item in items if item.policy.threshold.unit != BYTES or item.policy.threshold.amount <= half]
+    return kept or items
+
+
+def _twins(items: Sequence[Candidate]) -> dict[str, str]:
+    """Names of policies that differ from another in nothing but what becomes of local images, and that one's."""
+    names = {(item.policy, item.trigger): item.name for item in items}
+    found = {}
+    for item in items:
+        known = names.get((replace(item.policy, local_images=SUPERSEDED), item.trigger))
+        if item.policy.local_images != SUPERSEDED and known is not None:
+            found[item.name] = known
+    return found
+
+
+def split_time(trace: Trace, share: float) -> float:
+    """The time at which a share of the history is over, where nothing happens. Raises UsageError."""
+    if not 0.0 < share < 1.0:
+        raise UsageError(f"--split: {share:g} leaves nothing on one side: give a share between 0 and 1, such as 0.7")
+    cut = trace.end * share
+    while np.any(trace.time == cut):
+        cut = float(np.nextafter(cut, np.inf))
+    return cut
+
+
+def later(whole: Result, first: Result, cut: float) -> Result:
+    """What happened after `cut`, of a whole result with its timeline and that of the part up to `cut`.
+
+    A replay up to a time is the beginning of the longer one, so that all that is counted can be
+    subtracted.
+    """
+    if whole.timeline is None:
+        raise ValueError("the whole result has no timeline")
+    seconds, free = whole.timeline.seconds, whole.timeline.free
+    at = int(np.searchsorted(seconds, cut, side="right"))
+    least = int(free[max(at - 1, 0) :].min())
+    return replace(whole, **less_part(whole, first), min_free=least, timeline=None)
