@@ -118,20 +118,18 @@ def parse_line(raw: str, year: int | None = None) -> Line | None:
         year: the year to take for times that leave it out (syslog's); None: the current one.
     """
     text = clean(raw[:MOST_LINE]).strip().replace(_SYSLOG_ESCAPE, "\x1b[")
+    time_ns = None
+    while prefix := _PREFIX.match(text):
+        found = parse_rfc3339_ns(_with_zone(prefix["iso"])) if prefix["iso"] else _bsd_time(prefix["bsd"], year)
+        time_ns = found if found is not None else time_ns
+        text = text[prefix.end() :].strip()
     if not text:
         return None
     if text.startswith("{"):
-        return _from_object(text, year)
-    if _LOGFMT_LINE.match(text):
-        return _from_text(text)
-    prefix = _PREFIX.match(text)
-    if prefix is None:
-        return _from_runner(text)
-    time_ns = parse_rfc3339_ns(_with_zone(prefix["iso"])) if prefix["iso"] else _bsd_time(prefix["bsd"], year)
-    inner = parse_line(text[prefix.end() :], year)
-    if inner is None or inner.time_ns is not None:
-        return inner
-    return Line(inner.message, inner.fields, time_ns)
+        inner = _from_object(text, year)
+    else:
+        inner = _from_text(text) if _LOGFMT_LINE.match(text) else _from_runner(text)
+    return inner if inner.time_ns is not None or time_ns is None else Line(inner.message, inner.fields, time_ns)
 
 
 def _from_object(text: str, year: int | None) -> Line:
@@ -204,10 +202,7 @@ class RunnerLog:
     @property
     def state(self) -> dict[str, Any]:
         """Of the jobs under way, what was read so far, as JSON."""
-        # Jobs whose end is never reported must not pile up.
-        return {
-            job: {**log.state, "job": self._jobs[job].to_json()} for job, log in list(self._logs.items())[-_MOST_JOBS:]
-        }
+        return {job: {**log.state, "job": self._jobs[job].to_json()} for job, log in self._logs.items()}
 
     def facts(self, line: Line) -> list[JobFact]:
         """All that an entry says about jobs: the runner's start ends those of the process before it."""
@@ -224,10 +219,14 @@ class RunnerLog:
         return [one for one in (failed, fact) if one is not None]
 
     def _log_of(self, job: Job) -> JobLog:
+        """What was read of a job so far; jobs whose end is never reported must not pile up."""
         job_id = job.job_id or ""
         known = self._jobs.get(job_id) if job_id in self._logs else None
         self._jobs[job_id] = known.merged(job) if known else job
-        return self._logs.setdefault(job_id, JobLog())
+        found = self._logs.setdefault(job_id, JobLog())
+        if len(self._logs) > _MOST_JOBS:
+            self._ended(next(iter(self._logs)))
+        return found
 
     def _ended(self, job_id: str) -> None:
         self._logs.pop(job_id, None)

@@ -322,6 +322,19 @@ def test_a_start_of_the_runner_ends_the_jobs_before_it(log: EventLog, tmp_path: 
     assert log.query("SELECT project_id, runner FROM job WHERE job_id = '1'") == [("7", "abc")]
 
 
+def test_jobs_whose_end_is_never_reported_do_not_pile_up() -> None:
+    reader = RunnerLog()
+    for job in range(1, 1_500):
+        line = parse_line(f'time="2026-11-24T08:00:00Z" level=info msg="Job succeeded" job={job}')
+        late = parse_line(f'time="2026-11-24T08:00:00Z" level=info msg="Updating job..." job={job}')
+        assert line is not None
+        assert late is not None
+        reader.facts(line)
+        reader.facts(late)
+    assert len(reader.state) == 1_000
+    assert len(reader._logs) == len(reader._jobs) == 1_000
+
+
 @pytest.mark.parametrize("state", [{"5": {"build": "debian:12"}}, {"5": {"job": 3}}, {"5": {"job": {"job_id": "9"}}}])
 def test_a_position_of_an_older_version_is_read_on(state: dict[str, object]) -> None:
     line = parse_line(runner_says("Starting multi-runner from /etc/x..."))

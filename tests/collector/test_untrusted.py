@@ -307,7 +307,7 @@ lines = (
     fields.map(hostile.as_json)
     | st.builds("{} {}".format, hostile.any_text, hostile.any_text)
     | st.builds("time={} level=info msg={} job={} duration_s={}".format, *[hostile.any_text] * 4)
-    | st.sampled_from([hostile.TOO_DEEP, '{"a":' + hostile.TOO_DEEP])
+    | st.sampled_from([hostile.TOO_DEEP, '{"a":' + hostile.TOO_DEEP, "Jan  1 00:00:00 host runner: " * 9_000])
 )
 
 
