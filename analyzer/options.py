@@ -202,11 +202,14 @@ class Spread:
     processes: ProcessesOption = None
     cluster: ClusterOption = None
 
-    def workers(self) -> Workers:
-        """Who does it."""
+    def workers(self, hosts: int) -> Workers:
+        """Who does it. Raises UsageError."""
         from analyzer.search.workers import Workers
 
-        return Workers(self.processes, self.cluster)
+        made = Workers(self.processes, self.cluster)
+        if made.cluster is not None and hosts == 1:
+            typer.echo("note: --cluster is for several hosts; this one is replayed on this machine", err=True)
+        return made
 
 
 @dataclass(frozen=True, slots=True)

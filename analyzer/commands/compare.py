@@ -72,11 +72,12 @@ def simulate(
     shown = options.output_format(output)
     work = compared.simulation(axes, threshold)
     override, sources = disk.override(), histories.sources()
+    workers = spread.workers(len(sources))
     if len(sources) > 1:
         if regret:
             raise UsageError("--regret looks at one host: choose one with --host")
         with patient_progress(f"replaying {len(sources)} hosts") as progress:
-            found, notes = on_each(sources, work, override, spread.workers(), progress)
+            found, notes = on_each(sources, work, override, workers, progress)
         print_fleet(found, shown, notes)
         return
     trace = sources[0].load(override)
@@ -112,8 +113,9 @@ def report(
     work = compared.simulation(axes, threshold or (None if compared.policy else _THRESHOLDS))
     candidates = compared.searched(axes, threshold)
     override, sources = disk.override(), histories.sources()
+    workers = spread.workers(len(sources))
     if len(sources) > 1:
-        _report_on_fleet(sources, work, candidates, override, spread.workers(), output)
+        _report_on_fleet(sources, work, candidates, override, workers, output)
     else:
         trigger = Trigger(compared.trigger) if compared.trigger else None
         _report_on_one(sources[0].load(override), sources[0].log(), work, candidates, output, override, trigger)

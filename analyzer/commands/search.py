@@ -87,10 +87,11 @@ def sweep(
     candidates, left_out = varied.grid(axes.beside(threshold=thresholds, order=order))
     work = Sweep(tuple(candidates), options.rate(pull_rate), varied.when())
     override, sources = disk.override(), histories.sources()
+    workers = spread.workers(len(sources))
     if len(sources) > 1:
         with patient_progress(f"replaying {len(sources)} hosts") as progress:
-            found, notes = on_each(sources, work, override, spread.workers(), progress)
-            chosen = _weighed(work, lambda trial: on_each(sources, trial, override, spread.workers()))
+            found, notes = on_each(sources, work, override, workers, progress)
+            chosen = _weighed(work, lambda trial: on_each(sources, trial, override, workers))
         print_fleet(found, shown, [*contradicting(left_out), *notes], chosen, marked=True, front_only=front)
         return
     trace = sources[0].load(override)
@@ -138,6 +139,7 @@ def recommend(
     from analyzer.search.fleet import on_each
     from analyzer.search.recommend import recommend as choose
     from analyzer.search.trial import Trial
+    from analyzer.search.workers import Workers
 
     candidates, _ = varied.grid(axes.beside(threshold=threshold, order=order), complete=True)
     share = options.split(split)
@@ -145,7 +147,7 @@ def recommend(
     work = Trial(tuple(candidates), options.baselines(baseline), share, trigger=varied.when())
     override, sources = disk.override(), histories.sources()
     with patient_progress(f"trying {len(candidates)} policies") as progress:
-        found, notes = on_each(sources, work, override, spread.workers(), progress)
+        found, notes = on_each(sources, work, override, Workers(spread.processes, spread.cluster), progress)
     chosen = choose(candidates, found, constraints, share, spare, least)
     finish_recommendation(chosen, found, constraints, share, output, out, notes)
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analyzer.kernel.runs import Wake
-from analyzer.simulation.cleaner import PolicyCleaner, Trigger
+from analyzer.simulation.cleaner import PolicyCleaner, Trigger, learned
 from analyzer.simulation.replay import replay
 from analyzer.simulation.result import DEFAULT_PULL_RATE, Removals, Result
 from analyzer.trace.trace import Flags, Trace
 from collector.model.errors import HindsightError
-from pruner.policy.policy import Policy
+from pruner.policy.policy import AUTO, Policy
 
 WEEK_S = 7 * 86400.0
 
@@ -56,7 +56,8 @@ def first_week(
 ) -> FirstWeek | None:
     """Replay the latest week under a policy.
 
-    The order knows only what happened in that week, so that it does no better than the pruner would, who knows more.
+    The order knows only what happened in that week, so that it does no better than the pruner would, who knows more. An
+    automatic threshold is what it would have come to by then under the same policy.
 
     Args:
         trace: the history.
@@ -72,10 +73,13 @@ def first_week(
     week = trace.between(begin, np.nextafter(trace.end, np.inf))
     kept = (week.time > begin) | (week.kind != 0) | held[week.image]
     week = replace(week, time=week.time[kept], image=week.image[kept], until=week.until[kept], kind=week.kind[kept])
+    wake = Wake(pull_rate=pull_rate)
     try:
-        result = replay(
-            week, PolicyCleaner(policy, week, trigger=trigger, wake=Wake(pull_rate=pull_rate)), pull_rate=pull_rate
-        )
+        if policy.threshold.unit == AUTO:
+            cleaner = PolicyCleaner(policy, trace, trigger=trigger, wake=wake)
+            past = replay(trace, cleaner, pull_rate=pull_rate, timeline=True).timeline
+            policy = policy if past is None else learned(policy, trace, past, begin, trigger)
+        result = replay(week, PolicyCleaner(policy, week, trigger=trigger, wake=wake), pull_rate=pull_rate)
     except HindsightError:
         return None
     return FirstWeek(begin, trace.end, int(np.count_nonzero(held)), result, Removals.of(result.removed))

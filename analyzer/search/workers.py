@@ -41,10 +41,18 @@ class Workers:
     Attributes:
         processes: how many hosts at once on this machine; None: one for each available processor.
         cluster: the address of a Dask scheduler, such as ``tcp://scheduler:8786``; None: this machine.
+
+    Raises:
+        UsageError: that is not an address.
     """
 
     processes: int | None = None
     cluster: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UsageError."""
+        if self.cluster is not None and not _ADDRESS.fullmatch(self.cluster):
+            raise UsageError(f"--cluster: '{self.cluster}' is not an address such as tcp://scheduler:8786")
 
     def count(self, tasks: int) -> int:
         """How many hosts are worked on at once on this machine."""
@@ -56,7 +64,7 @@ class Workers:
 
         Raises:
             ClusterError: the cluster does not answer, has no workers, or another version of this program.
-            UsageError: Dask is not installed, or the address is no such thing.
+            UsageError: Dask is not installed.
         """
         if self.cluster is not None:
             with _client(self.cluster) as client, client.get_executor(pure=False) as pool:  # type: ignore[no-untyped-call]
@@ -113,8 +121,6 @@ def _client(address: str) -> Iterator[Client]:
         raise UsageError(f"--cluster: Dask is not installed: install '{_PACKAGE}[cluster]'") from None
     # What goes on among its workers is the cluster's business; what becomes of a host is said in a line of ours.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    if not _ADDRESS.fullmatch(address):
-        raise UsageError(f"--cluster: '{address}' is not an address such as tcp://scheduler:8786")
     try:
         client = Client(address, timeout=_CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, TimeoutError) as error:

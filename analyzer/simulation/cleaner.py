@@ -15,12 +15,13 @@ import numpy as np
 from analyzer.kernel.runs import Wake
 from analyzer.simulation.host import Host
 from analyzer.simulation.knowledge import knowledge_of
+from analyzer.simulation.result import Timeline
 from analyzer.trace.trace import Floats, Integers, Trace
 from collector.machine.wake import FIRST_PAUSE_S, LAST_PAUSE_S
 from collector.model.errors import UsageError
 from pruner.planning.decision import EVICT_EMERGENCY, Reason, evict, in_turn
 from pruner.planning.image_stages import recent_use
-from pruner.policy.headroom import FreeSpaceDrops, capped, reach_of
+from pruner.policy.headroom import MEMORY, FreeSpaceDrops, capped, reach_of
 from pruner.policy.local_images import EVICT, SUPERSEDED, by_end, idle_since, in_their_turn, superseded
 from pruner.policy.orders import ORDERS, OWN_STATE_ORDERS
 from pruner.policy.policy import AUTO, Levels, Policy, Space
@@ -158,7 +159,7 @@ class PolicyCleaner:
     def _prune(self, host: Host) -> Levels:
         """The same; the levels that held."""
         if self._headroom is not None:
-            self._headroom.look(host)
+            self._headroom.look(host.now, host.free)
         levels = self.levels(host)
         if host.free >= levels.threshold[0] and host.free_inodes >= levels.threshold[1]:
             return levels
@@ -167,7 +168,7 @@ class PolicyCleaner:
         for i in in_turn(order, verdict):
             host.remove(i, emergency=verdict[i] == EVICT_EMERGENCY)
         if self._headroom is not None:
-            self._headroom.look(host)
+            self._headroom.look(host.now, host.free)
         return levels
 
     def used(self, host: Host, image: int, *, brought_in: bool) -> None:  # noqa: ARG002 - the protocol
@@ -181,7 +182,7 @@ class PolicyCleaner:
 
     def _changed(self, host: Host, arriving: int = 0) -> None:
         if self._headroom is not None:
-            self._headroom.look(host)
+            self._headroom.look(host.now, host.free)
         if self.trigger is not Trigger.EVENT or self._calm(host, self.levels(host)):
             return
         # The sample that shows it is taken once the pull has ended.
@@ -293,25 +294,58 @@ class Headroom:
         # What was free until when: the highest within reach first, then only what was lower and later.
         self._past: deque[tuple[float, int]] = deque()
 
-    def look(self, host: Host) -> None:
+    def look(self, now: float, free: int) -> None:
         """See what is free now; a fall counts from what was free at most within reach."""
         if self._before is not None:
             while self._past and self._past[-1][1] <= self._before:
                 self._past.pop()
-            while self._past and self._past[0][0] < host.now - self._reach:
+            while self._past and self._past[0][0] < now - self._reach:
                 self._past.popleft()
-            self._past.append((host.now, self._before))
-            self._deepest = max(self._deepest, self._past[0][1] - host.free)
-        if host.now >= self._began + self._interval:
+            self._past.append((now, self._before))
+            self._deepest = max(self._deepest, self._past[0][1] - free)
+        if now >= self._began + self._interval:
             if self._before is not None:
                 self._falls.add(self._deepest)
-            self._began = host.now // self._interval * self._interval
+            self._began = now // self._interval * self._interval
             self._deepest = 0.0
-        self._before = host.free
+        self._before = free
 
     def threshold(self, total: int) -> float | None:
         """The free space that a disk of `total` bytes needs at a tick; None: too little is known yet."""
         return self._falls.threshold(total)
+
+
+def learned(policy: Policy, trace: Trace, past: Timeline, now: float, trigger: Trigger) -> Policy:
+    """A policy with the amount that its automatic threshold has come to at a time; itself if too little is known.
+
+    Args:
+        policy: the policy.
+        trace: the history.
+        past: what was free until then.
+        now: the time, seconds after the trace's origin.
+        trigger: what starts a prune.
+    """
+    if policy.threshold.unit != AUTO:
+        return policy
+    headroom = Headroom(policy.interval, reach_of(policy.interval, early=trigger is Trigger.EVENT))
+    begin = max(0.0, now - MEMORY)
+    ticks = np.arange(begin, now, policy.interval)
+    # Of several changes at one time each is looked at, as they come; a tick sees what the last one left.
+    changes = np.flatnonzero((past.seconds >= begin) & (past.seconds < now))
+    times = np.concatenate((past.seconds[changes], ticks))
+    steps = np.concatenate((changes, np.searchsorted(past.seconds, ticks, side="right") - 1))
+    turn = np.argsort(times, kind="stable")
+    for time, step in zip(times[turn].tolist(), steps[turn].tolist(), strict=True):
+        if step >= 0:
+            headroom.look(time, int(past.free[step]))
+    state = max(0, int(np.searchsorted(trace.disk_time, now, side="right")) - 1)
+    total, other = int(trace.disk_total[state]), int(trace.disk_other[state])
+    found = headroom.threshold(total)
+    if found is None:
+        return policy
+    sets = knowledge_of(trace).working_sets
+    usual = float(sets[int(np.searchsorted(sets[:, 0], now, side="right")) - 1, 1])
+    return with_threshold(policy, capped(found, total, total - other, usual))
 
 
 def protection(policy: Policy, trace: Trace) -> list[bool]:

@@ -21,6 +21,10 @@ _RETRIES = {"max_retries": 6, "retry_timeout": timedelta(seconds=30)}
 _URL = re.compile(r"s3://([a-z0-9][a-z0-9._-]{1,62})(?:/([^?#]*))?")
 # S3's own words for what goes wrong, which say more than the status.
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
+# The library dies of what is not one.
+_ENDPOINT = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?(?:/[!-~]*)?")
+# Without keys the library asks the cloud's own service at this address, or at the one that a container is given.
+_NO_KEYS = re.compile(r"169\.254\.(169\.254|170\.2)|fd00:ec2|InvalidCredentials|CredentialsNotLoaded")
 _STATUS = re.compile(r"status code: (\d{3})")
 _FULL = ("EntityTooLarge", "QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "no space left")
 _ADVICE = {
@@ -49,8 +53,13 @@ class Bucket:
         self.name = url
         given: Any = {key.lower(): value for key, value in (settings or {}).items()}
         # Plain HTTP only where the operator's own endpoint says so; secrets are never sent, requests are signed.
-        endpoints = {key: value for key, value in os.environ.items() if key.startswith("AWS_ENDPOINT")}
-        plain = any(value.startswith("http://") for value in (*endpoints.values(), *given.values()))
+        known = {key.lower(): value for key, value in os.environ.items()} | given
+        endpoints = {key: value for key, value in known.items() if key.startswith("aws_endpoint")}
+        for key, value in endpoints.items():
+            address = _ENDPOINT.fullmatch(value)
+            if value and (address is None or int(address["port"] or 0) >= 2**16):
+                raise UsageError(f"{key.upper()} is not a URL such as https://s3.example.org")
+        plain = any(value.startswith("http://") for value in endpoints.values())
         try:
             self._store = S3Store(
                 found[1],
@@ -120,6 +129,11 @@ class Bucket:
                 raise StoreError(
                     f"{self.name} refuses access ({word or 'no reason given'}): check AWS_ACCESS_KEY_ID, "
                     "AWS_SECRET_ACCESS_KEY and what they may do"
+                ) from None
+            if _NO_KEYS.search(text):
+                raise StoreError(
+                    f"{self.name} needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the "
+                    "environment, or name a file of them"
                 ) from None
             if _UNREACHED in text:
                 raise StoreError(

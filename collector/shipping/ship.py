@@ -89,8 +89,9 @@ def ship(log: EventLog, store: Store, batch: int = BATCH) -> list[Shipped]:
         LogError: the log cannot be read, or is another machine's.
         StoreError: the store cannot be used; what is there by then counts, and the next call goes on from it.
     """
+    hosts = _hosts(log)
     with _alone(log.path):
-        return [_ship_host(log, store, known, batch) for known in _hosts(log)]
+        return [_ship_host(log, store, known, batch) for known in hosts]
 
 
 @contextmanager

@@ -142,6 +142,15 @@ def test_what_is_no_cluster_is_one_line(sources: list[Source], monkeypatch: pyte
     for address in ("", "nonsense", "foo://x:1", "tcp://x"):
         with pytest.raises(UsageError, match="is not an address such as tcp://scheduler:8786"):
             on_each(sources, work, workers=Workers(cluster=address))
+    one = ["--log", str(sources[0].path), "--host", "host-1", "--threshold", "10%", "--baseline", "none"]
+    for command in ("simulate", "sweep"):
+        argv = [command, *(one if command == "simulate" else one[:-2])]
+        refused = analyzer(*argv, "--cluster", "nonsense")
+        assert refused.returncode == 2
+        assert refused.stderr.count("\n") == 1
+        alone = analyzer(*argv, "--cluster", "tcp://127.0.0.1:9")
+        assert alone.returncode == 0
+        assert "note: --cluster is for several hosts" in alone.stderr
     with pytest.raises(ClusterError, match=r"the scheduler at tcp://127.0.0.1:9 does not answer"):
         on_each(sources, work, workers=Workers(cluster="tcp://127.0.0.1:9"))
     monkeypatch.setitem(sys.modules, "distributed", None)

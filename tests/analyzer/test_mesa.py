@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from analyzer.baselines import baseline
 from analyzer.baselines.base import HOUR, Baseline
 from analyzer.baselines.by_age import DockerGc, PruneUntil
-from analyzer.simulation.cleaner import PolicyCleaner
+from analyzer.search.adoption import adoption_time, first_week
+from analyzer.simulation.cleaner import PolicyCleaner, Trigger
+from analyzer.simulation.lifelines import stays
 from analyzer.simulation.replay import replay, replay_many
 from analyzer.simulation.result import Result
 from analyzer.trace.trace import Trace
@@ -48,6 +52,19 @@ def test_keeping_everything_needs_ten_disks(mesa: Trace) -> None:
     result = replay(mesa, Baseline())
     assert (result.repulls, result.compulsory, result.removals) == (0, 533, 0)
     assert result.min_free / GIB == pytest.approx(100 - 1030.04, abs=0.01)
+
+
+def test_the_first_week_of_an_automatic_threshold_is_that_of_a_host_that_knows_its_past(mesa: Trace) -> None:
+    small = replace(mesa, disk_total=np.full_like(mesa.disk_total, 35 * GIB))
+    policy, begin = Policy(), adoption_time(small)
+    year = replay(small, PolicyCleaner(policy, small, trigger=Trigger.EVENT))
+    held = np.zeros(small.images, dtype=np.bool_)
+    stay = stays(small, year.removed)
+    held[stay.image[(stay.begin <= begin) & (begin < stay.end)]] = True
+    week = first_week(small, policy, held)
+    assert week is not None
+    assert week.result.removals == sum(gone.time > begin for gone in year.removed) == 3
+    assert week.result.repulls == 0
 
 
 def test_the_page_of_comparison_tells_what_the_simulation_does(mesa: Trace) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from obstore.exceptions import BaseError
 
 from analyzer.search.fleet import find
 from analyzer.trace.load import load_trace
@@ -25,6 +26,7 @@ from collector.eventlog.log import EventLog
 from collector.eventlog.schema import SCHEMA_VERSION
 from collector.model.errors import HindsightError, LogError, UsageError
 from collector.model.events import Event, Kind
+from collector.shipping.bucket import Bucket
 from collector.shipping.parts import Manifest, Name
 from collector.shipping.ship import ship
 from collector.shipping.store import Folder, StoreError, open_store
@@ -295,6 +297,31 @@ def test_credentials_come_from_a_file_and_are_never_told(
     assert "refuses access (InvalidAccessKeyId)" in said(1)
     file.write_text("AWS_SECRET_ACCESS_KEY: wrong-secret\n")
     assert said(2) == f"collector: --credentials: line 1 of {file} is not AWS_NAME=VALUE\n"
+    for address in ("nonsense", "http://", "ftp://127.0.0.1", "http://127.0.0.1:99999", "http://a b/"):
+        file.write_text(f"AWS_ENDPOINT_URL={address}\n")
+        assert said(2) == "collector: AWS_ENDPOINT_URL is not a URL such as https://s3.example.org\n"
+    argv[4] = str(tmp_path / "missing.duckdb")
+    file.write_text("".join(f"{name}={value}\n" for name, value in s3.environment.items()))
+    assert "no event log at" in said(1)
+    assert not list(tmp_path.glob("missing*"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token in 1ms - 403 Forbidden",
+        "Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token - error sending request",
+    ],
+)
+def test_missing_keys_are_named_whatever_the_cloud_answers(monkeypatch: pytest.MonkeyPatch, error: str) -> None:
+    store = Bucket("s3://fleet", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
+
+    def fail(*_: object, **__: object) -> None:
+        raise BaseError(error)
+
+    monkeypatch.setattr("obstore.get", fail)
+    with pytest.raises(StoreError, match="needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+        store.read("a")
 
 
 @pytest.mark.parametrize(
