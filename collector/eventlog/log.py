@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 ONLY_KEPT = math.inf
 """For `EventLog.reading`: of all events but the latest only what decisions need."""
+# What folding may fail from though the file is sound and has space.
+_UNFOLDABLE = (duckdb.DataError, duckdb.ProgrammingError, duckdb.InternalError, duckdb.OutOfMemoryException)
 _FIRST_RETRY_S = 0.01
 _LAST_RETRY_S = 0.5
 
@@ -105,7 +107,7 @@ class EventLog:
             try:
                 compaction.fold(connection)
                 experience.advance(connection, self.host)
-            except (duckdb.DataError, duckdb.ProgrammingError, duckdb.InternalError) as error:
+            except _UNFOLDABLE as error:
                 # Whatever cannot be folded must be stored: queries then take it from the events.
                 logger.warning("event log %s: what was stored is not folded: %s", self.path, str(error).splitlines()[0])
                 connection.rollback()

@@ -208,18 +208,21 @@ def _crash(log: EventLog, events: list[Event]) -> None:
             log.append([*events, Event(T0, Kind.COLLECTOR_STARTED)])
 
 
+@pytest.mark.parametrize("fault", ["Conversion Error", "Out of Memory Error"])
 def test_what_cannot_be_folded_is_stored_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
     def failing(connection: duckdb.DuckDBPyConnection) -> None:
-        connection.execute("SELECT CAST('x' AS INTEGER)").fetchall()
+        if fault == "Conversion Error":
+            connection.execute("SELECT CAST('x' AS INTEGER)").fetchall()
+        raise duckdb.OutOfMemoryException(f"{fault}: failed to allocate a block")
 
     monkeypatch.setattr(compaction, "fold", failing)
     log = EventLog(tmp_path / "events.duckdb", host="h")
     assert log.append([Event(T0, Kind.GAP, began_ns=T0)], ("source", "5")) == 1
     assert log.query("SELECT count(*) FROM event") == [(1,)]
     assert log.position("source") == "5"
-    assert "is not folded: Conversion Error" in caplog.text
+    assert f"is not folded: {fault}" in caplog.text
 
 
 @pytest.fixture
