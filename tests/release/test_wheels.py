@@ -6,12 +6,10 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.engine import machine as machines
 from tests.engine.machine import Machine
 from tests.needs import cannot_run
 from tools import dist
@@ -56,18 +54,6 @@ def test_pip_takes_the_wheel_that_fits(
         if processor is not None:
             header = ["readelf", "--file-header", archive.extract(kernel, tmp_path)]
             assert processor in subprocess.run(header, check=True, capture_output=True, text=True).stdout
-
-
-@pytest.fixture
-def bare(state_root: Path) -> Iterator[Machine]:
-    """A machine without an engine, and without a compiler."""
-    if (reason := machines.unavailable()) is not None:
-        cannot_run(reason)
-    folder = state_root / "bare"
-    (folder / "nothing").mkdir(parents=True)
-    made = Machine(folder / "machine", None, folder / "nothing", folder / "nothing", state_root)
-    yield made
-    made.stop()
 
 
 @pytest.mark.engine
