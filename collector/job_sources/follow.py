@@ -24,6 +24,7 @@ from typing import Protocol
 from collector.job_sources.reading import JOURNAL, JournalExport, Lines, LogFile, source_of
 from collector.job_sources.source import Batch
 from collector.model.backoff import Backoff
+from collector.model.errors import UsageError
 from collector.model.untrusted import read_object
 
 logger = logging.getLogger(__name__)
@@ -174,6 +175,9 @@ class Follower:
     Args:
         choice: ``auto`` (the journal, where the runner's unit is installed), ``journal``, ``none``, or a file's path.
         wake: called by the thread when there is something to take.
+
+    Raises:
+        UsageError: that can be no file.
     """
 
     def __init__(self, choice: str, wake: Callable[[], None]) -> None:
@@ -313,7 +317,12 @@ def runner_is_installed() -> bool:
 def _source(choice: str) -> _Source | None:
     if choice == OFF:
         return None
-    return _Journal(expected=choice == IN_JOURNAL) if choice in {AUTO, IN_JOURNAL} else _File(Path(choice))
+    if choice in {AUTO, IN_JOURNAL}:
+        return _Journal(expected=choice == IN_JOURNAL)
+    # A file may come later, and its folder be closed for now: only what can never be one is refused.
+    if not choice or os.path.isdir(choice):  # noqa: PTH112 - False where pathlib raises
+        raise UsageError(f"--runner-log: '{choice}' is not a file: name the runner's log, or auto, journal or none")
+    return _File(Path(choice))
 
 
 def _journals() -> list[Path]:

@@ -174,7 +174,8 @@ KEYS: dict[str, Key] = {
     "deadline": Key(_interval, "a run ends after so long, however slowly the engine answers", "duration"),
     "local_images": Key(
         _one_of(LOCAL_IMAGES),
-        "what becomes of images that no registry can give back: superseded (only such ones may go), keep or evict",
+        "what becomes of images that no registry can give back: superseded (those that a later one has replaced may "
+        "go), keep or evict",
         "choice",
     ),
     "local_idle": Key(_seconds, "such an image goes only after so long without a use", "duration"),

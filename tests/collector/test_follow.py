@@ -19,6 +19,7 @@ from collector.job_sources import follow
 from collector.job_sources.follow import STATE, Followed, Follower
 from collector.job_sources.ingest import ingest, store_batch
 from collector.job_sources.reading import StoredLog
+from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
 from tests.collector.test_daemon import Watched, watched  # noqa: F401 - a fixture
 from tests.waiting import wait_for
@@ -351,3 +352,10 @@ def test_the_doctor_says_whether_the_runner_is_followed(
     assert ingest(log, StoredLog(path)).new == 1
     ((state, text),) = said()
     assert (state, text.partition("; ")[0]) == ("ok", "followed: the journal")
+
+
+def test_what_can_be_no_file_is_refused_at_the_start(tmp_path: Path) -> None:
+    for choice in ("", str(tmp_path)):
+        with pytest.raises(UsageError, match="is not a file: name the runner's log, or auto, journal or none"):
+            Follower(choice, lambda: None)
+    Follower(str(tmp_path / "comes" / "later.log"), lambda: None)
