@@ -44,9 +44,9 @@ def test_what_fills_the_disk_is_named_and_the_least_harmful_goes_first(
     assert held["containers"] > 14 * MIB
     assert held["volumes"] >= 9 * MIB
     assert held["unaccounted"] < 40 * MIB
-    # containerd itself removes what it does not know, when it next collects.
-    collects = variant == "docker26" and not orphan.exists()
-    assert [one["path"] for one in planned["holdings"]["leftovers"]] == [str(orphan)] * (not collects)
+    # containerd itself removes what it does not know, when it next collects: at any moment.
+    found = [one["path"] for one in planned["holdings"]["leftovers"]]
+    assert found == [str(orphan)] or (variant == "docker26" and found == [])
     assert host.json("collector", "status")["holds"]["unaccounted"] >= 0
     (item,) = (one for one in planned["items"] if one["name"] == "buildx_buildkit_old0_state")
     assert item["item"] == "volume"
