@@ -452,7 +452,9 @@ def true_times(connection: duckdb.DuckDBPyConnection, now_ns: int, events: str) 
             reached[host] = set_ns
             quoted = host.replace("'", "''")
             bounds.append(f"CASE WHEN seq < {seq} AND host = '{quoted}' THEN make_timestamp_ns({set_ns}) ELSE time END")
+    latest_possible = ", ".join(bounds)
+    # DuckDB's `least` passes over NULL: what has no beginning must not get one.
     return (
-        f"(SELECT * REPLACE (least(time, {', '.join(bounds)}) AS time, least(began, {', '.join(bounds)}) AS began)"
-        f" FROM {events})"
+        f"(SELECT * REPLACE (least(time, {latest_possible}) AS time,"
+        f" CASE WHEN began IS NOT NULL THEN least(began, {latest_possible}) END AS began) FROM {events})"
     )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from collector.eventlog.log import EventLog
 from collector.machine.clock import Clock
 from collector.model.events import Event, Kind
+from collector.queries.check import check
 from collector.queries.status import last_observed_ns, status
 from pruner.state.inventory import read_history
 
@@ -120,6 +121,9 @@ def test_nothing_in_a_log_is_later_than_now_for_whoever_reads_it(tmp_path: Path)
     assert found.free_bytes == 5
     assert (found.first_event or 0) < now / S
     assert found.gap_seconds == 0
+    # What has no beginning gets none by that, so that nothing ends before it begins.
+    assert log.query("SELECT count(*) FROM event WHERE began IS NOT NULL AND kind <> 'gap'") == [(0,)]
+    assert check(log) == []
     # The table keeps what was recorded, so that what the engine reports again is known.
     assert log.append([Event(ahead + 2, Kind.IMAGE_TAGGED, "sha256:b", "b:1")]) == 0
     assert log.query("SELECT epoch_ns(max(time)) FROM event", as_recorded=True) == [(ahead + 2,)]
