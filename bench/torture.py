@@ -92,6 +92,8 @@ def torture(
         capture = Capture(engine)
         traffic = Traffic(engine, push_images(registry, engine), over, seed)
         deadly = "kill" in faults
+        if not deadly:  # disturbed at once, the log could begin too late for anything to be compared
+            host.run("collector", "run", "--once")
         until = time.monotonic() + limit_s
         clock = FakedClock(engine.folder / "clock")
         faked = clock.environment if "clock" in faults else {}

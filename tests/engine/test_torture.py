@@ -12,10 +12,11 @@ pytestmark = pytest.mark.engine
 LIMIT_S = 12.0
 
 
-def test_killed_while_jobs_run_neither_loses_an_event_nor_removes_what_was_not_planned(
-    docker20: Engine, registry: Registry
+@pytest.mark.parametrize("faults", [("kill",), ("readonly", "clock", "socket")])
+def test_killed_or_disturbed_while_jobs_run_neither_loses_an_event_nor_removes_what_was_not_planned(
+    docker20: Engine, registry: Registry, faults: tuple[str, ...]
 ) -> None:
-    found = torture(docker20, registry, kills=3, faults=("kill",), limit_s=LIMIT_S)
+    found = torture(docker20, registry, kills=3, faults=faults, limit_s=LIMIT_S)
     assert found.hold, str(found)
     assert found.facts["kills of the collector"] >= 1
     assert found.facts["events captured"] > found.facts["of them before the log began"]
