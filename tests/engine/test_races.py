@@ -41,8 +41,10 @@ MIB = 2**20
 JOBS = 240
 # A quick machine runs that many jobs before much had to go: it goes on until enough has gone, within reason.
 REMOVALS = 20
-MOST_JOBS = 4 * JOBS
+LONGEST_S = 400.0
 THREADS = 6
+# Each is used every few seconds, which leaves some of them old enough to go (MIN_AGE_S) however quick the jobs are.
+IMAGES = 40
 MIN_AGE_S = 2.0
 # An engine does not answer and remove in one step. A use that it reports in between comes too late (docs/safety.md):
 # with all processors busy that takes milliseconds to tens of them. Then it is one removal in some twenty to forty.
@@ -111,6 +113,7 @@ class Traffic:
     helper: str
     removed: list[str] = field(default_factory=list)
     begun: int = 0
+    until: float = field(default_factory=lambda: time.monotonic() + LONGEST_S)
     seen: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     lost: list[tuple[Job, float, str]] = field(default_factory=list)
@@ -136,7 +139,7 @@ class Traffic:
     def _next(self) -> int | None:
         with self.lock:
             enough = self.begun >= JOBS and len(self.removed) >= REMOVALS
-            if enough or self.begun >= MOST_JOBS:
+            if enough or time.monotonic() > self.until:
                 return None
             self.begun += 1
             return self.begun
@@ -205,14 +208,14 @@ def test_no_job_misses_what_was_pulled_before_a_pruner_in_a_loop_asked(
         monkeypatch.setattr(min_age, limit, MIN_AGE_S)
     host = Host(docker20, docker20.folder / "log" / "events.duckdb")
     helper = registry.push_image("gitlab/helper", "1", [base_layer()])
-    images = [registry.push_image(f"race/{k}", "1", [base_layer(), random_layer(600 + k, 4 * MIB)]) for k in range(20)]
+    images = [registry.push_image(f"race/{k}", "1", [base_layer(), random_layer(600 + k, 4 * MIB)]) for k in range(IMAGES)]
     client = docker20.client()
     client.images.pull(helper.reference)
     removals = Removals()
     removals.watch(monkeypatch)
     traffic = Traffic(docker20, images, helper.reference)
     # Room for about a third of the images.
-    threshold = docker20.disk.free() - 28 * MIB
+    threshold = docker20.disk.free() - IMAGES // 3 * 4 * MIB
     policy = policy_from(
         {
             "threshold": f"{threshold}B",
