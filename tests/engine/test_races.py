@@ -208,7 +208,9 @@ def test_no_job_misses_what_was_pulled_before_a_pruner_in_a_loop_asked(
         monkeypatch.setattr(min_age, limit, MIN_AGE_S)
     host = Host(docker20, docker20.folder / "log" / "events.duckdb")
     helper = registry.push_image("gitlab/helper", "1", [base_layer()])
-    images = [registry.push_image(f"race/{k}", "1", [base_layer(), random_layer(600 + k, 4 * MIB)]) for k in range(IMAGES)]
+    images = [
+        registry.push_image(f"race/{k}", "1", [base_layer(), random_layer(600 + k, 4 * MIB)]) for k in range(IMAGES)
+    ]
     client = docker20.client()
     client.images.pull(helper.reference)
     removals = Removals()
