@@ -242,6 +242,7 @@ def _applied(
 ) -> tuple[Policy, list[str]]:
     """The policy that values make as far as they are possible, and what is wrong with the others, a line each."""
     policy, faults = base or Policy(), []
+    given = dict(policy.sources)
     for name, value in values.items():
         key = KEYS.get(name)
         if key is None:
@@ -249,9 +250,10 @@ def _applied(
             continue
         try:
             policy = _with(policy, name, key.read(value))
+            given[name] = sources[name]
         except (ValueError, TypeError) as error:
             faults.append(f"{_place(sources[name], name, value)}: {error}")
-    return policy, faults
+    return replace(policy, sources=tuple(given.items())), faults
 
 
 def recorded_policy(values: Mapping[str, Any]) -> Policy:

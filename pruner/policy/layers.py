@@ -1,13 +1,18 @@
 """Policy files: read with those that they include, with every fault of all of them, and where each value is from.
 
 ``include = "base.toml"`` (or a list of them) at the top of a file takes what another file says; what the file
-says itself goes over it. A fleet so has one base file, and hosts say only what is different there.
+says itself goes over it. A fleet so has one base file, and hosts say only what is different there. Whoever can write
+an included file decides what is deleted, so it must belong to root, to the owner of the file that includes it, or to
+whoever runs this.
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +24,7 @@ from collector.model.paths import read_bounded
 
 INCLUDE = "include"
 DEFAULT = "default"
-_DEEPEST = 8
+_MOST_FILES = 64
 # A value that was meant to be a string: 10%, 50GB, 2GB/job, auto.
 _UNQUOTED = re.compile(r"^\s*(?P<key>[\w.\"-]+)\s*=\s*(?P<value>-?[\d.]*[A-Za-z%][\w%/.]*)\s*(#.*)?$")
 _TOML_WORDS = {"true", "false", "inf", "nan"}
@@ -33,11 +38,13 @@ class Layers:
         values: by key, ``section.key`` for those of a section; what goes over others has replaced them.
         origin: the file that each is from.
         faults: what is wrong, a line each.
+        files: how many files were read.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, Path] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    files: int = 0
 
 
 def read_layers(path: Path, sections: Iterable[str]) -> Layers:
@@ -53,30 +60,43 @@ def read_layers(path: Path, sections: Iterable[str]) -> Layers:
 
 
 def _read(path: Path, sections: frozenset[str], into: Layers, within: tuple[Path, ...]) -> None:
-    if path.resolve() in within or len(within) >= _DEEPEST:
-        into.faults.append(f"{within[-1]}: include = '{path}' leads back to itself or too far: include it once")
-        return
+    into.files += 1
     try:
+        if within:
+            _check_includable(path, within, into.files)
         values = _parsed(path, within[-1] if within else None)
     except UsageError as error:
         into.faults.append(str(error))
         return
     included = values.pop(INCLUDE, [])
-    if not isinstance(included, str | list) or not all(isinstance(name, str) for name in included):
+    names = [included] if isinstance(included, str) else included
+    if not isinstance(names, list) or not all(isinstance(name, str) and name and "\0" not in name for name in names):
         into.faults.append(f"{path}: {INCLUDE} = {included!r}: must be a file, or a list of files")
-        included = []
-    for name in [included] if isinstance(included, str) else included:
-        _read(path.parent / name, sections, into, (*within, path.resolve()))
+        names = []
+    for name in names:
+        if into.files <= _MOST_FILES:
+            _read(path.parent / name, sections, into, (*within, path))
     flat, faults = flatten(values, str(path), sections)
     into.faults += faults
     into.values.update(flat)
     into.origin.update(dict.fromkeys(flat, path))
 
 
+def _check_includable(path: Path, within: tuple[Path, ...], files: int) -> None:
+    """Refuse what would never end. Raises UsageError."""
+    if os.path.realpath(path) in map(os.path.realpath, within):
+        raise UsageError(f"{within[-1]}: {INCLUDE} = '{path}' leads back to itself: include each file once")
+    if files > _MOST_FILES:
+        raise UsageError(f"{within[-1]}: {INCLUDE} = '{path}' is one file too many: {_MOST_FILES} are read at most")
+
+
 def _parsed(path: Path, included_by: Path | None) -> dict[str, Any]:
     """The file's values. Raises UsageError."""
     where = "" if included_by is None else f", included by {included_by}"
+    text = ""
     try:
+        if included_by is not None:
+            _check_owner(path, included_by)
         text = read_bounded(path, "utf-8-sig")
         return tomllib.loads(text)
     except FileNotFoundError:
@@ -88,6 +108,21 @@ def _parsed(path: Path, included_by: Path | None) -> dict[str, Any]:
         raise UsageError(f"policy file {path}{where} is not valid TOML: {error}") from None
     except (ValueError, RecursionError) as error:  # also a number with more digits than Python reads
         raise UsageError(f"policy file {path}{where} is not valid TOML: {_advice(text, str(error))}") from None
+
+
+def _check_owner(path: Path, included_by: Path) -> None:
+    """Refuse what others can write, or what is not a file. Raises UsageError and OSError."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        code = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
+        raise OSError(code, os.strerror(code) if code == errno.EISDIR else "it is not a regular file")
+    if found.st_uid not in {0, os.geteuid(), included_by.stat().st_uid}:
+        what = f"belongs to user {found.st_uid}: only root's files, yours and those of the including file's owner count"
+    elif found.st_mode & stat.S_IWOTH:
+        what = "can be written by everybody: chmod o-w it"
+    else:
+        return
+    raise UsageError(f"policy file {path}, included by {included_by}, {what}")
 
 
 def _advice(text: str, error: str) -> str:

@@ -212,6 +212,7 @@ class Policy:
         runner_config: GitLab Runner's configuration, whose `concurrent` is the number of slots.
         containers, dangling, volumes, build_cache: what else may go, before images in use.
         min_age_evidence: how it follows from the host's past, in words; empty: it was given.
+        sources: where each value that is given is from (a file, the command line), as (key, source).
     """
 
     threshold: Space = field(default_factory=lambda: Space.parse(AUTO))
@@ -235,6 +236,7 @@ class Policy:
     volumes: Volumes = field(default_factory=Volumes)
     build_cache: BuildCache = field(default_factory=BuildCache)
     min_age_evidence: str = field(default="", compare=False)
+    sources: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
     @property
     def per_job(self) -> bool:

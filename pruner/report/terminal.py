@@ -25,7 +25,7 @@ from pruner.planning.image_stages import Verdict
 from pruner.planning.plan import Plan, Removal, next_in_line
 from pruner.planning.stages import ITEM_REASON_MEANING, Item, ItemKind
 from pruner.planning.summary import summary
-from pruner.policy.file import PolicyFile, to_json
+from pruner.policy.file import COMMAND_LINE, PolicyFile, to_json
 from pruner.policy.policy import Policy
 from pruner.report.history import Past, history_summary
 
@@ -38,6 +38,7 @@ def plan_as_json(made: Plan) -> dict[str, Any]:
     held = held_back(made) if made.needed and not made.reaches_target else []
     return {
         **made.to_json(),
+        "policy_from": dict(made.policy.sources),
         "holdings": holdings_as_json(made.inventory),
         "held_back": [one.to_json() for one in held],
     }
@@ -69,6 +70,8 @@ def print_plan(made: Plan, *, everything: bool = False, truncate: bool = True) -
     for warning in made.inventory.warnings:
         console.print_text(f"warning: {warning}", "yellow")
     console.print_text(summary(made))
+    if origin := _policy_origin(made.policy):
+        console.print_text(origin)
     if made.policy.min_age_evidence:
         console.print_text(f"min age {_min_age(made.policy)}")
     for line in described(made.inventory):
@@ -81,6 +84,17 @@ def print_plan(made: Plan, *, everything: bool = False, truncate: bool = True) -
     if staying and not everything:
         _print_folded(staying)
     _print_next(made, truncate=truncate)
+
+
+def _policy_origin(policy: Policy) -> str:
+    """The values that are given and where each is from, if some are from files; else empty."""
+    if all(source == COMMAND_LINE for _, source in policy.sources):
+        return ""
+    values = to_json(policy)
+    by_source: dict[str, list[str]] = {}
+    for name, source in policy.sources:
+        by_source.setdefault(source, []).append(f"{name} = {_value(values[name])}")
+    return "policy: " + "; ".join(f"{', '.join(set_there)} ({source})" for source, set_there in by_source.items())
 
 
 def _print_items(shown: Sequence[Item | Verdict], made: Plan, *, truncate: bool) -> None:

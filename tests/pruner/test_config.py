@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,17 @@ from typer.testing import CliRunner
 
 from collector.model.errors import UsageError
 from pruner.cli import app
-from pruner.policy.file import COMMAND_LINE, KEYS, SECTIONS, load_policy, policy_from, recorded_policy, to_json, to_toml
+from pruner.policy.file import (
+    COMMAND_LINE,
+    KEYS,
+    SECTIONS,
+    load_policy,
+    policy_from,
+    read_policy,
+    recorded_policy,
+    to_json,
+    to_toml,
+)
 from pruner.policy.policy import BuildCache, Policy, Space, Volumes
 
 
@@ -197,6 +208,11 @@ def test_nothing_needs_no_unit_and_inodes_have_none() -> None:
         ("include = ['a', 3]", "must be a file, or a list of files"),
         ("include = 'nowhere.toml'", "nowhere.toml, included by "),
         ("include = 'policy.toml'", "leads back to itself"),
+        ("include = ''", "must be a file, or a list of files"),
+        ('include = "a\\u0000b"', "must be a file, or a list of files"),
+        (f"include = '{'x' * 5000}'", "cannot be read: File name too long"),
+        ("include = '/dev/zero'", "cannot be read: it is not a regular file"),
+        ("include = '/'", "cannot be read: Is a directory"),
         ("a = " + "[" * 5000, "is not valid TOML"),
     ],
 )
@@ -232,3 +248,36 @@ def test_what_a_host_says_goes_over_what_its_base_says(tmp_path: Path) -> None:
     assert output == {"threshold": str(host), "min_age": str(base), "volumes.named": str(base)}
     table = CliRunner().invoke(app, ["check-policy", str(host)]).stdout
     assert "keys have their default value" in table
+
+
+def test_a_plan_says_where_each_value_is_from(tmp_path: Path) -> None:
+    base, host = tmp_path / "base.toml", tmp_path / "host.toml"
+    base.write_text("threshold = '20%'\nmin_age = '30min'\n")
+    host.write_text("include = 'base.toml'\nthreshold = '50GB'\n")
+    policy = policy_from({"target": "60GB"}, COMMAND_LINE, load_policy(host))
+    assert dict(policy.sources) == {"threshold": str(host), "min_age": str(base), "target": COMMAND_LINE}
+
+
+def test_what_others_could_have_written_is_not_included(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, host = tmp_path / "base.toml", tmp_path / "host.toml"
+    base.write_text("threshold = '20%'\n")
+    host.write_text("include = 'base.toml'\n")
+    base.chmod(0o666)
+    assert "can be written by everybody" in read_policy(host).faults[0]
+    base.chmod(0o644)
+    found = Path.stat
+
+    def of_somebody(path: Path, **given: bool) -> os.stat_result:
+        fields = list(found(path, **given))
+        fields[4] = 4711 if path.name == base.name else fields[4]
+        return os.stat_result(fields)
+
+    monkeypatch.setattr(Path, "stat", of_somebody)
+    assert "belongs to user 4711" in read_policy(host).faults[0]
+
+
+def test_files_that_include_each_other_many_times_over_come_to_an_end(tmp_path: Path) -> None:
+    for depth in range(8):
+        names = [f"{depth + 1}.toml"] * 10 if depth < 7 else []
+        (tmp_path / f"{depth}.toml").write_text(f"include = {names}\n")
+    assert len(read_policy(tmp_path / "0.toml").faults) == 1
