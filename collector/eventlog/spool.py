@@ -23,6 +23,7 @@ _MODE = 0o640
 # Whoever holds the spool waits for the log itself at most.
 _LOCK_S = 2.0
 _RETRY_S = 0.02
+_ERASED_AT_ONCE = 2**16
 
 
 class Spool:
@@ -36,6 +37,8 @@ class Spool:
     def __init__(self, path: Path, size: int = DEFAULT_SIZE) -> None:
         self.path = path
         self.size = size
+        # Whether the whole file was looked at, not only its first byte: damage and a kill may leave lines behind zeros.
+        self._looked_at_all = False
 
     def reserve(self) -> None:
         """Allocate the file, if it is not allocated yet.
@@ -54,7 +57,10 @@ class Spool:
         """
         data = b"".join(json.dumps(event.to_json(), separators=(",", ":")).encode() + b"\n" for event in events)
         with self._locked(write=True) as descriptor:
-            end = len(_used(descriptor))
+            used = _used(descriptor)
+            end = len(used)
+            # A line that was cut off must not take the next one along.
+            data = data if not used or used.endswith(b"\n") else b"\n" + data
             try:
                 _write_all(descriptor, data, end)
                 os.fsync(descriptor)
@@ -63,8 +69,8 @@ class Spool:
                 raise LogError(f"spool {self.path} cannot be written: {error.strerror}") from None
 
     @contextmanager
-    def draining(self) -> Iterator[tuple[list[Event], int]]:
-        """The waiting events in order and the number of unreadable lines; emptied unless the body raises.
+    def draining(self) -> Iterator[list[Event | None]]:
+        """The waiting events in order, None for each line that cannot be read; emptied unless the body raises.
 
         Unreadable lines are kept aside, with all others, in a file beside the spool.
 
@@ -73,13 +79,13 @@ class Spool:
             LogError: the spool may not be read or written.
         """
         if not self._holds_lines():
-            yield [], 0
+            yield []
             return
         with self._locked(write=True) as descriptor:
             data = _used(descriptor)
-            events, damaged = _parse(data)
-            yield events, damaged
-            if damaged:
+            events = [_parse(line) for line in data.splitlines()]
+            yield events
+            if None in events:
                 self._keep_aside(data)
             _erase(descriptor, 0, len(data))
 
@@ -88,10 +94,10 @@ class Spool:
         if not self._holds_lines():
             return 0
         with self._locked(write=False) as descriptor:
-            return _used(descriptor).count(b"\n")
+            return len(_used(descriptor).splitlines())
 
     def _holds_lines(self) -> bool:
-        """Whether anything waits: lines stand at the beginning, so one byte is enough to know."""
+        """Whether anything waits: lines stand at the beginning, so after the first look one byte is enough to know."""
         try:
             descriptor = open_own(self.path, os.O_RDONLY)
         except FileNotFoundError:
@@ -99,11 +105,13 @@ class Spool:
         except OSError as error:
             raise LogError(f"spool {self.path} cannot be opened: {error.strerror}") from None
         try:
-            return os.pread(descriptor, 1, 0) not in {b"", b"\0"}
+            found = os.pread(descriptor, 1, 0) if self._looked_at_all else _used(descriptor)
         except OSError as error:
             raise LogError(f"spool {self.path} cannot be read: {error.strerror}") from None
         finally:
             os.close(descriptor)
+        self._looked_at_all = True
+        return found not in {b"", b"\0"}
 
     def _keep_aside(self, data: bytes) -> None:
         copy = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
@@ -160,18 +168,20 @@ def _write_all(descriptor: int, data: bytes, offset: int) -> None:
 
 
 def _erase(descriptor: int, start: int, length: int) -> None:
-    """Zero what was used, within the file: overwriting allocates nothing."""
-    length = min(length, os.fstat(descriptor).st_size - start)
-    _write_all(descriptor, b"\0" * max(0, length), start)
+    """Zero what was used, within the file: overwriting allocates nothing.
+
+    From the end, so that whatever ends us half-way leaves lines at the beginning.
+    """
+    end = min(start + length, os.fstat(descriptor).st_size)
+    while end > start:
+        begin = max(start, end - _ERASED_AT_ONCE)
+        _write_all(descriptor, b"\0" * (end - begin), begin)
+        end = begin
     os.fsync(descriptor)
 
 
-def _parse(data: bytes) -> tuple[list[Event], int]:
-    events: list[Event] = []
-    damaged = 0
-    for line in data.splitlines():
-        try:
-            events.append(Event.from_json(json.loads(line)))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            damaged += 1
-    return events, damaged
+def _parse(line: bytes) -> Event | None:
+    try:
+        return Event.from_json(json.loads(line))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 
 from collector.eventlog.database import spool_path
 from collector.eventlog.log import EventLog
 from collector.eventlog.spool import DEFAULT_SIZE, Spool
+from collector.eventlog.sql import sql_list
 from collector.model.errors import LogBusyError, LogDamagedError, LogError, LogFullError
-from collector.model.events import Event, Kind
+from collector.model.events import WATCHING, Event, Kind
 
 logger = logging.getLogger(__name__)
+_OBSERVED = f"SELECT epoch_ns(max(time)) FROM event WHERE host = ? AND kind IN ({sql_list(WATCHING)})"
 
 
 class LogWriter:
@@ -162,16 +165,23 @@ class LogWriter:
             self._fault = str(error)
 
     def _append(self) -> None:
-        with self.spool.draining() as (spooled, damaged):
-            self.log.append([*spooled, *self._memory, *self._gap()], self.mark)
+        with self.spool.draining() as spooled:
+            readable = _with_gaps(spooled, self._observed_ns()) if None in spooled else filter(None, spooled)
+            self.log.append([*readable, *self._memory, *self._gap()], self.mark)
             self.mark = None
             self._memory.clear()
             self._given_up.clear()
             self._oldest_ns = None
-        if damaged:
+        if damaged := spooled.count(None):
             logger.warning(
-                "spool %s: %d unreadable lines; the whole is kept beside it as *.damaged-*", self.spool.path, damaged
+                "spool %s: %d unreadable lines; the whole is kept beside it as *.damaged-*, and a gap is recorded",
+                self.spool.path,
+                damaged,
             )
+
+    def _observed_ns(self) -> int | None:
+        """When the latest event that the log holds of what is observed happened, UTC nanoseconds. Raises LogError."""
+        return self.log.query(_OBSERVED, [self.log.host])[0][0] if self.log.exists() else None
 
     def save(self) -> bool:
         """Move what is in memory to the spool; whether that worked."""
@@ -208,3 +218,29 @@ class LogWriter:
                 attributes={"reason": "neither log nor spool could be written and memory ran out"},
             )
         ]
+
+
+def _with_gaps(spooled: Sequence[Event | None], known_ns: int | None) -> list[Event]:
+    """The events of the spool, and a gap in place of each run of lines that cannot be read.
+
+    What those said happened between what is recorded before and after them.
+
+    Args:
+        spooled: the events, None for a line that cannot be read.
+        known_ns: when the latest event before them happened, UTC nanoseconds; None: there is none.
+    """
+    found, lost = list[Event](), False
+    # Nothing follows the last line but what happens from now on.
+    for event in (*spooled, Event(time.time_ns(), Kind.GAP)):
+        if event is None:
+            lost = True
+            continue
+        if event.kind.traits.watching:
+            if lost:
+                moments = (event.time_ns, event.time_ns if known_ns is None else known_ns)
+                reason = {"reason": "lines of the spool could not be read"}
+                found.append(Event(max(moments), Kind.GAP, began_ns=min(moments), attributes=reason))
+                lost = False
+            known_ns = event.time_ns
+        found.append(event)
+    return found[:-1]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,8 +45,8 @@ def held(log: EventLog) -> Iterator[None]:
         holder.stdin.close()
 
 
-def stored(log: EventLog) -> list[int]:
-    return [row[0] for row in log.query("SELECT epoch_ns(time) FROM events ORDER BY seq")]
+def stored(log: EventLog, which: str = "true") -> list[int]:
+    return [row[0] for row in log.query(f"SELECT epoch_ns(time) FROM events WHERE {which} ORDER BY seq")]
 
 
 def test_a_locked_log_is_waited_for_in_memory(log: EventLog) -> None:
@@ -91,12 +92,68 @@ def test_a_damaged_spool_keeps_the_whole_aside_and_uses_what_is_readable(
     spool.path.write_bytes(data.replace(b'"a:3"', b'"a:3'))
     with caplog.at_level(logging.WARNING):
         assert LogWriter(log).flush()
-    assert stored(log) == [1, 2, 4]
+    assert stored(log) == [1, 2, 4, 4]
+    # What the line said happened between its neighbours, and is not lost unsaid.
+    assert log.query("SELECT epoch_ns(began), epoch_ns(ended) FROM gaps") == [(2, 4)]
     assert "1 unreadable lines" in caplog.text
     kept = list(spool.path.parent.glob("*.damaged-*"))
     assert len(kept) == 1
     assert b'"a:3' in kept[0].read_bytes()
     assert LogWriter(log).flush()
+
+
+@pytest.mark.parametrize("spare", [4096, 0])
+@pytest.mark.parametrize(
+    ("harm", "kept", "gaps"),
+    [
+        # A block that the disk gave back empty, at the beginning and in between.
+        (lambda data: b"\0" * 200 + data[200:], [4, 5, 6], [(1, 4)]),
+        (lambda data: data[:200] + b"\0" * 200 + data[400:], [2, 5, 6], [(2, 5)]),
+        # Line ends that were lost, and a last line that was cut off.
+        (lambda data: data.replace(b"\n", b" ", 2), [5, 6], [(1, 5)]),
+        (lambda data: data[:-20], [2, 3, 4, 6], [(4, 6)]),
+    ],
+)
+def test_a_spool_that_is_damaged_anywhere_costs_the_lines_that_are_and_a_gap(
+    log: EventLog, harm: Callable[[bytes], bytes], kept: list[int], gaps: list[tuple[int, int]], spare: int
+) -> None:
+    spool = Spool(spool_path(log.path), 0)
+    spool.write(events(2, 5))
+    spool.path.write_bytes(harm(spool.path.read_bytes().rstrip(b"\0")) + b"\0" * spare)
+    assert Spool(spool.path).waiting() > 0
+    # Whoever adds to it spoils no line.
+    Spool(spool.path).write(events(6, 6))
+    assert LogWriter(log).flush()
+    assert log.query("SELECT epoch_ns(time) FROM events WHERE kind <> 'gap' ORDER BY seq") == [
+        (1,),
+        *((one,) for one in kept),
+    ]
+    assert log.query("SELECT epoch_ns(began), epoch_ns(ended) FROM gaps") == gaps
+    assert spool.waiting() == 0
+
+
+def test_a_spool_whose_emptying_was_cut_short_says_nothing_twice(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collector.eventlog.spool._ERASED_AT_ONCE", 64)
+    done, write = 0, os.pwrite
+
+    def killed(descriptor: int, data: bytes, offset: int) -> int:
+        nonlocal done
+        done += 1
+        if done > 3:
+            raise KeyboardInterrupt
+        return write(descriptor, data, offset)
+
+    Spool(spool_path(log.path)).write(events(2, 5))
+    monkeypatch.setattr(os, "pwrite", killed)
+    with pytest.raises(KeyboardInterrupt):
+        LogWriter(log).flush()
+    monkeypatch.setattr(os, "pwrite", write)
+    assert LogWriter(log).flush()
+    assert log.query("SELECT epoch_ns(time) FROM events WHERE kind <> 'gap' ORDER BY seq") == [
+        (one,) for one in range(1, 6)
+    ]
 
 
 def test_memory_that_runs_out_is_a_gap_and_not_silence(log: EventLog) -> None:
@@ -115,8 +172,8 @@ def test_the_spool_is_allocated_beforehand(tmp_path: Path) -> None:
     assert spool.path.stat().st_blocks * 512 >= 2**20
     spool.write(events(1, 100))
     assert spool.path.stat().st_size == 2**20
-    with spool.draining() as (waiting, damaged):
-        assert (waiting, damaged) == (events(1, 100), 0)
+    with spool.draining() as waiting:
+        assert waiting == events(1, 100)
     assert spool.waiting() == 0
     assert spool.path.stat().st_blocks * 512 >= 2**20
 
@@ -225,5 +282,6 @@ def test_a_spool_line_with_an_impossible_value_blocks_no_other(log: EventLog, ch
     bad = json.dumps({**events(4, 4)[0].to_json(), **change}).encode() + b"\n"
     writer.spool.path.write_bytes(bad + b"[" * 100_000 + b"\n" + data)
     assert writer.flush()
-    assert stored(log) == [1, 2, 3]
+    assert stored(log) == [1, 2, 2, 3]
+    assert log.query("SELECT epoch_ns(began), epoch_ns(ended) FROM gaps") == [(1, 2)]
     assert len(list(log.path.parent.glob("*.damaged-*"))) == 1
