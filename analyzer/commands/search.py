@@ -33,8 +33,11 @@ from collector.terminal.console import LogOption
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from analyzer.search.classes import Found
     from analyzer.search.fleet import Sweep
-    from analyzer.search.proposal import Found, Proposal
+    from analyzer.search.proposal import Found as Trials
+    from analyzer.search.proposal import Proposal
+    from analyzer.search.recommend import Recommendation
     from analyzer.search.trial import Trial
 
 DEFAULT_SPLIT = "0.7"
@@ -48,6 +51,15 @@ OutOption = Annotated[
 EntryOption = Annotated[
     list[str] | None,
     typer.Option(metavar="GLOB", help="An entry to judge, whatever it gains. Repeat it to add.", show_default=False),
+]
+ClassesOption = Annotated[
+    int,
+    typer.Option(
+        metavar="NUMBER",
+        min=1,
+        max=8,
+        help="Several hosts: so many policies at most, for classes by disk size and load, where that is worth it.",
+    ),
 ]
 OneThresholdOption = Annotated[
     str | None,
@@ -101,7 +113,7 @@ def sweep(
     print_sweep(trace, results, shown, left_out + len(candidates) - len(results), chosen, front_only=front)
 
 
-def _weighed(work: Sweep, run: Callable[[Trial], tuple[Found, list[str]]]) -> Proposal | None:
+def _weighed(work: Sweep, run: Callable[[Trial], tuple[Trials, list[str]]]) -> Proposal | None:
     """What is recommended of a grid; None of one too large to be weighed in passing."""
     from analyzer.search.proposal import propose
 
@@ -123,6 +135,7 @@ def recommend(
     varied: Varied,
     baseline: BaselineOption = None,
     disk: Disk,
+    classes: ClassesOption = 1,
     spread: Spread,
     output: console.FormatOption = console.Format.TABLE,
 ) -> None:
@@ -132,12 +145,15 @@ def recommend(
     more than the least, one is taken that always leaves free what a worse future may take (the largest pull, a
     quarter more, and what arrived within a minute; or --headroom), of these what departs least from the defaults,
     and of these the one that keeps the most images. Thresholds, minimum ages, orders, triggers and what becomes of
-    local images are varied unless given.
+    local images are varied unless given. Of several hosts it is also judged by host: chosen on half of them, judged
+    on the others.
     """
     from analyzer.report.terminal import patient_progress
+    from analyzer.report.terminal_classes import finish_division
     from analyzer.report.terminal_search import finish_recommendation
+    from analyzer.search.classes import divide
     from analyzer.search.fleet import on_each
-    from analyzer.search.recommend import recommend as choose
+    from analyzer.search.recommend import recommend as recommended
     from analyzer.search.trial import Trial
     from analyzer.search.workers import Workers
 
@@ -148,8 +164,15 @@ def recommend(
     override, sources = disk.override(), histories.sources()
     with patient_progress(f"trying {len(candidates)} policies") as progress:
         found, notes = on_each(sources, work, override, Workers(spread.processes, spread.cluster), progress)
-    chosen = choose(candidates, found, constraints, share, spare, least)
-    finish_recommendation(chosen, found, constraints, share, output, out, notes)
+
+    def choose(hosts: Found) -> Recommendation:
+        return recommended(candidates, hosts, constraints, share, spare, least)
+
+    if len(found) > 1:
+        division = divide(found, candidates, choose, constraints, classes)
+        finish_division(division, found, constraints, share, output, out, notes)
+        return
+    finish_recommendation(choose(found), found, constraints, share, output, out, notes)
 
 
 @options.grouped

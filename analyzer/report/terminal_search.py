@@ -17,7 +17,7 @@ from analyzer.search.allowlist import Earned, Entry
 from analyzer.search.fleet import FLEET, Findings, fleet_sums
 from analyzer.search.pareto import pareto
 from analyzer.search.proposal import Proposal, reasons
-from analyzer.search.recommend import Constraints, Recommendation
+from analyzer.search.recommend import Constraints, Outcome, Recommendation
 from analyzer.simulation.figures import cells, headers, in_grids, legend, lightest
 from analyzer.simulation.result import Result
 from analyzer.trace.describe import HistoryFacts, disk_range, notes_of
@@ -35,6 +35,7 @@ class NothingFitsError(HindsightError):
 
 
 _FRONT = "*: no other policy of the grid is as good in bytes, incidents, free space and losses, and better in one."
+_MOST_HEADINGS = 20
 _MARKS = {(False, False): "", (True, False): "*", (False, True): "R", (True, True): "* R"}
 Row = tuple[str, Result, bool, bool]
 """A host, a result on it, whether no other beats it, whether its policy is recommended."""
@@ -229,21 +230,32 @@ def finish_recommendation(
         UsageError: the file cannot be written.
     """
     said = reasons(found, constraints, share)
-    if found.chosen is None:
-        raise NothingFitsError(said[0])
+    chosen = required(found, said)
     if output is console.Format.JSON:
-        console.print_json(_recommendation_json(found, parts, said, notes))
+        console.print_json(recommendation_json(found, parts, said, notes))
     else:
-        _print_recommendation(found, parts, said, notes)
-    if found.broken:
-        raise NothingFitsError(
-            f"{found.chosen.candidate.name} fitted the first {share:.0%} of the history but not the rest "
-            f"({'; '.join(found.broken)}), and no policy fits all of it: ask for less, or give the disk more space"
-        )
+        print_recommendation(found, parts, said, notes)
+    refuse_broken(found, chosen, share)
     if out is not None:
-        write_policy(found.chosen.candidate.policy, said, out)
+        write_policy(chosen.candidate.policy, said, out)
         if output is not console.Format.JSON:
             console.print_text(f"written to {out}")
+
+
+def required(found: Recommendation, said: Sequence[str], more: str = "") -> Outcome:
+    """The chosen policy. Raises NothingFitsError."""
+    if found.chosen is None:
+        raise NothingFitsError(said[0] + more)
+    return found.chosen
+
+
+def refuse_broken(found: Recommendation, chosen: Outcome, share: float) -> None:
+    """Raises NothingFitsError if the chosen policy does not keep to the constraints on the rest of the history."""
+    if found.broken:
+        raise NothingFitsError(
+            f"{chosen.candidate.name} fitted the first {share:.0%} of the history but not the rest "
+            f"({'; '.join(found.broken)}), and no policy fits all of it: ask for less, or give the disk more space"
+        )
 
 
 def write_policy(policy: Policy, said: Sequence[str], out: Path) -> None:
@@ -257,12 +269,14 @@ def write_policy(policy: Policy, said: Sequence[str], out: Path) -> None:
         raise UsageError(f"--out: {out} does not read back as the policy: report this")
 
 
-def _recommendation_json(
+def recommendation_json(
     found: Recommendation,
     parts: Sequence[tuple[Findings, Findings | None]],
     said: Sequence[str],
     notes: Sequence[str],
 ) -> dict[str, Any]:
+    """A recommendation for machines."""
+
     def both(first: Result, rest: Result | None) -> dict[str, Any]:
         return {"first": first.to_json(), "rest": None if rest is None else rest.to_json()}
 
@@ -282,15 +296,18 @@ def _recommendation_json(
     }
 
 
-def _print_recommendation(
+def print_recommendation(
     found: Recommendation,
     parts: Sequence[tuple[Findings, Findings | None]],
     said: Sequence[str],
     notes: Sequence[str],
 ) -> None:
-    for first, rest in parts:
+    """Print a recommendation for people."""
+    for first, rest in parts[:_MOST_HEADINGS]:
         for line in (rest or first).heading:
             console.print_text(line)
+    if len(parts) > _MOST_HEADINGS:
+        console.print_text(f"and {len(parts) - _MOST_HEADINGS:,} more hosts")
     for note in notes:
         console.print_text(f"note: {note}")
     typer.echo()

@@ -1,0 +1,76 @@
+"""The report of a recommendation for a fleet: one policy, or one for each class of hosts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from analyzer.report.terminal_search import (
+    print_recommendation,
+    recommendation_json,
+    refuse_broken,
+    required,
+    write_policy,
+)
+from analyzer.search.classes import Division, HostClass, fits
+from analyzer.search.fleet import Findings
+from analyzer.search.proposal import reasons
+from analyzer.search.recommend import Constraints
+from collector.model.units import format_count
+from collector.terminal import console
+
+
+def finish_division(
+    made: Division,
+    parts: Sequence[tuple[Findings, Findings | None]],
+    constraints: Constraints,
+    share: float,
+    output: console.Format,
+    out: Path | None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Print what is recommended for classes of hosts, or for all of them, and write the policies.
+
+    Raises:
+        NothingFitsError: for a class no policy keeps to the constraints, or the chosen one does not on the rest.
+        UsageError: a file cannot be written.
+    """
+    known = {first.host: (first, rest) for first, rest in parts}
+    whole = [(one, [known[host] for host in one.hosts], reasons(one.made, constraints, share)) for one in made.classes]
+    for one, _, said in whole:
+        required(one.made, said, f"; {fits(one)}" if one.made.closest is not None else "")
+    files = [None if out is None else _file_of(one, out) for one in made.classes]
+    if output is console.Format.JSON:
+        rows = [
+            {
+                "class": one.words,
+                "misfits": [asdict(misfit) for misfit in one.misfits],
+                **recommendation_json(one.made, members, said, notes),
+            }
+            for one, members, said in whole
+        ]
+        judged = None if made.judged is None else made.judged.to_json()
+        console.print_json({**rows[0], "judged_by_host": judged, "judgment": list(made.said), "classes": rows})
+    else:
+        for one, members, said in whole:
+            if one.words:
+                console.print_text(f"{one.words}: {format_count(len(one.hosts), 'host')}", "bold")
+            print_recommendation(one.made, members, [*said, fits(one)], notes if one is made.classes[0] else ())
+        for sentence in made.said:
+            console.print_text(sentence)
+    for (one, _, said), file in zip(whole, files, strict=True):
+        chosen = required(one.made, said)
+        refuse_broken(one.made, chosen, share)
+        if file is not None:
+            hosts = [f"For {one.words}: {', '.join(one.hosts)}."] if one.words else []
+            write_policy(chosen.candidate.policy, [*hosts, *said, fits(one), *made.said], file)
+            if output is not console.Format.JSON:
+                console.print_text(f"written to {file}")
+
+
+def _file_of(one: HostClass, out: Path) -> Path:
+    """The file of a class's policy: beside the one that is named, with what the hosts have in common."""
+    words = re.sub(r"[^A-Za-z0-9.]+", "-", one.words).strip("-")
+    return out.with_name(f"{out.stem}-{words}{out.suffix}") if words else out
