@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from collector.model.errors import UsageError
+from collector.model.job_details import JobDetails
 from collector.model.units import format_bytes, format_count, format_duration, format_time, parse_bytes, short_id
 from collector.terminal import console, faults
 from collector.terminal.console import Format, FormatOption, HostOption, LogOption, VersionOption
@@ -73,6 +74,13 @@ def run(
             metavar="HOST:PORT", help="Serve a read-only page of this host's state there.", show_default="none"
         ),
     ] = None,
+    job_details: Annotated[
+        JobDetails | None,
+        typer.Option(
+            help="What of jobs the log keeps from now on, whoever writes to it: all, IDs only, or nothing.",
+            show_default="as before; all in a new log",
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
 ) -> None:
     """Follow the engine's events until SIGTERM."""
@@ -86,6 +94,7 @@ def run(
         containers=console.duration("--listing-interval", listing_interval),
     )
     opened = console.open_log(log, wait=1.0 if not once else 10.0)
+    opened.job_details = job_details
     exporter = None
     if metrics is not None or metrics_file is not None:
         from collector.monitoring.metrics import Metrics

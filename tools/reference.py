@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 from collector.eventlog.log import EventLog
 from collector.model.events import Event, Kind, Traits
+from collector.model.job_details import FACTS
 from collector.monitoring.metrics import PREFIX, SPECS
 from pruner.planning.decision import MEANING
 from pruner.policy.file import KEYS, as_text
@@ -27,13 +28,21 @@ _HEAD = "# Reference\n\nGenerated from the code by `make reference`: change the 
 
 def page() -> str:
     """The whole page."""
-    parts = [_HEAD, _contents(), _policy(), _kinds(), _reasons(), _metrics(), _log_schema()]
+    parts = [_HEAD, _contents(), _policy(), _kinds(), _job_details(), _reasons(), _metrics(), _log_schema()]
     parts += [_command(name) for name in COMMANDS]
     return "\n".join(parts)
 
 
 def _contents() -> str:
-    titles = ["Policy keys", "Event kinds", "Reasons", "Metrics", "The log's tables and views", *COMMANDS]
+    titles = [
+        "Policy keys",
+        "Event kinds",
+        "What is kept of a job",
+        "Reasons",
+        "Metrics",
+        "The log's tables and views",
+        *COMMANDS,
+    ]
     return "\n".join(f"- [{title}](#{_anchor(title)})" for title in titles) + "\n"
 
 
@@ -68,6 +77,16 @@ def _shows(traits: Traits) -> str:
     effect = f"image {traits.effect.value}" if traits.effect else ""
     use = f"use ({traits.happened})" if traits.use is not None else ""
     return ", ".join(filter(None, (use, effect)))
+
+
+def _job_details() -> str:
+    intro = "What `collector run --job-details` has the log keep; the labels are those of containers.\n\n"
+    rows = []
+    for fact in FACTS:
+        where = [f"`job.{field}`" for field in fact.fields] + [f"`{label}`" for label in fact.labels]
+        kept = ("yes", "yes" if fact.ids else "no", "yes" if fact.none else "no")
+        rows.append((fact.name, *kept, ", ".join(where)))
+    return "## What is kept of a job\n\n" + intro + _table(("fact", "`all`", "`ids`", "`none`", "held in"), rows)
 
 
 def _reasons() -> str:

@@ -36,10 +36,12 @@ from collector.eventlog.schema import (
     TABLES,
     VIEWS,
 )
+from collector.eventlog.settings import job_details
 from collector.eventlog.views import show
 from collector.model.backoff import Backoff
 from collector.model.errors import LogBusyError, LogError
 from collector.model.events import Event
+from collector.model.job_details import JobDetails, cut_down
 from collector.model.paths import hidden_system_log
 from collector.model.untrusted import LAST_NS
 
@@ -66,6 +68,8 @@ class EventLog:
         self.path = path
         self._host = self._given = host
         self.wait = wait
+        # How much of jobs all who write to the log keep from the next append on; None: as much as so far.
+        self.job_details: JobDetails | None = None
         self._checked: tuple[int, int] | None = None
 
     @property
@@ -121,6 +125,7 @@ class EventLog:
         if self._given is None:
             identity.check(identity.known_hosts(connection), host, identity.this_machine(), self.path)
         identity.register(connection, host, is_here=self._given is None)
+        events = list(cut_down(events, job_details(connection, self.job_details)))
         new = unseen(connection, host, events) if events else {}
         if new:
             insert(connection, host, new)

@@ -141,6 +141,8 @@ MIGRATIONS: tuple[str, ...] = (
         exposure BIGINT NOT NULL
     );
     """,
+    # 11: settings of the log that all who write to it must keep: see `collector.eventlog.settings`.
+    "CREATE TABLE setting (name VARCHAR NOT NULL, value VARCHAR NOT NULL);",
 )
 # The version that brought typed jobs: events of older logs are attributed when they reach it.
 JOBS_VERSION = 3

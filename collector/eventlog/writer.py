@@ -12,6 +12,7 @@ from collector.eventlog.spool import DEFAULT_SIZE, Spool
 from collector.eventlog.sql import sql_list
 from collector.model.errors import LogBusyError, LogDamagedError, LogError, LogFullError
 from collector.model.events import WATCHING, Event, Kind
+from collector.model.job_details import JobDetails, cut_down
 
 logger = logging.getLogger(__name__)
 _OBSERVED = f"SELECT epoch_ns(max(time)) FROM event WHERE host = ? AND kind IN ({sql_list(WATCHING)})"
@@ -188,7 +189,7 @@ class LogWriter:
         if not self._memory:
             return True
         try:
-            self.spool.write(self._memory)
+            self.spool.write(list(cut_down(self._memory, self.log.job_details or JobDetails.ALL)))
         except LogError as error:
             if str(error) != self._spool_fault:
                 logger.warning("%s; %d events wait in memory", error, len(self._memory))
