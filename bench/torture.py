@@ -92,7 +92,9 @@ def torture(
         capture = Capture(engine)
         traffic = Traffic(engine, push_images(registry, engine), over, seed)
         deadly = "kill" in faults
-        if not deadly:  # disturbed at once, the log could begin too late for anything to be compared
+        disturbing = [fault for fault in faults if fault != "kill"]
+        # Disturbed at once, the log would begin late, or without the room that it keeps for a full disk.
+        if disturbing or not deadly:
             host.run("collector", "run", "--once")
         until = time.monotonic() + limit_s
         clock = FakedClock(engine.folder / "clock")
@@ -101,7 +103,7 @@ def torture(
             CollectorKiller(host, kills, seed, until, traffic, deadly=deadly, preloaded=faked),
             PrunerKiller(host, kills, seed, until, deadly=deadly),
         )
-        disturber = Disturber(host, disk, backing, clock, proxy, [fault for fault in faults if fault != "kill"], over)
+        disturber = Disturber(host, disk, backing, clock, proxy, disturbing, over)
         traffic.start()
         disturber.start()
         for killer in killers:

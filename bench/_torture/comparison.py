@@ -165,7 +165,8 @@ class _Stored:
             (int(began), str(prune), set(_planned(json.loads(plan or "{}"))))
             for began, prune, plan in query(
                 "SELECT epoch_ns(time), attributes ->> '$.prune', CAST(attributes -> '$.plan' AS VARCHAR)"
-                " FROM event WHERE kind = 'prune_started' ORDER BY seq"
+                " FROM event WHERE kind = 'prune_started' ORDER BY seq",
+                as_recorded=True,  # the pruner's clock is right
             )
         ]
         self._notified = {
