@@ -45,7 +45,8 @@ class _Trace(ctypes.Structure):
                     "at",
                     "next",
                 ),
-                *("has_own", "own_bytes", "own_inodes", "first", "group", "group_bytes", "group_inodes", "local"),
+                *("has_own", "own_bytes", "own_inodes", "first", "group", "group_bytes", "group_inodes"),
+                *("own_space", "space", "local"),
                 *("disk_time", "disk_total", "disk_other", "inode_total", "inode_other", "disk_class"),
                 *("gap_begin", "gap_end"),
             )
@@ -204,6 +205,9 @@ class Index:
             "group_of_layer": np.empty(m, dtype=np.int32),
         }
         groups = c_int32()
+        has_space = bool(trace.pull_space.any())
+        spaces = {"own_space": np.empty(n, dtype=np.int64), "space": np.empty(pairs, dtype=np.int64)}
+        beside = (plain(trace.pull_space, np.int64), *spaces.values()) if has_space else ()
         given = (
             plain(trace.first, np.int64),
             plain(trace.layer, np.int64),
@@ -212,12 +216,16 @@ class Index:
         )
         checked(
             function("kernel_groups")(
-                c_int32(n), c_int32(m), *pointers(*given), *pointers(*arrays.values()), byref(groups)
+                c_int32(n),
+                c_int32(m),
+                *pointers(*given, *arrays.values()),
+                *(pointers(*beside) if has_space else (None,) * 3),
+                byref(groups),
             )
         )
         self.groups = groups.value
         del arrays["group_of_layer"]
-        self._arrays |= arrays
+        self._arrays |= arrays | (spaces if has_space else {})
 
     def _disk(self) -> None:
         trace = self.trace

@@ -174,6 +174,8 @@ class PolicyCleaner:
     def used(self, host: Host, image: int, *, brought_in: bool) -> None:  # noqa: ARG002 - the protocol
         """Prune if that took too much space and events are to trigger it."""
         if brought_in:
+            if self._headroom is not None:
+                self._headroom.look(host.now, host.free - host.beside)
             self._changed(host, host.arriving)
 
     def sampled(self, host: Host) -> None:

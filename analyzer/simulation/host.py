@@ -9,6 +9,8 @@ import math
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from analyzer.trace.trace import Trace, Use
 
 NEVER = -math.inf
@@ -67,6 +69,8 @@ class Host:
         now: seconds after the trace's origin.
         held: per image whether it is there.
         arriving: bytes that the latest use let be pulled.
+        beside: bytes that this pull took besides, until it had ended.
+        pull_space: per image and layer see `Trace.pull_space`.
         known: per image whether it has ever been there.
         last_use: per image the latest end of a use, which is in the future while a container lives.
         pulled: per image when it was last pulled, or else arrived.
@@ -82,7 +86,7 @@ class Host:
         n = trace.images
         self.trace = trace
         self.now = 0.0
-        self.arriving = 0
+        self.arriving = self.beside = 0
         self.held = [False] * n
         self.known = [False] * n
         self.last_use = [NEVER] * n
@@ -91,6 +95,8 @@ class Host:
         first, layer = trace.first.tolist(), trace.layer.tolist()
         self.layers: list[list[int]] = [layer[first[i] : first[i + 1]] for i in range(n)]
         self.layer_bytes: list[int] = trace.layer_bytes.tolist()
+        space = (trace.pull_space if len(trace.pull_space) else np.zeros(len(layer), dtype=np.int64)).tolist()
+        self.pull_space: list[list[int]] = [space[first[i] : first[i + 1]] for i in range(n)]
         self.sizes: list[int] = trace.image_bytes.tolist()
         self.layer_inodes: list[float] = trace.layer_inodes.tolist()
         self.local: list[bool] = trace.local.tolist()
@@ -134,7 +140,7 @@ class Host:
 
     def use(self, image: int, until: float, kind: Use) -> bool:
         """Let an image be used now; whether something had to be brought in for it."""
-        before, self.arriving = self.held[image], 0
+        before, self.arriving, self.beside = self.held[image], 0, 0
         if kind.demands:
             self._demand(image)
         elif kind is Use.FOUND:
@@ -153,7 +159,7 @@ class Host:
             return
         if not self.local[image]:
             first_ever = not self.known[image]
-            missing = self.arriving = self._hold(image)
+            missing = self.arriving = self._hold(image, pulled=True)
             if first_ever:
                 self.counts.compulsory += 1
                 self.counts.compulsory_bytes += missing
@@ -169,21 +175,24 @@ class Host:
         if not self.known[image]:
             self._hold(image)
 
-    def _hold(self, image: int) -> int:
+    def _hold(self, image: int, *, pulled: bool = False) -> int:
         """Make an image be there; the bytes of its layers that were missing."""
         self.account()
         missing = 0
-        for j in self.layers[image]:
+        for j, beside in zip(self.layers[image], self.pull_space[image], strict=True):
             if self.holders[j] == 0:
                 missing += self.layer_bytes[j]
                 self.held_inodes += self.layer_inodes[j]
+                if pulled:
+                    self.beside = max(self.beside, beside)
             self.holders[j] += 1
         self.held[image] = self.known[image] = True
         insort(self._present, image)
         self.pulled[image] = self.now
         self.held_bytes += missing
-        self.counts.disk_full += missing > 0 and self.free < 0
-        self._note()
+        self.counts.disk_full += missing > 0 and self.free - self.beside < 0
+        self._note(self.free - self.beside)
+        self._note(self.free)
         return missing
 
     def remove(self, image: int, *, emergency: bool = False) -> int:
@@ -198,7 +207,7 @@ class Host:
         self.held[image] = False
         del self._present[bisect_left(self._present, image)]
         self.held_bytes -= freed
-        self._note()
+        self._note(self.free)
         self.counts.removals.append(Removal(self.now, image, freed, emergency))
         return freed
 
@@ -208,13 +217,13 @@ class Host:
         was_full = self.free < 0
         self.total, self.other, self.total_inodes, self.other_inodes = total, other, total_inodes, other_inodes
         self.counts.disk_full += self.free < 0 and not was_full
-        self._note()
+        self._note(self.free)
 
-    def _note(self) -> None:
+    def _note(self, free: int) -> None:
         """Remember how much is free since now."""
-        self.min_free = min(self.min_free, self.free)
-        if self.steps is not None and (not self.steps or self.steps[-1][1] != self.free):
-            self.steps.append((self.now, self.free))
+        self.min_free = min(self.min_free, free)
+        if self.steps is not None and (not self.steps or self.steps[-1][1] != free):
+            self.steps.append((self.now, free))
 
     def account(self) -> None:
         """Book the time since the last change."""

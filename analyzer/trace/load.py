@@ -12,6 +12,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from analyzer.trace.pull_space import pull_space
 from analyzer.trace.trace import Flags, Floats, Integers, Trace, Use
 from analyzer.trace.uses import MONTH_BITS, NEVER, OPEN, LoggedUses, Survey, in_order, seconds, survey
 from collector.eventlog.identity import key_named
@@ -127,6 +128,9 @@ _DISK = """
         coalesce(total_inodes, 0) AS total_inodes
     FROM disk WHERE host = ? ORDER BY disk.time
 """
+_STORE = """
+    SELECT coalesce(arg_max(attributes ->> '$.store', seq), '') FROM event WHERE host = ? AND kind = 'collector_started'
+"""
 _GAPS = "SELECT epoch_ns(began) AS began, epoch_ns(ended) AS ended FROM gaps WHERE host = ? ORDER BY gaps.began"
 
 
@@ -181,6 +185,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
             ids=ids,
             ages=tuple(min_age_history(pulls, jobs)),
             failures=read_failures(connection, host),
+            store=connection.execute(_STORE, [host]).fetchall()[0][0],
             **columns,
         )
     return _assemble(raw, disk or DiskOverride())
@@ -273,6 +278,7 @@ class _Raw:
     ids: dict[int, str]
     ages: tuple[tuple[int, float], ...]
     failures: Failures
+    store: str
 
     def seconds(self, nanoseconds: NDArray[Any]) -> Floats:
         """Seconds after the origin."""
@@ -334,6 +340,7 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
         assumptions=tuple(assumptions),
         min_ages=_min_ages(raw),
         failures=str(raw.failures),
+        pull_space=pull_space(raw.store, first, layer, layer_bytes),
     )
 
 

@@ -62,6 +62,8 @@ class Trace:
         min_ages: what `min_age = "auto"` comes to, seconds, and from when on, the first always; shape (k, 2) of
             (time, age).
         failures: what failed on a full disk as it was recorded, in words; empty: nothing.
+        pull_space: bytes that a pull takes for a while beside what its image then holds, the most of those that stand
+            beside a missing layer; as `layer`, shape (first[n],); empty: none. See `analyzer.trace.pull_space`.
     """
 
     host: str
@@ -89,6 +91,7 @@ class Trace:
     assumptions: tuple[str, ...] = ()
     min_ages: Floats = field(default_factory=lambda: np.array([[-np.inf, MOST_AGE]]))
     failures: str = ""
+    pull_space: Integers = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def images(self) -> int:

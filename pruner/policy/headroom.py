@@ -177,12 +177,12 @@ def read_falls(
 
 
 # A prune between two samples hides what it freed: a fall is counted from the highest point on. What a sample
-# showed was so until the next one. What was least between them is left out: a simulation knows of samples only.
+# showed was so until the next one. What was least between them counts: a pull takes more for a while than it leaves.
 _FALLS = """
 WITH sample AS (
     SELECT epoch_ns(time) / 1e9 AS time, free_bytes, lag(free_bytes) OVER (ORDER BY disks.time) AS before FROM disks
     WHERE host = $host AND free_bytes IS NOT NULL AND epoch_ns(time) / 1e9 BETWEEN $from AND $until
-        AND NOT least AND (file_system = $disk OR ($disk = '' AND main))
+        AND (file_system = $disk OR ($disk = '' AND main))
 ), fall AS (
     SELECT time, max(before) OVER (ORDER BY time RANGE BETWEEN $reach PRECEDING AND CURRENT ROW) - free_bytes AS fall
     FROM sample

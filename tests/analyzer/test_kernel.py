@@ -83,7 +83,12 @@ def traces(draw: st.DrawFn) -> Trace:
     ages = draw(
         st.lists(st.tuples(MOMENT, st.sampled_from([0.0, 4.0, 15.0])), max_size=3, unique_by=lambda age: age[0])
     )
-    return replace(made, min_ages=np.array([(-math.inf, draw(st.sampled_from([0.0, 9.0]))), *sorted(ages)]))
+    space = draw(st.none() | st.lists(st.integers(0, 30), min_size=len(made.layer), max_size=len(made.layer)))
+    return replace(
+        made,
+        min_ages=np.array([(-math.inf, draw(st.sampled_from([0.0, 9.0]))), *sorted(ages)]),
+        pull_space=np.array(space or [], dtype=np.int64),
+    )
 
 
 @st.composite

@@ -108,11 +108,11 @@ static inline void account(run_t *run) {
     }
 }
 
-static inline void note(run_t *run) {
+static inline void note_free(run_t *run, int64_t free) {
     result_t *out = run->out;
-    if ((double)run->free < out->min_free) out->min_free = (double)run->free;
+    if ((double)free < out->min_free) out->min_free = (double)free;
     if (!run->policy->keep_steps) return;
-    if (out->kept_steps && out->step_free[out->kept_steps - 1] == run->free) return;
+    if (out->kept_steps && out->step_free[out->kept_steps - 1] == free) return;
     if (out->kept_steps == run->room_steps) {
         int64_t room = run->room_steps ? 2 * run->room_steps : 1024;
         if (grow((void **)&out->step_time, room, sizeof *out->step_time) ||
@@ -123,10 +123,22 @@ static inline void note(run_t *run) {
         run->room_steps = room;
     }
     out->step_time[out->kept_steps] = run->now;
-    out->step_free[out->kept_steps++] = run->free;
+    out->step_free[out->kept_steps++] = free;
 }
 
-static inline int64_t hold(run_t *run, int32_t i) {
+static inline void note(run_t *run) { note_free(run, run->free); }
+
+/* What a pull of an image takes besides, until it has ended. */
+static inline int64_t space_beside(const run_t *run, int32_t i) {
+    const trace_t *t = run->trace;
+    int64_t most = t->own_space[i];
+    for (int32_t k = t->first[i]; k < t->first[i + 1]; k++)
+        if (run->holders[t->group[k]] == 0 && t->space[k] > most) most = t->space[k];
+    return most;
+}
+
+/* Make an image be there; the bytes of its layers that were missing. beside: what its pull takes besides. */
+static inline int64_t hold(run_t *run, int32_t i, int64_t beside) {
     const trace_t *t = run->trace;
     account(run);
     int64_t missing = t->own_bytes[i];
@@ -141,7 +153,8 @@ static inline int64_t hold(run_t *run, int32_t i) {
     run->held_bytes += missing;
     run->held_inodes += inodes;
     run->free -= missing;
-    run->out->disk_full += missing > 0 && run->free < 0;
+    run->out->disk_full += missing > 0 && run->free - beside < 0;
+    if (beside) note_free(run, run->free - beside);
     note(run);
     return missing;
 }

@@ -16,11 +16,13 @@ typedef struct {
  *
  * first, layer: the layers of image i are layer[first[i]] to layer[first[i + 1] - 1]; written: has_own,
  * own_bytes, own_inodes per image; group_first, group in the same manner; group_bytes, group_inodes.
+ * pair_space: by image and layer what a pull takes besides if that is missing, or NULL; written: the most of it, own_space
+ * per image and space as group.
  */
 int kernel_groups(int32_t images, int32_t layers, const int64_t *first, const int64_t *layer, const int64_t *bytes,
                   const double *inodes, uint8_t *has_own, int64_t *own_bytes, double *own_inodes,
                   int32_t *group_first, int32_t *group, int64_t *group_bytes, double *group_inodes,
-                  int32_t *group_of_layer, int32_t *groups) {
+                  int32_t *group_of_layer, const int64_t *pair_space, int64_t *own_space, int64_t *space, int32_t *groups) {
     int status = NO_MEMORY;
     int32_t slots = 64;
     while (slots < 2 * layers) slots *= 2;
@@ -58,11 +60,18 @@ int kernel_groups(int32_t images, int32_t layers, const int64_t *first, const in
     for (int32_t i = 0; i < images; i++) {
         has_own[i] = 0, own_bytes[i] = 0, own_inodes[i] = 0.0;
         group_first[i] = written;
+        if (pair_space) own_space[i] = 0;
         for (int64_t k = first[i]; k < first[i + 1]; k++) {
             int32_t j = (int32_t)layer[k], g = group_of_layer[j];
             if (g >= 0) {
-                if (stamp[g] != i) group[written++] = g, stamp[g] = i;
+                if (stamp[g] != i) {
+                    if (pair_space) space[written] = 0;
+                    slot[g] = written; /* the table of groups is of no more use */
+                    group[written++] = g, stamp[g] = i;
+                }
+                if (pair_space && pair_space[k] > space[slot[g]]) space[slot[g]] = pair_space[k];
             } else if (all[j].holders == 1) {
+                if (pair_space && pair_space[k] > own_space[i]) own_space[i] = pair_space[k];
                 has_own[i] = 1, own_bytes[i] += bytes[j], own_inodes[i] += inodes[j];
                 all[j].holders = 0; /* once */
             }

@@ -15,7 +15,8 @@ static void bring(run_t *run, int32_t use) {
     uint8_t kind = t->kind[use];
     int demands = kind >= CONTAINER && kind <= JOB, first = !run->known[i];
     if (kind == ARRIVED || (kind == FOUND && first) || (demands && (!t->local[i] || first))) {
-        int64_t missing = hold(run, i);
+        int64_t beside = demands && !t->local[i] && t->space ? space_beside(run, i) : 0, missing = hold(run, i, beside);
+        if (beside) look_at(run, run->free - beside);
         look(run);
         if (demands && !t->local[i]) {
             if (first)

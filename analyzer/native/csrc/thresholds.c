@@ -31,12 +31,12 @@ static double highest_within(run_t *run, double reach) {
     return past->free;
 }
 
-/* See what is free now. */
-static void look(run_t *run) {
+/* See what is free. */
+static void look_at(run_t *run, int64_t bytes) {
     const headroom_t *headroom = run->policy->headroom;
     if (!headroom) return;
     falls_t *falls = &run->falls;
-    double free = (double)run->free, interval = run->policy->interval, fall = 0.0;
+    double free = (double)bytes, interval = run->policy->interval, fall = 0.0;
     if (falls->before > -INFINITY) {
         fall = highest_within(run, headroom->reach) - free;
         if (fall > falls->deepest) falls->deepest = fall;
@@ -48,6 +48,8 @@ static void look(run_t *run) {
     }
     falls->before = free;
 }
+
+static void look(run_t *run) { look_at(run, run->free); }
 
 /* Let the levels be those for what is known of falls by now. */
 static void resolve(run_t *run) {

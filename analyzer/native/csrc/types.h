@@ -23,6 +23,8 @@ typedef struct {
     const int32_t *group;
     const int64_t *group_bytes;
     const double *group_inodes;
+    const int64_t *own_space, *space; /* what a pull takes besides where these are missing, space by group as in `group`;
+                                       * NULL: nothing */
     const uint8_t *local;
     const double *disk_time;
     const int64_t *disk_total;
