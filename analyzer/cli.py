@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from analyzer.commands import compare, inspect, search
+from analyzer.commands import compare, inspect, rollout, search
 from collector.model.errors import UsageError
 from collector.terminal import faults
 from collector.terminal.console import VersionOption
@@ -30,6 +30,7 @@ def common(*, version: VersionOption = False) -> None:
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "simulate": (compare.simulate, "Compare policies and baselines on the history."),
     "recommend": (search.recommend, "Pick a policy, write it to a file, and say why."),
+    "rollout": (rollout.rollout, "Name the hosts to begin with, and judge them later."),
     "report": (compare.report, "Write all that the log shows as one HTML file."),
     "demo": (compare.demo, "Simulate a year of a public project's CI (Mesa, 2023)."),
     "sweep": (search.sweep, "Try a grid of policies and mark those that none beats."),

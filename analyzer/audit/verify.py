@@ -254,16 +254,34 @@ def _recorded(log: EventLog, host: str, last: int | None) -> list[_Prune]:
     return found
 
 
+def copy_of(log: EventLog, host: str, folder: Path) -> EventLog:
+    """A copy of one host's part of a log in a file, wherever the log is. Raises LogError."""
+    copied = EventLog(folder / "events.duckdb", host=host)
+    _copy(log, copied.path)
+    with duckdb.connect(str(copied.path)) as connection:
+        connection.execute("DELETE FROM event WHERE host <> ?", [host])
+    return copied
+
+
 def _copy(log: EventLog, path: Path) -> None:
-    """Copy the file while nobody can append."""
-    with log.reading():
+    """Copy the file while nobody can append; what is read from elsewhere is written to one."""
+    with log.reading() as connection:
         try:
+            if not log.path.is_file():
+                quoted = str(path).replace("'", "''")
+                connection.execute(f"ATTACH '{quoted}' AS copied")
+                connection.execute("COPY FROM DATABASE memory TO copied")
+                connection.execute("DETACH copied")
+                return
             shutil.copyfile(log.path, path)
             wal = log.path.with_name(log.path.name + ".wal")
             if wal.exists():
                 shutil.copyfile(wal, path.with_name(path.name + ".wal"))
         except OSError as error:
             raise LogError(f"no copy of {log.path} can be made in {path.parent}: {error.strerror}") from None
+        except duckdb.Error as error:
+            reason = str(error).splitlines()[0]
+            raise LogError(f"no copy of {log.path} can be made in {path.parent}: {reason}") from None
 
 
 def _forget(cut: EventLog, from_ns: int) -> None:

@@ -1,0 +1,81 @@
+"""The command that brings a policy onto a fleet: `rollout`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analyzer import options
+from analyzer.options import Histories, Spread
+from collector.model.errors import HindsightError, UsageError
+from collector.terminal import console
+from pruner.policy.file import load_policy
+
+PolicyOption = Annotated[
+    Path, typer.Option("--policy", metavar="FILE", help="The policy that is rolled out.", show_default=False)
+]
+HostsOption = Annotated[
+    int | None,
+    typer.Option(metavar="NUMBER", min=1, help="With how many hosts to begin.", show_default="3, or one in 50"),
+]
+CanaryOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="With --since: a host that it was begun with. Repeat it to add.", show_default="all"
+    ),
+]
+SinceOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SINCE",
+        help="Judge hosts on which the policy is in force since then: so long ago (7d), or a time (2026-11-24).",
+        show_default=False,
+    ),
+]
+
+
+@options.grouped
+def rollout(
+    *,
+    histories: Histories,
+    policy: PolicyOption,
+    hosts: HostsOption = None,
+    since: SinceOption = None,
+    canary: CanaryOption = None,
+    spread: Spread,
+    output: console.FormatOption = console.Format.TABLE,
+) -> None:
+    """Name the hosts to begin with and what must be seen there; a week later, say whether it was.
+
+    What is expected of a host is what the policy would have done in its history. With --since, that history ends
+    there, and what the logs say from then on is held against it; the verdict is one line, and the exit status is 1
+    if it is to wait.
+    """
+    from analyzer.report.terminal import patient_progress
+    from analyzer.report.terminal_rollout import print_beginning, print_verdict
+    from analyzer.search.fleet import on_each
+    from analyzer.search.rollout import Expected, Preview, canaries, default_count, judge
+    from pruner.report.history import since_when
+
+    chosen, begun = load_policy(policy), None if since is None else since_when(since)
+    sources = histories.sources()
+    if canary:
+        if begun is None:
+            raise UsageError("--canary: the hosts that it was begun with are judged with --since")
+        known = {name for source in sources for name in (source.host, source.label)}
+        if unknown := sorted(set(canary) - known):
+            raise UsageError(f"--canary: no log knows host '{unknown[0]}'")
+        sources = [source for source in sources if {source.host, source.label} & set(canary)]
+    with patient_progress(f"replaying {len(sources)} hosts") as progress:
+        found, notes = on_each(sources, Preview(chosen, begun), None, spread.workers(len(sources)), progress)
+    if begun is None:
+        expected = [Expected.of(one) for one in found]
+        print_beginning(expected, canaries(expected, hosts or default_count(len(expected))), output, notes)
+        return
+    by_name = {one.host: one for one in found}
+    there = [source for source in sources if (source.label or source.host) in by_name]
+    judged = [judge(source, by_name[source.label or source.host], chosen, begun) for source in there]
+    if not print_verdict(judged, output, notes, named=bool(canary)):
+        raise typer.Exit(HindsightError.exit_status)

@@ -1,0 +1,87 @@
+"""A policy's way onto a fleet: where to begin, and what a week there says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from analyzer.search.rollout import Expected, canaries, default_count
+from collector.eventlog.log import EventLog
+from collector.model.events import Event, Kind
+from collector.shipping.ship import ship
+from collector.shipping.store import Folder
+from pruner.policy.file import to_toml
+from tests.analyzer.command import analyzer
+from tests.analyzer.test_loading import T0, S, container, observed, sample
+from tests.analyzer.test_verify import HOUR, POLICY, STAYS, ended, entry, recorded
+
+DAY = 24 * HOUR
+BEGUN = "2023-11-14T22:43:20"  # half an hour after T0
+
+
+def expected(host: str, *, disk: int = 2**40, again: float = 1.0, free: int = 2**38, full: int = 0) -> Expected:
+    return Expected(host, 1.0, again, 2 * again, free, full, 0, disk, 2.0**30)
+
+
+def test_the_tightest_the_dearest_and_the_most_usual_host_come_first() -> None:
+    usual = [expected(f"usual-{k}") for k in range(9)]
+    special = [
+        expected("tight", free=2**30),
+        expected("dear", again=2.0**35),
+        expected("small", disk=2**30, free=2**28),
+        expected("broken", full=2),
+    ]
+    begin = canaries([*usual, *special], 4)
+    assert [one.expected.host for one in begin] == ["tight", "dear", "usual-0", "small"]
+    assert len(canaries(usual, 100)) == 9
+    assert canaries([expected("broken", full=1)], 3) == []
+    assert [default_count(hosts) for hosts in (4, 1500)] == [3, 30]
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two hosts that pruned by the policy an hour after T0 and went on for eight days, shipped to a folder."""
+    tmp_path = tmp_path_factory.mktemp("fleet")
+    for name in ("one", "two"):
+        log = EventLog(tmp_path / f"{name}.duckdb", host=name)
+        log.append([sample(0, free=40, image_bytes=60), Event(T0, Kind.COLLECTOR_STARTED)])
+        for k, image in enumerate("abc"):
+            log.append([observed(1 + k, image), *container(10 + 20 * k, 20 + 20 * k, image, f"c{k}")])
+        log.append([recorded(HOUR, [entry("a", "evict", 20), *STAYS]), ended(HOUR + 1, HOUR, "a")])
+        log.append([sample(hour * HOUR, free=60, image_bytes=40) for hour in range(2, 8 * 24)])
+        if name == "two":
+            log.append([Event(T0 + int(2 * DAY * S), Kind.PULL_FAILED, attributes={"disk_full": "true"})])
+        ship(log, Folder(tmp_path / "fleet"))
+    (tmp_path / "policy.toml").write_text(to_toml(POLICY))
+    return tmp_path
+
+
+def test_a_week_is_judged_in_one_line_from_shipped_logs(fleet: Path) -> None:
+    common = ("rollout", "--log", str(fleet / "fleet"), "--policy", str(fleet / "policy.toml"))
+    beginning = json.loads(analyzer(*common, "--hosts", "1", "--format", "json").stdout)
+    assert [one["host"] for one in beginning["begin"]] == ["one"]
+    table = analyzer(*common)
+    assert (table.returncode, "begin with 2 of 2 hosts" in table.stdout) == (0, True), table.stderr
+    good = analyzer(*common, "--since", BEGUN, "--canary", "one")
+    assert (good.returncode, good.stderr) == (0, "")
+    assert good.stdout.splitlines()[-1].startswith("go on: 1 host did as predicted: 1 prune, no disk full, 0 B pulled")
+    bad = analyzer(*common, "--since", BEGUN)
+    assert bad.returncode == 1
+    assert bad.stdout.splitlines()[-1] == "wait: 1 of 2 hosts did not do as predicted: two: the disk was full 1 time"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--since", "1d"), "no host has pruned by this policy since then"),
+        (("--since", "2000-01-01"), "has no history before 2000-01-01"),
+        (("--since", "soon"), "--since: 'soon' is neither"),
+        (("--since", BEGUN, "--canary", "three"), "no log knows host 'three'"),
+        (("--canary", "one"), "are judged with --since"),
+    ],
+)
+def test_what_cannot_be_judged_is_one_line(fleet: Path, arguments: tuple[str, ...], says: str) -> None:
+    done = analyzer("rollout", "--log", str(fleet / "fleet"), "--policy", str(fleet / "policy.toml"), *arguments)
+    assert (done.returncode != 0, done.stderr.count("\n"), says in done.stderr) == (True, 1, True), done.stderr
