@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import re
 import sys
 import time
@@ -13,15 +14,23 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
 import analyzer.cli
 import collector.cli
 import pruner.cli
+from analyzer.trace.shipped import ShippedLog
 from collector.daemon.presence import Presence
 from collector.eventlog.log import EventLog
 from collector.eventlog.schema import VIEWS
 from collector.model.events import Event, Kind
+from collector.monitoring.host_page import HostPage
+from collector.monitoring.metrics import Live, Metrics
 from collector.monitoring.tally import Tally
 from collector.queries.status import images, status
+from collector.shipping.ship import ship
+from collector.shipping.store import Folder
 from pruner.removal.aftermath import read_unfinished
 from pruner.state.inventory import read_history
 from pruner.state.job_memory import read_jobs
@@ -186,7 +195,11 @@ def commands(log: EventLog, folder: Path) -> list[tuple[Callable[[], None], list
         ["allowlist"],
         ["export", "--parquet", str(folder / "parquet")],
     ]
-    made = [(main, [*argv, "--format", form]) for main, argv in asked for form in ("json", "table")]
+    watch = ["analyzer", "watch", "--once", "--host", "unix:///nonexistent.sock"]
+    made = [
+        (analyzer_, watch),
+        *((main, [*argv, "--format", form]) for main, argv in asked for form in ("json", "table")),
+    ]
     made += [(analyzer_, ["analyzer", *argv, "--format", "json"]) for argv in once]
     made.append((analyzer_, ["analyzer", "report", "--threshold", "10%", "-o", str(folder / "report.html")]))
     return [(main, [*argv, "--log", str(log.path)]) for main, argv in made]
@@ -223,10 +236,35 @@ def ask_all(log: EventLog) -> None:
     read_unfinished(log, "p0")
 
 
+def serve_all(log: EventLog, folder: Path) -> None:
+    """What the collector serves to others."""
+    metrics = Metrics(log, folder / "metrics.prom")
+    metrics.publish(Live())
+    samples = {
+        (one.name, *one.labels.values()): one.value
+        for family in text_string_to_metric_families((folder / "metrics.prom").read_text())
+        for one in family.samples
+    }
+    assert all(math.isfinite(value) for value in samples.values())
+    assert samples["docker_hindsight_events_total", Kind.PULL_FAILED] > 0
+    page = HostPage(log)
+    page.publish()
+    (body,) = page.app({"REQUEST_METHOD": "GET", "PATH_INFO": "/state.json", "HTTP_HOST": "localhost"}, lambda *_: None)
+    json.loads(body, parse_constant=pytest.fail)
+    store = Folder(folder / "fleet")
+    events = log.query("SELECT seq, kind, epoch_ns(time), CAST(attributes AS VARCHAR) FROM event ORDER BY seq")
+    assert sum(one.events for one in ship(log, store)) == len(events)
+    shipped = ShippedLog(store, log.host)
+    assert (
+        shipped.query("SELECT seq, kind, epoch_ns(time), CAST(attributes AS VARCHAR) FROM event ORDER BY seq") == events
+    )
+
+
 def test_a_malformed_row_breaks_no_query(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events.duckdb")
     fill(log, VALUES.values())
     ask_all(log)
+    serve_all(log, tmp_path)
     for main, argv in commands(log, tmp_path):
         ended, out, err = run(main, argv)
         # What is wrong with it is what `check` is there to say.
