@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from collector.model.errors import LogBusyError, LogError
+from collector.model.errors import LogBusyError, LogError, SpoolUnusableError
 from collector.model.events import Event
 from collector.model.paths import open_own, replace_file
 
@@ -75,6 +75,7 @@ class Spool:
         Unreadable lines are kept aside, with all others, in a file beside the spool.
 
         Raises:
+            SpoolUnusableError: it cannot be opened.
             LogBusyError: another process holds the spool.
             LogError: the spool may not be read or written.
         """
@@ -103,7 +104,7 @@ class Spool:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise LogError(f"spool {self.path} cannot be opened: {error.strerror}") from None
+            raise SpoolUnusableError(f"spool {self.path} cannot be opened: {error.strerror}") from None
         try:
             found = os.pread(descriptor, 1, 0) if self._looked_at_all else _used(descriptor)
         except OSError as error:
@@ -127,7 +128,7 @@ class Spool:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = open_own(self.path, os.O_RDWR | os.O_CREAT if write else os.O_RDONLY, _MODE)
         except OSError as error:
-            raise LogError(f"spool {self.path} cannot be opened: {error.strerror}") from None
+            raise SpoolUnusableError(f"spool {self.path} cannot be opened: {error.strerror}") from None
         try:
             self._lock(descriptor, fcntl.LOCK_EX if write else fcntl.LOCK_SH)
             if write and os.fstat(descriptor).st_size < self.size:

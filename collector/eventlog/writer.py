@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from collector.eventlog.database import spool_path
 from collector.eventlog.log import EventLog
 from collector.eventlog.spool import DEFAULT_SIZE, Spool
 from collector.eventlog.sql import sql_list
-from collector.model.errors import LogBusyError, LogDamagedError, LogError, LogFullError
+from collector.model.errors import LogBusyError, LogDamagedError, LogError, LogFullError, SpoolUnusableError
 from collector.model.events import WATCHING, Event, Kind
 from collector.model.job_details import JobDetails, cut_down
 
@@ -166,7 +167,7 @@ class LogWriter:
             self._fault = str(error)
 
     def _append(self) -> None:
-        with self.spool.draining() as spooled:
+        with self._drained() as spooled:
             readable = _with_gaps(spooled, self._observed_ns()) if None in spooled else filter(None, spooled)
             self.log.append([*readable, *self._memory, *self._gap()], self.mark)
             self.mark = None
@@ -180,6 +181,23 @@ class LogWriter:
                 damaged,
             )
 
+    @contextmanager
+    def _drained(self) -> Iterator[list[Event | None]]:
+        """What waits in the spool; a spool that cannot be opened keeps nothing from the log."""
+        with ExitStack() as stack:
+            try:
+                spooled = stack.enter_context(self.spool.draining())
+            except SpoolUnusableError as error:
+                self._report_spool(f"{error}; until then, what the log cannot take waits in memory")
+                spooled = []
+            yield spooled
+
+    def _report_spool(self, text: str) -> None:
+        """Say once what is wrong with the spool."""
+        if text != self._spool_fault:
+            logger.warning("%s", text)
+            self._spool_fault = text
+
     def _observed_ns(self) -> int | None:
         """When the latest event that the log holds of what is observed happened, UTC nanoseconds. Raises LogError."""
         return self.log.query(_OBSERVED, [self.log.host])[0][0] if self.log.exists() else None
@@ -191,9 +209,7 @@ class LogWriter:
         try:
             self.spool.write(list(cut_down(self._memory, self.log.job_details or JobDetails.ALL)))
         except LogError as error:
-            if str(error) != self._spool_fault:
-                logger.warning("%s; %d events wait in memory", error, len(self._memory))
-                self._spool_fault = str(error)
+            self._report_spool(f"{error}; events wait in memory")
             return False
         self._spool_fault = ""
         self._memory.clear()

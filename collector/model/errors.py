@@ -28,6 +28,10 @@ class LogBusyError(LogError):
     """Another process holds the log; trying again later may work."""
 
 
+class SpoolUnusableError(LogError):
+    """What has the name of the spool cannot be opened: it is not known what waits there."""
+
+
 class LogFullError(LogError):
     """The file system that holds the log has no room for what is to be appended."""
 

@@ -136,7 +136,8 @@ def rewrite_file(path: Path, data: bytes, mode: int) -> None:
 def open_own(path: Path, flags: int, mode: int = 0o640) -> int:
     """Open a file of ours beside the log: a descriptor.
 
-    Whatever else has its name is left alone: a link is not followed, and a pipe or device is not waited for.
+    Whatever else has its name is left alone: a link is not followed, a pipe or device is not waited for, and what has
+    another name, too, is not written to.
 
     Args:
         path: the file.
@@ -152,9 +153,15 @@ def open_own(path: Path, flags: int, mode: int = 0o640) -> int:
         if error.errno == errno.ELOOP and path.is_symlink():
             raise OSError(errno.ELOOP, "it is a link, and links are not followed there: remove it") from None
         raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    found = os.fstat(descriptor)
+    wrong = None
+    if not stat.S_ISREG(found.st_mode):
+        wrong = OSError(errno.EINVAL, "it is not a regular file: remove it")
+    elif found.st_nlink > 1 and flags & os.O_ACCMODE != os.O_RDONLY:
+        wrong = OSError(errno.EMLINK, "it has another name, too (a hard link): remove it")
+    if wrong is not None:
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is not a regular file: remove it")
+        raise wrong
     return descriptor
 
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Protocol
 
 from collector.model.errors import HindsightError, UsageError
+from collector.model.paths import open_own
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _INCOMING = ".incoming"
+_MODE = 0o666  # as far as the umask allows
 S3 = "s3://"
 
 
@@ -127,9 +129,11 @@ class Folder:
         """See `Store`."""
         with self._in_one_line():
             try:
-                return (self.path / name).read_bytes()
+                descriptor = open_own(self.path / name, os.O_RDONLY)
             except FileNotFoundError:
                 return None
+            with os.fdopen(descriptor, "rb") as file:
+                return file.read()
 
     def write(self, name: str, data: bytes) -> None:
         """See `Store`."""
@@ -157,7 +161,10 @@ class Folder:
         # One process ships a log at a time; the name distinguishes hosts that share the folder.
         fresh = self.path / _INCOMING / name.replace("/", "+")[-200:]
         try:
-            with fresh.open("wb") as file:
+            # Others may write here, too: what they left under the name is neither followed nor written to.
+            fresh.unlink(missing_ok=True)
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _MODE)
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

@@ -9,6 +9,7 @@ import stat
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from collector.model.events import Event, Kind
 from collector.model.paths import replace_file, write_whole
 from collector.monitoring.metrics import Live, Metrics
 from collector.monitoring.server import _MOST_CONNECTIONS
+from collector.shipping.store import Folder, StoreError
 from pruner.removal.lock import exclusive
 
 
@@ -68,32 +70,59 @@ def test_a_metrics_file_that_is_a_link_is_replaced_and_not_followed(secret: Path
     assert mode(path) == 0o644
 
 
-def test_files_beside_the_log_are_no_links_and_no_pipes(secret: Path) -> None:
+@pytest.mark.parametrize(
+    ("lay", "fault"), [(Path.symlink_to, "it is a link"), (Path.hardlink_to, "it has another name")]
+)
+def test_files_beside_the_log_are_no_links_and_no_pipes(
+    secret: Path, lay: Callable[[Path, Path], None], fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
     log_path = secret.parent / "l.duckdb"
     event = Event(1, Kind.COLLECTOR_STARTED)
     spool, reserve = Spool(log_path.with_name("l.duckdb.spool"), 4096), Reserve(secret.parent / "l.reserve", 4096)
+    # Something that a line of a spool may begin with, and no more.
+    secret.write_text("{")
     for place in (spool.path, reserve.path, log_path.with_name("l.duckdb.pruner-lock")):
-        place.symlink_to(secret)
-    with pytest.raises(LogError, match=r"spool .* it is a link"):
+        lay(place, secret)
+    with pytest.raises(LogError, match=f"spool .* {fault}"):
         spool.write([event])
-    with pytest.raises(LogError, match=r"spool .* it is a link"):
-        spool.waiting()
-    with pytest.raises(LogError, match=r"lock .* it is a link"), exclusive(log_path):
+    with pytest.raises(LogError, match=f"lock .* {fault}"), exclusive(log_path):
         pass
     assert not reserve.keep()
-    # What has been recorded goes on in memory and in the log.
+    # The log takes what it can all the same, and that is said once.
     writer = LogWriter(EventLog(log_path), spool_size=4096)
-    writer.add([event])
-    assert not writer.keep()
-    assert writer.pending == 1
-    assert (secret.read_text(), mode(secret)) == ("secret", 0o600)
+    for moment in (1, 2):
+        writer.add([Event(moment, Kind.COLLECTOR_STARTED)])
+        assert writer.keep()
+    assert writer.log.query("SELECT count(*) FROM event") == [(2,)]
+    assert caplog.text.count(fault) == 2, caplog.text
+    assert (secret.read_text(), mode(secret)) == ("{", 0o600)
     # Nobody writes to the pipe, and nobody waits for that.
     spool.path.unlink()
     os.mkfifo(spool.path)
     with pytest.raises(LogError, match="not a regular file"):
         spool.waiting()
+    writer.add([Event(3, Kind.COLLECTOR_STARTED)])
+    assert writer.keep()
     spool.path.unlink()
     assert writer.keep()
+
+
+def test_a_folder_that_hosts_share_leads_nowhere_else(secret: Path) -> None:
+    store = Folder(secret.parent / "fleet")
+    for lay in (Path.symlink_to, Path.hardlink_to):
+        (store.path / ".incoming").mkdir(parents=True, exist_ok=True)
+        lay(store.path / ".incoming" / "event+a", secret)
+        store.write("event/a", b"new")
+        (store.path / "event" / "a").unlink()
+        lay(store.path / "event" / "a", secret)
+        store.write("event/a", b"newer")
+        assert store.read("event/a") == b"newer"
+    assert (secret.read_text(), mode(secret)) == ("secret", 0o600)
+    (store.path / "event" / "b").symlink_to(secret)
+    os.mkfifo(store.path / "event" / "c")
+    for name in ("event/b", "event/c"):
+        with pytest.raises(StoreError):
+            store.read(name)
 
 
 @pytest.mark.parametrize("had", [0o600, 0o640, 0o644])
