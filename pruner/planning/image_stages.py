@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from collector.model.origin import Origin
@@ -133,10 +133,9 @@ class ImageStages:
         unobserved = () if seen.last is None else ((seen.last, inventory.now),)
         quiet = idle_since(inventory.now, policy.local_idle, seen.first, by_end((*seen.gaps, *unobserved)))
         last_use = [image.last_use for image in self._images]
-        ever = [set(map(repository, image.names)) for image in self._images]
-        current = [set(map(repository, (*image.references, *image.digests))) for image in self._images]
-        sight = [(image.first_seen, image.created) for image in self._images]
-        self._superseded = frozenset(i for i in superseded(staying, ever, current, sight) if last_use[i] <= quiet)
+        current = [(*image.references, *image.digests) for image in self._images]
+        found = superseded_among(self._images, staying, current)
+        self._superseded = frozenset(i for i in found if last_use[i] <= quiet)
         if not self._superseded:
             return order
         turn = in_their_turn(order, [image.local for image in self._images], last_use, quiet)
@@ -221,6 +220,31 @@ class ImageStages:
 
 
 _NEVER = (-1.0, -1.0)
+
+
+def superseded_among(images: Sequence[Image], staying: Iterable[int], current: Sequence[Collection[str]]) -> list[int]:
+    """Local images of which a later one is there in each of their repositories: see `local_images.superseded`.
+
+    Args:
+        images: images in order of first sight.
+        staying: numbers of the local ones that stay unless the policy's order takes them, in that order.
+        current: the names that each bears now.
+    """
+    ever, now = [set(map(repository, image.names)) for image in images], [set(map(repository, one)) for one in current]
+    return superseded(staying, ever, now, [(image.first_seen, image.created) for image in images])
+
+
+def still_superseded(image: Image, images: Sequence[Image], current: Mapping[str, Collection[str]]) -> bool:
+    """Whether a later image of each repository of a local image is there in this moment.
+
+    Args:
+        image: the image.
+        images: those that a plan was made of, in order of first sight.
+        current: the names that each image bears now, by ID.
+    """
+    named = [one for one in images if one.local and current.get(one.image_id)]
+    found = superseded_among(named, range(len(named)), [current[one.image_id] for one in named])
+    return any(named[i].image_id == image.image_id for i in found)
 
 
 def facts(image: Image, now: float, own_bytes: int, learned: Learned) -> Facts:

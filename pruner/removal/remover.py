@@ -19,9 +19,11 @@ from collector.model.errors import EngineError, EngineNotFoundError, EngineRefus
 from collector.model.observation import ListedImage
 from collector.model.references import repository
 from collector.model.units import short_id
-from pruner.planning.image_stages import Verdict
+from pruner.planning.decision import Reason
+from pruner.planning.image_stages import Verdict, still_superseded
 from pruner.planning.plan import Plan, Removal
 from pruner.planning.stages import Item, ItemKind
+from pruner.policy.local_images import SUPERSEDED
 from pruner.removal.effect import disk_now
 from pruner.state.event_watch import EVIDENCE, Lookout
 from pruner.state.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume, stop_times
@@ -81,7 +83,7 @@ class Remover:
     def _remove(self, planned: Verdict | Item, made: Plan, lookout: Lookout) -> str | None:
         if isinstance(planned, Verdict):
             image = planned.image
-            return self._image_obstacle(image, made, lookout) or self._remove_image(image, made, lookout)
+            return self._image_obstacle(planned, made, lookout) or self._remove_image(image, made, lookout)
         if isinstance(planned.subject, Container) and planned.kind is ItemKind.LOG:
             return self._empty_log(planned.subject)
         if isinstance(planned.subject, Container):
@@ -90,13 +92,19 @@ class Remover:
             return self._remove_volume(planned.subject, made, lookout)
         return self._prune_build_cache(planned.subject, planned, made)
 
-    def _image_obstacle(self, image: Image, made: Plan, lookout: Lookout) -> str | None:
+    def _image_obstacle(self, planned: Verdict, made: Plan, lookout: Lookout) -> str | None:
         """Why an image must stay after all: what has changed since the plan was made."""
-        row = current_names(self._engine, image.image_id)
+        image = planned.image
+        rows = {row.image: row for row in self._engine.images()}
+        row = rows.get(image.image_id)
         if row is None:
             return "gone already"
         if row.references != image.references or row.digests != image.digests:
             return "its references have moved since the plan was made"
+        if planned.reason is not Reason.EVICT_DANGLING and image.local and made.policy.local_images == SUPERSEDED:
+            names = {row.image: (*row.references, *row.digests) for row in rows.values()}
+            if not still_superseded(image, made.inventory.images, names):
+                return "no registry can give it back, and it is the latest of a repository now"
         inventory = made.inventory
         for _ in range(_LOOKS):
             lookout.mark()

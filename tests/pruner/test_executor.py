@@ -13,6 +13,7 @@ from collector.eventlog.log import EventLog
 from collector.model.errors import EngineError, EngineRefusedError
 from collector.model.events import Event, Kind
 from collector.model.observation import ExternalContainer
+from collector.model.origin import Origin
 from pruner.policy.file import policy_from
 from pruner.removal import executor, run
 from pruner.removal.executor import Outcome
@@ -83,6 +84,33 @@ def test_what_changes_between_plan_and_removal_is_noticed(bench: Bench, race: st
     assert bench.failed(outcome)[image] == why
     assert image in bench.recorded("item_failed")
     assert ("remove_image", image) not in bench.engine.calls
+
+
+@pytest.mark.parametrize("race", ["removed", "renamed"])
+def test_a_superseded_local_image_stays_if_the_later_one_goes_meanwhile(bench: Bench, race: str) -> None:
+    old, later = (bench.engine.add_image(f"app:{n}", age=OLD, origin=Origin.LOCAL, verb=None) for n in (1, 2))
+    kinds = [Kind.COLLECTOR_STARTED, *([Kind.IMAGE_TAGGED] * 2)]
+    began_ns = time.time_ns() - int(OLD * 1e9)
+    bench.log.append(
+        [
+            Event(began_ns + n, kind, image=image)
+            for n, kind, image in zip(range(3), kinds, (None, old, later), strict=True)
+        ]
+    )
+    bench.log.append([Event(time.time_ns(), Kind.DISK_SAMPLED)])
+
+    def act() -> None:
+        if race == "renamed":
+            bench.engine.tag(later, "other", "1")
+        bench.engine.remove_image("app:2")
+
+    wanted = {"local_idle": "1d"}
+    made = run.make_plan(bench.engine, bench.log, policy_from(wanted, "t", POLICY))
+    assert [verdict.image.image_id for verdict in made.evictions] == [old]
+    bench.engine.before("images", act, skip=1)
+    outcome = bench.prune(**wanted)
+    assert bench.failed(outcome)[old] == "no registry can give it back, and it is the latest of a repository now"
+    assert old in bench.engine.image_table
 
 
 def test_a_container_that_comes_after_the_last_question_is_refused_and_names_are_given_back(bench: Bench) -> None:
