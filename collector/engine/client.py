@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -118,34 +118,28 @@ class DockerEngine:
 
     def buffered_events(self, since_ns: int, until_ns: int) -> list[dict[str, Any]]:
         """The events of an interval that the engine still has. Raises EngineError."""
-        if self.keeps_events:
-            return self._stored_events(since_ns, until_ns)
-        with as_engine_error(self.host):
-            found = self.api.events(since=_stamp(since_ns), until=_stamp(until_ns), decode=False)
-            return read_events(b"".join(cast("Iterator[bytes]", found)).split(b"\n"))
-
-    def _stored_events(self, since_ns: int, until_ns: int) -> list[dict[str, Any]]:
-        """Podman's events. It stops to read its file when `until` has passed, wherever it is then: so none is given."""
+        # Podman stops to read its file when `until` has passed, wherever it is then: so it is given none.
+        end = {"stream": "false"} if self.keeps_events else {"until": _stamp(until_ns)}
         with as_engine_error(self.host):
             api = cast("Any", self.api)
             answer = api.get(
                 f"{api.base_url}/v{api.api_version}/events",
-                params={"since": _stamp(since_ns), "stream": "false"},
+                params={"since": _stamp(since_ns), **end},
                 timeout=self._timeout,
             )
-            answer.raise_for_status()
+            api._raise_for_status(answer)  # noqa: SLF001 - docker-py's own faults, which we know
             found = read_events(answer.content.split(b"\n"))
-        return [event for event in found if since_ns <= event_time_ns(event) <= until_ns]
+        return [event for event in found if not self.keeps_events or since_ns <= event_time_ns(event) <= until_ns]
 
     def images(self) -> list[ListedImage]:
         """All images but intermediate build steps. Raises EngineError."""
         with as_engine_error(self.host):
-            rows = again(self.api.images)
+            rows = _rows(again(self.api.images))
         return [
             ListedImage(
                 full_id(text(row["Id"])), tags(row), digests(row), size(row.get("Size")), strings(row.get("Labels"))
             )
-            for row in objects(rows)
+            for row in rows
             if text(row.get("Id"))
         ]
 
@@ -229,7 +223,7 @@ class DockerEngine:
         return tuple(replace(layer, bytes=layer.bytes + extra) for layer, extra in zip(unpacked, kept, strict=True))
 
     def _inspect(self, image: str) -> dict[str, Any]:
-        return mapping(cast("Any", self.api).inspect_image(image))
+        return _object(cast("Any", self.api).inspect_image(image))
 
     def _layer_sizes(self, image: str) -> list[int] | None:
         """Bytes of the non-empty history entries, base first; None if the engine does not know."""
@@ -349,9 +343,9 @@ class DockerEngine:
     def containers(self) -> list[ListedContainer]:
         """All containers in any state. Raises EngineError."""
         with as_engine_error(self.host):
-            rows = again(lambda: self.api.containers(all=True))
+            rows = _rows(again(lambda: self.api.containers(all=True)))
         now = int(time.time())
-        volume_of = self._volumes_by_folder() if any(map(nameless_volumes, objects(rows))) else {}
+        volume_of = self._volumes_by_folder() if any(map(nameless_volumes, rows)) else {}
         return [
             ListedContainer(
                 container=text(row["Id"]),
@@ -363,7 +357,7 @@ class DockerEngine:
                 labels=strings(row.get("Labels")),
                 volumes=volumes_of(row, volume_of),
             )
-            for row in objects(rows)
+            for row in rows
             if text(row.get("Id"))
         ]
 
@@ -375,7 +369,7 @@ class DockerEngine:
         """All that the engine reports about a container; None if it has gone. Raises EngineError."""
         with as_engine_error(self.host):
             try:
-                return cast("dict[str, Any]", self.api.inspect_container(container))
+                return _object(self.api.inspect_container(container))
             except docker.errors.NotFound:
                 return None
 
@@ -400,7 +394,7 @@ class DockerEngine:
     def volumes(self) -> list[dict[str, Any]]:
         """All volumes, as the engine lists them. Raises EngineError."""
         with as_engine_error(self.host):
-            rows = objects(mapping(self.api.volumes()).get("Volumes"))
+            rows = _rows(_object(self.api.volumes()).get("Volumes"))
         return [row for row in rows if text(row.get("Name"))]
 
     def disk_usage(self) -> dict[str, Any]:
@@ -415,7 +409,7 @@ class DockerEngine:
             f"{api.base_url}/v{api.api_version}/system/df", params={"verbose": "1", **parameters}, timeout=self._timeout
         )
         api._raise_for_status(answer)  # noqa: SLF001 - docker-py's own faults, which we know; it has no call for this
-        usage = mapping(answer.json())
+        usage = _object(answer.json())
         old = {member: usage.get(member) for member in _DF_MEMBERS}
         new = {member: mapping(usage.get(successor)).get("Items") for member, successor in _DF_MEMBERS.items()}
         return {**usage, **{member: objects(new[member] if old[member] is None else old[member]) for member in old}}
@@ -435,6 +429,20 @@ _EMPTY_TAR = b"\0" * 1024
 _PROBE = "docker-hindsight-doctor"
 # The members of `/system/df`, and where the engine's API has the same from 1.52 on.
 _DF_MEMBERS = {"Containers": "ContainerUsage", "Volumes": "VolumeUsage", "BuildCache": "BuildCacheUsage"}
+
+
+def _object(found: object) -> dict[str, Any]:
+    """An answer that is an object. Raises ValueError: what cannot be read is unknown, not empty."""
+    if not isinstance(found, dict):
+        raise ValueError("it is not an object")  # noqa: TRY004 - as of all that cannot be read
+    return found
+
+
+def _rows(found: object) -> list[dict[str, Any]]:
+    """The rows of a listing, of which some engines make null when there are none. Raises ValueError."""
+    if found is not None and not isinstance(found, list):
+        raise ValueError("it is not a list")
+    return objects(found)
 
 
 def _stamp(time_ns: int | None) -> Any:

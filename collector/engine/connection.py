@@ -21,6 +21,8 @@ from collector.model.untrusted import cut
 
 _TRIES = 5
 _RETRY_S = 0.1
+# Of what an engine, or a proxy before it, says: a page of HTML is no message.
+_MOST_WORDS = 1000
 T = TypeVar("T")
 # What an engine answers of one thing that it cannot show, or that cannot be read; all others it may.
 REFUSED = (docker.errors.APIError, ValueError, RecursionError)
@@ -36,7 +38,7 @@ def connect(address: Address, timeout: float) -> docker.APIClient:
     Raises:
         EngineError: there is no engine, or it is not an address of one.
     """
-    kind = _LocalClient if address.is_loopback else docker.APIClient
+    kind = _LocalClient if address.is_loopback else _Client
     with as_engine_error(address.url):
         try:
             return kind(address.url, version="auto", timeout=cast("int", timeout), tls=_tls(address))
@@ -56,14 +58,30 @@ class Stream:
 
     def __iter__(self) -> Iterator[bytes]:
         with as_engine_error(self._host):
-            yield from self._stream
+            for chunk in self._stream:
+                # What something between us and the engine has put together is one text.
+                yield chunk if isinstance(chunk, bytes) else str(chunk).encode()
 
     def close(self) -> None:
         """End it."""
         self._stream.close()
 
 
-class _LocalClient(docker.APIClient):
+class _Client(docker.APIClient):
+    """A client to which an error is one, whatever shape its answer has."""
+
+    def _raise_for_status(self, response: Any) -> None:
+        try:
+            cast("Any", super())._raise_for_status(response)  # noqa: SLF001 - the one place where all errors are made
+        except (LookupError, TypeError, AttributeError) as error:
+            # The base class takes each answer that is JSON for an object with a text `message`.
+            kind = (
+                docker.errors.NotFound if response.status_code == requests.codes.not_found else docker.errors.APIError
+            )
+            raise kind(str(error.__context__), response=response, explanation=response.text) from None
+
+
+class _LocalClient(_Client):
     """A client of this host: no proxy leads there, and looking for one costs as much as a question does."""
 
     @property
@@ -96,7 +114,8 @@ def again(listing: Callable[[], T]) -> T:
         except docker.errors.NotFound as error:
             missing = error
             time.sleep(_RETRY_S)
-    raise docker.errors.DockerException(f"a listing failed {_TRIES} times: {missing.explanation}") from missing
+    words = f"a listing failed {_TRIES} times: {missing.explanation}"
+    raise docker.errors.APIError(words, response=missing.response, explanation=words) from missing
 
 
 @contextmanager
@@ -107,17 +126,22 @@ def as_engine_error(host: str) -> Iterator[None]:
             yield
     except docker.errors.APIError as error:
         refused = EngineNotFoundError if isinstance(error, docker.errors.NotFound) else EngineRefusedError
-        raise refused(host, str(error.explanation or error), error.status_code) from error
+        words = cut(" ".join(str(error.explanation or error).split()), _MOST_WORDS)
+        raise refused(host, words, error.status_code) from error
     except requests.Timeout as error:
         raise UnansweredError(f"the engine at {host} did not answer in time: {error}") from error
+    except requests.JSONDecodeError as error:
+        raise _unreadable(host, error) from error
     except (docker.errors.DockerException, requests.RequestException, OSError) as error:
         raise EngineError(_unreachable(host, error)) from error
     except urllib3.exceptions.HTTPError as error:
         raise EngineError(_unreachable(host, error)) from error
     except (ValueError, RecursionError) as error:
-        raise UnansweredError(
-            f"the engine at {host} gave an answer that cannot be read: {cut(str(error), 200)}"
-        ) from error
+        raise _unreadable(host, error) from error
+
+
+def _unreadable(host: str, error: Exception) -> UnansweredError:
+    return UnansweredError(f"the engine at {host} gave an answer that cannot be read: {cut(str(error), 200)}")
 
 
 def _unreachable(host: str, error: Exception) -> str:

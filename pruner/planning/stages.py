@@ -256,6 +256,8 @@ def _volume(policy: Volumes, one: Volume, now: float, shortage: Shortage | None)
         reason, detail = ItemReason.NOT_LISTED, ITEM_REASON_MEANING[ItemReason.NOT_LISTED]
     elif one.orphaned:
         reason, detail = ItemReason.YOUNG, "its container was removed by this very run"
+    elif not one.last_use:
+        reason, detail = ItemReason.YOUNG, "when it was last of use is not known"
     elif idle < age:
         reason, detail = ItemReason.YOUNG, f"{story}, within its age of {format_duration(age)}"
     else:

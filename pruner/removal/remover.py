@@ -28,6 +28,7 @@ from pruner.removal.effect import disk_now
 from pruner.state.event_watch import EVIDENCE, Lookout
 from pruner.state.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume, stop_times
 from pruner.state.jobs_in_flight import held_for_jobs
+from pruner.state.questions import is_lost
 from pruner.state.survey import current_names, external_container, read_container
 from pruner.state.volumes import created_at
 
@@ -78,12 +79,21 @@ class Remover:
             return Obstacle("gone already, or its name has moved")
         except EngineRefusedError as refused:
             return Obstacle(refused.explanation, refused=True)
+        except EngineError as error:
+            # What the engine fails over, or takes too long for, must not keep it from all the rest, run after run.
+            if is_lost(self._engine, error):
+                raise
+            return Obstacle(str(error), refused=True)
         return None if why is None else Obstacle(why)
 
     def _remove(self, planned: Verdict | Item, made: Plan, lookout: Lookout) -> str | None:
         if isinstance(planned, Verdict):
             image = planned.image
-            return self._image_obstacle(planned, made, lookout) or self._remove_image(image, made, lookout)
+            return (
+                self._is_latest(planned, made)
+                or self._image_obstacle(image, made, lookout)
+                or self._remove_image(image, made, lookout)
+            )
         if isinstance(planned.subject, Container) and planned.kind is ItemKind.LOG:
             return self._empty_log(planned.subject)
         if isinstance(planned.subject, Container):
@@ -92,19 +102,23 @@ class Remover:
             return self._remove_volume(planned.subject, made, lookout)
         return self._prune_build_cache(planned.subject, planned, made)
 
-    def _image_obstacle(self, planned: Verdict, made: Plan, lookout: Lookout) -> str | None:
-        """Why an image must stay after all: what has changed since the plan was made."""
+    def _is_latest(self, planned: Verdict, made: Plan) -> str | None:
+        """Why a local image must stay that is not superseded any more, because the later one has gone or moved."""
         image = planned.image
-        rows = {row.image: row for row in self._engine.images()}
-        row = rows.get(image.image_id)
+        if not image.local or made.policy.local_images != SUPERSEDED or planned.reason is Reason.EVICT_DANGLING:
+            return None
+        names = {row.image: (*row.references, *row.digests) for row in self._engine.images()}
+        if image.image_id not in names or still_superseded(image, made.inventory.images, names):
+            return None
+        return "no registry can give it back, and it is the latest of a repository now"
+
+    def _image_obstacle(self, image: Image, made: Plan, lookout: Lookout) -> str | None:
+        """Why an image must stay after all: what has changed since the plan was made."""
+        row = current_names(self._engine, image.image_id)
         if row is None:
             return "gone already"
         if row.references != image.references or row.digests != image.digests:
             return "its references have moved since the plan was made"
-        if planned.reason is not Reason.EVICT_DANGLING and image.local and made.policy.local_images == SUPERSEDED:
-            names = {row.image: (*row.references, *row.digests) for row in rows.values()}
-            if not still_superseded(image, made.inventory.images, names):
-                return "no registry can give it back, and it is the latest of a repository now"
         inventory = made.inventory
         for _ in range(_LOOKS):
             lookout.mark()

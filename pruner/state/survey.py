@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from collector.engine.locality import require_local
 from collector.engine.protocol import Engine
 from collector.eventlog.identity import this_machine
 from collector.eventlog.log import EventLog
 from collector.machine.disk import contradiction, sample_disks
-from collector.model.errors import EngineError, UnansweredError, UsageError
+from collector.model.errors import EngineError, UsageError
 from collector.model.jobs import ci_job, job_of, orchestrator_of
 from collector.model.observation import ExternalContainer, ImageObservation, ListedContainer, ListedImage
 from collector.model.origin import Origin, agreed
@@ -49,11 +49,10 @@ from pruner.state.inventory import (
 from pruner.state.job_memory import RunnerPolicies, configured_policies, read_jobs
 from pruner.state.jobs_in_flight import JobMemory, held_for_jobs
 from pruner.state.learning import Habits, read_experience
+from pruner.state.questions import Questions
 from pruner.state.refusals import read_refusals
 from pruner.state.services import read_rollbacks
 from pruner.state.volumes import read_volumes
-
-T = TypeVar("T")
 
 _STALE_S = 900.0
 # At least this share of the recent past must have been observed, or the decision says so.
@@ -95,7 +94,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
     else:
         jobs = JobMemory(configured=RunnerPolicies(configured_policies(config)))
     listed = engine.containers()
-    questions = Questions()
+    questions = Questions(engine)
     usage = questions.ask(engine.disk_usage, _NO_USAGE, "what containers, volumes and build cache hold is unknown")
     label_of = {row.container: policy.kept_by(row.labels) for row in listed}
     containers = tuple(
@@ -149,38 +148,6 @@ def least_held(images: Sequence[Image], store: str) -> int:
     if store == "podman":
         return max((image.size for image in images), default=0)
     return sum({chain: size for image in images for chain, size in image.layers}.values())
-
-
-class Questions:
-    """Questions to the engine that a decision can do without: one that fails is a warning."""
-
-    def __init__(self) -> None:
-        self._faults: dict[str, list[UnansweredError]] = {}
-
-    @property
-    def faults(self) -> tuple[str, ...]:
-        """What was not answered, and what follows from it, one line each."""
-        return tuple(
-            f"{consequence}: {errors[0]}" + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")
-            for consequence, errors in self._faults.items()
-        )
-
-    def ask(self, question: Callable[[], T], otherwise: T, consequence: str) -> T:
-        """The answer; `otherwise` where the engine gives none.
-
-        Args:
-            question: asks.
-            otherwise: what stands in for the answer.
-            consequence: what follows from its failing, in words.
-
-        Raises:
-            EngineError: the engine is gone, which is more than a question without an answer.
-        """
-        try:
-            return question()
-        except UnansweredError as error:
-            self._faults.setdefault(consequence, []).append(error)
-            return otherwise
 
 
 def with_learning(inventory: Inventory, log: EventLog | None, policy: Policy) -> Inventory:
@@ -262,9 +229,9 @@ def read_container(detail: Mapping[str, Any], known: Container) -> Container:
     finished = parse_rfc3339(text(state.get("FinishedAt"))) or 0.0
     return replace(
         known,
-        state=(text(state.get("Status")) or known.state).lower(),
+        state=text(state.get("Status")).lower() or "unknown",
         # A container that never started is said to have finished in the year 1.
-        stopped_at=max(created, finished),
+        stopped_at=max(created, finished) or known.stopped_at,
         never_started=finished <= 0,
         restarts=(text(mapping(host.get("RestartPolicy")).get("Name")) or "no") != "no",
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from collector.eventlog.log import EventLog
-from collector.model.errors import EngineError, EngineRefusedError
+from collector.model.errors import EngineError, EngineRefusedError, UnansweredError
 from collector.model.events import Event, Kind
 from collector.model.observation import ExternalContainer
 from collector.model.origin import Origin
@@ -138,6 +138,7 @@ def test_an_engine_that_is_lost_ends_the_prune_and_the_next_run_records_the_rest
     first, second = old_image(bench, "a:1"), old_image(bench, "b:1")
     # What the survey asks is answered: the engine is lost while the plan is carried out.
     run.make_plan(bench.engine, bench.log, POLICY)
+    bench.engine.before(method, lambda: bench.engine.fail("info"), skip=bench.engine.asked(method))
     bench.engine.fail(method, skip=bench.engine.asked(method))
     with pytest.raises(EngineError, match="no engine answers"):
         bench.prune()
@@ -145,6 +146,20 @@ def test_an_engine_that_is_lost_ends_the_prune_and_the_next_run_records_the_rest
     gone = {first, second} - set(bench.engine.image_table)
     assert bench.recorded("item_removed") == gone
     assert bench.log.query("SELECT count(*) FROM prunes WHERE finished IS NULL") == [(0,)]
+
+
+@pytest.mark.parametrize("error", [EngineError("the engine hung up"), UnansweredError("it did not answer in time")])
+def test_what_the_engine_fails_over_does_not_keep_it_from_the_rest(bench: Bench, error: EngineError) -> None:
+    """As one whose removal hangs in the kernel, or makes the engine panic."""
+    first, second = old_image(bench, "a:1"), old_image(bench, "b:1")
+    bench.engine.fail("remove_image", first, error)
+    outcome = bench.prune()
+    assert set(bench.engine.image_table) == {first}
+    assert bench.failed(outcome) == {first: str(error)}
+    assert bench.recorded("item_removed") == {second}
+    (again,) = run.make_plan(bench.engine, bench.log, POLICY).evictions
+    assert "last, for the engine refused it" in again.detail
+    assert again.detail.endswith(str(error))
 
 
 def test_what_an_interrupted_prune_removed_is_recorded_also_when_it_was_pulled_again(bench: Bench) -> None:

@@ -25,6 +25,7 @@ from pruner.state.event_watch import names_of, raw_use
 from pruner.state.inventory import Container, Image
 from pruner.state.survey import free_slots, read_build_cache, read_container, read_slots, survey
 from pruner.state.volumes import sort_of
+from tests.fake_engine import FakeEngine
 
 HEX = "0123456789abcdef" * 4
 SLOT = "runner-abcdefgh-project-7-concurrent-0"
@@ -98,6 +99,13 @@ def test_a_container_that_never_started_counts_from_its_creation() -> None:
     detail["HostConfig"] = {"RestartPolicy": {"Name": "unless-stopped"}}
     read = read_container(detail, known)
     assert (read.stopped_at, read.never_started, read.restarts) == (1767312000.0, False, True)
+
+
+def test_a_container_of_which_the_engine_shows_nothing_readable_is_not_known_to_be_stopped() -> None:
+    known = Container("id", "name", "image", "exited", 1767225600.0)
+    for detail in ({}, {"State": 3}, {"Created": "x", "State": {"Status": ["exited"], "FinishedAt": 7}}):
+        read = read_container(detail, known)
+        assert (read.state, read.stopped_at) == ("unknown", 1767225600.0)
 
 
 def test_build_cache_is_used_when_it_was_made_or_used_last() -> None:
@@ -233,6 +241,20 @@ def test_a_question_without_an_answer_is_a_warning(
     assert f"{warning}: the engine answered: no" in [line.removesuffix(" (and 1 more)") for line in state.warnings]
     found = len(state.images), state.containers[0].state, len(state.volumes), state.build_cache.bytes
     assert found == left
+
+
+def test_an_engine_that_hangs_up_over_one_question_only_is_not_lost(tmp_path: Path) -> None:
+    """As one that panics over it does, each time."""
+    engine = FakeEngine(tmp_path)
+    engine.add_image("a:1")
+    engine.fail("disk_usage", times=2)
+    state = survey(engine, None, Policy())
+    assert len(state.images) == 1
+    assert any("build cache hold is unknown: no engine answers" in line for line in state.warnings)
+    # The second `info` is what distinguishes the two.
+    engine.fail("info", skip=1)
+    with pytest.raises(EngineError, match="no engine answers"):
+        survey(engine, None, Policy())
 
 
 @pytest.mark.parametrize("question", ["info", "containers", "images", "buffered_events"])
