@@ -45,7 +45,14 @@ FACTS = (
         "the service of a Compose project, of Swarm, Nomad, ECS or balena",
         ids=True,
         none=True,
-        labels=("com.docker.*", "com.hashicorp.nomad.*", "com.amazonaws.ecs.*", "io.balena.*"),
+        labels=(
+            "com.docker.*",
+            "com.hashicorp.nomad.*",
+            "com.amazonaws.ecs.*",
+            "io.balena.*",
+            "net.azure-devices.*",
+            "PODMAN_SYSTEMD_UNIT",
+        ),
     ),
     Fact("the CI system", ids=True, fields=("ci",)),
     Fact(

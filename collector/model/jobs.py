@@ -39,6 +39,8 @@ _ORCHESTRATORS = {
     "io.kubernetes.pod.name": "Kubernetes",
     "io.kubernetes.cri-o.ContainerID": "Kubernetes",
     "io.balena.supervised": "balena",
+    "net.azure-devices.edge.owner": "Azure IoT Edge",
+    "PODMAN_SYSTEMD_UNIT": "systemd",
 }
 
 # Every label that a job or an orchestrator is recognised by: where there are too many, these are kept.

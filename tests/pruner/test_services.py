@@ -50,5 +50,6 @@ def test_orchestrators_are_known_by_their_labels() -> None:
     assert orchestrator_of({"com.docker.swarm.task.id": "x"}) == "Docker swarm"
     assert orchestrator_of({"com.hashicorp.nomad.alloc_id": "x"}) == "Nomad"
     assert orchestrator_of({"com.amazonaws.ecs.task-arn": "x"}) == "Amazon ECS"
+    assert orchestrator_of({"PODMAN_SYSTEMD_UNIT": "web.service"}) == "systemd"
     assert orchestrator_of({}, "k8s_app_pod_default_0123-4567_0") == "Kubernetes"
     assert orchestrator_of({"com.docker.compose.project": "shop"}, "shop-db-1") is None
