@@ -445,6 +445,48 @@ def ship(
         )
 
 
+@app.command(short_help="Remove what the log holds of a project's jobs or an image.")
+def forget(
+    log: LogOption = None,
+    project: Annotated[
+        str | None,
+        typer.Option(metavar="PROJECT", help="A project's ID or path; a glob such as 'group/*'.", show_default=False),
+    ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGE", help="A reference, repository, digest, or the beginning of an ID.", show_default=False
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Remove for good what the law or a customer asks to remove, and record in the log that it was done.
+
+    Of a project go its jobs and whose uses were its; that images were used stays. Of an image everything goes. The file
+    is written again without it, so that nothing of it can be read there any more. What was shipped to other places, and
+    damaged files that lie beside the log, have to be removed by hand.
+    """
+    from collector.eventlog import forget as forgetting
+
+    if (project is None) == (image is None):
+        raise UsageError("forget: name either --project or --image")
+    opened = console.open_log(log)
+    if project is not None:
+        found = forgetting.forget_project(opened, project, dry_run=dry_run)
+    else:
+        found = forgetting.forget_image(opened, image or "", dry_run=dry_run)
+    if output is Format.JSON:
+        console.print_json(found.to_json())
+        return
+    what = format_count(found.jobs, "job") if project is not None else format_count(len(found.images), "image")
+    done = "would be removed" if dry_run else "removed"
+    nothing = "" if found.events or found.jobs or found.images else "nothing of it is in the log: "
+    console.print_as_is(f"{nothing}{done} {what} and {format_count(found.events, 'mention')} of {project or image}")
+    for path in found.left:
+        console.print_as_is(f"note: {path} may still hold it: remove it", err=True)
+
+
 @app.command("import")
 def import_(
     jobs: Annotated[

@@ -29,6 +29,7 @@ _MOST = 100_000
 _WHOLE = sql_list(
     (
         *(Kind.GAP, Kind.CLOCK_SET_BACK, Kind.HOST_CHANGED, Kind.COLLECTOR_STARTED, Kind.COLLECTOR_STOPPED),
+        Kind.DATA_FORGOTTEN,
         *with_effect(Effect.GOES),
     )
 )

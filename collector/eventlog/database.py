@@ -14,7 +14,8 @@ import duckdb
 from collector.model.errors import LogDamagedError, LogError, LogFullError
 from collector.model.paths import how_to_read
 
-_UMASK = 0o027  # the log is 0640: it shows which projects run which images
+UMASK = 0o027
+"""The log is 0640: it shows which projects run which images."""
 _NO_SPACE = "No space left on device"
 _DAMAGED = ("Could not read enough bytes", "orrupt", "checksum", "Checksum", "Failure while replaying WAL")
 _DAMAGES = (duckdb.InternalException, duckdb.SerializationException, duckdb.FatalException)
@@ -96,7 +97,7 @@ def made_whole(path: Path, *, over: bool = False) -> Iterator[Path]:
         path: its place.
         over: take the place of the file that is there.
     """
-    before = os.umask(_UMASK)
+    before = os.umask(UMASK)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.new-{os.getpid()}-{time.monotonic_ns()}")
@@ -146,14 +147,24 @@ def files_aside(path: Path) -> list[Path]:
     return sorted(found)
 
 
-def check_functions(connection: duckdb.DuckDBPyConnection, path: Path, ours: frozenset[str]) -> None:
+def check_functions(
+    connection: duckdb.DuckDBPyConnection, path: Path, ours: frozenset[str], database: str | None = None
+) -> None:
     """See that a file from elsewhere does not bring functions of its own, which would stand before DuckDB's.
+
+    Args:
+        connection: where it is open.
+        path: the file.
+        ours: the functions that it may have.
+        database: what it is called there; None: it is the connection's own.
 
     Raises:
         LogError: it does.
     """
     found = connection.execute(
-        "SELECT function_name FROM duckdb_functions() WHERE NOT internal AND database_name = current_database()"
+        "SELECT function_name FROM duckdb_functions() WHERE NOT internal"
+        " AND database_name = coalesce(?, current_database())",
+        [database],
     ).fetchall()
     if not ours.issuperset(name for (name,) in found):
         raise LogError(f"{path} defines functions of its own, as no event log does: name another with --log")

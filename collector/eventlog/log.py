@@ -36,7 +36,7 @@ from collector.eventlog.schema import (
     TABLES,
     VIEWS,
 )
-from collector.eventlog.settings import job_details
+from collector.eventlog.settings import goes_on_from, job_details
 from collector.eventlog.views import show
 from collector.model.backoff import Backoff
 from collector.model.errors import LogBusyError, LogError
@@ -70,6 +70,8 @@ class EventLog:
         self.wait = wait
         # How much of jobs all who write to the log keep from the next append on; None: as much as so far.
         self.job_details: JobDetails | None = None
+        # The number of the last event that this object appended.
+        self._newest = 0
         self._checked: tuple[int, int] | None = None
 
     @property
@@ -118,6 +120,7 @@ class EventLog:
                 connection.begin()
                 self._put(connection, events, mark)
             connection.commit()
+            self._newest = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0][0]
         return count
 
     def _put(self, connection: duckdb.DuckDBPyConnection, events: Sequence[Event], mark: tuple[str, str] | None) -> int:
@@ -175,7 +178,7 @@ class EventLog:
         self, connection: duckdb.DuckDBPyConnection, *, as_recorded: bool, whole_since: float | None
     ) -> duckdb.DuckDBPyConnection:
         """An open log as queries see it: with our own views, whatever the file holds, and true times."""
-        _check_tables(connection, self.path)
+        check_tables(connection, self.path)
         since_ns = None if whole_since is None else int(min(max(whole_since * 1e9, 0), LAST_NS))
         show(connection, since_ns, as_recorded=as_recorded)
         self._resolved(connection)
@@ -265,6 +268,21 @@ class EventLog:
             for table in sorted(TABLES & found):
                 connection.execute(f"SELECT bit_xor(hash(COLUMNS(*))) FROM {table}").fetchall()
 
+    def goes_on_from(self, file: tuple[int, int]) -> bool:
+        """Whether the log is another file, by device and inode, written again with all that was appended to that.
+
+        Raises:
+            LogError: it cannot be read.
+        """
+        with self.reading() as connection:
+            newest = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0][0]
+            return newest >= self._newest and goes_on_from(connection, file)
+
+    def settle(self) -> None:
+        """See that all is in the file itself, at this version. Raises LogError."""
+        with self._opened(read_only=False) as connection:
+            connection.execute("CHECKPOINT")
+
     def forget_folded(self) -> None:
         """Have what is folded made again of the events, by the appends to come. Raises LogError."""
         with self._opened(read_only=False) as connection:
@@ -315,7 +333,12 @@ class EventLog:
         waits = Backoff(_FIRST_RETRY_S, _LAST_RETRY_S)
         while True:
             try:
-                return open_database(self.path, read_only=read_only, reachable=reachable)
+                before = self.path.stat().st_ino
+                connection = open_database(self.path, read_only=read_only, reachable=reachable)
+                if self.path.stat().st_ino == before:
+                    return connection
+                # It was rewritten in between: whoever held the old file would append to what is no longer there.
+                connection.close()
             except duckdb.IOException as error:
                 if not is_locked(error):
                     raise
@@ -353,9 +376,16 @@ def migrate(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     connection.commit()
 
 
-def _check_tables(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """See that what a log of this schema version holds are tables, not views that only look like them."""
-    found = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+def check_tables(connection: duckdb.DuckDBPyConnection, path: Path, database: str | None = None) -> None:
+    """See that what a log of this schema version holds are tables, not views that only look like them.
+
+    Args:
+        connection: where it is open.
+        path: its file.
+        database: what it is called there; None: it is the connection's own.
+    """
+    sql = "SELECT table_name FROM duckdb_tables() WHERE database_name = coalesce(?, current_database())"
+    found = {name for (name,) in connection.execute(sql, [database]).fetchall()}
     if not found >= TABLES:
         missing = ", ".join(sorted(TABLES - found))
         raise LogError(f"{path} is not an event log (no table {missing}): name another with --log")

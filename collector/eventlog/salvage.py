@@ -28,6 +28,7 @@ from collector.eventlog.header import repair
 from collector.eventlog.log import EventLog, migrate, newer
 from collector.eventlog.rows import insert
 from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION, TABLES
+from collector.eventlog.settings import incomplete_until
 from collector.model.errors import LogBusyError, LogError
 from collector.model.events import Event, Kind
 from collector.model.units import format_count
@@ -126,9 +127,14 @@ def _copied(path: Path, fresh: Path, fault: str) -> Salvage:
         identity.check(identity.known_hosts(connection), here, identity.this_machine(), path)
         for (host,) in connection.execute("SELECT DISTINCT host FROM event ORDER BY host").fetchall():
             identity.register(connection, host, is_here=host == identity.host_name())
-            began_ns, ended_ns = connection.execute(
-                _LOST, {"host": host, "now": now_ns, "has_end": has_end}
-            ).fetchall()[0]
+            values = {
+                "host": host,
+                "now": now_ns,
+                "has_end": has_end,
+                "lost": lost,
+                "known": incomplete_until(connection),
+            }
+            began_ns, ended_ns = connection.execute(_LOST, values).fetchall()[0]
             event = replace(gap, time_ns=ended_ns, began_ns=min(began_ns, ended_ns))
             insert(connection, host, {(event.time_ns, event.key): event})
     return Salvage(target, kept, lost, None)
@@ -282,18 +288,23 @@ class _Copy:
 
 
 # From the last event before the first that is missing to the first after the last that is; to now where none is after
-# it, and where none is missing: what did not reach the file any more is not known.
+# it, and where none is missing: what did not reach the file any more is not known. Up to a number events may be missing
+# on purpose: if more are lost than are missing after it, they can have been anywhere up to there.
 _LOST = """
 WITH held AS (SELECT seq, time FROM event WHERE host = $host),
     every AS (SELECT seq, lead(seq) OVER (ORDER BY seq) AS following FROM event),
+    hole AS (SELECT seq, following FROM every WHERE following > greatest(seq + 1, $known)),
+    hidden AS (SELECT $known > 0 AND $has_end AND $lost > coalesce(sum(following - seq - 1), 0) AS yes FROM hole),
     bounds AS (
         SELECT coalesce(
-                if((SELECT min(seq) FROM event) > 1, 0, NULL),
-                min(seq) FILTER (following > seq + 1),
-                max(seq)) AS first,
-            CASE WHEN $has_end
-                THEN coalesce(max(following) FILTER (following > seq + 1), nullif(min(seq), 1)) END AS last
-        FROM every
+                if(hidden.yes OR ($known = 0 AND (SELECT min(seq) FROM event) > 1), 0, NULL),
+                (SELECT min(seq) FROM hole),
+                (SELECT max(seq) FROM event)) AS first,
+            CASE WHEN $has_end THEN coalesce(
+                (SELECT max(following) FROM hole),
+                CASE WHEN hidden.yes THEN $known + 1
+                    WHEN $known = 0 THEN (SELECT nullif(min(seq), 1) FROM event) END) END AS last
+        FROM hidden
     )
 SELECT epoch_ns(coalesce(max(time) FILTER (seq <= first), min(time))),
     coalesce(epoch_ns(min(time) FILTER (seq >= last)), $now)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 from collector.model.job_details import JobDetails
+from collector.model.untrusted import read_object
 
 if TYPE_CHECKING:
     import duckdb
 
 _JOB_DETAILS = "job_details"
+_REWRITTEN = "rewritten"
+# Whoever has not looked for so many rewritings takes the file for another's.
+_MOST_FILES = 50
 
 
 def job_details(connection: duckdb.DuckDBPyConnection, wanted: JobDetails | None = None) -> JobDetails:
@@ -26,3 +31,33 @@ def job_details(connection: duckdb.DuckDBPyConnection, wanted: JobDetails | None
         connection.execute("INSERT INTO setting VALUES (?, ?)", [_JOB_DETAILS, str(wanted)])
     # What cannot be read was set by a newer program: keep no more than it may have allowed.
     return wanted or known or (JobDetails.NONE if rows else JobDetails.ALL)
+
+
+def note_rewriting(connection: duckdb.DuckDBPyConnection, file: tuple[int, int], seq: int) -> None:
+    """Note in a rewritten log which file it goes on from.
+
+    Args:
+        connection: the new log, open for writing.
+        file: device and inode of the old one.
+        seq: up to which number events may be missing since.
+    """
+    files = [*_rewriting(connection).get("files", []), list(file)][-_MOST_FILES:]
+    connection.execute("DELETE FROM setting WHERE name = ?", [_REWRITTEN])
+    connection.execute("INSERT INTO setting VALUES (?, ?)", [_REWRITTEN, json.dumps({"files": files, "seq": seq})])
+
+
+def goes_on_from(connection: duckdb.DuckDBPyConnection, file: tuple[int, int]) -> bool:
+    """Whether an open log was rewritten from a file, known by device and inode."""
+    return list(file) in _rewriting(connection).get("files", [])
+
+
+def incomplete_until(connection: duckdb.DuckDBPyConnection) -> int:
+    """Up to which number events of an open log may be missing on purpose."""
+    seq = _rewriting(connection).get("seq")
+    return seq if isinstance(seq, int) else 0
+
+
+def _rewriting(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    rows = connection.execute("SELECT value FROM setting WHERE name = ?", [_REWRITTEN]).fetchall()
+    found = read_object(rows[0][0]) if rows else None
+    return found if found is not None and isinstance(found.get("files", []), list) else {}

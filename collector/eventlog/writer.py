@@ -147,7 +147,17 @@ class LogWriter:
     def renewed(self) -> bool:
         """Whether the log is no longer the file that was last appended to: removed or replaced."""
         self._looked_at = self._identity()
-        return self._file is not None and self._file != self._looked_at
+        if self._file is None or self._file == self._looked_at:
+            return False
+        try:
+            rewritten = self._looked_at is not None and self.log.goes_on_from(self._file)
+        except LogError:
+            # It is looked at again once something could be appended.
+            self._looked_at = self._file
+            return False
+        if rewritten:
+            self._file = self._looked_at
+        return not rewritten
 
     def accept(self) -> None:
         """Take the file that is there now for the one that was last appended to."""

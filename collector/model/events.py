@@ -290,6 +290,14 @@ class Kind(StrEnum):
         "host_changed",
         Traits(Source.COLLECTOR, "the host has another name, machine or engine; attributes: changes, each from and to"),
     )
+    DATA_FORGOTTEN = (
+        "data_forgotten",
+        Traits(
+            Source.COLLECTOR,
+            "what the log held of a project's jobs or of an image was removed on request; attributes: of, jobs, "
+            "images, events (how many of each)",
+        ),
+    )
     COLLECTOR_STARTED = "collector_started", Traits(Source.COLLECTOR, "the collector was started", live=True)
     COLLECTOR_STOPPED = "collector_stopped", Traits(Source.COLLECTOR, "the collector ended in order", watching=True)
     PRUNE_STARTED = (

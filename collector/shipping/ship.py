@@ -21,6 +21,7 @@ import duckdb
 from collector.eventlog.identity import KnownHost, known_hosts, this_machine
 from collector.eventlog.log import EventLog
 from collector.eventlog.schema import SCHEMA_VERSION
+from collector.eventlog.settings import incomplete_until
 from collector.model.errors import LogBusyError, LogError, LogFullError
 from collector.model.events import Kind
 from collector.model.paths import open_own
@@ -217,7 +218,9 @@ def _goes_on(log: EventLog, host: KnownHost, last: int, anchor: tuple[int, int])
     if rows[0][0] == last:
         return tuple(rows[0][1:]) == anchor
     lowest = log.query("SELECT min(seq) FROM event WHERE host = ?", [host.key])[0][0]
-    return bool(lowest > last)
+    with log.reading() as connection:
+        # The event itself may have been removed on purpose.
+        return bool(lowest > last or last <= incomplete_until(connection))
 
 
 def _cut(log: EventLog, host: KnownHost, name: str, place: _Place, batch: int) -> tuple[list[_Part], int]:

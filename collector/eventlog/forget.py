@@ -1,0 +1,230 @@
+"""Removes from a log what the law or a customer asks to remove: a project's jobs, or an image."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from collector.eventlog.database import files_aside
+from collector.eventlog.log import EventLog
+from collector.eventlog.rewrite import Change, Checkpoint, rewrite, tidy
+from collector.eventlog.sql import sql_list
+from collector.eventlog.writer import LogWriter
+from collector.model.errors import LogError, UsageError
+from collector.model.events import CONTAINERS, Event, Kind, Source, of_source
+from collector.model.references import meant
+
+_FORGOTTEN = "forgotten"
+_JOBS = sql_list(of_source(Source.JOBS))
+_PRUNES = sql_list(of_source(Source.PRUNER))
+# What a prune's plan may name a project by: the names of its containers and cache volumes.
+_SLOT = 'runner-[^"]*-project-({ids})-concurrent-[^"]*'
+# Of what is known of a container its volumes stay, by whose last use decisions go, but for the slot's own.
+_VOLUMES = f"""CASE WHEN kind IN ({sql_list(CONTAINERS)}) AND (attributes -> '$.volumes') IS NOT NULL THEN
+    json_object('volumes', list_filter(TRY_CAST((attributes -> '$.volumes') AS VARCHAR[]),
+        lambda name: NOT starts_with(name, 'runner-'))) END"""
+_NAMED_AROUND = "A-Za-z0-9_./-"
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What was removed.
+
+    Attributes:
+        of: ``project`` or ``image``.
+        jobs: how many jobs.
+        images: the IDs of images.
+        events: how many events are gone or no longer say whose they were.
+        left: files beside the log that may still hold it and have to be removed by hand.
+    """
+
+    of: str
+    jobs: int
+    images: tuple[str, ...]
+    events: int
+    left: tuple[Path, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return {**asdict(self), "left": [str(path) for path in self.left]}
+
+
+def forget_project(log: EventLog, project: str, *, dry_run: bool = False, at: Checkpoint = lambda _: None) -> Forgotten:
+    """Remove all that says that uses of images were those of a project's jobs; the uses themselves stay.
+
+    Args:
+        log: the log.
+        project: its ID or path; a path may be a glob, such as ``group/*``.
+        dry_run: only count.
+        at: see `rewrite`.
+
+    Raises:
+        LogError: the log cannot be used, or has no space for its own copy; then it is as it was.
+    """
+    return _Forgetting(log, "project", at).jobs(project, dry_run=dry_run)
+
+
+def forget_image(log: EventLog, image: str, *, dry_run: bool = False, at: Checkpoint = lambda _: None) -> Forgotten:
+    """Remove all that is known of images.
+
+    Args:
+        log: the log.
+        image: a reference, a repository, a digest, or the beginning of an ID.
+        dry_run: only count.
+        at: see `rewrite`.
+
+    Raises:
+        LogError: the log cannot be used, or has no space for its own copy; then it is as it was.
+    """
+    return _Forgetting(log, "image", at).images(image, dry_run=dry_run)
+
+
+class _Forgetting:
+    """One removal."""
+
+    def __init__(self, log: EventLog, of: str, at: Checkpoint) -> None:
+        self._log, self._of, self._at = log, of, at
+
+    def jobs(self, project: str, *, dry_run: bool) -> Forgotten:
+        if not project.strip():
+            raise UsageError("--project: which one? give its path or ID")
+        self._drain()
+        name = _quoted(project)
+        theirs = f"{name} IN (project, project_id) OR coalesce(project GLOB {name}, false)"
+        with self._log.reading() as connection:
+            count = _count(connection, f"FROM job WHERE {theirs}")
+            events = _count(connection, f"FROM event WHERE job IN (SELECT job FROM job WHERE {theirs})")
+            rows = connection.execute(f"SELECT DISTINCT project_id, project FROM job WHERE {theirs}").fetchall()
+        change = _project_change(f"SELECT job FROM old.job WHERE {theirs}", rows)
+        return self._done(change, dry_run=dry_run, jobs=count, images=[], events=events)
+
+    def images(self, image: str, *, dry_run: bool) -> Forgotten:
+        self._drain()
+        with self._log.reading() as connection:
+            ids = dict(connection.execute("SELECT image_id, image FROM image").fetchall())
+            names: dict[str, list[str]] = {one: [] for one in ids}
+            sql = "SELECT image_id, list(DISTINCT name) FROM image_references GROUP BY image_id"
+            names.update(connection.execute(sql).fetchall())
+            found = sorted(meant(image, names))
+            theirs = {name for one in found for name in names[one]}
+            others = {name for one in names.keys() - set(found) for name in names[one]}
+            chosen = _numbers(ids[one] for one in found)
+            named = _texts([*theirs - others, *found])
+            events = _count(
+                connection, f"FROM event WHERE image IN {chosen} OR (image IS NULL AND reference IN {named})"
+            )
+        change = _image_change(chosen, named, found, sorted(theirs - others))
+        return self._done(change, dry_run=dry_run, jobs=0, images=found, events=events)
+
+    def _drain(self) -> None:
+        """Have what waits in the spool where it can be found."""
+        if not self._log.exists():
+            raise LogError(f"no event log at {self._log.path}")
+        if not LogWriter(self._log).flush():
+            raise LogError(f"the spool of {self._log.path} could not be emptied: nothing was changed; try again")
+
+    def _done(self, change: Change, *, dry_run: bool, jobs: int, images: Sequence[str], events: int) -> Forgotten:
+        found = Forgotten(self._of, jobs, tuple(images), events, tuple(_left(self._log.path)))
+        if dry_run:
+            return found
+        if not (jobs or images or events):
+            tidy(self._log.path)
+            return found
+        facts = {"of": self._of, "jobs": jobs, "images": len(images), "events": events}
+        record = Event(time.time_ns(), Kind.DATA_FORGOTTEN, attributes=facts, identity=uuid.uuid4().hex)
+        rewrite(self._log, Change(change.prepare, change.event, change.tables, lambda _: record), at=self._at)
+        return found
+
+
+def _project_change(jobs: str, rows: Sequence[tuple[str | None, str | None]]) -> Change:
+    """What becomes of a log's rows without a project's jobs.
+
+    Args:
+        jobs: SQL of their numbers.
+        rows: ID and path of each of their projects.
+    """
+    ids = sorted({re.escape(project) for project, _ in rows if project and project.isalnum()})
+    paths = sorted({re.escape(path) for _, path in rows if path}, key=len, reverse=True)
+    around = [f"(^|[^{_NAMED_AROUND}]){path}($|[^{_NAMED_AROUND}])" for path in paths]
+    swaps = [(expression, rf"\1{_FORGOTTEN}\2") for expression in around]
+    swaps += [(_SLOT.format(ids="|".join(ids)), _FORGOTTEN)] if ids else []
+    text, reference = "CAST(attributes AS VARCHAR)", "reference"
+    for expression, word in swaps:
+        text, reference = (
+            f"regexp_replace({one}, {_quoted(expression)}, {_quoted(word)}, 'g')" for one in (text, reference)
+        )
+    theirs = "coalesce(job IN (FROM forgotten_job), false)"
+    event = f"""
+        SELECT * REPLACE (
+            CASE WHEN NOT {theirs} THEN job END AS job,
+            CASE WHEN NOT {theirs} THEN role END AS role,
+            CASE WHEN {theirs} THEN {_VOLUMES} WHEN kind IN ({_PRUNES}) THEN CAST({text} AS JSON) ELSE attributes
+                END AS attributes,
+            CASE WHEN kind IN ({_PRUNES}) THEN {reference} ELSE reference END AS reference)
+        FROM piece WHERE NOT ({theirs} AND kind IN ({_JOBS}) AND image IS NULL)"""
+
+    def prepare(connection: duckdb.DuckDBPyConnection) -> None:
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE forgotten_job AS {jobs}")
+
+    return Change(prepare, event, {"job": f"FROM old.job WHERE job NOT IN ({jobs})"}, _nothing)
+
+
+def _image_change(chosen: str, named: str, ids: Sequence[str], names: Sequence[str]) -> Change:
+    """What becomes of a log's rows without some images.
+
+    Args:
+        chosen: SQL of their numbers.
+        named: SQL of all that means them and no other image.
+        ids: their IDs.
+        names: the names that are theirs alone.
+    """
+    plain = text = "CAST(attributes AS VARCHAR)"
+    words = [(one, _FORGOTTEN) for one in ids] + [(json.dumps(one), f'"{_FORGOTTEN}"') for one in names]
+    for word, instead in words:
+        text = f"replace({text}, {_quoted(word)}, '{instead}')"
+    mentions = " OR ".join(f"contains({plain}, {_quoted(word)})" for word, _ in words) or "false"
+    event = f"""
+        SELECT * REPLACE (CASE WHEN {mentions} THEN CAST({text} AS JSON) ELSE attributes END AS attributes) FROM piece
+        WHERE coalesce(image NOT IN {chosen}, true) AND NOT coalesce(image IS NULL AND reference IN {named}, false)"""
+    tables = {
+        table: f"FROM old.{table} WHERE image NOT IN {chosen}" for table in ("image", "habit", "open_use", "situation")
+    }
+    return Change(_nothing, event, tables, _nothing)
+
+
+def _nothing(_: duckdb.DuckDBPyConnection) -> None:
+    return None
+
+
+def _count(connection: duckdb.DuckDBPyConnection, rows: str) -> int:
+    return int(connection.execute(f"SELECT count(*) FROM ({rows})").fetchall()[0][0])
+
+
+def _numbers(numbers: Iterable[int]) -> str:
+    """Whole numbers as an SQL list, which may be empty."""
+    return f"({', '.join(str(int(number)) for number in numbers) or 'NULL'})"
+
+
+def _texts(texts: Sequence[str]) -> str:
+    return f"({', '.join(map(_quoted, texts)) or 'NULL'})"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _left(path: Path) -> list[Path]:
+    """Files that a fault left beside the log."""
+    try:
+        spools = sorted(path.parent.glob(f"{path.name}.spool.damaged-*"))
+    except OSError:
+        spools = []
+    return [*files_aside(path), *(one for one in spools if one not in files_aside(path))]

@@ -1,0 +1,340 @@
+"""Writes a log again without what is to go, and puts the new file in its place; nothing that is appended is lost.
+
+A DuckDB file never shrinks, and what is deleted from it can still be read there, so whatever leaves a log leaves it
+with its file. Events are copied a piece at a time, each with the log held for reading for less than a second, and
+others append in between. For the last piece those are kept out until the new file, whole and on the disk, has
+the old one's name. An end at any moment before leaves the old file as it is, and one after it the new file.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from collector.eventlog import compaction
+from collector.eventlog.database import (
+    AUTOLOAD_OFF,
+    UMASK,
+    check_functions,
+    in_one_line,
+    is_locked,
+    wal_path,
+)
+from collector.eventlog.log import EventLog, check_tables, migrate
+from collector.eventlog.rows import insert
+from collector.eventlog.schema import FUNCTIONS
+from collector.eventlog.settings import note_rewriting
+from collector.model.errors import LogBusyError, LogError, LogFullError
+from collector.model.events import Event
+from collector.model.paths import open_own
+
+PIECE = 50_000
+"""So many events are copied at once."""
+# With fewer to go others are kept out for the rest.
+_LAST_PIECE = 5_000
+# What has to stay free besides the copy, bytes.
+MARGIN = 64 * 2**20
+_RETRY_S = 0.02
+_MEMORY = "512MB"
+_LOCK = struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+# Tables of which the last piece takes all there is then; jobs change only with events that speak of them.
+_SMALL = ("image", "position", "host", "setting", "experience", "habit", "open_use", "situation")
+
+Checkpoint = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What becomes of the rows of a log; `old` is the log, and the new file is the database of the connection.
+
+    Attributes:
+        prepare: makes the temporary tables that the SQL below uses, of what the log holds at that moment.
+        event: SQL of the events that the new log has of `piece`, which holds some of the old one's.
+        tables: what other tables have in place of all rows, as SQL: by name.
+        record: the event that says so, by what the new file holds; None: nothing has changed, and nothing shall.
+    """
+
+    prepare: Callable[[duckdb.DuckDBPyConnection], None]
+    event: str
+    tables: dict[str, str]
+    record: Callable[[duckdb.DuckDBPyConnection], Event | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """What was won: bytes of the file before and after, and the longest time that others could not append, seconds."""
+
+    bytes_before: int
+    bytes_after: int
+    events_before: int
+    events_after: int
+    longest_hold: float
+
+
+def rewrite(log: EventLog, change: Change, *, pause: float = 0.0, at: Checkpoint = lambda _: None) -> Rewritten | None:
+    """Write a log again with a change; None: there was nothing to change.
+
+    Args:
+        log: the log.
+        change: what becomes of it.
+        pause: how long to let others work between two pieces, as a multiple of the time that the last one took.
+        at: called at each step with its name, for tests.
+
+    Raises:
+        LogBusyError: it is being rewritten by another process, or others held or replaced it for too long.
+        LogFullError: there is no space for the copy; the log is as it was.
+        LogError: the log cannot be used.
+    """
+    path = log.path
+    if not log.exists():
+        raise LogError(f"no event log at {path}")
+    with alone(path), in_one_line(path):
+        fresh = _copy_of(path)
+        _remove(fresh)
+        require_space(path)
+        log.settle()
+        before, umask = path.stat(), os.umask(UMASK)
+        try:
+            return _Rewriting(log, fresh, change, pause, at).run(before)
+        finally:
+            os.umask(umask)
+            _remove(fresh)
+
+
+def require_space(path: Path) -> None:
+    """See that there is space for a copy of the log. Raises LogFullError."""
+    found = os.statvfs(path.parent)
+    free, wanted = found.f_bavail * found.f_frsize, path.stat().st_size + MARGIN
+    if free < wanted:
+        raise LogFullError(
+            f"no space beside {path} for its own copy ({wanted / 2**20:,.0f} MiB, of which {free / 2**20:,.0f} MiB are "
+            "free): nothing was changed; free some"
+        )
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Shut out others who would rewrite this log at the same time. Raises LogError."""
+    place = path.with_name(path.name + ".rewrite-lock")
+    try:
+        descriptor = open_own(place, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise LogError(f"{place} cannot be used: {error.strerror}: run as the user of the service") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise LogBusyError(f"event log {path} is being rewritten by another process: let it end") from None
+    finally:
+        os.close(descriptor)
+
+
+def tidy(path: Path) -> None:
+    """Remove what an interrupted rewriting of a log left. Raises LogError."""
+    with alone(path), in_one_line(path):
+        _remove(_copy_of(path))
+
+
+def _copy_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.rewrite")
+
+
+def _remove(fresh: Path) -> None:
+    """Remove a copy, also what an interrupted rewriting left of it."""
+    for rest in (fresh, wal_path(fresh)):
+        rest.unlink(missing_ok=True)
+    shutil.rmtree(fresh.with_name(fresh.name + ".tmp"), ignore_errors=True)
+
+
+class _Rewriting:
+    """One rewriting; the connection has the new file open, and the old one attached while a piece is copied."""
+
+    def __init__(self, log: EventLog, fresh: Path, change: Change, pause: float, at: Checkpoint) -> None:
+        self._log, self._fresh, self._change, self._pause, self._at = log, fresh, change, pause, at
+        self._reached = self._count = 0
+        self._longest, self._host = 0.0, log.host
+        config: dict[str, str | bool | int | float | list[str]] = {
+            **AUTOLOAD_OFF,
+            "threads": 1,
+            "memory_limit": _MEMORY,
+        }
+        self._connection = duckdb.connect(str(fresh), config=config)
+
+    def run(self, before: os.stat_result) -> Rewritten | None:
+        """Copy all, and put the copy in place."""
+        try:
+            migrate(self._connection, self._log.path)
+            with self._attached():
+                check_functions(self._connection, self._log.path, FUNCTIONS, "old")
+                check_tables(self._connection, self._log.path, "old")
+            while self._piece() > _LAST_PIECE:
+                self._at("piece")
+            self._at("copied")
+            self._fold()
+            self._connection.execute("CHECKPOINT")
+            self._at("folded")
+            return self._finish(before)
+        finally:
+            self._connection.close()
+
+    def _piece(self) -> int:
+        """Copy the next piece; how many events are left."""
+        began = time.monotonic()
+        with self._attached():
+            left = self._copy(self._reached + PIECE)
+        time.sleep(self._pause * (time.monotonic() - began))
+        return left
+
+    @contextmanager
+    def _attached(self) -> Iterator[None]:
+        """The old file as `old`, which keeps out whoever appends."""
+        quoted = str(self._log.path).replace("'", "''")
+        deadline = time.monotonic() + self._log.wait
+        while True:
+            try:
+                self._connection.execute(f"ATTACH '{quoted}' AS old (READ_ONLY)")
+                break
+            except duckdb.Error as error:
+                if not is_locked(error):
+                    raise
+                if time.monotonic() > deadline:
+                    raise self._held_too_long() from None
+            time.sleep(_RETRY_S)
+        began = time.monotonic()
+        try:
+            yield
+            self._connection.execute("DETACH old")
+        finally:
+            self._longest = max(self._longest, time.monotonic() - began)
+
+    def _held_too_long(self) -> LogBusyError:
+        return LogBusyError(f"event log {self._log.path} is held by another process: nothing was changed; try again")
+
+    def _copy(self, until: int) -> int:
+        """Copy events and the jobs that they speak of, up to a number; how many are left."""
+        run = self._connection.execute
+        values = {"after": self._reached, "until": until}
+        run("BEGIN")
+        self._change.prepare(self._connection)
+        run("CREATE OR REPLACE TEMP TABLE piece AS FROM old.event WHERE seq > $after AND seq <= $until", values)
+        self._count += run("SELECT count(*) FROM piece").fetchall()[0][0]
+        jobs = self._change.tables.get("job", "FROM old.job")
+        run("CREATE OR REPLACE TEMP TABLE changed AS SELECT DISTINCT job FROM piece WHERE job IS NOT NULL")
+        run("DELETE FROM job WHERE job IN (FROM changed)")
+        run(f"INSERT INTO job BY NAME FROM ({jobs}) WHERE job IN (FROM changed)")
+        run(f"INSERT INTO event BY NAME FROM ({self._change.event}) ORDER BY seq")
+        run("DROP TABLE piece")
+        newest = run("SELECT coalesce(max(seq), 0) FROM old.event").fetchall()[0][0]
+        run("COMMIT")
+        self._reached = min(until, newest)
+        return int(newest - self._reached)
+
+    def _fold(self) -> None:
+        """Fold what was copied, as appends do."""
+        run = self._connection.execute
+        after = -1
+        while (reached := compaction.reached(self._connection) or 0) > after:
+            after = reached
+            run("BEGIN")
+            compaction.fold(self._connection)
+            run("COMMIT")
+
+    def _finish(self, before: os.stat_result) -> Rewritten | None:
+        """Copy what is left while nobody appends, and put the new file in the old one's place."""
+        path = self._log.path
+        with self._keeping_out_others() as began:
+            found = path.stat()
+            if (found.st_dev, found.st_ino) != (before.st_dev, before.st_ino):
+                raise LogBusyError(f"event log {path} was replaced meanwhile: nothing was changed; try again")
+            with self._attached():
+                while self._copy(self._reached + PIECE):
+                    pass
+                record = self._take_tables(found)
+            if record is None:
+                return None
+            events = self._connection.execute("SELECT count(*) FROM event").fetchall()[0][0]
+            self._connection.execute("CHECKPOINT")
+            self._connection.close()
+            self._at("closed")
+            with suppress(OSError):
+                os.chown(self._fresh, found.st_uid, found.st_gid)
+            self._fresh.chmod(found.st_mode & 0o777)
+            _sync(self._fresh)
+            self._at("synced")
+            self._fresh.replace(path)
+            self._at("replaced")
+            _sync(path.parent)
+        self._longest = max(self._longest, time.monotonic() - began)
+        return Rewritten(found.st_size, path.stat().st_size, self._count, events, self._longest)
+
+    def _take_tables(self, old: os.stat_result) -> Event | None:
+        """Take over all but events and jobs, and record the change."""
+        run = self._connection.execute
+        run("BEGIN")
+        self._change.prepare(self._connection)
+        for table in _SMALL:
+            rows = self._change.tables.get(table, f"FROM old.{table}")
+            run(f"INSERT INTO {table} BY NAME FROM ({rows})")
+        record = self._change.record(self._connection)
+        if record is not None:
+            newest = run("SELECT coalesce(max(seq), 0) FROM old.event").fetchall()[0][0]
+            insert(self._connection, self._host, {(record.time_ns, record.key): record})
+            # Numbers are never given twice, though the last event may have gone.
+            run(
+                "UPDATE event SET seq = ? WHERE time = make_timestamp_ns(?) AND key = ?",
+                [newest + 1, record.time_ns, record.key],
+            )
+            note_rewriting(self._connection, (old.st_dev, old.st_ino), newest + 1)
+        run("COMMIT")
+        return record
+
+    @contextmanager
+    def _keeping_out_others(self) -> Iterator[float]:
+        """Keep out whoever appends, with nothing left in the write-ahead log; since when, monotonic seconds."""
+        path, deadline = self._log.path, time.monotonic() + self._log.wait
+        while True:
+            # This lock is the descriptor's own: DuckDB, which closes others of this file, does not release it.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if _try_lock(descriptor) and os.fstat(descriptor).st_ino == path.stat().st_ino:
+                    wal = wal_path(path)
+                    if not wal.exists() or not wal.stat().st_size:
+                        wal.unlink(missing_ok=True)
+                        yield time.monotonic()
+                        return
+            finally:
+                os.close(descriptor)
+            if time.monotonic() > deadline:
+                raise self._held_too_long()
+            self._log.settle()
+            time.sleep(_RETRY_S)
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Lock a file for reading, as DuckDB does; whether that could be done at once."""
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _LOCK)
+    except OSError as error:
+        if error.errno not in {errno.EAGAIN, errno.EACCES}:
+            raise
+        return False
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Have the disk confirm a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
