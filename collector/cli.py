@@ -189,6 +189,18 @@ def alerts() -> None:
     typer.echo(_shipped("alerts.yml"), nl=False)
 
 
+@monitoring.command()
+def fleet() -> None:
+    """Print a Grafana dashboard of many hosts together; it needs the recording rules."""
+    typer.echo(_shipped("fleet.json"), nl=False)
+
+
+@monitoring.command()
+def rules() -> None:
+    """Print recording rules for Prometheus, for the dashboard of a fleet."""
+    typer.echo(_shipped("rules.yml"), nl=False)
+
+
 def _shipped(name: str) -> str:
     from importlib.resources import files
 

@@ -77,6 +77,13 @@ SPECS = (
     Spec("events_total", "counter", "Events in the log.", ("kind",)),
     Spec("repulls_total", "counter", "Images pulled again after they had been removed."),
     Spec("repulled_bytes_total", "counter", "Bytes of the layers that had to come again with them."),
+    Spec(
+        "project_pulled_bytes_total",
+        "counter",
+        "Bytes pulled for jobs of a project: new images, or again; the 50 largest projects, the rest as (others).",
+        ("project", "pull"),
+    ),
+    Spec("policy_info", "gauge", "Always 1; the policy of the latest prune.", ("policy",)),
     Spec("prunes_total", "counter", "Prunes that ended.", ("outcome",)),
     Spec("prune_items_total", "counter", "What prunes removed, or kept after all.", ("item", "result")),
     Spec("prune_freed_bytes_total", "counter", "Bytes that prunes won."),
@@ -229,6 +236,9 @@ class Metrics(Source):
         yield "events_total", [((kind.value,), tally.events[kind.value]) for kind in Kind]
         yield "repulls_total", one(tally.repulls)
         yield "repulled_bytes_total", one(tally.repulled_bytes)
+        yield "project_pulled_bytes_total", [(labels, size) for labels, size in sorted(tally.costs.bounded().items())]
+        if tally.policy:
+            yield "policy_info", [((tally.policy,), 1)]
         prunes, items = dict.fromkeys(_OUTCOMES, 0) | tally.prunes, dict.fromkeys(_ITEMS, 0) | tally.items
         yield "prunes_total", [((outcome,), count) for outcome, count in sorted(prunes.items())]
         yield "prune_items_total", [(labels, count) for labels, count in sorted(items.items())]

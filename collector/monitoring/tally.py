@@ -9,6 +9,7 @@ from typing import Any
 from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
 from collector.model.events import USES, Effect, Kind, Use, with_effect
+from collector.monitoring.project_costs import ProjectCosts
 
 _NS = 1e9
 Row = tuple[Any, ...]
@@ -30,6 +31,8 @@ class Tally:
         freed_bytes: what prunes won.
         last_prune: when the latest prune ended.
         reached: whether it reached its target.
+        policy: what the latest prune went by, in words.
+        costs: what each project's jobs had pulled.
     """
 
     events: Counter[str] = field(default_factory=Counter)
@@ -43,6 +46,8 @@ class Tally:
     freed_bytes: int = 0
     last_prune: float | None = None
     reached: bool | None = None
+    policy: str = ""
+    costs: ProjectCosts = field(default_factory=ProjectCosts)
     _seq: int = 0
     _held: dict[str, Layers] = field(default_factory=dict)
     _holders: Counter[str] = field(default_factory=Counter)
@@ -57,7 +62,7 @@ class Tally:
                 return
             found = {
                 sql: connection.execute(sql, [log.host, self._seq, newest]).fetchall()
-                for sql in (_COUNTS, _USES, _GAPS, _IMAGES, _ITEMS, _PRUNES)
+                for sql in (_COUNTS, _USES, _GAPS, _IMAGES, _ITEMS, _PRUNES, _POLICY)
             }
         self._seq = newest
         self._fold(found)
@@ -68,19 +73,25 @@ class Tally:
             self.last_use[image] = max(self.last_use.get(image, 0.0), used_ns / _NS)
         self.gaps += len(found[_GAPS])
         self.gap_seconds += sum(seconds for (seconds,) in found[_GAPS])
-        for kind, image, chains, sizes in found[_IMAGES]:
-            self._follow(Kind(kind), image, tuple(zip(chains or (), sizes or (), strict=True)))
+        for kind, image, time_ns, project, chains, sizes in found[_IMAGES]:
+            if project is not None:
+                self.costs.used(image, project, time_ns / _NS)
+            else:
+                self._follow(Kind(kind), image, time_ns / _NS, tuple(zip(chains or (), sizes or (), strict=True)))
         self.items.update({(item, result): count for item, result, count in found[_ITEMS]})
         for ended_ns, outcome, freed in found[_PRUNES]:
             self.prunes[outcome] += 1
             self.freed_bytes += max(0, freed or 0)
             self.last_prune, self.reached = ended_ns / _NS, outcome == "target reached"
+        self.policy = found[_POLICY][0][0] or self.policy
 
-    def _follow(self, kind: Kind, image: str, layers: Layers) -> None:
+    def _follow(self, kind: Kind, image: str, time: float, layers: Layers) -> None:
         """Follow one image: what is observed again after its removal, and a pull, was pulled again."""
         if kind.traits.use is Use.PULL:
             if image in self._gone:
                 self._returning.add(image)
+            if image not in self._held:
+                self.costs.pulled(image, time)
             return
         if kind.traits.effect is Effect.GOES:
             if image in self._held:
@@ -90,9 +101,12 @@ class Tally:
         before = self._held.pop(image, None)
         if before is not None:
             self._holders.subtract(chain for chain, _ in before)
-        elif image in self._returning:
-            self.repulls += 1
-            self.repulled_bytes += sum(size for chain, size in layers if self._holders[chain] <= 0)
+        else:
+            missing = sum(size for chain, size in layers if self._holders[chain] <= 0)
+            again = image in self._returning
+            self.repulls += again
+            self.repulled_bytes += missing if again else 0
+            self.costs.arrived(image, missing, again=again)
         self._gone.discard(image)
         self._returning.discard(image)
         self._held[image] = layers
@@ -101,6 +115,7 @@ class Tally:
 
 # What brings an image, shows it or takes it away.
 _PRESENCE = (*(kind for kind in USES if kind.traits.use is Use.PULL), *with_effect(Effect.SEEN, Effect.GOES))
+_BY_JOBS = (Kind.CONTAINER_CREATED, Kind.JOB_IMAGE_USED)
 _SPAN = "host = ? AND seq > ? AND seq <= ?"
 _COUNTS = f"SELECT kind, count(*) FROM event WHERE {_SPAN} GROUP BY kind"
 _USES = f"""
@@ -108,15 +123,24 @@ SELECT image_id, max(epoch_ns(time)) FROM event JOIN image USING (image) WHERE {
 GROUP BY image_id
 """
 _GAPS = f"SELECT (epoch_ns(time) - epoch_ns(began)) / 1e9 FROM event WHERE {_SPAN} AND kind = 'gap' AND began NOTNULL"
+# Of uses by jobs only the first after each of these counts: who came first paid for the pull.
 _IMAGES = f"""
-SELECT kind, image_id, list_transform(layers, lambda l: l.chain_id),
+WITH happened AS (
+    SELECT seq, time, kind, image, host, job, attributes, kind IN ({sql_list(_PRESENCE)}) AS is_presence
+    FROM event
+    WHERE {_SPAN} AND image NOTNULL
+        AND (kind IN ({sql_list(_PRESENCE)}) OR job NOTNULL AND kind IN ({sql_list(_BY_JOBS)}))
+    QUALIFY is_presence OR coalesce(lag(is_presence) OVER (PARTITION BY image ORDER BY seq), true)
+), described AS (
+    SELECT seq, kind, image_id, epoch_ns(time) AS time,
+        CASE WHEN NOT is_presence THEN coalesce(project, 'project ' || project_id, ci, '?') END AS project,
+        CASE WHEN is_presence THEN json_transform(attributes -> '$.layers',
+            '[{{"chain_id": "VARCHAR", "bytes": "BIGINT"}}]') END AS layers
+    FROM happened JOIN image USING (image) LEFT JOIN job USING (host, job)
+)
+SELECT kind, image_id, time, project, list_transform(layers, lambda l: l.chain_id),
     list_transform(layers, lambda l: coalesce(l.bytes, 0))
-FROM (
-    SELECT seq, kind, image_id,
-        json_transform(attributes -> '$.layers', '[{{"chain_id": "VARCHAR", "bytes": "BIGINT"}}]') AS layers
-    FROM event JOIN image USING (image)
-    WHERE {_SPAN} AND kind IN ({sql_list(_PRESENCE)})
-) ORDER BY seq
+FROM described ORDER BY seq
 """
 _ITEMS = f"""
 SELECT coalesce((attributes ->> '$.item'), 'image'), if(kind = 'item_removed', 'removed', 'kept'), count(*)
@@ -125,4 +149,7 @@ FROM event WHERE {_SPAN} AND kind IN ('item_removed', 'item_failed') GROUP BY AL
 _PRUNES = f"""
 SELECT epoch_ns(time), coalesce((attributes ->> '$.outcome'), 'unknown'), bytes
 FROM event WHERE {_SPAN} AND kind = 'prune_finished' ORDER BY seq
+"""
+_POLICY = f"""
+SELECT arg_max(attributes ->> '$.policy.text', seq) FROM event WHERE {_SPAN} AND kind = 'prune_started'
 """

@@ -28,10 +28,12 @@ from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
 from collector.model.observation import Usage
 from collector.monitoring.metrics import PREFIX, SPECS, Live, Metrics
+from collector.monitoring.project_costs import MOST_PROJECTS, OTHERS, ProjectCosts
 from tests.needs import cannot_run
 
 SHIPPED = Path(__file__).parents[2] / "collector" / "monitoring"
 RULE_TESTS = Path(__file__).parents[1] / "data" / "monitoring" / "alerts_test.yml"
+RECORDED = re.compile(r"\b\w+:docker_hindsight_\w+:\w+")
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 NOW = 1_700_000_000
 
@@ -68,7 +70,7 @@ def log(tmp_path: Path) -> EventLog:
             observed(799, B, base=100, b=20),
             event(700, Kind.CONTAINER_CREATED, image=A, container="c"),
             event(600, Kind.GAP, began_ns=(NOW - 650) * 10**9),
-            event(500, Kind.PRUNE_STARTED, attributes={"prune": "p"}),
+            event(500, Kind.PRUNE_STARTED, attributes={"prune": "p", "policy": {"text": "lfu"}}),
             event(499, Kind.IMAGE_DELETED, image=B),
             event(498, Kind.ITEM_REMOVED, image=B, bytes=20, attributes={"prune": "p"}),
             event(497, Kind.ITEM_FAILED, image=A, attributes={"prune": "p", "item": "image"}),
@@ -233,6 +235,13 @@ def test_alert_rules_are_valid_and_fire_when_they_should(tmp_path: Path) -> None
     assert alerts == set(re.findall(r"alertname: (\w+)", RULE_TESTS.read_text()))
 
 
+def test_recording_rules_are_valid_and_come_to_what_they_should(tmp_path: Path) -> None:
+    (tmp_path / "rules.yml").write_text(shipped("rules"))
+    shutil.copy(RULE_TESTS.with_name("rules_test.yml"), tmp_path)
+    assert "9 rules found" in promtool("check", "rules", tmp_path / "rules.yml")
+    assert "SUCCESS" in promtool("test", "rules", tmp_path / "rules_test.yml")
+
+
 def paths(value: Any, at: str = "") -> dict[str, str]:
     """All that a JSON value says, by where it says it."""
     if isinstance(value, dict | list) and value:
@@ -254,6 +263,8 @@ def test_grafana_s_own_model_loads_the_dashboard_and_nothing_is_lost() -> None:
     assert {path for path, _ in said - paths(loaded_by_grafana(dashboard)).items()} == {
         "/annotations/list/0/titleFormat"
     }
+    fleet = json.loads(shipped("fleet"))
+    assert paths(fleet).items() <= paths(loaded_by_grafana(fleet)).items()
     dashboard["panels"][4]["fieldConfig"]["defaults"]["units"] = "bytes"
     dashboard["panels"][4]["options"]["legends"] = {}
     spoilt = paths(dashboard).items() - paths(loaded_by_grafana(dashboard)).items()
@@ -263,23 +274,25 @@ def test_grafana_s_own_model_loads_the_dashboard_and_nothing_is_lost() -> None:
     }
 
 
-def test_dashboard_and_alerts_ask_only_for_metrics_that_exist(tmp_path: Path) -> None:
+def test_dashboards_and_rules_ask_only_for_metrics_that_exist() -> None:
     known = {PREFIX + spec.name for spec in SPECS}
-    dashboard, alerts = shipped("dashboard"), shipped("alerts")
-    asked = set(re.findall(rf"\b{PREFIX}\w+", dashboard))
-    assert asked <= known
-    assert set(re.findall(rf"\b{PREFIX}\w+", alerts)) <= known
+    recorded = set(re.findall(r"record: (\S+)", shipped("rules")))
+    asked = set()
+    for name in ("dashboard", "fleet", "alerts", "rules"):
+        said = shipped(name)
+        assert set(RECORDED.findall(said)) <= recorded
+        found = set(re.findall(rf"\b{PREFIX}\w+", RECORDED.sub("", said)))
+        assert found <= known
+        asked |= found if name != "alerts" else set()
     # Nothing is exported that nobody would look at.
-    unseen = {
-        "build_info",
-        "engine_connected",
-        "gaps_total",
-        "last_prune_reached_target",
-        "last_observed_timestamp_seconds",
-    }
+    unseen = {"gaps_total", "last_prune_reached_target"}
     assert {name.removeprefix(PREFIX) for name in known - asked} <= unseen
+    assert recorded <= set(RECORDED.findall(shipped("fleet")))
 
-    panels = json.loads(dashboard)["panels"]
+
+@pytest.mark.parametrize("name", ["dashboard", "fleet"])
+def test_panels_have_a_place_each_and_their_queries_parse(tmp_path: Path, name: str) -> None:
+    panels = json.loads(shipped(name))["panels"]
     rules = []
     for panel in panels:
         assert {"id", "type", "title", "description", "gridPos", "targets", "fieldConfig"} <= set(panel)
@@ -311,9 +324,8 @@ def test_what_an_engine_says_forges_no_metric_and_runs_in_no_dashboard(log: Even
     }
     assert set(found) <= {PREFIX + spec.name.removesuffix("_total") for spec in SPECS}
     assert found[f"{PREFIX}build_info"].samples[0].labels["engine"] == hostile
-    board = json.loads((SHIPPED / "dashboard.json").read_text())
     # Grafana escapes what a legend or a table shows; only these would take a label for HTML or an address.
-    text = json.dumps(board)
+    text = "".join(json.dumps(json.loads((SHIPPED / f"{name}.json").read_text())) for name in ("dashboard", "fleet"))
     assert not re.search(r'"type": "text"|"mode": "html"|__field|__data|dataLinks|"url"', text)
     assert set(re.findall(r"\{\{(\w+)\}\}", text)) <= {"instance", *(label for spec in SPECS for label in spec.labels)}
 
@@ -329,3 +341,58 @@ def test_each_disk_of_the_engine_has_its_figures_and_its_threshold(log: EventLog
     assert shown["disk_size_bytes /var"] == main.total_bytes
     assert shown["disk_size_bytes /srv"] == other.total_bytes
     assert (shown["threshold_bytes /var"], shown["threshold_bytes /srv"]) == (5e9, 7e9)
+
+
+def test_what_projects_had_pulled_is_counted_by_who_came_first(log: EventLog, tmp_path: Path) -> None:
+    def used(at: int, image: str, project: str) -> Event:
+        job = {"ci": "gitlab", "job_id": f"{project}{at}", "project": project}
+        return event(at, Kind.CONTAINER_CREATED, image=image, container=f"c{at}", attributes={"job": job})
+
+    policy = {"prune": "q", "policy": {"text": "lru"}}
+    log.append(
+        [
+            event(300, Kind.IMAGE_PULLED, image=B),
+            used(299, B, "g/one"),  # before it was observed
+            observed(298, B, base=100, b=20),
+            used(297, B, "g/two"),
+            event(296, Kind.PRUNE_STARTED, attributes=policy),
+        ]
+    )
+    metrics = Metrics(log, now=lambda: NOW)
+    metrics.publish(live(tmp_path))
+    log.append([event(200, Kind.IMAGE_PULLED, image="sha256:c"), observed(199, "sha256:c", c=7)])
+    metrics.publish(live(tmp_path))
+    log.append([used(198, "sha256:c", "g/two")])
+    metrics.publish(live(tmp_path))
+    restarted = Metrics(log, now=lambda: NOW)
+    restarted.publish(live(tmp_path))
+    for shown in (values(metrics), values(restarted)):
+        assert {name: value for name, value in shown.items() if name.startswith(("project", "policy"))} == {
+            "project_pulled_bytes_total g/one again": 20,
+            "project_pulled_bytes_total g/one first": 0,
+            "project_pulled_bytes_total g/two again": 0,
+            "project_pulled_bytes_total g/two first": 7,
+            "policy_info lru": 1,
+        }
+
+
+def test_the_metrics_of_projects_stay_few_and_never_go_back() -> None:
+    costs = ProjectCosts()
+
+    def pay(project: str, size: int) -> None:
+        costs.pulled("i", 0.0)
+        costs.arrived("i", size, again=False)
+        costs.used("i", project, 1.0)
+
+    for number in range(MOST_PROJECTS + 10):
+        pay(f"p{number:03}", number + 1)
+    before = costs.bounded()
+    assert (len(before), before[OTHERS, "first"]) == (2 * MOST_PROJECTS + 2, sum(range(1, 11)))
+    pay("p000", 1000)
+    after = costs.bounded()
+    assert after[OTHERS, "first"] == before[OTHERS, "first"] + 1000
+    assert all(after[key] >= size for key, size in before.items())
+    costs.pulled("late", 0.0)
+    costs.arrived("late", 5, again=False)
+    costs.used("late", "p001", 2 * 3600.0)
+    assert costs.bounded() == after
