@@ -28,7 +28,7 @@ from analyzer.search.trial import Trial
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.figures import FIGURES
 from analyzer.simulation.replay import replay
-from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
+from analyzer.simulation.result import Result
 from analyzer.trace.load import DiskOverride
 from analyzer.trace.trace import Floats, Trace, Use
 from collector.eventlog.log import EventLog
@@ -128,7 +128,7 @@ def simulate(
     history: History | Fleet,
     *policies: AnyPolicy,
     baselines: Iterable[str] = DEFAULT_BASELINES,
-    pull_rate: float = DEFAULT_PULL_RATE,
+    pull_rate: float | None = None,
     trigger: str = "event",
     processes: int | None = None,
 ) -> pd.DataFrame:
@@ -140,7 +140,7 @@ def simulate(
         history: of one host, or of several.
         policies: files, mappings of keys, or `Policy` objects; none: the default policy.
         baselines: baselines, by name.
-        pull_rate: bytes per second at which pulls are taken to run.
+        pull_rate: bytes per second at which pulls are taken to run; None: as on the history's host.
         trigger: what starts a prune: ``event`` (the timer, and a sample that shows too little space) or ``tick``.
         processes: how many hosts to work on at once; None: one for each processor.
 
@@ -158,7 +158,7 @@ def sweep(
     base: AnyPolicy | None = None,
     *,
     allowlists: Mapping[str, Sequence[str]] | None = None,
-    pull_rate: float = DEFAULT_PULL_RATE,
+    pull_rate: float | None = None,
     processes: int | None = None,
     **axes: Any,
 ) -> pd.DataFrame:
@@ -168,7 +168,7 @@ def sweep(
         history: of one host, or of several.
         base: the policy that is varied; None: the default policy.
         allowlists: allowlists to combine with the rest, by name.
-        pull_rate: bytes per second at which pulls are taken to run.
+        pull_rate: bytes per second at which pulls are taken to run; None: as on the history's host.
         processes: how many hosts to work on at once; None: one for each processor.
         axes: values of keys to combine: a list, a range such as ``5%:40%:1%``, or one value.
 

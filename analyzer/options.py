@@ -178,7 +178,23 @@ BaselineOption = Annotated[
         show_default="the usual",
     ),
 ]
-PullRateOption = Annotated[str, typer.Option(metavar="SIZE", help="Bytes per second at which pulls are taken to run.")]
+PullRateOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Bytes per second at which pulls are taken to run.",
+        show_default="as this host's own did, else 50MB",
+    ),
+]
+PriceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--price-per-gib",
+        metavar="AMOUNT",
+        min=0.0,
+        help="What pulling 1 GiB costs: then tables have a column of costs.",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +252,8 @@ class Compared:
     trigger: TriggerOption = None
     policy: PolicyOption = None
     baseline: BaselineOption = None
-    pull_rate: PullRateOption = "50MB"
+    pull_rate: PullRateOption = None
+    price_per_gib: PriceOption = None
 
     def simulation(self, axes: Axes, thresholds: list[str] | None) -> Simulation:
         """What each policy and baseline would have done. Raises UsageError."""
@@ -245,7 +262,9 @@ class Compared:
 
         chosen = policies(self.policy, self.allowlist, **axes.beside(threshold=thresholds, order=self.order))
         when = Trigger(trigger(self.trigger or Trigger.EVENT))
-        return Simulation(tuple(chosen), baselines(self.baseline), rate(self.pull_rate), when)
+        return Simulation(
+            tuple(chosen), baselines(self.baseline), rate(self.pull_rate), when, self.price_per_gib or 0.0
+        )
 
     def searched(self, axes: Axes, thresholds: list[str] | None) -> list[Candidate]:
         """The policies that `analyzer recommend` would try. Raises UsageError."""
@@ -445,8 +464,10 @@ def trigger(text: str) -> str:
     return text
 
 
-def rate(text: str) -> float:
-    """Bytes per second of ``--pull-rate``. Raises UsageError."""
+def rate(text: str | None) -> float | None:
+    """Bytes per second of ``--pull-rate``; None: as on the history's host. Raises UsageError."""
+    if text is None:
+        return None
     amount = size("--pull-rate", text)
     if not amount:
         raise UsageError("--pull-rate must be at least one byte per second")

@@ -86,7 +86,7 @@ def simulate(
         if regret:
             ours = len(work.policies)
             results[-ours:] = add_regret(
-                trace, work.policies, results[-ours:], work.trigger, Wake(pull_rate=work.pull_rate)
+                trace, work.policies, results[-ours:], work.trigger, Wake(pull_rate=work.pull_rate or trace.pull_rate)
             )
     print_results(trace, results, shown, notes)
 

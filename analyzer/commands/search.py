@@ -18,6 +18,7 @@ from analyzer.options import (
     Histories,
     LogHostOption,
     OrderOption,
+    PriceOption,
     PullRateOption,
     SearchedOrdersOption,
     SearchedThresholdsOption,
@@ -79,7 +80,8 @@ def sweep(
     varied: Varied,
     front: FrontOption = False,
     disk: Disk,
-    pull_rate: PullRateOption = "50MB",
+    pull_rate: PullRateOption = None,
+    price_per_gib: PriceOption = None,
     spread: Spread,
     output: FormatOption = "table",
 ) -> None:
@@ -97,7 +99,7 @@ def sweep(
     shown = options.output_format(output)
     thresholds = threshold or ([] if varied.policy else [DEFAULT_THRESHOLDS])
     candidates, left_out = varied.grid(axes.beside(threshold=thresholds, order=order))
-    work = Sweep(tuple(candidates), options.rate(pull_rate), varied.when())
+    work = Sweep(tuple(candidates), options.rate(pull_rate), varied.when(), price_per_gib or 0.0)
     override, sources = disk.override(), histories.sources()
     workers = spread.workers(len(sources))
     if len(sources) > 1:
@@ -135,6 +137,7 @@ def recommend(
     varied: Varied,
     baseline: BaselineOption = None,
     disk: Disk,
+    price_per_gib: PriceOption = None,
     classes: ClassesOption = 1,
     spread: Spread,
     output: console.FormatOption = console.Format.TABLE,
@@ -160,7 +163,9 @@ def recommend(
     candidates, _ = varied.grid(axes.beside(threshold=threshold, order=order), complete=True)
     share = options.split(split)
     constraints, spare, least = asked.constraints(), asked.spare(), asked.history()
-    work = Trial(tuple(candidates), options.baselines(baseline), share, trigger=varied.when())
+    work = Trial(
+        tuple(candidates), options.baselines(baseline), share, trigger=varied.when(), price_per_gib=price_per_gib or 0.0
+    )
     override, sources = disk.override(), histories.sources()
     with patient_progress(f"trying {len(candidates)} policies") as progress:
         found, notes = on_each(sources, work, override, Workers(spread.processes, spread.cluster), progress)

@@ -103,7 +103,7 @@ def columns(results: Iterable[Result]) -> dict[str, Figure]:
     first = {name: FIGURES[name] for name in _FIRST}
     return {
         name: figure
-        for name, figure in (first | in_tables()).items()
+        for name, figure in (first | in_tables(known)).items()
         if not figure.shown_if_any or any(getattr(result, name) for result in known)
     }
 

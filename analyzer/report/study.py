@@ -17,7 +17,7 @@ from analyzer.search.whatif import WhatIf
 from analyzer.simulation.cleaner import Trigger
 from analyzer.simulation.lifelines import Stays, stays
 from analyzer.simulation.replay import Progress
-from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
+from analyzer.simulation.result import Result
 from analyzer.trace.describe import notes_of
 from analyzer.trace.recorded import Recorded
 from analyzer.trace.trace import Floats, Integers, Trace, Use
@@ -99,7 +99,7 @@ class Tried:
         cls,
         trace: Trace,
         whatif: WhatIf,
-        pull_rate: float = DEFAULT_PULL_RATE,
+        pull_rate: float | None = None,
         progress: Progress | None = None,
     ) -> Tried:
         """Replay all of them. Raises LogError, see `replay`."""

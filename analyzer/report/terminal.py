@@ -59,7 +59,7 @@ def print_table(trace: Trace, results: Sequence[Result], notes: Sequence[str] = 
     if common:
         console.print_text(f"all policies: {', '.join(common)}")
     typer.echo()
-    shown = in_tables()
+    shown = in_tables(results)
     legends = legend(shown)
     rows = [[name, *cells(shown, result)] for name, result in zip(names, results, strict=True)]
     columns = headers(shown)

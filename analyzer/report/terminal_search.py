@@ -122,7 +122,7 @@ def _print_table(
     if common:
         console.print_text(f"all policies: {', '.join(common)}")
     typer.echo()
-    shown = in_grids()
+    shown = in_grids(results)
     table = [
         [names[result.name], _MARKS[best, recommended], *cells(shown, result)] for _, result, best, recommended in rows
     ]
@@ -191,7 +191,7 @@ def _print_fleet_table(
         console.print_text(f"all policies: {', '.join(common)}")
     typer.echo()
     front = ("FRONT",) if marks else ()
-    shown = in_grids()
+    shown = in_grids(row[1] for row in rows)
     table = [
         [
             host,
@@ -320,7 +320,7 @@ def print_recommendation(
     names, common = short_names([first.name for first, _ in rows])
     if common:
         console.print_text(f"all policies: {', '.join(common)}")
-    shown = in_grids()
+    shown = in_grids(first for first, _ in rows)
     table = [
         [name if part == "first" else "", part if later else "all", *cells(shown, result)]
         for name, (first, later) in zip(names, rows, strict=True)

@@ -9,7 +9,7 @@ import numpy as np
 from analyzer.kernel.runs import Wake
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger, learned
 from analyzer.simulation.replay import replay
-from analyzer.simulation.result import DEFAULT_PULL_RATE, Removals, Result
+from analyzer.simulation.result import Removals, Result
 from analyzer.trace.trace import Flags, Trace
 from collector.model.errors import HindsightError
 from pruner.policy.policy import AUTO, Policy
@@ -52,7 +52,7 @@ def first_week(
     policy: Policy,
     held: Flags,
     trigger: Trigger = Trigger.EVENT,
-    pull_rate: float = DEFAULT_PULL_RATE,
+    pull_rate: float | None = None,
 ) -> FirstWeek | None:
     """Replay the latest week under a policy.
 
@@ -64,7 +64,7 @@ def first_week(
         policy: what is adopted.
         held: which images the host holds when the week begins; shape (n,).
         trigger: what starts a prune.
-        pull_rate: bytes per second at which pulls are taken to run.
+        pull_rate: bytes per second at which pulls are taken to run; None: as on the history's host.
 
     Returns:
         None if too little happened in that week.
@@ -73,7 +73,7 @@ def first_week(
     week = trace.between(begin, np.nextafter(trace.end, np.inf))
     kept = (week.time > begin) | (week.kind != 0) | held[week.image]
     week = replace(week, time=week.time[kept], image=week.image[kept], until=week.until[kept], kind=week.kind[kept])
-    wake = Wake(pull_rate=pull_rate)
+    wake = Wake(pull_rate=pull_rate or trace.pull_rate)
     try:
         if policy.threshold.unit == AUTO:
             cleaner = PolicyCleaner(policy, trace, trigger=trigger, wake=wake)

@@ -22,7 +22,7 @@ from analyzer.search.workers import Workers, outcome
 from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger
 from analyzer.simulation.figures import over_hosts
 from analyzer.simulation.replay import Progress, replay_many
-from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
+from analyzer.simulation.result import Result, priced
 from analyzer.trace.describe import HistoryFacts, disk_range
 from analyzer.trace.load import DiskOverride, load_trace
 from analyzer.trace.parquet import ParquetLog, hosts_of, parquet_hosts
@@ -137,14 +137,16 @@ class Simulation:
     Attributes:
         policies: ours.
         baselines: what others do, by name.
-        pull_rate: bytes per second at which pulls are taken to run.
+        pull_rate: bytes per second at which pulls are taken to run; None: as on the history's host.
         trigger: what starts a prune of ours.
+        price_per_gib: what pulling 1 GiB costs; 0: nobody said.
     """
 
     policies: tuple[Policy, ...]
     baselines: tuple[str, ...] = ()
-    pull_rate: float = DEFAULT_PULL_RATE
+    pull_rate: float | None = None
     trigger: Trigger = Trigger.EVENT
+    price_per_gib: float = 0.0
 
     def __call__(self, trace: Trace, progress: Progress | None = None) -> Findings:
         """Baselines first, then policies. Raises LogError or UsageError, see `replay`."""
@@ -165,12 +167,12 @@ class Simulation:
         if self.trigger is Trigger.TICK:
             notes.append("prunes begin at ticks of the timer only (--trigger tick), as without the collector")
         runs: list[Cleaner] = [cleaner for cleaner in others if cleaner.interval <= trace.end]
-        wake = Wake(pull_rate=self.pull_rate)
+        wake = Wake(pull_rate=self.pull_rate or trace.pull_rate)
         runs += [PolicyCleaner(policy, trace, trigger=self.trigger, wake=wake) for policy in self.policies]
         results = replay_many(
             trace, runs, pull_rate=self.pull_rate, progress=progress, timeline=timeline, removals=timeline
         )
-        return results, notes
+        return priced(results, self.price_per_gib), notes
 
     def with_policies(self, policies: tuple[Policy, ...]) -> Simulation:
         """The same of other policies."""
@@ -197,18 +199,22 @@ class Sweep:
 
     Attributes:
         candidates: the policies of the grid.
-        pull_rate: bytes per second at which pulls are taken to run.
+        pull_rate: bytes per second at which pulls are taken to run; None: as on the history's host.
         trigger: what starts a prune.
+        price_per_gib: what pulling 1 GiB costs; 0: nobody said.
     """
 
     candidates: tuple[Candidate, ...]
-    pull_rate: float = DEFAULT_PULL_RATE
+    pull_rate: float | None = None
     trigger: Trigger = Trigger.EVENT
+    price_per_gib: float = 0.0
 
     def __call__(self, trace: Trace, progress: Progress | None = None) -> Findings:
         """One result for each policy that is possible. Raises LogError or UsageError, see `sweep`."""
         kept = possible(trace, self.candidates)
-        return Findings.of(trace, sweep(trace, kept, self.pull_rate, progress, self.trigger))
+        return Findings.of(
+            trace, priced(sweep(trace, kept, self.pull_rate, progress, self.trigger), self.price_per_gib)
+        )
 
 
 @dataclass(frozen=True, slots=True)

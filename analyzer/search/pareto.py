@@ -12,7 +12,7 @@ from analyzer.kernel.runs import Wake
 from analyzer.search.grid import Candidate
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger, policy_levels
 from analyzer.simulation.replay import Progress, replay_many
-from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
+from analyzer.simulation.result import Result
 from analyzer.trace.trace import Trace
 from collector.model.errors import UsageError
 
@@ -20,7 +20,7 @@ from collector.model.errors import UsageError
 def sweep(
     trace: Trace,
     candidates: Sequence[Candidate],
-    pull_rate: float = DEFAULT_PULL_RATE,
+    pull_rate: float | None = None,
     progress: Progress | None = None,
     trigger: Trigger = Trigger.EVENT,
 ) -> list[Result]:
@@ -29,7 +29,7 @@ def sweep(
     Args:
         trace: the history.
         candidates: the policies, with their names in the results.
-        pull_rate: bytes per second at which pulls are taken to run.
+        pull_rate: bytes per second at which pulls are taken to run; None: as on the history's host.
         progress: called with the share that is done, from 0 to 1.
         trigger: what starts a prune.
 
@@ -37,7 +37,7 @@ def sweep(
         LogError: the trace is too poor for a sound figure.
         UsageError: a policy contradicts itself on this disk.
     """
-    wake = Wake(pull_rate=pull_rate)
+    wake = Wake(pull_rate=pull_rate or trace.pull_rate)
     cleaners = [PolicyCleaner(candidate.policy, trace, candidate.name, trigger, wake) for candidate in candidates]
     # The removals of thousands of policies would fill the memory; a sweep is about the figures.
     results = replay_many(trace, cleaners, pull_rate=pull_rate, progress=progress, removals=False)

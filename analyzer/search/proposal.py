@@ -10,12 +10,13 @@ from analyzer.search.grid import Candidate
 from analyzer.search.recommend import Constraints, Recommendation, recommend
 from analyzer.search.trial import Trial
 from analyzer.simulation.cleaner import Trigger
-from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
+from analyzer.simulation.result import Result
 from collector.model.errors import HindsightError
-from collector.model.units import format_bytes, format_duration
+from collector.model.units import format_bytes, format_count, format_duration
 from pruner.policy.policy import Policy
 
 DEFAULT_SHARE = 0.7
+_NOTABLE_S = 60.0
 
 
 def reasons(found: Recommendation, constraints: Constraints, share: float = 1.0) -> list[str]:
@@ -81,7 +82,7 @@ Found = list[tuple[Findings, Findings | None]]
 def propose(
     run: Callable[[Trial], tuple[Found, list[str]]],
     candidates: Sequence[Candidate],
-    pull_rate: float = DEFAULT_PULL_RATE,
+    pull_rate: float | None = None,
     trigger: Trigger = Trigger.EVENT,
 ) -> Proposal:
     """What `analyzer recommend` recommends of these policies by default; never an error.
@@ -91,7 +92,7 @@ def propose(
     Args:
         run: does the work on all hosts, and gives a note for each on which it is impossible.
         candidates: the policies to try.
-        pull_rate: bytes per second at which pulls are taken to run.
+        pull_rate: bytes per second at which pulls are taken to run; None: as on the history's host.
         trigger: what starts a prune.
     """
     constraints = Constraints()
@@ -121,9 +122,20 @@ def _impossible(found: Recommendation, constraints: Constraints, share: float) -
     return "; ".join(filter(None, (none, f"{name} comes closest: {missed}", found.remedy)))
 
 
+def _price(result: Result) -> str:
+    """What re-pulls cost, in words."""
+    cost = f", at a cost of {result.repull_cost:,.2f}" if result.price_per_gib else ""
+    return f"for which jobs wait {format_duration(result.repull_seconds)}{cost}"
+
+
 def _merit(result: Result) -> str:
-    full = f", finds the disk full {result.disk_full:,} times" if result.disk_full else ", never finds the disk full"
+    full = (
+        f", finds the disk full {format_count(result.disk_full, 'time')}, which fails as many jobs"
+        if result.disk_full
+        else ", never finds the disk full"
+    )
     lost = f", loses {result.losses:,} images" if result.losses else ""
     space = "leaves at least" if result.min_free >= 0 else "is once short of"
     least = format_bytes(abs(result.min_free)) + (" free" if result.min_free >= 0 else "")
-    return f"pulls {format_bytes(result.repulled_bytes)} again{full}{lost} and {space} {least}"
+    waits = f" ({_price(result)})" if result.repull_seconds >= _NOTABLE_S or result.repull_cost else ""
+    return f"pulls {format_bytes(result.repulled_bytes)} again{waits}{full}{lost} and {space} {least}"

@@ -11,7 +11,7 @@ from analyzer.search.grid import Candidate
 from analyzer.search.pareto import badness
 from analyzer.simulation.cleaner import Trigger
 from analyzer.simulation.figures import over_parts
-from analyzer.simulation.result import Result
+from analyzer.simulation.result import FAILED_JOB_S, Result
 from collector.model.errors import UsageError
 from collector.model.units import format_bytes
 from collector.queries.status import LEAST_HISTORY_S
@@ -59,7 +59,7 @@ class Constraints:
         free = 0.0 if self.min_free is None else max(0.0, float(self.min_free - result.min_free))
         return (
             float(max(0, result.losses - self.max_losses)),
-            float(max(0, result.disk_full - self.max_disk_full)),
+            result.lost_seconds if result.disk_full > self.max_disk_full else 0.0,
             free,
             repull,
         )
@@ -240,16 +240,21 @@ class _Room:
         return math.ceil(_QUARTERS * self.lacking(item) / self.most) if self.most else 0
 
 
+def _weighed(result: Result) -> float:
+    """Re-pulled bytes, with those that could be pulled in the time that people lose by failed jobs."""
+    return result.repulled_bytes + FAILED_JOB_S * result.pull_rate * result.failed_jobs
+
+
 def _ranked(keeping: Sequence[Outcome], room: _Room) -> list[Outcome]:
     """The best first, see `recommend`."""
     fewest = min(item.first.losses for item in keeping)
-    least = min(item.first.repulled_bytes for item in keeping if item.first.losses == fewest)
+    least = min(_weighed(item.first) for item in keeping if item.first.losses == fewest)
     allowance = max(_TOLERANCE * max(item.first.compulsory_bytes for item in keeping), 0 if room.asked else room.most)
 
     def tier(item: Outcome) -> tuple[float, ...]:
         first = item.first
-        dear = max(0.0, first.repulled_bytes - least - allowance)
-        return (first.losses, item.candidate.trigger is Trigger.TICK, dear, first.disk_full, room.lack(item))
+        dear = max(0.0, _weighed(first) - least - allowance)
+        return (first.losses, item.candidate.trigger is Trigger.TICK, dear, room.lack(item))
 
     def rank(item: Outcome) -> tuple[float, ...]:
         first = item.first

@@ -20,7 +20,7 @@ from analyzer.search.room import headroom, on_share, used_in_a_day
 from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger
 from analyzer.simulation.figures import less_part
 from analyzer.simulation.replay import Progress, check_trace, replay_many
-from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
+from analyzer.simulation.result import Result, priced
 from analyzer.trace.trace import Trace
 from collector.model.errors import UsageError
 from pruner.policy.local_images import SUPERSEDED
@@ -39,15 +39,17 @@ class Trial:
         candidates: the policies of the grid.
         baselines: what others do, by name.
         share: the first part's share of the time, over 0 and up to 1.
-        pull_rate: bytes per second at which pulls are taken to run.
+        pull_rate: bytes per second at which pulls are taken to run; None: as on the history's host.
         trigger: what starts a prune of ours.
+        price_per_gib: what pulling 1 GiB costs; 0: nobody said.
     """
 
     candidates: tuple[Candidate, ...]
     baselines: tuple[str, ...] = ()
     share: float = 1.0
-    pull_rate: float = DEFAULT_PULL_RATE
+    pull_rate: float | None = None
     trigger: Trigger = Trigger.EVENT
+    price_per_gib: float = 0.0
 
     def __call__(self, trace: Trace, progress: Progress | None = None) -> tuple[Findings, Findings | None]:
         """Results on the first part and on the rest, baselines first; None where there is no rest.
@@ -109,14 +111,14 @@ class Trial:
         twins = {} if trace.local.any() else _twins(kept)
         kept = [item for item in kept if item.name not in twins]
         runs: list[Cleaner] = [cleaner for cleaner in others if cleaner.interval <= trace.end]
-        wake = Wake(pull_rate=self.pull_rate)
+        wake = Wake(pull_rate=self.pull_rate or trace.pull_rate)
         runs += [PolicyCleaner(item.policy, trace, item.name, item.trigger or self.trigger, wake) for item in kept]
         results = replay_many(
             trace, runs, pull_rate=self.pull_rate, progress=progress, timeline=timeline, removals=False
         )
         by_name = {result.name: result for result in results}
         results += [replace(by_name[name], name=twin) for twin, name in twins.items()]
-        return [replace(result, removed=()) for result in results]
+        return [replace(result, removed=()) for result in priced(results, self.price_per_gib)]
 
 
 def _sensible(trace: Trace, items: Sequence[Candidate]) -> Sequence[Candidate]:

@@ -14,7 +14,7 @@ from analyzer.search.pareto import possible
 from analyzer.search.proposal import Proposal
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.replay import Progress, replay_many
-from analyzer.simulation.result import DEFAULT_PULL_RATE, Result
+from analyzer.simulation.result import Result
 from analyzer.trace.trace import Trace
 from collector.model.errors import UsageError
 from pruner.policy.file import as_text, value_of
@@ -103,14 +103,14 @@ class WhatIf:
         )
 
     def results(
-        self, trace: Trace, pull_rate: float = DEFAULT_PULL_RATE, progress: Progress | None = None
+        self, trace: Trace, pull_rate: float | None = None, progress: Progress | None = None
     ) -> Iterator[Result]:
         """Each candidate's result with its timeline, in order; made some at a time, for timelines are long.
 
         Raises:
             LogError: the trace is too poor for a sound figure.
         """
-        wake = Wake(pull_rate=pull_rate)
+        wake = Wake(pull_rate=pull_rate or trace.pull_rate)
         for first in range(0, len(self.candidates), _AT_ONCE):
             some = self.candidates[first : first + _AT_ONCE]
             runs = [PolicyCleaner(item.policy, trace, item.name, item.trigger or Trigger.EVENT, wake) for item in some]

@@ -73,7 +73,7 @@ class PolicyCleaner:
         trace: where to apply it.
         name: what a report calls it; None: the policy in words.
         trigger: what starts a prune.
-        wake: how events do, if they do.
+        wake: how events do, if they do; None: pulls run as on the history's host.
     """
 
     baseline = False
@@ -89,7 +89,7 @@ class PolicyCleaner:
         self.policy = policy
         self.trace = trace
         self.trigger = trigger
-        self.wake = wake or Wake()
+        self.wake = wake or Wake(pull_rate=trace.pull_rate)
         self.due = math.inf
         self._quiet_until = -math.inf
         self._pause = FIRST_PAUSE_S

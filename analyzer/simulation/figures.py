@@ -6,7 +6,7 @@ from `FIGURES`, in its order. A figure is a field or a property of `analyzer.sim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ class Unit(StrEnum):
     BYTES = "bytes"
     SECONDS = "seconds"
     SHARE = "share"
+    MONEY = "money"
 
 
 _TEXT: Mapping[Unit, Callable[[Any], str]] = {
@@ -31,6 +32,7 @@ _TEXT: Mapping[Unit, Callable[[Any], str]] = {
     Unit.BYTES: format_bytes,
     Unit.SECONDS: format_duration,
     Unit.SHARE: "{:.2%}".format,
+    Unit.MONEY: "{:,.2f}".format,
 }
 
 
@@ -42,6 +44,7 @@ class Total(Enum):
         LEAST: the least.
         MEAN: an average over time: over hosts the sum, over parts weighted by their length.
         SAME: the same everywhere.
+        RATE: that at which all together takes as long as its parts.
         NONE: it does not follow from its parts.
         DERIVED: a property, computed from other figures.
     """
@@ -50,6 +53,7 @@ class Total(Enum):
     LEAST = "least"
     MEAN = "mean"
     SAME = "same"
+    RATE = "rate"
     NONE = "none"
     DERIVED = "derived"
 
@@ -70,6 +74,7 @@ class Figure:
         grid: its place in tables of many policies (sweeps, recommendations); None: not there.
         bad_if_any: whether anything but zero is marked in HTML.
         shown_if_any: whether HTML leaves the column out where all is zero.
+        needs: the figure without which no table shows it.
     """
 
     meaning: str
@@ -83,6 +88,7 @@ class Figure:
     grid: int | None = None
     bad_if_any: bool = False
     shown_if_any: bool = False
+    needs: str = ""
 
     def text(self, value: float) -> str:
         """The value for people."""
@@ -106,7 +112,38 @@ FIGURES: dict[str, Figure] = {
         grid=1,
     ),
     "repull_seconds": Figure(
-        "time spent on re-pulls at `pull_rate`", Unit.SECONDS, Total.DERIVED, header="PULL TIME", weight=3
+        "time that jobs wait for re-pulls, at `pull_rate`",
+        Unit.SECONDS,
+        Total.DERIVED,
+        header="PULL TIME",
+        legend="how long jobs wait for re-pulls.",
+        weight=3,
+    ),
+    "failed_jobs": Figure(
+        "jobs that fail: for want of space, or of a removed image that no registry can give back",
+        Unit.COUNT,
+        Total.DERIVED,
+    ),
+    "lost_seconds": Figure(
+        "what people lose: `repull_seconds`, and 30 minutes for each of the `failed_jobs`",
+        Unit.SECONDS,
+        Total.DERIVED,
+        header="LOST TIME",
+        label="lost time",
+        legend="what people lose: waiting for re-pulls, and 30 minutes for each job that fails.",
+        weight=4,
+        grid=8,
+    ),
+    "repull_cost": Figure(
+        "what re-pulls cost at `price_per_gib`",
+        Unit.MONEY,
+        Total.DERIVED,
+        header="COST",
+        label="cost of re-pulls",
+        legend="what re-pulls cost at the given price.",
+        weight=8,
+        grid=9,
+        needs="price_per_gib",
     ),
     "hit_ratio": Figure(
         "the share of uses that found their image there; 1 without uses",
@@ -121,7 +158,7 @@ FIGURES: dict[str, Figure] = {
         Unit.COUNT,
         header="DISK FULL",
         label="failed pulls",
-        legend="pulls that did not fit.",
+        legend="pulls that did not fit: each fails a job.",
         grid=2,
         bad_if_any=True,
     ),
@@ -176,7 +213,8 @@ FIGURES: dict[str, Figure] = {
         grid=6,
     ),
     "seconds": Figure("length of the trace", Unit.SECONDS, frame="length_seconds"),
-    "pull_rate": Figure("bytes per second at which pulls are taken to run", Unit.BYTES, Total.SAME, frame=""),
+    "price_per_gib": Figure("what transferring 1 GiB costs; 0: nobody said", Unit.MONEY, Total.SAME, frame=""),
+    "pull_rate": Figure("bytes per second at which pulls are taken to run", Unit.BYTES, Total.RATE, frame=""),
     "optimum_least": Figure(
         "no policy that keeps the same space free re-pulls fewer bytes; null unless asked for",
         Unit.BYTES,
@@ -189,14 +227,20 @@ FIGURES: dict[str, Figure] = {
 }
 
 
-def in_tables() -> dict[str, Figure]:
-    """The figures that tables of results show, by name."""
-    return {name: figure for name, figure in FIGURES.items() if figure.header}
+def in_tables(results: Iterable[Result]) -> dict[str, Figure]:
+    """The figures that tables of these results show, by name."""
+    known = list(results)
+    return {
+        name: figure
+        for name, figure in FIGURES.items()
+        if figure.header and (not figure.needs or any(getattr(result, figure.needs) for result in known))
+    }
 
 
-def in_grids() -> dict[str, Figure]:
+def in_grids(results: Iterable[Result]) -> dict[str, Figure]:
     """The figures that tables of many policies show, the most important first."""
-    ranked = [(figure.grid, name) for name, figure in FIGURES.items() if figure.header and figure.grid is not None]
+    shown = in_tables(results)
+    ranked = [(figure.grid, name) for name, figure in shown.items() if figure.grid is not None]
     return {name: FIGURES[name] for _, name in sorted(ranked)}
 
 
@@ -232,6 +276,9 @@ def over_hosts(results: Sequence[Result]) -> dict[str, Any]:
             found[name] = min(values)
         elif total is Total.NONE:
             found[name] = None
+        elif total is Total.RATE and len(set(values)) > 1:
+            took = sum(result.repull_seconds for result in results)
+            found[name] = sum(result.repulled_bytes for result in results) / took if took else values[0]
     return found
 
 

@@ -21,7 +21,7 @@ from analyzer.kernel.runs import Outcome, Run, at_once, play
 from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, threshold_of
 from analyzer.simulation.compiled import index_for, result_of, rules_of
 from analyzer.simulation.host import Host
-from analyzer.simulation.result import DEFAULT_PULL_RATE, Result, Timeline
+from analyzer.simulation.result import Result, Timeline
 from analyzer.trace.trace import Trace, Use
 from collector.model.errors import LogError
 from collector.model.units import format_duration
@@ -57,7 +57,7 @@ def replay(
     trace: Trace,
     cleaner: Cleaner,
     level: float | None = None,
-    pull_rate: float = DEFAULT_PULL_RATE,
+    pull_rate: float | None = None,
     progress: Progress | None = None,
     *,
     timeline: bool = False,
@@ -74,7 +74,7 @@ def replay(
         cleaner: what removes images.
         level: free bytes under which time counts as under the threshold; None: the policy's own
             threshold on the first disk state, or 0 for a baseline.
-        pull_rate: bytes per second at which pulls are taken to run.
+        pull_rate: bytes per second at which pulls are taken to run; None: as on the history's host.
         progress: called with the share that is done, from 0 to 1.
         timeline: whether the result has free space over time.
         reference: whether to do without the compiled kernel.
@@ -84,6 +84,7 @@ def replay(
         LogError: the trace is too poor for a sound figure.
         UsageError: the policy contradicts itself on this disk.
     """
+    pull_rate = pull_rate or trace.pull_rate
     index = None if reference else index_for(trace, cleaner)
     check_trace(trace, cleaner.interval, index.demands if index else None)
     if level is None:
@@ -142,7 +143,7 @@ def replay_many(
     trace: Trace,
     cleaners: Sequence[Cleaner | Policy],
     level: float | None = None,
-    pull_rate: float = DEFAULT_PULL_RATE,
+    pull_rate: float | None = None,
     progress: Progress | None = None,
     *,
     timeline: bool = False,
@@ -157,7 +158,7 @@ def replay_many(
         cleaners: what removes images, one result each; a policy prunes at its timer's ticks.
         level: free bytes under which a baseline's time counts as under the threshold; None: the
             threshold of the first policy. A policy's own threshold counts for itself.
-        pull_rate: bytes per second at which pulls are taken to run.
+        pull_rate: bytes per second at which pulls are taken to run; None: as on the history's host.
         progress: called with the share that is done, from 0 to 1.
         timeline: whether the results have free space over time.
         reference: whether to do without the compiled kernel.
@@ -168,6 +169,7 @@ def replay_many(
         LogError: the trace is too poor for a sound figure.
         UsageError: a policy contradicts itself on this disk.
     """
+    pull_rate = pull_rate or trace.pull_rate
     runs = [PolicyCleaner(cleaner, trace) if isinstance(cleaner, Policy) else cleaner for cleaner in cleaners]
     if level is None:
         level = next((threshold_of(run, trace) for run in runs if isinstance(run, PolicyCleaner)), None)

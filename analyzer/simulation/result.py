@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 import numpy as np
 
 from analyzer.simulation.figures import FIGURES
 from analyzer.simulation.host import Removal
-from analyzer.trace.trace import Flags, Floats, Integers
+from analyzer.trace.trace import DEFAULT_PULL_RATE, Flags, Floats, Integers
 
-DEFAULT_PULL_RATE = 50e6
+# What a failed job costs besides: somebody looks, starts it again, and it runs once more; seconds.
+FAILED_JOB_S = 1800.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,6 +113,7 @@ class Result:
     mean_held_bytes: float
     seconds: float
     pull_rate: float = DEFAULT_PULL_RATE
+    price_per_gib: float = 0.0
     removed: Sequence[Removal] = ()
     timeline: Timeline | None = field(default=None, compare=False, repr=False)
     optimum_least: int | None = None
@@ -127,6 +129,26 @@ class Result:
         """Time spent on re-pulls at `pull_rate`."""
         return self.repulled_bytes / self.pull_rate
 
+    @property
+    def failed_jobs(self) -> int:
+        """Jobs that fail: for want of space, or of an image that no registry can give back."""
+        return self.disk_full + self.losses
+
+    @property
+    def lost_seconds(self) -> float:
+        """What all of it costs those who wait for jobs: `repull_seconds`, and `FAILED_JOB_S` for each that fails."""
+        return self.repull_seconds + FAILED_JOB_S * self.failed_jobs
+
+    @property
+    def repull_cost(self) -> float:
+        """What the re-pulls cost at `price_per_gib`."""
+        return self.repulled_bytes / 2**30 * self.price_per_gib
+
     def to_json(self) -> dict[str, Any]:
         """All figures as a JSON object, without the list of removals and the timeline."""
         return {"name": self.name, "baseline": self.baseline, **{name: getattr(self, name) for name in FIGURES}}
+
+
+def priced(results: Sequence[Result], price_per_gib: float) -> list[Result]:
+    """The same with what pulling 1 GiB costs."""
+    return [replace(result, price_per_gib=price_per_gib) for result in results] if price_per_gib else list(results)

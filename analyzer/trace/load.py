@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analyzer.trace.pull_space import pull_space
-from analyzer.trace.trace import Flags, Floats, Integers, Trace, Use
+from analyzer.trace.trace import DEFAULT_PULL_RATE, Flags, Floats, Integers, Trace, Use
 from analyzer.trace.uses import MONTH_BITS, NEVER, OPEN, LoggedUses, Survey, in_order, seconds, survey
 from collector.eventlog.identity import key_named
 from collector.eventlog.log import EventLog
@@ -23,6 +23,7 @@ from collector.model.events import LIVE, MOMENTS, Kind
 from collector.model.jobs import HELPER_ROLES
 from collector.model.units import format_bytes, format_count, format_duration, format_time
 from collector.queries.failures import Failures, read_failures
+from collector.queries.pulls import read_pull_rate
 from collector.queries.status import Coverage
 from pruner.policy.min_age import HOUR_NS, MOST_AGE
 from pruner.policy.min_age import history as min_age_history
@@ -185,6 +186,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
             ids=ids,
             ages=tuple(min_age_history(pulls, jobs)),
             failures=read_failures(connection, host),
+            pull_rate=read_pull_rate(connection, host) if kinds.shows_jobs else None,
             store=connection.execute(_STORE, [host]).fetchall()[0][0],
             **columns,
         )
@@ -200,6 +202,7 @@ class _Kinds:
         self.end = max(row[3] for row in rows)
         self.unresolved = sum(row[4] for row in rows if row[0] in _NAMING)
         self.shows_waits = "container_created" in first
+        self.shows_jobs = Kind.JOB_STARTED.value in first and Kind.IMAGE_PULLED.value in first
         self.names_images = Kind.JOB_IMAGE_USED.value in first
         self._created = {row[1]: (row[5], row[6]) for row in rows if row[0] == "container_created" and row[5]}
 
@@ -279,6 +282,7 @@ class _Raw:
     ages: tuple[tuple[int, float], ...]
     failures: Failures
     store: str
+    pull_rate: float | None
 
     def seconds(self, nanoseconds: NDArray[Any]) -> Floats:
         """Seconds after the origin."""
@@ -322,6 +326,8 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
             f"{format_count(len(blind), 'gap')} not observed, {format_duration(lost)} in all "
             f"({lost / max(end, 1.0):.1%} of the time): after it every image counts as just used (min_age)"
         )
+    if raw.pull_rate is not None:
+        assumptions.append(f"pulls take as long as this host's own did: {format_bytes(raw.pull_rate)} per second")
     return Trace(
         host=raw.host,
         origin_ns=raw.origin,
@@ -340,6 +346,7 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
         assumptions=tuple(assumptions),
         min_ages=_min_ages(raw),
         failures=str(raw.failures),
+        pull_rate=raw.pull_rate or DEFAULT_PULL_RATE,
         pull_space=pull_space(raw.store, first, layer, layer_bytes),
     )
 

@@ -22,6 +22,7 @@ Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Images = NDArray[np.int32]
 Kinds = NDArray[np.uint8]
+DEFAULT_PULL_RATE = 50e6
 
 
 # What an entry of a trace says of its image is what an event says.
@@ -62,6 +63,7 @@ class Trace:
         min_ages: what `min_age = "auto"` comes to, seconds, and from when on, the first always; shape (k, 2) of
             (time, age).
         failures: what failed on a full disk as it was recorded, in words; empty: nothing.
+        pull_rate: bytes per second at which this host pulls, as measured; else what is usual.
         pull_space: bytes that a pull takes for a while beside what its image then holds, the most of those that stand
             beside a missing layer; as `layer`, shape (first[n],); empty: none. See `analyzer.trace.pull_space`.
     """
@@ -91,6 +93,7 @@ class Trace:
     assumptions: tuple[str, ...] = ()
     min_ages: Floats = field(default_factory=lambda: np.array([[-np.inf, MOST_AGE]]))
     failures: str = ""
+    pull_rate: float = DEFAULT_PULL_RATE
     pull_space: Integers = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import median
 
 import duckdb
 
@@ -97,6 +98,43 @@ def fold(rows: Iterable[tuple[int, str, int, str | None, int | None]], layers: L
 def read_pulls(connection: duckdb.DuckDBPyConnection, host: str) -> list[Pull]:
     """All pulls on a host, in order."""
     return fold(connection.execute(_ROWS, {"host": host}).fetchall(), read_layers(connection, host))
+
+
+# Where pulls are shorter than that, or smaller, it is the preparation of a job that takes the time.
+_LEAST_BYTES, _LEAST_PULLS = 10 * 2**20, 10
+
+
+def pull_rate(pulls: Iterable[Pull], begun: Mapping[int, int]) -> float | None:
+    """How fast the host pulls, in bytes of layers on its disk per second; None: too few pulls show it.
+
+    A runner prepares a job's images one by one: a pull began when the job did, or when the one before had ended.
+
+    Args:
+        pulls: in order.
+        begun: when each job began, UTC nanoseconds, by the log's number.
+    """
+    since = dict(begun)
+    rates = []
+    for pull in pulls:
+        if pull.job not in since:
+            continue
+        took = pull.time_ns - since[pull.job]
+        if took > 0:
+            since[pull.job] = pull.time_ns
+            if pull.bytes >= _LEAST_BYTES:
+                rates.append(1e9 * pull.bytes / took)
+    return median(rates) if len(rates) >= _LEAST_PULLS else None
+
+
+def read_pull_rate(connection: duckdb.DuckDBPyConnection, host: str) -> float | None:
+    """How fast a host pulls, as `pull_rate` has it, by the jobs of which a runner's log says when they began."""
+    begun = dict(connection.execute(_BEGUN, [host]).fetchall())
+    return pull_rate(read_pulls(connection, host), begun) if begun else None
+
+
+_BEGUN = """
+SELECT job, epoch_ns(min(time)) FROM event WHERE host = ? AND kind = 'job_started' AND job IS NOT NULL GROUP BY job
+"""
 
 
 def read_layers(connection: duckdb.DuckDBPyConnection, host: str) -> dict[int, tuple[tuple[str, int], ...]]:

@@ -32,6 +32,23 @@ HOUR = 3600.0
 _SUMMED = ("uses", "hits", "compulsory_bytes", "repulls", "repulled_bytes", "losses", "removals", "disk_full")
 
 
+@pytest.mark.parametrize(("allowed", "best"), [(0, "dear"), (5, "cheap")])
+def test_a_failed_job_weighs_as_much_as_half_an_hour_of_pulls(allowed: int, best: str) -> None:
+    rate = 10**6
+    outcomes = {"dear": (0, 5 * 1800 * rate), "cheap": (1, 1800 * rate), "failing": (5, 0)}
+    results = [
+        replace(BASE, name=name, disk_full=full, repulled_bytes=again, compulsory_bytes=0, pull_rate=rate, min_free=9)
+        for name, (full, again) in outcomes.items()
+    ]
+    candidates = [Candidate(name, Policy()) for name in outcomes]
+    made = Findings((), HistoryFacts("h", 0.0, 1.0, 0, 0, 100), tuple(results), headroom=10)
+    constraints = Constraints(max_disk_full=allowed)
+    found = recommend(candidates, [(made, None)], constraints, 1.0, 1, least_history=0.0)
+    assert found.chosen is not None
+    assert found.chosen.candidate.name == best
+    assert found.chosen.first.lost_seconds == {"dear": 5 * 1800, "cheap": 2 * 1800}[best]
+
+
 @settings(max_examples=examples(100))
 @given(traces(), policies(), st.floats(0.1, 0.9))
 def test_both_parts_together_are_the_whole(trace: Trace, policy: Policy, share: float) -> None:
