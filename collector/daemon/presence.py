@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from collector.eventlog.log import ONLY_KEPT, EventLog
-from collector.eventlog.sql import sql_layers, sql_names
 from collector.model.events import Event, Kind
 from collector.model.observation import ImageObservation, ListedImage
 from collector.model.origin import Origin, agreed
@@ -32,12 +31,11 @@ class Presence:
 
     def restore(self, log: EventLog) -> None:
         """Take up what the log says was there. Raises LogError."""
-        for image, references, digests, layers, origin in log.query(_PRESENT, [log.host], whole_since=ONLY_KEPT):
-            self._signatures[image] = (tuple(references), tuple(digests))
-            self._origins[image] = Origin(origin)
-            self._set_layers(
-                image, ((layer["chain_id"], int(layer["bytes"])) for layer in layers if layer["bytes"] is not None)
-            )
+        for row in log.query(_PRESENT, [log.host], whole_since=ONLY_KEPT):
+            seen = ImageObservation.from_log(*row)
+            self._signatures[seen.image] = (seen.references, seen.digests)
+            self._origins[seen.image] = seen.origin
+            self._set_layers(seen.image, ((layer.chain_id, layer.bytes) for layer in seen.layers))
 
     def changed(self, listed: Iterable[ListedImage]) -> list[ListedImage]:
         """The listed images that are new or bear other names."""
@@ -162,11 +160,8 @@ def _manifests(digests: Iterable[str]) -> frozenset[str]:
     return frozenset(digest.rpartition("@")[2] for digest in digests)
 
 
-_PRESENT = f"""
-SELECT image_id,
-    {sql_names("o.attributes -> '$.references'")},
-    {sql_names("o.attributes -> '$.digests'")},
-    {sql_layers("o.attributes -> '$.layers'")}, o.origin
+_PRESENT = """
+SELECT image_id, o.attributes::VARCHAR, o.origin
 FROM image_observations AS o SEMI JOIN present_images USING (host, image) JOIN image USING (image)
 WHERE host = ?
 """

@@ -95,8 +95,8 @@ def advance(connection: duckdb.DuckDBPyConnection, host: str) -> None:
     show(connection, 0)
     state = _state(connection, host)
     show(connection, state.until, again=True)
-    until = connection.execute(_NEXT, {"host": host, "from": state.until, "most": _MOST}).fetchall()[0][0]
-    until = 0 if until is None else _midnight(until)
+    following = connection.execute(_NEXT, {"host": host, "from": state.until, "most": _MOST}).fetchall()[0][0]
+    until = min(following or 0, _midnight(min(last_ns, time.time_ns())))
     if until <= state.until:
         return
     origin = _fold(connection, host, state, until - 1, until)
@@ -173,12 +173,13 @@ _WAITING = """
 SELECT count(*), (SELECT max(seq) FROM event), coalesce(epoch_ns(max(time)), 0)
 FROM event WHERE time >= make_timestamp_ns(?)
 """
-# The end of a piece of so many events, or of the log.
-_NEXT = """
-SELECT coalesce(
-    (SELECT epoch_ns(min(time)) FROM event WHERE host = $host AND seq >= $most + (
-        SELECT min(seq) FROM event WHERE host = $host AND epoch_ns(time) >= $from)),
-    (SELECT epoch_ns(max(time)) FROM event WHERE host = $host))
+# The end of the day on which so many events have passed, in whatever order they were recorded; else of the last day.
+_NEXT = f"""
+WITH day AS (
+    SELECT epoch_ns(time) // {DAY_NS} AS day, count(*) AS events FROM event
+    WHERE host = $host AND time >= make_timestamp_ns($from) GROUP BY day
+), reached AS (SELECT day, sum(events) OVER (ORDER BY day) AS events FROM day)
+SELECT (coalesce(min(day) FILTER (events >= $most), max(day)) + 1) * {DAY_NS} FROM reached
 """
 _KNOWN = """
 CREATE OR REPLACE TEMP TABLE known AS

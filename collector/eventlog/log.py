@@ -73,6 +73,7 @@ class EventLog:
         # The number of the last event that this object appended.
         self._newest = 0
         self._checked: tuple[int, int] | None = None
+        self._shared: duckdb.DuckDBPyConnection | None = None
 
     @property
     def host(self) -> str:
@@ -162,6 +163,9 @@ class EventLog:
         Raises:
             LogBusyError, LogError: see `append`; also when there is no log yet.
         """
+        if self._shared is not None:
+            yield self._prepared(self._shared, as_recorded=as_recorded, whole_since=whole_since, again=True)
+            return
         if not self.exists():
             advice = "start `collector run`, make one with `collector import`, or name another with --log"
             raise LogError(f"no event log at {self.path}: {hidden_system_log() or advice}")
@@ -174,13 +178,29 @@ class EventLog:
         with self._opened(read_only=True, reachable=reachable) as connection:
             yield self._prepared(connection, as_recorded=as_recorded, whole_since=whole_since)
 
+    @contextmanager
+    def one_state(self) -> Iterator[None]:
+        """Let all readings within, one after the other, share a connection: they see one state, and open it once."""
+        with self.reading(whole_since=ONLY_KEPT) as connection:
+            self._shared = connection
+            try:
+                yield
+            finally:
+                self._shared = None
+
     def _prepared(
-        self, connection: duckdb.DuckDBPyConnection, *, as_recorded: bool, whole_since: float | None
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        *,
+        as_recorded: bool,
+        whole_since: float | None,
+        again: bool = False,
     ) -> duckdb.DuckDBPyConnection:
         """An open log as queries see it: with our own views, whatever the file holds, and true times."""
-        check_tables(connection, self.path)
+        if not again:
+            check_tables(connection, self.path)
         since_ns = None if whole_since is None else int(min(max(whole_since * 1e9, 0), LAST_NS))
-        show(connection, since_ns, as_recorded=as_recorded)
+        show(connection, since_ns, as_recorded=as_recorded, again=again)
         self._resolved(connection)
         return connection
 

@@ -34,9 +34,3 @@ def sql_built_ns(attributes: str) -> str:
 def sql_stored_ns(attributes: str) -> str:
     """SQL of when an engine stored an image, UTC nanoseconds, by its attributes; NULL where it does not say so."""
     return f"TRY_CAST(TRY_CAST({attributes} ->> '$.stored' AS DOUBLE) * 1e9 AS BIGINT)"
-
-
-def sql_layers(attribute: str) -> str:
-    """SQL of a list of layers in JSON; what is none counts as empty."""
-    layers = f"TRY_CAST({attribute} AS STRUCT(diff_id VARCHAR, chain_id VARCHAR, bytes BIGINT)[])"
-    return f"coalesce(list_filter({layers}, lambda layer: layer.chain_id IS NOT NULL), [])"

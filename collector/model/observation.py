@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from collector.model.origin import Origin
+from collector.model.untrusted import MOST_SECONDS, amount, objects, read_object, size, text, texts
 
 _SHA256 = "sha256:"
 
@@ -85,26 +87,18 @@ class ImageObservation:
     origin: Origin = Origin.UNKNOWN
 
     @classmethod
-    def from_row(
-        cls,
-        image: str,
-        references: Sequence[str],
-        digests: Sequence[str],
-        created: str | None,
-        stored: float | None,
-        size: int,
-        layers: Sequence[dict[str, Any]],
-        origin: str,
-    ) -> ImageObservation:
-        """The observation that the log holds: the values of `attributes`, and what it concludes of the origin."""
+    def from_log(cls, image: str, attributes: str | None, origin: str) -> ImageObservation:
+        """The observation that the log holds: `attributes` as JSON, and what all observations say of the origin."""
+        found = read_object(attributes or "{}") or {}
+        created = found.get("created")
         return cls(
             image,
-            tuple(references),
-            tuple(digests),
-            created,
-            stored,
-            size,
-            tuple(Layer(layer["diff_id"], layer["chain_id"], layer["bytes"] or 0) for layer in layers),
+            tuple(texts(found.get("references"))),
+            tuple(texts(found.get("digests"))),
+            created if isinstance(created, str) else None,
+            amount(found.get("stored"), MOST_SECONDS),
+            size(found.get("size")),
+            tuple(filter(None, map(_layer_of, objects(found.get("layers"))))),
             Origin(origin),
         )
 
@@ -210,6 +204,20 @@ class Usage:
     build_cache_bytes: int | None
 
 
+def _layer_of(row: Mapping[str, Any]) -> Layer | None:
+    """A layer that the log holds; None: it is none."""
+    try:
+        return _layer(row.get("diff_id"), row.get("chain_id"), row.get("bytes"))
+    except TypeError:  # lists and objects, which no part of a layer is, cannot be looked up
+        return None
+
+
+# Images share most of their layers: each is read and kept once.
+@lru_cache(maxsize=65536, typed=True)
+def _layer(diff_id: object, chain_id: object, size_bytes: object) -> Layer | None:
+    return Layer(text(diff_id), text(chain_id), size(size_bytes)) if text(chain_id) else None
+
+
 def full_id(image: str) -> str:
     """An image ID with its algorithm; Podman leaves that out."""
     return image if image.startswith(_SHA256) else _SHA256 + image
@@ -234,9 +242,9 @@ def pair_layers(diff_ids: Sequence[str], sizes: Sequence[int] | None, total: int
         padded = [size * total // unpacked for size in padded]
     layers: list[Layer] = []
     chain = ""
-    for diff_id, size in zip(diff_ids, padded, strict=True):
+    for diff_id, layer_bytes in zip(diff_ids, padded, strict=True):
         chain = chain_id(chain, diff_id)
-        layers.append(Layer(diff_id, chain, size))
+        layers.append(Layer(diff_id, chain, layer_bytes))
     return tuple(layers)
 
 

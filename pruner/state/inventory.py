@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 
 from collector.engine.leftovers import Leftover
 from collector.eventlog.log import ONLY_KEPT, EventLog
-from collector.eventlog.sql import sql_layers, sql_names
 from collector.machine.disk import DiskSample
 from collector.model.observation import ImageObservation
 from collector.model.origin import Origin
@@ -257,7 +256,9 @@ def stop_times(containers: Iterable[Container]) -> dict[str, float]:
     return {one.container_id: one.stopped_at for one in containers if one.state in STOPPED}
 
 
-def image_of(observation: ImageObservation, past: Past | None, containers: Sequence[Container], now: float) -> Image:
+def image_of(
+    observation: ImageObservation, past: Past | None, containers: Sequence[Container], now: float, kept_by: str = ""
+) -> Image:
     """Put together what the engine holds, its containers of the image, and what the log knows.
 
     Without an observed use the image counts as used when the engine stored it, else when it was
@@ -290,6 +291,7 @@ def image_of(observation: ImageObservation, past: Past | None, containers: Seque
         uses=past.uses if past else 0,
         origin=observation.origin,
         containers=len(containers),
+        kept_by=kept_by,
     )
 
 
@@ -317,7 +319,7 @@ def read_history(log: EventLog) -> History:
         host = [log.host]
         first = dict(connection.execute(_FIRST_SEEN, host).fetchall())
         used = {row[0]: row[1:] for row in connection.execute(_LAST_USE, host).fetchall()}
-        observed = {row[0]: ImageObservation.from_row(*row) for row in connection.execute(_OBSERVED, host).fetchall()}
+        observed = {row[0]: ImageObservation.from_log(*row) for row in connection.execute(_OBSERVED, host).fetchall()}
         names = dict(connection.execute(_NAMES, host).fetchall())
         covered = coverage(connection, log.host)
         unfinished = connection.execute(
@@ -336,13 +338,8 @@ SELECT image_id, epoch_ns(min(time)) / 1e9 FROM event JOIN image USING (image) W
 _LAST_USE = """
 SELECT image_id, epoch_ns(last_use) / 1e9, evidence, epoch_ns(last_pull) / 1e9, uses FROM last_use WHERE host = ?
 """
-_OBSERVED = f"""
-SELECT image_id,
-    {sql_names("o.attributes -> '$.references'")}, {sql_names("o.attributes -> '$.digests'")},
-    o.attributes ->> '$.created', TRY_CAST(o.attributes ->> '$.stored' AS DOUBLE),
-    coalesce(TRY_CAST(o.attributes ->> '$.size' AS BIGINT), 0),
-    {sql_layers("o.attributes -> '$.layers'")}, o.origin
-FROM image_observations AS o JOIN image USING (image) WHERE host = ?
+_OBSERVED = """
+SELECT image_id, o.attributes::VARCHAR, o.origin FROM image_observations AS o JOIN image USING (image) WHERE host = ?
 """
 _NAMES = """
 SELECT image_id, list(DISTINCT name) FROM image_references WHERE host = ? GROUP BY image_id

@@ -7,14 +7,14 @@ import os
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from collector.engine.locality import require_local
 from collector.engine.protocol import Engine
-from collector.eventlog.identity import this_machine
+from collector.eventlog.identity import Identity, this_machine
 from collector.eventlog.log import EventLog
 from collector.machine.disk import contradiction, sample_disks
 from collector.model.errors import EngineError, UsageError
@@ -50,9 +50,9 @@ from pruner.state.job_memory import RunnerPolicies, configured_policies, read_jo
 from pruner.state.jobs_in_flight import JobMemory, held_for_jobs
 from pruner.state.learning import Habits, read_experience
 from pruner.state.questions import Questions
-from pruner.state.refusals import read_refusals
+from pruner.state.refusals import ItemId, Refusal, read_refusals
 from pruner.state.services import read_rollbacks
-from pruner.state.volumes import read_volumes
+from pruner.state.volumes import LoggedUses, read_logged_uses, read_volumes
 
 _STALE_S = 900.0
 # At least this share of the recent past must have been observed, or the decision says so.
@@ -79,20 +79,13 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
         LogError: the log is there but cannot be read.
         UsageError: an amount is given per job and the number of slots is not known.
     """
-    known = log is not None and log.exists()
     info = engine.info()
-    if log is not None:
-        log.claim(this_machine(info), readonly=True)
-    history = read_history(log) if log is not None and known else History()
     rows = engine.images()
     require_local(engine, info, [row.image for row in rows])
     disks = sample_disks(info)
     now = time.time()
-    config = Path(policy.runner_config)
-    if log is not None and known:
-        jobs = read_jobs(log, now, config)
-    else:
-        jobs = JobMemory(configured=RunnerPolicies(configured_policies(config)))
+    logged = read_log(log, policy, this_machine(info), now)
+    history, jobs = logged.history, logged.jobs
     listed = engine.containers()
     questions = Questions(engine)
     usage = questions.ask(engine.disk_usage, _NO_USAGE, "what containers, volumes and build cache hold is unknown")
@@ -106,19 +99,21 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
     containers += tuple(map(external_container, outside))
     recent = recent_uses(engine, now - policy.age, now)
     asked: Callable[[], tuple[Volume, ...]] = partial(
-        read_volumes, engine, listed, usage, log, orphaned, policy.kept_by
+        read_volumes, engine, listed, usage, logged.volumes, orphaned, policy.kept_by
     )
     nothing: tuple[Volume, ...] = ()
     volumes = questions.ask(asked, nothing, "volumes stay")
+    containers_of: dict[str, list[Container]] = {}
+    for container in containers:
+        containers_of.setdefault(container.image, []).append(container)
     images = []
     for row in rows:
         observation = questions.ask(
             partial(_observation, engine, row, history), None, f"image {short_id(row.image)} stays"
         )
         if observation is not None:
-            own = [container for container in containers if container.image == row.image]
-            image = image_of(observation, history.images.get(row.image), own, now)
-            image = replace(image, kept_by=policy.kept_by(row.labels))
+            own = containers_of.get(row.image, ())
+            image = image_of(observation, history.images.get(row.image), own, now, policy.kept_by(row.labels))
             images.append(used_later(image, *recent.get(row.image, (0.0, ""))))
     if doubt := contradiction(disks, least_held(images, info.store)):
         raise EngineError(
@@ -136,11 +131,48 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
         volumes=volumes,
         build_cache=read_build_cache(usage),
         free_slots=free_slots(policy, listed),
-        refusals=read_refusals(log, now) if log is not None and known else {},
-        rollbacks=read_rollbacks(log, now, policy.rollback_grace) if log is not None and known else {},
+        refusals=logged.refusals,
+        rollbacks=logged.rollbacks,
         disks=disks,
         coverage=history.coverage,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class LogState:
+    """What the log knows for a decision, all of one moment; see who reads each."""
+
+    history: History = field(default_factory=History)
+    jobs: JobMemory = field(default_factory=JobMemory)
+    volumes: LoggedUses = field(default_factory=LoggedUses)
+    refusals: Mapping[ItemId, Refusal] = field(default_factory=dict)
+    rollbacks: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_log(log: EventLog | None, policy: Policy, here: Identity, now: float) -> LogState:
+    """What the log knows for a decision, once it is sure that it is this host's.
+
+    Args:
+        log: the event log; None or not there: nothing is known.
+        policy: what is decided by.
+        here: what this host is recognised by.
+        now: UTC seconds.
+
+    Raises:
+        LogError: the log is another host's, or cannot be read.
+    """
+    config = Path(policy.runner_config)
+    if log is None or not log.exists():
+        return LogState(jobs=JobMemory(configured=RunnerPolicies(configured_policies(config))))
+    with log.one_state():
+        log.claim(here, readonly=True)
+        return LogState(
+            read_history(log),
+            read_jobs(log, now, config),
+            read_logged_uses(log),
+            read_refusals(log, now),
+            read_rollbacks(log, now, policy.rollback_grace),
+        )
 
 
 def least_held(images: Sequence[Image], store: str) -> int:

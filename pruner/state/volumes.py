@@ -6,6 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,29 @@ _EVER_NS = 10**9
 _BUILDER_VOLUME = re.compile(r"buildx_buildkit_.+_state")
 
 
+@dataclass(frozen=True, slots=True)
+class LoggedUses:
+    """What the log shows of the use of volumes, UTC seconds each.
+
+    Attributes:
+        slots: when a job last ran in each of the runners' slots.
+        references: when a container last referred to each volume.
+    """
+
+    slots: Mapping[str, float] = field(default_factory=dict)
+    references: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_logged_uses(log: EventLog) -> LoggedUses:
+    """What the log shows of the use of volumes. Raises LogError."""
+    return LoggedUses(last_slots(log), last_references(log))
+
+
 def read_volumes(
     engine: Engine,
     listed: Sequence[ListedContainer],
     usage: Mapping[str, Any],
-    log: EventLog | None,
+    logged: LoggedUses,
     orphaned: Iterable[str] = (),
     kept_by: Callable[[Mapping[str, str]], str] = lambda _: "",
 ) -> tuple[Volume, ...]:
@@ -44,17 +63,16 @@ def read_volumes(
         engine: the live engine.
         listed: all containers.
         usage: what the engine says that things hold.
-        log: the event log; None or not there: only the engine is asked.
+        logged: what the log shows of their use.
         orphaned: names of volumes whose containers this very run removed.
         kept_by: which label keeps what bears these labels; empty: none.
 
     Raises:
         EngineError: there is no engine.
-        LogError: the log is there but cannot be read.
     """
     holders = Counter(name for row in listed for name in row.volumes)
     reported = {text(row.get("Name")): mapping(row.get("UsageData")) for row in objects(usage.get("Volumes"))}
-    slots, logged, recent = last_slots(log), last_references(log), recent_volume_uses(engine)
+    recent = recent_volume_uses(engine)
     orphans = frozenset(orphaned)
     found = []
     for row in engine.volumes():
@@ -64,8 +82,8 @@ def read_volumes(
         last_use, evidence = max(
             (created, "created"),
             (_changed(row.get("Mountpoint")), "its folder changed"),
-            (slots.get(slot_of(name) or "", 0.0), "a job of its slot ran"),
-            (logged.get(name, 0.0), "a container referred to it"),
+            (logged.slots.get(slot_of(name) or "", 0.0), "a job of its slot ran"),
+            (logged.references.get(name, 0.0), "a container referred to it"),
             (recent.get(name, 0.0), "a container used it"),
         )
         found.append(
@@ -103,13 +121,11 @@ def sort_of(name: str, labels: Mapping[str, str]) -> str:
     return "anonymous" if _ANONYMOUS in labels or _HEX_NAME.fullmatch(name) else "named"
 
 
-def last_slots(log: EventLog | None) -> dict[str, float]:
+def last_slots(log: EventLog) -> dict[str, float]:
     """When a job last ran in each of the runners' slots, UTC seconds, as the log shows. Raises LogError.
 
     A cache volume belongs to one slot of one project, and every job there mounts it.
     """
-    if log is None or not log.exists():
-        return {}
     rows = log.query(
         "SELECT regexp_extract(attributes ->> '$.name', ?) AS slot, epoch_ns(max(time)) / 1e9 FROM event"
         " WHERE host = ? AND kind IN ('container_created', 'container_destroyed')"
@@ -120,13 +136,11 @@ def last_slots(log: EventLog | None) -> dict[str, float]:
     return {slot: last for slot, last in rows if slot}
 
 
-def last_references(log: EventLog | None) -> dict[str, float]:
+def last_references(log: EventLog) -> dict[str, float]:
     """When a container last referred to each volume, UTC seconds, as the log shows. Raises LogError.
 
     That is the latest event of any container of which the log names the volume: mostly its removal.
     """
-    if log is None or not log.exists():
-        return {}
     return dict(log.query(_REFERENCES, {"host": log.host}, whole_since=ONLY_KEPT))
 
 

@@ -194,6 +194,26 @@ def test_habits_go_on_from_the_last_midnight(folded: EventLog) -> None:
     assert any("habits" in text for text in wrong)
 
 
+def test_habits_are_folded_through_busy_days_and_in_any_order_of_recording(
+    folded: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experience, "_MOST", 4)
+    history = History()
+    # An inventory comes first, an import of the days before it later; more happened on a day than is folded at once.
+    for days, steps in ((40, 3), (5, 9), (6, 9), (12, 9)):
+        history.now = T0 + days * 86400 * S
+        for turn in range(steps):
+            history.take("observed" if days == 40 else "container", turn % 4, 0, 60)
+        folded.append(history.events)
+        history.events.clear()
+    for _ in range(5):
+        folded.append([Event(history.now, Kind.EVENT_UNREADABLE, attributes={"raw": str(_)})])
+    (until,) = folded.query("SELECT until FROM experience")[0]
+    assert folded.query("SELECT count(*) < 10 FROM event WHERE epoch_ns(time) >= ?", [until]) == [(True,)]
+    with folded.reading() as connection:
+        assert experience.differences(connection, history.now + 50 * 86400 * S) == []
+
+
 def _crash(log: EventLog, events: list[Event]) -> None:
     """Append and fold, but do not come to the end of it."""
 
