@@ -16,7 +16,7 @@ import duckdb
 
 from collector.eventlog.schema import PROJECTIONS
 from collector.eventlog.sql import sql_list
-from collector.model.events import CONTAINERS, MOMENTS, Effect, Kind, Use, with_effect
+from collector.model.events import ARRIVALS, CONTAINERS, MOMENTS, Effect, Kind, Use, with_effect
 from collector.model.jobs import SLOT
 
 FOLD_EVERY = 10_000
@@ -35,7 +35,7 @@ _WHOLE = sql_list(
 )
 _CONTAINERS = sql_list(CONTAINERS)
 _COUNTED = sql_list(kind for kind in MOMENTS if kind.traits.use is Use.JOB)
-_ARRIVALS = sql_list((*with_effect(Effect.COMES, Effect.SEEN), Kind.IMAGE_TAGGED))
+_ARRIVALS = sql_list(ARRIVALS)
 
 # Which service a container was of, or which slot of a runner it ran in; what else distinguishes events of a kind.
 _PART = f"""CASE

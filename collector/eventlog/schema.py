@@ -12,7 +12,18 @@ import re
 from typing import TYPE_CHECKING
 
 from collector.eventlog.sql import sql_case, sql_list, sql_names
-from collector.model.events import CONTAINERS, MOMENTS, NAMING, USES, Kind, Source, Use, of_origin, of_source
+from collector.model.events import (
+    CONTAINERS,
+    MOMENTS,
+    NAME_GIVING,
+    NAMING,
+    USES,
+    Kind,
+    Source,
+    Use,
+    of_origin,
+    of_source,
+)
 from collector.model.jobs import HELPER_ROLES
 from collector.model.origin import Origin
 
@@ -159,6 +170,7 @@ PROJECTIONS = frozenset(
 _CONTAINERS = sql_list(CONTAINERS)
 _HELPERS = sql_list(sorted(HELPER_ROLES))
 _NAMING = sql_list(NAMING)
+_NAME_GIVING = sql_list(NAME_GIVING)
 _COUNTED = sql_list(kind for kind in MOMENTS if kind.traits.use is Use.JOB)
 
 VIEWS = f"""
@@ -349,7 +361,7 @@ CREATE OR REPLACE VIEW image_names AS
         arg_max(attributes ->> '$.digests[0]', seq) FILTER (attributes ->> '$.digests[0]' IS NOT NULL),
         arg_max(reference, seq) FILTER (reference IS NOT NULL AND NOT starts_with(reference, 'sha256:'))) AS name
     FROM event JOIN image USING (image)
-    WHERE kind IN ('image_observed', 'image_pulled', 'image_tagged', 'image_built', 'job_image_used')
+    WHERE kind IN ({_NAME_GIVING})
     GROUP BY host, image, image_id;
 COMMENT ON VIEW image_names IS 'what people call each image: its latest reference, else digest';
 

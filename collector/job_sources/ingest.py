@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from collector.eventlog.log import EventLog
+from collector.eventlog.sql import sql_list
 from collector.job_sources.joblog import Sighting
 from collector.job_sources.reading import JOURNAL, JournalExport
 from collector.job_sources.runnerlog import SOURCE, JobFact, JobFinished, JobNamesImage, JobStarted, PullFailed
 from collector.job_sources.source import Batch, JobSource
-from collector.model.events import Event, Kind
+from collector.model.events import NAME_GIVING, Event, Kind, Source
 from collector.model.jobs import JOB_FIELDS, Job
 from collector.model.references import familiar
 from collector.model.untrusted import past_ns
@@ -297,7 +298,9 @@ SELECT kind, role, reference, image_id, {", ".join(f"j.{key}" for key in JOB_FIE
 ) JOIN job AS j USING (job) LEFT JOIN image USING (image)
 WHERE j.host = $host AND j.job_id IN (SELECT unnest($ids::VARCHAR[]))
 """
-_NAMES = """
+_NAMES = f"""
 SELECT DISTINCT name, epoch_ns(time), image_id FROM image_references
-WHERE host = $host AND kind IN ('image_observed', 'image_pulled', 'image_tagged', 'image_built') ORDER BY 2
+WHERE host = $host
+    AND kind IN ({sql_list(kind for kind in NAME_GIVING if kind.traits.source is not Source.JOBS)})
+ORDER BY 2
 """

@@ -350,6 +350,10 @@ CONTAINERS = tuple(kind for kind in USES if kind.traits.use is Use.CONTAINER)
 # What the view `uses` calls the evidence, as a use.
 EVIDENCE_USE = {kind.traits.evidence: kind.traits.use or Use.FOUND for kind in USES}
 NAMING = tuple(kind for kind in Kind if kind.traits.names)
+# They show that the engine holds the image, from then on.
+ARRIVALS = (*with_effect(Effect.COMES, Effect.SEEN), Kind.IMAGE_TAGGED)
+# After these the image bears the reference that they bear.
+NAME_GIVING = tuple(kind for kind in NAMING if kind is not Kind.IMAGE_UNTAGGED)
 WATCHING = tuple(kind for kind in Kind if kind.traits.watching)
 LIVE = tuple(kind for kind in Kind if kind.traits.live)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
+from collector.model.events import ARRIVALS, Effect, with_effect
 from collector.model.jobs import HELPER_ROLES, SLOT
 from collector.model.paths import read_bounded
 from collector.model.references import familiar
@@ -141,10 +142,10 @@ WHERE c.host = $1 AND c.began >= make_timestamp_ns($2) AND c.role = 'build' AND 
 GROUP BY c.container, j.job_id, j.project_id, j.runner, image_id, c.began
 QUALIFY row_number() OVER (PARTITION BY j.project_id, j.runner ORDER BY c.began DESC) <= 20
 """
-_ARRIVALS = """
+_ARRIVALS = f"""
 SELECT image_id, epoch_ns(time) / 1e9, kind FROM event JOIN image USING (image)
-WHERE host = $1 AND image_id IN (SELECT unnest($2::VARCHAR[])) AND kind IN
-    ('image_pulled', 'image_deleted', 'image_loaded', 'image_built', 'image_imported', 'image_observed', 'image_tagged')
+WHERE host = $1 AND image_id IN (SELECT unnest($2::VARCHAR[]))
+    AND kind IN ({sql_list((*ARRIVALS, *with_effect(Effect.GOES)))})
 ORDER BY time
 """
 _BEGUN = """
