@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from collector.engine.deadline import at_most
 from collector.engine.protocol import RemovingEngine
 from collector.model.errors import EngineError, EngineNotFoundError, EngineRefusedError
 from collector.model.observation import ListedImage
@@ -74,7 +75,8 @@ class Remover:
         What the engine refuses is an answer, given in its own words; a lost engine is a fault.
         """
         try:
-            why = self._remove(removal.of, made, lookout)
+            with at_most(made.policy.deadline / 4):
+                why = self._remove(removal.of, made, lookout)
         except EngineNotFoundError:
             return Obstacle("gone already, or its name has moved")
         except EngineRefusedError as refused:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from collector.engine.deadline import at_most
 from collector.engine.protocol import Engine
 from collector.model.errors import DeadlineError, EngineError, UnansweredError
 
@@ -32,10 +34,12 @@ class Questions:
 
     Args:
         engine: which is asked.
+        deadline: seconds that a whole run may take: one of these questions gets a quarter, all of them get half.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, deadline: float) -> None:
         self._engine = engine
+        self._each, self._left = deadline / 4, deadline / 2
         self._faults: dict[str, list[EngineError]] = {}
 
     @property
@@ -57,10 +61,14 @@ class Questions:
         Raises:
             EngineError: the engine is gone, which is more than a question without an answer.
         """
+        began = time.monotonic()
         try:
-            return question()
+            with at_most(min(self._each, max(0.0, self._left))):
+                return question()
         except EngineError as error:
             if is_lost(self._engine, error):
                 raise
             self._faults.setdefault(consequence, []).append(error)
             return otherwise
+        finally:
+            self._left -= time.monotonic() - began

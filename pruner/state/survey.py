@@ -87,7 +87,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
     logged = read_log(log, policy, this_machine(info), now)
     history, jobs = logged.history, logged.jobs
     listed = engine.containers()
-    questions = Questions(engine)
+    questions = Questions(engine, policy.deadline)
     usage = questions.ask(engine.disk_usage, _NO_USAGE, "what containers, volumes and build cache hold is unknown")
     label_of = {row.container: policy.kept_by(row.labels) for row in listed}
     containers = tuple(

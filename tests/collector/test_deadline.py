@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from collector.engine.client import DockerEngine
-from collector.engine.deadline import call, within
-from collector.model.errors import DeadlineError
+from collector.engine.deadline import at_most, call, within
+from collector.model.errors import DeadlineError, UnansweredError
 from pruner.removal.free_space import free_space
 
 
@@ -65,6 +65,24 @@ def test_what_is_done_between_calls_is_not_interrupted() -> None:
     assert done
     with call():
         pass
+
+
+def test_a_question_that_takes_its_share_leaves_time_for_the_rest(slow_engine: str) -> None:
+    engine = DockerEngine(slow_engine, timeout=60.0)
+    with within(600.0):
+        for _ in range(2):
+            with pytest.raises(UnansweredError, match="did not answer within"), at_most(0.2):
+                engine.info()
+        with call():
+            pass
+        # The deadline counts within such a share, too.
+        with pytest.raises(DeadlineError), within(0.1), at_most(600.0):
+            engine.info()
+        with call():
+            pass
+        with pytest.raises(UnansweredError), at_most(0.0), call():
+            pass
+    engine.close()
 
 
 def test_the_check_before_a_job_waits_no_longer_than_it_says(slow_engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
