@@ -30,6 +30,7 @@ def common(*, version: VersionOption = False) -> None:
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "simulate": (compare.simulate, "Compare policies and baselines on the history."),
     "recommend": (search.recommend, "Pick a policy, write it to a file, and say why."),
+    "rates": (rollout.rates, "Write what a fleet knows, for new hosts."),
     "rollout": (rollout.rollout, "Name the hosts to begin with, and judge them later."),
     "report": (compare.report, "Write all that the log shows as one HTML file."),
     "demo": (compare.demo, "Simulate a year of a public project's CI (Mesa, 2023)."),

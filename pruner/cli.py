@@ -308,9 +308,17 @@ def check_policy(
     from pruner.report.terminal import print_policy
 
     found = read_policy(path)
-    for fault in found.faults:
+    faults = list(found.faults)
+    if found.policy.rates:
+        from pruner.state.rates import read_rates
+
+        try:
+            read_rates(Path(found.policy.rates))
+        except UsageError as error:
+            faults.append(str(error))
+    for fault in faults:
         console.print_as_is(f"pruner: {fault}", err=True)
-    if found.faults:
+    if faults:
         raise typer.Exit(UsageError.exit_status)
     print_policy(found, output)
 

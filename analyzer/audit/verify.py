@@ -35,6 +35,7 @@ from pruner.policy.policy import Levels, Policy
 from pruner.state.inventory import Container, Image, Inventory, image_of, number, read_history, with_habits
 from pruner.state.jobs_in_flight import Hold
 from pruner.state.learning import Experience, Habits, read_experience
+from pruner.state.rates import read_rates
 from pruner.state.refusals import Refusal
 
 _SAME_MOMENT_S = 1.0
@@ -344,6 +345,7 @@ def _replay(prune: _Prune, policy: Policy, cut: EventLog) -> Plan:
     now, facts = prune.time_ns / 1e9, prune.plan
     history = read_history(cut)
     experience = read_experience(cut, now) if policy.order in LEARNING_ORDERS else Experience()
+    learned = experience.learned.beside(read_rates(Path(policy.rates))) if policy.rates else experience.learned
     containers = _containers(cut, _gone(facts, "container"))
     images: list[Image] = []
     for image_id in [row[0] for row in cut.query(_PRESENT, [cut.host])]:
@@ -360,7 +362,7 @@ def _replay(prune: _Prune, policy: Policy, cut: EventLog) -> Plan:
         blind_until=history.blind_until,
         coverage=history.coverage,
         holds={entry["image"]: hold for entry in facts["images"] if (hold := _hold(entry)) is not None},
-        learned=experience.learned,
+        learned=learned,
         refusals={("image", entry["image"]): _refusal(entry) for entry in facts["images"] if _is_refused(entry)},
     )
     return plan(policy, inventory, levels=_levels(policy, disk, facts))

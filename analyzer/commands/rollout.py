@@ -1,4 +1,4 @@
-"""The command that brings a policy onto a fleet: `rollout`."""
+"""Commands that bring a policy onto a fleet: `rates`, `rollout`."""
 
 from __future__ import annotations
 
@@ -34,6 +34,34 @@ SinceOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+RatesFileOption = Annotated[
+    Path, typer.Option("-o", "--out", metavar="FILE", help="Write the rates here.", show_default=False)
+]
+
+
+@options.grouped
+def rates(*, histories: Histories, out: RatesFileOption, spread: Spread) -> None:
+    """Write how soon images return on a fleet, by situation, as a file that a policy names (rates = FILE).
+
+    A new host's forecasts then start from what the fleet knows. It counts as four weeks of an average host's past.
+    """
+    from analyzer.report.terminal import patient_progress
+    from analyzer.search.fleet import on_each
+    from analyzer.search.rates import Count, rates_file
+    from collector.model.paths import write_whole
+
+    sources = histories.sources()
+    with patient_progress(f"counting on {len(sources)} hosts") as progress:
+        found, notes = on_each(sources, Count(), None, spread.workers(len(sources)), progress)
+    try:
+        write_whole(out, rates_file(found))
+    except OSError as error:
+        raise UsageError(f"--out: {out} cannot be written: {error.strerror}") from None
+    for note in notes:
+        console.print_text(f"note: {note}")
+    console.print_text(f'written to {out}: name it in the policy as rates = "{out.absolute()}"')
 
 
 @options.grouped

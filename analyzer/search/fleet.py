@@ -184,6 +184,8 @@ def _of_policies(trace: Trace, policies: Sequence[Policy]) -> list[str]:
     notes = []
     if any(policy.per_job for policy in policies):
         notes.append("an amount per job is taken for all job slots; the pruner takes it for those that are free then")
+    if any(policy.rates for policy in policies):
+        notes.append("what `rates` says of other hosts is not simulated: a replay learns from this host alone")
     total = int(trace.disk_total.max())
     beyond = {
         str(policy.threshold): None

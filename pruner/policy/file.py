@@ -183,6 +183,11 @@ KEYS: dict[str, Key] = {
         _count, "jobs that the runners run at once, for amounts per job (default: from runner_config)", "number"
     ),
     "runner_config": Key(_path, "GitLab Runner's config.toml: `concurrent` there is the number of job slots", "path"),
+    "rates": Key(
+        _path,
+        "file of `analyzer rates`: how soon images return on the fleet, which counts beside the host's own past",
+        "path",
+    ),
     "containers.enabled": Key(_switch, "whether stopped containers may go, before any image", "switch"),
     "containers.job_grace": Key(
         _seconds, "a CI job's container goes so long after it stopped (was created, if it never started)", "duration"
@@ -359,8 +364,8 @@ def as_text(name: str, value: Any) -> Any:
     """A value as one would write it in the file."""
     if value is None and KEYS[name].read is _age:
         return AUTO
-    if value is None or isinstance(value, bool):
-        return value
+    if value in (None, "") or isinstance(value, bool):
+        return None if value == "" else value
     kind = KEYS[name].kind
     if kind == "duration":
         shown = format_duration(value).replace(" ", "")
@@ -382,7 +387,8 @@ def _size_text(size: int) -> str:
 def _line(policy: Policy, name: str, bare: str) -> str:
     value = as_text(name, value_of(policy, name))
     if value is None:
-        return f"# {bare} = " + ("4" if KEYS[name].kind == "number" else f'"{policy.threshold}"')
+        examples = {"number": "4", "path": '"/etc/docker-hindsight/rates.toml"'}
+        return f"# {bare} = " + examples.get(KEYS[name].kind, f'"{policy.threshold}"')
     return f"{bare} = {json.dumps(value, ensure_ascii=False)}"
 
 

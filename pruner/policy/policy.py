@@ -210,6 +210,8 @@ class Policy:
         local_idle: seconds unused after which one that is superseded may go.
         job_slots: jobs that the host's runners run at once, for amounts per job; None: read from `runner_config`.
         runner_config: GitLab Runner's configuration, whose `concurrent` is the number of slots.
+        rates: the file with what a fleet knows of how soon images return, which counts beside the host's own past;
+            empty: none.
         containers, dangling, volumes, build_cache: what else may go, before images in use.
         min_age_evidence: how it follows from the host's past, in words; empty: it was given.
         sources: where each value that is given is from (a file, the command line), as (key, source).
@@ -231,6 +233,7 @@ class Policy:
     keep_labels: tuple[str, ...] = ("docker-hindsight.keep=true",)
     job_slots: int | None = None
     runner_config: str = "/etc/gitlab-runner/config.toml"
+    rates: str = ""
     containers: Containers = field(default_factory=Containers)
     dangling: Dangling = field(default_factory=Dangling)
     volumes: Volumes = field(default_factory=Volumes)

@@ -96,6 +96,14 @@ class Learned:
     returns: Sequence[float] = (0.0,) * CELLS
     exposure: Sequence[float] = (0.0,) * CELLS
 
+    def beside(self, more: Learned) -> Learned:
+        """What both counted together."""
+        returns, exposure = (
+            tuple(a + b for a, b in zip(ours, theirs, strict=True))
+            for ours, theirs in ((self.returns, more.returns), (self.exposure, more.exposure))
+        )
+        return Learned(returns, exposure)
+
     def hazard(self, idle: float, uses: int, superseded: bool) -> float:
         """Returns per second of idle time, by idle time, use count and whether superseded."""
         often = min(uses.bit_length(), BUCKETS - 1)

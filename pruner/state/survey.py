@@ -50,6 +50,7 @@ from pruner.state.job_memory import RunnerPolicies, configured_policies, read_jo
 from pruner.state.jobs_in_flight import JobMemory, held_for_jobs
 from pruner.state.learning import Habits, read_experience
 from pruner.state.questions import Questions
+from pruner.state.rates import read_rates
 from pruner.state.refusals import ItemId, Refusal, read_refusals
 from pruner.state.services import read_rollbacks
 from pruner.state.volumes import LoggedUses, read_logged_uses, read_volumes
@@ -194,7 +195,13 @@ def with_learning(inventory: Inventory, log: EventLog | None, policy: Policy) ->
         return inventory
     experience = read_experience(log, inventory.now)
     images = [with_habits(image, experience.habits.get(image.image_id, Habits())) for image in inventory.images]
-    return replace(inventory, images=tuple(images), learned=experience.learned)
+    known = replace(inventory, images=tuple(images), learned=experience.learned)
+    if not policy.rates:
+        return known
+    try:
+        return replace(known, learned=known.learned.beside(read_rates(Path(policy.rates))))
+    except UsageError as error:
+        return replace(known, warnings=(*known.warnings, f"{error}; only this host's own past counts"))
 
 
 def read_containers(
