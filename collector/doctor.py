@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import pwd
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from collector.engine.locality import locate
 from collector.engine.protocol import Engine
-from collector.eventlog.database import files_aside
+from collector.eventlog.database import files_aside, in_one_line
 from collector.eventlog.identity import this_machine
 from collector.eventlog.log import EventLog
 from collector.job_sources.follow import STATE, Followed, runner_is_installed
@@ -19,6 +21,7 @@ from collector.job_sources.runnerlog import SOURCE
 from collector.machine.disk import contradiction, sample_disks
 from collector.model.errors import EngineError, HindsightError, LogDamagedError, LogError
 from collector.model.observation import EngineInfo
+from collector.model.paths import hidden_system_log, how_to_read
 from collector.model.units import format_bytes, format_count, format_duration
 from collector.model.untrusted import event_time_ns
 from collector.queries.status import DAY_S, status
@@ -77,12 +80,13 @@ def examine(engine: Engine, log: EventLog, *, probe: bool = False, found_by: str
 
 
 def _log(log: EventLog) -> Iterator[Finding]:
-    folder = next(path for path in (log.path, *log.path.parents) if path.exists())
-    if not os.access(folder, os.R_OK | os.W_OK):
-        yield Finding("event log", State.FAULT, "no permission", f"{folder} may not be written: run as root")
-        return
-    if not log.exists():
-        yield Finding("event log", State.FAULT, "missing", f"nothing at {log.path} yet: start `collector run`")
+    try:
+        if not log.exists():
+            yield _no_log(log.path)
+            return
+        writer = _other_writer(log.path)
+    except LogError as error:
+        yield Finding("event log", State.FAULT, "no permission", str(error))
         return
     if damaged := files_aside(log.path):
         names = ", ".join(path.name for path in damaged)
@@ -103,7 +107,7 @@ def _log(log: EventLog) -> Iterator[Finding]:
         "event log",
         State.FAULT if stale or found.spooled_events else State.OK,
         "stale" if stale else "behind" if found.spooled_events else "written",
-        f"{found.events:,} events, latest recorded {ago} ago, {found.spooled_events} in the spool",
+        f"{found.events:,} events, latest recorded {ago} ago, {found.spooled_events} in the spool{writer}",
     )
     seen = "-" if found.coverage_7_days is None else f"{found.coverage_7_days:.1%} of the last 7 days"
     young = found.first_event is not None and time.time() - found.first_event < 7 * DAY_S
@@ -115,6 +119,35 @@ def _log(log: EventLog) -> Iterator[Finding]:
         f"{seen}{' (the log is younger)' if young else ''}; {format_count(found.gaps, 'gap')}, "
         f"{format_duration(found.gap_seconds)}",
     )
+
+
+def _no_log(path: Path) -> Finding:
+    """What keeps a log from being there, or this user from seeing the one that is."""
+    if hidden := hidden_system_log():
+        return Finding("event log", State.FAULT, "no permission", hidden)
+    folder = next(parent for parent in path.parents if parent.exists())
+    if not os.access(folder, os.R_OK | os.W_OK):
+        return Finding("event log", State.FAULT, "no permission", f"{folder} may not be written: run as root")
+    return Finding("event log", State.FAULT, "missing", f"nothing at {path} yet: start `collector run`")
+
+
+def _other_writer(path: Path) -> str:
+    """Who writes a log that this user may only read; empty: this user writes it.
+
+    Raises:
+        LogError: this user may not read it, or owns it and may not write it.
+    """
+    if os.access(path, os.R_OK | os.W_OK):
+        return ""
+    with in_one_line(path):
+        owner = path.stat().st_uid
+    if owner == os.geteuid() or not os.access(path, os.R_OK):
+        raise LogError(f"{path} may not be {'written' if os.access(path, os.R_OK) else 'read'}: {how_to_read(path)}")
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"user {owner}"
+    return f"; written by {name}"
 
 
 def _runner_log(log: EventLog) -> Iterator[Finding]:

@@ -291,7 +291,10 @@ def _next_step(*, watching: bool, pruning: bool, sound: bool) -> str:
         return "let `analyzer recommend` propose a policy from this history, and `pruner plan --policy FILE` try it"
     if pruning:
         return "nothing: the pruner keeps space free by the policy that it has while the history grows"
-    return "`pruner plan` shows what the defaults would remove; `sudo systemctl enable --now pruner.timer` lets them"
+    return (
+        "`sudo pruner plan` shows what the defaults would remove; "
+        "`sudo systemctl enable --now pruner.timer pruner.path` lets them"
+    )
 
 
 def require_collector(log: EventLog, now: float | None = None) -> None:

@@ -63,9 +63,17 @@ def _command(text: str, line: int) -> Command:
     return Command(_STATUS.sub("", text), int(promised["status"]) if promised else 0, line)
 
 
-def script(found: list[Command]) -> str:
-    """A shell script that runs the commands and stops, naming the line, where one does not keep its promise."""
-    parts = ["set -u", 'sudo() { while [ $# -gt 0 ] && [ "${1#-}" != "$1" ]; do shift; done; "$@"; }']
+_WITHOUT_SUDO = 'sudo() { while [ $# -gt 0 ] && [ "${1#-}" != "$1" ]; do shift; done; "$@"; }'
+
+
+def script(found: list[Command], *, as_root: bool = True) -> str:
+    """A shell script that runs the commands and stops, naming the line, where one does not keep its promise.
+
+    Args:
+        found: the commands.
+        as_root: root runs it, where there is no `sudo`; else whoever may use that.
+    """
+    parts = ["set -u", *([_WITHOUT_SUDO] if as_root else [])]
     for command in found:
         shown = shlex.quote(f"line {command.line}: {command.text}")
         parts += [

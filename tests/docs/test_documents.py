@@ -49,6 +49,12 @@ exec bash "$SANDBOX/session.sh"
 def host(make_engine: MakeEngine, registry: Registry, document: Path) -> Engine:
     """An engine that holds the images of which the documents speak."""
     engine = make_engine(ENGINES.get(document.name, "docker20"))
+    provide_images(engine, registry)
+    return engine
+
+
+def provide_images(engine: Engine, registry: Registry) -> None:
+    """Have an engine hold the images of which the documents speak."""
     client = engine.client()
     for number, name in enumerate(NAMES):
         layers = [base_layer(), random_layer(700 + number, 8 * MIB)]
@@ -58,7 +64,6 @@ def host(make_engine: MakeEngine, registry: Registry, document: Path) -> Engine:
         client.images.get(pushed.reference).tag(repository, tag)
         client.images.remove(pushed.reference)
     client.close()
-    return engine
 
 
 @pytest.mark.engine

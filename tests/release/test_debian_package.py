@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
+from bisect import bisect
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.docs.console import commands, script
+from tests.docs.test_documents import provide_images
 from tests.engine.engines import Engine
 from tests.engine.host import Host
 from tests.engine.machine import Machine
@@ -18,6 +22,7 @@ from tests.needs import cannot_run
 from tools.dist import PROJECT
 
 pytestmark = pytest.mark.engine
+TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
 DOCKER_GID = 990
 MIB = 2**20
 FOUND = "find / -xdev -name 'docker[-_]hindsight*' -not -path '/etc/*' -not -path '/srv/*' -not -path '/root/*'"
@@ -101,6 +106,29 @@ def test_it_watches_at_once_and_leaves_nothing(
     assert "docker-hindsight" not in machine.run("getent", "passwd") + machine.run("getent", "group")
     assert machine.show("collector.service", "LoadState") == "not-found"
     assert machine.run("sh", "-c", FOUND) == ""
+
+
+def test_the_tutorial_is_literally_true(machine: Machine, docker20: Engine, registry: Registry, package: Path) -> None:
+    """As a user who may use sudo and is in no group of ours; each step in a login of its own."""
+    provide_images(docker20, registry)
+    machine.run("useradd", "--create-home", "--shell", "/bin/bash", "--groups", "sudo", "ops")
+    machine.write("/etc/sudoers.d/ops", "ops ALL=(ALL) NOPASSWD: ALL\n")
+    shutil.copy(package, machine.path("/home/ops"))
+    found = commands(TUTORIAL, host=True)
+    assert not commands(TUTORIAL)
+    heads = [n for n, line in enumerate(TUTORIAL.read_text().splitlines(), 1) if line.startswith("## ")]
+    for _, step in itertools.groupby(found, lambda command: bisect(heads, command.line)):
+        machine.write("/home/ops/step.sh", script(list(step), as_root=False))
+        said = machine.run("runuser", "--login", "ops", "-c", "bash step.sh", patience_s=600)
+        assert "Traceback" not in said
+    for unit in ("collector.service", "pruner.timer", "pruner.path"):
+        assert machine.show(unit, "ActiveState") == "active"
+    assert machine.run("systemctl", "is-system-running", status=None).strip() == "running"
+    # What the collector says to somebody who has not joined the group yet.
+    machine.run("useradd", "--create-home", "newcomer")
+    for command in ("status", "doctor"):
+        said = machine.run("runuser", "--login", "newcomer", "-c", f"collector {command}", status=1)
+        assert "sudo usermod -aG docker-hindsight USER; log in again" in said
 
 
 def test_lintian_finds_no_error(package: Path) -> None:
