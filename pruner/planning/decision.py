@@ -48,7 +48,7 @@ MEANING: dict[Reason, str] = {
     Reason.YOUNG: "used or pulled within min_age",
     Reason.PROTECTED: "on the allowlist, and no emergency calls for it",
     Reason.FREES_NOTHING: "all its layers are held by images that stay: removing it frees nothing",
-    Reason.TARGET_REACHED: "images before it in the order free enough",
+    Reason.TARGET_REACHED: "what goes before it frees enough",
     Reason.REFUSED: "it could not be removed in this run",
     Reason.LABELLED: "a label keeps it (keep_labels)",
     Reason.EVICT: "next in the order while free space is under the target",

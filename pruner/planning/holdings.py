@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from collector.engine.leftovers import Leftover
-from collector.model.units import format_bytes, format_count
+from collector.model.units import format_bytes, format_count, format_duration
 from pruner.state.inventory import Inventory
 
 # A container's log over this is named.
 _LONG_LOG = 50 * 10**6
 _NAMED = 5
+# A build that has written nothing for so long may have been killed, seconds.
+_SILENT_BUILD_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def to_json(inventory: Inventory) -> dict[str, Any]:
 
 
 def described(inventory: Inventory) -> Iterator[str]:
-    """What fills the disk, in lines: all in one, then long logs, dead containers and leftovers by name."""
+    """What fills the disk: all in one line, then long logs, dead containers, builds that may be dead, leftovers."""
     parts = [f"{one.what} {format_bytes(one.bytes)}" for one in holdings(inventory) if one.bytes]
     yield f"the disk holds: {', '.join(parts)}"
     logs = sorted((one for one in inventory.containers if one.log_bytes >= _LONG_LOG), key=lambda one: -one.log_bytes)
@@ -70,6 +72,12 @@ def described(inventory: Inventory) -> Iterator[str]:
         )
     for one in [one for one in inventory.containers if one.state == "dead"][:_NAMED]:
         yield f"dead container {one.name} ({one.container_id[:12]}): `docker rm {one.container_id[:12]}` tries again"
+    silent = [one for one in inventory.containers if one.mounted and one.stopped_at <= inventory.now - _SILENT_BUILD_S]
+    for one in sorted(silent, key=lambda one: one.stopped_at)[:_NAMED]:
+        yield (
+            f"container {one.name} of a build ({one.container_id[:12]}, {format_bytes(one.bytes)}), unchanged for"
+            f" {format_duration(inventory.now - one.stopped_at)}, keeps itself and its image: {one.held_by}"
+        )
     for (what, remedy), group in _by_kind(inventory.leftovers).items():
         total = format_bytes(sum(one.bytes for one in group))
         shown = ", ".join(one.path for one in group[:_NAMED])

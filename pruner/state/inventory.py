@@ -94,6 +94,7 @@ class Container:
         kept_by: the label that keeps it; empty: none.
         external: whether it lies in the engine's storage without being managed by it, as those of builds.
         held_by: what works in such a container, in words; empty: nothing is known to.
+        mounted: whether such a container of a build is mounted: the build works in it, or was killed.
         log_path: its log's file, as the engine says; empty: not known, as of containers that run.
     """
 
@@ -112,6 +113,7 @@ class Container:
     kept_by: str = ""
     external: bool = False
     held_by: str = ""
+    mounted: bool = False
     log_path: str = ""
 
 

@@ -258,6 +258,7 @@ def external_container(found: ExternalContainer) -> Container:
         bytes=found.bytes,
         external=True,
         held_by=held_by,
+        mounted=found.is_build and found.mounted,
     )
 
 

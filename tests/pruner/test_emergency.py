@@ -44,8 +44,9 @@ def test_what_fills_the_disk_adds_up_and_long_logs_and_dead_containers_are_named
     images = [replace(image(name, 5), layers=(shared, (name, MB))) for name in ("a", "b")]
     talker = replace(container("talker", 1, size=61 * MB, state="running"), log_bytes=60 * MB)
     dead = container("gone-wrong", 1, size=0, state="dead")
+    build = replace(container("working", 2, size=0, state="external"), mounted=True, held_by="mounted by a build")
     state = replace(
-        inventory(images, (talker, dead), (volume("v", "named", 1, 4 * MB),), free=5 * MB),
+        inventory(images, (talker, dead, build), (volume("v", "named", 1, 4 * MB),), free=5 * MB),
         leftovers=(Leftover("/var/lib/docker/overlay2/0", 3 * MB),),
     )
     found = {one.what: one.bytes // MB for one in holdings(state)}
@@ -61,6 +62,7 @@ def test_what_fills_the_disk_adds_up_and_long_logs_and_dead_containers_are_named
     lines = list(described(state))
     assert any(line.startswith("long log: 57.2 MiB of container talker") for line in lines)
     assert any(line.startswith("dead container gone-wrong") and "docker rm" in line for line in lines)
+    assert any(line.startswith("container working of a build") and "unchanged for" in line for line in lines)
     assert any("1 orphaned layer (2.86 MiB): /var/lib/docker/overlay2/0" in line for line in lines)
     assert to_json(state)["long_logs"] == [{"container": "talker", "name": "talker", "bytes": 60 * MB}]
 
