@@ -92,9 +92,8 @@ def test_a_disk_full_to_the_last_block_is_freed_and_all_is_told(
     client.close()
 
 
-@pytest.mark.parametrize(
-    ("variant", "file_system"), [("docker20", "ext4"), ("docker20", "xfs"), ("docker26", "ext4"), ("docker26", "xfs")]
-)
+# Docker 26 on ext4 is above.
+@pytest.mark.parametrize(("variant", "file_system"), [("docker20", "ext4"), ("docker20", "xfs"), ("docker26", "xfs")])
 def test_a_full_disk_costs_no_image_its_names_and_the_engine_has_a_reserve_of_its_own(
     make_engine: MakeEngine, registry: Registry, variant: str, file_system: str
 ) -> None:
