@@ -116,12 +116,34 @@ WORDS = {
 KEPT_WORDS = {"collector/job_sources/ingest.py": 'return f"side-band {kind}'}
 
 
+TEXTS = {
+    ".py",
+    ".md",
+    ".html",
+    ".js",
+    ".css",
+    ".ipynb",
+    ".c",
+    ".h",
+    ".sh",
+    ".yml",
+    ".yaml",
+    ".toml",
+    ".json",
+    ".service",
+    ".timer",
+}
+
+
+def is_script(path: Path) -> bool:
+    """Whether a file without a suffix is a script."""
+    return path.is_file() and not path.suffix and path.read_bytes()[:2] == b"#!"
+
+
 def test_what_users_and_developers_read_is_plain_english() -> None:
-    places = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
-    for folder in ("collector", "pruner", "analyzer", "bench", "tools", "docs", "notebooks", "packaging"):
-        places += [
-            path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".md", ".html", ".js", ".ipynb"}
-        ]
+    places = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "Makefile", "Dockerfile")]
+    for folder in ("collector", "pruner", "analyzer", "bench", "tools", "docs", "notebooks", "packaging", ".ci"):
+        places += [path for path in (ROOT / folder).rglob("*") if path.suffix in TEXTS or is_script(path)]
     unwanted = re.compile(rf"\b(?:{'|'.join(WORDS)})\b", re.IGNORECASE)
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
