@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -205,6 +206,8 @@ def _report_on_fleet(
 
         lineup = Lineup.of(work.policies, propose(run, candidates, work.pull_rate, work.trigger))
     with patient_progress(f"replaying {len(sources)} hosts") as progress:
-        found, notes = on_each(sources, work.with_policies(lineup.policies), override, workers, progress)
+        drawn = lineup.proposal.policy or (lineup.policies[0] if lineup.policies else None)
+        every = replace(work, policies=lineup.policies, drawn=drawn)
+        found, notes = on_each(sources, every, override, workers, progress)
     write_fleet_report(fleet_study(found, lineup, notes), path)
     typer.echo(f"report: {path.resolve()}", err=True)

@@ -9,14 +9,23 @@ from typing import Any
 
 from analyzer.report import charts as report_charts
 from analyzer.report import parts
+from analyzer.report.heat_map import heat_map
 from analyzer.report.study import Lineup
 from analyzer.report.terminal import short_names
-from analyzer.search.fleet import FLEET, Findings, fleet_sums
+from analyzer.search.fleet import FLEET, Findings, fleet_sum, fleet_sums
+from analyzer.simulation.figures import FIGURES
 from analyzer.simulation.result import Result
+from analyzer.trace.daily import DAY_S, DailyFree
 from analyzer.trace.describe import HistoryFacts
-from collector.model.units import format_time
+from collector.model.units import format_bytes, format_time
 
 _MOST_CHARTS = 24
+# Of more hosts than this, not every policy is shown on each.
+_MOST_IN_FULL = 100
+_MOST_NAMED = 40
+_MOST_NOTES = 100
+_LEAST_CLASSES = 2
+_OF_CLASS = {name: FIGURES[name] for name in ("disk_full", "repulled_bytes", "min_free", "removals")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +38,7 @@ class OnHost:
         results: baselines, then our policies.
         chosen: the policy recommended for all hosts, here.
         lineup: our policies.
+        free: the least free space of each day under it; None: unknown.
     """
 
     name: str
@@ -36,6 +46,7 @@ class OnHost:
     results: tuple[Result, ...]
     chosen: Result | None
     lineup: Lineup
+    free: DailyFree | None = None
 
     @property
     def total(self) -> int:
@@ -91,6 +102,7 @@ def fleet_study(found: Sequence[Findings], lineup: Lineup, notes: Sequence[str] 
             results,
             lineup.chosen(results),
             lineup,
+            findings.free,
         )
         for findings, results in zip(found, named, strict=True)
     )
@@ -104,7 +116,8 @@ def write_fleet_report(made: FleetStudy, path: Path) -> None:
 
 def render_fleet(made: FleetStudy) -> str:
     """The report as HTML. What comes from the logs is escaped wherever it stands."""
-    shown = _charted(made)
+    shown, tight = _charted(made), _tightest_first(made)
+    heat = heat_map([host.free for host in tight if host.free is not None])
     ours = [host for host in made.hosts if host.chosen is not None]
     return parts.page(
         "fleet.html",
@@ -120,10 +133,66 @@ def render_fleet(made: FleetStudy) -> str:
         charted=shown,
         rest=len(made.hosts) - len(shown),
         sums=_table("Sums over all hosts", made, [(FLEET, made.sums)]),
-        policies=_table("Hosts and policies", made, [(host.name, host.results) for host in made.hosts]),
+        policies=_table("Hosts and policies", made, [(host.name, _shown(made, host)) for host in made.hosts]),
+        few=len(made.hosts) > _MOST_IN_FULL,
         hosts_table=_hosts(made),
-        assumptions=[f"{host.name}: {note}" for host in made.hosts for note in host.facts.assumptions],
+        classes=_classes(made),
+        heat=heat,
+        heat_days=None if heat is None else [format_time(day * DAY_S)[:10] for day in (heat.first, heat.last)],
+        heat_names=[host.name for host in tight] if len(tight) <= _MOST_NAMED else [],
+        assumptions=_assumptions(made),
     )
+
+
+def _tightest_first(made: FleetStudy) -> list[OnHost]:
+    """The hosts whose free space is known, those that had the least first."""
+    known = [host for host in made.hosts if host.free is not None]
+    return sorted(known, key=lambda host: (_tightness(host), host.name))
+
+
+def _tightness(host: OnHost) -> tuple[list[int], int]:
+    """How little was free in the worst week of days, then on all."""
+    shares = b"" if host.free is None else host.free.shares
+    return sorted(shares)[:7], sum(shares)
+
+
+def _shown(made: FleetStudy, host: OnHost) -> Sequence[Result]:
+    """Of many hosts, only the recommended policy."""
+    if len(made.hosts) <= _MOST_IN_FULL:
+        return host.results
+    return [host.chosen or host.results[0]]
+
+
+def _assumptions(made: FleetStudy) -> list[str]:
+    """What the figures stand on; what is the same of many hosts is said once."""
+    hosts: dict[str, list[str]] = {}
+    for host in made.hosts:
+        for note in host.facts.assumptions:
+            hosts.setdefault(note, []).append(host.name)
+    said = [f"{_some(names)}: {note}" for note, names in hosts.items()]
+    more = len(said) - _MOST_NOTES
+    return said if more <= 0 else [*said[:_MOST_NOTES], f"and {more:,} more"]
+
+
+def _classes(made: FleetStudy) -> parts.Table | None:
+    """The recommended policy on hosts with disks of like size; None where there is but one size, or no policy."""
+    sizes: dict[int, list[OnHost]] = {}
+    for host in made.hosts:
+        if host.chosen is not None:
+            sizes.setdefault(max(host.total, 1).bit_length(), []).append(host)
+    if len(sizes) < _LEAST_CLASSES:
+        return None
+    rows = []
+    for bits, hosts in sorted(sizes.items()):
+        total = fleet_sum([host.chosen for host in hosts if host.chosen is not None])
+        words = f"{format_bytes(2 ** (bits - 1))} to {format_bytes(2**bits)}"
+        cells = [
+            parts.Cell(words, bits, head=True),
+            parts.Cell(f"{len(hosts):,}", len(hosts)),
+            *parts.figures(_OF_CLASS, total),
+        ]
+        rows.append(parts.Row(cells))
+    return parts.Table("Hosts by the size of their disks", ["disk", "hosts", *parts.heads(_OF_CLASS)], rows)
 
 
 def _figure(host: OnHost, name: str) -> float:

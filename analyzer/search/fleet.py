@@ -23,6 +23,7 @@ from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger
 from analyzer.simulation.figures import over_hosts
 from analyzer.simulation.replay import Progress, replay_many
 from analyzer.simulation.result import Result, priced
+from analyzer.trace.daily import DailyFree, daily_free
 from analyzer.trace.describe import HistoryFacts, disk_range
 from analyzer.trace.load import DiskOverride, load_trace
 from analyzer.trace.parquet import ParquetLog, hosts_of, parquet_hosts
@@ -140,6 +141,7 @@ class Simulation:
         pull_rate: bytes per second at which pulls are taken to run; None: as on the history's host.
         trigger: what starts a prune of ours.
         price_per_gib: what pulling 1 GiB costs; 0: nobody said.
+        drawn: the policy whose free space is wanted day by day; None: none.
     """
 
     policies: tuple[Policy, ...]
@@ -147,11 +149,17 @@ class Simulation:
     pull_rate: float | None = None
     trigger: Trigger = Trigger.EVENT
     price_per_gib: float = 0.0
+    drawn: Policy | None = None
 
     def __call__(self, trace: Trace, progress: Progress | None = None) -> Findings:
         """Baselines first, then policies. Raises LogError or UsageError, see `replay`."""
         results, notes = self.run(trace, progress)
-        return Findings.of(trace, [replace(result, removed=()) for result in results], notes)
+        found = Findings.of(trace, [replace(result, removed=()) for result in results], notes)
+        if self.drawn is None:
+            return found
+        only = replace(self, policies=(self.drawn,), baselines=())
+        timeline = only.run(trace, timeline=True)[0][0].timeline
+        return found if timeline is None else replace(found, free=daily_free(trace, timeline.seconds, timeline.free))
 
     def run(
         self, trace: Trace, progress: Progress | None = None, *, timeline: bool = False
@@ -232,6 +240,7 @@ class Findings:
         used_in_a_day: the most bytes of images used in one day, where no policy fits.
         room: the least bytes that the disk had for images.
         enough: the size of a disk on which a policy fits, where none does on this; None: unknown.
+        free: the least free space of each day under one of the policies; None: that was not asked.
     """
 
     heading: tuple[str, ...]
@@ -242,6 +251,7 @@ class Findings:
     used_in_a_day: int = 0
     room: int = 0
     enough: int | None = None
+    free: DailyFree | None = None
 
     @property
     def host(self) -> str:

@@ -122,6 +122,7 @@ def test_timer_and_early_trigger_bring_the_disk_back(
     switch_off(machine, "pruner.path")
     check_the_services_user(machine)
     check_the_reserve(machine, docker20)
+    check_the_shipping(machine)
     check_the_journal(machine, docker20)
 
 
@@ -197,6 +198,24 @@ def check_the_reserve(machine: Machine, engine: Engine) -> None:
     machine.run("systemctl", "restart", "collector.service")
     Host.wait_for(laid.exists, "the service to take the space back")
     assert laid.stat().st_uid == user
+
+
+def check_the_shipping(machine: Machine) -> None:
+    """The timer waits; the service ships as the unprivileged user, and again only what is new."""
+    outbox = "/var/lib/docker-hindsight/outbox"
+    machine.run("sh", "-c", f"echo SHIP_TO={outbox} >>/etc/default/docker-hindsight")
+    machine.run("systemctl", "enable", "--now", "collector-ship.timer")
+    assert machine.show("collector-ship.timer", "ActiveState") == "active"
+    for _ in range(2):
+        machine.run("systemctl", "start", "collector-ship.service")
+    assert machine.show("collector-ship.service", "Result") == "success"
+    owner = machine.run("sh", "-c", f"stat -c %U {outbox}/manifest/host=*/owner.json").strip()
+    assert owner == "docker-hindsight"
+    assert machine.run("sh", "-c", f"ls {outbox}/event/host=*/day=*/*.parquet").strip()
+    # Where it may not write, it says so in one line, and the next run goes on.
+    machine.run("sh", "-c", "echo SHIP_TO=/srv/outbox >>/etc/default/docker-hindsight")
+    machine.run("systemctl", "start", "collector-ship.service", status=1)
+    assert any("/srv/outbox" in text for priority, text in machine.journal("collector-ship.service") if priority <= 6)
 
 
 def check_the_journal(machine: Machine, engine: Engine) -> None:
