@@ -251,6 +251,8 @@ class Inventory:
 EXTERNAL = "external"
 # All other states are of containers that run, are about to, or are being removed by somebody.
 STOPPED = frozenset({"created", "configured", "exited", "stopped", "dead", EXTERNAL})
+# Docker goes on to list a container as this when its removal has failed; its inspection says that it is dead.
+ENDED = STOPPED | {"removing"}
 
 
 def stop_times(containers: Iterable[Container]) -> dict[str, float]:

@@ -30,8 +30,8 @@ from pruner.policy.orders import LEARNING_ORDERS
 from pruner.policy.policy import SLOTS_VARIABLE, Policy
 from pruner.state.event_watch import recent_uses
 from pruner.state.inventory import (
+    ENDED,
     EXTERNAL,
-    STOPPED,
     BuildCacheUsage,
     CacheRecord,
     Container,
@@ -225,7 +225,7 @@ def read_containers(
             orchestrator=orchestrator_of(row.labels, row.name),
             volumes=row.volumes,
         )
-        if row.state in STOPPED:
+        if row.state in ENDED:
             inspect: Callable[[], dict[str, Any] | None] = partial(engine.container_detail, row.container)
             detail = questions.ask(inspect, _UNKNOWN, f"container {row.name} stays")
             if detail is None:
@@ -317,7 +317,7 @@ def free_slots(policy: Policy, listed: Iterable[ListedContainer]) -> int | None:
     """
     if not policy.per_job:
         return None
-    found = [job_of(row.labels, row.name) for row in listed if row.state not in STOPPED]
+    found = [job_of(row.labels, row.name) for row in listed if row.state not in ENDED]
     running = {one[0].job_id for one in found if one is not None and one[0].ci == "gitlab"}
     slots = policy.job_slots if policy.job_slots is not None else read_slots(Path(policy.runner_config))
     return max(0, slots - len(running))

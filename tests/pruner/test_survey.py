@@ -17,8 +17,9 @@ from collector.model.events import Event, Kind
 from collector.model.jobs import slot_of
 from collector.model.observation import EngineInfo, ImageObservation, ListedContainer, ListedImage
 from collector.model.origin import Origin
+from pruner.planning.plan import plan
 from pruner.policy.file import policy_from
-from pruner.policy.policy import Policy
+from pruner.policy.policy import Policy, Space
 from pruner.removal.executor import Executor
 from pruner.removal.free_space import free_space
 from pruner.state.event_watch import names_of, raw_use
@@ -99,6 +100,21 @@ def test_a_container_that_never_started_counts_from_its_creation() -> None:
     detail["HostConfig"] = {"RestartPolicy": {"Name": "unless-stopped"}}
     read = read_container(detail, known)
     assert (read.stopped_at, read.never_started, read.restarts) == (1767312000.0, False, True)
+
+
+@pytest.mark.parametrize(("shown", "goes"), [("dead", True), ("removing", False)])
+def test_a_container_whose_removal_failed_is_dead_whatever_the_listing_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: str, *, goes: bool
+) -> None:
+    engine = FakeEngine(tmp_path)
+    container = engine.add_container(engine.add_image("a:1"), state="removing", age=1e6)
+    detail = engine.container_detail(container)
+    assert detail is not None
+    state = {"Status": shown, "FinishedAt": "2026-01-01T00:00:00Z"}
+    monkeypatch.setattr(engine, "container_detail", lambda _: {**detail, "State": state})
+    found = survey(engine, None, Policy())
+    (item,) = plan(Policy(threshold=Space.parse("100%")), found).items
+    assert (found.containers[0].state, item.is_removed) == (shown, goes)
 
 
 def test_a_container_of_which_the_engine_shows_nothing_readable_is_not_known_to_be_stopped() -> None:
