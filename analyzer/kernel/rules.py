@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
+from analyzer.trace.trace import Integers
+
 
 class Clock(StrEnum):
     """What has to be longer ago: the image's build, its latest pull or arrival here, or its last use."""
@@ -44,11 +46,15 @@ class Superseded:
     Attributes:
         idle: seconds unused after which one may.
         repositories: of each image; length n.
+        bearing: in which of them it bears a name, see `Trace.bearing`; length n.
+        sight: which is the later one, see `Trace.sight`; shape (n,).
         gaps: begin and end of each interval in which nothing was observed, the one that ends last first.
     """
 
     idle: float
     repositories: Sequence[Collection[str]]
+    bearing: Sequence[Sequence[tuple[str, float, float]]]
+    sight: Integers
     gaps: Sequence[tuple[float, float]]
 
 

@@ -59,7 +59,8 @@ class _Superseded(ctypes.Structure):
     _fields_ = (
         ("idle", c_double),
         *((name, c_int32) for name in ("repositories", "gaps")),
-        *((name, c_void_p) for name in ("first", "repository", "gap_begin", "gap_end")),
+        *((name, c_void_p) for name in ("first", "repository", "borne_first", "borne", "borne_from", "borne_until")),
+        *((name, c_void_p) for name in ("sight", "gap_begin", "gap_end")),
     )
 
 
@@ -398,11 +399,19 @@ def _superseded(given: Superseded) -> tuple[_Superseded, list[Array]]:
     """The same for the kernel, and the arrays that it points to."""
     numbers: dict[str, int] = {}
     repository = [numbers.setdefault(name, len(numbers)) for names in given.repositories for name in names]
-    first = np.concatenate(([0], np.cumsum([len(names) for names in given.repositories])))
+    borne = [(numbers.setdefault(name, len(numbers)), *times) for names in given.bearing for name, *times in names]
+    first, borne_first = (
+        np.concatenate(([0], np.cumsum([len(one) for one in each]))) for each in (given.repositories, given.bearing)
+    )
+    bearing = np.array(borne, dtype=np.float64).reshape(-1, 3)
     gaps = np.array(given.gaps, dtype=np.float64).reshape(-1, 2)
     arrays = [
         plain(first, np.int32),
         plain(np.array(repository), np.int32),
+        plain(borne_first, np.int32),
+        plain(bearing[:, 0], np.int32),
+        *(plain(bearing[:, column], np.float64) for column in (1, 2)),
+        plain(given.sight, np.int64),
         *(plain(gaps[:, column], np.float64) for column in (0, 1)),
     ]
     return _Superseded(given.idle, len(numbers), len(gaps), *(array.ctypes.data for array in arrays)), arrays

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Sequence
 from enum import StrEnum
 from functools import cached_property
 from typing import Protocol
@@ -228,11 +227,6 @@ class PolicyCleaner:
         return self.policy.local_images == SUPERSEDED and bool(self.trace.local.any())
 
     @cached_property
-    def repositories(self) -> Sequence[frozenset[str]]:
-        """See `Knowledge.repositories`."""
-        return knowledge_of(self.trace).repositories
-
-    @cached_property
     def gaps(self) -> list[tuple[float, float]]:
         """When nothing was observed, the gap that ends last first."""
         return by_end((begin, end) for begin, end in self.trace.blind.tolist())
@@ -242,10 +236,10 @@ class PolicyCleaner:
         if not self.lets_local_go:
             return order
         quiet = idle_since(host.now, self.policy.local_idle, 0.0, self.gaps)
-        there, names = [i for i in host.present if host.local[i]], self.repositories
-        self._superseded = {
-            i for i in superseded(there, names, names, range(len(host.held))) if host.last_use[i] <= quiet
-        }
+        there, known = [i for i in host.present if host.local[i]], knowledge_of(self.trace)
+        current = [{name for name, since, until in names if since <= host.now < until} for names in known.bearing]
+        found = superseded(there, known.repositories, current, known.sight.tolist())
+        self._superseded = {i for i in found if host.last_use[i] <= quiet}
         return in_their_turn(order, host.local, host.last_use, quiet) if self._superseded else order
 
     def keys(self, now: float, images: Integers) -> Floats:

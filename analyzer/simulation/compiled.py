@@ -87,7 +87,8 @@ def _superseded(cleaner: PolicyCleaner) -> Superseded | None:
     """How local images may go, if there are any that may."""
     if not cleaner.lets_local_go:
         return None
-    return Superseded(cleaner.policy.local_idle, cleaner.repositories, cleaner.gaps)
+    known = knowledge_of(cleaner.trace)
+    return Superseded(cleaner.policy.local_idle, known.repositories, known.bearing, known.sight, cleaner.gaps)
 
 
 def _resolved(policy: Policy, index: Index) -> Callable[[int, float], Sequence[float]]:

@@ -7,7 +7,7 @@ what a policy removed: only what is present, when it was pulled and which layers
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -168,6 +168,16 @@ class Knowledge:
     def repositories(self) -> list[frozenset[str]]:
         """The repositories of each image; length n."""
         return [frozenset(map(repository, names or ())) for names in self.trace.names]
+
+    @cached_property
+    def bearing(self) -> Sequence[Sequence[tuple[str, float, float]]]:
+        """See `Trace.bearing`, written out; length n."""
+        return self.trace.bearing or [[(name, -math.inf, math.inf) for name in names] for names in self.repositories]
+
+    @cached_property
+    def sight(self) -> Integers:
+        """See `Trace.sight`, written out; shape (n,)."""
+        return self.trace.sight if len(self.trace.sight) else np.arange(self.n)
 
     @cached_property
     def working_sets(self) -> Floats:

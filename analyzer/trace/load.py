@@ -12,6 +12,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from analyzer.trace.naming import Naming, bearing, sights
 from analyzer.trace.pull_space import pull_space
 from analyzer.trace.trace import DEFAULT_PULL_RATE, Flags, Floats, Integers, Trace, Use
 from analyzer.trace.uses import MONTH_BITS, NEVER, OPEN, LoggedUses, Survey, in_order, seconds, survey
@@ -129,6 +130,19 @@ _DISK = """
         coalesce(total_inodes, 0) AS total_inodes
     FROM disk WHERE host = ? ORDER BY disk.time
 """
+# What ever gave a name to a local image or took it from one, and whatever else bore the same name.
+_NAMING_OF_LOCAL = """
+    WITH name AS (
+        SELECT DISTINCT name FROM image_references SEMI JOIN (FROM observed WHERE local) USING (image)
+        WHERE host = $host
+    )
+    SELECT epoch_ns(time), image, kind, name FROM (
+        SELECT time, seq, image, kind, name FROM image_references SEMI JOIN name USING (name) WHERE host = $host
+        UNION ALL
+        SELECT time, seq, image, kind, '' FROM event SEMI JOIN (FROM observed WHERE local) USING (image)
+        WHERE host = $host AND kind = 'image_deleted'
+    ) ORDER BY time, seq
+"""
 _STORE = """
     SELECT coalesce(arg_max(attributes ->> '$.store', seq), '') FROM event WHERE host = ? AND kind = 'collector_started'
 """
@@ -187,6 +201,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
             ages=tuple(min_age_history(pulls, jobs)),
             failures=read_failures(connection, host),
             pull_rate=read_pull_rate(connection, host) if kinds.shows_jobs else None,
+            naming=connection.execute(_NAMING_OF_LOCAL, {"host": host}).fetchall(),
             store=connection.execute(_STORE, [host]).fetchall()[0][0],
             **columns,
         )
@@ -281,6 +296,7 @@ class _Raw:
     ids: dict[int, str]
     ages: tuple[tuple[int, float], ...]
     failures: Failures
+    naming: list[Naming]
     store: str
     pull_rate: float | None
 
@@ -346,6 +362,8 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
         assumptions=tuple(assumptions),
         min_ages=_min_ages(raw),
         failures=str(raw.failures),
+        sight=sights(raw.earliest, created, number),
+        bearing=bearing(raw.naming, number, n, raw.origin),
         pull_rate=raw.pull_rate or DEFAULT_PULL_RATE,
         pull_space=pull_space(raw.store, first, layer, layer_bytes),
     )

@@ -63,6 +63,10 @@ class Trace:
         min_ages: what `min_age = "auto"` comes to, seconds, and from when on, the first always; shape (k, 2) of
             (time, age).
         failures: what failed on a full disk as it was recorded, in words; empty: nothing.
+        sight: what says which image is the later one, ascending, equal where nobody knows; shape (n,), empty: each is
+            later than those before it.
+        bearing: of each image the repositories in which it bears a name as (repository, from, until), in fact, not by a
+            policy's doing; length n, empty: those of all its names, always.
         pull_rate: bytes per second at which this host pulls, as measured; else what is usual.
         pull_space: bytes that a pull takes for a while beside what its image then holds, the most of those that stand
             beside a missing layer; as `layer`, shape (first[n],); empty: none. See `analyzer.trace.pull_space`.
@@ -93,6 +97,8 @@ class Trace:
     assumptions: tuple[str, ...] = ()
     min_ages: Floats = field(default_factory=lambda: np.array([[-np.inf, MOST_AGE]]))
     failures: str = ""
+    sight: Integers = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    bearing: tuple[tuple[tuple[str, float, float], ...], ...] = ()
     pull_rate: float = DEFAULT_PULL_RATE
     pull_space: Integers = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 

@@ -83,11 +83,18 @@ def traces(draw: st.DrawFn) -> Trace:
     ages = draw(
         st.lists(st.tuples(MOMENT, st.sampled_from([0.0, 4.0, 15.0])), max_size=3, unique_by=lambda age: age[0])
     )
+    names = st.tuples(
+        st.sampled_from("abc"), st.sampled_from([-math.inf, 5.0, 20.0]), st.sampled_from([30.0, math.inf])
+    )
+    bearing = draw(st.none() | st.lists(st.lists(names, max_size=2), min_size=len(known), max_size=len(known)))
+    sight = draw(st.none() | st.lists(st.integers(0, 3), min_size=len(known), max_size=len(known)))
     space = draw(st.none() | st.lists(st.integers(0, 30), min_size=len(made.layer), max_size=len(made.layer)))
     return replace(
         made,
         min_ages=np.array([(-math.inf, draw(st.sampled_from([0.0, 9.0]))), *sorted(ages)]),
         pull_space=np.array(space or [], dtype=np.int64),
+        bearing=tuple(map(tuple, bearing or ())),
+        sight=np.array(sorted(sight or []), dtype=np.int64),
     )
 
 

@@ -316,8 +316,10 @@ static double quiet_since(const run_t *run) {
 /* Whether a later local image of each of its repositories is there; `latest_of` is known. */
 static int is_superseded(const run_t *run, int32_t i) {
     const superseded_t *rule = run->policy->superseded;
-    for (int32_t k = rule->first[i]; k < rule->first[i + 1]; k++)
-        if (run->latest_of[rule->repository[k]] == i) return 0;
+    for (int32_t k = rule->first[i]; k < rule->first[i + 1]; k++) {
+        int32_t latest = run->latest_of[rule->repository[k]];
+        if (latest < 0 || rule->sight[latest] <= rule->sight[i]) return 0;
+    }
     return rule->first[i] < rule->first[i + 1];
 }
 
@@ -326,9 +328,11 @@ static int find_superseded(run_t *run, const ordered_t *ordered, double quiet) {
     const trace_t *t = run->trace;
     const superseded_t *rule = run->policy->superseded;
     int any = 0;
+    for (int32_t r = 0; r < rule->repositories; r++) run->latest_of[r] = -1;
     for (int32_t i = 0; i < t->images; i++)
         if (run->held[i] && t->local[i])
-            for (int32_t k = rule->first[i]; k < rule->first[i + 1]; k++) run->latest_of[rule->repository[k]] = i;
+            for (int32_t k = rule->borne_first[i]; k < rule->borne_first[i + 1]; k++)
+                if (rule->borne_from[k] <= run->now && run->now < rule->borne_until[k]) run->latest_of[rule->borne[k]] = i;
     for (int32_t i = 0; i < t->images; i++) {
         run->may_go[i] = run->held[i] && t->local[i] && ordered->last_use[i] <= quiet && is_superseded(run, i);
         any |= run->may_go[i];
