@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.model.events import Event, Kind
@@ -14,6 +15,9 @@ from collector.model.times import parse_rfc3339_ns
 
 # An image whose build is older than this when it is first seen was not built just now.
 _JUST_BUILT_NS = 3600 * 10**9
+# Of images with the same layers nothing shows which of them another was built on: so many count as its base, those that
+# were there first. Else whoever builds one that differs in its labels only, again and again, floods the log.
+_MOST_BASES = 16
 
 
 class Presence:
@@ -26,8 +30,9 @@ class Presence:
         self._signatures: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         self._layers: dict[str, tuple[tuple[str, int], ...]] = {}
         self._origins: dict[str, Origin] = {}
-        # The images by their uppermost layer, so that what a new image begins with is looked up, not searched.
-        self._images_by_top: dict[str, set[str]] = {}
+        # The images by their uppermost layer, so that what a new image begins with is looked up, not searched; those
+        # that were there first come first.
+        self._images_by_top: dict[str, dict[str, None]] = {}
 
     def restore(self, log: EventLog) -> None:
         """Take up what the log says was there. Raises LogError."""
@@ -82,7 +87,7 @@ class Presence:
         )
 
     def bases(self, seen: ImageObservation, now_ns: int) -> list[Event]:
-        """What a new image was built on: the images with the most layers that it begins with.
+        """What a new image was built on: the images with the most layers that it begins with, at most `_MOST_BASES`.
 
         BuildKit reports no `FROM`: only the layers show it.
 
@@ -95,7 +100,7 @@ class Presence:
             return []
         # Each layer's identifier stands for all below it, too: the uppermost one that ends an image is the deepest.
         tops = (self._images_by_top.get(layer.chain_id) for layer in reversed(seen.layers))
-        deepest = next((images for images in tops if images), set())
+        deepest = islice(next((images for images in tops if images), {}), _MOST_BASES)
         return [
             Event(
                 now_ns,
@@ -123,14 +128,15 @@ class Presence:
 
     def _set_layers(self, image: str, layers: Iterable[tuple[str, int]]) -> None:
         """Keep an image's layers, and the look-up by the uppermost, in step; without layers it is in neither."""
-        if previous := self._layers.pop(image, ()):
-            top = previous[-1][0]
-            self._images_by_top[top].discard(image)
-            if not self._images_by_top[top]:
-                del self._images_by_top[top]
-        if kept := tuple(layers):
+        kept = tuple(layers)
+        before, after = (found[-1][0] if found else None for found in (self._layers.pop(image, ()), kept))
+        if before is not None and before != after:
+            del self._images_by_top[before][image]
+            if not self._images_by_top[before]:
+                del self._images_by_top[before]
+        if after is not None:
             self._layers[image] = kept
-            self._images_by_top.setdefault(kept[-1][0], set()).add(image)
+            self._images_by_top.setdefault(after, {})[image] = None
 
     def __contains__(self, image: str) -> bool:
         return image in self._signatures
@@ -163,5 +169,5 @@ def _manifests(digests: Iterable[str]) -> frozenset[str]:
 _PRESENT = """
 SELECT image_id, o.attributes::VARCHAR, o.origin
 FROM image_observations AS o SEMI JOIN present_images USING (host, image) JOIN image USING (image)
-WHERE host = ?
+WHERE host = ? ORDER BY o.first_observed, o.image
 """

@@ -65,3 +65,21 @@ def test_bases_are_the_same_after_a_restart(tmp_path: Path) -> None:
     assert found == [event.image for event in presence.bases(new, NOW_NS)]
     assert found == searched(known, chain_ids("abc"))
     assert len(found) == 2
+
+
+def test_of_many_images_with_the_same_layers_those_that_were_there_first_count(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.duckdb", host=HOST)
+    presence, restored, chains = Presence(), Presence(), chain_ids("ab")
+    names = [f"sha256:{number:064x}" for number in range(200, 0, -1)]
+    found, observed = [], []
+    for number, name in enumerate(names):
+        found += presence.bases(image(name, chains), NOW_NS)
+        observed.append(presence.observed(image(name, chains), NOW_NS + number))
+    log.append(observed)
+    assert len(found) < 16 * len(names)
+    # Seen again, with another name, an image was there no later.
+    presence.observed(image(names[0], chains), NOW_NS)
+    new = image("sha256:" + "f" * 64, chain_ids("abc"))
+    restored.restore(log)
+    for seen in (presence, restored):
+        assert {event.image for event in seen.bases(new, NOW_NS)} == set(names[:16])
