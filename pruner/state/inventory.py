@@ -30,6 +30,8 @@ class Image:
         names: every name that it was ever seen with: an allowlist may match any of them.
         size: bytes of all its layers.
         layers: (chain ID, bytes), base first.
+        content: what of each layer's bytes is compressed content on another disk than the unpacked layer; empty: none,
+            or not known.
         created: build time, 0 if unknown.
         first_seen: when it was first observed (or stored, or built, if nothing else is known).
         last_use: latest use; `evidence` says how it is known.
@@ -62,6 +64,7 @@ class Image:
     gap: float = 0.0
     superseded: float = math.inf
     kept_by: str = ""
+    content: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:

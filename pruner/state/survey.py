@@ -12,14 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from collector.engine.content import compressed_sizes
 from collector.engine.locality import require_local
+from collector.engine.places import CONTENT
 from collector.engine.protocol import Engine
 from collector.eventlog.identity import Identity, this_machine
 from collector.eventlog.log import EventLog
-from collector.machine.disk import contradiction, sample_disks
+from collector.machine.disk import DiskSample, contradiction, sample_disks
 from collector.model.errors import EngineError, UsageError
 from collector.model.jobs import ci_job, job_of, orchestrator_of
-from collector.model.observation import ExternalContainer, ImageObservation, ListedContainer, ListedImage
+from collector.model.observation import EngineInfo, ExternalContainer, ImageObservation, ListedContainer, ListedImage
 from collector.model.origin import Origin, agreed
 from collector.model.paths import read_bounded
 from collector.model.times import parse_rfc3339
@@ -28,6 +30,7 @@ from collector.model.untrusted import cut, mapping, objects, size, text
 from pruner.policy.local_images import EVICT
 from pruner.policy.orders import LEARNING_ORDERS
 from pruner.policy.policy import SLOTS_VARIABLE, Policy
+from pruner.state.disks import splits_images
 from pruner.state.event_watch import recent_uses
 from pruner.state.inventory import (
     ENDED,
@@ -107,6 +110,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
     containers_of: dict[str, list[Container]] = {}
     for container in containers:
         containers_of.setdefault(container.image, []).append(container)
+    content = _content_elsewhere(info, disks)
     images = []
     for row in rows:
         observation = questions.ask(
@@ -115,6 +119,9 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
         if observation is not None:
             own = containers_of.get(row.image, ())
             image = image_of(observation, history.images.get(row.image), own, now, policy.kept_by(row.labels))
+            if content is not None:
+                kept = compressed_sizes(content, row.image, [layer.diff_id for layer in observation.layers])
+                image = replace(image, content=tuple(kept or ()))
             images.append(used_later(image, *recent.get(row.image, (0.0, ""))))
     if doubt := contradiction(disks, least_held(images, info.store)):
         raise EngineError(
@@ -174,6 +181,12 @@ def read_log(log: EventLog | None, policy: Policy, here: Identity, now: float) -
             read_refusals(log, now),
             read_rollbacks(log, now, policy.rollback_grace),
         )
+
+
+def _content_elsewhere(info: EngineInfo, disks: Sequence[DiskSample]) -> str | None:
+    """The root of a containerd that keeps compressed content on another disk than the layers; None: on the same."""
+    places = [place.path for place in info.places if place.holds == CONTENT]
+    return str(Path(places[0]).parent) if places and splits_images(disks) else None
 
 
 def least_held(images: Sequence[Image], store: str) -> int:

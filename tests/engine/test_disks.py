@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import MakeEngine
+from tests.engine.disk import LoopDisk
 from tests.engine.engines import Engine
 from tests.engine.host import Host
 from tests.engine.ports import free_port
@@ -70,6 +72,26 @@ def test_the_disk_of_a_containerd_beside_the_engine_is_the_one_that_counts(
     assert "free space is still under the target" in host.run("pruner", "run", "--threshold", "20%", status=3)
     levels = json.loads((host.log_path.parent / "events.duckdb.levels").read_text())
     assert [value[0] for value in levels["others"].values()] == [round(engine.disk.total() * 0.2)]
+
+
+def test_content_and_snapshots_on_two_disks_count_each_on_its_own(make_engine: MakeEngine, registry: Registry) -> None:
+    engine = make_engine("docker26-separate", 300 * MIB)
+    engine.stop()
+    snapshots = engine.containerd_root / "io.containerd.snapshotter.v1.overlayfs"
+    disk = LoopDisk(engine.folder / "snapshots", 300 * MIB)
+    shutil.copytree(snapshots, disk.path / "overlayfs")
+    subprocess.run(["mount", "--bind", disk.path / "overlayfs", snapshots], check=True)
+    engine.start()
+    host = Host(engine, engine.folder / "log" / "events.duckdb")
+    pull(engine, registry, "halves", 30 * MIB, 2)
+    host.run("collector", "run", "--once")
+    planned = host.json("pruner", "plan", "--threshold", "100%", *OLD_ENOUGH)
+    # What goes for the sake of the first disk is gone for the other.
+    assert (planned["file_system"], abs(planned["frees"] - 60 * MIB) < 5 * MIB) == (str(snapshots), True), planned
+    disks = (disk, engine.image_disk)
+    before = [one.free() for one in disks]
+    host.run("pruner", "run", "--threshold", "100%", *OLD_ENOUGH, status=3)
+    assert all(abs(one.free() - free - 60 * MIB) < 5 * MIB for one, free in zip(disks, before, strict=True))
 
 
 def test_removals_that_free_nothing_here_stop_the_run(make_engine: MakeEngine, registry: Registry) -> None:

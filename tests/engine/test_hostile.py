@@ -88,7 +88,7 @@ def pull_without_end(host: Host, registry: Registry, client: docker.DockerClient
         "evict",
     )
     time.sleep(1.1)
-    host.run("pruner", "run", "--threshold", f"{host.engine.disk.free() + 3 * MIB}B", *options)
+    host.run("pruner", "run", "--threshold", f"{host.engine.image_disk.free() + 3 * MIB}B", *options)
     left = host.references()
     # The borrowed name protects as long as others may go: those that the job pulled, here.
     assert left >= {victim, "registry.example.org/mesa/x:1"}

@@ -42,3 +42,13 @@ def test_what_fills_a_disk_is_what_lies_there() -> None:
         "leftovers": 2,
         "unaccounted": 9,
     }
+
+
+def test_compressed_content_on_a_disk_of_its_own_counts_there() -> None:
+    disks = (replace(MAIN, holds=("images",)), replace(OTHER, holds=("content",)))
+    split = replace(image("a", 1, 10 * MB), content=(3 * MB,))
+    state = replace(inventory([split]), disks=disks)
+    assert [on_disk(state, disk).images[0].layers[0][1] // MB for disk in disks] == [7, 3]
+    # Where the content may not be looked at, an image that may go does so for the sake of either.
+    state = replace(inventory([replace(split, content=())]), disks=disks)
+    assert [on_disk(state, disk).images[0].layers[0][1] // MB for disk in disks] == [10, 10]
