@@ -12,7 +12,7 @@ import re
 import socket
 import struct
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from collector.engine.surroundings import UNIX, read_json
 from collector.model.errors import EngineError
 from collector.model.observation import EngineInfo, Place
+from collector.model.paths import read_bounded
 from collector.model.untrusted import mapping, text
 
 CONTAINERD_ROOT_VARIABLE = "DOCKER_HINDSIGHT_CONTAINERD_ROOT"
@@ -30,6 +31,7 @@ _DEFAULT_ROOT = "/var/lib/containerd"
 _DEFAULT_CONFIG = Path("/etc/containerd/config.toml")
 _DAEMON_CONFIG = Path("/etc/docker/daemon.json")
 _DEFAULT_DATA_ROOT = "/var/lib/docker"
+_PROC = Path("/proc")
 _PEER_WAIT_S = 5.0
 _CREDENTIALS = struct.Struct("3i")  # struct ucred
 
@@ -120,8 +122,9 @@ def containerd_root(info: Mapping[str, Any], address: str) -> tuple[str, str]:
     if root := os.environ.get(CONTAINERD_ROOT_VARIABLE):
         return root, f"set by {CONTAINERD_ROOT_VARIABLE}"
     own = f"{info['DockerRootDir']}/containerd/daemon"
-    processes = list(_processes())
-    daemon = _daemon(processes, info, address)
+    peer = peer_of(address)
+    processes = list(_processes(peer, _owners(info)))
+    daemon = _daemon(processes, info, peer)
     socket_path = text(mapping(info.get("Containerd")).get("Address")) or _asked_for(daemon)
     if (
         socket_path is None
@@ -175,10 +178,9 @@ def _root_of(processes: Sequence[_Process], address: str, own: str) -> tuple[str
     return None
 
 
-def _daemon(processes: Sequence[_Process], info: Mapping[str, Any], address: str) -> _Process | None:
+def _daemon(processes: Sequence[_Process], info: Mapping[str, Any], peer: int | None) -> _Process | None:
     """The process of a Docker engine; None: it is hidden from us, or there are several like it."""
     daemons = [process for process in processes if Path(process.argv[0]).name == "dockerd"]
-    peer = peer_of(address)
     if found := [process for process in daemons if process.number == peer]:
         return found[0]
     root = os.path.realpath(str(info["DockerRootDir"]))
@@ -218,24 +220,46 @@ def _containerds(processes: Sequence[_Process]) -> list[_Process]:
     return [process for process in processes if Path(process.argv[0]).name == "containerd"]
 
 
-def _processes() -> Iterator[_Process]:
-    """The processes of engines that we may see."""
-    for folder in Path("/proc").iterdir():
+def _owners(info: Mapping[str, Any]) -> frozenset[int]:
+    """Users whose processes may be an engine's: root, this one, and whoever owns its data root."""
+    try:
+        return frozenset({0, os.geteuid(), os.stat(str(info["DockerRootDir"])).st_uid})  # noqa: PTH116 - may be closed
+    except OSError:
+        return frozenset({0, os.geteuid()})
+
+
+def _processes(peer: int | None, owners: Collection[int]) -> Iterator[_Process]:
+    """The processes of engines that we may see.
+
+    A job may call itself what it likes: only the process that listens at the engine's socket, and those of `owners`
+    that are in no container, count.
+    """
+    for folder in _PROC.iterdir():
         if not folder.name.isdecimal():
             continue
         try:
             argv = (folder / "cmdline").read_bytes().decode(errors="surrogateescape").split("\0")[:-1]
-            if argv and Path(argv[0]).name in {"dockerd", "containerd"}:
-                # The name, in brackets, may hold anything.
-                parent = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
-                yield _Process(int(folder.name), int(parent), tuple(argv))
+            if not argv or Path(argv[0]).name not in {"dockerd", "containerd"}:
+                continue
+            if int(folder.name) != peer and (folder.stat().st_uid not in owners or _is_contained(folder)):
+                continue
+            # The name, in brackets, may hold anything.
+            parent = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
+            yield _Process(int(folder.name), int(parent), tuple(argv))
         except OSError:
             continue
 
 
+def _is_contained(folder: Path) -> bool:
+    """Whether a process has another number than ours of it, too, as those in containers have. Raises OSError."""
+    status = (folder / "status").read_text(errors="replace").splitlines()
+    numbers = next((line.split()[1:] for line in status if line.startswith("NSpid:")), [])
+    return len(numbers) > 1
+
+
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_bounded(path))
     except (OSError, ValueError, RecursionError):
         return {}
 

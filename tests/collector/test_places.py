@@ -1,0 +1,38 @@
+"""Where an engine's bytes lie is asked of its own processes, whatever others call themselves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from collector.engine import places
+from collector.engine.places import containerd_root
+
+ADDRESS = "/run/containerd/containerd.sock"
+
+
+def run(proc: Path, number: int, *argv: str, contained: bool = False, owner: int | None = None) -> None:
+    """Have a process, as the kernel shows it."""
+    folder = proc / str(number)
+    folder.mkdir()
+    (folder / "cmdline").write_text("".join(f"{word}\0" for word in argv))
+    (folder / "stat").write_text(f"{number} (a) 7) S 1 {number} 0")
+    (folder / "status").write_text(f"Name:\tcontainerd\nNSpid:\t{number}{' 1' if contained else ''}\n")
+    if owner is not None:
+        os.chown(folder, owner, owner)
+
+
+def test_a_job_that_calls_itself_containerd_moves_no_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proc, config = tmp_path / "proc", tmp_path / "config.toml"
+    proc.mkdir()
+    config.write_text(f'root = "/true"\n[grpc]\naddress = "{ADDRESS}"\n')
+    monkeypatch.setattr(places, "_PROC", proc)
+    evil = ("containerd", "--address", ADDRESS, "--root", "/evil")
+    run(proc, 5, *evil, contained=True)
+    if os.geteuid() == 0:
+        run(proc, 6, *evil, owner=65534)
+    run(proc, 7, "/usr/bin/containerd", "--config", str(config))
+    info = {"DockerRootDir": str(tmp_path), "Containerd": {"Address": ADDRESS}}
+    assert containerd_root(info, "unix:///nonexistent.sock")[0] == "/true"
