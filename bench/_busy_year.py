@@ -11,6 +11,8 @@ from collector.eventlog.log import EventLog
 from collector.model.events import Event, Kind
 
 _NS = 10**9
+# What sorting takes beyond this goes to the disk.
+_MEMORY = "3GiB"
 YEAR_NS = 365 * 86400 * _NS
 _JOB = """'{"labels":{"com.gitlab.gitlab-runner.job.id":"' || i || '","com.gitlab.gitlab-runner.managed":"true",'
     || '"com.gitlab.gitlab-runner.pipeline.id":"' || (i // 10) || '","com.gitlab.gitlab-runner.project.id":"' || project
@@ -53,7 +55,7 @@ def add_year(log: EventLog, events: int) -> None:
         "host": log.host,
         "images": log.query("SELECT count(*) FROM image")[0][0],
     }
-    with duckdb.connect(str(log.path)) as connection:
+    with duckdb.connect(str(log.path), config={"memory_limit": _MEMORY}) as connection:
         connection.execute("SELECT setseed(0.5)")
         for sql in (_JOBS, _TYPED, _EVENTS):
             connection.execute(sql, {name: value for name, value in values.items() if f"${name}" in sql})

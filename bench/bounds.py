@@ -12,6 +12,7 @@ import os
 import resource
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -63,12 +64,14 @@ def in_child(question: Callable[[], object]) -> Cost:
         seconds, peak = text.split()
         return Cost(float(seconds), int(peak))
     code = 1
-    with contextlib.suppress(Exception):
+    try:
         before, began = _peak(), time.process_time()
         with contextlib.redirect_stdout(io.StringIO()):
             question()
         os.write(writing, f"{time.process_time() - began} {_peak() - before}".encode())
         code = 0
+    except Exception:  # noqa: BLE001 - whatever failed, it ends this process alone
+        traceback.print_exc()
     os._exit(code)
 
 

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import duckdb
 
 from collector.eventlog import compaction
 from collector.eventlog.schema import TEMPORARY_VIEWS, table_of_events, true_times
 from collector.model.untrusted import LAST_NS
+
+
+def show_wholly(connection: duckdb.DuckDBPyConnection, images: Sequence[int]) -> None:
+    """Let a connection that sees of the past what decisions need see all events of some images, too.
+
+    Args:
+        connection: the log, as `EventLog.reading` shows it with `ONLY_KEPT`.
+        images: the log's numbers of the images.
+    """
+    connection.execute("CREATE OR REPLACE TEMP TABLE shown_wholly AS SELECT unnest(?::INTEGER[]) AS image", [images])
+    show(connection, LAST_NS, wholly="shown_wholly", again=True)
 
 
 def show(

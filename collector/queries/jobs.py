@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from collector.eventlog.log import EventLog
+from collector.eventlog.log import ONLY_KEPT, EventLog
+from collector.eventlog.schema import table_of_events
 from collector.eventlog.sql import sql_list
 from collector.model.jobs import HELPER_ROLES
 from collector.queries.pulls import Pull, PullKind, read_pulls
@@ -54,14 +55,32 @@ def jobs(log: EventLog, project: str | None = None, limit: int = 50) -> list[Job
         project: only those of this project (its path or ID).
         limit: how many at most.
     """
-    with log.reading() as connection:
-        rows = connection.execute(_JOBS, {"host": log.host, "project": project, "limit": limit}).fetchall()
-        pulls = read_pulls(connection, log.host)
+    asked = {"host": log.host, "project": project, "limit": limit}
+    with log.one_state():
+        # Jobs are numbered as they are first heard of: as many as are asked for have begun since the first of the last.
+        with log.reading(whole_since=ONLY_KEPT) as connection:
+            sql = _FIRST.format(events=table_of_events(connection))
+            (first,) = connection.execute(sql, asked).fetchall()[0]
+        rows, pulls, is_whole = _read(log, asked, ONLY_KEPT if first is None else first - _OVERLAP_S)
+        if not is_whole:
+            rows, pulls, _ = _read(log, asked, None)
     paid: dict[int, list[Pull]] = {}
     for pull in pulls:
         if pull.job is not None and pull.kind is not PullKind.UP_TO_DATE:
             paid.setdefault(pull.job, []).append(pull)
     return [_row(values, paid.get(number, [])) for number, *values in rows]
+
+
+def _read(log: EventLog, asked: dict[str, Any], since: float | None) -> tuple[list[tuple[Any, ...]], list[Pull], bool]:
+    """The jobs, all pulls, and whether the events since a time (UTC seconds; None: all) show all of these jobs."""
+    with log.reading(whole_since=since) as connection:
+        rows = connection.execute(_JOBS, asked).fetchall()
+        pulls = read_pulls(connection, log.host)
+        if since is None or not rows:
+            return rows, pulls, True
+        events = table_of_events(connection)
+        values = [log.host, [row[0] for row in rows], int(since * 1e9)]
+        return rows, pulls, not connection.execute(_BEFORE.format(events=events), values).fetchall()
 
 
 def _row(values: list[Any], paid: list[Pull]) -> JobRow:
@@ -75,6 +94,21 @@ def _row(values: list[Any], paid: list[Pull]) -> JobRow:
     )
 
 
+# A job that took longer than this has all events read.
+_OVERLAP_S = 2 * 86400.0
+# When the first of the last jobs began, UTC seconds; NULL where there is none.
+_FIRST = """
+WITH last AS (
+    SELECT job FROM job WHERE host = $host AND ($project IS NULL OR project_id = $project OR project = $project)
+    ORDER BY job DESC LIMIT $limit
+)
+SELECT epoch_ns(least(min(time), min(began))) / 1e9
+FROM {events} SEMI JOIN last USING (job) WHERE host = $host AND job >= (SELECT min(job) FROM last)
+"""
+_BEFORE = """
+SELECT 1 FROM {events} WHERE host = $1 AND job IN (SELECT unnest($2::INTEGER[])) AND time < make_timestamp_ns($3)
+LIMIT 1
+"""
 _JOBS = f"""
 WITH chosen AS (
     SELECT * FROM jobs

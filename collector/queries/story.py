@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from collector.eventlog.log import EventLog
+from collector.eventlog.log import ONLY_KEPT, EventLog
+from collector.eventlog.schema import table_of_events
 from collector.eventlog.sql import sql_list
+from collector.eventlog.views import show_wholly
 from collector.model.errors import UsageError
 from collector.model.events import CONTAINERS, Effect, Kind, with_effect
 from collector.model.origin import Origin
@@ -76,7 +78,7 @@ def stories(log: EventLog, text: str) -> list[Story]:
         UsageError: no image of this host was ever called so.
         LogError: the log cannot be read.
     """
-    with log.reading() as connection:
+    with log.reading(whole_since=ONLY_KEPT) as connection:
         host = {"host": log.host}
         ids = dict(connection.execute(_IDS, host).fetchall())
         names = dict(connection.execute(_NAMES, host).fetchall())
@@ -88,10 +90,15 @@ def stories(log: EventLog, text: str) -> list[Story]:
             hint = f"did you mean {' or '.join(like)}?" if like else "`collector images` lists those it holds"
             raise UsageError(f"no image that this host has ever held is '{text}': {hint}")
         held = {image for (image,) in connection.execute(_HELD, host).fetchall()}
-        pulls = read_pulls(connection, log.host)
-        owners = dict(connection.execute(_OWNERS, host).fetchall())
+        show_wholly(connection, chosen)
+        pulls = [pull for pull in read_pulls(connection, log.host) if pull.image in chosen]
+        owners = dict(
+            connection.execute(
+                _OWNERS, {**host, "jobs": sorted({pull.job for pull in pulls if pull.job is not None})}
+            ).fetchall()
+        )
         origins = {image: Origin(origin) for image, origin in connection.execute(_ORIGINS, host).fetchall()}
-        triggers = dict(connection.execute(_TRIGGERS, host).fetchall())
+        triggers = dict(connection.execute(_TRIGGERS.format(events=table_of_events(connection)), host).fetchall())
         stories = []
         for image in chosen:
             found_rows = connection.execute(_EVENTS, {**host, "image": image}).fetchall()
@@ -252,10 +259,15 @@ _NAMES = """
 SELECT image_id, list(DISTINCT name ORDER BY name) FROM image_references WHERE host = $host GROUP BY image_id
 """
 _IDS = "SELECT image, image_id FROM image SEMI JOIN (FROM event WHERE host = $host) USING (image) ORDER BY image"
-_OWNERS = "SELECT job, coalesce(project, 'project ' || project_id, ci) FROM job WHERE host = $host"
+_OWNERS = """
+SELECT job, coalesce(project, 'project ' || project_id, ci) FROM job WHERE host = $host
+    AND job IN (SELECT unnest($jobs::INTEGER[]))
+"""
 _ORIGINS = "SELECT image, origin FROM image_origins WHERE host = $host"
 _HELD = "SELECT image FROM present_images WHERE host = $host"
-_TRIGGERS = "SELECT prune, trigger FROM prunes WHERE host = $host"
+_TRIGGERS = """
+SELECT attributes ->> '$.prune', attributes ->> '$.trigger' FROM {events} WHERE host = $host AND kind = 'prune_started'
+"""
 _EVENTS = f"""
 WITH own AS (
     SELECT epoch_ns(time) AS began, epoch_ns(time) AS ended, kind, reference, bytes, job,

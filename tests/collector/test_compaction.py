@@ -17,7 +17,9 @@ from collector.eventlog import compaction, experience
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.model.events import Event, Kind
 from collector.queries.check import check
+from collector.queries.jobs import jobs as latest_jobs
 from collector.queries.status import images, status
+from collector.queries.story import stories
 from pruner.state.inventory import read_history
 from pruner.state.job_memory import read_jobs
 from pruner.state.services import read_rollbacks
@@ -149,6 +151,8 @@ def answers(log: EventLog) -> dict[str, Any]:
         "volumes": last_references(log),
         "rollbacks": read_rollbacks(log, now, 86400.0),
         "present": (presence.names(), presence.image_bytes),
+        "latest jobs": [row.to_json() for row in latest_jobs(log, limit=3)],
+        "stories": [one.to_json() for image in sorted(history.images) for one in stories(log, image)],
         "listing": sorted(map(repr, images(log, now))),
         "status": (state.events_by_kind, state.first_event, state.last_event, state.free_history, state.images),
     }
