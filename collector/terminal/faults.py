@@ -47,6 +47,10 @@ def faults_in_one_line(program: str) -> Iterator[None]:
         raise SystemExit(error.exit_status) from None
     except KeyboardInterrupt:
         raise SystemExit(_INTERRUPTED) from None
+    except typer.Abort:
+        # What Typer makes of Ctrl-C and of an end of the input where it asks something.
+        _tell(f"{program}: not answered: nothing was done")
+        raise SystemExit(_INTERRUPTED) from None
     except RuntimeError as error:
         # What DuckDB makes of Ctrl-C during a query.
         if str(error) != "Query interrupted":

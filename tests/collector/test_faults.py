@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import resource
 import subprocess
@@ -9,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from collector.model.paths import write_whole
+from collector.terminal.faults import run
 
 BIN = Path(sys.executable).parent
 WITHOUT_OVERRIDE = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
@@ -49,6 +52,19 @@ def said(*command: str | bytes | Path, status: int) -> str:
 )
 def test_a_wrong_command_line_is_told_in_one_line(command: list[str], line: str) -> None:
     assert said(*command, status=2).startswith(line)
+
+
+def test_a_question_that_nobody_answers_is_no_fault(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pruner"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    app = typer.Typer()
+    app.command()(lambda: typer.confirm("Sure?"))
+    with pytest.raises(SystemExit) as ended:
+        run(app, "pruner")
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "pruner: not answered: nothing was done\n"
 
 
 def test_without_a_command_the_help_is_shown() -> None:
