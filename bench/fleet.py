@@ -2,7 +2,8 @@
 
 Every host has Mesa's recorded year (0.24 million events) as `collector ship` lays it out, a part a day. The folders of
 all hosts are links to those of the first, so that a thousand take no space; each is read, checked and replayed, from
-the page cache. A busy machine shows in all rows alike: compare them within one run. BENCH_HOSTS says how many hosts.
+the page cache. BENCH_HOSTS says how many hosts. On a busy machine wall times say little: what the cluster costs is the
+processor time of all its processes, beside that of the same work by this machine's own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,39 +39,63 @@ class _Cost:
     processor: float
     peak: int
     printed: bytes
+    client: float = 0.0
 
 
 def run() -> None:
-    """Print the table."""
+    """Print the table, and what it means for a larger fleet."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         ship(mesa_log(folder), Folder(folder / "first"))
-        rows = []
+        costs: dict[tuple[int, str, int], _Cost] = {}
         for hosts in HOSTS:
             fleet = _fleet(folder, hosts)
-            alone: dict[str, float] = {}
-            printed = set()
             for kind in ("processes", "cluster"):
                 for workers in WORKERS:
-                    cost = _measured(folder, fleet, kind, workers)
-                    printed.add(cost.printed)
-                    alone.setdefault(kind, cost.wall)
-                    alone.setdefault(f"{workers}", cost.wall)
-                    over = f"{cost.wall / alone[str(workers)] - 1:+.0%}" if kind == "cluster" else "-"
-                    rows.append(
-                        (
-                            f"{hosts:,}",
-                            f"{workers} {kind}",
-                            f"{cost.wall:.1f} s",
-                            f"{cost.processor:.1f} s",
-                            format_bytes(cost.peak),
-                            f"{alone[kind] / cost.wall:.2f}",
-                            over,
-                        )
-                    )
-            assert len(printed) == 1, "the results differ"  # noqa: S101 - it is what is measured, too
-        columns = ("HOSTS", "WORKERS", "WALL", "PROCESSOR", "PEAK", "SPEED-UP", "OVERHEAD")
-        console.print_table(columns, rows, right=(columns[0], *columns[2:]))
+                    cost = costs[hosts, kind, workers] = _measured(folder, fleet, kind, workers)
+                    print(f"{hosts} hosts, {workers} {kind}: {cost.processor:.1f} s of processor", file=sys.stderr)  # noqa: T201
+            assert len({cost.printed for (count, *_), cost in costs.items() if count == hosts}) == 1, (  # noqa: S101
+                "the results differ"
+            )
+        console.print_table(_COLUMNS, [_row(costs, key) for key in costs], right=(_COLUMNS[0], *_COLUMNS[2:]))
+        if len(HOSTS) > 1:
+            _extrapolate(costs)
+
+
+_COLUMNS = ("HOSTS", "WORKERS", "WALL", "PROCESSOR", "PEAK", "SPEED-UP", "OVERHEAD")
+
+
+def _row(costs: Mapping[tuple[int, str, int], _Cost], key: tuple[int, str, int]) -> tuple[str, ...]:
+    hosts, kind, workers = key
+    cost, alone = costs[key], costs[hosts, kind, WORKERS[0]]
+    beside = costs[hosts, "processes", workers]
+    return (
+        f"{hosts:,}",
+        f"{workers} {kind}",
+        f"{cost.wall:.1f} s",
+        f"{cost.processor:.1f} s",
+        format_bytes(cost.peak),
+        f"{alone.wall / cost.wall:.2f}",
+        f"{cost.processor / beside.processor - 1:+.0%}" if kind == "cluster" else "-",
+    )
+
+
+def _extrapolate(costs: Mapping[tuple[int, str, int], _Cost]) -> None:
+    """What a host more costs, and from that 10,000 hosts on 100 workers."""
+    few, many = HOSTS[0], HOSTS[-1]
+    last = WORKERS[-1]
+    first, cluster = ([costs[hosts, kind, last] for hosts in (few, many)] for kind in ("processes", "cluster"))
+    here, there = ((pair[1].processor - pair[0].processor) / (many - few) for pair in (first, cluster))
+    client = (cluster[1].client - cluster[0].client) / (many - few)
+    fixed = cluster[0].processor - few * there
+    console.print_text(
+        f"a host more takes {here:.3f} s of processor here and {there:.3f} s on the cluster ({there / here - 1:+.0%}), "
+        f"{client:.4f} s of them the client's; {fixed:.1f} s are fixed"
+    )
+    console.print_text(
+        f"10,000 hosts on 100 workers: {10_000 * max((there - client) / 100, client) + fixed:,.0f} s, if hosts are "
+        "alike, each worker has a processor of its own, and the store gives as fast as this machine's page cache"
+    )
 
 
 def _fleet(folder: Path, hosts: int) -> Path:
@@ -91,7 +116,9 @@ def _measured(folder: Path, fleet: Path, kind: str, workers: int) -> _Cost:
         before = sum(map(_processor, processes))
         cost = _timed([*argv, "--cluster", address])
         theirs = sum(map(_processor, processes)) - before
-        return _Cost(cost.wall, cost.processor + theirs, max(cost.peak, *map(_peak, processes)), cost.printed)
+        return _Cost(
+            cost.wall, cost.processor + theirs, max(cost.peak, *map(_peak, processes)), cost.printed, cost.processor
+        )
 
 
 def _timed(argv: list[str]) -> _Cost:

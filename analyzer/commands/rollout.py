@@ -104,6 +104,11 @@ def rollout(
         return
     by_name = {one.host: one for one in found}
     there = [source for source in sources if (source.label or source.host) in by_name]
-    judged = [judge(source, by_name[source.label or source.host], chosen, begun) for source in there]
+    judged = []
+    for source in there:
+        try:
+            judged.append(judge(source, by_name[source.label or source.host], chosen, begun))
+        except HindsightError as error:
+            notes.append(f"host {source.label or source.host} cannot be judged: {error}")
     if not print_verdict(judged, output, notes, named=bool(canary)):
         raise typer.Exit(HindsightError.exit_status)

@@ -144,10 +144,10 @@ def _judged(found: Found, choose: Choose) -> Result | None:
         if name is None:
             return None
         for first, rest in judged_on:
-            whole = _whole(first, rest).get(name)
-            if whole is None:
+            whole = list(_whole(first, rest, name).values())
+            if not whole:
                 return None
-            results.append(whole)
+            results += whole
     return fleet_sum(results)
 
 
@@ -160,16 +160,13 @@ def _name_of(found: Found, choose: Choose) -> str | None:
     return None if outcome is None else outcome.candidate.name
 
 
-def _whole(first: Findings, rest: Findings | None) -> Mapping[str, Result]:
-    """Results on all of one host's history, by policy."""
+def _whole(first: Findings, rest: Findings | None, only: str | None = None) -> Mapping[str, Result]:
+    """Results on all of one host's history, by policy; of one of them, or of all."""
+    found = {result.name: result for result in first.results if only in {None, result.name}}
     if rest is None:
-        return {result.name: result for result in first.results}
-    later = {result.name: result for result in rest.results}
-    return {
-        result.name: replace(result, **over_parts(result, later[result.name]))
-        for result in first.results
-        if result.name in later
-    }
+        return found
+    later = {result.name: result for result in rest.results if result.name in found}
+    return {name: replace(found[name], **over_parts(found[name], result)) for name, result in later.items()}
 
 
 def _new_a_day(first: Findings, rest: Findings | None) -> float:
