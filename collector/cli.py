@@ -457,6 +457,46 @@ def ship(
         )
 
 
+@app.command(short_help="Thin what is older than is to be kept, and give its space back.")
+def compact(
+    log: LogOption = None,
+    keep: Annotated[str, typer.Option(metavar="TIME", help="Keep all events of so long, or forever.")] = "400d",
+    max_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Keep less than that where the file is larger.", show_default="none"),
+    ] = None,
+    pause: Annotated[
+        float, typer.Option(min=0.0, metavar="NUMBER", help="Rest between steps so many times as long as each took.")
+    ] = 0.0,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Thin what is older than is to be kept: of an image and a day a few uses stay, the others become sums.
+
+    Decisions and `collector explain` are the same as before. The file is written again, so that it really gets smaller;
+    collector and pruner go on meanwhile, and an end at any moment leaves the old log or the new one.
+    """
+    from collector.eventlog import retention
+
+    try:
+        largest = None if max_size is None else parse_bytes(max_size)
+    except ValueError as error:
+        raise UsageError(f"--max-size: {error}") from None
+    found = retention.compact(console.open_log(log), retention.parse_keep(keep), largest, pause=pause)
+    if output is Format.JSON:
+        console.print_json(found.to_json())
+        return
+    won = f"{format_bytes(found.bytes_before)} -> {format_bytes(found.bytes_after)}"
+    since = "from its beginning" if found.whole_since is None else f"from {format_time(found.whole_since)} on"
+    if found.removed:
+        console.print_as_is(f"{format_count(found.removed, 'event')} became sums ({won}); the history is whole {since}")
+    else:
+        console.print_as_is(f"nothing to thin: the history is whole {since}")
+    if largest is not None and found.bytes_after > largest:
+        console.print_as_is(
+            f"note: {format_bytes(found.bytes_after)} are more than --max-size: less than 30 d are never kept", err=True
+        )
+
+
 @app.command(short_help="Remove what the log holds of a project's jobs or an image.")
 def forget(
     log: LogOption = None,

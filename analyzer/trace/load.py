@@ -18,6 +18,7 @@ from analyzer.trace.trace import DEFAULT_PULL_RATE, Flags, Floats, Integers, Tra
 from analyzer.trace.uses import MONTH_BITS, NEVER, OPEN, LoggedUses, Survey, in_order, seconds, survey
 from collector.eventlog.identity import key_named
 from collector.eventlog.log import EventLog
+from collector.eventlog.retention import WHOLE_SINCE
 from collector.eventlog.sql import sql_built_ns, sql_case, sql_list, sql_names, sql_stored_ns
 from collector.model.errors import LogError, UsageError
 from collector.model.events import LIVE, MOMENTS, Kind
@@ -50,6 +51,10 @@ _USES = f"""
     SELECT coalesce(began, time) AS time, time AS until, image,
         CAST({sql_case("kind", _USE_KINDS)} AS UTINYINT) AS kind
     FROM event WHERE host = $host AND image IS NOT NULL AND kind IN ({sql_list(_USE_KINDS)})
+    UNION ALL
+    -- What a compaction left of old uses: between the longest idle times of its days an image counts as in use.
+    SELECT began, ended, image, CAST({int(Use.CONTAINER)} AS UTINYINT) FROM thinned_use
+    WHERE host = $host AND len(jobs) > 0
 """
 # Containers without an end are few among millions. Where all have one, creations and the beginnings
 # that stand beside the ends are the same times: only where they are not, first by months and then by
@@ -203,6 +208,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
             pull_rate=read_pull_rate(connection, host) if kinds.shows_jobs else None,
             naming=connection.execute(_NAMING_OF_LOCAL, {"host": host}).fetchall(),
             store=connection.execute(_STORE, [host]).fetchall()[0][0],
+            whole_since=connection.execute(WHOLE_SINCE, [host]).fetchall()[0][0],
             **columns,
         )
     return _assemble(raw, disk or DiskOverride())
@@ -299,6 +305,7 @@ class _Raw:
     naming: list[Naming]
     store: str
     pull_rate: float | None
+    whole_since: int | None
 
     def seconds(self, nanoseconds: NDArray[Any]) -> Floats:
         """Seconds after the origin."""
@@ -310,6 +317,11 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
     if raw.unresolved:
         assumptions.append(
             f"{format_count(raw.unresolved, 'event')} without a known image left out: it was gone before an inventory"
+        )
+    if raw.whole_since is not None:
+        assumptions.append(
+            f"the history is whole from {format_time(raw.whole_since / 1e9)} on: before, an image counts as in use "
+            "between the longest idle times of its days"
         )
     _add_findings(raw)
     _add_holds(raw, assumptions)

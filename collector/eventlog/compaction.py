@@ -29,7 +29,7 @@ _MOST = 100_000
 _WHOLE = sql_list(
     (
         *(Kind.GAP, Kind.CLOCK_SET_BACK, Kind.HOST_CHANGED, Kind.COLLECTOR_STARTED, Kind.COLLECTOR_STOPPED),
-        Kind.DATA_FORGOTTEN,
+        *(Kind.DATA_FORGOTTEN, Kind.LOG_COMPACTED),
         *with_effect(Effect.GOES),
     )
 )
@@ -231,7 +231,9 @@ def sums(table: str, after: int) -> str:
     return f"""
         CREATE OR REPLACE TEMP VIEW image_uses AS
             SELECT host, image, sum(uses)::BIGINT AS uses
-            FROM (FROM image_count UNION ALL BY NAME ({_USED.format(new=new)})) GROUP BY host, image;
+            FROM (FROM image_count UNION ALL BY NAME ({_USED.format(new=new)})
+                UNION ALL BY NAME SELECT host, image, len(jobs) AS uses FROM thinned_use) GROUP BY host, image
+            HAVING sum(uses) > 0;
         CREATE OR REPLACE TEMP VIEW kind_counts AS
             SELECT host, kind, sum(events)::BIGINT AS events FROM (
                 FROM kind_count UNION ALL BY NAME SELECT host, kind, count(*) AS events FROM {new} GROUP BY host, kind

@@ -8,6 +8,7 @@ containers that existed then; the events since go on from there. What comes to l
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from collector.eventlog import compaction
 from collector.eventlog.sql import sql_built_ns, sql_case, sql_list, sql_stored_ns
 from collector.eventlog.views import show
 from collector.model.events import EVIDENCE_USE, LIVE, MOMENTS, Use
+
+logger = logging.getLogger(__name__)
 
 DAY_NS = 86400 * 10**9
 SESSION = 3600.0
@@ -72,38 +75,41 @@ def read(
     """
     midnight = now_ns // DAY_NS * DAY_NS
     show(connection, 0)
-    state = Folded() if afresh else _state(connection, host)
+    state = _state(connection, host, ("base_",) if afresh else ("", "base_"))
     if state.until > midnight:
         state = Folded()
     _fold(connection, host, state, now_ns, midnight)
     return connection.execute(_HABITS).fetchall(), connection.execute(_SUMS, {"host": host}).fetchall()
 
 
-def advance(connection: duckdb.DuckDBPyConnection, host: str) -> None:
-    """Fold what has passed since the last time, once that is enough, a piece at a time.
+def advance(connection: duckdb.DuckDBPyConnection, host: str, wanted: int = 0) -> int:
+    """Fold what has passed since the last time, once that is enough, a piece at a time; up to when all is folded.
 
     Args:
         connection: the log, open for writing, in the transaction of an append, in which it comes last.
         host: whose.
+        wanted: up to when it is to be folded however little that is, UTC nanoseconds.
     """
     reached = connection.execute("SELECT coalesce(max(until), 0) FROM experience WHERE host = ?", [host]).fetchall()[0][
         0
     ]
     waiting, newest, last_ns = connection.execute(_WAITING, [reached]).fetchall()[0]
-    if waiting < _FOLDS * compaction.FOLD_EVERY or _midnight(min(last_ns, time.time_ns())) <= reached:
-        return
+    is_enough = waiting >= _FOLDS * compaction.FOLD_EVERY or reached < wanted
+    if not is_enough or _midnight(min(last_ns, time.time_ns())) <= reached:
+        return int(reached)
     show(connection, 0)
     state = _state(connection, host)
     show(connection, state.until, again=True)
     following = connection.execute(_NEXT, {"host": host, "from": state.until, "most": _MOST}).fetchall()[0][0]
     until = min(following or 0, _midnight(min(last_ns, time.time_ns())))
     if until <= state.until:
-        return
+        return int(state.until)
     origin = _fold(connection, host, state, until - 1, until)
     for statement in filter(str.strip, _STORE.split(";")):
         values = {"host": host, "until": until, "remembered": REMEMBERED_GAPS}
         connection.execute(statement, {name: value for name, value in values.items() if f"${name}" in statement})
     connection.execute("INSERT INTO experience VALUES (?, ?, ?, ?, ?)", [host, VERSION, until, newest, origin])
+    return int(until)
 
 
 def _midnight(at_ns: int) -> int:
@@ -124,16 +130,30 @@ def differences(connection: duckdb.DuckDBPyConnection, now_ns: int) -> list[str]
     return found
 
 
-def _state(connection: duckdb.DuckDBPyConnection, host: str) -> Folded:
-    """How far uses are folded; not at all where the log turns out to have begun at another time."""
-    if compaction.reached(connection) is None:
-        return Folded()
-    sql = "SELECT until, seq, origin FROM experience WHERE host = ? AND version = ?"
-    found = connection.execute(sql, [host, VERSION]).fetchall()
-    if not found:
-        return Folded()
-    show(connection, found[0][0], again=True)
-    return Folded(*found[0]) if _origin(connection, host) == found[0][2] else Folded()
+def _state(connection: duckdb.DuckDBPyConnection, host: str, sources: tuple[str, ...] = ("", "base_")) -> Folded:
+    """How far uses are folded; not at all where the log turns out to have begun at another time.
+
+    Args:
+        connection: the log.
+        host: whose.
+        sources: which tables are looked at, by what their names begin with: those of appends, those of a compaction.
+    """
+    state, chosen = Folded(), ""
+    for source in sources:
+        if not source and compaction.reached(connection) is None:
+            continue
+        sql = f"SELECT until, seq, origin FROM {source}experience WHERE host = ? AND version = ?"
+        found = connection.execute(sql, [host, VERSION]).fetchall()
+        if found:
+            show(connection, found[0][0], again=True)
+            if _origin(connection, host) == found[0][2]:
+                state, chosen = Folded(*found[0]), source
+                break
+    for table in ("habit", "open_use", "situation"):
+        connection.execute(f"CREATE OR REPLACE TEMP VIEW folded_{table} AS FROM {chosen}{table}")
+    if not state.until and connection.execute("SELECT 1 FROM base_experience WHERE host = ?", [host]).fetchall():
+        logger.warning("how images were used before the last compaction is estimated: another version folded it")
+    return state
 
 
 def _origin(connection: duckdb.DuckDBPyConnection, host: str) -> int | None:
@@ -183,7 +203,7 @@ SELECT (coalesce(min(day) FILTER (events >= $most), max(day)) + 1) * {DAY_NS} FR
 """
 _KNOWN = """
 CREATE OR REPLACE TEMP TABLE known AS
-SELECT * EXCLUDE (host) FROM habit ANTI JOIN again USING (image) WHERE host = $host AND $from > 0
+SELECT * EXCLUDE (host) FROM folded_habit ANTI JOIN again USING (image) WHERE host = $host AND $from > 0
 """
 # When an inventory first saw each image, and its latest use as far as the engine reports.
 _OBSERVED = f"""
@@ -223,7 +243,7 @@ WITH reported AS (
     FROM reported WHERE kind IN ({sql_list(MOMENTS)})
 )
 SELECT uses.*, o.image IS NOT NULL AS went_on
-FROM uses LEFT JOIN (SELECT image, container FROM open_use ANTI JOIN again USING (image)
+FROM uses LEFT JOIN (SELECT image, container FROM folded_open_use ANTI JOIN again USING (image)
     WHERE host = $host AND $from > 0) AS o USING (image, container)
 WHERE began <= $now
 """
@@ -247,7 +267,7 @@ WITH found AS (
     WHERE began >= $from OR image IN (FROM again) OR image NOT IN (SELECT image FROM known)
 ), went_on AS (
     SELECT image, max(coalesce(used.ended, {_NEVER})) AS ended
-    FROM (SELECT image, container FROM open_use SEMI JOIN known USING (image) WHERE host = $host) AS o
+    FROM (SELECT image, container FROM folded_open_use SEMI JOIN known USING (image) WHERE host = $host) AS o
     LEFT JOIN used USING (image, container) GROUP BY image
 )
 SELECT *, CAST(kind IN (2, 4) AS BIGINT) AS weight, 0 AS returns, false AS is_known
@@ -355,7 +375,7 @@ FROM piece WHERE stop > start AND stop >= begin GROUP BY image, cell
 """
 _ALL_PIECES = """
 FROM piece UNION ALL BY NAME
-SELECT image, cell, returns, exposure FROM situation SEMI JOIN known USING (image) WHERE host = $host
+SELECT image, cell, returns, exposure FROM folded_situation SEMI JOIN known USING (image) WHERE host = $host
 """
 _SUMS = f"SELECT cell, CAST(sum(returns) AS BIGINT), sum(exposure) FROM ({_ALL_PIECES}) GROUP BY cell"
 _SCALES = {
@@ -396,7 +416,8 @@ LEFT JOIN superseded USING (image);
 CREATE OR REPLACE TEMP TABLE open_uses AS
 SELECT $host AS host, image, container FROM entry WHERE container IS NOT NULL AND ended >= $until
 UNION
-SELECT $host, image, container FROM open_use AS o SEMI JOIN known USING (image) WHERE host = $host AND NOT EXISTS (
+SELECT $host, image, container FROM folded_open_use AS o SEMI JOIN known USING (image)
+WHERE host = $host AND NOT EXISTS (
     FROM used WHERE used.image = o.image AND used.container = o.container AND used.ended < $until);
 CREATE OR REPLACE TEMP TABLE situations AS
 SELECT $host AS host, image, cell, CAST(sum(returns) AS BIGINT) AS returns, CAST(sum(exposure) AS BIGINT) AS exposure

@@ -173,8 +173,14 @@ def _project_change(jobs: str, rows: Sequence[tuple[str | None, str | None]]) ->
 
     def prepare(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"CREATE OR REPLACE TEMP TABLE forgotten_job AS {jobs}")
+        connection.execute("SET VARIABLE forgotten = (SELECT list(job) FROM forgotten_job)")
 
-    return Change(prepare, event, {"job": f"FROM old.job WHERE job NOT IN ({jobs})"}, _nothing)
+    # A number may be given again one day.
+    thinned = """SELECT * REPLACE (list_transform(jobs, lambda job: CASE
+        WHEN NOT coalesce(list_contains(getvariable('forgotten'), job), false) THEN job END) AS jobs)
+        FROM old.thinned_use"""
+    tables = {"job": f"FROM old.job WHERE job NOT IN ({jobs})", "thinned_use": thinned}
+    return Change(prepare, event, tables, _nothing)
 
 
 def _image_change(chosen: str, named: str, ids: Sequence[str], names: Sequence[str]) -> Change:
@@ -194,9 +200,8 @@ def _image_change(chosen: str, named: str, ids: Sequence[str], names: Sequence[s
     event = f"""
         SELECT * REPLACE (CASE WHEN {mentions} THEN CAST({text} AS JSON) ELSE attributes END AS attributes) FROM piece
         WHERE coalesce(image NOT IN {chosen}, true) AND NOT coalesce(image IS NULL AND reference IN {named}, false)"""
-    tables = {
-        table: f"FROM old.{table} WHERE image NOT IN {chosen}" for table in ("image", "habit", "open_use", "situation")
-    }
+    folded = [f"{base}{table}" for base in ("", "base_") for table in ("habit", "open_use", "situation")]
+    tables = {table: f"FROM old.{table} WHERE image NOT IN {chosen}" for table in ("image", "thinned_use", *folded)}
     return Change(_nothing, event, tables, _nothing)
 
 

@@ -288,6 +288,23 @@ class EventLog:
             for table in sorted(TABLES & found):
                 connection.execute(f"SELECT bit_xor(hash(COLUMNS(*))) FROM {table}").fetchall()
 
+    def fold(self, until_ns: int) -> int:
+        """Fold how images were used up to a time, a piece at a time; up to when that was done, both UTC nanoseconds.
+
+        Raises:
+            LogError: the log cannot be used.
+        """
+        host, reached = self.host, -1
+        while True:
+            with self._opened(read_only=False) as connection:
+                connection.begin()
+                compaction.fold(connection)
+                after = experience.advance(connection, host, until_ns)
+                connection.commit()
+            if after >= until_ns or after <= reached:
+                return after
+            reached = after
+
     def goes_on_from(self, file: tuple[int, int]) -> bool:
         """Whether the log is another file, by device and inode, written again with all that was appended to that.
 

@@ -48,7 +48,8 @@ _RETRY_S = 0.02
 _MEMORY = "512MB"
 _LOCK = struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
 # Tables of which the last piece takes all there is then; jobs change only with events that speak of them.
-_SMALL = ("image", "position", "host", "setting", "experience", "habit", "open_use", "situation")
+_FOLDED = ("experience", "habit", "open_use", "situation")
+_SMALL = ("image", "position", "host", "setting", "thinned_use", *_FOLDED, *(f"base_{table}" for table in _FOLDED))
 
 Checkpoint = Callable[[str], None]
 
@@ -62,12 +63,14 @@ class Change:
         event: SQL of the events that the new log has of `piece`, which holds some of the old one's.
         tables: what other tables have in place of all rows, as SQL: by name.
         record: the event that says so, by what the new file holds; None: nothing has changed, and nothing shall.
+        prepare_piece: makes, with `piece` there, the temporary tables that the SQL of events and jobs uses.
     """
 
     prepare: Callable[[duckdb.DuckDBPyConnection], None]
     event: str
     tables: dict[str, str]
     record: Callable[[duckdb.DuckDBPyConnection], Event | None]
+    prepare_piece: Callable[[duckdb.DuckDBPyConnection], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +231,7 @@ class _Rewriting:
         self._change.prepare(self._connection)
         run("CREATE OR REPLACE TEMP TABLE piece AS FROM old.event WHERE seq > $after AND seq <= $until", values)
         self._count += run("SELECT count(*) FROM piece").fetchall()[0][0]
+        self._change.prepare_piece(self._connection)
         jobs = self._change.tables.get("job", "FROM old.job")
         run("CREATE OR REPLACE TEMP TABLE changed AS SELECT DISTINCT job FROM piece WHERE job IS NOT NULL")
         run("DELETE FROM job WHERE job IN (FROM changed)")

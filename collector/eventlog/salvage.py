@@ -38,7 +38,8 @@ _MOST_ASIDE = 9
 # Rows are copied in such steps; where one fails, it is halved down to the least, which is lost.
 _ROWS, _LEAST_ROWS = 122_880, 2_048
 _MOST_FAILURES = 1_000
-_DATA = ("image", "job", "position", "host", "setting", "event")
+_BASE = ("thinned_use", "base_experience", "base_habit", "base_open_use", "base_situation")
+_DATA = ("image", "job", "position", "host", "setting", *_BASE, "event")
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,6 +154,22 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     # 11: settings of the log that all who write to it must keep: see `collector.eventlog.settings`.
     "CREATE TABLE setting (name VARCHAR NOT NULL, value VARCHAR NOT NULL);",
+    # 12: what is left of old uses, and what was folded of them when they went: see `collector.eventlog.retention`.
+    """
+    CREATE TABLE thinned_use (
+        host VARCHAR NOT NULL,
+        image INTEGER NOT NULL,
+        seq BIGINT NOT NULL,
+        began TIMESTAMP_NS NOT NULL,
+        ended TIMESTAMP_NS NOT NULL,
+        jobs INTEGER[] NOT NULL,
+        checks BIGINT NOT NULL
+    );
+    CREATE TABLE base_experience AS FROM experience LIMIT 0;
+    CREATE TABLE base_habit AS FROM habit LIMIT 0;
+    CREATE TABLE base_open_use AS FROM open_use LIMIT 0;
+    CREATE TABLE base_situation AS FROM situation LIMIT 0;
+    """,
 )
 # The version that brought typed jobs: events of older logs are attributed when they reach it.
 JOBS_VERSION = 3
@@ -276,8 +292,11 @@ CREATE OR REPLACE VIEW uses AS
 COMMENT ON VIEW uses IS 'each observed use as an interval; ended is NULL while the container exists';
 
 CREATE OR REPLACE VIEW image_uses AS
-    SELECT host, image, count(DISTINCT container) + count(*) FILTER (kind IN ({_COUNTED})) AS uses
-    FROM event WHERE image IS NOT NULL AND kind IN ({_CONTAINERS}, {_COUNTED}) GROUP BY host, image;
+    SELECT host, image, sum(uses)::BIGINT AS uses FROM (
+        SELECT host, image, count(DISTINCT container) + count(*) FILTER (kind IN ({_COUNTED})) AS uses
+        FROM event WHERE image IS NOT NULL AND kind IN ({_CONTAINERS}, {_COUNTED}) GROUP BY host, image
+        UNION ALL SELECT host, image, len(jobs) FROM thinned_use
+    ) GROUP BY host, image HAVING sum(uses) > 0;
 COMMENT ON VIEW image_uses IS 'how many containers and jobs used each image';
 
 CREATE OR REPLACE VIEW kind_counts AS SELECT host, kind, count(*) AS events FROM event GROUP BY host, kind;

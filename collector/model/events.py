@@ -298,6 +298,13 @@ class Kind(StrEnum):
             "images, events (how many of each)",
         ),
     )
+    LOG_COMPACTED = (
+        "log_compacted",
+        Traits(
+            Source.COLLECTOR,
+            "events older than `began` were thinned: the history is whole from then on; attributes: events_removed",
+        ),
+    )
     COLLECTOR_STARTED = "collector_started", Traits(Source.COLLECTOR, "the collector was started", live=True)
     COLLECTOR_STOPPED = "collector_stopped", Traits(Source.COLLECTOR, "the collector ended in order", watching=True)
     PRUNE_STARTED = (

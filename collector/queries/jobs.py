@@ -112,7 +112,7 @@ LIMIT 1
 _JOBS = f"""
 WITH chosen AS (
     SELECT * FROM jobs
-    WHERE host = $host AND ($project IS NULL OR project_id = $project OR project = $project)
+    WHERE host = $host AND ($project IS NULL OR project_id = $project OR project = $project) AND began IS NOT NULL
     ORDER BY began DESC NULLS LAST, job DESC LIMIT $limit
 ), used AS (
     SELECT job, list(DISTINCT coalesce(reference, image_id) ORDER BY coalesce(reference, image_id)) AS images

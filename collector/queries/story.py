@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -145,6 +146,8 @@ class _TimelineBuilder:
             time_ns, until, kind, reference, size, job, project, why, trigger, inferred = row
             if kind in {"container", "job_image_used"}:
                 self._use(time_ns, until, job, project)
+            elif kind == "thinned":
+                self._thinned(time_ns, until, json.loads(why), size)
             elif kind == "image_pulled":
                 self._pull(time_ns, reference)
             elif kind == "image_observed":
@@ -214,6 +217,12 @@ class _TimelineBuilder:
             uses.jobs[job] = project or "?"
             uses.projects[project or "?"] = uses.projects.get(project or "?", 0) + 1
 
+    def _thinned(self, time_ns: int, until: int, jobs: list[int | None], checks: int) -> None:
+        """Uses of which a compaction left no more than whose they were, and pulls that found the image up to date."""
+        for job in jobs:
+            self._use(time_ns, until, job if job in self._owners else None, self._owners.get(job or 0))
+        self._fold(time_ns, until).pulls += checks
+
     def _fold(self, time_ns: int, until: int | None) -> _Folding:
         if self._uses is None:
             self._uses = _Folding(time_ns, until)
@@ -261,7 +270,8 @@ SELECT image_id, list(DISTINCT name ORDER BY name) FROM image_references WHERE h
 _IDS = "SELECT image, image_id FROM image SEMI JOIN (FROM event WHERE host = $host) USING (image) ORDER BY image"
 _OWNERS = """
 SELECT job, coalesce(project, 'project ' || project_id, ci) FROM job WHERE host = $host
-    AND job IN (SELECT unnest($jobs::INTEGER[]))
+    AND job IN (SELECT unnest($jobs::INTEGER[])
+        UNION ALL SELECT unnest(jobs) FROM thinned_use WHERE host = $host AND image IN (FROM shown_wholly))
 """
 _ORIGINS = "SELECT image, origin FROM image_origins WHERE host = $host"
 _HELD = "SELECT image FROM present_images WHERE host = $host"
@@ -281,6 +291,10 @@ WITH own AS (
     FROM event WHERE host = $host AND image = $image
         AND kind IN ({sql_list(CONTAINERS)})
     GROUP BY container
+    UNION ALL
+    SELECT epoch_ns(began), epoch_ns(ended), 'thinned', NULL, checks, NULL, CAST(to_json(jobs) AS VARCHAR), NULL, false,
+        seq
+    FROM thinned_use WHERE host = $host AND image = $image
 )
 SELECT o.began, o.ended, o.kind, o.reference, o.bytes, o.job,
     coalesce(j.project, 'project ' || j.project_id, j.ci), why, prune, inferred

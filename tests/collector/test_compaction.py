@@ -130,9 +130,9 @@ class History:
             self._add(Event(now + 3, Kind.CONTAINER_DESTROYED, of, container=old, began_ns=began))
 
 
-def answers(log: EventLog) -> dict[str, Any]:
-    """What the past is asked for."""
-    now = log.query("SELECT epoch_ns(max(time)) / 1e9 FROM event")[0][0] + 1
+def answers(log: EventLog, now: float | None = None) -> dict[str, Any]:
+    """What the past is asked for; `now`: UTC seconds, by default that of the last event."""
+    now = now or log.query("SELECT epoch_ns(max(time)) / 1e9 FROM event")[0][0] + 1
     history, jobs, presence = read_history(log), read_jobs(log, now), Presence()
     presence.restore(log)
     past = {

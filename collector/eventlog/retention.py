@@ -1,0 +1,306 @@
+"""Thins what is older than is to be kept whole: few events of each image and day stay, the rest becomes sums.
+
+Of the uses of an image on a day stay the first, the last, and those around the longest idle time: from these the
+analyzer simulates. Whatever decisions need stays as it is, and so does what explains how an image came and went. The
+other uses become rows of `thinned_use`, each as many uses in a row as nothing else has come between, so that
+`collector explain` says the same as before.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import duckdb
+
+from collector.eventlog import compaction, experience
+from collector.eventlog.log import ONLY_KEPT, EventLog
+from collector.eventlog.rewrite import Change, Checkpoint, Rewritten, rewrite, tidy
+from collector.eventlog.sql import sql_list
+from collector.model.errors import UsageError
+from collector.model.events import CONTAINERS, Effect, Event, Kind, with_effect
+from collector.model.units import format_duration, parse_duration
+
+DAY_NS = experience.DAY_NS
+KEEP_S = 400 * 86400.0
+"""How long events are kept whole unless said otherwise, seconds."""
+LEAST_S = 30 * 86400.0
+"""What `auto` and the headroom look back on, seconds: less may not be kept whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """What a compaction won.
+
+    Attributes:
+        whole_since: from when on the history is whole, UTC seconds; None: all of it is.
+        events: how many events it holds now.
+        removed: how many events became sums.
+        bytes_before, bytes_after: of the file.
+        longest_hold: the longest time that nobody could append, seconds.
+    """
+
+    whole_since: float | None
+    events: int
+    removed: int
+    bytes_before: int
+    bytes_after: int
+    longest_hold: float
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self)
+
+
+def parse_keep(text: str) -> float:
+    """How long events are to be kept whole, seconds; infinity: for ever.
+
+    Raises:
+        UsageError: it is no duration, or too short.
+    """
+    if text == "forever":
+        return math.inf
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"--keep: {error} (or 'forever')") from None
+    if seconds < LEAST_S:
+        raise UsageError(f"--keep: '{text}' is less than the {format_duration(LEAST_S)} that decisions look back on")
+    return seconds
+
+
+def compact(
+    log: EventLog,
+    keep: float = KEEP_S,
+    max_size: int | None = None,
+    *,
+    now: float | None = None,
+    pause: float = 0.0,
+    at: Checkpoint = lambda _: None,
+) -> Compacted:
+    """Thin what is older than is to be kept, and write the log again without it.
+
+    Args:
+        log: the log.
+        keep: how long events are kept whole, seconds; infinity: for ever, unless `max_size` says otherwise.
+        max_size: where the file is larger, bytes, less is kept whole, but never less than `LEAST_S`.
+        now: what time it is, UTC seconds.
+        pause: see `rewrite`.
+        at: see `rewrite`.
+
+    Raises:
+        LogBusyError, LogFullError, LogError: see `rewrite`; the log is as it was.
+    """
+    now_ns = time.time_ns() if now is None else int(now * 1e9)
+    size = log.path.stat().st_size if log.exists() else 0
+    cut_ns = _cut(log, keep, max_size, now_ns)
+    known_ns = whole_since_ns(log)
+    if cut_ns is None or (known_ns is not None and cut_ns <= known_ns) or not _reaches(log, cut_ns):
+        if log.exists():
+            tidy(log.path)
+        events = log.query("SELECT count(*) FROM event")[0][0]
+        return Compacted(None if known_ns is None else known_ns / 1e9, events, 0, size, size, 0.0)
+    found = rewrite(log, _change(log, cut_ns, now_ns), pause=pause, at=at)
+    if found is None:
+        found = Rewritten(size, size, 0, log.query("SELECT count(*) FROM event")[0][0], 0.0)
+        cut_s = None if known_ns is None else known_ns / 1e9
+        return Compacted(cut_s, found.events_after, 0, size, size, 0.0)
+    removed = found.events_before + 1 - found.events_after
+    return Compacted(
+        cut_ns / 1e9, found.events_after, removed, found.bytes_before, found.bytes_after, found.longest_hold
+    )
+
+
+def whole_since_ns(log: EventLog) -> int | None:
+    """From when on a log's history is whole, UTC nanoseconds; None: from its beginning. Raises LogError."""
+    found: int | None = log.query(WHOLE_SINCE, [log.host], whole_since=ONLY_KEPT)[0][0]
+    return found
+
+
+WHOLE_SINCE = f"SELECT epoch_ns(max(began)) FROM event WHERE host = ? AND kind = '{Kind.LOG_COMPACTED}'"
+
+
+def _cut(log: EventLog, keep: float, max_size: int | None, now_ns: int) -> int | None:
+    """The midnight from which on all is to be kept, UTC nanoseconds; None: there is nothing to do."""
+    if not log.exists():
+        return None
+    least_ns = now_ns - int(LEAST_S * 1e9)
+    cut_ns = 0 if keep * 1e9 >= now_ns else now_ns - int(keep * 1e9)
+    size = log.path.stat().st_size
+    if max_size is not None and size > max_size:
+        share = 1 - max_size / size
+        sql = """
+            SELECT epoch_ns(quantile_cont(time, ?)) FROM event
+            WHERE kind NOT IN (SELECT unnest(?::VARCHAR[])) AND host = ?"""
+        whole = [kind.value for kind in with_effect(Effect.GOES, Effect.SEEN)]
+        found = log.query(sql, [share, whole, log.host])[0][0]
+        cut_ns = max(cut_ns, min(found or 0, least_ns))
+    midnight = cut_ns // DAY_NS * DAY_NS
+    return midnight or None
+
+
+def _reaches(log: EventLog, cut_ns: int) -> bool:
+    """Whether there is anything before a cut, and all before it is folded; folds what is not."""
+    if not log.query("SELECT 1 FROM event WHERE host = ? AND epoch_ns(time) < ? LIMIT 1", [log.host, cut_ns]):
+        return False
+    return log.fold(cut_ns) >= cut_ns
+
+
+def _change(log: EventLog, cut_ns: int, now_ns: int) -> Change:
+    host = "'" + log.host.replace("'", "''") + "'"
+    with log.reading(whole_since=ONLY_KEPT) as connection:
+        folded = compaction.reached(connection) or 0
+        # Of whose past something has come to light that is not folded yet, all is needed still.
+        experience.read(connection, log.host, now_ns)
+        doubted = [image for (image,) in connection.execute("FROM again").fetchall()]
+    values = {
+        "host": host,
+        # What was thinned once would be thinned ever more.
+        "known": str(whole_since_ns(log) or 0),
+        "cut": str(cut_ns),
+        "folded": str(folded),
+        "doubted": ", ".join(map(str, doubted)) or "NULL",
+    }
+    steps = [statement.format(**values) for statement in _STEPS]
+    before = {"thinned": 0}
+
+    def prepare_piece(connection: duckdb.DuckDBPyConnection) -> None:
+        for statement in steps:
+            connection.execute(statement)
+        before["thinned"] += connection.execute("SELECT count(*) FROM dropped").fetchall()[0][0]
+
+    def record(_: duckdb.DuckDBPyConnection) -> Event | None:
+        if not before["thinned"]:
+            return None
+        facts = {"events_removed": before["thinned"]}
+        return Event(now_ns, Kind.LOG_COMPACTED, began_ns=cut_ns, attributes=facts, identity=uuid.uuid4().hex)
+
+    tables = {f"base_{table}": f"FROM old.{table}" for table in ("experience", "habit", "open_use", "situation")}
+    tables["job"] = _JOBS
+    return Change(lambda _: None, "FROM piece ANTI JOIN dropped USING (seq)", tables, record, prepare_piece)
+
+
+_CONTAINERS = sql_list(CONTAINERS)
+_ARRIVES = sql_list(with_effect(Effect.COMES, Effect.SEEN))
+_GOES = sql_list(with_effect(Effect.GOES))
+_DETAILS = ("pipeline_id", "ref", "sha", "url", "runner", "system_id", "name")
+# Of a job whose events have all become sums only the project is needed.
+_JOBS = f"""
+    SELECT * EXCLUDE (whole) REPLACE ({", ".join(f"CASE WHEN whole THEN {name} END AS {name}" for name in _DETAILS)})
+    FROM (SELECT *, job IN (SELECT job FROM piece ANTI JOIN dropped USING (seq) WHERE job IS NOT NULL) AS whole
+        FROM old.job)"""
+_STEPS = (
+    # What may become sums: old, folded, at a time that nobody doubts, and not chosen for decisions.
+    """
+    CREATE OR REPLACE TEMP TABLE past AS
+    SELECT p.* EXCLUDE (attributes, key, recorded, role), time::DATE AS day,
+        coalesce(attributes ->> '$.pulled' = 'true', false) AS pulled,
+        CASE WHEN kind = 'disk_sampled' THEN concat_ws(' ', attributes ->> '$.main', attributes ->> '$.file_system')
+            END AS disk,
+        seq IN (SELECT seq FROM old.compacted) AS chosen
+    FROM piece AS p WHERE host = {host} AND seq <= {folded}
+        AND time >= make_timestamp_ns({known}) AND time < make_timestamp_ns({cut})
+        AND coalesce(image NOT IN ({doubted}), true) AND NOT EXISTS (
+            FROM old.compacted AS b
+            WHERE b.kind = 'clock_set_back' AND b.host = p.host AND b.seq > p.seq AND b.time <= p.time)
+    """,
+    # Containers of which all is here.
+    f"""
+    CREATE OR REPLACE TEMP TABLE stay AS
+    SELECT max(image) AS image, container, least(min(began), min(time)) AS began,
+        max(time) FILTER (kind = 'container_destroyed') AS ended, max(job) AS job, min(seq) AS seq,
+        bool_or(chosen) AS chosen
+    FROM past WHERE kind IN ({_CONTAINERS}) AND container IS NOT NULL AND container NOT IN (
+        SELECT container FROM piece ANTI JOIN past USING (seq) WHERE container IS NOT NULL)
+    GROUP BY container HAVING bool_or(kind = 'container_created')
+        AND bool_or(kind = 'container_destroyed' AND began IS NOT NULL)
+        AND count(image) = count(*) AND min(image) = max(image) AND min(began) >= min(time)
+    """,
+    # Pulls of an image that was there. What came first after a removal is kept, and so is the first of each piece.
+    f"""
+    CREATE OR REPLACE TEMP TABLE checked AS
+    SELECT seq, image, time AS began, time AS ended FROM (
+        SELECT seq, image, time, kind, lag(kind) OVER (PARTITION BY image ORDER BY time, seq) AS before
+        FROM piece WHERE host = {{host}} AND image IS NOT NULL AND kind IN ({_ARRIVES}, {_GOES})
+    ) SEMI JOIN (FROM past WHERE NOT chosen) USING (seq)
+    WHERE kind = 'image_pulled' AND before IN ({_ARRIVES})
+    """,
+    """
+    CREATE OR REPLACE TEMP TABLE used AS
+    WITH every AS (
+        SELECT image, began, ended, job, seq, container, chosen FROM stay
+        UNION ALL
+        SELECT image, time, time, job, seq, NULL, chosen OR (pulled AND NOT EXISTS (
+            FROM old.kind_count WHERE host = {host} AND kind = 'image_pulled'))
+        FROM past WHERE kind = 'job_image_used' AND image IS NOT NULL
+    ), pull AS (
+        SELECT image, time AS began, seq FROM piece ANTI JOIN checked USING (seq)
+        WHERE host = {host} AND kind = 'image_pulled' AND image IS NOT NULL
+    ), paid AS (
+        -- Whose job a pull was for shows its first container afterwards.
+        SELECT seq FROM (
+            SELECT seq, is_pull, lag(is_pull) OVER (PARTITION BY image ORDER BY began, is_pull DESC, seq) AS after_pull
+            FROM (SELECT image, began, seq, false AS is_pull FROM stay WHERE job IS NOT NULL
+                UNION ALL SELECT image, began, seq, true FROM pull)
+        ) WHERE NOT is_pull AND after_pull
+    ), idle AS (
+        SELECT *, began::DATE AS day, epoch_ns(began) - epoch_ns(max(ended) OVER before) AS idle,
+            arg_max(seq, ended) OVER before AS previous
+        FROM every
+        WINDOW before AS (
+            PARTITION BY image, began::DATE ORDER BY began, seq ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+    ), kept AS (
+        SELECT unnest([arg_min(seq, (began, seq)), arg_max(seq, (began, seq)), arg_max(seq, ended),
+            arg_max(seq, idle), arg_max(previous, idle), min(seq) FILTER (job IS NOT NULL AND container IS NOT NULL)])
+        FROM idle GROUP BY image, day
+        UNION ALL FROM paid
+        UNION ALL SELECT seq FROM every WHERE chosen
+    )
+    SELECT *, seq IN (SELECT seq FROM kept AS k(seq) WHERE seq IS NOT NULL) AS kept,
+        seq IN (SELECT arg_max(seq, idle) FROM idle GROUP BY image, day HAVING max(idle) IS NOT NULL) AS idled
+    FROM every
+    """,
+    f"""
+    INSERT INTO thinned_use
+    WITH going AS (
+        SELECT image, began, ended, job, seq, true AS is_use, false AS bounds FROM used WHERE NOT kept
+        UNION ALL
+        SELECT image, began, ended, NULL, seq, false, false FROM checked
+    ), every AS (
+        FROM going UNION ALL
+        -- No use that is left says that an image was used in its longest idle time.
+        SELECT image, began, began, NULL, seq, false, true FROM used WHERE idled UNION ALL
+        SELECT image, time, time, NULL, seq, false, true FROM piece ANTI JOIN checked USING (seq)
+        WHERE host = {{host}} AND image IS NOT NULL AND kind NOT IN ({_CONTAINERS}, 'job_image_used')
+    ), stretched AS (
+        SELECT *, count(*) FILTER (bounds) OVER (
+            PARTITION BY image ORDER BY began, seq ROWS UNBOUNDED PRECEDING) AS stretch
+        FROM every
+    )
+    SELECT {{host}}, image, arg_min(seq, (began, seq)), min(began), max(ended),
+        coalesce(list(job ORDER BY seq) FILTER (is_use), []), count(*) FILTER (NOT is_use)
+    FROM stretched WHERE NOT bounds GROUP BY image, stretch, began::DATE
+    """,
+    """
+    CREATE OR REPLACE TEMP TABLE dropped AS
+    SELECT seq FROM past
+        SEMI JOIN (SELECT container FROM used WHERE NOT kept AND container IS NOT NULL) USING (container)
+    UNION
+    SELECT seq FROM past SEMI JOIN stay USING (container)
+    WHERE kind IN ('container_started', 'container_died') AND NOT past.chosen
+    UNION
+    SELECT seq FROM used WHERE NOT kept AND container IS NULL
+    UNION
+    SELECT seq FROM checked
+    UNION
+    SELECT seq FROM past WHERE NOT chosen
+        AND (kind IN ('job_started', 'job_finished') OR (kind = 'job_image_used' AND image IS NULL))
+    UNION
+    FROM (SELECT seq FROM past WHERE kind = 'disk_sampled' AND NOT chosen) ANTI JOIN (
+        SELECT unnest([arg_min(seq, bytes), arg_max(seq, bytes)]) AS seq FROM past WHERE kind = 'disk_sampled'
+        GROUP BY day, disk) USING (seq)
+    """,
+)

@@ -1,0 +1,189 @@
+"""What is older than is to be kept becomes sums, and decisions and explanations are the same as before."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analyzer.trace.load import DiskOverride, load_trace
+from collector.eventlog import compaction, experience
+from collector.eventlog import rewrite as rewriting
+from collector.eventlog.forget import forget_image, forget_project
+from collector.eventlog.log import ONLY_KEPT, EventLog
+from collector.eventlog.retention import compact, parse_keep, whole_since_ns
+from collector.model.errors import LogFullError, UsageError
+from collector.model.events import Event, Kind
+from collector.queries.check import check
+from collector.queries.jobs import jobs
+from collector.queries.story import stories
+from tests.collector.test_compaction import IMAGES, KINDS, History, answers
+
+S = 10**9
+DAY = 86400
+KEEP = 30.0 * DAY
+DISK = DiskOverride(100, 10)
+MIX = (*(kind for kind in KINDS if kind != "set back"), *["container"] * 6, *["pulled"] * 3, "job")
+
+
+class Crash(BaseException):
+    """What a fake crash raises: nothing handles it."""
+
+
+def filled(path: Path, seed: int, days: int = 2, steps: int = 60, last_days: int = 31) -> tuple[EventLog, float]:
+    """A log of some busy days and, after a month, of some quiet ones; and what time it is then."""
+    log, history, noise = EventLog(path, host="h"), History(), random.Random(seed)
+    for day in range(days + 2):
+        for _ in range(steps if day < days else 8):
+            history.take(
+                noise.choice(MIX), noise.randrange(4), noise.randrange(4), noise.choice((1, 10, 100, 600, 3000))
+            )
+        history.now += (DAY // 2 if day != days - 1 else last_days * DAY) * S
+        log.append(history.events)
+        history.events.clear()
+    return log, history.now / S + 1
+
+
+def asked(log: EventLog, now: float) -> dict[str, Any]:
+    """All that decisions and explanations are made of."""
+    found = answers(log, now)
+    found["status"] = found["status"][1], found["status"][4]
+    for image in IMAGES:
+        try:
+            found[f"story {image[-1]}"] = [story.to_json() for story in stories(log, image)]
+        except UsageError:
+            found[f"story {image[-1]}"] = None
+    with log.reading(whole_since=ONLY_KEPT) as connection:
+        found["habits"] = [sorted(rows) for rows in experience.read(connection, log.host, int(now * 1e9))]
+    return found
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, float]:
+    """A log's file, and what time it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compaction, "FOLD_EVERY", 20)
+        log, now = filled(tmp_path_factory.mktemp("log") / "events.duckdb", 1)
+    return log.path.read_bytes(), now
+
+
+@pytest.fixture
+def log(tmp_path: Path, once: tuple[bytes, float]) -> EventLog:
+    path = tmp_path / "events.duckdb"
+    path.write_bytes(once[0])
+    return EventLog(path, host="h")
+
+
+@pytest.fixture
+def now(once: tuple[bytes, float]) -> float:
+    return once[1]
+
+
+@pytest.fixture(autouse=True)
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "FOLD_EVERY", 20)
+    monkeypatch.setattr(rewriting, "PIECE", 90)
+    monkeypatch.setattr(rewriting, "_LAST_PIECE", 5)
+
+
+def test_decisions_and_explanations_are_the_same_after_compactions(log: EventLog, now: float) -> None:
+    before = asked(log, now)
+    assert compact(log, KEEP + 2.5 * DAY, now=now).removed > 0
+    assert compact(log, KEEP, now=now).removed > 0
+    assert asked(log, now) == before
+    assert check(log) == []
+    assert whole_since_ns(log) == int(now - KEEP) // DAY * DAY * S
+    assert compact(log, KEEP, now=now).removed == 0
+    # What is folded can be lost, and is made again of the base and the events since.
+    log.forget_folded()
+    log.append([Event(int(now * S), Kind.COLLECTOR_STARTED)])
+    assert asked(log, now)["habits"] == before["habits"]
+    assert check(log) == []
+
+
+@pytest.mark.parametrize("step", ["copied", "synced", "replaced"])
+def test_an_end_at_any_step_leaves_the_old_log_or_the_new_one(log: EventLog, now: float, step: str) -> None:
+    before = log.query("SELECT count(*) FROM event")
+
+    def crash(at: str) -> None:
+        if at == step:
+            raise Crash
+
+    with pytest.raises(Crash):
+        compact(log, KEEP, now=now, at=crash)
+    if step != "replaced":
+        assert log.query("SELECT count(*) FROM event") == before
+        assert compact(log, KEEP, now=now).removed > 0
+    assert whole_since_ns(log) is not None
+    assert check(log) == []
+
+
+def test_an_image_and_a_project_are_forgotten_in_what_became_sums_too(log: EventLog, now: float) -> None:
+    compact(log, KEEP, now=now)
+    thinned = "SELECT count(*) FILTER (image = (SELECT image FROM image WHERE image_id = ?)) FROM thinned_use"
+    (image,) = log.query("SELECT max(image_id) FROM thinned_use JOIN image USING (image)")[0]
+    assert log.query(thinned, [image])[0][0] > 0
+    forget_image(log, image)
+    assert log.query(thinned, [image])[0][0] == 0
+    (job,) = log.query("SELECT max(project_id) FROM job WHERE job IN (SELECT unnest(jobs) FROM thinned_use)")[0]
+    forget_project(log, str(job))
+    assert log.query(
+        "SELECT count(*) FROM (SELECT unnest(jobs) AS job FROM thinned_use) WHERE job IS NOT NULL"
+        " AND job NOT IN (SELECT job FROM job)"
+    ) == [(0,)]
+    assert [one for one in check(log) if one.rule != "projection"] == []
+    assert all(row.began for row in jobs(log, None, 10_000))
+
+
+def test_the_analyzer_loads_what_is_left_and_says_so(log: EventLog, now: float) -> None:
+    before = load_trace(log, None, DISK)
+    compact(log, KEEP, now=now)
+    after = load_trace(log, None, DISK)
+    assert any("whole from" in text for text in after.assumptions)
+    assert after.image_ids == before.image_ids
+    assert 0 < len(after.time) <= len(before.time)
+
+
+def test_a_largest_size_keeps_less_but_never_less_than_decisions_need(log: EventLog, now: float) -> None:
+    found = compact(log, math.inf, 1, now=now)
+    assert found.whole_since == int(now - KEEP) // DAY * DAY
+    assert compact(log, math.inf, 2**40, now=now).removed == 0
+
+
+def test_what_cannot_be_done_is_one_line_and_nothing_is_lost(
+    log: EventLog, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert parse_keep("forever") == math.inf
+    for text in ("29d", "x", "0"):
+        with pytest.raises(UsageError, match="--keep"):
+            parse_keep(text)
+    data = log.query("SELECT * FROM event ORDER BY seq")
+    monkeypatch.setattr(rewriting, "MARGIN", 2**60)
+    with pytest.raises(LogFullError, match="nothing was changed"):
+        compact(log, KEEP, now=now)
+    assert log.query("SELECT * FROM event ORDER BY seq") == data
+
+
+def test_what_another_version_folded_is_estimated_and_said(
+    log: EventLog, now: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    compact(log, KEEP, now=now)
+    with log._opened(read_only=False) as connection:
+        connection.execute("UPDATE base_experience SET version = 'x'; UPDATE experience SET version = 'x'")
+    habits = asked(log, now)["habits"]
+    assert "estimated" in caplog.text
+    assert habits[0]
+
+
+def test_the_command_says_what_it_won(log: EventLog) -> None:
+    command = [str(Path(sys.executable).with_name("collector")), "compact", "--log", str(log.path)]
+    shown = subprocess.run([*command, "--keep", "3d"], capture_output=True, text=True, check=False)
+    assert (shown.returncode, shown.stderr.count("\n")) == (2, 1)
+    shown = subprocess.run([*command, "--format", "json"], capture_output=True, text=True, check=True)
+    assert json.loads(shown.stdout)["bytes_before"] > 0
