@@ -35,6 +35,8 @@ _LEAST_S = 6.5 * 86400.0
 # What a week pulls again differs from week to week; what is twice the average and this share of all pulls is not noise.
 _TIMES = 2.0
 _OF_ALL = 0.05
+# Nor is one image more in a week, however little was predicted.
+_OF_DISK = 0.01
 _LEAST_AGREEMENT = 0.99
 _BLIND_SHARE = 0.05
 
@@ -95,8 +97,8 @@ class Expected:
         (result,) = found.results
         share = seconds / result.seconds if result.seconds else 0.0
         again, new = share * result.repulled_bytes, share * result.compulsory_bytes
-        most = _TIMES * again + _OF_ALL * new
         disk = found.facts.disk_total_bytes
+        most = max(_TIMES * again + _OF_ALL * new, _OF_DISK * disk)
         return cls(found.host, seconds, again, most, result.min_free, result.disk_full, result.losses, disk, new)
 
     @property

@@ -97,7 +97,7 @@ def _words(cell: int) -> str:
     rest, habit = divmod(rest, HABITS)
     age, often = divmod(rest, BUCKETS)
     idle = f"idle for {format_duration(2.0 ** (age + LOWEST_BIN - 1)) if age else '0 s'} and more"
-    used = "never used" if not often else f"used {2 ** (often - 1)} times or more"
+    used = "never used" if not often else f"used {format_count(2 ** (often - 1), 'time')} or more"
     usual = "" if not habit else f", usually idle for about {format_duration(2.0 ** (habit + LOWEST_HABIT - 1))}"
     later = "" if not stage else f", superseded for {format_duration(PHASES[stage - 1])} and more"
     return f"{idle}, {used}{usual}{later}"

@@ -102,3 +102,13 @@ def test_an_automatic_minimum_age_says_what_tells_it(capsys: pytest.CaptureFixtu
     assert f"min age {line}" in shown
     assert shown.endswith(f"min age {line}")
     assert (made.to_json()["min_age_seconds"], made.to_json()["min_age_evidence"]) == (600.0, output.min_age_evidence)
+
+
+def test_a_plan_says_which_file_each_value_is_from(capsys: pytest.CaptureFixture[str]) -> None:
+    given = (("threshold", "/etc/base.toml"), ("min_age", "/etc/base.toml"), ("target", "command line"))
+    print_plan(plan(replace(policy(99), min_age=60.0, sources=given), full_host()))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "min_age = 1min (/etc/base.toml); target = " in shown
+    assert "(command line)" in shown
+    print_plan(plan(replace(policy(99), sources=given[2:]), full_host()))
+    assert "policy: " not in capsys.readouterr().out
