@@ -17,12 +17,17 @@ from analyzer.simulation.replay import Progress, replay_many
 from analyzer.simulation.result import Result
 from analyzer.trace.trace import Trace
 from collector.model.errors import UsageError
-from pruner.policy.file import as_text, value_of
+from pruner.policy.file import as_text, policy_from, value_of
+from pruner.policy.local_images import LOCAL_IMAGES
 from pruner.policy.policy import AUTO, Policy
 
 THRESHOLD, ALLOWLIST, TRIGGER = "threshold", "allowlist", "trigger"
-# The keys that can be switched beside the threshold, and which of the values that a search tries are offered.
-_OFFERED: Mapping[str, tuple[str, ...]] = {"order": (), "min_age": ("auto", "1h"), "local_images": ()}
+# The keys that can be switched beside the threshold, and what is offered beside the policies' own values.
+_OFFERED: Mapping[str, tuple[str, ...]] = {
+    "order": ("forecast", "lru", "hazard"),
+    "min_age": ("auto", "1h"),
+    "local_images": LOCAL_IMAGES,
+}
 _TRIGGERS = {"event": Trigger.EVENT, "timer only": Trigger.TICK}
 _MOST = 600
 _AT_ONCE = 32
@@ -143,7 +148,7 @@ def _values(
     found: Values = {}
     for key, offered in _OFFERED.items():
         own = _known(key, [base, *asked])
-        more = {text: value for text, value in _known(key, tried).items() if not offered or text in offered}
+        more = _known(key, [policy_from({key: text}, "page") for text in offered])
         found[key] = more | own if key != "local_images" or trace.local.any() else _known(key, [base])
     found[ALLOWLIST] = {"on": base.allowlist, "off": ()} if base.allowlist else {"none": ()}
     found[TRIGGER] = dict(_TRIGGERS) if trigger is None else {str(trigger): trigger}

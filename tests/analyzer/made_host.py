@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from analyzer.baselines import DEFAULT_BASELINES
@@ -26,11 +27,17 @@ PROJECTS = ("group/project-0", "group/project-1", f"group/{HOSTILE}")
 IMAGES = [f"registry.example.org/group/app/build-{n}:1" for n in range(11)] + [HOSTILE]
 
 
-def make_week(log: EventLog, hours: int = 7 * 24) -> None:
-    """Append it, or its first hours: 7 GiB images come one after another, one again and again; two prunes, a gap."""
+def make_week(log: EventLog, hours: int = 7 * 24, local: Collection[int] = ()) -> None:
+    """Append it, or its first hours: 7 GiB images come one after another, one again and again; two prunes, a gap.
+
+    Args:
+        log: the log.
+        hours: how much of the week.
+        local: the numbers of images that were made on the host.
+    """
     events = [_sample(0, TOTAL - 2 * GIB, 0)]
     for n, reference in enumerate(IMAGES):
-        events.append(_observed(12 * n * HOUR + 60, f"sha256:{n:064x}", reference))
+        events.append(_observed(12 * n * HOUR + 60, f"sha256:{n:064x}", reference, local=n in local))
     number = 0
     for hour in range(1, 7 * 24):
         held = min(hour // 12 + 1, 5) * 7 * GIB
@@ -53,18 +60,20 @@ def _sample(second: int, free: int, held: int) -> Event:
     return Event(T0 + second * S, Kind.DISK_SAMPLED, bytes=free, attributes=attributes)
 
 
-def _observed(second: int, image: str, reference: str) -> Event:
+def _observed(second: int, image: str, reference: str, *, local: bool = False) -> Event:
     layers = [
         {"diff_id": "base", "chain_id": "base", "bytes": GIB},
         {"diff_id": image, "chain_id": f"{image}+", "bytes": 6 * GIB},
     ]
     attributes: dict[str, Any] = {
         "references": [reference],
-        "digests": [f"{reference.rpartition(':')[0]}@sha256:00"],
+        "digests": [] if local else [f"{reference.rpartition(':')[0]}@sha256:00"],
         "created": "2023-11-01T00:00:00Z",
         "size": 7 * GIB,
         "layers": layers,
     }
+    if local:
+        attributes["origin"] = "local"
     return Event(T0 + second * S, Kind.IMAGE_OBSERVED, image=image, attributes=attributes)
 
 

@@ -23,8 +23,9 @@ from analyzer.report.page_data import Scale
 from analyzer.report.parts import ReportError
 from analyzer.report.study import AS_RECORDED, Study
 from analyzer.search.grid import Candidate
-from analyzer.search.proposal import propose
+from analyzer.search.proposal import Proposal, propose
 from analyzer.search.trial import Trial
+from analyzer.search.whatif import WhatIf
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.lifelines import stays
 from analyzer.simulation.replay import replay_many
@@ -217,6 +218,16 @@ def test_a_story_says_who_used_an_image_what_its_removal_cost_and_with_whom_it_s
         assert result is not None
         told_bytes = sum(stay[3] for story in stories.values() for stay in story["stays"][result.name] if stay[4])
         assert told_bytes == result.repulled_bytes
+
+
+def test_with_a_policy_file_the_other_settings_can_be_switched_too(made: Study) -> None:
+    own = policy_from({"threshold": "20%", "order": "lru", "min_age": "6h"}, "a file")
+    found = WhatIf.of(made.trace, [own], [Candidate("its own", own)], Proposal())
+    assert found is not None
+    values = {setting.key: set(setting.values) for setting in found.settings}
+    assert values["order"] == {"forecast", "lru", "hazard"}
+    assert values["min_age"] == {"auto", "1h", "6h"}
+    assert found.candidates[found.place].policy == own
 
 
 def test_every_setting_has_the_figures_of_a_replay_of_its_own(made: Study) -> None:

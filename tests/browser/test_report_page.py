@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from analyzer.simulation.figures import FIGURES
 from tests.analyzer.command import analyzer
 from tests.analyzer.made_host import HOSTILE, PROJECTS
-from tests.browser.conftest import PATIENCE_MS
+from tests.browser.conftest import ALLOWLIST, PATIENCE_MS
 
 pytestmark = pytest.mark.browser
 
@@ -138,21 +139,44 @@ def test_it_renders_every_chart_and_runs_nothing_hostile(opened: Open) -> None:
     assert {str(link.get_attribute("href"))[:1] for link in page.locator("a").all()} == {"#"}
 
 
-def test_every_setting_shows_what_simulate_says(opened: Open, report: Path) -> None:
+# Of each combination that is tried: the threshold's place, counted from the end where it is negative, and each choice.
+COMBINATIONS: tuple[tuple[int, dict[str, str]], ...] = (
+    (0, {}),
+    (-1, {"order": "lru", "min_age": "1h", "trigger": "timer only"}),
+    (1, {"order": "hazard", "allowlist": "off"}),
+    (2, {"order": "lru", "local_images": "keep"}),
+    (3, {"min_age": "1h", "local_images": "evict", "allowlist": "off"}),
+)
+
+
+def test_every_setting_shows_what_simulate_says(opened: Open, report: Path, tmp_path: Path) -> None:
     page = opened()
     values = json.loads(page.get_by_role("slider").get_attribute("data-values") or "")
-    offered = {
+    offered: dict[str, list[str]] = {
         name: page.locator(f"input[name={name}]").evaluate_all(
             "all => all.map((one) => one.labels[0].firstChild.nextSibling.textContent)"
         )
-        for name in ("order", "min_age", "trigger")
+        for name in ("order", "min_age", "local_images", "allowlist", "trigger")
     }
-    log = str(report.parent / "events.duckdb")
-    for place, order, age, trigger in ((0, 0, 0, 0), (3, 1, 0, 1), (1, 2, 1, 0), (len(values) - 1, 1, 1, 1)):
-        choose(page, place, order=str(order), min_age=str(age), trigger=str(trigger))
-        asked = ("--threshold", values[place], "--order", offered["order"][order], "--min-age", offered["min_age"][age])
-        when = ("--trigger", "tick" if offered["trigger"][trigger] == "timer only" else "event")
-        said = analyzer("simulate", "--log", log, *asked, *when, "--baseline", "none", "--format", "json")
+    assert all(len(choices) > 1 for choices in offered.values())
+    names = {figure.label or figure.header.lower(): name for name, figure in FIGURES.items()}
+    columns = [names[head.strip()] for head in page.locator("#t-policies thead th").all_text_contents()[1:]]
+    assert columns[:3] == ["disk_full", "repulled_bytes", "min_free"]
+    log, policy = str(report.parent / "events.duckdb"), tmp_path / "policy.toml"
+    seen = set()
+    for place, changed in COMBINATIONS:
+        chosen = {name: changed.get(name, choices[0]) for name, choices in offered.items()}
+        threshold = values[place]
+        numbers = {name: str(offered[name].index(choice)) for name, choice in chosen.items()}
+        choose(page, values.index(threshold), **numbers)
+        spared = [ALLOWLIST] if chosen["allowlist"] == "on" else []
+        policy.write_text(
+            f'threshold = "{threshold}"\norder = "{chosen["order"]}"\nmin_age = "{chosen["min_age"]}"\n'
+            f'local_images = "{chosen["local_images"]}"\nallowlist = {json.dumps(spared)}\n'
+        )
+        when = ("--trigger", "tick" if chosen["trigger"] == "timer only" else "event")
+        asked = ("--policy", str(policy), *when, "--baseline", "none", "--format", "json")
+        said = analyzer("simulate", "--log", log, *asked)
         (expected,) = json.loads(said.stdout)["policies"]
         cards = page.locator("#cards li").evaluate_all(
             "all => all.map((one) => [one.dataset.figure, one.dataset.value])"
@@ -163,9 +187,10 @@ def test_every_setting_shows_what_simulate_says(opened: Open, report: Path) -> N
         row = page.locator("#t-policies tr.current")
         assert row.get_attribute("aria-current") == "true"
         cells = [float(value) for value in row.locator("td").evaluate_all("all => all.map((one) => one.dataset.value)")]
-        shown = ("disk_full", "repulled_bytes", "min_free", "repulls", "repull_seconds", "hit_ratio", "seconds_under")
-        assert cells[: len(shown)] == [pytest.approx(expected[name], abs=1e-9) for name in shown]
-        named = f"prune below {values[place]} free ({offered['order'][order]} order)"
+        assert dict(zip(columns, cells, strict=True)) == {
+            name: pytest.approx(expected[name], rel=1e-9, abs=1e-9) for name in columns
+        }
+        named = f"prune below {threshold} free ({chosen['order']} order"
         assert named in page.locator("#lead").inner_text()
         low = page.evaluate("Math.min(...page.datasets.free.filter((row) => row.front).map((row) => row.low))")
         assert low == pytest.approx(max(expected["min_free"], -0.15 * 40 * 2**30), abs=2**20)
@@ -173,6 +198,8 @@ def test_every_setting_shows_what_simulate_says(opened: Open, report: Path) -> N
             "page.datasets.policies.find((row) => row.run === Number(document.documentElement.dataset.shown))"
         )
         assert (ring["repulled"], ring["free"]) == (expected["repulled_bytes"], expected["min_free"])
+        seen.add((expected["repulled_bytes"], expected["min_free"], expected["hit_ratio"]))
+    assert len(seen) >= 3  # the settings make a difference on this history
     page.get_by_role("button", name="Back to the policy").press("Enter")
     expect(page.locator("#t-policies tr.current")).to_have_class(re.compile("chosen"))
     assert "recommended" in (page.get_by_role("slider").get_attribute("aria-valuetext") or "")

@@ -1,0 +1,79 @@
+"""How soon the report of a year shows its charts in Chromium: ``python -m bench page``.
+
+Each time in a new browser context: from the start of the navigation to the file until all charts are drawn and the
+controls work, by the page's own clock, and the processor time of the page's main thread until then, which other work on
+the machine does not lengthen. The median stands before the least and the most.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from playwright.sync_api import Browser, sync_playwright
+
+from collector.terminal import console
+
+TIMES = 9
+VIEWPORTS = ((1200, 900), (390, 800))
+_FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking")
+_PATIENCE_MS = 120_000
+_NOTE_READY = """
+new MutationObserver(() => {
+  const own = document.documentElement.dataset;
+  if (own.ready === "yes" && !own.readyMs) own.readyMs = performance.now();
+}).observe(document, { attributes: true, subtree: true, attributeFilter: ["data-ready"] });
+"""
+
+
+def year_report(path: Path) -> None:
+    """Write the report of the year that ships with the program."""
+    argv = [Path(sys.executable).with_name("analyzer"), "demo", "--report", path]
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own program
+
+
+def ready_seconds(browser: Browser, report: Path, width: int, height: int) -> tuple[float, float]:
+    """Seconds until the charts are ready, and processor seconds of the main thread until then."""
+    context = browser.new_context(viewport={"width": width, "height": height})
+    context.set_default_timeout(_PATIENCE_MS)
+    page = context.new_page()
+    page.add_init_script(_NOTE_READY)
+    session = context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    page.goto(report.as_uri())
+    page.wait_for_selector("html[data-ready-ms]")
+    metrics = {row["name"]: row["value"] for row in session.send("Performance.getMetrics")["metrics"]}
+    seconds = float(page.evaluate("document.documentElement.dataset.readyMs")) / 1000
+    context.close()
+    return seconds, float(metrics["TaskDuration"])
+
+
+def _spread(seconds: Sequence[float]) -> str:
+    return f"{statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
+
+
+def main() -> None:
+    """Measure, and print a row for each width."""
+    program = shutil.which("chromium")
+    if program is None:
+        sys.stderr.write("bench page: chromium is not installed: run .ci/install-packages\n")
+        return
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="docker-hindsight-") as folder, sync_playwright() as playwright:
+        report = Path(folder) / "report.html"
+        year_report(report)
+        browser = playwright.chromium.launch(executable_path=program, args=_FLAGS, timeout=_PATIENCE_MS)
+        for width, height in VIEWPORTS:
+            found = [ready_seconds(browser, report, width, height) for _ in range(TIMES)]
+            rows.append((f"{width} px wide", *(_spread(column) for column in zip(*found, strict=True))))
+        browser.close()
+    console.print_table(("PAGE", "CHARTS READY", "PROCESSOR TIME"), rows)
+
+
+if __name__ == "__main__":
+    main()
