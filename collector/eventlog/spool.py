@@ -16,7 +16,7 @@ from pathlib import Path
 
 from collector.model.errors import LogBusyError, LogError, SpoolUnusableError
 from collector.model.events import Event
-from collector.model.paths import open_own, replace_file
+from collector.model.paths import allocate, open_own, replace_file
 
 DEFAULT_SIZE = 4 * 2**20
 _MODE = 0o640
@@ -153,7 +153,7 @@ class Spool:
 
 def _allocate(descriptor: int, size: int, path: Path) -> None:
     try:
-        os.posix_fallocate(descriptor, 0, size)
+        allocate(descriptor, size)
     except OSError as error:
         raise LogError(f"no {size} bytes can be reserved for the spool {path}: {error.strerror}") from None
 

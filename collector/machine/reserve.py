@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from collector.model.paths import open_own
+from collector.model.paths import allocate, open_own
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Reserve:
                 return False
             descriptor = open_own(self.path, os.O_WRONLY | os.O_CREAT, _MODE)
             try:
-                os.posix_fallocate(descriptor, 0, self.size)
+                allocate(descriptor, self.size)
             finally:
                 os.close(descriptor)
         except OSError as error:

@@ -133,6 +133,21 @@ def rewrite_file(path: Path, data: bytes, mode: int) -> None:
             file.write(data)
 
 
+def allocate(descriptor: int, size: int) -> None:
+    """Have the file system hold so many bytes for a file.
+
+    Raises:
+        OSError: there is not enough space; then the file holds no more than before.
+    """
+    before = os.fstat(descriptor).st_size
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError:
+        # It has taken all that was left, and the last blocks are for whoever frees some.
+        os.ftruncate(descriptor, before)
+        raise
+
+
 def open_own(path: Path, flags: int, mode: int = 0o640) -> int:
     """Open a file of ours beside the log: a descriptor.
 

@@ -24,6 +24,7 @@ from pruner.planning.summary import summary
 from pruner.policy.file import to_json
 from pruner.removal.aftermath import aftermath, find_present, item_event, read_unfinished
 from pruner.removal.effect import Effect, NoEffectError, disk_now, settled
+from pruner.removal.full_disk import STUCK, give_reserves, wants_space, with_reserves
 from pruner.removal.remover import Obstacle, Remover, named
 from pruner.state.event_watch import Lookout
 from pruner.state.refusals import ItemId, Refusal
@@ -34,19 +35,6 @@ logger = logging.getLogger(__name__)
 MAX_ROUNDS = 3
 # Rounds in which nothing went and the engine refused everything: each leads to a plan that looks further.
 MAX_REFUSED_ROUNDS = 10
-
-# What engines say when they cannot write.
-_NO_SPACE = ("no space left on device", "disk quota exceeded")
-STUCK = (
-    "{path} is full to the last block: the engine cannot write what it has to write to remove {name}. Nothing more is "
-    "tried. Get one block by hand: empty the log of a container (truncate -s 0 LOGFILE), or remove any file on that "
-    "disk that you can spare; then run this again (see docs/howto/disk-full.md)"
-)
-
-
-def wants_space(refusal: str) -> bool:
-    """Whether an engine refused a removal because it could not write."""
-    return any(words in refusal.lower() for words in _NO_SPACE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +103,7 @@ class Executor:
         lookout = Lookout(self._engine)
         fruitful = fruitless = 0
         try:
-            made = first = replan({})
+            made = first = with_reserves(self._engine, self._log.path, partial(replan, {}))
             self._folders = tuple(disk.path for disk in made.inventory.disks or (made.inventory.disk,))
             for warning in first.inventory.warnings if first.needed else ():
                 logger.warning("warning: %s", warning)
@@ -195,10 +183,7 @@ class Executor:
         )
         # What was stored just now lies in the spool if the disk is full: the space is for the engine,
         # which writes before it removes.
-        for reserve in reserves(self._log.path, self._folders):
-            if reserve.give():
-                kept = format_bytes(reserve.size)
-                logger.warning("the disk is full: %s of reserve at %s is given up", kept, reserve.path)
+        give_reserves(self._log.path, self._folders)
         gone, useless, expected = False, None, 0
         settling = settling_time(made.inventory.disk.path)
         measure = partial(disk_now, made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -133,6 +134,21 @@ def test_a_file_keeps_the_mode_that_it_has(tmp_path: Path, had: int) -> None:
     write_whole(path, "new")
     replace_file(path, b"newer", 0o666)
     assert (path.read_bytes(), mode(path)) == (b"newer", had)
+
+
+def test_space_that_cannot_be_held_whole_is_not_held_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last blocks of a full disk are for the engine, which writes before it removes."""
+
+    def take_what_is_left(descriptor: int, offset: int, size: int) -> None:
+        os.ftruncate(descriptor, offset + size // 2)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", take_what_is_left)
+    path = tmp_path / "events.duckdb.spool"
+    path.write_bytes(b"{}\n")
+    with pytest.raises(LogError, match="No space left"):
+        Spool(path).reserve()
+    assert path.read_bytes() == b"{}\n"
 
 
 def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:

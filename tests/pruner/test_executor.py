@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from collector.eventlog.log import EventLog
+from collector.machine.reserve import Reserve, reserves
 from collector.model.errors import EngineError, EngineRefusedError, UnansweredError
 from collector.model.events import Event, Kind
 from collector.model.observation import ExternalContainer
@@ -160,6 +161,25 @@ def test_what_the_engine_fails_over_does_not_keep_it_from_the_rest(bench: Bench,
     (again,) = run.make_plan(bench.engine, bench.log, POLICY).evictions
     assert "last, for the engine refused it" in again.detail
     assert again.detail.endswith(str(error))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_engine_that_cannot_list_images_without_a_block_gets_the_reserve(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, *, kept: bool
+) -> None:
+    """As Podman, which writes a file for each image that it lists."""
+    image = old_image(bench, "a:1")
+    reserve, *_ = reserves(bench.log.path)
+    if kept:
+        reserve.path.write_bytes(b"x")
+    monkeypatch.setattr(Reserve, "_free", lambda _: 0)
+    bench.engine.refuse("images", "write /var/tmp/1: no space left on device")
+    if not kept:
+        with pytest.raises(EngineError, match=r"full to the last block\. Get one block by hand"):
+            bench.prune()
+    else:
+        assert [removal.key for removal, _ in bench.prune().removed] == [image]
+        assert not reserve.path.exists()
 
 
 def test_what_an_interrupted_prune_removed_is_recorded_also_when_it_was_pulled_again(bench: Bench) -> None:
