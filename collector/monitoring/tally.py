@@ -60,20 +60,21 @@ class Tally:
             (newest,) = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0]
             if newest <= self._seq:
                 return
+            images = _LATER_IMAGES if self._seq else _ALL_IMAGES
             found = {
                 sql: connection.execute(sql, [log.host, self._seq, newest]).fetchall()
-                for sql in (_COUNTS, _USES, _GAPS, _IMAGES, _ITEMS, _PRUNES, _POLICY)
+                for sql in (_COUNTS, _USES, _GAPS, images, _ITEMS, _PRUNES, _POLICY)
             }
         self._seq = newest
-        self._fold(found)
+        self._fold(found, found[images])
 
-    def _fold(self, found: dict[str, list[Row]]) -> None:
+    def _fold(self, found: dict[str, list[Row]], changes: list[Row]) -> None:
         self.events.update(dict(found[_COUNTS]))
         for image, used_ns in found[_USES]:
             self.last_use[image] = max(self.last_use.get(image, 0.0), used_ns / _NS)
         self.gaps += len(found[_GAPS])
         self.gap_seconds += sum(seconds for (seconds,) in found[_GAPS])
-        for kind, image, time_ns, project, chains, sizes in found[_IMAGES]:
+        for kind, image, time_ns, project, chains, sizes in changes:
             if project is not None:
                 self.costs.used(image, project, time_ns / _NS)
             else:
@@ -114,7 +115,9 @@ class Tally:
 
 
 # What brings an image, shows it or takes it away.
-_PRESENCE = (*(kind for kind in USES if kind.traits.use is Use.PULL), *with_effect(Effect.SEEN, Effect.GOES))
+_PULLS = tuple(kind for kind in USES if kind.traits.use is Use.PULL)
+_SEEN = with_effect(Effect.SEEN)
+_PRESENCE = (*_PULLS, *_SEEN, *with_effect(Effect.GOES))
 _BY_JOBS = (Kind.CONTAINER_CREATED, Kind.JOB_IMAGE_USED)
 _SPAN = "host = ? AND seq > ? AND seq <= ?"
 _COUNTS = f"SELECT kind, count(*) FROM event WHERE {_SPAN} GROUP BY kind"
@@ -123,13 +126,22 @@ SELECT image_id, max(epoch_ns(time)) FROM event JOIN image USING (image) WHERE {
 GROUP BY image_id
 """
 _GAPS = f"SELECT (epoch_ns(time) - epoch_ns(began)) / 1e9 FROM event WHERE {_SPAN} AND kind = 'gap' AND began NOTNULL"
-# Of uses by jobs only the first after each of these counts: who came first paid for the pull.
-_IMAGES = f"""
-WITH happened AS (
-    SELECT seq, time, kind, image, host, job, attributes, kind IN ({sql_list(_PRESENCE)}) AS is_presence
+_USED = "FROM seen WHERE NOT is_presence"
+# A pull of an image that is there changes nothing: most are of that sort. Of uses by jobs only the first after each of
+# the others counts: who came first paid for the pull.
+_LATER_IMAGES = f"""
+WITH seen AS (
+    SELECT seq, time, kind, image, host, job, kind IN ({sql_list(_PRESENCE)}) AS is_presence,
+        CASE WHEN kind IN ({sql_list(_SEEN)}) THEN attributes END AS attributes
     FROM event
     WHERE {_SPAN} AND image NOTNULL
         AND (kind IN ({sql_list(_PRESENCE)}) OR job NOTNULL AND kind IN ({sql_list(_BY_JOBS)}))
+), changes AS (
+    FROM seen WHERE is_presence QUALIFY kind NOT IN ({sql_list(_PULLS)}) OR coalesce(
+        last_value(CASE WHEN kind NOT IN ({sql_list(_PULLS)}) THEN kind END IGNORE NULLS)
+            OVER (PARTITION BY image ORDER BY seq ROWS UNBOUNDED PRECEDING) NOT IN ({sql_list(_SEEN)}), true)
+), happened AS (
+    FROM (FROM changes UNION ALL {_USED})
     QUALIFY is_presence OR coalesce(lag(is_presence) OVER (PARTITION BY image ORDER BY seq), true)
 ), described AS (
     SELECT seq, kind, image_id, epoch_ns(time) AS time,
@@ -142,6 +154,10 @@ SELECT kind, image_id, time, project, list_transform(layers, lambda l: l.chain_i
     list_transform(layers, lambda l: coalesce(l.bytes, 0))
 FROM described ORDER BY seq
 """
+# From the beginning of the log, nobody can pay for what was never pulled.
+_ALL_IMAGES = _LATER_IMAGES.replace(
+    _USED, f"{_USED} AND image IN (SELECT image FROM changes WHERE kind IN ({sql_list(_PULLS)}))"
+)
 _ITEMS = f"""
 SELECT coalesce((attributes ->> '$.item'), 'image'), if(kind = 'item_removed', 'removed', 'kept'), count(*)
 FROM event WHERE {_SPAN} AND kind IN ('item_removed', 'item_failed') GROUP BY ALL

@@ -12,6 +12,7 @@ from collector.model.origin import Origin
 from collector.model.references import repository
 from collector.model.units import format_duration
 from pruner.planning import stages
+from pruner.planning.decision import EVICT as EVICTS
 from pruner.planning.decision import MEANING, Reason, evict, in_turn
 from pruner.planning.stages import ItemKind, Shortage
 from pruner.policy.local_images import EVICT, SUPERSEDED, by_end, idle_since, in_their_turn, superseded
@@ -45,7 +46,7 @@ class Verdict:
     @property
     def evicts(self) -> bool:
         """Whether the image goes."""
-        return self.reason.evicts
+        return self.reason >= EVICTS
 
 
 class ImageStages:

@@ -106,8 +106,19 @@ class Learned:
 
     def hazard(self, idle: float, uses: int, superseded: bool) -> float:
         """Returns per second of idle time, by idle time, use count and whether superseded."""
-        often = min(uses.bit_length(), BUCKETS - 1)
-        first = (age_bin(idle) * BUCKETS + often) * HABITS * STAGES
+        return self._hazards[age_bin(idle), min(uses.bit_length(), BUCKETS - 1), superseded]
+
+    @cached_property
+    def _hazards(self) -> dict[tuple[int, int, bool], float]:
+        return {
+            (age, often, superseded): self._hazard(age, often, superseded=superseded)
+            for age in range(AGES)
+            for often in range(BUCKETS)
+            for superseded in (False, True)
+        }
+
+    def _hazard(self, age: int, often: int, *, superseded: bool) -> float:
+        first = (age * BUCKETS + often) * HABITS * STAGES
         cells = [
             first + usual * STAGES + k
             for usual in range(HABITS)
