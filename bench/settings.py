@@ -15,9 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from analyzer.baselines import baseline
+from analyzer.search.grid import searched
+from analyzer.search.recommend import Constraints, recommend
+from analyzer.search.trial import Trial
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.replay import replay_many
 from analyzer.trace.load import load_trace
+from analyzer.trace.pull_space import pull_space
 from analyzer.trace.trace import DiskState, ImageFacts, Trace, Use, make_trace
 from bench._synthetic import DAY, GIB, Host, make_history
 from bench._traces import mesa_log
@@ -71,12 +75,37 @@ def two_projects() -> Trace:
     numbered = [(time, number[image], until, kind) for time, image, until, kind in uses]
     made = make_trace([images[i] for i in order], numbered, [DiskState(0.0, 50 * GIB, 0)], end=2 * span)
     # As a log of GitLab jobs shows it after its first hours.
-    return replace(made, min_ages=np.array([(-math.inf, 3600.0), (4 * 3600.0, 600.0)]))
+    ages = np.array([(-math.inf, 3600.0), (4 * 3600.0, 600.0)])
+    return replace(made, min_ages=ages, pull_space=pull_space("overlay2", made.first, made.layer, made.layer_bytes))
 
 
 def run() -> None:
-    """Print re-pulled bytes and full-disk pulls of settings by disk, beside docker-gc."""
+    """Print re-pulled bytes and full-disk pulls by disk, of settings and of what is recommended, beside docker-gc."""
     trace = two_projects()
+    of_settings(trace)
+    of_recommendations(trace)
+
+
+def of_recommendations(trace: Trace) -> None:
+    """Print what is chosen on the first half of the history, and what it comes to on the second."""
+    rows = []
+    candidates = searched({})
+    for gib in DISKS_GIB:
+        found = Trial(tuple(candidates), ("docker-gc",), 0.5)(on_disk(trace, gib * GIB))
+        best = recommend(candidates, [found], Constraints(), 0.5)
+        ((_, theirs),) = best.baselines
+        if best.chosen is None or best.chosen.rest is None or theirs is None:
+            rows.append([f"{gib}", "nothing fits", "", "", ""])
+            continue
+        rest = best.chosen.rest
+        full, share = f"{rest.disk_full:,}", f"{rest.repulled_bytes / max(1, theirs.repulled_bytes):.3%}"
+        rows.append([f"{gib}", best.chosen.candidate.name, format_bytes(rest.repulled_bytes), share, full])
+    columns = ("DISK, GIB", "RECOMMENDED BY THE FIRST HALF", "RE-PULLED", "OF DOCKER-GC'S", "FULL-DISK PULLS")
+    console.print_table(columns, rows, right=(columns[0], *columns[2:]))
+
+
+def of_settings(trace: Trace) -> None:
+    """Print what settings come to on all of the history."""
     rows = []
     for gib in DISKS_GIB:
         here = on_disk(trace, gib * GIB)

@@ -14,7 +14,8 @@ from analyzer.native.binding import Array, function, plain, pointers, view
 from analyzer.trace.trace import Floats, Integers, Trace
 from analyzer.trace.uses import WORTH_A_THREAD
 from collector.eventlog.experience import BUCKETS, HABITS
-from pruner.state.learning import AGES, STAGES, TRUST, TYPICAL_RATE, typical_idle
+from pruner.state.learning import AGES, STAGES, TRUST, typical_idle
+from pruner.state.population import BY_AGE, BY_HABIT, BY_STAGE
 
 _MOMENTS_BYTES = 2**28
 _PARTS = 2
@@ -23,7 +24,7 @@ _Keys = ctypes.CFUNCTYPE(c_int, c_double, c_int32, c_void_p, c_void_p)
 
 class _Learned(ctypes.Structure):
     _fields_ = (
-        *((name, c_void_p) for name in ("habit", "superseded", "expected", "learning")),
+        *((name, c_void_p) for name in ("habit", "superseded", "expected", "by_stage", "by_habit", "learning")),
         ("offset", c_int64),
         ("trust", c_double * len(TRUST)),
     )
@@ -115,10 +116,12 @@ class Forecasting:
     """
 
     def __init__(self, learning: Learning, superseded: Floats, offset_ms: int) -> None:
-        expected = [TYPICAL_RATE / typical_idle(age) for age in range(AGES)]
+        expected = [BY_AGE[age] / typical_idle(age) for age in range(AGES)]
         self.habit = learning.habit
-        self._kept = (learning, plain(superseded, np.float64), np.array(expected))
-        addresses = [array.ctypes.data for array in (self.habit, *self._kept[1:])]
+        tables = (np.array(table) for table in (expected, BY_STAGE, BY_HABIT))
+        arrays: list[Array] = [self.habit, plain(superseded, np.float64), *tables]
+        self._kept = (learning, arrays)
+        addresses = [array.ctypes.data for array in arrays]
         self.struct = _Learned(*addresses, learning.address, offset_ms, TRUST)
 
     def day(self, day: int) -> tuple[Floats, Floats]:

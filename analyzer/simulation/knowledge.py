@@ -25,6 +25,7 @@ from pruner.policy import headroom
 from pruner.policy.orders import ORDERS
 from pruner.state import learning
 from pruner.state.learning import AGES, CELLS, STAGES
+from pruner.state.population import BY_AGE, BY_HABIT, BY_STAGE
 
 _NEVER = np.inf
 _DAY_MS = 86_400_000
@@ -465,9 +466,9 @@ def _rates(returns: Integers, exposure_ms: Integers) -> NDArray[Any]:
     """`Learned.rates`; all of shape (AGES, HABITS, STAGES)."""
     typical = np.array([learning.typical_idle(age) for age in range(AGES)])
     by_stage = returns.sum(axis=1), exposure_ms.sum(axis=1)
-    of_age: Any = _shrunk(by_stage[0].sum(axis=-1), by_stage[1].sum(axis=-1), learning.TYPICAL_RATE / typical, 0)
-    of_stage: Any = _shrunk(*by_stage, of_age[..., None], 1)
-    return _shrunk(returns, exposure_ms, of_stage[..., None, :], 2)
+    of_age: Any = _shrunk(by_stage[0].sum(axis=-1), by_stage[1].sum(axis=-1), np.array(BY_AGE) / typical, 0)
+    of_stage: Any = _shrunk(*by_stage, of_age[..., None] * np.array(BY_STAGE), 1)
+    return _shrunk(returns, exposure_ms, of_stage[..., None, :] * np.array(BY_HABIT), 2)
 
 
 def _shrunk(returns: NDArray[Any], exposure_ms: NDArray[Any], expected: Any, level: int) -> NDArray[Any]:

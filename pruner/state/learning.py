@@ -28,6 +28,7 @@ from collector.eventlog.experience import (
     REMEMBERED_GAPS,
 )
 from collector.eventlog.log import ONLY_KEPT, EventLog
+from pruner.state.population import BY_AGE, BY_HABIT, BY_STAGE
 
 HOUR = 3600.0
 DAY = 86400.0
@@ -40,9 +41,7 @@ PRIOR_EXPOSURE = DAY
 """What `Learned.hazard` starts from in each situation."""
 DISCOUNT = 2 * DAY
 """How far ahead a return counts, seconds: one later by this counts 1/e of one now."""
-TYPICAL_RATE = 0.3
-"""Returns per idle time so far, where nothing is known: the longer an image was idle, the later it returns."""
-TRUST = (0.5, 1.0, 1.0)
+TRUST = (2.0, 3.0, 3.0)
 """Returns that the expectation from coarser situations is worth against what was counted, at each level."""
 
 
@@ -136,22 +135,31 @@ class Learned:
 
     @cached_property
     def rates(self) -> list[dict[tuple[int, int], float]]:
-        """Returns per second by age, then (habit, stage): each drawn towards the rate of coarser situations."""
+        """Returns per second by age, then (habit, stage).
+
+        Each is drawn towards the rate of the coarser situation, as much higher or lower as it is on other hosts
+        (`pruner.state.population`).
+        """
         found = []
         for age in range(AGES):
             returned = _by_column(self.returns, age)
             at_risk = _by_column(self.exposure, age)
-            all_ages = shrunk(sum(returned.values()), sum(at_risk.values()), TYPICAL_RATE / typical_idle(age), TRUST[0])
+            all_ages = shrunk(sum(returned.values()), sum(at_risk.values()), BY_AGE[age] / typical_idle(age), TRUST[0])
             of_stage = [
                 shrunk(
                     sum(returned[h, k] for h in range(HABITS)),
                     sum(at_risk[h, k] for h in range(HABITS)),
-                    all_ages,
+                    all_ages * BY_STAGE[age][k],
                     TRUST[1],
                 )
                 for k in range(STAGES)
             ]
-            found.append({(h, k): shrunk(returned[h, k], at_risk[h, k], of_stage[k], TRUST[2]) for h, k in returned})
+            found.append(
+                {
+                    (h, k): shrunk(returned[h, k], at_risk[h, k], of_stage[k] * BY_HABIT[age][h][k], TRUST[2])
+                    for h, k in returned
+                }
+            )
         return found
 
     @cached_property

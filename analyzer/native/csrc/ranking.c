@@ -76,9 +76,11 @@ static void turn_to(today_t *today, const learned_t *learned, int64_t day) {
         for (int stage = 0; stage < STAGES; stage++) of_age[0] += of_stage[0][stage], of_age[1] += of_stage[1][stage];
         double all = shrunk(of_age[0], of_age[1], learned->expected[age], learned->trust[0]), expected[STAGES];
         for (int stage = 0; stage < STAGES; stage++)
-            expected[stage] = shrunk(of_stage[0][stage], of_stage[1][stage], all, learned->trust[1]);
+            expected[stage] = shrunk(of_stage[0][stage], of_stage[1][stage], all * learned->by_stage[age * STAGES + stage],
+                                     learned->trust[1]);
         for (int c = 0; c < HABITS * STAGES; c++)
-            today->rate[age][c] = shrunk(returns[c], exposure[c], expected[c % STAGES], learned->trust[2]);
+            today->rate[age][c] = shrunk(returns[c], exposure[c],
+                                         expected[c % STAGES] * learned->by_habit[age * HABITS * STAGES + c], learned->trust[2]);
     }
     memset(today->beyond[AGES], 0, sizeof today->beyond[AGES]);
     for (int age = AGES - 1; age >= 0; age--) {

@@ -88,6 +88,7 @@ typedef int (*keys_t)(double now, int32_t count, const int32_t *present, double 
 typedef struct {
     const uint8_t *habit; /* per use: the image's from then on */
     const double *superseded, *expected; /* per image since when; per age returns per second where nothing is known */
+    const double *by_stage, *by_habit;   /* per age, then stage, or habit and stage: relative to the coarser situation */
     const learning_t *learning;          /* by habit */
     int64_t offset;                      /* milliseconds of the origin after midnight */
     double trust[3];
