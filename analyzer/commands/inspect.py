@@ -9,12 +9,14 @@ import typer
 
 from analyzer.audit.grouping import By
 from analyzer.options import LogHostOption
+from collector.model.errors import UsageError
 from collector.model.units import format_bytes, format_count
 from collector.terminal import console
 from collector.terminal.console import LogOption
 from pruner.policy.options import policy_options
 from pruner.policy.policy import Policy
 
+_MOST_NAMED = 5
 COSTS_LEGEND = {
     "HELD": "layers of images that it has used, each counted once.",
     "OWN": "of these, what nobody else has.",
@@ -53,11 +55,22 @@ def verify(
     ] = None,
     output: console.FormatOption = console.Format.TABLE,
 ) -> None:
-    """Replay the history up to each recorded prune, and compare what must go with what was removed, image by image."""
+    """Replay the history up to each recorded prune, and compare what must go with what was removed, image by image.
+
+    A folder that `collector ship` or `analyzer export` wrote is a log, too; --host chooses one of several hosts.
+    """
     from analyzer.audit.verify import agreement, print_checks
     from analyzer.audit.verify import verify as check
+    from analyzer.search.fleet import find
 
-    checks = check(console.open_log(log), host, last)
+    if log is not None and log.is_dir():
+        sources = find([log], host)
+        if len(sources) > 1:
+            names = ", ".join(source.label or source.host for source in sources[:_MOST_NAMED])
+            raise UsageError(f"{log} holds {len(sources):,} hosts ({names}): choose one with --host")
+        checks = check(sources[0].log(), sources[0].host, last)
+    else:
+        checks = check(console.open_log(log), host, last)
     if output is console.Format.JSON:
         console.print_json({"agreement": agreement(checks), "prunes": [made.to_json() for made in checks]})
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,11 @@ from analyzer.options import Histories, Spread
 from collector.model.errors import HindsightError, UsageError
 from collector.terminal import console
 from pruner.policy.file import load_policy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from analyzer.search.fleet import Findings
 
 PolicyOption = Annotated[
     Path, typer.Option("--policy", metavar="FILE", help="The policy that is rolled out.", show_default=False)
@@ -100,7 +105,8 @@ def rollout(
         found, notes = on_each(sources, Preview(chosen, begun), None, spread.workers(len(sources)), progress)
     if begun is None:
         expected = [Expected.of(one) for one in found]
-        print_beginning(expected, canaries(expected, hosts or default_count(len(expected))), output, notes)
+        begin = canaries(expected, hosts or default_count(len(expected)))
+        print_beginning(expected, begin, output, [*notes, *_notes_on(found, [one.expected.host for one in begin])])
         return
     by_name = {one.host: one for one in found}
     there = [source for source in sources if (source.label or source.host) in by_name]
@@ -110,5 +116,11 @@ def rollout(
             judged.append(judge(source, by_name[source.label or source.host], chosen, begun))
         except HindsightError as error:
             notes.append(f"host {source.label or source.host} cannot be judged: {error}")
+    notes += _notes_on(found, [one.expected.host for one in judged if canary or one.observed.prunes])
     if not print_verdict(judged, output, notes, named=bool(canary)):
         raise typer.Exit(HindsightError.exit_status)
+
+
+def _notes_on(found: Sequence[Findings], hosts: Sequence[str]) -> list[str]:
+    """What had to be assumed, or set aside, of the histories of these hosts."""
+    return [f"{one.host}: {note}" for one in found if one.host in hosts for note in one.facts.assumptions]

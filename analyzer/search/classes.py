@@ -17,6 +17,7 @@ from analyzer.search.fleet import Findings, fleet_sum
 from analyzer.search.grid import Candidate
 from analyzer.search.pareto import badness
 from analyzer.search.recommend import Constraints, Outcome, Recommendation
+from analyzer.simulation.cleaner import Trigger
 from analyzer.simulation.figures import over_parts
 from analyzer.simulation.result import Result
 from collector.model.errors import UsageError
@@ -280,7 +281,9 @@ def _misfits(found: Found, name: str, policies: Mapping[str, Candidate], limits:
             misfits.append(Misfit(first.host, "its levels contradict each other on this disk"))
             continue
         mine = whole[name]
-        fitting = [one for one in whole.values() if one.name in policies and not each.broken(one)]
+        # What the timer alone does is no rival: it is recommended only where nothing else fits.
+        rivals = (one for one in whole.values() if one.name in policies)
+        fitting = [one for one in rivals if not (_by_timer(policies[one.name]) or each.broken(one))]
         best = min(fitting, key=lambda one: (one.losses, one.repulled_bytes), default=None)
         if broken := each.broken(mine):
             better = "" if best is None else f"; {best.name} would do"
@@ -291,6 +294,10 @@ def _misfits(found: Found, name: str, policies: Mapping[str, Candidate], limits:
             pulled = format_bytes(mine.repulled_bytes)
             misfits.append(Misfit(first.host, f"{pulled} pulled again; {best.name} {outcome(best)}"))
     return misfits
+
+
+def _by_timer(item: Candidate) -> bool:
+    return item.trigger is Trigger.TICK
 
 
 def fits(one: HostClass) -> str:
