@@ -14,7 +14,7 @@ from collector.model.units import format_duration, has_no_unit, parse_bytes, par
 from pruner.policy.layers import flatten, read_layers, unknown
 from pruner.policy.local_images import LOCAL_IMAGES
 from pruner.policy.orders import ORDERS
-from pruner.policy.policy import AUTO, Policy, Space, compile_entry
+from pruner.policy.policy import AUTO, MOST_SLOTS, Policy, Space, compile_entry
 
 DEFAULT_POLICY_PATH = Path("/etc/docker-hindsight/policy.toml")
 _TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
@@ -102,6 +102,8 @@ def _count(value: Any) -> int:
         raise ValueError("must be a whole number") from None
     if count < 1:
         raise ValueError("must be at least 1")
+    if count > MOST_SLOTS:
+        raise ValueError(f"must be at most {MOST_SLOTS}")
     return count
 
 

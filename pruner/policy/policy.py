@@ -23,6 +23,8 @@ _NEVER = "never"
 
 # Number and configuration, as `4:/etc/gitlab-runner/config.toml`: the pruner's unit sets it.
 SLOTS_VARIABLE = "DOCKER_HINDSIGHT_JOB_SLOTS"
+# More jobs at once than any runner takes.
+MOST_SLOTS = 10**6
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from collector.model.units import format_count, format_duration, format_time, sh
 from collector.model.untrusted import cut, mapping, objects, size, text
 from pruner.policy.local_images import EVICT
 from pruner.policy.orders import LEARNING_ORDERS
-from pruner.policy.policy import SLOTS_VARIABLE, Policy
+from pruner.policy.policy import MOST_SLOTS, SLOTS_VARIABLE, Policy
 from pruner.state.disks import splits_images
 from pruner.state.event_watch import recent_uses
 from pruner.state.inventory import (
@@ -62,7 +62,6 @@ _STALE_S = 900.0
 # At least this share of the recent past must have been observed, or the decision says so.
 _LOOKED_AT_S = 7 * 86400.0
 _BLIND_SHARE = 0.01
-_MOST_SLOTS = 10**6
 # A container about which the engine says nothing may be running.
 _NO_USAGE: dict[str, Any] = {}
 _UNKNOWN: dict[str, Any] | None = {"State": {"Status": "unknown"}}
@@ -358,7 +357,7 @@ def read_slots(path: Path) -> int:
         raise UsageError(f"{missing} ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{missing} (it is not valid TOML: {error})") from None
-    if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= _MOST_SLOTS:
+    if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= MOST_SLOTS:
         raise UsageError(f"{missing} (concurrent = {cut(str(slots), 40)} is not a number of jobs)")
     return slots
 

@@ -119,6 +119,7 @@ def test_options_are_named_after_the_keys() -> None:
         ("[volumes]\ncache_age = -1", "is not a duration"),
         ("[build_cache]\nkeep = '-1'", "is not a size"),
         ("job_slots = 0", "at least 1"),
+        ("job_slots = 99999999999999999999", "at most 1000000"),
         ("job_slots = 'many'", "whole number"),
         ("runner_config = 'config.toml'", "absolute path"),
     ],
