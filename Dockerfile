@@ -7,11 +7,16 @@
 #
 # The data root is only measured, so it is read-only, and at the same path as on the host.
 ARG BASE=debian:bookworm-slim
-FROM ${BASE}
+FROM ${BASE} AS package
 COPY dist/docker-hindsight_*~deb12u1_amd64.deb /root/
-RUN if ! command -v py3compile; then apt-get update && apt-get install --yes --no-install-recommends python3; fi \
- && dpkg --install /root/docker-hindsight_*.deb \
- && rm -rf /root/docker-hindsight_*.deb /var/lib/apt/lists/* /var/cache/apt/archives/*.deb
+RUN dpkg-deb --extract /root/docker-hindsight_*.deb /package
+
+# Without the package itself, which would stay in a layer of its own.
+FROM ${BASE}
+RUN command -v python3 \
+ || { apt-get update && apt-get install --yes --no-install-recommends python3 && rm -rf /var/lib/apt/lists/*; }
+COPY --from=package /package /
+RUN python3 -m compileall -q /usr/lib/docker-hindsight
 ENV DOCKER_HINDSIGHT_LOG=/var/lib/docker-hindsight/events.duckdb
 VOLUME /var/lib/docker-hindsight
 HEALTHCHECK --interval=1m --timeout=30s --start-period=10m CMD ["collector", "status", "--check"]

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from bench.install import MB
 from collector.eventlog.log import EventLog
 from tests.engine import machine as machines
 from tests.engine.engines import GIB, Engine
 from tests.engine.host import Host
 from tests.engine.registry import Registry, base_layer, random_layer
+from tests.release.test_sizes import TOLERANCE, stated
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
@@ -83,5 +85,7 @@ def test_it_records_and_prunes_as_on_the_host(image: str, engine: Engine, regist
     assert collector.wait()["StatusCode"] == 0
     ((left,),) = logged("SELECT count(*) FROM event WHERE kind = 'collector_stopped'")
     assert left == 1
+    added = client.images.get(image).attrs["Size"] - client.images.get("base:1").attrs["Size"]
+    assert stated("container image") == pytest.approx(added / MB, rel=TOLERANCE)
     # Neither the image of the two containers nor what is theirs was a candidate.
     assert client.images.get(image)
