@@ -38,7 +38,7 @@ class Canned(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
 
     def __init__(self, path: Path, answers: Answers, version: str) -> None:
-        self.answers = {"/version": {"ApiVersion": version, "Version": "29"}, **answers}
+        self.answers = {"/version": {"ApiVersion": version, "Version": "29"}, "/events": [], **answers}
         self.asked: list[tuple[str, dict[str, list[str]]]] = []
         super().__init__(str(path), _Handler)
 
