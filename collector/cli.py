@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import time
@@ -81,11 +82,20 @@ def run(
             show_default="as before; all in a new log",
         ),
     ] = None,
+    keep: Annotated[
+        str, typer.Option(metavar="TIME", help="Thin what is older, as `collector compact` does; or forever.")
+    ] = "400d",
+    max_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Keep less than that where the log's file is larger.", show_default="none"),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
 ) -> None:
     """Follow the engine's events until SIGTERM."""
     from collector.daemon.loop import Collector, Schedule
+    from collector.daemon.upkeep import Upkeep
     from collector.engine.client import DockerEngine
+    from collector.eventlog.retention import parse_keep
 
     console.log_to_stderr(verbose=verbose)
     schedule = Schedule(
@@ -108,7 +118,11 @@ def run(
 
         host_page = HostPage(opened)
         host_page.serve(page)
-    collector = Collector(DockerEngine(host), opened, schedule, metrics=exporter, runner_log=runner_log, page=host_page)
+    largest = _size("--max-size", max_size)
+    limits = [] if parse_keep(keep) == math.inf and largest is None else ["--keep", keep]
+    limits += [] if max_size is None else ["--max-size", max_size]
+    upkeep = Upkeep(opened.path, limits)
+    collector = Collector(DockerEngine(host), opened, schedule, None, exporter, runner_log, host_page, upkeep)
     if once:
         images, sample = collector.once()
         typer.echo(
@@ -465,6 +479,9 @@ def compact(
         str | None,
         typer.Option(metavar="SIZE", help="Keep less than that where the file is larger.", show_default="none"),
     ] = None,
+    if_due: Annotated[
+        bool, typer.Option("--if-due", help="Do nothing before a month's events, or no others, can be thinned.")
+    ] = False,
     pause: Annotated[
         float, typer.Option(min=0.0, metavar="NUMBER", help="Rest between steps so many times as long as each took.")
     ] = 0.0,
@@ -477,11 +494,9 @@ def compact(
     """
     from collector.eventlog import retention
 
-    try:
-        largest = None if max_size is None else parse_bytes(max_size)
-    except ValueError as error:
-        raise UsageError(f"--max-size: {error}") from None
-    found = retention.compact(console.open_log(log), retention.parse_keep(keep), largest, pause=pause)
+    largest = _size("--max-size", max_size)
+    least_s = retention.OFTEN_S if if_due else 0.0
+    found = retention.compact(console.open_log(log), retention.parse_keep(keep), largest, least_s=least_s, pause=pause)
     if output is Format.JSON:
         console.print_json(found.to_json())
         return
@@ -495,6 +510,14 @@ def compact(
         console.print_as_is(
             f"note: {format_bytes(found.bytes_after)} are more than --max-size: less than 30 d are never kept", err=True
         )
+
+
+def _size(option: str, text: str | None) -> int | None:
+    """Bytes of an option. Raises UsageError."""
+    try:
+        return None if text is None else parse_bytes(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
 
 
 @app.command(short_help="Remove what the log holds of a project's jobs or an image.")

@@ -14,6 +14,7 @@ from collector.daemon.continuity import LOOK_BACK_NS, Continuity
 from collector.daemon.known_containers import restore_containers
 from collector.daemon.least_free import LeastFree
 from collector.daemon.lookups import Lookups
+from collector.daemon.upkeep import Upkeep
 from collector.daemon.watcher import ImageWatch
 from collector.engine.locality import require_local
 from collector.engine.protocol import Engine
@@ -82,6 +83,7 @@ class Collector:
         metrics: where its state is published; None: nowhere.
         runner_log: which CI runner's log to follow; see `collector.job_sources.follow.Follower`.
         page: the page of the host's state; None: there is none.
+        upkeep: what keeps the log small; None: nothing does.
     """
 
     def __init__(
@@ -93,8 +95,10 @@ class Collector:
         metrics: Metrics | None = None,
         runner_log: str = OFF,
         page: HostPage | None = None,
+        upkeep: Upkeep | None = None,
     ) -> None:
         self._engine = engine
+        self._upkeep = upkeep or Upkeep(log.path)
         self._log = log
         self._schedule = schedule or Schedule()
         self._clock = clock or Clock()
@@ -180,6 +184,7 @@ class Collector:
             self._least_free.stop()
             notify("STOPPING=1")
             self._runner_log.close()
+            self._upkeep.close()
             blind = {} if self._images.following else {"following": False}
             self._record(Event(self._clock.now(), Kind.COLLECTOR_STOPPED, attributes=blind))
             self._writer.close()
@@ -357,6 +362,7 @@ class Collector:
         runner_log_is_due = self._runner_log.waiting() is not None and now >= self._next_taking
         if (self._writer.behind or runner_log_is_due) and now >= self._next_flush:
             self._flush()
+        self._upkeep.attend(is_short=self._alarm.is_short)
         if self._metrics is not None and self._metrics.due:
             self._publish()
         if self._page is not None and self._page.wanted:

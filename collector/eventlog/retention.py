@@ -27,6 +27,8 @@ from collector.model.units import format_duration, parse_duration
 DAY_NS = experience.DAY_NS
 KEEP_S = 400 * 86400.0
 """How long events are kept whole unless said otherwise, seconds."""
+OFTEN_S = 30 * 86400.0
+"""What is thinned by itself is so much at least, seconds of the log's time: to write a file again is work."""
 LEAST_S = 30 * 86400.0
 """What `auto` and the headroom look back on, seconds: less may not be kept whole."""
 
@@ -77,6 +79,7 @@ def compact(
     keep: float = KEEP_S,
     max_size: int | None = None,
     *,
+    least_s: float = 0.0,
     now: float | None = None,
     pause: float = 0.0,
     at: Checkpoint = lambda _: None,
@@ -87,6 +90,7 @@ def compact(
         log: the log.
         keep: how long events are kept whole, seconds; infinity: for ever, unless `max_size` says otherwise.
         max_size: where the file is larger, bytes, less is kept whole, but never less than `LEAST_S`.
+        least_s: do nothing, unless the history would begin to be whole so much later than it does, seconds.
         now: what time it is, UTC seconds.
         pause: see `rewrite`.
         at: see `rewrite`.
@@ -98,7 +102,8 @@ def compact(
     size = log.path.stat().st_size if log.exists() else 0
     cut_ns = _cut(log, keep, max_size, now_ns)
     known_ns = whole_since_ns(log)
-    if cut_ns is None or (known_ns is not None and cut_ns <= known_ns) or not _reaches(log, cut_ns):
+    is_due = cut_ns is not None and (known_ns is None or cut_ns - known_ns > least_s * 1e9)
+    if cut_ns is None or not is_due or not _reaches(log, cut_ns):
         if log.exists():
             tidy(log.path)
         events = log.query("SELECT count(*) FROM event")[0][0]

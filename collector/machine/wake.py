@@ -120,6 +120,7 @@ class Alarm:
 
     Attributes:
         again: when to take a sample for a shortage that could not wake the pruner so soon after the last; inf: none.
+        is_short: whether the latest samples were under its levels.
     """
 
     def __init__(self, log_path: Path, now: Callable[[], float] = time.monotonic) -> None:
@@ -128,14 +129,16 @@ class Alarm:
         self._pauses = Backoff(FIRST_PAUSE_S, LAST_PAUSE_S)
         self._quiet_until = -math.inf
         self.again = math.inf
+        self.is_short = False
 
     def hear(self, *samples: DiskSample) -> bool:
         """Wake the pruner if a sample, one of each disk, is under its levels; whether it was woken."""
         self.again = math.inf
         known = [(sample, levels) for sample in samples if (levels := read_levels(self._log_path, sample.path))]
+        short = [(sample, levels) for sample, levels in known if _is_short(sample, levels)]
+        self.is_short = bool(short)
         if not known:
             return False
-        short = [(sample, levels) for sample, levels in known if _is_short(sample, levels)]
         if not short:
             self._pauses.reset()
             self._quiet_until = -math.inf
