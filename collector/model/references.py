@@ -8,6 +8,7 @@ Podman keeps what was built on a host under ``localhost/`` and finds it without 
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ _LATEST = "latest"
 _ID = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})", re.IGNORECASE)
 _WHOLE_ID = re.compile(r"(sha256:)?[0-9a-f]{64}", re.IGNORECASE)
 _MOST_SIMILAR = 3
+_LEAST_LIKENESS = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +169,17 @@ def _is_of(wanted: Reference, name: str) -> bool:
 
 
 def similar(text: str, images: Mapping[str, Collection[str]]) -> list[str]:
-    """Names that contain what a user wrote in vain, the shortest first: to ask whether one of these was meant."""
+    """Names to ask about where a user wrote one in vain.
+
+    Those that contain it, the shortest first; if none does, those whose end looks like it, the likest first.
+    """
     wanted = Reference.parse(text).repository
     names = {name for known in images.values() for name in known if "@" not in name}
-    found = (name for name in names if wanted and wanted in familiar(name))
-    return sorted(found, key=lambda name: (len(name), name))[:_MOST_SIMILAR]
+    if found := [name for name in names if wanted and wanted in familiar(name)]:
+        return sorted(found, key=lambda name: (len(name), name))[:_MOST_SIMILAR]
+    parts = wanted.count("/") + 1
+    ends: dict[str, list[str]] = {}
+    for name in sorted(names):
+        ends.setdefault("/".join(Reference.parse(familiar(name)).repository.split("/")[-parts:]), []).append(name)
+    like = difflib.get_close_matches(wanted, ends, n=_MOST_SIMILAR, cutoff=_LEAST_LIKENESS)
+    return [name for end in like for name in ends[end]][:_MOST_SIMILAR]

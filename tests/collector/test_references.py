@@ -115,6 +115,12 @@ def test_a_name_that_looks_like_an_id_is_a_name() -> None:
 def test_what_is_like_a_name_that_no_image_has() -> None:
     assert similar("docker.io/library/debian:11", IMAGES) == ["debian:latest", "docker.io/library/debian:12"]
     assert similar("", IMAGES) == []
+    # Letters that change places, one too few and one too many; an end of a name as well as the whole.
+    for text in ("biuld", "registry.example.org/group/app/biuld:1", "app/buid", "buildd:9"):
+        assert similar(text, {"sha256:1": ["registry.example.org/group/app/build:1"], **IMAGES}) == [
+            "registry.example.org/group/app/build:1"
+        ]
+    assert similar("nothing-like-it", IMAGES) == []
 
 
 PARTS = st.sampled_from(
