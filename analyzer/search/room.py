@@ -23,7 +23,8 @@ def on_share(trace: Trace, share: float) -> Trace:
 def headroom(trace: Trace) -> int:
     """Bytes to keep free for what is worse than the past: the largest image, a quarter more, and the most that arrived.
 
-    What arrives within the latency of a wake-up counts as one; what was there before takes none.
+    An image is as large as its pull makes it for a while. What arrives within the latency of a wake-up counts as one;
+    what was there before takes none.
     """
     demand = (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)
     image, at = np.unique(trace.image[demand], return_index=True)
@@ -39,7 +40,12 @@ def headroom(trace: Trace) -> int:
     time, total = time[order], np.concatenate(([0], np.cumsum(size[order])))
     begin = np.searchsorted(time, time - Wake().latency, side="left")
     arrived = int((total[1:] - total[begin]).max(initial=0))
-    return int(_LARGEST * int(trace.image_bytes[image].max())) + arrived
+    largest = trace.image_bytes.copy()
+    if len(trace.pull_space):
+        beside = np.zeros(trace.images, dtype=np.int64)
+        np.maximum.at(beside, np.repeat(np.arange(trace.images), np.diff(trace.first)), trace.pull_space)
+        largest += beside
+    return int(_LARGEST * int(largest[image].max())) + arrived
 
 
 def used_in_a_day(trace: Trace) -> int:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from analyzer.search.room import headroom
 from analyzer.simulation.cleaner import PolicyCleaner
 from analyzer.simulation.replay import replay
 from analyzer.trace import pull_space as module
@@ -40,6 +41,7 @@ def test_only_what_is_missing_takes_space() -> None:
     space = pull_space("overlay2", made.first, made.layer, made.layer_bytes)
     assert space.tolist() == [37, 30, 3]
     trace = replace(made, pull_space=space)
+    assert headroom(trace) == 1.25 * (110 + 30) + 110
     for reference in (True, False):
         cleaner = PolicyCleaner(Policy(threshold=Space.parse("1B"), interval=10.0), trace)
         result = replay(trace, cleaner, reference=reference, timeline=True)
