@@ -38,7 +38,7 @@ from collector.model.errors import LogBusyError, LogError, LogFullError
 from collector.model.events import Event
 from collector.model.paths import open_own
 
-PIECE = 50_000
+PIECE = 20_000
 """So many events are copied at once."""
 # With fewer to go others are kept out for the rest.
 _LAST_PIECE = 5_000
