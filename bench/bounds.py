@@ -135,7 +135,9 @@ def main() -> None:
             sizes.append(log.path.stat().st_size)
             for name, question in QUESTIONS.items():
                 costs[name].append(in_child(partial(question, engine, log)))
-        built = made_engine(Path(folder) / "built", 60.0)
+        place = Path(folder) / "built"
+        place.mkdir()
+        built = made_engine(place, 60.0)
         all_built = in_child(lambda: Collector(built, EventLog(Path(folder) / "built.duckdb")).once())
         for name, found in costs.items():
             rows.append((name, *(f"{one.seconds:.2f} s, {format_bytes(one.bytes)}" for one in found)))
