@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,11 +36,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from analyzer.search.classes import Found
-    from analyzer.search.fleet import Sweep
+    from analyzer.search.fleet import Findings, Sweep
     from analyzer.search.proposal import Found as Trials
     from analyzer.search.proposal import Proposal
     from analyzer.search.recommend import Recommendation
     from analyzer.search.trial import Trial
+    from analyzer.simulation.replay import Progress
 
 DEFAULT_SPLIT = "0.7"
 _MOST_WEIGHED = 256
@@ -104,8 +106,7 @@ def sweep(
     workers = spread.workers(len(sources))
     if len(sources) > 1:
         with patient_progress(f"replaying {len(sources)} hosts") as progress:
-            found, notes = on_each(sources, work, override, workers, progress)
-            chosen = _weighed(work, lambda trial: on_each(sources, trial, override, workers))
+            found, notes, chosen = _on_fleet(work, partial(on_each, sources, disk=override, workers=workers), progress)
         print_fleet(found, shown, [*contradicting(left_out), *notes], chosen, marked=True, front_only=front)
         return
     trace = sources[0].load(override)
@@ -113,6 +114,19 @@ def sweep(
         results = work(trace, progress).results
         chosen = _weighed(work, lambda trial: ([trial(trace)], []))
     print_sweep(trace, results, shown, left_out + len(candidates) - len(results), chosen, front_only=front)
+
+
+def _on_fleet(work: Sweep, each: Any, progress: Progress) -> tuple[list[Findings], list[str], Proposal | None]:
+    """A grid's results on each host, notes, and what is recommended of it, if it can be weighed in passing."""
+    from analyzer.search.proposal import Weighing, trials
+
+    if len(work.candidates) > _MOST_WEIGHED:
+        found, notes = each(work, progress=progress)
+        return found, notes, None
+    weighing = Weighing.of(work)
+    both, notes = each(weighing, progress=progress)
+    chosen = _weighed(work, lambda trial: trials(both) if trial == weighing.trial else each(trial))
+    return [one for one, _ in both], notes, chosen
 
 
 def _weighed(work: Sweep, run: Callable[[Trial], tuple[Trials, list[str]]]) -> Proposal | None:

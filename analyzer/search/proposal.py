@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from analyzer.search.fleet import Findings
+from analyzer.search.fleet import Findings, Sweep
 from analyzer.search.grid import Candidate
 from analyzer.search.recommend import Constraints, Recommendation, recommend
 from analyzer.search.trial import Trial
 from analyzer.simulation.cleaner import Trigger
+from analyzer.simulation.replay import Progress
 from analyzer.simulation.result import Result
-from collector.model.errors import HindsightError
+from analyzer.trace.trace import Trace
+from collector.model.errors import HindsightError, LogError
 from collector.model.units import format_bytes, format_count, format_duration
 from pruner.policy.policy import Policy
 
@@ -77,6 +79,50 @@ class Proposal:
 
 
 Found = list[tuple[Findings, Findings | None]]
+
+
+Weighed = tuple[Findings, tuple[Findings, Findings | None] | HindsightError]
+
+
+@dataclass(frozen=True, slots=True)
+class Weighing:
+    """Work on one host: a grid's results, and what is recommended by, from one reading of its history.
+
+    To read a history takes many times as long as to replay it under twenty policies.
+
+    Attributes:
+        sweep: the grid.
+        trial: what `propose` asks for first.
+    """
+
+    sweep: Sweep
+    trial: Trial
+
+    @classmethod
+    def of(cls, sweep: Sweep) -> Weighing:
+        """The work for a grid."""
+        return cls(sweep, Trial(sweep.candidates, (), DEFAULT_SHARE, sweep.pull_rate, sweep.trigger))
+
+    def __call__(self, trace: Trace, progress: Progress | None = None) -> Weighed:
+        """Both; an error where the history cannot be split. Raises LogError or UsageError, see `Sweep`."""
+        found = self.sweep(trace, progress)
+        try:
+            return found, self.trial(trace)
+        except HindsightError as error:
+            return found, LogError(str(error))
+
+
+def trials(both: Sequence[Weighed]) -> tuple[Found, list[str]]:
+    """What `Weighing` found for `propose`, with a note for each host on which it is impossible.
+
+    Raises:
+        HindsightError: it is on all of them.
+    """
+    failed = [(one, trial) for one, trial in both if isinstance(trial, HindsightError)]
+    if failed and len(failed) == len(both):
+        raise failed[0][1]
+    notes = [f"host {one.host} is left out: {error}" for one, error in failed]
+    return [trial for _, trial in both if not isinstance(trial, HindsightError)], notes
 
 
 def propose(
