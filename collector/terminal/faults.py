@@ -91,7 +91,8 @@ def _tell_misuse(error: Exception, program: str) -> int:
     text = message.replace("Value error, ", "").rstrip(".")
     if text.startswith("Got unexpected extra argument"):
         text += " (quote a glob, so that the shell leaves it whole)" if "--log" in _options(context) else ""
-    _tell(f"{command}: {text[:1].lower()}{text[1:]}: see `{command} --help`")
+    see = " See" if text.endswith("?") else ": see"
+    _tell(f"{command}: {text[:1].lower()}{text[1:]}{see} `{command} --help`")
     return UsageError.exit_status
 
 
