@@ -92,7 +92,11 @@ class EventLog:
     def exists(self) -> bool:
         """Whether there is a log; what a full disk left of one is none. Raises LogError where one may not look."""
         with in_one_line(self.path):
-            return self.path.exists() and not is_stub(self.path)
+            if not self.path.exists():
+                return False
+            if self.path.is_fifo() or self.path.is_char_device():
+                raise LogError(f"{self.path} is a pipe or device and no event log: name the log itself with --log")
+            return not is_stub(self.path)
 
     def append(self, events: Sequence[Event], mark: tuple[str, str] | None = None) -> int:
         """Store the events that are not stored yet, in order, all or none; return how many were new.
