@@ -1,7 +1,7 @@
 """Writes a log again without what is to go, and puts the new file in its place; nothing that is appended is lost.
 
 A DuckDB file never shrinks, and what is deleted from it can still be read there, so whatever leaves a log leaves it
-with its file. Events are copied a piece at a time, each with the log held for reading for less than a second, and
+with its file. Events are copied a piece at a time, each with the log held for reading for a moment, and
 others append in between. For the last piece those are kept out until the new file, whole and on the disk, has
 the old one's name. An end at any moment before leaves the old file as it is, and one after it the new file.
 """
