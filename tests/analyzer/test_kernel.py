@@ -337,7 +337,8 @@ def test_strict_least_recently_used_is_an_early_trigger_at_zero() -> None:
     known = [ImageFacts([(f"own{i}", int(size))]) for i, size in enumerate(sizes)]
     uses = [(float(t), int(i), float(t), Use.JOB) for t, i in enumerate(rng.zipf(1.3, 400) % 30)]
     trace = make_trace(known, uses, [DiskState(0, 100, 0)])
-    policy = Policy(threshold=Space.parse("0"), inode_threshold=Space.parse("0"), min_age=0.0, interval=100.0)
+    nothing = Space.parse("0")
+    policy = Policy(threshold=nothing, inode_threshold=nothing, min_age=0.0, interval=100.0, order="lru")
     at_once = Wake(0.0, math.inf)
     result = replay(trace, PolicyCleaner(policy, trace, trigger=Trigger.EVENT, wake=at_once))
     cache: dict[int, int] = {}

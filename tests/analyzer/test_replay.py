@@ -128,7 +128,7 @@ def test_a_removed_local_image_is_lost_until_it_is_built_again() -> None:
     trace = make_trace(images, uses, [DiskState(0, 100, 0)], end=15)
     kept = under(trace, policy())
     assert (kept.losses, [removal.image for removal in kept.removed]) == (0, [A, B])
-    lost = under(trace, policy(local_images="evict"))
+    lost = under(trace, policy(local_images="evict", order="lru"))
     assert [removal.image for removal in lost.removed] == [C]
     assert (lost.losses, lost.repulls, lost.hits) == (1, 0, 1)
 
