@@ -85,7 +85,7 @@ def test_the_status_says_from_when_on_a_recommendation_is_sound_and_what_to_do_n
     log.append([Event(int((now - 2 * 86400) * 1e9), Kind.COLLECTOR_STARTED), Event(int(now * 1e9), Kind.DISK_SAMPLED)])
     young = status(log, now)
     assert young.recommendation_from == pytest.approx(now + 4.5 * 86400, abs=1)
-    assert "`pruner plan`" in young.next_step
+    assert "`sudo pruner plan`" in young.next_step
     leave_levels(log.path, "/var/lib/docker", 5.0, 0.0)
     assert status(log, now).next_step.startswith("nothing")
     assert "start the collector" in status(log, now + 3600).next_step
