@@ -19,6 +19,7 @@ import duckdb
 from collector.eventlog import compaction, experience
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.rewrite import Change, Checkpoint, Rewritten, rewrite, tidy
+from collector.eventlog.schema import FOLDED
 from collector.eventlog.sql import sql_list
 from collector.model.errors import UsageError
 from collector.model.events import CONTAINERS, Effect, Event, Kind, with_effect
@@ -183,7 +184,7 @@ def _change(log: EventLog, cut_ns: int, now_ns: int) -> Change:
         facts = {"events_removed": before["thinned"]}
         return Event(now_ns, Kind.LOG_COMPACTED, began_ns=cut_ns, attributes=facts, identity=uuid.uuid4().hex)
 
-    tables = {f"base_{table}": f"FROM old.{table}" for table in ("experience", "habit", "open_use", "situation")}
+    tables = {f"base_{table}": f"FROM old.{table}" for table in FOLDED}
     tables["job"] = _JOBS
     return Change(lambda _: None, "FROM piece ANTI JOIN dropped USING (seq)", tables, record, prepare_piece)
 

@@ -32,7 +32,7 @@ from collector.eventlog.database import (
 )
 from collector.eventlog.log import EventLog, check_tables, migrate
 from collector.eventlog.rows import insert
-from collector.eventlog.schema import FUNCTIONS
+from collector.eventlog.schema import BASE, FOLDED, FUNCTIONS
 from collector.eventlog.settings import note_rewriting
 from collector.model.errors import LogBusyError, LogError, LogFullError
 from collector.model.events import Event
@@ -48,8 +48,7 @@ _RETRY_S = 0.02
 _MEMORY = "512MB"
 _LOCK = struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
 # Tables of which the last piece takes all there is then; jobs change only with events that speak of them.
-_FOLDED = ("experience", "habit", "open_use", "situation")
-_SMALL = ("image", "position", "host", "setting", "thinned_use", *_FOLDED, *(f"base_{table}" for table in _FOLDED))
+_SMALL = ("image", "position", "host", "setting", *FOLDED, *BASE)
 
 Checkpoint = Callable[[str], None]
 

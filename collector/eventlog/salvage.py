@@ -27,7 +27,7 @@ from collector.eventlog.database import (
 from collector.eventlog.header import repair
 from collector.eventlog.log import EventLog, migrate, newer
 from collector.eventlog.rows import insert
-from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION, TABLES
+from collector.eventlog.schema import BASE, MIGRATIONS, SCHEMA_VERSION, TABLES
 from collector.eventlog.settings import incomplete_until
 from collector.model.errors import LogBusyError, LogError
 from collector.model.events import Event, Kind
@@ -38,8 +38,7 @@ _MOST_ASIDE = 9
 # Rows are copied in such steps; where one fails, it is halved down to the least, which is lost.
 _ROWS, _LEAST_ROWS = 122_880, 2_048
 _MOST_FAILURES = 1_000
-_BASE = ("thinned_use", "base_experience", "base_habit", "base_open_use", "base_situation")
-_DATA = ("image", "job", "position", "host", "setting", *_BASE, "event")
+_DATA = ("image", "job", "position", "host", "setting", *BASE, "event")
 
 
 @dataclass(frozen=True, slots=True)

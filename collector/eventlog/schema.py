@@ -179,6 +179,9 @@ IDENTITY_VERSION = 7
 SCHEMA_VERSION = len(MIGRATIONS)
 TABLES = frozenset(re.findall(r"CREATE TABLE (\w+)", "".join(MIGRATIONS)))
 # What is folded of the events, and can be folded again.
+# What a compaction keeps of the events that it takes: their sums, and the projections that it folded them into.
+FOLDED = ("experience", "habit", "open_use", "situation")
+BASE = ("thinned_use", *(f"base_{table}" for table in FOLDED))
 PROJECTIONS = frozenset(
     ("compacted", "image_count", "kind_count", "projection", "experience", "habit", "open_use", "situation")
 )
