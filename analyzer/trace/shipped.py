@@ -25,7 +25,7 @@ from collector.model.errors import LogError
 from collector.model.units import format_count
 from collector.shipping import parts
 from collector.shipping.parts import Manifest, Name, Stream
-from collector.shipping.store import Folder, Store
+from collector.shipping.store import MOST_OF_MANIFEST, Folder, Store
 
 # Most of what one waits for at an object store is its answer.
 _AT_ONCE = 8
@@ -105,7 +105,7 @@ class ShippedLog(EventLog):
 
     def _manifest(self, name: Name) -> Manifest | str:
         """A manifest, or what is wrong with it."""
-        data = self._store.read(name.manifest(self._name))
+        data = self._store.read(name.manifest(self._name), MOST_OF_MANIFEST)
         try:
             return "it is gone" if data is None else Manifest.from_bytes(data)
         except ValueError as error:
@@ -130,7 +130,7 @@ class ShippedLog(EventLog):
         return [one for stream in self._without_clones(kept) for one in self._in_sequence(kept[stream])]
 
     def _owner(self) -> identity.KnownHost | None:
-        data = self._store.read(parts.owner_of(self._name))
+        data = self._store.read(parts.owner_of(self._name), MOST_OF_MANIFEST)
         try:
             return None if data is None else parts.owner_from(data)
         except ValueError as error:

@@ -14,7 +14,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 from obstore.store import S3Store
 
 from collector.model.errors import UsageError
-from collector.shipping.store import StoreError, StoreFullError
+from collector.shipping.store import MOST, StoreError, StoreFullError
 
 # A server that restarts is waited for; one that is gone is left to the next run.
 _RETRIES = {"max_retries": 6, "retry_timeout": timedelta(seconds=30)}
@@ -82,11 +82,14 @@ class Bucket:
             found = obstore.list_with_delimiter(self._store, prefix=prefix)["common_prefixes"]
             return sorted(str(path).rstrip("/").rpartition("/")[2] for path in found)
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, most: int = MOST) -> bytes | None:
         """See `Store`."""
         with self._in_one_line():
             try:
-                return bytes(obstore.get(self._store, name).bytes())
+                found = obstore.get(self._store, name)
+                if found.meta["size"] > most:
+                    return bytes(obstore.get_range(self._store, name, start=0, length=most))
+                return bytes(found.bytes())
             except FileNotFoundError as error:
                 if "NoSuchBucket" in str(error):
                     raise

@@ -27,7 +27,7 @@ from collector.model.events import Kind
 from collector.model.paths import open_own
 from collector.shipping import parts
 from collector.shipping.parts import Manifest, Name, Stream
-from collector.shipping.store import Store, StoreError
+from collector.shipping.store import MOST_OF_MANIFEST, Store, StoreError
 
 # So many events at once: the log is held for a second at most, and the part takes some megabytes.
 BATCH = 50_000
@@ -199,7 +199,7 @@ def _place(log: EventLog, store: Store, host: KnownHost, name: str, found: Shipp
 
 
 def _manifest(store: Store, name: str, part: Name) -> Manifest | None:
-    data = store.read(part.manifest(name))
+    data = store.read(part.manifest(name), MOST_OF_MANIFEST)
     try:
         return None if data is None else Manifest.from_bytes(data)
     except ValueError:

@@ -20,6 +20,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _INCOMING = ".incoming"
 _MODE = 0o666  # as far as the umask allows
 S3 = "s3://"
+# What others wrote into a shared store is not read without end, bytes.
+MOST, MOST_OF_MANIFEST = 2**31, 2**20
 
 
 class StoreError(HindsightError):
@@ -43,8 +45,8 @@ class Store(Protocol):
     def folders(self, prefix: str) -> list[str]:
         """The names directly below a prefix that are not files, without the prefix, in order."""
 
-    def read(self, name: str) -> bytes | None:
-        """The contents of a file; None: there is none."""
+    def read(self, name: str, most: int = MOST) -> bytes | None:
+        """The contents of a file, so many bytes of it at most; None: there is none."""
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file, in place of one of that name."""
@@ -125,7 +127,7 @@ class Folder:
             place = self.path / prefix
             return sorted(path.name for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, most: int = MOST) -> bytes | None:
         """See `Store`."""
         with self._in_one_line():
             try:
@@ -133,7 +135,7 @@ class Folder:
             except FileNotFoundError:
                 return None
             with os.fdopen(descriptor, "rb") as file:
-                return file.read()
+                return file.read(most)
 
     def write(self, name: str, data: bytes) -> None:
         """See `Store`."""
@@ -151,7 +153,7 @@ class Folder:
                 except OSError:  # not every file system has hard links
                     if not (self.path / name).exists():
                         fresh.replace(self.path / name)
-            return (self.path / name).read_bytes()
+            return self.read(name) or b""
 
     @contextmanager
     def _incoming(self, name: str, data: bytes) -> Iterator[Path]:

@@ -29,7 +29,7 @@ from collector.model.events import Event, Kind
 from collector.shipping.bucket import Bucket
 from collector.shipping.parts import Manifest, Name
 from collector.shipping.ship import ship
-from collector.shipping.store import Folder, StoreError, open_store
+from collector.shipping.store import MOST_OF_MANIFEST, Folder, StoreError, open_store
 from tests.analyzer.command import analyzer
 from tests.analyzer.test_fleet import assert_same
 from tests.analyzer.test_loading import T0, S, observed, sample
@@ -362,6 +362,21 @@ def test_a_damaged_part_is_set_aside_with_a_line_and_the_rest_counts(log: EventL
     said = analyzer("simulate", "--log", str(store.path), "--baseline", "none", "--threshold", "10%")
     assert said.returncode == 0
     assert f"{gone.manifest('runner')} set aside: its events are damaged" in said.stdout + said.stderr
+
+
+def test_a_manifest_without_end_is_read_to_a_limit(log: EventLog, store: Folder) -> None:
+    ship(log, store)
+    first = part(store, "2023-11-15")
+    whole = (store.path / first.manifest("runner")).read_bytes()
+    (store.path / first.manifest("runner")).write_bytes(whole + b" " * MOST_OF_MANIFEST)
+    assert store.read(first.manifest("runner"), 3) == whole[:3]
+    read = shipped(store)
+    assert rows(read)
+    assert [note for note in read.notes if "set aside" in note] == []  # blanks at its end change nothing
+    (store.path / first.manifest("runner")).write_bytes(b" " * MOST_OF_MANIFEST + whole)
+    read = shipped(store)
+    assert rows(read)
+    assert [note for note in read.notes if note.startswith(f"{first.manifest('runner')} set aside: ")] != []
 
 
 def test_nothing_that_can_be_read_is_one_line(log: EventLog, store: Folder) -> None:
