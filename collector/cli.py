@@ -21,6 +21,14 @@ from collector.terminal.sparkline import sparkline
 if TYPE_CHECKING:
     from collector.job_sources import ingest
     from collector.queries import status as reports
+    from collector.shipping.store import Store
+
+ArchiveOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEST", help="Ship what is new there before anything is thinned; see `ship`.", show_default="none"
+    ),
+]
 
 app = typer.Typer(
     name="collector",
@@ -89,6 +97,7 @@ def run(
         str | None,
         typer.Option(metavar="SIZE", help="Keep less than that where the log's file is larger.", show_default="none"),
     ] = None,
+    archive: ArchiveOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
 ) -> None:
     """Follow the engine's events until SIGTERM."""
@@ -121,6 +130,7 @@ def run(
     largest = _size("--max-size", max_size)
     limits = [] if parse_keep(keep) == math.inf and largest is None else ["--keep", keep]
     limits += [] if max_size is None else ["--max-size", max_size]
+    limits += [] if archive is None or _archive(archive) is None or not limits else ["--archive", archive]
     upkeep = Upkeep(opened.path, limits)
     collector = Collector(DockerEngine(host), opened, schedule, None, exporter, runner_log, host_page, upkeep)
     if once:
@@ -253,6 +263,10 @@ def status(
     console.print_table(("EVENT", "COUNT"), counts, right=("COUNT",))
 
 
+def _thinned(found: reports.Status) -> str:
+    return "" if found.whole_since is None else f"; whole from {format_time(found.whole_since)} on, before thinned"
+
+
 def _state(found: reports.Status) -> list[tuple[str, str]]:
     share = "-" if not found.total_bytes or found.free_bytes is None else f"{found.free_bytes / found.total_bytes:.1%}"
     facts = [
@@ -263,7 +277,7 @@ def _state(found: reports.Status) -> list[tuple[str, str]]:
         ("images", f"{found.images:,}" + (f" ({format_bytes(found.image_bytes)})" if found.image_bytes else "")),
         ("log", f"{found.log} ({format_bytes(found.file_bytes)}, schema {found.schema_version})"),
         ("min age", found.min_age),
-        ("events", f"{found.events:,}, from {format_time(found.first_event)}"),
+        ("events", f"{found.events:,}, from {format_time(found.first_event)}{_thinned(found)}"),
         ("last event", f"{format_time(found.last_event)} (recorded {format_duration(found.lag_seconds)} ago)"),
         ("gaps", f"{found.gaps} ({format_duration(found.gap_seconds)})"),
         ("observed", _witnessed(found)),
@@ -479,6 +493,7 @@ def compact(
         str | None,
         typer.Option(metavar="SIZE", help="Keep less than that where the file is larger.", show_default="none"),
     ] = None,
+    archive: ArchiveOption = None,
     if_due: Annotated[
         bool, typer.Option("--if-due", help="Do nothing before a month's events, or no others, can be thinned.")
     ] = False,
@@ -496,7 +511,18 @@ def compact(
 
     largest = _size("--max-size", max_size)
     least_s = retention.OFTEN_S if if_due else 0.0
-    found = retention.compact(console.open_log(log), retention.parse_keep(keep), largest, least_s=least_s, pause=pause)
+    opened = console.open_log(log)
+
+    store = _archive(archive)
+
+    def ship_all() -> None:
+        if store is not None:
+            from collector.shipping.ship import ship as ship_log
+
+            ship_log(opened, store)
+
+    kept = retention.parse_keep(keep)
+    found = retention.compact(opened, kept, largest, least_s=least_s, pause=pause, archive=ship_all)
     if output is Format.JSON:
         console.print_json(found.to_json())
         return
@@ -510,6 +536,13 @@ def compact(
         console.print_as_is(
             f"note: {format_bytes(found.bytes_after)} are more than --max-size: less than 30 d are never kept", err=True
         )
+
+
+def _archive(place: str | None) -> Store | None:
+    """Where a compaction ships to first. Raises UsageError."""
+    from collector.shipping.store import open_store
+
+    return None if place is None else open_store(place)
 
 
 def _size(option: str, text: str | None) -> int | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -83,6 +84,7 @@ def compact(
     least_s: float = 0.0,
     now: float | None = None,
     pause: float = 0.0,
+    archive: Callable[[], object] = lambda: None,
     at: Checkpoint = lambda _: None,
 ) -> Compacted:
     """Thin what is older than is to be kept, and write the log again without it.
@@ -94,6 +96,7 @@ def compact(
         least_s: do nothing, unless the history would begin to be whole so much later than it does, seconds.
         now: what time it is, UTC seconds.
         pause: see `rewrite`.
+        archive: called before anything is thinned; what it raises leaves the log as it is.
         at: see `rewrite`.
 
     Raises:
@@ -109,6 +112,7 @@ def compact(
             tidy(log.path)
         events = log.query("SELECT count(*) FROM event")[0][0]
         return Compacted(None if known_ns is None else known_ns / 1e9, events, 0, size, size, 0.0)
+    archive()
     found = rewrite(log, _change(log, cut_ns, now_ns), pause=pause, at=at)
     if found is None:
         found = Rewritten(size, size, 0, log.query("SELECT count(*) FROM event")[0][0], 0.0)

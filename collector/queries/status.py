@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from collector.eventlog.database import files_aside, spool_path
 from collector.eventlog.identity import label_of
 from collector.eventlog.log import ONLY_KEPT, EventLog
+from collector.eventlog.retention import WHOLE_SINCE
 from collector.eventlog.spool import Spool
 from collector.eventlog.sql import sql_list, sql_names
 from collector.machine.prune_runs import Fruitless, read_runs
@@ -60,6 +61,7 @@ class Status:
     `failures` says which pulls and jobs failed in the last 7 days.
     `standstill` has the latest runs of the pruner that removed nothing though space was short; None: there is none
     since one that did or had nothing to do. `target_reached` is when one last ended with enough space; None: not known.
+    `whole_since` is from when on the history is whole: older events were thinned; None: from its beginning.
     `recommendation_from` is from when on the history is long enough for `analyzer recommend`; None: it has not begun.
     `next_step` says what to do next.
     `free_history` has the least free space of each of up to 168 equal intervals in the last week of disk samples.
@@ -93,6 +95,7 @@ class Status:
     min_age: str
     standstill: Fruitless | None
     target_reached: float | None
+    whole_since: float | None
     recommendation_from: float | None
     next_step: str
 
@@ -240,6 +243,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
         history = connection.execute(_FREE_HISTORY, [host, host]).fetchall()
         failures = read_failures(connection, host, now - 7 * DAY_S)
         name = label_of(connection, host)
+        whole_since = connection.execute(WHOLE_SINCE, [host]).fetchall()[0][0]
         images = connection.execute("SELECT count(*) FROM present_images WHERE host = ?", [host]).fetchall()[0][0]
     runs = read_runs(log.path)
     free, total, path, image_bytes, *_ = disk[0] if disk else (None,) * 4
@@ -274,6 +278,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
         min_age=read_min_age(log.path),
         standstill=runs.row,
         target_reached=runs.reached,
+        whole_since=None if whole_since is None else whole_since / _NS,
         recommendation_from=sound,
         next_step=_next_step(
             watching=unwatched is None and seen.first is not None,

@@ -118,11 +118,14 @@ def test_parquet_of_something_else_is_refused_in_one_line(log: EventLog, tmp_pat
 
 
 def test_a_policy_file_without_end_is_refused(log: EventLog, tmp_path: Path) -> None:
-    policy = tmp_path / "policy.toml"
-    policy.write_text("include = '/dev/zero'\n")
-    done = analyzer("simulate", "--log", str(log.path), "--policy", str(policy))
-    assert done.returncode == 2
-    assert done.stderr.endswith("cannot be read: File too large\n")
+    policy, base = tmp_path / "policy.toml", tmp_path / "base.toml"
+    with base.open("wb") as file:
+        file.truncate(2**40)
+    for included, why in (("/dev/zero", "it is not a regular file"), (str(base), "File too large")):
+        policy.write_text(f"include = '{included}'\n")
+        done = analyzer("simulate", "--log", str(log.path), "--policy", str(policy))
+        assert done.returncode == 2
+        assert done.stderr.endswith(f"cannot be read: {why}\n")
 
 
 @pytest.mark.parametrize("columns", [0, 1, 10**11])

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from analyzer.trace.load import DiskOverride, load_trace
@@ -22,7 +23,10 @@ from collector.model.errors import LogFullError, UsageError
 from collector.model.events import Event, Kind
 from collector.queries.check import check
 from collector.queries.jobs import jobs
+from collector.queries.status import status
 from collector.queries.story import stories
+from collector.shipping.ship import ship
+from collector.shipping.store import StoreError, open_store
 from tests.collector.test_compaction import IMAGES, KINDS, History, answers
 
 S = 10**9
@@ -187,3 +191,25 @@ def test_the_command_says_what_it_won(log: EventLog) -> None:
     assert (shown.returncode, shown.stderr.count("\n")) == (2, 1)
     shown = subprocess.run([*command, "--format", "json"], capture_output=True, text=True, check=True)
     assert json.loads(shown.stdout)["bytes_before"] > 0
+
+
+def test_an_archive_has_what_a_compaction_thins_or_nothing_is_thinned(tmp_path: Path) -> None:
+    log, now = filled(tmp_path / "log", 3)
+    before = log.query("SELECT count(*) FROM event")[0][0]
+    archive = tmp_path / "archive"
+    archive.touch()
+    with pytest.raises(StoreError):
+        compact(log, KEEP, now=now, archive=lambda: ship(log, open_store(str(archive))))
+    assert log.query("SELECT count(*) FROM event")[0][0] == before
+    assert whole_since_ns(log) is None
+    archive.unlink()
+    compact(log, KEEP, now=now, archive=lambda: ship(log, open_store(str(archive))))
+    assert log.query("SELECT count(*) FROM event WHERE kind <> 'log_compacted'")[0][0] < before
+    shipped = [str(path) for path in (archive / "event").rglob("*.parquet")]
+    assert duckdb.execute("SELECT count(DISTINCT seq) FROM read_parquet(?)", [shipped]).fetchall() == [(before,)]
+    assert status(log, now).whole_since == (whole_since_ns(log) or 0) / S
+    program = [sys.executable, "-c", "from collector.entry import collector; collector()", "compact"]
+    done = subprocess.run(
+        [*program, "--log", str(log.path), "--archive", str(archive)], capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
