@@ -194,7 +194,8 @@ def _host(engine: Engine, log: EventLog, info: EngineInfo) -> Iterator[Finding]:
     if not log.exists():
         return
     here = this_machine(info)
-    known = {"machine ID": here.machine, "hardware ID": here.hardware, "engine ID": here.engine}
+    root = None if here.engine else here.data_root
+    known = {"machine ID": here.machine, "hardware ID": here.hardware, "engine ID": here.engine, "data root": root}
     by = ", ".join(name for name, value in known.items() if value is not None)
     try:
         log.claim(here, readonly=True)

@@ -48,20 +48,18 @@ class Entry:
     is_bucket: bool
 
 
-def read_buckets(path: Path, keys: Sequence[Sequence[bytes]]) -> list[dict[bytes, bytes] | None]:
-    """The plain values of some buckets, all of the same state of the database.
+def read_in_children(path: Path, way: Sequence[bytes], rest: Sequence[bytes]) -> list[dict[bytes, bytes]]:
+    """The plain values of one bucket in each bucket in a bucket; those that lack it give none.
 
     Args:
         path: the file.
-        keys: of each bucket the keys that lead to it from the root.
-
-    Returns:
-        For each bucket its values by key; None: there is none.
+        way: the keys that lead to the bucket from the root.
+        rest: the keys that lead on from each bucket in it.
 
     Raises:
         BoltError: it cannot be read, or is changed faster than it can be read.
     """
-    return _read(path, lambda pages: [_bucket(pages, way) for way in keys])
+    return _read(path, lambda pages: list(_in_children(pages, way, rest)))
 
 
 def read_of_children(path: Path, way: Sequence[bytes], key: bytes) -> list[bytes]:
@@ -78,11 +76,23 @@ def read_of_children(path: Path, way: Sequence[bytes], key: bytes) -> list[bytes
     return _read(path, lambda pages: list(_of_children(pages, way, key)))
 
 
-def _of_children(pages: _Pages, way: Sequence[bytes], key: bytes) -> Iterator[bytes]:
-    page = _page(pages, way)
+def _children(pages: _Pages, way: Sequence[bytes]) -> Iterator[bytes]:
+    """The topmost page of each bucket in a bucket."""
+    page = _page(pages, pages.read(pages.root), way)
     for child in _entries(pages, page) if page is not None else ():
-        inner = _inside(pages, child) if child.is_bucket else None
-        if inner is not None and (entry := _seek(pages, inner, key)) is not None:
+        if child.is_bucket:
+            yield _inside(pages, child)
+
+
+def _in_children(pages: _Pages, way: Sequence[bytes], rest: Sequence[bytes]) -> Iterator[dict[bytes, bytes]]:
+    for child in _children(pages, way):
+        if (page := _page(pages, child, rest)) is not None:
+            yield {entry.key: entry.value for entry in _entries(pages, page) if not entry.is_bucket}
+
+
+def _of_children(pages: _Pages, way: Sequence[bytes], key: bytes) -> Iterator[bytes]:
+    for child in _children(pages, way):
+        if (entry := _seek(pages, child, key)) is not None:
             yield entry.value
 
 
@@ -171,16 +181,8 @@ class _Pages:
         return raw + os.pread(self._descriptor, overflow * self._size, offset + self._size) if overflow else raw
 
 
-def _bucket(pages: _Pages, way: Sequence[bytes]) -> dict[bytes, bytes] | None:
-    page = _page(pages, way)
-    if page is None:
-        return None
-    return {entry.key: entry.value for entry in _entries(pages, page) if not entry.is_bucket}
-
-
-def _page(pages: _Pages, way: Sequence[bytes]) -> bytes | None:
-    """The topmost page of a bucket; None: there is none."""
-    page = pages.read(pages.root)
+def _page(pages: _Pages, page: bytes, way: Sequence[bytes]) -> bytes | None:
+    """The topmost page of a bucket somewhere in another; None: there is none."""
     for key in way:
         entry = _seek(pages, page, key)
         if entry is None or not entry.is_bucket:

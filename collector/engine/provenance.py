@@ -22,12 +22,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from collector.engine.bolt import BoltError, read_buckets
+from collector.engine.bolt import BoltError, read_in_children
 from collector.model.origin import Origin
 from collector.model.untrusted import mapping, objects, read_object
 
 _METADATA = "io.containerd.metadata.v1.bolt/meta.db"
-_NAMESPACE = b"moby"
 _SOURCE = b"containerd.io/distribution.source."
 _MOST_BYTES = 8 * 2**20
 
@@ -52,14 +51,17 @@ def by_content(root: str, image: str) -> Origin:
         root: the root of the containerd that keeps it.
         image: image ID: the digest of a manifest, or of an index of manifests.
     """
-    way = (b"v1", _NAMESPACE, b"content", b"blob", image.encode(), b"labels")
+    # Whatever the engine's namespace is called (under userns-remap it is not "moby"), what any of them pulled is in a
+    # registry: the ID is a digest.
+    rest = (b"content", b"blob", image.encode(), b"labels")
     try:
-        (labels,) = read_buckets(Path(root) / _METADATA, [way])
+        found = read_in_children(Path(root) / _METADATA, (b"v1",), rest)
     except BoltError:
         return Origin.UNKNOWN
-    if labels is None:
+    if not found:
         return Origin.UNKNOWN
-    return Origin.REGISTRY if any(label.startswith(_SOURCE) for label in labels) else Origin.LOCAL
+    is_pulled = any(label.startswith(_SOURCE) for labels in found for label in labels)
+    return Origin.REGISTRY if is_pulled else Origin.LOCAL
 
 
 def by_manifests(data_root: str, image: str) -> Origin:

@@ -73,6 +73,9 @@ class Identity:
             if self.engine != here.engine and not same_place:
                 return f"it was recorded on another engine (ID {self.engine}, not {here.engine})"
             return None
+        # Podman has no ID: the log of one engine would go on with what another holds.
+        if self.data_root is not None and here.data_root not in {None, self.data_root}:
+            return f"it was recorded on another engine (data root {self.data_root}, not {here.data_root})"
         if machine is None and self.name != here.name:
             return f"only its name says whose it is, and this host is called '{here.name}'"
         return None
@@ -80,6 +83,8 @@ class Identity:
     def updated(self, here: Identity) -> Identity:
         """What is known of the host with what is seen here."""
         seen = {field: value for field, value in asdict(here).items() if value is not None}
+        if here.data_root is not None:
+            seen["engine"] = here.engine  # of an engine that has an ID, or of Podman
         return replace(self, **seen)
 
 

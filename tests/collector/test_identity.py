@@ -66,6 +66,7 @@ def test_a_renamed_host_keeps_its_history_and_the_change_is_an_event(log: EventL
         (Identity("runner", "m1", None, "E2", "/data/docker"), "another engine"),
         (Identity("runner", None, None, "E2", "/var/lib/docker"), "another engine"),
         (Identity("runner", "m2", None, None, "/var/lib/containers"), "another machine"),
+        (Identity("runner", "m1", None, None, "/var/lib/containers/storage"), "another engine"),  # Podman, after Docker
     ],
 )
 def test_a_log_of_another_host_is_asked_about(log: EventLog, here: Identity, why: str) -> None:
@@ -86,6 +87,19 @@ def test_what_is_surely_the_same_host_goes_on(log: EventLog, here: Identity) -> 
     log.claim(HERE)
     log.claim(here)
     assert EventLog(log.path).host == "runner"
+
+
+def test_engines_without_an_id_are_told_apart_by_where_they_keep_what_they_hold(log: EventLog) -> None:
+    podman = replace(HERE, engine=None, data_root="/home/ci/.local/share/containers/storage")
+    log.claim(podman)
+    for other in (HERE, replace(podman, data_root="/var/lib/containers/storage")):
+        with pytest.raises(LogError, match=r"another engine \(data root /home/ci/.*, not /var/lib/"):
+            log.claim(other)
+    log.adopt(HERE)
+    log.adopt(podman)
+    assert log.claim(podman) == []
+    with pytest.raises(LogError, match="another engine"):
+        log.claim(HERE)
 
 
 def test_a_log_of_another_machine_is_not_written_to_before_it_is_adopted(log: EventLog, host: Any) -> None:

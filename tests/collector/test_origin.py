@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from collector.daemon.arrivals import Arrivals
 from collector.daemon.presence import Presence
-from collector.engine.bolt import BoltError, read_buckets
+from collector.engine.bolt import BoltError, _fnv, read_in_children
 from collector.engine.provenance import by_content, by_identity, by_manifests
 from collector.model.events import Event, Kind
 from collector.model.observation import ImageObservation
@@ -73,9 +75,49 @@ def test_a_file_that_is_no_metadata_tells_nothing(tmp_path: Path, content: bytes
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     with pytest.raises(BoltError):
-        read_buckets(path, [(b"v1",)])
+        read_in_children(path, (b"v1",), ())
     assert by_content(str(tmp_path), IMAGE) is Origin.UNKNOWN
     assert by_content(str(tmp_path / "elsewhere"), IMAGE) is Origin.UNKNOWN
+
+
+def leaf(bucket: dict[bytes, Any]) -> bytes:
+    """A leaf page of a bolt database; the buckets in it lie inside."""
+    heads, data = b"", b""
+    for number, (key, value) in enumerate(sorted(bucket.items())):
+        kept = value if isinstance(value, bytes) else bytes(16) + leaf(value)
+        heads += struct.pack(
+            "<IIII", not isinstance(value, bytes), 16 * (len(bucket) - number) + len(data), len(key), len(kept)
+        )
+        data += key + kept
+    return struct.pack("<QHHI", 0, 0x02, len(bucket), 0) + heads + data
+
+
+def write_metadata(path: Path, namespaces: dict[bytes, dict[bytes, bytes]]) -> None:
+    """The metadata of a containerd: in each namespace an image with such labels."""
+    held = {name: {b"content": {b"blob": {IMAGE.encode(): {b"labels": one}}}} for name, one in namespaces.items()}
+    meta = struct.pack("<IIIIQQQQQ", 0xED0CDAED, 2, 4096, 0, 1, 0, 0, 0, 1)
+    first = struct.pack("<QHHI", 0, 0x04, 0, 0) + meta + _fnv(meta).to_bytes(8, "little")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(first.ljust(4096, b"\0") + leaf({b"v1": {b"version": b"3", **held}}).ljust(4096, b"\0"))
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "expected"),
+    [
+        ({b"moby": {b"containerd.io/distribution.source.docker.io": b"debian"}}, Origin.REGISTRY),
+        # With user namespaces the engine's is called so; others may keep the same image.
+        ({b"moby-300000.300000": {b"containerd.io/distribution.source.docker.io": b"debian"}}, Origin.REGISTRY),
+        ({b"ci": {b"other": b""}, b"k8s.io": {b"containerd.io/distribution.source.x": b"y"}}, Origin.REGISTRY),
+        ({b"moby-300000.300000": {b"containerd.io/gc.ref.content.0": b"x"}}, Origin.LOCAL),
+        ({}, Origin.UNKNOWN),
+    ],
+)
+def test_the_labels_of_an_image_are_read_in_whatever_namespace_it_is(
+    tmp_path: Path, namespaces: dict[bytes, dict[bytes, bytes]], expected: Origin
+) -> None:
+    write_metadata(tmp_path / "io.containerd.metadata.v1.bolt/meta.db", namespaces)
+    assert by_content(str(tmp_path), IMAGE) is expected
+    assert by_content(str(tmp_path), "sha256:" + "0c" * 32) is Origin.UNKNOWN
 
 
 def test_who_knows_best_is_heard() -> None:
