@@ -15,13 +15,28 @@ from typing import Any
 from tests.engine.leftovers import end_processes, remove_cgroup
 
 ROOT = Path("/var/cache/docker-hindsight-tests/systemd-root")
+TRIXIE_ROOT = ROOT.with_name("trixie-root")
 _PROJECT = Path(__file__).parents[2]
 _PATIENCE_S = 120.0
 _PROGRAMS = "/opt/docker-hindsight/bin"
 _numbers = itertools.count(1)
 
-# What would touch the kernel that the host shares, or needs what a container lacks.
+# What would touch the kernel that the host shares, or needs what a container lacks: a console, a network, hardware.
 _MASKED = (
+    "apt-daily-upgrade.timer",
+    "apt-daily.timer",
+    "console-getty.service",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "fstrim.timer",
+    "getty.target",
+    "podman-auto-update.service",
+    "podman-auto-update.timer",
+    "podman-restart.service",
+    "systemd-networkd.service",
+    "systemd-resolved.service",
+    "systemd-timesyncd.service",
+    "systemd-udevd.service",
     "systemd-sysctl.service",
     "systemd-modules-load.service",
     "systemd-logind.service",
@@ -66,12 +81,12 @@ exec env -i container=docker-hindsight-test PATH=/usr/sbin:/usr/bin:/sbin:/bin /
 """
 
 
-def unavailable() -> str | None:
-    """Why no machine can be booted here; None: it can."""
+def unavailable(root: Path = ROOT) -> str | None:
+    """Why no machine can be booted here from a root file system; None: it can."""
     if os.geteuid() != 0:
         return "a machine of its own needs root"
-    if not (ROOT / ".complete").exists():
-        return f"no {ROOT}: run .ci/install-packages"
+    if not (root / ".complete").exists():
+        return f"no {root}: run .ci/install-packages"
     if _cgroup2() is None:
         return "no cgroup2 hierarchy is mounted"
     return None
@@ -110,13 +125,23 @@ class Machine:
         programs: the environment to be seen at /opt/docker-hindsight; None: it has none.
         engine: an engine's folder, to be seen at /run/engine.
         disk: a mount point to be seen at the same place.
+        root: the root file system that it boots from; what is written there is gone with the machine.
     """
 
-    def __init__(self, folder: Path, programs: Path | None, engine: Path, disk: Path, state_root: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        programs: Path | None,
+        engine: Path,
+        disk: Path,
+        state_root: Path,
+        root: Path = ROOT,
+    ) -> None:
         for name in ("root", "written", "seed/etc/systemd/system"):
             (folder / name).mkdir(parents=True)
         for unit in _MASKED:
             (folder / "seed/etc/systemd/system" / unit).symlink_to("/dev/null")
+        (folder / "seed/etc/machine-id").touch()  # each boots with an identity of its own
         self.folder = folder
         mounted = _cgroup2()
         assert mounted is not None
@@ -124,7 +149,7 @@ class Machine:
         self._cgroup.mkdir()
         (state_root / "cgroups").mkdir(exist_ok=True)
         (state_root / "cgroups" / self._cgroup.name).write_text(str(self._cgroup))
-        paths = {"STATE": folder, "LOWER": ROOT, "PROGRAMS": programs or "", "ENGINE": engine, "DISK": disk}
+        paths = {"STATE": folder, "LOWER": root, "PROGRAMS": programs or "", "ENGINE": engine, "DISK": disk}
         spaces = ("--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup")
         enter = f"echo $$ >{self._cgroup}/cgroup.procs; exec unshare {' '.join(spaces)} --fork --kill-child"
         with (folder / "boot.log").open("wb") as log:

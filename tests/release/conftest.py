@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,16 +14,28 @@ from tests.needs import cannot_run
 from tools.dist import SUITES, debian_package
 
 
+@pytest.fixture
+def root() -> Path:
+    """What the machine boots from; a test that is parametrised with `root` boots from others, too."""
+    return machines.ROOT
+
+
 @pytest.fixture(scope="session")
-def package(state_root: Path) -> Path:
-    """The package for the release that the machines run."""
-    if (reason := machines.unavailable()) is not None:
+def package_for(state_root: Path) -> Callable[[str], Path]:
+    """Builds the package for a Debian release, once for all tests."""
+    return cache(lambda suite: debian_package(suite, state_root / "deb" / suite))
+
+
+@pytest.fixture
+def package(package_for: Callable[[str], Path], root: Path) -> Path:
+    """The package for the release that the machine runs."""
+    if (reason := machines.unavailable(root)) is not None:
         cannot_run(reason)
-    release = dict(line.split("=", 1) for line in (machines.ROOT / "etc/os-release").read_text().splitlines())
+    release = dict(line.split("=", 1) for line in (root / "etc/os-release").read_text().splitlines())
     suite = release["VERSION_CODENAME"]
     if suite not in SUITES:
         cannot_run(f"there is no package for {suite}")
-    return debian_package(suite, state_root / "deb")
+    return package_for(suite)
 
 
 @pytest.fixture
