@@ -7,6 +7,7 @@ read without privilege, unless /proc is hidden or a file is closed.
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import socket
@@ -21,7 +22,7 @@ from collector.engine.surroundings import UNIX, read_json
 from collector.model.errors import EngineError
 from collector.model.observation import EngineInfo, Place
 from collector.model.paths import read_bounded
-from collector.model.untrusted import mapping, text
+from collector.model.untrusted import mapping, text, texts
 
 CONTAINERD_ROOT_VARIABLE = "DOCKER_HINDSIGHT_CONTAINERD_ROOT"
 IMAGES, CONTENT, CONTAINERS, VOLUMES, BUILD_CACHE = "images", "content", "containers", "volumes", "build cache"
@@ -159,9 +160,8 @@ def _root_of(processes: Sequence[_Process], address: str, own: str) -> tuple[str
     wanted = os.path.realpath(address)
     for process in _containerds(processes):
         config_path = Path(process.option("--config", "-c") or _DEFAULT_CONFIG)
-        config = _toml(config_path)
-        grpc = config.get("grpc")
-        listens = process.option("--address", "-a") or (grpc.get("address") if isinstance(grpc, dict) else None)
+        config = _configuration(config_path)
+        listens = process.option("--address", "-a") or mapping(config.get("grpc")).get("address")
         if os.path.realpath(str(listens or _DEFAULT_ADDRESS)) != wanted:
             continue
         root = process.option("--root") or config.get("root")
@@ -170,7 +170,7 @@ def _root_of(processes: Sequence[_Process], address: str, own: str) -> tuple[str
         if config or not _is_closed(config_path):
             return _DEFAULT_ROOT, f"the usual root of a containerd (process {process.number} names no other)"
     if wanted == os.path.realpath(_DEFAULT_ADDRESS) and not _is_closed(_DEFAULT_CONFIG):
-        root = _toml(_DEFAULT_CONFIG).get("root") or _DEFAULT_ROOT
+        root = _configuration(_DEFAULT_CONFIG).get("root") or _DEFAULT_ROOT
         return str(root), f"as {_DEFAULT_CONFIG} says, or by default"
     # The engine's own containerd has its socket beside the engine's other files of its run.
     if address.endswith("/docker/containerd/containerd.sock"):
@@ -255,6 +255,18 @@ def _is_contained(folder: Path) -> bool:
     status = (folder / "status").read_text(errors="replace").splitlines()
     numbers = next((line.split()[1:] for line in status if line.startswith("NSpid:")), [])
     return len(numbers) > 1
+
+
+def _configuration(path: Path, seen: frozenset[Path] = frozenset()) -> dict[str, Any]:
+    """A containerd's configuration with the files that it imports; as there, those count more."""
+    config = _toml(path)
+    for pattern in texts(config.get("imports")):
+        for name in sorted(glob.glob(os.path.join(path.parent, pattern))):  # noqa: PTH118, PTH207 - it may be absolute
+            if Path(name) not in seen:
+                found = _configuration(Path(name), seen | {path, Path(name)})
+                grpc = mapping(config.get("grpc")) | mapping(found.get("grpc"))
+                config |= {key: value for key, value in found.items() if value} | {"grpc": grpc}
+    return config
 
 
 def _toml(path: Path) -> dict[str, Any]:

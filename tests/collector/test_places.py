@@ -36,3 +36,17 @@ def test_a_job_that_calls_itself_containerd_moves_no_images(tmp_path: Path, monk
     run(proc, 7, "/usr/bin/containerd", "--config", str(config))
     info = {"DockerRootDir": str(tmp_path), "Containerd": {"Address": ADDRESS}}
     assert containerd_root(info, "unix:///nonexistent.sock")[0] == "/true"
+
+
+def test_what_a_containerds_configuration_imports_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proc, config, more = tmp_path / "proc", tmp_path / "config.toml", tmp_path / "conf.d"
+    for folder in (proc, more):
+        folder.mkdir()
+    config.write_text(f'root = "/early"\nimports = ["conf.d/*.toml"]\n[grpc]\naddress = "{ADDRESS}"\n')
+    # One that imports itself ends, too.
+    (more / "root.toml").write_text(f'root = "/late"\nimports = ["{more}/*.toml", 5]\n[grpc]\nuid = 7\n')
+    (more / "torn.toml").write_text("root = ")
+    monkeypatch.setattr(places, "_PROC", proc)
+    run(proc, 7, "/usr/bin/containerd", "--config", str(config))
+    info = {"DockerRootDir": str(tmp_path), "Containerd": {"Address": ADDRESS}}
+    assert containerd_root(info, "unix:///nonexistent.sock")[0] == "/late"
