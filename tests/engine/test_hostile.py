@@ -19,17 +19,17 @@ DEEP = "[" * 3000 + "]" * 3000
 
 
 def test_labels_urls_manifests_and_times_of_any_kind_are_recorded_and_passed(
-    every_engine: Engine, registry: Registry
+    any_engine: Engine, registry: Registry
 ) -> None:
     victim = registry.push_image("hostile/victim", "1", [base_layer(), random_layer(90, 100_000)]).reference
-    client = every_engine.client()
+    client = any_engine.client()
     client.images.pull(victim)
     victim_id = str(client.images.get(victim).id)
     lies = {"exitCode": "boom", "imageID": victim_id, "imageRef": "victim:1", "name": "victim", "image": "victim"}
     evil = registry.push_image(
         "hostile/evil", "1", [base_layer()], {**lies, "big": "x" * 10**5}, built="9999-12-31T00:00:00Z", member=DEEP
     ).reference
-    host = Host(every_engine, every_engine.folder / "log" / "events.duckdb")
+    host = Host(any_engine, any_engine.folder / "log" / "events.duckdb")
     with host.collecting("--inventory-interval", "1s"):
         client.images.pull(evil)
         urls = {f"{LABEL}job.id": "1", f"{LABEL}job.url": "http://[", f"{LABEL}type": "build", "evil": "\n<3>forged"}
