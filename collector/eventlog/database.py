@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import duckdb
 
-from collector.model.errors import LogDamagedError, LogError, LogFullError
-from collector.model.paths import how_to_read
+from collector.model.errors import LogBusyError, LogDamagedError, LogError, LogFullError
+from collector.model.paths import how_to_read, open_own
 
 UMASK = 0o027
 """The log is 0640: it shows which projects run which images."""
@@ -135,6 +136,34 @@ def aside(path: Path) -> Path:
     when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     taken = [path.with_name(f"{path.name}{DAMAGED}{when}{more}") for more in ("", *(f"-{n}" for n in range(2, 100)))]
     return next((one for one in taken if not one.exists()), taken[-1])
+
+
+@contextmanager
+def alone(path: Path, suffix: str, doing: str) -> Iterator[None]:
+    """Shut out others who would do the same with a log at the same time.
+
+    Args:
+        path: the log.
+        suffix: of the lock's file, beside it.
+        doing: what is done with the log, as a participle.
+
+    Raises:
+        LogBusyError: somebody does.
+        LogError: the lock cannot be used.
+    """
+    place = path.with_name(path.name + suffix)
+    try:
+        descriptor = open_own(place, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise LogError(f"{place} cannot be used: {error.strerror}: run as the user of the service") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LogBusyError(f"event log {path} is being {doing} by another process: let it end") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def files_aside(path: Path) -> list[Path]:

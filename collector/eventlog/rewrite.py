@@ -25,6 +25,7 @@ from collector.eventlog import compaction
 from collector.eventlog.database import (
     AUTOLOAD_OFF,
     UMASK,
+    alone,
     check_functions,
     in_one_line,
     is_locked,
@@ -36,12 +37,12 @@ from collector.eventlog.schema import BASE, FOLDED, FUNCTIONS
 from collector.eventlog.settings import note_rewriting
 from collector.model.errors import LogBusyError, LogError, LogFullError
 from collector.model.events import Event
-from collector.model.paths import open_own
 
 PIECE = 20_000
 """So many events are copied at once."""
 # With fewer to go others are kept out for the rest.
 _LAST_PIECE = 5_000
+_LOCK_FILE = ".rewrite-lock"
 # What has to stay free besides the copy, bytes.
 MARGIN = 64 * 2**20
 _RETRY_S = 0.02
@@ -100,7 +101,7 @@ def rewrite(log: EventLog, change: Change, *, pause: float = 0.0, at: Checkpoint
     path = log.path
     if not log.exists():
         raise LogError(f"no event log at {path}")
-    with alone(path), in_one_line(path):
+    with alone(path, _LOCK_FILE, "rewritten"), in_one_line(path):
         fresh = _copy_of(path)
         _remove(fresh)
         require_space(path)
@@ -124,26 +125,9 @@ def require_space(path: Path) -> None:
         )
 
 
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Shut out others who would rewrite this log at the same time. Raises LogError."""
-    place = path.with_name(path.name + ".rewrite-lock")
-    try:
-        descriptor = open_own(place, os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        raise LogError(f"{place} cannot be used: {error.strerror}: run as the user of the service") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise LogBusyError(f"event log {path} is being rewritten by another process: let it end") from None
-    finally:
-        os.close(descriptor)
-
-
 def tidy(path: Path) -> None:
     """Remove what an interrupted rewriting of a log left. Raises LogError."""
-    with alone(path), in_one_line(path):
+    with alone(path, _LOCK_FILE, "rewritten"), in_one_line(path):
         _remove(_copy_of(path))
 
 

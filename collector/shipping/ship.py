@@ -5,26 +5,22 @@ How far a store has come is read from its manifests: nothing is kept here that c
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from collector.eventlog.database import alone
 from collector.eventlog.identity import KnownHost, known_hosts, this_machine
 from collector.eventlog.log import EventLog
 from collector.eventlog.schema import SCHEMA_VERSION
 from collector.eventlog.settings import incomplete_until
-from collector.model.errors import LogBusyError, LogError, LogFullError
+from collector.model.errors import LogError, LogFullError
 from collector.model.events import Kind
-from collector.model.paths import open_own
 from collector.shipping import parts
 from collector.shipping.parts import Manifest, Name, Stream
 from collector.shipping.store import MOST_OF_MANIFEST, Store, StoreError
@@ -91,25 +87,8 @@ def ship(log: EventLog, store: Store, batch: int = BATCH) -> list[Shipped]:
         StoreError: the store cannot be used; what is there by then counts, and the next call goes on from it.
     """
     hosts = _hosts(log)
-    with _alone(log.path):
+    with alone(log.path, _LOCK, "shipped"):
         return [_ship_host(log, store, known, batch) for known in hosts]
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Shut out others who would ship this log at the same time. Raises LogError."""
-    place = path.with_name(path.name + _LOCK)
-    try:
-        descriptor = open_own(place, os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        raise LogError(f"{place} cannot be used: {error.strerror}: run as the user of the service") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise LogBusyError(f"event log {path} is being shipped by another process: let it end") from None
-    finally:
-        os.close(descriptor)
 
 
 def _hosts(log: EventLog) -> list[KnownHost]:

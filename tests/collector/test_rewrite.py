@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from collector.eventlog import rewrite as rewriting
+from collector.eventlog.database import alone
 from collector.eventlog.forget import forget_image, forget_project
 from collector.eventlog.log import EventLog
 from collector.eventlog.salvage import set_aside
@@ -215,7 +216,7 @@ def test_without_space_for_its_own_copy_nothing_is_done(log: EventLog, monkeypat
 
 
 def test_two_do_not_rewrite_one_log(log: EventLog) -> None:
-    with rewriting.alone(log.path), pytest.raises(LogBusyError, match="rewritten by another"):
+    with alone(log.path, ".rewrite-lock", "rewritten"), pytest.raises(LogBusyError, match="rewritten by another"):
         forget_project(log, "secret/app")
 
 
