@@ -1,0 +1,1 @@
+"""Commands of the collector that are about its log as a whole."""

@@ -1,0 +1,165 @@
+"""Commands that carry a log elsewhere, make it smaller, or make it forget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from collector.model.errors import UsageError
+from collector.model.units import format_bytes, format_count, format_time, parse_bytes
+from collector.terminal import console
+from collector.terminal.console import Format, FormatOption, LogOption
+
+if TYPE_CHECKING:
+    from collector.shipping.store import Store
+
+ArchiveOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEST", help="Ship what is new there before anything is thinned; see `ship`.", show_default="none"
+    ),
+]
+
+
+def ship(
+    place: Annotated[str, typer.Argument(metavar="DEST", help="A folder, or s3://BUCKET/PREFIX.")],
+    log: LogOption = None,
+    credentials: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File with lines AWS_ACCESS_KEY_ID=..., AWS_SECRET_ACCESS_KEY=..., AWS_ENDPOINT_URL=... "
+            "Default: these variables of the environment.",
+            show_default=False,
+        ),
+    ] = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Write what is new in the log as Parquet where a fleet's logs come together, by host and day.
+
+    Each call goes on where the last one ended, also one that was interrupted. `analyzer --log DEST` reads it.
+    """
+    from collector.shipping.ship import ship as ship_log
+    from collector.shipping.store import open_store
+
+    found = ship_log(console.open_log(log), open_store(place, credentials))
+    if output is Format.JSON:
+        console.print_json([shipped.to_json() for shipped in found])
+        return
+    for shipped in found:
+        for note in shipped.notes:
+            console.print_as_is(f"note: {note}", err=True)
+        typer.echo(
+            f"{shipped.host}: {format_count(shipped.events, 'new event')} in {format_count(shipped.parts, 'part')} "
+            f"({format_bytes(shipped.bytes)}); {place} has all up to number {shipped.last:,}"
+        )
+
+
+def compact(
+    log: LogOption = None,
+    keep: Annotated[str, typer.Option(metavar="TIME", help="Keep all events of so long, or forever.")] = "400d",
+    max_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Keep less than that where the file is larger.", show_default="none"),
+    ] = None,
+    archive: ArchiveOption = None,
+    if_due: Annotated[
+        bool, typer.Option("--if-due", help="Do nothing before a month's events, or no others, can be thinned.")
+    ] = False,
+    pause: Annotated[
+        float, typer.Option(min=0.0, metavar="NUMBER", help="Rest between steps so many times as long as each took.")
+    ] = 0.0,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Thin what is older than is to be kept: of an image and a day a few uses stay, the others become sums.
+
+    Decisions and `collector explain` are the same as before. The file is written again, so that it really gets smaller;
+    collector and pruner go on meanwhile, and an end at any moment leaves the old log or the new one.
+    """
+    from collector.eventlog import retention
+
+    largest = size_of("--max-size", max_size)
+    least_s = retention.OFTEN_S if if_due else 0.0
+    opened = console.open_log(log)
+
+    store = archive_store(archive)
+
+    def ship_all() -> None:
+        if store is not None:
+            from collector.shipping.ship import ship as ship_log
+
+            ship_log(opened, store)
+
+    kept = retention.parse_keep(keep)
+    found = retention.compact(opened, kept, largest, least_s=least_s, pause=pause, archive=ship_all)
+    if output is Format.JSON:
+        console.print_json(found.to_json())
+        return
+    won = f"{format_bytes(found.bytes_before)} -> {format_bytes(found.bytes_after)}"
+    since = "from its beginning" if found.whole_since is None else f"from {format_time(found.whole_since)} on"
+    if found.removed:
+        console.print_as_is(f"{format_count(found.removed, 'event')} became sums ({won}); the history is whole {since}")
+    else:
+        console.print_as_is(f"nothing to thin: the history is whole {since}")
+    if largest is not None and found.bytes_after > largest:
+        console.print_as_is(
+            f"note: {format_bytes(found.bytes_after)} are more than --max-size: less than 30 d are never kept", err=True
+        )
+
+
+def archive_store(place: str | None) -> Store | None:
+    """Where a compaction ships to first. Raises UsageError."""
+    from collector.shipping.store import open_store
+
+    return None if place is None else open_store(place)
+
+
+def size_of(option: str, text: str | None) -> int | None:
+    """Bytes of an option. Raises UsageError."""
+    try:
+        return None if text is None else parse_bytes(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+
+
+def forget(
+    log: LogOption = None,
+    project: Annotated[
+        str | None,
+        typer.Option(metavar="PROJECT", help="A project's ID or path; a glob such as 'group/*'.", show_default=False),
+    ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGE", help="A reference, repository, digest, or the beginning of an ID.", show_default=False
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Remove for good what the law or a customer asks to remove, and record in the log that it was done.
+
+    Of a project go its jobs and whose uses were its; that images were used stays. Of an image everything goes. The file
+    is written again without it, so that nothing of it can be read there any more. What was shipped to other places, and
+    damaged files that lie beside the log, have to be removed by hand.
+    """
+    from collector.eventlog import forget as forgetting
+
+    if (project is None) == (image is None):
+        raise UsageError("forget: name either --project or --image")
+    opened = console.open_log(log)
+    if project is not None:
+        found = forgetting.forget_project(opened, project, dry_run=dry_run)
+    else:
+        found = forgetting.forget_image(opened, image or "", dry_run=dry_run)
+    if output is Format.JSON:
+        console.print_json(found.to_json())
+        return
+    what = format_count(found.jobs, "job") if project is not None else format_count(len(found.images), "image")
+    done = "would be removed" if dry_run else "removed"
+    nothing = "" if found.events or found.jobs or found.images else "nothing of it is in the log: "
+    console.print_as_is(f"{nothing}{done} {what} and {format_count(found.events, 'mention')} of {project or image}")
+    for path in found.left:
+        console.print_as_is(f"note: {path} may still hold it: remove it", err=True)
