@@ -33,9 +33,12 @@ def test_what_fills_the_disk_is_named_and_the_least_harmful_goes_first(
         "docker26": engine.data_root / "containerd/daemon/io.containerd.snapshotter.v1.overlayfs/snapshots/9999999",
         "podman": engine.data_root / "overlay" / ("e" * 64),
     }[variant]
-    (orphan / "diff").mkdir(parents=True)
-    (orphan / "diff" / "filled").write_bytes(os.urandom(20 * MIB))
-    os.utime(orphan, (0, 0))
+    # Whole at once: containerd removes what it does not know at any moment, a half-made folder too.
+    made = engine.data_root / "made" if variant == "docker26" else orphan
+    (made / "diff").mkdir(parents=True)
+    (made / "diff" / "filled").write_bytes(os.urandom(20 * MIB))
+    os.utime(made, (0, 0))
+    made.rename(orphan)
     host.run("collector", "run", "--once")
 
     planned = host.json("pruner", "plan")
