@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from collector.daemon.continuity import LOOK_BACK_NS, Continuity
 from collector.daemon.known_containers import restore_containers
-from collector.daemon.least_free import LeastFree
 from collector.daemon.lookups import Lookups
+from collector.daemon.sampling import Sampling
 from collector.daemon.upkeep import Upkeep
 from collector.daemon.watcher import ImageWatch
 from collector.engine.locality import require_local
@@ -27,14 +27,13 @@ from collector.eventlog.writer import LogWriter
 from collector.job_sources.follow import OFF, Follower
 from collector.job_sources.ingest import store_batch
 from collector.machine.clock import Clock
-from collector.machine.disk import DiskSample, sample_disk, sample_disks
+from collector.machine.disk import DiskSample, sample_disks
 from collector.machine.reserve import reserves
 from collector.machine.systemd import Watchdog, notify, watchdog_limit
-from collector.machine.wake import Alarm
 from collector.model.backoff import Backoff
 from collector.model.errors import EngineError, LogBusyError, LogDamagedError, LogError
 from collector.model.events import Event, Kind
-from collector.model.observation import EngineInfo, Usage
+from collector.model.observation import EngineInfo
 from collector.model.untrusted import event_time_ns
 from collector.queries.status import last_observed_ns
 
@@ -111,12 +110,8 @@ class Collector:
         # Whether anything has happened that the metrics do not show yet.
         self._news = False
         self._info: EngineInfo | None = None
-        self._alarm = Alarm(log.path)
         self._watchdog = Watchdog()
-        # A folder on the disk of the images.
-        self._disks: tuple[DiskSample, ...] = ()
-        self._least_free = LeastFree(self._clock.now, self._measure)
-        self._usage: Usage | None = None
+        self._sampling = Sampling(log.path, self._clock.now)
         self._continuity = Continuity(engine, self._clock, self._writer, self._record)
         self._images = ImageWatch(engine, self._clock, self._record, self._watchdog.progress)
         self._sampling_due = False
@@ -150,10 +145,10 @@ class Collector:
         self._handle(self._engine.buffered_events(since_ns, self._clock.now()))
         self._take_inventory()
         self._continuity.confirm()
-        sample = self._sample()
+        self._sample()
         if not self._writer.flush() and not self._writer.save():
             raise LogError(f"nothing could be stored in {self._log.path} or its spool")
-        return len(self._images.presence), sample
+        return len(self._images.presence), self._sampling.disks[0]
 
     def run(self) -> None:
         """Observe until `stopping` is set; then append all and end.
@@ -169,7 +164,7 @@ class Collector:
         self._runner_log.start()
         self._record(Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes=self._self_portrait()))
         backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
-        self._least_free.start()
+        self._sampling.least_free.start()
         try:
             while not self.stopping.is_set():
                 try:
@@ -181,7 +176,7 @@ class Collector:
                 if not self.stopping.is_set():
                     self._wait_for_engine(reason, backoff.next())
         finally:
-            self._least_free.stop()
+            self._sampling.least_free.stop()
             notify("STOPPING=1")
             self._runner_log.close()
             self._upkeep.close()
@@ -330,7 +325,13 @@ class Collector:
 
     def _pause(self) -> float:
         """Seconds until something is due."""
-        due = [self._next_disk, self._alarm.again, self._next_inventory, self._next_containers, self._images.next]
+        due = [
+            self._next_disk,
+            self._sampling.alarm.again,
+            self._next_inventory,
+            self._next_containers,
+            self._images.next,
+        ]
         if self._writer.behind:
             due.append(self._next_flush)
         if self._runner_log.waiting() is not None:
@@ -345,7 +346,7 @@ class Collector:
         self._watchdog.progress()
         self._continuity.watch_clock()
         self._images.attend(now)
-        if self._sampling_due or now >= min(self._next_disk, self._alarm.again):
+        if self._sampling_due or now >= min(self._next_disk, self._sampling.alarm.again):
             self._sample()
             self._next_disk = now + self._schedule.disk
         if now >= self._next_inventory:
@@ -362,7 +363,7 @@ class Collector:
         runner_log_is_due = self._runner_log.waiting() is not None and now >= self._next_taking
         if (self._writer.behind or runner_log_is_due) and now >= self._next_flush:
             self._flush()
-        self._upkeep.attend(is_short=self._alarm.is_short)
+        self._upkeep.attend(is_short=self._sampling.alarm.is_short)
         if self._metrics is not None and self._metrics.due:
             self._publish()
         if self._page is not None and self._page.wanted:
@@ -382,7 +383,7 @@ class Collector:
             Live(
                 engine=self._info.version if self._info else "",
                 store=self._info.store if self._info else "",
-                disks=self._disks,
+                disks=self._sampling.disks,
                 connected=self._images.following,
                 observed=None if self._continuity.alive_ns is None else self._continuity.alive_ns / 1e9,
                 images={image: bool(names) for image, names in self._images.presence.names().items()},
@@ -393,7 +394,7 @@ class Collector:
                 oldest_pending=None if oldest_ns is None else oldest_ns / 1e9,
                 pending=self._writer.pending,
                 spooled=self._writer.spooled,
-                usage=self._usage,
+                usage=self._sampling.usage,
             )
         )
 
@@ -425,46 +426,15 @@ class Collector:
         self._record(*self._translator.reconcile(self._engine.containers(), self._clock.now()))
         self._images.taken()
         try:
-            self._usage = self._engine.usage()
+            self._sampling.usage = self._engine.usage()
         except EngineError as error:
             logger.warning("disk usage is unknown: %s", error)
 
-    def _sample(self) -> DiskSample:
-        """Sample each disk that holds bytes of the engine; the one of its images."""
+    def _sample(self) -> None:
+        """Sample each disk that holds bytes of the engine."""
         self._sampling_due = False
-        info = self._info = self._info or self._engine.info()
-        disks = self._disks = sample_disks(info)
-        self._alarm.hear(*disks)
-        if (least := self._least_free.since_last(disks[0])) is not None:
-            least_ns, low = least
-            facts = {**low.attributes(), "least": True}
-            self._record(Event(least_ns, Kind.DISK_SAMPLED, bytes=low.free_bytes, attributes=facts, identity="least"))
-        at_ns = self._clock.now()
-        for disk in disks:
-            main = disk is disks[0]
-            attributes: dict[str, object] = disk.attributes()
-            if main:
-                attributes["image_bytes"] = self._images.presence.image_bytes
-                attributes |= self._held_otherwise()
-            # Older readers and most queries look at the disk of the images alone.
-            attributes |= {} if main else {"main": False}
-            name = "disk" if main else f"disk {disk.mount}"
-            self._record(Event(at_ns, Kind.DISK_SAMPLED, bytes=disk.free_bytes, attributes=attributes, identity=name))
-        return disks[0]
-
-    def _measure(self, path: str) -> DiskSample:
-        return sample_disk(path, canonical=self._info is not None and self._info.store != "podman")
-
-    def _held_otherwise(self) -> dict[str, int | None]:
-        """What the engine says that things other than images hold, bytes, wherever they lie."""
-        usage = self._usage
-        if usage is None:
-            return {}
-        return {
-            "container_bytes": usage.container_bytes,
-            "volume_bytes": usage.volume_bytes,
-            "build_cache_bytes": usage.build_cache_bytes,
-        }
+        self._info = self._info or self._engine.info()
+        self._record(*self._sampling.sample(self._info, self._images.presence.image_bytes))
 
     def _record(self, *events: Event) -> None:
         self._news |= bool(events)

@@ -306,7 +306,7 @@ def test_what_was_least_free_between_two_samples_is_recorded(watched: Watched) -
         return [event for event in watched.rows(Kind.DISK_SAMPLED) if event.attributes.get("least")]
 
     with watched.collecting(schedule) as collector:
-        monitor = collector._least_free
+        monitor = collector._sampling.least_free
         usual = monitor._measure
         monitor._measure = lambda path: replace(usual(path), free_bytes=7)
         wait_for(least, "the least free space")
