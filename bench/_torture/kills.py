@@ -13,17 +13,17 @@ from pathlib import Path
 from bench._torture.traffic import LAST, Capture, Traffic
 from tests.engine.host import Host
 
-# As many pairs of events as the engine remembers events: after that, it has forgotten.
-_FLOOD = 150
-_FLOOD_EVERY = 6
+_FLOOD_EVERY = 10
 # What each says when it is at work.
 _AT_WORK = {"collector": b"observing ", "pruner": b"\nremoved "}
 # What has not come by then does not come: the kill falls where it falls, seconds.
 _PATIENCE_S = 90.0
-# A collector that is not killed sees several faults.
-_LASTS_S = 20.0
-# Of all kills, those at any moment; the others come when it is at work.
-_ANY_MOMENT = 0.3
+# How long a collector is at work: on average before a kill, and at most where it sees faults instead, seconds.
+_LIVES_S, _LASTS_S = 0.7, 20.0
+# After so many removals of its own a pruner is killed: those of one run are few, as jobs are slow.
+_REMOVALS = (1, 1, 2, 3, 5, 8)
+# Of all kills, those at any moment, start-up included, up to so many seconds; the others come when it is at work.
+_ANY_MOMENT, _MOMENTS_S = 0.5, (0.1, 6.0)
 # The pruner's own ends: nothing to do, and target not reached.
 _ENDS = (0, 3)
 # Things are old after a second here, not after an hour.
@@ -135,18 +135,19 @@ class CollectorKiller(Killer):
             before = self._said()
             process = self._start_one("collector", "run", "--listing-interval", "2s", "--inventory-interval", "5s")
             if number and self._source.random() < _ANY_MOMENT:
-                self._wait(process, self._source.uniform(0.2, 3.0))
+                self._wait(process, self._source.uniform(*_MOMENTS_S))
             else:
                 self._wait_for_work(process, before + 1, 0.02)
-                self._wait(process, self._source.uniform(0.0, 3.0 if self._deadly else _LASTS_S))
+                lives = self._source.expovariate(1 / _LIVES_S)
+                self._wait(process, lives if self._deadly else self._source.uniform(0.0, _LASTS_S))
             if not self._deadly:
                 process.send_signal(signal.SIGTERM)
                 self._let_end(process)
             self._end(process, () if self._deadly else (0,))
             self.killed += not self._deadly
             if self._deadly and number % _FLOOD_EVERY == _FLOOD_EVERY - 1:
-                self._traffic.flood(_FLOOD)
-            time.sleep(self._source.uniform(0, 0.5))
+                self._traffic.flood()
+            time.sleep(self._source.uniform(0, 0.3))
 
 
 class PrunerKiller(Killer):
@@ -160,10 +161,10 @@ class PrunerKiller(Killer):
         tries = 0
         while self.killed < self._kills and tries < 3 * self._kills and not self._is_over:
             tries += 1
-            enough = self._said() + self._source.choice((1, 2, 4, 8, 16, 32))
+            enough = self._said() + self._source.choice(_REMOVALS)
             process = self._start_one("pruner", "run", *PRUNE)
             if self._source.random() < _ANY_MOMENT:
-                self._wait(process, self._source.uniform(0.2, 3.0))
+                self._wait(process, self._source.uniform(*_MOMENTS_S))
             else:
                 self._wait_for_work(process, enough, 0.005)
                 self._wait(process, self._source.choice((0.0, 0.01, 0.05, 0.2, 0.5)))

@@ -21,8 +21,11 @@ THREADS = 3
 # The name of the last thing that happens: whoever knows of it knows of all before it.
 LAST = "torture/last"
 _MIB = 2**20
+_FLOOD_TAGS = 10
+# Events; an engine remembers 256.
+_ENGINE_REMEMBERS = 300
 # Of all jobs, those that give a tag, that leave their container behind, and that take their volume along.
-_TAG, _LITTER, _CLEAN = 0.2, 0.1, 0.9
+_TAG, _LITTER, _CLEAN = 0.2, 0.3, 0.7
 _REFUSED = (docker.errors.APIError, PullError, requests.RequestException)
 
 
@@ -97,14 +100,17 @@ class Traffic:
         for thread in self._threads:
             thread.join()
 
-    def flood(self, pairs: int) -> None:
-        """More events than the engine remembers."""
+    def flood(self) -> None:
+        """Some events that a log must hold or call lost, and then so many others that the engine forgets them."""
         client = self._engine.client()
-        for number in range(pairs):
-            with suppress(*_REFUSED):
-                image = client.images.list()[0].id
-                client.api.tag(image, "torture/flood", str(number))
+        for number in range(_FLOOD_TAGS):
+            with suppress(*_REFUSED, IndexError):
+                client.api.tag(client.api.images(quiet=True)[0], "torture/flood", str(number))
                 client.api.remove_image(f"torture/flood:{number}")
+        # Each emits an event and does nothing else: as many tags would take a minute.
+        for _ in range(_ENGINE_REMEMBERS):
+            with suppress(*_REFUSED):
+                client.api.prune_networks({"label": "torture=none"})
         client.close()
 
     def _work(self, seed: int) -> None:
