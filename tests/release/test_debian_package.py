@@ -25,6 +25,7 @@ pytestmark = pytest.mark.engine
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
 DOCKER_GID = 990
 MIB = 2**20
+OTHER_EXTRAS = ("pandas", "distributed", "obstore")  # what those bring along and the package does not
 COMPILERS = ("cc", "gcc", "clang")
 UNITS = "/usr/lib/systemd/system/collector*.service /usr/lib/systemd/system/pruner*"
 FEW_JOBS = """
@@ -95,6 +96,11 @@ def test_it_watches_at_once_and_leaves_nothing(
     simulated = machine.run("analyzer", "simulate", "--log", "/root/few.duckdb", "--threshold", "20%")
     assert "499 uses of 6 images" in simulated
     assert "kernel" not in simulated
+    machine.run("analyzer", "report", "--log", "/root/few.duckdb", "-o", "/root/report.html")
+    # Nothing is missed of what was left out.
+    shutil.copy(Path(__file__).with_name("unpacked.py"), machine.path("/root"))
+    tried = machine.run("python3", "-I", "/root/unpacked.py", "/usr/lib/docker-hindsight", *OTHER_EXTRAS)
+    assert tried.endswith(" commands\n")
 
     machine.write("/etc/docker-hindsight/policy.toml", 'threshold = "7%"\n')
     machine.run("dpkg", "--install", "--force-confold", put(machine, package))
