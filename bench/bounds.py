@@ -6,6 +6,7 @@ inventory only and of logs with a year of events.
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import io
 import os
@@ -23,6 +24,7 @@ import pytest
 from bench._busy_year import add_year
 from collector.daemon.loop import Collector
 from collector.daemon.presence import Presence
+from collector.entry import collect_seldom
 from collector.eventlog.log import EventLog
 from collector.model.units import format_bytes
 from collector.queries import jobs, status, story
@@ -118,6 +120,10 @@ QUESTIONS: dict[str, Callable[[FakeEngine, EventLog], object]] = {
 
 def main() -> None:
     """Measure, and print a table."""
+    # As an installation has it, and as the commands begin.
+    for package in ("collector", "pruner"):
+        compileall.compile_dir(Path(__file__).parent.parent / package, quiet=1)
+    collect_seldom()
     with tempfile.TemporaryDirectory(prefix="docker-hindsight-") as folder, pytest.MonkeyPatch.context() as patch:
         engine = made_engine(Path(folder))
         engine.disk_patched(patch)

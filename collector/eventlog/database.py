@@ -52,18 +52,21 @@ def spool_path(log_path: Path) -> Path:
     return log_path.with_name(log_path.name + ".spool")
 
 
-def open_database(path: Path, *, read_only: bool, reachable: Path | None = None) -> duckdb.DuckDBPyConnection:
-    """Open the file; an append is short, and threads, of which DuckDB starts one a core, would cost more than it does.
+def open_database(
+    path: Path, *, read_only: bool, reachable: Path | None = None, parallel: bool = False
+) -> duckdb.DuckDBPyConnection:
+    """Open the file.
 
     Args:
         path: the file, which exists.
         read_only: whether others may read it at the same time.
         reachable: the only folder that queries may read and write files in; None: none.
+        parallel: whether to start a thread for each core, which costs time and memory that only a long log is worth.
     """
     # DuckDB lets a folder be named only once it is open, and only while the rest is not locked.
     at_once = _LOCKS if reachable is None else {}
     config: dict[str, str | bool | int | float | list[str]] = {**AUTOLOAD_OFF, **at_once}
-    if not read_only:
+    if not parallel:
         config["threads"] = 1
     connection = duckdb.connect(str(path), read_only=read_only, config=config)
     if reachable is not None:

@@ -333,11 +333,11 @@ SELECT image, returns - len(gaps) + generate_subscripts(gaps, 1), unnest(gaps) F
 """
 _USUAL = """
 CREATE OR REPLACE TEMP TABLE usual AS
-SELECT image, returns, list_reduce(gaps, lambda average, gap: average + $weight * (gap - average)) AS usual FROM (
-    SELECT image, returns, list(gap) OVER (
-        PARTITION BY image ORDER BY returns ROWS BETWEEN $remembered PRECEDING AND CURRENT ROW) AS gaps
-    FROM latest
-)
+SELECT image, returns, list_reduce(gaps[greatest(returns - first + 1 - $remembered, 1) : returns - first + 1],
+    lambda average, gap: average + $weight * (gap - average)) AS usual
+FROM (SELECT DISTINCT image, returns FROM visit)
+JOIN (SELECT image, list(gap ORDER BY returns) AS gaps, min(returns) AS first FROM latest GROUP BY image) USING (image)
+WHERE returns >= first
 """
 _HABITS = """
 SELECT image_id, max(uses), max(returns), arg_max(usual, returns), any_value(since)
@@ -365,7 +365,8 @@ WITH idle AS (
                 ELSE $midnight END) AS stop,
         begin, next, demanded
     FROM idle, range($lowest, $highest + 1) AS ages(age), range(len($phases) + 1) AS stages(stage)
-    WHERE age = $lowest OR ended + power(2, age - 1)::BIGINT * 1000000000 < last
+    WHERE (stage = 0 OR since IS NOT NULL)
+        AND (age = $lowest OR ended + power(2, age - 1)::BIGINT * 1000000000 < last)
 )
 SELECT image, CAST(((age - $lowest) * $buckets + often) * $habits * (len($phases) + 1) + habit * (len($phases) + 1)
         + stage AS INTEGER) AS cell,

@@ -173,13 +173,14 @@ class EventLog:
         if not self.exists():
             advice = "start `collector run`, make one with `collector import`, or name another with --log"
             raise LogError(f"no event log at {self.path}: {hidden_system_log() or advice}")
-        with self._opened(read_only=True, reachable=reachable) as connection:
+        parallel = whole_since is None
+        with self._opened(read_only=True, reachable=reachable, parallel=parallel) as connection:
             if _version(connection) == SCHEMA_VERSION:
                 yield self._prepared(connection, as_recorded=as_recorded, whole_since=whole_since)
                 return
         with self._opened(read_only=False):
             pass  # it is brought to this version
-        with self._opened(read_only=True, reachable=reachable) as connection:
+        with self._opened(read_only=True, reachable=reachable, parallel=parallel) as connection:
             yield self._prepared(connection, as_recorded=as_recorded, whole_since=whole_since)
 
     @contextmanager
@@ -287,7 +288,7 @@ class EventLog:
         """
         if not self.exists():
             return
-        with self._opened(read_only=True) as connection:
+        with self._opened(read_only=True, parallel=True) as connection:
             found = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
             for table in sorted(TABLES & found):
                 connection.execute(f"SELECT bit_xor(hash(COLUMNS(*))) FROM {table}").fetchall()
@@ -342,11 +343,13 @@ class EventLog:
             return _version(connection)
 
     @contextmanager
-    def _opened(self, *, read_only: bool, reachable: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _opened(
+        self, *, read_only: bool, reachable: Path | None = None, parallel: bool = False
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
         with in_one_line(self.path):
             if not read_only and not self.exists():
                 self._make()
-            connection = self._connect(read_only=read_only, reachable=reachable)
+            connection = self._connect(read_only=read_only, reachable=reachable, parallel=parallel)
             try:
                 self._check(connection)
                 if not read_only:
@@ -369,13 +372,13 @@ class EventLog:
             check_functions(connection, self.path, FUNCTIONS)
             self._checked = (found.st_dev, found.st_ino)
 
-    def _connect(self, *, read_only: bool, reachable: Path | None) -> duckdb.DuckDBPyConnection:
+    def _connect(self, *, read_only: bool, reachable: Path | None, parallel: bool) -> duckdb.DuckDBPyConnection:
         deadline = time.monotonic() + self.wait
         waits = Backoff(_FIRST_RETRY_S, _LAST_RETRY_S)
         while True:
             try:
                 before = self.path.stat().st_ino
-                connection = open_database(self.path, read_only=read_only, reachable=reachable)
+                connection = open_database(self.path, read_only=read_only, reachable=reachable, parallel=parallel)
                 if self.path.stat().st_ino == before:
                     return connection
                 # It was rewritten in between: whoever held the old file would append to what is no longer there.

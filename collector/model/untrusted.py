@@ -38,6 +38,10 @@ UNPRINTABLE = re.compile(
 )
 
 
+# To make one for each text takes longer than to read a short text.
+_JSON = json.JSONDecoder(parse_constant=lambda _: None)
+
+
 def read_json(data: str | bytes) -> Any:
     """A JSON text from elsewhere, without lone surrogates and NUL in its strings; numbers that are none are None.
 
@@ -46,8 +50,9 @@ def read_json(data: str | bytes) -> Any:
     """
     text = data.decode(errors="replace") if isinstance(data, bytes) else data
     try:
-        found = json.loads(text, parse_constant=lambda _: None)
-        return _without_odd(found) if _ODD_ESCAPE.search(text) or _ODD.search(text) else found
+        found = _JSON.decode(text)
+        is_plain = text.isascii() and "\\u" not in text and "\0" not in text
+        return found if is_plain or not (_ODD_ESCAPE.search(text) or _ODD.search(text)) else _without_odd(found)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -83,7 +88,14 @@ def text(value: object) -> str:
 
 def clean(value: str) -> str:
     """A string that every encoding, file and table can hold."""
-    return _ODD.sub("\N{REPLACEMENT CHARACTER}", value) if _ODD.search(value) else value
+    if value.isascii() and "\0" not in value:
+        return value
+    return _ODD.sub("\N{REPLACEMENT CHARACTER}", value)
+
+
+def is_visible(value: str) -> bool:
+    """Whether a string is one line of visible characters."""
+    return (value.isascii() and value.isprintable()) or not UNPRINTABLE.search(value)
 
 
 def one_line(value: str) -> str:

@@ -22,7 +22,6 @@ from collector.terminal.sparkline import ASCII_BARS, BARS
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.text import Text
 
     from collector.eventlog.log import EventLog
     from collector.terminal.table import Cell
@@ -141,7 +140,7 @@ def print_table(
 
     shown = console()
     table = Table(columns, list(rows), right, names, below, optional)
-    for line in table.lines(shown):
+    for line in table.cheap_lines(shown):
         print_line(line, shown)
     left_out = table.left_out(shown)
     if left_out:
@@ -177,10 +176,12 @@ def print_text(text: str, style: str = "") -> None:
         print_line(line, shown)
 
 
-def print_line(line: Text, where: Console | None = None) -> None:
+def print_line(line: Cell, where: Console | None = None) -> None:
     """Print one line as it is."""
     shown = where or console()
-    if shown.is_terminal:
+    if isinstance(line, str):
+        typer.echo(line, file=shown.file)
+    elif shown.is_terminal:
         shown.print(line, no_wrap=True, overflow="ignore", crop=False, soft_wrap=True, end="\n")
     else:  # Rich would take most of the time of a long table to find that there is nothing to colour
         typer.echo(line.plain, file=shown.file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from collector.machine.disk import DiskSample
@@ -56,7 +57,7 @@ class Removal:
         return cls(item.kind, item.key, item.name, item.reason.value, item.frees, item.detail, (), item)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """Verdicts on all that the engine holds: what goes first, in the order of its removal.
 
@@ -74,12 +75,12 @@ class Plan:
     verdicts: tuple[Verdict, ...]
     items: tuple[Item, ...] = ()
 
-    @property
+    @cached_property
     def evictions(self) -> tuple[Verdict, ...]:
         """The images that go, in order."""
         return tuple(verdict for verdict in self.verdicts if verdict.evicts)
 
-    @property
+    @cached_property
     def removals(self) -> tuple[Removal, ...]:
         """All that goes, in order: containers, images without a name, volumes, build cache, images.
 
@@ -106,7 +107,7 @@ class Plan:
             return (*containers, *free, *rest, *images[True], *images[False], *late)
         return (*containers, *images[True], *others, *images[False], *late)
 
-    @property
+    @cached_property
     def frees(self) -> int:
         """Bytes that all removals free together."""
         return sum(removal.frees for removal in self.removals)

@@ -112,7 +112,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
     content = _content_elsewhere(info, disks)
     images = []
     for row in rows:
-        observation = questions.ask(
+        observation = _known(engine, row, history) or questions.ask(
             partial(_observation, engine, row, history), None, f"image {short_id(row.image)} stays"
         )
         if observation is not None:
@@ -407,12 +407,18 @@ def _unknown_origins(images: Iterable[Image], policy: Policy) -> Iterator[str]:
         )
 
 
+def _known(engine: Engine, row: ListedImage, history: History) -> ImageObservation | None:
+    """An image that the log knows as well as the engine does; None: the engine has to be asked."""
+    known = history.observed.get(row.image)
+    if known is None or not known.layers or (known.references, known.digests) != row.signature:
+        return None
+    return known if known.origin is Origin.REGISTRY or not engine.hides_origin else None
+
+
 def _observation(engine: Engine, row: ListedImage, history: History) -> ImageObservation | None:
     """The image's layers: from the log if it has them, for asking takes two calls an image."""
     known = history.observed.get(row.image)
     if known is not None and known.layers and (known.references, known.digests) == row.signature:
-        if known.origin is Origin.REGISTRY or not engine.hides_origin:
-            return known
         return replace(known, origin=_agreed(known, engine.origin(row), history))
     seen = engine.observe(row)
     return None if seen is None else replace(seen, origin=_agreed(known, seen.origin, history))
