@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from collector.model import environment
+from collector.model.choices import did_you_mean
 from collector.model.errors import UsageError
-from collector.model.paths import ENVIRONMENT_VARIABLE, default_log_path
+from collector.model.paths import default_log_path
 from collector.model.units import parse_bytes, parse_duration
 from pruner.policy.file import COMMAND_LINE, load_policy, policy_from
 from pruner.policy.orders import ORDERS
@@ -37,7 +39,7 @@ LogsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--log",
-        envvar=ENVIRONMENT_VARIABLE,
+        envvar=environment.LOG,
         metavar="PATH",
         help="An event log, a glob of logs, or a folder or s3:// URL that `collector ship` or `analyzer export` "
         "wrote; repeat it to add. "
@@ -444,7 +446,7 @@ def output_format(text: str) -> Output:
     try:
         return Output(text)
     except ValueError:
-        raise UsageError(f"--format: '{text}' is not one of {', '.join(Output)}") from None
+        raise UsageError(f"--format: '{text}' is not one of {', '.join(Output)}{did_you_mean(text, Output)}") from None
 
 
 def size(option: str, text: str | None) -> int | None:
@@ -460,7 +462,7 @@ def size(option: str, text: str | None) -> int | None:
 def trigger(text: str) -> str:
     """What starts a prune, ``tick`` or ``event``. Raises UsageError."""
     if text not in TRIGGERS:
-        raise UsageError(f"--trigger: '{text}' is not one of {', '.join(TRIGGERS)}")
+        raise UsageError(f"--trigger: '{text}' is not one of {', '.join(TRIGGERS)}{did_you_mean(text, TRIGGERS)}")
     return text
 
 

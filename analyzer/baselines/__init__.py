@@ -35,6 +35,7 @@ from analyzer.baselines.by_space import (
     Stone,
 )
 from analyzer.simulation.cleaner import Cleaner
+from collector.model.choices import did_you_mean, unknown
 from collector.model.errors import UsageError
 
 __all__ = ["BASELINES", "DEFAULT_BASELINES", "Baseline", "baseline", "meanings"]
@@ -116,12 +117,15 @@ def baseline(text: str) -> Cleaner:
     name, *switches = text.split("+")
     name = _AS_SHOWN.get(name, name)
     if name not in BASELINES:
-        raise UsageError(f"--baseline: unknown '{name}'; known are {', '.join(BASELINES)}, all and none")
+        raise UsageError(f"--baseline: unknown '{name}'{unknown(name, (*BASELINES, 'all', 'none'))}")
     chosen: dict[str, object] = {}
+    has = _SWITCHED.get(name, ())
     for switch in switches:
-        if switch not in _SWITCHED.get(name, ()):
-            known = " and ".join(f"+{known}" for known in _SWITCHED.get(name, ())) or "none"
-            raise UsageError(f"--baseline: '{name}' has no switch '+{switch}'; it has {known}")
+        if switch not in has:
+            known = " and ".join(f"+{known}" for known in has) or "none"
+            raise UsageError(
+                f"--baseline: '{name}' has no switch '+{switch}'; it has {known}{did_you_mean(switch, has)}"
+            )
         chosen |= SWITCHES[switch]
     made = BASELINES[name](**chosen)
     made.name = text if switches else made.name

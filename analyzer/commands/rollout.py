@@ -9,6 +9,7 @@ import typer
 
 from analyzer import options
 from analyzer.options import Histories, Spread
+from collector.model.choices import unknown
 from collector.model.errors import HindsightError, UsageError
 from collector.terminal import console
 from pruner.policy.file import load_policy
@@ -98,8 +99,8 @@ def rollout(
         if begun is None:
             raise UsageError("--canary: the hosts that it was begun with are judged with --since")
         known = {name for source in sources for name in (source.host, source.label)}
-        if unknown := sorted(set(canary) - known):
-            raise UsageError(f"--canary: no log knows host '{unknown[0]}'")
+        if strange := sorted(set(canary) - known):
+            raise UsageError(f"--canary: no log knows host '{strange[0]}'{unknown(strange[0], sorted(known))}")
         sources = [source for source in sources if {source.host, source.label} & set(canary)]
     with patient_progress(f"replaying {len(sources)} hosts") as progress:
         found, notes = on_each(sources, Preview(chosen, begun), None, spread.workers(len(sources)), progress)

@@ -20,8 +20,6 @@ from pathlib import Path
 SOURCE = Path(__file__).with_name("kernel.c")
 """Includes the parts in the folder `csrc`."""
 BUILT = Path(__file__).with_name("_kernel.so")
-PURE_PYTHON = "DOCKER_HINDSIGHT_PURE_PYTHON"
-"""Set in the environment, it keeps the compiled kernel from being used."""
 # Contraction into fused operations would round differently than Python does.
 FLAGS = ("-O3", "-std=c99", "-fPIC", "-shared", "-ffp-contract=off")
 _SECONDS = 60.0
@@ -59,7 +57,9 @@ def compile_kernel(target: Path, program: str | None = None) -> bool:
 @lru_cache(maxsize=1)
 def load() -> ctypes.CDLL | None:
     """The kernel, or None where it cannot be had; that, and a compilation, is said once on stderr."""
-    if os.environ.get(PURE_PYTHON):
+    from collector.model import environment  # noqa: PLC0415 - the build, which has no packages of ours, loads this file
+
+    if os.environ.get(environment.PURE_PYTHON):
         return None
     found = _opened(BUILT) or _opened(cached())
     if found is None and compiler() is not None:

@@ -16,7 +16,7 @@ from analyzer.trace.naming import Naming, bearing, sights
 from analyzer.trace.pull_space import pull_space
 from analyzer.trace.trace import DEFAULT_PULL_RATE, Flags, Floats, Integers, Trace, Use
 from analyzer.trace.uses import MONTH_BITS, NEVER, OPEN, LoggedUses, Survey, in_order, seconds, survey
-from collector.eventlog.identity import key_named
+from collector.eventlog.identity import key_named, not_there
 from collector.eventlog.log import EventLog
 from collector.eventlog.retention import WHOLE_SINCE
 from collector.eventlog.sql import sql_built_ns, sql_case, sql_list, sql_names, sql_stored_ns
@@ -279,7 +279,7 @@ def choose_host(connection: duckdb.DuckDBPyConnection, wanted: str | None, log: 
         return str(hosts[0])
     if wanted is None:
         raise LogError(f"event log {log.path} holds several hosts ({', '.join(hosts)}): choose one with --host")
-    raise LogError(f"event log {log.path} knows no host '{wanted}', only {', '.join(hosts)}")
+    raise not_there(log.path, wanted, hosts)
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 import duckdb
 
 from collector.eventlog.database import AUTOLOAD_OFF
-from collector.eventlog.identity import key_named, known_hosts
+from collector.eventlog.identity import key_named, known_hosts, not_there
 from collector.eventlog.log import EventLog, migrate
 from collector.eventlog.schema import IDENTITY_VERSION, MIGRATIONS, SCHEMA_VERSION
 from collector.model.errors import LogError, LogFullError, UsageError
@@ -98,7 +98,7 @@ def _chosen(hosts: list[str], wanted: str | None, path: Path) -> list[str]:
     if not hosts:
         raise LogError(f"event log {path} holds no events yet: let `collector run` watch for a while")
     if wanted is not None and wanted not in hosts:
-        raise LogError(f"event log {path} knows no host '{wanted}', only {', '.join(hosts)}")
+        raise not_there(path, wanted, hosts)
     return hosts if wanted is None else [wanted]
 
 

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from collector.engine.places import CONTAINERD_ROOT_VARIABLE, is_kept_under, peer_of, process_name
+from collector.engine.places import is_kept_under, peer_of, process_name
 from collector.engine.protocol import Engine
 from collector.engine.surroundings import UNIX
+from collector.model import environment
 from collector.model.errors import EngineError
 from collector.model.observation import EngineInfo
 
@@ -67,7 +68,7 @@ def require_local(engine: Engine, info: EngineInfo, images: Sequence[str]) -> No
     if found.here:
         return
     what = "is not on this host" if found.here is False else "is not shown to be on this host"
-    setting = f"; if it is here, set {CONTAINERD_ROOT_VARIABLE} to its containerd's root"
+    setting = f"; if it is here, set {environment.CONTAINERD_ROOT} to its containerd's root"
     raise EngineError(
         f"the engine at {engine.host} {what} ({found.how}), so its disk cannot be measured here: run collector and "
         "pruner on its own host, as root or by its socket (--host unix:///path, or DOCKER_HOST)"

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from collector.engine.surroundings import UNIX, read_json
+from collector.model import environment
 from collector.model.errors import EngineError
 from collector.model.observation import EngineInfo, Place
 from collector.model.paths import read_bounded
 from collector.model.untrusted import mapping, text, texts
 
-CONTAINERD_ROOT_VARIABLE = "DOCKER_HINDSIGHT_CONTAINERD_ROOT"
 IMAGES, CONTENT, CONTAINERS, VOLUMES, BUILD_CACHE = "images", "content", "containers", "volumes", "build cache"
 _SNAPSHOTTER = "io.containerd.snapshotter.v1"
 _DEFAULT_ADDRESS = "/run/containerd/containerd.sock"
@@ -120,8 +120,8 @@ def is_podman(info: Mapping[str, Any]) -> bool:
 
 def containerd_root(info: Mapping[str, Any], address: str) -> tuple[str, str]:
     """The root of an engine's containerd, and how it was found. Raises EngineError if it cannot be found."""
-    if root := os.environ.get(CONTAINERD_ROOT_VARIABLE):
-        return root, f"set by {CONTAINERD_ROOT_VARIABLE}"
+    if root := os.environ.get(environment.CONTAINERD_ROOT):
+        return root, f"set by {environment.CONTAINERD_ROOT}"
     own = f"{info['DockerRootDir']}/containerd/daemon"
     peer = peer_of(address)
     processes = list(_processes(peer, _owners(info)))
@@ -141,7 +141,7 @@ def containerd_root(info: Mapping[str, Any], address: str) -> tuple[str, str]:
     if found is None:
         raise EngineError(
             f"images are kept by the containerd at {socket_path}, and its root cannot be found: set "
-            f"{CONTAINERD_ROOT_VARIABLE} to it (`root` in its configuration, usually {_DEFAULT_ROOT})"
+            f"{environment.CONTAINERD_ROOT} to it (`root` in its configuration, usually {_DEFAULT_ROOT})"
         )
     return found
 

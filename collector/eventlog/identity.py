@@ -12,12 +12,14 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from collector.model import environment
+from collector.model.choices import unknown
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
 from collector.model.observation import EngineInfo
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
 _SALT = b"docker-hindsight"
 _MACHINE_ID = Path("/etc/machine-id")
 _HARDWARE_ID = Path("/sys/class/dmi/id/product_uuid")
-# In a container /etc/machine-id is the image's or nobody's, and another one after each update.
-NAME_VARIABLE = "DOCKER_HINDSIGHT_HOST_NAME"
 """In a container, the environment variable for the host's name; set from the engine's answer where it is not."""
 _CONTAINER_SIGNS = (Path("/.dockerenv"), Path("/run/.containerenv"))
 # A machine whose disk was made of an image has such a sign, too, but a file system of its own.
@@ -103,13 +103,13 @@ def this_machine(info: EngineInfo | None = None) -> Identity:
     if info is None:
         return Identity(host_name(), machine, hardware)
     if info.machine and _is_container():
-        os.environ.setdefault(NAME_VARIABLE, info.machine)
+        os.environ.setdefault(environment.HOST_NAME, info.machine)
     return Identity(host_name(), machine, hardware, info.engine_id, info.data_root)
 
 
 def host_name() -> str:
     """What this host is called; a container has a name of its own, so there its engine's machine names it."""
-    return os.environ.get(NAME_VARIABLE) or socket.gethostname()
+    return os.environ.get(environment.HOST_NAME) or socket.gethostname()
 
 
 @cache
@@ -209,7 +209,12 @@ def chosen(hosts: Sequence[KnownHost], wanted: str | None, path: Path) -> KnownH
         raise LogError(f"event log {path} holds no host's events yet: start `collector run`")
     if wanted is None:
         raise LogError(f"event log {path} holds several hosts ({names}): name one")
-    raise LogError(f"event log {path} knows no host '{wanted}', only {names}")
+    raise not_there(path, wanted, [name for one in hosts for name in dict.fromkeys((one.key, one.identity.name))])
+
+
+def not_there(path: Path, wanted: str, hosts: Iterable[str]) -> LogError:
+    """The error of a host that a log does not know."""
+    return LogError(f"event log {path} knows no host '{wanted}'{unknown(wanted, hosts)}")
 
 
 def key_named(connection: duckdb.DuckDBPyConnection, wanted: str) -> str:

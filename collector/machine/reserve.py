@@ -13,13 +13,12 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from collector.model import environment
 from collector.model.paths import allocate, open_own
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_SIZE = 4 * 2**20
-# Folders on the engine's file systems that the service may write to, with colons between: the units set it.
-FOLDER_VARIABLE = "DOCKER_HINDSIGHT_RESERVE"
 # What such a folder is called below the engine's own.
 FOLDER = "docker-hindsight"
 NAME = "docker-hindsight.reserve"
@@ -89,14 +88,14 @@ def reserves(log_path: Path, folders: Iterable[str] = ()) -> tuple[Reserve, ...]
     Args:
         log_path: the event log; its folder is made if it is missing.
         folders: a folder on each file system that holds the engine's data. A user who cannot write there has no
-            reserve there, unless the unit names a folder (see `FOLDER_VARIABLE`).
+            reserve there, unless the unit names a folder (see `environment.RESERVE`).
 
     Raises:
         OSError: the log's folder cannot be made.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     found = {log_path.parent.stat().st_dev: Reserve(log_path.with_name(log_path.name + ".reserve"))}
-    for folder in (*filter(None, os.environ.get(FOLDER_VARIABLE, "").split(":")), *folders):
+    for folder in (*filter(None, os.environ.get(environment.RESERVE, "").split(":")), *folders):
         try:
             device = Path(folder).stat().st_dev
         except OSError:

@@ -10,8 +10,9 @@ import stat
 import tempfile
 from pathlib import Path
 
+from collector.model import environment
+
 DEFAULT_HOST = "unix:///var/run/docker.sock"
-ENVIRONMENT_VARIABLE = "DOCKER_HINDSIGHT_LOG"
 _MOST_BYTES = 16 * 2**20
 
 
@@ -24,7 +25,7 @@ def default_log_path() -> Path:
 
     A user without one who may read the service's, as a member of its group, means that.
     """
-    if path := os.environ.get(ENVIRONMENT_VARIABLE):
+    if path := os.environ.get(environment.LOG):
         return Path(path)
     if os.geteuid() == 0:
         return SYSTEM_LOG

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from collector.model import environment
 from collector.model.errors import UsageError
-from collector.model.paths import ENVIRONMENT_VARIABLE, default_log_path
+from collector.model.paths import default_log_path
 from collector.model.units import parse_duration
 from collector.model.untrusted import UNPRINTABLE, one_line
 from collector.terminal.sparkline import ASCII_BARS, BARS
@@ -41,7 +42,7 @@ LogOption = Annotated[
     Path | None,
     typer.Option(
         "--log",
-        envvar=ENVIRONMENT_VARIABLE,
+        envvar=environment.LOG,
         metavar="PATH",
         help="The event log. Default: /var/lib/docker-hindsight/events.duckdb for root, "
         "else docker-hindsight/events.duckdb in the XDG state folder.",

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
 
+from collector.model.choices import did_you_mean
+from collector.model.environment import VARIABLES
 from collector.model.errors import HindsightError, UsageError
 from collector.model.untrusted import one_line
 from collector.terminal.console import in_journal
 
 _INTERRUPTED = 130
 # Typer has no public name for what it raises where a command line is wrong.
+_NO_SUCH = re.compile(r"No such (?:command|option):? '?(?P<name>[^'\s]+)'?")
+_NOT_ONE_OF = re.compile(r"'(?P<name>[^']*)' is not one of (?P<known>'.*')$")
 _MISUSE: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 def run(app: typer.Typer, program: str) -> NoReturn:
     """Run a command as its arguments say, and end with its exit status."""
     with faults_in_one_line(program):
+        for line in _misspelt(os.environ):
+            _tell(f"{program}: {line}")
         try:
             status = app(prog_name=program, standalone_mode=False)
         except _MISUSE as error:
@@ -88,12 +95,29 @@ def _tell_misuse(error: Exception, program: str) -> int:
         typer.echo(message, err=True)
         return UsageError.exit_status
     command = getattr(context, "command_path", program)
-    text = message.replace("Value error, ", "").rstrip(".")
+    text = _with_suggestion(message.replace("Value error, ", "").rstrip("."), context)
     if text.startswith("Got unexpected extra argument"):
         text += " (quote a glob, so that the shell leaves it whole)" if "--log" in _options(context) else ""
     see = " See" if text.endswith("?") else ": see"
     _tell(f"{command}: {text[:1].lower()}{text[1:]}{see} `{command} --help`")
     return UsageError.exit_status
+
+
+def _with_suggestion(text: str, context: object) -> str:
+    """What Typer says of a name that is not one of those known, with the suggestions that all our messages make."""
+    if found := _NO_SUCH.match(text):
+        known = _options(context) if found["name"].startswith("-") else getattr(context, "command", None)
+        return found[0] + did_you_mean(found["name"], getattr(known, "commands", known) or ())
+    if found := _NOT_ONE_OF.search(text):
+        return text + did_you_mean(found["name"], re.findall(r"'([^']*)'", found["known"]))
+    return text
+
+
+def _misspelt(environment: Iterable[str]) -> Iterator[str]:
+    """A line for each environment variable that looks like one of ours and is none."""
+    for name in sorted(environment):
+        if "HINDSI" in name and name not in VARIABLES and (meant := did_you_mean(name, VARIABLES)):
+            yield f"the environment variable {name} is not read{meant}"
 
 
 def _options(context: object) -> set[str]:

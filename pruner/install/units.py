@@ -16,10 +16,11 @@ from pathlib import Path
 
 from collector.job_sources.follow import JOURNAL_GROUP
 from collector.machine import reserve
+from collector.model import environment
 from collector.model.errors import HindsightError, UsageError
 from collector.model.paths import replace_file
 from pruner.policy.file import to_toml
-from pruner.policy.policy import SLOTS_VARIABLE, Policy
+from pruner.policy.policy import Policy
 
 DEFAULT_USER = "docker-hindsight"
 ENGINE_GROUP = "docker"
@@ -257,7 +258,7 @@ class Installation:
                 "# another, with space kept back in it: the service gives it up when there is next to none.",
                 f"ExecStartPre=-+/bin/sh -c '{script}'",
                 *(f"BindPaths=-{_escaped(str(own))}:{seen}" for seen, own in self.reserves.items()),
-                f"Environment={reserve.FOLDER_VARIABLE}={':'.join(map(str, self.reserves))}",
+                f"Environment={environment.RESERVE}={':'.join(map(str, self.reserves))}",
             ]
         )
 
@@ -271,7 +272,7 @@ class Installation:
             f'umask 022; rm -f {slots_file}; [ -r "$$RUNNER_CONFIG" ] || exit 0; '
             'slots=$$(sed -En -e "/^[[:space:]]*[[]/q" '
             '-e "s/^[[:space:]]*concurrent[[:space:]]*=[[:space:]]*([0-9]+).*/\\\\1/p" "$$RUNNER_CONFIG"); '
-            f'echo "{SLOTS_VARIABLE}=$${{slots:-1}}:$$RUNNER_CONFIG" >{slots_file}'
+            f'echo "{environment.JOB_SLOTS}=$${{slots:-1}}:$$RUNNER_CONFIG" >{slots_file}'
         )
         return "\n".join(
             [

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from collector.model.choices import did_you_mean, unknown
 from collector.model.errors import UsageError
 from collector.model.units import format_duration, has_no_unit, parse_bytes, parse_duration
-from pruner.policy.layers import flatten, read_layers, unknown
+from pruner.policy.layers import flatten, read_layers
 from pruner.policy.local_images import LOCAL_IMAGES
 from pruner.policy.orders import ORDERS
 from pruner.policy.policy import AUTO, MOST_SLOTS, Policy, Space, compile_entry
@@ -141,7 +142,7 @@ def _globs(value: Any) -> tuple[str, ...]:
 def _one_of(names: tuple[str, ...]) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if value not in names:
-            raise ValueError(f"must be one of {', '.join(names)}")
+            raise ValueError(f"must be one of {', '.join(names)}{did_you_mean(str(value), names)}")
         return str(value)
 
     return read
@@ -253,7 +254,7 @@ def _applied(
     for name, value in values.items():
         key = KEYS.get(name)
         if key is None:
-            faults.append(f"{sources[name]}: unknown key '{name}'; {unknown(name, KEYS)}")
+            faults.append(f"{sources[name]}: unknown key '{name}'{unknown(name, KEYS)}")
             continue
         try:
             policy = _with(policy, name, key.read(value))

@@ -8,7 +8,6 @@ whoever runs this.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import re
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from collector.model.choices import unknown
 from collector.model.errors import UsageError
 from collector.model.paths import read_bounded
 
@@ -139,17 +139,12 @@ def flatten(values: Mapping[str, Any], source: str, sections: Iterable[str]) -> 
     flat: dict[str, Any] = {}
     faults = []
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and not value and name not in sections:
+            faults.append(f"{source}: unknown section '{name}'{unknown(name, sorted(sections))}")
+        elif isinstance(value, Mapping):
             flat.update({f"{name}.{key}": inner for key, inner in value.items()})
         elif name in sections:
             faults.append(f"{source}: '{name}' is a section: write [{name}] and its keys under it")
         else:
             flat[name] = value
     return flat, faults
-
-
-def unknown(name: str, known: Iterable[str]) -> str:
-    """What to say of a name that is not one of those known: the most similar ones, or all."""
-    names = list(known)
-    similar = " or ".join(f"'{one}'" for one in difflib.get_close_matches(name, names, n=2))
-    return f"did you mean {similar}?" if similar else f"known are {', '.join(names)}"

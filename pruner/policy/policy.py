@@ -21,8 +21,6 @@ AUTO_DEFAULT_PER_CENT = 10.0
 AUTO_DEFAULT_AGE = 3600.0
 _NEVER = "never"
 
-# Number and configuration, as `4:/etc/gitlab-runner/config.toml`: the pruner's unit sets it.
-SLOTS_VARIABLE = "DOCKER_HINDSIGHT_JOB_SLOTS"
 # More jobs at once than any runner takes.
 MOST_SLOTS = 10**6
 

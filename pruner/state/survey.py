@@ -19,6 +19,7 @@ from collector.engine.protocol import Engine
 from collector.eventlog.identity import Identity, this_machine
 from collector.eventlog.log import EventLog
 from collector.machine.disk import DiskSample, contradiction, sample_disks
+from collector.model import environment
 from collector.model.errors import EngineError, UsageError
 from collector.model.jobs import ci_job, job_of, orchestrator_of
 from collector.model.observation import EngineInfo, ExternalContainer, ImageObservation, ListedContainer, ListedImage
@@ -29,7 +30,7 @@ from collector.model.units import format_count, format_duration, format_time, sh
 from collector.model.untrusted import cut, mapping, objects, size, text
 from pruner.policy.local_images import EVICT
 from pruner.policy.orders import LEARNING_ORDERS
-from pruner.policy.policy import MOST_SLOTS, SLOTS_VARIABLE, Policy
+from pruner.policy.policy import MOST_SLOTS, Policy
 from pruner.state.disks import splits_images
 from pruner.state.event_watch import recent_uses
 from pruner.state.inventory import (
@@ -337,7 +338,7 @@ def free_slots(policy: Policy, listed: Iterable[ListedContainer]) -> int | None:
 
 def _told_slots(path: Path) -> int | None:
     """The number of job slots that root read in a file that we may not read; None: it is not known."""
-    number, _, where = os.environ.get(SLOTS_VARIABLE, "").partition(":")
+    number, _, where = os.environ.get(environment.JOB_SLOTS, "").partition(":")
     return int(number) if where == str(path) and number.isdecimal() and int(number) > 0 else None
 
 

@@ -133,7 +133,7 @@ def test_a_policy_file_is_taken_and_options_change_it(busy: EventLog, tmp_path: 
         (("--pull-rate", "0"), 2, "--pull-rate must be"),
         (("--policy", "/nonexistent.toml"), 2, "no policy file /nonexistent.toml"),
         (("--log", "/nonexistent.duckdb"), 1, "no event log at /nonexistent.duckdb"),
-        (("--host", "other"), 1, "knows no host 'other', only runner"),
+        (("--host", "other"), 1, "knows no host 'other'; known are runner"),
         (("--interval", "1h"), 1, "spans 33.3 min, less than one interval of 1 h"),
     ],
 )

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from collector.machine.reserve import FOLDER_VARIABLE, NAME, Reserve, reserves
+from collector.machine.reserve import NAME, Reserve, reserves
+from collector.model import environment
 
 
 def test_space_is_kept_back_and_given_only_when_there_is_next_to_none(tmp_path: Path) -> None:
@@ -39,11 +40,11 @@ def test_the_engine_has_a_reserve_of_its_own_where_the_log_is_on_another_file_sy
     def paths(*folders: str) -> list[str]:
         return [str(reserve.path) for reserve in reserves(log, folders)]
 
-    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    monkeypatch.delenv(environment.RESERVE, raising=False)
     beside = f"{log}.reserve"
     assert paths() == paths(str(tmp_path)) == paths("/nonexistent") == [beside]
     assert paths("/dev/shm") == [beside, f"/dev/shm/{NAME}"]  # noqa: S108 - nothing is written
-    monkeypatch.setenv(FOLDER_VARIABLE, "/dev/shm")  # noqa: S108
+    monkeypatch.setenv(environment.RESERVE, "/dev/shm")  # noqa: S108
     assert paths("/nonexistent") == [beside, f"/dev/shm/{NAME}"]  # noqa: S108
-    monkeypatch.setenv(FOLDER_VARIABLE, "/nonexistent:/dev/shm")
+    monkeypatch.setenv(environment.RESERVE, "/nonexistent:/dev/shm")
     assert paths("/nonexistent") == [beside, f"/dev/shm/{NAME}"]  # noqa: S108
