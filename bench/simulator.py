@@ -242,7 +242,7 @@ def under(trace: Trace, shares: list[float]) -> list[Result]:
 def indexed(trace: Trace) -> Index:
     """The index of a trace, with what a policy that removes least recently used images takes."""
     index, policy = Index(trace), Policy(threshold=Space.parse("10%"), order="lru")
-    index.by_last_use(policy.min_age, policy.interval)
+    index.by_last_use(float(PolicyCleaner(policy, trace).min_ages[:, 1].min()), policy.interval)
     return index
 
 

@@ -54,7 +54,7 @@ class ImageCheck:
         removed: whether it was removed in fact.
         cause: why replay and fact differ, or why it was kept at the last moment; empty if they simply agree.
         kept: whether the replay has it go as the plan did, and the log says why it was kept at the last moment.
-        job: for which job in flight the pruner held it; None: for none.
+        job: for which job in flight it was held, or went last and so stayed; None: for none.
         asked: whether that job then had a container of it.
     """
 
@@ -307,16 +307,25 @@ def _check(prune: _Prune, cut: EventLog, containers: frozenset[tuple[str, str]])
         replayed = _replay(prune, policy, cut)
     except (HindsightError, ValueError) as error:
         return _skipped(made, str(error))
-    held = {
-        entry["image"]: Hold.from_json(entry["hold"]).job
-        for entry in prune.plan["images"]
-        if entry["reason"] == Reason.HELD.name.lower() and "hold" in entry
-    }
+    held = _held(prune, policy, replayed)
     images = [
         replace(check, job=job, asked=(job, check.image) in containers) if job is not None else check
         for check, job in ((check, held.get(check.image)) for check in _compare(prune, replayed))
     ]
     return PruneCheck(made.prune, made.started, made.trigger, words, tuple(images))
+
+
+def _held(prune: _Prune, policy: Policy, replayed: Plan) -> dict[str, str]:
+    """The images that stayed for a job in flight, with its ID: what is only guessed stays where others suffice."""
+    rows = {entry["image"]: entry for entry in prune.plan["images"] if "hold" in entry}
+    held = {image for image, entry in rows.items() if entry["reason"] == Reason.HELD.name.lower()}
+    holds = replayed.inventory.holds
+    firm = {image: hold for image, hold in holds.items() if hold.firm}
+    if len(firm) < len(holds):
+        unguessed = plan(policy, replace(replayed.inventory, holds=firm), levels=replayed.levels)
+        going, without = ({one.image.image_id for one in made.evictions} for made in (replayed, unguessed))
+        held |= (without - going) & rows.keys()
+    return {image: Hold.from_json(rows[image]["hold"]).job for image in held}
 
 
 def _is_readable(plan: Mapping[str, Any]) -> bool:

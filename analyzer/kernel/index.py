@@ -25,7 +25,7 @@ _MOST_IMAGES = 2**29
 
 class _Trace(ctypes.Structure):
     _fields_ = (
-        *((name, c_int32) for name in ("images", "groups", "uses", "disks", "gaps", "parts")),
+        *((name, c_int32) for name in ("images", "groups", "uses", "disks", "gaps", "guesses", "parts")),
         ("periods", c_int64),
         ("trace_end", c_double),
         ("scale", c_double),
@@ -49,6 +49,7 @@ class _Trace(ctypes.Structure):
                 *("own_space", "space", "local"),
                 *("disk_time", "disk_total", "disk_other", "inode_total", "inode_other", "disk_class"),
                 *("gap_begin", "gap_end"),
+                *("guess_begin", "guess_end", "guess_image", "guess_rank"),
             )
         ),
     )
@@ -95,12 +96,17 @@ class Index:
         by_begin = np.argsort(trace.blind[:, 0], kind="stable")
         self._arrays["gap_begin"] = plain(trace.blind[by_begin, 0], np.float64)
         self._arrays["gap_end"] = plain(trace.blind[by_begin, 1], np.float64)
+        by_begin = np.argsort(trace.guesses[:, 0], kind="stable")
+        kinds = {"guess_begin": np.float64, "guess_end": np.float64, "guess_image": np.int32, "guess_rank": np.uint8}
+        for column, (name, kind) in zip(trace.guesses[by_begin].T, kinds.items(), strict=True):
+            self._arrays[name] = plain(column, kind)
         self.struct = _Trace(
             images=trace.images,
             groups=self.groups,
             uses=self.uses,
             disks=self.disks,
             gaps=len(trace.blind),
+            guesses=len(trace.guesses),
             parts=len(self._arrays["before"]) - 1,
             periods=0,
             trace_end=trace.end,

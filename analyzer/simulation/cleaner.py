@@ -162,7 +162,8 @@ class PolicyCleaner:
         levels = self.levels(host)
         if host.free >= levels.threshold[0] and host.free_inodes >= levels.threshold[1]:
             return levels
-        order = self._local_in_turn(host, self.ordered(host))
+        guessed = host.guessed()
+        order = sorted(self._local_in_turn(host, self.ordered(host)), key=lambda i: guessed.get(i, 0))
         verdict = self.decide(host, order, levels)
         for i in in_turn(order, verdict):
             host.remove(i, emergency=verdict[i] == EVICT_EMERGENCY)

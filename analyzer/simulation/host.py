@@ -138,6 +138,13 @@ class Host:
         """The end of the latest gap so far; within a gap it is now. None: there was no gap yet."""
         return max((min(end, self.now) for begin, end in self._blind if begin <= self.now), default=None)
 
+    def guessed(self) -> dict[int, int]:
+        """The images that jobs in flight may need by a guess, each with its rank: see `Trace.guesses`."""
+        guesses, found = self.trace.guesses, dict[int, int]()
+        for _, _, image, rank in guesses[(guesses[:, 0] <= self.now) & (self.now < guesses[:, 1])].tolist():
+            found[int(image)] = max(int(rank), found.get(int(image), 0))
+        return found
+
     def use(self, image: int, until: float, kind: Use) -> bool:
         """Let an image be used now; whether something had to be brought in for it."""
         before, self.arriving, self.beside = self.held[image], 0, 0

@@ -12,6 +12,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from analyzer.trace.holds import JobHolds, read_holds
 from analyzer.trace.naming import Naming, bearing, sights
 from analyzer.trace.pull_space import pull_space
 from analyzer.trace.trace import DEFAULT_PULL_RATE, Flags, Floats, Integers, Trace, Use
@@ -22,7 +23,6 @@ from collector.eventlog.retention import WHOLE_SINCE
 from collector.eventlog.sql import sql_built_ns, sql_case, sql_list, sql_names, sql_stored_ns
 from collector.model.errors import LogError, UsageError
 from collector.model.events import LIVE, MOMENTS, Kind
-from collector.model.jobs import HELPER_ROLES
 from collector.model.units import format_bytes, format_count, format_duration, format_time
 from collector.queries.failures import Failures, read_failures
 from collector.queries.pulls import read_pull_rate
@@ -30,7 +30,6 @@ from collector.queries.status import Coverage
 from pruner.policy.min_age import HOUR_NS, MOST_AGE
 from pruner.policy.min_age import history as min_age_history
 from pruner.policy.min_age import rows as age_rows
-from pruner.state.jobs_in_flight import PREPARATION_S, UNSEEN_S
 
 Columns = dict[str, NDArray[Any]]
 _NONE = -1
@@ -77,29 +76,6 @@ _OPEN = """
         SELECT container FROM event WHERE host = $host AND kind = 'container_destroyed'
             AND container IN (SELECT container FROM created)
     ) ORDER BY seq
-"""
-# What a job in flight holds by evidence, as `pruner.state.jobs_in_flight` has it: what the job's source names, until
-# its build container or its end, and no longer than a preparation (or a job without any container) may take.
-_HOLDS = f"""
-    WITH named AS (
-        SELECT host, job, image, min(epoch_ns(time)) AS time FROM event
-        WHERE host = $host AND kind = 'job_image_used' AND image IS NOT NULL AND job IS NOT NULL
-            AND (role IS NULL OR role NOT IN ({sql_list(sorted(HELPER_ROLES))}))
-        GROUP BY ALL
-    ), seen AS (
-        SELECT host, job, bool_or(container IS NOT NULL) AS shown,
-            min(epoch_ns(time)) FILTER (kind = 'job_finished' OR kind = 'container_created' AND role = 'build') AS over
-        FROM event SEMI JOIN named USING (host, job) GROUP BY ALL
-    ), asked AS (
-        SELECT DISTINCT host, job, image FROM event SEMI JOIN named USING (host, job)
-        WHERE kind = 'container_created' AND image IS NOT NULL
-    ), held AS (
-        SELECT *, time + CAST(CASE WHEN shown THEN {PREPARATION_S} ELSE {UNSEEN_S} END * 1e9 AS BIGINT) AS longest
-        FROM named JOIN seen USING (host, job) JOIN job USING (host, job) WHERE ci = 'gitlab'
-    )
-    SELECT time, image, least(longest, coalesce(over, longest)) AS until, asked.job IS NOT NULL AS needed
-    FROM held LEFT JOIN asked USING (host, job, image)
-    WHERE coalesce(over, longest) > time ORDER BY time, image
 """
 _OBSERVATIONS = "CREATE OR REPLACE TEMP TABLE observed AS FROM image_observations WHERE host = ?"
 _OBSERVED = f"""
@@ -188,7 +164,8 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
             "disk": _columns(connection, _DISK, [host]),
             "gaps": _columns(connection, _GAPS, [host]),
         }
-        holds = _columns(connection, _HOLDS, {"host": host}) if kinds.names_images else None
+        local = columns["observed"]["image"][columns["observed"]["local"].astype(np.bool_)]
+        holds = read_holds(connection, host, local, kinds.end)
         pulls, jobs = age_rows(connection, host) if kinds.shows_waits else ((), ())
         names = dict(connection.execute(_NAMES, {"host": host}).fetchall())
         surveyed = looked.result()
@@ -224,7 +201,6 @@ class _Kinds:
         self.unresolved = sum(row[4] for row in rows if row[0] in _NAMING)
         self.shows_waits = "container_created" in first
         self.shows_jobs = Kind.JOB_STARTED.value in first and Kind.IMAGE_PULLED.value in first
-        self.names_images = Kind.JOB_IMAGE_USED.value in first
         self._created = {row[1]: (row[5], row[6]) for row in rows if row[0] == "container_created" and row[5]}
 
     def doubtful(self, survey: Survey) -> list[int]:
@@ -292,7 +268,7 @@ class _Raw:
     unresolved: int
     uses: LoggedUses
     more: LoggedUses
-    holds: Columns | None
+    holds: JobHolds | None
     earliest: Integers
     observed: Columns
     layers: Columns
@@ -378,6 +354,7 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
         bearing=bearing(raw.naming, number, n, raw.origin),
         pull_rate=raw.pull_rate or DEFAULT_PULL_RATE,
         pull_space=pull_space(raw.store, first, layer, layer_bytes),
+        guesses=_guesses(raw, number),
     )
 
 
@@ -409,21 +386,27 @@ def _add_findings(raw: _Raw) -> None:
 
 
 def _add_holds(raw: _Raw, assumptions: list[str]) -> None:
-    """Add what jobs in flight held."""
-    if raw.holds is None or not len(raw.holds["image"]):
+    """Add what jobs in flight held for certain."""
+    if raw.holds is None:
         return
-    more, time, until, image = raw.more, raw.holds["time"], raw.holds["until"], raw.holds["image"]
+    more, firm = raw.more, raw.holds.firm
     raw.more = LoggedUses(
-        np.concatenate((more.time, time)),
-        np.concatenate((more.until, until)),
-        np.concatenate((more.image, image)),
-        np.concatenate((more.kind, np.full(len(image), int(Use.HOLD), dtype=np.uint8))),
+        np.concatenate((more.time, firm["time"])),
+        np.concatenate((more.until, firm["until"])),
+        np.concatenate((more.image, firm["image"])),
+        np.concatenate((more.kind, np.full(len(firm["image"]), int(Use.HOLD), dtype=np.uint8))),
     )
-    vain = int(np.count_nonzero(~raw.holds["needed"].astype(np.bool_) & (until <= raw.end)))
-    assumptions.append(
-        f"images stay for jobs in flight that name them: {format_count(len(image), 'hold')}, {vain:,} of them for an "
-        "image of which the job then had no container; what the pruner would put last by a guess is not simulated"
-    )
+    assumptions += raw.holds.notes
+
+
+def _guesses(raw: _Raw, number: Integers) -> Floats:
+    """What jobs in flight may need by a guess; see `Trace.guesses`."""
+    if raw.holds is None:
+        return np.empty((0, 4))
+    found = raw.holds.guesses
+    times = raw.seconds(found["time"]), raw.seconds(found["until"])
+    columns = np.stack((*times, number[found["image"]], found["rank"]), axis=1)
+    return columns[columns[:, 2] >= 0]
 
 
 def _numbering(raw: _Raw) -> Integers:

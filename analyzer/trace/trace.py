@@ -70,6 +70,8 @@ class Trace:
         pull_rate: bytes per second at which this host pulls, as measured; else what is usual.
         pull_space: bytes that a pull takes for a while beside what its image then holds, the most of those that stand
             beside a missing layer; as `layer`, shape (first[n],); empty: none. See `analyzer.trace.pull_space`.
+        guesses: when which image may be needed by a job in flight, by no more than a guess, and so goes last; shape
+            (k, 4) of (begin, end, image, rank from 1 to 2). See `pruner.state.jobs_in_flight.Hold.rank`.
     """
 
     host: str
@@ -101,6 +103,7 @@ class Trace:
     bearing: tuple[tuple[tuple[str, float, float], ...], ...] = ()
     pull_rate: float = DEFAULT_PULL_RATE
     pull_space: Integers = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    guesses: Floats = field(default_factory=lambda: np.empty((0, 4)))
 
     @property
     def images(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
@@ -24,7 +24,10 @@ from pruner.state.jobs_in_flight import (
     pull_policies,
 )
 
-_LATELY_S = 7 * 86400.0
+if TYPE_CHECKING:
+    import duckdb
+
+LATELY_S = 7 * 86400.0
 # Containers of jobs that had begun before.
 _OVERLAP_S = 86400.0
 _IF_NOT_PRESENT = "if-not-present"
@@ -40,16 +43,15 @@ def read_jobs(log: EventLog, now: float, runner_config: Path | None = None) -> J
         now: UTC seconds; what a job names is of use for as long as its preparation may take.
         runner_config: GitLab Runner's config.toml; one that cannot be read adds nothing.
     """
-    host, since, lately = log.host, int((now - PREPARATION_S) * 1e9), int((now - _LATELY_S) * 1e9)
-    with log.reading(whole_since=now - _LATELY_S - _OVERLAP_S) as connection:
+    host, since, lately = log.host, int((now - PREPARATION_S) * 1e9), int((now - LATELY_S) * 1e9)
+    with log.reading(whole_since=now - LATELY_S - _OVERLAP_S) as connection:
 
         def ask(question: str, *values: object) -> list[Any]:
             return connection.execute(question, list(values)).fetchall()
 
         recent = ask(_RECENT, host, since)
         used = ask(_USES, host, lately)
-        builds = [Build(*row) for row in ask(_BUILDS, host, lately)]
-        arrivals = ask(_ARRIVALS, host, sorted({build.image for build in builds}))
+        policies = read_pull_policies(connection, host, now - LATELY_S)
         begun = ask(_BEGUN, host, since)
         logged = ask(_LOGGED_JOBS, host, since)
         slots = ask(_SLOTS, host, lately, SLOT.pattern)
@@ -68,21 +70,36 @@ def read_jobs(log: EventLog, now: float, runner_config: Path | None = None) -> J
     uses: dict[str, list[PastUse]] = defaultdict(list)
     for project, *use in used:
         uses[project].append(PastUse(*use))
-    events: dict[str, list[tuple[float, str]]] = defaultdict(list)
-    for image, time, kind in arrivals:
-        events[image].append((time, kind))
     return JobMemory(
         {job: frozenset(found) for job, found in images.items()},
         {job: frozenset(found) for job, found in names.items()},
         frozenset(settled),
         {project: tuple(found) for project, found in uses.items()},
-        dict(pull_policies(builds, events)),
+        policies,
         RunnerPolicies(configured_policies(runner_config)),
         tuple(Flight(job, project, at, None, runner, ref, name) for job, project, at, runner, ref, name in begun),
         frozenset(job for job, ended in logged if not ended),
         frozenset(job for job, ended in logged if ended),
         {slot: (time, job) for slot, job, time in slots},
     )
+
+
+def read_pull_policies(
+    connection: duckdb.DuckDBPyConnection, host: str, since: float
+) -> dict[tuple[str, str | None], str]:
+    """The pull policies that jobs have shown, by project ID and runner; see `pull_policies`.
+
+    Args:
+        connection: the log.
+        host: whose jobs.
+        since: from when on they count, UTC seconds.
+    """
+    builds = [Build(*row) for row in connection.execute(_BUILDS, [host, int(since * 1e9)]).fetchall()]
+    images = sorted({build.image for build in builds})
+    events: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    for image, time, kind in connection.execute(_ARRIVALS, [host, images]).fetchall():
+        events[image].append((time, kind))
+    return pull_policies(builds, events)
 
 
 class RunnerPolicies(dict[str, str]):

@@ -27,7 +27,7 @@ PREPARATION_S = 6 * 3600.0
 UNSEEN_S = 3600.0
 # The runner creates the next container of a job within seconds of the last one's end, unless it pulls: and
 # what it pulls then is not here yet.
-_SETTLE_S = 300.0
+SETTLE_S = 300.0
 # A listing says in whole seconds when a container was created.
 _SECOND_S = 1.0
 # The pull ends some seconds before the first container is created.
@@ -241,7 +241,7 @@ def _flies(one: _Seen, memory: JobMemory, now: float) -> bool:
     if one.building or one.flight.began <= now - PREPARATION_S:
         return False
     # Who follows the runner's log knows that it is pulling still.
-    return one.running or one.last > now - _SETTLE_S or (one.last > 0 and one.flight.job_id in memory.open)
+    return one.running or one.last > now - SETTLE_S or (one.last > 0 and one.flight.job_id in memory.open)
 
 
 def held_for_jobs(

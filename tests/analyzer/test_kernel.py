@@ -88,6 +88,8 @@ def traces(draw: st.DrawFn) -> Trace:
     )
     bearing = draw(st.none() | st.lists(st.lists(names, max_size=2), min_size=len(known), max_size=len(known)))
     sight = draw(st.none() | st.lists(st.integers(0, 3), min_size=len(known), max_size=len(known)))
+    guess = st.tuples(MOMENT, MOMENT, st.integers(0, len(known) - 1), st.integers(1, 2))
+    guesses = [(min(a, b), max(a, b) + 1.0, i, rank) for a, b, i, rank in draw(st.lists(guess, max_size=6))]
     space = draw(st.none() | st.lists(st.integers(0, 30), min_size=len(made.layer), max_size=len(made.layer)))
     return replace(
         made,
@@ -95,6 +97,7 @@ def traces(draw: st.DrawFn) -> Trace:
         pull_space=np.array(space or [], dtype=np.int64),
         bearing=tuple(map(tuple, bearing or ())),
         sight=np.array(sorted(sight or []), dtype=np.int64),
+        guesses=np.array(sorted(guesses), dtype=np.float64).reshape(-1, 4),
     )
 
 
@@ -123,6 +126,7 @@ def stretched(trace: Trace, factor: float) -> Trace:
     """The same history in `factor` times the time: idle times of hours and days."""
     names = ("time", "until", "disk_time", "blind", "created", "min_ages")
     columns = {name: getattr(trace, name) * factor for name in names}
+    columns["guesses"] = trace.guesses * (factor, factor, 1, 1)
     return replace(trace, end=trace.end * factor, **columns)
 
 

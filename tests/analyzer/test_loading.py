@@ -131,6 +131,49 @@ def test_jobs_in_flight_hold_what_they_name_in_simulation_too(log: EventLog) -> 
     assert gone == [(150.0, "help"), (200.0, "a"), (330.0, "b"), (4000.0, "b")]
 
 
+def test_what_jobs_in_flight_may_need_goes_last_in_simulation_too(log: EventLog) -> None:
+    def made(at: float, until: float, image: str, name: str, labels: dict[str, Any]) -> list[Event]:
+        created, destroyed = container(at, until, image, name)
+        return [replace(created, attributes=labels), destroyed]
+
+    def job(number: int, at: float, image: str | None, until: float) -> list[Event]:
+        helper = made(at, until, "help", f"h{number}", of_job(number, "predefined"))
+        return [*helper, *made(until + 5, until + 8, image, f"b{number}", of_job(number))] if image else helper
+
+    log.append(
+        [
+            Event(T0, Kind.COLLECTOR_STARTED),
+            sample(0),
+            *[observed(1, image) for image in ("a", "b", "help")],
+            observed(1, "mine", local=True),
+            # The project uses two images, one of which no registry can give back.
+            *job(1, 10, "a", 20),
+            *job(2, 30, "mine", 40),
+            *container(50, 60, "b", "other"),
+            # What was pulled meanwhile is less likely to be needed. Cancelled, the job counts for five minutes more.
+            Event(T0 + 105 * S, Kind.IMAGE_PULLED, image="b", reference="b:1"),
+            *job(3, 100, None, 200),
+            sample(5000),
+        ]
+    )
+    trace = load_trace(log)
+    names = [(begin, end, trace.image_ids[int(i)], rank) for begin, end, i, rank in trace.guesses.tolist()]
+    assert names == [(30.0, 45.0, "a", 2.0), (100.0, 500.0, "a", 2.0), (105.0, 500.0, "b", 1.0)]
+    held = trace.kind == Use.HOLD
+    assert [(trace.image_ids[i], t) for i, t in zip(trace.image[held], trace.until[held], strict=True)] == [
+        ("mine", 500.0)
+    ]
+    stays, last = trace.assumptions[-2:]
+    assert "1 hold, 1 of them for an image of which the job then had no container" in stays
+    assert "3 holds, 3 of them for an image of which the job then had no container" in last
+    # While the job is in flight, the image that it may need stays, though it was used the longest ago.
+    disk = replace(trace, disk_total=np.array([120, 120]), disk_other=np.array([0, 0]))
+    cleaner = PolicyCleaner(Policy(threshold=Space.parse("40B"), min_age=0.0, interval=150.0, order="lru"), disk)
+    result = replay(disk, cleaner)
+    assert result == replay(disk, cleaner, reference=True)
+    assert [(removal.time, trace.image_ids[removal.image]) for removal in result.removed] == [(150.0, "b")]
+
+
 def test_what_an_inventory_finds_first_was_last_used_when_stored_or_built(log: EventLog) -> None:
     log.append([sample(0), observed(1, "stored", stored=T0 / S - 7), observed(1, "built")])
     trace = load_trace(log)

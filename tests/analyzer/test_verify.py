@@ -127,6 +127,19 @@ def test_what_was_held_for_a_job_is_said_to_be_asked_for_or_not(history: EventLo
     )
 
 
+def test_what_a_guess_put_last_and_so_kept_is_said_to_be_asked_for_or_not(history: EventLog) -> None:
+    """Of the two that may be needed only the one that would have gone without the guess was kept by it."""
+    last = [
+        entry(image, "target_reached", used)
+        | {"hold": Hold("5", T0 / S + HOUR - 60, None, "jobs of its project used it lately", firm=False).to_json()}
+        for image, used in (("a", 20), ("c", 60))
+    ]
+    history.append([recorded(HOUR, [entry("b", "evict", 40), *last]), ended(HOUR + 1, HOUR, "b")])
+    check = only(history)
+    assert check.agreement == 1.0
+    assert check.to_json()["held_for_jobs"] == [{"image": "a", "name": "a:1", "job": "5", "asked_for": False}]
+
+
 def test_images_that_only_one_side_knows_are_named(history: EventLog) -> None:
     images = [entry("x", "evict", 5), *STAYS]
     history.append([recorded(HOUR, images), ended(HOUR + 1, HOUR, "x")])

@@ -6,7 +6,27 @@ typedef struct {
     double idle_since;
     double bytes, inodes;
     const double *goal;
+    int guessing; /* whether anything is guessed to be needed by jobs in flight */
 } decision_t;
+
+/* Let guesses hold that have begun; whether any holds now. */
+static int begin_guesses(run_t *run) {
+    const trace_t *t = run->trace;
+    for (; run->guess < t->guesses && t->guess_begin[run->guess] <= run->now; run->guess++) {
+        double end = t->guess_end[run->guess];
+        double *until = &run->guessed_until[GUESS_RANKS * t->guess_image[run->guess] + t->guess_rank[run->guess] - 1];
+        if (end > *until) *until = end;
+        if (end > run->guessing_until) run->guessing_until = end;
+    }
+    return run->guessing_until > run->now;
+}
+
+/* How likely a job in flight needs an image, by a guess; 0: nothing speaks for it. */
+static inline int guessed(const run_t *run, const decision_t *d, int32_t i) {
+    int rank = d->guessing ? GUESS_RANKS : 0;
+    while (rank && run->guessed_until[GUESS_RANKS * i + rank - 1] <= run->now) rank--;
+    return rank;
+}
 
 static void begin_decision(run_t *run, decision_t *d) {
     const trace_t *t = run->trace;
@@ -24,6 +44,7 @@ static void begin_decision(run_t *run, decision_t *d) {
     d->idle_since = run->now - p->allowlist_idle;
     d->bytes = (double)run->free;
     d->inodes = free_inodes(run);
+    d->guessing = begin_guesses(run);
     run->taken_count = 0;
 }
 
@@ -103,6 +124,21 @@ static int room_for(run_t *run, int32_t wanted) {
     return OK;
 }
 
+/* Take, of the periods that were kept, those of images that are guessed to be needed by this rank, spared or not. */
+static int32_t take_kept(run_t *run, decision_t *d, int32_t kept, int rank, int emergency) {
+    const trace_t *t = run->trace;
+    int32_t rest = 0;
+    for (int32_t k = 0; k < kept; k++) {
+        int32_t q = run->kept[k], i = t->spell_image[q];
+        if (t->at[q] < run->position && t->end[q] <= d->limit && run->held[i] && spared(run, d, i, t->end[q]) == emergency &&
+            guessed(run, d, i) == rank && !reaches(d->bytes, d->inodes, d->goal))
+            take(run, d, q, i, emergency);
+        else
+            run->kept[rest++] = q;
+    }
+    return rest;
+}
+
 /* Least recently used first: periods that were passed by, then on from the cursor. */
 static void decide_lru(run_t *run) {
     const trace_t *t = run->trace;
@@ -121,7 +157,7 @@ static void decide_lru(run_t *run) {
             continue;
         }
         if (!run->held[i] || (run->policy->keep_local && t->local[i])) continue;
-        if (spared(run, &d, i, t->end[s])) {
+        if (spared(run, &d, i, t->end[s]) || guessed(run, &d, i)) {
             keep(run, &kept, s);
         } else if (reaches(d.bytes, d.inodes, d.goal)) {
             reached = 1;
@@ -139,7 +175,7 @@ static void decide_lru(run_t *run) {
             /* not yet: a use at this very moment, or one whose end lies before its beginning */
         } else if (!run->held[i] || (run->policy->keep_local && t->local[i])) {
             continue;
-        } else if (!spared(run, &d, i, t->end[s])) {
+        } else if (!spared(run, &d, i, t->end[s]) && !guessed(run, &d, i)) {
             if (reaches(d.bytes, d.inodes, d.goal)) break;
             take(run, &d, (int32_t)s, i, 0);
             continue;
@@ -151,20 +187,12 @@ static void decide_lru(run_t *run) {
         keep(run, &kept, s);
     }
     run->cursor = s;
+    for (int rank = 1; d.guessing && rank <= GUESS_RANKS; rank++) kept = take_kept(run, &d, kept, rank, 0);
     int32_t back = give_back(run);
     d.goal = run->levels + EMERGENCY;
     if (!reaches(d.bytes, d.inodes, d.goal)) {
-        int32_t rest = 0;
         take_again(run);
-        for (int32_t k = 0; k < kept; k++) {
-            int32_t q = run->kept[k], i = t->spell_image[q];
-            if (t->at[q] < position && t->end[q] <= d.limit && run->held[i] && spared(run, &d, i, t->end[q]) &&
-                !reaches(d.bytes, d.inodes, d.goal))
-                take(run, &d, q, i, 1);
-            else
-                run->kept[rest++] = q;
-        }
-        kept = rest;
+        for (int rank = 0; rank <= (d.guessing ? GUESS_RANKS : 0); rank++) kept = take_kept(run, &d, kept, rank, 1);
         back = give_back(run);
     }
     if (back) {

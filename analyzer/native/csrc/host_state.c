@@ -61,6 +61,9 @@ typedef struct run {
     int32_t taken_count;
     double blind_end;
     int32_t gap;
+    int32_t guess;         /* guesses before this one have begun */
+    double *guessed_until; /* per image and rank */
+    double guessing_until; /* whether any holds */
     int32_t age; /* which minimum age holds */
     double prune_at, quiet_until, pause; /* where events start a prune: when the next one has done its work */
     int64_t last_tick, due;

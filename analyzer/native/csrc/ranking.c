@@ -358,6 +358,16 @@ static void put_local_in_turn(run_t *run, ordered_t *ordered) {
     ordered->ranked = run->present;
 }
 
+/* Put what jobs in flight may need by a guess last, the rest staying as it is. */
+static void put_guessed_last(run_t *run, const decision_t *d, ordered_t *ordered) {
+    int32_t count = 0;
+    for (int rank = 0; rank <= GUESS_RANKS; rank++)
+        for (int32_t k = 0; k < ordered->count; k++)
+            if (guessed(run, d, ordered->ranked[k]) == rank) run->candidate[count++].image = ordered->ranked[k];
+    for (int32_t k = 0; k < count; k++) run->present[k] = run->candidate[k].image;
+    ordered->ranked = run->present;
+}
+
 static inline int shielded(const run_t *run, const decision_t *d, const ordered_t *ordered, int32_t i) {
     const policy_t *p = run->policy;
     return ordered->last_use[i] > d->limit ||
@@ -391,6 +401,7 @@ static void decide_ordered(run_t *run) {
         order_present(run, &ordered);
     if (run->status != OK) return;
     if (run->policy->superseded) put_local_in_turn(run, &ordered);
+    if (d.guessing) put_guessed_last(run, &d, &ordered);
     int going = 0;
     d.goal = run->levels + TARGET;
     for (int32_t k = 0; k < ordered.count && !reaches(d.bytes, d.inodes, d.goal); k++) {

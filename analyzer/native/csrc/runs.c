@@ -55,7 +55,7 @@ int kernel_end(run_t *run) {
         account(run);
         status = run->status;
     }
-    free(run->held), free(run->known), free(run->holders), free(run->pulled), free(run->taken);
+    free(run->held), free(run->known), free(run->holders), free(run->pulled), free(run->taken), free(run->guessed_until);
     free(run->passed), free(run->kept), free(run->last_use), free(run->latest), free(run->uses), free(run->present), free(run->keys);
     free(run->ranked), free(run->candidate), free(run->today), free(run->own);
     free(run->latest_of), free(run->may_go);
@@ -94,7 +94,8 @@ static int make_run(run_t *run) {
     run->holders = calloc((size_t)trace->groups + 1, sizeof *run->holders);
     run->pulled = malloc(n * sizeof *run->pulled);
     run->taken = malloc(2 * n * sizeof *run->taken);
-    if (!run->held || !run->known || !run->holders || !run->pulled || !run->taken || room_for(run, 64)) return NO_MEMORY;
+    run->guessed_until = malloc(GUESS_RANKS * n * sizeof *run->guessed_until);
+    if (!run->held || !run->known || !run->holders || !run->pulled || !run->taken || !run->guessed_until || room_for(run, 64)) return NO_MEMORY;
     if (bits_make(&run->coming, trace->uses) != OK) return NO_MEMORY;
     if (policy->chooser != BY_LAST_USE && make_ordered(run) != OK) return NO_MEMORY;
     if (policy->superseded) {
@@ -110,6 +111,7 @@ static int make_run(run_t *run) {
     }
     for (int32_t i = 0; i < trace->images; i++) {
         run->pulled[i] = -INFINITY;
+        for (int k = 0; k < GUESS_RANKS; k++) run->guessed_until[GUESS_RANKS * i + k] = -INFINITY;
         if (trace->bringing[i] < trace->uses) bits_set(&run->coming, trace->bringing[i]);
     }
     run->upcoming = bits_next(&run->coming, 0);
@@ -126,7 +128,7 @@ run_t *kernel_begin(const trace_t *trace, const policy_t *policy, result_t *out)
     run->policy = policy;
     run->out = out;
     run->levels = policy->levels;
-    run->wake = run->blind_end = -INFINITY;
+    run->wake = run->blind_end = run->guessing_until = -INFINITY;
     run->falls.before = -INFINITY, run->falls.disk_class = -1;
     run->prune_at = INFINITY, run->quiet_until = -INFINITY, run->pause = policy->first_pause;
     run->status = make_run(run);

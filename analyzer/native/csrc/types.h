@@ -1,7 +1,7 @@
 /* What a replay is given. */
 
 typedef struct {
-    int32_t images, groups, uses, disks, gaps, parts;
+    int32_t images, groups, uses, disks, gaps, guesses, parts;
     int64_t periods;
     double trace_end, scale;
     const double *time;
@@ -34,7 +34,12 @@ typedef struct {
     const int32_t *disk_class;
     const double *gap_begin;
     const double *gap_end;
+    /* What jobs in flight may need by a guess, in order of time: goes after all else, the higher the rank, the later. */
+    const double *guess_begin, *guess_end;
+    const int32_t *guess_image;
+    const uint8_t *guess_rank;
 } trace_t;
+#define GUESS_RANKS 2
 
 /* What chooses the images that go: least recently used first; orders that look at what the policy did; keys by another
  * order; a rule of age, carried out at each tick; another tool. */
