@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from collector.model.paths import open_foreign
+
 T = TypeVar("T")
 
 _MAGIC = 0xED0CDAED
@@ -99,24 +101,20 @@ def _of_children(pages: _Pages, way: Sequence[bytes], key: bytes) -> Iterator[by
 def _read(path: Path, reading: Callable[[_Pages], T]) -> T:
     """A reading, all of it of the same state of the database."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise BoltError(f"{path}: {error.strerror}") from None
-    try:
-        for _ in range(_TRIES):
-            state = _newest(descriptor)
-            try:
-                found = reading(_Pages(descriptor, state))
-            except BoltError:
+        with open_foreign(path) as file:
+            descriptor = file.fileno()
+            for _ in range(_TRIES):
+                state = _newest(descriptor)
+                try:
+                    found = reading(_Pages(descriptor, state))
+                except BoltError:
+                    if _newest(descriptor) == state:
+                        raise
+                    continue
                 if _newest(descriptor) == state:
-                    raise
-                continue
-            if _newest(descriptor) == state:
-                return found
+                    return found
     except OSError as error:
         raise BoltError(f"{path}: {error.strerror}") from None
-    finally:
-        os.close(descriptor)
     raise BoltError(f"{path} changes faster than it can be read")
 
 

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
 import docker
+import docker.api.client
 import docker.errors
+import docker.utils.config
 import requests
 import urllib3
 
 from collector.engine import deadline
-from collector.engine.surroundings import Address
+from collector.engine.surroundings import Address, read_json
 from collector.model.errors import EngineError, EngineNotFoundError, EngineRefusedError, UnansweredError
 from collector.model.paths import DEFAULT_HOST
-from collector.model.untrusted import cut
+from collector.model.untrusted import cut, mapping
 
 _TRIES = 5
 _RETRY_S = 0.1
 # Of what an engine, or a proxy before it, says: a page of HTML is no message.
 _MOST_WORDS = 1000
+_HEADER = re.compile(r"[!#-'*+.0-9A-Z^-z|~-]+:[\t -~]*")
 T = TypeVar("T")
 # What an engine answers of one thing that it cannot show, or that cannot be read; all others it may.
 REFUSED = (docker.errors.APIError, ValueError, RecursionError)
@@ -79,6 +84,26 @@ class _Client(docker.APIClient):
                 docker.errors.NotFound if response.status_code == requests.codes.not_found else docker.errors.APIError
             )
             raise kind(str(error.__context__), response=response, explanation=response.text) from None
+
+
+def _general_config(path: str | None = None) -> dict[str, Any]:
+    """What docker-py is to know of the user's config.json: headers that all requests carry.
+
+    It would read the file itself, wait for a pipe there, and fail over members of another shape than it expects.
+    """
+    found = cast("str | None", docker.utils.config.find_config_file(path))
+    headers = mapping(read_json(Path(found)).get("HttpHeaders")) if found else {}
+    sound = {
+        name: value
+        for name, value in headers.items()
+        if isinstance(value, str) and _HEADER.fullmatch(f"{name}:{value.strip()}")
+    }
+    # Without a login, it looks for one in the file. None is needed: nothing is pulled or pushed.
+    return {"auths": {"none": {}}, "HttpHeaders": sound}
+
+
+# No argument of a client leads past it.
+docker.api.client.config = SimpleNamespace(load_general_config=_general_config)  # type: ignore[attr-defined]
 
 
 class _LocalClient(_Client):

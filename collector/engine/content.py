@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from collector.model.paths import read_bytes
 from collector.model.untrusted import mapping, objects, read_object
 
 _BLOBS = "io.containerd.content.v1.content/blobs"
-_MOST_BYTES = 8 * 2**20
 
 
 def compressed_sizes(root: str, image: str, diff_ids: Sequence[str]) -> list[int] | None:
@@ -58,7 +58,7 @@ def _size(blobs: Path, layer: dict[str, Any]) -> int:
 def _read(blobs: Path, digest: Any) -> dict[str, Any] | None:
     try:
         path = _path(blobs, digest)
-        return None if path.stat().st_size > _MOST_BYTES else read_object(path.read_bytes())
+        return read_object(read_bytes(path))
     except (OSError, ValueError):
         return None
 

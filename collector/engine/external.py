@@ -12,6 +12,7 @@ from typing import Any
 
 from collector.engine.folders import measured
 from collector.model.observation import ExternalContainer, full_id
+from collector.model.paths import read_bytes
 from collector.model.times import parse_rfc3339
 from collector.model.untrusted import objects, past_seconds, text, texts
 
@@ -20,6 +21,8 @@ _STATE, _BUILDAH = "storage", "buildah"
 # Podman 5 keeps what need not outlive a crash, as what builds make, in the second.
 CONTAINER_RECORDS = ("containers.json", "volatile-containers.json")
 LAYER_RECORDS = ("layers.json", "volatile-layers.json")
+# Of a host with as many images as any: each layer and container takes some hundred bytes.
+MOST_RECORD_BYTES = 2**28
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -83,6 +86,6 @@ def _mounted(storage: Storage) -> frozenset[str]:
 def _records(path: Path) -> list[Mapping[str, Any]]:
     """The records in a file of Podman's storage; none where it is not there or cannot be read."""
     try:
-        return list(objects(json.loads(path.read_bytes())))
+        return list(objects(json.loads(read_bytes(path, MOST_RECORD_BYTES))))
     except (OSError, ValueError, RecursionError):
         return []

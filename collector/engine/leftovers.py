@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collector.engine.bolt import BoltError, read_of_children
-from collector.engine.external import CONTAINER_RECORDS, LAYER_RECORDS
+from collector.engine.external import CONTAINER_RECORDS, LAYER_RECORDS, MOST_RECORD_BYTES
 from collector.engine.folders import measured
 from collector.engine.places import CONTAINERS, IMAGES, VOLUMES
 from collector.engine.protocol import Engine
 from collector.model.errors import UnansweredError
 from collector.model.observation import EngineInfo
+from collector.model.paths import read_bounded, read_bytes
 from collector.model.untrusted import objects, text
 
 _LAYER = re.compile(r"(?P<id>[0-9a-f]{64})(-init)?(?P<removing>-removing)?")
@@ -148,13 +149,13 @@ def _recorded(layers: Path) -> Iterator[str]:
         for entry in os.scandir(folder) if folder.exists() else ():
             for record in _RECORDS:
                 try:
-                    yield (Path(entry.path) / record).read_text(encoding="ascii").strip()
+                    yield read_bounded(Path(entry.path) / record, "ascii").strip()
                 except (OSError, UnicodeDecodeError):
                     continue
 
 
 def _content(path: Path) -> bytes:
-    return path.read_bytes() if path.exists() else b""
+    return read_bytes(path, MOST_RECORD_BYTES) if path.exists() else b""
 
 
 def _recorded_ids(folder: Path, names: tuple[str, ...]) -> set[str]:
@@ -162,7 +163,7 @@ def _recorded_ids(folder: Path, names: tuple[str, ...]) -> set[str]:
     paths = [path for path in (folder / name for name in names) if path.exists()]
     if not paths:
         raise FileNotFoundError(folder)
-    return {text(row.get("id")) for path in paths for row in objects(json.loads(path.read_bytes()))}
+    return {text(row.get("id")) for path in paths for row in objects(json.loads(read_bytes(path, MOST_RECORD_BYTES)))}
 
 
 def _snapshots(path: Path) -> set[str]:

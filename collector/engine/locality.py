@@ -17,6 +17,7 @@ from collector.engine.surroundings import UNIX
 from collector.model import environment
 from collector.model.errors import EngineError
 from collector.model.observation import EngineInfo
+from collector.model.paths import read_bounded
 
 # Of so many containers one is enough.
 _CONTAINERS_ASKED = 5
@@ -82,7 +83,7 @@ def _record_of(info: EngineInfo) -> str:
 
 def _engine_id(data_root: str) -> str | None:
     try:
-        return (Path(data_root) / "engine-id").read_text(encoding="utf-8", errors="replace").strip() or None
+        return read_bounded(Path(data_root) / "engine-id", errors="replace").strip() or None
     except OSError:
         return None
 

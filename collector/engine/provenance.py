@@ -24,11 +24,11 @@ from typing import Any
 
 from collector.engine.bolt import BoltError, read_in_children
 from collector.model.origin import Origin
+from collector.model.paths import read_bytes
 from collector.model.untrusted import mapping, objects, read_object
 
 _METADATA = "io.containerd.metadata.v1.bolt/meta.db"
 _SOURCE = b"containerd.io/distribution.source."
-_MOST_BYTES = 8 * 2**20
 
 
 def by_digests(digests: Iterable[str]) -> Origin:
@@ -77,7 +77,7 @@ def by_manifests(data_root: str, image: str) -> Origin:
     try:
         folders = [folder / digits for folder in Path(data_root).glob("*-images")]
         files = [file for folder in folders if folder.is_dir() for file in folder.iterdir() if _is_manifest(file.name)]
-        manifests = [read_object(file.read_bytes()) for file in files if file.stat().st_size <= _MOST_BYTES]
+        manifests = [read_object(read_bytes(file)) for file in files]
     except (OSError, ValueError):
         return Origin.UNKNOWN
     readable = [one for one in manifests if one is not None and isinstance(one.get("layers", []), list)]

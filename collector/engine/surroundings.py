@@ -9,6 +9,7 @@ import hashlib
 import ipaddress
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from collector.model.errors import UsageError
-from collector.model.paths import DEFAULT_HOST, read_bounded
+from collector.model.paths import DEFAULT_HOST, MOST_BYTES, read_bounded
 from collector.model.untrusted import mapping, text
 
 UNIX = "unix://"
@@ -135,13 +136,21 @@ def _address(host: str, how: str, certificates: Path | None, *, verify: bool) ->
         raise UsageError(f"{how}: '{host}' is not an engine's address ({error}): tcp://host:port") from None
     name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or "localhost"
     if certificates is not None:
-        missing = [file for file in _CERTIFICATES if not (certificates / file).is_file()]
+        missing = [file for file in _CERTIFICATES if not _is_short_file(certificates / file)]
         if missing:
             raise UsageError(
                 f"{how}: no {', '.join(missing)} in {certificates}: set DOCKER_CERT_PATH to the folder of the "
                 "engine's certificates, or unset DOCKER_TLS_VERIFY"
             )
     return Address(f"tcp://{name}:{port}{parts.path}", how, certificates, verify)
+
+
+def _is_short_file(path: Path) -> bool:
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size <= MOST_BYTES
 
 
 def _config_folder(environment: Mapping[str, str]) -> Path | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 
 from collector.model.errors import LogBusyError, LogDamagedError, LogError, LogFullError
-from collector.model.paths import how_to_read, open_own
+from collector.model.paths import how_to_read, open_foreign, open_own
 
 UMASK = 0o027
 """The log is 0640: it shows which projects run which images."""
@@ -40,6 +40,8 @@ _LOCKS = {"enable_external_access": "false", "lock_configuration": "true"}
 # What a log holds, wherever its header is lost; no other file does.
 _SIGNS = (b"schema_version", b"event_seq")
 _PIECE = 2**20
+# A file of more than these is a sparse one, which has no end.
+_MOST_ZEROS = 2**30
 
 
 def wal_path(path: Path) -> Path:
@@ -50,6 +52,13 @@ def wal_path(path: Path) -> Path:
 def spool_path(log_path: Path) -> Path:
     """Where the spool of a log is: beside it."""
     return log_path.with_name(log_path.name + ".spool")
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse what DuckDB would wait for, or read without end. Raises LogError and OSError."""
+    for place, advice in ((path, "name the log itself with --log"), (wal_path(path), "move it away")):
+        if place.exists() and not (place.is_file() or place.is_dir()):
+            raise LogError(f"{place} is a pipe, device or socket and no event log: {advice}")
 
 
 def open_database(
@@ -63,6 +72,7 @@ def open_database(
         reachable: the only folder that queries may read and write files in; None: none.
         parallel: whether to start a thread for each core, which costs time and memory that only a long log is worth.
     """
+    refuse_special(path)
     # DuckDB lets a folder be named only once it is open, and only while the rest is not locked.
     at_once = _LOCKS if reachable is None else {}
     config: dict[str, str | bool | int | float | list[str]] = {**AUTOLOAD_OFF, **at_once}
@@ -83,7 +93,7 @@ def open_database(
 def is_stub(path: Path) -> bool:
     """Whether a file is what a full disk leaves of a log that was never made: a part of its headers or nothing."""
     try:
-        with path.open("rb") as file:
+        with open_foreign(path) as file:
             head = file.read(_HEADERS)
         wal = wal_path(path)
         if len(head) >= _HEADERS or (wal.exists() and wal.stat().st_size):
@@ -265,7 +275,7 @@ def is_full(error: duckdb.Error) -> bool:
 def _is_text(path: Path) -> bool:
     """Whether a file begins as no log does: a header is zeros for the most part."""
     try:
-        with path.open("rb") as file:
+        with open_foreign(path) as file:
             head = file.read(_HEADERS)
     except OSError:
         return True
@@ -277,11 +287,14 @@ def _was_ours(path: Path) -> bool:
     if _is_text(path):
         return False
     found: set[bytes] = set()
-    is_zero, end = True, b""
+    is_zero, end, searched = True, b"", 0
     try:
-        with path.open("rb") as file:
+        with open_foreign(path) as file:
             while piece := file.read(_PIECE):
                 is_zero = is_zero and not piece.strip(b"\0")
+                searched += len(piece)
+                if is_zero and searched > _MOST_ZEROS:
+                    return False
                 found |= {sign for sign in _SIGNS if sign in end + piece}
                 end = piece[-max(map(len, _SIGNS)) :]
                 if len(found) == len(_SIGNS):

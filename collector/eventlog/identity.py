@@ -23,6 +23,7 @@ from collector.model.choices import unknown
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
 from collector.model.observation import EngineInfo
+from collector.model.paths import read_bytes
 
 if TYPE_CHECKING:
     import duckdb
@@ -128,7 +129,7 @@ def _is_container() -> bool:
 
 def _hashed(path: Path) -> str | None:
     try:
-        text = path.read_bytes().strip().lower()
+        text = read_bytes(path).strip().lower()
     except OSError:
         return None
     return hashlib.blake2b(text, key=_SALT, digest_size=16).hexdigest() if text not in {b"", b"uninitialized"} else None

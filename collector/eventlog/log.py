@@ -25,6 +25,7 @@ from collector.eventlog.database import (
     is_stub,
     made_whole,
     open_database,
+    refuse_special,
 )
 from collector.eventlog.rows import attribute_old_events, insert, unseen
 from collector.eventlog.schema import (
@@ -94,8 +95,7 @@ class EventLog:
         with in_one_line(self.path):
             if not self.path.exists():
                 return False
-            if self.path.is_fifo() or self.path.is_char_device():
-                raise LogError(f"{self.path} is a pipe or device and no event log: name the log itself with --log")
+            refuse_special(self.path)
             return not is_stub(self.path)
 
     def append(self, events: Sequence[Event], mark: tuple[str, str] | None = None) -> int:

@@ -291,7 +291,7 @@ class _Rewriting:
         path, deadline = self._log.path, time.monotonic() + self._log.wait
         while True:
             # This lock is the descriptor's own: DuckDB, which closes others of this file, does not release it.
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 if _try_lock(descriptor) and os.fstat(descriptor).st_ino == path.stat().st_ino:
                     wal = wal_path(path)

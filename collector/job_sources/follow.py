@@ -25,6 +25,7 @@ from collector.job_sources.reading import JOURNAL, JournalExport, Lines, LogFile
 from collector.job_sources.source import Batch
 from collector.model.backoff import Backoff
 from collector.model.errors import UsageError
+from collector.model.paths import read_bounded
 from collector.model.untrusted import read_object
 
 logger = logging.getLogger(__name__)
@@ -328,7 +329,7 @@ def _source(choice: str) -> _Source | None:
 def _journals() -> list[Path]:
     """The files that the system's journal is written to now."""
     try:
-        machine = _MACHINE_ID.read_text(encoding="ascii").strip()
+        machine = read_bounded(_MACHINE_ID, "ascii").strip()
     except (OSError, UnicodeDecodeError):
         machine = ""
     return [path for folder in _JOURNALS if (path := folder / machine / "system.journal").exists()]

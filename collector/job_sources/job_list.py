@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import io
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,12 +17,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, BinaryIO, cast
 
 from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from collector.model.events import Event, JsonObject, Kind
 from collector.model.origin import Origin
+from collector.model.paths import open_foreign
 from collector.model.references import repository
 from collector.model.untrusted import MOST_BYTES, clean, cut
 
@@ -257,11 +259,12 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, s
 def _reading(path: Path) -> Iterator[Iterator[str]]:
     """The lines of a file, decompressed where needed; faults become `UsageError`."""
     try:
-        with path.open("rb") as probe:
-            compressed = probe.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
-        opener = gzip.open if compressed else open
-        with opener(path, "rt", encoding="utf-8", newline="") as lines:
-            yield _bounded(cast("IO[str]", lines))
+        with open_foreign(path) as file:
+            compressed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+            file.seek(0)
+            data = cast("BinaryIO", gzip.GzipFile(fileobj=file)) if compressed else file
+            with io.TextIOWrapper(data, encoding="utf-8", newline="") as lines:
+                yield _bounded(lines)
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8 text: save it as CSV in UTF-8, plain or gzip-compressed") from None
     except (EOFError, zlib.error, gzip.BadGzipFile):

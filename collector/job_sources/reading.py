@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import glob
 import hashlib
 import json
 import os
-import stat
 import time
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
@@ -18,6 +16,7 @@ from typing import IO, Any
 from collector.job_sources.runnerlog import MOST_LINE, SOURCE, Line, RunnerLog, parse_line
 from collector.job_sources.source import Batch, JobSource
 from collector.model.errors import UsageError
+from collector.model.paths import open_foreign
 from collector.model.untrusted import clean, past_ns, read_object, whole
 
 JOURNAL = "gitlab-runner journal"
@@ -87,11 +86,11 @@ class LogFile:
 
     def check(self) -> None:
         """See that there is a file that can be read. Raises OSError."""
-        _opened(self._path).close()
+        open_foreign(self._path).close()
 
     def read(self, most_lines: int) -> Generator[Batch]:
         """What has come since the last look, so many lines at a time. Raises OSError."""
-        current = _opened(self._path)
+        current = open_foreign(self._path)
         try:
             if not self._continues(current):
                 previous = self._previous()
@@ -120,7 +119,7 @@ class LogFile:
             return found
         for path in sorted(self._path.parent.glob(f"{glob.escape(self._path.name)}[.-]*")):
             try:
-                file = _opened(path)
+                file = open_foreign(path)
             except OSError:
                 continue
             if self._continues(file):
@@ -255,15 +254,6 @@ def _entries(lines: Iterable[str]) -> list[Line]:
     """The lines that hold anything, without times still to come: what bears one would count as used until then."""
     found = [line for line in map(parse_line, lines) if line is not None]
     return [replace(line, time_ns=past_ns(line.time_ns, time.time_ns())) for line in found]
-
-
-def _opened(path: Path) -> IO[bytes]:
-    """A file to be read. Raises OSError, also for what is no file: a pipe would have us wait."""
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "not a regular file")
-    return file
 
 
 def _head(file: IO[bytes]) -> list[object]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from collector.model.paths import replace_file
+from collector.model.paths import read_bytes, replace_file
 from collector.model.untrusted import read_object
 
 _MODE = 0o640
@@ -58,7 +58,7 @@ def next_removals_path(log_path: Path) -> Path:
 def read_next_removals(log_path: Path) -> NextRemovals | None:
     """What the pruner left; None where there is nothing that can be read."""
     try:
-        data = read_object(next_removals_path(log_path).read_text(encoding="utf-8")) or {}
+        data = read_object(read_bytes(next_removals_path(log_path))) or {}
         removals = tuple(
             NextRemoval(str(one["name"]), int(one["frees"]), float(one["last_use"]), str(one["why"]))
             for one in data["removals"]

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from collector.model.paths import rewrite_file
+from collector.model.paths import read_bytes, rewrite_file
 from collector.model.units import format_bytes
 from collector.model.untrusted import read_object
 
@@ -95,7 +95,7 @@ def runs_path(log_path: Path) -> Path:
 def read_runs(log_path: Path) -> PruneRuns:
     """What the pruner left; where that cannot be read, nothing is known."""
     try:
-        data = read_object(runs_path(log_path).read_text(encoding="utf-8")) or {}
+        data = read_object(read_bytes(runs_path(log_path))) or {}
         return PruneRuns(
             int(data.get("total") or 0),
             None if data.get("reached") is None else float(data["reached"]),

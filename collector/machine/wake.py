@@ -18,7 +18,7 @@ from typing import Any
 
 from collector.machine.disk import DiskSample
 from collector.model.backoff import Backoff
-from collector.model.paths import rewrite_file
+from collector.model.paths import read_bytes, rewrite_file
 from collector.model.units import format_bytes
 from collector.model.untrusted import cut, read_object
 
@@ -72,7 +72,7 @@ def leave_levels(
         entry["min_age"] = cut(min_age, _MOST_WORDS)
     text = f"{json.dumps(entry):<{_LENGTH - 1}}\n".encode()
     with contextlib.suppress(OSError):
-        if path.read_bytes() == text:
+        if read_bytes(path) == text:
             path.touch()  # its time says when the pruner last looked
             return True
     try:
@@ -86,7 +86,7 @@ def leave_levels(
 def read_levels(log_path: Path, data_root: str) -> tuple[int, int] | None:
     """The levels (bytes, inodes) that a pruner left for this disk; None: none that make sense."""
     try:
-        entry = json.loads(levels_path(log_path).read_bytes())
+        entry = json.loads(read_bytes(levels_path(log_path)))
         if entry["data_root"] == data_root:
             return int(entry["free_bytes"]), int(entry["free_inodes"])
         free_bytes, free_inodes = entry["others"][data_root]
@@ -106,7 +106,7 @@ def woken_within(log_path: Path, seconds: float) -> bool:
 def read_min_age(log_path: Path) -> str:
     """The minimum age by which the pruner last decided, in words; empty: it left none."""
     with contextlib.suppress(OSError):
-        entry = read_object(levels_path(log_path).read_text(encoding="utf-8", errors="replace")) or {}
+        entry = read_object(read_bytes(levels_path(log_path))) or {}
         return cut(str(entry.get("min_age") or ""), _MOST_WORDS)
     return ""
 

@@ -9,11 +9,13 @@ import os
 import stat
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 from collector.model import environment
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
-_MOST_BYTES = 16 * 2**20
+MOST_BYTES = 16 * 2**20
+_NULL = os.makedev(1, 3)
 
 
 SYSTEM_LOG = Path("/var/lib/docker-hindsight/events.duckdb")
@@ -58,13 +60,39 @@ def _group_that_reads(folder: Path) -> str | None:
         return None
 
 
-def read_bounded(path: Path, encoding: str = "utf-8") -> str:
-    """The text of a file that people write. Raises OSError, also where it has no end, and UnicodeDecodeError."""
-    with path.open("rb") as file:
-        data = file.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
+def open_foreign(path: Path) -> BinaryIO:
+    """Open a file that others may replace, to be read.
+
+    Links are followed, and ``/dev/null`` is an empty file, as the system's tools have it.
+
+    Raises:
+        OSError: it cannot be opened, or is no file: a pipe would have us wait, and a device may never end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) or found.st_rdev == _NULL:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    code = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
+    raise OSError(code, os.strerror(code) if code == errno.EISDIR else "it is not a regular file", os.fspath(path))
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """What is in a file that others may replace, `most` bytes at most.
+
+    Raises:
+        OSError: it cannot be read, holds more, or is no file.
+    """
+    with open_foreign(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), os.fspath(path))
-    return data.decode(encoding)
+    return data
+
+
+def read_bounded(path: Path, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """The text of such a file. Raises OSError as `read_bytes`, and UnicodeDecodeError."""
+    return read_bytes(path).decode(encoding, errors)
 
 
 def write_whole(path: Path, text: str) -> None:

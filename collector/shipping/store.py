@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from collector.model.errors import HindsightError, UsageError
-from collector.model.paths import open_own
+from collector.model.paths import open_own, read_bounded
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _INCOMING = ".incoming"
@@ -84,7 +84,7 @@ def open_store(place: str, credentials: Path | None = None) -> Store:
 def _settings(path: Path) -> Mapping[str, str]:
     """The lines NAME=VALUE of a file, as systemd's EnvironmentFile has them. Raises UsageError."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_bounded(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UsageError(f"--credentials: {path} cannot be read: {reason}") from None

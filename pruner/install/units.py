@@ -18,7 +18,7 @@ from collector.job_sources.follow import JOURNAL_GROUP
 from collector.machine import reserve
 from collector.model import environment
 from collector.model.errors import HindsightError, UsageError
-from collector.model.paths import replace_file
+from collector.model.paths import read_bounded, replace_file
 from pruner.policy.file import to_toml
 from pruner.policy.policy import Policy
 
@@ -353,7 +353,7 @@ def _user_engine(root: Path, name: str) -> UserEngine:
         if root == Path("/"):
             found = pwd.getpwnam(name)
             return UserEngine(found.pw_name, found.pw_uid, found.pw_gid, Path(found.pw_dir))
-        rows = (root / "etc/passwd").read_text(encoding="utf-8", errors="replace").splitlines()
+        rows = read_bounded(root / "etc/passwd", errors="replace").splitlines()
         row = next(fields for line in rows if (fields := line.split(":"))[0] == name)
         return UserEngine(name, int(row[2]), int(row[3]), Path(row[5]))
     except (KeyError, OSError, StopIteration, ValueError, IndexError):
@@ -499,7 +499,7 @@ def _under(path: Path, folders: Iterable[Path]) -> bool:
 
 def _is_ours(path: Path) -> bool:
     try:
-        return path.read_text(encoding="utf-8").startswith(_MARK)
+        return read_bounded(path).startswith(_MARK)
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -538,10 +538,11 @@ def _running_systemd() -> bool:
 
 def _has_group(root: Path, name: str) -> bool:
     if root != Path("/"):
-        groups = root / "etc/group"
-        return groups.exists() and any(
-            line.startswith(f"{name}:") for line in groups.read_text(encoding="utf-8", errors="replace").splitlines()
-        )
+        try:
+            groups = read_bounded(root / "etc/group", errors="replace")
+        except OSError:
+            return False
+        return any(line.startswith(f"{name}:") for line in groups.splitlines())
     try:
         return bool(grp.getgrnam(name))
     except KeyError:

@@ -40,6 +40,7 @@ class Canned(socketserver.ThreadingUnixStreamServer):
     def __init__(self, path: Path, answers: Answers, version: str) -> None:
         self.answers = {"/version": {"ApiVersion": version, "Version": "29"}, "/events": [], **answers}
         self.asked: list[tuple[str, dict[str, list[str]]]] = []
+        self.headers: list[dict[str, str]] = []
         super().__init__(str(path), _Handler)
 
 
@@ -56,6 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         path = "/" + parts.path.split("/", 2)[2] if parts.path.startswith("/v1.") else parts.path
         self.server.asked.append((parts.path, parse_qs(parts.query)))
+        self.server.headers.append(dict(self.headers))
         body = json.dumps(self.server.answers.get(path, {"message": "no such thing"})).encode()
         self.send_response(200 if path in self.server.answers else 404)
         self.send_header("Content-Type", "application/json")
@@ -220,3 +222,16 @@ def test_events_are_understood_without_the_members_of_old() -> None:
     use = raw_use(create)
     assert use is not None
     assert use.called >= {"debian:12", "1" * 64}
+
+
+@pytest.mark.parametrize("others", ['"auths": 5', '"auths": {"a": {"auth": "%"}}', '"proxies": []', '"credsStore": 7'])
+def test_of_docker_s_own_configuration_sound_headers_alone_count(
+    tmp_path: Path, canned: Any, monkeypatch: pytest.MonkeyPatch, others: str
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    headers = {"X-Meta": "one", "X-Number": 5, "X-Line": "a\nb", "": "x"}
+    (tmp_path / "config.json").write_text(f'{{"HttpHeaders": {json.dumps(headers)}, {others}}}')
+    engine, server = canned({"/images/json": []})
+    assert engine.images() == []
+    assert {sent["X-Meta"] for sent in server.headers} == {"one"}
+    assert not {"X-Number", "X-Line"} & {name for sent in server.headers for name in sent}

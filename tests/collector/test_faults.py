@@ -7,12 +7,19 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
 
-from collector.model.paths import write_whole
+from collector.engine.connection import connect
+from collector.engine.surroundings import Address, find_engine
+from collector.eventlog.database import wal_path
+from collector.eventlog.log import EventLog
+from collector.model.errors import EngineError, LogError, UsageError
+from collector.model.events import Event, Kind
+from collector.model.paths import read_bounded, read_bytes, write_whole
 from collector.terminal.faults import run
 
 BIN = Path(sys.executable).parent
@@ -150,3 +157,56 @@ def test_what_is_no_file_is_written_to(tmp_path: Path) -> None:
     write_whole(link, "gone")
     assert link.is_symlink()
     assert Path("/dev/null").is_char_device()
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _huge(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**40)
+
+
+@pytest.mark.parametrize("lay", [_pipe, _endless, _huge, Path.mkdir])
+def test_whatever_takes_a_file_s_place_is_neither_waited_for_nor_read_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lay: Callable[[Path], None]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / ".docker").mkdir()
+    for name in (".docker/config.json", "ca.pem", "cert.pem", "key.pem", "log"):
+        lay(tmp_path / name)
+    with pytest.raises(OSError, match=r"regular file|too large|directory"):
+        read_bytes(tmp_path / "ca.pem")
+    assert find_engine().how.startswith("the ")
+    with pytest.raises(EngineError, match="no engine socket"):
+        connect(Address(f"unix://{tmp_path}/none.sock", "a test"), 1)
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
+    with pytest.raises(UsageError, match=r"no ca\.pem"):
+        find_engine("tcp://127.0.0.1")
+
+
+@pytest.mark.parametrize("lay", [_pipe, _endless])
+def test_nor_is_what_takes_the_place_of_a_log(tmp_path: Path, lay: Callable[[Path], None]) -> None:
+    log = EventLog(tmp_path / "log")
+    log.append([Event(time_ns=1, kind=Kind.COLLECTOR_STARTED)])
+    lay(wal_path(log.path))
+    with pytest.raises(LogError, match=r"log\.wal is a pipe, device or socket and no event log: move it away"):
+        log.query("SELECT 1")
+    wal_path(log.path).unlink()
+    log.path.unlink()
+    lay(log.path)
+    with pytest.raises(LogError, match="log is a pipe, device or socket and no event log: name the log itself"):
+        log.query("SELECT 1")
+
+
+def test_the_null_device_is_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/dev/null")
+    assert read_bounded(tmp_path / "link") == ""
