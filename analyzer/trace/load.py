@@ -87,10 +87,9 @@ _OBSERVED = f"""
         CAST(to_json({sql_names("attributes -> '$.references'")}) AS VARCHAR) AS refs
     FROM (SELECT *, {sql_built_ns("attributes")} AS built FROM observed) ORDER BY image
 """
+_REFERENCES = "CREATE OR REPLACE TEMP TABLE named AS FROM image_references WHERE host = ?"
 # An allowlist may match any name that an image was ever seen with.
-_NAMES = """
-    SELECT image, list(DISTINCT name ORDER BY name) FROM image_references WHERE host = $host GROUP BY image
-"""
+_NAMES = "SELECT image, list(DISTINCT name ORDER BY name) FROM named GROUP BY image"
 _LAYERS = """
     WITH listed AS (
         SELECT image, json_transform(attributes -> '$.layers',
@@ -113,12 +112,9 @@ _DISK = """
 """
 # What ever gave a name to a local image or took it from one, and whatever else bore the same name.
 _NAMING_OF_LOCAL = """
-    WITH name AS (
-        SELECT DISTINCT name FROM image_references SEMI JOIN (FROM observed WHERE local) USING (image)
-        WHERE host = $host
-    )
+    WITH name AS (SELECT DISTINCT name FROM named SEMI JOIN (FROM observed WHERE local) USING (image))
     SELECT epoch_ns(time), image, kind, name FROM (
-        SELECT time, seq, image, kind, name FROM image_references SEMI JOIN name USING (name) WHERE host = $host
+        SELECT time, seq, image, kind, name FROM named SEMI JOIN name USING (name)
         UNION ALL
         SELECT time, seq, image, kind, '' FROM event SEMI JOIN (FROM observed WHERE local) USING (image)
         WHERE host = $host AND kind = 'image_deleted'
@@ -158,6 +154,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
         looked = beside.submit(lambda: survey(fetched.result(), max(ids, default=-1) + 1))
         kinds = _Kinds(connection.execute(_KINDS, {"host": host, "bits": MONTH_BITS}).fetchall())
         connection.execute(_OBSERVATIONS, [host])
+        connection.execute(_REFERENCES, [host])
         columns = {
             "observed": _columns(connection, _OBSERVED),
             "layers": _columns(connection, _LAYERS),
@@ -167,7 +164,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
         local = columns["observed"]["image"][columns["observed"]["local"].astype(np.bool_)]
         holds = read_holds(connection, host, local, kinds.end)
         pulls, jobs = age_rows(connection, host) if kinds.shows_waits else ((), ())
-        names = dict(connection.execute(_NAMES, {"host": host}).fetchall())
+        names = dict(connection.execute(_NAMES).fetchall())
         surveyed = looked.result()
         raw = _Raw(
             host=host,
@@ -181,9 +178,9 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
             names=names,
             ids=ids,
             ages=tuple(min_age_history(pulls, jobs)),
-            failures=read_failures(connection, host),
+            failures=read_failures(connection, host) if kinds.shows_failures else Failures(),
             pull_rate=read_pull_rate(connection, host) if kinds.shows_jobs else None,
-            naming=connection.execute(_NAMING_OF_LOCAL, {"host": host}).fetchall(),
+            naming=connection.execute(_NAMING_OF_LOCAL, {"host": host}).fetchall() if len(local) else [],
             store=connection.execute(_STORE, [host]).fetchall()[0][0],
             whole_since=connection.execute(WHOLE_SINCE, [host]).fetchall()[0][0],
             **columns,
@@ -201,6 +198,8 @@ class _Kinds:
         self.unresolved = sum(row[4] for row in rows if row[0] in _NAMING)
         self.shows_waits = "container_created" in first
         self.shows_jobs = Kind.JOB_STARTED.value in first and Kind.IMAGE_PULLED.value in first
+        # No query is made where it can find nothing: to plan one takes longer than to replay a policy.
+        self.shows_failures = not first.keys().isdisjoint((Kind.PULL_FAILED.value, Kind.JOB_FINISHED.value))
         self._created = {row[1]: (row[5], row[6]) for row in rows if row[0] == "container_created" and row[5]}
 
     def doubtful(self, survey: Survey) -> list[int]:

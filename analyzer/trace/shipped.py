@@ -8,25 +8,34 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import duckdb
 
 from collector.eventlog import identity
 from collector.eventlog.database import AUTOLOAD_OFF
-from collector.eventlog.log import EventLog, migrate
-from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION
+from collector.eventlog.log import EventLog, upgrade
+from collector.eventlog.schema import JOBS_VERSION, MIGRATIONS, SCHEMA_VERSION
+from collector.eventlog.sql import sql_list
 from collector.model.errors import LogError
+from collector.model.events import CONTAINERS
 from collector.model.units import format_count
 from collector.shipping import parts
 from collector.shipping.parts import Manifest, Name, Stream
 from collector.shipping.store import MOST_OF_MANIFEST, Folder, Store
 
+# What stands for columns that no trace is made from: they are most of what there is to decompress.
+_SPARED = {
+    "key": "0",
+    "recorded": "time",
+    "attributes": f"CASE WHEN kind NOT IN ({sql_list(CONTAINERS)}) THEN attributes END",
+}
+_JOBS_OF_TRACE = "job, host, ci, job_id"
 # Most of what one waits for at an object store is its answer.
 _AT_ONCE = 8
 
@@ -47,8 +56,8 @@ class _Part:
 
     name: Name
     manifest: Manifest
-    events: Path
-    jobs: Path | None
+    events: str
+    jobs: str | None
 
 
 class ShippedLog(EventLog):
@@ -57,14 +66,16 @@ class ShippedLog(EventLog):
     Args:
         store: where the parts are.
         host: whose log, by its name there.
+        lean: leave out what no trace is made from: most of what there is to read.
 
     Attributes:
         notes: after it was read: what was set aside, in words.
     """
 
-    def __init__(self, store: Store, host: str) -> None:
+    def __init__(self, store: Store, host: str, *, lean: bool = False) -> None:
         super().__init__(Path(store.name), host)
         self.notes: list[str] = []
+        self._lean = lean
         self._store = store
         self._name = host
 
@@ -86,7 +97,8 @@ class ShippedLog(EventLog):
             LogError: no part counts, or one was written by a newer program.
             StoreError: the store cannot be used.
         """
-        with duckdb.connect(config={**AUTOLOAD_OFF}) as connection:
+        # A thread more costs a small file more time than it saves.
+        with duckdb.connect(config={**AUTOLOAD_OFF, "threads": 1}) as connection:
             with tempfile.TemporaryDirectory(prefix="shipped-") as folder:
                 self._fill(connection, self._parts(Path(folder)))
             yield self._prepared(connection, as_recorded=as_recorded, whole_since=None)
@@ -180,16 +192,16 @@ class ShippedLog(EventLog):
             self.notes.append(f"{name.jobs(self._name)} is damaged or not there: its jobs are unknown")
         return _Part(name, manifest, events, jobs)
 
-    def _file(self, name: str, checksum: str, folder: Path) -> Path | None:
+    def _file(self, name: str, checksum: str, folder: Path) -> str | None:
         """A file with this checksum, on this machine; None: there is none."""
         data = self._store.read(name)
         if data is None or hashlib.sha256(data).hexdigest() != checksum:
             return None
         if isinstance(self._store, Folder):
-            return self._store.path / name
+            return f"{self._store.path}/{name}"
         copied = folder / name.replace("/", "+")
         copied.write_bytes(data)
-        return copied
+        return str(copied)
 
     def _set_aside(self, name: Name, reason: str) -> None:
         self.notes.append(f"{name.manifest(self._name)} set aside: {reason}")
@@ -198,20 +210,20 @@ class ShippedLog(EventLog):
         """Make the log's tables as they were when each part was written, and bring them to this program's schema."""
         connection.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
         reached = 0
+        streams = [list(rows) for _, rows in groupby(found, key=lambda part: part.name.stream)]
         try:
-            for _, of_stream in groupby(found, key=lambda part: part.name.stream):
+            for of_stream in streams:
                 offsets = _offsets(connection) if reached else (0, 0)
-                rows = list(of_stream)
-                for version, same in groupby(rows, key=lambda part: part.manifest.schema_version):
+                for version, rows in groupby(of_stream, key=lambda part: part.manifest.schema_version):
                     for statements in MIGRATIONS[reached:version]:
                         connection.execute(statements)
                     reached = max(reached, version)
-                    _insert_events(connection, [part.events for part in same], offsets)
-                _insert_jobs(connection, [part.jobs for part in rows if part.jobs is not None], offsets)
-            for table in ("event", "job"):  # whatever the rows themselves say
-                connection.execute(f"UPDATE {table} SET host = ? WHERE host != ?", [self._name, self._name])
+                    lean = self._lean and len(streams) == 1 and version >= JOBS_VERSION
+                    _insert_events(connection, list(rows), self._name, offsets, _SPARED if lean else {})
+                jobs = [part.jobs for part in of_stream if part.jobs is not None]
+                _insert_jobs(connection, jobs, self._name, offsets, _JOBS_OF_TRACE if self._lean else "*")
             connection.execute("INSERT INTO schema_version (version) VALUES (?)", [reached])
-            migrate(connection, self.path)
+            upgrade(connection, reached)
         except duckdb.Error as error:
             first_line = (str(error) or type(error).__name__).splitlines()[0]
             raise LogError(f"parts of host '{self._name}' in {self._store.name} cannot be read: {first_line}") from None
@@ -228,32 +240,54 @@ def _offsets(connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
-def _insert_events(connection: duckdb.DuckDBPyConnection, files: list[Path], offsets: tuple[int, int]) -> None:
-    stored = _scan(files)
+def _insert_events(
+    connection: duckdb.DuckDBPyConnection,
+    found: list[_Part],
+    host: str,
+    offsets: tuple[int, int],
+    without: Mapping[str, str],
+) -> None:
+    """Insert parts of one schema version, whatever host they name; SQL by column says what to take in its place."""
+    columns = [name for name, *_ in connection.execute("DESCRIBE event").fetchall() if name not in {"host", "image"}]
+    kept = ", ".join(f"{without[name]} AS {name}" if name in without else name for name in columns)
+    # Read in one pass: to open so many small files takes longer than what is in them.
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE part AS SELECT {kept}, image_id FROM {_scan([part.events for part in found])}"
+    )
     connection.execute(
         "INSERT INTO image SELECT row_number() OVER (ORDER BY min(seq)) + (SELECT coalesce(max(image), -1) FROM image),"
-        f" image_id FROM {stored} WHERE image_id IS NOT NULL AND image_id NOT IN (SELECT image_id FROM image)"
+        " image_id FROM part WHERE image_id IS NOT NULL AND image_id NOT IN (SELECT image_id FROM image)"
         " GROUP BY image_id"
     )
     # A new log may repeat what was shipped of the one before it.
     new = f" WHERE NOT EXISTS (FROM event WHERE (event.time, event.key) = (e.time, e.key) AND seq <= {offsets[0]})"
+    in_order = all(one.manifest.last < other.manifest.first for one, other in pairwise(found))
+    job = f", job + {offsets[1]} AS job" if "job" in columns else ""
+    rest = f"{new if offsets[0] else ''}{'' if in_order else ' ORDER BY seq'}"
     connection.execute(
-        "INSERT INTO event BY NAME SELECT e.* EXCLUDE (image_id, schema_version, day)"
-        f" REPLACE (seq + {offsets[0]} AS seq, job + {offsets[1]} AS job), image.image"
-        f" FROM {stored} AS e LEFT JOIN image USING (image_id){new if offsets[0] else ''} ORDER BY seq"
+        f"INSERT INTO event BY NAME SELECT e.* EXCLUDE (image_id) REPLACE (seq + {offsets[0]} AS seq{job}),"
+        " $host AS host, image.image"
+        f" FROM part AS e LEFT JOIN image USING (image_id){rest}",
+        {"host": host},
     )
+    connection.execute("DROP TABLE part")
 
 
-def _insert_jobs(connection: duckdb.DuckDBPyConnection, files: list[Path], offsets: tuple[int, int]) -> None:
-    """The newest row of each job: names of files begin with the number of their first event."""
+def _insert_jobs(
+    connection: duckdb.DuckDBPyConnection, files: list[str], host: str, offsets: tuple[int, int], columns: str
+) -> None:
+    """The newest row of each job: files are in the order in which they were shipped."""
     if files:
         connection.execute(
-            f"INSERT INTO job BY NAME SELECT * EXCLUDE (filename) REPLACE (job + {offsets[1]} AS job)"
-            f" FROM {_scan(files, ', filename = true')}"
-            " QUALIFY row_number() OVER (PARTITION BY job ORDER BY filename DESC) = 1 ORDER BY job"
+            "INSERT INTO job BY NAME"
+            f" SELECT * EXCLUDE (file_number) REPLACE (job + {offsets[1]} AS job, $host AS host)"
+            f" FROM (SELECT {columns}, file_index AS file_number FROM {_scan(files, alike=columns != '*')})"
+            " QUALIFY row_number() OVER (PARTITION BY job ORDER BY file_number DESC) = 1 ORDER BY job",
+            {"host": host},
         )
 
 
-def _scan(files: list[Path], more: str = "") -> str:
-    listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
-    return f"read_parquet([{listed}], hive_partitioning = false, union_by_name = true{more})"
+def _scan(files: list[str], *, alike: bool = True) -> str:
+    """SQL of files; where they have the same columns, none is opened twice."""
+    listed = ", ".join("'" + path.replace("'", "''") + "'" for path in files)
+    return f"read_parquet([{listed}], hive_partitioning = false, union_by_name = {not alike})"

@@ -410,14 +410,19 @@ def migrate(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         raise LogError(f"{path} is a DuckDB file of something else: name another with --log")
     connection.begin()
     connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
-    for statements in MIGRATIONS[version:]:
-        connection.execute(statements)
-    if 0 < version < JOBS_VERSION:
-        attribute_old_events(connection)
+    upgrade(connection, version)
     connection.execute(VIEWS)
     connection.execute("DELETE FROM schema_version")
     connection.execute("INSERT INTO schema_version VALUES (?, ?)", [SCHEMA_VERSION, FINGERPRINT])
     connection.commit()
+
+
+def upgrade(connection: duckdb.DuckDBPyConnection, version: int) -> None:
+    """Bring the tables of an open log from a schema version to this program's; not its views, which files hold."""
+    for statements in MIGRATIONS[version:]:
+        connection.execute(statements)
+    if 0 < version < JOBS_VERSION:
+        attribute_old_events(connection)
 
 
 def check_tables(connection: duckdb.DuckDBPyConnection, path: Path, database: str | None = None) -> None:

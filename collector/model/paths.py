@@ -177,7 +177,7 @@ def allocate(descriptor: int, size: int) -> None:
         raise
 
 
-def open_own(path: Path, flags: int, mode: int = 0o640) -> int:
+def open_own(path: Path | str, flags: int, mode: int = 0o640) -> int:
     """Open a file of ours beside the log: a descriptor.
 
     Whatever else has its name is left alone: a link is not followed, a pipe or device is not waited for, and what has
@@ -194,7 +194,7 @@ def open_own(path: Path, flags: int, mode: int = 0o640) -> int:
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, mode)
     except OSError as error:
-        if error.errno == errno.ELOOP and path.is_symlink():
+        if error.errno == errno.ELOOP and Path(path).is_symlink():
             raise OSError(errno.ELOOP, "it is a link, and links are not followed there: remove it") from None
         raise
     found = os.fstat(descriptor)

@@ -118,8 +118,10 @@ class Folder:
     def names(self, prefix: str) -> list[str]:
         """See `Store`."""
         with self._in_one_line():
-            files = (Path(top) / name for top, _, names in os.walk(self.path / prefix) for name in names)
-            return sorted(str(path.relative_to(self.path)) for path in files)
+            # Not by `Path`: it takes many times as long as the listing.
+            above = f"{self.path}/"
+            files = (os.path.join(top, name) for top, _, names in os.walk(above + prefix) for name in names)  # noqa: PTH118
+            return sorted(file.removeprefix(above) for file in files)
 
     def folders(self, prefix: str) -> list[str]:
         """See `Store`."""
@@ -131,11 +133,12 @@ class Folder:
         """See `Store`."""
         with self._in_one_line():
             try:
-                descriptor = open_own(self.path / name, os.O_RDONLY)
+                descriptor = open_own(f"{self.path}/{name}", os.O_RDONLY)
             except FileNotFoundError:
                 return None
             with os.fdopen(descriptor, "rb") as file:
-                return file.read(most)
+                # As much memory as is asked for is taken at first.
+                return file.read(min(most, os.fstat(descriptor).st_size + 1))
 
     def write(self, name: str, data: bytes) -> None:
         """See `Store`."""
