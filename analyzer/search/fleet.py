@@ -35,6 +35,7 @@ from collector.model.errors import HindsightError, LogError, UsageError
 from collector.model.units import format_duration
 from collector.shipping.store import open_store
 from pruner.policy.policy import BYTES, Policy
+from pruner.state.rates import read_rates
 
 FLEET = "(all hosts)"
 T = TypeVar("T")
@@ -192,8 +193,11 @@ def _of_policies(trace: Trace, policies: Sequence[Policy]) -> list[str]:
     notes = []
     if any(policy.per_job for policy in policies):
         notes.append("an amount per job is taken for all job slots; the pruner takes it for those that are free then")
-    if any(policy.rates for policy in policies):
-        notes.append("what `rates` says of other hosts is not simulated: a replay learns from this host alone")
+    for rates in sorted({policy.rates for policy in policies if policy.rates}):
+        try:
+            read_rates(Path(rates))
+        except UsageError as error:
+            notes.append(f"{error}; only this host's own past counts")
     total = int(trace.disk_total.max())
     beyond = {
         str(policy.threshold): None

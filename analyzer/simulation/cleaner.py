@@ -245,7 +245,7 @@ class PolicyCleaner:
 
     def keys(self, now: float, images: Integers) -> Floats:
         """The keys of images by an order that looks at none of what the policy did, lowest first to go."""
-        return knowledge_of(self.trace).keys(self.policy.order, now, images)
+        return knowledge_of(self.trace, self.policy.rates).keys(self.policy.order, now, images)
 
     def decide(self, host: Host, order: list[int], levels: Levels) -> list[int]:
         """The verdict on every image that is there."""

@@ -104,7 +104,7 @@ def _resolved(policy: Policy, index: Index) -> Callable[[int, float], Sequence[f
 
 def _chooser(cleaner: PolicyCleaner, index: Index) -> Chooser:
     """What ranks the images; once for all policies, if they are ranked alike whatever a policy did."""
-    order = cleaner.policy.order
+    order, rates = cleaner.policy.order, cleaner.policy.rates
     if order in OWN_STATE_ORDERS:
         return order
     if order == "lru":
@@ -112,13 +112,13 @@ def _chooser(cleaner: PolicyCleaner, index: Index) -> Chooser:
         return order if cleaner.lets_local_go else None
 
     def make() -> Moments:
-        if order == "forecast":
+        if order == "forecast" and not rates:
             return Moments(index.trace.images, knowledge_of(index.trace).forecasting)
         # Computed here, what it needs is not computed in several threads at once.
         cleaner.keys(0.0, index.trace.image[:1].astype(np.int64))
         return Moments(index.trace.images, cleaner.keys)
 
-    return index.moments(order, make)
+    return index.moments(f"{order} {rates}", make)
 
 
 def result_of(

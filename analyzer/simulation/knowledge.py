@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,12 +23,14 @@ from analyzer.kernel.moments import Forecasting, Learning
 from analyzer.trace.trace import Flags, Floats, Integers, Trace, Use
 from collector.eventlog import experience
 from collector.eventlog.experience import BUCKETS, HABITS, HIGHEST_BIN, LOWEST_BIN, PHASES
+from collector.model.errors import UsageError
 from collector.model.references import repository
 from pruner.policy import headroom
 from pruner.policy.orders import ORDERS
 from pruner.state import learning
 from pruner.state.learning import AGES, CELLS, STAGES
 from pruner.state.population import BY_AGE, BY_HABIT, BY_STAGE
+from pruner.state.rates import read_rates
 
 _NEVER = np.inf
 _DAY_MS = 86_400_000
@@ -71,6 +76,25 @@ class Knowledge:
         # Of the latest day only: moments follow each other.
         self._hazards: dict[int, NDArray[Any]] = {}
         self._rates: dict[int, tuple[Floats, Floats]] = {}
+        # What a fleet knows beside it: returns and idle seconds by situation; shape (AGES, BUCKETS, HABITS, STAGES).
+        self._fleet: tuple[Floats, Floats] | None = None
+        self._with_fleet: dict[str, Knowledge] = {}
+
+    def beside(self, rates: str) -> Knowledge:
+        """The same, with what a fleet knows: as the pruner counts it (`pruner.state.survey.with_learning`).
+
+        Args:
+            rates: the file that a policy names. Of one that cannot be read nothing is known.
+        """
+        if rates not in self._with_fleet:
+            made = copy(self)
+            made._hazards, made._rates = {}, {}
+            with suppress(UsageError):
+                found = read_rates(Path(rates))
+                shape = AGES, BUCKETS, HABITS, STAGES
+                made._fleet = np.reshape(found.returns, shape), np.reshape(found.exposure, shape)
+            self._with_fleet[rates] = made
+        return self._with_fleet[rates]
 
     @cached_property
     def _order(self) -> Integers:
@@ -293,6 +317,10 @@ class Knowledge:
         found = self._hazards.get(day)
         if found is None:
             returns, exposure = (table.reshape(AGES, BUCKETS, 2) for table in self._by_count.day(day))
+            if self._fleet is not None:
+                more = [table.sum(axis=2) for table in self._fleet]
+                more = [np.stack((table[..., 0], table[..., 1:].sum(axis=-1)), axis=-1) for table in more]
+                returns, exposure = returns + more[0], exposure + more[1] * 1000.0
             found = (returns + learning.PRIOR_RETURNS) / (exposure / 1000.0 + learning.PRIOR_EXPOSURE)
             self._hazards = {day: found}
         return found
@@ -304,7 +332,11 @@ class Knowledge:
         """
         found = self._rates.get(day)
         if found is None:
-            rates = _rates(*(table.reshape(AGES, HABITS, STAGES) for table in self.by_habit.day(day)))
+            returns, exposure = (table.reshape(AGES, HABITS, STAGES) for table in self.by_habit.day(day))
+            if self._fleet is not None:
+                returns = returns + self._fleet[0].sum(axis=1)
+                exposure = exposure + self._fleet[1].sum(axis=1) * 1000.0
+            rates = _rates(returns, exposure)
             beyond = np.zeros((AGES + 1, HABITS, STAGES))
             for age in range(AGES - 1, -1, -1):
                 beyond[age] = learning.ahead(rates[age], learning.width_of(age), beyond[age + 1], _exp)
@@ -462,7 +494,7 @@ def habits(gap: Floats) -> Integers:
     return np.where(gap > 0, bins, 0)
 
 
-def _rates(returns: Integers, exposure_ms: Integers) -> NDArray[Any]:
+def _rates(returns: NDArray[Any], exposure_ms: NDArray[Any]) -> NDArray[Any]:
     """`Learned.rates`; all of shape (AGES, HABITS, STAGES)."""
     typical = np.array([learning.typical_idle(age) for age in range(AGES)])
     by_stage = returns.sum(axis=1), exposure_ms.sum(axis=1)
@@ -495,12 +527,17 @@ def superseded_since(repositories: list[frozenset[str]], first_demand: Floats) -
     return since
 
 
-def knowledge_of(trace: Trace) -> Knowledge:
-    """The knowledge of a trace's host; computed once for policies that are tried one after the other."""
+def knowledge_of(trace: Trace, rates: str = "") -> Knowledge:
+    """The knowledge of a trace's host; computed once for policies that are tried one after the other.
+
+    Args:
+        trace: the history.
+        rates: the file of what its fleet knows that a policy names; empty: none.
+    """
     global _latest  # noqa: PLW0603 - a cache of one
     if _latest is None or _latest.trace is not trace:
         _latest = Knowledge(trace)
-    return _latest
+    return _latest.beside(rates) if rates else _latest
 
 
 _latest: Knowledge | None = None

@@ -33,6 +33,7 @@ from pruner.state.learning import (
     stage,
 )
 from pruner.state.population import BY_AGE, BY_HABIT, BY_STAGE
+from pruner.state.rates import WORTH_S, read_rates, to_toml
 from tests.analyzer.test_kernel import histories
 from tests.analyzer.test_loading import T0, S, container, observed, sample
 from tests.needs import examples
@@ -217,6 +218,12 @@ def test_live_and_simulated_learn_the_same(one_log: Path, history: list[Event]) 
     facts = known.facts(
         trace.end, np.arange(trace.images), np.zeros(trace.images), np.ones(len(trace.layer_bytes), dtype=np.int64)
     )
+    fleet = one_log.with_name("rates.toml")
+    if not fleet.exists():
+        counts = [3.0 * (cell % 7) for cell in range(CELLS)], [1e4 * (cell % 11) for cell in range(CELLS)]
+        fleet.write_text(to_toml(*counts, ["a", "b"], WORTH_S))
+    beside = live.learned.beside(read_rates(fleet))
+    with_fleet = known.beside(str(fleet)).facts(trace.end, facts.present, facts.pulled, facts.holders)
     for i, image in enumerate(trace.image_ids):
         usage = live.habits[image]
         idle = trace.end - facts.last_use[i]
@@ -227,3 +234,5 @@ def test_live_and_simulated_learn_the_same(one_log: Path, history: list[Event]) 
         assert (superseded_for >= 0) == facts.superseded[i]
         assert live.learned.hazard(idle, usage.uses, superseded_for >= 0) == pytest.approx(facts.hazard[i])
         assert live.learned.forecast(idle, usage.gap, superseded_for) == pytest.approx(facts.forecast[i])
+        assert beside.hazard(idle, usage.uses, superseded_for >= 0) == pytest.approx(with_fleet.hazard[i])
+        assert beside.forecast(idle, usage.gap, superseded_for) == pytest.approx(with_fleet.forecast[i])

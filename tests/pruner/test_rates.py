@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from analyzer.simulation.cleaner import PolicyCleaner
+from analyzer.simulation.replay import replay
+from analyzer.trace.trace import DiskState, ImageFacts, Use, make_trace
 from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from pruner.cli import app
@@ -38,6 +41,24 @@ def test_a_file_counts_as_four_weeks_of_an_average_host(tmp_path: Path) -> None:
     assert (read.returns[cell], read.exposure[cell]) == (200.0, 1e6)
     file.write_text(rates_file(*counted(cell, 8.0, 4e6), ["a"], WORTH_S / 4))
     assert read_rates(file).returns[cell] == 8.0  # a short past is not more than it is
+
+
+def test_a_replay_prunes_by_it_too(tmp_path: Path) -> None:
+    """Of two images that are used no more, the fleet knows which kind returns: the other goes."""
+    images = [ImageFacts([(name, 40)], references=(f"r/{name}:1",)) for name in "abc"]
+    uses = [(0.0, 0, 1.0, Use.JOB), (10.0, 1, 11.0, Use.JOB), (1e4, 1, 1e4, Use.JOB), (9e4, 2, 2e5, Use.CONTAINER)]
+    trace = make_trace(images, uses, [DiskState(0.0, 120, 0)], end=2e5)
+    cells = [situation(9e4, 1, 0.0, -1.0), situation(8e4, 2, 9989.0, -1.0)]
+    file = tmp_path / "rates.toml"
+    for often, rare in (cells, cells[::-1]):
+        returns = [1e6 * (cell == often) for cell in range(CELLS)]
+        exposure = [1e9 * (cell in {often, rare}) for cell in range(CELLS)]
+        file.write_text(rates_file(returns, exposure, ["a"], WORTH_S))
+        policy = policy_from({"threshold": "40 B", "min_age": "0s", "rates": str(file)}, "test")
+        results = [replay(trace, PolicyCleaner(policy, trace), reference=reference) for reference in (False, True)]
+        assert [list(result.removed) for result in results] == [list(results[0].removed)] * 2
+        assert [removal.image for removal in results[0].removed] == [cells.index(rare)]
+        trace = replace(trace)  # what is known of a trace is kept
 
 
 def test_a_new_host_starts_from_it_and_its_own_past_counts_beside(tmp_path: Path) -> None:
