@@ -47,6 +47,17 @@ LogsOption = Annotated[
         show_default=False,
     ),
 ]
+OneLogOption = Annotated[
+    str | None,
+    typer.Option(
+        "--log",
+        envvar=ENVIRONMENT_VARIABLE,
+        metavar="PATH",
+        help="An event log, or a folder or s3:// URL that `collector ship` or `analyzer export` wrote. "
+        "Default: as for `collector`.",
+        show_default=False,
+    ),
+]
 ProcessesOption = Annotated[
     int | None,
     typer.Option(min=1, metavar="NUMBER", help="How many hosts to work on at once.", show_default="one per processor"),

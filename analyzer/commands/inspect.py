@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from analyzer.audit.grouping import By
-from analyzer.options import LogHostOption
+from analyzer.options import LogHostOption, OneLogOption
 from collector.model.errors import UsageError
 from collector.model.units import format_bytes, format_count
 from collector.terminal import console
@@ -52,7 +52,7 @@ def export(
 
 
 def verify(
-    log: LogOption = None,
+    log: OneLogOption = None,
     host: LogHostOption = None,
     last: Annotated[
         int | None, typer.Option(metavar="NUMBER", min=1, help="How many of the latest prunes.", show_default="all")
@@ -61,20 +61,21 @@ def verify(
 ) -> None:
     """Replay the history up to each recorded prune, and compare what must go with what was removed, image by image.
 
-    A folder that `collector ship` or `analyzer export` wrote is a log, too; --host chooses one of several hosts.
+    What `collector ship` (a folder, s3://...) or `analyzer export` wrote is a log, too; --host chooses one of several
+    hosts.
     """
     from analyzer.audit.verify import agreement, print_checks
     from analyzer.audit.verify import verify as check
     from analyzer.search.fleet import find
 
-    if log is not None and log.is_dir():
+    if log is not None and ("://" in log or Path(log).is_dir()):
         sources = find([log], host)
         if len(sources) > 1:
             names = ", ".join(source.label or source.host for source in sources[:_MOST_NAMED])
             raise UsageError(f"{log} holds {len(sources):,} hosts ({names}): choose one with --host")
         checks = check(sources[0].log(), sources[0].host, last)
     else:
-        checks = check(console.open_log(log), host, last)
+        checks = check(console.open_log(Path(log) if log else None), host, last)
     if output is console.Format.JSON:
         console.print_json({"agreement": agreement(checks), "prunes": [made.to_json() for made in checks]})
     else:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -61,40 +60,25 @@ class Knowledge:
 
     Args:
         trace: the history. Of one that was cut with `Trace.between`, all before the cut is known too.
+        rates: the file of what a fleet knows that a policy names, which counts beside it; empty: none.
 
     Attributes:
         trace: the history.
+        rates_file: that file.
         count: how many uses it has (u).
         n: how many images.
     """
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, rates: str = "") -> None:
         self.trace = trace
+        self.rates_file = rates
         self.count = len(trace.time)
         self.n = trace.images
         self._offset_ms = trace.origin_ns // 10**6 % _DAY_MS
         # Of the latest day only: moments follow each other.
         self._hazards: dict[int, NDArray[Any]] = {}
         self._rates: dict[int, tuple[Floats, Floats]] = {}
-        # What a fleet knows beside it: returns and idle seconds by situation; shape (AGES, BUCKETS, HABITS, STAGES).
-        self._fleet: tuple[Floats, Floats] | None = None
-        self._with_fleet: dict[str, Knowledge] = {}
-
-    def beside(self, rates: str) -> Knowledge:
-        """The same, with what a fleet knows: as the pruner counts it (`pruner.state.survey.with_learning`).
-
-        Args:
-            rates: the file that a policy names. Of one that cannot be read nothing is known.
-        """
-        if rates not in self._with_fleet:
-            made = copy(self)
-            made._hazards, made._rates = {}, {}
-            with suppress(UsageError):
-                found = read_rates(Path(rates))
-                shape = AGES, BUCKETS, HABITS, STAGES
-                made._fleet = np.reshape(found.returns, shape), np.reshape(found.exposure, shape)
-            self._with_fleet[rates] = made
-        return self._with_fleet[rates]
+        self._fleet = _of_fleet(rates) if rates else None
 
     @cached_property
     def _order(self) -> Integers:
@@ -527,20 +511,40 @@ def superseded_since(repositories: list[frozenset[str]], first_demand: Floats) -
     return since
 
 
+def _of_fleet(rates: str) -> tuple[Floats, Floats] | None:
+    """Returns and idle seconds by situation, shape (AGES, BUCKETS, HABITS, STAGES) each; None: it cannot be read.
+
+    The pruner goes on with the host's own past then (`pruner.state.survey.with_learning`), and so does a replay.
+    """
+    try:
+        found = read_rates(Path(rates))
+    except UsageError:
+        return None
+    shape = AGES, BUCKETS, HABITS, STAGES
+    return np.reshape(found.returns, shape), np.reshape(found.exposure, shape)
+
+
 def knowledge_of(trace: Trace, rates: str = "") -> Knowledge:
     """The knowledge of a trace's host; computed once for policies that are tried one after the other.
 
     Args:
         trace: the history.
-        rates: the file of what its fleet knows that a policy names; empty: none.
+        rates: as of `Knowledge`.
     """
-    global _latest  # noqa: PLW0603 - a cache of one
-    if _latest is None or _latest.trace is not trace:
-        _latest = Knowledge(trace)
-    return _latest.beside(rates) if rates else _latest
+    with _lock:
+        for known in _latest:
+            if known.trace is trace and known.rates_file == rates:
+                return known
+        made = Knowledge(trace, rates)
+        _latest.insert(0, made)
+        del _latest[_KEPT:]
+        return made
 
 
-_latest: Knowledge | None = None
+# Several hosts may be replayed at once, by threads.
+_latest: list[Knowledge] = []
+_lock = Lock()
+_KEPT = 2
 
 
 def _bits(value: NDArray[Any]) -> Integers:

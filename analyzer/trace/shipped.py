@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from pathlib import Path
+from pathlib import Path, PosixPath
 
 import duckdb
 
@@ -27,7 +27,7 @@ from collector.model.events import CONTAINERS
 from collector.model.units import format_count
 from collector.shipping import parts
 from collector.shipping.parts import Manifest, Name, Stream
-from collector.shipping.store import MOST_OF_MANIFEST, Folder, Store
+from collector.shipping.store import MOST_OF_MANIFEST, S3, Folder, Store
 
 # What stands for columns that no trace is made from: they are most of what there is to decompress.
 _SPARED = {
@@ -60,6 +60,13 @@ class _Part:
     jobs: str | None
 
 
+class _Place(PosixPath):
+    """A folder or URL as messages name a log; a path alone loses a slash of the URL."""
+
+    def __str__(self) -> str:
+        return super().__str__().replace("s3:/", S3, 1) if self.parts[:1] == ("s3:",) else super().__str__()
+
+
 class ShippedLog(EventLog):
     """One host's shipped log: same tables, same views.
 
@@ -73,7 +80,7 @@ class ShippedLog(EventLog):
     """
 
     def __init__(self, store: Store, host: str, *, lean: bool = False) -> None:
-        super().__init__(Path(store.name), host)
+        super().__init__(_Place(store.name), host)
         self.notes: list[str] = []
         self._lean = lean
         self._store = store

@@ -223,7 +223,7 @@ def test_live_and_simulated_learn_the_same(one_log: Path, history: list[Event]) 
         counts = [3.0 * (cell % 7) for cell in range(CELLS)], [1e4 * (cell % 11) for cell in range(CELLS)]
         fleet.write_text(to_toml(*counts, ["a", "b"], WORTH_S))
     beside = live.learned.beside(read_rates(fleet))
-    with_fleet = known.beside(str(fleet)).facts(trace.end, facts.present, facts.pulled, facts.holders)
+    with_fleet = Knowledge(trace, str(fleet)).facts(trace.end, facts.present, facts.pulled, facts.holders)
     for i, image in enumerate(trace.image_ids):
         usage = live.habits[image]
         idle = trace.end - facts.last_use[i]

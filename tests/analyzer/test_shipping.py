@@ -224,6 +224,8 @@ def test_through_a_real_object_store_that_is_killed_in_between(
     here = analyzer("simulate", "--log", str(log.path), "--baseline", "none", "--threshold", "10%", "--format", "json")
     assert there.stderr == here.stderr == ""
     assert there.stdout == here.stdout
+    verified = analyzer("verify", "--log", url)
+    assert verified.stderr == f"analyzer: event log {url} holds no prune of host runner\n"
 
 
 def test_a_full_object_store_is_told_in_one_line_and_gone_on_from(
