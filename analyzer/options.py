@@ -51,7 +51,7 @@ OneLogOption = Annotated[
     str | None,
     typer.Option(
         "--log",
-        envvar=ENVIRONMENT_VARIABLE,
+        envvar=environment.LOG,
         metavar="PATH",
         help="An event log, or a folder or s3:// URL that `collector ship` or `analyzer export` wrote. "
         "Default: as for `collector`.",
