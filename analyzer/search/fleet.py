@@ -66,15 +66,15 @@ class Source:
             return self
         return replace(self, path=self.path.absolute(), store=self.store and str(self.path.absolute()))
 
-    def log(self, *, lean: bool = False) -> EventLog:
-        """The log, opened by whoever reads it; lean: only what a trace is made from, where the rest takes time."""
+    def log(self) -> EventLog:
+        """The log, opened by whoever reads it."""
         if self.store:
-            return ShippedLog(open_store(self.store), self.host, lean=lean)
+            return ShippedLog(open_store(self.store), self.host)
         return ParquetLog(self.path, self.host) if self.exported else EventLog(self.path)
 
     def load(self, disk: DiskOverride | None = None) -> Trace:
         """The history, with what had to be set aside of it. Raises LogError, see `load_trace`."""
-        log = self.log(lean=True)
+        log = self.log()
         trace = load_trace(log, self.host, disk)
         if isinstance(log, ShippedLog) and log.notes:
             trace = replace(trace, assumptions=(*trace.assumptions, *log.notes))

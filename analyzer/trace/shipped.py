@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,22 +20,13 @@ import duckdb
 from collector.eventlog import identity
 from collector.eventlog.database import AUTOLOAD_OFF
 from collector.eventlog.log import EventLog, upgrade
-from collector.eventlog.schema import JOBS_VERSION, MIGRATIONS, SCHEMA_VERSION
-from collector.eventlog.sql import sql_list
+from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION
 from collector.model.errors import LogError
-from collector.model.events import CONTAINERS
 from collector.model.units import format_count
 from collector.shipping import parts
 from collector.shipping.parts import Manifest, Name, Stream
 from collector.shipping.store import MOST_OF_MANIFEST, S3, Folder, Store
 
-# What stands for columns that no trace is made from: they are most of what there is to decompress.
-_SPARED = {
-    "key": "0",
-    "recorded": "time",
-    "attributes": f"CASE WHEN kind NOT IN ({sql_list(CONTAINERS)}) THEN attributes END",
-}
-_JOBS_OF_TRACE = "job, host, ci, job_id"
 # Most of what one waits for at an object store is its answer.
 _AT_ONCE = 8
 
@@ -73,16 +64,14 @@ class ShippedLog(EventLog):
     Args:
         store: where the parts are.
         host: whose log, by its name there.
-        lean: leave out what no trace is made from: most of what there is to read.
 
     Attributes:
         notes: after it was read: what was set aside, in words.
     """
 
-    def __init__(self, store: Store, host: str, *, lean: bool = False) -> None:
+    def __init__(self, store: Store, host: str) -> None:
         super().__init__(_Place(store.name), host)
         self.notes: list[str] = []
-        self._lean = lean
         self._store = store
         self._name = host
 
@@ -217,18 +206,16 @@ class ShippedLog(EventLog):
         """Make the log's tables as they were when each part was written, and bring them to this program's schema."""
         connection.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
         reached = 0
-        streams = [list(rows) for _, rows in groupby(found, key=lambda part: part.name.stream)]
         try:
-            for of_stream in streams:
+            for _, parts_of_stream in groupby(found, key=lambda part: part.name.stream):
+                of_stream = list(parts_of_stream)
                 offsets = _offsets(connection) if reached else (0, 0)
                 for version, rows in groupby(of_stream, key=lambda part: part.manifest.schema_version):
                     for statements in MIGRATIONS[reached:version]:
                         connection.execute(statements)
                     reached = max(reached, version)
-                    lean = self._lean and len(streams) == 1 and version >= JOBS_VERSION
-                    _insert_events(connection, list(rows), self._name, offsets, _SPARED if lean else {})
-                jobs = [part.jobs for part in of_stream if part.jobs is not None]
-                _insert_jobs(connection, jobs, self._name, offsets, _JOBS_OF_TRACE if self._lean else "*")
+                    _insert_events(connection, list(rows), self._name, offsets)
+                _insert_jobs(connection, of_stream, self._name, offsets)
             connection.execute("INSERT INTO schema_version (version) VALUES (?)", [reached])
             upgrade(connection, reached)
         except duckdb.Error as error:
@@ -252,14 +239,13 @@ def _insert_events(
     found: list[_Part],
     host: str,
     offsets: tuple[int, int],
-    without: Mapping[str, str],
 ) -> None:
-    """Insert parts of one schema version, whatever host they name; SQL by column says what to take in its place."""
+    """Insert the events of parts of one schema version, whatever host they name."""
     columns = [name for name, *_ in connection.execute("DESCRIBE event").fetchall() if name not in {"host", "image"}]
-    kept = ", ".join(f"{without[name]} AS {name}" if name in without else name for name in columns)
     # Read in one pass: to open so many small files takes longer than what is in them.
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE part AS SELECT {kept}, image_id FROM {_scan([part.events for part in found])}"
+        f"CREATE OR REPLACE TEMP TABLE part AS SELECT {', '.join(columns)}, image_id"
+        f" FROM {_scan([part.events for part in found])}"
     )
     connection.execute(
         "INSERT INTO image SELECT row_number() OVER (ORDER BY min(seq)) + (SELECT coalesce(max(image), -1) FROM image),"
@@ -281,17 +267,22 @@ def _insert_events(
 
 
 def _insert_jobs(
-    connection: duckdb.DuckDBPyConnection, files: list[str], host: str, offsets: tuple[int, int], columns: str
+    connection: duckdb.DuckDBPyConnection, found: list[_Part], host: str, offsets: tuple[int, int]
 ) -> None:
-    """The newest row of each job: files are in the order in which they were shipped."""
-    if files:
+    """The newest row of each job: parts are in the order in which they were shipped."""
+    if files := [part.jobs for part in found if part.jobs is not None]:
+        alike = len({part.manifest.schema_version for part in found}) == 1
+        connection.execute(
+            f"CREATE TEMP TABLE shipped AS SELECT *, file_index AS file_number FROM {_scan(files, alike=alike)}"
+        )
         connection.execute(
             "INSERT INTO job BY NAME"
-            f" SELECT * EXCLUDE (file_number) REPLACE (job + {offsets[1]} AS job, $host AS host)"
-            f" FROM (SELECT {columns}, file_index AS file_number FROM {_scan(files, alike=columns != '*')})"
-            " QUALIFY row_number() OVER (PARTITION BY job ORDER BY file_number DESC) = 1 ORDER BY job",
+            f" SELECT * EXCLUDE (file_number) REPLACE (job + {offsets[1]} AS job, $host AS host) FROM shipped"
+            " SEMI JOIN (SELECT job, max(file_number) AS file_number FROM shipped GROUP BY job) AS newest"
+            " USING (job, file_number)",
             {"host": host},
         )
+        connection.execute("DROP TABLE shipped")
 
 
 def _scan(files: list[str], *, alike: bool = True) -> str:

@@ -106,7 +106,6 @@ def test_what_is_new_is_shipped_by_day_and_read_as_the_log(log: EventLog, store:
     assert (third.events, third.parts) == (0, 0)
     assert rows(shipped(store)) == rows(log)
     assert_same(load_trace(shipped(store), "runner"), load_trace(log))
-    assert_same(load_trace(ShippedLog(store, "runner", lean=True), "runner"), load_trace(log))
     jobs = "SELECT job, job_id, began, containers FROM jobs ORDER BY job"
     assert shipped(store).query(jobs) == log.query(jobs)
     assert identity.known_hosts(duckdb.connect(str(log.path), read_only=True)) == [
