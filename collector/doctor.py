@@ -19,9 +19,9 @@ from collector.eventlog.log import EventLog
 from collector.job_sources.follow import STATE, Followed, runner_is_installed
 from collector.job_sources.runnerlog import SOURCE
 from collector.machine.disk import contradiction, sample_disks
+from collector.model.advice import hidden_system_log, how_to_read
 from collector.model.errors import EngineError, HindsightError, LogDamagedError, LogError
 from collector.model.observation import EngineInfo
-from collector.model.paths import hidden_system_log, how_to_read
 from collector.model.units import format_bytes, format_count, format_duration
 from collector.model.untrusted import event_time_ns
 from collector.queries.status import DAY_S, status

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import duckdb
 
+from collector.model.advice import how_to_read
 from collector.model.errors import LogBusyError, LogDamagedError, LogError, LogFullError
-from collector.model.paths import how_to_read, open_foreign, open_own
+from collector.model.paths import open_foreign, open_own
 
 UMASK = 0o027
 """The log is 0640: it shows which projects run which images."""

@@ -39,11 +39,11 @@ from collector.eventlog.schema import (
 )
 from collector.eventlog.settings import goes_on_from, job_details
 from collector.eventlog.views import show
+from collector.model.advice import hidden_system_log
 from collector.model.backoff import Backoff
 from collector.model.errors import LogBusyError, LogError
 from collector.model.events import Event
 from collector.model.job_details import JobDetails, cut_down
-from collector.model.paths import hidden_system_log
 from collector.model.untrusted import LAST_NS
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pwd
 import queue
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ from typing import Protocol
 
 from collector.job_sources.reading import JOURNAL, JournalExport, Lines, LogFile, source_of
 from collector.job_sources.source import Batch
+from collector.model.advice import join_group, reader
 from collector.model.backoff import Backoff
 from collector.model.errors import UsageError
 from collector.model.paths import read_bounded
@@ -90,7 +90,7 @@ class _File:
         try:
             self._file.check()
         except PermissionError:
-            raise _CannotFollowError(f"{self.name} may not be read: let {_user()} read it") from None
+            raise _CannotFollowError(f"{self.name} may not be read: let {reader()} read it") from None
         except OSError as error:
             raise _CannotFollowError(f"{self.name} cannot be read ({error.strerror}): is it the right file?") from None
         return True
@@ -134,7 +134,7 @@ class _Journal:
         if not any(os.access(path, os.R_OK) for path in found):
             raise _CannotFollowError(
                 f"{self.name} may not be read: `pruner install-units` gives the collector's service the group "
-                f"{JOURNAL_GROUP}; else sudo usermod -aG {JOURNAL_GROUP} {_user()}, and start it again"
+                f"{JOURNAL_GROUP}; else {join_group(JOURNAL_GROUP)}, and start it again"
             )
         return True
 
@@ -333,11 +333,3 @@ def _journals() -> list[Path]:
     except (OSError, UnicodeDecodeError):
         machine = ""
     return [path for folder in _JOURNALS if (path := folder / machine / "system.journal").exists()]
-
-
-def _user() -> str:
-    """Whom this process runs as."""
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return str(os.geteuid())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import grp
 import os
 import stat
 import tempfile
@@ -34,30 +33,6 @@ def default_log_path() -> Path:
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     own = Path(state).expanduser() / "docker-hindsight" / "events.duckdb"
     return SYSTEM_LOG if not os.path.lexists(own) and os.access(SYSTEM_LOG, os.R_OK) else own
-
-
-def how_to_read(path: Path) -> str:
-    """What a user can do who may not read a log: become root, or a member of the group that may."""
-    group = _group_that_reads(path.parent)
-    sudo = "run this with sudo"
-    return sudo if group is None else f"{sudo}, or join the group {group} (sudo usermod -aG {group} USER; log in again)"
-
-
-def hidden_system_log() -> str:
-    """Where the service's log is and how to read it, if this user may not; empty: there is none, or it can be read."""
-    if os.geteuid() == 0 or not os.access(SYSTEM_LOG.parent, os.F_OK) or os.access(SYSTEM_LOG.parent, os.X_OK):
-        return ""
-    return f"this machine's own log is {SYSTEM_LOG}: {how_to_read(SYSTEM_LOG)}"
-
-
-def _group_that_reads(folder: Path) -> str | None:
-    try:
-        found = folder.stat()
-        if not found.st_mode & stat.S_IXGRP or found.st_gid == 0:
-            return None
-        return grp.getgrgid(found.st_gid).gr_name
-    except (OSError, KeyError):
-        return None
 
 
 def open_foreign(path: Path) -> BinaryIO:

@@ -15,12 +15,15 @@ from collector.eventlog.spool import Spool
 from collector.eventlog.sql import sql_list, sql_names
 from collector.machine.prune_runs import Fruitless, read_runs
 from collector.machine.wake import levels_path, read_min_age
+from collector.model.advice import as_root, on_log, service_suffix
 from collector.model.errors import LogError
 from collector.model.events import LIVE, WATCHING, Source, of_source
 from collector.model.units import format_duration
 from collector.queries.failures import Failures, read_failures
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import duckdb
 
 DAY_S = 86400.0
@@ -281,6 +284,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
         whole_since=None if whole_since is None else whole_since / _NS,
         recommendation_from=sound,
         next_step=_next_step(
+            log.path,
             watching=unwatched is None and seen.first is not None,
             pruning=levels_path(log.path).exists(),
             sound=sound is not None and now >= sound,
@@ -288,18 +292,24 @@ def status(log: EventLog, now: float | None = None) -> Status:
     )
 
 
-def _next_step(*, watching: bool, pruning: bool, sound: bool) -> str:
+def _next_step(log: Path, *, watching: bool, pruning: bool, sound: bool) -> str:
     """What to do next, by what there is: a collector that runs, a pruner that has run, history enough."""
+    suffix = service_suffix(log)
+    services = as_root("pruner install-units")
     if not watching:
-        return "start the collector: `sudo systemctl enable --now collector.service`, or `collector run`"
+        start = on_log("collector run", log)
+        if suffix is None:
+            return f"start the collector: `{start}`, or `{services}` for services that run with the machine"
+        return f"start the collector: `{as_root(f'systemctl enable --now collector{suffix}.service')}`, or `{start}`"
     if sound:
-        return "let `analyzer recommend` propose a policy from this history, and `pruner plan --policy FILE` try it"
+        tried = on_log("pruner plan --policy FILE", log)
+        recommend = on_log("analyzer recommend", log, reads=True)
+        return f"let `{recommend}` propose a policy from this history, and `{tried}` try it"
     if pruning:
         return "nothing: the pruner keeps space free by the policy that it has while the history grows"
-    return (
-        "`sudo pruner plan` shows what the defaults would remove; "
-        "`sudo systemctl enable --now pruner.timer pruner.path` lets them"
-    )
+    units = f"pruner{suffix}.timer pruner{suffix}.path"
+    lets = on_log("pruner run", log) if suffix is None else as_root(f"systemctl enable --now {units}")
+    return f"`{on_log('pruner plan', log)}` shows what the defaults would remove; `{lets}` removes it"
 
 
 def require_collector(log: EventLog, now: float | None = None) -> None:

@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from collector.job_sources.follow import JOURNAL_GROUP
 from collector.machine import reserve
 from collector.model import environment
+from collector.model.advice import as_root
 from collector.model.errors import HindsightError, UsageError
 from collector.model.paths import read_bounded, replace_file
 from pruner.policy.file import to_toml
@@ -429,22 +431,28 @@ def next_steps(wanted: Installation, *, enabled: bool) -> list[str]:
     """What the operator does next, a line each."""
     steps = []
     if wanted.owner is not None:
-        steps.append(
-            f"{wanted.owner.name}'s engine runs without a login, too, after: sudo loginctl enable-linger "
-            f"{wanted.owner.name}"
-        )
+        lingering = as_root(f"loginctl enable-linger {wanted.owner.name}")
+        steps.append(f"{wanted.owner.name}'s engine runs without a login, too, after: {lingering}")
     elif wanted.user != "root" and wanted.group is None:
         steps.append(
             f"there is no group '{ENGINE_GROUP}': let user {wanted.user} use the engine's socket, "
             "or install with --user root"
         )
     if not enabled:
-        steps += [
-            f"look at {wanted.policy}, and try it on this host: sudo pruner plan",
-            f"start with: sudo systemctl enable --now {' '.join(wanted.started)}",
-        ]
+        started = as_root(f"systemctl enable --now {' '.join(wanted.started)}")
+        steps += [f"look at {wanted.policy}, and try it on this host: {_plan(wanted)}", f"start with: {started}"]
     steps.append(f"see what they do with: journalctl -u 'collector{wanted.suffix}' -u 'pruner{wanted.suffix}'")
     return steps
+
+
+def _plan(wanted: Installation) -> str:
+    """The command that shows what these services would remove."""
+    words = ["pruner", "plan"]
+    if wanted.instance:
+        words += ["--policy", str(wanted.policy), "--log", f"/var/lib/{wanted.state}/events.duckdb"]
+    if wanted.host:
+        words += ["--host", wanted.host]
+    return as_root(shlex.join(words))
 
 
 def _service_commands(wanted: Installation, *, enable: bool) -> list[list[str]]:

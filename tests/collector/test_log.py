@@ -193,8 +193,8 @@ def test_without_a_log_of_their_own_a_user_is_shown_the_way_to_that_of_the_servi
     script = (
         "import os,sys,pathlib,duckdb\n"
         "from collector.eventlog.log import EventLog; from collector.model.errors import LogError\n"
-        "from collector.model import paths\n"
-        "paths.SYSTEM_LOG = pathlib.Path(sys.argv[1])\n"
+        "from collector.model import advice, paths\n"
+        "advice.SYSTEM_LOG = paths.SYSTEM_LOG = pathlib.Path(sys.argv[1])\n"
         "os.setgroups([int(group) for group in sys.argv[2:]]); os.setgid(65534); os.setuid(65534)\n"
         "os.environ.update(HOME='/nonexistent'); os.environ.pop('XDG_STATE_HOME', None)\n"
         "try: print(EventLog(paths.default_log_path(), host='runner').query('SELECT count(*) FROM event'))\n"

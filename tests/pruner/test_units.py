@@ -36,7 +36,8 @@ Pruner = Callable[..., str]
 
 @pytest.fixture
 def pruner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pruner:
-    """Runs the command in this process; what it said."""
+    """Runs the command in this process, as by sudo; what it said."""
+    monkeypatch.setenv("SUDO_USER", "ops")
 
     def run(*argv: str, status: int = 0) -> str:
         monkeypatch.setattr(sys, "argv", ["pruner", *argv])
@@ -99,7 +100,8 @@ def test_every_hardening_line_is_explained() -> None:
 
 def test_they_start_this_installation_as_an_unprivileged_user_of_the_engine(pruner: Pruner, root: Path) -> None:
     output = pruner("install-units", "--root", str(root))
-    assert "sudo systemctl enable --now collector.service pruner.timer pruner.path" in output
+    assert "start with: sudo systemctl enable --now collector.service pruner.timer pruner.path" in output
+    assert "try it on this host: sudo pruner plan\n" in output
     commands = ("collector run", "pruner run", "collector ship")
     for name, command in zip(UNITS, commands, strict=False):
         text = unit(root, name)
@@ -161,6 +163,8 @@ def test_the_units_of_a_rootless_engine_run_as_its_user_and_see_socket_and_data(
     (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nci:x:1234:1235::/home/ci:/bin/sh\n")
     output = pruner("install-units", "--root", str(root), "--user-engine", "ci")
     assert "sudo loginctl enable-linger ci" in output
+    own = "--log /var/lib/docker-hindsight-ci/events.duckdb --host unix:///run/user/1234/docker.sock"
+    assert f"sudo pruner plan --policy /etc/docker-hindsight/ci.toml {own}\n" in output
     for name in ("collector-ci.service", "pruner-ci.service"):
         text = unit(root, name)
         assert "\nUser=ci\n" in text

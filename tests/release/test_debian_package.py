@@ -148,7 +148,7 @@ def test_the_tutorial_is_literally_true(machine: Machine, docker20: Engine, regi
     machine.run("useradd", "--create-home", "newcomer")
     for command in ("status", "doctor"):
         said = machine.run("runuser", "--login", "newcomer", "-c", f"collector {command}", status=1)
-        assert "sudo usermod -aG docker-hindsight USER; log in again" in said
+        assert "sudo usermod -aG docker-hindsight newcomer; log in again" in said
 
 
 def test_lintian_finds_no_error(package: Path) -> None:
