@@ -151,8 +151,7 @@ def _asked_for(daemon: _Process | None) -> str | None:
     if daemon is not None and (given := daemon.option("--containerd")):
         return given
     config = Path(daemon.option("--config-file") or _DAEMON_CONFIG) if daemon is not None else _DAEMON_CONFIG
-    given = read_json(config).get("containerd")
-    return given if isinstance(given, str) and given else None
+    return text(read_json(config).get("containerd")) or None
 
 
 def _root_of(processes: Sequence[_Process], address: str, own: str) -> tuple[str, str] | None:
@@ -161,17 +160,17 @@ def _root_of(processes: Sequence[_Process], address: str, own: str) -> tuple[str
     for process in _containerds(processes):
         config_path = Path(process.option("--config", "-c") or _DEFAULT_CONFIG)
         config = _configuration(config_path)
-        listens = process.option("--address", "-a") or mapping(config.get("grpc")).get("address")
-        if os.path.realpath(str(listens or _DEFAULT_ADDRESS)) != wanted:
+        listens = process.option("--address", "-a") or text(mapping(config.get("grpc")).get("address"))
+        if os.path.realpath((listens or _DEFAULT_ADDRESS).removeprefix(UNIX)) != wanted:
             continue
-        root = process.option("--root") or config.get("root")
-        if isinstance(root, str) and root:
+        if root := process.option("--root") or text(config.get("root")):
             return root, f"root of the containerd at {address} (process {process.number}, {config_path})"
         if config or not _is_closed(config_path):
             return _DEFAULT_ROOT, f"the usual root of a containerd (process {process.number} names no other)"
     if wanted == os.path.realpath(_DEFAULT_ADDRESS) and not _is_closed(_DEFAULT_CONFIG):
-        root = _configuration(_DEFAULT_CONFIG).get("root") or _DEFAULT_ROOT
-        return str(root), f"as {_DEFAULT_CONFIG} says, or by default"
+        return text(
+            _configuration(_DEFAULT_CONFIG).get("root")
+        ) or _DEFAULT_ROOT, f"as {_DEFAULT_CONFIG} says, or by default"
     # The engine's own containerd has its socket beside the engine's other files of its run.
     if address.endswith("/docker/containerd/containerd.sock"):
         return own, "the engine runs a containerd of its own"
@@ -183,15 +182,15 @@ def _daemon(processes: Sequence[_Process], info: Mapping[str, Any], peer: int | 
     daemons = [process for process in processes if Path(process.argv[0]).name == "dockerd"]
     if found := [process for process in daemons if process.number == peer]:
         return found[0]
-    root = os.path.realpath(str(info["DockerRootDir"]))
+    root = os.path.realpath(text(info["DockerRootDir"]))
     found = [process for process in daemons if (own := _data_root(process)) and Path(root).is_relative_to(own)]
     return found[0] if len(found) == 1 else None
 
 
 def _data_root(daemon: _Process) -> str:
     config = read_json(Path(daemon.option("--config-file") or _DAEMON_CONFIG))
-    root = daemon.option("--data-root", "-g", "--graph") or config.get("data-root") or _DEFAULT_DATA_ROOT
-    return os.path.realpath(str(root))
+    root = daemon.option("--data-root", "-g", "--graph") or text(config.get("data-root")) or _DEFAULT_DATA_ROOT
+    return os.path.realpath(root)
 
 
 def peer_of(address: str) -> int | None:

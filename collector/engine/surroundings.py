@@ -9,6 +9,7 @@ import hashlib
 import ipaddress
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from collector.model.untrusted import mapping, text
 UNIX = "unix://"
 _CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")
 _PORT, _TLS_PORT = 2375, 2376
+_BARE = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:]+\]):\d+")  # host:port
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,9 @@ def find_engine(given: str | None = None) -> Address:
 
 
 def _usual(environment: Mapping[str, str]) -> Address:
-    """The system's socket; where there is none, that of the user's own engine."""
-    if Path(DEFAULT_HOST.removeprefix(UNIX)).exists():
+    """The system's socket; where there is none that this user may use, that of an engine of the user's own."""
+    system = DEFAULT_HOST.removeprefix(UNIX)
+    if os.access(system, os.R_OK | os.W_OK):
         return Address(DEFAULT_HOST, "the usual socket")
     runtime = environment.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
     for name in ("docker.sock", "podman/podman.sock"):
@@ -104,7 +107,7 @@ def _context(name: str, how: str, folder: Path) -> Address:
         )
     certificates = folder / "contexts" / "tls" / key / "docker"
     return _address(
-        host, f"context '{name}' ({how})", certificates if certificates.is_dir() else None,
+        host, f"context '{name}' ({how})", certificates if os.path.isdir(certificates) else None,  # noqa: PTH112 - it may be closed
         verify=not endpoint.get("SkipTLSVerify"),
     )  # fmt: skip
 
@@ -117,7 +120,9 @@ def _checked(host: str, how: str, environment: Mapping[str, str]) -> Address:
 
 
 def _address(host: str, how: str, certificates: Path | None, *, verify: bool) -> Address:
-    scheme, _, rest = host.partition("://")
+    host = host.strip()
+    # The docker command takes it so, too.
+    scheme, _, rest = (f"tcp://{host}" if _BARE.fullmatch(host) else host).partition("://")
     if scheme == "ssh":
         raise UsageError(
             f"{how}: {host} leads to an engine on another host: run collector and pruner there "
@@ -128,7 +133,7 @@ def _address(host: str, how: str, certificates: Path | None, *, verify: bool) ->
     if scheme not in {"unix", "tcp"} or not rest.strip("/"):
         raise UsageError(f"{how}: '{host}' is not an engine's address: unix:///path or tcp://host:port")
     if scheme == "unix":
-        return Address(f"{UNIX}{rest}", how)
+        return Address(f"{UNIX}{rest.rstrip('/')}", how)
     try:
         parts = urlsplit(f"tcp://{rest}")
         port = parts.port or (_PORT if certificates is None else _TLS_PORT)
@@ -139,8 +144,8 @@ def _address(host: str, how: str, certificates: Path | None, *, verify: bool) ->
         missing = [file for file in _CERTIFICATES if not _is_short_file(certificates / file)]
         if missing:
             raise UsageError(
-                f"{how}: no {', '.join(missing)} in {certificates}: set DOCKER_CERT_PATH to the folder of the "
-                "engine's certificates, or unset DOCKER_TLS_VERIFY"
+                f"{how}: no {', '.join(missing)} to be read in {certificates}: set DOCKER_CERT_PATH to the folder of "
+                "the engine's certificates, or unset DOCKER_TLS_VERIFY"
             )
     return Address(f"tcp://{name}:{port}{parts.path}", how, certificates, verify)
 
@@ -150,7 +155,7 @@ def _is_short_file(path: Path) -> bool:
         found = path.stat()
     except OSError:
         return False
-    return stat.S_ISREG(found.st_mode) and found.st_size <= MOST_BYTES
+    return stat.S_ISREG(found.st_mode) and found.st_size <= MOST_BYTES and os.access(path, os.R_OK)
 
 
 def _config_folder(environment: Mapping[str, str]) -> Path | None:

@@ -50,3 +50,25 @@ def test_what_a_containerds_configuration_imports_counts(tmp_path: Path, monkeyp
     run(proc, 7, "/usr/bin/containerd", "--config", str(config))
     info = {"DockerRootDir": str(tmp_path), "Containerd": {"Address": ADDRESS}}
     assert containerd_root(info, "unix:///nonexistent.sock")[0] == "/late"
+
+
+@pytest.mark.parametrize("address", [f"unix://{ADDRESS}", ADDRESS])
+@pytest.mark.parametrize("odd", ["5", '["/evil"]', '"\\u0000"', "{}"])
+def test_configuration_of_any_shape_names_a_root_or_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, odd: str
+) -> None:
+    proc, config, daemon = tmp_path / "proc", tmp_path / "config.toml", tmp_path / "daemon.json"
+    proc.mkdir()
+    monkeypatch.setattr(places, "_PROC", proc)
+    run(proc, 7, "containerd", "--config", str(config))
+    run(proc, 8, "dockerd", "--config-file", str(daemon))
+    info = {"DockerRootDir": str(tmp_path), "Containerd": {"Address": address}}
+    config.write_text(f'root = "/true"\n[grpc]\naddress = "{address}"\n')
+    daemon.write_text(f'{{"data-root": {odd}, "containerd": {odd}}}')
+    assert containerd_root(info, "unix:///nonexistent.sock")[0] == "/true"
+    config.write_text(f'root = {odd}\n[grpc]\naddress = "{address}"\n')
+    assert containerd_root(info, "unix:///nonexistent.sock")[0] == ("�" if "u0000" in odd else "/var/lib/containerd")
+    config.write_text(f'root = "/true"\n[grpc]\naddress = {odd}\n')
+    if "u0000" in odd:
+        monkeypatch.setattr(places, "_DEFAULT_CONFIG", config)
+    assert containerd_root(info, "unix:///nonexistent.sock")[0] == "/true"

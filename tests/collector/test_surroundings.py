@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 
@@ -71,13 +72,45 @@ def test_certificates_are_where_the_environment_says(home: Path, monkeypatch: py
     monkeypatch.setenv("DOCKER_HOST", "tcp://engine.example.org:2376")
     assert find_engine().certificates is None
     monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
-    with pytest.raises(UsageError, match=r"no ca\.pem, cert\.pem, key\.pem in .*/\.docker: set DOCKER_CERT_PATH"):
+    with pytest.raises(
+        UsageError, match=r"no ca\.pem, cert\.pem, key\.pem to be read in .*/\.docker: set"
+    ):
         find_engine()
     monkeypatch.setenv("DOCKER_CERT_PATH", str(home / "certificates"))
     (home / "certificates").mkdir()
     for file in ("ca.pem", "cert.pem", "key.pem"):
         (home / "certificates" / file).touch()
     assert (find_engine().certificates, find_engine().verify) == (home / "certificates", True)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        (" unix:///var/run/docker.sock/ ", "unix:///var/run/docker.sock"),
+        ("127.0.0.1:2375", "tcp://127.0.0.1:2375"),
+        ("localhost:1", "tcp://localhost:1"),
+        ("[::1]:2375", "tcp://[::1]:2375"),
+        ("tcp://127.0.0.1:2375/", "tcp://127.0.0.1:2375/"),
+    ],
+)
+def test_addresses_are_taken_as_the_docker_command_takes_them(host: str, url: str) -> None:
+    assert find_engine(host).url == url
+
+
+def test_what_is_closed_to_a_user_is_not_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Certificates and the system's socket: of the latter an engine of the user's own takes the place."""
+    own = home / "run" / "docker.sock"
+    own.parent.mkdir()
+    for path in (own, home / "docker.sock", *(home / file for file in ("ca.pem", "cert.pem", "key.pem"))):
+        path.touch()
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != home / "docker.sock")
+    assert find_engine().url == f"unix://{own}"
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path).name == "ca.pem")
+    monkeypatch.setenv("DOCKER_HOST", "tcp://engine.example.org:2376")
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(home))
+    with pytest.raises(UsageError, match=r"no cert\.pem, key\.pem to be read in"):
+        find_engine()
 
 
 @pytest.mark.parametrize("host", ["unix:///a", "tcp://127.0.0.9:1", "tcp://[::1]:2375", "tcp://localhost:2375"])
@@ -94,6 +127,7 @@ def test_no_proxy_leads_to_this_host(host: str) -> None:
         ("tcp://[::1", "is not an engine's address"),
         ("unix://", "is not an engine's address"),
         ("docker.sock", "is not an engine's address"),
+        ("fd://", "is not an engine's address"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_told_in_one_line(host: str, output: str) -> None:
