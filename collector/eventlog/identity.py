@@ -32,7 +32,15 @@ if TYPE_CHECKING:
 _SALT = b"docker-hindsight"
 _MACHINE_ID = Path("/etc/machine-id")
 _HARDWARE_ID = Path("/sys/class/dmi/id/product_uuid")
-"""In a container, the environment variable for the host's name; set from the engine's answer where it is not."""
+# What images and makers of boards leave where an ID should be is that of many machines.
+_NO_IDS = frozenset(
+    {
+        *(b"", b"uninitialized", b"not settable", b"not present"),
+        *(b"03000200-0400-0500-0006-000700080009", b"00020003-0004-0005-0006-000700080009"),
+        *(b"12345678-1234-5678-90ab-cddeefaabbcc", b"0" * 32, b"f" * 32),
+        *(b"00000000-0000-0000-0000-000000000000", b"ffffffff-ffff-ffff-ffff-ffffffffffff"),
+    }
+)
 _CONTAINER_SIGNS = (Path("/.dockerenv"), Path("/run/.containerenv"))
 # A machine whose disk was made of an image has such a sign, too, but a file system of its own.
 _LAYERED = re.compile(r"^\S+ \S+ \S+ \S+ / .* - (overlay|fuse\S*|aufs|btrfs|zfs) ", re.MULTILINE)
@@ -132,7 +140,7 @@ def _hashed(path: Path) -> str | None:
         text = read_bytes(path).strip().lower()
     except OSError:
         return None
-    return hashlib.blake2b(text, key=_SALT, digest_size=16).hexdigest() if text not in {b"", b"uninitialized"} else None
+    return hashlib.blake2b(text, key=_SALT, digest_size=16).hexdigest() if text not in _NO_IDS else None
 
 
 def known_hosts(connection: duckdb.DuckDBPyConnection, table: str = "host") -> list[KnownHost]:

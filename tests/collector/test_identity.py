@@ -140,3 +140,23 @@ def test_the_file_that_takes_the_place_of_a_log_is_looked_at_again(log: EventLog
     log.forget_host()
     with pytest.raises(LogError, match="is that of host 'other'"):
         log.append([Event(9, Kind.GAP, began_ns=3)])
+
+
+@pytest.mark.parametrize("placeholder", ["", "uninitialized", "Not Settable", "03000200-0400-0500-0006-000700080009"])
+def test_what_stands_in_place_of_an_id_makes_no_two_machines_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placeholder: str
+) -> None:
+    found = []
+    for name in ("first", "second"):
+        for what, text in (
+            ("_MACHINE_ID", "0123" * 8 if name == "first" else "4567" * 8),
+            ("_HARDWARE_ID", placeholder),
+        ):
+            (tmp_path / what).write_text(f"{text}\n")
+            monkeypatch.setattr(identity, what, tmp_path / what)
+        monkeypatch.setattr(identity, "_CONTAINER_SIGNS", ())
+        identity._machine_ids.cache_clear()
+        found.append(identity.this_machine())
+    identity._machine_ids.cache_clear()
+    assert [one.hardware for one in found] == [None, None]
+    assert found[0].is_same_machine(found[1]) is False
