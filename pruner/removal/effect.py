@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from collector.machine.disk import DiskSample, sample_disk
+from collector.machine.disk import DiskSample, hasten, sample_disk
 from collector.model.errors import HindsightError
 from collector.model.units import format_bytes
 from pruner.planning.plan import Plan
@@ -37,11 +37,12 @@ def settled(
         last: whether nothing more is removed before the state is looked at as a whole.
     """
     disk = measure()
-    if predicted < _WORTH_WAITING_BYTES or (settling > _SHORT_WAIT_S and not last):
+    if predicted < _WORTH_WAITING_BYTES or (settling > _SHORT_WAIT_S and not last and not hasten(disk.path)):
         return disk
-    deadline = time.monotonic() + settling
+    deadline = time.monotonic() + (settling if last else min(settling, _SHORT_WAIT_S))
     while disk.free_bytes - free_before < _ARRIVED_SHARE * predicted and time.monotonic() < deadline:
         time.sleep(_LOOK_EVERY_S)
+        hasten(disk.path)
         disk = measure()
     return disk
 
@@ -62,7 +63,12 @@ class Effect:
     _poor: list[tuple[int, int, int]] = field(default_factory=list)
 
     def check(
-        self, predicted: int, free_before: int, free_after: int, measure: Callable[[], int], settling: float = 0.0
+        self,
+        predicted: int,
+        free_before: int,
+        free_after: int,
+        measure: Callable[[], DiskSample],
+        settling: float = 0.0,
     ) -> str | None:
         """Take one removal into account; why the run has to stop, else None.
 
@@ -70,7 +76,7 @@ class Effect:
             predicted: what it was to free, bytes.
             free_before: free space before it, bytes.
             free_after: free space after it, bytes.
-            measure: free space now, bytes.
+            measure: the disk now.
             settling: how long the file system may take to show it, seconds.
         """
         if predicted < _LEAST_BYTES:
@@ -84,7 +90,8 @@ class Effect:
         expected = sum(predicted for predicted, _, _ in self._poor)
         before = self._poor[0][1]
         deadline = time.monotonic() + max(self.patience, settling)
-        while (came := measure() - before) < _POOR_SHARE * expected:
+        while (came := (disk := measure()).free_bytes - before) < _POOR_SHARE * expected:
+            hasten(disk.path)
             if time.monotonic() >= deadline:
                 amounts = f"{format_bytes(expected)}, and {format_bytes(max(0, came))} came"
                 return (

@@ -203,9 +203,7 @@ class Executor:
                 logger.info("removed %s: freed %s; %s", named(removal), format_bytes(freed), removal.detail)
                 facts = self._remover.facts_of(removal, made, lookout)
                 self.store(self._item(Kind.ITEM_REMOVED, removal, freed, facts))
-                useless = self._effect.check(
-                    removal.frees, before.free_bytes, after.free_bytes, lambda: measure().free_bytes, settling
-                )
+                useless = self._effect.check(removal.frees, before.free_bytes, after.free_bytes, measure, settling)
                 if useless is not None:
                     expected = 0
                     break

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from collector.machine.disk import DiskSample, _Mount, contradiction, disk_of, sample_disk, sample_disks
+from collector.machine.disk import DiskSample, _Mount, contradiction, disk_of, hasten, sample_disk, sample_disks
 from collector.model.errors import EngineError
 from collector.model.observation import EngineInfo, Place
 from collector.model.units import format_bytes
@@ -175,3 +177,54 @@ def test_file_systems_that_compress_hold_more_than_they_use(
 ) -> None:
     monkeypatch.setattr("collector.machine.disk._mounts", lambda: iter([_Mount("/", "0:1", "/", kind)]))
     assert (contradiction((used(1000),), 5000 * MIB) is not None) is contradicts
+
+
+def test_a_quota_of_the_data_root_is_seen_by_who_may_not_look_into_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = os.statvfs("/")
+
+    def statvfs(path: str) -> os.statvfs_result:
+        if path.startswith("/var/lib/docker/"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        found = list(root)
+        found[1:5] = 4096, 1000 if path.startswith("/var/lib/docker") else 9000, 500, 400
+        return os.statvfs_result(found)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    monkeypatch.setattr("collector.machine.disk._mounts", lambda: iter([_Mount("/", "8:1", "/", "xfs")]))
+    monkeypatch.setattr(os, "access", lambda path, _: not str(path).startswith("/var/lib/docker"))
+    places = tuple(Place(what, f"/var/lib/docker/{what}", "") for what in ("images", "volumes"))
+    engine = EngineInfo("/var/lib/docker", "overlay2", "20.10", places=places)
+    (sample,) = sample_disks(engine)
+    assert (sample.total_bytes, sample.free_bytes) == (1000 * 4096, 400 * 4096)
+
+
+def test_btrfs_is_hastened_where_any_of_its_folders_may_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = [_Mount("/", "8:1", "/", "ext4"), _Mount("/var", "0:30", "/", "btrfs"), _Mount("/x", "0:30", "/", "btrfs")]
+    monkeypatch.setattr("collector.machine.disk._mounts", lambda: iter(mounts))
+    opened: list[str] = []
+
+    def closed(path: str, _: int) -> int:
+        opened.append(path)
+        raise PermissionError
+
+    monkeypatch.setattr(os, "open", closed)
+    assert not hasten("/home")
+    assert not hasten("/var/lib/docker")
+    assert opened == ["/var/lib/docker", "/var", "/x"]
+
+
+def test_btrfs_shows_at_once_what_was_removed_once_it_is_hastened(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or not Path("/dev/loop-control").exists():
+        cannot_run("a disk of its own needs root and loop devices")
+    if shutil.which("mkfs.btrfs") is None:
+        cannot_run("mkfs.btrfs is not installed: run .ci/install-packages")
+    disk = LoopDisk(tmp_path, 128 * MIB, file_system="btrfs")
+    try:
+        (disk.path / "file").write_bytes(os.urandom(32 * MIB))
+        assert hasten(str(disk.path))
+        before = disk.free()
+        (disk.path / "file").unlink()
+        assert hasten(str(disk.path))
+        assert disk.free() - before >= 31 * MIB
+    finally:
+        subprocess.run(["umount", disk.path], check=True)

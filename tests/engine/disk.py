@@ -18,7 +18,7 @@ class LoopDisk:
         folder: where the file and the mount point are made.
         size: bytes of the file.
         inodes: how many inodes it gets; None: as many as usual.
-        file_system: ``ext4`` or ``xfs``.
+        file_system: ``ext4``, ``xfs`` or ``btrfs``.
     """
 
     def __init__(self, folder: Path, size: int, inodes: int | None = None, file_system: str = "ext4") -> None:

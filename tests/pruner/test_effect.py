@@ -20,10 +20,10 @@ def later(*free: int) -> Callable[[], DiskSample]:
 
 def test_three_removals_without_effect_stop_the_run_and_say_what_came() -> None:
     effect = Effect(patience=0.0)
-    assert effect.check(63 * MIB, 0, 0, lambda: 0) is None
-    assert effect.check(64 * MIB, 0, 0, lambda: 0) is None
-    assert effect.check(100 * MIB, 0, 9 * MIB, lambda: 0) is None
-    output = effect.check(100 * MIB, 9 * MIB, 9 * MIB, lambda: 9 * MIB)
+    assert effect.check(63 * MIB, 0, 0, later(0)) is None
+    assert effect.check(64 * MIB, 0, 0, later(0)) is None
+    assert effect.check(100 * MIB, 0, 9 * MIB, later(0)) is None
+    output = effect.check(100 * MIB, 9 * MIB, 9 * MIB, later(9))
     assert output is not None
     assert output.startswith("3 removals were to free 264 MiB, and 9.00 MiB came: ")
     assert "\n" not in output
@@ -32,8 +32,8 @@ def test_three_removals_without_effect_stop_the_run_and_say_what_came() -> None:
 def test_a_removal_that_frees_what_it_should_clears_the_doubt() -> None:
     effect = Effect(patience=0.0)
     for _ in range(5):
-        assert effect.check(100 * MIB, 0, 0, lambda: 0) is None
-        assert effect.check(100 * MIB, 0, 10 * MIB, lambda: 0) is None
+        assert effect.check(100 * MIB, 0, 0, later(0)) is None
+        assert effect.check(100 * MIB, 0, 10 * MIB, later(0)) is None
 
 
 @pytest.mark.parametrize("settling", [2.0, 90.0])
@@ -44,4 +44,19 @@ def test_space_that_comes_late_is_waited_for(settling: float) -> None:
     assert between.free_bytes == (60 * MIB if settling < 60 else 0)
     assert settled(later(0, 0, 60), 0, MIB, settling, last=True).free_bytes == 0
     effect = Effect(patience=0.0)
-    assert [effect.check(100 * MIB, 0, 0, lambda: 200 * MIB, settling) for _ in range(4)] == [None] * 4
+    assert [effect.check(100 * MIB, 0, 0, later(200), settling) for _ in range(4)] == [None] * 4
+
+
+def test_a_file_system_that_can_be_hastened_is_waited_for_between_removals(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def hasten(path: str) -> bool:
+        asked.append(path)
+        return True
+
+    monkeypatch.setattr("pruner.removal.effect.hasten", hasten)
+    assert settled(later(0, 0, 60), 0, 100 * MIB, 90.0, last=False).free_bytes == 60 * MIB
+    assert asked == ["/disk"] * 3
+    effect = Effect(patience=0.0)
+    assert [effect.check(100 * MIB, 0, 0, later(0, 200), 90.0) for _ in range(3)] == [None] * 3
+    assert asked == ["/disk"] * 4
