@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.engine import leftovers
+from tests.engine import leftovers, machine
 from tests.engine.engines import GIB, STORES, VARIANTS, Engine, available
 from tests.engine.registry import Registry
 from tests.needs import UNDER_CI, cannot_run, examples
@@ -48,6 +48,14 @@ def registry(state_root: Path) -> Iterator[Registry]:
     made = Registry(state_root / "registry")
     yield made
     made.stop()
+
+
+@pytest.fixture(scope="session")
+def programs(state_root: Path) -> Path:
+    """Our commands as a user installs them, for machines and for users who cannot reach this environment."""
+    if (reason := machine.unavailable()) is not None:
+        cannot_run(reason)
+    return machine.install_package(state_root / "package")
 
 
 @pytest.fixture

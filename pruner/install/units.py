@@ -342,7 +342,8 @@ def installation(
     needed = [own, Path(sys.base_prefix)] if programs == own / "bin" else [programs]
     visible = [*needed, *([data_root] if data_root else [])]
     if owner is not None:
-        visible += [owner.runtime, *owner.data_roots]
+        # The folder above it, or the service would see the one of a login that has ended for ever.
+        visible += [owner.runtime.parent, *owner.data_roots]
     group = ENGINE_GROUP if owner is None and _has_group(root, ENGINE_GROUP) else None
     journal = JOURNAL_GROUP if _has_group(root, JOURNAL_GROUP) else None
     shown = tuple(dict.fromkeys(visible))

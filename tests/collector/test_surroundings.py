@@ -72,9 +72,7 @@ def test_certificates_are_where_the_environment_says(home: Path, monkeypatch: py
     monkeypatch.setenv("DOCKER_HOST", "tcp://engine.example.org:2376")
     assert find_engine().certificates is None
     monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
-    with pytest.raises(
-        UsageError, match=r"no ca\.pem, cert\.pem, key\.pem to be read in .*/\.docker: set"
-    ):
+    with pytest.raises(UsageError, match=r"no ca\.pem, cert\.pem, key\.pem to be read in .*/\.docker: set"):
         find_engine()
     monkeypatch.setenv("DOCKER_CERT_PATH", str(home / "certificates"))
     (home / "certificates").mkdir()

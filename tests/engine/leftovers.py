@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -74,6 +75,8 @@ def remove(root: Path) -> None:
         subprocess.run(["ip", "link", "delete", bridge.name], check=False)
     for marker in (root / "cgroups").glob("*"):
         remove_cgroup(Path(marker.read_text()))
+    for marker in (root / "users").glob("*"):
+        remove_user(marker.name)
     deadline = time.monotonic() + _PATIENCE_S
     while root.exists() and time.monotonic() < deadline:
         shutil.rmtree(root, ignore_errors=True)
@@ -87,6 +90,29 @@ def end_processes(root: Path) -> None:
         for pid in found:
             _kill(pid)
         time.sleep(0.05)
+
+
+def remove_user(name: str) -> None:
+    """End all that a user of ours runs, and remove the user."""
+    try:
+        number = pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return
+    deadline = time.monotonic() + _PATIENCE_S
+    while (found := _processes_of_user(number)) and time.monotonic() < deadline:
+        for pid in found:
+            _kill(pid)
+        time.sleep(0.05)
+    subprocess.run(["userdel", name], check=False, capture_output=True)
+
+
+def _processes_of_user(number: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and entry.stat().st_uid == number:
+                found.append(int(entry.name))
+    return found
 
 
 def remove_cgroup(path: Path) -> None:

@@ -13,13 +13,11 @@ from pathlib import Path
 import pytest
 
 from collector.machine.reserve import DEFAULT_SIZE, FOLDER, NAME
-from tests.engine import machine as machines
 from tests.engine.engines import Engine
 from tests.engine.host import Host
 from tests.engine.machine import Machine
 from tests.engine.registry import PushedImage, Registry, base_layer, random_layer
 from tests.engine.runner import FakeRunner
-from tests.needs import cannot_run
 
 pytestmark = pytest.mark.engine
 MIB = 2**20
@@ -27,13 +25,6 @@ DOCKER_GID = 990
 SIZE = 40 * MIB
 ENGINE_HOST = "unix:///run/engine/engine.sock"
 TRIES = 8
-
-
-@pytest.fixture(scope="module")
-def programs(state_root: Path) -> Path:
-    if (reason := machines.unavailable()) is not None:
-        cannot_run(reason)
-    return machines.install_package(state_root / "package")
 
 
 @pytest.fixture
