@@ -169,6 +169,17 @@ def settling_time(path: str) -> float:
     return _SETTLING_S.get(_visible_at(os.path.realpath(path), list(_mounts())).kind, 2.0)
 
 
+def disks_now(engine: EngineInfo) -> tuple[DiskSample, ...]:
+    """As `sample_disks`, with what was written and removed a moment ago, which btrfs counts late.
+
+    Raises:
+        EngineError: see `sample_disk`.
+    """
+    disks = sample_disks(engine)
+    hastened = [disk for disk in disks if hasten(disk.path)]
+    return sample_disks(engine) if hastened else disks
+
+
 def hasten(path: str) -> bool:
     """Have a file system that frees late free now what was removed on it, before it is sampled; whether it does.
 

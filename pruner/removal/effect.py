@@ -37,9 +37,13 @@ def settled(
         last: whether nothing more is removed before the state is looked at as a whole.
     """
     disk = measure()
-    if predicted < _WORTH_WAITING_BYTES or (settling > _SHORT_WAIT_S and not last and not hasten(disk.path)):
+    if predicted < _WORTH_WAITING_BYTES:
         return disk
-    deadline = time.monotonic() + (settling if last else min(settling, _SHORT_WAIT_S))
+    if settling > _SHORT_WAIT_S and hasten(disk.path):
+        settling = _PATIENCE_S if last else _SHORT_WAIT_S
+    elif settling > _SHORT_WAIT_S and not last:
+        return disk
+    deadline = time.monotonic() + settling
     while disk.free_bytes - free_before < _ARRIVED_SHARE * predicted and time.monotonic() < deadline:
         time.sleep(_LOOK_EVERY_S)
         hasten(disk.path)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from collector.engine.places import describe
 from collector.engine.surroundings import UNIX, find_engine
-from collector.machine.disk import DiskSample, sample_disks
+from collector.machine.disk import DiskSample, disks_now
 from collector.model.errors import EngineError
 
 _PATIENCE_S = 5.0
@@ -40,7 +40,7 @@ def free_space(host: str | None) -> tuple[DiskSample, ...]:
             connection.sendall(_QUESTION)
             answer = b"".join(_until(connection, time.monotonic() + _PATIENCE_S))
         info = json.loads(answer.partition(b"\r\n\r\n")[2])
-        return sample_disks(describe(info, address.url))
+        return disks_now(describe(info, address.url))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, EngineError):
         return ()
 

@@ -18,7 +18,7 @@ from collector.engine.places import CONTENT
 from collector.engine.protocol import Engine
 from collector.eventlog.identity import Identity, this_machine
 from collector.eventlog.log import EventLog
-from collector.machine.disk import DiskSample, contradiction, sample_disks
+from collector.machine.disk import DiskSample, contradiction, disks_now
 from collector.model import environment
 from collector.model.errors import EngineError, UsageError
 from collector.model.jobs import ci_job, job_of, orchestrator_of
@@ -86,7 +86,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
     info = engine.info()
     rows = engine.images()
     require_local(engine, info, [row.image for row in rows])
-    disks = sample_disks(info)
+    disks = disks_now(info)
     now = time.time()
     logged = read_log(log, policy, this_machine(info), now)
     history, jobs = logged.history, logged.jobs

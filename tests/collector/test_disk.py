@@ -14,7 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from collector.machine.disk import DiskSample, _Mount, contradiction, disk_of, hasten, sample_disk, sample_disks
+from collector.machine.disk import (
+    DiskSample,
+    _Mount,
+    contradiction,
+    disk_of,
+    disks_now,
+    hasten,
+    sample_disk,
+    sample_disks,
+)
 from collector.model.errors import EngineError
 from collector.model.observation import EngineInfo, Place
 from collector.model.units import format_bytes
@@ -221,8 +230,10 @@ def test_btrfs_shows_at_once_what_was_removed_once_it_is_hastened(tmp_path: Path
     disk = LoopDisk(tmp_path, 128 * MIB, file_system="btrfs")
     try:
         (disk.path / "file").write_bytes(os.urandom(32 * MIB))
-        assert hasten(str(disk.path))
+        # What was written a moment ago counts, too.
+        (sample,) = disks_now(EngineInfo(str(disk.path), "btrfs", "20.10"))
         before = disk.free()
+        assert sample.free_bytes == before <= disk.total() - 32 * MIB
         (disk.path / "file").unlink()
         assert hasten(str(disk.path))
         assert disk.free() - before >= 31 * MIB
