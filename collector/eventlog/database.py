@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ _REFUSALS = tuple(
         *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENODEV, errno.ENXIO),
     )
 )
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only a folder that is ours alone is used there
 DAMAGED = ".damaged-"
 _HEADERS = 3 * 4096
 _MAGIC = b"DUCK"
@@ -53,6 +55,15 @@ def wal_path(path: Path) -> Path:
 def spool_path(log_path: Path) -> Path:
     """Where the spool of a log is: beside it."""
     return log_path.with_name(log_path.name + ".spool")
+
+
+def memory_spool_path(log_path: Path) -> Path:
+    """Where a second spool of a log is, for a disk without room for the first: in memory, till the machine restarts.
+
+    Its folder is this user's alone, which whoever writes there has to check.
+    """
+    name = hashlib.sha256(os.fsencode(log_path.resolve())).hexdigest()[:16]
+    return SHARED_MEMORY / f"docker-hindsight-{os.geteuid()}" / f"{name}.spool"
 
 
 def refuse_special(path: Path) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from collector.model.errors import LogBusyError, LogError, SpoolUnusableError
@@ -23,7 +23,8 @@ _MODE = 0o640
 # Whoever holds the spool waits for the log itself at most.
 _LOCK_S = 2.0
 _RETRY_S = 0.02
-_ERASED_AT_ONCE = 2**16
+# The first byte of a file whose lines the log holds already: a kill while they are erased leaves parts of them behind.
+_EMPTIED = b"\x18"
 
 
 class Spool:
@@ -32,11 +33,13 @@ class Spool:
     Args:
         path: the file.
         size: what to allocate beforehand, bytes; it grows beyond that while there is space.
+        most: how far it grows, bytes; None: as far as there is space.
     """
 
-    def __init__(self, path: Path, size: int = DEFAULT_SIZE) -> None:
+    def __init__(self, path: Path, size: int = DEFAULT_SIZE, most: int | None = None) -> None:
         self.path = path
         self.size = size
+        self._most = most
         # Whether the whole file was looked at, not only its first byte: damage and a kill may leave lines behind zeros.
         self._looked_at_all = False
 
@@ -46,14 +49,16 @@ class Spool:
         Raises:
             LogError: there is not enough space, or no permission.
         """
-        with self._locked(write=True):
-            pass
+        with self._locked(write=True) as descriptor:
+            if os.fstat(descriptor).st_size < self.size:
+                _allocate(descriptor, self.size, self.path)
 
     def write(self, events: Sequence[Event]) -> None:
         """Add events behind those that wait already, and have the disk confirm them.
 
         Raises:
-            LogError: no space or permission; then none of the events is in the spool.
+            LogError: no space or permission; then none of the events is in the spool. What is not allocated
+                beforehand is tried all the same: there may be space for these events, if not for many.
         """
         data = b"".join(json.dumps(event.to_json(), separators=(",", ":")).encode() + b"\n" for event in events)
         with self._locked(write=True) as descriptor:
@@ -61,11 +66,18 @@ class Spool:
             end = len(used)
             # A line that was cut off must not take the next one along.
             data = data if not used or used.endswith(b"\n") else b"\n" + data
+            if self._most is not None and end + len(data) > self._most:
+                raise LogError(f"spool {self.path} is full: it holds {self._most} bytes at most")
+            before = os.fstat(descriptor).st_size
+            if before < self.size:
+                with suppress(LogError):
+                    _allocate(descriptor, self.size, self.path)
             try:
                 _write_all(descriptor, data, end)
                 os.fsync(descriptor)
             except OSError as error:
                 _erase(descriptor, end, len(data))
+                os.ftruncate(descriptor, max(before, end))
                 raise LogError(f"spool {self.path} cannot be written: {error.strerror}") from None
 
     @contextmanager
@@ -88,7 +100,7 @@ class Spool:
             yield events
             if None in events:
                 self._keep_aside(data)
-            _erase(descriptor, 0, len(data))
+            _empty(descriptor)
 
     def waiting(self) -> int:
         """How many lines wait. Raises LogError as `draining` does."""
@@ -112,7 +124,7 @@ class Spool:
         finally:
             os.close(descriptor)
         self._looked_at_all = True
-        return found not in {b"", b"\0"}
+        return found not in {b"", b"\0", _EMPTIED}
 
     def _keep_aside(self, data: bytes) -> None:
         copy = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
@@ -131,8 +143,8 @@ class Spool:
             raise SpoolUnusableError(f"spool {self.path} cannot be opened: {error.strerror}") from None
         try:
             self._lock(descriptor, fcntl.LOCK_EX if write else fcntl.LOCK_SH)
-            if write and os.fstat(descriptor).st_size < self.size:
-                _allocate(descriptor, self.size, self.path)
+            if write and os.pread(descriptor, 1, 0) == _EMPTIED:
+                _empty(descriptor)
             yield descriptor
         finally:
             os.close(descriptor)
@@ -159,7 +171,8 @@ def _allocate(descriptor: int, size: int, path: Path) -> None:
 
 
 def _used(descriptor: int) -> bytes:
-    return os.pread(descriptor, os.fstat(descriptor).st_size, 0).rstrip(b"\0")
+    found = os.pread(descriptor, os.fstat(descriptor).st_size, 0).rstrip(b"\0")
+    return b"" if found.startswith(_EMPTIED) else found
 
 
 def _write_all(descriptor: int, data: bytes, offset: int) -> None:
@@ -169,16 +182,20 @@ def _write_all(descriptor: int, data: bytes, offset: int) -> None:
 
 
 def _erase(descriptor: int, start: int, length: int) -> None:
-    """Zero what was used, within the file: overwriting allocates nothing.
-
-    From the end, so that whatever ends us half-way leaves lines at the beginning.
-    """
-    end = min(start + length, os.fstat(descriptor).st_size)
-    while end > start:
-        begin = max(start, end - _ERASED_AT_ONCE)
-        _write_all(descriptor, b"\0" * (end - begin), begin)
-        end = begin
+    """Zero a part of the file that is there already: overwriting allocates nothing."""
+    _write_all(descriptor, b"\0" * (min(start + length, os.fstat(descriptor).st_size) - start), start)
     os.fsync(descriptor)
+
+
+def _empty(descriptor: int) -> None:
+    """Zero all lines, so that whatever ends us half-way does not pass for lines that cannot be read."""
+    try:
+        _write_all(descriptor, _EMPTIED, 0)
+        os.fsync(descriptor)
+        _erase(descriptor, 1, os.fstat(descriptor).st_size)
+        _erase(descriptor, 0, 1)
+    except OSError as error:
+        raise LogError(f"the spool cannot be emptied: {error.strerror}") from None
 
 
 def _parse(line: bytes) -> Event | None:

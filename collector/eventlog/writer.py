@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
-from collector.eventlog.database import spool_path
+from collector.eventlog.database import memory_spool_path, spool_path
 from collector.eventlog.log import EventLog
 from collector.eventlog.spool import DEFAULT_SIZE, Spool
 from collector.eventlog.sql import sql_list
@@ -16,6 +19,7 @@ from collector.model.events import WATCHING, Event, Kind
 from collector.model.job_details import JobDetails, cut_down
 
 logger = logging.getLogger(__name__)
+_MOST_IN_MEMORY = 16 * 2**20
 _OBSERVED = f"SELECT epoch_ns(max(time)) FROM event WHERE host = ? AND kind IN ({sql_list(WATCHING)})"
 
 
@@ -24,7 +28,8 @@ class LogWriter:
 
     What the log cannot take now stays in memory; from `memory_limit` events on it goes to the
     spool, which also survives the process. Should even that be impossible (no space left beyond
-    the spool's reserve), events beyond `hard_limit` are given up and the log says so with a `gap`.
+    the spool's reserve), they go to a small one in memory, which does not survive the machine; once that
+    is full, events beyond `hard_limit` are given up and the log says so with a `gap`.
 
     Args:
         log: where events end up.
@@ -42,6 +47,7 @@ class LogWriter:
     ) -> None:
         self.log = log
         self.spool = Spool(spool_path(log.path), spool_size)
+        self._in_memory = Spool(memory_spool_path(log.path), size=0, most=_MOST_IN_MEMORY)
         self._memory: list[Event] = []
         self._memory_limit = memory_limit
         self._hard_limit = hard_limit
@@ -72,9 +78,12 @@ class LogWriter:
     def spooled(self) -> int:
         """How many events wait in the spool; 0 also if that cannot be read."""
         try:
-            return self.spool.waiting()
+            return sum(spool.waiting() for spool in self._spools())
         except LogError:
             return 0
+
+    def _spools(self) -> tuple[Spool, ...]:
+        return (self.spool, self._in_memory) if _is_private(self._in_memory.path.parent) else (self.spool,)
 
     @property
     def oldest_ns(self) -> int | None:
@@ -195,11 +204,12 @@ class LogWriter:
     def _drained(self) -> Iterator[list[Event | None]]:
         """What waits in the spool; a spool that cannot be opened keeps nothing from the log."""
         with ExitStack() as stack:
-            try:
-                spooled = stack.enter_context(self.spool.draining())
-            except SpoolUnusableError as error:
-                self._report_spool(f"{error}; until then, what the log cannot take waits in memory")
-                spooled = []
+            spooled: list[Event | None] = []
+            for spool in self._spools():
+                try:
+                    spooled += stack.enter_context(spool.draining())
+                except SpoolUnusableError as error:
+                    self._report_spool(f"{error}; until then, what the log cannot take waits in memory")
             yield spooled
 
     def _report_spool(self, text: str) -> None:
@@ -216,14 +226,29 @@ class LogWriter:
         """Move what is in memory to the spool; whether that worked."""
         if not self._memory:
             return True
+        events = list(cut_down(self._memory, self.log.job_details or JobDetails.ALL))
         try:
-            self.spool.write(list(cut_down(self._memory, self.log.job_details or JobDetails.ALL)))
+            self.spool.write(events)
         except LogError as error:
-            self._report_spool(f"{error}; events wait in memory")
-            return False
-        self._spool_fault = ""
+            if not self._save_in_memory(events):
+                self._report_spool(f"{error}; events wait in memory")
+                return False
+            self._report_spool(f"{error}; events wait in {self._in_memory.path}, until this machine restarts at most")
+        else:
+            self._spool_fault = ""
         self._memory.clear()
         return True
+
+    def _save_in_memory(self, events: Sequence[Event]) -> bool:
+        folder = self._in_memory.path.parent
+        with suppress(OSError):
+            folder.mkdir(mode=0o700)
+        if not _is_private(folder):
+            return False
+        with suppress(LogError, OSError):
+            self._in_memory.write(events)
+            return True
+        return False
 
     def close(self) -> bool:
         """Append all that waits, or leave it in the spool; whether nothing was lost."""
@@ -245,6 +270,15 @@ class LogWriter:
                 attributes={"reason": "neither log nor spool could be written and memory ran out"},
             )
         ]
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether it is a folder that no one else can have laid anything into."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
 def _with_gaps(spooled: Sequence[Event | None], known_ns: int | None) -> list[Event]:

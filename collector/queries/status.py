@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from collector.eventlog.database import files_aside, spool_path
+from collector.eventlog.database import files_aside, memory_spool_path, spool_path
 from collector.eventlog.identity import label_of
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.retention import WHOLE_SINCE
@@ -257,7 +257,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
         host=name,
         schema_version=log.schema_version(),
         file_bytes=log.path.stat().st_size,
-        spooled_events=Spool(spool_path(log.path)).waiting(),
+        spooled_events=Spool(spool_path(log.path)).waiting() + Spool(memory_spool_path(log.path)).waiting(),
         events=sum(kinds.values()),
         events_by_kind=kinds,
         first_event=first,

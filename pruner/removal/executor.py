@@ -24,7 +24,7 @@ from pruner.planning.summary import summary
 from pruner.policy.file import to_json
 from pruner.removal.aftermath import aftermath, find_present, item_event, read_unfinished
 from pruner.removal.effect import Effect, NoEffectError, disk_now, settled
-from pruner.removal.full_disk import STUCK, give_reserves, wants_space, with_reserves
+from pruner.removal.full_disk import BY_HAND, STUCK, give_reserves, wants_space, with_reserves
 from pruner.removal.remover import Obstacle, Remover, named
 from pruner.state.event_watch import Lookout
 from pruner.state.refusals import ItemId, Refusal
@@ -167,7 +167,7 @@ class Executor:
         """Remove what the plan says, as long as it is needed; whether anything went."""
         self._prune = uuid.uuid4().hex
         logger.info("%s", summary(made))
-        self.store(
+        self.store_first(
             Event(
                 time.time_ns(),
                 Kind.PRUNE_STARTED,
@@ -290,6 +290,22 @@ class Executor:
             },
         )
 
+    def store_first(self, event: Event) -> None:
+        """Have a plan stored before anything of it is removed.
+
+        Raises:
+            LogError: it cannot be: without it, nobody could say after a crash what went and why.
+        """
+        self._writer.add([event])
+        if self._is_stored() or (give_reserves(self._log.path, self._folders) and self._is_stored()):
+            return
+        raise LogError(
+            f"neither the log {self._log.path} nor its spool has room for the plan: nothing is removed. {BY_HAND}"
+        )
+
+    def _is_stored(self) -> bool:
+        return self._writer.flush() or self._writer.save()
+
     def store(self, event: Event) -> None:
         """Have the event on the disk, in the log or its spool, before going on.
 
@@ -297,7 +313,7 @@ class Executor:
             LogError: neither can take it, and not for want of space.
         """
         self._writer.add([event])
-        if not self._writer.flush() and not self._writer.save() and not self._disk_is_full():
+        if not self._is_stored() and not self._disk_is_full():
             raise LogError(f"neither the log {self._log.path} nor its spool can be written: nothing more is removed")
 
 

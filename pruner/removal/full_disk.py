@@ -18,13 +18,13 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 # What engines say when they cannot write.
 _NO_SPACE = ("no space left on device", "disk quota exceeded")
-_BY_HAND = (
+BY_HAND = (
     "Get one block by hand: empty the log of a container (truncate -s 0 LOGFILE), or remove any file on that "
     "disk that you can spare; then run this again (see docs/howto/disk-full.md)"
 )
 STUCK = (
     "{path} is full to the last block: the engine cannot write what it has to write to remove {name}. Nothing more is "
-    f"tried. {_BY_HAND}"
+    f"tried. {BY_HAND}"
 )
 
 
@@ -66,5 +66,5 @@ def with_reserves(engine: Engine, log_path: Path, ask: Callable[[], T]) -> T:
         if not wants_space(refused.explanation):
             raise
         if not give_reserves(log_path, [disk.path for disk in sample_disks(engine.info())]):
-            raise EngineError(f"{refused}: its disk is full to the last block. {_BY_HAND}") from refused
+            raise EngineError(f"{refused}: its disk is full to the last block. {BY_HAND}") from refused
     return ask()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -132,28 +133,94 @@ def test_a_spool_that_is_damaged_anywhere_costs_the_lines_that_are_and_a_gap(
     assert spool.waiting() == 0
 
 
-def test_a_spool_whose_emptying_was_cut_short_says_nothing_twice(
-    log: EventLog, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("written", range(4))
+@pytest.mark.parametrize("part", [0.0, 0.4, 1.0])
+def test_a_spool_whose_emptying_was_cut_short_says_nothing_twice_and_no_gap(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch, written: int, part: float
 ) -> None:
-    monkeypatch.setattr("collector.eventlog.spool._ERASED_AT_ONCE", 64)
     done, write = 0, os.pwrite
 
     def killed(descriptor: int, data: bytes, offset: int) -> int:
         nonlocal done
         done += 1
-        if done > 3:
+        if done > written:
+            if len(data) > 1:
+                write(descriptor, data[: int(part * len(data))], offset)
             raise KeyboardInterrupt
         return write(descriptor, data, offset)
 
-    Spool(spool_path(log.path)).write(events(2, 5))
+    spool = Spool(spool_path(log.path), size=2**12)
+    spool.write(events(2, 5))
     monkeypatch.setattr(os, "pwrite", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt):
         LogWriter(log).flush()
     monkeypatch.setattr(os, "pwrite", write)
+    assert spool.waiting() == (0 if written else 4)
+    if part:
+        spool.write(events(6, 6))
     assert LogWriter(log).flush()
-    assert log.query("SELECT epoch_ns(time) FROM events WHERE kind <> 'gap' ORDER BY seq") == [
-        (one,) for one in range(1, 6)
-    ]
+    kept = range(1, 7 if part else 6)
+    assert log.query("SELECT epoch_ns(time) FROM events ORDER BY seq") == [(one,) for one in kept]
+    assert not list(log.path.parent.glob("*.damaged-*"))
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A disk on which nothing can be allocated or written, beside a folder in memory."""
+    write = os.pwrite
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    monkeypatch.setattr("collector.eventlog.database.SHARED_MEMORY", memory)
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def written(descriptor: int, data: bytes, offset: int) -> int:
+        if memory not in Path(f"/proc/self/fd/{descriptor}").readlink().parents:
+            refused()
+        return write(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "posix_fallocate", refused)
+    monkeypatch.setattr(os, "pwrite", written)
+    return memory
+
+
+def test_what_finds_no_room_on_the_disk_waits_in_memory_and_survives_the_process(
+    log: EventLog, full: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with held(log):
+        writer = LogWriter(log)
+        writer.add(events(2, 3))
+        assert writer.save()
+        assert writer.spooled == 2
+    assert "until this machine restarts at most" in caplog.text
+    (folder,) = full.iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert LogWriter(log).flush()
+    assert stored(log) == [1, 2, 3]
+    assert LogWriter(log).spooled == 0
+
+
+def test_a_folder_in_memory_that_others_may_write_to_is_left_alone(log: EventLog, full: Path) -> None:
+    (full / f"docker-hindsight-{os.geteuid()}").mkdir()
+    (full / f"docker-hindsight-{os.geteuid()}").chmod(0o777)
+    writer = LogWriter(log)
+    writer.add(events(2, 2))
+    assert not writer.save()
+    assert writer.pending == 1
+
+
+def test_room_for_some_events_is_used_though_it_is_none_for_the_whole_spool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", refused)
+    spool = Spool(tmp_path / "spool")
+    spool.write(events(1, 2))
+    with spool.draining() as waiting:
+        assert waiting == events(1, 2)
 
 
 def test_memory_that_runs_out_is_a_gap_and_not_silence(log: EventLog) -> None:

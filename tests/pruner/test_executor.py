@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from collector.eventlog import database
 from collector.eventlog.log import EventLog
+from collector.eventlog.spool import Spool
 from collector.machine.reserve import Reserve, reserves
-from collector.model.errors import EngineError, EngineRefusedError, UnansweredError
+from collector.model.errors import EngineError, EngineRefusedError, LogError, LogFullError, UnansweredError
 from collector.model.events import Event, Kind
 from collector.model.observation import ExternalContainer
 from collector.model.origin import Origin
@@ -297,3 +299,37 @@ def test_nothing_is_removed_where_images_hold_more_than_their_disk_uses(
         bench.prune()
     assert image in bench.engine.image_table
     assert bench.engine.asked("remove_image") == 0
+
+
+@pytest.mark.parametrize("has_memory", [True, False])
+def test_on_a_disk_without_room_for_a_plan_nothing_goes_that_a_kill_could_leave_unrecorded(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_memory: bool
+) -> None:
+    image = old_image(bench, "a:1")
+    memory = tmp_path / "memory"
+    if has_memory:
+        memory.mkdir()
+    monkeypatch.setattr(database, "SHARED_MEMORY", memory)
+
+    def refused(*_: object) -> None:
+        raise LogFullError("the disk of the log is full")
+
+    def killed() -> None:
+        del bench.engine.image_table[image]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as full:
+        full.setattr(EventLog, "append", refused)
+        write = Spool.write
+        beside = database.spool_path(bench.log.path)
+        full.setattr(Spool, "write", lambda spool, events: (refused if spool.path == beside else write)(spool, events))
+        full.setattr(Spool, "reserve", refused)
+        full.setattr(executor.Executor, "_disk_is_full", lambda _: True)
+        if has_memory:
+            bench.engine.before("remove_image", killed)
+        with pytest.raises(KeyboardInterrupt if has_memory else LogError, match=None if has_memory else "for the plan"):
+            bench.prune()
+    assert (image in bench.engine.image_table) is not has_memory
+    bench.prune()
+    assert bench.recorded("item_removed") == {image}
+    assert len(bench.log.query("FROM event WHERE kind = 'prune_started'")) == 1
