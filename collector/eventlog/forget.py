@@ -7,7 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ class _Forgetting:
             return found
         facts = {"of": self._of, "jobs": jobs, "images": len(images), "events": events}
         record = Event(time.time_ns(), Kind.DATA_FORGOTTEN, attributes=facts, identity=uuid.uuid4().hex)
-        rewrite(self._log, Change(change.prepare, change.event, change.tables, lambda _: record), at=self._at)
+        rewrite(self._log, replace(change, record=lambda _: record), at=self._at)
         return found
 
 
@@ -179,8 +179,8 @@ def _project_change(jobs: str, rows: Sequence[tuple[str | None, str | None]]) ->
     thinned = """SELECT * REPLACE (list_transform(jobs, lambda job: CASE
         WHEN NOT coalesce(list_contains(getvariable('forgotten'), job), false) THEN job END) AS jobs)
         FROM old.thinned_use"""
-    tables = {"job": f"FROM old.job WHERE job NOT IN ({jobs})", "thinned_use": thinned}
-    return Change(prepare, event, tables, _nothing)
+    job = "FROM piece_job WHERE job NOT IN (FROM forgotten_job)"
+    return Change(prepare, event, job, {"thinned_use": thinned}, _nothing)
 
 
 def _image_change(chosen: str, named: str, ids: Sequence[str], names: Sequence[str]) -> Change:
@@ -202,7 +202,7 @@ def _image_change(chosen: str, named: str, ids: Sequence[str], names: Sequence[s
         WHERE coalesce(image NOT IN {chosen}, true) AND NOT coalesce(image IS NULL AND reference IN {named}, false)"""
     folded = [f"{base}{table}" for base in ("", "base_") for table in ("habit", "open_use", "situation")]
     tables = {table: f"FROM old.{table} WHERE image NOT IN {chosen}" for table in ("image", "thinned_use", *folded)}
-    return Change(_nothing, event, tables, _nothing)
+    return Change(_nothing, event, "FROM piece_job", tables, _nothing)
 
 
 def _nothing(_: duckdb.DuckDBPyConnection) -> None:

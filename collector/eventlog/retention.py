@@ -177,6 +177,10 @@ def _change(log: EventLog, cut_ns: int, now_ns: int) -> Change:
     steps = [statement.format(**values) for statement in _STEPS]
     before = {"thinned": 0}
 
+    def prepare(connection: duckdb.DuckDBPyConnection) -> None:
+        for statement in _STATE:
+            connection.execute(statement)
+
     def prepare_piece(connection: duckdb.DuckDBPyConnection) -> None:
         for statement in steps:
             connection.execute(statement)
@@ -189,8 +193,7 @@ def _change(log: EventLog, cut_ns: int, now_ns: int) -> Change:
         return Event(now_ns, Kind.LOG_COMPACTED, began_ns=cut_ns, attributes=facts, identity=uuid.uuid4().hex)
 
     tables = {f"base_{table}": f"FROM old.{table}" for table in FOLDED}
-    tables["job"] = _JOBS
-    return Change(lambda _: None, "FROM piece ANTI JOIN dropped USING (seq)", tables, record, prepare_piece)
+    return Change(prepare, "FROM piece ANTI JOIN dropped USING (seq)", _JOBS, tables, record, prepare_piece)
 
 
 _CONTAINERS = sql_list(CONTAINERS)
@@ -201,7 +204,15 @@ _DETAILS = ("pipeline_id", "ref", "sha", "url", "runner", "system_id", "name")
 _JOBS = f"""
     SELECT * EXCLUDE (whole) REPLACE ({", ".join(f"CASE WHEN whole THEN {name} END AS {name}" for name in _DETAILS)})
     FROM (SELECT *, job IN (SELECT job FROM piece ANTI JOIN dropped USING (seq) WHERE job IS NOT NULL) AS whole
-        FROM old.job)"""
+        FROM piece_job)"""
+# What is folded of all events.
+_STATE = (
+    "CREATE OR REPLACE TEMP TABLE chosen_event AS SELECT seq FROM old.compacted",
+    """CREATE OR REPLACE TEMP TABLE set_back AS
+    SELECT host, seq, time FROM old.compacted WHERE kind = 'clock_set_back'""",
+    """CREATE OR REPLACE TEMP TABLE pulling_host AS
+    SELECT DISTINCT host FROM old.kind_count WHERE kind = 'image_pulled'""",
+)
 _STEPS = (
     # What may become sums: old, folded, at a time that nobody doubts, and not chosen for decisions.
     """
@@ -210,12 +221,11 @@ _STEPS = (
         coalesce(attributes ->> '$.pulled' = 'true', false) AS pulled,
         CASE WHEN kind = 'disk_sampled' THEN concat_ws(' ', attributes ->> '$.main', attributes ->> '$.file_system')
             END AS disk,
-        seq IN (SELECT seq FROM old.compacted) AS chosen
+        seq IN (FROM chosen_event) AS chosen
     FROM piece AS p WHERE host = {host} AND seq <= {folded}
         AND time >= make_timestamp_ns({known}) AND time < make_timestamp_ns({cut})
         AND coalesce(image NOT IN ({doubted}), true) AND NOT EXISTS (
-            FROM old.compacted AS b
-            WHERE b.kind = 'clock_set_back' AND b.host = p.host AND b.seq > p.seq AND b.time <= p.time)
+            FROM set_back AS b WHERE b.host = p.host AND b.seq > p.seq AND b.time <= p.time)
     """,
     # Containers of which all is here.
     f"""
@@ -244,7 +254,7 @@ _STEPS = (
         SELECT image, began, ended, job, seq, container, chosen FROM stay
         UNION ALL
         SELECT image, time, time, job, seq, NULL, chosen OR (pulled AND NOT EXISTS (
-            FROM old.kind_count WHERE host = {host} AND kind = 'image_pulled'))
+            FROM pulling_host WHERE host = {host}))
         FROM past WHERE kind = 'job_image_used' AND image IS NOT NULL
     ), pull AS (
         SELECT image, time AS began, seq FROM piece ANTI JOIN checked USING (seq)

@@ -1,9 +1,10 @@
 """Writes a log again without what is to go, and puts the new file in its place; nothing that is appended is lost.
 
 A DuckDB file never shrinks, and what is deleted from it can still be read there, so whatever leaves a log leaves it
-with its file. Events are copied a piece at a time, each with the log held for reading for a moment, and
-others append in between. For the last piece those are kept out until the new file, whole and on the disk, has
-the old one's name. An end at any moment before leaves the old file as it is, and one after it the new file.
+with its file. Events are copied a piece at a time, each with the log held for reading only while it is fetched, and
+others append in between. For the last piece, and what else has changed since, those are kept out until the new file,
+whole and on the disk, has the old one's name. An end at any moment before leaves the old file as it is, and one
+after it the new file.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from collector.eventlog.database import (
 )
 from collector.eventlog.log import EventLog, check_tables, migrate
 from collector.eventlog.rows import insert
-from collector.eventlog.schema import BASE, FOLDED, FUNCTIONS
+from collector.eventlog.schema import FOLDED, FUNCTIONS
 from collector.eventlog.settings import note_rewriting
 from collector.model.errors import LogBusyError, LogError, LogFullError
 from collector.model.events import Event
@@ -48,8 +49,8 @@ MARGIN = 64 * 2**20
 _RETRY_S = 0.02
 _MEMORY = "512MB"
 _LOCK = struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
-# Tables of which the last piece takes all there is then; jobs change only with events that speak of them.
-_SMALL = ("image", "position", "host", "setting", *FOLDED, *BASE)
+# Tables that are taken over as a whole; jobs change only with events that speak of them.
+_WHOLE = ("image", "position", "host", "setting", *FOLDED, *(f"base_{table}" for table in FOLDED))
 
 Checkpoint = Callable[[str], None]
 
@@ -60,14 +61,17 @@ class Change:
 
     Attributes:
         prepare: makes the temporary tables that the SQL below uses, of what the log holds at that moment.
-        event: SQL of the events that the new log has of `piece`, which holds some of the old one's.
-        tables: what other tables have in place of all rows, as SQL: by name.
+        event: SQL of the events that the new log has of `piece`, which holds some of the old one's; without `old`,
+            as those that follow, for others may append again by then.
+        job: SQL of the jobs that it has of `piece_job`, which holds those that these events speak of.
+        tables: what other tables have in place of all rows, as SQL: by name; with `old`.
         record: the event that says so, by what the new file holds; None: nothing has changed, and nothing shall.
         prepare_piece: makes, with `piece` there, the temporary tables that the SQL of events and jobs uses.
     """
 
     prepare: Callable[[duckdb.DuckDBPyConnection], None]
     event: str
+    job: str
     tables: dict[str, str]
     record: Callable[[duckdb.DuckDBPyConnection], Event | None]
     prepare_piece: Callable[[duckdb.DuckDBPyConnection], None] = lambda _: None
@@ -148,6 +152,7 @@ class _Rewriting:
     def __init__(self, log: EventLog, fresh: Path, change: Change, pause: float, at: Checkpoint) -> None:
         self._log, self._fresh, self._change, self._pause, self._at = log, fresh, change, pause, at
         self._reached = self._count = 0
+        self._has_thinned = False
         self._longest, self._host = 0.0, log.host
         config: dict[str, str | bool | int | float | list[str]] = {
             **AUTOLOAD_OFF,
@@ -167,6 +172,8 @@ class _Rewriting:
                 self._at("piece")
             self._at("copied")
             self._fold()
+            with self._attached():
+                self._take_tables()
             self._connection.execute("CHECKPOINT")
             self._at("folded")
             return self._finish(before)
@@ -177,7 +184,8 @@ class _Rewriting:
         """Copy the next piece; how many events are left."""
         began = time.monotonic()
         with self._attached():
-            left = self._copy(self._reached + PIECE)
+            left = self._fetch(self._reached + PIECE)
+        self._store_piece()
         time.sleep(self._pause * (time.monotonic() - began))
         return left
 
@@ -206,25 +214,27 @@ class _Rewriting:
     def _held_too_long(self) -> LogBusyError:
         return LogBusyError(f"event log {self._log.path} is held by another process: nothing was changed; try again")
 
-    def _copy(self, until: int) -> int:
-        """Copy events and the jobs that they speak of, up to a number; how many are left."""
+    def _fetch(self, until: int) -> int:
+        """Fetch events and the jobs that they speak of, up to a number; how many are left."""
         run = self._connection.execute
-        values = {"after": self._reached, "until": until}
-        run("BEGIN")
         self._change.prepare(self._connection)
+        values = {"after": self._reached, "until": until}
         run("CREATE OR REPLACE TEMP TABLE piece AS FROM old.event WHERE seq > $after AND seq <= $until", values)
-        self._count += run("SELECT count(*) FROM piece").fetchall()[0][0]
-        self._change.prepare_piece(self._connection)
-        jobs = self._change.tables.get("job", "FROM old.job")
-        run("CREATE OR REPLACE TEMP TABLE changed AS SELECT DISTINCT job FROM piece WHERE job IS NOT NULL")
-        run("DELETE FROM job WHERE job IN (FROM changed)")
-        run(f"INSERT INTO job BY NAME FROM ({jobs}) WHERE job IN (FROM changed)")
-        run(f"INSERT INTO event BY NAME FROM ({self._change.event}) ORDER BY seq")
-        run("DROP TABLE piece")
+        run("CREATE OR REPLACE TEMP TABLE piece_job AS FROM old.job WHERE job IN (SELECT job FROM piece)")
         newest = run("SELECT coalesce(max(seq), 0) FROM old.event").fetchall()[0][0]
-        run("COMMIT")
         self._reached = min(until, newest)
         return int(newest - self._reached)
+
+    def _store_piece(self) -> None:
+        """Store what becomes of the events and jobs that were fetched."""
+        run = self._connection.execute
+        run("BEGIN")
+        self._count += run("SELECT count(*) FROM piece").fetchall()[0][0]
+        self._change.prepare_piece(self._connection)
+        run("DELETE FROM job WHERE job IN (SELECT job FROM piece)")
+        run(f"INSERT INTO job BY NAME FROM ({self._change.job})")
+        run(f"INSERT INTO event BY NAME FROM ({self._change.event}) ORDER BY seq")
+        run("COMMIT")
 
     def _fold(self) -> None:
         """Fold what was copied, as appends do."""
@@ -244,9 +254,12 @@ class _Rewriting:
             if (found.st_dev, found.st_ino) != (before.st_dev, before.st_ino):
                 raise LogBusyError(f"event log {path} was replaced meanwhile: nothing was changed; try again")
             with self._attached():
-                while self._copy(self._reached + PIECE):
-                    pass
-                record = self._take_tables(found)
+                left = 1
+                while left:
+                    left = self._fetch(self._reached + PIECE)
+                    self._store_piece()
+                self._take_tables()
+                record = self._record(found)
             if record is None:
                 return None
             events = self._connection.execute("SELECT count(*) FROM event").fetchall()[0][0]
@@ -264,14 +277,33 @@ class _Rewriting:
         self._longest = max(self._longest, time.monotonic() - began)
         return Rewritten(found.st_size, path.stat().st_size, self._count, events, self._longest)
 
-    def _take_tables(self, old: os.stat_result) -> Event | None:
-        """Take over all but events and jobs, and record the change."""
+    def _take_tables(self) -> None:
+        """Take over all but events and jobs; what has not changed since it was taken before is left as it is."""
         run = self._connection.execute
         run("BEGIN")
         self._change.prepare(self._connection)
-        for table in _SMALL:
+        if not self._has_thinned:  # only a rewriting changes these sums, and this one has added its own
+            rows = self._change.tables.get("thinned_use", "FROM old.thinned_use")
+            run(f"INSERT INTO thinned_use BY NAME FROM ({rows})")
+            self._has_thinned = True
+        for table in _WHOLE:
             rows = self._change.tables.get(table, f"FROM old.{table}")
-            run(f"INSERT INTO {table} BY NAME FROM ({rows})")
+            if table == "image":  # its numbers are never given to others
+                run(f"INSERT INTO image BY NAME FROM ({rows}) ANTI JOIN image USING (image)")
+            elif self._digest(rows) != self._digest(f"FROM {table}"):
+                run(f"DELETE FROM {table}")
+                run(f"INSERT INTO {table} BY NAME FROM ({rows})")
+        run("COMMIT")
+
+    def _digest(self, rows: str) -> tuple[int, int | None]:
+        sql = f"SELECT count(*), sum(hash(found)) FROM ({rows}) AS found"
+        count, total = self._connection.execute(sql).fetchall()[0]
+        return count, total
+
+    def _record(self, old: os.stat_result) -> Event | None:
+        """Record the change, if there is one."""
+        run = self._connection.execute
+        run("BEGIN")
         record = self._change.record(self._connection)
         if record is not None:
             newest = run("SELECT coalesce(max(seq), 0) FROM old.event").fetchall()[0][0]
