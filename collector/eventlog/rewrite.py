@@ -15,7 +15,7 @@ import os
 import shutil
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,8 +172,9 @@ class _Rewriting:
                 self._at("piece")
             self._at("copied")
             self._fold()
-            with self._attached():
-                self._take_tables()
+            for table in _WHOLE:
+                with self._attached():
+                    self._take_tables((table,))
             self._connection.execute("CHECKPOINT")
             self._at("folded")
             return self._finish(before)
@@ -258,7 +259,7 @@ class _Rewriting:
                 while left:
                     left = self._fetch(self._reached + PIECE)
                     self._store_piece()
-                self._take_tables()
+                self._take_tables(_WHOLE)
                 record = self._record(found)
             if record is None:
                 return None
@@ -277,8 +278,8 @@ class _Rewriting:
         self._longest = max(self._longest, time.monotonic() - began)
         return Rewritten(found.st_size, path.stat().st_size, self._count, events, self._longest)
 
-    def _take_tables(self) -> None:
-        """Take over all but events and jobs; what has not changed since it was taken before is left as it is."""
+    def _take_tables(self, tables: Iterable[str]) -> None:
+        """Take over what is neither events nor jobs; what has not changed since it was taken before stays as it is."""
         run = self._connection.execute
         run("BEGIN")
         self._change.prepare(self._connection)
@@ -286,7 +287,7 @@ class _Rewriting:
             rows = self._change.tables.get("thinned_use", "FROM old.thinned_use")
             run(f"INSERT INTO thinned_use BY NAME FROM ({rows})")
             self._has_thinned = True
-        for table in _WHOLE:
+        for table in tables:
             rows = self._change.tables.get(table, f"FROM old.{table}")
             if table == "image":  # its numbers are never given to others
                 run(f"INSERT INTO image BY NAME FROM ({rows}) ANTI JOIN image USING (image)")

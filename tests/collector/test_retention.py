@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from collector.queries.story import stories
 from collector.shipping.ship import ship
 from collector.shipping.store import StoreError, open_store
 from tests.collector.test_compaction import IMAGES, KINDS, History, answers
+from tests.needs import cannot_run
 
 S = 10**9
 DAY = 86400
@@ -172,6 +175,55 @@ def test_what_cannot_be_done_is_one_line_and_nothing_is_lost(
     with pytest.raises(LogFullError, match="nothing was changed"):
         compact(log, KEEP, now=now)
     assert log.query("SELECT * FROM event ORDER BY seq") == data
+
+
+def test_a_disk_that_fills_while_the_copy_is_written_leaves_the_log_as_it_was(
+    log: EventLog, now: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() != 0:
+        cannot_run("only root can mount a small file system")
+    monkeypatch.setattr(rewriting, "MARGIN", -(2**60))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = log.path.stat().st_size * 5 // 4
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], check=True)
+    try:
+        small = EventLog(disk / "events.duckdb", host="h")
+        small.path.write_bytes(log.path.read_bytes())
+        data = small.query("SELECT * FROM event ORDER BY seq")
+        with pytest.raises(LogFullError) as told:
+            compact(small, KEEP, now=now)
+        assert "\n" not in str(told.value)
+        assert small.query("SELECT * FROM event ORDER BY seq") == data
+        assert [path.name for path in disk.iterdir() if path.name.startswith(".events")] == []
+        assert check(small) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_compaction_that_is_killed_at_any_moment_loses_nothing(log: EventLog, now: float) -> None:
+    before = log.query("SELECT count(*) FROM event")[0][0]
+    script = (
+        "import sys; from pathlib import Path; from collector.eventlog import rewrite;"
+        "from collector.eventlog.log import EventLog; from collector.eventlog.retention import compact;"
+        "rewrite.PIECE, rewrite._LAST_PIECE = 90, 5; print('.', flush=True);"
+        "compact(EventLog(Path(sys.argv[1]), host='h'), float(sys.argv[2]), now=float(sys.argv[3]))"
+    )
+    for pause in (0.1, 0.3):
+        child = subprocess.Popen(
+            [sys.executable, "-c", script, str(log.path), str(KEEP), str(now)], stdout=subprocess.PIPE
+        )
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(pause)
+        child.kill()
+        child.wait()
+        child.stdout.close()
+        assert check(log) == []
+        is_whole = whole_since_ns(log) is None
+        assert (log.query("SELECT count(*) FROM event")[0][0] == before) is is_whole
+    compact(log, KEEP, now=now)
+    assert whole_since_ns(log) == int(now - KEEP) // DAY * DAY * S
 
 
 def test_what_another_version_folded_is_estimated_and_said(

@@ -1,0 +1,53 @@
+"""What it takes to thin a log of a year, and how long it keeps others out: ``python -m bench compaction``."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from bench._busy_year import add_year
+from bench.bounds import in_child, made_engine
+from collector.daemon.loop import Collector
+from collector.eventlog import retention
+from collector.eventlog.log import EventLog
+from collector.model.units import format_bytes
+from collector.terminal import console
+
+EVENTS = 2_000_000
+KEEP_S = 60 * 86400.0
+
+
+def measured(log: EventLog) -> tuple[str, ...]:
+    """Compact a log; what that took, as a row of a table."""
+    began, wall = time.process_time(), time.monotonic()
+    found = retention.compact(log, KEEP_S)
+    seconds, wall = time.process_time() - began, time.monotonic() - wall
+    return (
+        f"{found.events + found.removed:,}",
+        f"{found.removed:,}",
+        f"{seconds:.1f} s",
+        f"{wall:.1f} s",
+        f"{found.longest_hold:.2f} s",
+        format_bytes(found.bytes_before),
+        format_bytes(found.bytes_after),
+    )
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    with tempfile.TemporaryDirectory(prefix="docker-hindsight-") as folder, pytest.MonkeyPatch.context() as patch:
+        engine = made_engine(Path(folder))
+        engine.disk_patched(patch)
+        log = EventLog(Path(folder) / "events.duckdb")
+        in_child(lambda: Collector(engine, log).once())
+        in_child(partial(add_year, log, EVENTS))
+        rows = [measured(log)]
+    console.print_table(("EVENTS", "THINNED", "PROCESSOR", "TIME", "LONGEST HOLD", "BEFORE", "AFTER"), rows)
+
+
+if __name__ == "__main__":
+    main()
