@@ -56,7 +56,7 @@ ITEM_REASON_MEANING: dict[ItemReason, str] = {
     ItemReason.ENOUGH_SPACE: "free space is above the threshold: nothing is removed",
     ItemReason.SWITCHED_OFF: "the policy switches this kind off",
     ItemReason.RUNNING: "it is not stopped",
-    ItemReason.SERVICE: "it has a restart policy: it is somebody's service",
+    ItemReason.SERVICE: "a restart policy or an orchestrator starts it: it is somebody's service",
     ItemReason.IN_USE: "a container refers to it",
     ItemReason.KEPT: "the policy's `keep` names it",
     ItemReason.LABELLED: "a label keeps it (keep_labels)",

@@ -54,7 +54,7 @@ def read_volumes(
     orphaned: Iterable[str] = (),
     kept_by: Callable[[Mapping[str, str]], str] = lambda _: "",
 ) -> tuple[Volume, ...]:
-    """All volumes with the latest sign of their use.
+    """All volumes by name, with the latest sign of their use: Docker lists them in another order each time.
 
     A volume was of use at least as long as a container referred to it: the log and the engine's own
     memory show when that ended.
@@ -75,7 +75,7 @@ def read_volumes(
     recent = recent_volume_uses(engine)
     orphans = frozenset(orphaned)
     found = []
-    for row in engine.volumes():
+    for row in sorted(engine.volumes(), key=lambda row: text(row["Name"])):
         name = text(row["Name"])
         data = reported.get(name, {})
         created = created_at(row)

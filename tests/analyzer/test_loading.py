@@ -13,6 +13,7 @@ from analyzer.trace.trace import Use
 from collector.eventlog.log import EventLog
 from collector.model.errors import LogError, UsageError
 from collector.model.events import Event, Kind
+from pruner.policy.orders import ORDERS
 from pruner.policy.policy import Policy, Space
 
 S = 10**9
@@ -168,10 +169,11 @@ def test_what_jobs_in_flight_may_need_goes_last_in_simulation_too(log: EventLog)
     assert "3 holds, 3 of them for an image of which the job then had no container" in last
     # While the job is in flight, the image that it may need stays, though it was used the longest ago.
     disk = replace(trace, disk_total=np.array([120, 120]), disk_other=np.array([0, 0]))
-    cleaner = PolicyCleaner(Policy(threshold=Space.parse("40B"), min_age=0.0, interval=150.0, order="lru"), disk)
-    result = replay(disk, cleaner)
-    assert result == replay(disk, cleaner, reference=True)
-    assert [(removal.time, trace.image_ids[removal.image]) for removal in result.removed] == [(150.0, "b")]
+    for order in ORDERS:
+        cleaner = PolicyCleaner(Policy(threshold=Space.parse("40B"), min_age=0.0, interval=150.0, order=order), disk)
+        result = replay(disk, cleaner)
+        assert result == replay(disk, cleaner, reference=True)
+        assert [(removal.time, trace.image_ids[removal.image]) for removal in result.removed] == [(150.0, "b")]
 
 
 def test_what_an_inventory_finds_first_was_last_used_when_stored_or_built(log: EventLog) -> None:

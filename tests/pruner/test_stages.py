@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from pruner.planning.stages import ItemKind, ItemReason, Shortage
 from pruner.policy.policy import BuildCache, Containers, Dangling, Policy, Space, Volumes
 from pruner.state.inventory import BuildCacheUsage, CacheRecord, Container, Image, Inventory, Volume
 from pruner.state.refusals import Refusal
+from pruner.state.volumes import LoggedUses, read_volumes
+from tests.fake_engine import FakeEngine, FakeVolume
 
 NOW = 1_000_000.0
 HOUR, DAY = 3600.0, 86400.0
@@ -99,6 +102,14 @@ def test_containers_that_run_are_young_kept_or_services_stay() -> None:
     switched_off = stages.containers(Containers(enabled=False), [container("old", 1000)], NOW, Shortage(1e12, 0))
     assert decided(switched_off) == {"old": ItemReason.SWITCHED_OFF}
     assert all(item.frees == 0 for item in (*judged, *switched_off))
+
+
+def test_volumes_come_in_one_order_however_the_engine_lists_them(tmp_path: Path) -> None:
+    """Docker lists them in another order each time, and a plan is to be what the run then does."""
+    engine = FakeEngine(tmp_path)
+    for name in ("c", "a", "b"):
+        engine.volume_table[name] = FakeVolume(name, 0.0, MB, {})
+    assert [one.name for one in read_volumes(engine, [], {}, LoggedUses())] == ["a", "b", "c"]
 
 
 def test_volumes_go_by_kind_each_with_its_age_and_never_one_in_use() -> None:
