@@ -50,7 +50,7 @@ _IMAGES = {
 }
 _ITEMS = {
     (ItemKind.CONTAINER, ItemReason.YOUNG): ("containers' grace", "--containers-grace 0s --containers-job-grace 0s"),
-    (ItemKind.CONTAINER, ItemReason.SERVICE): ("restart policy", "remove services that nobody needs"),
+    (ItemKind.CONTAINER, ItemReason.SERVICE): ("services", "remove services that nobody needs"),
     (ItemKind.CONTAINER, ItemReason.REFUSED): ("refused by the engine", "do what the engine says of each"),
     (ItemKind.VOLUME, ItemReason.REFUSED): ("refused by the engine", "do what the engine says of each"),
     (ItemKind.CONTAINER, ItemReason.KEPT): ("containers.keep", "a narrower --containers-keep"),
