@@ -16,6 +16,7 @@ from tests.engine.engines import Engine
 from tests.engine.host import Host
 from tests.engine.ports import free_port
 from tests.engine.registry import Registry, base_layer, random_layer
+from tests.needs import cannot_run
 
 pytestmark = pytest.mark.engine
 MIB = 2**20
@@ -119,6 +120,24 @@ def test_removals_that_free_nothing_here_stop_the_run(make_engine: MakeEngine, r
     assert len(host.references()) == 1
     outcomes = host.log.query("SELECT attributes ->> '$.outcome' FROM event WHERE kind = 'prune_finished' ORDER BY seq")
     assert [row[0] for row in outcomes if row[0] != "failed"] == ["no effect"]
+
+
+def test_on_btrfs_each_removal_frees_at_once_what_was_predicted(make_engine: MakeEngine, registry: Registry) -> None:
+    """Each layer is a subvolume there; what was pulled a moment ago does not count yet."""
+    if shutil.which("mkfs.btrfs") is None:
+        cannot_run("mkfs.btrfs is not installed: run .ci/install-packages")
+    engine = make_engine("docker20", file_system="btrfs")
+    host = Host(engine, engine.folder / "log" / "events.duckdb")
+    pull(engine, registry, "late", 70 * MIB, 3)
+    host.run("collector", "run", "--once")
+    printed = host.run("pruner", "run", "--threshold", "100%", *OLD_ENOUGH, status=3)
+    rows = host.log.query(
+        "SELECT bytes, CAST(attributes ->> '$.predicted_bytes' AS BIGINT) FROM events WHERE kind = 'item_removed'"
+    )
+    assert len(rows) == 3, printed
+    assert all(abs(freed - predicted) < 2 * MIB for freed, predicted in rows), printed
+    # Nobody waits for more, nor plans again, after all has come.
+    assert "removed 3 images, freed" in printed
 
 
 def test_an_engine_elsewhere_is_refused_by_collector_and_pruner(
