@@ -26,7 +26,8 @@ StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 _LOOKED_S = 60.0
 _EVERY_S = 5.0
-_SHARE = 0.02  # of the time at most is spent on it
+_CORE_SHARE = 0.02  # of a core at most is spent on it
+_TIME_SHARE = 0.2  # of the collector's time at most, where others take the processors
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "json": "application/json"}
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
@@ -78,7 +79,7 @@ class HostPage:
 
     def publish(self) -> None:
         """Look into the log; a log that is busy or damaged leaves the last state."""
-        began = time.monotonic()
+        began, spent = time.monotonic(), time.process_time()
         try:
             self._state = json.dumps(overview(self._log).to_json()).encode()
         except LogBusyError:
@@ -86,7 +87,8 @@ class HostPage:
         except LogError as error:
             logger.warning("the page is not up to date: %s", error)
         ended = time.monotonic()
-        self._next = ended + max(_EVERY_S, (ended - began) / _SHARE)
+        spent = time.process_time() - spent
+        self._next = ended + max(_EVERY_S, spent / _CORE_SHARE, (ended - began) / _TIME_SHARE)
 
     def app(self, environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
         """Answer one request (WSGI)."""
