@@ -28,12 +28,16 @@ MIB = 2**20
 OTHER_EXTRAS = ("pandas", "distributed", "obstore")  # what those bring along and the package does not
 COMPILERS = ("cc", "gcc", "clang")
 UNITS = "/usr/lib/systemd/system/collector*.service /usr/lib/systemd/system/pruner*"
-FEW_JOBS = """
-data=/usr/lib/docker-hindsight/analyzer/data/mesa-ci-2023
-zcat $data-jobs.csv.gz | head -500 >/root/jobs.csv
-collector import /root/jobs.csv $data-layers.csv.gz --log /root/few.duckdb --disk 35GiB
-"""
 FOUND = "find / -xdev -name 'docker[-_]hindsight*' -not -path '/srv/*' -not -path '/root/*'"
+
+
+def few_jobs(libraries: str) -> str:
+    """Commands that make /root/few.duckdb of the beginning of the year that comes along."""
+    return f"""
+data=$(echo {libraries}/analyzer/data/mesa-ci-2023-jobs.csv.gz)
+zcat $data | head -500 >/root/jobs.csv
+collector import /root/jobs.csv ${{data%jobs.csv.gz}}layers.csv.gz --log /root/few.duckdb --disk 35GiB
+"""
 
 
 def repacked(package: Path, version: str) -> Path:
@@ -92,7 +96,7 @@ def test_it_watches_at_once_and_leaves_nothing(
     Host.wait_for(lambda: image.reference in machine.run("collector", "images"), "the image in the log")
     assert "nothing" in machine.run("pruner", "plan")
     # The kernel came along: no compiler is needed, and none of the messages about its absence appears.
-    machine.run("sh", "-exc", FEW_JOBS)
+    machine.run("sh", "-exc", few_jobs("/usr/lib/docker-hindsight"))
     simulated = machine.run("analyzer", "simulate", "--log", "/root/few.duckdb", "--threshold", "20%")
     assert "499 uses of 6 images" in simulated
     assert "kernel" not in simulated
