@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import pytest
 from typer.testing import CliRunner
 
 from analyzer.cli import app
 from analyzer.commands import compare
+from collector.eventlog.log import EventLog
+from collector.job_sources import job_list
 from collector.model.units import format_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -25,10 +31,31 @@ ROWS = {
 }
 
 
-def test_the_readme_shows_what_the_demo_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+def imported_once(year: Path) -> Callable[..., int]:
+    """`import_jobs`, which takes ten seconds; on another disk it imports the same but for that."""
+    original = job_list.import_jobs
+
+    def imported(jobs: Path, layers: Path, log: EventLog, disk: int, *rest: Any) -> int:
+        if not year.exists():
+            new = original(jobs, layers, log, disk, *rest)
+            shutil.copy(log.path, year)
+            return new
+        shutil.copy(year, log.path)
+        with duckdb.connect(str(log.path)) as connection:
+            total = "json_merge_patch(attributes, json_object('total_bytes', ?))"
+            where = "WHERE kind = 'disk_sampled' RETURNING seq"
+            changed = connection.execute(f"UPDATE event SET bytes = ?, attributes = {total} {where}", [disk, disk])
+            assert len(changed.fetchall()) == 2
+        return 0
+
+    return imported
+
+
+def test_the_readme_shows_what_the_demo_prints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     shown = dict(re.findall(r"^\| (.+?) \| (.+? \| .+? \| .+? \| .+?) \|$", readme, re.MULTILINE))
     monkeypatch.setattr(compare, "_report_on_one", lambda *_: None)  # tests/browser looks at the report
+    monkeypatch.setattr(job_list, "import_jobs", imported_once(tmp_path / "year.duckdb"))
     figures: dict[str, list[str]] = {name: [] for name in ROWS}
     for disk in ((), ("--disk-size", "100GiB")):
         done = CliRunner().invoke(app, ["demo", "--format", "json", *disk], catch_exceptions=False)
