@@ -8,6 +8,7 @@ import duckdb
 
 from collector.eventlog import compaction
 from collector.eventlog.log import EventLog
+from collector.eventlog.schema import STORED_KEY
 from collector.model.events import Event, Kind
 
 _NS = 10**9
@@ -30,7 +31,7 @@ SELECT i, $host, 'gitlab', i::VARCHAR, project::VARCHAR, 'group/p' || project, '
 _EVENTS = f"""
 INSERT INTO event BY NAME
 SELECT (SELECT max(seq) FROM event) + row_number() OVER (ORDER BY at_ns) AS seq, make_timestamp_ns(at_ns) AS time,
-    (hash(at_ns, kind, container) >> 1)::BIGINT AS key, make_timestamp_ns(at_ns + 1000000000) AS recorded,
+    (hash(at_ns, kind, container) & {STORED_KEY})::BIGINT AS key, make_timestamp_ns(at_ns + 1000000000) AS recorded,
     $host AS host, kind, image, container, bytes, attributes, make_timestamp_ns(began) AS began, job, role
 FROM (
     SELECT began AS at_ns, 'container_created' AS kind, image, sha256(i::VARCHAR) AS container, NULL::BIGINT AS bytes,

@@ -20,7 +20,7 @@ import duckdb
 from collector.eventlog import identity
 from collector.eventlog.database import AUTOLOAD_OFF
 from collector.eventlog.log import EventLog, upgrade
-from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION
+from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION, STORED_KEY
 from collector.model.errors import LogError
 from collector.model.units import format_count
 from collector.shipping import parts
@@ -245,7 +245,7 @@ def _insert_events(
     # Read in one pass: to open so many small files takes longer than what is in them.
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE part AS SELECT {', '.join(columns)}, image_id"
-        f" FROM {_scan([part.events for part in found])}"
+        f" FROM (SELECT * REPLACE (key & {STORED_KEY} AS key) FROM {_scan([part.events for part in found])})"
     )
     connection.execute(
         "INSERT INTO image SELECT row_number() OVER (ORDER BY min(seq)) + (SELECT coalesce(max(image), -1) FROM image),"

@@ -102,7 +102,8 @@ def compact(
     if found.removed:
         console.print_as_is(f"{format_count(found.removed, 'event')} became sums ({won}); the history is whole {since}")
     else:
-        console.print_as_is(f"nothing to thin: the history is whole {since}")
+        again = f", and the file was written again ({won})" if found.bytes_after < found.bytes_before else ""
+        console.print_as_is(f"nothing to thin{again}: the history is whole {since}")
     if largest is not None and found.bytes_after > largest:
         console.print_as_is(
             f"note: {format_bytes(found.bytes_after)} are more than --max-size: less than 30 d are never kept", err=True

@@ -40,6 +40,9 @@ _MAGIC_AT = 8
 # A log may come from elsewhere: it is data. No view, function or setting in it may read a file or load code.
 AUTOLOAD_OFF = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 _LOCKS = {"enable_external_access": "false", "lock_configuration": "true"}
+# What a new file is like: one that the oldest supported DuckDB reads, compressed as well as that can, in blocks small
+# enough for tables of a few rows. A file keeps what it was made with until it is written again.
+NEW_FILE = {"storage_compatibility_version": "v1.4.0", "default_block_size": "65536"}
 # What a log holds, wherever its header is lost; no other file does.
 _SIGNS = (b"schema_version", b"event_seq")
 _PIECE = 2**20
@@ -87,7 +90,7 @@ def open_database(
     refuse_special(path)
     # DuckDB lets a folder be named only once it is open, and only while the rest is not locked.
     at_once = _LOCKS if reachable is None else {}
-    config: dict[str, str | bool | int | float | list[str]] = {**AUTOLOAD_OFF, **at_once}
+    config: dict[str, str | bool | int | float | list[str]] = {**AUTOLOAD_OFF, **NEW_FILE, **at_once}
     if not parallel:
         config["threads"] = 1
     connection = duckdb.connect(str(path), read_only=read_only, config=config)

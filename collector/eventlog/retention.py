@@ -18,6 +18,7 @@ from typing import Any
 import duckdb
 
 from collector.eventlog import compaction, experience
+from collector.eventlog.database import NEW_FILE
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.rewrite import Change, Checkpoint, Rewritten, rewrite, tidy
 from collector.eventlog.schema import FOLDED
@@ -33,6 +34,8 @@ OFTEN_S = 30 * 86400.0
 """What is thinned by itself is so much at least, seconds of the log's time: to write a file again is work."""
 LEAST_S = 30 * 86400.0
 """What `auto` and the headroom look back on, seconds: less may not be kept whole."""
+# A file is written again for so many bytes, even if nothing can be thinned.
+_WORTH = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,8 @@ def compact(
 ) -> Compacted:
     """Thin what is older than is to be kept, and write the log again without it.
 
+    Where there is nothing to thin, it is written again as it is if that makes its file much smaller.
+
     Args:
         log: the log.
         keep: how long events are kept whole, seconds; infinity: for ever, unless `max_size` says otherwise.
@@ -107,21 +112,32 @@ def compact(
     cut_ns = _cut(log, keep, max_size, now_ns)
     known_ns = whole_since_ns(log)
     is_due = cut_ns is not None and (known_ns is None or cut_ns - known_ns > least_s * 1e9)
-    if cut_ns is None or not is_due or not _reaches(log, cut_ns):
-        if log.exists():
-            tidy(log.path)
-        events = log.query("SELECT count(*) FROM event")[0][0]
-        return Compacted(None if known_ns is None else known_ns / 1e9, events, 0, size, size, 0.0)
-    archive()
-    found = rewrite(log, _change(log, cut_ns, now_ns), pause=pause, at=at)
-    if found is None:
-        found = Rewritten(size, size, 0, log.query("SELECT count(*) FROM event")[0][0], 0.0)
-        cut_s = None if known_ns is None else known_ns / 1e9
-        return Compacted(cut_s, found.events_after, 0, size, size, 0.0)
+    found = None
+    if cut_ns is not None and is_due and _reaches(log, cut_ns):
+        archive()
+        found = rewrite(log, _change(log, cut_ns, now_ns), pause=pause, at=at)
+        known_ns = known_ns if found is None else cut_ns
+    elif log.exists():
+        tidy(log.path)
+    if found is None and _is_loose(log):
+        found = rewrite(log, _as_it_is(now_ns), pause=pause, at=at)
+    events = log.query("SELECT count(*) FROM event")[0][0]
+    found = found or Rewritten(size, size, events, events + 1, 0.0)
     removed = found.events_before + 1 - found.events_after
-    return Compacted(
-        cut_ns / 1e9, found.events_after, removed, found.bytes_before, found.bytes_after, found.longest_hold
-    )
+    since = None if known_ns is None else known_ns / 1e9
+    return Compacted(since, events, removed, found.bytes_before, found.bytes_after, found.longest_hold)
+
+
+def _is_loose(log: EventLog) -> bool:
+    """Whether much of a log's file holds nothing, or was written as older versions did, which takes twice the space."""
+    block, used, free = log.query("SELECT block_size, used_blocks, free_blocks FROM pragma_database_size()")[0]
+    to_win = free if block == int(NEW_FILE["default_block_size"]) else free + used // 2
+    return bool(to_win * block >= _WORTH and to_win * 3 >= used + free)
+
+
+def _as_it_is(now_ns: int) -> Change:
+    event = Event(now_ns, Kind.LOG_COMPACTED, attributes={"events_removed": 0}, identity=uuid.uuid4().hex)
+    return Change(lambda _: None, "FROM piece", "FROM piece_job", {}, lambda _: event)
 
 
 def whole_since_ns(log: EventLog) -> int | None:

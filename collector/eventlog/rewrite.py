@@ -25,6 +25,7 @@ import duckdb
 from collector.eventlog import compaction
 from collector.eventlog.database import (
     AUTOLOAD_OFF,
+    NEW_FILE,
     UMASK,
     alone,
     check_functions,
@@ -34,7 +35,7 @@ from collector.eventlog.database import (
 )
 from collector.eventlog.log import EventLog, check_tables, migrate
 from collector.eventlog.rows import insert
-from collector.eventlog.schema import FOLDED, FUNCTIONS
+from collector.eventlog.schema import FOLDED, FUNCTIONS, STORED_KEY
 from collector.eventlog.settings import note_rewriting
 from collector.model.errors import LogBusyError, LogError, LogFullError
 from collector.model.events import Event
@@ -51,6 +52,7 @@ _MEMORY = "512MB"
 _LOCK = struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
 # Tables that are taken over as a whole; jobs change only with events that speak of them.
 _WHOLE = ("image", "position", "host", "setting", *FOLDED, *(f"base_{table}" for table in FOLDED))
+_EVENTS = f"SELECT * REPLACE (key & {STORED_KEY} AS key) FROM old.event WHERE seq > $after AND seq <= $until"
 
 Checkpoint = Callable[[str], None]
 
@@ -156,6 +158,7 @@ class _Rewriting:
         self._longest, self._host = 0.0, log.host
         config: dict[str, str | bool | int | float | list[str]] = {
             **AUTOLOAD_OFF,
+            **NEW_FILE,
             "threads": 1,
             "memory_limit": _MEMORY,
         }
@@ -220,7 +223,7 @@ class _Rewriting:
         run = self._connection.execute
         self._change.prepare(self._connection)
         values = {"after": self._reached, "until": until}
-        run("CREATE OR REPLACE TEMP TABLE piece AS FROM old.event WHERE seq > $after AND seq <= $until", values)
+        run(f"CREATE OR REPLACE TEMP TABLE piece AS {_EVENTS}", values)
         run("CREATE OR REPLACE TEMP TABLE piece_job AS FROM old.job WHERE job IN (SELECT job FROM piece)")
         newest = run("SELECT coalesce(max(seq), 0) FROM old.event").fetchall()[0][0]
         self._reached = min(until, newest)
@@ -312,7 +315,7 @@ class _Rewriting:
             # Numbers are never given twice, though the last event may have gone.
             run(
                 "UPDATE event SET seq = ? WHERE time = make_timestamp_ns(?) AND key = ?",
-                [newest + 1, record.time_ns, record.key],
+                [newest + 1, record.time_ns, record.key & STORED_KEY],
             )
             note_rewriting(self._connection, (old.st_dev, old.st_ino), newest + 1)
         run("COMMIT")

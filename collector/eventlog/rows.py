@@ -10,6 +10,7 @@ from typing import Any
 
 import duckdb
 
+from collector.eventlog.schema import STORED_KEY
 from collector.model.events import Event, Kind
 from collector.model.jobs import JOB_FIELDS, Job, attribution
 from collector.model.untrusted import LAST_NS, MOST_BYTES
@@ -56,13 +57,12 @@ def unseen(connection: duckdb.DuckDBPyConnection, host: str, events: Sequence[Ev
     times = [time_ns for time_ns, _ in new]
     # A range on `time` lets DuckDB skip all but the newest blocks; no index has to be kept.
     stored = connection.execute(
-        "SELECT epoch_ns(time), key FROM event WHERE time BETWEEN make_timestamp_ns(?) AND make_timestamp_ns(?)"
-        " AND host = ?",
+        f"SELECT epoch_ns(time), key & {STORED_KEY} FROM event"
+        " WHERE time BETWEEN make_timestamp_ns(?) AND make_timestamp_ns(?) AND host = ?",
         [min(times), max(times), host],
     ).fetchall()
-    for time_ns, key in stored:
-        new.pop((time_ns, key), None)
-    return new
+    known = set(stored)
+    return {(time_ns, key): event for (time_ns, key), event in new.items() if (time_ns, key & STORED_KEY) not in known}
 
 
 def insert(connection: duckdb.DuckDBPyConnection, host: str, events: dict[tuple[int, int], Event]) -> None:
@@ -84,7 +84,7 @@ def insert(connection: duckdb.DuckDBPyConnection, host: str, events: dict[tuple[
         [
             list(range(last + 1, last + 1 + len(rows))),
             [time_ns for time_ns, _ in events],
-            [key for _, key in events],
+            [key & STORED_KEY for _, key in events],
             time.time_ns(),
             host,
             [event.kind.value for event in rows],

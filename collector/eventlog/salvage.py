@@ -15,6 +15,7 @@ import duckdb
 from collector.eventlog import identity
 from collector.eventlog.database import (
     AUTOLOAD_OFF,
+    NEW_FILE,
     aside,
     files_aside,
     in_one_line,
@@ -164,7 +165,7 @@ class _Copy:
             path.unlink(missing_ok=True)
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
-        return duckdb.connect(str(self._fresh), config={**AUTOLOAD_OFF, "threads": 1})
+        return duckdb.connect(str(self._fresh), config={**AUTOLOAD_OFF, **NEW_FILE, "threads": 1})
 
     def _attach(self) -> bool | None:
         """Open the damaged file; whether with all that belongs to it; None: it cannot be opened."""

@@ -33,6 +33,7 @@ JOB_COLUMNS = ("start", "seconds", "pipeline", "job", "image")
 LAYER_COLUMNS = ("image", "position", "diff_id", "bytes")
 LABEL = "com.gitlab.gitlab-runner."
 _BATCH = 20_000
+_ID = 16
 _NS = 10**9
 _MAX_SECONDS = 2**33  # the year 2242: larger numbers are milliseconds by mistake
 _MOST_LAYERS = 10_000
@@ -124,7 +125,9 @@ def _events(
 
 
 def _container(job: _Job) -> Iterator[Event]:
-    container = hashlib.sha256(f"{job.line} {job.start_ns} {job.name} {job.image}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{job.line} {job.start_ns} {job.name} {job.image}".encode()).hexdigest()
+    # No engine gave it an ID, so it gets a short one; the identity keeps the long one, by which older logs know it.
+    container = digest[:_ID]
     image = image_id(job.image)
     labels = {
         f"{LABEL}job.id": str(job.line - 1),
@@ -133,16 +136,12 @@ def _container(job: _Job) -> Iterator[Event]:
         f"{LABEL}managed": "true",
     }
     attributes: JsonObject = {"labels": labels, "job": job.name}
-    yield Event(job.start_ns, Kind.CONTAINER_CREATED, image, job.image, container, attributes=attributes)
-    yield Event(
-        job.end_ns,
-        Kind.CONTAINER_DESTROYED,
-        image,
-        job.image,
-        container,
-        began_ns=job.start_ns,
-        attributes=attributes,
-    )
+    for kind, time_ns, began_ns, facts in (
+        (Kind.CONTAINER_CREATED, job.start_ns, None, attributes),
+        (Kind.CONTAINER_DESTROYED, job.end_ns, job.start_ns, {}),
+    ):
+        identity = f"{kind}\0{image}\0{job.image}\0{digest}"
+        yield Event(time_ns, kind, image, job.image, container, None, began_ns, facts, identity)
 
 
 def _image_observed(time_ns: int, reference: str, layers: Sequence[tuple[str, int]]) -> Event:

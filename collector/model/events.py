@@ -302,7 +302,8 @@ class Kind(StrEnum):
         "log_compacted",
         Traits(
             Source.COLLECTOR,
-            "events older than `began` were thinned: the history is whole from then on; attributes: events_removed",
+            "events older than `began` were thinned: the history is whole from then on; without `began` the file was "
+            "only written again; attributes: events_removed",
         ),
     )
     COLLECTOR_STARTED = "collector_started", Traits(Source.COLLECTOR, "the collector was started", live=True)

@@ -17,7 +17,7 @@ import duckdb
 from collector.eventlog.database import alone
 from collector.eventlog.identity import KnownHost, known_hosts, this_machine
 from collector.eventlog.log import EventLog
-from collector.eventlog.schema import SCHEMA_VERSION
+from collector.eventlog.schema import SCHEMA_VERSION, STORED_KEY
 from collector.eventlog.settings import incomplete_until
 from collector.model.errors import LogError, LogFullError
 from collector.model.events import Kind
@@ -188,14 +188,14 @@ def _manifest(store: Store, name: str, part: Name) -> Manifest | None:
 def _goes_on(log: EventLog, host: KnownHost, last: int, anchor: tuple[int, int]) -> bool:
     """Whether the log is the one whose event of this number was shipped last. It may have been cut off before."""
     rows = log.query(
-        "SELECT seq, epoch_ns(time), key FROM event WHERE host = ? AND seq >= ? ORDER BY seq LIMIT 1",
+        f"SELECT seq, epoch_ns(time), key & {STORED_KEY} FROM event WHERE host = ? AND seq >= ? ORDER BY seq LIMIT 1",
         [host.key, last],
         as_recorded=True,
     )
     if not rows:
         return False
     if rows[0][0] == last:
-        return tuple(rows[0][1:]) == anchor
+        return tuple(rows[0][1:]) == (anchor[0], anchor[1] & STORED_KEY)
     lowest = log.query("SELECT min(seq) FROM event WHERE host = ?", [host.key])[0][0]
     with log.reading() as connection:
         # The event itself may have been removed on purpose.

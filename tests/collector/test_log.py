@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import duckdb
 import pytest
 
 from collector.eventlog.log import EventLog, migrate
-from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION
+from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION, STORED_KEY
 from collector.model.errors import LogBusyError, LogError, LogFullError
 from collector.model.events import Event, Kind
 from collector.model.paths import default_log_path
@@ -123,6 +124,28 @@ def test_an_older_log_is_brought_forward_with_all_it_holds(log: EventLog, versio
     assert log.schema_version() == SCHEMA_VERSION
     assert log.append([Event(7, Kind.IMAGE_PULLED, image=IMAGE)]) == 1
     assert log.query("SELECT epoch_ns(last_use) FROM last_use") == [(7,)]
+
+
+def test_a_new_log_is_compressed_as_well_as_the_oldest_supported_duckdb_can(log: EventLog) -> None:
+    labels = {f"com.gitlab.gitlab-runner.{key}": "5" for key in ("job.id", "project.id", "pipeline.id", "type")}
+    log.append(
+        [
+            Event(n, Kind.CONTAINER_CREATED, container=f"{n:064x}", attributes={"labels": labels, "name": f"{n}"})
+            for n in range(1, 5_001)
+        ]
+    )
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    (oldest,) = (one.partition(">=")[2] for one in project["dependencies"] if one.startswith("duckdb"))
+    asked = (
+        "SELECT tags['storage_version'] FROM duckdb_databases() WHERE NOT internal",
+        "SELECT block_size FROM pragma_database_size()",
+        """SELECT DISTINCT compression FROM pragma_storage_info('event')
+        WHERE column_name = 'attributes' AND segment_type <> 'VALIDITY'""",
+        f"SELECT count(*) FROM event WHERE key > {STORED_KEY}",
+    )
+    with duckdb.connect(str(log.path), read_only=True) as connection:
+        found = [connection.execute(sql).fetchall() for sql in asked]
+    assert found == [[(f"v{oldest}.0+",)], [(65_536,)], [("ZSTD",)], [(0,)]]
 
 
 def test_a_newer_log_is_refused_and_untouched(log: EventLog) -> None:

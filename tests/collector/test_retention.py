@@ -16,11 +16,13 @@ import duckdb
 import pytest
 
 from analyzer.trace.load import DiskOverride, load_trace
-from collector.eventlog import compaction, experience
+from collector.eventlog import compaction, experience, retention
 from collector.eventlog import rewrite as rewriting
+from collector.eventlog.database import NEW_FILE
 from collector.eventlog.forget import forget_image, forget_project
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.retention import compact, parse_keep, whole_since_ns
+from collector.eventlog.schema import STORED_KEY
 from collector.model.errors import LogFullError, UsageError
 from collector.model.events import Event, Kind
 from collector.queries.check import check
@@ -111,6 +113,29 @@ def test_decisions_and_explanations_are_the_same_after_compactions(log: EventLog
     log.forget_folded()
     log.append([Event(int(now * S), Kind.COLLECTOR_STARTED)])
     assert asked(log, now)["habits"] == before["habits"]
+    assert check(log) == []
+
+
+def test_a_log_of_an_older_version_is_written_again_with_all_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = EventLog(tmp_path / "events.duckdb", host="h")
+    events = [Event(n * S, Kind.IMAGE_PULLED, image="sha256:" + f"{n % 9:064x}") for n in range(1, 200)]
+    with monkeypatch.context() as older:
+        older.setitem(NEW_FILE, "default_block_size", "262144")
+        log.append(events)
+    with duckdb.connect(str(log.path)) as connection:
+        connection.execute(f"UPDATE event SET key = key + {STORED_KEY + 1}")
+    before = log.query("SELECT * EXCLUDE (key), key & ? FROM event", [STORED_KEY])
+    assert compact(log, math.inf).bytes_after == log.path.stat().st_size  # there is little to win
+    assert log.query("SELECT count(*) FROM event") == [(199,)]
+    monkeypatch.setattr(retention, "_WORTH", 0)
+    found = compact(log, math.inf)
+    assert found.removed == 0
+    assert found.whole_since is None
+    assert found.bytes_after == log.path.stat().st_size < found.bytes_before
+    assert log.query(f"SELECT * EXCLUDE (key), key FROM event WHERE kind <> '{Kind.LOG_COMPACTED}'") == before
+    assert log.append(events) == 0
     assert check(log) == []
 
 
