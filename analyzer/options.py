@@ -302,10 +302,13 @@ class Varied:
             axes: values by key.
             complete: whether what is not given is varied as `analyzer recommend` does it.
         """
+        from analyzer.search.fleet import unread_rates
         from analyzer.search.grid import AllowlistSet, grid, searched
 
         sets = [AllowlistSet.parse(text) for text in self.allowlist_set or ()]
         base = load_policy(self.policy) if self.policy else None
+        for note in unread_rates([base] if base else ()):
+            typer.echo(f"note: {note}", err=True)
         if complete:
             return searched(axes, sets, base, self.when() if self.trigger else None), 0
         return grid(axes, sets, base)

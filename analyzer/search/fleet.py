@@ -188,16 +188,23 @@ class Simulation:
         return replace(self, policies=policies)
 
 
+def unread_rates(policies: Iterable[Policy]) -> list[str]:
+    """What is to be said of files of a fleet's rates that policies name and that cannot be read here."""
+    notes = []
+    for rates in sorted({policy.rates for policy in policies if policy.rates}):
+        try:
+            read_rates(Path(rates))
+        except UsageError as error:
+            notes.append(f"{error}; only each host's own past counts")
+    return notes
+
+
 def _of_policies(trace: Trace, policies: Sequence[Policy]) -> list[str]:
     """What is to be said of policies that a replay takes another way than the pruner, or that ask too much."""
     notes = []
     if any(policy.per_job for policy in policies):
         notes.append("an amount per job is taken for all job slots; the pruner takes it for those that are free then")
-    for rates in sorted({policy.rates for policy in policies if policy.rates}):
-        try:
-            read_rates(Path(rates))
-        except UsageError as error:
-            notes.append(f"{error}; only this host's own past counts")
+    notes += unread_rates(policies)
     total = int(trace.disk_total.max())
     beyond = {
         str(policy.threshold): None

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from analyzer.search.fleet import unread_rates
 from analyzer.simulation.cleaner import PolicyCleaner
 from analyzer.simulation.replay import replay
 from analyzer.trace.trace import DiskState, ImageFacts, Use, make_trace
@@ -15,6 +16,7 @@ from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from pruner.cli import app
 from pruner.policy.file import load_policy, policy_from, to_json, to_toml
+from pruner.policy.policy import Policy
 from pruner.state.inventory import Inventory
 from pruner.state.learning import CELLS, DAY, Learned, situation
 from pruner.state.rates import WORTH_S, read_rates
@@ -59,6 +61,12 @@ def test_a_replay_prunes_by_it_too(tmp_path: Path) -> None:
         assert [list(result.removed) for result in results] == [list(results[0].removed)] * 2
         assert [removal.image for removal in results[0].removed] == [cells.index(rare)]
         trace = replace(trace)  # what is known of a trace is kept
+
+
+def test_a_file_that_cannot_be_read_is_named_in_a_replay(tmp_path: Path) -> None:
+    policy = policy_from({"rates": str(tmp_path / "none.toml")}, "test")
+    (note,) = unread_rates([policy, policy, Policy()])
+    assert note.endswith("none.toml cannot be read: No such file or directory; only each host's own past counts")
 
 
 def test_a_new_host_starts_from_it_and_its_own_past_counts_beside(tmp_path: Path) -> None:
