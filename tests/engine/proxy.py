@@ -44,6 +44,8 @@ class Proxy:
         self.dropped = 0
         # How long to wait after each byte of an answer, seconds.
         self.pause_s = 0.0
+        # How long to wait before each removal is asked for, seconds.
+        self.before_removal_s = 0.0
         self.host = f"unix://{path}"
 
     def __enter__(self) -> Self:
@@ -94,14 +96,15 @@ class Proxy:
             for end in ends:
                 _end(end)
 
-    @staticmethod
-    def _requests(client: socket.socket, engine: socket.socket, follows: threading.Event) -> None:
+    def _requests(self, client: socket.socket, engine: socket.socket, follows: threading.Event) -> None:
         # Who is killed with something unread is no end but an error.
         with suppress(OSError):
             while piece := client.recv(_PIECE):
                 found = _REQUEST.match(piece)
                 if found and b"/events" in found["target"] and b"until=" not in found["target"]:
                     follows.set()
+                if piece.startswith(b"DELETE "):
+                    time.sleep(self.before_removal_s)
                 engine.sendall(piece)
         with suppress(OSError):
             # What was asked is carried out, whoever has gone; a stream has no other end.
