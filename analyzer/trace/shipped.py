@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -177,21 +177,21 @@ class ShippedLog(EventLog):
         return kept
 
     def _fetched(self, name: Name, manifest: Manifest, folder: Path) -> _Part | None:
-        events = self._file(name.events(self._name), manifest.sha256, folder)
+        events = self._file(name.events(self._name), (manifest.sha256, *manifest.becoming), folder)
         if events is None:
             self._set_aside(name, "its events are damaged or not there")
             return None
         if manifest.jobs_sha256 is None:
             return _Part(name, manifest, events, None)
-        jobs = self._file(name.jobs(self._name), manifest.jobs_sha256, folder)
+        jobs = self._file(name.jobs(self._name), (manifest.jobs_sha256, *manifest.becoming), folder)
         if jobs is None:
             self.notes.append(f"{name.jobs(self._name)} is damaged or not there: its jobs are unknown")
         return _Part(name, manifest, events, jobs)
 
-    def _file(self, name: str, checksum: str, folder: Path) -> str | None:
-        """A file with this checksum, on this machine; None: there is none."""
+    def _file(self, name: str, checksums: Collection[str], folder: Path) -> str | None:
+        """A file with one of these checksums, on this machine; None: there is none."""
         data = self._store.read(name)
-        if data is None or hashlib.sha256(data).hexdigest() != checksum:
+        if data is None or hashlib.sha256(data).hexdigest() not in checksums:
             return None
         if isinstance(self._store, Folder):
             return f"{self._store.path}/{name}"

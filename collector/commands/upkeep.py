@@ -13,6 +13,7 @@ from collector.terminal import console
 from collector.terminal.console import Format, FormatOption, LogOption
 
 if TYPE_CHECKING:
+    from collector.shipping.forget import Rule
     from collector.shipping.store import Store
 
 ArchiveOption = Annotated[
@@ -137,24 +138,36 @@ def forget(
             metavar="IMAGE", help="A reference, repository, digest, or the beginning of an ID.", show_default=False
         ),
     ] = None,
+    archive: Annotated[
+        str | None,
+        typer.Option(metavar="DEST", help="Remove it where the log was shipped to, too.", show_default="none"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Remove for good what the law or a customer asks to remove, and record in the log that it was done.
 
     Of a project go its jobs and whose uses were its; that images were used stays. Of an image everything goes. The file
-    is written again without it, so that nothing of it can be read there any more. What was shipped to other places, and
-    damaged files that lie beside the log, have to be removed by hand.
+    is written again without it, so that nothing of it can be read there any more, and so are the parts of an archive
+    that hold it. Damaged files that lie beside the log have to be removed by hand.
     """
     from collector.eventlog import forget as forgetting
 
     if (project is None) == (image is None):
         raise UsageError("forget: name either --project or --image")
-    opened = console.open_log(log)
+    opened, store = console.open_log(log), archive_store(archive)
+
+    def forget_there(rule: Rule) -> int:
+        if store is None:
+            return 0
+        from collector.shipping.forget import forget_shipped
+
+        return forget_shipped(opened, store, rule, dry_run=dry_run)
+
     if project is not None:
-        found = forgetting.forget_project(opened, project, dry_run=dry_run)
+        found = forgetting.forget_project(opened, project, dry_run=dry_run, archive=forget_there)
     else:
-        found = forgetting.forget_image(opened, image or "", dry_run=dry_run)
+        found = forgetting.forget_image(opened, image or "", dry_run=dry_run, archive=forget_there)
     if output is Format.JSON:
         console.print_json(found.to_json())
         return
@@ -162,5 +175,7 @@ def forget(
     done = "would be removed" if dry_run else "removed"
     nothing = "" if found.events or found.jobs or found.images else "nothing of it is in the log: "
     console.print_as_is(f"{nothing}{done} {what} and {format_count(found.events, 'mention')} of {project or image}")
+    if archive is not None:
+        console.print_as_is(f"{done} it from {format_count(found.parts, 'part')} of {archive}")
     for path in found.left:
         console.print_as_is(f"note: {path} may still hold it: remove it", err=True)

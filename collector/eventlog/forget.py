@@ -6,7 +6,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,10 @@ _VOLUMES = f"""CASE WHEN kind IN ({sql_list(CONTAINERS)}) AND (attributes -> '$.
 _NAMED_AROUND = "A-Za-z0-9_./-"
 
 
+Archive = Callable[[Callable[[duckdb.DuckDBPyConnection], Change]], int]
+"""Removes from where a log was shipped to; how many parts. It is given what makes the change, of `every_job` there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Forgotten:
     """What was removed.
@@ -44,6 +48,7 @@ class Forgotten:
         images: the IDs of images.
         events: how many events are gone or no longer say whose they were.
         left: files beside the log that may still hold it and have to be removed by hand.
+        parts: how many parts of an archive held it.
     """
 
     of: str
@@ -51,13 +56,21 @@ class Forgotten:
     images: tuple[str, ...]
     events: int
     left: tuple[Path, ...]
+    parts: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
         return {**asdict(self), "left": [str(path) for path in self.left]}
 
 
-def forget_project(log: EventLog, project: str, *, dry_run: bool = False, at: Checkpoint = lambda _: None) -> Forgotten:
+def forget_project(
+    log: EventLog,
+    project: str,
+    *,
+    dry_run: bool = False,
+    at: Checkpoint = lambda _: None,
+    archive: Archive = lambda _: 0,
+) -> Forgotten:
     """Remove all that says that uses of images were those of a project's jobs; the uses themselves stay.
 
     Args:
@@ -65,14 +78,22 @@ def forget_project(log: EventLog, project: str, *, dry_run: bool = False, at: Ch
         project: its ID or path; a path may be a glob, such as ``group/*``.
         dry_run: only count.
         at: see `rewrite`.
+        archive: has it removed where the log was shipped to, before anything else; what it raises leaves the log.
 
     Raises:
         LogError: the log cannot be used, or has no space for its own copy; then it is as it was.
     """
-    return _Forgetting(log, "project", at).jobs(project, dry_run=dry_run)
+    return _Forgetting(log, "project", at, archive).jobs(project, dry_run=dry_run)
 
 
-def forget_image(log: EventLog, image: str, *, dry_run: bool = False, at: Checkpoint = lambda _: None) -> Forgotten:
+def forget_image(
+    log: EventLog,
+    image: str,
+    *,
+    dry_run: bool = False,
+    at: Checkpoint = lambda _: None,
+    archive: Archive = lambda _: 0,
+) -> Forgotten:
     """Remove all that is known of images.
 
     Args:
@@ -80,18 +101,19 @@ def forget_image(log: EventLog, image: str, *, dry_run: bool = False, at: Checkp
         image: a reference, a repository, a digest, or the beginning of an ID.
         dry_run: only count.
         at: see `rewrite`.
+        archive: see `forget_project`.
 
     Raises:
         LogError: the log cannot be used, or has no space for its own copy; then it is as it was.
     """
-    return _Forgetting(log, "image", at).images(image, dry_run=dry_run)
+    return _Forgetting(log, "image", at, archive).images(image, dry_run=dry_run)
 
 
 class _Forgetting:
     """One removal."""
 
-    def __init__(self, log: EventLog, of: str, at: Checkpoint) -> None:
-        self._log, self._of, self._at = log, of, at
+    def __init__(self, log: EventLog, of: str, at: Checkpoint, archive: Archive) -> None:
+        self._log, self._of, self._at, self._archive = log, of, at, archive
 
     def jobs(self, project: str, *, dry_run: bool) -> Forgotten:
         if not project.strip():
@@ -104,7 +126,14 @@ class _Forgetting:
             events = _count(connection, f"FROM event WHERE job IN (SELECT job FROM job WHERE {theirs})")
             rows = connection.execute(f"SELECT DISTINCT project_id, project FROM job WHERE {theirs}").fetchall()
         change = _project_change(f"SELECT job FROM old.job WHERE {theirs}", rows)
-        return self._done(change, dry_run=dry_run, jobs=count, images=[], events=events)
+
+        def shipped(connection: duckdb.DuckDBPyConnection) -> Change:
+            sql = f"SELECT DISTINCT project_id, project FROM every_job WHERE {theirs}"
+            all_rows = {*rows, *connection.execute(sql).fetchall()}
+            return _project_change(f"SELECT DISTINCT job FROM every_job WHERE {theirs}", list(all_rows))
+
+        parts = self._archive(shipped)
+        return self._done(change, dry_run=dry_run, jobs=count, images=[], events=events, parts=parts)
 
     def images(self, image: str, *, dry_run: bool) -> Forgotten:
         self._drain()
@@ -121,8 +150,10 @@ class _Forgetting:
             events = _count(
                 connection, f"FROM event WHERE image IN {chosen} OR (image IS NULL AND reference IN {named})"
             )
-        change = _image_change(chosen, named, found, sorted(theirs - others))
-        return self._done(change, dry_run=dry_run, jobs=0, images=found, events=events)
+        names_left = sorted(theirs - others)
+        change = _image_change(chosen, named, found, names_left)
+        parts = self._archive(lambda _: _image_change(_texts(found), named, found, names_left)) if found else 0
+        return self._done(change, dry_run=dry_run, jobs=0, images=found, events=events, parts=parts)
 
     def _drain(self) -> None:
         """Have what waits in the spool where it can be found."""
@@ -131,8 +162,10 @@ class _Forgetting:
         if not LogWriter(self._log).flush():
             raise LogError(f"the spool of {self._log.path} could not be emptied: nothing was changed; try again")
 
-    def _done(self, change: Change, *, dry_run: bool, jobs: int, images: Sequence[str], events: int) -> Forgotten:
-        found = Forgotten(self._of, jobs, tuple(images), events, tuple(_left(self._log.path)))
+    def _done(
+        self, change: Change, *, dry_run: bool, jobs: int, images: Sequence[str], events: int, parts: int
+    ) -> Forgotten:
+        found = Forgotten(self._of, jobs, tuple(images), events, tuple(_left(self._log.path)), parts)
         if dry_run:
             return found
         if not (jobs or images or events):

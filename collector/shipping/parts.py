@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote
 
 from collector.eventlog.identity import Identity, KnownHost
 from collector.eventlog.schema import SCHEMA_VERSION
-from collector.model.untrusted import read_json
+from collector.model.untrusted import read_json, texts
 
 EVENTS, JOBS, MANIFESTS = "event", "job", "manifest"
 FORMAT = 1
@@ -112,6 +112,7 @@ class Manifest:
         jobs_sha256: checksum of the file of jobs; None: there is none.
         anchor: time (UTC nanoseconds) and key of the event with the batch's last sequence number.
         shipped_ns: when it was written, UTC nanoseconds.
+        becoming: checksums that the files may have, too: they are being written again; see `shipping.forget`.
     """
 
     schema_version: int
@@ -124,6 +125,7 @@ class Manifest:
     jobs_sha256: str | None
     anchor: tuple[int, int]
     shipped_ns: int
+    becoming: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
         """As it is stored."""
@@ -136,6 +138,7 @@ class Manifest:
         numbers: list[Any] = [found.get(name) for name in ("schema_version", "first", "last", "rows", "shipped_ns")]
         days, anchor = found.get("days"), found.get("anchor")
         sums: list[Any] = [found.get("sha256"), found.get("jobs_sha256")]
+        becoming = texts(found.get("becoming"))
         if (
             not all(type(number) is int and 0 <= number < 2**63 for number in numbers)
             or not isinstance(days, list)
@@ -147,7 +150,19 @@ class Manifest:
             raise ValueError("the manifest is damaged")
         version, first, last, rows, shipped = numbers
         host = host_from(found.get("host"))
-        return cls(version, host, tuple(days), first, last, rows, sums[0], sums[1], (anchor[0], anchor[1]), shipped)
+        return cls(
+            version,
+            host,
+            tuple(days),
+            first,
+            last,
+            rows,
+            sums[0],
+            sums[1],
+            (anchor[0], anchor[1]),
+            shipped,
+            tuple(becoming),
+        )
 
 
 def partition(host: str) -> str:

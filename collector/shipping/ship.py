@@ -27,7 +27,7 @@ from collector.shipping.store import MOST_OF_MANIFEST, Store, StoreError
 
 # So many events at once: the log is held for a second at most, and the part takes some megabytes.
 BATCH = 50_000
-_LOCK = ".ship"
+LOCK = ".ship"
 
 
 @dataclass(slots=True)
@@ -87,7 +87,7 @@ def ship(log: EventLog, store: Store, batch: int = BATCH) -> list[Shipped]:
         StoreError: the store cannot be used; what is there by then counts, and the next call goes on from it.
     """
     hosts = _hosts(log)
-    with alone(log.path, _LOCK, "shipped"):
+    with alone(log.path, LOCK, "shipped"):
         return [_ship_host(log, store, known, batch) for known in hosts]
 
 

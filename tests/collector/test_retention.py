@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -29,6 +30,8 @@ from collector.queries.check import check
 from collector.queries.jobs import jobs
 from collector.queries.status import status
 from collector.queries.story import stories
+from collector.shipping.forget import Rule, forget_shipped
+from collector.shipping.parts import Manifest, Name
 from collector.shipping.ship import ship
 from collector.shipping.store import StoreError, open_store
 from tests.collector.test_compaction import IMAGES, KINDS, History, answers
@@ -137,6 +140,38 @@ def test_a_log_of_an_older_version_is_written_again_with_all_it_holds(
     assert log.query(f"SELECT * EXCLUDE (key), key FROM event WHERE kind <> '{Kind.LOG_COMPACTED}'") == before
     assert log.append(events) == 0
     assert check(log) == []
+
+
+def test_a_project_and_an_image_are_forgotten_in_an_archive_too(log: EventLog, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "archive"))
+    ship(log, store)
+
+    def shown(table: str) -> list[tuple[Any, ...]]:
+        files = [str(path) for path in (tmp_path / "archive" / table).rglob("*.parquet")]
+        return duckdb.execute("SELECT * FROM read_parquet(?, union_by_name = true)", [files]).fetchall()
+
+    (project,) = log.query("SELECT min(project_id) FROM job")[0]
+    jobs_before, events = len(shown("job")), len(shown("event"))
+
+    def there(rule: Rule) -> int:
+        return forget_shipped(log, store, rule)
+
+    assert forget_project(log, project, archive=there).parts > 0
+    assert len(shown("job")) < jobs_before
+    (image,) = log.query("SELECT max(image_id) FROM event JOIN image USING (image) WHERE kind = 'image_pulled'")[0]
+    assert image in repr(shown("event"))
+    assert forget_image(log, image, archive=there).parts > 0
+    assert image not in repr(shown("event"))
+    assert len(shown("event")) < events
+    for path in (tmp_path / "archive" / "manifest").rglob("*-*.json"):
+        name, manifest = Name.parsed(str(path)), Manifest.from_bytes(path.read_bytes())
+        assert name is not None
+        data = store.read(name.events("h"))
+        assert data is not None
+        assert hashlib.sha256(data).hexdigest() == manifest.sha256
+        assert not manifest.becoming
+    assert forget_project(log, project, archive=there).parts == 0
+    assert all(not shipped.notes for shipped in ship(log, store))
 
 
 @pytest.mark.parametrize("step", ["copied", "synced", "replaced"])

@@ -1,0 +1,136 @@
+"""Removes from a store what a log is to forget: the parts that hold it are written again without it.
+
+A part's manifest first names the checksums that its files are about to have beside those that they have, so that the
+part counts at every moment, and an interrupted removal is finished by the next one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+import duckdb
+
+from collector.eventlog.database import AUTOLOAD_OFF, alone
+from collector.eventlog.identity import known_hosts
+from collector.eventlog.log import EventLog
+from collector.eventlog.rewrite import Change
+from collector.shipping import parts
+from collector.shipping.parts import Manifest, Name
+from collector.shipping.ship import LOCK
+from collector.shipping.store import MOST_OF_MANIFEST, Store
+
+Rule = Callable[[duckdb.DuckDBPyConnection], Change]
+"""Makes the change of a stream's parts, with `every_job`, which holds all jobs of the stream, there."""
+
+_PIECE = "CREATE OR REPLACE TEMP TABLE piece AS SELECT *, image_id AS image FROM read_parquet({file})"
+_PIECE_JOB = "CREATE OR REPLACE TEMP TABLE piece_job AS FROM {rows}"
+_NO_JOBS = "(SELECT NULL::INTEGER AS job, NULL::VARCHAR AS project, NULL::VARCHAR AS project_id LIMIT 0)"
+
+
+def forget_shipped(log: EventLog, store: Store, rule: Rule, *, dry_run: bool = False) -> int:
+    """Write the parts of a log's hosts again that hold what is to be forgotten; how many there are.
+
+    Args:
+        log: the log.
+        store: where it was shipped to.
+        rule: what becomes of their rows.
+        dry_run: only count.
+
+    Raises:
+        LogError: the log cannot be read, or is being shipped.
+        StoreError: the store cannot be used; what was written by then counts, and the next call goes on from it.
+    """
+    with log.reading(as_recorded=True) as connection:
+        hosts = known_hosts(connection)
+    count = 0
+    with alone(log.path, LOCK, "shipped"), tempfile.TemporaryDirectory(prefix="forget-") as folder:
+        for name in [name for host in hosts for name in (host.key, parts.distinct_name(host))]:
+            known = sorted(one for path in store.names(parts.manifests_of(name)) if (one := Name.parsed(path)))
+            for _, stream in groupby(known, key=lambda one: one.stream):
+                count += _Stream(store, name, list(stream), Path(folder)).forget(rule, dry_run=dry_run)
+    return count
+
+
+class _Stream:
+    """The parts of one stream of a host."""
+
+    def __init__(self, store: Store, host: str, names: list[Name], folder: Path) -> None:
+        self._store, self._host, self._names = store, host, names
+        self._files = (folder / "event.parquet", folder / "job.parquet")
+
+    def forget(self, rule: Rule, *, dry_run: bool) -> int:
+        """Write its parts again that change; how many they are."""
+        with duckdb.connect(config={**AUTOLOAD_OFF}) as connection:
+            run = connection.execute
+            run(f"CREATE TEMP TABLE every_job AS FROM {_NO_JOBS}")
+            for _ in self._with_jobs():
+                run(f"INSERT INTO every_job BY NAME SELECT job, project, project_id FROM {_parquet(self._files[1])}")
+            change = rule(connection)
+            change.prepare(connection)
+            return sum(self._forget_part(connection, change, name, dry_run=dry_run) for name in self._names)
+
+    def _with_jobs(self) -> Iterator[Name]:
+        """The parts that speak of jobs, each with its jobs in the file for them."""
+        for name in self._names:
+            if (data := self._store.read(name.jobs(self._host))) is not None:
+                self._files[1].write_bytes(data)
+                yield name
+
+    def _forget_part(self, connection: duckdb.DuckDBPyConnection, change: Change, name: Name, *, dry_run: bool) -> bool:
+        run = connection.execute
+        places = (name.events(self._host), name.jobs(self._host))
+        found = self._store.read(name.manifest(self._host), MOST_OF_MANIFEST)
+        before = [self._store.read(place) for place in places]
+        if found is None or before[0] is None:
+            return False
+        manifest = Manifest.from_bytes(found)
+        if not self._is_whole(manifest, before):
+            return False
+        for file, data in zip(self._files, before, strict=True):
+            file.write_bytes(data or b"")
+        run(_PIECE.format(file=_quoted(self._files[0])))
+        run(_PIECE_JOB.format(rows=_NO_JOBS if before[1] is None else _parquet(self._files[1])))
+        events, jobs = f"SELECT * EXCLUDE (image) FROM ({change.event})", f"FROM ({change.job})"
+        is_same = not run(f"(SELECT * EXCLUDE (image) FROM piece) EXCEPT ALL ({events}) LIMIT 1").fetchall()
+        is_same = is_same and not run(f"(FROM piece_job) EXCEPT ALL ({jobs}) LIMIT 1").fetchall()
+        if is_same and not manifest.becoming:
+            return False
+        if dry_run:
+            return True
+        after = [self._written(connection, f"{events} ORDER BY seq", 0)]
+        after += [] if before[1] is None else [self._written(connection, f"{jobs} ORDER BY job", 1)]
+        sums = [hashlib.sha256(data).hexdigest() for data in after]
+        announced = replace(manifest, becoming=(*manifest.becoming, *sums))
+        self._store.write(name.manifest(self._host), announced.to_bytes())
+        for place, data in zip(places, after, strict=False):
+            self._store.write(place, data)
+        rows = run(f"SELECT count(*) FROM ({events})").fetchall()[0][0]
+        done = replace(manifest, rows=rows, sha256=sums[0], jobs_sha256=(*sums, None)[1], becoming=())
+        self._store.write(name.manifest(self._host), done.to_bytes())
+        return True
+
+    @staticmethod
+    def _is_whole(manifest: Manifest, files: list[bytes | None]) -> bool:
+        wanted = ((manifest.sha256, *manifest.becoming), (manifest.jobs_sha256, *manifest.becoming))
+        return all(
+            (None if data is None else hashlib.sha256(data).hexdigest()) in sums
+            for data, sums in zip(files, wanted, strict=True)
+        )
+
+    def _written(self, connection: duckdb.DuckDBPyConnection, rows: str, which: int) -> bytes:
+        file = self._files[which]
+        connection.execute(f"COPY ({rows}) TO {_quoted(file)} (FORMAT parquet, COMPRESSION zstd)")
+        return file.read_bytes()
+
+
+def _parquet(file: Path) -> str:
+    return f"read_parquet({_quoted(file)})"
+
+
+def _quoted(file: Path) -> str:
+    return "'" + str(file).replace("'", "''") + "'"
