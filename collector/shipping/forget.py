@@ -22,7 +22,7 @@ from collector.eventlog.rewrite import Change
 from collector.shipping import parts
 from collector.shipping.parts import Manifest, Name
 from collector.shipping.ship import LOCK
-from collector.shipping.store import MOST_OF_MANIFEST, Store
+from collector.shipping.store import MOST_OF_MANIFEST, Store, StoreError
 
 Rule = Callable[[duckdb.DuckDBPyConnection], Change]
 """Makes the change of a stream's parts, with `every_job`, which holds all jobs of the stream, there."""
@@ -43,7 +43,8 @@ def forget_shipped(log: EventLog, store: Store, rule: Rule, *, dry_run: bool = F
 
     Raises:
         LogError: the log cannot be read, or is being shipped.
-        StoreError: the store cannot be used; what was written by then counts, and the next call goes on from it.
+        StoreError: the store cannot be used, or a part is damaged; what was written by then counts, and the next call
+            goes on from it.
     """
     with log.reading(as_recorded=True) as connection:
         hosts = known_hosts(connection)
@@ -86,11 +87,15 @@ class _Stream:
         places = (name.events(self._host), name.jobs(self._host))
         found = self._store.read(name.manifest(self._host), MOST_OF_MANIFEST)
         before = [self._store.read(place) for place in places]
-        if found is None or before[0] is None:
-            return False
-        manifest = Manifest.from_bytes(found)
-        if not self._is_whole(manifest, before):
-            return False
+        try:
+            manifest = Manifest.from_bytes(found or b"")
+        except ValueError:
+            manifest = None
+        if manifest is None or not self._is_whole(manifest, before):
+            raise StoreError(
+                f"{name.manifest(self._host)} in {self._store.name} or its files are damaged, and what they hold "
+                "cannot be forgotten: remove them by hand, then try again"
+            )
         for file, data in zip(self._files, before, strict=True):
             file.write_bytes(data or b"")
         run(_PIECE.format(file=_quoted(self._files[0])))

@@ -172,6 +172,9 @@ def test_a_project_and_an_image_are_forgotten_in_an_archive_too(log: EventLog, t
         assert not manifest.becoming
     assert forget_project(log, project, archive=there).parts == 0
     assert all(not shipped.notes for shipped in ship(log, store))
+    path.write_bytes(b"{}")
+    with pytest.raises(StoreError, match="remove them by hand"):
+        forget_project(log, project, archive=there)
 
 
 @pytest.mark.parametrize("step", ["copied", "synced", "replaced"])
