@@ -32,6 +32,9 @@ KEEP_S = 400 * 86400.0
 """How long events are kept whole unless said otherwise, seconds."""
 OFTEN_S = 30 * 86400.0
 """What is thinned by itself is so much at least, seconds of the log's time: to write a file again is work."""
+OFTEN_OVER_S = 7 * 86400.0
+"""The same where the file is larger than it is to be."""
+_ROOM = 0.9  # of the largest size is left then, lest it is exceeded again on the next day
 LEAST_S = 30 * 86400.0
 """What `auto` and the headroom look back on, seconds: less may not be kept whole."""
 # A file is written again for so many bytes, even if nothing can be thinned.
@@ -98,7 +101,8 @@ def compact(
         log: the log.
         keep: how long events are kept whole, seconds; infinity: for ever, unless `max_size` says otherwise.
         max_size: where the file is larger, bytes, less is kept whole, but never less than `LEAST_S`.
-        least_s: do nothing, unless the history would begin to be whole so much later than it does, seconds.
+        least_s: do nothing, unless the history would begin to be whole so much later than it does, seconds; where the
+            file is larger than `max_size`, `OFTEN_OVER_S` at most.
         now: what time it is, UTC seconds.
         pause: see `rewrite`.
         archive: called before anything is thinned; what it raises leaves the log as it is.
@@ -111,6 +115,8 @@ def compact(
     size = log.path.stat().st_size if log.exists() else 0
     cut_ns = _cut(log, keep, max_size, now_ns)
     known_ns = whole_since_ns(log)
+    if max_size is not None and size > max_size:
+        least_s = min(least_s, OFTEN_OVER_S)
     is_due = cut_ns is not None and (known_ns is None or cut_ns - known_ns > least_s * 1e9)
     found = None
     if cut_ns is not None and is_due and _reaches(log, cut_ns):
@@ -157,7 +163,7 @@ def _cut(log: EventLog, keep: float, max_size: int | None, now_ns: int) -> int |
     cut_ns = 0 if keep * 1e9 >= now_ns else now_ns - int(keep * 1e9)
     size = log.path.stat().st_size
     if max_size is not None and size > max_size:
-        share = 1 - max_size / size
+        share = 1 - _ROOM * max_size / size
         sql = """
             SELECT epoch_ns(quantile_cont(time, ?)) FROM event
             WHERE kind NOT IN (SELECT unnest(?::VARCHAR[])) AND host = ?"""

@@ -22,7 +22,7 @@ from collector.eventlog import rewrite as rewriting
 from collector.eventlog.database import NEW_FILE
 from collector.eventlog.forget import forget_image, forget_project
 from collector.eventlog.log import ONLY_KEPT, EventLog
-from collector.eventlog.retention import compact, parse_keep, whole_since_ns
+from collector.eventlog.retention import OFTEN_S, compact, parse_keep, whole_since_ns
 from collector.eventlog.schema import STORED_KEY
 from collector.model.errors import LogFullError, UsageError
 from collector.model.events import Event, Kind
@@ -221,6 +221,12 @@ def test_the_analyzer_loads_what_is_left_and_says_so(log: EventLog, now: float) 
 
 
 def test_a_largest_size_keeps_less_but_never_less_than_decisions_need(log: EventLog, now: float) -> None:
+    assert compact(log, KEEP + 2.5 * DAY, now=now).removed > 0
+    # A month has not passed since, nor need it where the file is too large; a week must have.
+    assert compact(log, KEEP, 1, least_s=OFTEN_S, now=now).removed == 0
+    assert compact(log, KEEP, least_s=OFTEN_S, now=now + 8 * DAY).removed == 0
+    assert compact(log, KEEP, 1, least_s=OFTEN_S, now=now + 8 * DAY).removed > 0
+    now += 8 * DAY
     found = compact(log, math.inf, 1, now=now)
     assert found.whole_since == int(now - KEEP) // DAY * DAY
     assert compact(log, math.inf, 2**40, now=now).removed == 0
