@@ -12,7 +12,7 @@ from typing import Any
 from collector.model.choices import did_you_mean, unknown
 from collector.model.errors import UsageError
 from collector.model.units import format_duration, has_no_unit, parse_bytes, parse_duration
-from pruner.policy.layers import flatten, read_layers
+from pruner.policy.layers import INCLUDE, flatten, read_layers
 from pruner.policy.local_images import LOCAL_IMAGES
 from pruner.policy.orders import ORDERS
 from pruner.policy.policy import AUTO, MOST_SLOTS, Policy, Space, compile_entry
@@ -254,7 +254,7 @@ def _applied(
     for name, value in values.items():
         key = KEYS.get(name)
         if key is None:
-            faults.append(f"{sources[name]}: unknown key '{name}'{unknown(name, KEYS)}")
+            faults.append(f"{sources[name]}: unknown key '{name}'{_instead(name)}")
             continue
         try:
             policy = _with(policy, name, key.read(value))
@@ -262,6 +262,12 @@ def _applied(
         except (ValueError, TypeError) as error:
             faults.append(f"{_place(sources[name], name, value)}: {error}")
     return replace(policy, sources=tuple(given.items())), faults
+
+
+def _instead(name: str) -> str:
+    """What to write in place of an unknown key: one key of that name may be there in another section."""
+    elsewhere = [key for key in KEYS if key.rpartition(".")[2] == name.rpartition(".")[2]]
+    return f"; did you mean '{elsewhere[0]}'?" if len(elsewhere) == 1 else unknown(name, (*KEYS, INCLUDE))
 
 
 def recorded_policy(values: Mapping[str, Any]) -> Policy:
