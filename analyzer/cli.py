@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "simulate": (compare.simulate, "Compare policies and baselines on the history."),
     "recommend": (search.recommend, "Pick a policy, write it to a file, and say why."),
     "rates": (rollout.rates, "Write what a fleet knows, for new hosts."),
-    "rollout": (rollout.rollout, "Name the hosts to begin with, and judge them later."),
+    "rollout": (rollout.rollout, "Choose the hosts to start with, and judge them later."),
     "report": (compare.report, "Write all that the log shows as one HTML file."),
     "demo": (compare.demo, "Simulate a year of a public project's CI (Mesa, 2023)."),
     "sweep": (search.sweep, "Try a grid of policies and mark those that none beats."),

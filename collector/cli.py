@@ -166,7 +166,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-@app.command(short_help="Go on with a log that was begun on another host.")
+@app.command(short_help="Continue a log that was started on another host.")
 def adopt(
     name: Annotated[
         str | None,
@@ -318,7 +318,7 @@ def _free_over_time(found: reports.Status) -> list[tuple[str, str]]:
     return [("", f"{line} {span}"), ("", f"least {format_bytes(least)}, {format_time(when)}")]
 
 
-@app.command(short_help="Check that the log keeps its own rules.")
+@app.command(short_help="Check that the log is consistent.")
 def check(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
     """Check the log: numbers, intervals, causes, plans of removals, views, what is folded of the events.
 
@@ -444,8 +444,8 @@ def explain(
         )
 
 
-app.command(short_help="Write new events where a fleet's logs come together.")(upkeep_commands.ship)
-app.command(short_help="Thin what is older than is to be kept, and give its space back.")(upkeep_commands.compact)
+app.command(short_help="Write new events to the folder or bucket that a fleet shares.")(upkeep_commands.ship)
+app.command(short_help="Thin out what is past its retention, and free its space.")(upkeep_commands.compact)
 app.command(short_help="Remove what the log holds of a project's jobs or an image.")(upkeep_commands.forget)
 
 
@@ -474,7 +474,7 @@ def import_(
     typer.echo(f"{stored:,} new events in {opened.path}")
 
 
-ingest_app = typer.Typer(no_args_is_help=True, help="Take up from other sources which images jobs used.")
+ingest_app = typer.Typer(no_args_is_help=True, help="Import from other sources which images jobs used.")
 app.add_typer(ingest_app, name="ingest")
 
 

@@ -256,7 +256,7 @@ def history(
         print_history(found, stuck)
 
 
-@app.command("import-config", short_help="Make a policy of another tool's settings.")
+@app.command("import-config", short_help="Convert another tool's settings to a policy.")
 def import_config(
     tool: Annotated[Tool, typer.Argument(help="Whose settings.")],
     sources: Annotated[

@@ -95,7 +95,7 @@ def print_version(asked: bool) -> None:
 
 
 VersionOption = Annotated[
-    bool, typer.Option("--version", help="Print the version and end.", callback=print_version, is_eager=True)
+    bool, typer.Option("--version", help="Print the version and exit.", callback=print_version, is_eager=True)
 ]
 
 
