@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from analyzer.audit.verify import PruneCheck, agreement, verify
+from collector.daemon.presence import Presence
 from collector.eventlog.log import EventLog
+from collector.job_sources.ingest import store
+from collector.job_sources.joblog import Sighting
+from collector.job_sources.runnerlog import JobNamesImage
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
-from pruner.policy.file import to_json
+from collector.model.jobs import Job
+from pruner.policy.file import policy_from, to_json
 from pruner.policy.policy import Policy, Space
+from pruner.removal.run import run
 from pruner.state.jobs_in_flight import Hold
 from tests.analyzer.command import analyzer
 from tests.analyzer.test_loading import T0, S, container, observed, of_job, sample
+from tests.fake_engine import MIB, FakeEngine
 
-HOUR = 3600.0
+HOUR, DAY = 3600.0, 86400.0
 POLICY = Policy(threshold=Space.parse("50B"), min_age=60.0, inode_threshold=Space.parse("0"))
 
 
@@ -138,6 +147,32 @@ def test_what_a_guess_put_last_and_so_kept_is_said_to_be_asked_for_or_not(histor
     check = only(history)
     assert check.agreement == 1.0
     assert check.to_json()["held_for_jobs"] == [{"image": "a", "name": "a:1", "job": "5", "asked_for": False}]
+
+
+@pytest.mark.parametrize("beside", [0, 15])
+def test_a_live_prune_beside_a_pull_and_a_job_in_flight_is_what_the_history_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: int
+) -> None:
+    """What a pull takes for a while has an image more go; what a job in flight may need stays, whatever its turn."""
+    engine = FakeEngine(tmp_path / "data", total=100 * MIB)
+    engine.folder.mkdir()
+    engine.disk_patched(monkeypatch)
+    log = EventLog(tmp_path / "events.duckdb")
+    images = [engine.add_image(f"{name}:1", age=DAY * (30 - k), verb=None) for k, name in enumerate("abcd")]
+    helper, now_ns = engine.add_image("helper:1", verb=None), time.time_ns()
+    of_runner = {f"com.gitlab.gitlab-runner.{name}": value for name, value in (("job.id", "5"), ("type", "predefined"))}
+    container = engine.add_container(helper, labels=of_runner)
+    known = filter(None, map(engine.observe, engine.images()))
+    log.append([Presence().observed(image, now_ns - int(DAY * 1e9)) for image in known])
+    log.append([Event(now_ns, Kind.CONTAINER_CREATED, image=helper, container=container)])
+    store(log, [JobNamesImage(Job("gitlab", "5"), now_ns, Sighting("build", "a:1"))], "runner log", 0)
+    engine.other_bytes = beside * MIB
+    outcome = run(engine, log, policy_from({"threshold": "60%", "min_age": "1h"}, "t"), "t")
+    removed = [removal.key for removal, _ in outcome.removed]
+    check = only(log)
+    assert removed == images[1 : 2 + (beside > 0) * 2]
+    assert (check.agreement, {image.image for image in check.images if image.removed}) == (1.0, set(removed))
+    assert [image.job for image in check.images if image.image == images[0]] == ["5"]
 
 
 def test_images_that_only_one_side_knows_are_named(history: EventLog) -> None:
