@@ -51,6 +51,9 @@ def usual_bytes(daily: Sequence[float]) -> float | None:
 def capped(threshold: float, total: float, room: float, working_set: float | None) -> float:
     """The threshold, lowered to what leaves room for the images that most days use.
 
+    Where they are more than the whole disk holds, they are pulled again each day in any case, and a lower threshold
+    would only have more pulls find the disk full: it stays as it is.
+
     Args:
         threshold: free space, bytes.
         total: bytes of the disk.
@@ -59,7 +62,8 @@ def capped(threshold: float, total: float, room: float, working_set: float | Non
     """
     if working_set is None:
         return threshold
-    return min(threshold, max(LEAST_SHARE * total, room - working_set))
+    spare = room - working_set
+    return min(threshold, max(LEAST_SHARE * total, spare)) if spare >= 0 else threshold
 
 
 def reach_of(interval: float, *, early: bool) -> float:

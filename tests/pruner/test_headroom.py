@@ -122,7 +122,9 @@ def test_the_threshold_leaves_room_for_what_most_days_use() -> None:
     assert capped(50.0, 100.0, 90.0, None) == 50.0
     assert capped(50.0, 100.0, 90.0, 60.0) == 30.0
     assert capped(50.0, 100.0, 90.0, 20.0) == 50.0
-    assert capped(50.0, 100.0, 90.0, 200.0) == 5.0  # nothing helps: the least
+    assert capped(50.0, 100.0, 90.0, 89.0) == 5.0
+    # They do not fit, whatever is kept free: a lower threshold would only fail more jobs.
+    assert capped(50.0, 100.0, 90.0, 90.5) == capped(50.0, 100.0, 90.0, 200.0) == 50.0
 
 
 def test_what_most_days_use_is_the_same_live_and_simulated(log: EventLog) -> None:

@@ -63,9 +63,11 @@ static void resolve(run_t *run) {
     if (threshold < headroom->least * total) threshold = headroom->least * total;
     if (threshold > headroom->most * total) threshold = headroom->most * total;
     while (falls->set + 1 < headroom->sets && headroom->set_from[falls->set + 1] <= run->now) falls->set++;
-    double cap = (double)(run->free + run->held_bytes) - headroom->set_bytes[falls->set];
-    if (cap < headroom->least * total) cap = headroom->least * total;
-    if (threshold > cap) threshold = cap;
+    double spare = (double)(run->free + run->held_bytes) - headroom->set_bytes[falls->set];
+    if (spare >= 0.0) {
+        if (spare < headroom->least * total) spare = headroom->least * total;
+        if (threshold > spare) threshold = spare;
+    }
     if (threshold != falls->threshold || run->disk_class != falls->disk_class) {
         if (headroom->levels(run->disk_class, threshold, falls->levels)) {
             run->status = CALLBACK;
