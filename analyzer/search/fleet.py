@@ -248,7 +248,7 @@ class Findings:
         results: one for each policy.
         headroom: bytes that a policy should leave free for a worse future, as far as that was asked.
         harder: re-pulled bytes by policy with less room for images, as far as that was tried.
-        used_in_a_day: the most bytes of images used in one day, where no policy fits.
+        used_in_a_day: bytes of images that a usual day uses.
         room: the least bytes that the disk had for images.
         enough: the size of a disk on which a policy fits, where none does on this; None: unknown.
         free: the least free space of each day under one of the policies; None: that was not asked.

@@ -34,6 +34,8 @@ def reasons(found: Recommendation, constraints: Constraints, share: float = 1.0)
     part = "all of the history" if rest is None else f"the first {share:.0%} of the history"
     keeping = f"of {found.tried:,} policies tried on {part}, {found.fitting:,} meet the constraints ({constraints})"
     said = [f"{found.chosen.candidate.name}: {keeping}; this one {_merit(first)}.", found.choice]
+    if found.remedy:
+        said.append(f"But {found.remedy}.")
     if found.overruled is not None and found.overruled.chosen is not None:
         before, why = found.overruled.chosen.candidate.name, "; ".join(found.overruled.broken)
         said.append(

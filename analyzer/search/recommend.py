@@ -101,7 +101,7 @@ class Recommendation:
         overruled: what would have been recommended by the first part alone, and fails on the rest: then the
             policy was chosen on all of the history.
         too_short: seconds of history, if they are too few to recommend anything; else None.
-        remedy: in words, what would help if no policy fits; empty: nothing is known to.
+        remedy: in words, a working set that exceeds the disk, and what would help if no policy fits; empty: nothing.
     """
 
     chosen: Outcome | None
@@ -152,16 +152,14 @@ def recommend(
         return Recommendation(None, None, None, others, len(outcomes), 0, too_short=lasting)
     firsts = [first for first, _ in found]
     room = _Room.of(firsts, firsts, spare)
-    made = _choose(outcomes, others, room, constraints, share)
-    if made.chosen is None:
-        return replace(made, remedy=_remedy(firsts))
-    if not made.broken:
+    made = replace(_choose(outcomes, others, room, constraints, share), remedy=_remedy(firsts))
+    if made.chosen is None or not made.broken:
         return made
     parts = [part for pair in found for part in pair if part is not None]
     whole = [Outcome(item.candidate, _together(item.first, item.rest), None) for item in outcomes]
     ours = [(_together(first, rest), None) for first, rest in others]
     again = _choose(whole, ours, _Room.of(parts, firsts, spare), constraints, 1.0)
-    return made if again.chosen is None else replace(again, overruled=made)
+    return made if again.chosen is None else replace(again, overruled=made, remedy=made.remedy)
 
 
 def _choose(
@@ -282,7 +280,7 @@ def _hardiest(alike: Sequence[Outcome], first: str, room: _Room, allowance: floa
 
 
 def _remedy(firsts: Sequence[Findings]) -> str:
-    """What would help where no policy fits, in words."""
+    """Where the working set exceeds the disk, and what would help where no policy fits, in words."""
     said = []
     for first in firsts:
         if first.used_in_a_day > first.room:

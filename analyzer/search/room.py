@@ -49,7 +49,7 @@ def headroom(trace: Trace) -> int:
 
 
 def used_in_a_day(trace: Trace) -> int:
-    """Bytes of images that were used in one day: of half of the days less."""
+    """Bytes of images that were used in one day, the median of all days with uses."""
     demand = (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)
     days = np.unique(np.stack((trace.time[demand] // _DAY_S, trace.image[demand])).astype(np.int64), axis=1)
     held = []

@@ -83,7 +83,7 @@ class Trial:
             Findings.of(trace, results),
             headroom=headroom(trace),
             harder=harder,
-            used_in_a_day=0 if fits else used_in_a_day(trace),
+            used_in_a_day=used_in_a_day(trace),
             room=int((trace.disk_total - trace.disk_other).min()),
             enough=None if fits else self._enough(trace, kept),
         )

@@ -247,6 +247,22 @@ def test_where_no_policy_fits_the_working_set_and_the_disk_that_would_do_are_nam
     assert line.endswith("a disk of 150 B would do on host made")
 
 
+def test_a_working_set_that_exceeds_the_disk_is_named_beside_a_policy_that_fits() -> None:
+    """Each day five images of 30 bytes come one after another, on a disk of 100."""
+    facts = [ImageFacts(layers=[(f"l{i}", 30)], references=(f"r/{i}:1",)) for i in range(5)]
+    uses = [
+        (HOUR * (24 * day + 4 * i) + 1.0, i, HOUR * (24 * day + 4 * i) + 60.0, Use.CONTAINER)
+        for day in range(20)
+        for i in range(5)
+    ]
+    found = trial(make_trace(facts, uses, [DiskState(0.0, 100, 0)], end=20 * 24 * HOUR), Constraints())
+    assert found.chosen is not None
+    assert (
+        "But on host made a usual day's images hold 150 B, more than the 100 B that the disk has for images: "
+        "the working set does not fit."
+    ) in reasons(found, Constraints(), 0.7)
+
+
 @pytest.mark.parametrize(("harder", "order"), [((100, 95), "forecast"), ((100, 80), "lru"), ((0, 0), "forecast")])
 def test_orders_that_do_alike_are_told_apart_by_less_room(harder: tuple[int, int], order: str) -> None:
     results = [
