@@ -199,6 +199,7 @@ PullRateOption = Annotated[
         show_default="as this host's own did, else 50MB",
     ),
 ]
+_MOST_PRICE = 1e9
 PriceOption = Annotated[
     float | None,
     typer.Option(
@@ -276,7 +277,7 @@ class Compared:
         chosen = policies(self.policy, self.allowlist, **axes.beside(threshold=thresholds, order=self.order))
         when = Trigger(trigger(self.trigger or Trigger.EVENT))
         return Simulation(
-            tuple(chosen), baselines(self.baseline), rate(self.pull_rate), when, self.price_per_gib or 0.0
+            tuple(chosen), baselines(self.baseline), rate(self.pull_rate), when, price(self.price_per_gib)
         )
 
     def searched(self, axes: Axes, thresholds: list[str] | None) -> list[Candidate]:
@@ -488,6 +489,13 @@ def rate(text: str | None) -> float | None:
     if not amount:
         raise UsageError("--pull-rate must be at least one byte per second")
     return float(amount)
+
+
+def price(amount: float | None) -> float:
+    """What 1 GiB costs by ``--price-per-gib``; 0: that was not given. Raises UsageError."""
+    if amount is not None and not amount <= _MOST_PRICE:  # neither is NaN
+        raise UsageError(f"--price-per-gib must be a number of at most {_MOST_PRICE:,.0f}")
+    return amount or 0.0
 
 
 def split(text: str) -> float:

@@ -131,6 +131,7 @@ def test_a_policy_file_is_taken_and_options_change_it(busy: EventLog, tmp_path: 
         (("--baseline", "nobody"), 2, "--baseline: unknown 'nobody'"),
         (("--disk-size", "big"), 2, "--disk-size: 'big' is not a size"),
         (("--pull-rate", "0"), 2, "--pull-rate must be"),
+        (("--price-per-gib", "nan"), 2, "--price-per-gib must be a number"),
         (("--policy", "/nonexistent.toml"), 2, "no policy file /nonexistent.toml"),
         (("--log", "/nonexistent.duckdb"), 1, "no event log at /nonexistent.duckdb"),
         (("--host", "other"), 1, "knows no host 'other'; known are runner"),
