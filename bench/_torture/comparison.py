@@ -26,7 +26,7 @@ _KINDS = {
     ("container", "destroy"): "container_destroyed",
 }
 _EXAMPLES = 5
-_SAME_NS = 50 * 10**6
+_SAME_NS = 10**9
 
 
 @dataclass

@@ -20,8 +20,8 @@ _AT_WORK = {"collector": b"observing ", "pruner": b"\nremoved "}
 _PATIENCE_S = 90.0
 # How long a collector is at work: on average before a kill, and at most where it sees faults instead, seconds.
 _LIVES_S, _LASTS_S = 0.7, 20.0
-# After so many removals of its own a pruner is killed: those of one run are few, as jobs are slow.
-_REMOVALS = (1, 1, 2, 3, 5, 8)
+# After so many removals of its own a pruner is killed. Fewer on average would not keep the disk from filling.
+_REMOVALS = (1, 1, 2, 4, 8, 16, 32)
 # Of all kills, those at any moment, start-up included, up to so many seconds; the others come when it is at work.
 _ANY_MOMENT, _MOMENTS_S = 0.5, (0.1, 6.0)
 # The pruner's own ends: nothing to do, and target not reached.

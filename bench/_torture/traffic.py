@@ -25,7 +25,7 @@ _FLOOD_TAGS = 10
 # Events; an engine remembers 256.
 _ENGINE_REMEMBERS = 300
 # Of all jobs, those that give a tag, that leave their container behind, and that take their volume along.
-_TAG, _LITTER, _CLEAN = 0.2, 0.3, 0.7
+_TAG, _LITTER, _CLEAN = 0.2, 0.1, 0.9
 _REFUSED = (docker.errors.APIError, PullError, requests.RequestException)
 
 

@@ -26,6 +26,8 @@ from collector.model.paths import read_bounded
 from collector.model.untrusted import mapping, text, texts
 
 IMAGES, CONTENT, CONTAINERS, VOLUMES, BUILD_CACHE = "images", "content", "containers", "volumes", "build cache"
+# That import each other: more than any host has.
+_MOST_FILES = 100
 _SNAPSHOTTER = "io.containerd.snapshotter.v1"
 _DEFAULT_ADDRESS = "/run/containerd/containerd.sock"
 _DEFAULT_ROOT = "/var/lib/containerd"
@@ -256,13 +258,15 @@ def _is_contained(folder: Path) -> bool:
     return len(numbers) > 1
 
 
-def _configuration(path: Path, seen: frozenset[Path] = frozenset()) -> dict[str, Any]:
-    """A containerd's configuration with the files that it imports; as there, those count more."""
+def _configuration(path: Path, seen: set[str] | None = None) -> dict[str, Any]:
+    """A containerd's configuration with the files that it imports, each once; as there, those count more."""
+    seen = {os.path.realpath(path)} if seen is None else seen
     config = _toml(path)
     for pattern in texts(config.get("imports")):
         for name in sorted(glob.glob(os.path.join(path.parent, pattern))):  # noqa: PTH118, PTH207 - it may be absolute
-            if Path(name) not in seen:
-                found = _configuration(Path(name), seen | {path, Path(name)})
+            if (place := os.path.realpath(name)) not in seen and len(seen) < _MOST_FILES:
+                seen.add(place)
+                found = _configuration(Path(name), seen)
                 grpc = mapping(config.get("grpc")) | mapping(found.get("grpc"))
                 config |= {key: value for key, value in found.items() if value} | {"grpc": grpc}
     return config

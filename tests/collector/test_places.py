@@ -38,6 +38,12 @@ def test_a_job_that_calls_itself_containerd_moves_no_images(tmp_path: Path, monk
     assert containerd_root(info, "unix:///nonexistent.sock")[0] == "/true"
 
 
+def test_files_that_all_import_each_other_are_read_once(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"{number}.toml").write_text(f'imports = ["*", "../{tmp_path.name}/*"]\nroot = "/{number}"\n')
+    assert places._configuration(tmp_path / "0.toml")["root"].startswith("/")
+
+
 def test_what_a_containerds_configuration_imports_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     proc, config, more = tmp_path / "proc", tmp_path / "config.toml", tmp_path / "conf.d"
     for folder in (proc, more):
