@@ -25,7 +25,9 @@ from bench._busy_year import add_year
 from collector.daemon.loop import Collector
 from collector.daemon.presence import Presence
 from collector.entry import collect_seldom
+from collector.eventlog import compaction, experience
 from collector.eventlog.log import EventLog
+from collector.model.events import Event, Kind
 from collector.model.units import format_bytes
 from collector.queries import jobs, status, story
 from collector.terminal import console
@@ -35,6 +37,7 @@ from tests.fake_engine import MIB, FakeEngine
 IMAGES = 10_000
 # The fewest stand for an empty log: with none all images count as used until the collector has run for a while.
 EVENTS = (100, 200_000, 2_000_000)
+BURSTS, BURST = 60, 500
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,23 @@ QUESTIONS: dict[str, Callable[[FakeEngine, EventLog], object]] = {
 }
 
 
+def _append(log: EventLog, patch: pytest.MonkeyPatch, *, fold: bool) -> None:
+    """Append as the collector does, a burst at a time, on images that the log knows."""
+    if not fold:
+        patch.setattr(compaction, "fold", lambda _: None)
+        patch.setattr(experience, "advance", lambda *_: 0)
+    images = [image for (image,) in log.query("SELECT image_id FROM image LIMIT 1000")]
+    for burst in range(BURSTS):
+        now = time.time_ns()
+        numbers = range(burst * BURST, (burst + 1) * BURST)
+        log.append(
+            [
+                Event(now + i, Kind.CONTAINER_CREATED, image=images[i % len(images)], container=f"{i:064x}")
+                for i in numbers
+            ]
+        )
+
+
 def main() -> None:
     """Measure, and print a table."""
     # As an installation has it, and as the commands begin.
@@ -145,6 +165,12 @@ def main() -> None:
         place.mkdir()
         built = made_engine(place, 60.0)
         all_built = in_child(lambda: Collector(built, EventLog(Path(folder) / "built.duckdb")).once())
+        for name, fold in (("append, an event", True), ("the same unfolded", False)):
+            appended = [
+                in_child(partial(_append, EventLog(Path(folder) / f"{events}.duckdb"), patch, fold=fold)).seconds
+                for events in EVENTS
+            ]
+            rows.append((name, *(f"{seconds / BURSTS / BURST * 1e6:.0f} µs" for seconds in appended)))
         for name, found in costs.items():
             rows.append((name, *(f"{one.seconds:.2f} s, {format_bytes(one.bytes)}" for one in found)))
         rows.append(("log", *(format_bytes(size) for size in sizes)))
