@@ -12,6 +12,8 @@ from collector.model.events import USES, Effect, Kind, Use, with_effect
 from collector.monitoring.project_costs import ProjectCosts
 
 _NS = 1e9
+# So many events are taken at a time: what a long log adds up to needs no more memory than a short one.
+_STEP = 500_000
 Row = tuple[Any, ...]
 Layers = tuple[tuple[str, int], ...]
 
@@ -55,18 +57,22 @@ class Tally:
     _returning: set[str] = field(default_factory=set)
 
     def advance(self, log: EventLog) -> None:
-        """Take what was recorded since the last time, all or nothing. Raises LogError."""
+        """Take what was recorded since the last time; after a LogError the next call goes on where this one got to.
+
+        Raises:
+            LogError: the log cannot be read.
+        """
         with log.reading() as connection:
             (newest,) = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0]
-            if newest <= self._seq:
-                return
-            images = _LATER_IMAGES if self._seq else _ALL_IMAGES
-            found = {
-                sql: connection.execute(sql, [log.host, self._seq, newest]).fetchall()
-                for sql in (_COUNTS, _USES, _GAPS, images, _ITEMS, _PRUNES, _POLICY)
-            }
-        self._seq = newest
-        self._fold(found, found[images])
+            while self._seq < newest:
+                until = min(self._seq + _STEP, newest)
+                images = _LATER_IMAGES if self._seq else _ALL_IMAGES
+                found = {
+                    sql: connection.execute(sql, [log.host, self._seq, until]).fetchall()
+                    for sql in (_COUNTS, _USES, _GAPS, images, _ITEMS, _PRUNES, _POLICY)
+                }
+                self._seq = until
+                self._fold(found, found[images])
 
     def _fold(self, found: dict[str, list[Row]], changes: list[Row]) -> None:
         self.events.update(dict(found[_COUNTS]))

@@ -27,8 +27,10 @@ from collector.machine.wake import leave_levels
 from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
 from collector.model.observation import Usage
+from collector.monitoring import tally
 from collector.monitoring.metrics import PREFIX, SPECS, Live, Metrics
 from collector.monitoring.project_costs import MOST_PROJECTS, OTHERS, ProjectCosts
+from collector.monitoring.tally import Tally
 from tests.needs import cannot_run
 
 SHIPPED = Path(__file__).parents[2] / "collector" / "monitoring"
@@ -374,6 +376,25 @@ def test_what_projects_had_pulled_is_counted_by_who_came_first(log: EventLog, tm
             "project_pulled_bytes_total g/two first": 7,
             "policy_info lru": 1,
         }
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_log_adds_up_to_the_same_a_few_events_at_a_time(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    jobs = ({"ci": "gitlab", "job_id": name, "project": name} for name in ("one", "two"))
+    used = (
+        event(298, Kind.CONTAINER_CREATED, image=B, container=job["job_id"], attributes={"job": job}) for job in jobs
+    )
+    log.append([event(300, Kind.IMAGE_PULLED, image=B), observed(299, B, base=100, b=20), *used])
+    log.append([event(100, Kind.IMAGE_DELETED, image=B)])
+    whole, pieces = Tally(), Tally()
+    whole.advance(log)
+    monkeypatch.setattr(tally, "_STEP", step)
+    pieces.advance(log)
+    assert pieces == whole
+    assert whole.repulls == 1
+    assert sum(whole.costs.bytes.values()) > 0
 
 
 def test_the_metrics_of_projects_stay_few_and_never_go_back() -> None:
