@@ -20,24 +20,39 @@ IMAGE = f"sha256:{1:064x}"
 SECRETS = {
     JobDetails.ALL: (),
     JobDetails.IDS: ("secret-group", "secret-branch", "jane", "deadbeef", "secret-step"),
-    JobDetails.NONE: ("secret-group", "secret-branch", "jane", "deadbeef", "secret-step", "4711", "project-42", "99"),
+    JobDetails.NONE: (
+        "secret-group",
+        "secret-branch",
+        "jane",
+        "deadbeef",
+        "secret-step",
+        "47114711",
+        "project-42",
+        "880055",
+    ),
 }
 
 
 def job_events() -> list[Event]:
     prefix = "com.gitlab.gitlab-runner."
     labels = {
-        f"{prefix}job.id": "4711",
+        f"{prefix}job.id": "47114711",
         f"{prefix}project.id": "42",
-        f"{prefix}pipeline.id": "99",
+        f"{prefix}pipeline.id": "880055",
         f"{prefix}job.ref": "secret-branch",
         f"{prefix}job.sha": "deadbeef",
-        f"{prefix}job.url": "https://gitlab.example.org/secret-group/app/-/jobs/4711",
+        f"{prefix}job.url": "https://gitlab.example.org/secret-group/app/-/jobs/47114711",
         f"{prefix}type": "build",
         "com.docker.compose.project": "shop",
         "owner": "jane",
     }
-    job = {"ci": "gitlab", "job_id": "4711", "project_id": "42", "project": "secret-group/app", "name": "secret-step"}
+    job = {
+        "ci": "gitlab",
+        "job_id": "47114711",
+        "project_id": "42",
+        "project": "secret-group/app",
+        "name": "secret-step",
+    }
     facts = {"labels": labels, "name": "runner-ab-project-42-concurrent-0-jane-build"}
     return [
         Event(T0, Kind.CONTAINER_CREATED, IMAGE, "app:1", "c" * 64, attributes=facts),
@@ -76,13 +91,13 @@ def test_the_setting_holds_for_all_who_write_to_the_log_until_it_is_changed(tmp_
     service.job_details = JobDetails.NONE
     service.append([Event(T0 - S, Kind.COLLECTOR_STARTED)])
     EventLog(service.path).append(job_events())
-    assert "4711" not in contents(service.path)
+    assert "47114711" not in contents(service.path)
     service.job_details = JobDetails.ALL
     service.append([Event(T0 - 2 * S, Kind.COLLECTOR_STARTED)])
     EventLog(service.path).append(
-        [Event(T0 + 9 * S, Kind.JOB_FINISHED, attributes={"job": {"ci": "gitlab", "job_id": "4711"}}, identity="g")]
+        [Event(T0 + 9 * S, Kind.JOB_FINISHED, attributes={"job": {"ci": "gitlab", "job_id": "47114711"}}, identity="g")]
     )
-    assert "4711" in contents(service.path)
+    assert "47114711" in contents(service.path)
 
 
 def test_what_a_newer_program_set_allows_the_least(tmp_path: Path) -> None:
@@ -91,7 +106,7 @@ def test_what_a_newer_program_set_allows_the_least(tmp_path: Path) -> None:
     with log._opened(read_only=False) as connection:
         connection.execute("INSERT INTO setting VALUES ('job_details', 'hashes')")
     log.append(job_events())
-    assert "4711" not in contents(log.path)
+    assert "47114711" not in contents(log.path)
 
 
 def test_the_spool_keeps_no_more_than_the_log(tmp_path: Path) -> None:
@@ -102,7 +117,7 @@ def test_the_spool_keeps_no_more_than_the_log(tmp_path: Path) -> None:
     writer.add(job_events())
     assert writer.save()
     held = contents(log.path)
-    assert "4711" in held
+    assert "47114711" in held
     assert "secret-group" not in held
     assert "jane" not in held
 
