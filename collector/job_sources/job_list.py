@@ -238,11 +238,14 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, s
     empty = True
     with _reading(path) as lines:
         reader = csv.DictReader(lines)
-        missing = [column for column in columns if column not in (reader.fieldnames or ())]
+        names = reader.fieldnames or ()
+        missing = [column for column in columns if column not in names]
         if missing:
             raise UsageError(
                 f"{path}, line 1: column {', '.join(missing)} missing: the first line must name {','.join(columns)}"
             )
+        if twice := [column for column in columns if names.count(column) > 1]:
+            raise UsageError(f"{path}, line 1: column {', '.join(twice)} stands there twice: rename one")
         for number, row in enumerate(reader):
             empty = False
             if number >= _MOST_ROWS:
@@ -262,7 +265,8 @@ def _reading(path: Path) -> Iterator[Iterator[str]]:
             compressed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
             file.seek(0)
             data = cast("BinaryIO", gzip.GzipFile(fileobj=file)) if compressed else file
-            with io.TextIOWrapper(data, encoding="utf-8", newline="") as lines:
+            # Spreadsheets put a byte order mark first.
+            with io.TextIOWrapper(data, encoding="utf-8-sig", newline="") as lines:
                 yield _bounded(lines)
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8 text: save it as CSV in UTF-8, plain or gzip-compressed") from None
