@@ -506,7 +506,7 @@ def ingest_runner_log(
         found = ingest.ingest(opened, PipedLog(lines, time.time_ns()))
     else:
         found = ingest.ingest(opened, StoredLog(Path(file)))
-    _print_ingested(found, output, "lines")
+    _print_ingested(found, output, "line")
 
 
 @ingest_app.command("gitlab", short_help="Read which job used which image from a GitLab server.")
@@ -539,15 +539,16 @@ def ingest_gitlab(
     server = gitlab.Server(url, gitlab.read_token(token_file), insecure=insecure)
     with console.progress("reading jobs") as progress:
         found = ingest.ingest(opened, gitlab.RunnerJobs(server, runner, limit, progress))
-    _print_ingested(found, output, "jobs")
+    _print_ingested(found, output, "job")
 
 
 def _print_ingested(found: ingest.Ingested, output: Format, unit: str) -> None:
     if output is Format.JSON:
         console.print_json(found.to_json())
         return
-    typer.echo(f"{found.lines:,} {unit}, {found.facts:,} facts on jobs, {found.new:,} of them new")
-    if unit == "lines" and not found.facts:
+    facts = format_count(found.facts, "fact")
+    typer.echo(f"{format_count(found.lines, unit)}, {facts} on jobs, {found.new:,} of them new")
+    if unit == "line" and not found.facts:
         typer.echo("note: no new line mentions a job; if jobs ran, is this the log of GitLab Runner itself?")
     if found.missing:
         typer.echo(f"note: {found.missing:,} have no trace that can be read: erased, expired or not for this token")

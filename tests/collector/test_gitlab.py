@@ -260,7 +260,7 @@ def test_the_token_is_in_neither_log_nor_output(
     address = url.replace("http://", f"http://user:{TOKEN}@")
     argv = ["ingest", "gitlab", "--url", address, "--runner", str(RUNNER), "--log", str(log.path)]
     shown = CliRunner().invoke(cli.app, argv)
-    assert shown.output.startswith("1 jobs, 4 facts on jobs, 4 of them new\n")
+    assert shown.output.startswith("1 job, 4 facts on jobs, 4 of them new\n")
     assert TOKEN.encode() not in log.path.read_bytes()
     assert TOKEN not in str(log.query("SELECT * FROM event")) + str(log.query("SELECT * FROM position"))
 
