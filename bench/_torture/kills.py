@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from bench._torture.traffic import LAST, Capture, Traffic
+from collector.eventlog.database import SHARED_MEMORY
 from tests.engine.host import Host
 
 _FLOOD_EVERY = 10
@@ -24,6 +25,8 @@ _LIVES_S, _LASTS_S = 0.7, 20.0
 _REMOVALS = (1, 1, 2, 4, 8, 16, 32)
 # Of all kills, those at any moment, start-up included, up to so many seconds; the others come when it is at work.
 _ANY_MOMENT, _MOMENTS_S = 0.5, (0.1, 6.0)
+# What a process with a faked clock leaves in shared memory when it is killed, by its number.
+_FAKED_CLOCKS = ("faketime_shm_{}", "sem.faketime_sem_{}")
 # The pruner's own ends: nothing to do, and target not reached.
 _ENDS = (0, 3)
 # Things are old after a second here, not after an hour.
@@ -76,6 +79,8 @@ class Killer(threading.Thread):
     def _end(self, process: subprocess.Popen[bytes], expected: Collection[int] = ()) -> None:
         process.kill()
         status = process.wait()
+        for name in _FAKED_CLOCKS:
+            (SHARED_MEMORY / name.format(process.pid)).unlink(missing_ok=True)
         if status == -signal.SIGKILL:
             self.killed += 1
         elif status not in expected:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from collector.eventlog.log import EventLog
+from tests.engine import leftovers
 from tests.engine.engines import Engine
 
 # An overloaded machine must not fail a test: whatever comes at all has come by then, seconds.
@@ -45,6 +46,9 @@ class Host:
     engine: Engine
     log_path: Path
     address: str = ""
+
+    def __post_init__(self) -> None:
+        leftovers.note_log(self.engine.folder.parent, self.log_path)
 
     @property
     def log(self) -> EventLog:

@@ -19,6 +19,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from collector.eventlog.database import SHARED_MEMORY, memory_spool_path
+
 BASE = Path("/tmp/dh-tests")  # noqa: S108 - sockets need short paths; the names in it are random
 _PATIENCE_S = 60.0
 
@@ -77,6 +79,8 @@ def remove(root: Path) -> None:
         remove_cgroup(Path(marker.read_text()))
     for marker in (root / "users").glob("*"):
         remove_user(marker.name)
+    for marker in (root / "logs").glob("*"):
+        _remove_memory_spool(Path(marker.read_text()))
     deadline = time.monotonic() + _PATIENCE_S
     while root.exists() and time.monotonic() < deadline:
         shutil.rmtree(root, ignore_errors=True)
@@ -104,6 +108,20 @@ def remove_user(name: str) -> None:
             _kill(pid)
         time.sleep(0.05)
     subprocess.run(["userdel", name], check=False, capture_output=True)
+    (SHARED_MEMORY / f"libpod_rootless_lock_{number}").unlink(missing_ok=True)
+
+
+def note_log(root: Path, log_path: Path) -> None:
+    """Have what a log may leave in shared memory removed with the folder."""
+    (root / "logs").mkdir(exist_ok=True)
+    (root / "logs" / secrets.token_hex(8)).write_text(str(log_path))
+
+
+def _remove_memory_spool(log_path: Path) -> None:
+    spool = memory_spool_path(log_path)
+    spool.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        spool.parent.rmdir()
 
 
 def _processes_of_user(number: int) -> list[int]:
