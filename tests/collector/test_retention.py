@@ -9,7 +9,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from collector.shipping.parts import Manifest, Name
 from collector.shipping.ship import ship
 from collector.shipping.store import StoreError, open_store
 from tests.collector.test_compaction import IMAGES, KINDS, History, answers
+from tests.kills import kill_after
 from tests.needs import cannot_run
 
 S = 10**9
@@ -279,15 +279,7 @@ def test_a_compaction_that_is_killed_at_any_moment_loses_nothing(log: EventLog, 
         "compact(EventLog(Path(sys.argv[1]), host='h'), float(sys.argv[2]), now=float(sys.argv[3]))"
     )
     for pause in (0.1, 0.3):
-        child = subprocess.Popen(
-            [sys.executable, "-c", script, str(log.path), str(KEEP), str(now)], stdout=subprocess.PIPE
-        )
-        assert child.stdout is not None
-        child.stdout.readline()
-        time.sleep(pause)
-        child.kill()
-        child.wait()
-        child.stdout.close()
+        kill_after(pause, script, str(log.path), str(KEEP), str(now))
         assert check(log) == []
         is_whole = whole_since_ns(log) is None
         assert (log.query("SELECT count(*) FROM event")[0][0] == before) is is_whole

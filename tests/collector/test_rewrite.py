@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from collector.model.events import Event, Kind
 from collector.queries.check import check
 from collector.queries.story import stories
 from tests.collector.test_compaction import IMAGES
+from tests.kills import kill_after
 
 S = 10**9
 T0 = 1_700_000_000 * S
@@ -229,13 +229,7 @@ def test_a_log_that_is_killed_again_and_again_while_it_is_rewritten_loses_nothin
         "forget_project(EventLog(Path(sys.argv[1])), 'secret/app')"
     )
     for pause in (0.0, 0.05, 0.1, 0.2):
-        child = subprocess.Popen([sys.executable, "-c", script, os.fspath(log.path)], stdout=subprocess.PIPE)
-        assert child.stdout is not None
-        child.stdout.readline()
-        time.sleep(pause)
-        child.kill()
-        child.wait()
-        child.stdout.close()
+        kill_after(pause, script, os.fspath(log.path))
         assert len(rows(log)) in {before, before - 2}
         assert check(log) == []
     forget_project(log, "secret/app")
