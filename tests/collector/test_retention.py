@@ -247,12 +247,12 @@ def test_what_cannot_be_done_is_one_line_and_nothing_is_lost(
 
 
 def test_a_disk_that_fills_while_the_copy_is_written_leaves_the_log_as_it_was(
-    log: EventLog, now: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    log: EventLog, now: float, state_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if os.geteuid() != 0:
         cannot_run("only root can mount a small file system")
     monkeypatch.setattr(rewriting, "MARGIN", -(2**60))
-    disk = tmp_path / "disk"
+    disk = state_root / "small"
     disk.mkdir()
     size = log.path.stat().st_size * 5 // 4
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], check=True)
