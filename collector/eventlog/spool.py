@@ -9,11 +9,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from collector.eventlog.database import memory_spool_path, spool_path
 from collector.model.errors import LogBusyError, LogError, SpoolUnusableError
 from collector.model.events import Event
 from collector.model.paths import allocate, open_own, replace_file
@@ -203,3 +205,20 @@ def _parse(line: bytes) -> Event | None:
         return Event.from_json(json.loads(line))
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def waiting_for(log_path: Path) -> int:
+    """How many lines wait for a log, on its disk and in memory. Raises LogError as `Spool.waiting`."""
+    paths = [spool_path(log_path)]
+    if is_private((memory := memory_spool_path(log_path)).parent):
+        paths.append(memory)
+    return sum(Spool(path).waiting() for path in paths)
+
+
+def is_private(folder: Path) -> bool:
+    """Whether it is a folder that no one else can have laid anything into."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077

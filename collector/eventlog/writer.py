@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
-import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 
 from collector.eventlog.database import memory_spool_path, spool_path
 from collector.eventlog.log import EventLog
-from collector.eventlog.spool import DEFAULT_SIZE, Spool
+from collector.eventlog.spool import DEFAULT_SIZE, Spool, is_private
 from collector.eventlog.sql import sql_list
 from collector.model.errors import LogBusyError, LogDamagedError, LogError, LogFullError, SpoolUnusableError
 from collector.model.events import WATCHING, Event, Kind
@@ -83,7 +80,7 @@ class LogWriter:
             return 0
 
     def _spools(self) -> tuple[Spool, ...]:
-        return (self.spool, self._in_memory) if _is_private(self._in_memory.path.parent) else (self.spool,)
+        return (self.spool, self._in_memory) if is_private(self._in_memory.path.parent) else (self.spool,)
 
     @property
     def oldest_ns(self) -> int | None:
@@ -243,7 +240,7 @@ class LogWriter:
         folder = self._in_memory.path.parent
         with suppress(OSError):
             folder.mkdir(mode=0o700)
-        if not _is_private(folder):
+        if not is_private(folder):
             return False
         with suppress(LogError, OSError):
             self._in_memory.write(events)
@@ -270,15 +267,6 @@ class LogWriter:
                 attributes={"reason": "neither log nor spool could be written and memory ran out"},
             )
         ]
-
-
-def _is_private(folder: Path) -> bool:
-    """Whether it is a folder that no one else can have laid anything into."""
-    try:
-        found = folder.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
 def _with_gaps(spooled: Sequence[Event | None], known_ns: int | None) -> list[Event]:

@@ -7,11 +7,11 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from collector.eventlog.database import files_aside, memory_spool_path, spool_path
+from collector.eventlog.database import files_aside
 from collector.eventlog.identity import label_of
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.retention import WHOLE_SINCE
-from collector.eventlog.spool import Spool
+from collector.eventlog.spool import waiting_for
 from collector.eventlog.sql import sql_list, sql_names
 from collector.machine.prune_runs import Fruitless, read_runs
 from collector.machine.wake import levels_path, read_min_age
@@ -257,7 +257,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
         host=name,
         schema_version=log.schema_version(),
         file_bytes=log.path.stat().st_size,
-        spooled_events=Spool(spool_path(log.path)).waiting() + Spool(memory_spool_path(log.path)).waiting(),
+        spooled_events=waiting_for(log.path),
         events=sum(kinds.values()),
         events_by_kind=kinds,
         first_event=first,

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from collector.eventlog.database import spool_path
+from collector.eventlog.database import memory_spool_path, spool_path
 from collector.eventlog.log import EventLog
-from collector.eventlog.spool import Spool
+from collector.eventlog.spool import Spool, waiting_for
 from collector.eventlog.writer import LogWriter
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
@@ -196,8 +196,21 @@ def test_what_finds_no_room_on_the_disk_waits_in_memory_and_survives_the_process
     assert "until this machine restarts at most" in caplog.text
     (folder,) = full.iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700
+    assert waiting_for(log.path) == 2
     assert LogWriter(log).flush()
     assert stored(log) == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("full")
+def test_what_others_lay_into_shared_memory_is_no_spool(log: EventLog) -> None:
+    spool = memory_spool_path(log.path)
+    spool.parent.mkdir(mode=0o755)
+    os.mkfifo(spool)
+    writer = LogWriter(log)
+    writer.add(events(2, 2))
+    assert waiting_for(log.path) == writer.spooled == 0
+    assert not writer.save()
+    assert writer.pending == 1
     assert LogWriter(log).spooled == 0
 
 
