@@ -22,7 +22,7 @@ from analyzer.search.fleet import FLEET, Findings, Simulation, Source, Sweep, fi
 from analyzer.search.grid import AllowlistSet, grid, searched
 from analyzer.search.pareto import pareto
 from analyzer.search.proposal import reasons
-from analyzer.search.recommend import Constraints, Outcome
+from analyzer.search.recommend import Constraints, SplitResult
 from analyzer.search.recommend import recommend as choose
 from analyzer.search.trial import Trial
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
@@ -433,7 +433,7 @@ def _row(result: Result) -> dict[str, Any]:
     return {"policy": result.name, "baseline": result.baseline, **named}
 
 
-def _both(outcome: Outcome) -> tuple[Result, Result | None]:
+def _both(outcome: SplitResult) -> tuple[Result, Result | None]:
     return outcome.first, outcome.rest
 
 

@@ -72,7 +72,9 @@ ClusterOption = Annotated[
 ]
 LogHostOption = Annotated[
     str | None,
-    typer.Option("--host", metavar="NAME", help="Whose history, if the log holds several hosts.", show_default=False),
+    typer.Option(
+        "--only-host", metavar="NAME", help="Whose history, if the log holds several hosts.", show_default=False
+    ),
 ]
 
 

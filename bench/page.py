@@ -46,7 +46,7 @@ new MutationObserver(() => {
 
 def year_report(path: Path) -> None:
     """Write the report of the year that ships with the program."""
-    argv = [Path(sys.executable).with_name("analyzer"), "demo", "--report", path]
+    argv = [Path(sys.executable).with_name("analyzer"), "demo", "--output", path]
     subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own program
 
 

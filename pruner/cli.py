@@ -23,7 +23,7 @@ EXIT_STATUSES = (
 )
 
 
-class Tool(StrEnum):
+class OtherTool(StrEnum):
     """Other tools whose settings can be read."""
 
     DOCKER_GC = "docker-gc"
@@ -258,7 +258,7 @@ def history(
 
 @app.command("import-config", short_help="Convert another tool's settings to a policy.")
 def import_config(
-    tool: Annotated[Tool, typer.Argument(help="Whose settings.")],
+    tool: Annotated[OtherTool, typer.Argument(help="Whose settings.")],
     sources: Annotated[
         list[str] | None,
         typer.Argument(
@@ -281,7 +281,7 @@ def import_config(
     """Make a policy of another tool's settings, and say on stderr what could not be carried over."""
     from pruner.policy import other_tools
 
-    if tool is Tool.DOCKER_GC:
+    if tool is OtherTool.DOCKER_GC:
         made = other_tools.import_docker_gc([Path(source) for source in sources or ()])
     else:
         made = other_tools.import_docuum(sources or (), other_tools.disk_size(disk))

@@ -224,7 +224,7 @@ def _host(log: EventLog) -> str:
         raise LogError(f"event log {log.path} holds no prune yet: let `pruner run` remove something first")
     if len(hosts) > 1:
         raise LogError(
-            f"event log {log.path} holds prunes of several hosts ({', '.join(hosts)}): choose one with --host"
+            f"event log {log.path} holds prunes of several hosts ({', '.join(hosts)}): choose one with --only-host"
         )
     return str(hosts[0])
 

@@ -33,7 +33,7 @@ _LEAST_BARS, _MOST_BARS = 20, 72
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class NextRemoval:
     """An image that would go: what that frees (None: not known), its idle time in seconds, its name and why."""
 
     frees: int | None
@@ -65,7 +65,7 @@ class Snapshot:
     threshold: float | None
     samples: tuple[tuple[float, int], ...]
     events: tuple[tuple[float, str, str], ...]
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[NextRemoval, ...]
     source: str
     overview: Overview | None = None
 
@@ -111,19 +111,19 @@ def look(log: EventLog, engine_host: str | None, policy: Policy) -> Snapshot:
         free, total, threshold, candidates = _ask(DockerEngine(engine_host), log, policy)
         source = str(policy)
     except EngineError:
-        candidates = tuple(Candidate(None, now - used, name, "") for used, name in oldest)
+        candidates = tuple(NextRemoval(None, now - used, name, "") for used, name in oldest)
         source = "no engine answers: the least recently used, from the log"
     line = tuple((when, amount) for when, amount, _ in samples)
     seen = overview(log, now)
     return Snapshot(host, now, free, total, threshold, line, tuple(events), candidates, source, seen)
 
 
-def _ask(engine: Engine, log: EventLog, policy: Policy) -> tuple[int, int, float, tuple[Candidate, ...]]:
+def _ask(engine: Engine, log: EventLog, policy: Policy) -> tuple[int, int, float, tuple[NextRemoval, ...]]:
     """Free and total bytes, the threshold, and what would go if space ran out now."""
     made, threshold = plan_for_all(engine, log, policy)
     disk, now = made.inventory.disk, made.inventory.now
     candidates = tuple(
-        Candidate(verdict.frees, now - verdict.image.last_use, verdict.image.name, verdict.detail)
+        NextRemoval(verdict.frees, now - verdict.image.last_use, verdict.image.name, verdict.detail)
         for verdict in made.evictions[:_NEXT]
     )
     return disk.free_bytes, disk.total_bytes, threshold, candidates

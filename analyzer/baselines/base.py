@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-from analyzer.kernel.rules import AgeRule, Clock, Tool, removable_by_id
+from analyzer.kernel.rules import AgeRule, Clock, ToolRules, removable_by_id
 from analyzer.simulation.host import Host
 
 MINUTE = 60.0
@@ -32,7 +32,7 @@ class Baseline:
     interval = 0.0
     due = math.inf
     rule: AgeRule | None = None
-    tool: Tool | None = None
+    tool: ToolRules | None = None
 
     def __init__(self, *, exact: bool = False, restarts: float | None = None) -> None:
         self.exact = exact

@@ -6,7 +6,7 @@ import heapq
 import math
 
 from analyzer.baselines.base import DAY, GIB, HOUR, MINUTE, Baseline, age_name, follow
-from analyzer.kernel.rules import AgeRule, Clock, Tool, ToolKind
+from analyzer.kernel.rules import AgeRule, Clock, ToolKind, ToolRules
 from analyzer.simulation.host import Host
 
 
@@ -111,7 +111,7 @@ class Ecs(Baseline):
         self.interval = interval
         self.kept = kept
         self.age = age
-        self.tool = Tool(ToolKind.ECS, (count, kept, age))
+        self.tool = ToolRules(ToolKind.ECS, (count, kept, age))
         self._recorded: dict[int, float] = {}
 
     def used(self, host: Host, image: int, *, brought_in: bool) -> None:
@@ -143,7 +143,7 @@ class Nomad(Baseline):
     def __init__(self, delay: float = 3 * MINUTE, *, restarts: float | None = None) -> None:
         super().__init__(restarts=restarts)
         self.delay = delay
-        self.tool = Tool(ToolKind.NOMAD, (delay,), restarts=restarts)
+        self.tool = ToolRules(ToolKind.NOMAD, (delay,), restarts=restarts)
         self._due: list[tuple[float, int]] = []
 
     def used(self, host: Host, image: int, *, brought_in: bool) -> None:  # noqa: ARG002 - the protocol
@@ -171,7 +171,7 @@ class Taskcluster(Baseline):
         self.ttl = ttl
         self.low = low
         self.period = period
-        self.tool = Tool(ToolKind.TASKCLUSTER, (ttl, low, period))
+        self.tool = ToolRules(ToolKind.TASKCLUSTER, (ttl, low, period))
         self._marked: dict[int, float] = {}
         self._earliest = 0.0
 

@@ -20,7 +20,7 @@ from analyzer.baselines.base import (
     unique_size,
     unused,
 )
-from analyzer.kernel.rules import AgeRule, Clock, Tool, ToolKind
+from analyzer.kernel.rules import AgeRule, Clock, ToolKind, ToolRules
 from analyzer.simulation.host import Host
 
 PER_CENT = 100
@@ -49,7 +49,7 @@ class Docuum(Baseline):
         self.capacity = capacity
         self.share = share
         self.name = "docuum" if share is None else f"docuum-{share:.0%}"
-        self.tool = Tool(ToolKind.DOCUUM, (capacity, -1.0 if share is None else share))
+        self.tool = ToolRules(ToolKind.DOCUUM, (capacity, -1.0 if share is None else share))
         self._started = False
 
     def used(self, host: Host, image: int, *, brought_in: bool) -> None:  # noqa: ARG002 - the protocol
@@ -126,7 +126,7 @@ class DroneGc(Baseline):
     def __init__(self, capacity: float = 5 * GB, *, exact: bool = False, restarts: float | None = None) -> None:
         super().__init__(exact=exact, restarts=restarts)
         self.capacity = capacity
-        self.tool = Tool(ToolKind.DRONE_GC, (capacity, HOUR), exact, restarts)
+        self.tool = ToolRules(ToolKind.DRONE_GC, (capacity, HOUR), exact, restarts)
         self._created: dict[int, float] = {}
         self._uses: dict[int, int] = {}
 
@@ -182,7 +182,7 @@ class Kubelet(Baseline):
         self.low = low
         self.max_age = max_age
         self.min_age = 2 * MINUTE
-        self.tool = Tool(ToolKind.KUBELET, (high, low, max_age or 0.0, self.min_age), exact, restarts)
+        self.tool = ToolRules(ToolKind.KUBELET, (high, low, max_age or 0.0, self.min_age), exact, restarts)
         self._start = 0.0
         self._detected: dict[int, float] = {}
         self._last_used: dict[int, float] = {}
@@ -234,7 +234,7 @@ class Arvados(Baseline):
     def __init__(self, quota: int = GIB, *, exact: bool = False, restarts: float | None = None) -> None:
         super().__init__(exact=exact, restarts=restarts)
         self.quota = quota
-        self.tool = Tool(ToolKind.ARVADOS, (quota,), exact, restarts)
+        self.tool = ToolRules(ToolKind.ARVADOS, (quota,), exact, restarts)
         self._created: dict[int, float] = {}
         self._uses: dict[int, int] = {}
         self._ends: list[float] = []
@@ -289,7 +289,7 @@ class Stone(Baseline):
         self.clock = clock
         self.low = low
         self.interval = interval
-        self.tool = Tool(ToolKind.STONE, (low, ("use", "pull", "job").index(clock)))
+        self.tool = ToolRules(ToolKind.STONE, (low, ("use", "pull", "job").index(clock)))
         self._uses: dict[int, int] = {}
         self._job: dict[int, float] = {}
 

@@ -41,7 +41,6 @@ DEMO_DISK = "35GiB"  # where policies differ: on 100 GiB nearly all of them keep
 _REPORT = Path("report.html")
 _THRESHOLDS = ["auto", "5%", "10%", "15%", "20%", "30%", "40%", "50%", "60%", "70%", "80%"]
 ReportOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file to write.")]
-DemoReportOption = Annotated[Path, typer.Option("--report", "-o", metavar="FILE", help="The HTML file to write.")]
 RegretOption = Annotated[
     bool, typer.Option("--regret", help="Also show how far each policy is from one that knows the future.")
 ]
@@ -76,7 +75,7 @@ def simulate(
     workers = spread.workers(len(sources))
     if len(sources) > 1:
         if regret:
-            raise UsageError("--regret looks at one host: choose one with --host")
+            raise UsageError("--regret looks at one host: choose one with --only-host")
         with patient_progress(f"replaying {len(sources)} hosts") as progress:
             found, notes = on_each(sources, work, override, workers, progress)
         print_fleet(found, shown, notes)
@@ -128,7 +127,7 @@ def demo(
     order: OrderOption = None,
     disk_size: Annotated[str, typer.Option(metavar="SIZE", help="The size of the disk.")] = DEMO_DISK,
     output: FormatOption = "table",
-    report: DemoReportOption = _REPORT,
+    report: ReportOption = _REPORT,
 ) -> None:
     """Simulate a year of a public project's CI (Mesa, 2023) that ships with this program, and write its report."""
     from analyzer.data import mesa_files

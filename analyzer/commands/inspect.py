@@ -61,8 +61,8 @@ def verify(
 ) -> None:
     """Replay the history up to each recorded prune, and compare what must go with what was removed, image by image.
 
-    What `collector ship` (a folder, s3://...) or `analyzer export` wrote is a log, too; --host chooses one of several
-    hosts.
+    What `collector ship` (a folder, s3://...) or `analyzer export` wrote is a log, too; --only-host chooses one of
+    several hosts.
     """
     from analyzer.audit.verify import agreement, print_checks
     from analyzer.audit.verify import verify as check
@@ -72,7 +72,7 @@ def verify(
         sources = find([log], host)
         if len(sources) > 1:
             names = ", ".join(source.label or source.host for source in sources[:_MOST_NAMED])
-            raise UsageError(f"{log} holds {len(sources):,} hosts ({names}): choose one with --host")
+            raise UsageError(f"{log} holds {len(sources):,} hosts ({names}): choose one with --only-host")
         checks = check(sources[0].log(), sources[0].host, last)
     else:
         checks = check(console.open_log(Path(log) if log else None), host, last)

@@ -43,7 +43,7 @@ SinceOption = Annotated[
 
 
 RatesFileOption = Annotated[
-    Path, typer.Option("-o", "--out", metavar="FILE", help="Write the rates here.", show_default=False)
+    Path, typer.Option("--output", "-o", metavar="FILE", help="Write the rates here.", show_default=False)
 ]
 
 
@@ -64,7 +64,7 @@ def rates(*, histories: Histories, out: RatesFileOption, spread: Spread) -> None
     try:
         write_whole(out, rates_file(found))
     except OSError as error:
-        raise UsageError(f"--out: {out} cannot be written: {error.strerror}") from None
+        raise UsageError(f"--output: {out} cannot be written: {error.strerror}") from None
     for note in notes:
         console.print_text(f"note: {note}")
     console.print_text(f'written to {out}: name it in the policy as rates = "{out.absolute()}"')

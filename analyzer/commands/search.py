@@ -49,7 +49,7 @@ FrontOption = Annotated[
     bool, typer.Option("--front", help="Show only the policies that no other beats, and the recommended one.")
 ]
 OutOption = Annotated[
-    Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the policy here.", show_default=False)
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the policy here.", show_default=False)
 ]
 EntryOption = Annotated[
     list[str] | None,
@@ -227,7 +227,7 @@ def allowlist(
     sources = Histories([str(log)] if log else None, host).sources()
     if len(sources) > 1:
         names = ", ".join(source.host for source in sources)
-        raise UsageError(f"an allowlist is earned host by host: choose one of {names} with --host")
+        raise UsageError(f"an allowlist is earned host by host: choose one of {names} with --only-host")
     trace = sources[0].load(override)
     with patient_progress("trying allowlist entries") as progress:
         earned = work(trace, progress)

@@ -72,7 +72,7 @@ class ToolKind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Tool:
+class ToolRules:
     """What a baseline does, if the kernel knows it.
 
     Attributes:

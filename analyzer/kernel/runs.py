@@ -17,7 +17,7 @@ import numpy as np
 
 from analyzer.kernel.index import Index
 from analyzer.kernel.moments import Moments
-from analyzer.kernel.rules import AgeRule, Clock, Superseded, Tool
+from analyzer.kernel.rules import AgeRule, Clock, Superseded, ToolRules
 from analyzer.native.binding import Array, checked, function, plain, pointers, view
 from analyzer.trace.trace import Flags, Floats, Integers
 from collector.machine.wake import FIRST_PAUSE_S, LAST_PAUSE_S
@@ -46,7 +46,7 @@ class _AgeRule(ctypes.Structure):
     _fields_ = (("age", c_double), ("low", c_double), ("built", c_void_p), ("removable", c_void_p), ("clock", c_int32))
 
 
-class _Tool(ctypes.Structure):
+class _ToolRules(ctypes.Structure):
     _fields_ = (
         *((name, c_int32) for name in ("kind", "exact")),
         ("restarts", c_double),
@@ -116,7 +116,7 @@ class Wake:
 # What chooses the images that go: least recently used first (None); an order that looks at what the policy did, or
 # ``lru`` where images have to be ranked at each decision; ranks of all images by an order that does not; a rule that is
 # carried out at each tick instead of deciding; what another tool does instead.
-Chooser = str | Moments | AgeRule | Tool | None
+Chooser = str | Moments | AgeRule | ToolRules | None
 _RANKED = ("", *OWN_STATE_ORDERS, "lru")
 
 
@@ -156,7 +156,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ReplayCounts:
     """What a replay counted: see `analyzer.simulation.result.Result`; arrays are empty unless asked for."""
 
     counts: dict[str, int]
@@ -238,7 +238,7 @@ class Run:
         self.moments = moments
         self._policy.by = moments.address
 
-    def play(self) -> Outcome:
+    def play(self) -> ReplayCounts:
         """Run from the beginning to the end. Raises MemoryError, or what the order raised."""
         self.begin()
         _play(_addresses([self]), math.inf)
@@ -249,7 +249,7 @@ class Run:
         """What went wrong in an order or threshold that is asked for; None: nothing so far."""
         return self._call.error or (self.moments.error if self.moments else None)
 
-    def end(self) -> Outcome:
+    def end(self) -> ReplayCounts:
         """What it came to. Raises MemoryError, or what the order raised."""
         address, self.address = self.address, None
         status = function("kernel_end")(c_void_p(address))
@@ -274,7 +274,7 @@ def at_once(index: Index) -> int:
 
 def play(
     runs: Sequence[Run], end: float, threads: int = 1, progress: Callable[[float], None] | None = None
-) -> list[Outcome]:
+) -> list[ReplayCounts]:
     """Let replays run to their end, side by side: what several need to know of a moment is computed once.
 
     Args:
@@ -292,7 +292,7 @@ def play(
     if len(together) == 1:
         alone, together = list(runs), []
     count = min(threads, len(runs))
-    outcomes: dict[int, Outcome] = {}
+    outcomes: dict[int, ReplayCounts] = {}
     try:
         with ThreadPoolExecutor(count) if count > 1 else nullcontext() as pool:
             spread = pool.map if pool else map
@@ -353,7 +353,7 @@ def _groups(runs: Sequence[Run], count: int) -> list[list[Run]]:
     return groups
 
 
-def _play_together(group: Sequence[Run], end: float, report: Callable[[float], None]) -> list[Outcome]:
+def _play_together(group: Sequence[Run], end: float, report: Callable[[float], None]) -> list[ReplayCounts]:
     """Let replays go on side by side, from one time to the next."""
     for run in group:
         run.begin()
@@ -382,7 +382,7 @@ def _chooser(chooser: Chooser, index: Index) -> tuple[int, int | None, ctypes.St
     if isinstance(chooser, Moments):
         return len(_RANKED), chooser.address, None
     parts = _age_rule(chooser, index) if isinstance(chooser, AgeRule) else _tool(chooser, index)
-    return len(_RANKED) + 1 + isinstance(chooser, Tool), ctypes.addressof(parts), parts
+    return len(_RANKED) + 1 + isinstance(chooser, ToolRules), ctypes.addressof(parts), parts
 
 
 def _age_rule(rule: AgeRule, index: Index) -> _AgeRule:
@@ -425,8 +425,8 @@ class _Call:
         self.levels: Any = None
 
 
-def _tool(tool: Tool, index: Index) -> _Tool:
-    return _Tool(
+def _tool(tool: ToolRules, index: Index) -> _ToolRules:
+    return _ToolRules(
         kind=tool.kind,
         exact=tool.exact,
         restarts=tool.restarts or 0.0,
@@ -468,9 +468,9 @@ def _headroom(rules: Rules, call: _Call) -> tuple[_Headroom, list[Array]]:
     return made, sets
 
 
-def _outcome(result: _Result) -> Outcome:
+def _outcome(result: _Result) -> ReplayCounts:
     removals, steps = result.kept_removals, result.kept_steps
-    return Outcome(
+    return ReplayCounts(
         counts={name: int(getattr(result, name)) for name in _COUNTS},
         amounts={name: float(getattr(result, name)) for name in _AMOUNTS},
         removal_time=_copied(result.removal_time, removals, np.float64),

@@ -17,7 +17,7 @@ from analyzer.search.allowlist import Earned, Entry
 from analyzer.search.fleet import FLEET, Findings, fleet_sums
 from analyzer.search.pareto import pareto
 from analyzer.search.proposal import Proposal, reasons
-from analyzer.search.recommend import Constraints, Outcome, Recommendation
+from analyzer.search.recommend import Constraints, Recommendation, SplitResult
 from analyzer.simulation.figures import cells, headers, in_grids, legend, lightest
 from analyzer.simulation.result import Result
 from analyzer.trace.describe import HistoryFacts, disk_range, notes_of
@@ -242,14 +242,14 @@ def finish_recommendation(
             console.print_text(f"written to {out}")
 
 
-def required(found: Recommendation, said: Sequence[str], more: str = "") -> Outcome:
+def required(found: Recommendation, said: Sequence[str], more: str = "") -> SplitResult:
     """The chosen policy. Raises NothingFitsError."""
     if found.chosen is None:
         raise NothingFitsError(said[0] + more)
     return found.chosen
 
 
-def refuse_broken(found: Recommendation, chosen: Outcome, share: float) -> None:
+def refuse_broken(found: Recommendation, chosen: SplitResult, share: float) -> None:
     """Raises NothingFitsError if the chosen policy does not keep to the constraints on the rest of the history."""
     if found.broken:
         raise NothingFitsError(
@@ -264,9 +264,9 @@ def write_policy(policy: Policy, said: Sequence[str], out: Path) -> None:
     try:
         write_whole(out, "\n".join([*lines, "", to_toml(policy)]))
     except OSError as error:
-        raise UsageError(f"--out: {out} cannot be written: {error.strerror}") from None
+        raise UsageError(f"--output: {out} cannot be written: {error.strerror}") from None
     if load_policy(out) != policy:
-        raise UsageError(f"--out: {out} does not read back as the policy: report this")
+        raise UsageError(f"--output: {out} does not read back as the policy: report this")
 
 
 def recommendation_json(

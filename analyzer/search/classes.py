@@ -16,7 +16,7 @@ import numpy as np
 from analyzer.search.fleet import Findings, fleet_sum
 from analyzer.search.grid import Candidate
 from analyzer.search.pareto import badness
-from analyzer.search.recommend import Constraints, Outcome, Recommendation
+from analyzer.search.recommend import Constraints, Recommendation, SplitResult
 from analyzer.simulation.cleaner import Trigger
 from analyzer.simulation.figures import over_parts
 from analyzer.simulation.result import Result
@@ -265,7 +265,7 @@ def outcome(result: Result) -> str:
 
 def _host_class(members: _Members, choose: Choose, policies: Mapping[str, Candidate], limits: Constraints) -> HostClass:
     made = choose(members.found)
-    best: Outcome | None = made.chosen or made.closest
+    best: SplitResult | None = made.chosen or made.closest
     misfits = () if best is None else tuple(_misfits(members.found, best.candidate.name, policies, limits))
     return HostClass(members.words, tuple(first.host for first, _ in members.found), made, misfits)
 

@@ -77,7 +77,7 @@ class Constraints:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SplitResult:
     """A candidate's results on both parts, summed over all hosts."""
 
     candidate: Candidate
@@ -104,9 +104,9 @@ class Recommendation:
         remedy: in words, a working set that exceeds the disk, and what would help if no policy fits; empty: nothing.
     """
 
-    chosen: Outcome | None
-    runner_up: Outcome | None
-    closest: Outcome | None
+    chosen: SplitResult | None
+    runner_up: SplitResult | None
+    closest: SplitResult | None
     baselines: tuple[tuple[Result, Result | None], ...]
     tried: int
     fitting: int
@@ -156,14 +156,14 @@ def recommend(
     if made.chosen is None or not made.broken:
         return made
     parts = [part for pair in found for part in pair if part is not None]
-    whole = [Outcome(item.candidate, _together(item.first, item.rest), None) for item in outcomes]
+    whole = [SplitResult(item.candidate, _together(item.first, item.rest), None) for item in outcomes]
     ours = [(_together(first, rest), None) for first, rest in others]
     again = _choose(whole, ours, _Room.of(parts, firsts, spare), constraints, 1.0)
     return made if again.chosen is None else replace(again, overruled=made, remedy=made.remedy)
 
 
 def _choose(
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[SplitResult],
     others: Sequence[tuple[Result, Result | None]],
     room: _Room,
     constraints: Constraints,
@@ -229,11 +229,11 @@ class _Room:
         words = format_bytes(low) if low == high else f"{format_bytes(low)} to {format_bytes(high)}"
         return cls(left, words, asked, harder, high)
 
-    def lacking(self, item: Outcome) -> float:
+    def lacking(self, item: SplitResult) -> float:
         """Bytes by which a policy left less than wanted."""
         return 0.0 if self.asked else max(0.0, -self.left[item.candidate.name])
 
-    def lack(self, item: Outcome) -> int:
+    def lack(self, item: SplitResult) -> int:
         """The same in quarters of what is wanted, rounded up: less does not justify a change."""
         return math.ceil(_QUARTERS * self.lacking(item) / self.most) if self.most else 0
 
@@ -243,18 +243,18 @@ def _weighed(result: Result) -> float:
     return result.repulled_bytes + FAILED_JOB_S * result.pull_rate * result.failed_jobs
 
 
-def _ranked(keeping: Sequence[Outcome], room: _Room) -> list[Outcome]:
+def _ranked(keeping: Sequence[SplitResult], room: _Room) -> list[SplitResult]:
     """The best first, see `recommend`."""
     fewest = min(item.first.losses for item in keeping)
     least = min(_weighed(item.first) for item in keeping if item.first.losses == fewest)
     allowance = max(_TOLERANCE * max(item.first.compulsory_bytes for item in keeping), 0 if room.asked else room.most)
 
-    def tier(item: Outcome) -> tuple[float, ...]:
+    def tier(item: SplitResult) -> tuple[float, ...]:
         first = item.first
         dear = max(0.0, _weighed(first) - least - allowance)
         return (first.losses, item.candidate.trigger is Trigger.TICK, dear, room.lack(item))
 
-    def rank(item: Outcome) -> tuple[float, ...]:
+    def rank(item: SplitResult) -> tuple[float, ...]:
         first = item.first
         kept = (-first.mean_held_bytes, first.repulled_bytes, -room.left[item.candidate.name])
         return (*tier(item), *item.candidate.departures, *kept)
@@ -265,7 +265,7 @@ def _ranked(keeping: Sequence[Outcome], room: _Room) -> list[Outcome]:
     return [best, *(item for item in ranked if item is not best)]
 
 
-def _hardiest(alike: Sequence[Outcome], first: str, room: _Room, allowance: float) -> Outcome:
+def _hardiest(alike: Sequence[SplitResult], first: str, room: _Room, allowance: float) -> SplitResult:
     """The best of those that do alike, under the first order unless another pulls materially less with less room."""
     best = next((item for item in alike if item.candidate.policy.order == first), alike[0])
     same = replace(best.candidate, name="")
@@ -295,7 +295,7 @@ def _remedy(firsts: Sequence[Findings]) -> str:
 
 def _summed(
     candidates: Sequence[Candidate], found: Sequence[tuple[Findings, Findings | None]]
-) -> tuple[list[Outcome], tuple[tuple[Result, Result | None], ...]]:
+) -> tuple[list[SplitResult], tuple[tuple[Result, Result | None], ...]]:
     """Candidates and baselines that all hosts have results of, summed over the hosts."""
     firsts = [{result.name: result for result in first.results} for first, _ in found]
     rests = [{result.name: result for result in rest.results} for _, rest in found if rest is not None]
@@ -306,5 +306,5 @@ def _summed(
         ) if rests else None
 
     common = [name for name in firsts[0] if all(name in known for known in (*firsts, *rests))]
-    outcomes = [Outcome(item, *both(item.name)) for item in candidates if item.name in common]
+    outcomes = [SplitResult(item, *both(item.name)) for item in candidates if item.name in common]
     return outcomes, tuple(both(name) for name in common if firsts[0][name].baseline)

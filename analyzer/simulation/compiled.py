@@ -9,8 +9,8 @@ import numpy as np
 from analyzer.kernel import index as kernel
 from analyzer.kernel.index import Index
 from analyzer.kernel.moments import Moments
-from analyzer.kernel.rules import AgeRule, Superseded, Tool
-from analyzer.kernel.runs import Chooser, Outcome, Rules
+from analyzer.kernel.rules import AgeRule, Superseded, ToolRules
+from analyzer.kernel.runs import Chooser, ReplayCounts, Rules
 from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger, policy_levels, with_threshold
 from analyzer.simulation.knowledge import knowledge_of
 from analyzer.simulation.result import Removals, Result, Timeline
@@ -34,12 +34,12 @@ def index_for(trace: Trace, cleaner: Cleaner) -> Index | None:
     return None
 
 
-def _rule_or_tool(cleaner: Cleaner, trace: Trace) -> AgeRule | Tool | None:
+def _rule_or_tool(cleaner: Cleaner, trace: Trace) -> AgeRule | ToolRules | None:
     """What a baseline does, if the kernel knows it and does it to the last bit on such a disk."""
     rule, tool = getattr(cleaner, "rule", None), getattr(cleaner, "tool", None)
     if isinstance(rule, AgeRule):
         return rule
-    return tool if isinstance(tool, Tool) and int(trace.disk_total.max(initial=0)) < _MOST_BYTES else None
+    return tool if isinstance(tool, ToolRules) and int(trace.disk_total.max(initial=0)) < _MOST_BYTES else None
 
 
 def rules_of(cleaner: Cleaner, index: Index) -> Rules:
@@ -122,7 +122,7 @@ def _chooser(cleaner: PolicyCleaner, index: Index) -> Chooser:
 
 
 def result_of(
-    outcome: Outcome, cleaner: Cleaner, index: Index, level: float, pull_rate: float, *, timeline: bool
+    outcome: ReplayCounts, cleaner: Cleaner, index: Index, level: float, pull_rate: float, *, timeline: bool
 ) -> Result:
     """What a replay found, as a result; see `analyzer.simulation.replay.replay`."""
     counts, amounts = outcome.counts, outcome.amounts

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from analyzer.kernel import index as kernel
-from analyzer.kernel.runs import Outcome, Run, at_once, play
+from analyzer.kernel.runs import ReplayCounts, Run, at_once, play
 from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, threshold_of
 from analyzer.simulation.compiled import index_for, result_of, rules_of
 from analyzer.simulation.host import Host
@@ -199,12 +199,12 @@ def _replay_compiled(
     *,
     removals: bool,
     timeline: bool,
-) -> list[Outcome]:
+) -> list[ReplayCounts]:
     """Replay under several of what the kernel knows, each with the level that counts for it."""
     index = kernel.index_of(trace)
     for cleaner, _ in cleaners:
         check_trace(trace, cleaner.interval, index.demands)
-    outcomes: list[Outcome] = []
+    outcomes: list[ReplayCounts] = []
     batch = at_once(index)
     for first in range(0, len(cleaners), batch):
         some = cleaners[first : first + batch]

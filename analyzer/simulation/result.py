@@ -83,7 +83,7 @@ class Result:
     """One policy's outcome on one trace; bytes, seconds.
 
     `FIGURES` says what each figure means. It is the public shape of what the two replays keep while they run: the
-    reference in `analyzer.simulation.host.Counts`, the kernel in `analyzer.kernel.runs.Outcome`, whose arrays are
+    reference in `analyzer.simulation.host.Counts`, the kernel in `analyzer.kernel.runs.ReplayCounts`, whose arrays are
     the C library's.
 
     Attributes:

@@ -253,7 +253,7 @@ def choose_host(connection: duckdb.DuckDBPyConnection, wanted: str | None, log: 
     if wanted is None and len(hosts) == 1:
         return str(hosts[0])
     if wanted is None:
-        raise LogError(f"event log {log.path} holds several hosts ({', '.join(hosts)}): choose one with --host")
+        raise LogError(f"event log {log.path} holds several hosts ({', '.join(hosts)}): choose one with --only-host")
     raise not_there(log.path, wanted, hosts)
 
 

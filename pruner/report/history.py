@@ -21,7 +21,7 @@ from collector.model.untrusted import objects, read_json, read_object, text
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class PastRemoval:
     """One removal, and its regret. Times are UTC seconds, sizes bytes.
 
     Attributes:
@@ -77,7 +77,7 @@ class Past:
         }
 
 
-def read(log: EventLog, since: float | None = None, name: str | None = None) -> list[Past]:
+def read(log: EventLog, since: float | None = None, name: str | None = None) -> list[PastRemoval]:
     """Removals, the oldest first.
 
     Args:
@@ -157,7 +157,7 @@ def since_when(text: str, now: float | None = None) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def totals(found: Sequence[Past]) -> dict[str, Any]:
+def totals(found: Sequence[PastRemoval]) -> dict[str, Any]:
     """Sums over removals; sizes in bytes."""
     images = [one for one in found if one.item == "image"]
     again = [one for one in images if one.returned_at is not None]
@@ -174,7 +174,7 @@ def totals(found: Sequence[Past]) -> dict[str, Any]:
     }
 
 
-def history_summary(found: Sequence[Past]) -> str:
+def history_summary(found: Sequence[PastRemoval]) -> str:
     """All in one line."""
     sums = totals(found)
     if not found:
@@ -197,11 +197,11 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _past(row: Sequence[Any]) -> Past:
+def _past(row: Sequence[Any]) -> PastRemoval:
     moment, prune, trigger, item, name, references, image_id, *rest = row
     reason, detail, predicted, freed, returned_at, returned_by, uses, missed_at, concurrent_uses = rest
     back = returned_at is not None
-    return Past(
+    return PastRemoval(
         time=moment,
         prune=prune,
         trigger=trigger or "unknown",

@@ -27,7 +27,7 @@ from pruner.planning.stages import ITEM_REASON_MEANING, Item, ItemKind
 from pruner.planning.summary import summary
 from pruner.policy.file import COMMAND_LINE, PolicyFile, to_json
 from pruner.policy.policy import Policy
-from pruner.report.history import Past, history_summary
+from pruner.report.history import PastRemoval, history_summary
 
 _NEXT_SHOWN = 5
 _NAME_WIDTH = 60
@@ -276,7 +276,7 @@ def _story(verdict: Verdict) -> list[tuple[str, str]]:
     ]
 
 
-def print_history(found: Sequence[Past], stuck: Sequence[Fruitless] = ()) -> None:
+def print_history(found: Sequence[PastRemoval], stuck: Sequence[Fruitless] = ()) -> None:
     """Print removals and their regret, runs that removed nothing, then all in one line."""
     if found:
         console.print_table(
@@ -300,7 +300,7 @@ def _standstill(one: Fruitless) -> str:
     return f"{one.runs} runs from {format_time(one.since)} to {format_time(one.until)} removed nothing: {one.reasons}"
 
 
-def _removal(one: Past) -> tuple[str, ...]:
+def _removal(one: PastRemoval) -> tuple[str, ...]:
     again = "-" if one.returned_at is None else f"{one.returned_by} after {format_duration(one.returned_after)}"
     if one.missed_at is not None:
         again = f"ASKED FOR IN VAIN after {format_duration(one.missed_at - one.time)}"

@@ -174,7 +174,7 @@ class BuildCacheUsage:
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class ImageRecord:
     """What the log knows of one image. Times are UTC seconds."""
 
     first_seen: float
@@ -186,7 +186,7 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class HostRecord:
     """What the log knows. Times are UTC seconds.
 
     Attributes:
@@ -196,7 +196,7 @@ class History:
         coverage: which part of the time was observed.
     """
 
-    images: dict[str, Past] = field(default_factory=dict)
+    images: dict[str, ImageRecord] = field(default_factory=dict)
     observed: dict[str, ImageObservation] = field(default_factory=dict)
     unfinished: tuple[str, ...] = ()
     coverage: Coverage = field(default_factory=Coverage)
@@ -264,7 +264,11 @@ def stop_times(containers: Iterable[Container]) -> dict[str, float]:
 
 
 def image_of(
-    observation: ImageObservation, past: Past | None, containers: Sequence[Container], now: float, kept_by: str = ""
+    observation: ImageObservation,
+    past: ImageRecord | None,
+    containers: Sequence[Container],
+    now: float,
+    kept_by: str = "",
 ) -> Image:
     """Put together what the engine holds, its containers of the image, and what the log knows.
 
@@ -320,7 +324,7 @@ def with_habits(image: Image, habits: Habits) -> Image:
     return replace(image, uses=habits.uses, returns=habits.returns, gap=habits.gap, superseded=habits.superseded)
 
 
-def read_history(log: EventLog) -> History:
+def read_history(log: EventLog) -> HostRecord:
     """Fold the log to what a decision needs. Raises LogError."""
     with log.reading(whole_since=ONLY_KEPT) as connection:
         host = [log.host]
@@ -335,8 +339,8 @@ def read_history(log: EventLog) -> History:
     images = {}
     for image, seen in first.items():
         last_use, evidence, pulled, uses = used.get(image, (None, "", None, 0))
-        images[image] = Past(seen, last_use, evidence, pulled, uses, tuple(names.get(image) or ()))
-    return History(images, observed, tuple(row[0] for row in unfinished), covered)
+        images[image] = ImageRecord(seen, last_use, evidence, pulled, uses, tuple(names.get(image) or ()))
+    return HostRecord(images, observed, tuple(row[0] for row in unfinished), covered)
 
 
 _FIRST_SEEN = """

@@ -39,7 +39,7 @@ from pruner.state.inventory import (
     BuildCacheUsage,
     CacheRecord,
     Container,
-    History,
+    HostRecord,
     Image,
     Inventory,
     Volume,
@@ -150,7 +150,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
 class LogState:
     """What the log knows for a decision, all of one moment; see who reads each."""
 
-    history: History = field(default_factory=History)
+    history: HostRecord = field(default_factory=HostRecord)
     jobs: JobMemory = field(default_factory=JobMemory)
     volumes: LoggedUses = field(default_factory=LoggedUses)
     refusals: Mapping[ItemId, Refusal] = field(default_factory=dict)
@@ -363,7 +363,7 @@ def read_slots(path: Path) -> int:
     return slots
 
 
-def warnings(history: History, log: EventLog | None, policy: Policy, now: float) -> tuple[str, ...]:
+def warnings(history: HostRecord, log: EventLog | None, policy: Policy, now: float) -> tuple[str, ...]:
     """What the decision has to do without."""
     found = []
     first, last = history.coverage.first, history.coverage.last
@@ -408,7 +408,7 @@ def _unknown_origins(images: Iterable[Image], policy: Policy) -> Iterator[str]:
         )
 
 
-def _known(engine: Engine, row: ListedImage, history: History) -> ImageObservation | None:
+def _known(engine: Engine, row: ListedImage, history: HostRecord) -> ImageObservation | None:
     """An image that the log knows as well as the engine does; None: the engine has to be asked."""
     known = history.observed.get(row.image)
     if known is None or not known.layers or (known.references, known.digests) != row.signature:
@@ -416,7 +416,7 @@ def _known(engine: Engine, row: ListedImage, history: History) -> ImageObservati
     return known if known.origin is Origin.REGISTRY or not engine.hides_origin else None
 
 
-def _observation(engine: Engine, row: ListedImage, history: History) -> ImageObservation | None:
+def _observation(engine: Engine, row: ListedImage, history: HostRecord) -> ImageObservation | None:
     """The image's layers: from the log if it has them, for asking takes two calls an image."""
     known = history.observed.get(row.image)
     if known is not None and known.layers and (known.references, known.digests) == row.signature:
@@ -425,7 +425,7 @@ def _observation(engine: Engine, row: ListedImage, history: History) -> ImageObs
     return None if seen is None else replace(seen, origin=_agreed(known, seen.origin, history))
 
 
-def _agreed(known: ImageObservation | None, reported: Origin, history: History) -> Origin:
+def _agreed(known: ImageObservation | None, reported: Origin, history: HostRecord) -> Origin:
     """What log and engine say together of an image's origin."""
     if reported is Origin.PACKED and history.coverage.first is not None:
         # Pulled, or loaded from an archive: the collector will know from the events, maybe in a moment.

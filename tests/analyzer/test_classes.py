@@ -80,7 +80,7 @@ def test_recommendations_for_a_fleet_are_written_class_by_class(tmp_path: Path) 
         history(tmp_path / f"{k}.duckdb", f"h{k}", "abcd", rounds=8)
     common = ("recommend", "--log", str(tmp_path / "*.duckdb"), "--least-history", "1h", "--baseline", "none")
     more = ("--threshold", "10%", "--threshold", "20%", "--classes", "2")
-    done = analyzer(*common, *more, "--out", str(tmp_path / "policy.toml"))
+    done = analyzer(*common, *more, "--output", str(tmp_path / "policy.toml"))
     assert done.returncode == 0, done.stderr
     assert "It fits all 4 hosts." in done.stdout
     assert "By host, chosen on half of them" in done.stdout

@@ -134,7 +134,7 @@ def test_a_policy_file_is_taken_and_options_change_it(busy: EventLog, tmp_path: 
         (("--price-per-gib", "nan"), 2, "--price-per-gib must be a number"),
         (("--policy", "/nonexistent.toml"), 2, "no policy file /nonexistent.toml"),
         (("--log", "/nonexistent.duckdb"), 1, "no event log at /nonexistent.duckdb"),
-        (("--host", "other"), 1, "knows no host 'other'; known are runner"),
+        (("--only-host", "other"), 1, "knows no host 'other'; known are runner"),
         (("--interval", "1h"), 1, "spans 33.3 min, less than one interval of 1 h"),
     ],
 )

@@ -142,7 +142,7 @@ def test_what_is_no_cluster_is_one_line(sources: list[Source], monkeypatch: pyte
     for address in ("", "nonsense", "foo://x:1", "tcp://x"):
         with pytest.raises(UsageError, match="is not an address such as tcp://scheduler:8786"):
             on_each(sources, work, workers=Workers(cluster=address))
-    one = ["--log", str(sources[0].path), "--host", "host-1", "--threshold", "10%", "--baseline", "none"]
+    one = ["--log", str(sources[0].path), "--only-host", "host-1", "--threshold", "10%", "--baseline", "none"]
     for command in ("simulate", "sweep"):
         argv = [command, *(one if command == "simulate" else one[:-2])]
         refused = analyzer(*argv, "--cluster", "nonsense")

@@ -264,7 +264,7 @@ def test_the_export_command_makes_what_the_others_take(fleet: Path) -> None:
     common = ("--min-age", "60s", "--format", "json", "--processes", "1")
     exported = analyzer("simulate", "--log", str(folder), *common)
     assert exported.stdout == analyzer("simulate", "--log", f"{fleet}/*.duckdb", *common).stdout
-    refused = analyzer("export", "--parquet", str(folder), "--log", str(log), "--host", "x")
+    refused = analyzer("export", "--parquet", str(folder), "--log", str(log), "--only-host", "x")
     assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
     assert "knows no host 'x'" in refused.stderr
 

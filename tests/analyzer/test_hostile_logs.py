@@ -14,7 +14,7 @@ from collector.model.events import Event, Kind
 from collector.model.observation import ImageObservation, Layer, pair_layers
 from collector.model.origin import Origin
 from collector.shipping.parts import EVENTS
-from pruner.state.inventory import Past, image_of
+from pruner.state.inventory import ImageRecord, image_of
 from tests.analyzer.command import analyzer
 from tests.analyzer.made_host import HOUR, T0, S, make_week
 
@@ -73,7 +73,7 @@ def test_a_build_time_that_is_none_is_unknown_and_ends_no_analysis(log: EventLog
         found = float(trace.created[names[f"t:{number}"]]) + trace.origin_ns / 1e9
         assert found == pytest.approx(known or 0.0), created
         seen = ImageObservation("sha256:1", (), (), created, None, 1, (), Origin.REGISTRY)
-        past = Past(seen_ns / 1e9)
+        past = ImageRecord(seen_ns / 1e9)
         # The pruner says the same of it, and it does not stay for ever.
         assert image_of(seen, past, (), seen_ns / 1e9 + HOUR).created == (known or 0.0)
         assert image_of(seen, None, (), 1_703_000_000.0).created <= 1_703_000_000.0

@@ -215,7 +215,7 @@ def test_the_written_policy_is_one_that_the_pruner_takes(long_log: EventLog, tmp
         (("--split", "0.00001"), 1, "log of host runner"),
         (("--threshold", "40%:5%:1%"), 2, "is empty"),
         (("--max-repull", "much"), 2, "--max-repull: 'much' is not a size"),
-        (("--out", "/nonexistent/policy.toml"), 2, "/nonexistent/policy.toml cannot be written: No such file"),
+        (("--output", "/nonexistent/policy.toml"), 2, "/nonexistent/policy.toml cannot be written: No such file"),
     ],
 )
 def test_faults_are_one_line(long_log: EventLog, arguments: tuple[str, ...], status: int, words: str) -> None:

@@ -330,7 +330,9 @@ def test_one_host_of_several_has_the_whole_report(tmp_path: Path) -> None:
         make_week(EventLog(tmp_path / f"{name}.duckdb", host=name))
     assert run("export", "--log", str(tmp_path / "one.duckdb"), "--parquet", str(tmp_path / "fleet")).returncode == 0
     for place in (tmp_path / "*.duckdb", tmp_path / "fleet"):
-        done = run("report", "--log", str(place), "--host", "one", "--threshold", "20%", "-o", str(tmp_path / "r.html"))
+        done = run(
+            "report", "--log", str(place), "--only-host", "one", "--threshold", "20%", "-o", str(tmp_path / "r.html")
+        )
         assert done.returncode == 0, done.stderr
         assert 'id="chart-free"' in (tmp_path / "r.html").read_text()
 

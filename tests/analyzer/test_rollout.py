@@ -67,7 +67,7 @@ def test_a_week_is_judged_in_one_line_from_shipped_logs(fleet: Path) -> None:
     good = analyzer(*common, "--since", BEGUN, "--canary", "one")
     assert (good.returncode, good.stderr) == (0, "")
     assert good.stdout.splitlines()[-1].startswith("go on: 1 host did as predicted: 1 prune, no disk full, 0 B pulled")
-    verified = analyzer("verify", "--log", str(fleet / "fleet"), "--host", "one")
+    verified = analyzer("verify", "--log", str(fleet / "fleet"), "--only-host", "one")
     assert "100.0% of 3 verdicts on images are what the history says." in verified.stdout, verified.stderr
     several = analyzer("verify", "--log", str(fleet / "fleet"))
     assert (several.returncode, "holds 2 hosts (one, two): choose one with --host" in several.stderr) == (2, True)

@@ -222,7 +222,7 @@ def test_the_commands_grid_has_a_default(busy: EventLog) -> None:
         (("--allowlist-set", "x="), 2, "names no entries"),
         (("--order", "best"), 2, "--order: must be one of"),
         (("--threshold", "10%", "--target", "5%"), 2, "no policy of the grid is possible"),
-        (("--host", "other"), 1, "knows no host 'other'"),
+        (("--only-host", "other"), 1, "knows no host 'other'"),
     ],
 )
 def test_faults_of_a_sweep_are_one_line(busy: EventLog, arguments: tuple[str, ...], status: int, words: str) -> None:

@@ -13,7 +13,7 @@ from analyzer.baselines.base import Baseline
 from analyzer.baselines.by_age import Ecs, Nomad, Taskcluster
 from analyzer.baselines.by_space import Arvados, Docuum, DroneGc, Kubelet, Stone
 from analyzer.kernel import index
-from analyzer.kernel.rules import Tool, ToolKind
+from analyzer.kernel.rules import ToolKind, ToolRules
 from analyzer.simulation.compiled import index_for
 from analyzer.simulation.replay import replay
 from analyzer.trace.trace import DiskState, Trace, make_trace
@@ -23,7 +23,7 @@ from tests.needs import examples
 pytestmark = pytest.mark.skipif(
     not index.available(make_trace([], [], [DiskState(0, 1, 0)])), reason="neither a built kernel nor a C compiler"
 )
-COMPILED = [name for name in BASELINES if isinstance(getattr(baseline(name), "tool", None), Tool)]
+COMPILED = [name for name in BASELINES if isinstance(getattr(baseline(name), "tool", None), ToolRules)]
 SECONDS = st.sampled_from([0.5, 1.0, 3.0, 20.0])
 BYTES = st.integers(0, 60)
 RESTARTS = st.sampled_from([None, None, 5.0, 17.5])
@@ -81,7 +81,7 @@ def test_any_history_under_any_tool(trace: Trace, makes: list[Make], factor: flo
 
 
 def test_each_kind_of_tool_is_a_baseline() -> None:
-    found = {tool.kind for name in COMPILED if isinstance(tool := getattr(baseline(name), "tool", None), Tool)}
+    found = {tool.kind for name in COMPILED if isinstance(tool := getattr(baseline(name), "tool", None), ToolRules)}
     assert found == set(ToolKind)
 
 

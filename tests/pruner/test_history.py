@@ -15,7 +15,7 @@ from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
 from pruner.cli import main
-from pruner.report.history import Past, history_summary, read, since_when, totals
+from pruner.report.history import PastRemoval, history_summary, read, since_when, totals
 
 HOUR = 3600
 T0 = 1_700_000_000
@@ -142,7 +142,7 @@ def test_the_command_prints_a_table_and_json(
 def test_a_log_without_prunes_has_no_history(tmp_path: Path) -> None:
     made = EventLog(tmp_path / "events.duckdb")
     made.append([event(0, Kind.IMAGE_PULLED, ALPHA, reference="a:1")])
-    found: list[Past] = read(made)
+    found: list[PastRemoval] = read(made)
     assert found == []
 
 
