@@ -104,7 +104,7 @@ def open_log(
 
     Raises:
         LogError: there is no such log, or none of that host.
-        UsageError: a size is none.
+        UsageError: a size is invalid.
     """
     override = DiskOverride(_bytes("disk", disk), _bytes("other", other))
     found = [History(source, override) for source in find(places, host)]

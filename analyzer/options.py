@@ -60,21 +60,19 @@ OneLogOption = Annotated[
 ]
 ProcessesOption = Annotated[
     int | None,
-    typer.Option(min=1, metavar="NUMBER", help="How many hosts to work on at once.", show_default="one per processor"),
+    typer.Option(min=1, metavar="NUMBER", help="How many hosts to process at once.", show_default="one per processor"),
 ]
 ClusterOption = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Have the workers of a Dask cluster do it: its scheduler, such as tcp://scheduler:8786.",
+        help="Use the workers of a Dask cluster: its scheduler, such as tcp://scheduler:8786.",
         show_default="this machine",
     ),
 ]
 LogHostOption = Annotated[
     str | None,
-    typer.Option(
-        "--only-host", metavar="NAME", help="Whose history, if the log holds several hosts.", show_default=False
-    ),
+    typer.Option("--only-host", metavar="NAME", help="Which host, if the log holds several.", show_default=False),
 ]
 
 
@@ -157,7 +155,8 @@ AllowlistSetOption = Annotated[
     ),
 ]
 SplitOption = Annotated[
-    str, typer.Option(metavar="SHARE", help="The share of the history to choose on; the rest judges. 1: no rest.")
+    str,
+    typer.Option(metavar="SHARE", help="The share of the history to choose on; the rest is for judging. 1: no rest."),
 ]
 DiskSizeOption = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Assume a disk of this size.", show_default="as recorded")
@@ -177,7 +176,7 @@ HeadroomOption = Annotated[
     str | None,
     typer.Option(
         metavar="SIZE",
-        help="Free space to leave beyond that, should the future be worse.",
+        help="Free space to leave on top, in case the future is worse.",
         show_default="from the largest pulls",
     ),
 ]
@@ -197,8 +196,8 @@ PullRateOption = Annotated[
     str | None,
     typer.Option(
         metavar="SIZE",
-        help="Bytes per second at which pulls are taken to run.",
-        show_default="as this host's own did, else 50MB",
+        help="Assumed speed of pulls, bytes per second.",
+        show_default="as measured on this host, else 50MB",
     ),
 ]
 _MOST_PRICE = 1e9

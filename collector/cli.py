@@ -51,7 +51,7 @@ def run(
     listing_interval: Annotated[
         str, typer.Option(metavar="TIME", help="Time between listings of containers.")
     ] = "1min",
-    once: Annotated[bool, typer.Option("--once", help="Take one inventory and one sample, then end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Take one inventory and one sample, then exit.")] = False,
     metrics: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics there.", show_default="none"),
@@ -60,7 +60,7 @@ def run(
         Path | None,
         typer.Option(
             metavar="FILE.prom",
-            help="Leave them in a file for node_exporter's textfile collector.",
+            help="Write them to a file for node_exporter's textfile collector.",
             show_default="none",
         ),
     ] = None,
@@ -80,19 +80,19 @@ def run(
     job_details: Annotated[
         JobDetails | None,
         typer.Option(
-            help="What of jobs the log keeps from now on, whoever writes to it: all, IDs only, or nothing.",
+            help="How much about jobs the log keeps from now on: all, IDs only, or none.",
             show_default="as before; all in a new log",
         ),
     ] = None,
     keep: Annotated[
-        str, typer.Option(metavar="TIME", help="Thin what is older, as `collector compact` does; or forever.")
+        str, typer.Option(metavar="TIME", help="Thin older events, as `collector compact` does; or forever.")
     ] = "400d",
     max_size: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Keep less than that where the log's file is larger.", show_default="none"),
+        typer.Option(metavar="SIZE", help="Keep less if the log's file is larger than this.", show_default="none"),
     ] = None,
     archive: ArchiveOption = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print more on stderr.")] = False,
 ) -> None:
     """Follow the engine's events until SIGTERM."""
     from collector.daemon.loop import Collector, Schedule
@@ -150,7 +150,7 @@ def doctor(
 ) -> None:
     """Find out what can be observed here: permissions, the log, and what this engine reports or never reports.
 
-    Ends with 1 if something needs fixing; what an engine cannot report is not a fault.
+    Exits with 1 if something needs fixing; what an engine cannot report is not a fault.
     """
     from collector.doctor import State, examine
     from collector.engine.client import DockerEngine
@@ -170,15 +170,15 @@ def doctor(
 def adopt(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="Whose history, if the log holds several hosts.", show_default=False),
+        typer.Argument(metavar="NAME", help="Which host, if the log holds several.", show_default=False),
     ] = None,
     log: LogOption = None,
     host: HostOption = None,
 ) -> None:
-    """Go on here with a log that was begun on another machine or engine.
+    """Continue on this host a log that was started on another machine or engine.
 
-    A log that was copied, or came with the clone of a machine, is not written to before somebody says so:
-    its history would be taken for this host's. On a clone, move the log away instead, and a new one begins.
+    A log that was copied, or cloned with its machine, is not written to until it is adopted: its history would
+    be mistaken for this host's. On a clone, move the log away instead; a new one is then started.
     """
     from collector.engine.client import DockerEngine
     from collector.eventlog.identity import this_machine
@@ -197,7 +197,7 @@ app.add_typer(monitoring, name="monitoring")
 
 @monitoring.command()
 def dashboard() -> None:
-    """Print a Grafana dashboard, to be imported there."""
+    """Print a Grafana dashboard to import."""
     typer.echo(_shipped("dashboard.json"), nl=False)
 
 
@@ -230,7 +230,7 @@ def status(
     log: LogOption = None,
     output: FormatOption = Format.TABLE,
     check: Annotated[
-        bool, typer.Option("--check", help="Show nothing; end with 1 and one line if no collector is running.")
+        bool, typer.Option("--check", help="Print nothing; exit with 1 and one line if no collector is running.")
     ] = False,
 ) -> None:
     """Show what the log holds and what it missed."""
@@ -320,9 +320,9 @@ def _free_over_time(found: reports.Status) -> list[tuple[str, str]]:
 
 @app.command(short_help="Check that the log is consistent.")
 def check(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
-    """Check the log: numbers, intervals, causes, plans of removals, views, what is folded of the events.
+    """Check that the log is consistent: numbers, intervals, causes, planned removals, views and projections.
 
-    Ends with 1 if anything is wrong. What was folded wrongly is folded again as events are stored.
+    Exits with 1 if anything is wrong. Wrong projections are built again when events are next stored.
     """
     from collector.queries import check as checks
 
@@ -459,7 +459,7 @@ def import_(
     ],
     log: LogOption = None,
     disk: Annotated[str, typer.Option(metavar="SIZE", help="Size of the disk that the images fill.")] = "100GiB",
-    other: Annotated[str, typer.Option(metavar="SIZE", help="What everything but images takes of it.")] = "0",
+    other: Annotated[str, typer.Option(metavar="SIZE", help="How much of it everything but images takes.")] = "0",
 ) -> None:
     """Make a log from a list of jobs, to try policies."""
     from collector.job_sources.job_list import import_jobs
@@ -483,7 +483,7 @@ def ingest_runner_log(
     file: Annotated[str, typer.Argument(help="The runner's log, or - for standard input.", metavar="FILE")] = "-",
     log: LogOption = None,
     show_cursor: Annotated[
-        bool, typer.Option("--show-cursor", help="Print the cursor of the last journal entry taken, and end.")
+        bool, typer.Option("--show-cursor", help="Print the cursor of the last ingested journal entry, and exit.")
     ] = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
@@ -492,7 +492,7 @@ def ingest_runner_log(
     A file in any of the runner's formats, or the journal's JSON export:
     journalctl -u gitlab-runner -o json | collector ingest gitlab-runner-log
 
-    What was taken up before is known and adds nothing.
+    What was ingested before is recognised and not stored again.
     """
     from collector.job_sources import ingest
     from collector.job_sources.reading import PipedLog, StoredLog, bounded_lines
@@ -516,7 +516,7 @@ def ingest_gitlab(
     token_file: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="File with a token of scope read_api. Default: GITLAB_TOKEN of the environment."
+            metavar="FILE", help="File with a token of scope read_api. Default: the environment variable GITLAB_TOKEN."
         ),
     ] = None,
     log: LogOption = None,
@@ -524,14 +524,14 @@ def ingest_gitlab(
     insecure: Annotated[
         bool,
         typer.Option(
-            "--allow-plain-http", help="Send the token unencrypted, to another host than this one, if the URL says so."
+            "--allow-plain-http", help="Allow an http:// URL, over which the token is sent unencrypted to another host."
         ),
     ] = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Read which job used which image from a GitLab server: the runner's jobs and their traces.
 
-    Each call goes on where the last one ended. The token is sent to the server and stored nowhere.
+    Each call continues where the last one ended. The token is sent to the server only, and never stored.
     """
     from collector.job_sources import gitlab, ingest
 

@@ -275,7 +275,7 @@ def _images(engine: Engine) -> Iterator[Finding]:
         "each layer gets its share of the compressed content" if answers.keeps_content else "",
     )
     yield Finding(
-        "time of storing",
+        "pull time",
         state_of[answers.stored],
         "reported" if answers.stored else "not reported",
         "" if answers.stored else "images without an observed use are judged by their build time",

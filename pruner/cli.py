@@ -18,8 +18,8 @@ from pruner.policy.options import policy_options
 from pruner.policy.policy import Policy, Space
 
 EXIT_STATUSES = (
-    "Exit status: 0 nothing to do, or done; 1 engine or log cannot be used as they are; 2 an impossible policy "
-    "or option; 3 the target was not reached; 4 another pruner is at work on the same log."
+    "Exit status: 0 nothing to do, or done; 1 the engine or the log cannot be used; 2 an invalid policy or "
+    "option; 3 the target was not reached; 4 another pruner is running on the same log."
 )
 
 
@@ -32,7 +32,7 @@ class OtherTool(StrEnum):
 
 app = typer.Typer(
     name="pruner",
-    help="Remove what a policy and the recorded history single out, while free space is short.",
+    help="Remove unused images by a policy and the recorded history, when free space runs short.",
     epilog=EXIT_STATUSES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -45,18 +45,22 @@ def options(*, version: VersionOption = False) -> None:
     """Options of all commands."""
 
 
-_NowOption = Annotated[bool, typer.Option("--now", help="Begin also above the threshold, up to --free.")]
+_NowOption = Annotated[bool, typer.Option("--now", help="Start even above the threshold, up to --free.")]
 _FreeOption = Annotated[
     str | None,
-    typer.Option(help="With --now: how much is to be free, a share or a size (default: the target).", metavar="SPACE"),
+    typer.Option(
+        help="With --now: how much free space to reach, a share or a size (default: the target).", metavar="SPACE"
+    ),
 ]
 _UntilFreeOption = Annotated[
     str | None,
     typer.Option(
-        help="Before a job: end at once if so much is free, else free so much (a share or a size).", metavar="SPACE"
+        help="Before a job: see that this much is free (a share or a size), and exit at once if it is.", metavar="SPACE"
     ),
 ]
-_AllOption = Annotated[bool, typer.Option("--all", "-a", help="A line for each thing that stays, not for each reason.")]
+_AllOption = Annotated[
+    bool, typer.Option("--all", "-a", help="List each item that stays, not only one line per reason.")
+]
 _NoTruncOption = Annotated[bool, typer.Option("--no-trunc", help="Print IDs and names in full.")]
 
 
@@ -74,7 +78,7 @@ def run(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="What the log says started this prune "
+            help="What to record as the trigger of this prune "
             "(default: manual, pre-job with --until-free; timer or early under systemd).",
         ),
     ] = None,
@@ -86,9 +90,9 @@ def run(
         ),
     ] = None,
     output: FormatOption = Format.TABLE,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print more on stderr.")] = False,
 ) -> None:
-    """Bring free space back, if it is under the threshold.
+    """Free space, if less than the threshold is free.
 
     Stage by stage, and only as far as the target needs: stopped containers, images without a name,
     volumes, build cache, images in the policy's order, and in an emergency allowlisted images.
@@ -168,15 +172,15 @@ def emergency(
     host: HostOption = None,
     free: Annotated[
         str | None,
-        typer.Option(help="How much is to be free, a share or a size (default: the target).", metavar="SPACE"),
+        typer.Option(help="How much free space to reach, a share or a size (default: the target).", metavar="SPACE"),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show all, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the steps, and do nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Show what fills the disk and what each step would give back, ask once, and take the steps that are needed.
+    """Show what fills the disk and what each step would free, ask once, and take the steps that are needed.
 
-    The least harmful comes first. Nothing that a container refers to, that a job in flight may need or that a
-    policy's `keep` names goes in any step.
+    The least harmful step comes first. No step removes what a container refers to, what a job in flight may need
+    or what a policy's `keep` names.
     """
     wanted = _wanted(True, free, None)
     from collector.engine.client import DockerEngine
@@ -237,12 +241,12 @@ def history(
     since: Annotated[
         str | None,
         typer.Option(
-            metavar="SINCE", help="Only from then on: so long ago (7d), or a time (2026-11-24).", show_default=False
+            metavar="SINCE", help="Only since then: how long ago (7d), or a time (2026-11-24).", show_default=False
         ),
     ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Show what prunes removed, why, how much that freed, and what was pulled again; and which could remove nothing."""
+    """Show what prunes removed and why, what that freed, what was pulled again, and prunes that removed nothing."""
     from pruner.report import history as past
     from pruner.report.terminal import print_history
 
@@ -278,7 +282,7 @@ def import_config(
         ),
     ] = None,
 ) -> None:
-    """Make a policy of another tool's settings, and say on stderr what could not be carried over."""
+    """Convert another tool's settings to a policy, and say on stderr what has no counterpart."""
     from pruner.policy import other_tools
 
     if tool is OtherTool.DOCKER_GC:
@@ -300,9 +304,9 @@ def check_policy(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="The policy file.", show_default=False)],
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Check a policy file with those that it includes: print every value that is not a default, and its file.
+    """Check a policy file and those that it includes: print every value that is not the default, with its file.
 
-    Whatever is wrong is a line of its own on stderr; the exit status then is 2.
+    Each problem is one line on stderr; the exit status is then 2.
     """
     from pruner.policy.file import read_policy
     from pruner.report.terminal import print_policy

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import made_once
 from tests.engine import leftovers, machine
 from tests.engine.engines import GIB, STORES, VARIANTS, Engine, available
 from tests.engine.registry import Registry
@@ -29,6 +30,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("here")
+made_once.share_commands()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_empty_log(tmp_path_factory: pytest.TempPathFactory) -> None:
+    made_once.share_empty_log(tmp_path_factory.mktemp("empty"))
 
 
 @pytest.fixture(scope="session")

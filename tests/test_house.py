@@ -111,6 +111,16 @@ WORDS = {
     r"as soon as may be": "as soon as possible",
     r"as far as known": "if known",
     r"evened out": "normalised",
+    r"registry can give": "exists only on this host",
+    r"full to the last block": "completely full",
+    r"what others do": "baselines",
+    r"time of storing": "pull time",
+    r"goes? so long": "is removed this long",
+    r"(?:the engine|it) last said": "last reported",
+    r"goes? on where": "continues where",
+    r"also if nothing": "even if nothing",
+    r"(?:it|that|address) is (?-i:none)": "is not one, is invalid",
+    r"is no (?:file|duration|digest|size|address|TOML|JSON|message)": "is not a",
 }
 # The key under which the log has known facts about jobs from its beginning.
 KEPT_WORDS = {"collector/job_sources/ingest.py": 'return f"side-band {kind}'}

@@ -1,4 +1,4 @@
-"""What others do about full disks, as simulator policies.
+"""What other tools do about full disks, as simulator policies.
 
 Each follows the named tool's own code, its faults included; where it leans on something that the
 log does not contain, its docstring says so. A name may carry switches: ``drone-gc+exact`` books freed

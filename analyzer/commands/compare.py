@@ -60,8 +60,8 @@ def simulate(
 ) -> None:
     """Show what each policy would have done on this host: one row per policy, beside baselines.
 
-    Repeated options are combined: two thresholds and two orders make four policies. Of several hosts there is
-    one row per host and policy, and their sums.
+    Repeated options are combined: two thresholds and two orders make four policies. For several hosts there is
+    one row per host and policy, and their totals.
     """
     from analyzer.kernel.runs import Wake
     from analyzer.report.terminal import patient_progress, print_results
@@ -105,8 +105,8 @@ def report(
     """Write all that the log shows as one HTML file: what the disk did, what it would have done, and what to set.
 
     It opens offline, in any browser. Without --threshold and --policy, thresholds from 5 to 80 % are compared.
-    What to set is what `recommend` with the same options chooses. Of several hosts it has one row per host and
-    policy, and their sums.
+    The recommendation is that of `recommend` with the same options. For several hosts it has one row per host and
+    policy, and their totals.
     """
     from analyzer.simulation.cleaner import Trigger
 

@@ -33,7 +33,7 @@ def export(
 ) -> None:
     """Write the log as Parquet, partitioned by host and day, for fleets and for other tools.
 
-    What the folder holds of the same hosts is replaced. `--log` of the other commands takes the folder.
+    Data of the same hosts in the folder is replaced. The other commands accept the folder as `--log`.
     """
     from dataclasses import asdict
 
@@ -61,7 +61,7 @@ def verify(
 ) -> None:
     """Replay the history up to each recorded prune, and compare what must go with what was removed, image by image.
 
-    What `collector ship` (a folder, s3://...) or `analyzer export` wrote is a log, too; --only-host chooses one of
+    Folders and buckets that `collector ship` or `analyzer export` wrote are logs, too; --only-host chooses one of
     several hosts.
     """
     from analyzer.audit.verify import agreement, print_checks
@@ -126,7 +126,7 @@ def costs(
 
 
 def list_baselines(output: console.FormatOption = console.Format.TABLE) -> None:
-    """List what `simulate --baseline` knows, each in a line, with the switches that it may carry."""
+    """List the baselines that `simulate --baseline` accepts, one per line, with their switches."""
     from analyzer.baselines import meanings
 
     known = meanings()
@@ -144,8 +144,8 @@ def watch(
     policy: Policy,
     log: LogOption = None,
     host: console.HostOption = None,
-    every: Annotated[str, typer.Option("--every", metavar="TIME", help="Time between looks.")] = "2s",
-    once: Annotated[bool, typer.Option("--once", help="Look once, then end.")] = False,
+    every: Annotated[str, typer.Option("--every", metavar="TIME", help="Time between refreshes.")] = "2s",
+    once: Annotated[bool, typer.Option("--once", help="Look once, then exit.")] = False,
 ) -> None:
     """Watch this host: free space, the last events, and what would go next if space ran out."""
     from analyzer.audit.watch import watch as show

@@ -24,19 +24,21 @@ PolicyOption = Annotated[
 ]
 HostsOption = Annotated[
     int | None,
-    typer.Option(metavar="NUMBER", min=1, help="With how many hosts to begin.", show_default="3, or one in 50"),
+    typer.Option(metavar="NUMBER", min=1, help="With how many hosts to start.", show_default="3, or one in 50"),
 ]
 CanaryOption = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAME", help="With --since: a host that it was begun with. Repeat it to add.", show_default="all"
+        metavar="NAME",
+        help="With --since: a host that the roll-out started with. Repeat it to add.",
+        show_default="all",
     ),
 ]
 SinceOption = Annotated[
     str | None,
     typer.Option(
         metavar="SINCE",
-        help="Judge hosts on which the policy is in force since then: so long ago (7d), or a time (2026-11-24).",
+        help="Judge hosts on which the policy is in force since then: how long ago (7d), or a time (2026-11-24).",
         show_default=False,
     ),
 ]
@@ -81,11 +83,11 @@ def rollout(
     spread: Spread,
     output: console.FormatOption = console.Format.TABLE,
 ) -> None:
-    """Name the hosts to begin with and what must be seen there; a week later, say whether it was.
+    """Choose the hosts to start with and what to expect there; a week later, judge whether it came true.
 
     What is expected of a host is what the policy would have done in its history. With --since, that history ends
-    there, and what the logs say from then on is held against it; the verdict is one line, and the exit status is 1
-    if it is to wait.
+    there, and the logs from then on are compared with it; the verdict is one line, and the exit status is 1 if the
+    roll-out should wait.
     """
     from analyzer.report.terminal import patient_progress
     from analyzer.report.terminal_rollout import print_beginning, print_verdict

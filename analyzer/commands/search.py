@@ -61,7 +61,7 @@ ClassesOption = Annotated[
         metavar="NUMBER",
         min=1,
         max=8,
-        help="Several hosts: so many policies at most, for classes by disk size and load, where that is worth it.",
+        help="Several hosts: at most this many policies, for classes by disk size and load, where that is worth it.",
     ),
 ]
 OneThresholdOption = Annotated[
@@ -90,8 +90,8 @@ def sweep(
     """Try a whole grid of policies and mark those that no other beats (the Pareto front).
 
     Each option takes ranges (5%:40%:1%), comma lists (lru,lfu) and repeats; all are combined. The
-    default is thresholds of 5% to 40%. What `recommend` would set of them is marked, too, if they are not
-    more than 256.
+    default is thresholds of 5% to 40%. The one that `recommend` would choose is marked, too, if there
+    are at most 256.
     """
     from analyzer.report.terminal import patient_progress
     from analyzer.report.terminal_search import contradicting, print_fleet, print_sweep
@@ -158,12 +158,12 @@ def recommend(
 ) -> None:
     """Pick a policy that meets the constraints and re-pulls little, and say why.
 
-    It is chosen on the first part of the history and judged on the rest (--split). Of those that re-pull little
-    more than the least, one is taken that always leaves free what a worse future may take (the largest pull, a
-    quarter more, and what arrived within a minute; or --headroom), of these what departs least from the defaults,
-    and of these the one that keeps the most images. Thresholds, minimum ages, orders, triggers and what becomes of
-    local images are varied unless given. Of several hosts it is also judged by host: chosen on half of them, judged
-    on the others.
+    It is chosen on the first part of the history and judged on the rest (--split). Among those that re-pull little
+    more than the least, policies come first that always leave headroom for a worse future (the largest pull, a
+    quarter more, and what arrived within a minute; or --headroom), then those closest to the defaults, then the one
+    that keeps the most images. Thresholds, minimum ages, orders, triggers and the treatment of local images are
+    varied unless given. For several hosts it is also judged across hosts: chosen on half of them, judged on the
+    others.
     """
     from analyzer.report.terminal import patient_progress
     from analyzer.report.terminal_classes import finish_division
@@ -208,8 +208,8 @@ def allowlist(
 ) -> None:
     """Propose which repositories are worth protecting, and say what each entry gains or costs.
 
-    Entries are looked for on the first part of the history and judged on the rest (--split): by the bytes
-    pulled again with the entry and without it, beside the other entries.
+    Entries are found on the first part of the history and judged on the rest (--split): by the bytes pulled
+    again with and without the entry, given the other entries.
     """
     from analyzer.report.terminal import patient_progress
     from analyzer.report.terminal_search import print_earned

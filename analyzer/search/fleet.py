@@ -138,7 +138,7 @@ class Simulation:
 
     Attributes:
         policies: ours.
-        baselines: what others do, by name.
+        baselines: results of each, by name.
         pull_rate: bytes per second at which pulls are taken to run; None: as on the history's host.
         trigger: what starts a prune of ours.
         price_per_gib: what pulling 1 GiB costs; 0: nobody said.

@@ -31,7 +31,7 @@ class Constraints:
         max_disk_full: disk-full incidents at most.
         max_repull: bytes pulled again at most, over the whole history; None: any.
         min_free: bytes that are always free at least; None: any.
-        max_losses: uses of removed images that no registry can give back, at most.
+        max_losses: uses of removed images that exist only on the host, at most.
     """
 
     max_disk_full: int = 0
@@ -93,7 +93,7 @@ class Recommendation:
         chosen: the best on the first part of all that keep to the constraints there; None if none does.
         runner_up: the next best with another outcome.
         closest: what comes closest to the constraints, if none keeps to them.
-        baselines: what others do: results on the first part and on the rest.
+        baselines: results of the baselines on the first part and on the rest.
         tried: how many policies were tried.
         fitting: how many of them keep to the constraints on the first part.
         broken: what the chosen one breaks on the rest, in words; empty if nothing, or if there is no rest.

@@ -37,7 +37,7 @@ class Trial:
 
     Attributes:
         candidates: the policies of the grid.
-        baselines: what others do, by name.
+        baselines: results of each, by name.
         share: the first part's share of the time, over 0 and up to 1.
         pull_rate: bytes per second at which pulls are taken to run; None: as on the history's host.
         trigger: what starts a prune of ours.

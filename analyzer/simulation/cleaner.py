@@ -38,7 +38,7 @@ class Cleaner(Protocol):
 
     Attributes:
         name: what a report calls it.
-        baseline: whether it stands for what others do.
+        baseline: whether it is a baseline, not a policy of ours.
         interval: seconds between ticks of its timer; 0: it has none.
         due: when it is to be woken besides, seconds after the trace's origin; infinity: not.
     """
@@ -224,7 +224,7 @@ class PolicyCleaner:
 
     @cached_property
     def lets_local_go(self) -> bool:
-        """Whether there are images that no registry can give back, and those that are superseded may go."""
+        """Whether there are images that exist only on the host, and those that are superseded may go."""
         return self.policy.local_images == SUPERSEDED and bool(self.trace.local.any())
 
     @cached_property
@@ -233,7 +233,7 @@ class PolicyCleaner:
         return by_end((begin, end) for begin, end in self.trace.blind.tolist())
 
     def _local_in_turn(self, host: Host, order: list[int]) -> list[int]:
-        """The same images, those that no registry can give back at their turn; which of these may go is noted."""
+        """The same images, those that exist only on the host at their turn; which of these may go is noted."""
         if not self.lets_local_go:
             return order
         quiet = idle_since(host.now, self.policy.local_idle, 0.0, self.gaps)

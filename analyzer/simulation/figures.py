@@ -120,7 +120,7 @@ FIGURES: dict[str, Figure] = {
         weight=3,
     ),
     "failed_jobs": Figure(
-        "jobs that fail: for want of space, or of a removed image that no registry can give back",
+        "jobs that fail: for want of space, or of a removed image that existed only on the host",
         Unit.COUNT,
         Total.DERIVED,
     ),
@@ -198,7 +198,7 @@ FIGURES: dict[str, Figure] = {
         "uses of local images that had been removed; no pull brings them back",
         Unit.COUNT,
         header="LOST",
-        legend="uses of removed images that no registry can give back.",
+        legend="uses of removed images that exist only on the host.",
         weight=4,
         bad_if_any=True,
         shown_if_any=True,

@@ -132,7 +132,7 @@ def read_holds(connection: duckdb.DuckDBPyConnection, host: str, local: NDArray[
     Args:
         connection: the log.
         host: whose history.
-        local: the log's numbers of the images that no registry can give back.
+        local: the log's numbers of the images that exist only on the host.
         end: where the history ends, UTC nanoseconds.
     """
     if not connection.execute(_ANY, [host]).fetchone():

@@ -43,7 +43,7 @@ class Trace:
         image_ids: image ID of each image; length n.
         references: the tags of each image when last observed; length n.
         names: every name that each image was ever seen with; length n.
-        local: whether no registry can give it back; shape (n,).
+        local: whether it exists only on this host; shape (n,).
         created: build time (1970 if unknown); shape (n,).
         first: layers of image i are ``layer[first[i]:first[i + 1]]``; shape (n + 1,).
         layer: layer numbers, base first, none twice in an image; shape (first[n],).

@@ -122,7 +122,7 @@ def _clock(here: Disturber) -> Iterator[None]:
 
 @contextmanager
 def _store(here: Disturber) -> Iterator[None]:
-    """The engine's own disk is full to the last block."""
+    """The engine's own disk is completely full."""
     here.host.engine.disk.fill_to(0)
     try:
         yield
@@ -155,7 +155,7 @@ def _drip(here: Disturber) -> Iterator[None]:
 
 @contextmanager
 def _full(here: Disturber) -> Iterator[None]:
-    """The log's disk is full to the last block."""
+    """The log's disk is completely full."""
     here.disk.fill_to(0)
     try:
         yield

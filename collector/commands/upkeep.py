@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ArchiveOption = Annotated[
     str | None,
     typer.Option(
-        metavar="DEST", help="Ship what is new there before anything is thinned; see `ship`.", show_default="none"
+        metavar="DEST", help="Ship new events there before anything is thinned; see `ship`.", show_default="none"
     ),
 ]
 
@@ -38,9 +38,9 @@ def ship(
     ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Write what is new in the log as Parquet where a fleet's logs come together, by host and day.
+    """Write the log's new events as Parquet to the place that a fleet shares, by host and day.
 
-    Each call goes on where the last one ended, also one that was interrupted. `analyzer --log DEST` reads it.
+    Each call continues where the last one ended, even if that was interrupted. `analyzer --log DEST` reads it.
     """
     from collector.shipping.ship import ship as ship_log
     from collector.shipping.store import open_store
@@ -60,24 +60,23 @@ def ship(
 
 def compact(
     log: LogOption = None,
-    keep: Annotated[str, typer.Option(metavar="TIME", help="Keep all events of so long, or forever.")] = "400d",
+    keep: Annotated[str, typer.Option(metavar="TIME", help="How long to keep all events, or forever.")] = "400d",
     max_size: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Keep less than that where the file is larger.", show_default="none"),
+        typer.Option(metavar="SIZE", help="Keep less if the file is larger than this.", show_default="none"),
     ] = None,
     archive: ArchiveOption = None,
-    if_due: Annotated[
-        bool, typer.Option("--if-due", help="Do nothing before a month's events, or no others, can be thinned.")
-    ] = False,
+    if_due: Annotated[bool, typer.Option("--if-due", help="Do nothing until a month's events can be thinned.")] = False,
     pause: Annotated[
-        float, typer.Option(min=0.0, metavar="NUMBER", help="Rest between steps so many times as long as each took.")
+        float,
+        typer.Option(min=0.0, metavar="NUMBER", help="Pause after each step, as a multiple of the time that it took."),
     ] = 0.0,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Thin what is older than is to be kept: of an image and a day a few uses stay, the others become sums.
+    """Thin events older than --keep: a few uses per image and day stay, the others become sums.
 
-    Decisions and `collector explain` are the same as before. The file is written again, so that it really gets smaller;
-    collector and pruner go on meanwhile, and an end at any moment leaves the old log or the new one.
+    Decisions and `collector explain` do not change. The file is rewritten, so that it really shrinks; collector and
+    pruner keep running meanwhile, and an interruption at any moment leaves either the old log or the new one.
     """
     from collector.eventlog import retention
 
@@ -142,14 +141,14 @@ def forget(
         str | None,
         typer.Option(metavar="DEST", help="Remove it where the log was shipped to, too.", show_default="none"),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Remove for good what the law or a customer asks to remove, and record in the log that it was done.
+    """Permanently remove a project's jobs or an image from the log, and record that it was done.
 
-    Of a project go its jobs and whose uses were its; that images were used stays. Of an image everything goes. The file
-    is written again without it, so that nothing of it can be read there any more, and so are the parts of an archive
-    that hold it. Damaged files that lie beside the log have to be removed by hand.
+    With a project go its jobs and the note whose uses they were; that images were used stays. Of an image everything
+    goes. The log, and the parts of an archive that hold the data, are rewritten without it, so that nothing of it can
+    be read from them. Damaged files beside the log have to be removed by hand.
     """
     from collector.eventlog import forget as forgetting
 

@@ -38,7 +38,7 @@ _FNV_START, _FNV_PRIME, _MASK = 0xCBF29CE484222325, 0x100000001B3, (1 << 64) - 1
 
 
 class BoltError(Exception):
-    """The file cannot be read, or is none of this kind."""
+    """The file cannot be read, or is not of this kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ class _Pages:
             raise BoltError("a page beyond the end")
         overflow = _PAGE.unpack_from(raw)[3]
         if overflow > _MOST_OVERFLOW:
-            raise BoltError("a page that is none")
+            raise BoltError("not a page of it")
         return raw + os.pread(self._descriptor, overflow * self._size, offset + self._size) if overflow else raw
 
 
@@ -221,9 +221,9 @@ def _flags(page: bytes) -> int:
     try:
         flags: int = _PAGE.unpack_from(page)[1]
     except struct.error:
-        raise BoltError("a page that is none") from None
+        raise BoltError("not a page of it") from None
     if not flags & (_BRANCH_PAGE | _LEAF_PAGE):
-        raise BoltError("a page that is none")
+        raise BoltError("not a page of it")
     return flags
 
 
@@ -244,5 +244,5 @@ def _leaves(page: bytes) -> Iterator[Entry]:
 def _places(page: bytes, element: struct.Struct) -> Iterator[int]:
     count = _PAGE.unpack_from(page)[2]
     if _PAGE.size + count * element.size > len(page):
-        raise BoltError("a page that is none")
+        raise BoltError("not a page of it")
     return iter(range(_PAGE.size, _PAGE.size + count * element.size, element.size))

@@ -25,7 +25,7 @@ from collector.model.untrusted import cut, mapping
 
 _TRIES = 5
 _RETRY_S = 0.1
-# Of what an engine, or a proxy before it, says: a page of HTML is no message.
+# Of what an engine, or a proxy before it, says: a page of HTML is not a message.
 _MOST_WORDS = 1000
 _HEADER = re.compile(r"[!#-'*+.0-9A-Z^-z|~-]+:[\t -~]*")
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from types import FrameType
 from collector.model.errors import DeadlineError, EngineError, UnansweredError
 from collector.model.units import format_duration
 
-# A timer of zero is none.
+# A timer of zero does not fire.
 _SOON_S = 0.001
 
 

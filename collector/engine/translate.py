@@ -295,7 +295,7 @@ def _action(raw: Mapping[str, Any]) -> str:
 
 
 def read_events(lines: Iterable[bytes]) -> list[dict[str, Any]]:
-    """The events of an engine's lines of JSON; what is none is handed on under `UNREADABLE`."""
+    """The events of an engine's lines of JSON; what is not one is handed on under `UNREADABLE`."""
     found = []
     for line in lines:
         if not line.strip():

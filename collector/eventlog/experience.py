@@ -295,7 +295,7 @@ WITH sight AS (
 )
 SELECT image, CASE WHEN bool_and(since IS NOT NULL) THEN max(since) END AS since FROM later GROUP BY image
 """
-# Images of whose past something has come to light: a use before, another time of storing, another successor.
+# Images of whose past something has come to light: a use before, another pull time, another successor.
 _DOUBTED = f"""
 CREATE OR REPLACE TEMP TABLE doubted AS
 SELECT image FROM entry ANTI JOIN again USING (image) WHERE NOT is_known AND began < $from

@@ -43,7 +43,7 @@ _WORTH = 8 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Compacted:
-    """What a compaction won.
+    """What a compaction freed.
 
     Attributes:
         whole_since: from when on the history is whole, UTC seconds; None: all of it is.
@@ -69,7 +69,7 @@ def parse_keep(text: str) -> float:
     """How long events are to be kept whole, seconds; infinity: for ever.
 
     Raises:
-        UsageError: it is no duration, or too short.
+        UsageError: it is not a duration, or too short.
     """
     if text == "forever":
         return math.inf

@@ -81,7 +81,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """What was won: bytes of the file before and after, and the longest time that others could not append, seconds."""
+    """What was saved: bytes of the file before and after, and the longest time that others waited, seconds."""
 
     bytes_before: int
     bytes_after: int

@@ -22,7 +22,7 @@ def _literal(word: str | int) -> str:
 
 
 def sql_names(attribute: str) -> str:
-    """SQL of a list of names in JSON, such as ``attributes -> '$.references'``; what is none counts as empty."""
+    """SQL of a list of names in JSON, such as ``attributes -> '$.references'``; what is not one counts as empty."""
     return f"coalesce(list_filter(TRY_CAST({attribute} AS VARCHAR[]), lambda name: name IS NOT NULL), [])"
 
 

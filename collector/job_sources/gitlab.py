@@ -81,7 +81,7 @@ class Server:
         insecure: whether the token may be sent unencrypted over a network.
 
     Raises:
-        UsageError: python-gitlab is not installed, or the address is none, or a token sent there can be read by all.
+        UsageError: python-gitlab is not installed, or the address is invalid, or a token sent there can be read by all.
     """
 
     def __init__(self, url: str, token: str, retries: int = 6, *, insecure: bool = False) -> None:
@@ -211,7 +211,7 @@ def _session(url: str) -> Any:
 
 
 def _origin(address: object) -> tuple[str, str, int] | None:
-    """Scheme, host and port of an address; None if it is none."""
+    """Scheme, host and port of an address; None if it is not one."""
     parts = split_url(address)
     try:
         host, port = (parts.hostname, parts.port) if parts else (None, None)
@@ -223,7 +223,7 @@ def _origin(address: object) -> tuple[str, str, int] | None:
 def _shown_origin(address: object) -> str:
     """An address for a message: without what may be secret in its path or query."""
     found = _origin(address)
-    return "an address that is none" if found is None else cut("{}://{}:{}".format(*found), 200)
+    return "an invalid address" if found is None else cut("{}://{}:{}".format(*found), 200)
 
 
 def _is_loopback(parts: SplitResult) -> bool:

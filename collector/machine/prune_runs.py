@@ -1,4 +1,4 @@
-"""What the latest runs of the pruner came to: a small file beside the log, for status and metrics.
+"""How the latest runs of the pruner ended: a small file beside the log, for status and metrics.
 
 A log that took an event of each run that can remove nothing would grow by one every few minutes for as long as
 that lasts. So the log has the first such run, and repeats together, at most once an hour; what it does not have
@@ -70,7 +70,7 @@ class Fruitless:
 
 @dataclass(frozen=True, slots=True)
 class PruneRuns:
-    """What the latest runs came to. Times are UTC seconds.
+    """How the latest runs ended. Times are UTC seconds.
 
     Attributes:
         total: how many runs removed nothing though the target was not reached, ever.

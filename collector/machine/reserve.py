@@ -1,4 +1,4 @@
-"""Space kept back for the day on which the disk is full to the last block.
+"""Space kept back for the day on which the disk is completely full.
 
 A container engine writes before it removes: Docker its table of tags, containerd its database.
 Without a block left it refuses to remove anything, so a file on its own file system holds some, and

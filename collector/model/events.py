@@ -125,7 +125,7 @@ class Kind(StrEnum):
     IMAGE_PULLED = (
         "image_pulled",
         _engine(
-            "a client asked for the image; also when it was already up to date",
+            "a client asked for the image, even if it was already up to date",
             Use.PULL,
             "pull",
             "pulled",
@@ -136,11 +136,11 @@ class Kind(StrEnum):
     )
     IMAGE_TAGGED = (
         "image_tagged",
-        _engine("a reference was given to the image", Use.TAG, "tag", "tagged", Effect.RENAMED, names=True),
+        _engine("the image got a reference", Use.TAG, "tag", "tagged", Effect.RENAMED, names=True),
     )
     IMAGE_UNTAGGED = (
         "image_untagged",
-        _engine("a reference was taken from the image", happened="untagged", effect=Effect.RENAMED, names=True),
+        _engine("the image lost a reference", happened="untagged", effect=Effect.RENAMED, names=True),
     )
     IMAGE_DELETED = "image_deleted", _engine("the image left the engine", happened="removed", effect=Effect.GOES)
     IMAGE_LOADED = (
@@ -176,7 +176,7 @@ class Kind(StrEnum):
     IMAGE_PUSHED = (
         "image_pushed",
         _engine(
-            "a registry was given the image (Podman also reports failed pushes)",
+            "the image was pushed to a registry (Podman also reports failed pushes)",
             happened="pushed",
             effect=Effect.RENAMED,
             origin=Origin.REGISTRY,
@@ -187,7 +187,7 @@ class Kind(StrEnum):
         "base_used",
         Traits(
             Source.COLLECTOR,
-            "an image was built on this one, whose layers it begins with; attributes: by, evidence",
+            "an image was built on this one: its layers begin with this one's; attributes: by, evidence",
             Use.ARRIVED,
             "base",
             "built upon",
@@ -283,7 +283,7 @@ class Kind(StrEnum):
         "clock_set_back",
         Traits(
             Source.COLLECTOR,
-            "the clock was set back: all that is recorded before this had happened by `time`; attributes: seconds",
+            "the clock was set back: everything recorded before this event had happened by `time`; attributes: seconds",
         ),
     )
     HOST_CHANGED = (
@@ -302,15 +302,15 @@ class Kind(StrEnum):
         "log_compacted",
         Traits(
             Source.COLLECTOR,
-            "events older than `began` were thinned: the history is whole from then on; without `began` the file was "
-            "only written again; attributes: events_removed",
+            "events older than `began` were thinned: the history is complete from then on; without `began` the file "
+            "was only rewritten; attributes: events_removed",
         ),
     )
     COLLECTOR_STARTED = "collector_started", Traits(Source.COLLECTOR, "the collector was started", live=True)
-    COLLECTOR_STOPPED = "collector_stopped", Traits(Source.COLLECTOR, "the collector ended in order", watching=True)
+    COLLECTOR_STOPPED = "collector_stopped", Traits(Source.COLLECTOR, "the collector stopped normally", watching=True)
     PRUNE_STARTED = (
         "prune_started",
-        Traits(Source.PRUNER, "a prune began; attributes: trigger, policy, plan with the reason for every image"),
+        Traits(Source.PRUNER, "a prune started; attributes: trigger, policy, plan with the reason for every image"),
     )
     ITEM_REMOVED = (
         "item_removed",
@@ -318,7 +318,7 @@ class Kind(StrEnum):
     )
     ITEM_FAILED = (
         "item_failed",
-        Traits(Source.PRUNER, "the prune could not, or in the end did not, remove a planned item; attributes: error"),
+        Traits(Source.PRUNER, "the prune did not remove a planned item; attributes: error"),
     )
     PRUNE_FINISHED = (
         "prune_finished",

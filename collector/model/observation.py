@@ -205,7 +205,7 @@ class Usage:
 
 
 def _layer_of(row: Mapping[str, Any]) -> Layer | None:
-    """A layer that the log holds; None: it is none."""
+    """A layer that the log holds; None: it is not one."""
     try:
         return _layer(row.get("diff_id"), row.get("chain_id"), row.get("bytes"))
     except TypeError:  # lists and objects, which no part of a layer is, cannot be looked up

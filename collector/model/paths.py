@@ -41,7 +41,7 @@ def open_foreign(path: Path) -> BinaryIO:
     Links are followed, and ``/dev/null`` is an empty file, as the system's tools have it.
 
     Raises:
-        OSError: it cannot be opened, or is no file: a pipe would have us wait, and a device may never end.
+        OSError: it cannot be opened, or is not a file: a pipe would have us wait, and a device may never end.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     found = os.fstat(descriptor)
@@ -56,7 +56,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     """What is in a file that others may replace, `most` bytes at most.
 
     Raises:
-        OSError: it cannot be read, holds more, or is no file.
+        OSError: it cannot be read, holds more, or is not a file.
     """
     with open_foreign(path) as file:
         data = file.read(most + 1)

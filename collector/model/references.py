@@ -43,7 +43,7 @@ class Reference:
     @classmethod
     @lru_cache(maxsize=65536)
     def parse(cls, text: str) -> Reference:
-        """The parts of a reference; text that is none comes out as a repository that no image has."""
+        """The parts of a reference; text that is not one comes out as a repository that no image has."""
         name, _, digest = text.strip().partition("@")
         head, _, tail = name.rpartition(":")
         tag = None
@@ -169,7 +169,7 @@ def _is_of(wanted: Reference, name: str) -> bool:
 
 
 def similar(text: str, images: Mapping[str, Collection[str]]) -> list[str]:
-    """Names to ask about where a user wrote one in vain.
+    """Names to suggest where a user wrote one that is not known.
 
     Those that contain it, the shortest first; if none does, those whose end looks like it, the likest first.
     """

@@ -67,7 +67,7 @@ def read_object(data: str | bytes) -> dict[str, Any] | None:
 
 
 def mapping(value: object) -> dict[str, Any]:
-    """A JSON object; empty if it is none."""
+    """A JSON object; empty if it is not one."""
     return value if isinstance(value, dict) else {}
 
 
@@ -111,7 +111,7 @@ def cut(value: str, most: int = MOST_TEXT) -> str:
 
 
 def whole(value: object, least: int = 0, most: int = MOST_BYTES) -> int | None:
-    """A whole number, also one in digits, between two limits (included); None if it is none."""
+    """A whole number, also one in digits, between two limits (included); None if it is not one."""
     if isinstance(value, str) and _WHOLE.fullmatch(value):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
@@ -120,7 +120,7 @@ def whole(value: object, least: int = 0, most: int = MOST_BYTES) -> int | None:
 
 
 def amount(value: object, most: float) -> float | None:
-    """A number between 0 and `most`, also one in digits; None if it is none."""
+    """A number between 0 and `most`, also one in digits; None if it is not one."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -178,7 +178,7 @@ def labels(value: object, first: Collection[str] = ()) -> dict[str, str]:
 
 
 def split_url(address: object) -> SplitResult | None:
-    """The parts of an address; None if it is none."""
+    """The parts of an address; None if it is not one."""
     if not isinstance(address, str):
         return None
     try:

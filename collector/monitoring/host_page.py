@@ -66,7 +66,7 @@ class HostPage:
         """Serve it at ``host:port`` from a thread of its own; the port.
 
         Raises:
-            UsageError: the address is none, or cannot be listened on.
+            UsageError: the address is invalid, or cannot be listened on.
         """
         self._names = _names_of(listen_address("--page", address)[0])
         return serve_app("--page", address, self.app)

@@ -58,25 +58,27 @@ class Spec(NamedTuple):
 # Where the engine has one disk only, the label is empty, which is as if it had none.
 _DISK = ("file_system",)
 SPECS = (
-    Spec("build_info", "gauge", "Always 1; what runs here.", ("version", "engine", "store")),
+    Spec(
+        "build_info", "gauge", "Always 1; version, engine and image store are labels.", ("version", "engine", "store")
+    ),
     Spec("disk_free_bytes", "gauge", "Free bytes of each file system that holds bytes of the engine.", _DISK),
-    Spec("disk_size_bytes", "gauge", "Bytes of each such file system in all.", _DISK),
+    Spec("disk_size_bytes", "gauge", "Total bytes of each such file system.", _DISK),
     Spec("disk_free_inodes", "gauge", "Free inodes of each such file system; 0 where it has no limit.", _DISK),
-    Spec("disk_inodes", "gauge", "Inodes of each such file system in all; 0 where it has no limit.", _DISK),
-    Spec("threshold_bytes", "gauge", "Free bytes under which the pruner prunes, as it last said.", _DISK),
+    Spec("disk_inodes", "gauge", "Total inodes of each such file system; 0 where it has no limit.", _DISK),
+    Spec("threshold_bytes", "gauge", "Free bytes below which the pruner prunes, as of its last run.", _DISK),
     Spec("image_bytes", "gauge", "Bytes of all layers held, each counted once."),
     Spec("image_own_bytes", "gauge", "Bytes of layers that belong to one image only."),
     Spec("image_shared_bytes", "gauge", "Bytes of layers that several images share, each counted once."),
-    Spec("container_bytes", "gauge", "Bytes that containers wrote, as the engine last said."),
-    Spec("volume_bytes", "gauge", "Bytes of all volumes, as the engine last said."),
-    Spec("build_cache_bytes", "gauge", "Bytes of the build cache, as the engine last said."),
-    Spec("unaccounted_bytes", "gauge", "Used bytes of the images' file system that none of the above explains."),
+    Spec("container_bytes", "gauge", "Bytes that containers wrote, as the engine last reported."),
+    Spec("volume_bytes", "gauge", "Bytes of all volumes, as the engine last reported."),
+    Spec("build_cache_bytes", "gauge", "Bytes of the build cache, as the engine last reported."),
+    Spec("unaccounted_bytes", "gauge", "Used bytes of the images' file system that are not accounted for above."),
     Spec("images", "gauge", "Images: in use by a container, idle, or idle without any name.", ("state",)),
     Spec("containers", "gauge", "Containers in any state."),
     Spec("least_recent_use_age_seconds", "gauge", "Time since the last use of the least recently used image."),
     Spec("events_total", "counter", "Events in the log.", ("kind",)),
     Spec("repulls_total", "counter", "Images pulled again after they had been removed."),
-    Spec("repulled_bytes_total", "counter", "Bytes of the layers that had to come again with them."),
+    Spec("repulled_bytes_total", "counter", "Bytes of their layers that had to be pulled again."),
     Spec(
         "project_pulled_bytes_total",
         "counter",
@@ -84,26 +86,26 @@ SPECS = (
         ("project", "pull"),
     ),
     Spec("policy_info", "gauge", "Always 1; the policy of the latest prune.", ("policy",)),
-    Spec("prunes_total", "counter", "Prunes that ended.", ("outcome",)),
-    Spec("prune_items_total", "counter", "What prunes removed, or kept after all.", ("item", "result")),
-    Spec("prune_freed_bytes_total", "counter", "Bytes that prunes won."),
-    Spec("last_prune_timestamp_seconds", "gauge", "When the latest prune ended; a run with nothing to do is none."),
+    Spec("prunes_total", "counter", "Finished prunes.", ("outcome",)),
+    Spec("prune_items_total", "counter", "Items that prunes removed, or failed to remove.", ("item", "result")),
+    Spec("prune_freed_bytes_total", "counter", "Bytes that prunes freed."),
+    Spec("last_prune_timestamp_seconds", "gauge", "When the latest prune ended; runs with nothing to do do not count."),
     Spec("last_prune_reached_target", "gauge", "Whether the latest prune reached its target."),
-    Spec("pruner_last_run_timestamp_seconds", "gauge", "When the pruner last looked, also if nothing was to do."),
+    Spec("pruner_last_run_timestamp_seconds", "gauge", "When the pruner last ran, even if there was nothing to do."),
     Spec("pruner_fruitless_runs_total", "counter", "Runs that removed nothing though the target was not reached."),
     Spec(
         "pruner_last_reached_timestamp_seconds",
         "gauge",
-        "When a run of the pruner last ended with enough space free, also if nothing was to do.",
+        "When a run of the pruner last ended with enough free space, even if there was nothing to do.",
     ),
     Spec("engine_connected", "gauge", "Whether the engine's events are being read."),
     Spec("last_observed_timestamp_seconds", "gauge", "When the collector last read the engine's events."),
     Spec("gaps_total", "counter", "Intervals that were not observed."),
     Spec("gap_seconds_total", "counter", "Time that was not observed."),
     Spec("coverage_ratio", "gauge", "Share of the last days that was observed.", ("window",)),
-    Spec("lag_seconds", "gauge", "Age of the oldest event that the log does not hold yet."),
-    Spec("pending_events", "gauge", "Events that wait in memory."),
-    Spec("spooled_events", "gauge", "Events that wait in the spool."),
+    Spec("lag_seconds", "gauge", "Age of the oldest event that is not in the log yet."),
+    Spec("pending_events", "gauge", "Events waiting in memory."),
+    Spec("spooled_events", "gauge", "Events waiting in the spool."),
     Spec("log_size_bytes", "gauge", "Size of the event log."),
     Spec("damaged_logs", "gauge", "Files beside the event log that were set aside because they were damaged."),
 )
@@ -170,7 +172,7 @@ class Metrics(Source):
         """Serve them at ``host:port`` from a thread of their own; the port.
 
         Raises:
-            UsageError: the address is none, or cannot be listened on.
+            UsageError: the address is invalid, or cannot be listened on.
         """
         return serve_app("--metrics", address, make_wsgi_app(self.registry))
 

@@ -88,7 +88,7 @@ def serve_app(option: str, address: str, app: Any) -> int:
         app: what is served.
 
     Raises:
-        UsageError: the address is none, or cannot be listened on.
+        UsageError: the address is invalid, or cannot be listened on.
     """
     host, port = listen_address(option, address)
     try:

@@ -30,7 +30,7 @@ class Tally:
             had to come with them.
         prunes: how many ended, by outcome.
         items: removals of prunes, by (item, result).
-        freed_bytes: what prunes won.
+        freed_bytes: what prunes freed.
         last_prune: when the latest prune ended.
         reached: whether it reached its target.
         policy: what the latest prune went by, in words.
@@ -57,7 +57,7 @@ class Tally:
     _returning: set[str] = field(default_factory=set)
 
     def advance(self, log: EventLog) -> None:
-        """Take what was recorded since the last time; after a LogError the next call goes on where this one got to.
+        """Take what was recorded since the last time; after a LogError the next call continues where this one got to.
 
         Raises:
             LogError: the log cannot be read.

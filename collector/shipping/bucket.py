@@ -43,7 +43,7 @@ class Bucket:
             server than Amazon's.
 
     Raises:
-        UsageError: it is no such URL, or a setting makes no sense.
+        UsageError: it is not such a URL, or a setting makes no sense.
     """
 
     def __init__(self, url: str, settings: Mapping[str, str] | None = None) -> None:

@@ -63,7 +63,7 @@ def open_store(place: str, credentials: Path | None = None) -> Store:
         credentials: a file of credentials for S3; None: they are taken from the environment.
 
     Raises:
-        UsageError: the URL or the file of credentials is no such thing.
+        UsageError: the URL or the file of credentials is invalid.
         StoreError: the URL cannot be used.
     """
     if place.startswith(S3):

@@ -114,7 +114,7 @@ def _with_suggestion(text: str, context: object) -> str:
 
 
 def _misspelt(environment: Iterable[str]) -> Iterator[str]:
-    """A line for each environment variable that looks like one of ours and is none."""
+    """A line for each environment variable that looks like one of ours and is not."""
     for name in sorted(environment):
         if "HINDSI" in name and name not in VARIABLES and (meant := did_you_mean(name, VARIABLES)):
             yield f"the environment variable {name} is not read{meant}"

@@ -1,4 +1,4 @@
-"""The steps of an emergency, from what costs nothing to what costs most, and what each would give back. Pure."""
+"""The steps of an emergency, from what costs nothing to what costs most, and what each would free. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """A step, and what it would give back on this host after the steps before it: bytes, and how many things."""
+    """A step, and what it would free on this host after the steps before it: bytes, and how many things."""
 
     step: Step
     gain: int

@@ -43,7 +43,7 @@ _IMAGES = {
     Reason.PINNED: ("containers", "remove containers that nobody needs"),
     Reason.HELD: ("jobs in flight and rollbacks", "wait until jobs have ended, or --rollback-grace 0s"),
     Reason.REFUSED: ("refused by the engine", "do what the engine says of each"),
-    Reason.LOCAL: ("local_images", "--local-images evict: no registry can give these back"),
+    Reason.LOCAL: ("local_images", "--local-images evict: these exist only on this host"),
     Reason.YOUNG: ("min_age", "--min-age 0s"),
     Reason.LABELLED: ("keep_labels", "a narrower --keep-labels"),
     Reason.PROTECTED: ("allowlist", "a higher --emergency"),

@@ -123,7 +123,7 @@ class ImageStages:
         )
 
     def _local_in_turn(self, order: list[int]) -> list[int]:
-        """The same images, those that no registry can give back at their turn; which of these may go is noted."""
+        """The same images, those that exist only on the host at their turn; which of these may go is noted."""
         policy, inventory = self._policy, self._inventory
         if policy.local_images != SUPERSEDED:
             return order

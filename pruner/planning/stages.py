@@ -64,7 +64,7 @@ ITEM_REASON_MEANING: dict[ItemReason, str] = {
     ItemReason.ELSEWHERE: "its driver or options put its data elsewhere: removing it frees nothing here",
     ItemReason.YOUNG: "not unused for long enough",
     ItemReason.SMALL: "all of it is in use, too young, or within what the policy keeps",
-    ItemReason.TARGET_REACHED: "what goes before it frees enough",
+    ItemReason.TARGET_REACHED: "removals before it free enough",
     ItemReason.REFUSED: "it could not be removed in this run",
     ItemReason.EXPIRED: "unused for longer than the policy asks, while free space is under the target",
 }
@@ -187,7 +187,7 @@ def logs(
     for item in judged if policy.empty_logs else ():
         one = item.subject
         if isinstance(one, Container) and item.reason in _LOG_MAY_GO and _is_json_log(one) and item.key not in refusals:
-            story = f"the disk is full to the last block: its log is emptied, the {one.state} container stays"
+            story = f"the disk is completely full: its log is emptied, the {one.state} container stays"
             reason, detail = _when_short(shortage, story)
             found.append(_item(ItemKind.LOG, item.key, one.name, reason, one.log_bytes, detail, one, shortage))
     return found

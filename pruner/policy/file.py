@@ -157,68 +157,74 @@ KEYS: dict[str, Key] = {
     "target": Key(_level, "free space at which pruning stops (default: the threshold)", "space"),
     "emergency": Key(
         _space,
-        "free space under which allowlisted images go too, once all others are gone (default: the threshold); never",
+        "free space under which allowlisted images go, too, once all others are gone (default: the threshold); never",
         "space",
     ),
-    "inode_threshold": Key(_inodes, "the same as `threshold` for free inodes: a share or a number", "inodes"),
+    "inode_threshold": Key(_inodes, "like `threshold`, for free inodes: a share or a number", "inodes"),
     "allowlist": Key(
         _globs, "images to spare: globs on repository:tag or on the repository, or re: expressions", "list"
     ),
     "allowlist_idle": Key(_seconds, "an allowlisted image unused for longer loses its protection", "duration"),
-    "min_age": Key(_age, "no image used or pulled more recently goes; auto: 5 min to 1 h, from the log", "duration"),
+    "min_age": Key(_age, "images used or pulled more recently stay; auto: 5 min to 1 h, from the log", "duration"),
     "order": Key(_one_of(tuple(ORDERS)), f"which images go first: {', '.join(ORDERS)}", "choice"),
     "interval": Key(_interval, "time between ticks of the timer", "duration"),
     "keep_labels": Key(
         _labels, "images, containers and volumes with one of these labels stay: name or name=value", "list"
     ),
     "rollback_grace": Key(
-        _seconds, "what a swarm or Compose service ran before its last change stays for so long", "duration"
+        _seconds, "how long to keep what a swarm or Compose service ran before its last change", "duration"
     ),
-    "deadline": Key(_interval, "a run ends after so long, however slowly the engine answers", "duration"),
+    "deadline": Key(_interval, "longest time that a run may take, even if the engine answers slowly", "duration"),
     "local_images": Key(
         _one_of(LOCAL_IMAGES),
-        "what becomes of images that no registry can give back: superseded (those that a later one has replaced may "
-        "go), keep or evict",
+        "what to do with images that exist only on the host: superseded (remove those that a later one has "
+        "replaced), keep or evict",
         "choice",
     ),
-    "local_idle": Key(_seconds, "such an image goes only after so long without a use", "duration"),
+    "local_idle": Key(_seconds, "how long such an image must be unused before it is removed", "duration"),
     "job_slots": Key(
         _count, "jobs that the runners run at once, for amounts per job (default: from runner_config)", "number"
     ),
     "runner_config": Key(_path, "GitLab Runner's config.toml: `concurrent` there is the number of job slots", "path"),
     "rates": Key(
         _path,
-        "file of `analyzer rates`: how soon images return on the fleet, which counts beside the host's own past",
+        "file of `analyzer rates`: how soon images return on the fleet, to use beside the host's own history",
         "path",
     ),
-    "containers.enabled": Key(_switch, "whether stopped containers may go, before any image", "switch"),
+    "containers.enabled": Key(_switch, "whether stopped containers are removed, before any image", "switch"),
     "containers.job_grace": Key(
-        _seconds, "a CI job's container goes so long after it stopped (was created, if it never started)", "duration"
+        _seconds,
+        "a CI job's container is removed this long after it stopped (or was created, if it never started)",
+        "duration",
     ),
     "containers.grace": Key(_seconds, "the same for all other stopped containers", "duration"),
-    "containers.keep": Key(_globs, "containers that stay: globs or re: expressions on the name", "list"),
+    "containers.keep": Key(_globs, "containers to keep: globs or re: expressions on the name", "list"),
     "containers.empty_logs": Key(
         _switch,
-        "whether Docker's JSON logs of stopped containers that stay are emptied when the disk is full to the last"
-        " block, which needs root",
+        "whether Docker's JSON logs of stopped containers that stay are emptied when the disk is completely full;"
+        " needs root",
         "switch",
     ),
     "dangling.enabled": Key(
-        _switch, "whether images without a name, and those whose tag has moved on, go before all others", "switch"
+        _switch, "whether untagged images, and those whose tag has moved on, are removed before all others", "switch"
     ),
-    "dangling.age": Key(_seconds, "such an image goes so long after its last use", "duration"),
-    "volumes.enabled": Key(_switch, "whether volumes that no container refers to may go", "switch"),
-    "volumes.anonymous_age": Key(_seconds, "an anonymous volume goes so long after its last use", "duration"),
-    "volumes.cache_age": Key(_seconds, "a cache volume of GitLab Runner goes so long after its last use", "duration"),
+    "dangling.age": Key(_seconds, "such an image is removed this long after its last use", "duration"),
+    "volumes.enabled": Key(_switch, "whether volumes that no container refers to are removed", "switch"),
+    "volumes.anonymous_age": Key(_seconds, "an anonymous volume is removed this long after its last use", "duration"),
+    "volumes.cache_age": Key(
+        _seconds, "a cache volume of GitLab Runner is removed this long after its last use", "duration"
+    ),
     "volumes.builder_age": Key(
-        _seconds, "the state volume of a buildx builder that is gone goes so long after its last use", "duration"
+        _seconds, "the state volume of a deleted buildx builder is removed this long after its last use", "duration"
     ),
-    "volumes.named": Key(_globs, "named volumes that may go too: globs or re: expressions on the name", "list"),
-    "volumes.named_age": Key(_seconds, "a volume listed in `named` goes so long after its last use", "duration"),
-    "volumes.keep": Key(_globs, "volumes of any kind that stay: globs or re: expressions on the name", "list"),
-    "build_cache.enabled": Key(_switch, "whether build cache may go", "switch"),
-    "build_cache.keep": Key(_size, "build cache that stays: a size", "size"),
-    "build_cache.age": Key(_seconds, "build cache goes so long after its last use", "duration"),
+    "volumes.named": Key(_globs, "named volumes to remove, too: globs or re: expressions on the name", "list"),
+    "volumes.named_age": Key(
+        _seconds, "a volume listed in `named` is removed this long after its last use", "duration"
+    ),
+    "volumes.keep": Key(_globs, "volumes of any kind to keep: globs or re: expressions on the name", "list"),
+    "build_cache.enabled": Key(_switch, "whether build cache is removed", "switch"),
+    "build_cache.keep": Key(_size, "how much build cache to keep: a size", "size"),
+    "build_cache.age": Key(_seconds, "build cache is removed this long after its last use", "duration"),
 }
 COMMAND_LINE = "command line"
 SECTIONS = tuple(dict.fromkeys(name.partition(".")[0] for name in KEYS if "." in name))

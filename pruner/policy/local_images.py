@@ -1,4 +1,4 @@
-"""Which images that no registry can give back may go all the same, and when their turn comes.
+"""Which images that exist only on the host may go all the same, and when their turn comes.
 
 Such an image may go if a later one of each of its repositories is on this host and nothing has used it for
 `local_idle`. What one pipeline built for itself is superseded by what the next one built. The latest of a repository
@@ -73,7 +73,7 @@ def in_their_turn(order: Sequence[int], local: Sequence[bool], last_use: Sequenc
 
     Args:
         order: the images, first to go first.
-        local: per image whether no registry can give it back.
+        local: per image whether it exists only on this host.
         last_use: per image its last use.
         quiet: images not used since this time (see `idle_since`) have been idle for `local_idle`.
     """

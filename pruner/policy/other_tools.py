@@ -270,7 +270,7 @@ def import_docuum(sources: Sequence[str], disk_bytes: int | None = None) -> Impo
         disk_bytes: size of the engine's disk, for a threshold in bytes; None: unknown.
 
     Raises:
-        UsageError: a file cannot be read, or an argument is none of docuum's.
+        UsageError: a file cannot be read, or an argument is not one of docuum's.
     """
     made = Import("docuum")
     made.values.update(
@@ -428,7 +428,7 @@ def _text(path: Path) -> str:
     try:
         return read_bounded(path)
     except FileNotFoundError:
-        raise UsageError(f"there is no file {path}") from None
+        raise UsageError(f"no such file: {path}") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -113,7 +113,7 @@ class Containers:
         job_grace: seconds since a CI job's container stopped (or was created, if never started).
         grace: the same for all other containers.
         keep: globs (or ``re:`` expressions) of names of containers that stay.
-        empty_logs: whether logs of stopped containers that stay are emptied when the disk is full to the last block.
+        empty_logs: whether logs of stopped containers that stay are emptied when the disk is completely full.
     """
 
     enabled: bool = True
@@ -205,7 +205,7 @@ class Policy:
         keep_labels: labels, ``name`` or ``name=value``; images, containers and volumes that bear one stay.
         rollback_grace: seconds from a service's last change for which the image that it ran before stays.
         deadline: seconds after which a run asks nothing more of the engine, and ends.
-        local_images: what becomes of images that no registry can give back: ``superseded`` (see
+        local_images: what becomes of images that exist only on the host: ``superseded`` (see
             `pruner.policy.local_images`), ``keep`` or ``evict``.
         local_idle: seconds unused after which one that is superseded may go.
         job_slots: jobs that the host's runners run at once, for amounts per job; None: read from `runner_config`.

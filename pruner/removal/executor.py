@@ -42,7 +42,7 @@ class Outcome:
     """How a prune ended. Sizes are bytes.
 
     Attributes:
-        removed: what went, with the bytes that the file system won.
+        removed: what went, with the bytes that it freed on the file system.
         failed: what did not, with the reason.
         freed: free space after less free space before.
         disk: the disk at the end.

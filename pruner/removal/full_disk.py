@@ -1,4 +1,4 @@
-"""A disk that is full to the last block: what the engine says then, and the blocks that are kept for it."""
+"""A disk that is completely full: what the engine says then, and the blocks that are kept for it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BY_HAND = (
     "disk that you can spare; then run this again (see docs/howto/disk-full.md)"
 )
 STUCK = (
-    "{path} is full to the last block: the engine cannot write what it has to write to remove {name}. Nothing more is "
+    "{path} is completely full: the engine cannot write what it has to write to remove {name}. Nothing more is "
     f"tried. {BY_HAND}"
 )
 
@@ -66,5 +66,5 @@ def with_reserves(engine: Engine, log_path: Path, ask: Callable[[], T]) -> T:
         if not wants_space(refused.explanation):
             raise
         if not give_reserves(log_path, [disk.path for disk in sample_disks(engine.info())]):
-            raise EngineError(f"{refused}: its disk is full to the last block. {BY_HAND}") from refused
+            raise EngineError(f"{refused}: its disk is completely full. {BY_HAND}") from refused
     return ask()

@@ -112,7 +112,7 @@ class Remover:
         names = {row.image: (*row.references, *row.digests) for row in self._engine.images()}
         if image.image_id not in names or still_superseded(image, made.inventory.images, names):
             return None
-        return "no registry can give it back, and it is the latest of a repository now"
+        return "it exists only on this host, and is the latest of a repository now"
 
     def _image_obstacle(self, image: Image, made: Plan, lookout: Lookout) -> str | None:
         """Why an image must stay after all: what has changed since the plan was made."""
@@ -298,7 +298,9 @@ class Remover:
             try:
                 found = os.fstat(descriptor)
                 if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-                    return f"its log {container.log_path} is not a file of its own: it has another name or is no file"
+                    return (
+                        f"its log {container.log_path} is not a file of its own: it has another name or is not a file"
+                    )
                 os.ftruncate(descriptor, 0)
                 os.fsync(descriptor)
             finally:

@@ -35,12 +35,12 @@ class PastRemoval:
         reason: why it went, as the policy's decision has it.
         detail: the reason in words, with its figures.
         predicted: bytes that the plan expected to free.
-        freed: bytes that the file system won; None: not measured (recorded after an interruption).
+        freed: bytes that it freed on the file system; None: not measured (recorded after an interruption).
         returned_at: when it was pulled, loaded, imported or built again; None: it was not.
         returned_by: which of these it was.
         returned_bytes: layers that came back with it, bytes: those that the removal had freed; else 0.
         later_uses: containers and jobs that used it afterwards, until it was removed once more.
-        missed_at: when a job first asked in vain for an image that no registry can give back; None: none did.
+        missed_at: when a job first asked for an image that existed only on the host; None: none did.
         concurrent_uses: uses of an image in the very moment of its removal, which the engine reported too late.
     """
 
@@ -185,7 +185,7 @@ def history_summary(found: Sequence[PastRemoval]) -> str:
     if concurrent_uses := sum(bool(one.concurrent_uses) for one in found):
         line = f"{line}, {concurrent_uses} of them while somebody used the image"
     if missed := sums["unrecoverable_misses"]:
-        line = f"{line}; images that no registry can give back and that were ASKED FOR AGAIN: {missed}"
+        line = f"{line}; images that existed only on this host and were ASKED FOR AGAIN: {missed}"
     line = f"{line}; of {_count(sums['images'], 'image')} {sums['images_back_again'] or 'none'} came back"
     if not sums["images_back_again"]:
         return line

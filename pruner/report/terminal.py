@@ -178,7 +178,7 @@ def _name_of(one: Removal, *, truncate: bool) -> str:
 
 
 def print_emergency(made: Plan, found: Sequence[Prospect]) -> None:
-    """Print what fills the disk, and what each step would give back at which cost."""
+    """Print what fills the disk, and what each step would free at which cost."""
     disk = made.inventory.disk
     console.print_text(
         f"{format_bytes(disk.free_bytes)} of {format_bytes(disk.total_bytes)} free, "

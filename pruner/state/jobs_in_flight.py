@@ -55,7 +55,7 @@ class Holdable(Protocol):
 
     @property
     def local(self) -> bool:
-        """Whether, as far as is known, no registry can give it back."""
+        """Whether, as far as is known, it exists only on this host."""
 
 
 @dataclass(frozen=True, slots=True)

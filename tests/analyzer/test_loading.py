@@ -147,7 +147,7 @@ def test_what_jobs_in_flight_may_need_goes_last_in_simulation_too(log: EventLog)
             sample(0),
             *[observed(1, image) for image in ("a", "b", "help")],
             observed(1, "mine", local=True),
-            # The project uses two images, one of which no registry can give back.
+            # The project uses two images, one of which exists only on the host.
             *job(1, 10, "a", 20),
             *job(2, 30, "mine", 40),
             *container(50, 60, "b", "other"),

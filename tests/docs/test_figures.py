@@ -26,7 +26,7 @@ ROWS = {
     "prune-until-24h-built": "`docker image prune --filter until=24h`, daily",
     "prune below 5% free (forecast order), min age auto": "docker-hindsight, while less than 5 % is free",
     "prune below auto free (forecast order), min age auto": (
-        "docker-hindsight as it comes: as much free as the host has needed"
+        "docker-hindsight by default: as much free as the host has needed"
     ),
 }
 

@@ -1,4 +1,4 @@
-"""A disk that is full to the last block, with the engine and the log on it."""
+"""A disk that is completely full, with the engine and the log on it."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_full_disk_costs_no_image_its_names_and_the_engine_has_a_reserve_of_it
     assert not lost, shown
     if engine.disk.free() < 30_000_000:
         assert shown.count("kept ") == 1, shown
-        assert "full to the last block" in shown
+        assert "completely full" in shown
         assert "Get one block by hand" in shown
         assert host.references() == before
         engine.disk.give_a_block()

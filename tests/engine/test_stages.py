@@ -287,7 +287,7 @@ def test_build_cache_is_kept_to_its_size_and_nameless_builds_go(
     assert [image.tags for image in client.images.list()] == [["built:1"]]
     assert [row[0] for row in items(host)].count("build_cache") >= 1
 
-    # What no registry can give back goes once a later one of its repository is there, and is marked.
+    # What exists only on the host goes once a later one of its repository is there, and is marked.
     (tmp_path / "filled").write_bytes(random_layer(410, 12 * MIB).blob)
     build(engine, tmp_path, "built:2")
     host.run("collector", "run", "--once")

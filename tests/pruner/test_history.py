@@ -149,10 +149,10 @@ def test_a_log_without_prunes_has_no_history(tmp_path: Path) -> None:
 def test_an_image_that_no_registry_gives_back_and_that_a_job_asks_for_is_a_loss(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events.duckdb", host="runner")
     gone = removal(1, "p1", ALPHA, "ci/app:1", MIB)
-    local = {"reason": "evict_local", "detail": "NO REGISTRY CAN GIVE IT BACK"}
+    local = {"reason": "evict_local", "detail": "EXISTS ONLY ON THIS HOST"}
     asked = [event(hours, Kind.PULL_FAILED, reference="ci/app:1", attributes={"error": "x"}) for hours in (0.5, 3, 4)]
     log.append([started(1, "p1", "timer"), replace(gone, attributes={**gone.attributes, **local}), *asked])
     (one,) = read(log)
     assert one.missed_at == T0 + 3 * HOUR
     assert totals([one])["unrecoverable_misses"] == 1
-    assert "images that no registry can give back and that were ASKED FOR AGAIN: 1" in history_summary([one])
+    assert "images that existed only on this host and were ASKED FOR AGAIN: 1" in history_summary([one])

@@ -1,4 +1,4 @@
-"""Images that no registry can give back: which of them may go all the same, when, and how that is named."""
+"""Images that exist only on the host: which of them may go all the same, when, and how that is named."""
 
 from __future__ import annotations
 
@@ -63,11 +63,10 @@ def test_it_is_named_as_what_no_registry_can_give_back() -> None:
     found = made([built("old", 24 * 20), built("latest", 24 * 8)], 10)
     (removal,) = found.removals
     assert removal.reason == "evict_local"
-    assert removal.detail.startswith("NO REGISTRY CAN GIVE IT BACK")
+    assert removal.detail.startswith("EXISTS ONLY ON THIS HOST")
     (stays,) = [one.detail for one in found.verdicts if not one.evicts]
     assert stays == (
-        "no registry can give it back (local_images = superseded: it is the latest of a repository, "
-        "or was used within 7 d)"
+        "exists only on this host (local_images = superseded: it is the latest of a repository, or was used within 7 d)"
     )
 
 

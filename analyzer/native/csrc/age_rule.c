@@ -1,4 +1,4 @@
-/* What others do. */
+/* What other tools do by age. */
 
 static void apply_rule(run_t *run) {
     const trace_t *t = run->trace;

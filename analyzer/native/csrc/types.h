@@ -45,7 +45,7 @@ typedef struct {
  * order; a rule of age, carried out at each tick; another tool. */
 enum { BY_LAST_USE, BY_PULL, BY_GDSF, BY_RANKED_LAST_USE, BY_MOMENTS, BY_AGE, BY_TOOL };
 
-/* Local images that may go although no registry can give them back; see pruner.policy.local_images. */
+/* Local images that may go although they exist only on this host; see pruner.policy.local_images. */
 typedef struct {
     double idle; /* seconds */
     int32_t repositories, gaps;
@@ -67,7 +67,7 @@ typedef struct {
     levels_t levels;
 } headroom_t;
 
-/* What others do at each tick: remove all unused images of which something is longer ago. */
+/* What other tools do at each tick: remove all unused images of which something is longer ago. */
 enum { BUILT, PULLED, USED };
 typedef struct {
     double age, low; /* only while less than this share of the disk is free; negative: whatever is free */
