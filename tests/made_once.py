@@ -33,4 +33,4 @@ def share_empty_log(folder: Path) -> None:
         except OSError:
             _make(wanted)
 
-    log.EventLog._make = copy  # type: ignore[method-assign]
+    log.EventLog._make = copy  # type: ignore[method-assign, assignment]
