@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import math
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -202,11 +203,10 @@ PullRateOption = Annotated[
 ]
 _MOST_PRICE = 1e9
 PriceOption = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--price-per-gib",
         metavar="AMOUNT",
-        min=0.0,
         help="What pulling 1 GiB costs: then tables have a column of costs.",
     ),
 ]
@@ -492,11 +492,20 @@ def rate(text: str | None) -> float | None:
     return float(amount)
 
 
-def price(amount: float | None) -> float:
+def price(text: str | None) -> float:
     """What 1 GiB costs by ``--price-per-gib``; 0: that was not given. Raises UsageError."""
-    if amount is not None and not amount <= _MOST_PRICE:  # neither is NaN
-        raise UsageError(f"--price-per-gib must be a number of at most {_MOST_PRICE:,.0f}")
-    return amount or 0.0
+    if text is None:
+        return 0.0
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = math.nan
+    if not 0.0 <= amount <= _MOST_PRICE:  # NaN is not either
+        raise UsageError(
+            f"--price-per-gib: '{text}' is not a number from 0 to {_MOST_PRICE:,.0f}; "
+            "write it with a point and without other signs, such as 1234.05"
+        )
+    return amount
 
 
 def split(text: str) -> float:

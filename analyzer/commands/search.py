@@ -101,7 +101,7 @@ def sweep(
     shown = options.output_format(output)
     thresholds = threshold or ([] if varied.policy else [DEFAULT_THRESHOLDS])
     candidates, left_out = varied.grid(axes.beside(threshold=thresholds, order=order))
-    work = Sweep(tuple(candidates), options.rate(pull_rate), varied.when(), price_per_gib or 0.0)
+    work = Sweep(tuple(candidates), options.rate(pull_rate), varied.when(), options.price(price_per_gib))
     override, sources = disk.override(), histories.sources()
     workers = spread.workers(len(sources))
     if len(sources) > 1:
@@ -177,9 +177,8 @@ def recommend(
     candidates, _ = varied.grid(axes.beside(threshold=threshold, order=order), complete=True)
     share = options.split(split)
     constraints, spare, least = asked.constraints(), asked.spare(), asked.history()
-    work = Trial(
-        tuple(candidates), options.baselines(baseline), share, trigger=varied.when(), price_per_gib=price_per_gib or 0.0
-    )
+    price = options.price(price_per_gib)
+    work = Trial(tuple(candidates), options.baselines(baseline), share, trigger=varied.when(), price_per_gib=price)
     override, sources = disk.override(), histories.sources()
     with patient_progress(f"trying {len(candidates)} policies") as progress:
         found, notes = on_each(sources, work, override, Workers(spread.processes, spread.cluster), progress)

@@ -25,9 +25,7 @@ def reasons(found: Recommendation, constraints: Constraints, share: float = 1.0)
     """In words, a sentence each, why this policy. The first begins with its name and a colon."""
     if found.too_short is not None:
         short = f"not enough yet: {format_duration(found.too_short)} of history"
-        return [
-            f"{short}, and what comes back each week shows in none of less than a week; the defaults hold until then"
-        ]
+        return [f"{short}; what comes back once a week only shows in a week or more: until then keep the defaults"]
     if found.chosen is None:
         return [_impossible(found, constraints, share)]
     first, rest = found.chosen.first, found.chosen.rest

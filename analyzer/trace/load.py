@@ -493,6 +493,7 @@ def _disk(raw: _Raw, override: DiskOverride, layer_bytes: Integers, assumptions:
     if np.any(other < 0):
         assumptions.append("where images held more than was used of the disk, other usage is taken as 0")
     if override.other is not None:
+        _check_room(int(columns["total"].max()), override.other)
         other[:] = override.other
     density = _inodes_per_byte(columns)
     held_inodes = (density * columns["held"]).astype(np.int64)
@@ -539,6 +540,15 @@ def _inodes_per_byte(disk: Columns) -> float:
     return float(np.sum((disk["total_inodes"] - disk["free_inodes"])[limited]) / np.sum(used))
 
 
+def _check_room(total: int, other: int) -> None:
+    """Whether other usage leaves room for images on a disk; both in bytes. Raises UsageError."""
+    if other >= total:
+        raise UsageError(
+            f"a disk of {format_bytes(total)} with {format_bytes(other)} of other usage leaves no room for images: "
+            "give less --other, or more --disk-size"
+        )
+
+
 def _assumed_disk(raw: _Raw, override: DiskOverride, layer_bytes: Integers, assumptions: list[str]) -> Columns:
     if override.total is None:
         raise LogError(
@@ -546,11 +556,7 @@ def _assumed_disk(raw: _Raw, override: DiskOverride, layer_bytes: Integers, assu
             "let `collector run` sample the disk, or give --disk-size and --other"
         )
     other = override.other or 0
-    if other >= override.total:
-        raise UsageError(
-            f"--disk-size: {format_bytes(override.total)} with {format_bytes(other)} of other usage leaves no room "
-            "for images: give more, or less --other"
-        )
+    _check_room(override.total, other)
     assumptions.append("the disk and its other usage are as given on the command line, throughout")
     one = np.ones(1, dtype=np.int64)
     return {

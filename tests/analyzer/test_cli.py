@@ -122,8 +122,9 @@ def test_a_policy_file_is_taken_and_options_change_it(busy: EventLog, tmp_path: 
         (
             ("--disk-size", "1GB", "--other", "2GB"),
             2,
-            "--disk-size: 954 MiB with 1.86 GiB of other usage leaves no room",
+            "a disk of 954 MiB with 1.86 GiB of other usage leaves no room",
         ),
+        (("--other", "100TiB"), 2, "with 100 TiB of other usage leaves no room"),
         (("--threshold", "20%", "--target", "10%"), 2, "threshold = 20% is more than target = 10%"),
         (("--order", "best"), 2, "order"),
         (("--trigger", "never"), 2, "--trigger: 'never' is not one of tick, event"),
@@ -131,7 +132,10 @@ def test_a_policy_file_is_taken_and_options_change_it(busy: EventLog, tmp_path: 
         (("--baseline", "nobody"), 2, "--baseline: unknown 'nobody'"),
         (("--disk-size", "big"), 2, "--disk-size: 'big' is not a size"),
         (("--pull-rate", "0"), 2, "--pull-rate must be"),
-        (("--price-per-gib", "nan"), 2, "--price-per-gib must be a number"),
+        *(
+            (("--price-per-gib", amount), 2, f"'{amount}' is not a number from 0")
+            for amount in ("nan", "-1", "0,1", "")
+        ),
         (("--policy", "/nonexistent.toml"), 2, "no policy file /nonexistent.toml"),
         (("--log", "/nonexistent.duckdb"), 1, "no event log at /nonexistent.duckdb"),
         (("--only-host", "other"), 1, "knows no host 'other'; known are runner"),

@@ -230,7 +230,7 @@ def test_a_short_history_is_not_enough(long_log: EventLog) -> None:
     done = analyzer("recommend", "--log", str(long_log.path))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("analyzer: not enough yet: ")
-    assert "the defaults hold until then" in done.stderr
+    assert "until then keep the defaults" in done.stderr
 
 
 def test_where_no_policy_fits_the_working_set_and_the_disk_that_would_do_are_named() -> None:
