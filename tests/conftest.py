@@ -38,6 +38,14 @@ def shared_empty_log(tmp_path_factory: pytest.TempPathFactory) -> None:
     made_once.share_empty_log(tmp_path_factory.mktemp("empty"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a whole year of a project's CI is slow."""
+    for item in items:
+        if "mesa_log" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def state_root() -> Iterator[Path]:
     """A folder for all that this run starts; what earlier, killed runs left goes first."""

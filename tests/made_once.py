@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import typer.main
 
 from collector.eventlog import log
-from collector.eventlog.database import made_whole
+from collector.eventlog.database import NEW_FILE, made_whole
 
-_make, _migrate = log.EventLog._make, log.migrate
+_make = log.EventLog._make
+
+
+def _how_logs_are_made() -> tuple[object, ...]:
+    return log.migrate, *sorted(NEW_FILE.items())
 
 
 def share_commands() -> None:
@@ -23,9 +31,10 @@ def share_empty_log(folder: Path) -> None:
     """Let each new log be a copy of one that was made empty, where a test does not disturb how it is made."""
     empty = log.EventLog(folder / "empty.duckdb")
     empty._make()
+    usual = _how_logs_are_made()
 
     def copy(wanted: log.EventLog) -> None:
-        if log.migrate is not _migrate:
+        if _how_logs_are_made() != usual:
             return _make(wanted)
         try:
             with made_whole(wanted.path) as fresh:
@@ -34,3 +43,15 @@ def share_empty_log(folder: Path) -> None:
             _make(wanted)
 
     log.EventLog._make = copy  # type: ignore[method-assign, assignment]
+
+
+def once_for_all_workers(folders: pytest.TempPathFactory, name: str, make: Callable[[], Path]) -> Path:
+    """A file that the first worker makes which needs it, and all others wait for."""
+    folder = folders.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / name).exists():
+            make().rename(folder / name)
+    return folder / name

@@ -18,8 +18,9 @@ from tests.analyzer.command import analyzer
 from tests.analyzer.test_loading import T0, S, container, observed, sample
 
 
-@pytest.fixture
-def busy(log: EventLog) -> EventLog:
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory) -> EventLog:
+    log = EventLog(tmp_path_factory.mktemp("busy") / "events.duckdb", host="runner")
     log.append([sample(0, free=70, image_bytes=0), *container(1, 2, "a", "c1"), observed(1, "a")])
     log.append([*container(3, 4, "b", "c2"), observed(3, "b"), sample(2000, free=70, image_bytes=0)])
     return log

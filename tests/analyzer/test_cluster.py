@@ -86,6 +86,7 @@ class Deadly:
         return Simulation((Policy(),))(trace, progress)
 
 
+@pytest.mark.slow
 def test_a_cluster_finds_the_same_bytes_as_this_machine(
     sources: list[Source], cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_cluster_finds_the_same_bytes_as_this_machine(
         assert here.stdout == there.stdout
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_midway_changes_nothing(sources: list[Source], cluster: str, tmp_path: Path) -> None:
     expected, _ = on_each(sources, Simulation((Policy(),)))
     found, notes = on_each(sources, Deadly(("host-3",), tmp_path / "died"), workers=Workers(cluster=cluster))
@@ -105,12 +107,14 @@ def test_a_worker_that_is_killed_midway_changes_nothing(sources: list[Source], c
     assert (found, notes) == (expected, [])
 
 
+@pytest.mark.slow
 def test_a_host_that_workers_die_of_is_named_and_left_out(sources: list[Source], cluster: str) -> None:
     found, notes = on_each(sources, Deadly(("host-5",)), workers=Workers(cluster=cluster))
     assert [one.host for one in found] == [f"host-{number}" for number in range(HOSTS) if number != 5]
     assert notes == ["host host-5 is left out: the cluster's workers failed at it (KilledWorker)"]
 
 
+@pytest.mark.slow
 def test_a_host_that_cannot_be_read_is_named_and_left_out(sources: list[Source], cluster: str, tmp_path: Path) -> None:
     shutil.copytree(sources[0].path, tmp_path / "fleet")
     shutil.rmtree(tmp_path / "fleet/event/host=host-2")
@@ -121,6 +125,7 @@ def test_a_host_that_cannot_be_read_is_named_and_left_out(sources: list[Source],
     assert notes == on_each(torn, Simulation((Policy(),)), workers=1)[1]
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_work_of_the_cluster(sources: list[Source], cluster: str) -> None:
     def interrupt(share: float) -> None:
         assert share > 0
@@ -158,6 +163,7 @@ def test_what_is_no_cluster_is_one_line(sources: list[Source], monkeypatch: pyte
         on_each(sources, work, workers=Workers(cluster="tcp://127.0.0.1:9"))
 
 
+@pytest.mark.slow
 def test_a_worker_of_another_version_is_refused(
     sources: list[Source], cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,10 +42,17 @@ def history(path: Path, host: str, images: Sequence[str] = "ab", rounds: int = 3
     return log
 
 
-@pytest.fixture
-def fleet(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def three_hosts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("hosts")
     for name, images in (("one", "ab"), ("two", "abc"), ("three", "abcd")):
-        history(tmp_path / f"{name}.duckdb", name, images)
+        history(place / f"{name}.duckdb", name, images)
+    return place
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, three_hosts: Path) -> Path:
+    shutil.copytree(three_hosts, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 

@@ -104,6 +104,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rewriting, "_LAST_PIECE", 5)
 
 
+@pytest.mark.slow
 def test_decisions_and_explanations_are_the_same_after_compactions(log: EventLog, now: float) -> None:
     before = asked(log, now)
     assert compact(log, KEEP + 2.5 * DAY, now=now).removed > 0
@@ -119,6 +120,7 @@ def test_decisions_and_explanations_are_the_same_after_compactions(log: EventLog
     assert check(log) == []
 
 
+@pytest.mark.slow
 def test_a_log_of_an_older_version_is_written_again_with_all_it_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +144,7 @@ def test_a_log_of_an_older_version_is_written_again_with_all_it_holds(
     assert check(log) == []
 
 
+@pytest.mark.slow
 def test_a_project_and_an_image_are_forgotten_in_an_archive_too(log: EventLog, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "archive"))
     ship(log, store)
@@ -177,6 +180,7 @@ def test_a_project_and_an_image_are_forgotten_in_an_archive_too(log: EventLog, t
         forget_project(log, project, archive=there)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["copied", "synced", "replaced"])
 def test_an_end_at_any_step_leaves_the_old_log_or_the_new_one(log: EventLog, now: float, step: str) -> None:
     before = log.query("SELECT count(*) FROM event")
@@ -270,6 +274,7 @@ def test_a_disk_that_fills_while_the_copy_is_written_leaves_the_log_as_it_was(
         subprocess.run(["umount", disk], check=True)
 
 
+@pytest.mark.slow
 def test_a_compaction_that_is_killed_at_any_moment_loses_nothing(log: EventLog, now: float) -> None:
     before = log.query("SELECT count(*) FROM event")[0][0]
     script = (
