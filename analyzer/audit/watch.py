@@ -14,6 +14,7 @@ from rich.text import Text
 from collector.engine.client import DockerEngine
 from collector.engine.protocol import Engine
 from collector.eventlog.log import EventLog
+from collector.machine.next_removals import NextRemoval
 from collector.model.errors import EngineError
 from collector.model.units import format_bytes, format_duration, format_time
 from collector.queries.overview import Overview, overview
@@ -33,16 +34,6 @@ _LEAST_BARS, _MOST_BARS = 20, 72
 
 
 @dataclass(frozen=True, slots=True)
-class NextRemoval:
-    """An image that would go: what that frees (None: not known), its idle time in seconds, its name and why."""
-
-    frees: int | None
-    idle: float | None
-    name: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The host at one moment. Times are UTC seconds, sizes bytes.
 
@@ -53,8 +44,8 @@ class Snapshot:
         threshold: free space under which pruning starts; None: no engine was asked.
         samples: (time, free) of the last day.
         events: (time, kind, name), newest first.
-        candidates: what would go next, first to go first.
-        source: where the candidates come from, or why there are none.
+        next_removals: what would go next, first to go first.
+        source: where they come from, or why there are none.
         overview: what prunes removed and what came back, what was observed, and warnings.
     """
 
@@ -65,7 +56,7 @@ class Snapshot:
     threshold: float | None
     samples: tuple[tuple[float, int], ...]
     events: tuple[tuple[float, str, str], ...]
-    candidates: tuple[NextRemoval, ...]
+    next_removals: tuple[NextRemoval, ...]
     source: str
     overview: Overview | None = None
 
@@ -108,25 +99,22 @@ def look(log: EventLog, engine_host: str | None, policy: Policy) -> Snapshot:
     free, total = samples[-1][1:] if samples else (None, None)
     threshold: float | None = None
     try:
-        free, total, threshold, candidates = _ask(DockerEngine(engine_host), log, policy)
+        free, total, threshold, next_removals = _ask(DockerEngine(engine_host), log, policy)
         source = str(policy)
     except EngineError:
-        candidates = tuple(NextRemoval(None, now - used, name, "") for used, name in oldest)
+        next_removals = tuple(NextRemoval(name, None, used, "") for used, name in oldest)
         source = "no engine answers: the least recently used, from the log"
     line = tuple((when, amount) for when, amount, _ in samples)
     seen = overview(log, now)
-    return Snapshot(host, now, free, total, threshold, line, tuple(events), candidates, source, seen)
+    return Snapshot(host, now, free, total, threshold, line, tuple(events), next_removals, source, seen)
 
 
 def _ask(engine: Engine, log: EventLog, policy: Policy) -> tuple[int, int, float, tuple[NextRemoval, ...]]:
     """Free and total bytes, the threshold, and what would go if space ran out now."""
     made, threshold = plan_for_all(engine, log, policy)
-    disk, now = made.inventory.disk, made.inventory.now
-    candidates = tuple(
-        NextRemoval(verdict.frees, now - verdict.image.last_use, verdict.image.name, verdict.detail)
-        for verdict in made.evictions[:_NEXT]
-    )
-    return disk.free_bytes, disk.total_bytes, threshold, candidates
+    disk, going = made.inventory.disk, made.evictions[:_NEXT]
+    next_removals = tuple(NextRemoval(one.image.name, one.frees, one.image.last_use, one.detail) for one in going)
+    return disk.free_bytes, disk.total_bytes, threshold, next_removals
 
 
 def lines(snapshot: Snapshot, where: Console) -> Iterator[Text]:
@@ -135,14 +123,10 @@ def lines(snapshot: Snapshot, where: Console) -> Iterator[Text]:
     yield from _disk(snapshot, where)
     yield Text()
     yield Text.assemble(("next to go", "bold"), f"  {snapshot.source}")
-    if snapshot.candidates:
+    if snapshot.next_removals:
         rows = [
-            (
-                format_bytes(one.frees),
-                "-" if one.idle is None else f"{format_duration(max(0.0, one.idle))} ago",
-                one.name,
-            )
-            for one in snapshot.candidates
+            (format_bytes(one.frees), f"{format_duration(max(0.0, snapshot.now - one.last_use))} ago", one.name)
+            for one in snapshot.next_removals
         ]
         yield from Table(("FREES", "LAST USE", "IMAGE"), rows, right=("FREES", "LAST USE"), names=("IMAGE",)).lines(
             where

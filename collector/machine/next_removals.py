@@ -20,13 +20,13 @@ class NextRemoval:
 
     Attributes:
         name: what people call it.
-        frees: bytes that its removal frees at its turn.
+        frees: bytes that its removal frees at its turn; None: not known.
         last_use: UTC seconds.
         why: the reason in words.
     """
 
     name: str
-    frees: int
+    frees: int | None
     last_use: float
     why: str
 
