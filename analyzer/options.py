@@ -173,6 +173,16 @@ MaxRepullOption = Annotated[
 MinFreeOption = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Free space that must always be left.", show_default="any")
 ]
+ClassesOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="NUMBER",
+        min=1,
+        max=8,
+        help="Several hosts: at most this many policies, for classes by disk size and load, where that is worth it.",
+        show_default="one for all",
+    ),
+]
 HeadroomOption = Annotated[
     str | None,
     typer.Option(

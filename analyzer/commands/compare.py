@@ -12,6 +12,7 @@ import typer
 from analyzer import options
 from analyzer.options import (
     Axes,
+    ClassesOption,
     Compared,
     ComparedThresholdsOption,
     Disk,
@@ -100,6 +101,7 @@ def report(
     axes: Axes,
     compared: Compared,
     disk: Disk,
+    classes: ClassesOption = None,
     spread: Spread,
 ) -> None:
     """Write all that the log shows as one HTML file: what the disk did, what it would have done, and what to set.
@@ -115,7 +117,7 @@ def report(
     override, sources = disk.override(), histories.sources()
     workers = spread.workers(len(sources))
     if len(sources) > 1:
-        _report_on_fleet(sources, work, candidates, override, workers, output)
+        _report_on_fleet(sources, work, candidates, override, workers, output, classes)
     else:
         trigger = Trigger(compared.trigger) if compared.trigger else None
         _report_on_one(sources[0].load(override), sources[0].log(), work, candidates, output, override, trigger)
@@ -190,23 +192,34 @@ def _report_on_fleet(
     override: DiskOverride,
     workers: Workers,
     path: Path,
+    classes: int | None,
 ) -> None:
-    """Write the report of several hosts."""
+    """Write the report of several hosts, divided into so many classes at most; None: that was not asked."""
     from analyzer.report.fleet_page import fleet_study, write_fleet_report
     from analyzer.report.study import Lineup
     from analyzer.report.terminal import patient_progress
+    from analyzer.search.classes import divide_by_trial
     from analyzer.search.fleet import on_each
     from analyzer.search.proposal import propose
 
+    tried: list[tuple[Trial, Found]] = []
     with patient_progress(f"trying {len(candidates)} policies on {len(sources)} hosts") as progress:
 
         def run(trial: Trial) -> tuple[Found, list[str]]:
-            return on_each(sources, trial, override, workers, progress)
+            found, notes = on_each(sources, trial, override, workers, progress)
+            tried.append((trial, found))
+            return found, notes
 
-        lineup = Lineup.of(work.policies, propose(run, candidates, work.pull_rate, work.trigger))
+        proposal = propose(run, candidates, work.pull_rate, work.trigger)
+    division = None
+    if classes is not None and proposal.policy is not None:
+        division = divide_by_trial(*tried[-1], classes)
+        own = [one.policy for one in division.classes if one.policy not in {None, proposal.policy}]
+        work = work.with_policies(tuple(dict.fromkeys((*work.policies, *filter(None, own)))))
+    lineup = Lineup.of(work.policies, proposal)
     with patient_progress(f"replaying {len(sources)} hosts") as progress:
         drawn = lineup.proposal.policy or (lineup.policies[0] if lineup.policies else None)
         every = replace(work, policies=lineup.policies, drawn=drawn)
         found, notes = on_each(sources, every, override, workers, progress)
-    write_fleet_report(fleet_study(found, lineup, notes), path)
+    write_fleet_report(fleet_study(found, lineup, notes, division), path)
     typer.echo(f"report: {path.resolve()}", err=True)

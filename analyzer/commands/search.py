@@ -14,6 +14,7 @@ from analyzer.options import (
     Axes,
     BaselineOption,
     BasePolicyOption,
+    ClassesOption,
     Disk,
     FormatOption,
     Histories,
@@ -54,15 +55,6 @@ OutOption = Annotated[
 EntryOption = Annotated[
     list[str] | None,
     typer.Option(metavar="GLOB", help="An entry to judge, whatever it gains. Repeat it to add.", show_default=False),
-]
-ClassesOption = Annotated[
-    int,
-    typer.Option(
-        metavar="NUMBER",
-        min=1,
-        max=8,
-        help="Several hosts: at most this many policies, for classes by disk size and load, where that is worth it.",
-    ),
 ]
 OneThresholdOption = Annotated[
     str | None,
@@ -152,7 +144,7 @@ def recommend(
     baseline: BaselineOption = None,
     disk: Disk,
     price_per_gib: PriceOption = None,
-    classes: ClassesOption = 1,
+    classes: ClassesOption = None,
     spread: Spread,
     output: console.FormatOption = console.Format.TABLE,
 ) -> None:
@@ -187,7 +179,7 @@ def recommend(
         return recommended(candidates, hosts, constraints, share, spare, least)
 
     if len(found) > 1:
-        division = divide(found, candidates, choose, constraints, classes)
+        division = divide(found, candidates, choose, constraints, classes or 1)
         finish_division(division, found, constraints, share, output, out, notes)
         return
     finish_recommendation(choose(found), found, constraints, share, output, out, notes)

@@ -12,6 +12,7 @@ from analyzer.report import parts
 from analyzer.report.heat_map import heat_map
 from analyzer.report.study import Lineup
 from analyzer.report.terminal import short_names
+from analyzer.search.classes import Division, fits
 from analyzer.search.fleet import FLEET, Findings, fleet_sum, fleet_sums
 from analyzer.simulation.figures import FIGURES
 from analyzer.simulation.result import Result
@@ -25,6 +26,7 @@ _MOST_IN_FULL = 100
 _MOST_NAMED = 40
 _MOST_NOTES = 100
 _LEAST_CLASSES = 2
+_MOST_OF_CLASS = 12
 _OF_CLASS = {name: FIGURES[name] for name in ("disk_full", "repulled_bytes", "min_free", "removals")}
 
 
@@ -66,6 +68,7 @@ class FleetStudy:
         rival: the sum of the baselines, to compare with; None: nothing to compare with.
         notes: hosts that are left out, and why.
         common: clauses that all policies share, which their names leave out.
+        division: classes of hosts, if they were asked for.
     """
 
     hosts: tuple[OnHost, ...]
@@ -75,15 +78,19 @@ class FleetStudy:
     rival: Result | None
     notes: tuple[str, ...]
     common: tuple[str, ...]
+    division: Division | None = None
 
 
-def fleet_study(found: Sequence[Findings], lineup: Lineup, notes: Sequence[str] = ()) -> FleetStudy:
+def fleet_study(
+    found: Sequence[Findings], lineup: Lineup, notes: Sequence[str] = (), division: Division | None = None
+) -> FleetStudy:
     """What a report on several hosts shows.
 
     Args:
         found: what was found on each host, at least one: baselines, then one for each policy of the line-up.
         lineup: our policies.
         notes: hosts that are left out, and why.
+        division: classes of hosts, whose policies are all in the line-up.
     """
     full = list(dict.fromkeys(result.name for findings in found for result in findings.results))
     names, common = short_names(full)
@@ -106,7 +113,8 @@ def fleet_study(found: Sequence[Findings], lineup: Lineup, notes: Sequence[str] 
         )
         for findings, results in zip(found, named, strict=True)
     )
-    return FleetStudy(hosts, lineup, tuple(sums), chosen, rival, (*notes, *lineup.proposal.notes), tuple(common))
+    said = (*notes, *lineup.proposal.notes)
+    return FleetStudy(hosts, lineup, tuple(sums), chosen, rival, said, tuple(common), division)
 
 
 def write_fleet_report(made: FleetStudy, path: Path) -> None:
@@ -136,7 +144,8 @@ def render_fleet(made: FleetStudy) -> str:
         policies=_table("Hosts and policies", made, [(host.name, _shown(made, host)) for host in made.hosts]),
         few=len(made.hosts) > _MOST_IN_FULL,
         hosts_table=_hosts(made),
-        classes=_classes(made),
+        classes=_by_disk(made) if made.division is None else _classes(made, made.division),
+        why_classes=[] if made.division is None else _why_classes(made.division),
         heat=heat,
         heat_days=None if heat is None else [format_time(day * DAY_S)[:10] for day in (heat.first, heat.last)],
         heat_names=[host.name for host in tight] if len(tight) <= _MOST_NAMED else [],
@@ -174,7 +183,33 @@ def _assumptions(made: FleetStudy) -> list[str]:
     return said if more <= 0 else [*said[:_MOST_NOTES], f"and {more:,} more"]
 
 
-def _classes(made: FleetStudy) -> parts.Table | None:
+def _classes(made: FleetStudy, division: Division) -> parts.Table:
+    """The classes of hosts that a policy each is recommended for, and what it does on them."""
+    known = {host.name: host for host in made.hosts}
+    rows = []
+    for one in division.classes:
+        hosts = [known[name] for name in one.hosts if name in known]
+        if one.policy is None or not hosts:
+            continue
+        total = fleet_sum([made.lineup.result_of(one.policy, host.results) for host in hosts])
+        cells = [
+            parts.Cell(one.words or "all", head=True),
+            parts.Cell(f"{len(hosts):,}", len(hosts)),
+            parts.Cell(_some([host.name for host in hosts], _MOST_OF_CLASS), style="text"),
+            parts.Cell(total.name, style="text"),
+            *parts.figures(_OF_CLASS, total),
+        ]
+        rows.append(parts.Row(cells))
+    return parts.Table("Classes of hosts", ["class", "hosts", "which", "policy", *parts.heads(_OF_CLASS)], rows)
+
+
+def _why_classes(division: Division) -> list[str]:
+    """Why there are so many classes, and which hosts a class's policy does not fit."""
+    fitted = (f"{one.words or 'All hosts'}: {fits(one)}" for one in division.classes)
+    return [*division.said, *(text[0].upper() + text[1:] for text in fitted)]
+
+
+def _by_disk(made: FleetStudy) -> parts.Table | None:
     """The recommended policy on hosts with disks of like size; None where there is but one size, or no policy."""
     sizes: dict[int, list[OnHost]] = {}
     for host in made.hosts:

@@ -75,9 +75,11 @@ class Lineup:
 
     def chosen(self, results: Sequence[Result]) -> Result | None:
         """The recommended policy's result, of results that end with one for each policy."""
-        if self.proposal.policy is None:
-            return None
-        return results[len(results) - len(self.policies) + self.policies.index(self.proposal.policy)]
+        return None if self.proposal.policy is None else self.result_of(self.proposal.policy, results)
+
+    def result_of(self, policy: Policy, results: Sequence[Result]) -> Result:
+        """The result of one of the policies, of results that end with one for each."""
+        return results[len(results) - len(self.policies) + self.policies.index(policy)]
 
 
 @dataclass(frozen=True, slots=True)

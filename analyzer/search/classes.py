@@ -16,12 +16,14 @@ import numpy as np
 from analyzer.search.fleet import Findings, fleet_sum
 from analyzer.search.grid import Candidate
 from analyzer.search.pareto import badness
-from analyzer.search.recommend import Constraints, Recommendation, SplitResult
+from analyzer.search.recommend import Constraints, Recommendation, SplitResult, recommend
+from analyzer.search.trial import Trial
 from analyzer.simulation.cleaner import Trigger
 from analyzer.simulation.figures import over_parts
 from analyzer.simulation.result import Result
 from collector.model.errors import UsageError
 from collector.model.units import format_bytes, format_count
+from pruner.policy.policy import Policy
 
 Found = Sequence[tuple[Findings, Findings | None]]
 Choose = Callable[[Found], Recommendation]
@@ -61,6 +63,12 @@ class HostClass:
     hosts: tuple[str, ...]
     made: Recommendation
     misfits: tuple[Misfit, ...]
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policy that is recommended, or comes closest; None: none was possible."""
+        outcome = self.made.chosen or self.made.closest
+        return None if outcome is None else outcome.candidate.policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +135,16 @@ def divide(found: Found, candidates: Sequence[Candidate], choose: Choose, limits
     judged = [members.judged for members in classes]
     total = fleet_sum([one for one in judged if one is not None]) if None not in judged else None
     return Division(made, total, (_verdict(total, found), *said))
+
+
+def divide_by_trial(trial: Trial, found: Found, most: int) -> Division:
+    """The classes of a fleet, at most so many, by what a trial found on each host and the usual constraints."""
+    limits = Constraints()
+
+    def choose(hosts: Found) -> Recommendation:
+        return recommend(trial.candidates, hosts, limits, trial.share)
+
+    return divide(found, trial.candidates, choose, limits, most)
 
 
 def _members(words: str, found: Found, choose: Choose) -> _Members:
@@ -238,11 +256,11 @@ def _is_worth(one: _Members, pair: Sequence[_Members]) -> bool:
 def _compared(one: _Members, pair: Sequence[_Members]) -> str:
     total = fleet_sum([members.judged for members in pair if members.judged is not None])
     names = " and ".join(f"{members.words} ({format_count(len(members.found), 'host')})" for members in pair)
-    two = f"Two policies, for {names}, {outcome(total)} on hosts that they were not chosen on"
+    two = f"With two policies, for {names}, the fleet {outcome(total)} on hosts that they were not chosen on"
     if one.judged is None:
         return f"{two}; one policy for both could not be judged: the hosts are divided."
     verdict = "the hosts are divided" if _is_worth(one, pair) else "not worth another policy"
-    return f"{two}; one policy for both {outcome(one.judged)}: {verdict}."
+    return f"{two}; with one policy for both it {outcome(one.judged)}: {verdict}."
 
 
 def _verdict(judged: Result | None, found: Found) -> str:

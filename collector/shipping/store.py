@@ -76,6 +76,10 @@ def open_store(place: str, credentials: Path | None = None) -> Store:
         raise UsageError("where to ship to is empty: name a folder or s3://BUCKET/PREFIX (in the service: SHIP_TO)")
     if "://" in place:
         raise UsageError(f"{place.partition('://')[0]}:// is not supported: name a folder or s3://BUCKET/PREFIX")
+    if ":" in place.partition("/")[0]:
+        raise UsageError(
+            f"'{place}' is neither a folder of this machine nor s3://BUCKET/PREFIX (a folder of that name: './{place}')"
+        )
     if credentials is not None:
         raise UsageError(f"--credentials is for S3, and {place} is a folder")
     return Folder(Path(place))

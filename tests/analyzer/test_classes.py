@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from analyzer.report.fleet_page import fleet_study, render_fleet
+from analyzer.report.study import Lineup
 from analyzer.search.classes import Division, Found, divide, fits
 from analyzer.search.fleet import Findings
 from analyzer.search.grid import grid
+from analyzer.search.proposal import Proposal
 from analyzer.search.recommend import Constraints, Recommendation, recommend
 from analyzer.trace.describe import HistoryFacts
 from pruner.policy.file import load_policy
@@ -60,6 +64,15 @@ def test_small_and_large_disks_get_a_policy_each_where_one_serves_them_badly() -
     assert apart.judged is not None
     assert apart.judged.repulled_bytes == 6 * 3 * GIB
     assert "the hosts are divided" in apart.said[1]
+    policies = tuple(item.policy for item in CANDIDATES)
+    lineup = Lineup.of(policies, Proposal(policies[1], holds=True))
+    page = render_fleet(fleet_study([first for first, _ in (*small, *large)], lineup, division=apart))
+    table = page.split('aria-labelledby="h-classes"')[1].split("</section>")[0]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", table)[1:]]
+    assert [row[:2] for row in rows] == [["disks under 500 GiB", "6"], ["disks of 500 GiB and more", "6"]]
+    assert [row[5] for row in rows] == ["12.0 GiB", "6.00 GiB"]
+    assert table.count("It fits all 6 hosts.") == 2
+    assert "the hosts are divided" in table
 
 
 def test_hosts_that_one_policy_serves_are_not_divided() -> None:

@@ -305,7 +305,7 @@ def test_a_fleets_report_tells_what_simulate_tells(tmp_path: Path) -> None:
     EventLog(tmp_path / "idle.duckdb", host="idle").append([Event(T0, Kind.DISK_SAMPLED, bytes=1)])
     asked = ("--log", str(tmp_path / "*.duckdb"), "--threshold", "20%", "--threshold", "80%", "--processes", "2")
     output = json.loads(run("simulate", *asked, "--format", "json").stdout)
-    done = run("report", *asked, "-o", str(tmp_path / "report.html"))
+    done = run("report", *asked, "--classes", "2", "-o", str(tmp_path / "report.html"))
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "report.html").read_text()
     rows = [
@@ -323,6 +323,7 @@ def test_a_fleets_report_tells_what_simulate_tells(tmp_path: Path) -> None:
     assert shown == rows
     (note,) = output["notes"]
     assert f"<li>{note}</li>" in page
+    assert '<h2 id="h-classes">Classes of hosts</h2>' in page
 
 
 def test_one_host_of_several_has_the_whole_report(tmp_path: Path) -> None:

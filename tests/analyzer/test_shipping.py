@@ -333,6 +333,8 @@ def test_missing_keys_are_named_whatever_the_cloud_answers(monkeypatch: pytest.M
         ("gs://bucket/a", r"gs:// is not supported: name a folder or s3://"),
         ("s3://", "'s3://' is not s3://BUCKET/PREFIX"),
         ("s3://UPPER/a", "'s3://UPPER/a' is not s3://BUCKET/PREFIX"),
+        ("s3:/bucket/a", "neither a folder of this machine nor s3://BUCKET/PREFIX"),
+        ("store:/srv/fleet", r"neither a folder of this machine .*: './store:/srv/fleet'"),
     ],
 )
 def test_bad_places_are_told(place: str, line: str) -> None:
