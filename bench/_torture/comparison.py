@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -96,6 +96,8 @@ def compare(
             "seconds of gaps": round(sum(ended - began for began, ended in stored.gaps) / 1e9, 1),
             **({"ended by themselves": odd_ends} if disturbed else {}),
             "prunes": len(stored.plans),
+            "of them interrupted": len(stored.interrupted),
+            "of them between a removal and its outcome": len(stored.inferred),
             **{f"removals: {item}": count for item, count in sorted(Counter(one.item for one in removals).items())},
         },
         {
@@ -169,6 +171,9 @@ class _Stored:
                 as_recorded=True,  # the pruner's clock is right
             )
         ]
+        # Prunes killed after their plan was stored, and those killed between a removal and its outcome.
+        self.interrupted = self._prunes(query, "kind = 'prune_finished' AND attributes ->> '$.outcome' = 'interrupted'")
+        self.inferred = self._prunes(query, "kind = 'item_removed' AND attributes ->> '$.inferred' = 'true'")
         self._notified = {
             (str(prune), str(item), str(key))
             for prune, item, key in query(
@@ -176,6 +181,11 @@ class _Stored:
                 " FROM events WHERE kind = 'item_removed'"
             )
         }
+
+    @staticmethod
+    def _prunes(query: Callable[..., list[Any]], condition: str) -> set[str]:
+        sql = f"SELECT DISTINCT attributes ->> '$.prune' FROM events WHERE {condition}"
+        return {str(prune) for (prune,) in query(sql)}
 
     def holds(self, event: Mapping[str, Any]) -> bool:
         """Whether the log has an event; where a listing saw a container before its event came, that stands for it."""

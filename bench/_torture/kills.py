@@ -15,16 +15,19 @@ from collector.eventlog.database import SHARED_MEMORY
 from tests.engine.host import Host
 
 _FLOOD_EVERY = 10
-# What each says when it is at work.
+# What each says when it is at work; the pruner says first what it plans, and stores that.
 _AT_WORK = {"collector": b"observing ", "pruner": b"\nremoved "}
+_PLANNED = b": removing "
 # What has not come by then does not come: the kill falls where it falls, seconds.
 _PATIENCE_S = 90.0
 # How long a collector is at work: on average before a kill, and at most where it sees faults instead, seconds.
 _LIVES_S, _LASTS_S = 0.7, 20.0
 # After so many removals of its own a pruner is killed. Fewer on average would not keep the disk from filling.
-_REMOVALS = (1, 1, 2, 4, 8, 16, 32)
+_REMOVALS = (1, 1, 2, 3, 5, 8, 13)
 # Of all kills, those at any moment, start-up included, up to so many seconds; the others come when it is at work.
 _ANY_MOMENT, _MOMENTS_S = 0.5, (0.1, 6.0)
+# Of the pruner's, those at any moment, and those so long after it said what it plans (before it stores that).
+_PRUNER_ANY_MOMENT, _AFTER_PLAN, _AFTER_PLAN_S = 0.3, 0.4, (0.0, 0.6)
 # What a process with a faked clock leaves in shared memory when it is killed, by its number.
 _FAKED_CLOCKS = ("faketime_shm_{}", "sem.faketime_sem_{}")
 # The pruner's own ends: nothing to do, and target not reached.
@@ -67,7 +70,6 @@ class Killer(threading.Thread):
         self._deadly = deadly
         self._environment = {**host.environment, **(preloaded or {})}
         self._source = random.Random(f"{name} {seed}")
-        self._at_work = _AT_WORK[name]
         self.killed = 0
         # Statuses with which it ended by itself, where nothing gave it reason to.
         self.odd_ends: list[int] = []
@@ -86,19 +88,19 @@ class Killer(threading.Thread):
         elif status not in expected:
             self.odd_ends.append(status)
 
-    def _said(self) -> int:
-        """How often it said, in all its lives, that it is at work."""
+    def _said(self, text: bytes) -> int:
+        """How often it said something, in all its lives."""
         path = said_by(self._host, self.name)
-        return path.read_bytes().count(self._at_work) if path.exists() else 0
+        return path.read_bytes().count(text) if path.exists() else 0
 
     @property
     def _is_over(self) -> bool:
         return time.monotonic() > self._until
 
-    def _wait_for_work(self, process: subprocess.Popen[bytes], enough: int, tick: float) -> None:
-        """Wait until it has said so often that it is at work, it ended, or that takes too long."""
+    def _wait_for_text(self, process: subprocess.Popen[bytes], text: bytes, enough: int, tick: float) -> None:
+        """Wait until it has said something so often in all its lives, it ended, or that takes too long."""
         until = min(self._until, time.monotonic() + _PATIENCE_S)
-        while process.poll() is None and self._said() < enough and time.monotonic() < until:
+        while process.poll() is None and self._said(text) < enough and time.monotonic() < until:
             time.sleep(tick)
 
     def _wait(self, process: subprocess.Popen[bytes], seconds: float) -> None:
@@ -137,12 +139,12 @@ class CollectorKiller(Killer):
         for number in range(self._kills):
             if self._is_over:
                 return
-            before = self._said()
+            before = self._said(_AT_WORK[self.name])
             process = self._start_one("collector", "run", "--listing-interval", "2s", "--inventory-interval", "5s")
             if number and self._source.random() < _ANY_MOMENT:
                 self._wait(process, self._source.uniform(*_MOMENTS_S))
             else:
-                self._wait_for_work(process, before + 1, 0.02)
+                self._wait_for_text(process, _AT_WORK[self.name], before + 1, 0.02)
                 lives = self._source.expovariate(1 / _LIVES_S)
                 self._wait(process, lives if self._deadly else self._source.uniform(0.0, _LASTS_S))
             if not self._deadly:
@@ -156,7 +158,7 @@ class CollectorKiller(Killer):
 
 
 class PrunerKiller(Killer):
-    """Kills the pruner at any moment, mostly right after it has removed something."""
+    """Kills the pruner at any moment, right after it said what it plans, or after it has removed something."""
 
     def __init__(self, host: Host, kills: int, seed: int, until: float, *, deadly: bool) -> None:
         super().__init__(host, kills, seed, "pruner", until, deadly=deadly)
@@ -166,12 +168,17 @@ class PrunerKiller(Killer):
         tries = 0
         while self.killed < self._kills and tries < 3 * self._kills and not self._is_over:
             tries += 1
-            enough = self._said() + self._source.choice(_REMOVALS)
+            planned, removed = self._said(_PLANNED), self._said(_AT_WORK[self.name])
             process = self._start_one("pruner", "run", *PRUNE)
-            if self._source.random() < _ANY_MOMENT:
+            how = self._source.random()
+            if how < _PRUNER_ANY_MOMENT:
                 self._wait(process, self._source.uniform(*_MOMENTS_S))
+            elif how < _PRUNER_ANY_MOMENT + _AFTER_PLAN:
+                self._wait_for_text(process, _PLANNED, planned + 1, 0.005)
+                self._wait(process, self._source.uniform(*_AFTER_PLAN_S))
             else:
-                self._wait_for_work(process, enough, 0.005)
+                enough = removed + self._source.choice(_REMOVALS)
+                self._wait_for_text(process, _AT_WORK[self.name], enough, 0.005)
                 self._wait(process, self._source.choice((0.0, 0.01, 0.05, 0.2, 0.5)))
             if not self._deadly:
                 self._let_end(process)

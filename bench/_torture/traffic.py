@@ -20,12 +20,16 @@ IMAGES = 12
 THREADS = 3
 # The name of the last thing that happens: whoever knows of it knows of all before it.
 LAST = "torture/last"
-_MIB = 2**20
 _FLOOD_TAGS = 10
 # Events; an engine remembers 256.
 _ENGINE_REMEMBERS = 300
-# Of all jobs, those that give a tag, that leave their container behind, and that take their volume along.
-_TAG, _LITTER, _CLEAN = 0.2, 0.1, 0.9
+# Of all jobs, those that give a tag, that leave their container behind, and that take their volume along: a pruner
+# that is killed after a few removals must keep up with the rest.
+_TAG, _LITTER, _CLEAN = 0.2, 0.05, 0.95
+# What an image and each of its volumes hold, bytes.
+_LAYER = 2**19
+# Between two jobs, seconds.
+_PAUSE_S = (0.2, 1.0)
 _REFUSED = (docker.errors.APIError, PullError, requests.RequestException)
 
 
@@ -33,7 +37,7 @@ def push_images(registry: Registry, engine: Engine) -> list[str]:
     """References of images that jobs may use; the engine has none of them yet."""
     name = f"torture-{engine.variant}"
     return [
-        registry.push_image(name, str(k), [base_layer(), random_layer(4000 + k, 2 * _MIB)]).reference
+        registry.push_image(name, str(k), [base_layer(), random_layer(4000 + k, _LAYER)]).reference
         for k in range(IMAGES)
     ]
 
@@ -123,7 +127,7 @@ class Traffic:
                 # The pruner was quicker, or a fault is on: the job fails, and the next begins.
                 self.refused += 1
             self.jobs += 1
-            time.sleep(source.uniform(0.1, 0.6))
+            time.sleep(source.uniform(*_PAUSE_S))
         client.close()
 
     def _run_job(self, client: docker.DockerClient, source: random.Random) -> None:
