@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +120,7 @@ def _free_name(connection: duckdb.DuckDBPyConnection, host: str, folder: Path) -
         return host
     # The log's own connection reaches the folder only by its literal name, which a pattern of files is not.
     with duckdb.connect() as reader:
-        there = {one.key: one for one in known_hosts(reader, _scan(folder, HOSTS))}
+        there = {one.key: one for one in known_hosts(reader, _scan([Path(_literal(str(folder / HOSTS))) / "*"], HOSTS))}
     distinct = f"{host} ({own.id[:_ID_SHOWN]})"
     namesake = there.get(host)
     if distinct in there or (namesake and namesake.id != own.id and namesake.identity.doubt(own.identity)):
@@ -146,7 +146,7 @@ def parquet_hosts(folder: Path, wanted: str | None = None) -> list[str]:
     Raises:
         LogError: the folder holds no exported log, or none of that host.
     """
-    hosts = sorted(unquote(path.name.removeprefix(_HOST)) for path in (folder / EVENTS).glob(f"{_HOST}*"))
+    hosts = sorted({_host_of(path) for path in (folder / EVENTS).glob(f"{_HOST}*")})
     if not hosts:
         raise LogError(f"folder {folder} holds no exported log: write one with `analyzer export --parquet {folder}`")
     return _chosen(hosts, wanted, folder)
@@ -194,26 +194,26 @@ def _open(connection: duckdb.DuckDBPyConnection, folder: Path, host: str) -> Non
     connection.execute("INSERT INTO schema_version VALUES (?)", [version])
     for statements in MIGRATIONS[:version]:
         connection.execute(statements)
-    stored = f"{_scan(folder, EVENTS)} WHERE host = '{_escaped(host)}'"
+    stored = _stored(folder, EVENTS, host)
     connection.execute(
         "INSERT INTO image SELECT row_number() OVER (ORDER BY min(seq)) - 1, image_id"
-        f" FROM {stored} AND image_id IS NOT NULL GROUP BY image_id"
+        f" FROM {stored} WHERE image_id IS NOT NULL GROUP BY image_id"
     )
     connection.execute(
         "INSERT INTO event BY NAME SELECT e.* EXCLUDE (image_id, schema_version, day), image.image"
-        f" FROM (FROM {stored}) AS e LEFT JOIN image USING (image_id) ORDER BY seq"
+        f" FROM {stored} AS e LEFT JOIN image USING (image_id) ORDER BY seq"
     )
-    if list((folder / JOBS).glob(f"{_HOST}*/*.parquet")):
-        connection.execute(f"INSERT INTO job BY NAME FROM {_scan(folder, JOBS)} WHERE host = '{_escaped(host)}'")
-    if list((folder / HOSTS).glob(f"{_HOST}*/*.parquet")) and version >= IDENTITY_VERSION:
-        connection.execute(f"INSERT INTO host BY NAME FROM {_scan(folder, HOSTS)} WHERE host = '{_escaped(host)}'")
+    if jobs := _stored(folder, JOBS, host):
+        connection.execute(f"INSERT INTO job BY NAME FROM {jobs}")
+    if version >= IDENTITY_VERSION and (hosts := _stored(folder, HOSTS, host)):
+        connection.execute(f"INSERT INTO host BY NAME FROM {hosts}")
     migrate(connection, folder)
 
 
 def _version(connection: duckdb.DuckDBPyConnection, folder: Path, host: str) -> int:
     """The schema version of a host's files. Raises LogError if it is newer than ours, or if there are several."""
     found = connection.execute(
-        f"SELECT DISTINCT schema_version FROM {_scan(folder, EVENTS)} WHERE host = '{_escaped(host)}' ORDER BY 1"
+        f"SELECT DISTINCT schema_version FROM {_stored(folder, EVENTS, host)} ORDER BY 1"
     ).fetchall()
     versions = [whole(row[0], 1, 10**9) for row in found]
     if len(versions) != 1 or versions[0] is None:
@@ -227,13 +227,25 @@ def _version(connection: duckdb.DuckDBPyConnection, folder: Path, host: str) -> 
     return versions[0]
 
 
-def _scan(folder: Path, table: str) -> str:
-    levels = "*/*/*.parquet" if table == EVENTS else "*/*.parquet"
-    types = "{'host': VARCHAR, 'day': VARCHAR}" if table == EVENTS else "{'host': VARCHAR}"
-    place = f"{_escaped(_literal(str(folder / table)))}/{levels}"
-    # The files hold those columns, too. DuckDB takes each `a=b` of a path for one, also of the folders above.
-    partitions = f"hive_partitioning = true, hive_types = {types}" if "=" not in str(folder.absolute()) else ""
-    return f"read_parquet('{place}', {partitions or 'hive_partitioning = false'}, union_by_name = true)"
+def _stored(folder: Path, table: str, host: str) -> str:
+    """A host's rows of a table, as SQL that can be selected from; empty if there are no files."""
+    places = [path for path in (folder / table).glob(f"{_HOST}*") if _host_of(path) == host]
+    if not any(path.match("*.parquet") for place in places for path in place.rglob("*")):
+        return ""
+    scan = _scan([Path(_literal(str(place))) for place in places], table)
+    return f"(SELECT * REPLACE ('{_escaped(host)}' AS host) FROM {scan})"
+
+
+def _host_of(place: Path) -> str:
+    return unquote(place.name.removeprefix(_HOST))
+
+
+def _scan(places: Sequence[Path], table: str) -> str:
+    """The files below some folders of hosts; the names of these are patterns."""
+    levels = "*/*.parquet" if table == EVENTS else "*.parquet"
+    listed = ", ".join(f"'{_escaped(f'{place}/{levels}')}'" for place in places)
+    # The files hold the partitions' columns, too. Of a path DuckDB takes each `a=b` for a column, whoever named it.
+    return f"read_parquet([{listed}], hive_partitioning = false, union_by_name = true)"
 
 
 def _literal(path: str) -> str:

@@ -10,6 +10,7 @@ import csv
 import gzip
 import hashlib
 import io
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from collector.model.events import Event, JsonObject, Kind
 from collector.model.origin import Origin
 from collector.model.paths import open_foreign
 from collector.model.references import repository
-from collector.model.untrusted import MOST_BYTES, clean, cut
+from collector.model.untrusted import AHEAD_S, MOST_BYTES, clean, cut
 
 Progress = Callable[[int, int], None]
 
@@ -35,7 +36,6 @@ LABEL = "com.gitlab.gitlab-runner."
 _BATCH = 20_000
 _ID = 16
 _NS = 10**9
-_MAX_SECONDS = 2**33  # the year 2242: larger numbers are milliseconds by mistake
 _MOST_LAYERS = 10_000
 _MOST_DIGITS = 100
 # What a list holds at most: some hundred times a year of a large project, and what fits into memory.
@@ -190,12 +190,13 @@ def _read_layers(path: Path) -> dict[str, list[tuple[str, int]]]:
 
 def _read_jobs(path: Path, images: Mapping[str, object], layers_csv: Path) -> list[_Job]:
     jobs: list[_Job] = []
+    latest = int(time.time()) + AHEAD_S
     for line, row in _rows(path, JOB_COLUMNS):
         place = f"{path}, line {line}"
         if row["image"] not in images:
             raise UsageError(f"{place}: image '{row['image']}' has no layers in {layers_csv}: add them there")
-        start = _number(place, "start", row["start"], _MAX_SECONDS)
-        seconds = _number(place, "seconds", row["seconds"], _MAX_SECONDS - int(start))
+        start = _number(place, "start", row["start"], latest)
+        seconds = _number(place, "seconds", row["seconds"], latest - int(start))
         start_ns = int(start * _NS)
         jobs.append(_Job(line, start_ns, start_ns + int(seconds * _NS), row["pipeline"], row["job"], row["image"]))
     return jobs
@@ -215,7 +216,8 @@ def _number(place: str, column: str, text: str, most: int, *, whole: bool = Fals
     if whole:
         raise UsageError(f"{place}: {column} is {shown}: it must be a whole number from 0 to {most}")
     if number.is_finite() and number > most:
-        raise UsageError(f"{place}: {column} is {shown}: it must be in seconds, starts since 1970 UTC")
+        hint = "it must be in seconds, starts since 1970 UTC, and no job may end after now"
+        raise UsageError(f"{place}: {column} is {shown}: {hint}")
     raise UsageError(f"{place}: {column} is {shown}: it must be a number of 0 or more")
 
 

@@ -386,6 +386,7 @@ _LAST_DISKS = """
 SELECT file_system, holds, free_bytes, total_bytes FROM disks
 WHERE host = $1 AND free_bytes IS NOT NULL AND total_bytes IS NOT NULL
     AND time = (SELECT max(time) FROM disks WHERE host = $1 AND main)
+QUALIFY row_number() OVER (PARTITION BY file_system ORDER BY free_bytes) = 1
 ORDER BY main DESC, file_system
 """
 # The newest week, an hour at a time, so that the answer stays small.

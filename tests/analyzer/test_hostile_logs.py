@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import duckdb
 import pytest
 
 from analyzer.trace.load import load_trace
+from analyzer.trace.parquet import ParquetLog, export_parquet, parquet_hosts
 from collector.eventlog.log import EventLog
 from collector.model.events import Event, Kind
 from collector.model.observation import ImageObservation, Layer, pair_layers
@@ -89,6 +91,19 @@ def test_an_export_into_a_folder_of_any_name_is_read_back(log: EventLog, tmp_pat
     other = analyzer("simulate", "--log", str(folder), "--threshold", "10%", "--format", "json")
     assert (other.returncode, other.stderr) == (0, "")
     assert other.stdout == one.stdout
+
+
+def test_a_part_of_any_name_ends_no_reading_of_the_others(log: EventLog, tmp_path: Path) -> None:
+    folder = tmp_path / "fleet"
+    (exported,) = export_parquet(log, folder)
+    own = folder / EVENTS / f"host={exported.host}"
+    for name in ("host=a=b", "host=a\nb", "host=[x]", "host=day=1"):
+        shutil.copytree(own, folder / EVENTS / name)
+    next(own.glob("day=*")).rename(own / "a=b")
+    for host in parquet_hosts(folder):
+        with ParquetLog(folder, host).reading() as connection:
+            assert connection.execute("SELECT DISTINCT host FROM event").fetchall() == [(host,)]
+            assert connection.execute("SELECT count(*) FROM event").fetchall() == [(exported.events,)]
 
 
 def test_an_image_of_127_layers_is_stored_and_simulated(log: EventLog) -> None:

@@ -372,12 +372,14 @@ def test_a_number_that_is_none_is_one_line_at_once(tmp_path: Path, number: str, 
 
 def test_the_largest_numbers_are_taken_and_their_sum_is_not(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "l.duckdb")
-    assert import_jobs(*files(tmp_path, "8589934591,1,p,j\0,a:1", f"a:1,0,sha256:a,{2**60}"), log, 2**60, 0) == 5
+    now = int(time.time())
+    assert import_jobs(*files(tmp_path, f"{now},1,p,j\0,a:1", f"a:1,0,sha256:a,{2**60}"), log, 2**60, 0) == 5
     assert log.query("SELECT size_bytes FROM images") == [(2**60,)]
     with pytest.raises(UsageError, match=r"more than 2\^60 bytes in all"):
         import_jobs(*files(tmp_path, "1,1,p,j,a:1", f"a:1,0,x,{2**60}\na:1,1,y,1"), log, 2**60, 0)
-    with pytest.raises(UsageError, match="seconds is 2"):
-        import_jobs(*files(tmp_path, "8589934591,2,p,j,a:1", "a:1,0,x,1"), log, 2**60, 0)
+    for start, seconds, wrong in (("8589934591", "1", "start is 8"), (str(now), "999", "seconds is 999")):
+        with pytest.raises(UsageError, match=f"{wrong}.*no job may end after now"):
+            import_jobs(*files(tmp_path, f"{start},{seconds},p,j,a:1", "a:1,0,x,1"), log, 2**60, 0)
 
 
 def test_a_gzip_bomb_is_read_as_far_as_a_line_may_be(tmp_path: Path) -> None:
