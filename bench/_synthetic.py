@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from analyzer.trace.trace import DiskState, ImageFacts, Trace, Use, make_trace
+from analyzer.trace.trace import Trace, Use
+from bench.made import DiskState, ImageFacts, make_trace
 
 DAY = 86400.0
 MIB = 2**20

@@ -9,7 +9,8 @@ import duckdb
 import numpy as np
 
 from analyzer.data import mesa_files
-from analyzer.trace.trace import DiskState, ImageFacts, Trace, Use, make_trace
+from analyzer.trace.trace import Trace, Use
+from bench.made import DiskState, ImageFacts, make_trace
 from collector.eventlog.log import EventLog
 from collector.job_sources.job_list import import_jobs
 

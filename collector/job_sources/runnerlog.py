@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -258,15 +258,6 @@ class RunnerLog:
 
 def _own(job_id: str) -> dict[str, str]:
     return {"ci": "gitlab", "job_id": job_id}
-
-
-def read_lines(lines: Iterable[str]) -> Iterator[tuple[Line, JobFact | None]]:
-    """All entries of a log, each with what it says about a job."""
-    log = RunnerLog()
-    for raw in lines:
-        line = parse_line(raw)
-        if line is not None:
-            yield line, log.read(line)
 
 
 def job_from(fields: Mapping[str, str]) -> Job:

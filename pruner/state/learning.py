@@ -19,13 +19,11 @@ from typing import Any
 from collector.eventlog import experience
 from collector.eventlog.experience import (
     BUCKETS,
-    GAP_WEIGHT,
     HABITS,
     HIGHEST_BIN,
     LOWEST_BIN,
     LOWEST_HABIT,
     PHASES,
-    REMEMBERED_GAPS,
 )
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from pruner.state.population import BY_AGE, BY_HABIT, BY_STAGE
@@ -196,17 +194,6 @@ def _by_column(values: Sequence[float], age: int) -> dict[tuple[int, int], float
         for h in range(HABITS)
         for k in range(STAGES)
     }
-
-
-def moving_average(gaps: Sequence[float]) -> float:
-    """The exponentially weighted moving average of the latest idle times (oldest first); 0 without any."""
-    latest = gaps[-REMEMBERED_GAPS:]
-    if not latest:
-        return 0.0
-    average = latest[0]
-    for gap in latest[1:]:
-        average += GAP_WEIGHT * (gap - average)
-    return average
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ from analyzer.baselines.by_space import (
 )
 from analyzer.simulation.cleaner import Cleaner
 from analyzer.simulation.replay import replay
-from analyzer.trace.trace import DiskState, ImageFacts, Use, make_trace
+from analyzer.trace.trace import Use
+from bench.made import DiskState, ImageFacts, make_trace
 from collector.model.errors import UsageError
 
 RUN = Use.CONTAINER

@@ -15,7 +15,8 @@ from analyzer.kernel import index
 from analyzer.native import loader
 from analyzer.simulation.knowledge import Knowledge, habits, superseded_since
 from analyzer.trace.load import load_trace
-from analyzer.trace.trace import DiskState, ImageFacts, Trace, Use, make_trace
+from analyzer.trace.trace import Trace, Use
+from bench.made import DiskState, ImageFacts, make_trace
 from collector.eventlog.experience import SESSION
 from collector.eventlog.log import EventLog
 from collector.model.events import Event, Kind
@@ -27,7 +28,6 @@ from pruner.state.learning import (
     Learned,
     age_bin,
     habit,
-    moving_average,
     read_experience,
     situation,
     stage,
@@ -87,12 +87,6 @@ def test_the_forecast_looks_ahead() -> None:
     nightly = Learned(tuple(returns), tuple(exposure))
     assert nightly.forecast(17 * HOUR, DAY, -1.0) > 2 * nightly.forecast(3 * DAY, DAY, -1.0)
     assert nightly.forecast(17 * HOUR, DAY, -1.0) > nightly.forecast(17 * HOUR, DAY, 0.0)
-
-
-def test_the_moving_average_weighs_the_latest_idle_times() -> None:
-    assert moving_average([]) == 0.0
-    assert moving_average([8.0, 4.0]) == 7.0
-    assert moving_average([1e9] + [5.0] * 16) == 5.0
 
 
 def test_an_image_is_superseded_once_a_later_one_was_used_in_all_its_repositories() -> None:

@@ -17,7 +17,8 @@ from analyzer.search.grid import grid
 from analyzer.search.proposal import Proposal
 from analyzer.trace.daily import DAY_S, UNKNOWN, DailyFree, daily_free
 from analyzer.trace.describe import HistoryFacts
-from analyzer.trace.trace import DiskState, ImageFacts, Use, make_trace
+from analyzer.trace.trace import Use
+from bench.made import DiskState, ImageFacts, make_trace
 from tests.analyzer.test_search import BASE, workload
 
 CANDIDATES, _ = grid({"threshold": ["5%:80%:5%"]})

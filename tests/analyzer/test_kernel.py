@@ -26,7 +26,8 @@ from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.host import Host
 from analyzer.simulation.replay import replay, replay_many
 from analyzer.simulation.result import Result
-from analyzer.trace.trace import DiskState, Floats, ImageFacts, Integers, Trace, Use, make_trace
+from analyzer.trace.trace import Floats, Integers, Trace, Use
+from bench.made import DiskState, ImageFacts, make_trace
 from collector.model.errors import UsageError
 from pruner.policy import headroom
 from pruner.policy.orders import ORDERS

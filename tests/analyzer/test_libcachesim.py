@@ -12,7 +12,8 @@ import pytest
 from analyzer.kernel.runs import Wake
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.replay import replay
-from analyzer.trace.trace import DiskState, Floats, ImageFacts, Integers, Trace, Use, make_trace
+from analyzer.trace.trace import Floats, Integers, Trace, Use
+from bench.made import DiskState, ImageFacts, make_trace
 from pruner.policy.policy import Policy, Space
 
 # A prune ends seconds after the pull that calls for it; the cache of a textbook makes room before its next request.

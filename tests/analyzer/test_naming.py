@@ -11,7 +11,8 @@ import pytest
 from analyzer.simulation.cleaner import PolicyCleaner
 from analyzer.simulation.replay import replay
 from analyzer.trace.naming import Naming, bearing, sights
-from analyzer.trace.trace import DiskState, ImageFacts, Trace, Use, make_trace
+from analyzer.trace.trace import Trace, Use
+from bench.made import DiskState, ImageFacts, make_trace
 from pruner.policy.file import policy_from
 
 S, DAY = 10**9, 86400.0

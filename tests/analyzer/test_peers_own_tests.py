@@ -36,7 +36,7 @@ import pytest
 
 from analyzer.baselines.by_age import Ecs
 from analyzer.baselines.by_space import Arvados, Docuum, Kubelet
-from analyzer.trace.trace import DiskState
+from bench.made import DiskState
 from tests.analyzer.test_baselines import A, B, C, D, alone, gone
 
 MINUTE = 60.0

@@ -13,7 +13,8 @@ from analyzer.simulation.replay import replay
 from analyzer.trace import pull_space as module
 from analyzer.trace.load import load_trace
 from analyzer.trace.pull_space import pull_space
-from analyzer.trace.trace import DiskState, ImageFacts, Use, make_trace
+from analyzer.trace.trace import Use
+from bench.made import DiskState, ImageFacts, make_trace
 from collector.eventlog.log import EventLog
 from collector.model.events import Event, Kind
 from pruner.policy.policy import Policy, Space

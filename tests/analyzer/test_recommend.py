@@ -17,7 +17,8 @@ from analyzer.search.trial import Trial, later, split_time
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.replay import replay
 from analyzer.trace.describe import HistoryFacts
-from analyzer.trace.trace import DiskState, ImageFacts, Trace, Use, make_trace
+from analyzer.trace.trace import Trace, Use
+from bench.made import DiskState, ImageFacts, make_trace
 from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from pruner.policy.file import load_policy, policy_from

@@ -13,7 +13,8 @@ from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.host import Removal
 from analyzer.simulation.replay import replay, replay_many
 from analyzer.simulation.result import Result
-from analyzer.trace.trace import DiskState, ImageFacts, Trace, Use, make_trace
+from analyzer.trace.trace import Trace, Use
+from bench.made import DiskState, ImageFacts, make_trace
 from collector.model.errors import LogError, UsageError
 from pruner.policy.policy import Policy, Space
 

@@ -16,7 +16,8 @@ from analyzer.search.pareto import badness, pareto, possible, sweep
 from analyzer.simulation.cleaner import PolicyCleaner
 from analyzer.simulation.replay import replay
 from analyzer.simulation.result import Result
-from analyzer.trace.trace import DiskState, ImageFacts, Trace, Use, make_trace
+from analyzer.trace.trace import Trace, Use
+from bench.made import DiskState, ImageFacts, make_trace
 from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from pruner.policy.file import policy_from

@@ -16,7 +16,8 @@ from analyzer.kernel import index
 from analyzer.kernel.rules import ToolKind, ToolRules
 from analyzer.simulation.compiled import index_for
 from analyzer.simulation.replay import replay
-from analyzer.trace.trace import DiskState, Trace, make_trace
+from analyzer.trace.trace import Trace
+from bench.made import DiskState, make_trace
 from tests.analyzer.test_kernel import figures, stretched, traces
 from tests.needs import examples
 

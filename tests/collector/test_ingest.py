@@ -14,11 +14,12 @@ from collector.eventlog.log import EventLog
 from collector.job_sources.ingest import Ingested, ingest, journal_cursor
 from collector.job_sources.joblog import JobLog, Sighting, sightings
 from collector.job_sources.reading import JOURNAL, PipedLog, StoredLog
-from collector.job_sources.runnerlog import JobFinished, JobNamesImage, JobStarted, RunnerLog, parse_line, read_lines
+from collector.job_sources.runnerlog import JobFinished, JobNamesImage, JobStarted, RunnerLog, parse_line
 from collector.job_sources.source import Batch, JobSource
 from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
 from collector.model.jobs import Job
+from tests.collector.runner_lines import read_lines
 from tests.collector.test_jobs import JOB_A, JOB_B, SERVICE, log, recorded  # noqa: F401
 from tests.collector.test_translate import CAPTURES
 

@@ -26,7 +26,7 @@ from collector.job_sources.ingest import ingest
 from collector.job_sources.job_list import JOB_COLUMNS, LAYER_COLUMNS, import_jobs
 from collector.job_sources.joblog import sightings
 from collector.job_sources.reading import PipedLog, StoredLog, bounded_lines
-from collector.job_sources.runnerlog import parse_line, read_lines
+from collector.job_sources.runnerlog import parse_line
 from collector.machine.clock import Clock
 from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
@@ -37,6 +37,7 @@ from collector.model.units import parse_bytes, parse_duration
 from collector.model.untrusted import MOST_LABEL, MOST_LABELS, one_line, read_json, whole
 from pruner.state.survey import read_slots
 from tests import hostile
+from tests.collector.runner_lines import read_lines
 from tests.collector.test_translate import CONTAINER, ID_1, ID_2, Names, raw
 
 NOW_NS = time.time_ns()

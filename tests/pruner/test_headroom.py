@@ -11,7 +11,8 @@ from analyzer.simulation.cleaner import PolicyCleaner
 from analyzer.simulation.knowledge import knowledge_of
 from analyzer.simulation.replay import replay
 from analyzer.trace.load import load_trace
-from analyzer.trace.trace import DiskState, ImageFacts, Use, make_trace
+from analyzer.trace.trace import Use
+from bench.made import DiskState, ImageFacts, make_trace
 from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from collector.model.events import Event, Kind

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from analyzer.search.fleet import unread_rates
 from analyzer.simulation.cleaner import PolicyCleaner
 from analyzer.simulation.replay import replay
-from analyzer.trace.trace import DiskState, ImageFacts, Use, make_trace
+from analyzer.trace.trace import Use
+from bench.made import DiskState, ImageFacts, make_trace
 from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from pruner.cli import app
