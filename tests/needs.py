@@ -18,6 +18,12 @@ def examples(count: int) -> int:
     return max(5, count // 10) if FAST else count
 
 
+def first_fast(*cases: object) -> list[object]:
+    """Cases of a test of which `make test-fast` runs the first alone."""
+    first, *others = cases
+    return [first, *(pytest.param(case, marks=pytest.mark.slow) for case in others)]
+
+
 def cannot_run(reason: str) -> NoReturn:
     """Skip with a reason; where everything must run, fail with it."""
     if UNDER_CI:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from analyzer.report.fleet_page import fleet_study, render_fleet
 from analyzer.report.study import Lineup
 from analyzer.search.classes import Division, Found, divide, fits
@@ -88,6 +90,7 @@ def test_too_few_hosts_to_judge_by_are_said_to_be() -> None:
     assert division.said[0].startswith("By host nothing is judged: 2 hosts")
 
 
+@pytest.mark.slow
 def test_recommendations_for_a_fleet_are_written_class_by_class(tmp_path: Path) -> None:
     for k in range(4):
         history(tmp_path / f"{k}.duckdb", f"h{k}", "abcd", rounds=8)

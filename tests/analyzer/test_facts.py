@@ -197,6 +197,7 @@ def one_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("hosts") / "events.duckdb"
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(40))
 @given(logged_histories())
 def test_live_and_simulated_learn_the_same(one_log: Path, history: list[Event]) -> None:

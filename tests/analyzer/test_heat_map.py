@@ -8,6 +8,7 @@ import zlib
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from analyzer.report.fleet_page import fleet_study, render_fleet
 from analyzer.report.heat_map import heat_map
@@ -65,6 +66,7 @@ def host(number: int) -> Findings:
     return Findings((), facts, tuple(results), free=DailyFree(19000 + number % 5, bytes([number % 200]) * 365))
 
 
+@pytest.mark.slow
 def test_a_page_of_a_thousand_hosts_stays_small() -> None:
     lineup = Lineup.of(
         [item.policy for item in CANDIDATES], Proposal(CANDIDATES[0].policy, holds=True, name=CANDIDATES[0].name)

@@ -399,6 +399,7 @@ def test_without_a_kernel_the_reference_is_taken_and_said_to_be(tmp_path: Path) 
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(compiler() is None, reason="no C compiler")
 def test_a_kernel_that_is_missing_is_compiled_once(tmp_path: Path) -> None:
     code = (

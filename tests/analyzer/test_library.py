@@ -133,6 +133,7 @@ def test_what_the_figures_stand_on_comes_with_them(tmp_path: Path) -> None:
     assert both.attrs["notes"] == [f"a: {note}", f"b: {note}"]
 
 
+@pytest.mark.slow
 def test_example_logs_deal_out_all_pipelines(tmp_path: Path) -> None:
     paths = analyzer.example_logs(tmp_path / "logs", hosts=2, disk="60GB", days=3)
     fleet = analyzer.open_log(*paths)

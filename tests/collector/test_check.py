@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import duckdb
@@ -15,9 +16,9 @@ IMAGE, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 PLAN = {"prune": "p", "plan": {"images": [{"image": IMAGE}]}}
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> EventLog:
-    made = EventLog(tmp_path / "events.duckdb", host="h")
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = EventLog(tmp_path_factory.mktemp("sound") / "events.duckdb", host="h")
     made.append(
         [
             Event(1, Kind.CONTAINER_CREATED, image=IMAGE, container="c"),
@@ -27,7 +28,12 @@ def log(tmp_path: Path) -> EventLog:
             Event(8, Kind.PRUNE_FINISHED, attributes={"prune": "p"}),
         ]
     )
-    return made
+    return made.path
+
+
+@pytest.fixture
+def log(tmp_path: Path, sound: Path) -> EventLog:
+    return EventLog(Path(shutil.copy(sound, tmp_path)), host="h")
 
 
 def test_a_sound_log_breaks_no_rule(log: EventLog) -> None:

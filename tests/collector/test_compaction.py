@@ -158,6 +158,7 @@ def answers(log: EventLog, now: float | None = None) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS, cuts=st.lists(st.integers(1, 12), min_size=1, max_size=4), crash=st.integers(0, 3))
 def test_what_is_folded_answers_as_all_events_do(
@@ -180,6 +181,7 @@ def test_what_is_folded_answers_as_all_events_do(
     assert answers(log) == answers(WholeLog(log.path, host="h"))
 
 
+@pytest.mark.slow
 def test_habits_go_on_from_the_last_midnight(folded: EventLog) -> None:
     history = History()
     history.now += 30 * 86400 * S

@@ -115,6 +115,7 @@ def needs(events: list[dict[str, Any]], facts: list[tuple[float, JobFact]]) -> l
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("following", "expected"),
     [

@@ -21,6 +21,7 @@ from pruner.policy.file import policy_from
 from pruner.removal import executor, run
 from pruner.removal.executor import Outcome
 from tests.fake_engine import MIB, FakeEngine
+from tests.needs import first_fast
 
 DAY = 86400.0
 OLD = 30 * DAY
@@ -78,7 +79,7 @@ RACES: dict[str, tuple[Callable[[FakeEngine, str], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("race", RACES)
+@pytest.mark.parametrize("race", first_fast(*RACES))
 def test_what_changes_between_plan_and_removal_is_noticed(bench: Bench, race: str) -> None:
     image = old_image(bench, "a:1")
     act, why = RACES[race]
@@ -90,7 +91,7 @@ def test_what_changes_between_plan_and_removal_is_noticed(bench: Bench, race: st
     assert ("remove_image", image) not in bench.engine.calls
 
 
-@pytest.mark.parametrize("race", ["removed", "renamed"])
+@pytest.mark.parametrize("race", first_fast("removed", "renamed"))
 def test_a_superseded_local_image_stays_if_the_later_one_goes_meanwhile(bench: Bench, race: str) -> None:
     old, later = (bench.engine.add_image(f"app:{n}", age=OLD, origin=Origin.LOCAL, verb=None) for n in (1, 2))
     kinds = [Kind.COLLECTOR_STARTED, *([Kind.IMAGE_TAGGED] * 2)]
@@ -137,7 +138,7 @@ def test_a_use_between_two_names_stops_the_removal_and_gives_the_first_back(
     assert sorted(engine.image_table[image].references) == ["a:1", "a:2"]
 
 
-@pytest.mark.parametrize("method", ["images", "containers", "buffered_events", "remove_image"])
+@pytest.mark.parametrize("method", first_fast("images", "containers", "buffered_events", "remove_image"))
 def test_an_engine_that_is_lost_ends_the_prune_and_the_next_run_records_the_rest(bench: Bench, method: str) -> None:
     first, second = old_image(bench, "a:1"), old_image(bench, "b:1")
     # What the survey asks is answered: the engine is lost while the plan is carried out.
@@ -152,7 +153,9 @@ def test_an_engine_that_is_lost_ends_the_prune_and_the_next_run_records_the_rest
     assert bench.log.query("SELECT count(*) FROM prunes WHERE finished IS NULL") == [(0,)]
 
 
-@pytest.mark.parametrize("error", [EngineError("the engine hung up"), UnansweredError("it did not answer in time")])
+@pytest.mark.parametrize(
+    "error", first_fast(EngineError("the engine hung up"), UnansweredError("it did not answer in time"))
+)
 def test_what_the_engine_fails_over_does_not_keep_it_from_the_rest(bench: Bench, error: EngineError) -> None:
     """As one whose removal hangs in the kernel, or makes the engine panic."""
     first, second = old_image(bench, "a:1"), old_image(bench, "b:1")
@@ -255,7 +258,7 @@ def test_an_engine_that_hides_its_builds_is_pruned_all_the_same(bench: Bench) ->
     assert [removal.key for removal, _ in outcome.removed] == [image]
 
 
-@pytest.mark.parametrize("case", ["stopped", "started again", "ran again", "a link", "another name"])
+@pytest.mark.parametrize("case", first_fast("stopped", "started again", "ran again", "a link", "another name"))
 def test_the_log_of_a_container_is_emptied_only_while_it_is_stopped(bench: Bench, tmp_path: Path, case: str) -> None:
     engine, image = bench.engine, old_image(bench, "a:1")
     container = engine.add_container(image, state="exited", age=60)

@@ -128,6 +128,7 @@ def test_the_threshold_leaves_room_for_what_most_days_use() -> None:
     assert capped(50.0, 100.0, 90.0, 90.5) == capped(50.0, 100.0, 90.0, 200.0) == 50.0
 
 
+@pytest.mark.slow
 def test_what_most_days_use_is_the_same_live_and_simulated(log: EventLog) -> None:
     day = 86400 * 10**9
     events = [Event(T0, Kind.DISK_SAMPLED, bytes=900, attributes={"total_bytes": 1000, "image_bytes": 0})]

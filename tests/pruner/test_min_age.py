@@ -77,6 +77,7 @@ def log(tmp_path: Path) -> EventLog:
     return made
 
 
+@pytest.mark.slow
 def test_live_and_simulated_it_is_the_same_at_any_time(log: EventLog) -> None:
     trace = load_trace(log)
     cleaner = PolicyCleaner(Policy(), trace)

@@ -67,6 +67,7 @@ def prunes(log: EventLog) -> list[tuple[str, int]]:
     )
 
 
+@pytest.mark.slow
 def test_a_day_of_standing_still_is_an_event_an_hour(log: EventLog, note: Callable[..., None]) -> None:
     for minute in range(0, 24 * 60, 5):
         note(minute)
