@@ -64,7 +64,7 @@ def read(
     """What a host's log teaches: each image's habits, and the sums of each situation up to the last midnight.
 
     Args:
-        connection: the log, open.
+        connection: the log, open with our views.
         host: whose.
         now_ns: what is later does not count, UTC nanoseconds.
         afresh: whether from all events, whatever is folded of them.
@@ -74,7 +74,7 @@ def read(
         and (number of the situation, returns, idle time in nanoseconds).
     """
     midnight = now_ns // DAY_NS * DAY_NS
-    show(connection, 0)
+    show(connection, 0, again=True)
     state = _state(connection, host, ("base_",) if afresh else ("", "base_"))
     if state.until > midnight:
         state = Folded()

@@ -231,8 +231,10 @@ def superseded_among(images: Sequence[Image], staying: Iterable[int], current: S
         staying: numbers of the local ones that stay unless the policy's order takes them, in that order.
         current: the names that each bears now.
     """
-    ever, now = [set(map(repository, image.names)) for image in images], [set(map(repository, one)) for one in current]
-    return superseded(staying, ever, now, [(image.first_seen, image.created) for image in images])
+    order = list(staying)
+    ever = {i: set(map(repository, images[i].names)) for i in order}
+    now = {i: set(map(repository, current[i])) for i in order}
+    return superseded(order, ever, now, {i: (images[i].first_seen, images[i].created) for i in order})
 
 
 def still_superseded(image: Image, images: Sequence[Image], current: Mapping[str, Collection[str]]) -> bool:

@@ -8,8 +8,12 @@ stays, and so does an image of which no name is known.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
+ByNumber = Sequence[Value] | Mapping[int, Value]
+"""Values of images, looked up by the image's number."""
 
 KEEP, SUPERSEDED, EVICT = "keep", "superseded", "evict"
 LOCAL_IMAGES = (SUPERSEDED, KEEP, EVICT)
@@ -45,9 +49,9 @@ def by_end(gaps: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def superseded(
     present: Iterable[int],
-    repositories: Sequence[Collection[str]],
-    current: Sequence[Collection[str]],
-    seen: Sequence[Any],
+    repositories: ByNumber[Collection[str]],
+    current: ByNumber[Collection[str]],
+    seen: ByNumber[Any],
 ) -> list[int]:
     """Local images of which a later one is there in each of their repositories.
 

@@ -11,8 +11,7 @@ what a removal frees is what its return transfers again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 DAY = 86400.0
 
@@ -67,8 +66,7 @@ class Facts(Protocol):
     def forecast(self) -> Any: ...  # noqa: D102
 
 
-@dataclass(frozen=True, slots=True)
-class PlainFacts:
+class PlainFacts(NamedTuple):
     """The facts of one image as plain values; see `Facts`."""
 
     now: float

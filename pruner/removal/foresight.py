@@ -12,9 +12,8 @@ from collector.machine.next_removals import NextRemoval, NextRemovals, leave_nex
 from collector.model.errors import HindsightError
 from pruner.planning.plan import Plan, plan
 from pruner.policy.headroom import resolved
-from pruner.policy.min_age import with_min_age
 from pruner.policy.policy import Levels, Policy
-from pruner.state.survey import survey, with_learning
+from pruner.state.survey import look
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +29,7 @@ def plan_for_all(engine: Engine, log: EventLog, policy: Policy) -> tuple[Plan, f
         UsageError: the policy contradicts itself on this disk.
     """
     with within(policy.deadline):
-        policy = with_min_age(policy, log, time.time())
-        inventory = with_learning(survey(engine, log, policy), log, policy)
+        policy, inventory = look(engine, log, policy, learn=True)
         policy = resolved(policy, log, inventory.disk.total_bytes, inventory.now)
         levels = plan(policy, inventory).levels
         everything = (float(inventory.disk.total_bytes), 0.0)

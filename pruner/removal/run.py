@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +24,6 @@ from pruner.planning.plan import Plan, plan, short
 from pruner.planning.summary import counted
 from pruner.policy.file import to_json as policy_json
 from pruner.policy.headroom import resolved
-from pruner.policy.min_age import with_min_age
 from pruner.policy.policy import Levels, Policy, Space
 from pruner.removal.executor import MAX_ROUNDS, Executor, Outcome
 from pruner.removal.foresight import leave_foresight
@@ -34,7 +32,7 @@ from pruner.removal.standstill import note
 from pruner.state.disks import on_disk, without
 from pruner.state.inventory import Inventory, read_history
 from pruner.state.refusals import ItemId, Refusal
-from pruner.state.survey import survey, with_learning
+from pruner.state.survey import look, with_learning
 
 logger = logging.getLogger(__name__)
 
@@ -118,8 +116,7 @@ def _warned(made: Plan, warning: str) -> Plan:
 
 
 def _make_plans(engine: Engine, log: EventLog | None, policy: Policy, options: PlanOptions) -> list[Plan]:
-    policy = with_min_age(policy, log, time.time())
-    inventory = survey(engine, log, policy, options.orphaned)
+    policy, inventory = look(engine, log, policy, options.orphaned, learn=options.learn)
     inventory = replace(inventory, refusals={**inventory.refusals, **options.refusals})
     if options.learn:
         inventory = replace(inventory, leftovers=find_leftovers(engine))
@@ -139,7 +136,7 @@ def _plan_for(
     policy = resolved(policy, log, inventory.disk.total_bytes, inventory.now, file_system, room=room)
     try:
         levels = levels_for(policy, inventory.disk, inventory.free_slots, options.request)
-        if options.learn or short(inventory.disk.free_bytes, inventory.disk.free_inodes, levels.threshold):
+        if not options.learn and short(inventory.disk.free_bytes, inventory.disk.free_inodes, levels.threshold):
             inventory = with_learning(inventory, log, policy)
         return plan(policy, inventory, levels=levels)
     except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from collector.engine.leftovers import Leftover
 from collector.eventlog.log import ONLY_KEPT, EventLog
@@ -173,8 +174,7 @@ class BuildCacheUsage:
         return sum(record.bytes for record in self.records)
 
 
-@dataclass(frozen=True, slots=True)
-class ImageRecord:
+class ImageRecord(NamedTuple):
     """What the log knows of one image. Times are UTC seconds."""
 
     first_seen: float
@@ -269,6 +269,7 @@ def image_of(
     containers: Sequence[Container],
     now: float,
     kept_by: str = "",
+    habits: Habits | None = None,
 ) -> Image:
     """Put together what the engine holds, its containers of the image, and what the log knows.
 
@@ -299,10 +300,13 @@ def image_of(
         last_use=float(last_use or 0.0),
         evidence=evidence,
         pulled=past.pulled if past and past.pulled is not None else first_seen,
-        uses=past.uses if past else 0,
+        uses=habits.uses if habits else past.uses if past else 0,
         origin=observation.origin,
         containers=len(containers),
         kept_by=kept_by,
+        returns=habits.returns if habits else 0,
+        gap=habits.gap if habits else 0.0,
+        superseded=habits.superseded if habits else math.inf,
     )
 
 

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from collector.eventlog import experience
 from collector.eventlog.experience import (
@@ -196,8 +196,7 @@ def _by_column(values: Sequence[float], age: int) -> dict[tuple[int, int], float
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Habits:
+class Habits(NamedTuple):
     """How one image has been used.
 
     Attributes:
@@ -211,6 +210,9 @@ class Habits:
     returns: int = 0
     gap: float = 0.0
     superseded: float = math.inf
+
+
+NO_HABITS = Habits()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from collector.model.times import parse_rfc3339
 from collector.model.units import format_count, format_duration, format_time, short_id
 from collector.model.untrusted import cut, mapping, objects, size, text
 from pruner.policy.local_images import EVICT
+from pruner.policy.min_age import with_min_age
 from pruner.policy.orders import LEARNING_ORDERS
 from pruner.policy.policy import MOST_SLOTS, Policy
 from pruner.state.disks import splits_images
@@ -52,7 +53,7 @@ from pruner.state.inventory import (
 )
 from pruner.state.job_memory import RunnerPolicies, configured_policies, read_jobs
 from pruner.state.jobs_in_flight import JobMemory, held_for_jobs
-from pruner.state.learning import Habits, read_experience
+from pruner.state.learning import NO_HABITS, Experience, read_experience
 from pruner.state.questions import Questions
 from pruner.state.rates import read_rates
 from pruner.state.refusals import ItemId, Refusal, read_refusals
@@ -69,14 +70,22 @@ _UNKNOWN: dict[str, Any] | None = {"State": {"Status": "unknown"}}
 _BLOCK = 512  # what st_blocks counts, whatever the file system's own blocks are
 
 
-def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Iterable[str] = ()) -> Inventory:
-    """All that the engine holds now and what shows its use.
+def survey(engine: Engine, log: EventLog | None, policy: Policy) -> Inventory:
+    """All that the engine holds now and what shows its use; see `look`."""
+    return look(engine, log, policy)[1]
+
+
+def look(
+    engine: Engine, log: EventLog | None, policy: Policy, orphaned: Iterable[str] = (), *, learn: bool = False
+) -> tuple[Policy, Inventory]:
+    """The policy with its minimum age in seconds, and all that the engine holds now with what shows its use.
 
     Args:
         engine: the live engine.
         log: the event log; None or not there yet: decide without one, and say so.
         policy: its `min_age` says how far back the engine's own memory is asked.
         orphaned: names of volumes whose containers this very run removed.
+        learn: whether to read what the log teaches, too: see `with_learning`.
 
     Raises:
         EngineError: there is no engine.
@@ -88,8 +97,9 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
     require_local(engine, info, [row.image for row in rows])
     disks = disks_now(info)
     now = time.time()
-    logged = read_log(log, policy, this_machine(info), now)
-    history, jobs = logged.history, logged.jobs
+    logged = read_log(log, policy, this_machine(info), now, learn=learn)
+    policy, history, jobs = logged.policy, logged.history, logged.jobs
+    habits = None if logged.experience is None else logged.experience.habits
     listed = engine.containers()
     questions = Questions(engine, policy.deadline)
     usage = questions.ask(engine.disk_usage, _NO_USAGE, "what containers, volumes and build cache hold is unknown")
@@ -118,7 +128,8 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
         )
         if observation is not None:
             own = containers_of.get(row.image, ())
-            image = image_of(observation, history.images.get(row.image), own, now, policy.kept_by(row.labels))
+            habit = None if habits is None else habits.get(row.image, NO_HABITS)
+            image = image_of(observation, history.images.get(row.image), own, now, policy.kept_by(row.labels), habit)
             if content is not None:
                 kept = compressed_sizes(content, row.image, [layer.diff_id for layer in observation.layers])
                 image = replace(image, content=tuple(kept or ()))
@@ -127,7 +138,7 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
         raise EngineError(
             f"{doubt}: the engine keeps them elsewhere, and `collector doctor` shows where they were looked for"
         )
-    return Inventory(
+    found = Inventory(
         images=number(images),
         disk=disks[0],
         now=now,
@@ -144,20 +155,26 @@ def survey(engine: Engine, log: EventLog | None, policy: Policy, orphaned: Itera
         disks=disks,
         coverage=history.coverage,
     )
+    return policy, found if logged.experience is None else _with_rates(found, logged.experience, policy)
 
 
 @dataclass(frozen=True, slots=True)
 class LogState:
-    """What the log knows for a decision, all of one moment; see who reads each."""
+    """What the log knows for a decision, all of one moment; see who reads each.
 
+    The policy has its minimum age in seconds; the experience is None where nobody asked for it.
+    """
+
+    policy: Policy
     history: HostRecord = field(default_factory=HostRecord)
     jobs: JobMemory = field(default_factory=JobMemory)
     volumes: LoggedUses = field(default_factory=LoggedUses)
     refusals: Mapping[ItemId, Refusal] = field(default_factory=dict)
     rollbacks: Mapping[str, str] = field(default_factory=dict)
+    experience: Experience | None = None
 
 
-def read_log(log: EventLog | None, policy: Policy, here: Identity, now: float) -> LogState:
+def read_log(log: EventLog | None, policy: Policy, here: Identity, now: float, *, learn: bool = False) -> LogState:
     """What the log knows for a decision, once it is sure that it is this host's.
 
     Args:
@@ -165,21 +182,26 @@ def read_log(log: EventLog | None, policy: Policy, here: Identity, now: float) -
         policy: what is decided by.
         here: what this host is recognised by.
         now: UTC seconds.
+        learn: whether to read what the log teaches of each image's future, if the policy's order asks for it.
 
     Raises:
         LogError: the log is another host's, or cannot be read.
     """
     config = Path(policy.runner_config)
     if log is None or not log.exists():
-        return LogState(jobs=JobMemory(configured=RunnerPolicies(configured_policies(config))))
+        return LogState(
+            with_min_age(policy, None, now), jobs=JobMemory(configured=RunnerPolicies(configured_policies(config)))
+        )
     with log.one_state():
         log.claim(here, readonly=True)
         return LogState(
+            with_min_age(policy, log, now),
             read_history(log),
             read_jobs(log, now, config),
             read_logged_uses(log),
             read_refusals(log, now),
             read_rollbacks(log, now, policy.rollback_grace),
+            read_experience(log, now) if learn and policy.order in LEARNING_ORDERS else None,
         )
 
 
@@ -207,8 +229,13 @@ def with_learning(inventory: Inventory, log: EventLog | None, policy: Policy) ->
     if log is None or policy.order not in LEARNING_ORDERS or not log.exists():
         return inventory
     experience = read_experience(log, inventory.now)
-    images = [with_habits(image, experience.habits.get(image.image_id, Habits())) for image in inventory.images]
-    known = replace(inventory, images=tuple(images), learned=experience.learned)
+    images = [with_habits(image, experience.habits.get(image.image_id, NO_HABITS)) for image in inventory.images]
+    return _with_rates(replace(inventory, images=tuple(images)), experience, policy)
+
+
+def _with_rates(inventory: Inventory, experience: Experience, policy: Policy) -> Inventory:
+    """The state with what was learned here, beside what other hosts learned."""
+    known = replace(inventory, learned=experience.learned)
     if not policy.rates:
         return known
     try:
