@@ -102,10 +102,14 @@ class ShippedLog(EventLog):
     def _parts(self, folder: Path) -> list[_Part]:
         """The parts that count, by stream in the order in which they began, each checked."""
         self.notes = []
-        found = [one for path in self._store.names(parts.manifests_of(self._name)) if (one := Name.parsed(path))]
+        names = parts.listed(self._store.names(parts.manifests_of(self._name)))
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            known = self._ordered(zip(found, pool.map(self._manifest, found), strict=True))
-            fetched = list(pool.map(lambda one: self._fetched(one[0], one[1], folder), known))
+            tried = pool.map(lambda one: self._merged(one, folder), [one for one in names if one.is_merged])
+            merged = {part.name: part for part in tried if part is not None}
+            days = [one for one in names if not one.is_merged and not any(other.covers(one) for other in merged)]
+            found: list[tuple[Name, Manifest | str]] = [(part.name, part.manifest) for part in merged.values()]
+            known = self._ordered([*found, *zip(days, pool.map(self._manifest, days), strict=True)])
+            fetched = list(pool.map(lambda one: merged.get(one[0]) or self._fetched(one[0], one[1], folder), known))
         counted = [part for part in fetched if part is not None]
         if not counted:
             raise LogError(f"{self._store.name} holds no part of host '{self._name}' that can be read")
@@ -118,6 +122,20 @@ class ShippedLog(EventLog):
             return "it is gone" if data is None else Manifest.from_bytes(data)
         except ValueError as error:
             return str(error)
+
+    def _merged(self, name: Name, folder: Path) -> _Part | None:
+        """A merged part; None: it is damaged, and the parts that it covers count."""
+        manifest = self._manifest(name)
+        if isinstance(manifest, str):
+            self._set_aside(name, f"{manifest}; the parts that it holds are read instead")
+            return None
+        jobs = name.jobs(self._name) if manifest.jobs_sha256 is not None else None
+        files = [(name.events(self._name), manifest.sha256), (jobs, manifest.jobs_sha256)]
+        found = [place and self._file(place, (checksum or "", *manifest.becoming), folder) for place, checksum in files]
+        if found[0] is None or (found[1] is None) != (jobs is None):
+            self._set_aside(name, "a file of it is damaged or not there; the parts that it holds are read instead")
+            return None
+        return _Part(name, manifest, found[0], found[1])
 
     def _ordered(self, found: Iterable[tuple[Name, Manifest | str]]) -> list[tuple[Name, Manifest]]:
         """Parts of this host alone, in the order in which they were recorded."""
@@ -148,7 +166,7 @@ class ShippedLog(EventLog):
     def _without_clones(self, found: dict[Stream, list[tuple[Name, Manifest]]]) -> list[Stream]:
         """The streams in the order in which they began; a new log ends the one before."""
         begun = {stream: min(manifest.shipped_ns for _, manifest in rows) for stream, rows in found.items()}
-        ended = {stream: max(manifest.shipped_ns for _, manifest in rows) for stream, rows in found.items()}
+        ended = {stream: max(manifest.last_shipped_ns for _, manifest in rows) for stream, rows in found.items()}
         kept: list[Stream] = []
         for stream in sorted(found, key=lambda one: (begun[one], one)):
             if kept and ended[kept[-1]] > begun[stream]:
@@ -242,14 +260,11 @@ def _insert_events(
 ) -> None:
     """Insert the events of parts of one schema version, whatever host they name."""
     columns = [name for name, *_ in connection.execute("DESCRIBE event").fetchall() if name not in {"host", "image"}]
-    # Read in one pass: to open so many small files takes longer than what is in them.
-    connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE part AS SELECT {', '.join(columns)}, image_id"
-        f" FROM (SELECT * REPLACE (key & {STORED_KEY} AS key) FROM {_scan([part.events for part in found])})"
-    )
+    # Read twice rather than kept in between: image IDs alone are read in no time.
+    scan = _scan([part.events for part in found])
     connection.execute(
         "INSERT INTO image SELECT row_number() OVER (ORDER BY min(seq)) + (SELECT coalesce(max(image), -1) FROM image),"
-        " image_id FROM part WHERE image_id IS NOT NULL AND image_id NOT IN (SELECT image_id FROM image)"
+        f" image_id FROM {scan} WHERE image_id IS NOT NULL AND image_id NOT IN (SELECT image_id FROM image)"
         " GROUP BY image_id"
     )
     # A new log may repeat what was shipped of the one before it.
@@ -260,10 +275,10 @@ def _insert_events(
     connection.execute(
         f"INSERT INTO event BY NAME SELECT e.* EXCLUDE (image_id) REPLACE (seq + {offsets[0]} AS seq{job}),"
         " $host AS host, image.image"
-        f" FROM part AS e LEFT JOIN image USING (image_id){rest}",
+        f" FROM (SELECT {', '.join(columns)}, image_id FROM (SELECT * REPLACE (key & {STORED_KEY} AS key) FROM {scan}))"
+        f" AS e LEFT JOIN image USING (image_id){rest}",
         {"host": host},
     )
-    connection.execute("DROP TABLE part")
 
 
 def _insert_jobs(
@@ -272,17 +287,16 @@ def _insert_jobs(
     """The newest row of each job: parts are in the order in which they were shipped."""
     if files := [part.jobs for part in found if part.jobs is not None]:
         alike = len({part.manifest.schema_version for part in found}) == 1
-        connection.execute(
-            f"CREATE TEMP TABLE shipped AS SELECT *, file_index AS file_number FROM {_scan(files, alike=alike)}"
+        scan = _scan(files, alike=alike)
+        newest = (
+            f" SEMI JOIN (SELECT job, max(file_index) AS file_index FROM {scan} GROUP BY job) AS newest"
+            " USING (job, file_index)"
         )
         connection.execute(
-            "INSERT INTO job BY NAME"
-            f" SELECT * EXCLUDE (file_number) REPLACE (job + {offsets[1]} AS job, $host AS host) FROM shipped"
-            " SEMI JOIN (SELECT job, max(file_number) AS file_number FROM shipped GROUP BY job) AS newest"
-            " USING (job, file_number)",
+            f"INSERT INTO job BY NAME SELECT * REPLACE (job + {offsets[1]} AS job, $host AS host)"
+            f" FROM {scan}{newest if len(files) > 1 else ''}",
             {"host": host},
         )
-        connection.execute("DROP TABLE shipped")
 
 
 def _scan(files: list[str], *, alike: bool = True) -> str:

@@ -51,7 +51,7 @@ def forget_shipped(log: EventLog, store: Store, rule: Rule, *, dry_run: bool = F
     count = 0
     with alone(log.path, LOCK, "shipped"), tempfile.TemporaryDirectory(prefix="forget-") as folder:
         for name in [name for host in hosts for name in (host.key, parts.distinct_name(host))]:
-            known = sorted(one for path in store.names(parts.manifests_of(name)) if (one := Name.parsed(path)))
+            known = parts.listed(store.names(parts.manifests_of(name)))
             for _, stream in groupby(known, key=lambda one: one.stream):
                 count += _Stream(store, name, list(stream), Path(folder)).forget(rule, dry_run=dry_run)
     return count

@@ -6,16 +6,21 @@
     job/host=HOST/STREAM-FIRST-YYYY-MM-DD.parquet
     manifest/host=HOST/owner.json
     manifest/host=HOST/STREAM-FIRST-LAST-YYYY-MM-DD.json
+    merged/host=HOST/STREAM-FIRST-LAST.event.parquet
+    merged/host=HOST/STREAM-FIRST-LAST.job.parquet
+    manifest/host=HOST/STREAM-FIRST-LAST-merged.json
 
 A part is what one batch of sequence numbers, FIRST to LAST, holds of one day. It counts once its manifest is there,
 which is written last, so that a reader sees each part whole or not at all. A batch that was interrupted is written
-again under the same names. A stream is one log's numbering: a new log begins another.
+again under the same names. A stream is one log's numbering: a new log begins another. A merged part holds what many
+parts do, whose batches it names as one: see `shipping.merge`.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import quote, unquote
@@ -24,11 +29,13 @@ from collector.eventlog.identity import Identity, KnownHost
 from collector.eventlog.schema import SCHEMA_VERSION
 from collector.model.untrusted import read_json, texts
 
-EVENTS, JOBS, MANIFESTS = "event", "job", "manifest"
+EVENTS, JOBS, MERGED, MANIFESTS = "event", "job", "merged", "manifest"
 FORMAT = 1
 _HOST = "host="
 _ID_SHOWN = 8
-_NAME = re.compile(r"([0-9a-f]{8})\.([0-9]{1,4})-([0-9]{12,18})-([0-9]{12,18})-([0-9]{4}-[0-9]{2}-[0-9]{2})\.json")
+_NAME = re.compile(
+    r"([0-9a-f]{8})\.([0-9]{1,4})-([0-9]{12,18})-([0-9]{12,18})-([0-9]{4}-[0-9]{2}-[0-9]{2}|merged)\.json"
+)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _IDENTITY = ("name", "machine", "hardware", "engine", "data_root")
 
@@ -71,7 +78,7 @@ class Name:
     Attributes:
         stream: whose numbering.
         first, last: the batch's sequence numbers.
-        day: the day of the part, UTC.
+        day: the day of the part, UTC; `MERGED`: all days of these batches.
     """
 
     stream: Stream
@@ -85,17 +92,33 @@ class Name:
         found = _NAME.fullmatch(path.rpartition("/")[2])
         return found and cls(Stream(found[1], int(found[2])), int(found[3]), int(found[4]), found[5])
 
+    @property
+    def is_merged(self) -> bool:
+        """Whether it is of a merged part."""
+        return self.day == MERGED
+
+    def covers(self, other: Name) -> bool:
+        """Whether a merged part holds what another part does."""
+        return self.stream == other.stream and self.first <= other.first and other.last <= self.last
+
     def manifest(self, host: str) -> str:
         """Where the manifest is."""
         return f"{manifests_of(host)}/{self.stream}-{self.first:012}-{self.last:012}-{self.day}.json"
 
     def events(self, host: str) -> str:
         """Where the part's events are. An interrupted batch that has grown since is written over."""
+        if self.is_merged:
+            return f"{self._merged(host)}.event.parquet"
         return f"{EVENTS}/{partition(host)}/day={self.day}/{self.stream}-{self.first:012}.parquet"
 
     def jobs(self, host: str) -> str:
         """Where the jobs are that the part's events speak of."""
+        if self.is_merged:
+            return f"{self._merged(host)}.job.parquet"
         return f"{JOBS}/{partition(host)}/{self.stream}-{self.first:012}-{self.day}.parquet"
+
+    def _merged(self, host: str) -> str:
+        return f"{MERGED}/{partition(host)}/{self.stream}-{self.first:012}-{self.last:012}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +134,8 @@ class Manifest:
         sha256: checksum of the file of events.
         jobs_sha256: checksum of the file of jobs; None: there is none.
         anchor: time (UTC nanoseconds) and key of the event with the batch's last sequence number.
-        shipped_ns: when it was written, UTC nanoseconds.
+        shipped_ns: when it was written, UTC nanoseconds; of a merged part, when the first of its parts was.
+        until_ns: when the last of its parts was; None: it is not merged.
         becoming: checksums that the files may have, too: they are being written again; see `shipping.forget`.
     """
 
@@ -125,7 +149,13 @@ class Manifest:
     jobs_sha256: str | None
     anchor: tuple[int, int]
     shipped_ns: int
+    until_ns: int | None = None
     becoming: tuple[str, ...] = ()
+
+    @property
+    def last_shipped_ns(self) -> int:
+        """When the last of it was shipped, UTC nanoseconds."""
+        return self.shipped_ns if self.until_ns is None else self.until_ns
 
     def to_bytes(self) -> bytes:
         """As it is stored."""
@@ -136,11 +166,12 @@ class Manifest:
         """What is stored. Raises ValueError with what is wrong."""
         found = _read(data)
         numbers: list[Any] = [found.get(name) for name in ("schema_version", "first", "last", "rows", "shipped_ns")]
+        until = found.get("until_ns")
         days, anchor = found.get("days"), found.get("anchor")
         sums: list[Any] = [found.get("sha256"), found.get("jobs_sha256")]
         becoming = texts(found.get("becoming"))
         if (
-            not all(type(number) is int and 0 <= number < 2**63 for number in numbers)
+            not all(type(number) is int and 0 <= number < 2**63 for number in (*numbers, until or 0))
             or not isinstance(days, list)
             or not all(isinstance(day, str) for day in days)
             or not (isinstance(anchor, list) and len(anchor) == 2 and all(type(part) is int for part in anchor))  # noqa: PLR2004
@@ -161,6 +192,7 @@ class Manifest:
             sums[1],
             (anchor[0], anchor[1]),
             shipped,
+            until,
             tuple(becoming),
         )
 
@@ -178,6 +210,11 @@ def host_of(folder: str) -> str:
 def manifests_of(host: str) -> str:
     """Where the manifests of a host are."""
     return f"{MANIFESTS}/{partition(host)}"
+
+
+def listed(paths: Iterable[str]) -> list[Name]:
+    """The parts whose manifests are among these paths, in order."""
+    return sorted(one for path in paths if (one := Name.parsed(path)) is not None)
 
 
 def owner_of(host: str) -> str:

@@ -22,6 +22,7 @@ from collector.eventlog.settings import incomplete_until
 from collector.model.errors import LogError, LogFullError
 from collector.model.events import Kind
 from collector.shipping import parts
+from collector.shipping.merge import merge_old
 from collector.shipping.parts import Manifest, Name, Stream
 from collector.shipping.store import MOST_OF_MANIFEST, Store, StoreError
 
@@ -110,6 +111,7 @@ def _hosts(log: EventLog) -> list[KnownHost]:
 def _ship_host(log: EventLog, store: Store, host: KnownHost, batch: int) -> Shipped:
     name = _named(log, store, host)
     found = Shipped(name)
+    merge_old(store, name, host)
     place = _place(log, store, host, name, found)
     while True:
         batch_parts, last = _cut(log, host, name, place, batch)
@@ -154,7 +156,7 @@ def _adopted(log: EventLog, host: KnownHost, other: KnownHost) -> bool:
 
 def _place(log: EventLog, store: Store, host: KnownHost, name: str, found: Shipped) -> _Place:
     """How far the store has come with this log."""
-    known = [one for path in store.names(parts.manifests_of(name)) if (one := Name.parsed(path)) is not None]
+    known = [one for one in parts.listed(store.names(parts.manifests_of(name))) if not one.is_merged]
     own = parts.stream_id(host)
     streams = sorted({one.stream for one in known if one.stream.id == own}, reverse=True)
     for stream in streams:

@@ -26,6 +26,7 @@ from collector.eventlog.log import EventLog
 from collector.eventlog.schema import SCHEMA_VERSION
 from collector.model.errors import HindsightError, LogError, UsageError
 from collector.model.events import Event, Kind
+from collector.shipping import merge, parts
 from collector.shipping.bucket import Bucket
 from collector.shipping.parts import Manifest, Name
 from collector.shipping.ship import ship
@@ -168,6 +169,61 @@ def test_an_interruption_anywhere_is_gone_on_from_and_nothing_is_read_twice(
     raw = duckdb.execute("SELECT count(*), count(DISTINCT seq) FROM read_parquet(?)", [str(store.path / "event/*/*/*")])
     assert raw.fetchall() == [(24, 24)]
     assert shipped(store).query("SELECT count(*) FROM jobs") == [(6,)]
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2, 3])
+def test_many_parts_are_merged_and_an_interruption_anywhere_is_gone_on_from(
+    log: EventLog, store: Folder, writes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "LEAST", 6)
+    for first in (5, 7):
+        ship(log, store)
+        log.append(days(first, 2, "same"))
+    with pytest.raises(StoreError):
+        ship(log, Dying(store.path, writes))
+    assert merged(store) == (["1-28"] if writes == 3 else [])
+    assert len(rows(shipped(store))) == 28
+    ship(log, store)
+    log.append(days(3, 6, "late"))  # days that were shipped already
+    ship(log, store)
+    log.append(days(9, 1))
+    ship(log, store)
+    assert len(merged(store)) == 2
+    read = shipped(store)
+    assert rows(read) == rows(log)
+    assert read.notes == []
+    assert_same(load_trace(read, "runner"), load_trace(log))
+    jobs = "SELECT job, job_id, began, containers FROM jobs ORDER BY job"
+    assert read.query(jobs) == log.query(jobs)
+    before = sorted(store.names(""))
+    ship(log, store)
+    assert sorted(store.names("")) == before
+
+
+def merged(store: Folder) -> list[str]:
+    return [f"{one.first}-{one.last}" for one in parts.listed(store.names("manifest")) if one.is_merged]
+
+
+@pytest.mark.parametrize("harm", ["events", "jobs", "manifest", "a day"])
+def test_where_a_merged_part_is_damaged_its_days_count(
+    log: EventLog, store: Folder, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "LEAST", 4)
+    ship(log, store)
+    day = part(store, "2023-11-16")
+    if harm == "a day":
+        (store.path / day.events("runner")).write_bytes(b"")
+    ship(log, store)
+    if harm == "a day":
+        assert merged(store) == []
+        return
+    (whole,) = [one for one in parts.listed(store.names("manifest")) if one.is_merged]
+    (store.path / getattr(whole, harm)("runner")).write_bytes(b"{}")
+    read = shipped(store)
+    assert rows(read) == rows(log)
+    assert len(read.notes) == 1
+    assert "merged" in read.notes[0]
+    assert "the parts that it holds are read instead" in read.notes[0]
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7])

@@ -29,6 +29,7 @@ from collector.queries.check import check
 from collector.queries.jobs import jobs
 from collector.queries.status import status
 from collector.queries.story import stories
+from collector.shipping import merge
 from collector.shipping.forget import Rule, forget_shipped
 from collector.shipping.parts import Manifest, Name
 from collector.shipping.ship import ship
@@ -145,14 +146,21 @@ def test_a_log_of_an_older_version_is_written_again_with_all_it_holds(
 
 
 @pytest.mark.slow
-def test_a_project_and_an_image_are_forgotten_in_an_archive_too(log: EventLog, tmp_path: Path) -> None:
+def test_a_project_and_an_image_are_forgotten_in_an_archive_too(
+    log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = open_store(str(tmp_path / "archive"))
-    ship(log, store)
+    monkeypatch.setattr(merge, "LEAST", 2)
+    for _ in range(2):
+        ship(log, store)
 
     def shown(table: str) -> list[tuple[Any, ...]]:
-        files = [str(path) for path in (tmp_path / "archive" / table).rglob("*.parquet")]
+        archive = tmp_path / "archive"
+        files = [str(path) for path in (*(archive / table).rglob("*"), *archive.rglob(f"*.{table}.parquet"))]
+        files = [file for file in files if file.endswith(".parquet")]
         return duckdb.execute("SELECT * FROM read_parquet(?, union_by_name = true)", [files]).fetchall()
 
+    assert list((tmp_path / "archive" / "merged").rglob("*.job.parquet"))
     (project,) = log.query("SELECT min(project_id) FROM job")[0]
     jobs_before, events = len(shown("job")), len(shown("event"))
 
