@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ from pathlib import Path
 from pruner.install.units import Installation
 from pruner.policy.file import to_toml
 from pruner.policy.policy import Policy
+from tools import bom
 
 ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
@@ -89,7 +91,7 @@ def debian_package(suite: str, target: Path, version: str | None = None) -> Path
         _libraries(tree / _PRIVATE, release)
         _launchers(tree / "usr/bin")
         _units(tree)
-        _documents(tree / "usr/share/doc/docker-hindsight", full)
+        _documents(tree / "usr/share/doc/docker-hindsight", full, tree / _PRIVATE)
         values = {
             "VERSION": full,
             "ARCHITECTURE": "amd64",
@@ -152,7 +154,7 @@ def _units(tree: Path) -> None:
     _write(tree / wanted.policy.relative_to("/"), to_toml(Policy()))
 
 
-def _documents(folder: Path, version: str) -> None:
+def _documents(folder: Path, version: str, libraries: Path) -> None:
     folder.mkdir(parents=True)
     values = {"HOMEPAGE": PROJECT["urls"]["Homepage"]}
     _write(folder / "copyright", _filled((_DEBIAN / "copyright").read_text(encoding="utf-8"), values))
@@ -165,7 +167,7 @@ def _documents(folder: Path, version: str) -> None:
         ("CHANGELOG.md.gz", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")),
     ):
         (folder / name).write_bytes(gzip.compress(text.encode(), 9, mtime=0))
-    sbom(folder / "sbom.cdx.json")
+    sbom(folder / "sbom.cdx.json", libraries)
     overrides = folder.parents[1] / "lintian/overrides"
     _write(overrides / "docker-hindsight", (_DEBIAN / "lintian-overrides").read_text(encoding="utf-8"))
 
@@ -196,11 +198,13 @@ def _write(path: Path, text: str) -> None:
     path.chmod(0o644)
 
 
-def sbom(path: Path = DIST / "sbom.cdx.json") -> None:
-    """The software bill of materials, as CycloneDX: all that an installation may bring along."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _uv("export", "--frozen", "--no-dev", "--all-extras", "--format", "cyclonedx1.5", "--output-file", path)
-    path.chmod(0o644)
+def sbom(path: Path = DIST / "sbom.cdx.json", libraries: Path | None = None) -> None:
+    """The software bill of materials, as CycloneDX: all that an installation may bring along, or what a folder has."""
+    with tempfile.TemporaryDirectory() as folder:
+        exported = Path(folder) / "bom.json"
+        _uv("export", "--frozen", "--no-dev", "--all-extras", "--format", "cyclonedx1.5", "--output-file", exported)
+        made = bom.completed(json.loads(exported.read_bytes()), libraries)
+    _write(path, json.dumps(made, indent=2) + "\n")
 
 
 def checksums() -> None:
