@@ -304,7 +304,7 @@ def check_policy(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="The policy file.", show_default=False)],
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Check a policy file and those that it includes: print every value that is not the default, with its file.
+    """Check a policy file and those that it includes: print every value that they set, with its file.
 
     Each problem is one line on stderr; the exit status is then 2.
     """

@@ -25,9 +25,9 @@ from collector.model.paths import read_bounded
 INCLUDE = "include"
 DEFAULT = "default"
 _MOST_FILES = 64
-# A value that was meant to be a string: 10%, 50GB, 2GB/job, auto.
-_UNQUOTED = re.compile(r"^\s*(?P<key>[\w.\"-]+)\s*=\s*(?P<value>-?[\d.]*[A-Za-z%][\w%/.]*)\s*(#.*)?$")
-_TOML_WORDS = {"true", "false", "inf", "nan"}
+# A key and a value without quotes, or a list on one line without any.
+_UNQUOTED = re.compile(r"^\s*(?P<key>[\w.\"-]+)\s*=\s*(?P<value>[^\s\"'\[{#][^\"'#]*?|\[[^\"'#]*\])\s*(#.*)?$")
+_TYPOGRAPHIC = "\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb"
 
 
 @dataclass(slots=True)
@@ -100,12 +100,12 @@ def _parsed(path: Path, included_by: Path | None) -> dict[str, Any]:
         text = read_bounded(path, "utf-8-sig")
         return tomllib.loads(text)
     except FileNotFoundError:
-        advice = "write one or name another with --policy" if included_by is None else "correct `include` there"
+        advice = "write it, or name another" if included_by is None else "correct `include` there"
         raise UsageError(f"no policy file {path}{where}: {advice}") from None
     except OSError as error:
         raise UsageError(f"policy file {path}{where} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise UsageError(f"policy file {path}{where} is not valid TOML: {error}") from None
+        raise UsageError(f"policy file {path}{where} is not text in UTF-8: see its byte {error.start + 1}") from None
     except (ValueError, RecursionError) as error:  # also a number with more digits than Python reads
         raise UsageError(f"policy file {path}{where} is not valid TOML: {_advice(text, str(error))}") from None
 
@@ -126,12 +126,33 @@ def _check_owner(path: Path, included_by: Path) -> None:
 
 
 def _advice(text: str, error: str) -> str:
-    """The parser's own words, or what to do where a string was meant."""
+    """What to do where a string was meant, or the parser's own words."""
     for number, line in enumerate(text.splitlines(), start=1):
         found = _UNQUOTED.match(line)
-        if found and found["value"] not in _TOML_WORDS:
-            return f'line {number}: put the value in quotes: {found["key"]} = "{found["value"]}"'
+        if found and not _is_toml(found["value"]):
+            return f"line {number}: {_as_meant(found['key'], found['value'])}"
+    if error.startswith("Cannot overwrite a value"):
+        return error.replace("Cannot overwrite a value", "this key is there twice")
     return error or "it is nested too deeply"
+
+
+def _is_toml(value: str) -> bool:
+    try:
+        tomllib.loads(f"value = {value}")
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _as_meant(key: str, value: str) -> str:
+    if value.lower() in {"true", "false"}:
+        return f"write it in lower case: {key} = {value.lower()}"
+    entries = [entry.strip(f" ,;{_TYPOGRAPHIC}") for entry in value.strip("[]").split(",")]
+    quoted = ", ".join(f'"{entry}"' for entry in entries if entry)
+    straight = "straight quotes" if set(value) & set(_TYPOGRAPHIC) else "quotes"
+    if value.startswith("["):
+        return f"put each entry in {straight}: {key} = [{quoted}]"
+    return f"put the value in {straight}: {key} = {quoted}"
 
 
 def flatten(values: Mapping[str, Any], source: str, sections: Iterable[str]) -> tuple[dict[str, Any], list[str]]:

@@ -87,14 +87,17 @@ def print_plan(made: Plan, *, everything: bool = False, truncate: bool = True) -
 
 
 def _policy_origin(policy: Policy) -> str:
-    """The values that are given and where each is from, if some are from files; else empty."""
+    """The values that are not the defaults and where each is from, if some are from files; else empty."""
     if all(source == COMMAND_LINE for _, source in policy.sources):
         return ""
-    values = to_json(policy)
+    values, defaults = to_json(policy), to_json(Policy())
     by_source: dict[str, list[str]] = {}
     for name, source in policy.sources:
-        by_source.setdefault(source, []).append(f"{name} = {_value(values[name])}")
-    return "policy: " + "; ".join(f"{', '.join(set_there)} ({source})" for source, set_there in by_source.items())
+        changed = by_source.setdefault(source, [])
+        if values[name] != defaults[name]:
+            changed.append(f"{name} = {_value(values[name])}")
+    shown = [f"{', '.join(changed)} ({source})" for source, changed in by_source.items() if changed]
+    return "policy: " + ("; ".join(shown) or f"the defaults ({', '.join(by_source)})")
 
 
 def _print_items(shown: Sequence[Item | Verdict], made: Plan, *, truncate: bool) -> None:
@@ -327,8 +330,10 @@ def print_policy(found: PolicyFile, output: Format) -> None:
     rows = [(name, _value(values[name]), str(path)) for name, path in sorted(found.origin.items())]
     if rows:
         console.print_table(("KEY", "VALUE", "FROM"), rows, names=("VALUE", "FROM"))
-    console.print_text(f"{len(values) - len(rows)} of {len(values)} keys have their default value")
+    console.print_text(f"{len(values) - len(rows)} of {len(values)} keys are not set: their defaults hold")
 
 
 def _value(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -203,6 +203,13 @@ def test_nothing_needs_no_unit_and_inodes_have_none() -> None:
         ("threshold = 10%", 'line 1: put the value in quotes: threshold = "10%"'),
         ("\n[build_cache]\nkeep = 20GB # all of it", 'line 3: put the value in quotes: keep = "20GB"'),
         ("threshold = auto", 'put the value in quotes: threshold = "auto"'),
+        ("threshold = 10 % # free", 'line 1: put the value in quotes: threshold = "10 %"'),
+        ("threshold = “10%”", 'line 1: put the value in straight quotes: threshold = "10%"'),
+        ("order = next-use", 'put the value in quotes: order = "next-use"'),
+        ("allowlist = [debian:*, a/b]", 'put each entry in quotes: allowlist = ["debian:*", "a/b"]'),
+        ("allowlist = [\n  'a',\n", "is not valid TOML: "),
+        ("[containers]\nenabled = True", "line 2: write it in lower case: enabled = true"),
+        ("min_age = '1h'\nmin_age = '2h'", "this key is there twice (at "),
         ("treshold = '10%'", "unknown key 'treshold'; did you mean 'threshold'"),
         ("zzz = 1", "unknown key 'zzz'; known are threshold, "),
         ("inlcude = 'base.toml'", "; did you mean 'include'?"),
@@ -251,7 +258,7 @@ def test_what_a_host_says_goes_over_what_its_base_says(tmp_path: Path) -> None:
     output = json.loads(shown.stdout)["from"]
     assert output == {"threshold": str(host), "min_age": str(base), "volumes.named": str(base)}
     table = CliRunner().invoke(app, ["check-policy", str(host)]).stdout
-    assert "keys have their default value" in table
+    assert "keys are not set: their defaults hold" in table
 
 
 def test_a_plan_says_where_each_value_is_from(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from collector.model.origin import Origin
 from pruner.planning.held_back import held_back
 from pruner.planning.plan import plan
-from pruner.policy.policy import BuildCache
+from pruner.policy.policy import BuildCache, Policy, Space
 from pruner.report.terminal import plan_as_json, print_plan, print_story
 from pruner.state.inventory import BuildCacheUsage, CacheRecord, Inventory
 from tests.pruner.test_stages import DAY, MB, NOW, container, image, inventory, policy, volume
@@ -106,9 +106,10 @@ def test_an_automatic_minimum_age_says_what_tells_it(capsys: pytest.CaptureFixtu
 
 def test_a_plan_says_which_file_each_value_is_from(capsys: pytest.CaptureFixture[str]) -> None:
     given = (("threshold", "/etc/base.toml"), ("min_age", "/etc/base.toml"), ("target", "command line"))
-    print_plan(plan(replace(policy(99), min_age=60.0, sources=given), full_host()))
+    print_plan(plan(replace(policy(99), min_age=60.0, target=Space.parse("99%"), sources=given), full_host()))
     shown = " ".join(capsys.readouterr().out.split())
-    assert "min_age = 1min (/etc/base.toml); target = " in shown
-    assert "(command line)" in shown
+    assert "min_age = 1min (/etc/base.toml); target = 99% (command line)" in shown
+    print_plan(plan(replace(Policy(), sources=given[:2]), full_host()))
+    assert "policy: the defaults (/etc/base.toml)" in " ".join(capsys.readouterr().out.split())
     print_plan(plan(replace(policy(99), sources=given[2:]), full_host()))
     assert "policy: " not in capsys.readouterr().out
