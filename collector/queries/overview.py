@@ -101,7 +101,7 @@ def overview(log: EventLog, now: float | None = None) -> Overview:
 def _warnings(found: Status, threshold: int | None, coming: NextRemovals | None, now: float) -> list[str]:
     said = []
     if found.unwatched_seconds is not None:
-        said.append(unwatched_text(found.unwatched_seconds))
+        said.append(f"{unwatched_text(found.unwatched_seconds)}: {found.next_step}")
     if found.standstill is not None:
         runs = format_count(found.standstill.runs, "prune run")
         since = format_duration(max(0.0, now - found.standstill.since))

@@ -14,16 +14,14 @@ from collector.eventlog.retention import WHOLE_SINCE
 from collector.eventlog.spool import waiting_for
 from collector.eventlog.sql import sql_list, sql_names
 from collector.machine.prune_runs import Fruitless, read_runs
-from collector.machine.wake import levels_path, read_min_age
-from collector.model.advice import as_root, on_log, service_suffix
+from collector.machine.wake import read_min_age
 from collector.model.errors import LogError
 from collector.model.events import LIVE, WATCHING, Source, of_source
 from collector.model.units import format_duration
 from collector.queries.failures import Failures, read_failures
+from collector.queries.next_step import how_to_start, next_step
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import duckdb
 
 DAY_S = 86400.0
@@ -283,33 +281,13 @@ def status(log: EventLog, now: float | None = None) -> Status:
         target_reached=runs.reached,
         whole_since=None if whole_since is None else whole_since / _NS,
         recommendation_from=sound,
-        next_step=_next_step(
+        next_step=next_step(
             log.path,
+            now,
             watching=unwatched is None and seen.first is not None,
-            pruning=levels_path(log.path).exists(),
             sound=sound is not None and now >= sound,
         ),
     )
-
-
-def _next_step(log: Path, *, watching: bool, pruning: bool, sound: bool) -> str:
-    """What to do next, by what there is: a collector that runs, a pruner that has run, history enough."""
-    suffix = service_suffix(log)
-    services = as_root("pruner install-units")
-    if not watching:
-        start = on_log("collector run", log)
-        if suffix is None:
-            return f"start the collector: `{start}`, or `{services}` for services that run with the machine"
-        return f"start the collector: `{as_root(f'systemctl enable --now collector{suffix}.service')}`, or `{start}`"
-    if sound:
-        tried = on_log("pruner plan --policy FILE", log)
-        recommend = on_log("analyzer recommend", log, reads=True)
-        return f"let `{recommend}` propose a policy from this history, and `{tried}` try it"
-    if pruning:
-        return "nothing: the pruner keeps space free by the policy that it has while the history grows"
-    units = f"pruner{suffix}.timer pruner{suffix}.path"
-    lets = on_log("pruner run", log) if suffix is None else as_root(f"systemctl enable --now {units}")
-    return f"`{on_log('pruner plan', log)}` shows what the defaults would remove; `{lets}` removes it"
 
 
 def require_collector(log: EventLog, now: float | None = None) -> None:
@@ -328,15 +306,15 @@ def require_collector(log: EventLog, now: float | None = None) -> None:
         first, last = connection.execute(_WITNESSED, [host]).fetchall()[0]
         last_mark = _last_mark(connection, host)
     if first is None:
-        raise LogError(f"no collector has recorded anything in {log.path} yet: start `collector run` here")
+        raise LogError(f"no collector has recorded anything in {log.path} yet: start it: {how_to_start(log.path)}")
     silent = _unwatched((last or first) / _NS, last_mark, now)
     if silent is not None:
-        raise LogError(unwatched_text(silent))
+        raise LogError(f"{unwatched_text(silent)}: start it: {how_to_start(log.path)}")
 
 
 def unwatched_text(seconds: float) -> str:
     """What to say to the user about so many seconds without a collector."""
-    return f"no collector has been running for {format_duration(seconds)}: start `collector run` here"
+    return f"no collector has been running for {format_duration(seconds)}"
 
 
 def _last_mark(connection: duckdb.DuckDBPyConnection, host: str) -> str | None:

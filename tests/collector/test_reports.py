@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from typer.testing import CliRunner
 
 from collector.cli import app
 from collector.eventlog.log import EventLog
-from collector.machine.wake import leave_levels
+from collector.machine.wake import leave_levels, levels_path
 from collector.model.advice import on_log
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
+from collector.queries import next_step
 from collector.queries.status import DAY_S, Coverage, DiskState, status
 
 NS = 10**9
@@ -95,6 +97,24 @@ def test_the_status_says_from_when_on_a_recommendation_is_sound_and_what_to_do_n
     log.append([Event(int((now - 9 * 86400) * 1e9), Kind.DISK_SAMPLED, bytes=1)])
     assert "`analyzer recommend" in status(log, now).next_step
     assert "sound: there is history enough" in CliRunner().invoke(app, ["status", "--log", str(log.path)]).output
+
+
+def test_the_status_names_a_pruner_that_is_switched_on_and_does_not_run(
+    log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a policy that cannot be read: each start of the service fails, and nothing is removed."""
+    now = time.time()
+    log.append([Event(int((now - 9 * 86400) * 1e9), Kind.COLLECTOR_STARTED), Event(int(now * 1e9), Kind.DISK_SAMPLED)])
+    monkeypatch.setattr(next_step, "service_suffix", lambda _log: "-ci")
+    monkeypatch.setattr(next_step, "_ENABLED_TIMERS", tmp_path)
+    assert "`analyzer recommend" in status(log, now).next_step
+    (tmp_path / "pruner-ci.timer").symlink_to("/lib/systemd/system/pruner-ci.timer")
+    said = status(log, now).next_step
+    assert said == "the pruner is switched on and has not run yet: `systemctl status pruner-ci.service` says why"
+    leave_levels(log.path, "/var/lib/docker", 5.0, 0.0)
+    assert "`analyzer recommend" in status(log, now).next_step
+    os.utime(levels_path(log.path), (now - 7200, now - 7200))
+    assert "last ran 2 h ago" in status(log, now).next_step
 
 
 def test_a_check_of_the_status_fails_by_the_rule_that_the_status_warns_by(log: EventLog) -> None:
