@@ -249,7 +249,7 @@ def choose_host(connection: duckdb.DuckDBPyConnection, wanted: str | None, log: 
         return wanted
     hosts = [row[0] for row in connection.execute("SELECT DISTINCT host FROM event ORDER BY host").fetchall()]
     if not hosts:
-        raise LogError(f"event log {log.path} holds no events yet: let `collector run` watch for a while")
+        raise LogError(f"event log {log.path} holds no events yet: let the collector watch for a while")
     if wanted is None and len(hosts) == 1:
         return str(hosts[0])
     if wanted is None:

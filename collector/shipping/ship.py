@@ -97,7 +97,7 @@ def _hosts(log: EventLog) -> list[KnownHost]:
     with log.reading(as_recorded=True) as connection:
         hosts = known_hosts(connection)
     if not hosts:
-        raise LogError(f"event log {log.path} holds no events yet: let `collector run` watch for a while")
+        raise LogError(f"event log {log.path} holds no events yet: let the collector watch for a while")
     here = this_machine()
     for one in hosts:
         if one.identity.is_same_machine(here) is False:

@@ -38,6 +38,7 @@ _STARTED = ("collector.service", "pruner.timer", "pruner.path")
 # Started by who has said where to.
 _OPTIONAL = ("collector-ship.timer",)
 _UNIT_FOLDER = Path("etc/systemd/system")
+_PACKAGED_UNITS = Path("usr/lib/systemd/system")
 _MARK = "# Installed by `pruner install-units`: change it with `systemctl edit`, not here.\n"
 _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
 _HIDDEN = (*_HOMES, Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - nothing is written there
@@ -431,6 +432,9 @@ def uninstall(wanted: Installation, *, dry_run: bool = False) -> list[str]:
 def next_steps(wanted: Installation, *, enabled: bool) -> list[str]:
     """What the operator does next, a line each."""
     steps = []
+    if any((wanted.root / _PACKAGED_UNITS / unit).exists() for unit in wanted.units):
+        undo = as_root("pruner uninstall-units")
+        steps.append(f"these units hide those of the package in /{_PACKAGED_UNITS}: `{undo}` removes them")
     if wanted.owner is not None:
         lingering = as_root(f"loginctl enable-linger {wanted.owner.name}")
         steps.append(f"{wanted.owner.name}'s engine runs without a login, too, after: {lingering}")

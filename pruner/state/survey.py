@@ -20,6 +20,7 @@ from collector.eventlog.identity import Identity, this_machine
 from collector.eventlog.log import EventLog
 from collector.machine.disk import DiskSample, contradiction, disks_now
 from collector.model import environment
+from collector.model.advice import hidden_system_log
 from collector.model.errors import EngineError, UsageError
 from collector.model.jobs import ci_job, job_of, orchestrator_of
 from collector.model.observation import EngineInfo, ExternalContainer, ImageObservation, ListedContainer, ListedImage
@@ -399,7 +400,7 @@ def warnings(history: HostRecord, log: EventLog | None, policy: Policy, now: flo
         what = "no event log" if log is None or not log.path.exists() else "no use is recorded in the event log"
         found.append(
             f"{what}{where}: last use is unknown and build or storing time stands in for it; "
-            "start `collector run` on this host"
+            f"{hidden_system_log() or 'start `collector run` on this host'}"
         )
         return tuple(found)
     if now - first < policy.age:

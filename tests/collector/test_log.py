@@ -229,6 +229,12 @@ def test_without_a_log_of_their_own_a_user_is_shown_the_way_to_that_of_the_servi
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
     assert "no event log at /nonexistent/.local/state" in said()
+    nobody = script.replace("65534", "54321").replace(
+        "environ.update(HOME='/nonexistent')", "environ.pop('HOME', None)"
+    )
+    command = [sys.executable, "-c", nobody, str(service.path)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert "no event log at /nonexistent/.local/state" in answer
     assert f"this machine's own log is {service.path}: run this with sudo, or join the group daemon" in said()
     assert said(group.gr_gid) == "[(1,)]\n"
 

@@ -192,7 +192,10 @@ def test_uninstalling_takes_what_was_installed_and_leaves_policy_and_log(pruner:
     pruner("install-units", "--root", str(root))
     policy = root / "etc/docker-hindsight/policy.toml"
     policy.write_text('threshold = "20%"\n')
-    pruner("install-units", "--root", str(root))
+    packaged = root / "usr/lib/systemd/system/pruner.service"
+    packaged.parent.mkdir(parents=True)
+    packaged.touch()
+    assert "these units hide those of the package" in pruner("install-units", "--root", str(root))
     assert policy.read_text() == 'threshold = "20%"\n'
     output = pruner("uninstall-units", "--root", str(root))
     assert "removed" in output
