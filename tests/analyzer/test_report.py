@@ -39,19 +39,21 @@ from pruner.policy.file import policy_from
 from tests.analyzer.command import analyzer
 from tests.analyzer.command import analyzer as run
 from tests.analyzer.made_host import GIB, HOSTILE, HOUR, IMAGES, PROJECTS, T0, make_week, study_of
+from tests.needs import first_fast
 
 
 def policies(*thresholds: str, **more: str) -> list[Any]:
     return [policy_from({"threshold": level, **more}, "test") for level in thresholds]
 
 
-@pytest.fixture
-def week(log: EventLog) -> EventLog:
+@pytest.fixture(scope="module")
+def week(tmp_path_factory: pytest.TempPathFactory) -> EventLog:
+    log = EventLog(tmp_path_factory.mktemp("week") / "events.duckdb", host="runner")
     make_week(log)
     return log
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def made(week: EventLog) -> Study:
     return study_of(week, "10%", "20%", "80%")
 
@@ -95,7 +97,7 @@ def output(text: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]+>", "", text)).split())
 
 
-@pytest.mark.parametrize("options", [(), ("--threshold", "10%", "--threshold", "80%"), ("--order", "lfu")])
+@pytest.mark.parametrize("options", first_fast((), ("--threshold", "10%", "--threshold", "80%"), ("--order", "lfu")))
 def test_the_report_recommends_what_recommend_does_in_the_same_words(
     week: EventLog, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
@@ -112,6 +114,7 @@ def test_the_report_recommends_what_recommend_does_in_the_same_words(
     assert least in output(row)
 
 
+@pytest.mark.slow
 def test_where_nothing_fits_the_report_recommends_nothing(week: EventLog, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     assert run("report", "--log", str(week.path), "--disk-size", "8GiB", "-o", str(path)).returncode == 0
@@ -299,6 +302,7 @@ def test_report_command_writes_the_file_and_says_where(week: EventLog, tmp_path:
     assert failed.stderr.startswith("analyzer: the report cannot be written to")
 
 
+@pytest.mark.slow
 def test_a_fleets_report_tells_what_simulate_tells(tmp_path: Path) -> None:
     for name in ("one", "two"):
         make_week(EventLog(tmp_path / f"{name}.duckdb", host=name))
@@ -326,6 +330,7 @@ def test_a_fleets_report_tells_what_simulate_tells(tmp_path: Path) -> None:
     assert '<h2 id="h-classes">Classes of hosts</h2>' in page
 
 
+@pytest.mark.slow
 def test_one_host_of_several_has_the_whole_report(tmp_path: Path) -> None:
     for name in ("one", "two"):
         make_week(EventLog(tmp_path / f"{name}.duckdb", host=name))

@@ -58,6 +58,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_week_is_judged_in_one_line_from_shipped_logs(fleet: Path) -> None:
     common = ("rollout", "--log", str(fleet / "fleet"), "--policy", str(fleet / "policy.toml"))
     beginning = json.loads(analyzer(*common, "--hosts", "1", "--format", "json").stdout)

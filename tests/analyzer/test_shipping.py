@@ -34,7 +34,7 @@ from collector.shipping.store import MOST_OF_MANIFEST, Folder, StoreError, open_
 from tests.analyzer.command import analyzer
 from tests.analyzer.test_fleet import assert_same
 from tests.analyzer.test_loading import T0, S, observed, sample
-from tests.needs import cannot_run
+from tests.needs import cannot_run, first_fast
 from tests.object_store import KEY, SECRET, ObjectStore
 from tests.waiting import wait_for
 
@@ -154,7 +154,7 @@ class Dying(Folder):
         super().write(name, data)
 
 
-@pytest.mark.parametrize("writes", [0, 4, 9, 11, 13, 15])
+@pytest.mark.parametrize("writes", first_fast(9, 0, 4, 11, 13, 15))
 def test_an_interruption_anywhere_is_gone_on_from_and_nothing_is_read_twice(
     log: EventLog, store: Folder, writes: int
 ) -> None:
@@ -171,7 +171,7 @@ def test_an_interruption_anywhere_is_gone_on_from_and_nothing_is_read_twice(
     assert shipped(store).query("SELECT count(*) FROM jobs") == [(6,)]
 
 
-@pytest.mark.parametrize("writes", [0, 1, 2, 3])
+@pytest.mark.parametrize("writes", first_fast(2, 0, 1, 3))
 def test_many_parts_are_merged_and_an_interruption_anywhere_is_gone_on_from(
     log: EventLog, store: Folder, writes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,7 +204,7 @@ def merged(store: Folder) -> list[str]:
     return [f"{one.first}-{one.last}" for one in parts.listed(store.names("manifest")) if one.is_merged]
 
 
-@pytest.mark.parametrize("harm", ["events", "jobs", "manifest", "a day"])
+@pytest.mark.parametrize("harm", first_fast("events", "jobs", "manifest", "a day"))
 def test_where_a_merged_part_is_damaged_its_days_count(
     log: EventLog, store: Folder, harm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,12 +227,14 @@ def test_where_a_merged_part_is_damaged_its_days_count(
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7])
+@pytest.mark.parametrize("batch", first_fast(3, 1, 7))
 def test_the_size_of_a_batch_changes_nothing(log: EventLog, store: Folder, batch: int) -> None:
     ship(log, store, batch=batch)
     assert rows(shipped(store)) == rows(log)
     assert shipped(store).query("SELECT count(*) FROM jobs") == [(5,)]
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_what_the_next_one_goes_on_from(tmp_path: Path, store: Folder) -> None:
     log = EventLog(tmp_path / "events.duckdb")
     log.append(days(0, 60))
@@ -244,6 +246,7 @@ def test_a_killed_process_leaves_what_the_next_one_goes_on_from(tmp_path: Path, 
     assert rows(shipped(store, log.host)) == rows(log)
 
 
+@pytest.mark.slow
 def test_through_a_real_object_store_that_is_killed_in_between(
     log: EventLog, s3: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,6 +286,7 @@ def test_through_a_real_object_store_that_is_killed_in_between(
     assert verified.stderr == f"analyzer: event log {url} holds no prune of host runner\n"
 
 
+@pytest.mark.slow
 def test_a_full_object_store_is_told_in_one_line_and_gone_on_from(
     log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -482,6 +486,7 @@ def test_a_log_whose_end_was_lost_is_shipped_again_with_a_note(log: EventLog, st
     assert {row[1:] for row in rows(log)} < {row[1:] for row in rows(read)}
 
 
+@pytest.mark.slow
 def test_namesakes_and_adopted_clones_stay_two_hosts(
     log: EventLog, store: Folder, tmp_path: Path, become: Callable[..., None]
 ) -> None:
@@ -504,6 +509,7 @@ def test_namesakes_and_adopted_clones_stay_two_hosts(
     assert sorted(len(rows(shipped(store, name))) for name in names) == [4, 20, 21]
 
 
+@pytest.mark.slow
 def test_a_clone_that_nothing_tells_apart_is_set_aside(log: EventLog, store: Folder, tmp_path: Path) -> None:
     log.claim(identity.this_machine())
     ship(log, store)
@@ -571,6 +577,7 @@ def test_two_do_not_ship_one_log_at_once_and_an_export_stays_out(log: EventLog, 
         ship(log, Nested(store.path))
 
 
+@pytest.mark.slow
 def test_any_name_of_a_host_survives(tmp_path: Path, store: Folder, s3: ObjectStore, monkeypatch: Any) -> None:
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -200,6 +201,7 @@ def test_habits_go_on_from_the_last_midnight(folded: EventLog) -> None:
     assert any("habits" in text for text in wrong)
 
 
+@pytest.mark.slow
 def test_habits_are_folded_through_busy_days_and_in_any_order_of_recording(
     folded: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,16 +253,23 @@ def test_what_cannot_be_folded_is_stored_all_the_same(
     assert f"is not folded: {fault}" in caplog.text
 
 
+@pytest.fixture(scope="module")
+def folded_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    log, history = EventLog(tmp_path_factory.mktemp("folded") / "events.duckdb", host="h"), History()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compaction, "FOLD_EVERY", 2)
+        for kind in KINDS[:-1]:
+            history.take(kind, 1, 1, 60)
+            log.append(history.events)
+            history.events.clear()
+    return log.path
+
+
 @pytest.fixture
-def folded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EventLog:
+def folded(folded_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EventLog:
     """A log that is folded up to its last event but one."""
     monkeypatch.setattr(compaction, "FOLD_EVERY", 2)
-    log, history = EventLog(tmp_path / "events.duckdb", host="h"), History()
-    for kind in KINDS[:-1]:
-        history.take(kind, 1, 1, 60)
-        log.append(history.events)
-        history.events.clear()
-    return log
+    return EventLog(Path(shutil.copy(folded_once, tmp_path)), host="h")
 
 
 def test_views_show_few_events_and_all_since_a_time(folded: EventLog) -> None:
@@ -284,18 +293,19 @@ def test_check_finds_what_is_folded_wrongly_and_an_append_mends_it(folded: Event
     text = "\n".join(one.text for one in check(folded) if one.rule == "projection")
     assert found in text
     folded.forget_folded()
-    _check_made_again(folded)
+    _check_an_append_folds_again(folded)
 
 
+@pytest.mark.slow
 def test_what_other_rules_made_is_made_again(folded: EventLog) -> None:
     with duckdb.connect(str(folded.path)) as connection:
         connection.execute("UPDATE projection SET version = 'older'")
         connection.execute("DELETE FROM compacted")
-    _check_made_again(folded)
+    assert answers(folded) == answers(WholeLog(folded.path, host="h"))
+    _check_an_append_folds_again(folded)
 
 
-def _check_made_again(log: EventLog) -> None:
-    assert answers(log) == answers(WholeLog(log.path, host="h"))
+def _check_an_append_folds_again(log: EventLog) -> None:
     log.append([Event(T0, Kind.GAP, began_ns=T0)])
     assert log.query("SELECT count(*) > 3 FROM compacted") == [(True,)]
     assert [one for one in check(log) if one.rule == "projection"] == []

@@ -168,6 +168,7 @@ def test_a_container_whose_events_are_lost_is_found_by_the_listing(watched: Watc
     assert (destroyed.container, destroyed.attributes["inferred"]) == (lost, True)
 
 
+@pytest.mark.slow
 def test_what_a_listing_closed_is_closed_once_when_the_engine_says_it_late(watched: Watched) -> None:
     """Killed collectors ask the engine again for what a listing was quicker to see."""
     engine = watched.engine
