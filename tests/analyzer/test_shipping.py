@@ -226,7 +226,6 @@ def test_where_a_merged_part_is_damaged_its_days_count(
     assert "the parts that it holds are read instead" in read.notes[0]
 
 
-@pytest.mark.parametrize("batch", [1, 3, 7])
 @pytest.mark.parametrize("batch", first_fast(3, 1, 7))
 def test_the_size_of_a_batch_changes_nothing(log: EventLog, store: Folder, batch: int) -> None:
     ship(log, store, batch=batch)
