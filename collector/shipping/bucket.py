@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any
 
 import obstore
@@ -27,10 +28,17 @@ _ENDPOINT = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<
 _NO_KEYS = re.compile(r"169\.254\.(169\.254|170\.2)|fd00:ec2|InvalidCredentials|CredentialsNotLoaded")
 _STATUS = re.compile(r"status code: (\d{3})")
 _FULL = ("EntityTooLarge", "QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "no space left")
+_REGION = "it is in another region: set AWS_REGION"
 _ADVICE = {
     "NoSuchBucket": "there is no such bucket: make it first",
     "InternalError": "its server fails (InternalError), for example because its disk is full: look at its own log",
+    "PermanentRedirect": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
 }
+_NO_LOCATION = "redirect without LOCATION"
+# What is sent in a header: the library panics at what cannot stand in one.
+_IN_HEADER = re.compile(r"aws_\w*(key|token|region)\w*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UNREACHED = "error sending request"
 
 
@@ -59,6 +67,9 @@ class Bucket:
             address = _ENDPOINT.fullmatch(value)
             if value and (address is None or int(address["port"] or 0) >= 2**16):
                 raise UsageError(f"{key.upper()} is not a URL such as https://s3.example.org")
+        for key, value in known.items():
+            if _IN_HEADER.fullmatch(key) and _CONTROL.search(value):
+                raise UsageError(f"{key.upper()} holds a line break or another control character: write it again")
         plain = any(value.startswith("http://") for value in endpoints.values())
         try:
             self._store = S3Store(
@@ -142,8 +153,20 @@ class Bucket:
                 raise StoreError(
                     f"the server of {self.name} does not answer: try again later, or check its URL"
                 ) from None
-            reason = _ADVICE.get(word) or word or _first_line(error)
+            reason = _ADVICE.get(word) or word or _answer(text) or _first_line(error)
             raise StoreError(f"{self.name} cannot be used: {reason}") from None
+
+
+def _answer(text: str) -> str | None:
+    """What a server answered that gives no code of S3's; None: it did not."""
+    if _NO_LOCATION in text:
+        return _REGION
+    if not (found := _STATUS.findall(text)):
+        return None
+    status = int(found[-1])
+    later = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS
+    advice = "try again later" if later else "is it an S3-compatible store? check its URL"
+    return f"its server answers with HTTP status {status}: {advice}"
 
 
 def _first_line(error: Exception) -> str:

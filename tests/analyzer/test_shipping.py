@@ -367,22 +367,35 @@ def test_credentials_come_from_a_file_and_are_never_told(
     assert not list(tmp_path.glob("missing*"))
 
 
+NO_KEYS = "needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+
+
 @pytest.mark.parametrize(
-    "error",
+    ("error", "line"),
     [
-        "Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token in 1ms - 403 Forbidden",
-        "Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token - error sending request",
+        ("Error performing PUT http://169.254.169.254/latest/api/token in 1ms - 403 Forbidden", NO_KEYS),
+        ("Error performing PUT http://169.254.169.254/latest/api/token - error sending request", NO_KEYS),
+        ("after 6 retries - Server returned non-2xx status code: 503 Unavailable: <html>", "503: try again later$"),
+        ("Server returned non-2xx status code: 418 I'm a teapot: <html>", "418: is it an S3-compatible store"),
+        ("Received redirect without LOCATION, this normally indicates", "in another region: set AWS_REGION$"),
+        ("status code: 400 Bad Request: <Code>AuthorizationHeaderMalformed</Code>", "region: set AWS_REGION$"),
     ],
 )
-def test_missing_keys_are_named_whatever_the_cloud_answers(monkeypatch: pytest.MonkeyPatch, error: str) -> None:
+def test_what_a_server_answers_is_one_line_with_advice(monkeypatch: pytest.MonkeyPatch, error: str, line: str) -> None:
     store = Bucket("s3://fleet", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
 
     def fail(*_: object, **__: object) -> None:
         raise BaseError(error)
 
     monkeypatch.setattr("obstore.get", fail)
-    with pytest.raises(StoreError, match="needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+    with pytest.raises(StoreError, match=line):
         store.read("a")
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "aws_secret_access_key", "AWS_SESSION_TOKEN", "AWS_REGION"])
+def test_what_cannot_be_sent_is_named_without_its_value(name: str) -> None:
+    with pytest.raises(UsageError, match=f"^{name.upper()} holds a line break or another control character"):
+        Bucket("s3://fleet", {name: "sec\nret"})
 
 
 @pytest.mark.parametrize(
