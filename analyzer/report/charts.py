@@ -21,9 +21,14 @@ Spec = dict[str, Any]
 
 _AXIS = 64
 _OURS, _OTHERS = "policy", "baseline"
-# How far labels are apart, as shares of the axis, and how wide a chart must be to have those of each row of distances.
-_APART = ((0.1, 0), (0.045, 520))
-_LEVEL = 0.2  # decades of bytes within which labels stand on one line
+# Pixels of the trade-off: its height, the widths for which its labels are placed, and what a label and a point take.
+_HEIGHT, _WIDTHS = 330, (240, 520, 900)
+_LETTER, _LINE, _AWAY, _DOT = 6.0, 12.0, 13.0, 8.0
+_BESIDE: dict[str, dict[str, Any]] = {
+    "datum.above": {"dy": -_AWAY, "baseline": "bottom"},
+    "!datum.above": {"dy": _AWAY, "baseline": "top"},
+}
+_LINEAR = 2.0**30  # below so many bytes its axis is linear
 _WARNING = "#D55E00"
 
 
@@ -134,7 +139,7 @@ def trade_off_chart(made: Compared, most: int | None = None) -> Spec:
         most: the most bytes pulled again that the axis has room for; None: what is compared.
     """
     if most is None:
-        most = max((result.repulled_bytes for result in made.results), default=0)
+        most = _most(made)
     x = alt.X(
         "shown:Q",
         scale=alt.Scale(domain=[0, made.total], nice=False),
@@ -142,13 +147,16 @@ def trade_off_chart(made: Compared, most: int | None = None) -> Spec:
     )
     y = alt.Y(
         "repulled:Q",
-        scale=alt.Scale(type="symlog", constant=2**30, domain=[0, max(most * 1.6, 2**31)], nice=False),
+        scale=alt.Scale(type="symlog", constant=_LINEAR, domain=[0, _highest(most)], nice=False),
         axis=_bytes_axis("pulled again", _decades(most)),
     )
     kinds = [_marked(made), _OURS, _OTHERS]
-    kind = alt.Color("kind:N", scale=alt.Scale(domain=kinds), legend=alt.Legend(title=None, orient="top"))
+    named = kinds if made.chosen is not None else kinds[1:]
+    kind = alt.Color("kind:N", scale=alt.Scale(domain=kinds), legend=alt.Legend(title=None, orient="top", values=named))
     shape = alt.Shape(
-        "kind:N", scale=alt.Scale(domain=kinds, range=["diamond", "circle", "square"]), legend=alt.Legend(title=None)
+        "kind:N",
+        scale=alt.Scale(domain=kinds, range=["diamond", "circle", "square"]),
+        legend=alt.Legend(title=None, values=named),
     )
     current = alt.param(name="current", value=-1)
     base = alt.Chart(alt.NamedData("policies"))
@@ -183,26 +191,29 @@ def trade_off_chart(made: Compared, most: int | None = None) -> Spec:
         .mark_point(style="ring", size=420, strokeWidth=2)
         .encode(x=x, y=y, shape=alt.value("circle"))
     )
-    # A label stands over its point; where that is the axis below, the point is cut in half otherwise.
-    labels = (
-        base.transform_filter("isValid(datum.from) && width >= datum.from")
-        .mark_text(dy=-13, baseline="bottom", fontSize=11, limit=170)
+    labels = [
+        base.transform_filter(f"isValid(datum.from) && width >= datum.from && {where}")
+        .mark_text(fontSize=11, limit=170, **beside)
         .encode(x=x, y=y, text="label:N")
-    )
+        for where, beside in _BESIDE.items()
+    ]
     failing = (
         base.transform_filter("datum.full > 0")
         .mark_point(shape="cross", angle=45, size=150, strokeWidth=1.6, color=_WARNING)
         .encode(x=x, y=y, shape=alt.value("cross"), color=alt.value(_WARNING))
     )
-    chart = alt.layer(front, points, failing, here, labels).add_params(current)
-    return _spec(chart.properties(width="container", height=330))
+    chart = alt.layer(front, points, failing, here, *labels).add_params(current)
+    return _spec(chart.properties(width="container", height=_HEIGHT))
 
 
-def trade_off(made: Compared, labels: Sequence[str] = (), first: int | None = None) -> list[Row]:
+def trade_off(
+    made: Compared, most: int | None = None, labels: Sequence[str] = (), first: int | None = None
+) -> list[Row]:
     """The points of the trade-off, with labels where they do not hide each other.
 
     Args:
         made: what is compared.
+        most: as for `trade_off_chart`.
         labels: the thresholds of our policies, as one writes them; empty: those of the line-up.
         first: the number of the first policy that is not a baseline, among all that can be shown; None: there is one
             page for these alone.
@@ -232,23 +243,64 @@ def trade_off(made: Compared, labels: Sequence[str] = (), first: int | None = No
         if not result.baseline and first is not None:
             rows[-1]["run"] = first + ours
             ours += 1
-    _place_labels(rows, made.total)
+    _place_labels(rows, made.total, _most(made) if most is None else most)
     # The chosen one is drawn last, over those at the same place.
     return sorted(rows, key=lambda row: bool(row["chosen"]))
 
 
-def _place_labels(rows: Sequence[Row], total: int) -> None:
-    """Say of each point from which width of the chart on it bears its label; None: never."""
-    placed: list[tuple[float, float, float]] = []
-    for row in sorted(rows, key=lambda row: (not row["chosen"], row["kind"] != _OTHERS, row["order"])):
-        row["from"] = None
-        x, y = row["shown"] / total, math.log10(1 + row["repulled"] / 2**30)
-        width = 0.006 * len(row["label"])
-        for apart, least in _APART:
-            if all(abs(y - v) > _LEVEL or abs(x - u) > max(apart, width + w) for u, v, w in placed):
-                row["from"] = least
-                placed.append((x, y, width))
-                break
+def _place_labels(rows: Sequence[Row], total: int, most: int) -> None:
+    """Say of each point from which width of the chart on it bears its label (None: never), and whether above it.
+
+    A label covers no other and no point, in pixels of a chart that is just so wide.
+    """
+    points = [
+        (row["shown"] / total, _HEIGHT * (1 - _decade(row["repulled"]) / _decade(_highest(most)))) for row in rows
+    ]
+    order = sorted(
+        range(len(rows)), key=lambda k: (not rows[k]["chosen"], rows[k]["kind"] != _OTHERS, rows[k]["order"])
+    )
+    placed: dict[int, bool] = {}
+    for width in _WIDTHS:
+        taken = [(x * width, y, _DOT, _DOT) for x, y in points]
+        taken += [_label_box(points[k], rows[k]["label"], width, up=up) for k, up in placed.items()]
+        for k in order:
+            for up in (True, False) if k not in placed else ():
+                box = _label_box(points[k], rows[k]["label"], width, up=up)
+                if -_LINE < box[1] < _HEIGHT - _LINE and not any(_touch(box, other) for other in taken):
+                    placed[k] = up
+                    rows[k]["from"] = 0 if width == _WIDTHS[0] else width
+                    taken.append(box)
+                    break
+    for k, row in enumerate(rows):
+        row.setdefault("from", None)
+        row["above"] = placed.get(k, True)
+
+
+# The middle of something on the chart, and how far it reaches from there to either side; pixels.
+_Box = tuple[float, float, float, float]
+
+
+def _label_box(point: tuple[float, float], label: str, width: int, *, up: bool) -> _Box:
+    reach = _AWAY + _LINE / 2
+    return point[0] * width, point[1] + (-reach if up else reach), _LETTER * (len(label) + 1) / 2, _LINE / 2
+
+
+def _touch(a: _Box, b: _Box) -> bool:
+    return abs(a[0] - b[0]) < a[2] + b[2] and abs(a[1] - b[1]) < a[3] + b[3]
+
+
+def _highest(most: int) -> float:
+    """The end of the axis of bytes pulled again."""
+    return max(most * 1.6, 2.0**31)
+
+
+def _decade(amount: float) -> float:
+    """How far along that axis an amount stands."""
+    return math.log1p(amount / _LINEAR)
+
+
+def _most(made: Compared) -> int:
+    return max((result.repulled_bytes for result in made.results), default=0)
 
 
 def _marked(made: Compared) -> str:

@@ -29,6 +29,7 @@ _NEARLY = 0.03
 _TWELFTHS = 12
 _LEAST_FOLDED = 3
 _MOST_REMOVALS = 12
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def write_report(made: Study, path: Path) -> None:
@@ -49,6 +50,7 @@ def render(made: Study) -> str:
     removed = [] if made.week is None else made.week.removed.image[_dearest(made.week)].tolist()
     chosen = images_with_story(trace, made.lives, [*view_images, *removed])
     place = {image: k for k, image in enumerate(chosen)}
+    by_name = {name: k for image, k in place.items() for name in (*trace.names[image], trace.name(image))}
     return parts.page(
         "report.html",
         _data(made, shown, chosen),
@@ -58,6 +60,8 @@ def render(made: Study) -> str:
         span=f"{format_time(trace.utc(0.0))} to {format_time(trace.utc(trace.end))}",
         # What the images weighed when they came; nothing of images that were there before.
         first_pulls=min((result.compulsory_bytes for result in made.results), default=0),
+        failures=parts.linked(trace.failures, by_name),
+        notes=[parts.linked(note, by_name) for note in made.notes],
         is_recorded=report_data.is_recorded(made),
         chips=_chips(made),
         lows=_lows(made),
@@ -166,7 +170,7 @@ def _data(made: Study, shown: _Shown, chosen: Sequence[int]) -> dict[str, Any]:
         rows.append(
             {
                 "body": parts.macro("body", _folded(made, results, k, _figures_shown(made))),
-                "points": charts.trade_off(view, _thresholds(made), k * len(results)),
+                "points": charts.trade_off(view, most, _thresholds(made), k * len(results)),
             }
         )
     thresholds = (
@@ -194,7 +198,7 @@ def _data(made: Study, shown: _Shown, chosen: Sequence[int]) -> dict[str, Any]:
         "word": word,
         "gaps": report_data.gaps(made),
         "levels": charts.levels(made),
-        "policies": charts.trade_off(made),
+        "policies": charts.trade_off(made, most),
         "lines": pack_lines([*lines.values(), *(() if made.tried is None else made.tried.lines)]),
         "texts": pack_json({"runs": shown.runs, "rows": rows, "thresholds": thresholds}),
         "stories": pack_json(stories(made.trace, lives, made.recorded.projects or {}, chosen)),
@@ -393,7 +397,15 @@ def _images(view: report_data.View, place: Mapping[int, int]) -> parts.Table:
         for image, row in zip(view.images, view.rows, strict=True)
     ]
     more = f"; {view.rest:,} more are not shown" if view.rest else ""
-    heads = ["image", "size", "uses", "re-pulls", "pulled again", "held", "held after the last use"]
+    heads = [
+        "image",
+        "size",
+        "uses",
+        "re-pulls",
+        "pulled again",
+        "held",
+        f"held after{_NO_BREAK}the last{_NO_BREAK}use",
+    ]
     return parts.Table(f"{view.name}{more}", heads, rows)
 
 

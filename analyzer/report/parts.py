@@ -9,6 +9,7 @@ import base64
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -205,6 +206,25 @@ def by_threshold(result: Result) -> str:
 def breakable(name: str) -> Markup:
     """A name that may go on in the next line after a slash or a colon."""
     return escape(name).replace("/", Markup("/<wbr>")).replace(":", Markup(":<wbr>"))
+
+
+_WORD = re.compile(r"[^\s(),;]+")
+
+
+def linked(text: str, stories: Mapping[str, int]) -> Markup:
+    """A text in which each image that is named opens its story.
+
+    Args:
+        text: the text.
+        stories: the numbers of the stories, by the images' names.
+    """
+    made, at = Markup(), 0
+    for word in _WORD.finditer(text):
+        name = word[0].rstrip(".:")
+        if name in stories:
+            made += escape(text[at : word.start()]) + Markup(macro("story", name, stories[name]))  # noqa: S704 - escaped
+            at = word.start() + len(name)
+    return made + escape(text[at:])
 
 
 def times(count: int, what: str) -> str:

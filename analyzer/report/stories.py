@@ -128,8 +128,9 @@ def _partners(
 
 
 def _stays(stay: Stays, own: Any, end: float) -> list[list[float]]:
-    """Of each stay (from, to, removed, bytes pulled at its beginning, how often again)."""
-    begin, until, again, pulled = stay.begin[own], stay.end[own], stay.again[own], stay.pulled[own]
+    """Of each stay (from, to, removed, bytes pulled again, how often)."""
+    begin, until, again = stay.begin[own], stay.end[own], stay.again[own]
+    pulled = stay.pulled[own] * again
     if not len(begin):
         return []
     nearest = end / _PLACES if len(begin) > _MOST_STAYS else 0.0

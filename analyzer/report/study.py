@@ -139,7 +139,7 @@ class Study:
         rival: the baselines, to compare with; None: nothing to compare with.
         notes: what the figures have to do without.
         common: clauses that all policies share, which their names leave out.
-        lives: the stays of images under `chosen` and `rival`, by name.
+        lives: the stays of images under `chosen` (else the first of our policies) and `rival`, by name.
         views: the most instructive images.
         tried: what can be switched; None: nothing.
         week: the first week of the recommended policy; None: none is recommended, or too little happened.
@@ -169,7 +169,7 @@ class Study:
 def _filled(recorded: Recorded) -> list[str]:
     """What filled the disk, in a sentence; none where nobody knows."""
     parts = [f"{name.replace('_', ' ')} {format_bytes(size)}" for name, size in recorded.holds.items()]
-    return [f"when it was last sampled, the disk held: {', '.join(parts)}"] if parts else []
+    return [f"when it was last sampled, the disk held: {', '.join(parts)}"] if any(recorded.holds.values()) else []
 
 
 def study(
@@ -197,7 +197,9 @@ def study(
         common = []
     chosen = lineup.chosen(results)
     rival = next((result for result in results if result.baseline and result.removals), None)
-    lives = {result.name: stays(trace, result.removed) for result in (chosen, rival) if result is not None}
+    # Where nothing is recommended, what is tried first is followed instead.
+    own = chosen or next((result for result in results if not result.baseline), None)
+    lives = {result.name: stays(trace, result.removed) for result in (own, rival) if result is not None}
     made = Study(
         trace,
         results,

@@ -180,7 +180,7 @@ def _merit(result: Result) -> str:
         if result.disk_full
         else ", never finds the disk full"
     )
-    lost = f", loses {result.losses:,} images" if result.losses else ""
+    lost = f", loses {format_count(result.losses, 'image')}" if result.losses else ""
     space = "leaves at least" if result.min_free >= 0 else "is once short of"
     least = format_bytes(abs(result.min_free)) + (" free" if result.min_free >= 0 else "")
     waits = f" ({_price(result)})" if result.repull_seconds >= _NOTABLE_S or result.repull_cost else ""

@@ -13,7 +13,7 @@ from analyzer.simulation.cleaner import Trigger
 from analyzer.simulation.figures import over_parts
 from analyzer.simulation.result import FAILED_JOB_S, Result
 from collector.model.errors import UsageError
-from collector.model.units import format_bytes
+from collector.model.units import format_bytes, format_count
 from collector.queries.status import LEAST_HISTORY_S
 
 _TOLERANCE = 0.01
@@ -43,7 +43,7 @@ class Constraints:
         """In words what a result breaks; `share` is the part of the history that it is of."""
         found = []
         if result.disk_full > self.max_disk_full:
-            found.append(f"{result.disk_full:,} disk-full incidents, more than {self.max_disk_full:,}")
+            found.append(f"{format_count(result.disk_full, 'disk-full incident')}, more than {self.max_disk_full:,}")
         if self.max_repull is not None and result.repulled_bytes > share * self.max_repull:
             allowed = format_bytes(share * self.max_repull)
             found.append(f"{format_bytes(result.repulled_bytes)} pulled again, more than {allowed}")
@@ -66,7 +66,9 @@ class Constraints:
 
     def __str__(self) -> str:
         parts = [
-            f"at most {self.max_disk_full:,} disk-full incidents" if self.max_disk_full else "no disk-full incident"
+            f"at most {format_count(self.max_disk_full, 'disk-full incident')}"
+            if self.max_disk_full
+            else "no disk-full incident"
         ]
         if self.max_repull is not None:
             parts.append(f"at most {format_bytes(self.max_repull)} pulled again")

@@ -43,7 +43,7 @@ def check_trace(trace: Trace, interval: float, demands: int | None = None) -> No
         demands = trace.between(0.0, np.nextafter(trace.end, math.inf)).demands
     if not demands:
         raise LogError(
-            f"{format_duration(trace.end)} of the log of host {trace.host} hold no use of an image: "
+            f"{format_duration(trace.end)} of the log of host {trace.host}, and no image was used: "
             "let the collector watch some jobs"
         )
     if trace.end < interval:

@@ -185,7 +185,7 @@ def test_image_prune_has_two_clocks() -> None:
 
 def test_a_trace_too_poor_for_a_figure_is_refused() -> None:
     idle = make_trace(IMAGES, [(0, A, 0, Use.FOUND)], [DiskState(0, 100, 0)], end=50)
-    with pytest.raises(LogError, match="hold no use of an image"):
+    with pytest.raises(LogError, match="no image was used"):
         under(idle, policy())
     with pytest.raises(LogError, match="less than one interval of 5 min"):
         under(trace_of((1, A, 2)), policy(interval=300.0))

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +142,31 @@ def test_labels_of_the_trade_off_hide_no_other(made: Study) -> None:
     shown = [row for row in rows if row["from"] == 0]
     assert any(row["chosen"] for row in shown)
     for one, other in itertools.combinations(shown, 2):
-        apart = abs(one["shown"] - other["shown"]) / made.total
-        assert apart > 0.1 or one["repulled"] != other["repulled"]
+        apart = 240 * abs(one["shown"] - other["shown"]) / made.total
+        wide = 6 * (len(one["label"]) + len(other["label"])) / 2
+        assert apart > wide or one["repulled"] != other["repulled"] or one["above"] != other["above"]
     assert {row["label"] for row in rows if row["kind"] != "baseline"} == {"10%", "20%", "80%"}
+
+
+def test_an_image_that_a_sentence_names_opens_its_story() -> None:
+    hostile = 'a/<b>&"c":1'
+    text = f"2 jobs failed, the latest 10:00 ({IMAGES[0]}); {hostile}, {IMAGES[0]}x: not known."
+    made = parts.linked(text, {IMAGES[0]: 4, hostile: 7})
+    assert re.findall(r'data-story="(\d+)"', made) == ["4", "7"]
+    assert "<b>" not in made
+    assert made.striptags() == text
+    assert str(parts.linked("nothing <is> named", {})) == "nothing &lt;is&gt; named"
+
+
+def test_where_nothing_is_recommended_the_first_policy_is_followed(made: Study) -> None:
+    proposal = Proposal(too_short=True, said=("not enough yet",))
+    young = study.study(made.trace, made.results, replace(made.lineup, proposal=proposal), made.recorded)
+    first = next(result for result in young.results if not result.baseline)
+    assert young.chosen is None
+    assert first.name in young.lives
+    page = html_page.render(young)
+    assert "Why nothing fits" not in page
+    assert 'id="find"' in page
 
 
 def test_of_a_short_history_no_policy_is_recommended(log: EventLog) -> None:

@@ -17,15 +17,16 @@
     return `${Math.round(seconds)} s`;
   };
   // A bar for each stay, a tick for each use, a triangle where it had to be pulled again.
-  const timeline = (story, policy, label) => {
+  const timeline = (story, policy, label, width) => {
     const made = svg("svg", { class: "life", viewBox: "0 0 1000 34", preserveAspectRatio: "none", role: "img", "aria-label": label });
-    const x = (seconds) => 1000 * seconds / span;
+    // Strokes of a pixel and triangles of ten, however narrow it is.
+    const x = (seconds) => 1000 * seconds / span, pixel = 1000 / Math.max(100, width);
     made.append(svg("rect", { x: 0, y: 5, width: 1000, height: 14, class: "ground" }));
     for (const [from, to, , , again] of story.stays[policy] ?? []) {
-      made.append(svg("rect", { x: x(from), y: 5, width: Math.max(1.5, x(to) - x(from)), height: 14, class: "stay" }));
-      if (again) made.append(svg("path", { d: `M${x(from)} 22l-6 10h12z`, class: "again" }));
+      made.append(svg("rect", { x: x(from), y: 5, width: Math.max(1.5 * pixel, x(to) - x(from)), height: 14, class: "stay" }));
+      if (again) made.append(svg("path", { d: `M${x(from)} 22l${-5 * pixel} 10h${10 * pixel}z`, class: "again" }));
     }
-    for (const time of story.times) made.append(svg("rect", { x: x(time) - 0.6, y: 5, width: 1.2, height: 14, class: "use" }));
+    for (const time of story.times) made.append(svg("rect", { x: x(time) - pixel / 2, y: 5, width: pixel, height: 14, class: "use" }));
     return made;
   };
   const table = (caption, heads, rows) => {
@@ -47,7 +48,9 @@
     for (const [policy, stays] of Object.entries(story.stays)) stays.forEach(([, to, gone], k) => {
       if (!gone) return;
       const next = stays[k + 1];
-      rows.push([at(to), policy, next ? `came back after ${lasting(next[0] - to)}` : "did not come back", next && next[3] ? bytes(next[3]) : "nothing"]);
+      // A stay stands for several where there are too many: it says how often the image came back.
+      const more = next ? next[4] - 1 : 0, oftener = more > 0 ? `, then ${more.toLocaleString("en")} more ${more === 1 ? "time" : "times"} until ${at(next[1])}` : "";
+      rows.push([at(to), policy, next ? `came back after ${lasting(next[0] - to)}${oftener}` : "did not come back", next && next[3] ? bytes(next[3]) : "nothing"]);
     });
     return rows;
   };
@@ -63,9 +66,9 @@
     body.append(list, make("h3", "When it was there"));
     for (const policy of Object.keys(story.stays)) {
       const times = (story.stays[policy] ?? []).reduce((sum, stay) => sum + stay[4], 0);
-      const pulled = (story.stays[policy] ?? []).reduce((sum, stay) => sum + (stay[4] ? stay[3] : 0), 0);
-      const label = `${policy}: there for ${lasting((story.stays[policy] ?? []).reduce((sum, [from, to]) => sum + to - from, 0))}, pulled again ${times ? `${times === 1 ? "once" : `${times.toLocaleString("en")} times`} (${bytes(pulled)})` : "never"}`;
-      body.append(make("p", label, { className: "hint" }), timeline(story, policy, label));
+      const pulled = (story.stays[policy] ?? []).reduce((sum, stay) => sum + stay[3], 0);
+      const label = `${policy}: there for ${lasting((story.stays[policy] ?? []).reduce((sum, [from, to]) => sum + to - from, 0))}, ${times ? `pulled again ${times === 1 ? "once" : `${times.toLocaleString("en")} times`} (${bytes(pulled)})` : "never pulled again"}`;
+      body.append(make("p", label, { className: "hint" }), timeline(story, policy, label, Math.min(800, innerWidth - 70)));
     }
     body.append(make("p", `${at(0).slice(0, 10)} to ${at(span).slice(0, 10)}. A bar: it was there; a stroke: a use; a triangle: it had to be pulled again.`, { className: "hint" }));
     if (story.projects.length) body.append(table("Uses by project", ["project", "uses"], story.projects.map(([name, uses]) => [name, uses.toLocaleString("en")])));
@@ -78,7 +81,7 @@
         button.dataset.story = place;
         return [button, bytes(size)];
       });
-      body.append(table(`Layers shared with ${story.partners.count} other images${story.partners.count > rows.length ? ", most with" : ""}`, ["image", "shared"], rows));
+      body.append(table(`Layers shared with ${story.partners.count} other ${story.partners.count === 1 ? "image" : "images"}${story.partners.count > rows.length ? ", most with" : ""}`, ["image", "shared"], rows));
     } else body.append(make("p", "It shares no layer with another image."));
     if (!dialog.open) dialog.showModal();
     dialog.scrollTop = 0;
@@ -89,7 +92,7 @@
   const small = async () => {
     const stories = await load();
     for (const view of document.querySelectorAll("[data-view]")) for (const button of view.querySelectorAll("button[data-story]")) {
-      button.after(timeline(stories[Number(button.dataset.story)], view.dataset.policy, "when it was there and used, as its story says"));
+      button.after(timeline(stories[Number(button.dataset.story)], view.dataset.policy, "when it was there and used, as its story says", button.parentNode.clientWidth || 500));
     }
   };
   addEventListener("report-drawn", small, { once: true });

@@ -169,7 +169,7 @@
     button.addEventListener("click", () => {
       const day = 86400000;
       if (button.dataset.zoom === "all") return zoom(null, null);
-      if (button.dataset.zoom === "worst") { const worst = lowest(); return worst && zoom(worst.at - 3 * day, worst.at + 3 * day); }
+      if (button.dataset.zoom === "worst") { const worst = lowest(), near = Math.min(3 * day, (given.end - given.begin) / 20); return worst && zoom(worst.at - near, worst.at + near); }
       return zoom(given.end - Number(button.dataset.zoom) * day, given.end);
     });
   }
