@@ -62,6 +62,7 @@ def assert_same(one: Trace, other: Trace) -> None:
         assert np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b, item.name
 
 
+@pytest.mark.slow
 def test_two_hosts_of_one_name_stay_two(tmp_path: Path) -> None:
     places = [tmp_path / f"{name}.duckdb" for name in ("east", "west")]
     for place, images in zip(places, ("ab", "abc"), strict=True):

@@ -118,6 +118,7 @@ def test_the_least_free_space_is_in_the_curve(history: analyzer.History) -> None
     assert len(curve) == 50
 
 
+@pytest.mark.slow
 def test_what_the_figures_stand_on_comes_with_them(tmp_path: Path) -> None:
     paths = []
     for name in ("a", "b"):

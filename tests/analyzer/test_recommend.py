@@ -193,6 +193,7 @@ def long_log(tmp_path: Path) -> EventLog:
     return history(tmp_path / "log.duckdb", "runner", "abcab", rounds=20)
 
 
+@pytest.mark.slow
 def test_the_written_policy_is_one_that_the_pruner_takes(long_log: EventLog, tmp_path: Path) -> None:
     out = tmp_path / "policy.toml"
     chosen = ("--min-age", "60s", "--order", "lru", "--baseline", "never", "--least-history", "0s")

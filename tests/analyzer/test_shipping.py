@@ -226,6 +226,7 @@ def test_where_a_merged_part_is_damaged_its_days_count(
     assert "the parts that it holds are read instead" in read.notes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", first_fast(3, 1, 7))
 def test_the_size_of_a_batch_changes_nothing(log: EventLog, store: Folder, batch: int) -> None:
     ship(log, store, batch=batch)
@@ -329,6 +330,7 @@ def test_a_full_folder_is_told_in_one_line_and_gone_on_from(log: EventLog, tmp_p
         subprocess.run(["umount", store.path], check=True)
 
 
+@pytest.mark.slow
 def test_credentials_come_from_a_file_and_are_never_told(
     log: EventLog, s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -466,6 +468,7 @@ def test_nothing_that_can_be_read_is_one_line(log: EventLog, store: Folder) -> N
         find([store.path / "empty"])
 
 
+@pytest.mark.slow
 def test_a_log_that_was_begun_anew_goes_on_and_each_event_counts_once(
     log: EventLog, store: Folder, tmp_path: Path
 ) -> None:
@@ -483,6 +486,7 @@ def test_a_log_that_was_begun_anew_goes_on_and_each_event_counts_once(
     assert read.notes == []
 
 
+@pytest.mark.slow
 def test_a_log_whose_end_was_lost_is_shipped_again_with_a_note(log: EventLog, store: Folder, tmp_path: Path) -> None:
     before = tmp_path / "copy.duckdb"
     before.write_bytes(log.path.read_bytes())
@@ -537,6 +541,7 @@ def test_a_clone_that_nothing_tells_apart_is_set_aside(log: EventLog, store: Fol
     assert "set aside: two machines ship as this host; on the clone run `collector adopt`" in read.notes[0]
 
 
+@pytest.mark.slow
 def test_a_part_that_another_machine_put_there_is_set_aside(
     log: EventLog, store: Folder, tmp_path: Path, become: Callable[..., None]
 ) -> None:
@@ -556,6 +561,7 @@ def test_a_part_that_another_machine_put_there_is_set_aside(
     assert read.notes[0].endswith("set aside: it is of another machine with the same name, or of a clone")
 
 
+@pytest.mark.slow
 def test_times_are_corrected_as_in_the_log_whenever_the_clock_was_set_back(log: EventLog, store: Folder) -> None:
     ship(log, store)
     back = T0 + 2 * DAY * S

@@ -108,6 +108,7 @@ def test_a_use_that_the_pruner_missed_is_named(history: EventLog) -> None:
     assert check.agreement == pytest.approx(1 / 3)
 
 
+@pytest.mark.slow
 def test_a_removal_that_failed_tells_why(history: EventLog) -> None:
     history.append([recorded(HOUR, [entry("a", "evict", 20), *STAYS]), ended(HOUR + 1, HOUR, "a", "a container came")])
     check = only(history)
@@ -116,6 +117,7 @@ def test_a_removal_that_failed_tells_why(history: EventLog) -> None:
     assert check.to_json()["kept_at_the_last_moment"] == [{"image": "a", "name": "a:1", "cause": "a container came"}]
 
 
+@pytest.mark.slow
 def test_what_was_held_for_a_job_is_said_to_be_asked_for_or_not(history: EventLog) -> None:
     held = [
         entry(image, "held", last)
@@ -136,6 +138,7 @@ def test_what_was_held_for_a_job_is_said_to_be_asked_for_or_not(history: EventLo
     )
 
 
+@pytest.mark.slow
 def test_what_a_guess_put_last_and_so_kept_is_said_to_be_asked_for_or_not(history: EventLog) -> None:
     """Of the two that may be needed only the one that would have gone without the guess was kept by it."""
     last = [
@@ -175,6 +178,7 @@ def test_a_live_prune_beside_a_pull_and_a_job_in_flight_is_what_the_history_says
     assert [image.job for image in check.images if image.image == images[0]] == ["5"]
 
 
+@pytest.mark.slow
 def test_images_that_only_one_side_knows_are_named(history: EventLog) -> None:
     images = [entry("x", "evict", 5), *STAYS]
     history.append([recorded(HOUR, images), ended(HOUR + 1, HOUR, "x")])
@@ -198,6 +202,7 @@ def test_a_prune_without_its_plan_is_passed_over_and_said_so(history: EventLog) 
     assert only(history).skipped == "no plan was recorded with it"
 
 
+@pytest.mark.slow
 def test_the_command_prints_rows_causes_and_json(history: EventLog) -> None:
     history.append([recorded(HOUR, [entry("a", "evict", 20), *STAYS]), ended(HOUR + 1, HOUR, "a", "in use")])
     history.append([recorded(2 * HOUR, [entry("a", "evict", 20), *STAYS]), ended(2 * HOUR + 1, 2 * HOUR, "a")])

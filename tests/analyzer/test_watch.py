@@ -41,6 +41,7 @@ def test_without_an_engine_the_log_tells_what_is_oldest(week: EventLog, columns:
     assert "\x1b" not in done.stdout
 
 
+@pytest.mark.slow
 def test_in_a_terminal_it_stays_and_ends_with_ctrl_c(week: EventLog, tmp_path: Path) -> None:
     if shutil.which("tmux") is None:
         cannot_run("tmux is not installed: run .ci/install-packages")

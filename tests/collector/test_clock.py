@@ -70,6 +70,7 @@ def test_a_step_back_is_an_event_of_the_true_time() -> None:
     assert (found.kind, found.time_ns) == (Kind.CLOCK_SET_BACK, hands.wall)
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(20))
 @given(st.lists(st.tuples(st.floats(0.0, 500.0), st.floats(-1e5, 1e5), st.integers(0, 3)), max_size=12))
 def test_whatever_the_clock_does_the_order_of_times_is_that_of_events(steps: list[tuple[float, float, int]]) -> None:

@@ -108,6 +108,7 @@ def test_what_happens_while_it_watches_is_recorded_once(watched: Watched) -> Non
     assert watched.rows(Kind.GAP) == []
 
 
+@pytest.mark.slow
 def test_a_restart_of_the_engine_that_keeps_its_memory_loses_nothing(watched: Watched) -> None:
     engine = watched.engine
     with watched.collecting():
@@ -199,6 +200,7 @@ def test_without_an_engine_at_the_start_it_ends_with_the_reason(watched: Watched
         Collector(watched.engine, watched.log, QUICK).run()
 
 
+@pytest.mark.slow
 def test_an_engine_that_fails_a_listing_is_asked_again_and_nothing_is_lost(watched: Watched) -> None:
     engine = watched.engine
     with watched.collecting():
@@ -229,6 +231,7 @@ def test_the_first_start_takes_what_the_engine_remembers(watched: Watched) -> No
         assert coverage(connection, watched.log.host).blind_until == remembered / 1e9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [[], [Event(1, Kind.PRUNE_STARTED)], [Event(1, Kind.COLLECTOR_STARTED)]])
 def test_a_restart_before_the_first_event_of_the_engine_loses_nothing(watched: Watched, before: list[Event]) -> None:
     engine = watched.engine
@@ -246,6 +249,7 @@ def test_a_restart_before_the_first_event_of_the_engine_loses_nothing(watched: W
     assert all(row.began_ns is not None and row.time_ns >= row.began_ns for row in watched.rows(Kind.GAP))
 
 
+@pytest.mark.slow
 def test_a_start_without_engine_events_does_not_pass_for_watching(watched: Watched) -> None:
     """Two days away, and within them a start that came to nothing: the whole of it is a gap."""
     engine = watched.engine
@@ -260,6 +264,7 @@ def test_a_start_without_engine_events_does_not_pass_for_watching(watched: Watch
     assert [row.began_ns for row in watched.rows(Kind.GAP)] == [began]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mark", [None, 60])
 def test_a_gap_begins_where_the_stream_was_surely_read_not_where_something_was_recorded(
     watched: Watched, mark: int | None
@@ -280,6 +285,7 @@ def test_a_gap_begins_where_the_stream_was_surely_read_not_where_something_was_r
     assert gap.time_ns == engine.memory[0]["timeNano"]
 
 
+@pytest.mark.slow
 def test_while_nothing_happens_the_engine_is_asked_whether_that_is_so(watched: Watched) -> None:
     began_ns = time.time_ns()
     watched.log.append([Event(began_ns - 3600 * 10**9, Kind.DISK_SAMPLED, bytes=1)])
@@ -299,6 +305,7 @@ def test_one_look_takes_what_the_engine_remembers_and_notes_what_it_does_not(wat
     assert [row.began_ns for row in watched.rows(Kind.GAP)] == [began]
 
 
+@pytest.mark.slow
 def test_what_was_least_free_between_two_samples_is_recorded(watched: Watched) -> None:
     """A pull that fails on a full disk leaves no event, and its space is free again."""
     schedule = Schedule(disk=3.0, inventory=3600.0, containers=3600.0, flush=0.01, heartbeat=0.05)

@@ -99,6 +99,7 @@ def failed(log: EventLog, tmp_path: Path) -> EventLog:
     return log
 
 
+@pytest.mark.slow
 def test_failures_come_first_in_status_costs_and_simulations(failed: EventLog) -> None:
     with failed.reading() as connection:
         found = read_failures(connection, failed.host)

@@ -106,6 +106,7 @@ def test_what_a_command_ends_with_itself_stays() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [None, b"", b"x" * 20_000])
 def test_a_log_whose_name_is_not_utf8_is_refused(tmp_path: Path, content: bytes | None) -> None:
     path = os.fsencode(tmp_path) + b"/caf\xe9.duckdb"

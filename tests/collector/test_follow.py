@@ -105,6 +105,7 @@ def truncate(path: Path) -> None:
     os.truncate(path, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rotate", [rename, rename_and_remove, copy_and_truncate, truncate])
 def test_lines_are_taken_as_they_come_also_when_the_file_is_rotated(
     log: EventLog, tmp_path: Path, rotate: Callable[[Path], None]
@@ -121,6 +122,7 @@ def test_lines_are_taken_as_they_come_also_when_the_file_is_rotated(
         assert one.state == Followed(str(path), None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rotate", [rename, copy_and_truncate])
 def test_what_came_before_a_rotation_while_nobody_looked_is_read_too(
     log: EventLog, tmp_path: Path, rotate: Callable[[Path], None]
@@ -258,6 +260,7 @@ def test_the_journal_is_followed_from_the_last_entry_taken(log: EventLog, journa
     assert second.endswith("--after-cursor=s=2")
 
 
+@pytest.mark.slow
 def test_a_journal_that_cannot_be_read_is_told_until_it_can(
     log: EventLog, journal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,6 +303,7 @@ def test_nobody_waits_for_a_log_that_nobody_can_take(log: EventLog, tmp_path: Pa
     assert len(jobs(log)) < 50_000
 
 
+@pytest.mark.slow
 def test_the_collector_stores_what_the_runner_says_while_it_watches(watched: Watched, tmp_path: Path) -> None:  # noqa: F811
     path = tmp_path / "runner.log"
     write(path, 1)
@@ -323,6 +327,7 @@ def test_the_collector_stores_what_the_runner_says_while_it_watches(watched: Wat
     assert {event.attributes["source"] for event in watched.rows(Kind.JOB_STARTED)} == {"runner log"}
 
 
+@pytest.mark.slow
 def test_the_doctor_says_whether_the_runner_is_followed(
     log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ def observed(time_ns: int) -> Event:
     return Event(time_ns, Kind.IMAGE_OBSERVED, image="sha256:a", attributes=attributes)
 
 
+@pytest.mark.slow
 def test_a_renamed_host_keeps_its_history_and_the_change_is_an_event(log: EventLog, host: Any) -> None:
     assert log.claim(HERE) == []
     host("renamed")
@@ -89,6 +90,7 @@ def test_what_is_surely_the_same_host_goes_on(log: EventLog, here: Identity) -> 
     assert EventLog(log.path).host == "runner"
 
 
+@pytest.mark.slow
 def test_engines_without_an_id_are_told_apart_by_where_they_keep_what_they_hold(log: EventLog) -> None:
     podman = replace(HERE, engine=None, data_root="/home/ci/.local/share/containers/storage")
     log.claim(podman)

@@ -201,6 +201,7 @@ def test_a_journal_tells_jobs_to_hosts_without_engine_events(log: EventLog) -> N
     assert log.query("SELECT attributes ->> '$.pulled' FROM events WHERE reference = 'r:7'") == [("true",)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [0, 2, 3, 4, 6, 8])
 def test_however_a_journal_is_cut_and_repeated_each_fact_is_told_once(log: EventLog, cut: int) -> None:  # noqa: F811
     ingest(log, PipedLog(STORY[:cut], NOW))

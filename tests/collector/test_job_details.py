@@ -70,6 +70,7 @@ def contents(path: Path) -> str:
     return repr(rows) + (spool.read_text(errors="replace") if spool.exists() else "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("details", JobDetails)
 def test_the_log_holds_what_the_setting_allows_and_uses_stay(tmp_path: Path, details: JobDetails) -> None:
     log = EventLog(tmp_path / "events.duckdb")

@@ -239,6 +239,7 @@ def test_without_a_log_of_their_own_a_user_is_shown_the_way_to_that_of_the_servi
     assert said(group.gr_gid) == "[(1,)]\n"
 
 
+@pytest.mark.slow
 def test_kill_9_during_appends_loses_nothing_committed(log: EventLog) -> None:
     script = (
         "import sys,pathlib\n"

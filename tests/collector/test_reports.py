@@ -71,6 +71,7 @@ def test_time_without_a_collector_is_blind_even_if_a_pruner_wrote_meanwhile(log:
     assert status(log, NOW).coverage_7_days == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_the_status_warns_when_no_collector_is_running(log: EventLog) -> None:
     now = time.time()
     began, sampled, stopped, pruned = (int((now - age) * 1e9) for age in (9000, 3000, 2990, 2000))
@@ -117,6 +118,7 @@ def test_the_status_names_a_pruner_that_is_switched_on_and_does_not_run(
     assert "last ran 2 h ago" in status(log, now).next_step
 
 
+@pytest.mark.slow
 def test_a_check_of_the_status_fails_by_the_rule_that_the_status_warns_by(log: EventLog) -> None:
     def checked() -> str | None:
         """What is wrong, None if nothing is."""
@@ -144,6 +146,7 @@ def test_a_log_that_only_a_side_band_fed_has_witnessed_nothing(log: EventLog) ->
     assert status(log, NOW).coverage_7_days is None
 
 
+@pytest.mark.slow
 def test_a_log_from_elsewhere_is_told_by_its_own_host(log: EventLog) -> None:
     log.append([Event(at(7), Kind.COLLECTOR_STARTED), Event(at(0), Kind.DISK_SAMPLED, bytes=5)])
     elsewhere = status(EventLog(log.path, host="laptop"), NOW)
@@ -153,6 +156,7 @@ def test_a_log_from_elsewhere_is_told_by_its_own_host(log: EventLog) -> None:
     assert status(log, NOW).gaps == 0
 
 
+@pytest.mark.slow
 def test_the_lists_of_a_log_from_elsewhere_are_those_of_its_host(log: EventLog) -> None:
     log.append([Event(at(7), Kind.IMAGE_OBSERVED, image="sha256:" + "a" * 64, attributes={"size": 3})])
     found = CliRunner().invoke(app, ["images", "--log", str(log.path), "--format", "json"])
@@ -178,6 +182,7 @@ def test_every_second_is_seen_or_blind_or_before_the_beginning(
     assert covered.blind(20, 50) == max(0, 50 - max(first, 20)) - days.count(False)
 
 
+@pytest.mark.slow
 def test_free_space_is_told_of_a_minute_as_of_a_week(log: EventLog) -> None:
     for spacing, count in ((2.0, 30), (300.0, 2016)):
         samples = [

@@ -206,6 +206,7 @@ def test_an_end_at_any_step_leaves_the_old_log_or_the_new_one(log: EventLog, now
     assert check(log) == []
 
 
+@pytest.mark.slow
 def test_an_image_and_a_project_are_forgotten_in_what_became_sums_too(log: EventLog, now: float) -> None:
     compact(log, KEEP, now=now)
     thinned = "SELECT count(*) FILTER (image = (SELECT image FROM image WHERE image_id = ?)) FROM thinned_use"
@@ -232,6 +233,7 @@ def test_the_analyzer_loads_what_is_left_and_says_so(log: EventLog, now: float) 
     assert 0 < len(after.time) <= len(before.time)
 
 
+@pytest.mark.slow
 def test_a_largest_size_keeps_less_but_never_less_than_decisions_need(log: EventLog, now: float) -> None:
     assert compact(log, KEEP + 2.5 * DAY, now=now).removed > 0
     # A month has not passed since, nor need it where the file is too large; a week must have.
@@ -258,6 +260,7 @@ def test_what_cannot_be_done_is_one_line_and_nothing_is_lost(
     assert log.query("SELECT * FROM event ORDER BY seq") == data
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_while_the_copy_is_written_leaves_the_log_as_it_was(
     log: EventLog, now: float, state_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,6 +303,7 @@ def test_a_compaction_that_is_killed_at_any_moment_loses_nothing(log: EventLog, 
     assert whole_since_ns(log) == int(now - KEEP) // DAY * DAY * S
 
 
+@pytest.mark.slow
 def test_what_another_version_folded_is_estimated_and_said(
     log: EventLog, now: float, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -107,6 +107,7 @@ def test_another_reason_is_news_but_not_each_time(
     ]
 
 
+@pytest.mark.slow
 def test_reasons_that_are_new_each_time_do_not_fill_the_log(
     log: EventLog, note: Callable[..., None], rules: list[HeldBack]
 ) -> None:
