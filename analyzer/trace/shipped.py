@@ -25,7 +25,7 @@ from collector.model.errors import LogError
 from collector.model.units import format_count
 from collector.shipping import parts
 from collector.shipping.parts import Manifest, Name, Stream
-from collector.shipping.store import MOST_OF_MANIFEST, S3, Folder, Store
+from collector.shipping.store import MOST, MOST_OF_MANIFEST, S3, Folder, Store, UnreadableError
 
 # Most of what one waits for at an object store is its answer.
 _AT_ONCE = 8
@@ -38,7 +38,7 @@ def is_shipped(folder: Path) -> bool:
 
 def shipped_hosts(store: Store) -> list[str]:
     """The hosts whose logs were shipped to a store. Raises StoreError."""
-    return sorted(parts.host_of(folder) for folder in store.folders(parts.MANIFESTS))
+    return sorted(host for folder in store.folders(parts.MANIFESTS) if (host := parts.host_of(folder)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,8 @@ class ShippedLog(EventLog):
             found: list[tuple[Name, Manifest | str]] = [(part.name, part.manifest) for part in merged.values()]
             known = self._ordered([*found, *zip(days, pool.map(self._manifest, days), strict=True)])
             fetched = list(pool.map(lambda one: merged.get(one[0]) or self._fetched(one[0], one[1], folder), known))
+        # Several are read at once, in no order.
+        self.notes.sort()
         counted = [part for part in fetched if part is not None]
         if not counted:
             raise LogError(f"{self._store.name} holds no part of host '{self._name}' that can be read")
@@ -117,7 +119,7 @@ class ShippedLog(EventLog):
 
     def _manifest(self, name: Name) -> Manifest | str:
         """A manifest, or what is wrong with it."""
-        data = self._store.read(name.manifest(self._name), MOST_OF_MANIFEST)
+        data = self._read(name.manifest(self._name), MOST_OF_MANIFEST)
         try:
             return "it is gone" if data is None else Manifest.from_bytes(data)
         except ValueError as error:
@@ -156,7 +158,7 @@ class ShippedLog(EventLog):
         return [one for stream in self._without_clones(kept) for one in self._in_sequence(kept[stream])]
 
     def _owner(self) -> identity.KnownHost | None:
-        data = self._store.read(parts.owner_of(self._name), MOST_OF_MANIFEST)
+        data = self._read(parts.owner_of(self._name), MOST_OF_MANIFEST)
         try:
             return None if data is None else parts.owner_from(data)
         except ValueError as error:
@@ -208,7 +210,7 @@ class ShippedLog(EventLog):
 
     def _file(self, name: str, checksums: Collection[str], folder: Path) -> str | None:
         """A file with one of these checksums, on this machine; None: there is none."""
-        data = self._store.read(name)
+        data = self._read(name)
         if data is None or hashlib.sha256(data).hexdigest() not in checksums:
             return None
         if isinstance(self._store, Folder):
@@ -216,6 +218,14 @@ class ShippedLog(EventLog):
         copied = folder / name.replace("/", "+")
         copied.write_bytes(data)
         return str(copied)
+
+    def _read(self, name: str, most: int = MOST) -> bytes | None:
+        """A file's contents; one that cannot be read is damaged, which ends nothing else. Raises StoreError."""
+        try:
+            return self._store.read(name, most)
+        except UnreadableError as error:
+            self.notes.append(str(error))
+            return b""
 
     def _set_aside(self, name: Name, reason: str) -> None:
         self.notes.append(f"{name.manifest(self._name)} set aside: {reason}")

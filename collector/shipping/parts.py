@@ -203,8 +203,8 @@ def partition(host: str) -> str:
 
 
 def host_of(folder: str) -> str:
-    """The host of such a folder."""
-    return unquote(folder.removeprefix(_HOST))
+    """The host of such a folder; empty: it is no such folder."""
+    return unquote(folder.removeprefix(_HOST)) if folder.startswith(_HOST) else ""
 
 
 def manifests_of(host: str) -> str:

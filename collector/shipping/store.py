@@ -28,6 +28,10 @@ class StoreError(HindsightError):
     """The place where logs come together cannot be used as it is."""
 
 
+class UnreadableError(StoreError):
+    """One file there cannot be read, whatever becomes of the others."""
+
+
 class StoreFullError(StoreError):
     """It has no room for what is to be written."""
 
@@ -140,6 +144,8 @@ class Folder:
                 descriptor = open_own(f"{self.path}/{name}", os.O_RDONLY)
             except FileNotFoundError:
                 return None
+            except OSError as error:
+                raise UnreadableError(f"{self.path}/{name} cannot be read: {error.strerror or error}") from None
             with os.fdopen(descriptor, "rb") as file:
                 # As much memory as is asked for is taken at first.
                 return file.read(min(most, os.fstat(descriptor).st_size + 1))

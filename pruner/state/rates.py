@@ -6,6 +6,7 @@ weeks of an average one: that is enough to begin with, and a host's own past soo
 
 from __future__ import annotations
 
+import stat
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -40,16 +41,19 @@ def read_rates(path: Path) -> Learned:
     """
     try:
         values = tomllib.loads(read_bounded(path))
+        shared = path.stat().st_mode & stat.S_IWOTH
     except OSError as error:
         raise UsageError(f"rates file {path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"rates file {path} is not valid TOML: {error}") from None
+    if shared:
+        raise UsageError(f"rates file {path} can be written by everybody: chmod o-w it")
     if values.get("scale") != _SCALE:
         raise UsageError(f"rates file {path} is of another version: write it again with `analyzer rates`")
     rows, seconds = values.get("situations"), whole(values.get("host_seconds"), 1, _MOST)
-    if seconds is None or not isinstance(rows, list) or not all(map(_is_row, rows)):
+    hosts = whole(values.get("hosts"), 1, _MOST)
+    if seconds is None or hosts is None or not isinstance(rows, list) or not all(map(_is_row, rows)):
         raise UsageError(f"rates file {path} is damaged: write it again with `analyzer rates`")
-    hosts = whole(values.get("hosts"), 1, _MOST) or 1
     weight = min(1.0, hosts * WORTH_S / seconds) / hosts
     returns, exposure = [0.0] * CELLS, [0.0] * CELLS
     for cell, count, idle in rows:

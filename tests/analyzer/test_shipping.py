@@ -442,6 +442,27 @@ def test_a_damaged_part_is_set_aside_with_a_line_and_the_rest_counts(log: EventL
     assert f"{gone.manifest('runner')} set aside: its events are damaged" in said.stdout + said.stderr
 
 
+def test_what_else_lies_in_the_folder_ends_nothing(log: EventLog, store: Folder) -> None:
+    ship(log, store)
+    manifests = store.path / "manifest"
+    for name in ("lost+found", "host=", "host=runner/aaaaaaaa.1-000000000001-000000000009-2023-01-01.json"):
+        (manifests / name).mkdir()
+    (manifests / "README").write_text("the fleet")
+    link = "manifest/host=runner/bbbbbbbb.1-000000000001-000000000009-2023-01-01.json"
+    (store.path / link).symlink_to("/etc/hostname")
+    events = part(store, "2023-11-15").events("runner")
+    (store.path / events).unlink()
+    (store.path / events).mkdir()
+    assert shipped_hosts(store) == ["runner"]
+    read = shipped(store)
+    assert len(rows(read)) == 16
+    assert [note.partition(" cannot be read: ")[2] for note in read.notes if str(store.path) in note] == [
+        "it is not a regular file: remove it",
+        "it is a link, and links are not followed there: remove it",
+    ]
+    assert any(note.startswith(f"{link} set aside: ") for note in read.notes)
+
+
 def test_a_manifest_without_end_is_read_to_a_limit(log: EventLog, store: Folder) -> None:
     ship(log, store)
     first = part(store, "2023-11-15")

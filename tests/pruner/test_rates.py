@@ -93,11 +93,12 @@ def test_a_new_host_starts_from_it_and_its_own_past_counts_beside(tmp_path: Path
     [
         ("scale = [", "is not valid TOML"),
         ("scale = [1]", "is of another version"),
-        ("{scale}\nhost_seconds = 0\nsituations = []", "is damaged"),
-        ("{scale}\nhost_seconds = 9\nsituations = [[1, 2]]", "is damaged"),
-        ("{scale}\nhost_seconds = 9\nsituations = [[99999, 2, 3]]", "is damaged"),
-        ("{scale}\nhost_seconds = 9\nsituations = [[1, -2, 3]]", "is damaged"),
-        ("{scale}\nhost_seconds = 9\nsituations = [[1, 2, inf]]", "is damaged"),
+        ("{scale}\nhosts = 1\nhost_seconds = 0\nsituations = []", "is damaged"),
+        ("{scale}\nhosts = 1\nhost_seconds = 9\nsituations = [[1, 2]]", "is damaged"),
+        ("{scale}\nhosts = 1\nhost_seconds = 9\nsituations = [[99999, 2, 3]]", "is damaged"),
+        ("{scale}\nhosts = 1\nhost_seconds = 9\nsituations = [[1, -2, 3]]", "is damaged"),
+        ("{scale}\nhosts = 1\nhost_seconds = 9\nsituations = [[1, 2, inf]]", "is damaged"),
+        ("{scale}\nhosts = -1\nhost_seconds = 9\nsituations = []", "is damaged"),
     ],
 )
 def test_what_is_no_such_file_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
@@ -109,6 +110,14 @@ def test_what_is_no_such_file_is_refused_in_one_line(tmp_path: Path, text: str, 
     policy.write_text(f"rates = '{file}'\n")
     shown = CliRunner().invoke(app, ["check-policy", str(policy)])
     assert (shown.exit_code, shown.stderr.count("\n"), says in shown.stderr) == (2, 1, True)
+
+
+def test_what_everybody_can_write_decides_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "rates.toml"
+    file.write_text(rates_file(*counted(0, 1, 1), ["a"], 1.0))
+    file.chmod(0o666)
+    with pytest.raises(UsageError, match="can be written by everybody: chmod o-w it"):
+        read_rates(file)
 
 
 def test_the_analyzer_writes_what_the_hosts_learned(tmp_path: Path) -> None:
