@@ -152,6 +152,7 @@ def test_what_a_guess_put_last_and_so_kept_is_said_to_be_asked_for_or_not(histor
     assert check.to_json()["held_for_jobs"] == [{"image": "a", "name": "a:1", "job": "5", "asked_for": False}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beside", [0, 15])
 def test_a_live_prune_beside_a_pull_and_a_job_in_flight_is_what_the_history_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: int

@@ -260,6 +260,7 @@ def serve_all(log: EventLog, folder: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_malformed_row_breaks_no_query(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events.duckdb")
     fill(log, VALUES.values())

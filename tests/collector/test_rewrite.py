@@ -22,6 +22,7 @@ from collector.queries.check import check
 from collector.queries.story import stories
 from tests.collector.test_compaction import IMAGES
 from tests.kills import kill_after
+from tests.needs import first_fast
 
 S = 10**9
 T0 = 1_700_000_000 * S
@@ -136,7 +137,7 @@ def test_what_waits_in_the_spool_goes_too(log: EventLog) -> None:
     assert b"secret/app" not in log.path.with_name("events.duckdb.spool").read_bytes()
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", first_fast(*STEPS))
 def test_a_crash_at_any_step_leaves_the_old_log_or_the_new_one(log: EventLog, step: str) -> None:
     before = rows(log)
 
@@ -160,6 +161,7 @@ def test_a_crash_at_any_step_leaves_the_old_log_or_the_new_one(log: EventLog, st
     ]
 
 
+@pytest.mark.slow
 def test_what_is_appended_at_any_step_is_in_the_new_log(log: EventLog) -> None:
     added: list[str] = []
 
@@ -220,6 +222,7 @@ def test_two_do_not_rewrite_one_log(log: EventLog) -> None:
         forget_project(log, "secret/app")
 
 
+@pytest.mark.slow
 def test_a_log_that_is_killed_again_and_again_while_it_is_rewritten_loses_nothing(log: EventLog) -> None:
     """A real end at any moment, also within what DuckDB and the system do."""
     before = len(rows(log))

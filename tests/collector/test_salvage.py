@@ -29,6 +29,7 @@ from pruner.policy.file import policy_from
 from pruner.removal import run
 from tests.collector.test_daemon import QUICK, Watched
 from tests.fake_engine import MIB, FakeEngine
+from tests.needs import first_fast
 from tests.waiting import wait_for
 
 HEADERS, BLOCK = 3 * 4096, 2**18
@@ -85,6 +86,7 @@ def damages(whole: bytes) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.slow
 def test_whatever_the_damage_nothing_is_lost_that_can_be_read(log: EventLog, whole: bytes) -> None:
     with duckdb.connect(str(log.path), read_only=True) as connection:
         rows = set(connection.execute("SELECT seq, time, key, recorded, kind, container FROM event").fetchall())
@@ -204,6 +206,7 @@ def test_a_damaged_write_ahead_log_costs_its_own_events_only(log: EventLog) -> N
     assert files_aside(log.path) == [found.aside]
 
 
+@pytest.mark.slow
 def test_a_damaged_header_costs_nothing(log: EventLog, whole: bytes) -> None:
     """A byte, a word or a sector in the headers: the checksums say what was there, or the other copy does."""
     noise = random.Random(3)
@@ -229,7 +232,7 @@ def test_a_damaged_header_costs_nothing(log: EventLog, whole: bytes) -> None:
         assert found.aside.read_bytes() == damaged
 
 
-@pytest.mark.parametrize("version", [1, 2, 6, 7])
+@pytest.mark.parametrize("version", first_fast(7, 1, 2, 6))
 def test_an_older_log_is_salvaged_as_what_it_was(tmp_path: Path, version: int) -> None:
     log = EventLog(tmp_path / "events.duckdb")
     with duckdb.connect(str(log.path)) as connection:
@@ -305,7 +308,7 @@ def test_a_collector_that_finds_its_log_damaged_begins_a_new_one_and_says_so_onc
     assert status(watched.log).damaged_logs == [str(aside)]
 
 
-@pytest.mark.parametrize("found_by", ["append", "look"])
+@pytest.mark.parametrize("found_by", first_fast("append", "look"))
 def test_a_running_collector_notices_damage(watched: Watched, caplog: pytest.LogCaptureFixture, found_by: str) -> None:
     engine = watched.engine
     image = engine.add_image("a:1", verb=None)
