@@ -231,8 +231,11 @@ def _run(*argv: str | Path, **environment: str) -> None:
 
 def main(parts: Iterable[str]) -> None:
     """Make the parts, and list what there is then."""
+    wanted = list(parts)
+    if set(wanted) == set(PARTS):  # what an older version left would be published with this one
+        shutil.rmtree(DIST, ignore_errors=True)
     DIST.mkdir(exist_ok=True)
-    for name in parts:
+    for name in wanted:
         PARTS[name]()
     for path in sorted(DIST.iterdir()):
         if path.name != ".gitignore":

@@ -8,6 +8,7 @@ import pwd
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -443,11 +444,29 @@ def next_steps(wanted: Installation, *, enabled: bool) -> list[str]:
             f"there is no group '{ENGINE_GROUP}': let user {wanted.user} use the engine's socket, "
             "or install with --user root"
         )
+    if wanted.user != "root" and wanted.owner is None and (closed := _closed_to_others(wanted)):
+        advice = "install again under `umask 022`, or open it and all in it to others"
+        steps.append(f"{closed} is closed to user {wanted.user}, whom the services run as: {advice}")
     if not enabled:
         started = as_root(f"systemctl enable --now {' '.join(wanted.started)}")
         steps += [f"look at {wanted.policy}, and try it on this host: {_plan(wanted)}", f"start with: {started}"]
     steps.append(f"see what they do with: journalctl -u 'collector{wanted.suffix}' -u 'pruner{wanted.suffix}'")
     return steps
+
+
+def _closed_to_others(wanted: Installation) -> Path | None:
+    """What of the way to the programs only root may use, as an installation under umask 077 leaves it; None: none.
+
+    Of what a service sees elsewhere than where it is, as below home folders, the folders above do not count.
+    """
+    above = () if _under(wanted.programs, _HIDDEN) else tuple(reversed(wanted.programs.parents))
+    for path in (*above, wanted.programs, wanted.programs / "collector"):
+        try:
+            if not path.stat().st_mode & stat.S_IXOTH:
+                return path
+        except OSError:
+            continue
+    return None
 
 
 def _plan(wanted: Installation) -> str:

@@ -203,6 +203,17 @@ def test_uninstalling_takes_what_was_installed_and_leaves_policy_and_log(pruner:
     assert "no units of ours" in pruner("uninstall-units", "--root", str(root))
 
 
+def test_programs_that_only_root_may_use_are_named(pruner: Pruner, root: Path) -> None:
+    programs = root / "opt/tools/bin"
+    programs.mkdir(parents=True)
+    (programs / "collector").touch(0o755)
+    options = ("install-units", "--root", str(root), "--bin", str(programs))
+    assert "is closed to user" not in pruner(*options)
+    programs.chmod(0o700)
+    assert f"{programs} is closed to user docker-hindsight, whom the services run as" in pruner(*options)
+    assert "is closed to user" not in pruner(*options, "--user", "root")
+
+
 def test_units_of_others_are_left_alone(pruner: Pruner, root: Path) -> None:
     other = root / "etc/systemd/system/collector.service"
     other.parent.mkdir(parents=True)

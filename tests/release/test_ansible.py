@@ -53,6 +53,8 @@ def test_the_role_installs_and_changes_nothing_the_second_time(bare: Machine, pa
         (changed,) = re.findall(r"changed=(\d+)", said)
         return str(changed)
 
+    assert play("--check") != "0"
+    assert not bare.path("/usr/bin/pruner").exists()
     assert play() != "0"
     assert bare.run("dpkg-query", "--show", "--showformat=${Status}", "docker-hindsight") == "install ok installed"
     assert bare.run("cat", POLICY) == 'threshold = "auto"\n'
@@ -63,3 +65,6 @@ def test_the_role_installs_and_changes_nothing_the_second_time(bare: Machine, pa
     for unit in ("pruner.timer", "pruner.path"):
         assert bare.show(unit, "ActiveState") == "active"
         assert bare.run("systemctl", "is-enabled", unit).strip() == "enabled"
+    # Written so on the command line it is text, which is true to templates whatever it says.
+    assert play("--extra-vars", "docker_hindsight_prune=false") == "1"
+    assert bare.show("pruner.timer", "ActiveState") == "inactive"

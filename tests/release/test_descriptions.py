@@ -24,15 +24,25 @@ def test_hosted_ci_takes_the_description_of_a_release(schema: str, path: str) ->
     assert done.returncode == 0, done.stdout
 
 
-def test_ansible_takes_the_role(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ("docker_hindsight_prune=perhaps", "docker_hindsight_prune' is of type"),
+        ("docker_hindsight_packages=/nowhere", " in /nowhere, not one: `make dist` builds those"),
+    ],
+)
+def test_the_role_says_which_variable_is_wrong(tmp_path: Path, variables: str, says: str) -> None:
     folder = ROOT / "packaging" / "ansible"
     program = Path(sys.executable).with_name("ansible-playbook")
     settings = {"ANSIBLE_HOME": str(tmp_path), "ANSIBLE_ROLES_PATH": str(folder / "roles"), "LC_ALL": "C.UTF-8"}
+    where = ("--check", "--inventory", "localhost,", "--connection", "local")
+    here = ("--extra-vars", f"ansible_become=false ansible_python_interpreter={sys.executable}")
     done = subprocess.run(
-        [program, "--syntax-check", "--inventory", "localhost,", folder / "runners.yml"],
+        [program, *where, *here, "--extra-vars", variables, folder / "runners.yml"],
         check=False,
         capture_output=True,
         text=True,
         env={**os.environ, **settings},
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert says in " ".join(done.stdout.split())
