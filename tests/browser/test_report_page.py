@@ -406,7 +406,9 @@ def test_a_fleet_has_a_row_for_each_host_and_policy(opened_fleet: Open) -> None:
     values = [float(cell.get_attribute("data-value") or 0) for cell in table.locator("tbody td:nth-child(4)").all()]
     assert values == sorted(values)
     for k in range(hosts):
+        page.locator(f"#chart-tradeoff-{k}").scroll_into_view_if_needed()
         points = page.locator(f"#chart-tradeoff-{k} .points_marks path")
+        points.first.wait_for()
         assert points.count() == policies
 
 

@@ -64,8 +64,17 @@ const page = (() => {
     place.querySelectorAll("svg").forEach((svg) => svg.setAttribute("aria-hidden", "true"));
     if (drawn[name]) await drawn[name](view);
   };
+  // Of a fleet there is a chart for each host: it is drawn when it comes near.
+  const place = (name) => document.getElementById(`chart-${name}`);
+  const names = Object.keys(given.specs), waiting = new Set(names.filter((name) => place(name)?.closest(".many")));
+  const near = new IntersectionObserver((seen) => {
+    for (const one of seen) if (one.isIntersecting) { near.unobserve(one.target); drawNow(one.target.id.slice("chart-".length)); }
+  }, { rootMargin: "600px" });
+  const drawNow = async (name) => { if (waiting.delete(name)) await draw(name); };
+  addEventListener("beforeprint", () => waiting.forEach(drawNow));
   const drawAll = async () => {
-    for (const name of Object.keys(given.specs)) await draw(name);
+    for (const name of names) if (!waiting.has(name)) await draw(name);
+    for (const name of waiting) near.observe(place(name));
     document.documentElement.dataset.ready = "yes";
     dispatchEvent(new Event("report-drawn"));
   };
