@@ -15,7 +15,7 @@ from collector.engine.client import DockerEngine
 from collector.engine.protocol import Engine
 from collector.eventlog.log import EventLog
 from collector.machine.next_removals import NextRemoval
-from collector.model.errors import EngineError
+from collector.model.errors import EngineError, LogBusyError
 from collector.model.units import format_bytes, format_duration, format_time
 from collector.queries.overview import Overview, overview
 from collector.queries.status import known_host
@@ -121,6 +121,10 @@ def lines(snapshot: Snapshot, where: Console) -> Iterator[Text]:
     """What is seen, as wide as the console at most."""
     yield Text.assemble((snapshot.host, "bold"), f"  {format_time(snapshot.now)}")
     yield from _disk(snapshot, where)
+    # Before all that a small screen cuts off.
+    for warning in () if snapshot.overview is None else snapshot.overview.warnings:
+        for line in textwrap.wrap(f"warning: {warning}", max(where.width, _LEAST_BARS)):
+            yield Text(line, "yellow")
     yield Text()
     yield Text.assemble(("next to go", "bold"), f"  {snapshot.source}")
     if snapshot.next_removals:
@@ -142,7 +146,7 @@ def lines(snapshot: Snapshot, where: Console) -> Iterator[Text]:
 
 
 def _past(seen: Overview, where: Console) -> Iterator[Text]:
-    """The latest prunes with their regret, what was observed, and warnings: as on the collector's page."""
+    """The latest prunes with their regret, and what was observed: as on the collector's page."""
     yield Text()
     share = seen.status.coverage_7_days
     observed = f"{'nothing' if share is None else f'{share:.0%}'} of the last 7 days observed"
@@ -162,9 +166,6 @@ def _past(seen: Overview, where: Console) -> Iterator[Text]:
         yield from Table(heads, rows, right=heads[2:]).lines(where)
     else:
         yield Text("nothing has been removed yet", "dim")
-    for warning in seen.warnings:
-        for line in textwrap.wrap(f"warning: {warning}", max(where.width, _LEAST_BARS)):
-            yield Text(line, "yellow")
 
 
 def _clock(when: float, now: float) -> str:
@@ -217,6 +218,14 @@ def watch(log: EventLog, engine_host: str | None, policy: Policy, interval: floa
             console.print_line(line, where)
         return
     with Live(console=where, screen=True, auto_refresh=False) as live:
+        shown = False
         while True:
-            live.update(Group(*map(_ended, lines(look(log, engine_host, policy), where))), refresh=True)
+            try:
+                seen = look(log, engine_host, policy)
+                live.update(Group(*map(_ended, lines(seen, where))), refresh=True)
+                shown = True
+            except LogBusyError:
+                if not shown:
+                    raise
+                # Somebody writes for long: what was seen last stays, with its time.
             time.sleep(interval)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -28,6 +29,7 @@ _LOOKED_S = 60.0
 _EVERY_S = 5.0
 _CORE_SHARE = 0.02  # of a core at most is spent on it
 _TIME_SHARE = 0.2  # of the collector's time at most, where others take the processors
+_HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[^\s:@\[\]]+))(?::[0-9]{1,5})?")
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "json": "application/json"}
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
@@ -94,7 +96,10 @@ class HostPage:
         """Answer one request (WSGI)."""
         if not self._is_ours(str(environ.get("HTTP_HOST", ""))):
             return _answer(start, "421 Misdirected Request", "json", b'{"error": "not a name of this host"}\n')
-        if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
+        if environ["REQUEST_METHOD"] == "HEAD":
+            self.app({**environ, "REQUEST_METHOD": "GET"}, start)
+            return []
+        if environ["REQUEST_METHOD"] != "GET":
             return _answer(start, "405 Method Not Allowed", "json", b'{"error": "read only"}\n', ("Allow", "GET, HEAD"))
         path = str(environ.get("PATH_INFO", ""))
         path = "/page.html" if path in {"", "/"} else path
@@ -108,9 +113,10 @@ class HostPage:
         return _answer(start, "200 OK", path.rpartition(".")[2], found)
 
     def _is_ours(self, given: str) -> bool:
-        name, colon, port = given.rpartition(":")
-        host = name if colon and port.isdigit() else given
-        host = host.strip("[]").lower().rstrip(".")
+        found = _HOST.fullmatch(given)
+        if found is None:
+            return False
+        host = (found["six"] or found["name"]).lower().rstrip(".")
         if host in self._names:
             return True
         # An address cannot be made to point elsewhere, as a name can.

@@ -6,13 +6,17 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from analyzer.audit import watch as watch_module
+from analyzer.audit.watch import Snapshot, look
 from collector.eventlog.log import EventLog
+from collector.model.errors import LogBusyError
 from collector.terminal.faults import faults_in_one_line
+from pruner.policy.policy import Policy
 from tests.analyzer.command import analyzer
 from tests.analyzer.made_host import make_week
 from tests.needs import cannot_run
@@ -58,7 +62,7 @@ def test_in_a_terminal_it_stays_and_ends_with_ctrl_c(week: EventLog, tmp_path: P
             "-x",
             "80",
             "-y",
-            "30",
+            "40",
             "-s",
             "watch",
             *command,
@@ -114,3 +118,26 @@ def test_an_interrupt_within_a_query_ends_quietly(capsys: pytest.CaptureFixture[
     assert capsys.readouterr() == ("", "")
     with pytest.raises(RuntimeError, match="something else"), faults_in_one_line("analyzer"):
         raise RuntimeError("something else")
+
+
+def test_a_log_that_is_busy_leaves_what_was_seen_last(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_week(log)
+    seen = look(log, NO_ENGINE[1], Policy())
+    answers: Iterator[Snapshot | BaseException] = iter((seen, LogBusyError("busy"), KeyboardInterrupt()))
+
+    def answer(*_: object) -> Snapshot:
+        found = next(answers)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    monkeypatch.setattr(watch_module, "look", answer)
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    with pytest.raises(KeyboardInterrupt):
+        watch_module.watch(log, None, Policy(), 0.0, once=False)
+    assert "next to go" in capsys.readouterr().out
+    answers = iter((LogBusyError("busy"),))
+    with pytest.raises(LogBusyError):
+        watch_module.watch(log, None, Policy(), 0.0, once=False)

@@ -111,7 +111,19 @@ def test_only_this_hosts_names_are_answered(log: EventLog) -> None:
     assert page.serve("127.0.0.1:0") > 0
     for host in ("127.0.0.1:9634", "localhost", "LOCALHOST:1", "[::1]:80"):
         assert ask(page, "/", host=host)[0] == 200
-    for host in ("attacker.example", "attacker.example:9634", "127.0.0.1.attacker.example", "", "10.0.0.1", "[::2]"):
+    for host in (
+        "attacker.example",
+        "attacker.example:9634",
+        "127.0.0.1.attacker.example",
+        "",
+        "10.0.0.1",
+        "[::2]",
+        "a@localhost",
+        "[[::1]]",
+        "localhost:\xb2",
+        "localhost:1:1",
+        "127.0.0.1,a.example",
+    ):
         status, _, body = ask(page, "/state.json", host=host)
         assert (status, b"GiB" in body) == (421, False)
 
@@ -128,6 +140,8 @@ def test_it_can_only_be_read(log: EventLog, method: str) -> None:
     page = HostPage(log)
     page.serve("127.0.0.1:0")
     assert ask(page, "/", method)[0] == 405
+    status, headers, body = ask(page, "/", "HEAD")
+    assert (status, int(headers["Content-Length"]) > len(body), body) == (200, True, b"")
 
 
 def test_nothing_is_computed_while_nobody_looks(log: EventLog) -> None:
