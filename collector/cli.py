@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import math
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from collector.commands import ingest as ingest_commands
 from collector.commands import upkeep as upkeep_commands
 from collector.commands.upkeep import ArchiveOption, archive_store, size_of
-from collector.model.errors import UsageError
 from collector.model.job_details import JobDetails
-from collector.model.units import format_bytes, format_count, format_duration, format_time, parse_bytes, short_id
+from collector.model.units import format_bytes, format_count, format_duration, format_time, short_id
 from collector.terminal import console, faults
 from collector.terminal.console import Format, FormatOption, HostOption, LogOption, VersionOption
 from collector.terminal.sparkline import sparkline
 
 if TYPE_CHECKING:
-    from collector.job_sources import ingest
     from collector.queries import status as reports
 
 app = typer.Typer(
@@ -449,116 +447,8 @@ app.command(short_help="Thin out what is past its retention, and free its space.
 app.command(short_help="Remove what the log holds of a project's jobs or an image.")(upkeep_commands.forget)
 
 
-@app.command("import")
-def import_(
-    jobs: Annotated[
-        Path, typer.Argument(metavar="JOBS", help="Jobs: CSV (or .csv.gz) with start,seconds,pipeline,job,image.")
-    ],
-    layers: Annotated[
-        Path, typer.Argument(metavar="LAYERS", help="Layers: CSV (or .csv.gz) with image,position,diff_id,bytes.")
-    ],
-    log: LogOption = None,
-    disk: Annotated[str, typer.Option(metavar="SIZE", help="Size of the disk that the images fill.")] = "100GiB",
-    other: Annotated[str, typer.Option(metavar="SIZE", help="How much of it everything but images takes.")] = "0",
-) -> None:
-    """Make a log from a list of jobs, to try policies."""
-    from collector.job_sources.job_list import import_jobs
-
-    try:
-        disk_bytes, other_bytes = parse_bytes(disk), parse_bytes(other)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    opened = console.open_log(log)
-    with console.progress("importing") as progress:
-        stored = import_jobs(jobs, layers, opened, disk_bytes, other_bytes, progress=progress)
-    typer.echo(f"{stored:,} new events in {opened.path}")
-
-
-ingest_app = typer.Typer(no_args_is_help=True, help="Import from other sources which images jobs used.")
-app.add_typer(ingest_app, name="ingest")
-
-
-@ingest_app.command("gitlab-runner-log", short_help="Read which job used which image from a runner's log.")
-def ingest_runner_log(
-    file: Annotated[str, typer.Argument(help="The runner's log, or - for standard input.", metavar="FILE")] = "-",
-    log: LogOption = None,
-    show_cursor: Annotated[
-        bool, typer.Option("--show-cursor", help="Print the cursor of the last ingested journal entry, and exit.")
-    ] = False,
-    output: FormatOption = Format.TABLE,
-) -> None:
-    """Read which job used which image from GitLab Runner's own log.
-
-    A file in any of the runner's formats, or the journal's JSON export:
-    journalctl -u gitlab-runner -o json | collector ingest gitlab-runner-log
-
-    What was ingested before is recognised and not stored again.
-    """
-    from collector.job_sources import ingest
-    from collector.job_sources.reading import PipedLog, StoredLog, bounded_lines
-
-    opened = console.open_log(log)
-    if show_cursor:
-        typer.echo(ingest.journal_cursor(opened) or "")
-        return
-    if file == "-":
-        lines = (raw.decode(errors="replace") for raw, _, _ in bounded_lines(sys.stdin.buffer))
-        found = ingest.ingest(opened, PipedLog(lines, time.time_ns()))
-    else:
-        found = ingest.ingest(opened, StoredLog(Path(file)))
-    _print_ingested(found, output, "line")
-
-
-@ingest_app.command("gitlab", short_help="Read which job used which image from a GitLab server.")
-def ingest_gitlab(
-    url: Annotated[str, typer.Option(metavar="URL", help="The GitLab server, such as https://gitlab.example.org.")],
-    runner: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="The runner's number on that server.")],
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="File with a token of scope read_api. Default: the environment variable GITLAB_TOKEN."
-        ),
-    ] = None,
-    log: LogOption = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="How many new jobs at most: the newest.")] = 1000,
-    insecure: Annotated[
-        bool,
-        typer.Option(
-            "--allow-plain-http", help="Allow an http:// URL, over which the token is sent unencrypted to another host."
-        ),
-    ] = False,
-    output: FormatOption = Format.TABLE,
-) -> None:
-    """Read which job used which image from a GitLab server: the runner's jobs and their traces.
-
-    Each call continues where the last one ended. The token is sent to the server only, and never stored.
-    """
-    from collector.job_sources import gitlab, ingest
-
-    opened = console.open_log(log)
-    server = gitlab.Server(url, gitlab.read_token(token_file), insecure=insecure)
-    with console.progress("reading jobs") as progress:
-        found = ingest.ingest(opened, gitlab.RunnerJobs(server, runner, limit, progress))
-    _print_ingested(found, output, "job")
-
-
-def _print_ingested(found: ingest.Ingested, output: Format, unit: str) -> None:
-    if output is Format.JSON:
-        console.print_json(found.to_json())
-        return
-    facts = format_count(found.facts, "fact")
-    typer.echo(f"{format_count(found.lines, unit)}, {facts} on jobs, {found.new:,} of them new")
-    if unit == "line" and not found.facts:
-        typer.echo("note: no new line mentions a job; if jobs ran, is this the log of GitLab Runner itself?")
-    if found.missing:
-        typer.echo(f"note: {found.missing:,} have no trace that can be read: erased, expired or not for this token")
-    if found.unresolved:
-        typer.echo(f"note: {found.unresolved:,} name an image whose ID the log does not know")
-    if found.untimed:
-        typer.echo(
-            f"note: {found.untimed:,} bear no time and got a late one: export the journal as JSON, "
-            'or set log_format = "json" in the runner\'s configuration'
-        )
+app.command("import")(ingest_commands.import_)
+app.add_typer(ingest_commands.ingest_app, name="ingest")
 
 
 def _share(value: float | None) -> str:

@@ -1,1 +1,1 @@
-"""Commands of the collector that are about its log as a whole."""
+"""Commands of the collector: the upkeep of its log, and what others recorded of jobs."""
