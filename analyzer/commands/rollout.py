@@ -120,7 +120,8 @@ def rollout(
         except HindsightError as error:
             notes.append(f"host {source.label or source.host} cannot be judged: {error}")
     notes += _notes_on(found, [one.expected.host for one in judged if canary or one.observed.prunes])
-    if not print_verdict(judged, output, notes, named=bool(canary)):
+    named = [source.label or source.host for source in sources] if canary else []
+    if not print_verdict(judged, output, notes, named):
         raise typer.Exit(HindsightError.exit_status)
 
 

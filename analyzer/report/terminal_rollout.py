@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import typer
 
@@ -65,14 +65,16 @@ def _print_beginning(
     console.print_text("next: set the policy there, and after a week run this with --since and a --canary for each")
 
 
-def print_verdict(judged: Sequence[Judged], output: console.Format, notes: Sequence[str], *, named: bool) -> bool:
+def print_verdict(
+    judged: Sequence[Judged], output: console.Format, notes: Sequence[str], named: Collection[str] = ()
+) -> bool:
     """Print whether to go on, in one line, and what was predicted and observed.
 
     Args:
         judged: the hosts.
         output: table or JSON.
         notes: hosts that are left out, and why.
-        named: whether the hosts were named; else those count that pruned by the policy.
+        named: the hosts that it was begun with; none: those count that pruned by the policy.
 
     Returns:
         Whether to go on.
@@ -81,19 +83,20 @@ def print_verdict(judged: Sequence[Judged], output: console.Format, notes: Seque
         LogError: the policy is in force nowhere.
     """
     shown = [one for one in judged if named or one.observed.prunes]
-    if not shown:
+    known = {one.expected.host for one in shown}
+    good, said = verdict(shown, sorted(set(named) - known))
+    if not shown and not named:
         raise LogError("no host has pruned by this policy since then: is it in force, and are its logs shipped?")
-    good = not any(one.faults for one in shown)
     if output is console.Format.JSON:
         rows = [one.to_json() for one in shown]
-        console.print_json({"go_on": good, "verdict": verdict(shown), "hosts": rows, "notes": list(notes)})
+        console.print_json({"go_on": good, "verdict": said, "hosts": rows, "notes": list(notes)})
         return good
     for note in notes:
         console.print_text(f"note: {note}")
     columns = ("HOST", "SEEN", "PRUNES", "RE-PULLED", "PREDICTED", "LEAST FREE", "PREDICTED", "AGREEMENT")
     console.print_table(columns, [_row(one) for one in shown[:_MOST_NAMED]], right=columns[1:], names=("HOST",))
     typer.echo()
-    console.print_as_is(verdict(shown))
+    console.print_as_is(said)
     return good
 
 

@@ -275,6 +275,8 @@ def _faults(expected: Expected, seen: Observed, policy: Policy) -> list[str]:
         said.append(
             f"only {format_bytes(seen.least_free)} free at worst (predicted {format_bytes(expected.least_free)})"
         )
+    if not seen.prunes and seen.least_free is not None and seen.least_free < threshold:
+        said.append(f"{format_bytes(seen.least_free)} were free, under its threshold, and it pruned nothing")
     if seen.agreement is not None and seen.agreement < _LEAST_AGREEMENT:
         said.append(f"{1 - seen.agreement:.1%} of the verdicts are not what the history says (`analyzer verify`)")
     if seen.others:
@@ -286,20 +288,33 @@ def _faults(expected: Expected, seen: Observed, policy: Policy) -> list[str]:
     return said
 
 
-def verdict(judged: Sequence[Judged]) -> str:
-    """Whether to go on, in one line."""
-    bad = [one for one in judged if one.faults]
+def verdict(judged: Sequence[Judged], unjudged: Sequence[str] = ()) -> tuple[bool, str]:
+    """Whether to go on, and that in one line.
+
+    Args:
+        judged: the hosts that it was begun with.
+        unjudged: those of them whose logs say nothing.
+    """
+    bad = [f"{one.expected.host}: {', '.join(one.faults)}" for one in judged if one.faults]
+    bad += [f"{host}: it cannot be judged" for host in unjudged]
     if bad:
-        why = "; ".join(f"{one.expected.host}: {', '.join(one.faults)}" for one in bad)
-        return f"wait: {len(bad)} of {format_count(len(judged), 'host')} did not do as predicted: {why}"
+        hosts = format_count(len(judged) + len(unjudged), "host")
+        return False, f"wait: {len(bad)} of {hosts} did not do as predicted: {'; '.join(bad)}"
+    idle = [one.expected.host for one in judged if not one.observed.prunes]
+    if len(idle) == len(judged):
+        return (
+            False,
+            f"wait: no prune by this policy was seen on {', '.join(idle)}: is it in force there, and needed?",
+        )
     again = sum(one.observed.repulled for one in judged)
     predicted = sum(one.expected.repulled for one in judged)
     prunes = sum(one.observed.prunes for one in judged)
     shares = [one.observed.agreement for one in judged if one.observed.agreement is not None]
     agree = f", {min(shares):.1%} of verdicts or more are what the history says" if shares else ""
-    return (
+    unneeded = f"; no prune was needed on {', '.join(idle)}" if idle else ""
+    return True, (
         f"go on: {format_count(len(judged), 'host')} did as predicted: {format_count(prunes, 'prune')}, no disk full, "
-        f"{format_bytes(again)} pulled again (predicted {format_bytes(predicted)}){agree}"
+        f"{format_bytes(again)} pulled again (predicted {format_bytes(predicted)}){agree}{unneeded}"
     )
 
 

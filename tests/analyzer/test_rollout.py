@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analyzer.search.rollout import Expected, canaries, default_count
+from analyzer.search.rollout import Expected, Judged, Observed, canaries, default_count, verdict
 from collector.eventlog.log import EventLog
 from collector.model.events import Event, Kind
 from collector.shipping.ship import ship
@@ -38,6 +38,26 @@ def test_the_tightest_the_dearest_and_the_most_usual_host_come_first() -> None:
     assert len(canaries(usual, 100)) == 9
     assert canaries([expected("broken", full=1)], 3) == []
     assert [default_count(hosts) for hosts in (4, 1500)] == [3, 30]
+
+
+def seen(host: str, *, prunes: int = 1, faults: tuple[str, ...] = ()) -> Judged:
+    return Judged(expected(host), Observed(seconds=8 * 86400.0, prunes=prunes, least_free=2**38), faults)
+
+
+@pytest.mark.parametrize(
+    ("judged", "unjudged", "says"),
+    [
+        ([seen("a"), seen("b", prunes=0)], (), "go on: 2 hosts did as predicted: 1 prune, no disk full"),
+        ([seen("a", prunes=0)], (), "wait: no prune by this policy was seen on a: is it in force there, and needed?"),
+        ([seen("a")], ("b",), "wait: 1 of 2 hosts did not do as predicted: b: it cannot be judged"),
+        ([], ("b",), "wait: 1 of 1 host did not do as predicted: b: it cannot be judged"),
+        ([seen("a"), seen("b", faults=("x", "y"))], (), "wait: 1 of 2 hosts did not do as predicted: b: x, y"),
+    ],
+)
+def test_to_go_on_takes_a_prune_and_every_canary(judged: list[Judged], unjudged: tuple[str, ...], says: str) -> None:
+    good, said = verdict(judged, unjudged)
+    assert (good, said.startswith(says), "\n" in said) == (says.startswith("go on"), True, False)
+    assert good == said.endswith("; no prune was needed on b")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +91,7 @@ def test_a_week_is_judged_in_one_line_from_shipped_logs(fleet: Path) -> None:
     verified = analyzer("verify", "--log", str(fleet / "fleet"), "--only-host", "one")
     assert "100.0% of 3 verdicts on images are what the history says." in verified.stdout, verified.stderr
     several = analyzer("verify", "--log", str(fleet / "fleet"))
-    assert (several.returncode, "holds 2 hosts (one, two): choose one with --host" in several.stderr) == (2, True)
+    assert (several.returncode, "holds 2 hosts (one, two): choose one with --only-host" in several.stderr) == (2, True)
     bad = analyzer(*common, "--since", BEGUN)
     assert bad.returncode == 1
     assert bad.stdout.splitlines()[-1] == "wait: 1 of 2 hosts did not do as predicted: two: the disk was full 1 time"
