@@ -23,7 +23,6 @@ from collector.model.errors import UsageError
 from collector.model.paths import read_bounded
 
 INCLUDE = "include"
-DEFAULT = "default"
 _MOST_FILES = 64
 # A key and a value without quotes, or a list on one line without any.
 _UNQUOTED = re.compile(r"^\s*(?P<key>[\w.\"-]+)\s*=\s*(?P<value>[^\s\"'\[{#][^\"'#]*?|\[[^\"'#]*\])\s*(#.*)?$")
