@@ -61,7 +61,7 @@ def test_what_runs_on_the_runner_stays_lean(modules: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["collector", "analyzer", "pruner"])
-def test_commands_tell_version_and_completion(command: str) -> None:
+def test_commands_say_version_and_completion(command: str) -> None:
     program = Path(sys.executable).with_name(command)
     shown = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
     assert re.fullmatch(r"docker-hindsight \d+\.\d+\.\d+\n", shown.stdout)
@@ -163,3 +163,13 @@ def test_what_users_and_developers_read_is_plain_english() -> None:
         if unwanted.search(line) and KEPT_WORDS.get(str(path.relative_to(ROOT)), "\0") not in line
     ]
     assert found == [], "see WORDS in tests/test_house.py for better ones"
+
+
+def test_names_of_tests_are_plain_english() -> None:
+    unwanted = re.compile(rf"\b(?:{'|'.join(WORDS)})\b")
+    names = {
+        name
+        for path in (ROOT / "tests").rglob("*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert [name for name in sorted(names) if unwanted.search(name.replace("_", " "))] == []

@@ -91,7 +91,7 @@ def test_figures_do_not_depend_on_the_number_of_processors(mesa_log: EventLog, o
     assert [done.stdout for done in one] == [done.stdout for done in many]
 
 
-def test_regret_is_told_if_asked_for(busy: EventLog) -> None:
+def test_regret_is_reported_if_asked_for(busy: EventLog) -> None:
     options = ("simulate", "--log", str(busy.path), "--threshold", "60B", "--min-age", "0s", "--regret")
     lines = analyzer(*options).stdout.splitlines()
     header = next(line for line in lines if line.startswith("POLICY"))
@@ -166,7 +166,7 @@ def test_an_amount_per_job_says_for_how_many_slots_it_is_taken(busy: EventLog, t
     assert "an amount per job is taken for all job slots" in found["assumptions"][-1]
 
 
-def test_what_asks_for_more_than_the_disk_holds_is_told(busy: EventLog) -> None:
+def test_what_asks_for_more_than_the_disk_holds_is_reported(busy: EventLog) -> None:
     done = analyzer("simulate", "--log", str(busy.path), "--threshold", "1GB", "--format", "json")
     assert "1GB is more than the disk holds: under it pruning never ends" in json.loads(done.stdout)["assumptions"]
 
@@ -198,7 +198,7 @@ def test_help_loads_neither_numpy_nor_duckdb_nor_docker() -> None:
 
 
 @pytest.mark.parametrize("columns", [80, 180])
-def test_the_table_fits_the_terminal_and_tells_what_it_leaves_out(busy: EventLog, columns: int) -> None:
+def test_the_table_fits_the_terminal_and_says_what_it_leaves_out(busy: EventLog, columns: int) -> None:
     done = analyzer("simulate", "--log", str(busy.path), "--min-age", "60s", columns=columns)
     assert max(len(line) for line in done.stdout.splitlines()) <= columns
     header = next(line for line in done.stdout.splitlines() if line.startswith("POLICY"))

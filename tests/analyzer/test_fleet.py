@@ -78,7 +78,7 @@ def test_two_hosts_of_one_name_stay_two(tmp_path: Path) -> None:
         assert source.load().image_ids == load_trace(EventLog(place)).image_ids
 
 
-def test_an_exported_log_tells_the_same_history(mesa_log: EventLog, mesa: Trace, tmp_path: Path) -> None:
+def test_an_exported_log_says_the_same_history(mesa_log: EventLog, mesa: Trace, tmp_path: Path) -> None:
     (written,) = export_parquet(mesa_log, tmp_path / "fleet")
     assert written.events == mesa_log.query("SELECT count(*) FROM event")[0][0]
     days = sorted(path.name for path in (tmp_path / "fleet/event/host=mesa").iterdir())
@@ -172,7 +172,7 @@ def test_newer_and_mixed_exports_are_refused_in_one_line(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("explained", [False, True])
-def test_a_day_that_is_missing_is_told_unless_a_gap_explains_it(tmp_path: Path, *, explained: bool) -> None:
+def test_a_day_that_is_missing_is_reported_unless_a_gap_explains_it(tmp_path: Path, *, explained: bool) -> None:
     log = history(tmp_path / "log.duckdb", "runner", rounds=200)
     samples = [sample(second, free=70, image_bytes=0) for second in range(300, 240_000, 300)]
     # The second of the three days, and two minutes on either side.

@@ -55,7 +55,7 @@ def log(tmp_path: Path) -> EventLog:
     return made
 
 
-def test_a_build_time_that_is_none_is_unknown_and_ends_no_analysis(log: EventLog) -> None:
+def test_what_is_not_a_build_time_is_unknown_and_ends_no_analysis(log: EventLog) -> None:
     seen_ns = T0 + 5 * HOUR * S
     log.append(
         [

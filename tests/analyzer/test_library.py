@@ -146,7 +146,7 @@ def test_example_logs_deal_out_all_pipelines(tmp_path: Path) -> None:
     assert np.all(analyzer.disk(fleet[0])["total_bytes"] == 60_000_000_000)
 
 
-def test_faults_are_told_in_one_line(history: analyzer.History, tmp_path: Path) -> None:
+def test_faults_are_reported_in_one_line(history: analyzer.History, tmp_path: Path) -> None:
     with pytest.raises(LogError, match="no event log matches"):
         analyzer.open_log(tmp_path / "nothing-*")
     with pytest.raises(UsageError, match="disk: 'big' is not a size"):

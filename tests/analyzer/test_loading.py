@@ -192,7 +192,7 @@ def test_inodes_of_layers_are_in_proportion_to_their_bytes(log: EventLog) -> Non
     assert trace.inode_other.tolist() == [40]
 
 
-def test_images_of_unknown_size_are_told(log: EventLog) -> None:
+def test_images_of_unknown_size_are_reported(log: EventLog) -> None:
     log.append(
         [
             sample(0),
@@ -235,7 +235,7 @@ def test_a_disk_can_be_given_where_none_was_recorded(log: EventLog) -> None:
         load_trace(log, disk=DiskOverride(1000, 1000))
 
 
-def test_hosts_are_told_apart(log: EventLog) -> None:
+def test_hosts_are_kept_apart(log: EventLog) -> None:
     log.append([sample(0), observed(0, "a"), *container(1, 2, "a", "c")])
     EventLog(log.path, host="second").append([sample(5), observed(5, "b"), *container(6, 7, "b", "d")])
     with pytest.raises(LogError, match=r"several hosts \(runner, second\)"):

@@ -64,7 +64,7 @@ def test_two_threads_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @given(entries)
-def test_a_survey_tells_first_uses_and_when_containers_began(rows: list[tuple[int, int, int, Use]]) -> None:
+def test_a_survey_knows_first_uses_and_when_containers_began(rows: list[tuple[int, int, int, Use]]) -> None:
     seen = survey(uses(rows), IMAGES)
     for image in range(IMAGES):
         assert seen.earliest[image] == min((time for time, _, i, _ in rows if i == image), default=NEVER)

@@ -67,7 +67,7 @@ def test_the_first_week_of_an_automatic_threshold_is_that_of_a_host_that_knows_i
     assert week.result.repulls == 0
 
 
-def test_the_page_of_comparison_tells_what_the_simulation_does(mesa: Trace) -> None:
+def test_the_page_of_comparison_says_what_the_simulation_does(mesa: Trace) -> None:
     page = (Path(__file__).parents[2] / "docs" / "comparison.md").read_text()
     rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in page.splitlines()]
     output = {row[0].strip("`"): row[2:] for row in rows if len(row) == 5 and re.match(r"[\d,]+$", row[3])}

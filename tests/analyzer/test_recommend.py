@@ -266,7 +266,7 @@ def test_a_working_set_that_exceeds_the_disk_is_named_beside_a_policy_that_fits(
 
 
 @pytest.mark.parametrize(("harder", "order"), [((100, 95), "forecast"), ((100, 80), "lru"), ((0, 0), "forecast")])
-def test_orders_that_do_alike_are_told_apart_by_less_room(harder: tuple[int, int], order: str) -> None:
+def test_orders_that_do_alike_are_kept_apart_by_less_room(harder: tuple[int, int], order: str) -> None:
     results = [
         replace(BASE, name=name, disk_full=0, compulsory_bytes=100, repulled_bytes=0, losses=0, mean_held_bytes=held)
         for name, held in (("forecast", 50), ("lru", 60))

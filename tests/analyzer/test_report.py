@@ -304,13 +304,13 @@ def test_the_file_names_no_address_to_load_from(made: Study) -> None:
     assert "default-src 'none'" in page
 
 
-def test_the_headline_tells_both_costs(made: Study) -> None:
+def test_the_headline_says_both_costs(made: Study) -> None:
     page = html_page.render(made)
     headline = re.sub(r"<[^>]+>", "", page.split('<h1 id="head">')[1].split("</h1>")[0])
     assert re.fullmatch(r"At \d+% free this host would have re-pulled .+ in 7\.0 d; docker-gc-24h .+", headline)
 
 
-def test_what_cannot_be_written_is_told_in_one_line(made: Study, tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_reported_in_one_line(made: Study, tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="the report cannot be written to"):
         write_report(made, tmp_path / "missing" / "report.html")
 
@@ -326,7 +326,7 @@ def test_report_command_writes_the_file_and_says_where(week: EventLog, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_fleets_report_tells_what_simulate_tells(tmp_path: Path) -> None:
+def test_a_fleets_report_says_what_simulate_says(tmp_path: Path) -> None:
     for name in ("one", "two"):
         make_week(EventLog(tmp_path / f"{name}.duckdb", host=name))
     EventLog(tmp_path / "idle.duckdb", host="idle").append([Event(T0, Kind.DISK_SAMPLED, bytes=1)])

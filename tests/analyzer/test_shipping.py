@@ -287,7 +287,7 @@ def test_through_a_real_object_store_that_is_killed_in_between(
 
 
 @pytest.mark.slow
-def test_a_full_object_store_is_told_in_one_line_and_gone_on_from(
+def test_a_full_object_store_is_reported_in_one_line_and_gone_on_from(
     log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if os.geteuid() != 0:
@@ -313,7 +313,7 @@ def test_a_full_object_store_is_told_in_one_line_and_gone_on_from(
         subprocess.run(["umount", disk], check=True)
 
 
-def test_a_full_folder_is_told_in_one_line_and_gone_on_from(log: EventLog, tmp_path: Path) -> None:
+def test_a_full_folder_is_reported_in_one_line_and_gone_on_from(log: EventLog, tmp_path: Path) -> None:
     if os.geteuid() != 0:
         cannot_run("only root can mount a small file system")
     store = Folder(tmp_path / "disk")
@@ -331,7 +331,7 @@ def test_a_full_folder_is_told_in_one_line_and_gone_on_from(log: EventLog, tmp_p
 
 
 @pytest.mark.slow
-def test_credentials_come_from_a_file_and_are_never_told(
+def test_credentials_come_from_a_file_and_are_never_reported(
     log: EventLog, s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in s3.environment:
@@ -411,7 +411,7 @@ def test_what_cannot_be_sent_is_named_without_its_value(name: str) -> None:
         ("store:/srv/fleet", r"neither a folder of this machine .*: './store:/srv/fleet'"),
     ],
 )
-def test_bad_places_are_told(place: str, line: str) -> None:
+def test_bad_places_are_reported(place: str, line: str) -> None:
     with pytest.raises(UsageError, match=line):
         open_store(place)
 
@@ -490,7 +490,7 @@ def test_nothing_that_can_be_read_is_one_line(log: EventLog, store: Folder) -> N
 
 
 @pytest.mark.slow
-def test_a_log_that_was_begun_anew_goes_on_and_each_event_counts_once(
+def test_a_log_that_was_begun_again_goes_on_and_each_event_counts_once(
     log: EventLog, store: Folder, tmp_path: Path
 ) -> None:
     log.claim(identity.this_machine())
@@ -547,7 +547,7 @@ def test_namesakes_and_adopted_clones_stay_two_hosts(
 
 
 @pytest.mark.slow
-def test_a_clone_that_nothing_tells_apart_is_set_aside(log: EventLog, store: Folder, tmp_path: Path) -> None:
+def test_a_clone_that_nothing_keeps_apart_is_set_aside(log: EventLog, store: Folder, tmp_path: Path) -> None:
     log.claim(identity.this_machine())
     ship(log, store)
     clone = EventLog(tmp_path / "clone.duckdb")

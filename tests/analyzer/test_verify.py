@@ -109,7 +109,7 @@ def test_a_use_that_the_pruner_missed_is_named(history: EventLog) -> None:
 
 
 @pytest.mark.slow
-def test_a_removal_that_failed_tells_why(history: EventLog) -> None:
+def test_a_removal_that_failed_says_why(history: EventLog) -> None:
     history.append([recorded(HOUR, [entry("a", "evict", 20), *STAYS]), ended(HOUR + 1, HOUR, "a", "a container came")])
     check = only(history)
     (image,) = (image for image in check.images if image.kept)

@@ -32,7 +32,7 @@ def week(log: EventLog) -> EventLog:
 
 
 @pytest.mark.parametrize("columns", [80, 160])
-def test_without_an_engine_the_log_tells_what_is_oldest(week: EventLog, columns: int) -> None:
+def test_without_an_engine_the_log_says_what_is_oldest(week: EventLog, columns: int) -> None:
     done = analyzer("watch", "--once", "--log", str(week.path), *NO_ENGINE, columns=columns)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

@@ -253,7 +253,7 @@ def test_a_fold_opens_with_the_keyboard(browser: Browser, young: Path) -> None:
         assert rows.count() > before
 
 
-def test_hover_tells_what_a_point_is(opened: Open) -> None:
+def test_hover_says_what_a_point_is(opened: Open) -> None:
     page = opened()
     page.locator("#chart-tradeoff .points_marks path").first.hover(force=True)
     tip = page.locator("#vg-tooltip-element.visible")
@@ -357,7 +357,7 @@ def test_it_prints(opened: Open, tmp_path: Path) -> None:
     assert set(heads) == {"contents"}
 
 
-def test_times_are_told_by_the_day_and_the_hour_of_24(opened: Open) -> None:
+def test_times_are_reported_by_the_day_and_the_hour_of_24(opened: Open) -> None:
     page = opened()
     labels = page.locator("#chart-free .role-axis-label text").all_text_contents()
     assert {"Nov 15", "Nov 21", "12:00"} <= set(labels)

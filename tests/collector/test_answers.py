@@ -117,7 +117,7 @@ def test_a_listing_that_cannot_be_read_is_not_an_empty_one(
             questions(engine)[name]()
 
 
-def test_a_page_of_html_is_no_message(answering: tuple[DockerRemovingEngine, Answering]) -> None:
+def test_a_page_of_html_is_not_a_message(answering: tuple[DockerRemovingEngine, Answering]) -> None:
     engine, server = answering
     server.status, server.body = 502, b"<html>\n<h1>Bad gateway</h1>\n" + b"x" * 10**5 + b"</html>"
     with pytest.raises(EngineRefusedError, match="answered: <html> <h1>Bad gateway") as raised:

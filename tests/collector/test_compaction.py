@@ -287,7 +287,7 @@ def test_views_show_few_events_and_all_since_a_time(folded: EventLog) -> None:
         ("UPDATE kind_count SET events = 0 WHERE kind = 'gap'", "the events counted of kind gap: 0 and not 1"),
     ],
 )
-def test_check_finds_what_is_folded_wrongly_and_an_append_mends_it(folded: EventLog, damage: str, found: str) -> None:
+def test_check_finds_what_is_folded_wrongly_and_an_append_fixes_it(folded: EventLog, damage: str, found: str) -> None:
     with duckdb.connect(str(folded.path)) as connection:
         connection.execute(damage)
     text = "\n".join(one.text for one in check(folded) if one.rule == "projection")

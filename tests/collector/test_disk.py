@@ -148,7 +148,7 @@ def test_each_file_system_of_an_engine_is_sampled_once(disk: LoopDisk, state_roo
     assert (only.path, only.holds, only.total_bytes) == (str(root), (), images.total_bytes)
 
 
-def test_a_path_of_another_host_is_told() -> None:
+def test_a_path_of_another_host_is_reported() -> None:
     with pytest.raises(EngineError, match="must run on the engine's own host"):
         sample_disk("/nowhere/at/all")
 

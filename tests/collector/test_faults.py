@@ -57,7 +57,7 @@ def said(*command: str | bytes | Path, status: int) -> str:
         ),
     ],
 )
-def test_a_wrong_command_line_is_told_in_one_line(command: list[str], line: str) -> None:
+def test_a_wrong_command_line_is_reported_in_one_line(command: list[str], line: str) -> None:
     assert said(*command, status=2).startswith(line)
 
 
@@ -80,7 +80,7 @@ def test_without_a_command_the_help_is_shown() -> None:
     assert done.stderr.startswith("Usage: collector [OPTIONS] COMMAND")
 
 
-def test_a_full_device_for_the_output_is_told() -> None:
+def test_a_full_device_for_the_output_is_reported() -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [BIN / "analyzer", "baselines"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
@@ -116,13 +116,13 @@ def test_a_log_whose_name_is_not_utf8_is_refused(tmp_path: Path, content: bytes 
     assert "a name that is not UTF-8: rename it" in said("analyzer", "simulate", "--log", path, status=1)
 
 
-def test_a_folder_in_place_of_a_log_is_told(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_a_log_is_reported(tmp_path: Path) -> None:
     assert said("collector", "status", "--log", tmp_path, status=1).endswith(
         "is a folder and no event log: name the log itself with --log"
     )
 
 
-def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_may_not_be_read_is_reported(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0)
     done = subprocess.run(
@@ -152,7 +152,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_is_no_file_is_written_to(tmp_path: Path) -> None:
+def test_what_is_not_a_file_is_written_to(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to("/dev/null")
     write_whole(link, "gone")

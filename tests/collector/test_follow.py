@@ -185,7 +185,7 @@ def test_what_stands_in_the_way_is_said_once_and_ends_by_itself(
     assert [record.getMessage().partition(" ")[0] for record in caplog.records] == [str(path), str(path), "following"]
 
 
-def test_a_file_that_may_not_be_read_is_told_with_what_to_do(
+def test_a_file_that_may_not_be_read_is_reported_with_what_to_do(
     log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "runner.log"
@@ -261,7 +261,7 @@ def test_the_journal_is_followed_from_the_last_entry_taken(log: EventLog, journa
 
 
 @pytest.mark.slow
-def test_a_journal_that_cannot_be_read_is_told_until_it_can(
+def test_a_journal_that_cannot_be_read_is_reported_until_it_can(
     log: EventLog, journal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enter(journal, 1)

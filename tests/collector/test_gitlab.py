@@ -226,7 +226,7 @@ def test_a_job_that_still_runs_is_asked_for_again(api: tuple[Api, str], log: Eve
         ({"url": "ftp://x"}, "--url must be an address"),
     ],
 )
-def test_faults_are_one_line_and_never_tell_the_token(
+def test_faults_are_one_line_and_never_show_the_token(
     api: tuple[Api, str],
     log: EventLog,
     tmp_path: Path,
@@ -350,7 +350,7 @@ def test_but_to_this_host_it_may_be(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://[", "https://", "https://h:99999", "https://a℀b/", "", "//h", "https:///x"])
-def test_an_address_that_is_none_is_one_line(url: str) -> None:
+def test_what_is_not_an_address_is_one_line(url: str) -> None:
     with pytest.raises(UsageError, match="--url must be an address"):
         Server(url, TOKEN)
 

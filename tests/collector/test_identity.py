@@ -91,7 +91,7 @@ def test_what_is_surely_the_same_host_goes_on(log: EventLog, here: Identity) -> 
 
 
 @pytest.mark.slow
-def test_engines_without_an_id_are_told_apart_by_where_they_keep_what_they_hold(log: EventLog) -> None:
+def test_engines_without_an_id_are_kept_apart_by_where_they_keep_what_they_hold(log: EventLog) -> None:
     podman = replace(HERE, engine=None, data_root="/home/ci/.local/share/containers/storage")
     log.claim(podman)
     for other in (HERE, replace(podman, data_root="/var/lib/containers/storage")):
@@ -120,7 +120,7 @@ def test_a_log_of_another_machine_is_not_written_to_before_it_is_adopted(log: Ev
         EventLog(log.path).append([Event(10, Kind.GAP, began_ns=3)])
 
 
-def test_a_log_that_tells_only_a_name_is_taken_up_under_that_name(tmp_path: Path, host: Any) -> None:
+def test_a_log_that_says_only_a_name_is_taken_up_under_that_name(tmp_path: Path, host: Any) -> None:
     path = tmp_path / "events.duckdb"
     EventLog(path, host="runner").append([observed(1)])
     assert EventLog(path).claim(HERE) == []

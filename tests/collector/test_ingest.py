@@ -52,7 +52,7 @@ def test_every_wording_of_a_job_log(line: str, expected: Sighting | None) -> Non
     assert JobLog().read(line) == expected
 
 
-def test_a_pull_is_told_with_what_it_took() -> None:
+def test_a_pull_is_reported_with_what_it_took() -> None:
     lines = (
         "2026-11-24T08:00:00.000000Z 00O Using Docker executor with image a:1 ...\n"
         "2026-11-24T08:00:01.000000Z 00O Pulling docker image a:1 for platform linux/amd64 ...\n"
@@ -63,7 +63,7 @@ def test_a_pull_is_told_with_what_it_took() -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "v12", "race-if-not-present", "race-never"])
-def test_traces_of_captured_jobs_tell_the_images_that_the_events_tell(name: str, log: EventLog) -> None:  # noqa: F811
+def test_traces_of_captured_jobs_name_the_images_that_the_events_name(name: str, log: EventLog) -> None:  # noqa: F811
     recorded(log, name)
     from_events = set(
         log.query("SELECT DISTINCT job_id, role, image_id FROM job_images WHERE role IN ('build', 'service')")
@@ -135,7 +135,7 @@ def test_the_end_of_a_job(message: str, fields: dict[str, object], outcome: str,
     assert (output.outcome, output.seconds) == (outcome, seconds)
 
 
-def test_names_with_variables_and_jobs_without_number_tell_nothing() -> None:
+def test_names_with_variables_and_jobs_without_number_say_nothing() -> None:
     lines = [
         json.dumps({"msg": MESSAGE, "image_name": "$IMAGE", "job": 5}),
         json.dumps({"msg": MESSAGE, "image_name": "a:1", "job": "x"}),
@@ -191,7 +191,7 @@ RECORDED = [
 FACTS = "SELECT kind, role, reference, image_id FROM events ORDER BY time"
 
 
-def test_a_journal_tells_jobs_to_hosts_without_engine_events(log: EventLog) -> None:  # noqa: F811
+def test_a_journal_gives_jobs_to_hosts_without_engine_events(log: EventLog) -> None:  # noqa: F811
     found = ingest(log, PipedLog(STORY, NOW))
     assert (found.lines, found.facts, found.new, found.unresolved, found.untimed) == (9, 7, 5, 0, 0)
     assert log.query(FACTS) == RECORDED
@@ -203,7 +203,7 @@ def test_a_journal_tells_jobs_to_hosts_without_engine_events(log: EventLog) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cut", [0, 2, 3, 4, 6, 8])
-def test_however_a_journal_is_cut_and_repeated_each_fact_is_told_once(log: EventLog, cut: int) -> None:  # noqa: F811
+def test_however_a_journal_is_cut_and_repeated_each_fact_is_reported_once(log: EventLog, cut: int) -> None:  # noqa: F811
     ingest(log, PipedLog(STORY[:cut], NOW))
     assert journal_cursor(log) == (f"s={[0, 1, 2, 3, 4, 5, 6, 7, 9][cut - 1]}" if cut else None)
     ingest(log, PipedLog(STORY[cut:], NOW))
@@ -216,7 +216,7 @@ def test_however_a_journal_is_cut_and_repeated_each_fact_is_told_once(log: Event
     assert log.query("SELECT count(*) FROM job") == [(1,)]
 
 
-def test_what_containers_show_is_not_told_again(log: EventLog) -> None:  # noqa: F811
+def test_what_containers_show_is_not_reported_again(log: EventLog) -> None:  # noqa: F811
     recorded(log, "a")
     for trace in sorted((CAPTURES / "a").glob("trace-*.log")):
         job = int(trace.stem.removeprefix("trace-"))
@@ -233,7 +233,7 @@ def test_what_containers_show_is_not_told_again(log: EventLog) -> None:  # noqa:
     ]
 
 
-def test_a_file_is_read_on_from_where_it_ended_and_anew_after_rotation(log: EventLog, tmp_path: Path) -> None:  # noqa: F811
+def test_a_file_is_read_on_from_where_it_ended_and_again_after_rotation(log: EventLog, tmp_path: Path) -> None:  # noqa: F811
     path = tmp_path / "runner.log"
     lines = [json.dumps({"msg": "Job succeeded", "job": k, "time": "2026-11-24T08:00:00Z"}) + "\n" for k in range(6)]
     path.write_text("".join(lines[:2]) + lines[2][:20])
@@ -275,7 +275,7 @@ def test_a_name_that_a_job_intends_is_the_image_that_it_meant_then(log: EventLog
     assert log.query("SELECT image_id FROM job_images WHERE job_id = '5'") == [(ID,)]
 
 
-def test_the_command_takes_a_pipe_and_tells_its_cursor(log: EventLog) -> None:  # noqa: F811
+def test_the_command_takes_a_pipe_and_says_its_cursor(log: EventLog) -> None:  # noqa: F811
     command = ["ingest", "gitlab-runner-log", "--log", str(log.path)]
     shown = CliRunner().invoke(app, [*command, "-"], input="\n".join(STORY))
     assert shown.output == "9 lines, 7 facts on jobs, 5 of them new\n"
@@ -285,7 +285,7 @@ def test_the_command_takes_a_pipe_and_tells_its_cursor(log: EventLog) -> None:  
     assert JOURNAL in {row[0] for row in EventLog(log.path).query("SELECT source FROM position")}
 
 
-def test_a_file_that_tells_of_no_job_is_told_apart(log: EventLog, tmp_path: Path) -> None:  # noqa: F811
+def test_a_file_that_names_no_job_is_kept_apart(log: EventLog, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "other.log").write_text("Nov 25 host sshd[1]: Accepted publickey\n")
     command = ["ingest", "gitlab-runner-log", str(tmp_path / "other.log"), "--log", str(log.path)]
     output = CliRunner().invoke(app, command)
@@ -293,7 +293,7 @@ def test_a_file_that_tells_of_no_job_is_told_apart(log: EventLog, tmp_path: Path
     assert "if jobs ran, is this the log of GitLab Runner itself?" in output.output
 
 
-def test_starts_are_told_with_the_project() -> None:
+def test_starts_are_reported_with_the_project() -> None:
     ((_, output),) = read_lines(
         [json.dumps({"msg": "Checking for jobs... received", "job": 5, "repo_url": "https://git.example.org/g/p.git"})]
     )

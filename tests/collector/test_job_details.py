@@ -79,7 +79,7 @@ def test_the_log_holds_what_the_setting_allows_and_uses_stay(tmp_path: Path, det
     held = contents(log.path)
     assert [word for word in SECRETS[JobDetails.NONE] if word not in held] == list(SECRETS[details])
     assert log.query("SELECT sum(uses) FROM image_uses") == [(2,)]
-    # The Compose project remains: services are told apart by it.
+    # The Compose project remains: it keeps services apart.
     assert log.query("SELECT count(DISTINCT ci), min(ci) FROM job") == [
         (1, "compose" if details == "none" else "gitlab")
     ]

@@ -87,7 +87,7 @@ def test_a_captured_job_is_known_with_all_its_labels(log: EventLog) -> None:
     )
 
 
-def test_one_query_tells_which_project_uses_which_image(log: EventLog) -> None:
+def test_one_query_says_which_project_uses_which_image(log: EventLog) -> None:
     recorded(log, "v12")
     rows = log.query(
         "SELECT project_id, reference, count(DISTINCT job_id) FROM job_images WHERE role = 'build'"

@@ -357,7 +357,7 @@ def test_podmans_pulls_and_pushes_prove_nothing(tmp_path: Path) -> None:
     assert origins(log) == {"reported": "unknown", "built": "local", "packed": "registry"}
 
 
-def test_what_older_versions_recorded_is_judged_by_digests_where_they_tell(tmp_path: Path) -> None:
+def test_what_older_versions_recorded_is_judged_by_digests_where_they_say(tmp_path: Path) -> None:
     for store, judged in (
         ("overlay2", "registry"),
         (None, "registry"),

@@ -113,7 +113,7 @@ def values(metrics: Metrics) -> dict[str, float]:
     }
 
 
-def test_metrics_tell_what_the_log_holds_and_go_on_after_a_restart(log: EventLog, tmp_path: Path) -> None:
+def test_metrics_say_what_the_log_holds_and_go_on_after_a_restart(log: EventLog, tmp_path: Path) -> None:
     metrics = Metrics(log, now=lambda: NOW)
     metrics.publish(live(tmp_path))
     # B comes back, its base never left; and once more it is seen, with another name.
@@ -166,7 +166,7 @@ def test_metrics_tell_what_the_log_holds_and_go_on_after_a_restart(log: EventLog
     assert shown["coverage_ratio 7d"] == pytest.approx((900 - 200 - 50) / (7 * 86400))
 
 
-def test_the_pruner_s_levels_and_last_run_are_told(log: EventLog, tmp_path: Path) -> None:
+def test_the_pruner_s_levels_and_last_run_are_reported(log: EventLog, tmp_path: Path) -> None:
     metrics = Metrics(log)
     metrics.publish(live(tmp_path))
     assert "threshold_bytes" not in values(metrics)

@@ -39,7 +39,7 @@ PLAIN = {"layers": [{"mediaType": "application/vnd.docker.image.rootfs.diff.tar"
         ({}, Origin.UNKNOWN),
     ],
 )
-def test_podmans_manifests_tell_a_packed_image_from_a_made_one(
+def test_podmans_manifests_say_a_packed_image_from_a_made_one(
     tmp_path: Path, files: dict[str, object], expected: Origin
 ) -> None:
     folder = tmp_path / "overlay-images" / HEX
@@ -52,7 +52,7 @@ def test_podmans_manifests_tell_a_packed_image_from_a_made_one(
     assert by_manifests(str(tmp_path), "sha256:../x") is Origin.UNKNOWN
 
 
-def test_a_manifest_that_is_none_tells_nothing(tmp_path: Path) -> None:
+def test_what_is_not_a_manifest_says_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "overlay-images" / HEX
     folder.mkdir(parents=True)
     (folder / "manifest").write_text("{")
@@ -60,7 +60,7 @@ def test_a_manifest_that_is_none_tells_nothing(tmp_path: Path) -> None:
     assert by_manifests(str(tmp_path), IMAGE) is Origin.UNKNOWN
 
 
-def test_an_engine_that_tells_an_identity_is_believed() -> None:
+def test_an_engine_that_has_an_identity_is_believed() -> None:
     assert by_identity({"Identity": {"Pull": [{"Repository": "docker.io/library/debian"}]}}) is Origin.REGISTRY
     both = {"Build": [{"Ref": "x"}], "Pull": [{"Repository": "registry.example.org/app"}]}
     assert by_identity({"Identity": both}) is Origin.REGISTRY
@@ -70,7 +70,7 @@ def test_an_engine_that_tells_an_identity_is_believed() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 100, b"\0" * 70000, b"no database at all " * 9999])
-def test_a_file_that_is_no_metadata_tells_nothing(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_metadata_says_nothing(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "containerd/daemon/io.containerd.metadata.v1.bolt/meta.db"
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
@@ -136,7 +136,7 @@ def packed(name: str, image: str = IMAGE, digests: tuple[str, ...] = ("a@sha256:
     return ImageObservation(image, (name,), digests, None, None, 1, (), Origin.PACKED)
 
 
-def test_what_comes_packed_is_what_events_tell_and_not_known_until_they_do() -> None:
+def test_what_comes_packed_is_what_events_say_and_not_known_until_they_do() -> None:
     now = [0.0]
     arrivals = Arrivals(lambda: now[0])
     assert arrivals.origin(packed("docker.io/library/a:1"), 0) is Origin.UNKNOWN
@@ -174,7 +174,7 @@ def test_what_is_known_to_be_local_stays_so_until_another_manifest_comes() -> No
     assert presence.resolved_origin(packed("b:1", "sha256:b")).origin is Origin.REGISTRY
 
 
-def test_what_is_told_late_shows_how_images_have_come_that_were_seen_before() -> None:
+def test_what_is_reported_late_shows_how_images_have_come_that_were_seen_before() -> None:
     now, late, far = [0.0], 10 * 10**9 - 10**8, 12 * 10**9
     arrivals, seen_ns = Arrivals(lambda: now[0]), 10 * 10**9
 

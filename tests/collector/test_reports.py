@@ -141,13 +141,13 @@ def test_a_check_of_the_status_fails_by_the_rule_that_the_status_warns_by(log: E
     assert checked() is None
 
 
-def test_a_log_that_only_a_side_band_fed_has_witnessed_nothing(log: EventLog) -> None:
+def test_a_log_that_only_a_job_source_fed_has_observed_nothing(log: EventLog) -> None:
     log.append([Event(at(5), Kind.JOB_IMAGE_USED), Event(at(1), Kind.JOB_IMAGE_USED)])
     assert status(log, NOW).coverage_7_days is None
 
 
 @pytest.mark.slow
-def test_a_log_from_elsewhere_is_told_by_its_own_host(log: EventLog) -> None:
+def test_a_log_from_elsewhere_is_reported_by_its_own_host(log: EventLog) -> None:
     log.append([Event(at(7), Kind.COLLECTOR_STARTED), Event(at(0), Kind.DISK_SAMPLED, bytes=5)])
     elsewhere = status(EventLog(log.path, host="laptop"), NOW)
     assert (elsewhere.host, elsewhere.events, elsewhere.free_bytes) == ("h", 2, 5)
@@ -183,7 +183,7 @@ def test_every_second_is_seen_or_blind_or_before_the_beginning(
 
 
 @pytest.mark.slow
-def test_free_space_is_told_of_a_minute_as_of_a_week(log: EventLog) -> None:
+def test_free_space_is_reported_of_a_minute_as_of_a_week(log: EventLog) -> None:
     for spacing, count in ((2.0, 30), (300.0, 2016)):
         samples = [
             Event(round((NOW - k * spacing) * NS), Kind.DISK_SAMPLED, bytes=k, attributes={"total_bytes": 5000})

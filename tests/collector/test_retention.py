@@ -275,9 +275,9 @@ def test_a_disk_that_fills_while_the_copy_is_written_leaves_the_log_as_it_was(
         small = EventLog(disk / "events.duckdb", host="h")
         small.path.write_bytes(log.path.read_bytes())
         data = small.query("SELECT * FROM event ORDER BY seq")
-        with pytest.raises(LogFullError) as told:
+        with pytest.raises(LogFullError) as raised:
             compact(small, KEEP, now=now)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(raised.value)
         assert small.query("SELECT * FROM event ORDER BY seq") == data
         assert [path.name for path in disk.iterdir() if path.name.startswith(".events")] == []
         assert check(small) == []

@@ -122,7 +122,7 @@ def test_jobs_are_listed_with_images_and_pulls(log: EventLog) -> None:
     assert len(table.splitlines()) == 3
 
 
-def test_costs_are_told_by_project_ref_and_image(log: EventLog) -> None:
+def test_costs_are_reported_by_project_ref_and_image(log: EventLog) -> None:
     def output(by: By) -> list[tuple[str, int, int, int, int, int, int]]:
         return [
             (
@@ -209,7 +209,7 @@ def seen(image: str, chains: list[str], *, local: bool, created: str = "2026-11-
     return ImageObservation(image, (), () if local else ("r.example.org/x@sha256:1",), created, None, 1, layers)
 
 
-def test_what_an_image_was_built_on_is_told_by_its_layers() -> None:
+def test_what_an_image_was_built_on_is_reported_by_its_layers() -> None:
     presence = Presence()
     now = START * S + 60 * S
     for image, chains in ((A, ["x"]), (B, ["x", "xy"]), (C, ["z"])):

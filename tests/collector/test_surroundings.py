@@ -128,7 +128,7 @@ def test_no_proxy_leads_to_this_host(host: str) -> None:
         ("fd://", "is not an engine's address"),
     ],
 )
-def test_an_address_that_cannot_be_used_is_told_in_one_line(host: str, output: str) -> None:
+def test_an_address_that_cannot_be_used_is_reported_in_one_line(host: str, output: str) -> None:
     with pytest.raises(UsageError, match=re.escape(output)) as caught:
         find_engine(host)
     assert "\n" not in str(caught.value)

@@ -98,7 +98,7 @@ def test_podman_says_the_same_in_other_words() -> None:
     assert (gone.kind, gone.image, gone.began_ns) == (Kind.CONTAINER_DESTROYED, ID_1, 2)
 
 
-def test_untag_tells_the_image_where_the_engine_does_not_tell_the_name() -> None:
+def test_untag_names_the_image_where_the_engine_does_not_name_it() -> None:
     event = Translator(Names()).translate(raw("image", "untag", ID_1, 1, name=ID_1))[0]
     assert (event.image, event.reference) == (ID_1, None)
 

@@ -360,7 +360,7 @@ BAD = ["1E+9999999", "nan", "inf", "-1", str(2**63), "1" * 10**4, "", "0x10", "N
 
 @pytest.mark.parametrize("number", BAD)
 @pytest.mark.parametrize("place", ["start", "seconds", "position", "bytes"])
-def test_a_number_that_is_none_is_one_line_at_once(tmp_path: Path, number: str, place: str) -> None:
+def test_what_is_not_a_number_is_one_line_at_once(tmp_path: Path, number: str, place: str) -> None:
     job = {"start": "1", "seconds": "1"} | ({place: number} if place in JOB_COLUMNS else {})
     layer = {"position": "0", "bytes": "1"} | ({place: number} if place in LAYER_COLUMNS else {})
     made = files(

@@ -223,7 +223,7 @@ def test_a_folder_in_memory_that_others_may_write_to_is_left_alone(log: EventLog
     assert writer.pending == 1
 
 
-def test_room_for_some_events_is_used_though_it_is_none_for_the_whole_spool(
+def test_room_for_some_events_is_used_without_room_for_the_whole_spool(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object) -> None:

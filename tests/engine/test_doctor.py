@@ -21,7 +21,7 @@ def documented(variant: str) -> dict[str, str]:
     return {row[0].strip(): row[COLUMNS[variant]].strip() for row in rows if len(row) == 1 + len(COLUMNS)}
 
 
-def test_the_doctor_tells_what_the_page_says(every_engine: Engine, registry: Registry) -> None:
+def test_the_doctor_says_what_the_page_says(every_engine: Engine, registry: Registry) -> None:
     host = Host(every_engine, every_engine.folder / "log" / "events.duckdb")
     image = registry.push_image("doctor/image", "1", [base_layer(), random_layer(1, 2**20)])
     client = every_engine.client()
@@ -40,7 +40,7 @@ def test_the_doctor_tells_what_the_page_says(every_engine: Engine, registry: Reg
     client.close()
 
 
-def test_what_must_be_mended_is_said(docker20: Engine) -> None:
+def test_what_must_be_fixed_is_said(docker20: Engine) -> None:
     host = Host(docker20, docker20.folder / "log" / "events.duckdb")
     assert "start `collector run`" in host.run("collector", "doctor", status=1)
     host.run("collector", "run", "--once")

@@ -32,7 +32,7 @@ def fill_up(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("variant", ["docker20", "docker26"])
-def test_a_disk_full_to_the_last_block_is_freed_and_all_is_told(
+def test_a_completely_full_disk_is_freed_and_all_is_reported(
     make_engine: MakeEngine, registry: Registry, variant: str
 ) -> None:
     engine = make_engine(variant, 640 * MIB)

@@ -42,7 +42,7 @@ def test_a_full_disk_is_an_error_in_the_progress_stream(make_engine: MakeEngine,
         FakeRunner(engine, helper=image.reference).run_job(image.reference)
 
 
-def test_a_full_disk_is_full_to_the_last_block(make_engine: MakeEngine) -> None:
+def test_a_full_disk_is_completely_full(make_engine: MakeEngine) -> None:
     disk = make_engine("docker20", disk_bytes=100 * MIB).disk
     disk.fill_to(0)
     assert disk.free() == 0

@@ -203,7 +203,7 @@ def test_only_what_a_registry_has_is_removed(any_engine: Engine, registry: Regis
     comer.client.close()
 
 
-def test_what_nothing_tells_of_counts_as_local_until_root_looks(make_engine: MakeEngine, registry: Registry) -> None:
+def test_what_nothing_speaks_of_counts_as_local_until_root_looks(make_engine: MakeEngine, registry: Registry) -> None:
     engine = make_engine("docker26")
     host = Host(engine, engine.folder / "log" / "events.duckdb")
     comer = Comer(engine, registry)

@@ -275,7 +275,7 @@ class Meddler:
         patch.setattr(Remover, "_image_obstacle", asked)
 
 
-def test_what_comes_between_the_last_question_and_the_removal_is_refused_or_told(
+def test_what_comes_between_the_last_question_and_the_removal_is_refused_or_reported(
     any_engine: Engine, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = Host(any_engine, any_engine.folder / "log" / "events.duckdb")
@@ -409,7 +409,7 @@ def kill_before_it_tells(
         process.wait()
 
 
-def test_killed_at_any_moment_the_pruner_leaves_no_removal_untold(docker20: Engine, registry: Registry) -> None:
+def test_killed_at_any_moment_the_pruner_leaves_no_removal_unreported(docker20: Engine, registry: Registry) -> None:
     proxy = Proxy(docker20.socket, docker20.folder / "proxy.sock")
     host = Host(docker20, docker20.folder / "log" / "events.duckdb", proxy.host)
     client = docker20.client()

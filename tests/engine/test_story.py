@@ -195,7 +195,7 @@ def test_the_collector_resumes_without_loss_after_kill_9_and_daemon_restart(
     assert shown[images["gamma"].reference]["evidence"] == "container removed"
 
 
-def test_what_went_and_came_unwitnessed_is_inferred(docker20: Engine, images: dict[str, PushedImage]) -> None:
+def test_what_went_and_came_unobserved_is_inferred(docker20: Engine, images: dict[str, PushedImage]) -> None:
     host = Host(docker20, docker20.folder / "log" / "events.duckdb")
     client = docker20.client()
     client.images.pull(images["alpha"].reference)

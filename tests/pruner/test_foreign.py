@@ -110,7 +110,7 @@ def test_basic_regular_expressions_mean_the_same(pattern: str, subject: str) -> 
     assert re.fullmatch(bre_to_python(pattern), subject)
 
 
-def test_docker_gc_becomes_a_policy_and_the_rest_is_told(docker_gc: list[Path]) -> None:
+def test_docker_gc_becomes_a_policy_and_the_rest_is_reported(docker_gc: list[Path]) -> None:
     made = import_docker_gc(docker_gc)
     policy = made.policy()
     assert policy.min_age == policy.containers.grace == policy.dangling.age == 43200
@@ -187,7 +187,7 @@ def test_what_is_no_setting_is_a_fault(arguments: list[str]) -> None:
         import_docuum(arguments)
 
 
-def test_a_pattern_that_python_does_not_know_is_told() -> None:
+def test_a_pattern_that_python_does_not_know_is_reported() -> None:
     made = import_docuum(["--keep", r"\p{Greek}", "--keep", "a.*b"])
     assert any("Greek" in note for note in made.notes)
     assert len(made.values["allowlist"]) == 1

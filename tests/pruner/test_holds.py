@@ -187,7 +187,7 @@ def test_pull_policies_are_read_from_the_runners_configuration(tmp_path: Path) -
         assert configured_policies(config) == {}
 
 
-def test_an_image_that_a_side_band_names_is_the_only_one_held(log: EventLog) -> None:
+def test_an_image_that_a_job_source_names_is_the_only_one_held(log: EventLog) -> None:
     recorded(log, "a")
     jobs = [container("predefined", job="3000")]
     assert held(jobs, IMAGES, read_jobs(log, NOW)) == {JOB_A: False, JOB_B: False, SERVICE: False}
@@ -239,7 +239,7 @@ def test_at_the_moment_of_the_captured_race_the_image_was_held(log: EventLog, na
     assert set(held_for_jobs(listed, IMAGES, memory, now)) == {JOB_A, JOB_B, SERVICE}
 
 
-def test_a_job_that_the_runner_log_tells_holds_its_image_before_any_container(log: EventLog) -> None:
+def test_a_job_that_the_runner_log_says_holds_its_image_before_any_container(log: EventLog) -> None:
     ingest(log, PipedLog(STORY[:2], 0))
     now = 1_795_507_205.0
     memory = read_jobs(log, now)

@@ -59,7 +59,7 @@ def test_what_is_superseded_and_idle_goes_once_all_that_was_idle_as_long_is_gone
     assert reasons(made(images, 500, local_idle="21d"))["old"] is Reason.LOCAL
 
 
-def test_it_is_named_as_what_no_registry_can_give_back() -> None:
+def test_it_is_named_as_what_exists_only_on_this_host() -> None:
     found = made([built("old", 24 * 20), built("latest", 24 * 8)], 10)
     (removal,) = found.removals
     assert removal.reason == "evict_local"

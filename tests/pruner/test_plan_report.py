@@ -90,7 +90,7 @@ def test_a_plan_with_enough_space_names_what_would_go_next(
     assert shown[-1].startswith("next: nothing to do")
 
 
-def test_an_automatic_minimum_age_says_what_tells_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_automatic_minimum_age_says_where_it_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
     output = replace(
         policy(1), min_age=600.0, min_age_evidence="99% of 60 pulls were followed by a container within 3 min"
     )

@@ -254,7 +254,7 @@ def test_a_tag_that_moved_on_leaves_a_dangling_image_but_a_pinned_digest_does_no
     assert going(off) == ["app:1"]
 
 
-def test_an_untagged_build_goes_although_no_registry_can_give_it_back_but_only_after_its_age() -> None:
+def test_an_untagged_build_goes_although_it_exists_only_here_but_only_after_its_age() -> None:
     nameless = replace(image("build", 25), references=(), digests=(), names=(), origin=Origin.LOCAL)
     assert going(plan(policy(8), inventory([nameless]))) == ["image-of-build"]
     young = replace(nameless, last_use=NOW - 23 * HOUR)

@@ -118,7 +118,7 @@ def test_reasons_that_are_new_each_time_do_not_fill_the_log(
     assert sum(one.runs for one in fruitless(log)) == 50
 
 
-def test_errors_are_told_in_their_words(log: EventLog, note: Callable[..., None]) -> None:
+def test_errors_are_reported_in_their_words(log: EventLog, note: Callable[..., None]) -> None:
     note(0, EngineError("the engine does not answer"))
     note(5, EngineError("the engine does not answer"))
     assert prunes(log) == [("failed", 1)]

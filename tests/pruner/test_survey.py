@@ -73,7 +73,7 @@ def test_free_slots_are_those_without_a_running_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["concurrent = 'many'", "concurrent = 0", "concurrent = true", "concurrent"])
-def test_a_runner_config_that_tells_no_slots_is_named(tmp_path: Path, text: str) -> None:
+def test_a_runner_config_that_says_no_slots_is_named(tmp_path: Path, text: str) -> None:
     config = tmp_path / "config.toml"
     config.write_text(text)
     with pytest.raises(UsageError, match="set job_slots, or make runner_config"):
@@ -170,13 +170,13 @@ IMAGE = Image(
         event("container", "remove", "c", image="registry.example.org/app:1", name="x"),
     ],
 )
-def test_events_that_tell_of_a_use(raw: dict[str, Any]) -> None:
+def test_events_that_show_a_use(raw: dict[str, Any]) -> None:
     use = raw_use(raw)
     assert use is not None
     assert not names_of(IMAGE).isdisjoint(use.called)
 
 
-def test_events_that_tell_of_none_or_of_another_image() -> None:
+def test_events_that_show_none_or_of_another_image() -> None:
     assert raw_use(event("image", "untag", f"sha256:{HEX}")) is None
     assert raw_use(event("network", "create", "n")) is None
     assert raw_use(event("container", "commit", "c", image="registry.example.org/app:1", name="x")) is None
@@ -186,7 +186,7 @@ def test_events_that_tell_of_none_or_of_another_image() -> None:
     assert names_of(IMAGE).isdisjoint(other.called)
 
 
-def test_free_space_is_told_by_the_engine_alone(tmp_path: Path) -> None:
+def test_free_space_is_reported_by_the_engine_alone(tmp_path: Path) -> None:
     path = tmp_path / "engine.sock"
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))

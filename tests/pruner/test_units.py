@@ -116,7 +116,7 @@ def test_they_start_this_installation_as_an_unprivileged_user_of_the_engine(prun
     assert load_policy(root / "etc/docker-hindsight/policy.toml") == Policy()
 
 
-def test_without_the_group_the_operator_is_told(pruner: Pruner, root: Path) -> None:
+def test_without_the_group_the_operator_is_reported(pruner: Pruner, root: Path) -> None:
     (root / "etc/group").unlink()
     output = pruner("install-units", "--root", str(root))
     assert "there is no group 'docker'" in output

@@ -59,7 +59,7 @@ def test_pip_takes_the_wheel_that_fits(
 
 @pytest.mark.engine
 @pytest.mark.slow
-def test_without_a_compiler_the_kernel_loads_or_its_absence_is_told(wheels: Path, bare: Machine) -> None:
+def test_without_a_compiler_the_kernel_loads_or_its_absence_is_reported(wheels: Path, bare: Machine) -> None:
     assert bare.run("sh", "-c", "command -v gcc cc clang || echo none").strip() == "none"
     bare.run("python3", "-m", "venv", "/root/venv")
     pip = ("/root/venv/bin/pip", "install", "--quiet", "--no-index", "--find-links", "/srv/wheels")
