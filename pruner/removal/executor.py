@@ -26,7 +26,7 @@ from pruner.removal.aftermath import aftermath, find_present, item_event, read_u
 from pruner.removal.effect import Effect, NoEffectError, disk_now, settled
 from pruner.removal.full_disk import BY_HAND, STUCK, give_reserves, wants_space, with_reserves
 from pruner.removal.remover import Obstacle, Remover, named
-from pruner.state.event_watch import Lookout
+from pruner.state.event_watch import EventWatch
 from pruner.state.refusals import ItemId, Refusal
 
 logger = logging.getLogger(__name__)
@@ -99,8 +99,8 @@ class Executor:
             LogError: the plan could not be stored; then nothing is removed.
         """
         self._prepare()
-        # Whatever uses an image while the plan is made must be seen, so the lookout comes first.
-        lookout = Lookout(self._engine)
+        # Whatever uses an image while the plan is made must be seen, so the watch comes first.
+        watch = EventWatch(self._engine)
         fruitful = fruitless = 0
         try:
             made = first = with_reserves(self._engine, self._log.path, partial(replan, {}))
@@ -110,7 +110,7 @@ class Executor:
             while made.needed and made.removals:
                 self._round += 1
                 refused = len(self._refusals)
-                gone = self._carry_out(made, lookout)
+                gone = self._carry_out(made, watch)
                 fruitful, fruitless = fruitful + gone, fruitless + (not gone)
                 after = disk_now(made)
                 reached = not short(after.free_bytes, after.free_inodes, made.levels.target)
@@ -120,7 +120,7 @@ class Executor:
                     break
                 made = _towards_target(replan(self._refusals))
         finally:
-            lookout.close()
+            watch.close()
         disk = disk_now(made)
         reached = not (first.needed and short(disk.free_bytes, disk.free_inodes, made.levels.target))
         freed = disk.free_bytes - first.inventory.disk.free_bytes
@@ -163,7 +163,7 @@ class Executor:
         """Append what an earlier prune could only spool. Raises LogError."""
         self._writer.flush()
 
-    def _carry_out(self, made: Plan, lookout: Lookout) -> bool:
+    def _carry_out(self, made: Plan, watch: EventWatch) -> bool:
         """Remove what the plan says, as long as it is needed; whether anything went."""
         self._prune = uuid.uuid4().hex
         logger.info("%s", summary(made))
@@ -192,7 +192,7 @@ class Executor:
             if not short(before.free_bytes, before.free_inodes, made.levels.target):
                 obstacle: Obstacle | None = Obstacle("no longer needed: free space is at the target")
             else:
-                obstacle = self._remover.carry_out(removal, made, lookout)
+                obstacle = self._remover.carry_out(removal, made, watch)
                 if obstacle is not None:
                     found = Refusal(obstacle.why, time.time(), in_this_run=True)
                     self._refusals[removal.kind.value, removal.key] = found
@@ -201,7 +201,7 @@ class Executor:
                 freed, gone, expected = after.free_bytes - before.free_bytes, True, expected + removal.frees
                 self._removed.append((removal, freed))
                 logger.info("removed %s: freed %s; %s", named(removal), format_bytes(freed), removal.detail)
-                facts = self._remover.facts_of(removal, made, lookout)
+                facts = self._remover.facts_of(removal, made, watch)
                 self.store(self._item(Kind.ITEM_REMOVED, removal, freed, facts))
                 useless = self._effect.check(removal.frees, before.free_bytes, after.free_bytes, measure, settling)
                 if useless is not None:

@@ -26,7 +26,7 @@ from pruner.planning.plan import Plan, Removal
 from pruner.planning.stages import Item, ItemKind
 from pruner.policy.local_images import SUPERSEDED
 from pruner.removal.effect import disk_now
-from pruner.state.event_watch import EVIDENCE, Lookout
+from pruner.state.event_watch import EVIDENCE, EventWatch
 from pruner.state.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume, stop_times
 from pruner.state.jobs_in_flight import held_for_jobs
 from pruner.state.questions import is_lost
@@ -69,14 +69,14 @@ class Remover:
         self.orphaned: set[str] = set()
         self.lost: dict[str, tuple[str, ...]] = {}
 
-    def carry_out(self, removal: Removal, made: Plan, lookout: Lookout) -> Obstacle | None:
+    def carry_out(self, removal: Removal, made: Plan, watch: EventWatch) -> Obstacle | None:
         """Check against the engine once more, and remove; why it stays after all, else None.
 
         What the engine refuses is an answer, given in its own words; a lost engine is a fault.
         """
         try:
             with at_most(made.policy.deadline / 4):
-                why = self._remove(removal.of, made, lookout)
+                why = self._remove(removal.of, made, watch)
         except EngineNotFoundError:
             return Obstacle("gone already, or its name has moved")
         except EngineRefusedError as refused:
@@ -88,20 +88,20 @@ class Remover:
             return Obstacle(str(error), refused=True)
         return None if why is None else Obstacle(why)
 
-    def _remove(self, planned: Verdict | Item, made: Plan, lookout: Lookout) -> str | None:
+    def _remove(self, planned: Verdict | Item, made: Plan, watch: EventWatch) -> str | None:
         if isinstance(planned, Verdict):
             image = planned.image
             return (
                 self._is_latest(planned, made)
-                or self._image_obstacle(image, made, lookout)
-                or self._remove_image(image, made, lookout)
+                or self._image_obstacle(image, made, watch)
+                or self._remove_image(image, made, watch)
             )
         if isinstance(planned.subject, Container) and planned.kind is ItemKind.LOG:
             return self._empty_log(planned.subject)
         if isinstance(planned.subject, Container):
             return self._remove_container(planned.subject)
         if isinstance(planned.subject, Volume):
-            return self._remove_volume(planned.subject, made, lookout)
+            return self._remove_volume(planned.subject, made, watch)
         return self._prune_build_cache(planned.subject, planned, made)
 
     def _is_latest(self, planned: Verdict, made: Plan) -> str | None:
@@ -114,7 +114,7 @@ class Remover:
             return None
         return "it exists only on this host, and is the latest of a repository now"
 
-    def _image_obstacle(self, image: Image, made: Plan, lookout: Lookout) -> str | None:
+    def _image_obstacle(self, image: Image, made: Plan, watch: EventWatch) -> str | None:
         """Why an image must stay after all: what has changed since the plan was made."""
         row = current_names(self._engine, image.image_id)
         if row is None:
@@ -123,7 +123,7 @@ class Remover:
             return "its references have moved since the plan was made"
         inventory = made.inventory
         for _ in range(_LOOKS):
-            lookout.mark()
+            watch.mark()
             listed = self._engine.containers()
             if any(container.image == image.image_id for container in listed):
                 return "a container refers to it now"
@@ -132,18 +132,18 @@ class Remover:
             if hold is not None and (hold.firm or image.image_id not in inventory.holds):
                 return f"a job that has begun since may need it: {hold.summary(now)}"
             # This is asked last: the shorter the time between the answer and the removal, the better.
-            used = self._used(image, made, lookout)
+            used = self._used(image, made, watch)
             # A container that was created since the listing may be a job's first.
-            if used is not None or not lookout.has_new_containers(container.container for container in listed):
+            if used is not None or not watch.has_new_containers(container.container for container in listed):
                 return used
         return "containers are created faster than their images can be looked up"
 
-    def _used(self, image: Image, made: Plan, lookout: Lookout) -> str | None:
+    def _used(self, image: Image, made: Plan, watch: EventWatch) -> str | None:
         """What shows a use: from the survey on, whatever uses the image makes it young again."""
-        used = lookout.use_of(image, made.inventory.now, self._own)
+        used = watch.use_of(image, made.inventory.now, self._own)
         return f"{used} since the plan was made" if used is not None else None
 
-    def _remove_image(self, image: Image, made: Plan, lookout: Lookout) -> str | None:
+    def _remove_image(self, image: Image, made: Plan, watch: EventWatch) -> str | None:
         """Remove an image with all its references; why it could not be done, else None.
 
         Names go one by one. The last goes together with the image, by its ID: that the engine refuses
@@ -152,7 +152,7 @@ class Remover:
         """
         taken: list[str] = []
         try:
-            obstacle = self._remove_all(image, made, lookout, taken)
+            obstacle = self._remove_all(image, made, watch, taken)
         except EngineError:
             self._give_back(image, self._missing(image, taken))
             raise
@@ -160,11 +160,11 @@ class Remover:
             self._give_back(image, taken)
         return obstacle
 
-    def _remove_all(self, image: Image, made: Plan, lookout: Lookout, taken: list[str]) -> str | None:
+    def _remove_all(self, image: Image, made: Plan, watch: EventWatch, taken: list[str]) -> str | None:
         for reference in image.references[:-1]:
             self._engine.remove_image(reference)
             taken.append(reference)
-            if (used := self._used(image, made, lookout)) is not None:
+            if (used := self._used(image, made, watch)) is not None:
                 return used
         try:
             self._engine.remove_image(image.image_id)
@@ -237,21 +237,21 @@ class Remover:
                 logger.info("%s has lost its name %s for now: %s", image.name, reference, error)
                 self.lost[image.image_id] = (*self.lost.get(image.image_id, ()), reference)
 
-    def facts_of(self, removal: Removal, made: Plan, lookout: Lookout) -> dict[str, Any]:
+    def facts_of(self, removal: Removal, made: Plan, watch: EventWatch) -> dict[str, Any]:
         """What the log keeps of a removal besides: uses that came too late, volumes that lost their container."""
-        concurrent = self._concurrent_uses(removal, made, lookout)
+        concurrent = self._concurrent_uses(removal, made, watch)
         subject = removal.of.subject if isinstance(removal.of, Item) else None
         volumes = subject.volumes if isinstance(subject, Container) and removal.kind is ItemKind.CONTAINER else ()
         found = {"concurrent_uses": concurrent, "volumes": list(volumes)}
         return {name: value for name, value in found.items() if value}
 
-    def _concurrent_uses(self, removal: Removal, made: Plan, lookout: Lookout) -> list[dict[str, Any]]:
+    def _concurrent_uses(self, removal: Removal, made: Plan, watch: EventWatch) -> list[dict[str, Any]]:
         """The uses of an image that the engine reported only when it was too late."""
         if not isinstance(removal.of, Verdict):
             return []
         time.sleep(self._engine.lag)
         try:
-            uses = lookout.uses_of(removal.of.image, made.inventory.now, self._own)
+            uses = watch.uses_of(removal.of.image, made.inventory.now, self._own)
             # Where a name means an image again, by now another one, nobody misses this one.
             if uses and any(self._engine.resolve(reference) for reference in removal.references):
                 return []
@@ -317,7 +317,7 @@ class Remover:
         detail = self._engine.container_detail(container.container_id)
         return None if detail is None else read_container(detail, container)
 
-    def _remove_volume(self, volume: Volume, made: Plan, lookout: Lookout) -> str | None:
+    def _remove_volume(self, volume: Volume, made: Plan, watch: EventWatch) -> str | None:
         if any(volume.name in row.volumes for row in self._engine.containers()):
             return "a container refers to it now"
         row = next((row for row in self._engine.volumes() if row["Name"] == volume.name), None)
@@ -325,7 +325,7 @@ class Remover:
             return "gone already"
         if created_at(row) != volume.created:
             return "it was created again since the plan was made"
-        if lookout.volume_was_used(volume.name, made.inventory.now):
+        if watch.volume_was_used(volume.name, made.inventory.now):
             return "a container used it since the plan was made"
         self._engine.remove_volume(volume.name)
         return None

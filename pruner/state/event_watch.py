@@ -22,7 +22,7 @@ _DISORDER_NS = 10**9
 EVIDENCE = {kind: kind.traits.happened for kind in USES if kind.by_engine}
 
 
-class Lookout:
+class EventWatch:
     """Follows the engine's events from its making on, whole.
 
     An engine remembers its last 256 events only, which a busy runner fills in seconds; a prune may

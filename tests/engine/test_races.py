@@ -28,7 +28,7 @@ from pruner.removal.client import DockerRemovingEngine as Border
 from pruner.removal.lock import exclusive
 from pruner.removal.remover import Remover
 from pruner.state import jobs_in_flight
-from pruner.state.event_watch import Lookout
+from pruner.state.event_watch import EventWatch
 from pruner.state.inventory import Image
 from tests.engine.engines import Engine
 from tests.engine.host import Host, locked
@@ -79,13 +79,13 @@ class Removals:
         """Take down the times; all else is the remover's own."""
         ask, remove = Remover._image_obstacle, Remover._remove_image
 
-        def asked(ours: Remover, image: Image, made: Plan, lookout: Lookout) -> str | None:
+        def asked(ours: Remover, image: Image, made: Plan, watch: EventWatch) -> str | None:
             self.asked[image.image_id] = time.time()
-            return ask(ours, image, made, lookout)
+            return ask(ours, image, made, watch)
 
-        def removed(ours: Remover, image: Image, made: Plan, lookout: Lookout) -> str | None:
+        def removed(ours: Remover, image: Image, made: Plan, watch: EventWatch) -> str | None:
             try:
-                return remove(ours, image, made, lookout)
+                return remove(ours, image, made, watch)
             finally:
                 self.windows.append((image.image_id, self.asked[image.image_id], time.time()))
 
@@ -266,8 +266,8 @@ class Meddler:
         self.doing: dict[str, Callable[[], object]] = {}
         ask = Remover._image_obstacle
 
-        def asked(ours: Remover, image: Image, made: Plan, lookout: Lookout) -> str | None:
-            obstacle = ask(ours, image, made, lookout)
+        def asked(ours: Remover, image: Image, made: Plan, watch: EventWatch) -> str | None:
+            obstacle = ask(ours, image, made, watch)
             if obstacle is None and image.image_id in self.doing:
                 self.doing.pop(image.image_id)()
             return obstacle
