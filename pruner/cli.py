@@ -283,12 +283,12 @@ def import_config(
     ] = None,
 ) -> None:
     """Convert another tool's settings to a policy, and say on stderr what has no counterpart."""
-    from pruner.policy import other_tools
+    from pruner.policy import docker_gc, docuum, other_tools
 
     if tool is OtherTool.DOCKER_GC:
-        made = other_tools.import_docker_gc([Path(source) for source in sources or ()])
+        made = docker_gc.import_docker_gc([Path(source) for source in sources or ()])
     else:
-        made = other_tools.import_docuum(sources or (), other_tools.disk_size(disk))
+        made = docuum.import_docuum(sources or (), other_tools.disk_size(disk))
     text = made.to_toml()
     for note in made.notes:
         console.print_as_is(note, err=True)

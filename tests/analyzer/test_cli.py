@@ -13,7 +13,8 @@ import pytest
 from analyzer.baselines import baseline
 from collector.eventlog.log import EventLog
 from collector.model.events import Event, Kind
-from pruner.policy.other_tools import import_docker_gc, import_docuum
+from pruner.policy.docker_gc import import_docker_gc
+from pruner.policy.docuum import import_docuum
 from tests.analyzer.command import analyzer
 from tests.analyzer.test_loading import T0, S, container, observed, sample
 

@@ -11,8 +11,9 @@ import pytest
 
 from collector.model.errors import UsageError
 from pruner.cli import main
+from pruner.policy.docker_gc import bre_to_python, import_docker_gc
+from pruner.policy.docuum import import_docuum
 from pruner.policy.file import load_policy
-from pruner.policy.other_tools import bre_to_python, import_docker_gc, import_docuum
 
 EXCLUDES = r"""
 registry.example.org/infra/base:latest
