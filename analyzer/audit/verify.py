@@ -8,7 +8,6 @@ held; images, layers, containers and every last use are the log's.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,17 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
-from collector.eventlog.compaction import FORGET
+from analyzer.audit.cut_log import copy_log, forget_from
 from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
 from collector.machine.disk import DiskSample
 from collector.model.errors import HindsightError, LogError
 from collector.model.events import CONTAINERS
-from collector.model.units import format_count, format_time
+from collector.model.units import format_time
 from collector.model.untrusted import mapping, read_object, text
-from collector.terminal import console
 from pruner.planning.decision import Reason
 from pruner.planning.plan import Plan, plan
 from pruner.policy.file import recorded_policy
@@ -160,49 +156,11 @@ def verify(log: EventLog, host: str | None = None, last: int | None = None) -> l
     with tempfile.TemporaryDirectory(prefix="docker-hindsight-") as folder:
         # The latest first: what is to be forgotten grows, so that one copy serves all.
         cut = EventLog(Path(folder) / "events.duckdb", host=host)
-        _copy(log, cut.path)
+        copy_log(log, cut.path)
         for prune in reversed(recorded):
-            _forget(cut, prune.time_ns)
+            forget_from(cut, prune.time_ns)
             checks.append(_check(prune, cut, containers))
     return checks[::-1]
-
-
-def print_checks(checks: Sequence[PruneCheck]) -> None:
-    """Print one row per prune, then every disagreement with its cause."""
-    rows = [
-        (
-            format_time(made.started),
-            made.trigger or "-",
-            str(sum(check.removed for check in made.images)) if made.skipped is None else "-",
-            str(len(made.images)) if made.skipped is None else "-",
-            f"{made.agreement:.1%}" if made.skipped is None else "-",
-            made.policy,
-        )
-        for made in checks
-    ]
-    columns = ("STARTED", "TRIGGER", "REMOVED", "IMAGES", "AGREEMENT", "POLICY")
-    console.print_table(columns, rows, right=columns[2:5], below=("POLICY",))
-    for made in checks:
-        if made.skipped is not None:
-            console.print_text(f"{format_time(made.started)}: not replayed: {made.skipped}")
-        for check in made.images:
-            if check.kept:
-                console.print_text(
-                    f"{format_time(made.started)}: {check.name} was kept at the last moment: {check.cause}"
-                )
-            elif not check.agrees:
-                done = "removed" if check.removed else "kept"
-                console.print_text(f"{format_time(made.started)}: {check.name} was {done}: {check.cause}")
-    share = agreement(checks)
-    if share is not None:
-        images = sum(len(made.images) for made in checks)
-        kept = sum(check.kept for made in checks for check in made.images)
-        late = f", {kept} of them kept at the last moment for a recorded reason" if kept else ""
-        console.print_text(f"{share:.1%} of {images} verdicts on images are what the history says{late}.")
-    held = [check.asked for made in checks for check in made.images if check.job is not None]
-    if held:
-        times, vain = format_count(len(held), "time"), format_count(held.count(False), "time")
-        console.print_text(f"Jobs in flight held an image {times}; {vain} the job then had no container of it.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,43 +211,6 @@ def _recorded(log: EventLog, host: str, last: int | None) -> list[_Prune]:
             )
         )
     return found
-
-
-def copy_of(log: EventLog, host: str, folder: Path) -> EventLog:
-    """A copy of one host's part of a log in a file, wherever the log is. Raises LogError."""
-    copied = EventLog(folder / "events.duckdb", host=host)
-    _copy(log, copied.path)
-    with duckdb.connect(str(copied.path)) as connection:
-        connection.execute("DELETE FROM event WHERE host <> ?", [host])
-    return copied
-
-
-def _copy(log: EventLog, path: Path) -> None:
-    """Copy the file while nobody can append; what is read from elsewhere is written to one."""
-    with log.reading() as connection:
-        try:
-            if not log.path.is_file():
-                quoted = str(path).replace("'", "''")
-                connection.execute(f"ATTACH '{quoted}' AS copied")
-                connection.execute("COPY FROM DATABASE memory TO copied")
-                connection.execute("DETACH copied")
-                return
-            shutil.copyfile(log.path, path)
-            wal = log.path.with_name(log.path.name + ".wal")
-            if wal.exists():
-                shutil.copyfile(wal, path.with_name(path.name + ".wal"))
-        except OSError as error:
-            raise LogError(f"no copy of {log.path} can be made in {path.parent}: {error.strerror}") from None
-        except duckdb.Error as error:
-            reason = str(error).splitlines()[0]
-            raise LogError(f"no copy of {log.path} can be made in {path.parent}: {reason}") from None
-
-
-def _forget(cut: EventLog, from_ns: int) -> None:
-    """Forget all that happened from a moment on."""
-    with duckdb.connect(str(cut.path)) as connection:
-        connection.execute("DELETE FROM event WHERE epoch_ns(time) >= ? OR host <> ?", [from_ns, cut.host])
-        connection.execute(FORGET)
 
 
 def _check(prune: _Prune, cut: EventLog, containers: frozenset[tuple[str, str]]) -> PruneCheck:

@@ -64,8 +64,9 @@ def verify(
     Folders and buckets that `collector ship` or `analyzer export` wrote are logs, too; --only-host chooses one of
     several hosts.
     """
-    from analyzer.audit.verify import agreement, print_checks
+    from analyzer.audit.verify import agreement
     from analyzer.audit.verify import verify as check
+    from analyzer.report.terminal_verify import print_checks
     from analyzer.search.fleet import find
 
     if log is not None and ("://" in log or Path(log).is_dir()):

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.audit.verify import agreement, copy_of, verify
+from analyzer.audit.cut_log import copy_of
+from analyzer.audit.verify import agreement, verify
 from analyzer.kernel.runs import Wake
 from analyzer.search.fleet import Findings, Source
 from analyzer.simulation.cleaner import PolicyCleaner
