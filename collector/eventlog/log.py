@@ -39,7 +39,7 @@ from collector.eventlog.schema import (
 )
 from collector.eventlog.settings import goes_on_from, job_details
 from collector.eventlog.views import show
-from collector.model.advice import hidden_system_log
+from collector.model.advice import how_to_get_log
 from collector.model.backoff import Backoff
 from collector.model.errors import LogBusyError, LogError
 from collector.model.events import Event
@@ -171,8 +171,7 @@ class EventLog:
             yield self._prepared(self._shared, as_recorded=as_recorded, whole_since=whole_since, again=True)
             return
         if not self.exists():
-            advice = "start `collector run`, make one with `collector import`, or name another with --log"
-            raise LogError(f"no event log at {self.path}: {hidden_system_log() or advice}")
+            raise LogError(f"no event log at {self.path}: {how_to_get_log(self.path)}")
         parallel = whole_since is None
         with self._opened(read_only=True, reachable=reachable, parallel=parallel) as connection:
             if _version(connection) == SCHEMA_VERSION:

@@ -13,6 +13,8 @@ from collector.model.paths import SYSTEM_LOG, default_log_path
 
 # Accounts of people, whose engines are their own, begin there on Linux.
 _FIRST_PERSON = 1000
+# There while systemd runs the machine.
+_SYSTEMD = Path("/run/systemd/system")
 
 
 def as_root(words: str) -> str:
@@ -55,6 +57,15 @@ def hidden_system_log() -> str:
     if os.geteuid() == 0 or not os.access(SYSTEM_LOG.parent, os.F_OK) or os.access(SYSTEM_LOG.parent, os.X_OK):
         return ""
     return f"this machine's own log is {SYSTEM_LOG}: {how_to_read(SYSTEM_LOG)}"
+
+
+def how_to_get_log(log: Path) -> str:
+    """What to do where there is no log."""
+    suffix = service_suffix(log)
+    begin = "start `collector run`"
+    if suffix is not None and log.parent.is_dir() and _SYSTEMD.is_dir():
+        begin = f"`systemctl status collector{suffix}.service` says whether its service runs"
+    return hidden_system_log() or f"{begin}, make one with `collector import`, or name another with --log"
 
 
 def _group_that_reads(folder: Path) -> str | None:

@@ -18,6 +18,8 @@ import pytest
 
 from collector.eventlog.log import EventLog, migrate
 from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION, STORED_KEY
+from collector.model import advice
+from collector.model.advice import how_to_get_log
 from collector.model.errors import LogBusyError, LogError, LogFullError
 from collector.model.events import Event, Kind
 from collector.model.paths import default_log_path
@@ -269,6 +271,15 @@ def test_default_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert default_log_path() == tmp_path / "docker-hindsight" / "events.duckdb"
     monkeypatch.setenv("DOCKER_HINDSIGHT_LOG", "/elsewhere.duckdb")
     assert default_log_path() == Path("/elsewhere.duckdb")
+
+
+def test_what_to_do_without_a_log_depends_on_who_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = tmp_path / "docker-hindsight" / "events.duckdb"
+    service.parent.mkdir()
+    monkeypatch.setattr(advice, "SYSTEM_LOG", service)
+    monkeypatch.setattr(advice, "_SYSTEMD", tmp_path)
+    assert how_to_get_log(service).startswith("`systemctl status collector.service` says")
+    assert how_to_get_log(tmp_path / "other.duckdb").startswith("start `collector run`")
 
 
 def test_migrating_a_current_log_changes_nothing(log: EventLog) -> None:

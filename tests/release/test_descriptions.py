@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,21 @@ def test_hosted_ci_takes_the_description_of_a_release(schema: str, path: str) ->
         [program, "--builtin-schema", schema, ROOT / path], check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_both_hosts_test_build_sign_and_publish_alike() -> None:
+    found = []
+    for path in (".github/workflows/release.yml", ".gitlab-ci.yml"):
+        text = " ".join((ROOT / path).read_text(encoding="utf-8").split())
+        for command in ("bash .ci/run", "make dist", "tools/uv tool run sigstore sign ", "dist/SHA256SUMS"):
+            assert f"{command}" in text, (path, command)
+        assert "tools/uv publish --trusted-publishing always dist/*.whl dist/*.tar.gz" in text, path
+        assert "See CHANGELOG.md." in text, path
+        # What has to be installed, for the tests and for the release.
+        names = re.findall(r"apt-get install --yes --no-install-recommends ((?:[a-z][a-z0-9-]*(?: |$))+)", text)
+        found.append([set(one.split()) - {"gh"} for one in names])
+    assert found[0] == found[1]
+    assert len(found[0]) == 2
 
 
 @pytest.mark.parametrize(
