@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -55,6 +57,22 @@ def test_pip_takes_the_wheel_that_fits(
         if processor is not None:
             header = ["readelf", "--file-header", archive.extract(kernel, tmp_path)]
             assert processor in subprocess.run(header, check=True, capture_output=True, text=True).stdout
+
+
+def test_duckdb_alone_has_no_wheel_for_musl() -> None:
+    """As docs/operations.md and the README say."""
+    export = ("export", "--quiet", "--frozen", "--no-dev", "--all-extras", "--no-emit-project", "--no-hashes")
+    lines = subprocess.run([dist.ROOT / "tools/uv", *export], check=True, capture_output=True, text=True).stdout
+    needed = {line.partition("==")[0] for line in lines.splitlines() if "==" in line and "win32'" not in line}
+    lock = tomllib.loads((dist.ROOT / "uv.lock").read_text(encoding="utf-8"))
+    for processor in ("x86_64", "aarch64"):
+        fits = re.compile(rf"-any\.whl$|musllinux_\d+_\d+_{processor}\b")
+        with_wheel = {
+            package["name"]
+            for package in lock["package"]
+            if any(fits.search(wheel["url"]) for wheel in package.get("wheels", ()))
+        }
+        assert needed - with_wheel == {"duckdb"}
 
 
 @pytest.mark.engine
