@@ -185,7 +185,7 @@ def adopt(
     opened = console.open_log(log)
     before, after = opened.adopt(this_machine(info), name)
     console.print_as_is(
-        f"{opened.path}: the history of '{before.identity.name}' goes on here as '{after.identity.name}'"
+        f"{opened.path}: the history of '{before.identity.name}' continues here as '{after.identity.name}'"
     )
 
 

@@ -199,7 +199,9 @@ def emergency(
         return
     if not yes:
         if not sys.stdin.isatty():
-            raise UsageError("nobody can be asked here: give --yes to take these steps, or --dry-run to see them only")
+            raise UsageError(
+                "there is no terminal to ask at: give --yes to take these steps, or --dry-run to only see them"
+            )
         if not typer.confirm("Take these steps, one after the other, until so much is free?"):
             return
     # If nothing may go, the first step says so in the log, with what stands in the way.
@@ -209,7 +211,9 @@ def emergency(
         typer.echo(running.summary(outcome))
         outcomes.append(outcome)
     if not any(outcome.removed or outcome.reached for outcome in outcomes):
-        raise running.TargetNotReachedError("nothing may go: see docs/howto/disk-full.md for what else gives space")
+        raise running.TargetNotReachedError(
+            "nothing can be removed: see docs/howto/disk-full.md for what else frees space"
+        )
     running.check_reached(outcomes[-1])
 
 

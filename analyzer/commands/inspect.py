@@ -120,7 +120,7 @@ def costs(
         console.print_text(f"warning: {format_count(failed, 'pull')} failed, as the runners' logs say", "red")
     typer.echo()
     if rows and not any(row.first_bytes or row.repulls for row in rows):
-        console.print_text("note: the log holds no pull, so nothing is said of their costs: `simulate` does that")
+        console.print_text("note: the log holds no pull, so their costs are unknown: `simulate` estimates them")
     for column, meaning in COSTS_LEGEND.items():
         if column not in left_out:
             console.print_text(f"{column}: {meaning}", "dim")

@@ -99,7 +99,7 @@ def rollout(
     sources = histories.sources()
     if canary:
         if begun is None:
-            raise UsageError("--canary: the hosts that it was begun with are judged with --since")
+            raise UsageError("--canary: needs --since, with which the hosts that the roll-out started with are judged")
         known = {name for source in sources for name in (source.host, source.label)}
         if strange := sorted(set(canary) - known):
             raise UsageError(f"--canary: no log knows host '{strange[0]}'{unknown(strange[0], sorted(known))}")

@@ -29,7 +29,7 @@ def print_beginning(
     else:
         _print_beginning(expected, begin, trouble, notes)
     if not begin:
-        raise HindsightError("there is no host to begin with: `analyzer recommend --log` looks for a better policy")
+        raise HindsightError("there is no host to start with: `analyzer recommend --log` looks for a better policy")
 
 
 def _print_beginning(
@@ -43,7 +43,7 @@ def _print_beginning(
         console.print_text(f"nor on {len(trouble) - _MOST_NAMED:,} more", "yellow")
     if not begin:
         return
-    console.print_text(f"begin with {len(begin)} of {format_count(len(expected), 'host')}:")
+    console.print_text(f"start with {len(begin)} of {format_count(len(expected), 'host')}:")
     typer.echo()
     rows = [
         (

@@ -295,7 +295,7 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
         )
     if raw.whole_since is not None:
         assumptions.append(
-            f"the history is whole from {format_time(raw.whole_since / 1e9)} on: before, an image counts as in use "
+            f"the history is complete from {format_time(raw.whole_since / 1e9)} on: before, an image counts as in use "
             "between the longest idle times of its days"
         )
     _add_findings(raw)
@@ -330,7 +330,9 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
             f"({lost / max(end, 1.0):.1%} of the time): after it every image counts as just used (min_age)"
         )
     if raw.pull_rate is not None:
-        assumptions.append(f"pulls take as long as this host's own did: {format_bytes(raw.pull_rate)} per second")
+        assumptions.append(
+            f"pulls are assumed to be as fast as this host's own: {format_bytes(raw.pull_rate)} per second"
+        )
     return Trace(
         host=raw.host,
         origin_ns=raw.origin,
@@ -450,7 +452,9 @@ def _layers(raw: _Raw, number: Integers, n: int, assumptions: list[str]) -> tupl
     whole[number[raw.observed["image"].astype(np.int64)]] = raw.observed["size"]
     bare = np.setdiff1d(np.flatnonzero(whole > 0), owner)
     if len(bare):
-        assumptions.append(f"the layers of {format_count(len(bare), 'image')} are unknown: none is taken to be shared")
+        assumptions.append(
+            f"the layers of {format_count(len(bare), 'image')} are unknown: none is assumed to be shared"
+        )
     owner = np.concatenate((owner, bare))
     layer = np.concatenate((layer, count + np.arange(len(bare))))
     by_owner = np.argsort(owner, kind="stable")

@@ -123,6 +123,6 @@ def _print_ingested(found: ingest.Ingested, output: Format, unit: str) -> None:
         typer.echo(f"note: {found.unresolved:,} name an image whose ID the log does not know")
     if found.untimed:
         typer.echo(
-            f"note: {found.untimed:,} bear no time and got a late one: export the journal as JSON, "
+            f"note: {found.untimed:,} have no time and were given a late one: export the journal as JSON, "
             'or set log_format = "json" in the runner\'s configuration'
         )

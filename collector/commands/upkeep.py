@@ -100,10 +100,12 @@ def compact(
     won = f"{format_bytes(found.bytes_before)} -> {format_bytes(found.bytes_after)}"
     since = "from its beginning" if found.whole_since is None else f"from {format_time(found.whole_since)} on"
     if found.removed:
-        console.print_as_is(f"{format_count(found.removed, 'event')} became sums ({won}); the history is whole {since}")
+        console.print_as_is(
+            f"{format_count(found.removed, 'event')} became sums ({won}); the history is complete {since}"
+        )
     else:
         again = f", and the file was written again ({won})" if found.bytes_after < found.bytes_before else ""
-        console.print_as_is(f"nothing to thin{again}: the history is whole {since}")
+        console.print_as_is(f"nothing to thin{again}: the history is complete {since}")
     if largest is not None and found.bytes_after > largest:
         console.print_as_is(
             f"note: {format_bytes(found.bytes_after)} are more than --max-size: less than 30 d are never kept", err=True

@@ -46,7 +46,7 @@ class Compacted:
     """What a compaction freed.
 
     Attributes:
-        whole_since: from when on the history is whole, UTC seconds; None: all of it is.
+        whole_since: from when on the history is complete, UTC seconds; None: all of it is.
         events: how many events it holds now.
         removed: how many events became sums.
         bytes_before, bytes_after: of the file.
@@ -101,7 +101,7 @@ def compact(
         log: the log.
         keep: how long events are kept whole, seconds; infinity: for ever, unless `max_size` says otherwise.
         max_size: where the file is larger, bytes, less is kept whole, but never less than `LEAST_S`.
-        least_s: do nothing, unless the history would begin to be whole so much later than it does, seconds; where the
+        least_s: do nothing, unless the history would begin to be complete so much later than now, seconds; where the
             file is larger than `max_size`, `OFTEN_OVER_S` at most.
         now: what time it is, UTC seconds.
         pause: see `rewrite`.

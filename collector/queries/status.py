@@ -62,7 +62,7 @@ class Status:
     `failures` says which pulls and jobs failed in the last 7 days.
     `standstill` has the latest runs of the pruner that removed nothing though space was short; None: there is none
     since one that did or had nothing to do. `target_reached` is when one last ended with enough space; None: not known.
-    `whole_since` is from when on the history is whole: older events were thinned; None: from its beginning.
+    `whole_since` is from when on the history is complete: older events were thinned; None: from its beginning.
     `recommendation_from` is from when on the history is long enough for `analyzer recommend`; None: it has not begun.
     `next_step` says what to do next.
     `free_history` has the least free space of each of up to 168 equal intervals in the last week of disk samples.

@@ -137,7 +137,7 @@ class Bucket:
             word = code[1] if code else ""
             if any(sign in text for sign in _FULL) or "507" in _STATUS.findall(text):
                 raise StoreFullError(
-                    f"no space left in {self.name}: free some; the next run goes on from here"
+                    f"no space left in {self.name}: free some; the next run continues from here"
                 ) from None
             if isinstance(error, PermissionDeniedError | UnauthenticatedError):
                 raise StoreError(

@@ -103,7 +103,7 @@ def _hosts(log: EventLog) -> list[KnownHost]:
         if one.identity.is_same_machine(here) is False:
             raise LogError(
                 f"the event log {log.path} is that of host '{one.identity.name}' on another machine: ship it from "
-                "there, or run `collector adopt` to go on with it here"
+                "there, or run `collector adopt` to continue it here"
             )
     return hosts
 
@@ -173,8 +173,8 @@ def _place(log: EventLog, store: Store, host: KnownHost, name: str, found: Shipp
             return _Place(stream, newest.first - 1, newest.last)
     if streams:
         found.notes.append(
-            f"the log of '{host.identity.name}' does not go on where the last part ended: all of it is shipped again, "
-            "and readers count each event once (was the log damaged, or is another machine a clone of this one?)"
+            f"the log of '{host.identity.name}' does not continue where the last part ended: all of it is shipped "
+            "again, and readers count each event once (was the log damaged, or is another machine a clone of this one?)"
         )
     return _Place(Stream(own, max((stream.number for stream in streams), default=0) + 1))
 

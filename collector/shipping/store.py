@@ -194,6 +194,6 @@ class Folder:
         except OSError as error:
             if error.errno in _FULL:
                 raise StoreFullError(
-                    f"no space left in {self.path}: free some; the next run goes on from here"
+                    f"no space left in {self.path}: free some; the next run continues from here"
                 ) from None
             raise StoreError(f"{self.path} cannot be used: {error.strerror or error}") from None

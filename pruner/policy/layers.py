@@ -86,7 +86,7 @@ def _check_includable(path: Path, within: tuple[Path, ...], files: int) -> None:
     if os.path.realpath(path) in map(os.path.realpath, within):
         raise UsageError(f"{within[-1]}: {INCLUDE} = '{path}' leads back to itself: include each file once")
     if files > _MOST_FILES:
-        raise UsageError(f"{within[-1]}: {INCLUDE} = '{path}' is one file too many: {_MOST_FILES} are read at most")
+        raise UsageError(f"{within[-1]}: {INCLUDE} = '{path}' is one file too many: at most {_MOST_FILES} are read")
 
 
 def _parsed(path: Path, included_by: Path | None) -> dict[str, Any]:

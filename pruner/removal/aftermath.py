@@ -194,5 +194,5 @@ def _build_cache_bytes(engine: Engine) -> int | None:
     try:
         return read_build_cache(engine.disk_usage()).bytes
     except EngineError as error:
-        logger.warning("how much of the build cache an interrupted prune removed is unknown: %s", error)
+        logger.warning("it is unknown how much of the build cache an interrupted prune removed: %s", error)
         return None

@@ -149,7 +149,7 @@ class Executor:
         try:
             present = find_present(self._engine, [entry for entries in unreported.values() for entry in entries])
         except EngineError as error:
-            logger.warning("what interrupted prunes left behind is asked again in the next run: %s", error)
+            logger.warning("what interrupted prunes left behind is looked up again in the next run: %s", error)
             return
         for prune, entries in unreported.items():
             for entry in entries:

@@ -43,7 +43,7 @@ def give_reserves(log_path: Path, folders: Sequence[str]) -> bool:
     given = [reserve for reserve in reserves(log_path, folders) if reserve.give()]
     for reserve in given:
         kept = format_bytes(reserve.size)
-        logger.warning("the disk is full: %s of reserve at %s is given up", kept, reserve.path)
+        logger.warning("the disk is full: the reserve of %s at %s is released", kept, reserve.path)
     return bool(given)
 
 

@@ -37,7 +37,7 @@ def exclusive(log_path: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-            raise PrunerBusyError(f"another pruner (process {owner}) is at work on {log_path}: let it end") from None
+            raise PrunerBusyError(f"another pruner (process {owner}) is running on {log_path}: let it end") from None
         # Overwriting within the file's first block works on a full disk once the block is there.
         with contextlib.suppress(OSError):
             os.pwrite(descriptor, f"{os.getpid():<31}\n".encode(), 0)

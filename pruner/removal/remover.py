@@ -220,11 +220,11 @@ class Remover:
                         self._engine.tag(image_id, name, tag)
                 except EngineError as error:
                     logger.warning(
-                        "image %s lost its name %s (%s): once there is space, give it back with `docker tag %s %s`",
+                        "image %s lost its name %s (%s): once there is space, restore it with `docker tag %s %s`",
                         *(short_id(image_id), reference, error, short_id(image_id), reference),
                     )
                 else:
-                    logger.warning("gave image %s its name %s back", short_id(image_id), reference)
+                    logger.warning("restored the name of image %s: %s", short_id(image_id), reference)
 
     def _give_back(self, image: Image, taken: Sequence[str]) -> None:
         """Give an image that stays the names that it has lost, unless they mean another by now."""

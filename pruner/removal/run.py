@@ -241,7 +241,7 @@ def _run(
             outcomes.append(executor.run(replan))
     except DeadlineError:
         logger.warning(
-            "the run ends at its deadline; it removed %s so far, and the next run records what became of the rest",
+            "the run ends at its deadline; it removed %s so far, and the next run records the outcome of the rest",
             counted(executor.removed),
         )
         raise
@@ -310,7 +310,7 @@ def check_reached(outcome: Outcome) -> None:
     why = f"; what stands in the way: {', '.join(map(str, held))}" if held else ""
     raise TargetNotReachedError(
         f"free space is still under the target after {rounds}{limit}{why}. "
-        "`pruner plan --all` with the same options gives the reason for each thing"
+        "`pruner plan --all` with the same options gives the reason for each item"
     )
 
 

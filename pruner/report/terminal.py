@@ -190,7 +190,7 @@ def print_emergency(made: Plan, found: Sequence[Prospect]) -> None:
     for line in described(made.inventory):
         console.print_text(line)
     if not made.needed:
-        console.print_text("so much is free already: nothing to do")
+        console.print_text("that much is free already: nothing to do")
         return
     typer.echo()
     left = made.levels.target[0] - disk.free_bytes
@@ -330,7 +330,7 @@ def print_policy(found: PolicyFile, output: Format) -> None:
     rows = [(name, _value(values[name]), str(path)) for name, path in sorted(found.origin.items())]
     if rows:
         console.print_table(("KEY", "VALUE", "FROM"), rows, names=("VALUE", "FROM"))
-    console.print_text(f"{len(values) - len(rows)} of {len(values)} keys are not set: their defaults hold")
+    console.print_text(f"{len(values) - len(rows)} of {len(values)} keys are not set and have their defaults")
 
 
 def _value(value: Any) -> str:

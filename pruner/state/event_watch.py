@@ -118,7 +118,7 @@ class EventWatch:
     def _drain(self) -> None:
         while chunk := self._reader.read(0.0):
             if isinstance(chunk, StreamEnded):
-                raise EngineError(f"the engine's events end ({chunk.reason}): nothing more is removed")
+                raise EngineError(f"the engine's events have ended ({chunk.reason}): nothing more is removed")
             self._note_volumes(chunk)
             for raw in chunk:
                 use = raw_use(raw)

@@ -399,14 +399,14 @@ def warnings(history: HostRecord, log: EventLog | None, policy: Policy, now: flo
         where = f" at {log.path}" if log is not None else ""
         what = "no event log" if log is None or not log.path.exists() else "no use is recorded in the event log"
         found.append(
-            f"{what}{where}: last use is unknown and build or storing time stands in for it; "
+            f"{what}{where}: last use is unknown and build or pull time is used instead; "
             f"{hidden_system_log() or 'start `collector run` on this host'}"
         )
         return tuple(found)
     if now - first < policy.age:
         found.append(
             f"the log is young (since {format_time(first)}): images without an observed use "
-            "are judged by build or storing time"
+            "are judged by build or pull time"
         )
     if now - last > _STALE_S:
         found.append(
@@ -420,7 +420,7 @@ def warnings(history: HostRecord, log: EventLog | None, policy: Policy, now: flo
     if blind > _BLIND_SHARE * _LOOKED_AT_S:
         found.append(
             f"{format_duration(blind)} of the last {format_duration(_LOOKED_AT_S)} were not observed: "
-            "images used only then look older than they are"
+            "images used only then seem unused for longer than they are"
         )
     return tuple(found)
 

@@ -84,7 +84,7 @@ def test_a_week_is_judged_in_one_line_from_shipped_logs(fleet: Path) -> None:
     beginning = json.loads(analyzer(*common, "--hosts", "1", "--format", "json").stdout)
     assert [one["host"] for one in beginning["begin"]] == ["one"]
     table = analyzer(*common)
-    assert (table.returncode, "begin with 2 of 2 hosts" in table.stdout) == (0, True), table.stderr
+    assert (table.returncode, "start with 2 of 2 hosts" in table.stdout) == (0, True), table.stderr
     good = analyzer(*common, "--since", BEGUN, "--canary", "one")
     assert (good.returncode, good.stderr) == (0, "")
     assert good.stdout.splitlines()[-1].startswith("go on: 1 host did as predicted: 1 prune, no disk full, 0 B pulled")

@@ -320,7 +320,7 @@ def test_a_full_folder_is_reported_in_one_line_and_gone_on_from(log: EventLog, t
     store.path.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", store.path], check=True)
     try:
-        with pytest.raises(StoreError, match=r"no space left in .*: free some; the next run goes on from here"):
+        with pytest.raises(StoreError, match=r"no space left in .*: free some; the next run continues from here"):
             ship(log, store)
         subprocess.run(["mount", "-o", "remount,size=4m", store.path], check=True)
         ship(log, store)
@@ -516,7 +516,7 @@ def test_a_log_whose_end_was_lost_is_shipped_again_with_a_note(log: EventLog, st
     log.path.write_bytes(before.read_bytes())
     log.append(days(6, 1))
     (again,) = ship(log, store)
-    assert "does not go on where the last part ended" in again.notes[0]
+    assert "does not continue where the last part ended" in again.notes[0]
     assert ship(log, store)[0].events == 0
     read = shipped(store)
     assert len(rows(read)) == 28

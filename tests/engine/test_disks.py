@@ -201,5 +201,5 @@ def test_a_renamed_host_keeps_its_history_and_another_engine_is_asked_about(
         other = Host(make_engine("docker26"), host.log_path)
         for argv in (("collector", "run", "--once"), ("pruner", "run", "--threshold", "100%")):
             assert "it was recorded on another engine" in other.run(*argv, status=1)
-        assert "the history of 'renamed' goes on here" in other.run("collector", "adopt")
+        assert "the history of 'renamed' continues here" in other.run("collector", "adopt")
         other.run("collector", "run", "--once")

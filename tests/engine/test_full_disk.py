@@ -141,7 +141,7 @@ def test_a_full_disk_costs_no_image_its_names_and_the_engine_has_a_reserve_of_it
     time.sleep(1.1)
     shown, lost = prune()
     assert not lost, shown
-    assert f"reserve at {reserve} is given up" in shown
+    assert f"at {reserve} is released" in shown
     assert engine.disk.free() >= 30_000_000, shown
     if (variant, file_system) == ("docker20", "ext4"):
         check_that_a_log_is_emptied(engine, host, image.reference)

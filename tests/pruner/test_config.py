@@ -258,7 +258,7 @@ def test_what_a_host_says_goes_over_what_its_base_says(tmp_path: Path) -> None:
     output = json.loads(shown.stdout)["from"]
     assert output == {"threshold": str(host), "min_age": str(base), "volumes.named": str(base)}
     table = CliRunner().invoke(app, ["check-policy", str(host)]).stdout
-    assert "keys are not set: their defaults hold" in table
+    assert "keys are not set and have their defaults" in table
 
 
 def test_a_plan_says_where_each_value_is_from(tmp_path: Path) -> None:
