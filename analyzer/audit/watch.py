@@ -196,7 +196,7 @@ def _disk(snapshot: Snapshot, where: Console) -> Iterator[Text]:
         yield Text(f"{span} of samples; least {format_bytes(least)} at {_clock(when, snapshot.now)}", "dim")
         age = snapshot.now - snapshot.samples[-1][0]
         if age > _STALE_S:
-            yield Text(f"the latest sample is {format_duration(age)} old: is `collector run` at work?", "yellow")
+            yield Text(f"the latest sample is {format_duration(age)} old: is `collector run` running?", "yellow")
 
 
 def watch(log: EventLog, engine_host: str | None, policy: Policy, interval: float, *, once: bool) -> None:

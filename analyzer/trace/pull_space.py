@@ -26,7 +26,7 @@ def _nothing(sizes: Floats, above: Floats) -> Floats:  # noqa: ARG001 - as the o
 
 
 def _all(sizes: Floats, above: Floats) -> Floats:
-    """Podman keeps what it has fetched in a temporary folder, until the image is whole."""
+    """Podman keeps what it has fetched in a temporary folder, until the image is complete."""
     return COMPRESSED * (sizes + above)
 
 

@@ -38,7 +38,7 @@ def test_without_an_engine_the_log_says_what_is_oldest(week: EventLog, columns: 
     lines = done.stdout.splitlines()
     assert max(len(line) for line in lines) <= columns
     assert lines[1] == "3.00 GiB of 40.0 GiB free (7.5%)"
-    assert re.search(r"the latest sample is \d+\.\d d old: is `collector run` at work\?", done.stdout)
+    assert re.search(r"the latest sample is \d+\.\d d old: is `collector run` running\?", done.stdout)
     assert "no engine answers" in done.stdout
     assert "registry.example.org/group/app/build-1:1" in done.stdout
     assert "container destroyed" in done.stdout
