@@ -375,12 +375,12 @@ def install_units(
     dry_run: _DryRunOption = False,
 ) -> None:
     """Write systemd units for collector and pruner, with a timer and a trigger for a disk that fills fast."""
-    from pruner.install import units
+    from pruner.install import installer, units
 
     wanted = units.installation(root, programs, user, instance, host or "", data_root, user_engine)
-    for line in units.install(wanted, enable=enable, dry_run=dry_run):
+    for line in installer.install(wanted, enable=enable, dry_run=dry_run):
         typer.echo(line)
-    for line in units.next_steps(wanted, enabled=enable):
+    for line in installer.next_steps(wanted, enabled=enable):
         typer.echo(line)
 
 
@@ -389,10 +389,10 @@ def uninstall_units(
     root: _RootOption = Path("/"), instance: _InstanceOption = "", dry_run: _DryRunOption = False
 ) -> None:
     """Stop the units and remove them; log, policy and user stay."""
-    from pruner.install import units
+    from pruner.install import installer, units
 
     wanted = units.Installation(root, Path("/"), instance=instance)
-    lines = units.uninstall(wanted, dry_run=dry_run)
+    lines = installer.uninstall(wanted, dry_run=dry_run)
     for line in lines or ["no units of ours are installed"]:
         typer.echo(line)
     if lines:

@@ -1,4 +1,4 @@
-"""Writes the systemd units that run collector and pruner on this host, and takes them away again."""
+"""The systemd units that run collector and pruner on a host, and the files that go with them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ import grp
 import os
 import pwd
 import re
-import shlex
-import shutil
-import stat
-import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,11 +15,8 @@ from pathlib import Path
 from collector.job_sources.follow import JOURNAL_GROUP
 from collector.machine import reserve
 from collector.model import environment
-from collector.model.advice import as_root
-from collector.model.errors import HindsightError, UsageError
-from collector.model.paths import read_bounded, replace_file
-from pruner.policy.file import to_toml
-from pruner.policy.policy import Policy
+from collector.model.errors import UsageError
+from collector.model.paths import read_bounded
 
 DEFAULT_USER = "docker-hindsight"
 ENGINE_GROUP = "docker"
@@ -39,18 +32,13 @@ _STARTED = ("collector.service", "pruner.timer", "pruner.path")
 # Started by who has said where to.
 _OPTIONAL = ("collector-ship.timer",)
 _UNIT_FOLDER = Path("etc/systemd/system")
-_PACKAGED_UNITS = Path("usr/lib/systemd/system")
-_MARK = "# Installed by `pruner install-units`: change it with `systemctl edit`, not here.\n"
+MARK = "# Installed by `pruner install-units`: change it with `systemctl edit`, not here.\n"
 _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
-_HIDDEN = (*_HOMES, Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - nothing is written there
+HIDDEN = (*_HOMES, Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - nothing is written there
 _USUAL_FOLDERS = (Path("/var/lib/docker"), Path("/var/lib/containerd"), Path("/var/lib/containers/storage"))
 # What a shell would not take as it is.
 _SPECIAL = re.compile(r"([^\w@%+=:,./-])")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
-
-
-class InstallError(HindsightError):
-    """Units cannot be written or started here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +151,13 @@ class Installation:
     def files(self) -> dict[Path, str]:
         """All files but the policy, by path under the root, with their text."""
         found = {
-            _UNIT_FOLDER / self._named(unit): _MARK + self._filled(_template(package, unit))
+            _UNIT_FOLDER / self._named(unit): MARK + self._filled(_template(package, unit))
             for package, unit in _TEMPLATES
         }
         if self.user != "root" and self.owner is None:
-            found[Path("etc/sysusers.d") / f"{self.state}.conf"] = _MARK + self._sysusers()
+            found[Path("etc/sysusers.d") / f"{self.state}.conf"] = MARK + self._sysusers()
         if self.user != "root":
-            found[Path("etc/tmpfiles.d") / f"{self.state}.conf"] = _MARK + self._tmpfiles()
+            found[Path("etc/tmpfiles.d") / f"{self.state}.conf"] = MARK + self._tmpfiles()
         return found
 
     def _sysusers(self) -> str:
@@ -199,7 +187,7 @@ class Installation:
             "RESERVE": self._reserve(),
             "RUN_AS": self._run_as(),
             "JOURNAL": self._journal(),
-            "HOME": "tmpfs" if any(_under(path, _HOMES) for path in self.visible) else "yes",
+            "HOME": "tmpfs" if any(is_under(path, _HOMES) for path in self.visible) else "yes",
             "NETWORK": self._network(),
             "PATHS": self._paths(),
         }
@@ -309,7 +297,7 @@ class Installation:
         return "# The engine's socket only.\nRestrictAddressFamilies=AF_UNIX\nPrivateNetwork=yes"
 
     def _paths(self) -> str:
-        shown = [path for path in self.visible if _under(path, _HIDDEN)]
+        shown = [path for path in self.visible if is_under(path, HIDDEN)]
         if not shown:
             return ""
         lines = [f"BindReadOnlyPaths=-{_escaped(str(path))}" for path in shown]
@@ -365,157 +353,6 @@ def _user_engine(root: Path, name: str) -> UserEngine:
         raise UsageError(f"--user-engine: there is no user '{name}' on that system") from None
 
 
-def install(wanted: Installation, *, enable: bool = False, dry_run: bool = False) -> list[str]:
-    """Write all files, make the user, and (if asked) start the units; what was done, a line each.
-
-    A policy that is there is left as it is.
-
-    Raises:
-        InstallError: no permission, or a file of the same name that is not ours.
-    """
-    done = []
-    for path, text in wanted.files().items():
-        _check_ours(wanted.root / path)
-        done.append(_write(wanted.root / path, text, dry_run=dry_run))
-    policy = wanted.root / wanted.policy.relative_to("/")
-    if not policy.exists():
-        done.append(_write(policy, to_toml(Policy()), dry_run=dry_run))
-    if wanted.live:
-        services = _service_commands(wanted, enable=enable)
-        done += _all_run(_user_commands(wanted), dry_run=dry_run)
-        done += [] if dry_run else _lay_reserves(wanted)
-        done += _all_run(services, dry_run=dry_run)
-    return done
-
-
-def _all_run(commands: Iterable[Sequence[str]], *, dry_run: bool) -> list[str]:
-    """Run commands, each after the other; what was done, a line each. Raises InstallError."""
-    done = []
-    for argv in commands:
-        done.append(("would run " if dry_run else "ran ") + " ".join(argv))
-        if not dry_run:
-            _run(argv)
-    return done
-
-
-def uninstall(wanted: Installation, *, dry_run: bool = False) -> list[str]:
-    """Stop the units and remove what `install` wrote, but for log, policy and user; what was done.
-
-    Raises:
-        InstallError: no permission.
-    """
-    done = []
-    present = [path for path in wanted.files() if _is_ours(wanted.root / path)]
-    live = wanted.live and _running_systemd()
-    if present and live:
-        argv = ["systemctl", "disable", "--now", *wanted.stopped]
-        done.append(("would run " if dry_run else "ran ") + " ".join(argv))
-        if not dry_run:
-            _run(argv)
-    for path in present:
-        done.append(f"{'would remove' if dry_run else 'removed'} {wanted.root / path}")
-        if not dry_run:
-            try:
-                (wanted.root / path).unlink()
-            except OSError as error:
-                raise InstallError(f"{wanted.root / path} cannot be removed: {error.strerror}") from None
-    if present and live and not dry_run:
-        _run(["systemctl", "daemon-reload"])
-    for folder in wanted.engine_folders if present else ():
-        own = wanted.root / folder.relative_to("/") / reserve.FOLDER
-        if own.is_dir() and not own.is_symlink():
-            done.append(f"{'would remove' if dry_run else 'removed'} {own}")
-            if not dry_run:
-                shutil.rmtree(own, ignore_errors=True)
-    return done
-
-
-def next_steps(wanted: Installation, *, enabled: bool) -> list[str]:
-    """What the operator does next, a line each."""
-    steps = []
-    if any((wanted.root / _PACKAGED_UNITS / unit).exists() for unit in wanted.units):
-        undo = as_root("pruner uninstall-units")
-        steps.append(f"these units hide those of the package in /{_PACKAGED_UNITS}: `{undo}` removes them")
-    if wanted.owner is not None:
-        lingering = as_root(f"loginctl enable-linger {wanted.owner.name}")
-        steps.append(f"{wanted.owner.name}'s engine runs without a login, too, after: {lingering}")
-    elif wanted.user != "root" and wanted.group is None:
-        steps.append(
-            f"there is no group '{ENGINE_GROUP}': let user {wanted.user} use the engine's socket, "
-            "or install with --user root"
-        )
-    if wanted.user != "root" and wanted.owner is None and (closed := _closed_to_others(wanted)):
-        advice = "install again under `umask 022`, or open it and all in it to others"
-        steps.append(f"{closed} is closed to user {wanted.user}, whom the services run as: {advice}")
-    if not enabled:
-        started = as_root(f"systemctl enable --now {' '.join(wanted.started)}")
-        steps += [f"look at {wanted.policy}, and try it on this host: {_plan(wanted)}", f"start with: {started}"]
-    steps.append(f"see what they do with: journalctl -u 'collector{wanted.suffix}' -u 'pruner{wanted.suffix}'")
-    return steps
-
-
-def _closed_to_others(wanted: Installation) -> Path | None:
-    """What of the way to the programs only root may use, as an installation under umask 077 leaves it; None: none.
-
-    Of what a service sees elsewhere than where it is, as below home folders, the folders above do not count.
-    """
-    above = () if _under(wanted.programs, _HIDDEN) else tuple(reversed(wanted.programs.parents))
-    for path in (*above, wanted.programs, wanted.programs / "collector"):
-        try:
-            if not path.stat().st_mode & stat.S_IXOTH:
-                return path
-        except OSError:
-            continue
-    return None
-
-
-def _plan(wanted: Installation) -> str:
-    """The command that shows what these services would remove."""
-    words = ["pruner", "plan"]
-    if wanted.instance:
-        words += ["--policy", str(wanted.policy), "--log", f"/var/lib/{wanted.state}/events.duckdb"]
-    if wanted.host:
-        words += ["--host", wanted.host]
-    return as_root(shlex.join(words))
-
-
-def _service_commands(wanted: Installation, *, enable: bool) -> list[list[str]]:
-    found = []
-    if _running_systemd():
-        found.append(["systemctl", "daemon-reload"])
-        if enable:
-            found.append(["systemctl", "enable", "--now", *wanted.started])
-    elif enable:
-        raise InstallError("systemd does not run here, so nothing can be enabled: leave out --enable")
-    return found
-
-
-def _lay_reserves(wanted: Installation) -> Iterable[str]:
-    """Keep space back on the engine's disks now, before they are full; the units do it for engines that come later."""
-    before = [own for own in wanted.reserves.values() if own.exists()]
-    if wanted.reserves:
-        _run(["/bin/sh", "-c", f"{wanted.reserve_script}; true"])
-    yield from (f"made {own}" for own in wanted.reserves.values() if own not in before and own.exists())
-
-
-def _user_commands(wanted: Installation) -> list[list[str]]:
-    if wanted.user == "root":
-        return []
-    if wanted.owner is not None and shutil.which("systemd-tmpfiles"):
-        return [["systemd-tmpfiles", "--create", f"/etc/tmpfiles.d/{wanted.state}.conf"]]
-    found = []
-    if shutil.which("systemd-sysusers"):
-        found.append(["systemd-sysusers", f"/etc/sysusers.d/{wanted.state}.conf"])
-    elif not _has_user(wanted.user):
-        groups = ["--groups", wanted.group] if wanted.group else []
-        shell = ["--shell", "/usr/sbin/nologin"]
-        home = ["--home-dir", f"/var/lib/{wanted.state}"]
-        found.append(["useradd", "--system", "--user-group", *shell, *home, *groups, wanted.user])
-    if shutil.which("systemd-tmpfiles"):
-        found.append(["systemd-tmpfiles", "--create", f"/etc/tmpfiles.d/{wanted.state}.conf"])
-    return found
-
-
 def _template(package: str, unit: str) -> str:
     return (resources.files(package) / "systemd" / unit).read_text(encoding="utf-8")
 
@@ -525,47 +362,9 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("%", "%%").replace(" ", "\\x20")
 
 
-def _under(path: Path, folders: Iterable[Path]) -> bool:
+def is_under(path: Path, folders: Iterable[Path]) -> bool:
+    """Whether a path lies in one of these folders."""
     return any(path.is_relative_to(folder) for folder in folders)
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        return read_bounded(path).startswith(_MARK)
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-def _check_ours(path: Path) -> None:
-    if path.exists() and not _is_ours(path):
-        raise InstallError(f"{path} is there and was not written by `pruner install-units`: move it away first")
-
-
-def _write(path: Path, text: str, *, dry_run: bool) -> str:
-    if dry_run:
-        return f"would write {path}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, text.encode(), 0o644)
-        path.chmod(0o644)
-    except OSError as error:
-        raise InstallError(f"{path} cannot be written: {error.strerror}; run as root, or name a --root") from None
-    return f"wrote {path}"
-
-
-def _run(argv: Sequence[str]) -> None:
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
-    except OSError as error:
-        raise InstallError(f"{argv[0]} cannot be run: {error.strerror}") from None
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise InstallError(f"`{' '.join(argv)}` ended with status {done.returncode}: {said}")
-
-
-def _running_systemd() -> bool:
-    """As sd_booted(3)."""
-    return Path("/run/systemd/system").is_dir() and shutil.which("systemctl") is not None
 
 
 def _has_group(root: Path, name: str) -> bool:
@@ -577,12 +376,5 @@ def _has_group(root: Path, name: str) -> bool:
         return any(line.startswith(f"{name}:") for line in groups.splitlines())
     try:
         return bool(grp.getgrnam(name))
-    except KeyError:
-        return False
-
-
-def _has_user(name: str) -> bool:
-    try:
-        return bool(pwd.getpwnam(name))
     except KeyError:
         return False
