@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bench._traffic import tag_and_untag
 from collector.model.units import format_bytes
+from collector.queries.overview import overview
 from collector.terminal import console
 from tests.engine import leftovers
 from tests.engine.engines import Engine, available
@@ -106,6 +107,7 @@ def _measure(engine: Engine) -> None:
             ("log, bytes per event", f"{(host.log_path.stat().st_size - size) / EVENTS:.0f}"),
             ("docker events, bytes per event", f"{events.stat().st_size / max(lines, 1):.0f}"),
             *_starts(host),
+            ("one look of `collector run --page` at this log, processor time", f"{_look(host):.2f} s"),
         ],
     )
 
@@ -132,6 +134,16 @@ def _starts(host: Host) -> list[tuple[str, str]]:
             times.append(_children() - before)
         rows.append((f"`{' '.join(argv)}`, processor time", f"{statistics.median(times[1:]):.2f} s"))
     return rows
+
+
+def _look(host: Host) -> float:
+    """Median processor time of making the host's page anew."""
+    times = []
+    for _ in range(REPEATS + 1):
+        before = time.process_time()
+        overview(host.log)
+        times.append(time.process_time() - before)
+    return statistics.median(times[1:])
 
 
 def _children() -> float:

@@ -70,8 +70,14 @@ class HostPage:
         Raises:
             UsageError: the address is invalid, or cannot be listened on.
         """
-        self._names = _names_of(listen_address("--page", address)[0])
-        return serve_app("--page", address, self.app)
+        host = listen_address("--page", address)[0]
+        self._names = _names_of(host)
+        port = serve_app("--page", address, self.app)
+        if not _is_loopback(host):
+            logger.warning(
+                "--page %s: whoever reaches that address can read this host's state without a password", address
+            )
+        return port
 
     @property
     def wanted(self) -> bool:
@@ -135,6 +141,10 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_loopback(host: str) -> bool:
+    return host.lower() == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def _answer(start: StartResponse, status: str, kind: str, body: bytes, *more: tuple[str, str]) -> Iterable[bytes]:

@@ -416,6 +416,9 @@ def test_a_fleet_has_a_row_for_each_host_and_policy(opened_fleet: Open) -> None:
 def test_a_fleet_fits_a_phone_and_is_legible(opened_fleet: Open, width: int) -> None:
     page = opened_fleet(width=width, height=800, color_scheme="dark")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    failed = page.locator("section[aria-labelledby=h-sums] thead th", has_text="failed").bounding_box()
+    assert failed is not None
+    assert failed["x"] + failed["width"] <= width
     assert page.evaluate(CONTRAST) == []
     ids = page.locator("[id]").evaluate_all("all => all.map((one) => one.id)")
     assert len(ids) == len(set(ids))

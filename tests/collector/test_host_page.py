@@ -128,9 +128,15 @@ def test_only_this_hosts_names_are_answered(log: EventLog) -> None:
         assert (status, b"GiB" in body) == (421, False)
 
 
-def test_on_every_address_any_address_is_answered_and_no_foreign_name(log: EventLog) -> None:
+def test_on_every_address_any_address_is_answered_and_no_foreign_name(
+    log: EventLog, caplog: pytest.LogCaptureFixture
+) -> None:
     page = HostPage(log)
+    for own in ("127.0.0.1:0", "localhost:0"):
+        page.serve(own)
+    assert not caplog.records
     page.serve("0.0.0.0:0")
+    assert "without a password" in caplog.text
     assert ask(page, "/", host="192.0.2.7:9634")[0] == 200
     assert ask(page, "/", host="attacker.example")[0] == 421
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-_BLOCK = re.compile(r"^```console(?P<where> host)?\n(?P<lines>.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^ *```console(?P<where> host)?\n(?P<lines>.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _STATUS = re.compile(r"\s+# ends with status (?P<status>\d+)$")
 _PROMPT = "$ "
 
@@ -47,7 +48,7 @@ def _session(lines: str, first: int) -> list[Command]:
     made: list[Command] = []
     typed: list[str] = []
     begun = 0
-    for number, line in enumerate(lines.splitlines(), start=first):
+    for number, line in enumerate(textwrap.dedent(lines).splitlines(), start=first):
         if line.startswith(_PROMPT):
             typed, begun = [line.removeprefix(_PROMPT)], number
         elif typed:

@@ -24,6 +24,14 @@ MIB = 2**20
 NAMES = ("registry.example.org/base:1", "registry.example.org/mesa/build:2", "debian:12", "python:3.12")
 _LINK = re.compile(r"\]\((?P<target>[^)#\s]+)(?P<anchor>#[^)\s]+)?\)")
 
+
+def anchors(document: Path) -> set[str]:
+    """What links to a document's headings end in, as GitHub and GitLab make them."""
+    text = re.sub(r"^ *```.*?^ *```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    heads = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", head) for head in re.findall(r"^#+ (.*)$", text, re.MULTILINE)]
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
 SPACES = ("--mount", "--net", "--pid")
 # A page about another engine than Docker is tried on that.
 ENGINES = {"podman.md": "podman"}
@@ -96,8 +104,11 @@ def test_commands_do_what_they_say(document: Path, host: Engine) -> None:
 def test_links_lead_somewhere(document: Path) -> None:
     for link in _LINK.finditer(document.read_text(encoding="utf-8")):
         target = link["target"]
-        if "://" not in target and not target.startswith("mailto:"):
-            assert (document.parent / target).exists(), target
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        assert (document.parent / target).exists(), target
+        if link["anchor"] and target.endswith(".md"):
+            assert link["anchor"].removeprefix("#") in anchors(document.parent / target), link[0]
 
 
 def test_the_reference_is_what_the_code_says() -> None:
