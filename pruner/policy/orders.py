@@ -158,5 +158,7 @@ ORDERS: dict[str, Order] = {
 }
 LEARNING_ORDERS = ("lfu", "gdsf", "next-use", "superseded", "hazard", "forecast")
 """The orders that need `pruner.state.learning.read_experience`."""
+RATE_ORDERS = ("hazard", "forecast")
+"""Those of them that go by how soon images return."""
 OWN_STATE_ORDERS = ("pulled", "gdsf")
 """The orders that look at what the policy itself did: what it let be pulled, and which images share layers now."""

@@ -26,6 +26,7 @@ from pruner.planning.plan import Plan, Removal, next_in_line
 from pruner.planning.stages import ITEM_REASON_MEANING, Item, ItemKind
 from pruner.planning.summary import summary
 from pruner.policy.file import COMMAND_LINE, PolicyFile, to_json
+from pruner.policy.orders import RATE_ORDERS
 from pruner.policy.policy import Policy
 from pruner.report.history import PastRemoval, history_summary
 
@@ -74,6 +75,8 @@ def print_plan(made: Plan, *, everything: bool = False, truncate: bool = True) -
         console.print_text(origin)
     if made.policy.min_age_evidence:
         console.print_text(f"min age {_min_age(made.policy)}")
+    if order := _order_origin(made):
+        console.print_text(order)
     for line in described(made.inventory):
         console.print_text(line)
     judged: list[Item | Verdict] = [*made.items, *made.verdicts]
@@ -98,6 +101,17 @@ def _policy_origin(policy: Policy) -> str:
             changed.append(f"{name} = {_value(values[name])}")
     shown = [f"{', '.join(changed)} ({source})" for source, changed in by_source.items() if changed]
     return "policy: " + ("; ".join(shown) or f"the defaults ({', '.join(by_source)})")
+
+
+def _order_origin(made: Plan) -> str:
+    """What the order of the images that go stands on, if it goes by rates of return; else empty."""
+    if made.policy.order not in RATE_ORDERS or not any(verdict.evicts for verdict in made.verdicts):
+        return ""
+    returns = round(sum(made.inventory.learned.returns))
+    if not returns:
+        return f"order {made.policy.order}: nothing learned here yet, so general experience (it learns at midnight UTC)"
+    learned = format_count(returns, "return")
+    return f"order {made.policy.order}: learned from {learned} of images, beside general experience"
 
 
 def _print_items(shown: Sequence[Item | Verdict], made: Plan, *, truncate: bool) -> None:

@@ -12,6 +12,7 @@ from pruner.planning.plan import plan
 from pruner.policy.policy import BuildCache, Policy, Space
 from pruner.report.terminal import plan_as_json, print_plan, print_story
 from pruner.state.inventory import BuildCacheUsage, CacheRecord, Inventory
+from pruner.state.learning import Learned
 from tests.pruner.test_stages import DAY, MB, NOW, container, image, inventory, policy, volume
 
 SHARED = ("shared", 5 * MB)
@@ -102,6 +103,17 @@ def test_an_automatic_minimum_age_says_where_it_comes_from(capsys: pytest.Captur
     assert f"min age {line}" in shown
     assert shown.endswith(f"min age {line}")
     assert (made.to_json()["min_age_seconds"], made.to_json()["min_age_evidence"]) == (600.0, output.min_age_evidence)
+
+
+def test_a_plan_says_what_its_order_stands_on(capsys: pytest.CaptureFixture[str]) -> None:
+    state, chosen = inventory([image("gone", 60)]), replace(policy(99), order="forecast")
+    print_plan(plan(chosen, state))
+    assert "order forecast: nothing learned here yet, so general experience" in capsys.readouterr().out
+    counted = Learned(returns=(3.0, *Learned().returns[1:]))
+    print_plan(plan(chosen, replace(state, learned=counted)))
+    assert "order forecast: learned from 3 returns of images, beside" in capsys.readouterr().out
+    print_plan(plan(replace(chosen, order="lru"), state))
+    assert "order lru" not in capsys.readouterr().out
 
 
 def test_a_plan_says_which_file_each_value_is_from(capsys: pytest.CaptureFixture[str]) -> None:
