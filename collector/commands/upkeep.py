@@ -153,6 +153,7 @@ def forget(
     be read from them. Damaged files beside the log have to be removed by hand.
     """
     from collector.eventlog import forget as forgetting
+    from collector.shipping.ship import LOCK
 
     if (project is None) == (image is None):
         raise UsageError("forget: name either --project or --image")
@@ -178,5 +179,7 @@ def forget(
     console.print_as_is(f"{nothing}{done} {what} and {format_count(found.events, 'mention')} of {project or image}")
     if archive is not None:
         console.print_as_is(f"{done} it from {format_count(found.parts, 'part')} of {archive}")
+    elif opened.path.with_name(f"{opened.path.name}{LOCK}").exists():
+        console.print_as_is("note: what `collector ship` wrote may still hold it: name it with --archive", err=True)
     for path in found.left:
         console.print_as_is(f"note: {path} may still hold it: remove it", err=True)

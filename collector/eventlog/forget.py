@@ -6,7 +6,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,17 +142,23 @@ class _Forgetting:
             names: dict[str, list[str]] = {one: [] for one in ids}
             sql = "SELECT image_id, list(DISTINCT name) FROM image_references GROUP BY image_id"
             names.update(connection.execute(sql).fetchall())
-            found = sorted(meant(image, names))
-            theirs = {name for one in found for name in names[one]}
-            others = {name for one in names.keys() - set(found) for name in names[one]}
-            chosen = _numbers(ids[one] for one in found)
-            named = _texts([*theirs - others, *found])
+            found, names_left = _meant(image, names)
+            chosen, named = _numbers(ids[one] for one in found), _texts([*names_left, *found])
             events = _count(
                 connection, f"FROM event WHERE image IN {chosen} OR (image IS NULL AND reference IN {named})"
             )
-        names_left = sorted(theirs - others)
         change = _image_change(chosen, named, found, names_left)
-        parts = self._archive(lambda _: _image_change(_texts(found), named, found, names_left)) if found else 0
+
+        def shipped(connection: duckdb.DuckDBPyConnection) -> Change:
+            # What is gone from the log, as it was forgotten there or thinned, may be there still.
+            sql = "SELECT image_id, list(DISTINCT name) FILTER (name IS NOT NULL) FROM every_image GROUP BY image_id"
+            every = {one: list(known) for one, known in names.items()}
+            for one, known in connection.execute(sql).fetchall():
+                every.setdefault(one, []).extend(known or [])
+            there, left = _meant(image, every)
+            return _image_change(_texts(there), _texts([*left, *there]), there, left)
+
+        parts = self._archive(shipped)
         return self._done(change, dry_run=dry_run, jobs=0, images=found, events=events, parts=parts)
 
     def _drain(self) -> None:
@@ -175,6 +181,14 @@ class _Forgetting:
         record = Event(time.time_ns(), Kind.DATA_FORGOTTEN, attributes=facts, identity=uuid.uuid4().hex)
         rewrite(self._log, replace(change, record=lambda _: record), at=self._at)
         return found
+
+
+def _meant(image: str, names: Mapping[str, Sequence[str]]) -> tuple[list[str], list[str]]:
+    """The IDs of the images that are meant, and the names that are theirs alone."""
+    found = sorted(meant(image, names))
+    theirs = {name for one in found for name in names[one]}
+    others = {name for one in names.keys() - set(found) for name in names[one]}
+    return found, sorted(theirs - others)
 
 
 def _project_change(jobs: str, rows: Sequence[tuple[str | None, str | None]]) -> Change:

@@ -196,6 +196,20 @@ _NAMING = sql_list(NAMING)
 _NAME_GIVING = sql_list(NAME_GIVING)
 _COUNTED = sql_list(kind for kind in MOMENTS if kind.traits.use is Use.JOB)
 
+
+def sql_names_in(events: str) -> str:
+    """SQL of each time that one of these rows of `event` says a name of an image."""
+    return f"""
+    FROM (
+        SELECT host, image, time, seq, kind, unnest({sql_names("attributes -> '$.references'")}
+            || {sql_names("attributes -> '$.digests'")}) AS name
+        FROM {events} WHERE kind = 'image_observed'
+        UNION ALL
+        SELECT host, image, time, seq, kind, reference FROM {events}
+        WHERE kind IN ({_NAMING}) AND reference IS NOT NULL
+    ) WHERE NOT regexp_full_match(name, '(sha256:)?[0-9a-f]{{64}}')"""
+
+
 VIEWS = f"""
 CREATE OR REPLACE VIEW events AS
     SELECT seq, time, recorded, host, kind, image_id, reference, container, bytes, began, attributes, job, role
@@ -370,15 +384,8 @@ CREATE OR REPLACE MACRO repository_of(name) AS regexp_replace(regexp_replace(
     '^(index\\.)?docker\\.io/', ''), '^library/([^/]+)$', '\\1');
 
 CREATE OR REPLACE VIEW image_references AS
-    WITH named AS (
-        SELECT host, image, time, seq, kind, unnest({sql_names("attributes -> '$.references'")}
-            || {sql_names("attributes -> '$.digests'")}) AS name
-        FROM event WHERE kind = 'image_observed'
-        UNION ALL
-        SELECT host, image, time, seq, kind, reference FROM event WHERE kind IN ({_NAMING}) AND reference IS NOT NULL
-    )
-    SELECT host, image, image_id, name, kind, time, seq FROM named JOIN image USING (image)
-    WHERE NOT regexp_full_match(name, '(sha256:)?[0-9a-f]{{64}}');
+    WITH named AS ({sql_names_in("event")})
+    SELECT host, image, image_id, name, kind, time, seq FROM named JOIN image USING (image);
 COMMENT ON VIEW image_references IS 'every name that an image ever had, each time that something said so';
 
 CREATE OR REPLACE VIEW image_names AS

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -19,13 +19,17 @@ from collector.eventlog.database import AUTOLOAD_OFF, alone
 from collector.eventlog.identity import known_hosts
 from collector.eventlog.log import EventLog
 from collector.eventlog.rewrite import Change
+from collector.eventlog.schema import sql_names_in
 from collector.shipping import parts
 from collector.shipping.parts import Manifest, Name
 from collector.shipping.ship import LOCK
 from collector.shipping.store import MOST_OF_MANIFEST, Store, StoreError
 
 Rule = Callable[[duckdb.DuckDBPyConnection], Change]
-"""Makes the change of a stream's parts, with `every_job`, which holds all jobs of the stream, there."""
+"""Makes the change of a stream's parts; `every_job` holds all jobs of the stream there, and `every_image` its images.
+
+Of an image there is a row for each of its names, and one without a name.
+"""
 
 _PIECE = "CREATE OR REPLACE TEMP TABLE piece AS SELECT *, image_id AS image FROM read_parquet({file})"
 _PIECE_JOB = "CREATE OR REPLACE TEMP TABLE piece_job AS FROM {rows}"
@@ -69,21 +73,18 @@ class _Stream:
         with duckdb.connect(config={**AUTOLOAD_OFF}) as connection:
             run = connection.execute
             run(f"CREATE TEMP TABLE every_job AS FROM {_NO_JOBS}")
-            for _ in self._with_jobs():
-                run(f"INSERT INTO every_job BY NAME SELECT job, project, project_id FROM {_parquet(self._files[1])}")
+            run("CREATE TEMP TABLE every_image (image_id VARCHAR, name VARCHAR)")
+            for name in self._names:
+                self._take(connection, name)
+                run("INSERT INTO every_job BY NAME SELECT job, project, project_id FROM piece_job")
+                run(f"INSERT INTO every_image SELECT DISTINCT image, name FROM ({sql_names_in('piece')})")
+                run("INSERT INTO every_image SELECT DISTINCT image, NULL FROM piece WHERE image IS NOT NULL")
             change = rule(connection)
             change.prepare(connection)
             return sum(self._forget_part(connection, change, name, dry_run=dry_run) for name in self._names)
 
-    def _with_jobs(self) -> Iterator[Name]:
-        """The parts that speak of jobs, each with its jobs in the file for them."""
-        for name in self._names:
-            if (data := self._store.read(name.jobs(self._host))) is not None:
-                self._files[1].write_bytes(data)
-                yield name
-
-    def _forget_part(self, connection: duckdb.DuckDBPyConnection, change: Change, name: Name, *, dry_run: bool) -> bool:
-        run = connection.execute
+    def _take(self, connection: duckdb.DuckDBPyConnection, name: Name) -> tuple[Manifest, bool]:
+        """Have a part's rows as `piece` and `piece_job`; its manifest, and whether it has jobs. Raises StoreError."""
         places = (name.events(self._host), name.jobs(self._host))
         found = self._store.read(name.manifest(self._host), MOST_OF_MANIFEST)
         before = [self._store.read(place) for place in places]
@@ -98,8 +99,13 @@ class _Stream:
             )
         for file, data in zip(self._files, before, strict=True):
             file.write_bytes(data or b"")
-        run(_PIECE.format(file=_quoted(self._files[0])))
-        run(_PIECE_JOB.format(rows=_NO_JOBS if before[1] is None else _parquet(self._files[1])))
+        connection.execute(_PIECE.format(file=_quoted(self._files[0])))
+        connection.execute(_PIECE_JOB.format(rows=_NO_JOBS if before[1] is None else _parquet(self._files[1])))
+        return manifest, before[1] is not None
+
+    def _forget_part(self, connection: duckdb.DuckDBPyConnection, change: Change, name: Name, *, dry_run: bool) -> bool:
+        run = connection.execute
+        manifest, has_jobs = self._take(connection, name)
         events, jobs = f"SELECT * EXCLUDE (image) FROM ({change.event})", f"FROM ({change.job})"
         is_same = not run(f"(SELECT * EXCLUDE (image) FROM piece) EXCEPT ALL ({events}) LIMIT 1").fetchall()
         is_same = is_same and not run(f"(FROM piece_job) EXCEPT ALL ({jobs}) LIMIT 1").fetchall()
@@ -108,11 +114,11 @@ class _Stream:
         if dry_run:
             return True
         after = [self._written(connection, f"{events} ORDER BY seq", 0)]
-        after += [] if before[1] is None else [self._written(connection, f"{jobs} ORDER BY job", 1)]
+        after += [self._written(connection, f"{jobs} ORDER BY job", 1)] if has_jobs else []
         sums = [hashlib.sha256(data).hexdigest() for data in after]
         announced = replace(manifest, becoming=(*manifest.becoming, *sums))
         self._store.write(name.manifest(self._host), announced.to_bytes())
-        for place, data in zip(places, after, strict=False):
+        for place, data in zip((name.events(self._host), name.jobs(self._host)), after, strict=False):
             self._store.write(place, data)
         rows = run(f"SELECT count(*) FROM ({events})").fetchall()[0][0]
         done = replace(manifest, rows=rows, sha256=sums[0], jobs_sha256=(*sums, None)[1], becoming=())

@@ -182,6 +182,11 @@ def test_a_project_and_an_image_are_forgotten_in_an_archive_too(
         assert hashlib.sha256(data).hexdigest() == manifest.sha256
         assert not manifest.becoming
     assert forget_project(log, project, archive=there).parts == 0
+    # What was forgotten in the log alone, or thinned there, is found by its name all the same.
+    (name,) = log.query("SELECT min(name) FROM image_references")[0]
+    found = forget_image(log, name)
+    assert (found.images != (), name in repr(shown("event"))) == (True, True)
+    assert (forget_image(log, name, archive=there).parts > 0, name in repr(shown("event"))) == (True, False)
     assert all(not shipped.notes for shipped in ship(log, store))
     path.write_bytes(b"{}")
     with pytest.raises(StoreError, match="remove them by hand"):
