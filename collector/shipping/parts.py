@@ -27,7 +27,7 @@ from urllib.parse import quote, unquote
 
 from collector.eventlog.identity import Identity, KnownHost
 from collector.eventlog.schema import SCHEMA_VERSION
-from collector.model.untrusted import read_json, texts
+from collector.model.untrusted import read_object, texts
 
 EVENTS, JOBS, MERGED, MANIFESTS = "event", "job", "merged", "manifest"
 FORMAT = 1
@@ -268,9 +268,9 @@ def _stored(value: dict[str, Any]) -> bytes:
 
 
 def _read(data: bytes) -> dict[str, Any]:
-    found = read_json(data)
-    if not isinstance(found, dict):
-        raise ValueError("the manifest is damaged")  # noqa: TRY004 - of data, not of arguments
+    found = read_object(data)
+    if found is None:
+        raise ValueError("the manifest is damaged")
     if found.get("format") != FORMAT:
         raise ValueError("the manifest is of another version of docker-hindsight")
     return found
