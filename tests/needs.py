@@ -19,9 +19,15 @@ def examples(count: int) -> int:
 
 
 def first_fast(*cases: object) -> list[object]:
-    """Cases of a test of which `make test-fast` runs the first alone."""
+    """Cases of a test, one value each, of which `make test-fast` runs the first alone."""
     first, *others = cases
     return [first, *(pytest.param(case, marks=pytest.mark.slow) for case in others)]
+
+
+def first_row_fast(*rows: tuple[object, ...]) -> list[object]:
+    """The same of cases that are rows of values."""
+    first, *others = rows
+    return [first, *(pytest.param(*row, marks=pytest.mark.slow) for row in others)]
 
 
 def cannot_run(reason: str) -> NoReturn:

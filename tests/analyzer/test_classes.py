@@ -48,6 +48,7 @@ def names(division: Division) -> Sequence[str]:
     return [one.made.chosen.candidate.name for one in division.classes if one.made.chosen is not None]
 
 
+@pytest.mark.slow
 def test_small_and_large_disks_get_a_policy_each_where_one_serves_them_badly() -> None:
     small = [host(f"small-{k}", 100 * GIB, (3, 1 * GIB), (0, 2 * GIB)) for k in range(6)]
     large = [host(f"large-{k}", 900 * GIB, (0, 1 * GIB), (0, 60 * GIB)) for k in range(6)]

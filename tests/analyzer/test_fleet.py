@@ -26,6 +26,7 @@ from collector.model.events import Event, Kind
 from pruner.policy.file import policy_from
 from tests.analyzer.command import analyzer
 from tests.analyzer.test_loading import T0, S, container, observed, sample
+from tests.needs import first_fast
 
 ODD_NAME = "ci/runner=1 'ü'.example"
 
@@ -144,7 +145,7 @@ def older(folder: Path, source: EventLog, version: int) -> None:
         shutil.rmtree(folder / "job")
 
 
-@pytest.mark.parametrize("version", range(2, SCHEMA_VERSION))
+@pytest.mark.parametrize("version", first_fast(*range(2, SCHEMA_VERSION)))
 def test_older_exports_are_brought_forward(tmp_path: Path, version: int) -> None:
     log = history(tmp_path / "log.duckdb", "runner")
     older(tmp_path / "fleet", log, version)
@@ -246,6 +247,7 @@ def test_a_host_without_a_sound_figure_is_left_out_and_named(fleet: Path) -> Non
         on_each(find([fleet / "new.duckdb"]), work, workers=1)
 
 
+@pytest.mark.slow
 def test_one_table_per_fleet_whatever_the_number_of_processes(fleet: Path) -> None:
     common = ("--log", f"{fleet}/*.duckdb", "--min-age", "60s", "--threshold", "30%")
     one = analyzer("sweep", *common, "--processes", "1", "--format", "json")

@@ -98,6 +98,7 @@ def output(text: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]+>", "", text)).split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", first_fast((), ("--threshold", "10%", "--threshold", "80%"), ("--order", "lfu")))
 def test_the_report_recommends_what_recommend_does_in_the_same_words(
     week: EventLog, tmp_path: Path, options: tuple[str, ...]

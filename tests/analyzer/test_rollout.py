@@ -16,6 +16,7 @@ from pruner.policy.file import to_toml
 from tests.analyzer.command import analyzer
 from tests.analyzer.test_loading import T0, S, container, observed, sample
 from tests.analyzer.test_verify import HOUR, POLICY, STAYS, ended, entry, recorded
+from tests.needs import first_row_fast
 
 DAY = 24 * HOUR
 BEGUN = "2023-11-14T22:43:20"  # half an hour after T0
@@ -99,13 +100,13 @@ def test_a_week_is_judged_in_one_line_from_shipped_logs(fleet: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [
+    first_row_fast(
         (("--since", "1d"), "no host has pruned by this policy since then"),
         (("--since", "2000-01-01"), "has no history before 2000-01-01"),
         (("--since", "soon"), "--since: 'soon' is neither"),
         (("--since", BEGUN, "--canary", "three"), "no log knows host 'three'"),
         (("--canary", "one"), "are judged with --since"),
-    ],
+    ),
 )
 def test_what_cannot_be_judged_is_one_line(fleet: Path, arguments: tuple[str, ...], says: str) -> None:
     done = analyzer("rollout", "--log", str(fleet / "fleet"), "--policy", str(fleet / "policy.toml"), *arguments)

@@ -171,6 +171,7 @@ def test_an_interruption_anywhere_is_gone_on_from_and_nothing_is_read_twice(
     assert shipped(store).query("SELECT count(*) FROM jobs") == [(6,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writes", first_fast(2, 0, 1, 3))
 def test_many_parts_are_merged_and_an_interruption_anywhere_is_gone_on_from(
     log: EventLog, store: Folder, writes: int, monkeypatch: pytest.MonkeyPatch

@@ -11,6 +11,7 @@ import pytest
 from collector.eventlog.log import EventLog
 from collector.model.events import Event, Kind
 from collector.queries.check import RULES, check
+from tests.needs import first_row_fast
 
 IMAGE, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 PLAN = {"prune": "p", "plan": {"images": [{"image": IMAGE}]}}
@@ -46,7 +47,7 @@ def test_a_sound_log_breaks_no_rule(log: EventLog) -> None:
 
 @pytest.mark.parametrize(
     ("rule", "event"),
-    [
+    first_row_fast(
         ("interval", Event(9, Kind.GAP, began_ns=10)),
         ("cause", Event(0, Kind.CONTAINER_DESTROYED, image=IMAGE, container="c")),
         ("plan", Event(9, Kind.ITEM_REMOVED, image=OTHER, attributes={"prune": "p"})),
@@ -56,7 +57,7 @@ def test_a_sound_log_breaks_no_rule(log: EventLog) -> None:
         ("closed", Event(9, Kind.PRUNE_STARTED, attributes=PLAN)),
         ("closed", Event(9, Kind.CONTAINER_DESTROYED, image=IMAGE, container="c", began_ns=1)),
         ("closed", Event(9, Kind.CONTAINER_DESTROYED, image=IMAGE, container="open")),
-    ],
+    ),
 )
 def test_an_event_that_breaks_a_rule_is_found(log: EventLog, rule: str, event: Event) -> None:
     if event.container == "open":
@@ -67,7 +68,7 @@ def test_an_event_that_breaks_a_rule_is_found(log: EventLog, rule: str, event: E
 
 @pytest.mark.parametrize(
     ("rule", "damage"),
-    [
+    first_row_fast(
         ("number", "UPDATE event SET seq = 4 WHERE seq = 3"),
         (
             "identity",
@@ -75,7 +76,7 @@ def test_an_event_that_breaks_a_rule_is_found(log: EventLog, rule: str, event: E
         ),
         ("reference", "UPDATE event SET image = 99 WHERE seq = 4"),
         ("views", "UPDATE schema_version SET views = 'others'"),
-    ],
+    ),
 )
 def test_a_damage_that_breaks_a_rule_is_found(log: EventLog, rule: str, damage: str) -> None:
     with duckdb.connect(str(log.path)) as connection:

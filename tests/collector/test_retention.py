@@ -328,6 +328,7 @@ def test_the_command_says_what_it_won(log: EventLog) -> None:
     assert json.loads(shown.stdout)["bytes_before"] > 0
 
 
+@pytest.mark.slow
 def test_an_archive_has_what_a_compaction_thins_or_nothing_is_thinned(tmp_path: Path) -> None:
     log, now = filled(tmp_path / "log", 3)
     before = log.query("SELECT count(*) FROM event")[0][0]

@@ -20,6 +20,7 @@ from collector.eventlog.spool import Spool, waiting_for
 from collector.eventlog.writer import LogWriter
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
+from tests.needs import first_fast
 
 
 def events(first: int, last: int) -> list[Event]:
@@ -103,7 +104,7 @@ def test_a_damaged_spool_keeps_the_whole_aside_and_uses_what_is_readable(
     assert LogWriter(log).flush()
 
 
-@pytest.mark.parametrize("spare", [4096, 0])
+@pytest.mark.parametrize("spare", first_fast(4096, 0))
 @pytest.mark.parametrize(
     ("harm", "kept", "gaps"),
     [
@@ -133,7 +134,7 @@ def test_a_spool_that_is_damaged_anywhere_costs_the_lines_that_are_and_a_gap(
     assert spool.waiting() == 0
 
 
-@pytest.mark.parametrize("written", range(4))
+@pytest.mark.parametrize("written", first_fast(*range(4)))
 @pytest.mark.parametrize("part", [0.0, 0.4, 1.0])
 def test_a_spool_whose_emptying_was_cut_short_says_nothing_twice_and_no_gap(
     log: EventLog, monkeypatch: pytest.MonkeyPatch, written: int, part: float
