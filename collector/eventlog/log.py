@@ -29,6 +29,7 @@ from collector.eventlog.database import (
 )
 from collector.eventlog.rows import attribute_old_events, insert, unseen
 from collector.eventlog.schema import (
+    COLUMNS,
     FINGERPRINT,
     FUNCTIONS,
     JOBS_VERSION,
@@ -44,7 +45,7 @@ from collector.model.backoff import Backoff
 from collector.model.errors import LogBusyError, LogError
 from collector.model.events import Event
 from collector.model.job_details import JobDetails, cut_down
-from collector.model.untrusted import LAST_NS
+from collector.model.untrusted import LAST_NS, whole
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ ONLY_KEPT = math.inf
 """For `EventLog.reading`: of all events but the latest only what decisions need."""
 # What folding may fail from though the file is sound and has space.
 _UNFOLDABLE = (duckdb.DataError, duckdb.ProgrammingError, duckdb.InternalError, duckdb.OutOfMemoryException)
+_LAST_VERSION = 10**9
 _FIRST_RETRY_S = 0.01
 _LAST_RETRY_S = 0.5
 
@@ -174,7 +176,7 @@ class EventLog:
             raise LogError(f"no event log at {self.path}: {how_to_get_log(self.path)}")
         parallel = whole_since is None
         with self._opened(read_only=True, reachable=reachable, parallel=parallel) as connection:
-            if _version(connection) == SCHEMA_VERSION:
+            if _version(connection, self.path) == SCHEMA_VERSION:
                 yield self._prepared(connection, as_recorded=as_recorded, whole_since=whole_since)
                 return
         with self._opened(read_only=False):
@@ -201,8 +203,6 @@ class EventLog:
         again: bool = False,
     ) -> duckdb.DuckDBPyConnection:
         """An open log as queries see it: with our own views, whatever the file holds, and true times."""
-        if not again:
-            check_tables(connection, self.path)
         since_ns = None if whole_since is None else int(min(max(whole_since * 1e9, 0), LAST_NS))
         show(connection, since_ns, as_recorded=as_recorded, again=again)
         self._resolved(connection)
@@ -334,12 +334,12 @@ class EventLog:
     def has_current_views(self) -> bool:
         """Whether the views in the file are those of this program. Raises as `reading` does."""
         with self._opened(read_only=True) as connection:
-            return _version(connection) == SCHEMA_VERSION and _fingerprint(connection) == FINGERPRINT
+            return _version(connection, self.path) == SCHEMA_VERSION and _fingerprint(connection) == FINGERPRINT
 
     def schema_version(self) -> int:
         """The schema version of the file. Raises as `reading` does."""
         with self._opened(read_only=True) as connection:
-            return _version(connection)
+            return _version(connection, self.path)
 
     @contextmanager
     def _opened(
@@ -353,8 +353,11 @@ class EventLog:
                 self._check(connection)
                 if not read_only:
                     migrate(connection, self.path)
-                elif _version(connection) > SCHEMA_VERSION:
-                    raise newer(self.path, _version(connection))
+                version = _version(connection, self.path)
+                if version > SCHEMA_VERSION:
+                    raise newer(self.path, version)
+                if version == SCHEMA_VERSION:
+                    check_tables(connection, self.path)
                 yield connection
             finally:
                 connection.close()
@@ -400,7 +403,7 @@ def migrate(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     Raises:
         LogError: the log is of a newer version, or a DuckDB file with other tables.
     """
-    version = _version(connection)
+    version = _version(connection, path)
     if version > SCHEMA_VERSION:
         raise newer(path, version)
     if version == SCHEMA_VERSION and _fingerprint(connection) == FINGERPRINT:
@@ -425,25 +428,35 @@ def upgrade(connection: duckdb.DuckDBPyConnection, version: int) -> None:
 
 
 def check_tables(connection: duckdb.DuckDBPyConnection, path: Path, database: str | None = None) -> None:
-    """See that what a log of this schema version holds are tables, not views that only look like them.
+    """See that what a log of this schema version holds are its tables, not views or others that only look like them.
 
     Args:
         connection: where it is open.
         path: its file.
         database: what it is called there; None: it is the connection's own.
     """
-    sql = "SELECT table_name FROM duckdb_tables() WHERE database_name = coalesce(?, current_database())"
-    found = {name for (name,) in connection.execute(sql, [database]).fetchall()}
+    of_tables = "FROM duckdb_tables() WHERE database_name = coalesce($1, current_database()) AND schema_name = 'main'"
+    found = {name for (name,) in connection.execute(f"SELECT table_name {of_tables}", [database]).fetchall()}
     if not found >= TABLES:
         missing = ", ".join(sorted(TABLES - found))
         raise LogError(f"{path} is not an event log (no table {missing}): name another with --log")
+    sql = (
+        "SELECT table_name, column_name, data_type, is_nullable FROM duckdb_columns()"
+        " WHERE database_name = coalesce($1, current_database()) AND schema_name = 'main'"
+    )
+    if other := COLUMNS.difference(connection.execute(sql, [database]).fetchall()):
+        table, column, *_ = min(other)
+        raise LogError(f"{path} is not an event log (column {column} of table {table}): name another with --log")
 
 
-def _version(connection: duckdb.DuckDBPyConnection) -> int:
+def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
     found = connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'schema_version'").fetchall()
     if not found:
         return 0
-    return int(connection.execute("SELECT max(version) FROM schema_version").fetchall()[0][0])
+    version = whole(connection.execute("SELECT max(version) FROM schema_version").fetchall()[0][0], 1, _LAST_VERSION)
+    if version is None:
+        raise LogError(f"{path} is not an event log (no schema version): name another with --log")
+    return version
 
 
 def _fingerprint(connection: duckdb.DuckDBPyConnection) -> str | None:

@@ -181,7 +181,24 @@ JOBS_VERSION = 3
 IDENTITY_VERSION = 7
 
 SCHEMA_VERSION = len(MIGRATIONS)
-TABLES = frozenset(re.findall(r"CREATE TABLE (\w+)", "".join(MIGRATIONS)))
+
+
+def _columns() -> frozenset[tuple[str, str, str, bool]]:
+    """Table, name, type, and whether it may be NULL, of each column that the migrations make."""
+    tables = {"schema_version": [("version", "INTEGER", False)]}
+    statements = r"CREATE TABLE (\w+) \((.*?)\);|ALTER TABLE (\w+) ADD COLUMN (.*?);|CREATE TABLE (\w+) AS FROM (\w+)"
+    for made, columns, altered, added, copied, model in re.findall(statements, "".join(MIGRATIONS), re.DOTALL):
+        if model:
+            tables[copied] = [(name, kind, True) for name, kind, _ in tables[model]]
+            continue
+        found = re.findall(r"(\w+) ([A-Z_]+(?:\[\])?)((?: [A-Z]+)*)", columns or added)
+        rows = [(name, kind, not re.search("NOT NULL|PRIMARY", more)) for name, kind, more in found]
+        tables.setdefault(made or altered, []).extend(rows)
+    return frozenset((table, *row) for table, rows in tables.items() for row in rows)
+
+
+COLUMNS = _columns()
+TABLES = frozenset(table for table, *_ in COLUMNS) - {"schema_version"}
 # What is folded of the events, and can be folded again.
 # What a compaction keeps of the events that it takes: their sums, and the projections that it folded them into.
 FOLDED = ("experience", "habit", "open_use", "situation")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlunsplit
@@ -44,6 +45,10 @@ _UNFINISHED = frozenset({"created", "pending", "running", "canceling", "waiting_
 _NO_TRACE = frozenset({403, 404, 410})
 _LONGEST_LINE = 65536
 _MOST_BODY = 8 * 2**20
+# What an answer holds at most, bytes: a page of jobs, what a redirect or a fault says; and a trace.
+_MOST_ANSWER, _MOST_TRACE = 64 * 2**20, 2**30
+# After so long an answer has come as a whole, seconds: the timeout above is for each piece of it.
+_ANSWER_LASTS_S = 1800.0
 
 
 class GitLabError(HindsightError):
@@ -141,7 +146,8 @@ class Server:
     def _lines(self, response: Any, what: str) -> Iterator[str]:
         """Lines as they come, so that a trace of any size takes little memory."""
         rest = b""
-        with self._as_gitlab_error(what):
+        # Of a trace without end the beginning counts, or this job would stand in the way of all others.
+        with self._as_gitlab_error(what), suppress(_TooLongError):
             for chunk in response.iter_content(_LONGEST_LINE):
                 *whole, rest = (rest + chunk).split(b"\n")
                 for line in whole:
@@ -161,6 +167,8 @@ class Server:
                 f"{self.url} leads to {error} for {what}, and the token is not sent there: "
                 "give the address that the server has itself with --url"
             ) from None
+        except _TooLongError:
+            raise GitLabError(f"{self.url} answered without end for {what}: see that it is a GitLab server") from None
         except GitlabAuthenticationError:
             raise GitLabError(
                 f"{self.url} refuses the token: give one that is valid and has the scope read_api"
@@ -170,7 +178,7 @@ class Server:
             raise GitLabError(
                 f"{self.url} answered {code} for {what}: see that it exists and the token may read it"
             ) from None
-        except (requests.RequestException, OSError, ValueError, RecursionError) as error:
+        except (requests.RequestException, OSError, ValueError, RecursionError, TypeError, LookupError) as error:
             raise GitLabError(
                 f"{self.url} cannot be reached for {what} ({type(error).__name__}): try again later"
             ) from None
@@ -195,9 +203,35 @@ class _ElsewhereError(Exception):
     """A server wants a request to go to another one; the message is where to."""
 
 
+class _TooLongError(Exception):
+    """An answer has no end."""
+
+
+def _bounded(pieces: Iterator[bytes], most: int) -> Iterator[bytes]:
+    """The pieces of an answer. Raises _TooLongError where there are too many, or they take too long."""
+    until = time.monotonic() + _ANSWER_LASTS_S
+    for piece in pieces:
+        most -= len(piece)
+        if most < 0 or time.monotonic() > until:
+            raise _TooLongError
+        yield piece
+
+
 def _session(url: str) -> Any:
     """A session that sends requests to one scheme, host and port only, whatever redirects and links say."""
     import requests  # noqa: PLC0415 - comes with the extra
+    from requests.adapters import HTTPAdapter  # noqa: PLC0415 - comes with the extra
+
+    class Bounded(HTTPAdapter):
+        """Lets no answer be without end, whoever reads it: requests itself reads those of redirects."""
+
+        def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+            found = super().send(request, *args, **options)
+            most = _MOST_TRACE if options.get("stream") and found.ok and not found.is_redirect else _MOST_ANSWER
+            raw: Any = found.raw
+            pieces = raw.stream
+            raw.stream = lambda *sizes, **how: _bounded(pieces(*sizes, **how), most)
+            return found
 
     class OneServer(requests.Session):
         """Every request, also one that follows a redirect or a link to a next page, goes through `send`."""
@@ -207,7 +241,10 @@ def _session(url: str) -> Any:
                 raise _ElsewhereError(_shown_origin(request.url))
             return super().send(request, **options)
 
-    return OneServer()
+    made = OneServer()
+    for scheme in ("http://", "https://"):
+        made.mount(scheme, Bounded())
+    return made
 
 
 def _origin(address: object) -> tuple[str, str, int] | None:
@@ -285,7 +322,7 @@ class RunnerJobs(JobSource):
                 missing += not traced
                 last = max(last, number)
                 pending.pop(number, None)
-                if entry.get("status") in _UNFINISHED:
+                if text(entry.get("status")) in _UNFINISHED:
                     pending[number] = project
             open_jobs = [(project, number) for number, project in pending.items()]
             reached = json.dumps({"last": last, "unfinished": open_jobs})

@@ -9,6 +9,7 @@ from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.schema import table_of_events
 from collector.eventlog.sql import sql_list
 from collector.model.jobs import HELPER_ROLES
+from collector.model.untrusted import LAST_NS
 from collector.queries.pulls import Pull, PullKind, read_pulls
 
 
@@ -79,7 +80,7 @@ def _read(log: EventLog, asked: dict[str, Any], since: float | None) -> tuple[li
         if since is None or not rows:
             return rows, pulls, True
         events = table_of_events(connection)
-        values = [log.host, [row[0] for row in rows], int(since * 1e9)]
+        values = [log.host, [row[0] for row in rows], int(min(max(since * 1e9, 0), LAST_NS))]
         return rows, pulls, not connection.execute(_BEFORE.format(events=events), values).fetchall()
 
 

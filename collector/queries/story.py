@@ -24,6 +24,8 @@ _SHOWN = 3
 
 _USED = "used"
 _ARRIVED = frozenset(kind for kind in with_effect(Effect.COMES) if kind is not Kind.IMAGE_PULLED)
+# A file from elsewhere may hold any.
+_KINDS = frozenset(Kind)
 
 
 @dataclass(slots=True)
@@ -167,10 +169,14 @@ class _TimelineBuilder:
             elif kind == "item_failed":
                 self._add(time_ns, "kept", f"the pruner meant to remove it: {why}")
             else:
-                self._add(time_ns, Kind(kind).traits.happened, reference or "")
-                self._here |= kind in _ARRIVED
+                self._happened(time_ns, kind, reference)
         self._close()
         return self._found
+
+    def _happened(self, time_ns: int, kind: str, reference: str | None) -> None:
+        if kind in _KINDS:
+            self._add(time_ns, Kind(kind).traits.happened, reference or "")
+            self._here |= kind in _ARRIVED
 
     def _add(self, time_ns: int, what: str, detail: str = "", size: int | None = None) -> None:
         self._close()

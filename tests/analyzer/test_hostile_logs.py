@@ -15,6 +15,8 @@ from collector.eventlog.log import EventLog
 from collector.model.events import Event, Kind
 from collector.model.observation import ImageObservation, Layer, pair_layers
 from collector.model.origin import Origin
+from collector.queries.jobs import jobs
+from collector.queries.story import stories
 from collector.shipping.parts import EVENTS
 from pruner.state.inventory import ImageRecord, image_of
 from tests.analyzer.command import analyzer
@@ -147,3 +149,12 @@ def test_a_policy_file_without_end_is_refused(log: EventLog, tmp_path: Path) -> 
 @pytest.mark.parametrize("columns", [0, 1, 10**11])
 def test_a_terminal_of_no_width_or_of_any_ends_nothing(log: EventLog, columns: int) -> None:
     assert analyzer("costs", "--log", str(log.path), columns=columns).returncode == 0
+
+
+def test_a_forged_log_with_kinds_and_times_that_are_none_ends_no_command(log: EventLog) -> None:
+    with duckdb.connect(str(log.path)) as connection:
+        connection.execute("UPDATE event SET kind = 'bogus' WHERE seq % 3 = 0")
+        connection.execute("UPDATE event SET began = '-infinity'::TIMESTAMP_NS WHERE began IS NOT NULL AND seq % 5 = 0")
+    (name,) = log.query("SELECT max(name) FROM image_names")[0]
+    assert stories(log, name)
+    jobs(log)

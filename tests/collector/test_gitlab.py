@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -41,6 +42,9 @@ class Api:
         self.asked: list[str] = []
         # Where the link to the next page leads, if not to the server itself.
         self.elsewhere = ""
+        # Bodies of the next pages, and the status of an answer that has no end.
+        self.pages: list[bytes] = []
+        self.endless: int | None = None
 
     def add(self, number: int, trace: str | None, status: str = "success", project: int = 7) -> None:
         self.jobs[number] = {
@@ -84,7 +88,19 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, json.dumps(job).encode())
         return self.answer(404, b'{"message": "404 Not found"}')
 
+    def answer_without_end(self, status: int) -> None:
+        self.send_response(status)
+        for key, value in {"Transfer-Encoding": "chunked", "Location": "/", "Content-Type": "application/json"}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"400\r\n" + b" " * 0x400 + b"\r\n")
+
     def page(self, query: dict[str, list[str]]) -> None:
+        if self.api.pages:
+            self.answer(200, self.api.pages.pop())
+            return
         assert (query["order_by"], query["sort"]) == (["id"], ["desc"])
         size, number = int(query["per_page"][0]), int(query.get("page", ["1"])[0])
         rows = [self.api.jobs[key] for key in sorted(self.api.jobs, reverse=True)]
@@ -100,6 +116,9 @@ class Handler(BaseHTTPRequestHandler):
     def answer(
         self, status: int, body: bytes, headers: dict[str, str] | None = None, kind: str = "application/json"
     ) -> None:
+        if self.api.endless is not None:
+            self.answer_without_end(self.api.endless)
+            return
         self.send_response(status)
         for key, value in {"Content-Type": kind, "Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(key, value)
@@ -362,8 +381,42 @@ def test_jobs_of_any_shape_are_taken_or_passed_over(api: tuple[Api, str], log: E
         made.add(number, minimal(JOB_A))
         job = made.jobs[number]
         job |= dict.fromkeys(("name", "ref", "started_at", "duration", "web_url", "pipeline", "commit"), leaf)
+        job |= dict.fromkeys(("status", "failure_reason", "finished_at", "runner_manager"), leaf)
         if number % 3 == 0:
             job["project"] = leaf
     found = ingest(log, RunnerJobs(Server(url, TOKEN), RUNNER))
     assert found.lines + found.missing >= len(made.jobs)
     assert ingest(log, RunnerJobs(Server(url, TOKEN), RUNNER)).lines == 0
+
+
+ODD_PAGES = [b"{}", b"5", b"null", b'"x"', b"[[]]", b"[5, null]", b'{"id": 1}', b"[" * 9999, b"<html>"]
+
+
+@pytest.mark.parametrize("body", ODD_PAGES)
+def test_a_page_of_any_shape_is_no_jobs_or_one_line(api: tuple[Api, str], log: EventLog, body: bytes) -> None:
+    made, url = api
+    made.pages = [body]
+    with contextlib.suppress(GitLabError):
+        assert ingest(log, RunnerJobs(Server(url, TOKEN, retries=0), RUNNER)).lines == 0
+
+
+@pytest.mark.parametrize("status", [200, 302, 404, 500])
+def test_an_answer_without_end_is_one_line(
+    api: tuple[Api, str], log: EventLog, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, url = api
+    monkeypatch.setattr(gitlab, "_MOST_ANSWER", 2**16)
+    made.endless = status
+    with pytest.raises(GitLabError, match="answered without end"):
+        ingest(log, RunnerJobs(Server(url, TOKEN, retries=0), RUNNER))
+
+
+def test_a_trace_without_end_counts_as_far_as_it_is_read(
+    api: tuple[Api, str], log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, url = api
+    monkeypatch.setattr(gitlab, "_MOST_TRACE", 2**18)
+    made.add(5, minimal(JOB_A) + "x" * 2**20)
+    made.add(6, minimal(JOB_A))
+    assert ingest(log, RunnerJobs(Server(url, TOKEN, retries=0), RUNNER)).lines == 2
+    assert len(log.query("SELECT 1 FROM job_images WHERE role = 'build'")) == 2

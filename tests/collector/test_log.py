@@ -17,7 +17,7 @@ import duckdb
 import pytest
 
 from collector.eventlog.log import EventLog, migrate
-from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION, STORED_KEY
+from collector.eventlog.schema import COLUMNS, MIGRATIONS, SCHEMA_VERSION, STORED_KEY
 from collector.model import advice
 from collector.model.advice import how_to_get_log
 from collector.model.errors import LogBusyError, LogError, LogFullError
@@ -386,6 +386,34 @@ def test_what_older_versions_recorded_is_judged_by_digests_where_they_say(tmp_pa
             ]
         )
         assert origins(log) == {"with-digest": judged, "without": "local", "once-with": judged}
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ("DELETE FROM schema_version", "no schema version"),
+        ("UPDATE schema_version SET version = -1", "no schema version"),
+        ("ALTER TABLE event ALTER COLUMN kind TYPE BLOB", "column kind of table event"),
+        ("ALTER TABLE event ALTER COLUMN time DROP NOT NULL", "column time of table event"),
+        ("ALTER TABLE job DROP COLUMN name", "column name of table job"),
+        ("DROP TABLE setting", "no table setting"),
+    ],
+)
+def test_a_file_whose_tables_are_others_is_no_log(log: EventLog, change: str, wrong: str) -> None:
+    log.append([Event(1, Kind.IMAGE_TAGGED, image=IMAGE, reference="a:1")])
+    with duckdb.connect(str(log.path)) as connection:
+        assert (
+            COLUMNS.intersection(
+                connection.execute(
+                    "SELECT table_name, column_name, data_type, is_nullable FROM duckdb_columns()"
+                ).fetchall()
+            )
+            == COLUMNS
+        )
+        connection.execute(change)
+    for use in (lambda: log.query("FROM events"), lambda: log.append([Event(2, Kind.IMAGE_TAGGED)])):
+        with pytest.raises(LogError, match=f"is not an event log .{wrong}"):
+            use()
 
 
 @pytest.mark.parametrize("trick", ["event", "last_use"])
