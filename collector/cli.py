@@ -289,7 +289,7 @@ def _other_disk(found: reports.DiskState) -> str:
 def _recommendation(found: reports.Status) -> str:
     """From when on the history is long enough to recommend a policy."""
     if found.recommendation_from is None:
-        return ""
+        return "none yet: no use of an image was recorded"
     ahead = found.recommendation_from - time.time()
     if ahead <= 0:
         return "sound: there is history enough"

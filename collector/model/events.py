@@ -352,6 +352,8 @@ def with_effect(*effects: Effect) -> tuple[Kind, ...]:
 
 
 USES = tuple(kind for kind in Kind if kind.shows_use)
+# Those for which an image has to be there.
+DEMANDS = tuple(kind for kind in USES if kind.traits.use is not None and kind.traits.use.demands)
 # Signs of use that are a moment each: those of containers are intervals, from creation to removal.
 MOMENTS = tuple(kind for kind in USES if kind.traits.use is not Use.CONTAINER)
 CONTAINERS = tuple(kind for kind in USES if kind.traits.use is Use.CONTAINER)

@@ -16,7 +16,7 @@ from collector.eventlog.sql import sql_list, sql_names
 from collector.machine.prune_runs import Fruitless, read_runs
 from collector.machine.wake import read_min_age
 from collector.model.errors import LogError
-from collector.model.events import LIVE, WATCHING, Source, of_source
+from collector.model.events import DEMANDS, LIVE, WATCHING, Source, of_source
 from collector.model.units import format_duration
 from collector.queries.failures import Failures, read_failures
 from collector.queries.next_step import how_to_start, next_step
@@ -63,7 +63,8 @@ class Status:
     `standstill` has the latest runs of the pruner that removed nothing though space was short; None: there is none
     since one that did or had nothing to do. `target_reached` is when one last ended with enough space; None: not known.
     `whole_since` is from when on the history is complete: older events were thinned; None: from its beginning.
-    `recommendation_from` is from when on the history is long enough for `analyzer recommend`; None: it has not begun.
+    `recommendation_from` is from when on the history is long enough for `analyzer recommend`; None: no image was
+    used yet.
     `next_step` says what to do next.
     `free_history` has the least free space of each of up to 168 equal intervals in the last week of disk samples.
     """
@@ -249,7 +250,8 @@ def status(log: EventLog, now: float | None = None) -> Status:
     runs = read_runs(log.path)
     free, total, path, image_bytes, *_ = disk[0] if disk else (None,) * 4
     unwatched = _unwatched(seen.last, last_mark, now)
-    sound = None if first is None else first + LEAST_HISTORY_S
+    used = any(kinds.get(kind) for kind in DEMANDS)
+    sound = None if first is None or not used else first + LEAST_HISTORY_S
     return Status(
         log=str(log.path),
         host=name,

@@ -87,6 +87,8 @@ def test_the_status_warns_when_no_collector_is_running(log: EventLog) -> None:
 def test_the_status_says_from_when_on_a_recommendation_is_sound_and_what_to_do_next(log: EventLog) -> None:
     now = time.time()
     log.append([Event(int((now - 2 * 86400) * 1e9), Kind.COLLECTOR_STARTED), Event(int(now * 1e9), Kind.DISK_SAMPLED)])
+    assert status(log, now).recommendation_from is None
+    log.append([Event(int((now - 86400) * 1e9), Kind.CONTAINER_STARTED, image="sha256:a", container="c")])
     young = status(log, now)
     assert young.recommendation_from == pytest.approx(now + 4.5 * 86400, abs=1)
     assert f"`{on_log('pruner plan', log.path)}` shows" in young.next_step
@@ -106,6 +108,7 @@ def test_the_status_names_a_pruner_that_is_switched_on_and_does_not_run(
     """As with a policy that cannot be read: each start of the service fails, and nothing is removed."""
     now = time.time()
     log.append([Event(int((now - 9 * 86400) * 1e9), Kind.COLLECTOR_STARTED), Event(int(now * 1e9), Kind.DISK_SAMPLED)])
+    log.append([Event(int((now - 86400) * 1e9), Kind.CONTAINER_STARTED, image="sha256:a", container="c")])
     monkeypatch.setattr(next_step, "service_suffix", lambda _log: "-ci")
     monkeypatch.setattr(next_step, "_ENABLED_TIMERS", tmp_path)
     assert "`analyzer recommend" in status(log, now).next_step
