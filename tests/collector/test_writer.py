@@ -20,7 +20,7 @@ from collector.eventlog.spool import Spool, waiting_for
 from collector.eventlog.writer import LogWriter
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
-from tests.needs import first_fast
+from tests.needs import first_fast, first_row_fast
 
 
 def events(first: int, last: int) -> list[Event]:
@@ -107,14 +107,14 @@ def test_a_damaged_spool_keeps_the_whole_aside_and_uses_what_is_readable(
 @pytest.mark.parametrize("spare", first_fast(4096, 0))
 @pytest.mark.parametrize(
     ("harm", "kept", "gaps"),
-    [
+    first_row_fast(
         # A block that the disk gave back empty, at the beginning and in between.
         (lambda data: b"\0" * 200 + data[200:], [4, 5, 6], [(1, 4)]),
         (lambda data: data[:200] + b"\0" * 200 + data[400:], [2, 5, 6], [(2, 5)]),
         # Line ends that were lost, and a last line that was cut off.
         (lambda data: data.replace(b"\n", b" ", 2), [5, 6], [(1, 5)]),
         (lambda data: data[:-20], [2, 3, 4, 6], [(4, 6)]),
-    ],
+    ),
 )
 def test_a_spool_that_is_damaged_anywhere_costs_the_lines_that_are_and_a_gap(
     log: EventLog, harm: Callable[[bytes], bytes], kept: list[int], gaps: list[tuple[int, int]], spare: int
@@ -135,7 +135,7 @@ def test_a_spool_that_is_damaged_anywhere_costs_the_lines_that_are_and_a_gap(
 
 
 @pytest.mark.parametrize("written", first_fast(*range(4)))
-@pytest.mark.parametrize("part", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("part", first_fast(0.4, 0.0, 1.0))
 def test_a_spool_whose_emptying_was_cut_short_says_nothing_twice_and_no_gap(
     log: EventLog, monkeypatch: pytest.MonkeyPatch, written: int, part: float
 ) -> None:
@@ -341,7 +341,7 @@ def test_what_is_wrong_with_the_log_is_said_once_and_so_is_its_end(
 
 @pytest.mark.parametrize(
     "change",
-    [
+    first_fast(
         {"time_ns": 2**70},
         {"time_ns": -1},
         {"time_ns": True},
@@ -353,7 +353,7 @@ def test_what_is_wrong_with_the_log_is_said_once_and_so_is_its_end(
         {"reference": "\ud800"},
         {"kind": "of_a_newer_program"},
         {"attributes": None},
-    ],
+    ),
 )
 def test_a_spool_line_with_an_impossible_value_blocks_no_other(log: EventLog, change: dict[str, object]) -> None:
     writer = LogWriter(log)
