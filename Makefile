@@ -22,7 +22,7 @@ test: sync ## Run all tests, against engines that the tests start themselves (in
 dist: sync ## Build the release into dist/: source, wheels, Debian packages, SBOM, checksums
 	@PYTHONPATH=. .venv/bin/python tools/dist.py
 
-test-fast: sync ## Run the tests that need no engine, browser or machine: while you work
+test-fast: sync ## Run the quick tests, without engine, browser or machine: while you work
 	@TESTS=fast .venv/bin/python -m pytest -n auto --dist worksteal -m "not engine and not browser and not slow" \
 		--ignore tests/docs --ignore tests/release
 
