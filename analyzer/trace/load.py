@@ -150,7 +150,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
         host = choose_host(connection, host, log)
         ids = dict(connection.execute("SELECT image, image_id FROM image").fetchall())
         # What is many is fetched and looked through while all else is asked.
-        fetched = beside.submit(_uses, connection.cursor(), host)
+        fetched = beside.submit(_uses, _second(connection), host)
         looked = beside.submit(lambda: survey(fetched.result(), max(ids, default=-1) + 1))
         kinds = _Kinds(connection.execute(_KINDS, {"host": host, "bits": MONTH_BITS}).fetchall())
         connection.execute(_OBSERVATIONS, [host])
@@ -210,6 +210,14 @@ class _Kinds:
 
 def _columns(connection: duckdb.DuckDBPyConnection, sql: str, parameters: object = None) -> Columns:
     return cast("Columns", connection.execute(sql, parameters).fetchnumpy())
+
+
+def _second(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """Another connection that shows the same events: by itself it has neither the database nor the views of ours."""
+    database, events = connection.execute(
+        "SELECT current_database(), sql FROM duckdb_views() WHERE temporary AND view_name = 'event'"
+    ).fetchall()[0]
+    return connection.cursor().execute(f'USE "{database.replace(chr(34), chr(34) * 2)}"; {events}')
 
 
 def _uses(connection: duckdb.DuckDBPyConnection, host: str) -> LoggedUses:

@@ -7,13 +7,16 @@ machine that has the same name, and what a clone went on to write.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import tempfile
+import threading
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path, PosixPath
+from typing import Any
 
 import duckdb
 
@@ -29,6 +32,38 @@ from collector.shipping.store import MOST, MOST_OF_MANIFEST, S3, Folder, Store, 
 
 # Most of what one waits for at an object store is its answer.
 _AT_ONCE = 8
+
+
+_kept = threading.local()
+_number = itertools.count()
+# So many bytes of memory are asked for once and then kept for the next host: to get them from the system each time
+# takes as long as to read a host's year.
+_KEPT = "256MB"
+
+
+def _engine() -> duckdb.DuckDBPyConnection:
+    """This thread's DuckDB, which outlasts a host."""
+    if not hasattr(_kept, "engine"):
+        # A thread more costs a small file more time than it saves.
+        config: dict[str, Any] = {**AUTOLOAD_OFF, "threads": 1}
+        try:
+            _kept.engine = duckdb.connect(config={**config, "block_allocator_memory": _KEPT})
+        except duckdb.Error:  # an older DuckDB has no such setting
+            _kept.engine = duckdb.connect(config=config)
+    engine: duckdb.DuckDBPyConnection = _kept.engine
+    return engine
+
+
+@contextmanager
+def _in_memory() -> Iterator[duckdb.DuckDBPyConnection]:
+    """An empty database in memory."""
+    with _engine().cursor() as connection:
+        name = f"log{next(_number)}"
+        connection.execute(f"ATTACH ':memory:' AS {name}; USE {name}")
+        try:
+            yield connection
+        finally:
+            connection.execute(f"USE memory; DETACH {name}")
 
 
 def is_shipped(folder: Path) -> bool:
@@ -93,8 +128,7 @@ class ShippedLog(EventLog):
             LogError: no part counts, or one was written by a newer program.
             StoreError: the store cannot be used.
         """
-        # A thread more costs a small file more time than it saves.
-        with duckdb.connect(config={**AUTOLOAD_OFF, "threads": 1}) as connection:
+        with _in_memory() as connection:
             with tempfile.TemporaryDirectory(prefix="shipped-") as folder:
                 self._fill(connection, self._parts(Path(folder)))
             yield self._prepared(connection, as_recorded=as_recorded, whole_since=None)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -276,3 +277,15 @@ def test_containers_that_never_ended_are_found_among_those_that_did(log: EventLo
     assert {(time, trace.image_ids[image]) for time, image in found} == running
     assert trace.demands == 300
     assert (np.diff(trace.time) >= 0).all()
+
+
+def test_uses_are_corrected_where_the_clock_was_set_back(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.duckdb", host="h")
+    began = T0 + 5 * 86400 * S
+    made = Event(began, Kind.CONTAINER_CREATED, image="a", container="c")
+    gone = replace(made, time_ns=began + S, kind=Kind.CONTAINER_DESTROYED, began_ns=began)
+    log.append([sample(0, free=70), observed(1, "a"), made, gone])
+    log.append([Event(T0 + 86400 * S, Kind.CLOCK_SET_BACK), sample(2 * 86400, free=60)])
+    trace = load_trace(log)
+    assert trace.end == 2 * 86400
+    assert trace.time.max() == trace.until.max() == 86400
