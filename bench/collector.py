@@ -137,7 +137,7 @@ def _starts(host: Host) -> list[tuple[str, str]]:
 
 
 def _look(host: Host) -> float:
-    """Median processor time of making the host's page anew."""
+    """Median processor time of making the host's page again."""
     times = []
     for _ in range(REPEATS + 1):
         before = time.process_time()
