@@ -11,6 +11,7 @@ from analyzer import options
 from analyzer.options import Histories, Spread
 from collector.model.choices import unknown
 from collector.model.errors import HindsightError, UsageError
+from collector.model.units import format_duration
 from collector.terminal import console
 from pruner.policy.file import load_policy
 
@@ -127,4 +128,9 @@ def rollout(
 
 def _notes_on(found: Sequence[Findings], hosts: Sequence[str]) -> list[str]:
     """What had to be assumed, or set aside, of the histories of these hosts."""
-    return [f"{one.host}: {note}" for one in found if one.host in hosts for note in one.facts.assumptions]
+    from analyzer.search.rollout import LEAST_S
+
+    shown = [one for one in found if one.host in hosts]
+    short = [one for one in shown if one.results[0].seconds < LEAST_S]
+    said = [f"{one.host}: predicted from only {format_duration(one.results[0].seconds)} of history" for one in short]
+    return [*said, *(f"{one.host}: {note}" for one in shown for note in one.facts.assumptions)]

@@ -32,7 +32,7 @@ from pruner.policy.policy import Policy
 from pruner.report import history
 
 WEEK_S = 7 * 86400.0
-_LEAST_S = 6.5 * 86400.0
+LEAST_S = 6.5 * 86400.0
 # What a week pulls again differs from week to week; what is twice the average and this share of all pulls is not noise.
 _TIMES = 2.0
 _OF_ALL = 0.05
@@ -40,6 +40,7 @@ _OF_ALL = 0.05
 _OF_DISK = 0.01
 _LEAST_AGREEMENT = 0.99
 _BLIND_SHARE = 0.05
+_AGAIN = "most pulled again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +140,13 @@ def canaries(expected: Sequence[Expected], most: int) -> list[Canary]:
     usual = np.abs(places - np.median(places, axis=0)).sum(axis=1)
     reasons: tuple[tuple[str, Callable[[int], float]], ...] = (
         ("least space left", lambda k: left[k].least_free / max(left[k].disk, 1)),
-        ("most pulled again", lambda k: -left[k].repulled),
+        (_AGAIN, lambda k: -left[k].repulled),
         ("the most usual disk and load", lambda k: float(usual[k])),
     )
     chosen: dict[int, str] = {}
     for why, key in reasons:
+        if not any(map(key, range(len(left)))) and why == _AGAIN:
+            continue
         rest = [k for k in range(len(left)) if k not in chosen]
         if rest and len(chosen) < most:
             chosen[min(rest, key=lambda k: (key(k), left[k].host))] = why
@@ -282,7 +285,7 @@ def _faults(expected: Expected, seen: Observed, policy: Policy) -> list[str]:
         said.append(f"{1 - seen.agreement:.1%} of the verdicts are not what the history says (`analyzer verify`)")
     if seen.others:
         said.append(f"{format_count(seen.others, 'prune')} by another policy")
-    if seen.seconds < _LEAST_S:
+    if seen.seconds < LEAST_S:
         said.append(f"only {format_duration(seen.seconds)} of its log are there yet")
     elif seen.blind > _BLIND_SHARE * seen.seconds:
         said.append(f"{format_duration(seen.blind)} were not observed")

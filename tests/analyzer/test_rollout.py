@@ -37,6 +37,10 @@ def test_the_tightest_the_dearest_and_the_most_usual_host_come_first() -> None:
     begin = canaries([*usual, *special], 4)
     assert [one.expected.host for one in begin] == ["tight", "dear", "usual-0", "small"]
     assert len(canaries(usual, 100)) == 9
+    assert [one.why for one in canaries([expected(name, again=0.0) for name in "ab"], 2)] == [
+        "least space left",
+        "the most usual disk and load",
+    ]
     assert canaries([expected("broken", full=1)], 3) == []
     assert [default_count(hosts) for hosts in (4, 1500)] == [3, 30]
 
@@ -88,6 +92,7 @@ def test_a_week_is_judged_in_one_line_from_shipped_logs(fleet: Path) -> None:
     assert (table.returncode, "start with 2 of 2 hosts" in table.stdout) == (0, True), table.stderr
     good = analyzer(*common, "--since", BEGUN, "--canary", "one")
     assert (good.returncode, good.stderr) == (0, "")
+    assert "note: one: predicted from only 30 min of history" in good.stdout
     assert good.stdout.splitlines()[-1].startswith("go on: 1 host did as predicted: 1 prune, no disk full, 0 B pulled")
     verified = analyzer("verify", "--log", str(fleet / "fleet"), "--only-host", "one")
     assert "100.0% of 3 verdicts on images are what the history says." in verified.stdout, verified.stderr
