@@ -27,6 +27,7 @@ _ENDPOINT = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<
 # Without keys the library asks the cloud's own service at this address, or at the one that a container is given.
 _NO_KEYS = re.compile(r"169\.254\.(169\.254|170\.2)|fd00:ec2|InvalidCredentials|CredentialsNotLoaded")
 _STATUS = re.compile(r"status code: (\d{3})")
+_REFUSED = {"401", "403"}
 _FULL = ("EntityTooLarge", "QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "no space left")
 _REGION = "it is in another region: set AWS_REGION"
 _ADVICE = {
@@ -135,11 +136,12 @@ class Bucket:
             text = str(error)
             code = _CODE.search(text)
             word = code[1] if code else ""
-            if any(sign in text for sign in _FULL) or "507" in _STATUS.findall(text):
+            answers = set(_STATUS.findall(text))
+            if any(sign in text for sign in _FULL) or "507" in answers:
                 raise StoreFullError(
                     f"no space left in {self.name}: free some; the next run continues from here"
                 ) from None
-            if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+            if isinstance(error, PermissionDeniedError | UnauthenticatedError) or answers & _REFUSED:
                 raise StoreError(
                     f"{self.name} refuses access ({word or 'no reason given'}): check AWS_ACCESS_KEY_ID, "
                     "AWS_SECRET_ACCESS_KEY and what they may do"

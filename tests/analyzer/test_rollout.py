@@ -110,7 +110,7 @@ def test_a_week_is_judged_in_one_line_from_shipped_logs(fleet: Path) -> None:
         (("--since", "2000-01-01"), "has no history before 2000-01-01"),
         (("--since", "soon"), "--since: 'soon' is neither"),
         (("--since", BEGUN, "--canary", "three"), "no log knows host 'three'"),
-        (("--canary", "one"), "are judged with --since"),
+        (("--canary", "one"), "--canary: needs --since"),
     ),
 )
 def test_what_cannot_be_judged_is_one_line(fleet: Path, arguments: tuple[str, ...], says: str) -> None:

@@ -380,6 +380,7 @@ NO_KEYS = "needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ("Error performing PUT http://169.254.169.254/latest/api/token - error sending request", NO_KEYS),
         ("after 6 retries - Server returned non-2xx status code: 503 Unavailable: <html>", "503: try again later$"),
         ("Server returned non-2xx status code: 418 I'm a teapot: <html>", "418: is it an S3-compatible store"),
+        ("status code: 403 Forbidden: <Code>SignatureDoesNotMatch</Code>", r"refuses access \(SignatureDoesNotMatch\)"),
         ("Received redirect without LOCATION, this normally indicates", "in another region: set AWS_REGION$"),
         ("status code: 400 Bad Request: <Code>AuthorizationHeaderMalformed</Code>", "region: set AWS_REGION$"),
     ],
