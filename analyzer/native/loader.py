@@ -75,10 +75,9 @@ def load() -> ctypes.CDLL | None:
 
 def cached() -> Path:
     """Where this user's compiled kernel is kept."""
-    from collector.model.paths import user_folder  # noqa: PLC0415 - the build has no packages of ours
-
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     name = f"kernel-{_checksum():08x}-{platform.machine()}.so"
-    return user_folder("XDG_CACHE_HOME", ".cache") / "docker-hindsight" / name
+    return Path(home).expanduser() / "docker-hindsight" / name
 
 
 def _opened(path: Path) -> ctypes.CDLL | None:

@@ -311,7 +311,7 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
     number = _numbering(raw)
     n = int(number.max(initial=-1)) + 1
     if n == 0:
-        raise LogError("the log holds no images: let `collector run` take an inventory, or import a job list")
+        raise LogError("the log holds no images: let the collector take an inventory, or import a job list")
     image_ids = tuple(raw.ids[int(i)] for i in np.argsort(number, kind="stable")[len(number) - n :])
     references, local, created = _image_facts(raw, number, n)
     if unsure := int(np.count_nonzero(raw.observed["unsure"])):
@@ -475,7 +475,7 @@ def _check_sizes(raw: _Raw, number: Integers, first: Integers, assumptions: list
     if not len(unknown):
         return
     if len(unknown) == len(first) - 1:
-        raise LogError("the log has no image's size: let `collector run` take an inventory of this host")
+        raise LogError("the log has no image's size: let the collector take an inventory of this host")
     is_unknown = np.zeros(len(first), dtype=np.bool_)
     is_unknown[unknown] = True
     demands = [(part, (part.kind >= Use.CONTAINER) & (part.kind <= Use.JOB)) for part in (raw.uses, raw.more)]
@@ -565,7 +565,7 @@ def _assumed_disk(raw: _Raw, override: DiskOverride, layer_bytes: Integers, assu
     if override.total is None:
         raise LogError(
             f"the log of host {raw.host} has no disk samples, so free space is unknown: "
-            "let `collector run` sample the disk, or give --disk-size and --other"
+            "let the collector sample the disk, or give --disk-size and --other"
         )
     other = override.other or 0
     _check_room(override.total, other)

@@ -30,24 +30,9 @@ def default_log_path() -> Path:
         return Path(path)
     if os.geteuid() == 0:
         return SYSTEM_LOG
-    own = user_folder("XDG_STATE_HOME", ".local/state") / "docker-hindsight" / "events.duckdb"
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    own = Path(state).expanduser() / "docker-hindsight" / "events.duckdb"
     return SYSTEM_LOG if not os.path.lexists(own) and os.access(SYSTEM_LOG, os.R_OK) else own
-
-
-def user_folder(variable: str, usual: str) -> Path:
-    """A folder of the user's own, by the XDG base directory specification.
-
-    Args:
-        variable: the environment variable that names it.
-        usual: where it is below the home folder otherwise.
-
-    Returns:
-        The folder; below /nonexistent for a user without a home, such as a number that no account has.
-    """
-    try:
-        return Path(os.environ.get(variable) or f"~/{usual}").expanduser()
-    except RuntimeError:
-        return Path("/nonexistent") / usual
 
 
 def open_foreign(path: Path) -> BinaryIO:

@@ -241,7 +241,7 @@ def test_a_host_without_a_sound_figure_is_left_out_and_named(fleet: Path) -> Non
     found, notes = on_each(find([f"{fleet}/*.duckdb"]), work, workers=1)
     assert [findings.host for findings in found] == ["one", "three", "two"]
     assert notes == [
-        "host new is left out: the log holds no images: let `collector run` take an inventory, or import a job list"
+        "host new is left out: the log holds no images: let the collector take an inventory, or import a job list"
     ]
     with pytest.raises(LogError, match="the log holds no images"):
         on_each(find([fleet / "new.duckdb"]), work, workers=1)

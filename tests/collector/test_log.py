@@ -232,9 +232,8 @@ def test_without_a_log_of_their_own_a_user_is_shown_the_way_to_that_of_the_servi
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
     assert "no event log at /nonexistent/.local/state" in said()
-    nobody = script.replace("65534", "54321").replace(
-        "environ.update(HOME='/nonexistent')", "environ.pop('HOME', None)"
-    )
+    no_home = "environ.pop('HOME', None); from collector import entry; entry.name_home()"
+    nobody = script.replace("65534", "54321").replace("environ.update(HOME='/nonexistent')", no_home)
     command = [sys.executable, "-c", nobody, str(service.path)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     assert "no event log at /nonexistent/.local/state" in answer
