@@ -219,7 +219,7 @@ def test_without_a_log_of_their_own_a_user_is_shown_the_way_to_that_of_the_servi
     script = (
         "import os,sys,pathlib,duckdb\n"
         "from collector.eventlog.log import EventLog; from collector.model.errors import LogError\n"
-        "from collector.model import advice, paths\n"
+        "from collector import entry; from collector.model import advice, paths\n"
         "advice.SYSTEM_LOG = paths.SYSTEM_LOG = pathlib.Path(sys.argv[1])\n"
         "os.setgroups([int(group) for group in sys.argv[2:]]); os.setgid(65534); os.setuid(65534)\n"
         "os.environ.update(HOME='/nonexistent'); os.environ.pop('XDG_STATE_HOME', None)\n"
@@ -232,7 +232,7 @@ def test_without_a_log_of_their_own_a_user_is_shown_the_way_to_that_of_the_servi
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
     assert "no event log at /nonexistent/.local/state" in said()
-    no_home = "environ.pop('HOME', None); from collector import entry; entry.name_home()"
+    no_home = "environ.pop('HOME', None); entry.name_home()"
     nobody = script.replace("65534", "54321").replace("environ.update(HOME='/nonexistent')", no_home)
     command = [sys.executable, "-c", nobody, str(service.path)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
