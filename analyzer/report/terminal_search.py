@@ -380,9 +380,9 @@ def print_earned(trace: Trace, policy: Policy, earned: Earned, output: console.F
         for entry in earned.entries
     ]
     console.print_table(
-        ("ENTRY", "GAIN", "ON THE REST", "DISK FULL", "VERDICT"),
+        ("ENTRY", "GAIN", "ON THE REST", "FAILED PULLS", "VERDICT"),
         rows,
-        right=("GAIN", "ON THE REST", "DISK FULL"),
+        right=("GAIN", "ON THE REST", "FAILED PULLS"),
         names=("ENTRY",),
         below=("VERDICT",),
     )

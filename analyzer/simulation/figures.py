@@ -156,7 +156,7 @@ FIGURES: dict[str, Figure] = {
         "incidents: a pull for which there was no space (the job waits, the pull is counted and the image taken to "
         "be there), or other files that took the last space",
         Unit.COUNT,
-        header="DISK FULL",
+        header="FAILED PULLS",
         label="failed pulls",
         legend="pulls that did not fit: each fails a job.",
         grid=2,
@@ -197,7 +197,7 @@ FIGURES: dict[str, Figure] = {
     "losses": Figure(
         "uses of local images that had been removed; no pull brings them back",
         Unit.COUNT,
-        header="LOST",
+        header="UNRECOVERABLE",
         legend="uses of removed images that exist only on the host.",
         weight=4,
         bad_if_any=True,

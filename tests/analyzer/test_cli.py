@@ -45,10 +45,10 @@ def test_one_row_per_policy_beside_the_baselines(busy: EventLog) -> None:
     lines = done.stdout.splitlines()
     assert lines[0].startswith("2 uses of 2 images in 33.3 min on host runner")
     header = next(line for line in lines if line.startswith("POLICY"))
-    assert [name for name in ("RE-PULLS", "RE-PULLED", "DISK FULL", "MIN FREE") if name in header] == [
+    assert [name for name in ("RE-PULLS", "RE-PULLED", "FAILED PULLS", "MIN FREE") if name in header] == [
         "RE-PULLS",
         "RE-PULLED",
-        "DISK FULL",
+        "FAILED PULLS",
         "MIN FREE",
     ]
     rows = lines[lines.index(header) + 1 :]
