@@ -316,9 +316,11 @@ def installation(
     """What to install, completed from this Python and that root file system.
 
     Raises:
-        UsageError: a name that cannot be one, a user who is not there, or no folder with our commands.
+        UsageError: a name that cannot be one, a user who is not there, or no such folder, or none with our commands.
     """
     owner = None
+    if not root.is_dir():
+        raise UsageError(f"--root: there is no folder {root}")
     if user_engine is not None:
         owner = _user_engine(root.absolute(), user_engine)
         user, instance, host = owner.name, instance or owner.name, host or owner.socket(root.absolute())

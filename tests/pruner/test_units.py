@@ -214,6 +214,12 @@ def test_programs_that_only_root_may_use_are_named(pruner: Pruner, root: Path) -
     assert "is closed to user" not in pruner(*options, "--user", "root")
 
 
+def test_a_root_that_is_not_there_is_not_made(pruner: Pruner, root: Path) -> None:
+    missing = root / "mistyped"
+    assert f"--root: there is no folder {missing}" in pruner("install-units", "--root", str(missing), status=2)
+    assert not missing.exists()
+
+
 def test_units_of_others_are_left_alone(pruner: Pruner, root: Path) -> None:
     other = root / "etc/systemd/system/collector.service"
     other.parent.mkdir(parents=True)
