@@ -22,11 +22,15 @@ Spec = dict[str, Any]
 _AXIS = 64
 _OURS, _OTHERS = "policy", "baseline"
 # Pixels of the trade-off: its height, the widths for which its labels are placed, and what a label and a point take.
-_HEIGHT, _WIDTHS = 330, (240, 520, 900)
+_HEIGHT, _WIDTHS = 330, (240, 350, 520, 700, 900, 1150)
 _LETTER, _LINE, _AWAY, _DOT = 6.0, 12.0, 13.0, 8.0
-_BESIDE: dict[str, dict[str, Any]] = {
-    "datum.above": {"dy": -_AWAY, "baseline": "bottom"},
-    "!datum.above": {"dy": _AWAY, "baseline": "top"},
+_OVER = 20.0  # how far a label may reach over the right edge
+# Where a label may stand, the best first.
+_SIDES: dict[str, dict[str, Any]] = {
+    "above": {"dy": -_AWAY, "baseline": "bottom"},
+    "below": {"dy": _AWAY, "baseline": "top"},
+    "left": {"dx": -_AWAY, "align": "right", "baseline": "middle"},
+    "right": {"dx": _AWAY, "align": "left", "baseline": "middle"},
 }
 _LINEAR = 2.0**30  # below so many bytes its axis is linear
 _WARNING = "#D55E00"
@@ -192,10 +196,10 @@ def trade_off_chart(made: Compared, most: int | None = None) -> Spec:
         .encode(x=x, y=y, shape=alt.value("circle"))
     )
     labels = [
-        base.transform_filter(f"isValid(datum.from) && width >= datum.from && {where}")
+        base.transform_filter(f"isValid(datum.from) && width >= datum.from && datum.side === '{side}'")
         .mark_text(fontSize=11, limit=170, **beside)
         .encode(x=x, y=y, text="label:N")
-        for where, beside in _BESIDE.items()
+        for side, beside in _SIDES.items()
     ]
     failing = (
         base.transform_filter("datum.full > 0")
@@ -249,7 +253,7 @@ def trade_off(
 
 
 def _place_labels(rows: Sequence[Row], total: int, most: int) -> None:
-    """Say of each point from which width of the chart on it bears its label (None: never), and whether above it.
+    """Say of each point from which width of the chart on it bears its label (None: never), and on which side.
 
     A label covers no other and no point, in pixels of a chart that is just so wide.
     """
@@ -259,30 +263,36 @@ def _place_labels(rows: Sequence[Row], total: int, most: int) -> None:
     order = sorted(
         range(len(rows)), key=lambda k: (not rows[k]["chosen"], rows[k]["kind"] != _OTHERS, rows[k]["order"])
     )
-    placed: dict[int, bool] = {}
-    for width in _WIDTHS:
-        taken = [(x * width, y, _DOT, _DOT) for x, y in points]
-        taken += [_label_box(points[k], rows[k]["label"], width, up=up) for k, up in placed.items()]
+    placed: dict[int, str] = {}
+
+    def fits(k: int, side: str, width: int) -> bool:
+        x, y, wide, _ = box = _label_box(points[k], rows[k]["label"], width, side)
+        dots = [(x * width, y, _DOT, _DOT) for x, y in points]
+        others = [_label_box(points[n], rows[n]["label"], width, put) for n, put in placed.items()]
+        inside = -_LINE < y < _HEIGHT - _LINE and wide < x < width + _OVER - wide
+        return inside and not any(_touch(box, other) for other in (*dots, *others))
+
+    for n, width in enumerate(_WIDTHS):
         for k in order:
-            for up in (True, False) if k not in placed else ():
-                box = _label_box(points[k], rows[k]["label"], width, up=up)
-                if -_LINE < box[1] < _HEIGHT - _LINE and not any(_touch(box, other) for other in taken):
-                    placed[k] = up
-                    rows[k]["from"] = 0 if width == _WIDTHS[0] else width
-                    taken.append(box)
-                    break
+            # What stands beside a point must be clear of the next one on every wider chart, too.
+            free = (side for side in _SIDES if all(fits(k, side, wider) for wider in _WIDTHS[n:]))
+            if k not in placed and (side := next(free, None)):
+                placed[k] = side
+                rows[k]["from"] = 0 if n == 0 else width
     for k, row in enumerate(rows):
         row.setdefault("from", None)
-        row["above"] = placed.get(k, True)
+        row["side"] = placed.get(k, "")
 
 
 # The middle of something on the chart, and how far it reaches from there to either side; pixels.
 _Box = tuple[float, float, float, float]
 
 
-def _label_box(point: tuple[float, float], label: str, width: int, *, up: bool) -> _Box:
-    reach = _AWAY + _LINE / 2
-    return point[0] * width, point[1] + (-reach if up else reach), _LETTER * (len(label) + 1) / 2, _LINE / 2
+def _label_box(point: tuple[float, float], label: str, width: int, side: str) -> _Box:
+    x, y, wide, high = point[0] * width, point[1], _LETTER * (len(label) + 1) / 2, _LINE / 2
+    if side in {"above", "below"}:
+        return x, y + (-1 if side == "above" else 1) * (_AWAY + high), wide, high
+    return x + (-1 if side == "left" else 1) * (_AWAY + wide), y, wide, high
 
 
 def _touch(a: _Box, b: _Box) -> bool:

@@ -145,7 +145,7 @@ def test_labels_of_the_trade_off_hide_no_other(made: Study) -> None:
     for one, other in itertools.combinations(shown, 2):
         apart = 240 * abs(one["shown"] - other["shown"]) / made.total
         wide = 6 * (len(one["label"]) + len(other["label"])) / 2
-        assert apart > wide or one["repulled"] != other["repulled"] or one["above"] != other["above"]
+        assert apart > wide or one["repulled"] != other["repulled"] or one["side"] != other["side"]
     assert {row["label"] for row in rows if row["kind"] != "baseline"} == {"10%", "20%", "80%"}
 
 

@@ -45,10 +45,11 @@
   };
   const removals = (story) => {
     const rows = [];
-    for (const [policy, stays] of Object.entries(story.stays)) stays.forEach(([, to, gone], k) => {
+    for (const [policy, stays] of Object.entries(story.stays)) stays.forEach(([from, to, gone, pulled, times], k) => {
+      // A stay stands for several where there are too many: it says how often the image came back.
+      if (!k && times) rows.push([at(from), policy, `removed and came back ${times === 1 ? "once" : `${times.toLocaleString("en")} times`} until ${at(to)}`, bytes(pulled)]);
       if (!gone) return;
       const next = stays[k + 1];
-      // A stay stands for several where there are too many: it says how often the image came back.
       const more = next ? next[4] - 1 : 0, oftener = more > 0 ? `, then ${more.toLocaleString("en")} more ${more === 1 ? "time" : "times"} until ${at(next[1])}` : "";
       rows.push([at(to), policy, next ? `came back after ${lasting(next[0] - to)}${oftener}` : "did not come back", next && next[3] ? bytes(next[3]) : "nothing"]);
     });
