@@ -29,6 +29,7 @@ from collector.shipping.store import MOST_OF_MANIFEST, Store, StoreError
 # So many events at once: the log is held for a second at most, and the part takes some megabytes.
 BATCH = 50_000
 LOCK = ".ship"
+_MOST_NS = 2**63 - 1
 
 
 @dataclass(slots=True)
@@ -58,8 +59,13 @@ class Shipped:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a host's next batch begins: after `last` of a stream; `redo` says which batch has to be written again."""
+    """Where a host's next batch begins: after `last` of a stream; `redo` says which batch has to be written again.
 
+    `after_ns` is when the latest part of any stream was shipped. What is shipped next is later, whatever the clock
+    says: readers see by it whether a new log took over, or two machines ship at once.
+    """
+
+    after_ns: int
     stream: Stream
     last: int = 0
     redo: int | None = None
@@ -128,7 +134,7 @@ def _ship_host(log: EventLog, store: Store, host: KnownHost, batch: int) -> Ship
             found.events += part.manifest.rows
             found.parts += 1
             found.bytes += len(part.events) + len(part.jobs or b"")
-        place = _Place(place.stream, last)
+        place = _Place(place.after_ns, place.stream, last)
 
 
 def _named(log: EventLog, store: Store, host: KnownHost) -> str:
@@ -158,25 +164,27 @@ def _place(log: EventLog, store: Store, host: KnownHost, name: str, found: Shipp
     """How far the store has come with this log."""
     known = [one for one in parts.listed(store.names(parts.manifests_of(name))) if not one.is_merged]
     own = parts.stream_id(host)
-    streams = sorted({one.stream for one in known if one.stream.id == own}, reverse=True)
+    latest = {one.stream: one for one in sorted(known, key=lambda one: (one.last, one.first))}
+    manifests = {stream: _manifest(store, name, one) for stream, one in latest.items()}
+    after_ns = max((one.shipped_ns for one in manifests.values() if one is not None), default=0)
+    streams = sorted((stream for stream in latest if stream.id == own), reverse=True)
     for stream in streams:
-        there = [one for one in known if one.stream == stream]
-        newest = max(there, key=lambda one: (one.last, one.first))
-        manifest = _manifest(store, name, newest)
+        newest, manifest = latest[stream], manifests[stream]
         if manifest is None:
             found.notes.append(f"{newest.manifest(name)} is damaged: what it covers is shipped again")
             continue
         if _goes_on(log, host, newest.last, manifest.anchor):
-            days = {one.day for one in there if (one.first, one.last) == (newest.first, newest.last)}
+            batch = (stream, newest.first, newest.last)
+            days = {one.day for one in known if (one.stream, one.first, one.last) == batch}
             if days >= set(manifest.days):
-                return _Place(stream, newest.last)
-            return _Place(stream, newest.first - 1, newest.last)
+                return _Place(after_ns, stream, newest.last)
+            return _Place(after_ns, stream, newest.first - 1, newest.last)
     if streams:
         found.notes.append(
             f"the log of '{host.identity.name}' does not continue where the last part ended: all of it is shipped "
             "again, and readers count each event once (was the log damaged, or is another machine a clone of this one?)"
         )
-    return _Place(Stream(own, max((stream.number for stream in streams), default=0) + 1))
+    return _Place(after_ns, Stream(own, max((stream.number for stream in streams), default=0) + 1))
 
 
 def _manifest(store: Store, name: str, part: Name) -> Manifest | None:
@@ -226,8 +234,9 @@ def _cut(log: EventLog, host: KnownHost, name: str, place: _Place, batch: int) -
             anchor = open_log.execute(
                 "SELECT epoch_ns(time), key FROM event WHERE host = ? AND seq = ?", [host.key, last]
             ).fetchall()
+            shipped_ns = min(max(time.time_ns(), place.after_ns + 1), _MOST_NS)
             manifest = Manifest(
-                SCHEMA_VERSION, host, tuple(days), 0, 0, 0, "", None, anchor[0] if anchor else (0, 0), time.time_ns()
+                SCHEMA_VERSION, host, tuple(days), 0, 0, 0, "", None, anchor[0] if anchor else (0, 0), shipped_ns
             )
             cut = [
                 _part(open_log, Path(folder), Name(place.stream, place.last + 1, last, day), scope, name, manifest)

@@ -549,6 +549,21 @@ def test_namesakes_and_adopted_clones_stay_two_hosts(
 
 
 @pytest.mark.slow
+def test_a_new_log_takes_over_though_the_clock_was_set_back(
+    log: EventLog, store: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collector.shipping.ship.time.time_ns", lambda: T0 + 400 * DAY * S)
+    ship(log, store)
+    monkeypatch.setattr("collector.shipping.ship.time.time_ns", lambda: T0 + 9 * DAY * S)
+    fresh = EventLog(tmp_path / "fresh.duckdb")
+    for first in (5, 6):
+        fresh.append(days(first, 1))
+        ship(fresh, store)
+    read = shipped(store)
+    assert (len(rows(read)), read.notes) == (28, [])
+
+
+@pytest.mark.slow
 def test_a_clone_that_nothing_keeps_apart_is_set_aside(log: EventLog, store: Folder, tmp_path: Path) -> None:
     log.claim(identity.this_machine())
     ship(log, store)
