@@ -41,9 +41,6 @@ def export(
 
     events = console.open_log(log)
     written = export_parquet(events, parquet, host)
-    if events.query("SELECT count(*) FROM thinned_use")[0][0]:
-        note = f"note: uses that a compaction has thinned are not part of the export: keep {events.path} as well"
-        console.print_as_is(note, err=True)
     if output is console.Format.JSON:
         console.print_json([asdict(part) for part in written])
         return

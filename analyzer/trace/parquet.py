@@ -1,7 +1,8 @@
 """Event logs as Hive-partitioned Parquet, written and read: what a fleet shares.
 
 The folder holds ``event/host=HOST/day=YYYY-MM-DD/*.parquet``, ``job/host=HOST/*.parquet`` and
-``host/host=HOST/*.parquet``, which says whose history it is, so that two hosts of one name stay two.
+``host/host=HOST/*.parquet``, which says whose history it is, so that two hosts of one name stay two. Of a log that was
+compacted there is also ``TABLE/host=HOST/*.parquet`` for each table of what became of old events.
 Image IDs stand in the events themselves, since each log numbers images its own way, and so does the
 schema version, for logs of several versions meet in one folder.
 """
@@ -22,7 +23,7 @@ import duckdb
 from collector.eventlog.database import AUTOLOAD_OFF
 from collector.eventlog.identity import key_named, known_hosts, not_there
 from collector.eventlog.log import EventLog, migrate
-from collector.eventlog.schema import IDENTITY_VERSION, MIGRATIONS, SCHEMA_VERSION
+from collector.eventlog.schema import BASE, IDENTITY_VERSION, MIGRATIONS, SCHEMA_VERSION
 from collector.model.errors import LogError, LogFullError, UsageError
 from collector.model.untrusted import whole
 from collector.shipping.parts import EVENTS, JOBS, MANIFESTS
@@ -41,6 +42,20 @@ _COPY_JOBS = """
     TO '{folder}' (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (host), WRITE_PARTITION_COLUMNS true)
 """
 _COPY_HOSTS = _COPY_JOBS.replace("job", "host")
+# What a compaction left of old events, with image IDs where there are images.
+_COPY_BASE = """
+    COPY (SELECT {columns} FROM {table} {join} WHERE host = $host) TO '{{folder}}'
+    (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (host), WRITE_PARTITION_COLUMNS true)
+"""
+_WITHOUT_IMAGE = "base_experience"
+_COPIES = {EVENTS: _COPY_EVENTS, JOBS: _COPY_JOBS, HOSTS: _COPY_HOSTS} | {
+    table: _COPY_BASE.format(
+        table=table,
+        columns="* REPLACE ($name AS host)" if table == _WITHOUT_IMAGE else "* EXCLUDE (image) REPLACE ($name AS host)",
+        join="" if table == _WITHOUT_IMAGE else "JOIN image USING (image)",
+    )
+    for table in BASE
+}
 _ID_SHOWN = 8
 
 
@@ -106,8 +121,8 @@ def _write(connection: duckdb.DuckDBPyConnection, host: str, folder: Path, place
     events = place / EVENTS
     place.mkdir()
     name = _free_name(connection, host, folder)
-    for copy, target in ((_COPY_EVENTS, events), (_COPY_JOBS, place / JOBS), (_COPY_HOSTS, place / HOSTS)):
-        connection.execute(copy.format(folder=_quoted(target)), {"host": host, "name": name})
+    for table, copy in _COPIES.items():
+        connection.execute(copy.format(folder=_quoted(place / table)), {"host": host, "name": name})
     count = connection.execute("SELECT count(*) FROM event WHERE host = ?", [host]).fetchall()[0][0]
     size = sum(path.stat().st_size for path in place.rglob("*.parquet"))
     return Exported(name, int(count), len(list(events.glob("*/day=*"))), size)
@@ -130,13 +145,14 @@ def _free_name(connection: duckdb.DuckDBPyConnection, host: str, folder: Path) -
 
 def _put_in_place(new: Path, folder: Path) -> None:
     """Swap the new partitions for those of the same host."""
-    for table in (EVENTS, JOBS, HOSTS):
-        (folder / table).mkdir(exist_ok=True)
-        for partition in sorted((new / table).glob(f"{_HOST}*")):
-            target = folder / table / partition.name
+    for name in sorted(partition.name for partition in (new / EVENTS).glob(f"{_HOST}*")):
+        for table in _COPIES:
+            target, partition = folder / table / name, new / table / name
             if target.exists():
                 target.rename(new / f"old-{table}")
-            partition.rename(target)
+            if partition.exists():
+                target.parent.mkdir(exist_ok=True)
+                partition.rename(target)
     shutil.rmtree(new)
 
 
@@ -207,6 +223,11 @@ def _open(connection: duckdb.DuckDBPyConnection, folder: Path, host: str) -> Non
         connection.execute(f"INSERT INTO job BY NAME FROM {jobs}")
     if version >= IDENTITY_VERSION and (hosts := _stored(folder, HOSTS, host)):
         connection.execute(f"INSERT INTO host BY NAME FROM {hosts}")
+    for table in BASE:
+        if rows := _stored(folder, table, host):
+            join = "" if table == _WITHOUT_IMAGE else "JOIN image USING (image_id)"
+            extra = "" if table == _WITHOUT_IMAGE else "EXCLUDE (image_id)"
+            connection.execute(f"INSERT INTO {table} BY NAME SELECT * {extra} FROM {rows} {join}")
     migrate(connection, folder)
 
 

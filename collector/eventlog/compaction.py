@@ -146,6 +146,9 @@ SELECT host, kind, sum(events)::BIGINT AS events FROM (
     GROUP BY host, kind
 ) GROUP BY host, kind;
 """
+# How far set-backs of the clock have been taken into account stands beside how far events are folded.
+_CLOCK = "clock"
+_SET_BACK = f"SELECT max(seq) FROM event WHERE seq > ? AND seq <= ? AND kind = '{Kind.CLOCK_SET_BACK}'"
 _REPLACE = "DELETE FROM {table}; INSERT INTO {table} BY NAME FROM counted;"
 _STORE = f"""
 DELETE FROM compacted WHERE seq NOT IN (FROM chosen);
@@ -164,8 +167,8 @@ def reached(connection: duckdb.DuckDBPyConnection) -> int | None:
     return None if found is None else int(found)
 
 
-def fold(connection: duckdb.DuckDBPyConnection) -> None:
-    """Take up what has been appended since the last time, once enough has.
+def fold(connection: duckdb.DuckDBPyConnection) -> int:
+    """Take up what has been appended since the last time, once enough has; the number at which it is again.
 
     Args:
         connection: the log, open for writing, in the transaction of an append.
@@ -173,12 +176,15 @@ def fold(connection: duckdb.DuckDBPyConnection) -> None:
     after = reached(connection)
     newest = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0][0]
     if newest - (after or 0) < FOLD_EVERY:
-        return
-    if after is None or _was_set_back(connection, after):
+        return (after or 0) + FOLD_EVERY
+    until = min(newest - min(_HELD_BACK, FOLD_EVERY // 2), (after or 0) + _MOST)
+    clock = connection.execute("SELECT max(seq) FROM projection WHERE version = ?", [_CLOCK]).fetchall()[0][0] or 0
+    # What was folded before the clock was set back may bear times that cannot be.
+    set_back = connection.execute(_SET_BACK, [max(after or 0, clock), until]).fetchall()[0][0]
+    if after is None or set_back is not None:
         connection.execute(FORGET)
-        after = 0
-    until = min(newest - min(_HELD_BACK, FOLD_EVERY // 2), after + _MOST)
-    steps = {"after": after, "until": until}
+        after, clock, until = 0, set_back or clock, min(until, _MOST)
+    steps = {"after": after, "until": until, "clock": max(clock, until)}
     _gather(connection, f"{_NEW} UNION ALL BY NAME {_KNOWN}", steps)
     connection.execute(_CHOSEN)
     for table, sql in (("image_count", _ADD_USES), ("kind_count", _ADD_KINDS)):
@@ -187,13 +193,14 @@ def fold(connection: duckdb.DuckDBPyConnection) -> None:
     for statement in filter(str.strip, _STORE.split(";")):
         connection.execute(statement, steps if "$" in statement else {})
     connection.execute("DELETE FROM projection")
-    connection.execute("INSERT INTO projection VALUES (?, ?)", [VERSION, until])
+    connection.execute("INSERT INTO projection VALUES (?, ?), (?, ?)", [VERSION, until, _CLOCK, clock])
+    return int(until) + FOLD_EVERY
 
 
 def _gather(connection: duckdb.DuckDBPyConnection, rows: str, steps: dict[str, int]) -> None:
     """The events that are chosen from, each at the time at which it can have happened at the latest."""
-    sql = f"SELECT host, seq, at_ns FROM ({rows}) WHERE kind = '{Kind.CLOCK_SET_BACK}' ORDER BY seq"
-    bounds = connection.execute(sql, steps).fetchall()
+    sql = "SELECT host, seq, epoch_ns(time) FROM event WHERE kind = ? AND seq <= ? ORDER BY seq"
+    bounds = connection.execute(sql, [Kind.CLOCK_SET_BACK.value, steps.pop("clock")]).fetchall()
     times = ["at_ns"]
     for host, seq, set_ns in bounds:
         quoted = host.replace("'", "''")
@@ -201,12 +208,7 @@ def _gather(connection: duckdb.DuckDBPyConnection, rows: str, steps: dict[str, i
     connection.execute(_SOURCE.format(time=f"least({', '.join(times)})", rows=rows), steps)
 
 
-def _was_set_back(connection: duckdb.DuckDBPyConnection, after: int) -> bool:
-    sql = f"SELECT count(*) FROM event WHERE seq > ? AND kind = '{Kind.CLOCK_SET_BACK}'"
-    return bool(connection.execute(sql, [after]).fetchall()[0][0])
-
-
-def folded(table: str, after: int, whole_since: int, wholly: str | None = None) -> str:
+def folded(table: str, after: int, whole_since: int, wholly: str | None = None, until: int | None = None) -> str:
     """SQL of the events that views are to see: all after a number and a time, of those before what is kept.
 
     Args:
@@ -214,14 +216,16 @@ def folded(table: str, after: int, whole_since: int, wholly: str | None = None) 
         after: the number up to which events are folded.
         whole_since: the time from which on all are wanted, UTC nanoseconds.
         wholly: a table of images of which all are wanted.
+        until: the time up to which those are wanted that are not kept, UTC nanoseconds; None: all.
     """
     since = f"make_timestamp_ns({whole_since})"
+    before = "" if until is None else f" AND time < make_timestamp_ns({until})"
     more = f"""
         UNION ALL SELECT * FROM {table} WHERE seq <= {after} AND time < {since} AND image IN (FROM {wholly})
             AND seq NOT IN (SELECT seq FROM compacted)"""
     return f"""(
         SELECT * EXCLUDE (part) FROM compacted WHERE time < {since}
-        UNION ALL SELECT * FROM {table} WHERE time >= {since}
+        UNION ALL SELECT * FROM {table} WHERE time >= {since}{before}
         UNION ALL SELECT * FROM {table} WHERE seq > {after} AND time < {since}{more if wholly else ""})"""
 
 
@@ -250,7 +254,8 @@ def differences(connection: duckdb.DuckDBPyConnection) -> list[tuple[int | None,
     until = reached(connection)
     if until is None or connection.execute("SELECT max(seq) FROM event").fetchall()[0][0] is None:
         return []
-    _gather(connection, _NEW, {"after": 0, "until": until})
+    clock = connection.execute("SELECT max(seq) FROM projection").fetchall()[0][0]
+    _gather(connection, _NEW, {"after": 0, "until": until, "clock": clock})
     connection.execute(_CHOSEN)
     rows: list[tuple[int | None, str]] = []
     for sql, what in _DIFFERENCES:

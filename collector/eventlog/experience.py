@@ -19,6 +19,7 @@ from collector.eventlog import compaction
 from collector.eventlog.sql import sql_built_ns, sql_case, sql_list, sql_stored_ns
 from collector.eventlog.views import show
 from collector.model.events import EVIDENCE_USE, LIVE, MOMENTS, Use
+from collector.model.untrusted import LAST_NS
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ _MOST = 200_000
 # It costs more than compaction does, so it comes less often.
 _FOLDS = 5
 _NEVER = 9 * 10**18
+# A fold up to a midnight sees events of so much longer, for what had begun may have ended soon after.
+_AFTER_NS = DAY_NS
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +77,9 @@ def read(
         and (number of the situation, returns, idle time in nanoseconds).
     """
     midnight = now_ns // DAY_NS * DAY_NS
-    show(connection, 0, again=True)
     state = _state(connection, host, ("base_",) if afresh else ("", "base_"))
     if state.until > midnight:
-        state = Folded()
+        state = Folded(origin=state.origin)
     _fold(connection, host, state, now_ns, midnight)
     return connection.execute(_HABITS).fetchall(), connection.execute(_SUMS, {"host": host}).fetchall()
 
@@ -93,18 +95,18 @@ def advance(connection: duckdb.DuckDBPyConnection, host: str, wanted: int = 0) -
     reached = connection.execute("SELECT coalesce(max(until), 0) FROM experience WHERE host = ?", [host]).fetchall()[0][
         0
     ]
-    waiting, newest, last_ns = connection.execute(_WAITING, [reached]).fetchall()[0]
-    is_enough = waiting >= _FOLDS * compaction.FOLD_EVERY or reached < wanted
-    if not is_enough or _midnight(min(last_ns, time.time_ns())) <= reached:
+    enough = _FOLDS * compaction.FOLD_EVERY
+    waiting, first_ns, last_ns, newest = connection.execute(_WAITING, {"from": reached, "most": enough}).fetchall()[0]
+    is_enough = waiting >= enough or reached < wanted
+    complete = _midnight(min(last_ns, time.time_ns()))
+    if not is_enough or complete <= reached:
         return int(reached)
-    show(connection, 0)
+    show(connection, LAST_NS)
     state = _state(connection, host)
-    show(connection, state.until, again=True)
-    following = connection.execute(_NEXT, {"host": host, "from": state.until, "most": _MOST}).fetchall()[0][0]
-    until = min(following or 0, _midnight(min(last_ns, time.time_ns())))
+    until = min(_next(connection, host, max(state.until, first_ns // DAY_NS * DAY_NS), complete), complete)
     if until <= state.until:
         return int(state.until)
-    origin = _fold(connection, host, state, until - 1, until)
+    origin = _fold(connection, host, state, until - 1, until, until + _AFTER_NS)
     for statement in filter(str.strip, _STORE.split(";")):
         values = {"host": host, "until": until, "remembered": REMEMBERED_GAPS}
         connection.execute(statement, {name: value for name, value in values.items() if f"${name}" in statement})
@@ -115,6 +117,20 @@ def advance(connection: duckdb.DuckDBPyConnection, host: str, wanted: int = 0) -
 def _midnight(at_ns: int) -> int:
     """The last midnight whose day is complete at a time, both UTC nanoseconds."""
     return (at_ns - _LATE_NS) // DAY_NS * DAY_NS
+
+
+def _next(connection: duckdb.DuckDBPyConnection, host: str, begin: int, end: int) -> int:
+    """The end of the day on which enough events for one fold have passed since a midnight, both UTC nanoseconds."""
+    span = DAY_NS
+    while begin + span < end:
+        show(connection, begin, until_ns=begin + span, again=True)
+        found = connection.execute(_NEXT, {"host": host, "from": begin, "most": _MOST}).fetchall()[0][0]
+        if found is not None:
+            return int(found)
+        span *= 4
+    show(connection, begin, until_ns=end, again=True)
+    found = connection.execute(_NEXT, {"host": host, "from": begin, "most": _MOST}).fetchall()[0][0]
+    return end if found is None else int(found)
 
 
 def differences(connection: duckdb.DuckDBPyConnection, now_ns: int) -> list[str]:
@@ -131,24 +147,24 @@ def differences(connection: duckdb.DuckDBPyConnection, now_ns: int) -> list[str]
 
 
 def _state(connection: duckdb.DuckDBPyConnection, host: str, sources: tuple[str, ...] = ("", "base_")) -> Folded:
-    """How far uses are folded; not at all where the log turns out to have begun at another time.
+    """How far uses are folded, and when the log began; not at all where that turns out to have been another time.
 
     Args:
         connection: the log.
         host: whose.
         sources: which tables are looked at, by what their names begin with: those of appends, those of a compaction.
     """
-    state, chosen = Folded(), ""
+    show(connection, LAST_NS, again=True)
+    origin = _origin(connection, host)
+    state, chosen = Folded(origin=origin), ""
     for source in sources:
         if not source and compaction.reached(connection) is None:
             continue
         sql = f"SELECT until, seq, origin FROM {source}experience WHERE host = ? AND version = ?"
         found = connection.execute(sql, [host, VERSION]).fetchall()
-        if found:
-            show(connection, found[0][0], again=True)
-            if _origin(connection, host) == found[0][2]:
-                state, chosen = Folded(*found[0]), source
-                break
+        if found and origin == found[0][2]:
+            state, chosen = Folded(*found[0]), source
+            break
     for table in ("habit", "open_use", "situation"):
         connection.execute(f"CREATE OR REPLACE TEMP VIEW folded_{table} AS FROM {chosen}{table}")
     if not state.until and connection.execute("SELECT 1 FROM base_experience WHERE host = ?", [host]).fetchall():
@@ -161,15 +177,22 @@ def _origin(connection: duckdb.DuckDBPyConnection, host: str) -> int | None:
     return found
 
 
-def _fold(connection: duckdb.DuckDBPyConnection, host: str, state: Folded, now_ns: int, midnight: int) -> int | None:
+def _fold(
+    connection: duckdb.DuckDBPyConnection,
+    host: str,
+    state: Folded,
+    now_ns: int,
+    midnight: int,
+    until_ns: int | None = None,
+) -> int | None:
     """Make the temporary tables that habits and situations are read from; when the log began, UTC nanoseconds."""
     connection.execute("CREATE OR REPLACE TEMP TABLE again (image INTEGER)")
     values: dict[str, Any] = {"host": host, "from": state.until, "seq": state.seq, "now": now_ns, "midnight": midnight}
     values |= {"session": int(SESSION * 1e9), "remembered": REMEMBERED_GAPS - 1, "weight": GAP_WEIGHT} | _SCALES
+    values["origin"] = state.origin or 0
     doubted = True
     while doubted:
-        show(connection, state.until, wholly="again", again=True)
-        values["origin"] = _origin(connection, host) or 0
+        show(connection, state.until, wholly="again", until_ns=until_ns, again=True)
         for sql in (_KNOWN, _OBSERVED, _REPOSITORIES, _USED, _ENTRIES, _SUPERSEDED):
             _run(connection, sql, values)
         doubted = state.until > 0 and bool(_run(connection, _DOUBTED, values))
@@ -177,7 +200,7 @@ def _fold(connection: duckdb.DuckDBPyConnection, host: str, state: Folded, now_n
             connection.execute("INSERT INTO again FROM doubted")
     for sql in (_VISITS, _GAPS, _USUAL, _PIECES):
         _run(connection, sql, values)
-    return int(values["origin"]) or None
+    return state.origin
 
 
 def _run(connection: duckdb.DuckDBPyConnection, sql: str, values: dict[str, Any]) -> int:
@@ -190,16 +213,16 @@ _ORIGIN = f"""
 SELECT epoch_ns(coalesce(min(time) FILTER (kind IN ({sql_list(LIVE)})), min(time))) FROM event WHERE host = ?
 """
 _WAITING = """
-SELECT count(*), (SELECT max(seq) FROM event), coalesce(epoch_ns(max(time)), 0)
-FROM event WHERE time >= make_timestamp_ns(?)
+SELECT (SELECT count(*) FROM (SELECT 1 FROM event WHERE time >= make_timestamp_ns($from) LIMIT $most)),
+    coalesce(epoch_ns(min(time)), 0), coalesce(epoch_ns(max(time)), 0), max(seq) FROM event
 """
-# The end of the day on which so many events have passed, in whatever order they were recorded; else of the last day.
+# The end of the day on which so many events have passed, in whatever order they were recorded.
 _NEXT = f"""
 WITH day AS (
     SELECT epoch_ns(time) // {DAY_NS} AS day, count(*) AS events FROM event
     WHERE host = $host AND time >= make_timestamp_ns($from) GROUP BY day
 ), reached AS (SELECT day, sum(events) OVER (ORDER BY day) AS events FROM day)
-SELECT (coalesce(min(day) FILTER (events >= $most), max(day)) + 1) * {DAY_NS} FROM reached
+SELECT (min(day) FILTER (events >= $most) + 1) * {DAY_NS} FROM reached
 """
 _KNOWN = """
 CREATE OR REPLACE TEMP TABLE known AS

@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 
 from collector.eventlog.database import files_aside
-from collector.eventlog.log import EventLog
+from collector.eventlog.log import METRICS, EventLog
 from collector.eventlog.rewrite import Change, Checkpoint, rewrite, tidy
 from collector.eventlog.sql import sql_list
 from collector.eventlog.writer import LogWriter
@@ -32,10 +32,12 @@ _VOLUMES = f"""CASE WHEN kind IN ({sql_list(CONTAINERS)}) AND (attributes -> '$.
     json_object('volumes', list_filter(TRY_CAST((attributes -> '$.volumes') AS VARCHAR[]),
         lambda name: NOT starts_with(name, 'runner-'))) END"""
 _NAMED_AROUND = "A-Za-z0-9_./-"
+# What the metrics have added up names projects and images; they do it again.
+_POSITION = f"FROM old.position WHERE source <> '{METRICS}'"
 
 
 Archive = Callable[[Callable[[duckdb.DuckDBPyConnection], Change]], int]
-"""Removes from where a log was shipped to; how many parts. It is given what makes the change, of `every_job` there."""
+"""Removes from where a log was shipped to; how many parts. It is given what makes the change there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def forget_image(
         image: a reference, a repository, a digest, or the beginning of an ID.
         dry_run: only count.
         at: see `rewrite`.
-        archive: see `forget_project`.
+        archive: see `forget_project`; there also images are looked for that the log does not know.
 
     Raises:
         LogError: the log cannot be used, or has no space for its own copy; then it is as it was.
@@ -174,11 +176,13 @@ class _Forgetting:
         found = Forgotten(self._of, jobs, tuple(images), events, tuple(_left(self._log.path)), parts)
         if dry_run:
             return found
-        if not (jobs or images or events):
-            tidy(self._log.path)
-            return found
         facts = {"of": self._of, "jobs": jobs, "images": len(images), "events": events}
         record = Event(time.time_ns(), Kind.DATA_FORGOTTEN, attributes=facts, identity=uuid.uuid4().hex)
+        if not (jobs or images or events):
+            tidy(self._log.path)
+            if parts:
+                self._log.append([record])
+            return found
         rewrite(self._log, replace(change, record=lambda _: record), at=self._at)
         return found
 
@@ -227,7 +231,7 @@ def _project_change(jobs: str, rows: Sequence[tuple[str | None, str | None]]) ->
         WHEN NOT coalesce(list_contains(getvariable('forgotten'), job), false) THEN job END) AS jobs)
         FROM old.thinned_use"""
     job = "FROM piece_job WHERE job NOT IN (FROM forgotten_job)"
-    return Change(prepare, event, job, {"thinned_use": thinned}, _nothing)
+    return Change(prepare, event, job, {"thinned_use": thinned, "position": _POSITION}, _nothing)
 
 
 def _image_change(chosen: str, named: str, ids: Sequence[str], names: Sequence[str]) -> Change:
@@ -249,7 +253,7 @@ def _image_change(chosen: str, named: str, ids: Sequence[str], names: Sequence[s
         WHERE coalesce(image NOT IN {chosen}, true) AND NOT coalesce(image IS NULL AND reference IN {named}, false)"""
     folded = [f"{base}{table}" for base in ("", "base_") for table in ("habit", "open_use", "situation")]
     tables = {table: f"FROM old.{table} WHERE image NOT IN {chosen}" for table in ("image", "thinned_use", *folded)}
-    return Change(_nothing, event, "FROM piece_job", tables, _nothing)
+    return Change(_nothing, event, "FROM piece_job", {**tables, "position": _POSITION}, _nothing)
 
 
 def _nothing(_: duckdb.DuckDBPyConnection) -> None:

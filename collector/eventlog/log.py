@@ -51,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 ONLY_KEPT = math.inf
 """For `EventLog.reading`: of all events but the latest only what decisions need."""
+METRICS = "metrics"
+"""The source of events under which `collector.monitoring.tally` stores how far it has come."""
 # What folding may fail from though the file is sound and has space.
 _UNFOLDABLE = (duckdb.DataError, duckdb.ProgrammingError, duckdb.InternalError, duckdb.OutOfMemoryException)
 _LAST_VERSION = 10**9
@@ -75,6 +77,8 @@ class EventLog:
         self.job_details: JobDetails | None = None
         # The number of the last event that this object appended.
         self._newest = 0
+        # The number of the event with which something is to be folded, and up to when uses are, UTC nanoseconds.
+        self._due = self._folded = 0
         self._checked: tuple[int, int] | None = None
         self._shared: duckdb.DuckDBPyConnection | None = None
 
@@ -117,9 +121,9 @@ class EventLog:
         with self._opened(read_only=False) as connection:
             connection.begin()
             count = self._put(connection, events, mark)
+            newest = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0][0]
             try:
-                compaction.fold(connection)
-                experience.advance(connection, self.host)
+                self._fold_if_due(connection, newest)
             except _UNFOLDABLE as error:
                 # Whatever cannot be folded must be stored: queries then take it from the events.
                 logger.warning("event log %s: what was stored is not folded: %s", self.path, str(error).splitlines()[0])
@@ -127,8 +131,19 @@ class EventLog:
                 connection.begin()
                 self._put(connection, events, mark)
             connection.commit()
-            self._newest = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0][0]
+            self._newest = newest
         return count
+
+    def _fold_if_due(self, connection: duckdb.DuckDBPyConnection, newest: int) -> None:
+        """Fold a piece of what waits; most appends need not even look whether anything does."""
+        if self._newest <= newest < self._due:
+            return
+        self._due = compaction.fold(connection)
+        if newest < self._due:
+            # How images were used is folded when nothing else waits: it is asked of what that has left.
+            folded = experience.advance(connection, self.host)
+            if folded != self._folded:
+                self._folded, self._due = folded, 0
 
     def _put(self, connection: duckdb.DuckDBPyConnection, events: Sequence[Event], mark: tuple[str, str] | None) -> int:
         host = self._resolved(connection)
@@ -302,9 +317,12 @@ class EventLog:
         while True:
             with self._opened(read_only=False) as connection:
                 connection.begin()
-                compaction.fold(connection)
-                after = experience.advance(connection, host, until_ns)
+                newest = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0][0]
+                is_behind = compaction.fold(connection) <= newest
+                after = -1 if is_behind else experience.advance(connection, host, until_ns)
                 connection.commit()
+            if is_behind:
+                continue
             if after >= until_ns or after <= reached:
                 return after
             reached = after
@@ -330,6 +348,7 @@ class EventLog:
             connection.begin()
             connection.execute(compaction.FORGET)
             connection.commit()
+        self._due = 0
 
     def has_current_views(self) -> bool:
         """Whether the views in the file are those of this program. Raises as `reading` does."""

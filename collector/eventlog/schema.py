@@ -492,7 +492,7 @@ def table_of_events(connection: duckdb.DuckDBPyConnection) -> str:
     return f'"{database.replace(chr(34), chr(34) * 2)}".main.event'
 
 
-def true_times(connection: duckdb.DuckDBPyConnection, now_ns: int, events: str) -> str:
+def true_times(connection: duckdb.DuckDBPyConnection, now_ns: int, events: str, kept: str) -> str:
     """SQL of events no later than they can have been; the same where they all are.
 
     The order of events is that of their numbers. What was recorded before the clock was set back had happened by
@@ -502,11 +502,12 @@ def true_times(connection: duckdb.DuckDBPyConnection, now_ns: int, events: str) 
         connection: the open log.
         now_ns: what time it is, UTC nanoseconds.
         events: SQL of the events as they were recorded.
+        kept: SQL of some of all events, among which are all that tell of the clock, and the latest.
     """
     rows = connection.execute(
-        f"SELECT host, seq, epoch_ns(time) FROM {events} WHERE kind = '{Kind.CLOCK_SET_BACK}' ORDER BY seq DESC"
+        f"SELECT host, seq, epoch_ns(time) FROM {kept} WHERE kind = '{Kind.CLOCK_SET_BACK}' ORDER BY seq DESC"
     ).fetchall()
-    latest = connection.execute(f"SELECT epoch_ns(max(time)) FROM {events}").fetchall()[0][0]
+    latest = connection.execute(f"SELECT epoch_ns(max(time)) FROM {kept}").fetchall()[0][0]
     if latest is None or (latest <= now_ns and not rows):
         return events
     bounds = [f"make_timestamp_ns({now_ns})"]

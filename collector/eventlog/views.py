@@ -28,6 +28,7 @@ def show(
     whole_since_ns: int | None = None,
     *,
     wholly: str | None = None,
+    until_ns: int | None = None,
     as_recorded: bool = False,
     again: bool = False,
 ) -> None:
@@ -37,18 +38,21 @@ def show(
         connection: the open log.
         whole_since_ns: from when on all are seen, UTC nanoseconds; None: all are.
         wholly: a temporary table of images whose events are all seen nevertheless.
+        until_ns: of what is not kept for decisions nothing is seen from this time on, UTC nanoseconds; None: all is.
         as_recorded: show times as they were recorded.
         again: whether the connection has our views already, and is to see other events by them.
     """
-    table = events = table_of_events(connection)
-    after = None if whole_since_ns is None else compaction.reached(connection)
-    if after is not None and whole_since_ns is not None:
-        events = compaction.folded(table, after, min(max(whole_since_ns, 0), LAST_NS), wholly)
+    table = events = kept = table_of_events(connection)
+    after = compaction.reached(connection)
+    if after is not None:
+        kept = compaction.folded(table, after, LAST_NS)
+        if whole_since_ns is not None:
+            events = compaction.folded(table, after, min(max(whole_since_ns, 0), LAST_NS), wholly, until_ns)
     if not as_recorded:
-        events = true_times(connection, time.time_ns(), events)
+        events = true_times(connection, time.time_ns(), events, kept)
     connection.execute(f"CREATE OR REPLACE TEMP VIEW event AS FROM {events}")
     if again:
         return
     connection.execute(TEMPORARY_VIEWS)
-    if after is not None:
+    if after is not None and whole_since_ns is not None:
         connection.execute(compaction.sums(table, after))

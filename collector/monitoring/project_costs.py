@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 OTHERS = "(others)"
 """All projects beyond `MOST_PROJECTS`, together."""
@@ -34,6 +35,17 @@ class ProjectCosts:
     bytes: Counter[tuple[str, str]] = field(default_factory=Counter)
     _arrivals: dict[str, _Arrival] = field(default_factory=dict)
     _named: set[str] = field(default_factory=set)
+
+    def to_json(self) -> dict[str, Any]:
+        """All that `from_json` goes on from."""
+        arrivals = {image: asdict(arrival) for image, arrival in self._arrivals.items()}
+        return {"bytes": [[*key, size] for key, size in self.bytes.items()], "arrivals": arrivals}
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> ProjectCosts:
+        """The same again, but for which projects have a name of their own."""
+        arrivals = {image: _Arrival(**arrival) for image, arrival in found["arrivals"].items()}
+        return cls(Counter({(project, pull): size for project, pull, size in found["bytes"]}), arrivals)
 
     def pulled(self, image: str, time: float) -> None:
         """An image that was not there is pulled; UTC seconds."""

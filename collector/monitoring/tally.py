@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from collector.eventlog.log import EventLog
+from collector.eventlog.log import METRICS, EventLog
 from collector.eventlog.sql import sql_list
 from collector.model.events import USES, Effect, Kind, Use, with_effect
+from collector.model.untrusted import read_object
 from collector.monitoring.project_costs import ProjectCosts
 
 _NS = 1e9
 # So many events are taken at a time: what a long log adds up to needs no more memory than a short one.
 _STEP = 500_000
+# What so many events add up to is stored in the log: a collector that starts reads no more of them.
+_STORED_EVERY = 50_000
 Row = tuple[Any, ...]
 Layers = tuple[tuple[str, int], ...]
+_PLAIN = ("gaps", "gap_seconds", "repulls", "repulled_bytes", "freed_bytes", "last_prune", "reached", "policy")
 
 
 @dataclass
@@ -50,8 +56,9 @@ class Tally:
     reached: bool | None = None
     policy: str = ""
     costs: ProjectCosts = field(default_factory=ProjectCosts)
-    _seq: int = 0
-    _held: dict[str, Layers] = field(default_factory=dict)
+    _seq: int = -1
+    _stored: int = 0
+    _held: dict[str, list[str]] = field(default_factory=dict)
     _holders: Counter[str] = field(default_factory=Counter)
     _gone: set[str] = field(default_factory=set)
     _returning: set[str] = field(default_factory=set)
@@ -60,8 +67,10 @@ class Tally:
         """Take what was recorded since the last time; after a LogError the next call continues where this one got to.
 
         Raises:
-            LogError: the log cannot be read.
+            LogError: the log cannot be read, or not be written to.
         """
+        if self._seq < 0:
+            vars(self).update(vars(self._of_json(log.position(METRICS) or "{}")))
         with log.reading() as connection:
             (newest,) = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0]
             while self._seq < newest:
@@ -73,6 +82,58 @@ class Tally:
                 }
                 self._seq = until
                 self._fold(found, found[images])
+        if self._seq - self._stored >= _STORED_EVERY:
+            log.append([], (METRICS, self._to_json()))
+            self._stored = self._seq
+
+    def _to_json(self) -> str:
+        """All that the next call goes on from."""
+        numbers: dict[str, int] = {}
+        held = {
+            image: [numbers.setdefault(chain, len(numbers)) for chain in chains] for image, chains in self._held.items()
+        }
+        return json.dumps(
+            {
+                "version": VERSION,
+                "seq": self._seq,
+                "plain": {name: getattr(self, name) for name in _PLAIN},
+                "events": self.events,
+                "last_use": self.last_use,
+                "prunes": self.prunes,
+                "items": [[*item, count] for item, count in self.items.items()],
+                "costs": self.costs.to_json(),
+                "chains": list(numbers),
+                "held": held,
+                "gone": sorted(self._gone),
+                "returning": sorted(self._returning),
+            },
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def _of_json(cls, text: str) -> Tally:
+        """What was stored; nothing where it was not stored by this version, or cannot be read."""
+        found = read_object(text) or {}
+        try:
+            if found["version"] != VERSION:
+                return cls(_seq=0)
+            held = {image: [found["chains"][i] for i in chains] for image, chains in found["held"].items()}
+            return cls(
+                **found["plain"],
+                events=Counter(found["events"]),
+                last_use=found["last_use"],
+                prunes=Counter(found["prunes"]),
+                items=Counter({(item, result): count for item, result, count in found["items"]}),
+                costs=ProjectCosts.from_json(found["costs"]),
+                _seq=found["seq"],
+                _stored=found["seq"],
+                _held=held,
+                _holders=Counter(chain for chains in held.values() for chain in chains),
+                _gone=set(found["gone"]),
+                _returning=set(found["returning"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+            return cls(_seq=0)
 
     def _fold(self, found: dict[str, list[Row]], changes: list[Row]) -> None:
         self.events.update(dict(found[_COUNTS]))
@@ -102,12 +163,12 @@ class Tally:
             return
         if kind.traits.effect is Effect.GOES:
             if image in self._held:
-                self._holders.subtract(chain for chain, _ in self._held.pop(image))
+                self._holders.subtract(self._held.pop(image))
                 self._gone.add(image)
             return
         before = self._held.pop(image, None)
         if before is not None:
-            self._holders.subtract(chain for chain, _ in before)
+            self._holders.subtract(before)
         else:
             missing = sum(size for chain, size in layers if self._holders[chain] <= 0)
             again = image in self._returning
@@ -116,8 +177,8 @@ class Tally:
             self.costs.arrived(image, missing, again=again)
         self._gone.discard(image)
         self._returning.discard(image)
-        self._held[image] = layers
-        self._holders.update(chain for chain, _ in layers)
+        self._held[image] = [chain for chain, _ in layers]
+        self._holders.update(self._held[image])
 
 
 # What brings an image, shows it or takes it away.
@@ -175,3 +236,7 @@ FROM event WHERE {_SPAN} AND kind = 'prune_finished' ORDER BY seq
 _POLICY = f"""
 SELECT arg_max(attributes ->> '$.policy.text', seq) FROM event WHERE {_SPAN} AND kind = 'prune_started'
 """
+VERSION = hashlib.sha256(
+    repr((_COUNTS, _USES, _GAPS, _LATER_IMAGES, _ALL_IMAGES, _ITEMS, _PRUNES, _POLICY)).encode()
+).hexdigest()[:16]
+"""What distinguishes these rules from others: what others added up is added up again."""

@@ -20,7 +20,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from collector.eventlog.log import EventLog
+from collector.eventlog.log import METRICS, EventLog
 from collector.machine.disk import sample_disk
 from collector.machine.prune_runs import PruneRuns, leave_runs
 from collector.machine.wake import leave_levels
@@ -393,7 +393,19 @@ def test_a_log_adds_up_to_the_same_a_few_events_at_a_time(
     monkeypatch.setattr(tally, "_STEP", step)
     pieces.advance(log)
     assert pieces == whole
-    assert whole.repulls == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(tally, "_STORED_EVERY", 1)
+    pieces.advance(log)
+    log.append([event(90, Kind.IMAGE_PULLED, image=B), observed(89, B, base=100, b=20)])
+    whole.advance(log)
+    # A collector that starts goes on from what is stored; what cannot be read of it is added up again.
+    for stored in (None, "{", f'{{"version":"{tally.VERSION}","seq":9}}'):
+        again = Tally()
+        if stored is not None:
+            log.append([], (METRICS, stored))
+        again.advance(log)
+        assert replace(again, _stored=0) == replace(whole, _stored=0)
+    assert whole.repulls == 2
     assert sum(whole.costs.bytes.values()) > 0
 
 

@@ -9,13 +9,17 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from analyzer.trace.load import DiskOverride, load_trace
+from analyzer.trace.parquet import ParquetLog, export_parquet
 from collector.eventlog import compaction, experience, retention
 from collector.eventlog import rewrite as rewriting
 from collector.eventlog.database import NEW_FILE
@@ -42,6 +46,7 @@ S = 10**9
 DAY = 86400
 KEEP = 30.0 * DAY
 DISK = DiskOverride(100, 10)
+STEPS = ("piece", "copied", "folded", "closed", "synced", "replaced")
 MIX = (*(kind for kind in KINDS if kind != "set back"), *["container"] * 6, *["pulled"] * 3, "job")
 
 
@@ -121,6 +126,61 @@ def test_decisions_and_explanations_are_the_same_after_compactions(log: EventLog
     assert check(log) == []
 
 
+# What a simulation goes by: each image's first and last use of a day, and its longest idle time on it.
+IDLE = """
+WITH used AS (
+    SELECT image, epoch_ns(coalesce(began, time)) AS began, epoch_ns(time) AS ended FROM event WHERE image NOTNULL
+        AND (kind = 'job_image_used' OR kind = 'container_destroyed' AND began NOTNULL)
+    UNION ALL SELECT image, epoch_ns(began), epoch_ns(ended) FROM thinned_use WHERE len(jobs) > 0
+)
+SELECT image, day, min(began), max(ended), max(idle) FROM (
+    SELECT *, began // 86400000000000 AS day,
+        began - max(ended) OVER (PARTITION BY image, began // 86400000000000 ORDER BY began, ended
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS idle FROM used
+) GROUP BY image, day ORDER BY image, day
+"""
+
+
+@pytest.mark.slow
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    days=st.lists(
+        st.lists(
+            st.tuples(st.sampled_from(MIX), st.integers(0, 3), st.integers(0, 3), st.sampled_from((1, 60, 3000))),
+            min_size=1,
+            max_size=20,
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    cuts=st.lists(st.tuples(st.integers(0, 3), st.sampled_from(STEPS)), min_size=1, max_size=2),
+)
+def test_what_decisions_need_is_the_same_wherever_a_history_is_cut(
+    tmp_path_factory: pytest.TempPathFactory, days: list[Any], cuts: list[tuple[int, str]]
+) -> None:
+    log, history = EventLog(tmp_path_factory.mktemp("log") / "events.duckdb", host="h"), History()
+    for day in [*days, [("container", 0, 0, 60), ("restart", 0, 0, 60)]]:
+        for step in day:
+            history.take(*step)
+        history.now += (31 if day is days[-1] else 1) * DAY * S
+        log.append(history.events)
+        history.events.clear()
+    now = history.now / S + 1
+    before, idle = asked(log, now), log.query(IDLE)
+    for keep, step in cuts:
+
+        def crash(at: str, step: str = step) -> None:
+            if at == step:
+                raise Crash
+
+        with suppress(Crash):
+            compact(log, KEEP + keep * DAY, now=now, at=crash)
+        compact(log, KEEP + keep * DAY, now=now)
+    assert asked(log, now) == before
+    assert log.query(IDLE) == idle
+    assert check(log) == []
+
+
 @pytest.mark.slow
 def test_a_log_of_an_older_version_is_written_again_with_all_it_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -187,6 +247,7 @@ def test_a_project_and_an_image_are_forgotten_in_an_archive_too(
     found = forget_image(log, name)
     assert (found.images != (), name in repr(shown("event"))) == (True, True)
     assert (forget_image(log, name, archive=there).parts > 0, name in repr(shown("event"))) == (True, False)
+    assert log.query("SELECT count(*) FROM event WHERE kind = 'data_forgotten'") == [(4,)]
     assert all(not shipped.notes for shipped in ship(log, store))
     path.write_bytes(b"{}")
     with pytest.raises(StoreError, match="remove them by hand"):
@@ -229,13 +290,20 @@ def test_an_image_and_a_project_are_forgotten_in_what_became_sums_too(log: Event
     assert all(row.began for row in jobs(log, None, 10_000))
 
 
-def test_the_analyzer_loads_what_is_left_and_says_so(log: EventLog, now: float) -> None:
+def test_the_analyzer_loads_what_is_left_and_says_so(log: EventLog, now: float, tmp_path: Path) -> None:
     before = load_trace(log, None, DISK)
     compact(log, KEEP, now=now)
     after = load_trace(log, None, DISK)
     assert any("whole from" in text for text in after.assumptions)
     assert after.image_ids == before.image_ids
     assert 0 < len(after.time) <= len(before.time)
+    # An export is as whole as the log.
+    export_parquet(log, tmp_path / "export")
+    exported = load_trace(ParquetLog(tmp_path / "export", "h"), None, DISK)
+    assert [exported.time.tolist(), exported.image_ids] == [after.time.tolist(), after.image_ids]
+    with ParquetLog(tmp_path / "export", "h").reading() as connection:
+        assert connection.execute("SELECT count(*) > 0 FROM base_habit").fetchall() == [(True,)]
+    assert ParquetLog(tmp_path / "export", "h").query(IDLE) == log.query(IDLE)
 
 
 @pytest.mark.slow
