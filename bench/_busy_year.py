@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import duckdb
 
@@ -10,6 +11,7 @@ from collector.eventlog import compaction
 from collector.eventlog.log import EventLog
 from collector.eventlog.schema import STORED_KEY
 from collector.model.events import Event, Kind
+from collector.monitoring.tally import Tally
 
 _NS = 10**9
 # What sorting takes beyond this goes to the disk.
@@ -28,27 +30,31 @@ _TYPED = """
 INSERT INTO job (job, host, ci, job_id, project_id, project, ref, runner, name)
 SELECT i, $host, 'gitlab', i::VARCHAR, project::VARCHAR, 'group/p' || project, 'main', 'abcdef', 'build' FROM made
 """
+# So many jobs are added at a time: sorted in memory.
+_JOBS_AT_ONCE = 200_000
 _EVENTS = f"""
 INSERT INTO event BY NAME
+WITH now AS (FROM made WHERE i >= $first AND i < $last)
 SELECT (SELECT max(seq) FROM event) + row_number() OVER (ORDER BY at_ns) AS seq, make_timestamp_ns(at_ns) AS time,
     (hash(at_ns, kind, container) & {STORED_KEY})::BIGINT AS key, make_timestamp_ns(at_ns + 1000000000) AS recorded,
     $host AS host, kind, image, container, bytes, attributes, make_timestamp_ns(began) AS began, job, role
 FROM (
     SELECT began AS at_ns, 'container_created' AS kind, image, sha256(i::VARCHAR) AS container, NULL::BIGINT AS bytes,
-        {_JOB} AS attributes, NULL::BIGINT AS began, i AS job, 'build' AS role FROM made
+        {_JOB} AS attributes, NULL::BIGINT AS began, i AS job, 'build' AS role FROM now
     UNION ALL SELECT began + lasts, 'container_destroyed', image, sha256(i::VARCHAR), NULL, NULL, began, NULL, NULL
-    FROM made WHERE began + lasts < $begin + $year
-    UNION ALL SELECT began - 5000000000, 'image_pulled', image, NULL, NULL, NULL, NULL, NULL, NULL FROM made
+    FROM now WHERE began + lasts < $begin + $year
+    UNION ALL SELECT began - 5000000000, 'image_pulled', image, NULL, NULL, NULL, NULL, NULL, NULL FROM now
     WHERE i % 9 = 0 AND i > 0
     UNION ALL SELECT $begin + k * ($year // $samples), 'disk_sampled', NULL, NULL, (5e10 + 4e10 * random())::BIGINT,
-        '{_DISK}', NULL, NULL, NULL FROM range($samples) AS d(k)
+        '{_DISK}', NULL, NULL, NULL
+    FROM range($samples * $first // $jobs, $samples * least($last, $jobs) // $jobs) AS d(k)
 )
 """
 
 
 def add_year(log: EventLog, events: int) -> None:
     """Add so many events of the year before now to a log that holds an inventory; folded as appends do it."""
-    values = {
+    values: dict[str, Any] = {
         "begin": time.time_ns() - YEAR_NS - 3600 * _NS,
         "year": YEAR_NS,
         "jobs": events * 45 // 100,
@@ -58,9 +64,16 @@ def add_year(log: EventLog, events: int) -> None:
     }
     with duckdb.connect(str(log.path), config={"memory_limit": _MEMORY}) as connection:
         connection.execute("SELECT setseed(0.5)")
-        for sql in (_JOBS, _TYPED, _EVENTS):
-            connection.execute(sql, {name: value for name, value in values.items() if f"${name}" in sql})
+        _run(connection, _JOBS, values)
+        _run(connection, _TYPED, values)
+        for first in range(0, values["jobs"], _JOBS_AT_ONCE):
+            _run(connection, _EVENTS, values | {"first": first, "last": first + _JOBS_AT_ONCE})
     catch_up(log)
+    Tally().advance(log)  # as a collector with metrics does, and stores how far it has come
+
+
+def _run(connection: duckdb.DuckDBPyConnection, sql: str, values: dict[str, Any]) -> None:
+    connection.execute(sql, {name: value for name, value in values.items() if f"${name}" in sql})
 
 
 def catch_up(log: EventLog) -> None:

@@ -19,8 +19,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import prometheus_client
 import pytest
+import rich
+import typer
 
+import collector
+import pruner
 from bench._busy_year import add_year
 from collector.daemon.loop import Collector
 from collector.daemon.presence import Presence
@@ -36,7 +41,7 @@ from tests.fake_engine import MIB, FakeEngine
 
 IMAGES = 10_000
 # The fewest stand for an empty log: with none all images count as used until the collector has run for a while.
-EVENTS = (100, 200_000, 2_000_000)
+EVENTS = (100, 200_000, 2_000_000, 20_000_000)
 BURSTS, BURST = 60, 500
 
 
@@ -124,7 +129,7 @@ QUESTIONS: dict[str, Callable[[FakeEngine, EventLog], object]] = {
 def _append(log: EventLog, patch: pytest.MonkeyPatch, *, fold: bool) -> None:
     """Append as the collector does, a burst at a time, on images that the log knows."""
     if not fold:
-        patch.setattr(compaction, "fold", lambda _: None)
+        patch.setattr(compaction, "fold", lambda _: 0)
         patch.setattr(experience, "advance", lambda *_: 0)
     images = [image for (image,) in log.query("SELECT image_id FROM image LIMIT 1000")]
     for burst in range(BURSTS):
@@ -141,8 +146,8 @@ def _append(log: EventLog, patch: pytest.MonkeyPatch, *, fold: bool) -> None:
 def main() -> None:
     """Measure, and print a table."""
     # As an installation has it, and as the commands begin.
-    for package in ("collector", "pruner"):
-        compileall.compile_dir(Path(__file__).parent.parent / package, quiet=1)
+    for package in (collector, pruner, prometheus_client, rich, typer):
+        compileall.compile_dir(Path(str(package.__file__)).parent, quiet=1)
     collect_seldom()
     with tempfile.TemporaryDirectory(prefix="docker-hindsight-") as folder, pytest.MonkeyPatch.context() as patch:
         engine = made_engine(Path(folder))
