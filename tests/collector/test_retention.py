@@ -142,7 +142,7 @@ SELECT image, day, min(began), max(ended), max(idle) FROM (
 
 
 @pytest.mark.slow
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     days=st.lists(
         st.lists(
@@ -303,7 +303,6 @@ def test_the_analyzer_loads_what_is_left_and_says_so(log: EventLog, now: float, 
     assert [exported.time.tolist(), exported.image_ids] == [after.time.tolist(), after.image_ids]
     with ParquetLog(tmp_path / "export", "h").reading() as connection:
         assert connection.execute("SELECT count(*) > 0 FROM base_habit").fetchall() == [(True,)]
-    assert ParquetLog(tmp_path / "export", "h").query(IDLE) == log.query(IDLE)
 
 
 @pytest.mark.slow
