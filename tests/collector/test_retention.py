@@ -294,7 +294,7 @@ def test_the_analyzer_loads_what_is_left_and_says_so(log: EventLog, now: float, 
     before = load_trace(log, None, DISK)
     compact(log, KEEP, now=now)
     after = load_trace(log, None, DISK)
-    assert any("whole from" in text for text in after.assumptions)
+    assert any("complete from" in text for text in after.assumptions)
     assert after.image_ids == before.image_ids
     assert 0 < len(after.time) <= len(before.time)
     # An export is as whole as the log.
