@@ -214,10 +214,13 @@ def _columns(connection: duckdb.DuckDBPyConnection, sql: str, parameters: object
 
 def _second(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
     """Another connection that shows the same events: by itself it has neither the database nor the views of ours."""
-    database, events = connection.execute(
+    second = connection.cursor()
+    # A log read from Parquet has tables only, which all connections show.
+    for database, events in connection.execute(
         "SELECT current_database(), sql FROM duckdb_views() WHERE temporary AND view_name = 'event'"
-    ).fetchall()[0]
-    return connection.cursor().execute(f'USE "{database.replace(chr(34), chr(34) * 2)}"; {events}')
+    ).fetchall():
+        second.execute(f'USE "{database.replace(chr(34), chr(34) * 2)}"; {events}')
+    return second
 
 
 def _uses(connection: duckdb.DuckDBPyConnection, host: str) -> LoggedUses:
