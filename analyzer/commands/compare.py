@@ -24,6 +24,7 @@ from analyzer.options import (
 )
 from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
+from collector.model.paths import real_path
 from collector.terminal import console
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _report_on_one(
     with patient_progress("trying every setting") as progress:
         tried = None if whatif is None else Tried.of(trace, whatif, work.pull_rate, progress)
     write_report(study(trace, results, lineup, read_recorded(log, trace, override), notes, tried), path)
-    typer.echo(f"report: {path.resolve()}", err=True)
+    typer.echo(f"report: {real_path(path)}", err=True)
 
 
 def _report_on_fleet(
@@ -222,4 +223,4 @@ def _report_on_fleet(
         every = replace(work, policies=lineup.policies, drawn=drawn)
         found, notes = on_each(sources, every, override, workers, progress)
     write_fleet_report(fleet_study(found, lineup, notes, division), path)
-    typer.echo(f"report: {path.resolve()}", err=True)
+    typer.echo(f"report: {real_path(path)}", err=True)

@@ -15,7 +15,7 @@ import duckdb
 
 from collector.model.advice import how_to_read
 from collector.model.errors import LogBusyError, LogDamagedError, LogError, LogFullError
-from collector.model.paths import open_foreign, open_own
+from collector.model.paths import open_foreign, open_own, real_path
 
 UMASK = 0o027
 """The log is 0640: it shows which projects run which images."""
@@ -65,7 +65,7 @@ def memory_spool_path(log_path: Path) -> Path:
 
     Its folder is this user's alone, which whoever writes there has to check.
     """
-    name = hashlib.sha256(os.fsencode(log_path.resolve())).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(real_path(log_path))).hexdigest()[:16]
     return SHARED_MEMORY / f"docker-hindsight-{os.geteuid()}" / f"{name}.spool"
 
 
@@ -236,7 +236,7 @@ def in_one_line(path: Path) -> Iterator[None]:
     except PermissionError as error:
         raise _forbidden(path, error.filename) from None
     except OSError as error:
-        raise LogError(f"event log {path} cannot be used: {error}") from None
+        raise LogError(f"event log {path} cannot be used: {error.strerror or error}") from None
     except UnicodeEncodeError:
         raise LogError(
             f"event log {path} has a name that is not UTF-8: rename it, or name another with --log"

@@ -16,7 +16,7 @@ from typing import IO, Any
 from collector.job_sources.runnerlog import MOST_LINE, SOURCE, Line, RunnerLog, parse_line
 from collector.job_sources.source import Batch, JobSource
 from collector.model.errors import UsageError
-from collector.model.paths import open_foreign
+from collector.model.paths import open_foreign, real_path
 from collector.model.untrusted import clean, past_ns, read_object, whole
 
 JOURNAL = "gitlab-runner journal"
@@ -198,7 +198,7 @@ class StoredLog(JobSource):
 
 def source_of(path: Path) -> str:
     """Under which name the position in a file is kept."""
-    return clean(f"gitlab-runner log {path.resolve()}")
+    return clean(f"gitlab-runner log {real_path(path)}")
 
 
 def bounded_lines(file: IO[bytes]) -> Iterator[tuple[bytes, int, bool]]:

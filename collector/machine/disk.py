@@ -257,18 +257,32 @@ class _Mount:
         return "systemd/inaccessible" in self.root
 
 
+# In a chroot the mount table may show none that holds what is there.
+_NO_MOUNT = _Mount("/", "", "/", "")
+
+
 def _visible_at(path: str, mounts: list[_Mount]) -> _Mount:
     """The mount that holds a path: the innermost, and of several over each other the last."""
     holding = [mount for mount in mounts if PurePosixPath(path).is_relative_to(mount.point)]
-    return max(reversed(holding), key=lambda mount: len(mount.point))
+    return max(reversed(holding), key=lambda mount: len(mount.point), default=_NO_MOUNT)
 
 
 def _mounts() -> Iterator[_Mount]:
     """The mounts that this process sees, in the order in which they were made (proc_pid_mountinfo(5))."""
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        fields = line.split(" ")
+    return parse_mounts(Path("/proc/self/mountinfo").read_bytes())
+
+
+def parse_mounts(table: bytes) -> Iterator[_Mount]:
+    """The mounts of a mount table; of a line that cannot be read nothing is known."""
+    # The kernel escapes line feeds in names, but not what only Python takes for the end of a line.
+    for line in table.split(b"\n"):
+        fields = os.fsdecode(line).split(" ")
+        if "-" not in fields[_OPTIONAL:-1]:
+            continue
         root, point = (_ESCAPED.sub(lambda match: chr(int(match[1], 8)), fields[k]) for k in (3, 4))
-        yield _Mount(point, fields[2], root, fields[fields.index("-") + 1])
+        yield _Mount(point, fields[2], root, fields[fields.index("-", _OPTIONAL) + 1])
 
 
+# Mount ID, parent, device, root, mount point and options come first; then optional fields up to a hyphen.
+_OPTIONAL = 6
 _ESCAPED = re.compile(r"\\([0-7]{3})")

@@ -70,6 +70,11 @@ def read_bounded(path: Path, encoding: str = "utf-8", errors: str = "strict") ->
     return read_bytes(path).decode(encoding, errors)
 
 
+def real_path(path: Path) -> Path:
+    """Where a path leads, absolute and without links; `Path.resolve` raises where links lead in a circle."""
+    return Path(os.path.realpath(path))
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file, or leave what was there as it was: there is never half a file.
 
@@ -78,7 +83,7 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    target = path.resolve()
+    target = real_path(path)
     if target.exists() and not (target.is_file() and os.access(target.parent, os.W_OK)):
         # What is not a file (a pipe), or in a folder that is not ours, can only be written to as it is.
         target.write_text(text, encoding="utf-8")

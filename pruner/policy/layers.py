@@ -106,7 +106,8 @@ def _parsed(path: Path, included_by: Path | None) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UsageError(f"policy file {path}{where} is not text in UTF-8: see its byte {error.start + 1}") from None
     except (ValueError, RecursionError) as error:  # also a number with more digits than Python reads
-        raise UsageError(f"policy file {path}{where} is not valid TOML: {_advice(text, str(error))}") from None
+        advice = _advice(text, str(error)) if isinstance(error, ValueError) else "it is nested too deeply"
+        raise UsageError(f"policy file {path}{where} is not valid TOML: {advice}") from None
 
 
 def _check_owner(path: Path, included_by: Path) -> None:
@@ -132,7 +133,7 @@ def _advice(text: str, error: str) -> str:
             return f"line {number}: {_as_meant(found['key'], found['value'])}"
     if error.startswith("Cannot overwrite a value"):
         return error.replace("Cannot overwrite a value", "this key is there twice")
-    return error or "it is nested too deeply"
+    return error
 
 
 def _is_toml(value: str) -> bool:

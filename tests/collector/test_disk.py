@@ -21,8 +21,10 @@ from collector.machine.disk import (
     disk_of,
     disks_now,
     hasten,
+    parse_mounts,
     sample_disk,
     sample_disks,
+    settling_time,
 )
 from collector.model.errors import EngineError
 from collector.model.observation import EngineInfo, Place
@@ -239,3 +241,16 @@ def test_btrfs_shows_at_once_what_was_removed_once_it_is_hastened(tmp_path: Path
         assert disk.free() - before >= 31 * MIB
     finally:
         subprocess.run(["umount", disk.path], check=True)
+
+
+def test_mounts_of_any_name_are_read_and_other_lines_passed_over() -> None:
+    table = (
+        b"22 1 0:21 / / rw shared:1 - ext4 /dev/vda rw\n"
+        b"23 22 0:22 / /a\\040b\\012c rw - tmpfs tmpfs rw\n"
+        + "24 22 0:23 / /x\u2028y\x0bz\x85- rw - fuse.\udcffz - rw\n".encode(errors="surrogateescape")
+        + b"\n25 22\n26 22 0:24 / /short rw -\nnonsense - - - - - - - -\n\xff\xfe\0\n"
+    )
+    found = [(mount.point, mount.kind) for mount in parse_mounts(table)]
+    assert found[:3] == [("/", "ext4"), ("/a b\nc", "tmpfs"), ("/x\u2028y\x0bz\x85-", "fuse.\udcffz")]
+    assert all(point != "/short" for point, _ in found)
+    assert settling_time("/") > 0

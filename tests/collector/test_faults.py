@@ -211,3 +211,34 @@ def test_nor_is_what_takes_the_place_of_a_log(tmp_path: Path, lay: Callable[[Pat
 def test_the_null_device_is_an_empty_file(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/dev/null")
     assert read_bounded(tmp_path / "link") == ""
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("collector", "run", "--once", "--log", "LOOP", "--host", "unix:///none"),
+        ("collector", "status", "--log", "LOOP"),
+        ("collector", "ingest", "gitlab-runner-log", "LOOP", "--log", "l.duckdb"),
+        ("analyzer", "simulate", "--threshold", "10%", "--policy", "LOOP", "--log", "l.duckdb"),
+    ],
+)
+def test_links_in_a_circle_are_one_line(tmp_path: Path, argv: tuple[str, ...]) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    program, *rest = argv
+    done = subprocess.run(
+        [Path(sys.executable).with_name(program), *(str(loop) if one == "LOOP" else one for one in rest)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode in {1, 2}
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_file_whose_name_leads_in_a_circle_is_written(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    write_whole(loop, "text")
+    assert loop.read_text() == "text"
