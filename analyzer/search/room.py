@@ -51,10 +51,16 @@ def headroom(trace: Trace) -> int:
 def used_in_a_day(trace: Trace) -> int:
     """Bytes of images that were used in one day, the median of all days with uses."""
     demand = (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)
-    days = np.unique(np.stack((trace.time[demand] // _DAY_S, trace.image[demand])).astype(np.int64), axis=1)
-    held = []
-    for day in np.unique(days[0]):
-        images = days[1][days[0] == day]
-        layers = np.concatenate([trace.layer[trace.first[i] : trace.first[i + 1]] for i in images])
-        held.append(int(trace.layer_bytes[np.unique(layers)].sum()))
-    return int(np.median(held)) if held else 0
+    if not demand.any():
+        return 0
+    # A day and an image, or a layer, as one number: to sort pairs takes ten times as long.
+    days, image = np.divmod(
+        np.unique((trace.time[demand] // _DAY_S).astype(np.int64) * trace.images + trace.image[demand]), trace.images
+    )
+    count = np.diff(trace.first)[image]
+    at = np.arange(count.sum()) + np.repeat(trace.first[:-1][image] - (np.cumsum(count) - count), count)
+    layers = len(trace.layer_bytes)
+    day, layer = np.divmod(np.unique(np.repeat(days, count) * layers + trace.layer[at]), max(layers, 1))
+    held = np.zeros(len(np.unique(days)), dtype=np.int64)
+    np.add.at(held, np.searchsorted(np.unique(days), day), trace.layer_bytes[layer])
+    return int(np.median(held))
