@@ -502,7 +502,7 @@ def true_times(connection: duckdb.DuckDBPyConnection, now_ns: int, events: str, 
         connection: the open log.
         now_ns: what time it is, UTC nanoseconds.
         events: SQL of the events as they were recorded.
-        kept: SQL of some of all events, among which are all that tell of the clock, and the latest.
+        kept: SQL of some of these events: every one about the clock, and the latest, at least.
     """
     rows = connection.execute(
         f"SELECT host, seq, epoch_ns(time) FROM {kept} WHERE kind = '{Kind.CLOCK_SET_BACK}' ORDER BY seq DESC"
