@@ -32,6 +32,8 @@ _BRANCH_PAGE, _LEAF_PAGE = 0x01, 0x02
 _IS_BUCKET = 0x01
 _LEAST_PAGE, _MOST_PAGE = 512, 65536
 _MOST_OVERFLOW = 4096
+# Pages whose children are themselves have branches without number, however deep one looks.
+_MOST_READS = 10**6
 _MOST_DEPTH = 32
 _TRIES = 5
 _FNV_START, _FNV_PRIME, _MASK = 0xCBF29CE484222325, 0x100000001B3, (1 << 64) - 1
@@ -107,9 +109,9 @@ def _read(path: Path, reading: Callable[[_Pages], T]) -> T:
                 state = _newest(descriptor)
                 try:
                     found = reading(_Pages(descriptor, state))
-                except BoltError:
+                except (BoltError, struct.error, OverflowError) as error:
                     if _newest(descriptor) == state:
-                        raise
+                        raise BoltError(f"{path}: {error}") from None
                     continue
                 if _newest(descriptor) == state:
                     return found
@@ -165,10 +167,14 @@ class _Pages:
     def __init__(self, descriptor: int, state: _State) -> None:
         self._descriptor = descriptor
         self._size = state.page_size
+        self._left = _MOST_READS
         self.root = state.root
 
     def read(self, number: int) -> bytes:
         """A page with what overflows it."""
+        self._left -= 1
+        if self._left < 0:
+            raise BoltError("a tree without end")
         offset = number * self._size
         raw = os.pread(self._descriptor, self._size, offset)
         if len(raw) < _PAGE.size:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import random
 import struct
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,18 @@ def test_the_labels_of_an_image_are_read_in_whatever_namespace_it_is(
     write_metadata(tmp_path / "io.containerd.metadata.v1.bolt/meta.db", namespaces)
     assert by_content(str(tmp_path), IMAGE) is expected
     assert by_content(str(tmp_path), "sha256:" + "0c" * 32) is Origin.UNKNOWN
+
+
+def test_metadata_with_any_byte_damaged_says_nothing_or_something(tmp_path: Path) -> None:
+    path = tmp_path / "io.containerd.metadata.v1.bolt/meta.db"
+    write_metadata(path, {b"moby": {b"containerd.io/distribution.source.docker.io": b"debian"}})
+    whole = path.read_bytes()
+    source = random.Random(1)
+    for number in [number for number, byte in enumerate(whole) if byte] * 2:
+        place = number + source.randrange(-2, 3)
+        damage = bytes([source.choice((0, 1, 0x10, 0x7F, 0x80, 0xFF))])
+        path.write_bytes(whole[:place] + damage + whole[place + 1 :] if source.random() < 0.9 else whole[:place])
+        assert by_content(str(tmp_path), IMAGE) in Origin
 
 
 def test_who_knows_best_is_heard() -> None:
