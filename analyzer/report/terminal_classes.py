@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from analyzer.report.terminal_search import (
+    NothingFitsError,
     print_recommendation,
     recommendation_json,
     refuse_broken,
@@ -21,6 +22,9 @@ from analyzer.search.recommend import Constraints
 from collector.model.units import format_count
 from collector.terminal import console
 
+# A class, what was found on its hosts, and why it gets its policy.
+_Reasoned = tuple[HostClass, list[tuple[Findings, Findings | None]], list[str]]
+
 
 def finish_division(
     made: Division,
@@ -33,15 +37,39 @@ def finish_division(
 ) -> None:
     """Print what is recommended for classes of hosts, or for all of them, and write the policies.
 
+    A class for which nothing fits keeps no other from its policy.
+
     Raises:
         NothingFitsError: for a class no policy keeps to the constraints, or the chosen one does not on the rest.
         UsageError: a file cannot be written.
     """
     known = {first.host: (first, rest) for first, rest in parts}
-    whole = [(one, [known[host] for host in one.hosts], reasons(one.made, constraints, share)) for one in made.classes]
+    whole: list[_Reasoned] = []
+    refused: list[str] = []
+    for one in made.classes:
+        said = reasons(one.made, constraints, share)
+        try:
+            required(one.made, said, f"; {fits(one)}" if one.made.closest is not None else "")
+        except NothingFitsError as error:
+            refused.append(f"{one.words}: {error}" if one.words else str(error))
+        else:
+            whole.append((one, [known[host] for host in one.hosts], said))
+    if whole:
+        _print(made, whole, output, notes)
     for one, _, said in whole:
-        required(one.made, said, f"; {fits(one)}" if one.made.closest is not None else "")
-    files = [None if out is None else _file_of(one, out) for one in made.classes]
+        chosen = required(one.made, said)
+        refuse_broken(one.made, chosen, share)
+        if out is not None:
+            hosts = [f"For {one.words}: {', '.join(one.hosts)}."] if one.words else []
+            file = _file_of(one, out)
+            write_policy(chosen.candidate.policy, [*hosts, *said, fits(one), *made.said], file)
+            if output is not console.Format.JSON:
+                console.print_text(f"written to {file}")
+    if refused:
+        raise NothingFitsError("; ".join(refused))
+
+
+def _print(made: Division, whole: Sequence[_Reasoned], output: console.Format, notes: Sequence[str]) -> None:
     if output is console.Format.JSON:
         rows = [
             {
@@ -57,17 +85,9 @@ def finish_division(
         for one, members, said in whole:
             if one.words:
                 console.print_text(f"{one.words}: {format_count(len(one.hosts), 'host')}", "bold")
-            print_recommendation(one.made, members, [*said, fits(one)], notes if one is made.classes[0] else ())
+            print_recommendation(one.made, members, [*said, fits(one)], notes if one is whole[0][0] else ())
         for sentence in made.said:
             console.print_text(sentence)
-    for (one, _, said), file in zip(whole, files, strict=True):
-        chosen = required(one.made, said)
-        refuse_broken(one.made, chosen, share)
-        if file is not None:
-            hosts = [f"For {one.words}: {', '.join(one.hosts)}."] if one.words else []
-            write_policy(chosen.candidate.policy, [*hosts, *said, fits(one), *made.said], file)
-            if output is not console.Format.JSON:
-                console.print_text(f"written to {file}")
 
 
 def _file_of(one: HostClass, out: Path) -> Path:

@@ -12,12 +12,15 @@ import pytest
 
 from analyzer.report.fleet_page import fleet_study, render_fleet
 from analyzer.report.study import Lineup
+from analyzer.report.terminal_classes import finish_division
+from analyzer.report.terminal_search import NothingFitsError
 from analyzer.search.classes import Division, Found, divide, fits
 from analyzer.search.fleet import Findings
 from analyzer.search.grid import grid
 from analyzer.search.proposal import Proposal
 from analyzer.search.recommend import Constraints, Recommendation, recommend
 from analyzer.trace.describe import HistoryFacts
+from collector.terminal.console import Format
 from pruner.policy.file import load_policy
 from tests.analyzer.command import analyzer
 from tests.analyzer.test_fleet import history
@@ -76,6 +79,21 @@ def test_small_and_large_disks_get_a_policy_each_where_one_serves_them_badly() -
     assert [row[5] for row in rows] == ["12.0 GiB", "6.00 GiB"]
     assert table.count("It fits all 6 hosts.") == 2
     assert "the hosts are divided" in table
+
+
+def test_a_class_that_nothing_fits_keeps_no_other_from_its_policy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = [host(f"small-{k}", 100 * GIB, (3, 1 * GIB), (2, 2 * GIB)) for k in range(6)]
+    large = [host(f"large-{k}", 900 * GIB, (0, 1 * GIB), (0, 60 * GIB)) for k in range(6)]
+    found = [*small, *large]
+    out = tmp_path / "policy.toml"
+    with pytest.raises(
+        NothingFitsError, match=r"^disks under 500 GiB: none of 2 policies .* does not fit 6 of 6 hosts"
+    ):
+        finish_division(divided(found, 2), found, Constraints(), 1.0, Format.TABLE, out)
+    assert [path.name for path in tmp_path.iterdir()] == ["policy-disks-of-500-GiB-and-more.toml"]
+    assert "disks of 500 GiB and more: 6 hosts" in capsys.readouterr().out
 
 
 def test_hosts_that_one_policy_serves_are_not_divided() -> None:
