@@ -118,6 +118,7 @@ def test_it_watches_at_once_and_leaves_nothing(
     refused = machine.run("dpkg", "--install", put(machine, package), status=1)
     assert "its log cannot be read by" in refused
     assert machine.run("dpkg-query", "--show", "--showformat=${Version}", "docker-hindsight") == "99.0-1"
+    assert machine.path("/usr/lib/docker-hindsight/collector/__pycache__").is_dir()
 
     machine.run("dpkg", "--purge", "docker-hindsight")
     for path in (
