@@ -387,6 +387,7 @@ def test_it_can_be_used_without_eyes_or_mouse(opened: Open) -> None:
     assert len(ids) == len(set(ids))
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the report"
+    assert page.get_by_role("radio", name=re.compile(r"^forecast\W+recommended$")).count() == 1
     for control in page.locator("input, select").all():
         assert control.evaluate("(one) => one.labels.length") == 1
 
