@@ -114,6 +114,8 @@ _JOBS = f"""
 WITH chosen AS (
     SELECT * FROM jobs
     WHERE host = $host AND ($project IS NULL OR project_id = $project OR project = $project) AND began IS NOT NULL
+        -- Most jobs of a long log have no event among the latest.
+        AND job IN (SELECT job FROM event WHERE job IS NOT NULL)
     ORDER BY began DESC NULLS LAST, job DESC LIMIT $limit
 ), used AS (
     SELECT job, list(DISTINCT coalesce(reference, image_id) ORDER BY coalesce(reference, image_id)) AS images
