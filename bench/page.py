@@ -3,9 +3,10 @@
 The fleet's thousand hosts are copies of the year that ships with the program: each with a name of its own, its re-pulls
 more by a share of its own, and its free space some days later.
 
-Each time in a new browser context: from the start of the navigation to the file until all charts are drawn and the
+Each time in a new browser context: from the start of the navigation to the file until the charts are drawn and the
 controls work, by the page's own clock, and the processor time of the page's main thread until then, which other work on
-the machine does not lengthen. The median stands before the least and the most.
+the machine does not lengthen. The charts of a fleet's hosts are drawn later, as they come near. The median stands
+before the least and the most.
 """
 
 from __future__ import annotations
