@@ -141,6 +141,7 @@ def _tasks(dask_scheduler: object) -> int:
     return len(dask_scheduler.tasks)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_what_is_no_cluster_is_one_line(sources: list[Source], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analyzer.search.workers._CONNECT_S", 1)
     work = Simulation((Policy(),))

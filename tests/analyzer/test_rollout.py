@@ -103,6 +103,7 @@ def test_a_week_is_judged_in_one_line_from_shipped_logs(fleet: Path) -> None:
     assert bad.stdout.splitlines()[-1] == "wait: 1 of 2 hosts did not do as predicted: two: the disk was full 1 time"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     first_row_fast(

@@ -98,6 +98,7 @@ def test_a_host_that_slept_has_missed_nothing() -> None:
     assert clock.watch() == []
 
 
+@pytest.mark.slow
 def test_nothing_in_a_log_is_later_than_now_for_whoever_reads_it(tmp_path: Path) -> None:
     """A sample, a gap and a use dated 30 days ahead, after which the clock was set right."""
     now = time.time_ns()

@@ -290,6 +290,7 @@ def test_an_image_and_a_project_are_forgotten_in_what_became_sums_too(log: Event
     assert all(row.began for row in jobs(log, None, 10_000))
 
 
+@pytest.mark.slow
 def test_the_analyzer_loads_what_is_left_and_says_so(log: EventLog, now: float, tmp_path: Path) -> None:
     before = load_trace(log, None, DISK)
     compact(log, KEEP, now=now)

@@ -286,6 +286,7 @@ def damage(path: Path, keep: int = HEADERS + 2000) -> None:
     path.write_bytes(path.read_bytes()[:keep])
 
 
+@pytest.mark.slow
 def test_a_collector_that_finds_its_log_damaged_begins_a_new_one_and_says_so_once(
     watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
