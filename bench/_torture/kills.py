@@ -27,7 +27,7 @@ _REMOVALS = (1, 1, 2, 3, 5, 8, 13)
 # Of all kills, those at any moment, start-up included, up to so many seconds; the others come when it is at work.
 _ANY_MOMENT, _MOMENTS_S = 0.5, (0.1, 6.0)
 # Of the pruner's, those at any moment, and those so long after it said what it plans (before it stores that).
-_PRUNER_ANY_MOMENT, _AFTER_PLAN, _AFTER_PLAN_S = 0.3, 0.4, (0.0, 0.6)
+_PRUNER_ANY_MOMENT, _AFTER_PLAN, _AFTER_PLAN_S = 0.25, 0.3, (0.0, 1.5)
 # What a process with a faked clock leaves in shared memory when it is killed, by its number.
 _FAKED_CLOCKS = ("faketime_shm_{}", "sem.faketime_sem_{}")
 # The pruner's own ends: nothing to do, and target not reached.
