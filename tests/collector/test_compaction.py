@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,24 @@ def test_habits_are_folded_through_busy_days_and_in_any_order_of_recording(
     assert folded.query("SELECT count(*) < 10 FROM event WHERE epoch_ns(time) >= ?", [until]) == [(True,)]
     with folded.reading() as connection:
         assert experience.differences(connection, history.now + 50 * 86400 * S) == []
+
+
+def test_a_backlog_with_a_clock_that_was_set_back_is_folded_piece_by_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, history = EventLog(tmp_path / "events.duckdb", host="h"), History()
+    for turn in range(8):
+        history.take("set back" if turn == 5 else "pulled", 0, 0, 7200)
+    monkeypatch.setattr(compaction, "FOLD_EVERY", 2)
+    monkeypatch.setattr(compaction, "_MOST", 2)
+    log.append(history.events)
+    reached: list[int] = []
+    for turn in range(8):
+        log.append([Event(history.now + turn, Kind.EVENT_UNREADABLE, attributes={"raw": str(turn)})])
+        reached.append(log.query("SELECT max(seq) FROM projection WHERE version = ?", [compaction.VERSION])[0][0] or 0)
+    assert reached[-1] > len(history.events)
+    assert max(after - before for before, after in pairwise(reached)) <= 2
+    assert [one for one in check(log) if one.rule == "projection"] == []
 
 
 def _crash(log: EventLog, events: list[Event]) -> None:
