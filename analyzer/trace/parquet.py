@@ -145,6 +145,8 @@ def _free_name(connection: duckdb.DuckDBPyConnection, host: str, folder: Path) -
 
 def _put_in_place(new: Path, folder: Path) -> None:
     """Swap the new partitions for those of the same host."""
+    for table in (EVENTS, JOBS, HOSTS):
+        (folder / table).mkdir(exist_ok=True)
     for name in sorted(partition.name for partition in (new / EVENTS).glob(f"{_HOST}*")):
         for table in _COPIES:
             target, partition = folder / table / name, new / table / name
