@@ -15,7 +15,7 @@ from collector.model.events import Use
 from pruner.state import learning
 
 HEADER = Path(__file__).parents[1] / "analyzer" / "native" / "csrc" / "constants.h"
-_WHOLE = ("LOWEST_BIN", "AGES", "BUCKETS", "LOWEST_HABIT", "HABITS", "STAGES", "REMEMBERED_GAPS")
+_WHOLE = ("LOWEST_BIN", "AGES", "BUCKETS", "LOWEST_HABIT", "HABITS", "STAGES", "REMEMBERED_GAPS", "RECENT")
 _REAL = ("SESSION", "GAP_WEIGHT", "DISCOUNT")
 _KNOWN = vars(experience) | vars(learning)
 

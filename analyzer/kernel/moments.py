@@ -10,12 +10,13 @@ from ctypes import byref, c_double, c_int, c_int32, c_int64, c_void_p
 
 import numpy as np
 
+from analyzer.kernel.recent import RecentUses
 from analyzer.native.binding import Array, function, plain, pointers, view
 from analyzer.trace.trace import Floats, Integers, Trace
 from analyzer.trace.uses import WORTH_A_THREAD
 from collector.eventlog.experience import BUCKETS, HABITS
 from pruner.state.learning import AGES, STAGES, TRUST, typical_idle
-from pruner.state.population import BY_AGE, BY_HABIT, BY_STAGE
+from pruner.state.population import BY_AGE, BY_HABIT, BY_RECENT, BY_STAGE
 
 _MOMENTS_BYTES = 2**28
 _PARTS = 2
@@ -24,8 +25,9 @@ _Keys = ctypes.CFUNCTYPE(c_int, c_double, c_int32, c_void_p, c_void_p)
 
 class _Learned(ctypes.Structure):
     _fields_ = (
-        *((name, c_void_p) for name in ("habit", "superseded", "expected", "by_stage", "by_habit", "learning")),
-        ("offset", c_int64),
+        *((name, c_void_p) for name in ("habit", "superseded", "expected", "by_stage", "by_habit", "by_recent")),
+        *((name, c_void_p) for name in ("learning", "first", "repository", "turned", "changed", "bin")),
+        *((name, c_int64) for name in ("offset", "repositories")),
         ("trust", c_double * len(TRUST)),
     )
 
@@ -110,19 +112,21 @@ class Forecasting:
         learning: what was learned by habit.
         superseded: since when each image has been; shape (n,).
         offset_ms: milliseconds of the trace's origin after midnight.
+        recent: how often repositories were used recently.
 
     Attributes:
         habit: bin of the image's usual idle time, from each use on; shape (u,).
     """
 
-    def __init__(self, learning: Learning, superseded: Floats, offset_ms: int) -> None:
+    def __init__(self, learning: Learning, superseded: Floats, offset_ms: int, recent: RecentUses) -> None:
         expected = [BY_AGE[age] / typical_idle(age) for age in range(AGES)]
         self.habit = learning.habit
-        tables = (np.array(table) for table in (expected, BY_STAGE, BY_HABIT))
+        tables = (np.array(table) for table in (expected, BY_STAGE, BY_HABIT, BY_RECENT))
         arrays: list[Array] = [self.habit, plain(superseded, np.float64), *tables]
-        self._kept = (learning, arrays)
-        addresses = [array.ctypes.data for array in arrays]
-        self.struct = _Learned(*addresses, learning.address, offset_ms, TRUST)
+        changes: list[Array] = [recent.first, recent.repository, recent.turned, recent.changed, recent.bin]
+        self._kept = (learning, arrays, changes)
+        addresses, more = ([array.ctypes.data for array in each] for each in (arrays, changes))
+        self.struct = _Learned(*addresses, learning.address, *more, offset_ms, recent.count, TRUST)
 
     def day(self, day: int) -> tuple[Floats, Floats]:
         """`analyzer.simulation.knowledge.Knowledge.rates`, compiled."""

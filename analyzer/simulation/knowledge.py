@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from analyzer.kernel import index as kernel
 from analyzer.kernel.moments import Forecasting, Learning
+from analyzer.kernel.recent import RecentUses
 from analyzer.trace.trace import Flags, Floats, Integers, Trace, Use
 from collector.eventlog import experience
 from collector.eventlog.experience import BUCKETS, HABITS, HIGHEST_BIN, LOWEST_BIN, PHASES
@@ -28,10 +29,11 @@ from pruner.policy import headroom
 from pruner.policy.orders import ORDERS
 from pruner.state import learning
 from pruner.state.learning import AGES, CELLS, STAGES
-from pruner.state.population import BY_AGE, BY_HABIT, BY_STAGE
+from pruner.state.population import BY_AGE, BY_HABIT, BY_RECENT, BY_STAGE
 from pruner.state.rates import read_rates
 
 _NEVER = np.inf
+_BY_RECENT = np.array(BY_RECENT)
 _DAY_MS = 86_400_000
 
 
@@ -331,7 +333,13 @@ class Knowledge:
     @cached_property
     def forecasting(self) -> Forecasting:
         """What the compiled replay makes forecasts from; only where there is one."""
-        return Forecasting(self._learning(by_habit=True), self.superseded_since, self._offset_ms)
+        return Forecasting(self._learning(by_habit=True), self.superseded_since, self._offset_ms, self.recent)
+
+    @cached_property
+    def recent(self) -> RecentUses:
+        """How often each repository was used recently."""
+        compiled = kernel.available(self.trace)
+        return RecentUses(self.trace, self.repositories, self._offset_ms, self._days, compiled=compiled)
 
     def _pieces(self) -> tuple[Floats, Floats, Integers, Flags]:
         """All idle times, cut where the situation changes: begin, end, situation, whether it ended in a use."""
@@ -448,7 +456,9 @@ class TraceFacts:
         column = habits(self.gap), self._stage
         left = np.where(age < AGES - 1, np.maximum(np.exp2(age + LOWEST_BIN) - idle, 0.0), np.inf)
         rates, beyond = self.knowledge.rates(self._day)
-        found: Floats = learning.ahead(rates[age, *column], left, beyond[age + 1, *column], _exp)
+        chance: Floats = learning.ahead(rates[age, *column], left, beyond[age + 1, *column], _exp)
+        recent = self.knowledge.recent.of_images(self.present, self._day)
+        found: Floats = chance * _BY_RECENT[age, self._stage, recent]
         return found
 
     @property

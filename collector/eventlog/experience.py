@@ -40,6 +40,8 @@ HABITS = 10
 """Usual idle times: none yet, then by powers of two from an hour (2^12 s) to more than ten days (2^20 s)."""
 PHASES = (0.0, 86400.0, 7 * 86400.0)
 """Since when an image has been superseded: not at all, then from each of these seconds on."""
+RECENT_DAYS = 28
+"""How many days before the last midnight the uses of a repository are counted."""
 
 # Job sources report the last hours of a day after its end.
 _LATE_NS = 2 * 3600 * 10**9
@@ -50,6 +52,7 @@ _FOLDS = 5
 _NEVER = 9 * 10**18
 # A fold up to a midnight sees events of so much longer, for what had begun may have ended soon after.
 _AFTER_NS = DAY_NS
+_COUNTED = sql_list(evidence for evidence, use in EVIDENCE_USE.items() if use in {Use.CONTAINER, Use.JOB})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +76,18 @@ def read(
         afresh: whether from all events, whatever is folded of them.
 
     Returns:
-        (image ID, uses, returns, usual idle time in seconds or None, superseded since when in UTC nanoseconds or None),
+        (image ID, uses, returns, usual idle time in seconds or None, superseded since when in UTC nanoseconds or None,
+        uses of that of its repositories that had most in the last `RECENT_DAYS` days up to the last midnight),
         and (number of the situation, returns, idle time in nanoseconds).
     """
     midnight = now_ns // DAY_NS * DAY_NS
     state = _state(connection, host, ("base_",) if afresh else ("", "base_"))
     if state.until > midnight:
         state = Folded(origin=state.origin)
-    _fold(connection, host, state, now_ns, midnight)
+    origin = _fold(connection, host, state, now_ns, midnight) or 0
+    recent = max(midnight - RECENT_DAYS * DAY_NS, 0)
+    show(connection, recent, again=True)
+    _run(connection, _RECENT, {"host": host, "from": max(recent, origin), "midnight": midnight})
     return connection.execute(_HABITS).fetchall(), connection.execute(_SUMS, {"host": host}).fetchall()
 
 
@@ -363,9 +370,21 @@ JOIN (SELECT image, list(gap ORDER BY returns) AS gaps, min(returns) AS first FR
 WHERE returns >= first
 """
 _HABITS = """
-SELECT image_id, max(uses), max(returns), arg_max(usual, returns), any_value(since)
+SELECT image_id, max(visit.uses), max(returns), arg_max(usual, returns), any_value(since),
+    coalesce(any_value(recent.uses), 0)
 FROM visit JOIN image USING (image) LEFT JOIN usual USING (image, returns) LEFT JOIN superseded USING (image)
-GROUP BY image_id
+LEFT JOIN recent USING (image) GROUP BY image_id
+"""
+_RECENT = f"""
+CREATE OR REPLACE TEMP TABLE recent AS
+WITH counted AS (
+    SELECT image, count(*) AS uses FROM uses
+    WHERE host = $host AND evidence IN ({_COUNTED})
+        AND epoch_ns(began) >= $from AND epoch_ns(began) < $midnight GROUP BY image
+), total AS (
+    SELECT repository, CAST(sum(uses) AS BIGINT) AS uses FROM counted JOIN repository USING (image) GROUP BY repository
+)
+SELECT image, max(uses) AS uses FROM repository JOIN total USING (repository) GROUP BY image
 """
 _PIECES = """
 CREATE OR REPLACE TEMP TABLE piece AS

@@ -44,6 +44,7 @@ class Image:
         returns: how often it was used again after an idle time (see `pruner.state.learning`).
         gap: moving average of those idle times, seconds; 0 without any.
         superseded: since when a later image has been used in each of its repositories; infinite: not.
+        recent: uses of its repository of late (see `pruner.state.learning.Habits`).
         kept_by: the label that keeps it whatever happens; empty: none.
     """
 
@@ -64,6 +65,7 @@ class Image:
     returns: int = 0
     gap: float = 0.0
     superseded: float = math.inf
+    recent: int = 0
     kept_by: str = ""
     content: tuple[int, ...] = ()
 
@@ -325,7 +327,7 @@ def used_later(image: Image, time: float, evidence: str) -> Image:
 
 def with_habits(image: Image, habits: Habits) -> Image:
     """The image with what its past says of its future."""
-    return replace(image, uses=habits.uses, returns=habits.returns, gap=habits.gap, superseded=habits.superseded)
+    return replace(image, **{name: getattr(habits, name) for name in habits.__slots__})
 
 
 def read_history(log: EventLog) -> HostRecord:

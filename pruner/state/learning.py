@@ -26,13 +26,15 @@ from collector.eventlog.experience import (
     PHASES,
 )
 from collector.eventlog.log import ONLY_KEPT, EventLog
-from pruner.state.population import BY_AGE, BY_HABIT, BY_STAGE
+from pruner.state.population import BY_AGE, BY_HABIT, BY_RECENT, BY_STAGE
 
 HOUR = 3600.0
 DAY = 86400.0
 AGES = HIGHEST_BIN - LOWEST_BIN + 1
 STAGES = len(PHASES) + 1
 CELLS = AGES * BUCKETS * HABITS * STAGES
+RECENT = 9
+"""Recent uses of a repository are binned by powers of two, from none to 128 and more."""
 
 PRIOR_RETURNS = 0.05
 PRIOR_EXPOSURE = DAY
@@ -56,6 +58,11 @@ def habit(gap: float) -> int:
 def stage(superseded_for: float) -> int:
     """The bin of the time since an image was superseded, seconds; negative: it is not."""
     return sum(superseded_for >= begin for begin in PHASES)
+
+
+def recent_bin(uses: int) -> int:
+    """The bin of how often a repository was used recently (`experience.RECENT_DAYS`)."""
+    return min(uses.bit_length(), RECENT - 1)
 
 
 def situation(idle: float, uses: int, gap: float, superseded_for: float) -> int:
@@ -124,12 +131,16 @@ class Learned:
         returned, at_risk = sum(self.returns[j] for j in cells), sum(self.exposure[j] for j in cells)
         return (returned + PRIOR_RETURNS) / (at_risk + PRIOR_EXPOSURE)
 
-    def forecast(self, idle: float, gap: float, superseded_for: float) -> float:
-        """The chance of a return, discounted by how far off it is, by idle time, usual idle time and stage."""
+    def forecast(self, idle: float, gap: float, superseded_for: float, recent: int) -> float:
+        """The chance of a return, discounted by how far off it is, by idle time, usual idle time and stage.
+
+        It is as much higher or lower as on other hosts where the image's repository was used so often recently.
+        """
         age = age_bin(idle)
         column = habit(gap), stage(superseded_for)
         left = max(2.0 ** (age + LOWEST_BIN) - idle, 0.0) if age < AGES - 1 else math.inf
-        return float(ahead(self.rates[age][column], left, self._beyond[age + 1][column], math.exp))
+        chance = ahead(self.rates[age][column], left, self._beyond[age + 1][column], math.exp)
+        return float(chance * BY_RECENT[age][column[1]][recent_bin(recent)])
 
     @cached_property
     def rates(self) -> list[dict[tuple[int, int], float]]:
@@ -204,12 +215,14 @@ class Habits(NamedTuple):
         returns: how many idle times of more than `SESSION` seconds ended in a use.
         gap: the moving average of the latest of them, seconds; 0 without any.
         superseded: since when a later image has been used in each of its repositories, UTC seconds; infinite: not.
+        recent: containers and jobs that used its repository recently (`experience.RECENT_DAYS`); of several the most.
     """
 
     uses: int = 0
     returns: int = 0
     gap: float = 0.0
     superseded: float = math.inf
+    recent: int = 0
 
 
 NO_HABITS = Habits()
@@ -239,7 +252,7 @@ def read_experience(log: EventLog, now: float) -> Experience:
     for cell, count, nanoseconds in situations:
         returns[cell], exposure[cell] = float(count), nanoseconds / 1e9
     known = {
-        image: Habits(uses, count, gap or 0.0, math.inf if since is None else since / 1e9)
-        for image, uses, count, gap, since in habits
+        image: Habits(uses, count, gap or 0.0, math.inf if since is None else since / 1e9, recent)
+        for image, uses, count, gap, since, recent in habits
     }
     return Experience(known, Learned(tuple(returns), tuple(exposure)))

@@ -35,6 +35,7 @@ typedef struct {
 typedef struct {
     int64_t day, counted[2 * AGES * HABITS * STAGES]; /* day: -1: none yet */
     double rate[AGES][HABITS * STAGES], beyond[AGES + 1][HABITS * STAGES];
+    uint8_t *recent; /* per repository the bin of its recent uses; NULL: nobody asks */
 } today_t;
 
 typedef struct tools tools_t;

@@ -204,6 +204,31 @@ void kernel_first_demands(int32_t images, int32_t uses, const double *time, cons
         if (kind[p] >= CONTAINER && kind[p] <= JOB && first[image[p]] == INFINITY) first[image[p]] = time[p], missing--;
 }
 
+/* How often each repository was used by containers and jobs on each day (from the origin's midnight on) that it was.
+ *
+ * first, repository: those of image i are repository[first[i]] to repository[first[i + 1] - 1].
+ * latest: per repository where its latest day stands, -1 at first.
+ * of, day, count: written, in order of time of a day's first use. Returns how many there are.
+ */
+int64_t kernel_daily_uses(int32_t uses, const double *time, const int32_t *image, const uint8_t *kind, int64_t offset,
+                          const int32_t *first, const int32_t *repository, int64_t *latest, int32_t *of, int64_t *day,
+                          int64_t *count) {
+    int64_t today = INT64_MIN, found = 0;
+    double over = -INFINITY; /* until when it is certain that a use is of today, milliseconds */
+    for (int32_t p = 0; p < uses; p++) {
+        if (kind[p] != CONTAINER && kind[p] != JOB) continue;
+        double at = time[p] * 1000.0 + (double)offset;
+        if (at >= over) today = (int64_t)floor(at / (double)DAY_MS), over = (double)((today + 1) * DAY_MS);
+        for (int32_t k = first[image[p]]; k < first[image[p] + 1]; k++) {
+            int32_t r = repository[k];
+            if (latest[r] < 0 || day[latest[r]] != today)
+                of[found] = r, day[found] = today, count[found] = 0, latest[r] = found++;
+            count[latest[r]]++;
+        }
+    }
+    return found;
+}
+
 /* Learn from a trace up to each of `days` midnights, the first at or before the origin; NULL: failed.
  *
  * part: only of images with that remainder by `parts`, a power of two.

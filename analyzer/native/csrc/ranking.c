@@ -63,9 +63,18 @@ static inline double chance(double rate, double left, double beyond) {
     return rate / total * (1 - passes) + passes * beyond;
 }
 
+/* Let the recent uses of repositories be those before a midnight. */
+static void turn_recent(today_t *today, const learned_t *learned, int64_t day) {
+    int64_t from = today->day < day ? today->day + 1 : 0;
+    if (!from) memset(today->recent, 0, (size_t)learned->repositories);
+    for (int64_t k = learned->turned[from]; k < learned->turned[day + 1]; k++)
+        today->recent[learned->changed[k]] = learned->bin[k];
+}
+
 /* Let rates and what lies beyond each age be those of a day. */
 static void turn_to(today_t *today, const learned_t *learned, int64_t day) {
     if (today->day == day) return;
+    if (today->recent) turn_recent(today, learned, day);
     kernel_day(learned->learning, today->day, day, today->counted);
     today->day = day;
     for (int age = 0; age < AGES; age++) {
@@ -97,10 +106,20 @@ void kernel_rates(const learned_t *learned, int64_t day, double *rates, double *
     memcpy(rates, today.rate, sizeof today.rate), memcpy(beyond, today.beyond, sizeof today.beyond);
 }
 
-static inline double forecast(const today_t *today, double idle, int habit, double superseded_for) {
-    int age = bin_of(idle, LOWEST_BIN, AGES), c = habit * STAGES + stage_of(superseded_for);
+/* The bin of recent uses of an image's repository; of several the highest. */
+static inline int recent_of(const today_t *today, const learned_t *learned, int32_t i) {
+    int most = 0;
+    for (int32_t k = learned->first[i]; k < learned->first[i + 1]; k++)
+        if (today->recent[learned->repository[k]] > most) most = today->recent[learned->repository[k]];
+    return most;
+}
+
+static inline double forecast(const today_t *today, double idle, int habit, double superseded_for, const double *by_recent,
+                              int recent) {
+    int age = bin_of(idle, LOWEST_BIN, AGES), stage = stage_of(superseded_for), c = habit * STAGES + stage;
     double left = age < AGES - 1 ? (double)(1 << (age + LOWEST_BIN)) - idle : INFINITY;
-    return chance(today->rate[age][c], left > 0.0 ? left : 0.0, today->beyond[age + 1][c]);
+    return chance(today->rate[age][c], left > 0.0 ? left : 0.0, today->beyond[age + 1][c]) *
+           by_recent[(age * STAGES + stage) * RECENT + recent];
 }
 
 /* Keys of images, at a moment up to which all is known. */
@@ -112,7 +131,8 @@ static int find_keys(run_t *run, int32_t count) {
     for (int32_t k = 0; k < count; k++) {
         int32_t i = run->present[k];
         double idle = run->last_use[i] < now ? now - run->last_use[i] : 0.0;
-        run->keys[k] = forecast(run->today, idle, learned->habit[run->latest[i]], now - learned->superseded[i]);
+        run->keys[k] = forecast(run->today, idle, learned->habit[run->latest[i]], now - learned->superseded[i],
+                                learned->by_recent, recent_of(run->today, learned, i));
     }
     return OK;
 }

@@ -57,7 +57,9 @@ int kernel_end(run_t *run) {
     }
     free(run->held), free(run->known), free(run->holders), free(run->pulled), free(run->taken), free(run->guessed_until);
     free(run->passed), free(run->kept), free(run->last_use), free(run->latest), free(run->uses), free(run->present), free(run->keys);
-    free(run->ranked), free(run->candidate), free(run->today), free(run->own);
+    free(run->ranked), free(run->candidate), free(run->own);
+    if (run->today) free(run->today->recent);
+    free(run->today);
     free(run->latest_of), free(run->may_go);
     free(run->falls.number), free(run->falls.fall), free(run->falls.past);
     bits_free(&run->coming);
@@ -76,12 +78,17 @@ static int make_ordered(run_t *run) {
     run->keys = malloc(n * sizeof *run->keys);
     run->ranked = malloc(n * sizeof *run->ranked);
     run->candidate = malloc(2 * n * sizeof *run->candidate);
-    run->today = malloc(sizeof *run->today);
+    run->today = calloc(1, sizeof *run->today);
     if (!run->last_use || !run->latest || !run->uses || !run->present || !run->keys || !run->ranked || !run->candidate || !run->today)
         return NO_MEMORY;
     for (size_t i = 0; i < n; i++) run->last_use[i] = -INFINITY, run->latest[i] = -1;
     run->spare = run->candidate + n;
     run->today->day = -1;
+    const policy_t *policy = run->policy;
+    if (policy->chooser == BY_MOMENTS && policy->by.moments->learned) {
+        run->today->recent = malloc((size_t)policy->by.moments->learned->repositories + 1);
+        if (!run->today->recent) return NO_MEMORY;
+    }
     return OK;
 }
 

@@ -94,8 +94,15 @@ typedef struct {
     const uint8_t *habit; /* per use: the image's from then on */
     const double *superseded, *expected; /* per image since when; per age returns per second where nothing is known */
     const double *by_stage, *by_habit;   /* per age, then stage, or habit and stage: relative to the coarser situation */
+    const double *by_recent;             /* per age, stage, and recent uses of the repository: what the chance is multiplied by */
     const learning_t *learning;          /* by habit */
+    const int32_t *first, *repository;   /* those of image i are repository[first[i]] to repository[first[i + 1] - 1] */
+    /* At midnight d the bins of some repositories' recent uses change: change[turned[d]] to change[turned[d + 1] - 1]. */
+    const int64_t *turned;
+    const int32_t *changed;
+    const uint8_t *bin;
     int64_t offset;                      /* milliseconds of the origin after midnight */
+    int64_t repositories;
     double trust[3];
 } learned_t;
 
