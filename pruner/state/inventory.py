@@ -327,7 +327,7 @@ def used_later(image: Image, time: float, evidence: str) -> Image:
 
 def with_habits(image: Image, habits: Habits) -> Image:
     """The image with what its past says of its future."""
-    return replace(image, **{name: getattr(habits, name) for name in habits.__slots__})
+    return replace(image, **habits._asdict())
 
 
 def read_history(log: EventLog) -> HostRecord:
