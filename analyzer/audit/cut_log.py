@@ -28,7 +28,8 @@ def copy_log(log: EventLog, path: Path) -> None:
             if not log.path.is_file():
                 quoted = str(path).replace("'", "''")
                 connection.execute(f"ATTACH '{quoted}' AS copied")
-                connection.execute("COPY FROM DATABASE memory TO copied")
+                ((database,),) = connection.execute("SELECT current_database()").fetchall()
+                connection.execute(f'COPY FROM DATABASE "{database}" TO copied')
                 connection.execute("DETACH copied")
                 return
             shutil.copyfile(log.path, path)
