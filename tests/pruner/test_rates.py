@@ -48,7 +48,9 @@ def test_a_file_counts_as_four_weeks_of_an_average_host(tmp_path: Path) -> None:
 
 def test_a_replay_prunes_by_it_too(tmp_path: Path) -> None:
     """Of two images that are used no more, the fleet knows which kind returns: the other goes."""
-    images = [ImageFacts([(name, 40)], references=(f"r/{name}:1",)) for name in "abc"]
+    # The two share a repository, so that it was used as often for both.
+    names = {"a": ("r/a:1", "r/b:0"), "b": ("r/b:1",), "c": ("r/c:1",)}
+    images = [ImageFacts([(name, 40)], references=references) for name, references in names.items()]
     uses = [(0.0, 0, 1.0, Use.JOB), (10.0, 1, 11.0, Use.JOB), (1e4, 1, 1e4, Use.JOB), (9e4, 2, 2e5, Use.CONTAINER)]
     trace = make_trace(images, uses, [DiskState(0.0, 120, 0)], end=2e5)
     cells = [situation(9e4, 1, 0.0, -1.0), situation(8e4, 2, 9989.0, -1.0)]
