@@ -251,7 +251,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
     free, total, path, image_bytes, *_ = disk[0] if disk else (None,) * 4
     unwatched = _unwatched(seen.last, last_mark, now)
     used = any(kinds.get(kind) for kind in DEMANDS)
-    sound = None if first is None or not used else first + LEAST_HISTORY_S
+    sound = None if first is None or not used else _sound_from(first, last, now)
     return Status(
         log=str(log.path),
         host=name,
@@ -290,6 +290,12 @@ def status(log: EventLog, now: float | None = None) -> Status:
             sound=sound is not None and now >= sound,
         ),
     )
+
+
+def _sound_from(first: float, last: float, now: float) -> float:
+    """When the history is long enough, if it goes on from now: what was recorded long ago does not grow by waiting."""
+    sound = first + LEAST_HISTORY_S
+    return sound if now < sound or last >= sound else now + sound - last
 
 
 def require_collector(log: EventLog, now: float | None = None) -> None:

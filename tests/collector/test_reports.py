@@ -84,6 +84,16 @@ def test_the_status_warns_when_no_collector_is_running(log: EventLog) -> None:
     assert "warning: no collector has been running for" in found.output
 
 
+def test_a_short_history_of_long_ago_is_not_called_sound(log: EventLog) -> None:
+    """`analyzer recommend` asks for the same span."""
+    now, began = time.time(), time.time() - 90 * 86400
+    used = [Event(int((began + day * 86400) * 1e9), Kind.CONTAINER_STARTED, image="sha256:a") for day in (0, 2)]
+    log.append(used)
+    assert status(log, now).recommendation_from == pytest.approx(now + 4.5 * 86400, abs=1)
+    log.append([Event(int((began + 7 * 86400) * 1e9), Kind.CONTAINER_STARTED, image="sha256:a")])
+    assert status(log, now).recommendation_from == pytest.approx(began + 6.5 * 86400, abs=1)
+
+
 def test_the_status_says_from_when_on_a_recommendation_is_sound_and_what_to_do_next(log: EventLog) -> None:
     now = time.time()
     log.append([Event(int((now - 2 * 86400) * 1e9), Kind.COLLECTOR_STARTED), Event(int(now * 1e9), Kind.DISK_SAMPLED)])
