@@ -1,7 +1,7 @@
 """What each way to install takes of a runner's disk, and how long it lasts: ``python -m bench install``.
 
 pip has everything in its cache when the clock runs. Sizes are those of all files that the installation adds, with the
-byte code that pip compiles; the Debian package is unpacked, and brings the analyzer along.
+byte code that pip compiles unless `--no-compile` is given; the Debian package is unpacked, and brings the analyzer along.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ PIP_WAYS: Mapping[str, str] = {
     "`pip install docker-hindsight`": "",
     "`pip install 'docker-hindsight[analyzer]'`": "[analyzer]",
 }
+# As the first, without byte code.
+PLAIN_WAY, PLAIN = "`pip install --no-compile docker-hindsight`", "--no-compile"
 DEBIAN_WAY = "Debian package"
 MB = 10**6
 
@@ -81,7 +83,8 @@ def main() -> None:
         folder = Path(name)
         built = wheel(folder)
         by_pip(built, "[analyzer]", folder / "cached")
-        found = {way: by_pip(built, extra, folder / f"environment{extra}") for way, extra in PIP_WAYS.items()}
+        found = {PLAIN_WAY: by_pip(built, "", folder / "plain", PLAIN)}
+        found |= {way: by_pip(built, extra, folder / f"environment{extra}") for way, extra in PIP_WAYS.items()}
         package = dist.debian_package("bookworm", folder / "deb")
         found[f"{DEBIAN_WAY} of {package.stat().st_size / MB:.0f} MB"] = by_dpkg(package, folder / "unpacked")
         rows = [(way, f"{one.bytes / MB:.0f} MB", f"{one.seconds:.0f} s") for way, one in found.items()]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.install import DEBIAN_WAY, MB, PIP_WAYS, by_dpkg, by_pip, wheel
+from bench.install import DEBIAN_WAY, MB, PIP_WAYS, PLAIN, PLAIN_WAY, by_dpkg, by_pip, wheel
 from tests.engine import machine as machines
 from tests.needs import cannot_run
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 # Dependencies change their sizes with each release.
 TOLERANCE = 0.1
 README = (Path(__file__).parents[2] / "README.md").read_text()
-MOST_MB = 200
+MOST_LEAN_MB, MOST_MB = 90, 200
 
 
 def stated(way: str) -> int:
@@ -28,6 +28,9 @@ def test_pip_installs_what_the_readme_says(tmp_path: Path) -> None:
         cannot_run(reason)
     built = wheel(tmp_path)
     offline = ("--no-index", "--find-links", machines.ROOT / "srv/wheels")
+    plain = by_pip(built, "", tmp_path / "plain", *offline, PLAIN, python="/usr/bin/python3").bytes
+    assert stated(PLAIN_WAY) == pytest.approx(plain / MB, rel=TOLERANCE)
+    assert plain <= MOST_LEAN_MB * MB
     added = 0
     for way, extra in PIP_WAYS.items():
         # The extra comes on top of what is there: together they are what one installation of both adds.
