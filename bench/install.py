@@ -1,7 +1,7 @@
 """What each way to install takes of a runner's disk, and how long it lasts: ``python -m bench install``.
 
 pip has everything in its cache when the clock runs. Sizes are those of all files that the installation adds, with the
-byte code that pip compiles unless `--no-compile` is given; the Debian package is unpacked, and brings the analyzer along.
+byte code that pip compiles unless `--no-compile` is given; the Debian package is unpacked, and includes the analyzer.
 """
 
 from __future__ import annotations
