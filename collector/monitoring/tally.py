@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from collector.eventlog.log import METRICS, EventLog
 from collector.eventlog.sql import sql_list
+from collector.model.errors import LogError
 from collector.model.events import USES, Effect, Kind, Use, with_effect
 from collector.model.untrusted import read_object
 from collector.monitoring.project_costs import ProjectCosts
@@ -67,12 +69,15 @@ class Tally:
         """Take what was recorded since the last time; after a LogError the next call continues where this one got to.
 
         Raises:
-            LogError: the log cannot be read, or not be written to.
+            LogError: the log cannot be read.
         """
         if self._seq < 0:
             vars(self).update(vars(self._of_json(log.position(METRICS) or "{}")))
         with log.reading() as connection:
             (newest,) = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0]
+            if self._seq and connection.execute(_FORGOTTEN, [self._seq]).fetchall()[0][0]:
+                # What was forgotten must not come back from here.
+                vars(self).update(vars(Tally(_seq=0)))
             while self._seq < newest:
                 until = min(self._seq + _STEP, newest)
                 images = _LATER_IMAGES if self._seq else _ALL_IMAGES
@@ -83,8 +88,9 @@ class Tally:
                 self._seq = until
                 self._fold(found, found[images])
         if self._seq - self._stored >= _STORED_EVERY:
-            log.append([], (METRICS, self._to_json()))
             self._stored = self._seq
+            with suppress(LogError):  # on a full disk, say: the next start then reads more events
+                log.append([], (METRICS, self._to_json()))
 
     def _to_json(self) -> str:
         """All that the next call goes on from."""
@@ -187,6 +193,7 @@ _SEEN = with_effect(Effect.SEEN)
 _PRESENCE = (*_PULLS, *_SEEN, *with_effect(Effect.GOES))
 _BY_JOBS = (Kind.CONTAINER_CREATED, Kind.JOB_IMAGE_USED)
 _SPAN = "host = ? AND seq > ? AND seq <= ?"
+_FORGOTTEN = "SELECT count(*) FROM event WHERE seq > ? AND kind = 'data_forgotten'"
 _COUNTS = f"SELECT kind, count(*) FROM event WHERE {_SPAN} GROUP BY kind"
 _USES = f"""
 SELECT image_id, max(epoch_ns(time)) FROM event JOIN image USING (image) WHERE {_SPAN} AND kind IN ({sql_list(USES)})

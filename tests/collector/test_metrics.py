@@ -20,11 +20,12 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from collector.eventlog.forget import forget_project
 from collector.eventlog.log import METRICS, EventLog
 from collector.machine.disk import sample_disk
 from collector.machine.prune_runs import PruneRuns, leave_runs
 from collector.machine.wake import leave_levels
-from collector.model.errors import UsageError
+from collector.model.errors import LogFullError, UsageError
 from collector.model.events import Event, Kind
 from collector.model.observation import Usage
 from collector.monitoring import tally
@@ -407,6 +408,39 @@ def test_a_log_adds_up_to_the_same_a_few_events_at_a_time(
         assert replace(again, _stored=0) == replace(whole, _stored=0)
     assert whole.repulls == 2
     assert sum(whole.costs.bytes.values()) > 0
+
+
+def test_what_a_log_has_forgotten_does_not_come_back_from_a_collector_that_runs(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tally, "_STORED_EVERY", 1)
+    for name in ("secret", "other"):
+        job = {"ci": "gitlab", "job_id": name, "project": name}
+        used = event(298, Kind.CONTAINER_CREATED, image=B, container=name, attributes={"job": job})
+        log.append([event(300, Kind.IMAGE_PULLED, image=B), observed(299, B, base=100, b=20), used])
+    running = Tally()
+    running.advance(log)
+    assert "secret" in (log.position(METRICS) or "")
+    forget_project(log, "secret")
+    running.advance(log)
+    afresh = Tally(_seq=0)
+    afresh.advance(log)
+    assert running == afresh
+    stored = log.position(METRICS) or ""
+    assert "other" in stored
+    assert "secret" not in stored
+
+
+def test_a_log_without_room_for_the_sums_still_has_metrics(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally, "_STORED_EVERY", 1)
+
+    def full(*_: object) -> None:
+        raise LogFullError("no room")
+
+    monkeypatch.setattr(EventLog, "append", full)
+    running = Tally()
+    running.advance(log)
+    assert running.events.total() == log.query("SELECT count(*) FROM event")[0][0] > 0
 
 
 def test_the_metrics_of_projects_stay_few_and_never_go_back() -> None:
