@@ -6,16 +6,21 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from collector.model import environment
+from collector.model.advice import hidden_system_log
 from collector.model.errors import UsageError
 from collector.model.units import format_bytes
 from collector.terminal import console, faults
 from collector.terminal.console import Format, FormatOption, HostOption, LogOption, VersionOption
 from pruner.policy.options import policy_options
 from pruner.policy.policy import Policy, Space
+
+if TYPE_CHECKING:
+    from collector.eventlog.log import EventLog
 
 EXIT_STATUSES = (
     "Exit status: 0 nothing to do, or done; 1 the engine or the log cannot be used; 2 an invalid policy or "
@@ -108,7 +113,7 @@ def run(
     from pruner.report.terminal import print_plans
 
     console.log_to_stderr(verbose=verbose)
-    opened = console.open_log(log)
+    opened = _log_to_prune_by(log)
     engine = DockerRemovingEngine(host)
     request = running.manual_request(wanted, asked=now or until_free is not None)
     if dry_run:
@@ -135,7 +140,24 @@ def _repeat(every: str, log: Path | None, *, once: bool, verbose: bool) -> None:
         raise UsageError("--every: --dry-run, --now and --until-free are for one prune: leave them out")
     seconds = console.duration("--every", every)
     console.log_to_stderr(verbose=verbose)
-    repeat(console.open_log(log).path, seconds, sys.argv)
+    repeat(_log_to_prune_by(log).path, seconds, sys.argv)
+
+
+def _log_to_prune_by(log: Path | None) -> EventLog:
+    """The log that the user means.
+
+    Raises:
+        UsageError: none is named, and only the service's, which this user may not read, knows what is in use here.
+    """
+    opened = console.open_log(log)
+    if (
+        log is None
+        and environment.LOG not in os.environ
+        and not opened.path.exists()
+        and (hidden := hidden_system_log())
+    ):
+        raise UsageError(f"nothing is removed without the history of this machine: {hidden}, or name a log with --log")
+    return opened
 
 
 @app.command("plan", short_help="Print what `run` would do now, and why.")

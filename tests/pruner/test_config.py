@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from collector.model.errors import UsageError
+from collector.model import environment
+from collector.model.errors import EngineError, UsageError
 from pruner.cli import app
 from pruner.policy.file import (
     COMMAND_LINE,
@@ -292,3 +293,21 @@ def test_files_that_include_each_other_many_times_over_come_to_an_end(tmp_path: 
         names = [f"{depth + 1}.toml"] * 10 if depth < 7 else []
         (tmp_path / f"{depth}.toml").write_text(f"include = {names}\n")
     assert len(read_policy(tmp_path / "0.toml").faults) == 1
+
+
+def test_who_may_not_read_the_history_of_this_machine_removes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pruner.cli.hidden_system_log", lambda: "its log is elsewhere: run this with sudo")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
+    monkeypatch.delenv(environment.LOG, raising=False)
+    for options in ([], ["--dry-run"], ["--every", "5m"]):
+        refused = CliRunner().invoke(app, ["run", *options]).exception
+        assert isinstance(refused, UsageError)
+        assert "run this with sudo, or name a log with --log" in str(refused)
+    assert not list(tmp_path.iterdir())
+    # A log that is named, even one that is yet to be made, is the user's own affair.
+    named = CliRunner().invoke(app, ["run", "--log", str(tmp_path / "own.duckdb")]).exception
+    assert isinstance(named, EngineError)
