@@ -196,7 +196,9 @@ app.add_typer(monitoring, name="monitoring")
 @monitoring.command()
 def dashboard() -> None:
     """Print a Grafana dashboard to import."""
-    typer.echo(_shipped("dashboard.json"), nl=False)
+    from collector.monitoring import dashboards
+
+    typer.echo(dashboards.host())
 
 
 @monitoring.command()
@@ -208,7 +210,9 @@ def alerts() -> None:
 @monitoring.command()
 def fleet() -> None:
     """Print a Grafana dashboard of many hosts together; it needs the recording rules."""
-    typer.echo(_shipped("fleet.json"), nl=False)
+    from collector.monitoring import dashboards
+
+    typer.echo(dashboards.fleet())
 
 
 @monitoring.command()

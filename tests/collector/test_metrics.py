@@ -28,13 +28,12 @@ from collector.machine.wake import leave_levels
 from collector.model.errors import LogFullError, UsageError
 from collector.model.events import Event, Kind
 from collector.model.observation import Usage
-from collector.monitoring import tally
+from collector.monitoring import dashboards, tally
 from collector.monitoring.metrics import PREFIX, SPECS, Live, Metrics
 from collector.monitoring.project_costs import MOST_PROJECTS, OTHERS, ProjectCosts
 from collector.monitoring.tally import Tally
 from tests.needs import cannot_run
 
-SHIPPED = Path(__file__).parents[2] / "collector" / "monitoring"
 RULE_TESTS = Path(__file__).parents[1] / "data" / "monitoring" / "alerts_test.yml"
 RECORDED = re.compile(r"\b\w+:docker_hindsight_\w+:\w+")
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -328,7 +327,7 @@ def test_what_an_engine_says_forges_no_metric_and_runs_in_no_dashboard(log: Even
     assert set(found) <= {PREFIX + spec.name.removesuffix("_total") for spec in SPECS}
     assert found[f"{PREFIX}build_info"].samples[0].labels["engine"] == hostile
     # Grafana escapes what a legend or a table shows; only these would take a label for HTML or an address.
-    text = "".join(json.dumps(json.loads((SHIPPED / f"{name}.json").read_text())) for name in ("dashboard", "fleet"))
+    text = "".join(json.dumps(json.loads(build())) for build in (dashboards.host, dashboards.fleet))
     assert not re.search(r'"type": "text"|"mode": "html"|__field|__data|dataLinks|"url"', text)
     assert set(re.findall(r"\{\{(\w+)\}\}", text)) <= {"instance", *(label for spec in SPECS for label in spec.labels)}
 
