@@ -97,6 +97,7 @@ def run(
     from collector.daemon.upkeep import Upkeep
     from collector.engine.client import DockerEngine
     from collector.eventlog.retention import parse_keep
+    from collector.machine.lock import exclusive
 
     console.log_to_stderr(verbose=verbose)
     schedule = Schedule(
@@ -134,7 +135,8 @@ def run(
         return
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: collector.stop())
-    collector.run()
+    with exclusive(opened.path, "collector", required=False):
+        collector.run()
 
 
 @app.command(short_help="Find out what can be observed here.")

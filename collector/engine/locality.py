@@ -17,6 +17,7 @@ from collector.engine.surroundings import UNIX
 from collector.model import environment
 from collector.model.errors import EngineError
 from collector.model.observation import EngineInfo
+from collector.model.own_container import in_container
 from collector.model.paths import read_bounded
 
 # Of so many containers one is enough.
@@ -69,10 +70,11 @@ def require_local(engine: Engine, info: EngineInfo, images: Sequence[str]) -> No
     if found.here:
         return
     what = "is not on this host" if found.here is False else "is not shown to be on this host"
+    mount = f"mount {info.data_root} into this container at the same path, read-only, or " if in_container() else ""
     setting = f"; if it is here, set {environment.CONTAINERD_ROOT} to its containerd's root"
     raise EngineError(
-        f"the engine at {engine.host} {what} ({found.how}), so its disk cannot be measured here: run collector and "
-        "pruner on its own host, as root or by its socket (--host unix:///path, or DOCKER_HOST)"
+        f"the engine at {engine.host} {what} ({found.how}), so its disk cannot be measured here: {mount}run "
+        "collector and pruner on its own host, as root or by its socket (--host unix:///path, or DOCKER_HOST)"
         f"{setting if info.store == 'containerd' else ''}"
     )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import socket
 import time
 import uuid
@@ -23,6 +22,7 @@ from collector.model.choices import unknown
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
 from collector.model.observation import EngineInfo
+from collector.model.own_container import in_container
 from collector.model.paths import read_bytes
 
 if TYPE_CHECKING:
@@ -41,9 +41,6 @@ _NO_IDS = frozenset(
         *(b"00000000-0000-0000-0000-000000000000", b"ffffffff-ffff-ffff-ffff-ffffffffffff"),
     }
 )
-_CONTAINER_SIGNS = (Path("/.dockerenv"), Path("/run/.containerenv"))
-# A machine whose disk was made of an image has such a sign, too, but a file system of its own.
-_LAYERED = re.compile(r"^\S+ \S+ \S+ \S+ / .* - (overlay|fuse\S*|aufs|btrfs|zfs) ", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +108,7 @@ def this_machine(info: EngineInfo | None = None) -> Identity:
     machine, hardware = _machine_ids()
     if info is None:
         return Identity(host_name(), machine, hardware)
-    if info.machine and _is_container():
+    if info.machine and in_container():
         os.environ.setdefault(environment.HOST_NAME, info.machine)
     return Identity(host_name(), machine, hardware, info.engine_id, info.data_root)
 
@@ -123,16 +120,7 @@ def host_name() -> str:
 
 @cache
 def _machine_ids() -> tuple[str | None, str | None]:
-    return None if _is_container() else _hashed(_MACHINE_ID), _hashed(_HARDWARE_ID)
-
-
-def _is_container() -> bool:
-    if not any(sign.exists() for sign in _CONTAINER_SIGNS):
-        return False
-    try:
-        return bool(_LAYERED.search(Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")))
-    except OSError:
-        return True
+    return None if in_container() else _hashed(_MACHINE_ID), _hashed(_HARDWARE_ID)
 
 
 def _hashed(path: Path) -> str | None:

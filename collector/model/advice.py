@@ -22,6 +22,11 @@ def as_root(words: str) -> str:
     return words if reader() == "root" else f"sudo {words}"
 
 
+def has_systemd() -> bool:
+    """Whether systemd runs this machine, so that services can be enabled."""
+    return _SYSTEMD.is_dir()
+
+
 def on_log(words: str, log: Path, *, reads: bool = False) -> str:
     """A command on a log, as the reader types it: as himself where he may, else as the log's owner or as root.
 
@@ -63,7 +68,7 @@ def how_to_get_log(log: Path) -> str:
     """What to do where there is no log."""
     suffix = service_suffix(log)
     begin = "start `collector run`"
-    if suffix is not None and log.parent.is_dir() and _SYSTEMD.is_dir():
+    if suffix is not None and log.parent.is_dir() and has_systemd():
         begin = f"`systemctl status collector{suffix}.service` says whether its service runs"
     return hidden_system_log() or f"{begin}, make one with `collector import`, or name another with --log"
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from collector.machine.wake import levels_path
-from collector.model.advice import as_root, on_log, service_suffix
+from collector.model.advice import as_root, has_systemd, on_log, service_suffix
 from collector.model.units import format_duration
 
 # Where systemd keeps which timers start with the machine.
@@ -39,13 +39,16 @@ def next_step(log: Path, now: float, *, watching: bool, sound: bool) -> str:
     if pruning:
         return "nothing: the pruner keeps space free by the policy that it has while the history grows"
     units = f"pruner{suffix}.timer pruner{suffix}.path"
-    lets = on_log("pruner run", log) if suffix is None else as_root(f"systemctl enable --now {units}")
+    alone = on_log("pruner run" if has_systemd() else "pruner run --every 5m", log)
+    lets = alone if suffix is None or not has_systemd() else as_root(f"systemctl enable --now {units}")
     return f"`{on_log('pruner plan', log)}` shows what the defaults would remove; `{lets}` removes it"
 
 
 def how_to_start(log: Path) -> str:
     """The commands that start the collector of a log."""
     suffix, start = service_suffix(log), on_log("collector run", log)
+    if not has_systemd():
+        return f"`{start}`"
     if suffix is None:
         return f"`{start}`, or `{as_root('pruner install-units')}` for services that run with the machine"
     return f"`{as_root(f'systemctl enable --now collector{suffix}.service')}`, or `{start}`"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from collector.machine import reserve
-from collector.model.advice import as_root
+from collector.model.advice import as_root, has_systemd
 from collector.model.errors import HindsightError
 from collector.model.paths import read_bounded, replace_file
 from pruner.install.units import ENGINE_GROUP, HIDDEN, MARK, Installation, is_under
@@ -212,7 +212,7 @@ def _run(argv: Sequence[str]) -> None:
 
 def _running_systemd() -> bool:
     """As sd_booted(3)."""
-    return Path("/run/systemd/system").is_dir() and shutil.which("systemctl") is not None
+    return has_systemd() and shutil.which("systemctl") is not None
 
 
 def _has_user(name: str) -> bool:

@@ -47,7 +47,7 @@ def carry_out(engine: RemovingEngine, log: EventLog, chosen: Sequence[Step], wan
 
     Raises:
         EngineError, LogError: engine or log cannot be used.
-        PrunerBusyError: another pruner is at work.
+        InUseError: another pruner is at work.
     """
     request = ManualRequest(Space(wanted_bytes, "B", f"{wanted_bytes:.0f}B"))
     for step in chosen:

@@ -15,6 +15,7 @@ from collector.engine.protocol import Engine, RemovingEngine
 from collector.eventlog.log import EventLog
 from collector.eventlog.writer import LogWriter
 from collector.machine.disk import DiskSample
+from collector.machine.lock import exclusive
 from collector.machine.wake import FIRST_PAUSE_S, leave_levels, woken_within
 from collector.model.errors import DeadlineError, HindsightError, LogDamagedError, UsageError
 from collector.model.events import Event
@@ -27,7 +28,6 @@ from pruner.policy.headroom import resolved
 from pruner.policy.policy import Levels, Policy, Space
 from pruner.removal.executor import MAX_ROUNDS, Executor, Outcome
 from pruner.removal.foresight import leave_foresight
-from pruner.removal.lock import exclusive
 from pruner.removal.standstill import note
 from pruner.state.disks import on_disk, without
 from pruner.state.inventory import Inventory, read_history
@@ -173,11 +173,11 @@ def run(
 
     Raises:
         EngineError, LogError: engine or log cannot be used.
-        PrunerBusyError: another pruner is at work.
+        InUseError: another pruner is at work.
         UsageError: the policy contradicts itself on this disk.
     """
     facts = _facts(policy, trigger)
-    with exclusive(log.path):
+    with exclusive(log.path, "pruner"):
         executor = Executor(engine, log, trigger)
         try:
             with within(policy.deadline):
@@ -192,7 +192,7 @@ def run(
 
 
 def note_failure(log: EventLog, policy: Policy, trigger: str, error: HindsightError) -> None:
-    """Record a run that ended before it could plan. Raises PrunerBusyError, LogError."""
+    """Record a run that ended before it could plan. Raises InUseError, LogError."""
     if not log.exists():
         return
     writer = LogWriter(log)
@@ -202,7 +202,7 @@ def note_failure(log: EventLog, policy: Policy, trigger: str, error: HindsightEr
         if not writer.flush():
             writer.save()
 
-    with exclusive(log.path):
+    with exclusive(log.path, "pruner"):
         note(log.path, store, error, _facts(policy, trigger))
 
 

@@ -13,6 +13,7 @@ import pytest
 from collector.eventlog import identity
 from collector.eventlog.identity import Identity
 from collector.eventlog.log import EventLog
+from collector.model import own_container
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
 from collector.queries.status import images, status
@@ -156,7 +157,7 @@ def test_what_stands_in_place_of_an_id_makes_no_two_machines_one(
         ):
             (tmp_path / what).write_text(f"{text}\n")
             monkeypatch.setattr(identity, what, tmp_path / what)
-        monkeypatch.setattr(identity, "_CONTAINER_SIGNS", ())
+        monkeypatch.setattr(own_container, "_SIGNS", ())
         identity._machine_ids.cache_clear()
         found.append(identity.this_machine())
     identity._machine_ids.cache_clear()

@@ -14,10 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from collector.cli import app
+from collector.daemon.loop import Collector
 from collector.eventlog.log import EventLog
 from collector.eventlog.spool import Spool
 from collector.eventlog.writer import LogWriter
+from collector.machine.lock import InUseError, exclusive
 from collector.machine.reserve import Reserve
 from collector.machine.wake import leave_levels
 from collector.model.errors import LogError
@@ -26,7 +30,6 @@ from collector.model.paths import replace_file, write_whole
 from collector.monitoring.metrics import Live, Metrics
 from collector.monitoring.server import _MOST_CONNECTIONS
 from collector.shipping.store import Folder, StoreError
-from pruner.removal.lock import exclusive
 
 
 def mode(path: Path) -> int:
@@ -86,7 +89,9 @@ def test_files_beside_the_log_are_no_links_and_no_pipes(
         lay(place, secret)
     with pytest.raises(LogError, match=f"spool .* {fault}"):
         spool.write([event])
-    with pytest.raises(LogError, match=f"lock .* {fault}"), exclusive(log_path):
+    with pytest.raises(LogError, match=f"lock .* {fault}"), exclusive(log_path, "pruner"):
+        pass
+    with exclusive(log_path, "pruner", required=False):
         pass
     assert not reserve.keep()
     # The log takes what it can all the same, and that is said once.
@@ -204,3 +209,16 @@ def test_more_connections_than_there_are_places_for_are_closed_at_once(tmp_path:
     assert held[-1].recv(1) == b""
     for one in held:
         one.close()
+
+
+def test_one_collector_and_one_pruner_at_a_time_work_on_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "l.duckdb"
+    monkeypatch.setattr(Collector, "run", lambda _: pytest.fail("it ran beside another"))
+    with exclusive(path, "collector"), exclusive(path, "pruner"), exclusive(tmp_path / "other.duckdb", "collector"):
+        refused = CliRunner().invoke(app, ["run", "--log", str(path)]).exception
+    assert isinstance(refused, InUseError)
+    assert f"another collector (process {os.getpid()}) is running on {path}" in str(refused)
+    ran = list[Path]()
+    monkeypatch.setattr(Collector, "run", lambda _: ran.append(path))
+    assert CliRunner().invoke(app, ["run", "--log", str(path)]).exit_code == 0
+    assert ran == [path]

@@ -17,6 +17,7 @@ import docker.errors
 import pytest
 from docker.models.containers import Container
 
+from collector.machine.lock import exclusive
 from collector.model.observation import ListedContainer
 from collector.queries.check import check
 from pruner.planning.plan import Plan
@@ -25,7 +26,6 @@ from pruner.policy.file import policy_from
 from pruner.removal import executor
 from pruner.removal import run as running
 from pruner.removal.client import DockerRemovingEngine as Border
-from pruner.removal.lock import exclusive
 from pruner.removal.remover import Remover
 from pruner.state import jobs_in_flight
 from pruner.state.event_watch import EventWatch
@@ -374,7 +374,7 @@ def test_a_job_that_begins_while_the_pruner_looks_holds_its_image(
 
 def test_a_second_pruner_leaves_with_a_clear_message(docker20: Engine) -> None:
     host = Host(docker20, docker20.folder / "log" / "events.duckdb")
-    with exclusive(host.log_path):
+    with exclusive(host.log_path, "pruner"):
         shown = host.run("pruner", "run", "--threshold", "100%", status=4)
     assert "another pruner (process" in shown
     assert len(shown.splitlines()) == 1
