@@ -11,7 +11,7 @@ from collector.eventlog import compaction
 from collector.eventlog.log import EventLog
 from collector.eventlog.schema import STORED_KEY
 from collector.model.events import Event, Kind
-from collector.monitoring.tally import Tally
+from collector.queries.tally import Tally
 
 _NS = 10**9
 # What sorting takes beyond this goes to the disk.

@@ -326,7 +326,8 @@ def _free_over_time(found: reports.Status) -> list[tuple[str, str]]:
 def check(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
     """Check that the log is consistent: numbers, intervals, causes, planned removals, views and projections.
 
-    Exits with 1 if anything is wrong. Wrong projections are built again when events are next stored.
+    Exits with 1 if anything is wrong. Wrong projections are built again when events are next stored, and the metrics'
+    totals when a collector next starts.
     """
     from collector.queries import check as checks
 

@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 ONLY_KEPT = math.inf
 """For `EventLog.reading`: of all events but the latest only what decisions need."""
 METRICS = "metrics"
-"""The source of events under which `collector.monitoring.tally` stores how far it has come."""
+"""The source of events under which `collector.queries.tally` stores how far it has come."""
 # What folding may fail from though the file is sound and has space.
 _UNFOLDABLE = (duckdb.DataError, duckdb.ProgrammingError, duckdb.InternalError, duckdb.OutOfMemoryException)
 _LAST_VERSION = 10**9
@@ -347,6 +347,7 @@ class EventLog:
         with self._opened(read_only=False) as connection:
             connection.begin()
             connection.execute(compaction.FORGET)
+            connection.execute("DELETE FROM position WHERE source = ?", [METRICS])
             connection.commit()
         self._due = 0
 

@@ -29,8 +29,8 @@ from collector.model.events import Kind
 from collector.model.observation import Usage
 from collector.model.paths import replace_file
 from collector.monitoring.server import serve_app
-from collector.monitoring.tally import Tally
 from collector.queries.status import DAY_S, Coverage, coverage
+from collector.queries.tally import Tally
 
 logger = logging.getLogger(__name__)
 
@@ -249,7 +249,7 @@ class Metrics(Source):
             yield "last_prune_timestamp_seconds", one(tally.last_prune)
             yield "last_prune_reached_target", one(bool(tally.reached))
         yield "gaps_total", one(tally.gaps)
-        yield "gap_seconds_total", one(tally.gap_seconds)
+        yield "gap_seconds_total", one(tally.gap_ns / 1e9)
         shares = {f"{days}d": self._coverage.coverage(now - days * DAY_S, now) for days in (7, 30)}
         yield "coverage_ratio", [((window,), share) for window, share in shares.items() if share is not None]
 

@@ -10,6 +10,7 @@ from typing import Any
 from collector.eventlog import experience
 from collector.eventlog.compaction import differences
 from collector.eventlog.log import EventLog
+from collector.queries import tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +131,5 @@ def _violations(log: EventLog) -> Iterator[Violation]:
     with log.reading() as connection:
         for text in experience.differences(connection, time.time_ns()):
             yield Violation("projection", None, text)
+    for text in tally.differences(log):
+        yield Violation("projection", None, text)

@@ -18,10 +18,12 @@ from collector.daemon.presence import Presence
 from collector.eventlog import compaction, experience
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.model.events import Event, Kind
+from collector.queries import tally
 from collector.queries.check import check
 from collector.queries.jobs import jobs as latest_jobs
 from collector.queries.status import images, status
 from collector.queries.story import stories
+from collector.queries.tally import Tally
 from pruner.state.inventory import read_history
 from pruner.state.job_memory import read_jobs
 from pruner.state.services import read_rollbacks
@@ -168,16 +170,20 @@ def test_what_is_folded_answers_as_all_events_do(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Any], cuts: list[int], crash: int
 ) -> None:
     log = EventLog(tmp_path_factory.mktemp("log") / "events.duckdb", host="h")
-    history = History()
+    history, running = History(), Tally()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compaction, "FOLD_EVERY", 3)
+        patch.setattr(tally, "_STORED_EVERY", 2)
         for turn, begin in enumerate(range(0, len(steps), cuts[0])):
             for step in steps[begin : begin + cuts[turn % len(cuts)]]:
                 history.take(*step)
             if turn == crash:
                 _crash(log, history.events)
+                running = Tally()
             log.append(history.events)
             history.events.clear()
+            if log.exists():
+                running.advance(log)
     if not log.exists():
         return
     assert [one for one in check(log) if one.rule == "projection"] == []
@@ -278,10 +284,12 @@ def folded_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     log, history = EventLog(tmp_path_factory.mktemp("folded") / "events.duckdb", host="h"), History()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compaction, "FOLD_EVERY", 2)
+        patch.setattr(tally, "_STORED_EVERY", 1)
         for kind in KINDS[:-1]:
             history.take(kind, 1, 1, 60)
             log.append(history.events)
             history.events.clear()
+        Tally().advance(log)
     return log.path
 
 
@@ -305,6 +313,8 @@ def test_views_show_few_events_and_all_since_a_time(folded: EventLog) -> None:
         ("UPDATE compacted SET reference = 'other' WHERE kind = 'image_pulled'", "differs from what was recorded"),
         ("UPDATE image_count SET uses = uses + 1", "the uses counted of image number 0: "),
         ("UPDATE kind_count SET events = 0 WHERE kind = 'gap'", "the events counted of kind gap: 0 and not 1"),
+        ("UPDATE position SET position = replace(position, '\"gaps\":1', '\"gaps\":2')", "total 'gaps' is not what"),
+        ("UPDATE position SET position = replace(position, '\"gap\":1', '\"gap\":2')", "total 'events' is not what"),
     ),
 )
 def test_check_finds_what_is_folded_wrongly_and_an_append_fixes_it(folded: EventLog, damage: str, found: str) -> None:

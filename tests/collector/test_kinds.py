@@ -10,8 +10,8 @@ import pytest
 from collector.eventlog.log import EventLog
 from collector.model.events import LIVE, USES, WATCHING, Event, Kind, Source, Use
 from collector.model.jobs import ci_job
-from collector.monitoring.tally import Tally
 from collector.queries.status import coverage, last_observed_ns
+from collector.queries.tally import Tally
 from pruner.state.event_watch import EVIDENCE
 
 IMAGE = "sha256:" + "a" * 64

@@ -28,10 +28,11 @@ from collector.machine.wake import leave_levels
 from collector.model.errors import LogFullError, UsageError
 from collector.model.events import Event, Kind
 from collector.model.observation import Usage
-from collector.monitoring import dashboards, tally
+from collector.monitoring import dashboards
 from collector.monitoring.metrics import PREFIX, SPECS, Live, Metrics
-from collector.monitoring.project_costs import MOST_PROJECTS, OTHERS, ProjectCosts
-from collector.monitoring.tally import Tally
+from collector.queries import tally
+from collector.queries.project_costs import MOST_PROJECTS, OTHERS, ProjectCosts
+from collector.queries.tally import Tally
 from tests.needs import cannot_run
 
 RULE_TESTS = Path(__file__).parents[1] / "data" / "monitoring" / "alerts_test.yml"

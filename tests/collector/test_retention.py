@@ -29,10 +29,12 @@ from collector.eventlog.retention import OFTEN_S, compact, parse_keep, whole_sin
 from collector.eventlog.schema import STORED_KEY
 from collector.model.errors import LogFullError, UsageError
 from collector.model.events import Event, Kind
+from collector.queries import tally
 from collector.queries.check import check
 from collector.queries.jobs import jobs
 from collector.queries.status import status
 from collector.queries.story import stories
+from collector.queries.tally import Tally
 from collector.shipping import merge
 from collector.shipping.forget import Rule, forget_shipped
 from collector.shipping.parts import Manifest, Name
@@ -108,6 +110,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "FOLD_EVERY", 20)
     monkeypatch.setattr(rewriting, "PIECE", 90)
     monkeypatch.setattr(rewriting, "_LAST_PIECE", 5)
+    monkeypatch.setattr(tally, "_STORED_EVERY", 2)
 
 
 @pytest.mark.slow
@@ -158,13 +161,14 @@ SELECT image, day, min(began), max(ended), max(idle) FROM (
 def test_what_decisions_need_is_the_same_wherever_a_history_is_cut(
     tmp_path_factory: pytest.TempPathFactory, days: list[Any], cuts: list[tuple[int, str]]
 ) -> None:
-    log, history = EventLog(tmp_path_factory.mktemp("log") / "events.duckdb", host="h"), History()
+    log, history, running = EventLog(tmp_path_factory.mktemp("log") / "events.duckdb", host="h"), History(), Tally()
     for day in [*days, [("container", 0, 0, 60), ("restart", 0, 0, 60)]]:
         for step in day:
             history.take(*step)
         history.now += (31 if day is days[-1] else 1) * DAY * S
         log.append(history.events)
         history.events.clear()
+        running.advance(log)
     now = history.now / S + 1
     before, idle = asked(log, now), log.query(IDLE)
     for keep, step in cuts:

@@ -61,13 +61,18 @@ class ProjectCosts:
     def used(self, image: str, project: str, time: float) -> None:
         """A job of a project uses it; UTC seconds."""
         arrival = self._arrivals.get(image)
-        if arrival is None:
+        if arrival is None or arrival.payer:
             return
         if time - arrival.pulled > _PAYS_S:
             del self._arrivals[image]
             return
-        arrival.payer = arrival.payer or project
+        arrival.payer = project
         self._settle(image, arrival)
+
+    def happened_by(self, time: float) -> None:
+        """All pulls so far had happened by a time, UTC seconds: the clock was set back to it."""
+        for arrival in self._arrivals.values():
+            arrival.pulled = min(arrival.pulled, time)
 
     def _settle(self, image: str, arrival: _Arrival) -> None:
         if arrival.payer and arrival.bytes is not None:

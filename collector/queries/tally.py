@@ -6,15 +6,17 @@ import hashlib
 import json
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+import duckdb
 
 from collector.eventlog.log import METRICS, EventLog
 from collector.eventlog.sql import sql_list
 from collector.model.errors import LogError
 from collector.model.events import USES, Effect, Kind, Use, with_effect
 from collector.model.untrusted import read_object
-from collector.monitoring.project_costs import ProjectCosts
+from collector.queries.project_costs import ProjectCosts
 
 _NS = 1e9
 # So many events are taken at a time: what a long log adds up to needs no more memory than a short one.
@@ -23,7 +25,7 @@ _STEP = 500_000
 _STORED_EVERY = 50_000
 Row = tuple[Any, ...]
 Layers = tuple[tuple[str, int], ...]
-_PLAIN = ("gaps", "gap_seconds", "repulls", "repulled_bytes", "freed_bytes", "last_prune", "reached", "policy")
+_PLAIN = ("gaps", "gap_ns", "repulls", "repulled_bytes", "freed_bytes", "last_prune", "reached", "policy")
 
 
 @dataclass
@@ -33,7 +35,7 @@ class Tally:
     Attributes:
         events: how many of each kind.
         last_use: the latest observed use of each image, by image ID.
-        gaps, gap_seconds: intervals that were not observed; how long they are in all.
+        gaps, gap_ns: intervals that were not observed; how long they are in all, nanoseconds.
         repulls, repulled_bytes: images pulled again after they had been removed, and the layers that
             had to come with them.
         prunes: how many ended, by outcome.
@@ -48,7 +50,7 @@ class Tally:
     events: Counter[str] = field(default_factory=Counter)
     last_use: dict[str, float] = field(default_factory=dict)
     gaps: int = 0
-    gap_seconds: float = 0.0
+    gap_ns: int = 0
     repulls: int = 0
     repulled_bytes: int = 0
     prunes: Counter[str] = field(default_factory=Counter)
@@ -72,25 +74,39 @@ class Tally:
             LogError: the log cannot be read.
         """
         if self._seq < 0:
-            vars(self).update(vars(self._of_json(log.position(METRICS) or "{}")))
-        with log.reading() as connection:
+            vars(self).update(vars(self.of_json(log.position(METRICS) or "{}")))
+        with log.reading(as_recorded=True) as connection:
             (newest,) = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0]
-            if self._seq and connection.execute(_FORGOTTEN, [self._seq]).fetchall()[0][0]:
-                # What was forgotten must not come back from here.
+            if self._seq > newest or (self._seq and connection.execute(_FORGOTTEN, [self._seq]).fetchall()[0][0]):
+                # What was forgotten, or lost with a damaged file, must not come back from here.
                 vars(self).update(vars(Tally(_seq=0)))
-            while self._seq < newest:
-                until = min(self._seq + _STEP, newest)
-                images = _LATER_IMAGES if self._seq else _ALL_IMAGES
-                found = {
-                    sql: connection.execute(sql, [log.host, self._seq, until]).fetchall()
-                    for sql in (_COUNTS, _USES, _GAPS, images, _ITEMS, _PRUNES, _POLICY)
-                }
-                self._seq = until
-                self._fold(found, found[images])
+            self.take(connection, log.host, newest)
         if self._seq - self._stored >= _STORED_EVERY:
             self._stored = self._seq
             with suppress(LogError):  # on a full disk, say: the next start then reads more events
                 log.append([], (METRICS, self._to_json()))
+
+    def take(self, connection: duckdb.DuckDBPyConnection, host: str, newest: int) -> None:
+        """Take a host's events up to a number, from a log that shows times as they were recorded."""
+        while self._seq < newest:
+            until, set_ns = min(self._seq + _STEP, newest), None
+            if set_back := connection.execute(_SET_BACK, [host, self._seq, until]).fetchall():
+                until, set_ns = set_back[0]
+            images = _LATER_IMAGES if self._seq else _ALL_IMAGES
+            found = {
+                sql: connection.execute(sql, [host, self._seq, until]).fetchall()
+                for sql in (_COUNTS, _USES, _GAPS, images, _ITEMS, _PRUNES, _POLICY)
+            }
+            self._seq = until
+            self._fold(found, found[images])
+            if set_ns is not None:
+                self._happened_by(set_ns / _NS)
+
+    def _happened_by(self, time: float) -> None:
+        """All so far has happened by a time, UTC seconds, whatever the clock showed: see `schema.true_times`."""
+        self.last_use = {image: min(used, time) for image, used in self.last_use.items()}
+        self.last_prune = self.last_prune and min(self.last_prune, time)
+        self.costs.happened_by(time)
 
     def _to_json(self) -> str:
         """All that the next call goes on from."""
@@ -117,7 +133,7 @@ class Tally:
         )
 
     @classmethod
-    def _of_json(cls, text: str) -> Tally:
+    def of_json(cls, text: str) -> Tally:
         """What was stored; nothing where it was not stored by this version, or cannot be read."""
         found = read_object(text) or {}
         try:
@@ -126,7 +142,7 @@ class Tally:
             held = {image: [found["chains"][i] for i in chains] for image, chains in found["held"].items()}
             return cls(
                 **found["plain"],
-                events=Counter(found["events"]),
+                events=Counter({kind: int(count) for kind, count in found["events"].items()}),
                 last_use=found["last_use"],
                 prunes=Counter(found["prunes"]),
                 items=Counter({(item, result): count for item, result, count in found["items"]}),
@@ -141,12 +157,23 @@ class Tally:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError):
             return cls(_seq=0)
 
+    def unlike_events(self, connection: duckdb.DuckDBPyConnection, host: str) -> list[str]:
+        """Which totals are not what a host's events come to that they are of; see `take`."""
+        afresh = Tally(_seq=0)
+        afresh.take(connection, host, self._seq)
+        removed = connection.execute(_THINNED, [host]).fetchall()[0][0] or 0
+        # Events that a compaction has made sums of are in the totals: so many, and who paid for pulls among them.
+        is_counted = afresh.events <= self.events and (self.events - afresh.events).total() <= removed
+        expected = {"_stored": True, "events": is_counted, "costs": removed > 0}
+        names = [one.name for one in fields(self) if getattr(self, one.name) != getattr(afresh, one.name)]
+        return [name.strip("_") for name in names if not expected.get(name)]
+
     def _fold(self, found: dict[str, list[Row]], changes: list[Row]) -> None:
         self.events.update(dict(found[_COUNTS]))
         for image, used_ns in found[_USES]:
             self.last_use[image] = max(self.last_use.get(image, 0.0), used_ns / _NS)
         self.gaps += len(found[_GAPS])
-        self.gap_seconds += sum(seconds for (seconds,) in found[_GAPS])
+        self.gap_ns += sum(ns for (ns,) in found[_GAPS])
         for kind, image, time_ns, project, chains, sizes in changes:
             if project is not None:
                 self.costs.used(image, project, time_ns / _NS)
@@ -187,6 +214,15 @@ class Tally:
         self._holders.update(self._held[image])
 
 
+def differences(log: EventLog) -> list[str]:
+    """Which totals that are stored are not what the events come to; reads all of them. Raises LogError."""
+    sql = "SELECT host, position FROM position WHERE source = ? ORDER BY host"
+    with log.reading(as_recorded=True) as connection:
+        stored = connection.execute(sql, [METRICS]).fetchall()
+        names = [name for host, text in stored for name in Tally.of_json(text).unlike_events(connection, host)]
+    return [f"the metrics' stored total '{name}' is not what the events come to" for name in names]
+
+
 # What brings an image, shows it or takes it away.
 _PULLS = tuple(kind for kind in USES if kind.traits.use is Use.PULL)
 _SEEN = with_effect(Effect.SEEN)
@@ -194,12 +230,19 @@ _PRESENCE = (*_PULLS, *_SEEN, *with_effect(Effect.GOES))
 _BY_JOBS = (Kind.CONTAINER_CREATED, Kind.JOB_IMAGE_USED)
 _SPAN = "host = ? AND seq > ? AND seq <= ?"
 _FORGOTTEN = "SELECT count(*) FROM event WHERE seq > ? AND kind = 'data_forgotten'"
+_SET_BACK = (
+    f"SELECT seq, epoch_ns(time) FROM event WHERE {_SPAN} AND kind = '{Kind.CLOCK_SET_BACK}' ORDER BY seq LIMIT 1"
+)
+_THINNED = f"""
+SELECT sum(TRY_CAST(attributes ->> '$.events_removed' AS BIGINT)) FROM event
+WHERE host = ? AND kind = '{Kind.LOG_COMPACTED}'
+"""
 _COUNTS = f"SELECT kind, count(*) FROM event WHERE {_SPAN} GROUP BY kind"
 _USES = f"""
 SELECT image_id, max(epoch_ns(time)) FROM event JOIN image USING (image) WHERE {_SPAN} AND kind IN ({sql_list(USES)})
 GROUP BY image_id
 """
-_GAPS = f"SELECT (epoch_ns(time) - epoch_ns(began)) / 1e9 FROM event WHERE {_SPAN} AND kind = 'gap' AND began NOTNULL"
+_GAPS = f"SELECT epoch_ns(time) - epoch_ns(began) FROM event WHERE {_SPAN} AND kind = 'gap' AND began NOTNULL"
 _USED = "FROM seen WHERE NOT is_presence"
 # A pull of an image that is there changes nothing: most are of that sort. Of uses by jobs only the first after each of
 # the others counts: who came first paid for the pull.
@@ -244,6 +287,6 @@ _POLICY = f"""
 SELECT arg_max(attributes ->> '$.policy.text', seq) FROM event WHERE {_SPAN} AND kind = 'prune_started'
 """
 VERSION = hashlib.sha256(
-    repr((_COUNTS, _USES, _GAPS, _LATER_IMAGES, _ALL_IMAGES, _ITEMS, _PRUNES, _POLICY)).encode()
+    repr((_SET_BACK, _COUNTS, _USES, _GAPS, _LATER_IMAGES, _ALL_IMAGES, _ITEMS, _PRUNES, _POLICY)).encode()
 ).hexdigest()[:16]
 """What distinguishes these rules from others: what others added up is added up again."""
