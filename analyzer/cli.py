@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "recommend": (search.recommend, "Pick a policy, write it to a file, and say why."),
     "rates": (rollout.rates, "Write what a fleet knows, for new hosts."),
     "rollout": (rollout.rollout, "Choose the hosts to start with, and judge them later."),
-    "report": (compare.report, "Write all that the log shows as one HTML file."),
+    "report": (compare.report, "Write what the log shows as one HTML file."),
     "demo": (compare.demo, "Simulate a year of a public project's CI (Mesa, 2023)."),
     "sweep": (search.sweep, "Try a grid of policies and mark those that none beats."),
     "allowlist": (search.allowlist, "Propose which repositories are worth protecting."),

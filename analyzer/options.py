@@ -118,7 +118,7 @@ AllowlistIdleOption = Annotated[
 ]
 MinAgeOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="DURATION", help="No image used or pulled more recently goes.", show_default="auto"),
+    typer.Option(metavar="DURATION", help="Images used or pulled more recently stay.", show_default="auto"),
 ]
 OrderOption = Annotated[list[str] | None, typer.Option(metavar="ORDER", help=_ORDER_HELP, show_default="forecast")]
 SearchedOrdersOption = Annotated[
@@ -139,12 +139,12 @@ TriggerOption = Annotated[
 ]
 PolicyOption = Annotated[
     list[Path] | None,
-    typer.Option("--policy", metavar="FILE", help="A policy file (TOML); options change it.", show_default=False),
+    typer.Option("--policy", metavar="FILE", help="A policy file (TOML); options override it.", show_default=False),
 ]
 BasePolicyOption = Annotated[
     Path | None,
     typer.Option(
-        "--policy", metavar="FILE", help="A policy file (TOML) to vary; options change it.", show_default=False
+        "--policy", metavar="FILE", help="A policy file (TOML) to vary; options override it.", show_default=False
     ),
 ]
 AllowlistSetOption = Annotated[
@@ -166,9 +166,10 @@ OtherOption = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Assume that other files take this much.", show_default="as recorded")
 ]
 FormatOption = Annotated[str, typer.Option("--format", metavar="FORMAT", help="table, json or csv.")]
-MaxDiskFullOption = Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Disk-full incidents at most.")]
+MaxDiskFullOption = Annotated[int, typer.Option(metavar="NUMBER", min=0, help="At most this many disk-full incidents.")]
 MaxRepullOption = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="Bytes pulled again at most, over the history.", show_default="any")
+    str | None,
+    typer.Option(metavar="SIZE", help="At most this many bytes pulled again in all.", show_default="any"),
 ]
 MinFreeOption = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Free space that must always be left.", show_default="any")
@@ -193,7 +194,7 @@ HeadroomOption = Annotated[
 ]
 LeastHistoryOption = Annotated[
     str,
-    typer.Option(metavar="DURATION", help="Recommend nothing on less history."),
+    typer.Option(metavar="DURATION", help="Recommend nothing if the history is shorter."),
 ]
 BaselineOption = Annotated[
     list[str] | None,

@@ -1,4 +1,4 @@
-"""Made-up CI histories, to try orders on hosts that nobody has recorded; the same seed gives the same history.
+"""Synthetic CI histories, to try orders on hosts that nobody has recorded; the same seed gives the same history.
 
 What is drawn, and why:
 
@@ -30,7 +30,7 @@ _MONDAY = 1_700_438_400  # 2023-11-20 00:00 UTC, as the origin
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What a made-up host is like.
+    """What a synthetic host is like.
 
     Attributes:
         projects: how many projects run jobs on it.
@@ -161,7 +161,7 @@ class _Maker:
 
 
 def make_history(host: Host, seed: int) -> Trace:
-    """A made-up history of a host.
+    """A synthetic history of a host.
 
     Args:
         host: what the host is like.

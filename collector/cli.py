@@ -383,7 +383,7 @@ def jobs(
     project: Annotated[
         str | None, typer.Option(metavar="PROJECT", help="Only jobs of this project: its path or ID.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="How many at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="List at most this many.")] = 50,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """List the latest jobs with their images and what was pulled for them."""

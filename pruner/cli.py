@@ -91,7 +91,7 @@ def run(
         str | None,
         typer.Option(
             metavar="TIME",
-            help="Stay, and prune every so often (5m) and when the collector calls: where systemd has no timer for it.",
+            help="Keep running: prune at this interval (5m) and when the collector asks; for hosts without systemd.",
         ),
     ] = None,
     output: FormatOption = Format.TABLE,
@@ -288,7 +288,7 @@ def history(
 
 @app.command("import-config", short_help="Convert another tool's settings to a policy.")
 def import_config(
-    tool: Annotated[OtherTool, typer.Argument(help="Whose settings.")],
+    tool: Annotated[OtherTool, typer.Argument(help="The tool that the settings are for.")],
     sources: Annotated[
         list[str] | None,
         typer.Argument(

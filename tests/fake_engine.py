@@ -157,7 +157,7 @@ class FakeEngine:
             references: its names.
             layers: (name, bytes) each, base first; equal names below equal names are shared.
             age: seconds since it was built.
-            origin: where the image can be had again.
+            origin: where the image can be pulled again.
             verb: the event that reports it, once for each name; None: none.
         """
         with self._lock:

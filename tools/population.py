@@ -1,9 +1,9 @@
 """Fits the rates from which a forecast starts, and writes them: `pruner/state/population.py`.
 
-``python tools/population.py``, from the project's folder. Sixteen made-up hosts (`bench._synthetic`, as `bench.orders`
-has them, with other seeds) count a thousand returns each, the shipped year four thousand. Seeds that begin at 1 judge
-orders in docs/orders.md and are left out here. `BY_RECENT` corrects the forecasts that the other tables lead to: where
-these change, run it twice.
+``python tools/population.py``, from the project's folder. Sixteen synthetic hosts (`bench._synthetic`, as
+`bench.orders` has them, with other seeds) count a thousand returns each, the shipped year four thousand.
+Seeds from 1 on judge orders in docs/orders.md and are left out here. `BY_RECENT` corrects the forecasts that the other
+tables lead to: if these change, run it twice.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from collector.model.events import Event, Kind, Traits
 from collector.model.job_details import FACTS
 from collector.monitoring.metrics import PREFIX, SPECS
 from pruner.planning.decision import MEANING
-from pruner.policy.file import KEYS, as_text
+from pruner.policy.file import KEYS, as_text, value_of
 from pruner.policy.policy import Policy
 
 ROOT = Path(__file__).parents[1]
@@ -60,9 +61,8 @@ def _policy() -> str:
     default = Policy()
     rows = []
     for name, key in KEYS.items():
-        value = getattr(default, name, None)
-        shown = "" if value in {None, ()} else as_text(name, value)
-        rows.append((f"`{name}`", f"`{shown}`" if shown else "", key.help))
+        value = as_text(name, value_of(default, name))
+        rows.append((f"`{name}`", f"`{json.dumps(value)}`" if value not in (None, []) else "", key.help))
     intro = "Keys of `policy.toml`; each is an option of `pruner` of the same name, too.\n\n"
     return "## Policy keys\n\n" + intro + _table(("key", "default", "meaning"), rows)
 
@@ -114,7 +114,7 @@ def _log_schema() -> str:
             "FROM duckdb_columns() WHERE NOT internal AND database_name <> 'temp' GROUP BY table_name"
         )
     of = dict(columns)
-    intro = "The log is a DuckDB file: open it with the `duckdb` shell and ask. Times are UTC, sizes are bytes.\n\n"
+    intro = "The log is a DuckDB file: open it with the `duckdb` shell and query it. Times are UTC, sizes bytes.\n\n"
     rows = [(f"`{name}`", comment, of[name]) for name, comment in views]
     return "## The log's tables and views\n\n" + intro + _table(("view", "what it shows", "columns"), rows)
 

@@ -105,7 +105,7 @@ def report(
     classes: ClassesOption = None,
     spread: Spread,
 ) -> None:
-    """Write all that the log shows as one HTML file: what the disk did, what it would have done, and what to set.
+    """Write what the log shows as one HTML file: what happened on the disk, what would have happened, and what to set.
 
     It opens offline, in any browser. Without --threshold and --policy, thresholds from 5 to 80 % are compared.
     The recommendation is that of `recommend` with the same options. For several hosts it has one row per host and

@@ -56,7 +56,7 @@ def verify(
     ] = None,
     output: console.FormatOption = console.Format.TABLE,
 ) -> None:
-    """Replay the history up to each recorded prune, and compare what must go with what was removed, image by image.
+    """Replay the history up to each prune, and compare what the policy asks for with what was removed, by image.
 
     Folders and buckets that `collector ship` or `analyzer export` wrote are logs, too; --only-host chooses one of
     several hosts.

@@ -25,7 +25,7 @@ PolicyOption = Annotated[
 ]
 HostsOption = Annotated[
     int | None,
-    typer.Option(metavar="NUMBER", min=1, help="With how many hosts to start.", show_default="3, or one in 50"),
+    typer.Option(metavar="NUMBER", min=1, help="How many hosts to start with.", show_default="3, or one in 50"),
 ]
 CanaryOption = Annotated[
     list[str] | None,

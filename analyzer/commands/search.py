@@ -54,7 +54,9 @@ OutOption = Annotated[
 ]
 EntryOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="GLOB", help="An entry to judge, whatever it gains. Repeat it to add.", show_default=False),
+    typer.Option(
+        metavar="GLOB", help="An entry to judge even if it gains nothing. Repeat it to add.", show_default=False
+    ),
 ]
 OneThresholdOption = Annotated[
     str | None,

@@ -46,7 +46,7 @@ class Superseded:
     Attributes:
         idle: seconds unused after which one may.
         repositories: of each image; length n.
-        bearing: in which of them it bears a name, see `Trace.bearing`; length n.
+        bearing: in which of them it has a name, see `Trace.bearing`; length n.
         sight: which is the later one, see `Trace.sight`; shape (n,).
         gaps: begin and end of each interval in which nothing was observed, the one that ends last first.
     """

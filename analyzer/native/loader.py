@@ -56,7 +56,7 @@ def compile_kernel(target: Path, program: str | None = None) -> bool:
 
 @lru_cache(maxsize=1)
 def load() -> ctypes.CDLL | None:
-    """The kernel, or None where it cannot be had; that, and a compilation, is said once on stderr."""
+    """The kernel, or None where there is none; that, and a compilation, is reported once on stderr."""
     from collector.model import environment  # noqa: PLC0415 - the build, which has no packages of ours, loads this file
 
     if os.environ.get(environment.PURE_PYTHON):

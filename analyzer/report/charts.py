@@ -136,7 +136,7 @@ def free_space_chart(made: Study, series: Sequence[str]) -> Spec:
 
 
 def trade_off_chart(made: Compared, most: int | None = None) -> Spec:
-    """The bytes of images kept against those pulled again; down is cheaper, and what fails bears a cross.
+    """The bytes of images kept against those pulled again; down is cheaper, and failures are marked with a cross.
 
     Args:
         made: what is compared.
@@ -253,7 +253,7 @@ def trade_off(
 
 
 def _place_labels(rows: Sequence[Row], total: int, most: int) -> None:
-    """Say of each point from which width of the chart on it bears its label (None: never), and on which side.
+    """Say of each point the width of the chart from which it is labelled (None: never), and on which side.
 
     A label covers no other and no point, in pixels of a chart that is just so wide.
     """

@@ -41,7 +41,7 @@ class View:
         name: what is shown, in words.
         policy: under which policy.
         images: their numbers, the most instructive first.
-        rest: how many more there are that the same could be said of.
+        rest: how many more there are like these.
         rows: what a table says of each image.
     """
 

@@ -290,7 +290,7 @@ def _host_class(members: _Members, choose: Choose, policies: Mapping[str, Candid
 
 def _misfits(found: Found, name: str, policies: Mapping[str, Candidate], limits: Constraints) -> list[Misfit]:
     """The hosts that a policy does not fit."""
-    # What may be pulled again is said of all hosts together.
+    # What may be pulled again is stated for all hosts together.
     each = replace(limits, max_repull=None)
     misfits = []
     for first, rest in found:

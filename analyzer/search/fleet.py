@@ -189,7 +189,7 @@ class Simulation:
 
 
 def unread_rates(policies: Iterable[Policy]) -> list[str]:
-    """What is to be said of files of a fleet's rates that policies name and that cannot be read here."""
+    """Notes on rates files of a fleet that policies name and that cannot be read here."""
     notes = []
     for rates in sorted({policy.rates for policy in policies if policy.rates}):
         try:
@@ -200,7 +200,7 @@ def unread_rates(policies: Iterable[Policy]) -> list[str]:
 
 
 def _of_policies(trace: Trace, policies: Sequence[Policy]) -> list[str]:
-    """What is to be said of policies that a replay takes another way than the pruner, or that ask too much."""
+    """Notes on policies that a replay treats differently from the pruner, or that ask too much."""
     notes = []
     if any(policy.per_job for policy in policies):
         notes.append("an amount per job is taken for all job slots; the pruner takes it for those that are free then")

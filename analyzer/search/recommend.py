@@ -143,7 +143,7 @@ def recommend(
         constraints: what must be kept to, by all hosts together; `min_free` by each.
         share: the first part's share of the time.
         spare: bytes that must be free on the first part beyond what the constraints ask for, in place
-            of what `headroom` says; 0: that, where it can be had.
+            of what `headroom` says; 0: that, where it is available.
         least_history: seconds of the longest history without which nothing is recommended.
     """
     outcomes, others = _summed(candidates, found)

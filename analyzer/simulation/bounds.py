@@ -1,7 +1,7 @@
 """What knowing the future would be worth: a clairvoyant policy, and a bound that no policy can beat.
 
 The optimum lies between the two. The clairvoyant removes whole images under the same rules as the
-policy in question, those first whose next use is the farthest (Belady 1966), and so can be had. The bound
+policy in question, those first whose next use is the farthest (Belady 1966), and so is attainable. The bound
 lets a policy drop single bytes of single layers: every byte then is a page of unit size and cost, for
 which farthest next need first is optimal, so nothing that keeps the same space free re-pulls less.
 """
@@ -115,7 +115,7 @@ def bracket(
 ) -> Bracket:
     """The optimum's re-pulled bytes under a policy's threshold and allowlist. Raises as `replay`.
 
-    The clairvoyant minds no minimum age, so that what it leaves behind shows what that costs, too.
+    The clairvoyant ignores the minimum age, so that its distance shows what that costs, too.
 
     Args:
         trace: the history.

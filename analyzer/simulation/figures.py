@@ -120,7 +120,7 @@ FIGURES: dict[str, Figure] = {
         weight=3,
     ),
     "failed_jobs": Figure(
-        "jobs that fail: for want of space, or of a removed image that existed only on the host",
+        "jobs that fail: for lack of space, or of a removed image that existed only on the host",
         Unit.COUNT,
         Total.DERIVED,
     ),
@@ -153,7 +153,7 @@ FIGURES: dict[str, Figure] = {
         weight=2,
     ),
     "disk_full": Figure(
-        "incidents: a pull for which there was no space (the job waits, the pull is counted and the image taken to "
+        "incidents: a pull for which there was no space (the job waits, the pull is counted and the image assumed to "
         "be there), or other files that took the last space",
         Unit.COUNT,
         header="FAILED PULLS",
@@ -163,7 +163,7 @@ FIGURES: dict[str, Figure] = {
         bad_if_any=True,
     ),
     "min_free": Figure(
-        "the least free space; negative if that much was short",
+        "the least free space; negative: how much was lacking",
         Unit.BYTES,
         Total.LEAST,
         frame="min_free_bytes",

@@ -44,7 +44,7 @@ def check_trace(trace: Trace, interval: float, demands: int | None = None) -> No
     if not demands:
         raise LogError(
             f"{format_duration(trace.end)} of the log of host {trace.host}, and no image was used: "
-            "let the collector watch some jobs"
+            "let the collector record some jobs"
         )
     if trace.end < interval:
         raise LogError(

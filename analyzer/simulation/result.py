@@ -131,7 +131,7 @@ class Result:
 
     @property
     def failed_jobs(self) -> int:
-        """Jobs that fail: for want of space, or of an image that existed only on the host."""
+        """Jobs that fail: for lack of space, or of an image that existed only on the host."""
         return self.disk_full + self.losses
 
     @property

@@ -110,7 +110,7 @@ _DISK = """
         coalesce(total_inodes, 0) AS total_inodes
     FROM disk WHERE host = ? ORDER BY disk.time
 """
-# What ever gave a name to a local image or took it from one, and whatever else bore the same name.
+# What ever gave a name to a local image or took it from one, and whatever else had the same name.
 _NAMING_OF_LOCAL = """
     WITH name AS (SELECT DISTINCT name FROM named SEMI JOIN (FROM observed WHERE local) USING (image))
     SELECT epoch_ns(time), image, kind, name FROM (
@@ -260,7 +260,7 @@ def choose_host(connection: duckdb.DuckDBPyConnection, wanted: str | None, log: 
         return wanted
     hosts = [row[0] for row in connection.execute("SELECT DISTINCT host FROM event ORDER BY host").fetchall()]
     if not hosts:
-        raise LogError(f"event log {log.path} holds no events yet: let the collector watch for a while")
+        raise LogError(f"event log {log.path} holds no events yet: let the collector run for a while")
     if wanted is None and len(hosts) == 1:
         return str(hosts[0])
     if wanted is None:

@@ -1,4 +1,4 @@
-"""Which image bore a name when, and which of two is the later one: what decides that a local image is superseded."""
+"""Which image had a name when, and which of two is the later one: what decides that a local image is superseded."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def bearing(
 
 
 class _Names:
-    """Which image bears which name, along the log.
+    """Which image has which name, along the log.
 
     Attributes:
-        begun: since when an image bears a name.
+        begun: since when an image has a name.
         over: (image, name, since, until) of those that it has lost.
         lost: by image the names that were taken from it, and when: it may turn out that it was being removed.
     """
@@ -65,7 +65,7 @@ class _Names:
         self._bearer: dict[str, int] = {}
 
     def give(self, image: int, name: str, time: int) -> None:
-        """The image bears the name from now on, and no other does."""
+        """The image has the name from now on, and no other does."""
         self.settle(image)
         before = self._bearer.get(name, image)
         if before != image:

@@ -111,7 +111,7 @@ def hosts_of(connection: duckdb.DuckDBPyConnection, wanted: str | None, path: Pa
 
 def _chosen(hosts: list[str], wanted: str | None, path: Path) -> list[str]:
     if not hosts:
-        raise LogError(f"event log {path} holds no events yet: let the collector watch for a while")
+        raise LogError(f"event log {path} holds no events yet: let the collector run for a while")
     if wanted is not None and wanted not in hosts:
         raise not_there(path, wanted, hosts)
     return hosts if wanted is None else [wanted]

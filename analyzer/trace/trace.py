@@ -64,7 +64,7 @@ class Trace:
         failures: what failed on a full disk as it was recorded, in words; empty: nothing.
         sight: what says which image is the later one, ascending, equal where nobody knows; shape (n,), empty: each is
             later than those before it.
-        bearing: of each image the repositories in which it bears a name as (repository, from, until), in fact, not by a
+        bearing: of each image the repositories in which it has a name as (repository, from, until), in fact, not by a
             policy's doing; length n, empty: those of all its names, always.
         pull_rate: bytes per second at which this host pulls, as measured; else what is usual.
         pull_space: bytes that a pull takes for a while beside what its image then holds, the most of those that stand

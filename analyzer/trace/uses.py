@@ -1,6 +1,6 @@
 """Uses as an event log has them, columns of any order, and how they come into the order of a trace.
 
-Compiled where that can be had; the same by numpy elsewhere.
+Compiled where a kernel is available; the same in numpy elsewhere.
 """
 
 from __future__ import annotations

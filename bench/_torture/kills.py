@@ -110,7 +110,7 @@ class Killer(threading.Thread):
             return
 
     def _let_end(self, process: subprocess.Popen[bytes]) -> None:
-        """Let it end by itself, but never wait for ever: one that does not is killed, and that shows."""
+        """Wait for it to end by itself, but not forever: one that does not is killed, and that shows."""
         try:
             process.wait(timeout=2 * _PATIENCE_S)
         except subprocess.TimeoutExpired:

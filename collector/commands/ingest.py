@@ -27,7 +27,7 @@ def import_(
     ],
     log: LogOption = None,
     disk: Annotated[str, typer.Option(metavar="SIZE", help="Size of the disk that the images fill.")] = "100GiB",
-    other: Annotated[str, typer.Option(metavar="SIZE", help="How much of it everything but images takes.")] = "0",
+    other: Annotated[str, typer.Option(metavar="SIZE", help="How much of it other files take.")] = "0",
 ) -> None:
     """Make a log from a list of jobs, to try policies."""
     from collector.job_sources.job_list import import_jobs
@@ -87,7 +87,7 @@ def ingest_gitlab(
         ),
     ] = None,
     log: LogOption = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="How many new jobs at most: the newest.")] = 1000,
+    limit: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="At most this many new jobs: the newest.")] = 1000,
     insecure: Annotated[
         bool,
         typer.Option(

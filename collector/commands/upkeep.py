@@ -148,9 +148,9 @@ def forget(
 ) -> None:
     """Permanently remove a project's jobs or an image from the log, and record that it was done.
 
-    With a project go its jobs and the note whose uses they were; that images were used stays. Of an image everything
-    goes. The log, and the parts of an archive that hold the data, are rewritten without it, so that nothing of it can
-    be read from them. Damaged files beside the log have to be removed by hand.
+    For a project, its jobs are removed and their uses are no longer attributed to it; that the images were used stays.
+    For an image, everything is removed. The log, and the parts of an archive that hold the data, are rewritten without
+    it, so that none of it can be read from them. Damaged files next to the log must be removed by hand.
     """
     from collector.eventlog import forget as forgetting
     from collector.shipping.ship import LOCK

@@ -82,7 +82,7 @@ class Arrivals:
         return image in self._pulled
 
     def origin(self, seen: ImageObservation, time_ns: int) -> Origin:
-        """How an image arrived that bears a registry's marks: from one, from an archive, or not known (yet).
+        """How an image arrived that has a registry's marks: from one, from an archive, or not known (yet).
 
         Args:
             seen: the image.

@@ -200,7 +200,7 @@ class Collector:
             for reserve in reserves(self._log.path, folders):
                 reserve.keep()
         except OSError as error:
-            logger.warning("no space is kept back: %s", error.strerror)
+            logger.warning("no space is reserved: %s", error.strerror)
 
     def _restore_patiently(self) -> None:
         """Take up where the log ends, once whoever holds it lets go. Raises LogError if it is unusable."""

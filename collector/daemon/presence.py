@@ -43,15 +43,15 @@ class Presence:
             self._set_layers(seen.image, ((layer.chain_id, layer.bytes) for layer in seen.layers))
 
     def changed(self, listed: Iterable[ListedImage]) -> list[ListedImage]:
-        """The listed images that are new or bear other names."""
+        """The listed images that are new or have other names."""
         return [row for row in listed if self._signatures.get(row.image) != row.signature]
 
     def origin(self, image: str) -> Origin | None:
-        """Where an image can be had again, if known; None: the image is not known."""
+        """Where an image can be pulled from again, if known; None: the image is not known."""
         return self._origins.get(image)
 
     def has_come(self, seen: ImageObservation) -> bool:
-        """Whether an image is new, or bears a manifest that has come by a further pull or archive."""
+        """Whether an image is new, or has a manifest that has come by a further pull or archive."""
         _, digests = self._signatures.get(seen.image, ((), ()))
         return seen.image not in self._origins or not _manifests(seen.digests) <= _manifests(digests)
 
@@ -60,7 +60,7 @@ class Presence:
 
         Args:
             seen: what the engine says.
-            came: how an image that bears a registry's marks arrived, according to events; None: it was there.
+            came: how an image that has a registry's marks arrived, according to events; None: it was there.
         """
         if seen.origin is not Origin.PACKED:
             return seen

@@ -135,7 +135,7 @@ class ImageWatch:
         self._ask_again(listed, thoroughly=thoroughly)
 
     def _came(self, seen: ImageObservation, now_ns: int) -> Origin | None:
-        """How an image has come that bears a registry's marks; None: it was there, or bears none."""
+        """How an image has come that has a registry's marks; None: it was there, or has none."""
         if seen.origin is not Origin.PACKED or not self.presence.has_come(seen):
             return None
         came = self._arrivals.origin(seen, now_ns)
@@ -143,7 +143,7 @@ class ImageWatch:
         return Origin.REGISTRY if came is Origin.UNKNOWN and not self.following else came
 
     def _ask_again(self, listed: list[ListedImage], *, thoroughly: bool) -> None:
-        """Record where images can be had again, if that has become known, or may have changed by a pull or a push."""
+        """Record where images can be pulled again, if that is now known, or a pull or push may have changed it."""
         exchanged, late = self._arrivals.drain_updates()
         if not self._engine.hides_origin:
             return
@@ -159,7 +159,7 @@ class ImageWatch:
                 continue
             self._progress()
             reported = self._engine.origin(row)
-            # What is said to have been pulled and bears no trace of it was another image of that name.
+            # What is said to have been pulled and has no trace of it was another image of that name.
             if agreed(known, reported) is not known or (was_exchanged and reported is Origin.LOCAL):
                 self._observe_again(row)
 

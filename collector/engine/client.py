@@ -1,7 +1,7 @@
 """The border to the container engine: docker-py is known here and in `connection` only.
 
 Docker Engine (graphdrivers and containerd image store) and Podman's Docker-compatible service
-answer the same calls differently; what differs is asked of the engine and normalised here.
+answer the same calls differently; what differs is found by asking the engine, and normalised here.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class DockerEngine:
             logger.warning("the engine lists image %s but does not show it (%s): its layers are unknown", image, why)
 
     def origin(self, listed: ListedImage) -> Origin:
-        """Where an image can be had again, as the engine's records show now. Raises EngineError."""
+        """Where an image can be pulled again, as the engine's records show now. Raises EngineError."""
         if not self.hides_origin:
             return by_digests(listed.digests)
         with as_engine_error(self.host):

@@ -1,4 +1,4 @@
-"""An end to all that is asked of an engine, however slowly it answers.
+"""A time limit for all questions to an engine, however slowly it answers.
 
 A client library's timeout begins again with each byte, so an engine that sends one now and then is waited
 for without end. The alarm interrupts only a call to the engine, never what is done with its answers:

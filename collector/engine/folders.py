@@ -11,7 +11,7 @@ _BLOCK = 512  # what st_blocks counts, whatever the file system's own blocks are
 def measured(folder: Path) -> tuple[int, float]:
     """What a folder's files take on the disk, bytes, and when anything in it last changed, UTC seconds.
 
-    What is unpacked from an archive bears the archive's times, so those of changes count. What cannot be read
+    What is unpacked from an archive has the archive's times, so those of changes count. What cannot be read
     counts nothing; without anything that can be read the time is 0.
     """
     held, changed = 0, 0.0

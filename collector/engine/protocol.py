@@ -81,7 +81,7 @@ class Engine(Protocol):
         """All that the engine knows of a listed image; None if it has gone meanwhile."""
 
     def origin(self, listed: ListedImage) -> Origin:
-        """Where an image can be had again, as the engine's records show now."""
+        """Where an image can be pulled again, as the engine's records show now."""
 
     def resolve(self, reference: str) -> str | None:
         """The ID of the image that a reference means now; None if it means none."""

@@ -46,7 +46,7 @@ IMAGE_VERBS = {
 # Docker says when a container begins and ceases to use a volume; the event's actor is the volume.
 VOLUME_VERBS = frozenset({"mount", "unmount"})
 # What an engine says itself of every container event, over a label of the same name; all else that an event
-# of a creation bears are labels. Of other events a label hides what the engine says: Docker lets it.
+# of a creation carries are labels. Of other events a label hides what the engine says: Docker lets it.
 _ENGINE_SAYS = frozenset({"image", "name"})
 HIDEABLE = frozenset({"exitCode", "imageID", "imageRef"})
 _VERBS = {"image": frozenset(IMAGE_VERBS), "container": frozenset({*CONTAINER_VERBS, "commit"})}

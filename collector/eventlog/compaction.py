@@ -1,8 +1,8 @@
 """What decisions need of the past, folded as events are appended: few rows, however long the log grows.
 
-Nearly all that is asked of the past is the first or the latest event of its sort: of an image the latest use, of a name
-the first mention. The table `compacted` holds these events up to a number, copies of what `event` holds; all views
-say the same of them, with the events after that number, as of all events. Sums have tables of their own.
+Nearly every question about the past is for the first or the latest event of its sort: the latest use of an image, the
+first mention of a name. The table `compacted` holds these events up to a number, copies of what `event` holds; all
+views say the same of them, with the events after that number, as of all events. Sums have tables of their own.
 
 The events stay the truth: whatever is missing is taken from them a piece at a time, and what another version of these
 rules made, or what the clock's being set back has put in doubt, is made again.
@@ -179,7 +179,7 @@ def fold(connection: duckdb.DuckDBPyConnection) -> int:
         return (after or 0) + FOLD_EVERY
     until = min(newest - min(_HELD_BACK, FOLD_EVERY // 2), (after or 0) + _MOST)
     clock = connection.execute("SELECT max(seq) FROM projection WHERE version = ?", [_CLOCK]).fetchall()[0][0] or 0
-    # What was folded before the clock was set back may bear times that cannot be.
+    # What was folded before the clock was set back may carry impossible times.
     set_back = connection.execute(_SET_BACK, [max(after or 0, clock), until]).fetchall()[0][0]
     if after is None or set_back is not None:
         connection.execute(FORGET)

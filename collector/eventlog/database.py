@@ -188,7 +188,7 @@ def alone(path: Path, suffix: str, doing: str) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise LogBusyError(f"event log {path} is being {doing} by another process: let it end") from None
+            raise LogBusyError(f"event log {path} is being {doing} by another process: wait for it to end") from None
         yield
     finally:
         os.close(descriptor)

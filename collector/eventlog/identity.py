@@ -190,8 +190,8 @@ def check(hosts: Sequence[KnownHost], key: str, here: Identity, path: Path) -> K
         return None
     if doubt := found.identity.doubt(here):
         raise LogError(
-            f"the event log {path} is that of host '{found.identity.name}', and {doubt}; to go on with it here, "
-            "run `collector adopt`; to begin a new one, move it away"
+            f"the event log {path} is that of host '{found.identity.name}', and {doubt}; to continue it here, "
+            "run `collector adopt`; to start a new one, move it away"
         )
     return found
 

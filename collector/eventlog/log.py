@@ -140,7 +140,7 @@ class EventLog:
             return
         self._due = compaction.fold(connection)
         if newest < self._due:
-            # How images were used is folded when nothing else waits: it is asked of what that has left.
+            # How images were used is folded when nothing else waits, from what that has left.
             folded = experience.advance(connection, self.host)
             if folded != self._folded:
                 self._folded, self._due = folded, 0
@@ -294,7 +294,7 @@ class EventLog:
             return connection.execute(sql, parameters).fetchall()
 
     def verify(self) -> None:
-        """Read all that the log holds, whose blocks bear checksums: an append reads only what it needs.
+        """Read all that the log holds, whose blocks have checksums: an append reads only what it needs.
 
         Raises:
             LogDamagedError: something cannot be read.
@@ -383,7 +383,7 @@ class EventLog:
                 connection.close()
 
     def _make(self) -> None:
-        """Make an empty log: on a full disk there shall be none rather than a part of one."""
+        """Make an empty log: on a full disk rather no log than a part of one."""
         with made_whole(self.path) as fresh, open_database(fresh, read_only=False) as connection:
             migrate(connection, self.path)
 

@@ -34,7 +34,7 @@ OFTEN_S = 30 * 86400.0
 """What is thinned by itself is so much at least, seconds of the log's time: to write a file again is work."""
 OFTEN_OVER_S = 7 * 86400.0
 """The same where the file is larger than it is to be."""
-_ROOM = 0.9  # of the largest size is left then, lest it is exceeded again on the next day
+_ROOM = 0.9  # of the largest size is left then, or it is exceeded again on the next day
 LEAST_S = 30 * 86400.0
 """What `auto` and the headroom look back on, seconds: less may not be kept whole."""
 # A file is written again for so many bytes, even if nothing can be thinned.
@@ -66,7 +66,7 @@ class Compacted:
 
 
 def parse_keep(text: str) -> float:
-    """How long events are to be kept whole, seconds; infinity: for ever.
+    """How long events are to be kept whole, seconds; infinity: forever.
 
     Raises:
         UsageError: it is not a duration, or too short.
@@ -99,7 +99,7 @@ def compact(
 
     Args:
         log: the log.
-        keep: how long events are kept whole, seconds; infinity: for ever, unless `max_size` says otherwise.
+        keep: how long events are kept whole, seconds; infinity: forever, unless `max_size` says otherwise.
         max_size: where the file is larger, bytes, less is kept whole, but never less than `LEAST_S`.
         least_s: do nothing, unless the history would begin to be complete so much later than now, seconds; where the
             file is larger than `max_size`, `OFTEN_OVER_S` at most.

@@ -67,7 +67,7 @@ class Change:
             as those that follow, for others may append again by then.
         job: SQL of the jobs that it has of `piece_job`, which holds those that these events speak of.
         tables: what other tables have in place of all rows, as SQL: by name; with `old`.
-        record: the event that says so, by what the new file holds; None: nothing has changed, and nothing shall.
+        record: the event that says so, by what the new file holds; None: nothing has changed, and nothing is to change.
         prepare_piece: makes, with `piece` there, the temporary tables that the SQL of events and jobs uses.
     """
 

@@ -34,7 +34,7 @@ from collector.model.errors import LogBusyError, LogError
 from collector.model.events import Event, Kind
 from collector.model.units import format_count
 
-# A disk that damages one log after the other shall not be filled with them.
+# A disk that damages one log after the other must not be filled with them.
 _MOST_ASIDE = 9
 # Rows are copied in such steps; where one fails, it is halved down to the least, which is lost.
 _ROWS, _LEAST_ROWS = 122_880, 2_048

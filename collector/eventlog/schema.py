@@ -80,7 +80,7 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     # 5: views only: what is local on the containerd store.
     "",
-    # 6: views only: where each image can be had again, on every store.
+    # 6: views only: where each image can be pulled again, on every store.
     "DROP VIEW IF EXISTS unpulled_images;",
     # 7: what each host is recognised by; `name` is a label, `host` is the key of its events and never changes.
     """
@@ -277,7 +277,7 @@ CREATE OR REPLACE VIEW image_origins AS
         WHEN podman AND built OR came.image IS NOT NULL THEN 'local'
         ELSE 'unknown' END AS origin
     FROM seen LEFT JOIN came USING (host, image);
-COMMENT ON VIEW image_origins IS 'where each image can be had again: a registry has it, only this host (local), or
+COMMENT ON VIEW image_origins IS 'where each image can be pulled again: a registry has it, only this host (local), or
 unknown; from what the engine''s records showed, from pulls and pushes, and from what arrived while the collector ran';
 
 CREATE OR REPLACE VIEW image_observations AS
@@ -300,7 +300,7 @@ CREATE OR REPLACE VIEW images AS
         TRY_CAST(attributes ->> '$.created' AS TIMESTAMP) AS created,
         local, origin, first_observed, last_observed
     FROM image_observations JOIN image USING (image);
-COMMENT ON VIEW images IS 'what the latest inventory said of each image';
+COMMENT ON VIEW images IS 'what the latest inventory showed of each image';
 
 CREATE OR REPLACE VIEW image_layers AS
     SELECT host, image, image_id, position,
@@ -496,7 +496,7 @@ def true_times(connection: duckdb.DuckDBPyConnection, now_ns: int, events: str, 
     """SQL of events no later than they can have been; the same where they all are.
 
     The order of events is that of their numbers. What was recorded before the clock was set back had happened by
-    then, whatever time it bears; and nothing has happened later than now. The table keeps the times as recorded.
+    then, whatever time it carries; and nothing has happened later than now. The table keeps the times as recorded.
 
     Args:
         connection: the open log.

@@ -152,7 +152,7 @@ class Spool:
             os.close(descriptor)
 
     def _lock(self, descriptor: int, kind: int) -> None:
-        """Lock the file, but never wait for ever: its holder may have been stopped."""
+        """Lock the file, but never wait forever: its holder may have been stopped."""
         deadline = time.monotonic() + _LOCK_S
         while True:
             try:
@@ -184,7 +184,7 @@ def _write_all(descriptor: int, data: bytes, offset: int) -> None:
 
 
 def _erase(descriptor: int, start: int, length: int) -> None:
-    """Zero a part of the file that is there already: overwriting allocates nothing."""
+    """Zero a part of the file that already exists: overwriting allocates nothing."""
     _write_all(descriptor, b"\0" * (min(start + length, os.fstat(descriptor).st_size) - start), start)
     os.fsync(descriptor)
 

@@ -130,7 +130,7 @@ class _Journal:
         found = _journals()
         if not found:
             raise _CannotFollowError(f"{self.name} cannot be read: no journal is kept here")
-        # Without the right to read it, journalctl waits for ever and says nothing.
+        # Without the right to read it, journalctl waits forever and says nothing.
         if not any(os.access(path, os.R_OK) for path in found):
             raise _CannotFollowError(
                 f"{self.name} may not be read: `pruner install-units` gives the collector's service the group "
@@ -154,7 +154,7 @@ class _Journal:
             if process.stdout is not None:
                 process.stdout.close()
         if not self._closed:
-            # A cursor that journalctl refuses must not stand in the way for ever; what is read twice is stored once.
+            # A cursor that journalctl refuses must not stand in the way forever; what is read twice is stored once.
             self._export.cursor = None
             raise _CannotFollowError(f"{self.name} cannot be read: journalctl ended with status {status}")
 
@@ -204,7 +204,7 @@ class Follower:
     def start(self) -> None:
         """Begin to follow."""
         if self._source is None:
-            # Nobody shall take what was followed before for what is followed now.
+            # Nobody must take what was followed before for what is followed now.
             self._batches.put(_note(None, None))
             return
         self._thread = threading.Thread(target=self._run, args=(self._source,), name="runner-log", daemon=True)

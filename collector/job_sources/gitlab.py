@@ -165,10 +165,10 @@ class Server:
         except _ElsewhereError as error:
             raise GitLabError(
                 f"{self.url} leads to {error} for {what}, and the token is not sent there: "
-                "give the address that the server has itself with --url"
+                "give the server's own address with --url"
             ) from None
         except _TooLongError:
-            raise GitLabError(f"{self.url} answered without end for {what}: see that it is a GitLab server") from None
+            raise GitLabError(f"{self.url} sends an endless answer for {what}: is it a GitLab server?") from None
         except GitlabAuthenticationError:
             raise GitLabError(
                 f"{self.url} refuses the token: give one that is valid and has the scope read_api"
@@ -176,7 +176,7 @@ class Server:
         except GitlabError as error:
             code = error.response_code or "no status"
             raise GitLabError(
-                f"{self.url} answered {code} for {what}: see that it exists and the token may read it"
+                f"{self.url} answered {code} for {what}: check that it exists and that the token may read it"
             ) from None
         except (requests.RequestException, OSError, ValueError, RecursionError, TypeError, LookupError) as error:
             raise GitLabError(

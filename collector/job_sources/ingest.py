@@ -95,7 +95,7 @@ def store(
         log: where to append.
         facts: the facts, in the order in which they were reported.
         source: where they come from, for the log.
-        assumed_ns: the time of facts that bear none, UTC nanoseconds.
+        assumed_ns: the time of facts that have none, UTC nanoseconds.
         mark: a source and the position in it that is reached therewith, kept in the same transaction.
 
     Raises:

@@ -247,7 +247,7 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, s
                 f"{path}, line 1: column {', '.join(missing)} missing: the first line must name {','.join(columns)}"
             )
         if twice := [column for column in columns if names.count(column) > 1]:
-            raise UsageError(f"{path}, line 1: column {', '.join(twice)} stands there twice: rename one")
+            raise UsageError(f"{path}, line 1: column {', '.join(twice)} appears twice: rename one")
         for number, row in enumerate(reader):
             empty = False
             if number >= _MOST_ROWS:

@@ -48,8 +48,8 @@ class Sighting:
         image: its ID; None while it is only intended.
         digest: ``repository@sha256:…``, where the log has it.
         pulled: whether the runner pulled it for this job.
-        time_ns: the line's own time, UTC nanoseconds, where it bears one.
-        pull_seconds: how long the pull took, where the lines bear times.
+        time_ns: the line's own time, UTC nanoseconds, where it has one.
+        pull_seconds: how long the pull took, where the lines have times.
     """
 
     role: str | None
@@ -72,7 +72,7 @@ class JobLog:
         saved = state or {}
         self._build: str | None = saved.get("build")
         self._service_next = bool(saved.get("service_next"))
-        # When the pull of each reference began, None where the line bears no time.
+        # When the pull of each reference began, None where the line has no time.
         self._pulling: dict[str, int | None] = dict(mapping(saved.get("pulling")))
 
     @property

@@ -251,7 +251,7 @@ def _batches(lines: Iterable[tuple[bytes, int, bool]], most_lines: int) -> Itera
 
 
 def _entries(lines: Iterable[str]) -> list[Line]:
-    """The lines that hold anything, without times still to come: what bears one would count as used until then."""
+    """The lines that hold anything, without times still to come: what has one would count as used until then."""
     found = [line for line in map(parse_line, lines) if line is not None]
     return [replace(line, time_ns=past_ns(line.time_ns, time.time_ns())) for line in found]
 

@@ -50,7 +50,7 @@ class Line:
     Attributes:
         message: what it says.
         fields: its fields, such as ``job`` and ``project``.
-        time_ns: when, UTC nanoseconds; None where the line bears no time.
+        time_ns: when, UTC nanoseconds; None where the line has no time.
         cursor: its place in the journal, if it came from there.
     """
 

@@ -1,7 +1,7 @@
 """Watches the host's clock, which somebody may set.
 
-Events bear true time as soon as the clock shows it. What was recorded before the clock was set back may bear a time
-still to come: an event says so, and whoever reads the log takes all that was recorded before it to have happened by
+Events carry the true time as soon as the clock shows it. What was recorded before the clock was set back may carry a
+time still to come: an event says so, and readers of the log take all that was recorded before it to have happened by
 then. A clock that is set forward makes everything look older than it is: the leap is a blind interval like any other.
 """
 

@@ -50,7 +50,8 @@ def _take(descriptor: int, log_path: Path, program: str) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-        raise InUseError(f"another {program} (process {owner}) is running on {log_path}: let it end") from None
+        what = f"another {program} (process {owner}) is running on {log_path}"
+        raise InUseError(f"{what}: wait for it to end") from None
     # Overwriting within the file's first block works on a full disk once the block is there.
     with contextlib.suppress(OSError):
         os.pwrite(descriptor, f"{os.getpid():<31}\n".encode(), 0)

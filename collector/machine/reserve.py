@@ -52,7 +52,7 @@ class Reserve:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            logger.warning("no space is kept back at %s: %s", self.path, error.strerror)
+            logger.warning("no space is reserved at %s: %s", self.path, error.strerror)
             return False
         return True
 
@@ -65,7 +65,7 @@ class Reserve:
             # The file system may free blocks only when it next commits.
             os.sync()
         except OSError as error:
-            logger.warning("the space kept back at %s cannot be given: %s", self.path, error.strerror)
+            logger.warning("the reserve at %s cannot be released: %s", self.path, error.strerror)
             return False
         return True
 

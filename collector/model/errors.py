@@ -56,7 +56,7 @@ class EngineError(HindsightError):
 
 
 class DeadlineError(EngineError):
-    """The time for all that is asked of an engine is over."""
+    """The time limit for questions to an engine has passed."""
 
 
 class UnansweredError(EngineError):

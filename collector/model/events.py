@@ -70,11 +70,11 @@ class Traits:
         evidence: that use in one word, as the view `uses` calls it.
         happened: what has happened to the image, as the view `last_use` and the pruner's reasons call it.
         effect: what it does to the engine's images.
-        origin: where the image can be had again, judging by it; None: it does not say.
+        origin: where the image can be pulled again, judging by it; None: it does not say.
         names: whether its reference is a name of its image.
         changes_disk: whether free space may have changed by more than a little.
         watching: whether the collector must have been following the engine to record it.
-        live: whether it shows that the collector was there at the time that it bears: what the engine reports may be
+        live: whether it shows that the collector was there at the time that it carries: what the engine reports may be
             from before it was first started.
     """
 
@@ -342,7 +342,7 @@ def of_source(source: Source) -> tuple[Kind, ...]:
 
 
 def of_origin(*origins: Origin) -> tuple[Kind, ...]:
-    """The kinds that say of an image that it can be had again there."""
+    """The kinds that say of an image that it can be pulled again there."""
     return tuple(kind for kind in Kind if kind.traits.origin in origins)
 
 
@@ -362,7 +362,7 @@ EVIDENCE_USE = {kind.traits.evidence: kind.traits.use or Use.FOUND for kind in U
 NAMING = tuple(kind for kind in Kind if kind.traits.names)
 # They show that the engine holds the image, from then on.
 ARRIVALS = (*with_effect(Effect.COMES, Effect.SEEN), Kind.IMAGE_TAGGED)
-# After these the image bears the reference that they bear.
+# After these the image has the reference that they carry.
 NAME_GIVING = tuple(kind for kind in NAMING if kind is not Kind.IMAGE_UNTAGGED)
 WATCHING = tuple(kind for kind in Kind if kind.traits.watching)
 LIVE = tuple(kind for kind in Kind if kind.traits.live)

@@ -73,7 +73,7 @@ class ImageObservation:
         stored: when the engine says the image came or was last tagged, UTC seconds; None if unknown.
         size: bytes on disk of all its layers (and of its compressed content, where that is kept).
         layers: base first.
-        origin: where the image can be had again: from an engine what its records show, from a log what
+        origin: where the image can be pulled again: from an engine what its records show, from a log what
             all observations together say.
     """
 

@@ -1,4 +1,4 @@
-"""Where an image can be had again: an image that no registry has is lost when it is removed."""
+"""Where an image can be pulled again: an image that no registry has is lost when it is removed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Origin(StrEnum):
-    """Where an image can be had again; the value is what the log holds."""
+    """Where an image can be pulled again; the value is what the log holds."""
 
     REGISTRY = "registry"
     LOCAL = "local"

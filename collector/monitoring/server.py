@@ -18,7 +18,7 @@ _PORTS = range(1, 65536)
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """One thread for each connection, of which none lasts for ever: a client may send a byte a second."""
+    """One thread for each connection, of which none lasts forever: a client may send a byte a second."""
 
     daemon_threads = True
     block_on_close = False

@@ -57,7 +57,7 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """An image's names, its timeline, and where it can be had again; `gone`: the engine no longer holds it."""
+    """An image's names, its timeline, and where it can be pulled again; `gone`: the engine no longer holds it."""
 
     image_id: str
     names: list[str]

@@ -42,7 +42,7 @@ class Shipped:
         parts: in how many parts.
         bytes: of the files.
         last: the last sequence number that the store holds now.
-        notes: what is to be said of it, in words.
+        notes: remarks on it, in words.
     """
 
     host: str
@@ -103,7 +103,7 @@ def _hosts(log: EventLog) -> list[KnownHost]:
     with log.reading(as_recorded=True) as connection:
         hosts = known_hosts(connection)
     if not hosts:
-        raise LogError(f"event log {log.path} holds no events yet: let the collector watch for a while")
+        raise LogError(f"event log {log.path} holds no events yet: let the collector run for a while")
     here = this_machine()
     for one in hosts:
         if one.identity.is_same_machine(here) is False:

@@ -185,7 +185,7 @@ def _is_ours(path: Path) -> bool:
 
 def _check_ours(path: Path) -> None:
     if path.exists() and not _is_ours(path):
-        raise InstallError(f"{path} is there and was not written by `pruner install-units`: move it away first")
+        raise InstallError(f"{path} exists and was not written by `pruner install-units`: move it away first")
 
 
 def _write(path: Path, text: str, *, dry_run: bool) -> str:

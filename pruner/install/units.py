@@ -255,7 +255,7 @@ class Installation:
         )
 
     def _slots(self) -> str:
-        """Root reads the number of job slots at each start: the file bears tokens, and the service may not read it."""
+        """Root reads the number of job slots at each start: the file holds tokens, and the service may not read it."""
         if self.user == "root":
             return ""
         slots_file = f"/run/{self.state}.slots"
@@ -268,7 +268,7 @@ class Installation:
         )
         return "\n".join(
             [
-                "# GitLab Runner's configuration bears tokens and is root's alone: root reads the number of job slots,",
+                "# GitLab Runner's configuration holds tokens and is root's alone: root reads the number of job slots,",
                 "# and nothing else. Another place of it is set as RUNNER_CONFIG, where the policy names it, too.",
                 "Environment=RUNNER_CONFIG=/etc/gitlab-runner/config.toml",
                 f"ExecStartPre=-+/bin/sh -c '{script}'",
@@ -334,7 +334,7 @@ def installation(
     needed = [own, Path(sys.base_prefix)] if programs == own / "bin" else [programs]
     visible = [*needed, *([data_root] if data_root else [])]
     if owner is not None:
-        # The folder above it, or the service would see the one of a login that has ended for ever.
+        # The folder above it, or the service would see the one of a login that has ended forever.
         visible += [owner.runtime.parent, *owner.data_roots]
     group = ENGINE_GROUP if owner is None and _has_group(root, ENGINE_GROUP) else None
     journal = JOURNAL_GROUP if _has_group(root, JOURNAL_GROUP) else None

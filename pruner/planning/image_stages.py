@@ -84,7 +84,7 @@ class ImageStages:
         ]
         self._late = {i for i in found if i not in chosen}
         held = [self._blocked(i) for i in range(len(self._images))]
-        # Nobody can pull what bears no name, and nobody can ask for it either: local_images is for
+        # Nobody can pull what has no name, and nobody can ask for it either: local_images is for
         # images that somebody may ask for.
         blocked = [self._without_name(i, reason) for i, reason in enumerate(held)]
         before = list(self._holders)
@@ -229,7 +229,7 @@ def superseded_among(images: Sequence[Image], staying: Iterable[int], current: S
     Args:
         images: images in order of first sight.
         staying: numbers of the local ones that stay unless the policy's order takes them, in that order.
-        current: the names that each bears now.
+        current: the names that each has now.
     """
     order = list(staying)
     ever = {i: set(map(repository, images[i].names)) for i in order}
@@ -243,7 +243,7 @@ def still_superseded(image: Image, images: Sequence[Image], current: Mapping[str
     Args:
         image: the image.
         images: those that a plan was made of, in order of first sight.
-        current: the names that each image bears now, by ID.
+        current: the names that each image has now, by ID.
     """
     named = [one for one in images if one.local and current.get(one.image_id)]
     found = superseded_among(named, range(len(named)), [current[one.image_id] for one in named])

@@ -373,7 +373,7 @@ def goes_last(refusal: Refusal, now: float) -> str:
 def is_dangling(image: Image, bearers: Mapping[str, str], policy: Policy) -> bool:
     """Whether an image counts as one without a name.
 
-    It bears no tag, and either no registry's digest speaks for it, or a tag that it bore is now
+    It has no tag, and either no registry's digest speaks for it, or a tag that it had is now
     another image's: a newer version took its place. An image that was only ever pulled by digest
     is not dangling: that is how pinned CI images live.
 

@@ -414,7 +414,7 @@ def _check_levels(policy: Policy, source: str) -> None:
         if upper == "threshold" and policy.target is not None:
             continue
         if low is not None and high is not None and low.unit == high.unit and low.amount > high.amount:
-            raise UsageError(f"{source}: {lower} = {low} is more than {upper} = {high}; it must not be")
+            raise UsageError(f"{source}: {lower} = {low} must not be more than {upper} = {high}")
 
 
 def _place(source: str, name: str, value: Any) -> str:

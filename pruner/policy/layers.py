@@ -1,7 +1,7 @@
 """Policy files: read with those that they include, with every fault of all of them, and where each value is from.
 
 ``include = "base.toml"`` (or a list of them) at the top of a file takes what another file says; what the file
-says itself goes over it. A fleet so has one base file, and hosts say only what is different there. Whoever can write
+says itself overrides it. A fleet so has one base file, and hosts say only what is different there. Whoever can write
 an included file decides what is deleted, so it must belong to root, to the owner of the file that includes it, or to
 whoever runs this.
 """

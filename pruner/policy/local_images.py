@@ -57,8 +57,8 @@ def superseded(
 
     Args:
         present: the local images that are there, in order of first sight.
-        repositories: per image those in which it ever bore a name.
-        current: per image those in which it bears a name now; a later one elsewhere takes no image's place.
+        repositories: per image those in which it ever had a name.
+        current: per image those in which it has a name now; a later one elsewhere takes no image's place.
         seen: per image what it is ordered by; of two that are equal, none is known to be the later one.
     """
     images = list(present)

@@ -19,7 +19,7 @@ _FILE = Annotated[
     typer.Option(
         "--policy",
         metavar="FILE",
-        help=f"Policy file; options go over it. Default: {DEFAULT_POLICY_PATH}, if there is one.",
+        help=f"Policy file; options override it. Default: {DEFAULT_POLICY_PATH}, if there is one.",
         show_default=False,
     ),
 ]

@@ -202,7 +202,7 @@ class Policy:
             (`pruner.policy.min_age`).
         order: which images go first, a name in `pruner.policy.orders.ORDERS`.
         interval: seconds between ticks of the timer.
-        keep_labels: labels, ``name`` or ``name=value``; images, containers and volumes that bear one stay.
+        keep_labels: labels, ``name`` or ``name=value``; images, containers and volumes that have one stay.
         rollback_grace: seconds from a service's last change for which the image that it ran before stays.
         deadline: seconds after which a run asks nothing more of the engine, and ends.
         local_images: what becomes of images that exist only on the host: ``superseded`` (see

@@ -261,7 +261,7 @@ class Executor:
             for reserve in others:
                 reserve.keep(target)
         except OSError as error:
-            logger.warning("no space is kept back: %s", error.strerror)
+            logger.warning("no space is reserved: %s", error.strerror)
         try:
             self._writer.spool.reserve()
         except LogError as error:
@@ -310,7 +310,7 @@ class Executor:
         """Have the event on the disk, in the log or its spool, before going on.
 
         Raises:
-            LogError: neither can take it, and not for want of space.
+            LogError: neither can take it, and not for lack of space.
         """
         self._writer.add([event])
         if not self._is_stored() and not self._disk_is_full():

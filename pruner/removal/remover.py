@@ -59,7 +59,7 @@ class Remover:
 
     Attributes:
         orphaned: names of the volumes of containers that it removed.
-        lost: names that images lost to a removal that the engine refused for want of a block, by the image's ID:
+        lost: names that images lost to a removal that the engine refused for lack of a block, by the image's ID:
             given back at the end.
     """
 
@@ -257,12 +257,12 @@ class Remover:
                 return []
         except EngineError as error:
             # The image has gone, and that is to be recorded whatever the engine says now.
-            logger.warning("whether %s was used in the moment of its removal is unknown: %s", named(removal), error)
+            logger.warning("whether %s was used at the moment of its removal is unknown: %s", named(removal), error)
             return []
         for use in uses:
             who = f"job {use.job}" if use.job else use.actor
             logger.warning(
-                "%s was %s (%s) in the moment of its removal: it has to be pulled again",
+                "%s was %s (%s) at the moment of its removal: it must be pulled again",
                 named(removal),
                 EVIDENCE[use.kind],
                 who,

@@ -228,7 +228,7 @@ def _run(
         plans = make_plans(engine, log, policy, options)
         count = len(plans)
         if request is None:
-            # What one run was asked for is not when the next shall begin.
+            # What one run was asked for does not decide when the next begins.
             main, *others = plans
             levels = {made.inventory.disk.path: made.levels.threshold for made in others}
             leave_levels(log.path, main.inventory.disk.path, *main.levels.threshold, levels, _age_of(main.policy))

@@ -39,7 +39,7 @@ class Image:
         evidence: what shows the last use.
         pulled: when it was last pulled, else `first_seen`.
         uses: observed uses.
-        origin: where it can be had again.
+        origin: where it can be pulled again.
         containers: how many containers refer to it, in any state.
         returns: how often it was used again after an idle time (see `pruner.state.learning`).
         gap: moving average of those idle times, seconds; 0 without any.

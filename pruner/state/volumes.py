@@ -65,7 +65,7 @@ def read_volumes(
         usage: what the engine says that things hold.
         logged: what the log shows of their use.
         orphaned: names of volumes whose containers this very run removed.
-        kept_by: which label keeps what bears these labels; empty: none.
+        kept_by: which label keeps what has these labels; empty: none.
 
     Raises:
         EngineError: there is no engine.

@@ -127,7 +127,7 @@ def test_a_policy_file_is_taken_and_options_change_it(busy: EventLog, tmp_path: 
             "a disk of 954 MiB with 1.86 GiB of other usage leaves no room",
         ),
         (("--other", "100TiB"), 2, "with 100 TiB of other usage leaves no room"),
-        (("--threshold", "20%", "--target", "10%"), 2, "threshold = 20% is more than target = 10%"),
+        (("--threshold", "20%", "--target", "10%"), 2, "threshold = 20% must not be more than target = 10%"),
         (("--order", "best"), 2, "order"),
         (("--trigger", "never"), 2, "--trigger: 'never' is not one of tick, event"),
         (("--format", "xml"), 2, "--format: 'xml' is not one of table, json, csv"),

@@ -79,7 +79,7 @@ def test_what_is_not_a_build_time_is_unknown_and_ends_no_analysis(log: EventLog)
         assert found == pytest.approx(known or 0.0), created
         seen = ImageObservation("sha256:1", (), (), created, None, 1, (), Origin.REGISTRY)
         past = ImageRecord(seen_ns / 1e9)
-        # The pruner says the same of it, and it does not stay for ever.
+        # The pruner says the same of it, and it does not stay forever.
         assert image_of(seen, past, (), seen_ns / 1e9 + HOUR).created == (known or 0.0)
         assert image_of(seen, None, (), 1_703_000_000.0).created <= 1_703_000_000.0
 

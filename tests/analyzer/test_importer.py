@@ -75,7 +75,7 @@ def test_chain_ids_are_those_of_the_oci_specification() -> None:
     [
         ("", LAYERS, ["jobs.csv, line 1", "start, seconds, pipeline, job, image missing"]),
         ("start,seconds,pipeline,job\n1,2,p,j\n", LAYERS, ["jobs.csv, line 1", "column image missing"]),
-        ("\ufeffstart,seconds,pipeline,job,image,job\n", LAYERS, ["jobs.csv, line 1", "column job stands there twice"]),
+        ("\ufeffstart,seconds,pipeline,job,image,job\n", LAYERS, ["jobs.csv, line 1", "column job appears twice"]),
         ("start,seconds,pipeline,job,image\n", LAYERS, ["jobs.csv holds no rows"]),
         (JOBS + "x,1,p,j,r/a:1\n", LAYERS, ["jobs.csv, line 5", "start is 'x', not a number"]),
         (JOBS + "1,-1,p,j,r/a:1\n", LAYERS, ["jobs.csv, line 5", "seconds is -1"]),

@@ -629,7 +629,7 @@ def test_two_do_not_ship_one_log_at_once_and_an_export_stays_out(log: EventLog, 
             ship(log, store)
 
     log.append(days(5, 1))
-    with pytest.raises(HindsightError, match="is being shipped by another process: let it end"):
+    with pytest.raises(HindsightError, match="is being shipped by another process: wait for it to end"):
         ship(log, Nested(store.path))
 
 

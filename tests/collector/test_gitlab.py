@@ -407,7 +407,7 @@ def test_an_answer_without_end_is_one_line(
     made, url = api
     monkeypatch.setattr(gitlab, "_MOST_ANSWER", 2**16)
     made.endless = status
-    with pytest.raises(GitLabError, match="answered without end"):
+    with pytest.raises(GitLabError, match="sends an endless answer"):
         ingest(log, RunnerJobs(Server(url, TOKEN, retries=0), RUNNER))
 
 

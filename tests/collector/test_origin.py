@@ -1,4 +1,4 @@
-"""Where an image can be had again: what the engines' records show, and what is made of several words."""
+"""Where an image can be pulled again: what the engines' records show, and what is made of several words."""
 
 from __future__ import annotations
 

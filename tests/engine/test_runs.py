@@ -100,7 +100,7 @@ def test_what_must_be_free_is_what_may_start(host: Host, tmp_path: Path) -> None
     client.close()
 
 
-def test_what_others_take_meanwhile_is_made_up_for_but_not_for_ever(host: Host) -> None:
+def test_what_others_take_meanwhile_is_made_up_for_but_not_forever(host: Host) -> None:
     disk = host.engine.disk
     border = Border(host.engine.host)
     # Whatever has begun goes on to the target, also once free space is above the threshold.

@@ -1,7 +1,7 @@
 """What was held for jobs in flight on a busy runner: a recorded run of GitLab Runner 14.7.1, replayed.
 
 Three projects share a disk that is too small for their images, under the pull policies `always`, `if-not-present`
-and `never`; jobs are cancelled, and some fail for want of space. Each moment is one at which the pruner of that
+and `never`; jobs are cancelled, and some fail for lack of space. Each moment is one at which the pruner of that
 time fell short of its target.
 """
 

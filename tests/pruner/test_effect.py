@@ -14,7 +14,7 @@ MIB = 2**20
 
 
 def later(*free: int) -> Callable[[], DiskSample]:
-    """Samples of free MiB, the last one for ever."""
+    """Samples of free MiB, the last one forever."""
     left = list(free)
     return lambda: DiskSample("/disk", 1000 * MIB, (left.pop(0) if len(left) > 1 else left[0]) * MIB, 0, 0)
 

@@ -209,7 +209,7 @@ def test_the_command_writes_a_policy_that_loads(
     assert "MINIMUM_IMAGES_TO_SAVE=3" in capsys.readouterr().err
     assert load_policy(target) == import_docker_gc(docker_gc).policy()
     assert run(monkeypatch, "docker-gc", str(docker_gc[0]), "-o", str(target)) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
     assert run(monkeypatch, "docuum", "--disk", "100GB", "--", "--threshold", "15 GB", "--keep", "^debian:") == 0
     (tmp_path / "second.toml").write_text(capsys.readouterr().out)

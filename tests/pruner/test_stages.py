@@ -330,7 +330,7 @@ def test_an_image_without_a_name_that_the_engine_refused_goes_last_too() -> None
     assert going(plan(policy(20), state)) == ["app:1", "image-of-nameless"]
 
 
-def test_what_bears_a_label_of_the_policy_stays_in_every_stage_and_in_an_emergency() -> None:
+def test_what_has_a_label_of_the_policy_stays_in_every_stage_and_in_an_emergency() -> None:
     assert Policy().kept_by({"docker-hindsight.keep": "true"}) == "docker-hindsight.keep=true"
     assert Policy().kept_by({"docker-hindsight.keep": "false", "else": "true"}) == ""
     assert Policy(keep_labels=("mine",)).kept_by({"mine": "whatever"}) == "mine"

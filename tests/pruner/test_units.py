@@ -225,7 +225,7 @@ def test_units_of_others_are_left_alone(pruner: Pruner, root: Path) -> None:
     other.parent.mkdir(parents=True)
     other.write_text("[Service]\nExecStart=/bin/true\n")
     output = pruner("install-units", "--root", str(root), status=1)
-    assert output == f"pruner: {other} is there and was not written by `pruner install-units`: move it away first\n"
+    assert output == f"pruner: {other} exists and was not written by `pruner install-units`: move it away first\n"
     assert "no units of ours" in pruner("uninstall-units", "--root", str(root))
     assert other.exists()
 

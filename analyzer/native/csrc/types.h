@@ -50,7 +50,7 @@ typedef struct {
     double idle; /* seconds */
     int32_t repositories, gaps;
     const int32_t *first, *repository;   /* those of image i are repository[first[i]] to repository[first[i + 1] - 1] */
-    const int32_t *borne_first, *borne;  /* the same of those in which it bears a name for some time */
+    const int32_t *borne_first, *borne;  /* the same of those in which it has a name for some time */
     const double *borne_from, *borne_until;
     const int64_t *sight; /* per image: of two with the same none is known to be the later one */
     const double *gap_begin, *gap_end; /* the one that ends last first */
