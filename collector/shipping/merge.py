@@ -10,8 +10,9 @@ import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -25,14 +26,16 @@ from collector.shipping.store import MOST_OF_MANIFEST, Store
 LEAST = 28
 """How many parts are worth merging."""
 MOST = 500_000
-"""So many sequence numbers a merged part has at most, so that some hundred megabytes of memory are enough for it."""
+"""So many sequence numbers a merged part has at most."""
 _EVENTS = "FROM read_parquet({files}, hive_partitioning = false)"
+_SORTED = f"{_EVENTS} ORDER BY seq"
 # A job's newest row is in the file that was shipped last.
-_JOBS = """
-    SELECT * EXCLUDE (number) FROM (
-        SELECT *, file_index AS number FROM read_parquet({files}, hive_partitioning = false)
-    ) QUALIFY number = max(number) OVER (PARTITION BY job) ORDER BY job
+_JOBS = f"""
+    {_EVENTS} SEMI JOIN (SELECT job, max(file_index) AS file_index {_EVENTS} GROUP BY job) AS newest
+    USING (job, file_index)
 """
+# Rows are held in memory until there are so many: four times as many, as by default, take another 60 MB.
+_COPY = "COPY ({rows}) TO {target} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 30720)"
 
 
 def merge_old(store: Store, host: str, known: KnownHost) -> None:
@@ -79,11 +82,12 @@ def _merge(store: Store, host: str, names: Sequence[Name]) -> None:
     name = Name(names[0].stream, names[0].first, names[-1].last, parts.MERGED)
     try:
         with tempfile.TemporaryDirectory(prefix="merge-") as folder:
-            events = [(one.events(host), manifest.sha256) for one, manifest in zip(names, found, strict=True)]
-            jobs = [(one.jobs(host), manifest.jobs_sha256) for one, manifest in zip(names, found, strict=True)]
-            in_order = all(one.last < other.first for one, other in pairwise(found))
-            merged = _joined(store, _EVENTS + ("" if in_order else " ORDER BY seq"), events, Path(folder))
-            of_jobs = _joined(store, _JOBS, jobs, Path(folder))
+            rows = list(zip(names, found, strict=True))
+            events = _copied(store, [(one.events(host), manifest.sha256) for one, manifest in rows], Path(folder))
+            merged = _joined(_EVENTS, _in_order(events, found))
+            of_jobs = _joined(
+                _JOBS, _copied(store, [(one.jobs(host), manifest.jobs_sha256) for one, manifest in rows], Path(folder))
+            )
     except (duckdb.Error, OSError, _DamagedError):
         # Readers do without. On a disk that is full, say, the next run merges.
         return
@@ -129,8 +133,8 @@ class _DamagedError(Exception):
     """A part is not what its manifest says."""
 
 
-def _joined(store: Store, rows: str, files: Sequence[tuple[str, str | None]], folder: Path) -> bytes | None:
-    """The rows of all these files, by name and checksum, as one; None: there are none."""
+def _copied(store: Store, files: Sequence[tuple[str, str | None]], folder: Path) -> list[Path]:
+    """Copies of files, by name and checksum; one without a checksum does not exist. Raises _DamagedError."""
     copied: list[Path] = []
     for name, checksum in files:
         if checksum is None:
@@ -138,14 +142,40 @@ def _joined(store: Store, rows: str, files: Sequence[tuple[str, str | None]], fo
         data = store.read(name)
         if data is None or hashlib.sha256(data).hexdigest() != checksum:
             raise _DamagedError
-        copied.append(folder / f"{len(copied)}.parquet")
+        copied.append(folder / name.replace("/", "+"))
         copied[-1].write_bytes(data)
-    if not copied:
+    return copied
+
+
+def _in_order(files: Sequence[Path], found: Sequence[Manifest]) -> list[Path]:
+    """Files of events that follow each other by number: days of a batch that overlap are sorted into one."""
+    made: list[Path] = []
+    overlapping: list[Path] = []
+    reached = 0
+    for manifest, file in sorted(zip(found, files, strict=True), key=lambda row: row[0].first):
+        if overlapping and manifest.first > reached:
+            made.append(_sorted(overlapping))
+            overlapping = []
+        overlapping.append(file)
+        reached = max(reached, manifest.last)
+    return [*made, _sorted(overlapping)]
+
+
+def _sorted(files: Sequence[Path]) -> Path:
+    if len(files) > 1:
+        files[0].write_bytes(_joined(_SORTED, files) or b"")
+    return files[0]
+
+
+def _joined(rows: str, files: Sequence[Path]) -> bytes | None:
+    """The rows of all these files as one; None: there are none."""
+    if not files:
         return None
-    made = folder / "merged.parquet"
-    listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in (*copied, made))
+    made = files[0].with_name("merged.parquet")
+    listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in (*files, made))
     sources, target = listed.rpartition(", ")[::2]
-    with duckdb.connect(config={**AUTOLOAD_OFF, "threads": 1}) as connection:
-        select = rows.format(files=f"[{sources}]")
-        connection.execute(f"COPY ({select}) TO {target} (FORMAT parquet, COMPRESSION zstd)")
+    # What does not fit goes to disk.
+    bounded: dict[str, Any] = {"threads": 1, "memory_limit": "128MB", "temp_directory": str(made.parent)}
+    with duckdb.connect(config={**AUTOLOAD_OFF, **bounded}) as connection:
+        connection.execute(_COPY.format(rows=rows.format(files=f"[{sources}]"), target=target))
     return made.read_bytes()

@@ -201,6 +201,22 @@ def test_many_parts_are_merged_and_an_interruption_anywhere_is_gone_on_from(
     assert sorted(store.names("")) == before
 
 
+def test_merged_events_are_in_order_whatever_days_they_are_of(
+    log: EventLog, store: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "LEAST", 2)
+    # Numbers of one batch by day: the first day has some in the middle, the second some after it, the third the rest.
+    for day in (3, 1, 2, 3, 0):
+        log.append(days(day, 1, f"late{day}"))
+    ship(log, store)
+    ship(log, store)
+    (whole,) = [one for one in parts.listed(store.names("manifest")) if one.is_merged]
+    numbers = duckdb.execute("SELECT seq FROM read_parquet(?)", [str(store.path / whole.events("runner"))]).fetchall()
+    assert numbers == [(row[0],) for row in rows(log)]
+    assert len(numbers) > 20
+    assert rows(shipped(store)) == rows(log)
+
+
 def merged(store: Folder) -> list[str]:
     return [f"{one.first}-{one.last}" for one in parts.listed(store.names("manifest")) if one.is_merged]
 
