@@ -52,7 +52,7 @@ _FOLDS = 5
 _NEVER = 9 * 10**18
 # A fold up to a midnight sees events of so much longer, for what had begun may have ended soon after.
 _AFTER_NS = DAY_NS
-_COUNTED = sql_list(evidence for evidence, use in EVIDENCE_USE.items() if use in {Use.CONTAINER, Use.JOB})
+_COUNTED = sql_list(kind for kind in MOMENTS if kind.traits.use is Use.JOB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,11 @@ def read(
         state = Folded(origin=state.origin)
     origin = _fold(connection, host, state, now_ns, midnight) or 0
     recent = max(midnight - RECENT_DAYS * DAY_NS, 0)
+    values = {"host": host, "from": max(recent, origin), "midnight": midnight}
+    show(connection, LAST_NS, again=True)
+    _run(connection, _STILL_OPEN, values)
     show(connection, recent, again=True)
-    _run(connection, _RECENT, {"host": host, "from": max(recent, origin), "midnight": midnight})
+    _run(connection, _RECENT, values)
     return connection.execute(_HABITS).fetchall(), connection.execute(_SUMS, {"host": host}).fetchall()
 
 
@@ -375,12 +378,22 @@ SELECT image_id, max(visit.uses), max(returns), arg_max(usual, returns), any_val
 FROM visit JOIN image USING (image) LEFT JOIN usual USING (image, returns) LEFT JOIN superseded USING (image)
 LEFT JOIN recent USING (image) GROUP BY image_id
 """
+# Containers that exist are kept in view, however long ago they began; of those that have gone, their end tells when.
+_STILL_OPEN = """
+CREATE OR REPLACE TEMP TABLE still_open AS
+SELECT image, count(*) AS uses FROM uses
+WHERE host = $host AND evidence = 'container' AND ended IS NULL
+    AND epoch_ns(began) >= $from AND epoch_ns(began) < $midnight GROUP BY image
+"""
 _RECENT = f"""
 CREATE OR REPLACE TEMP TABLE recent AS
 WITH counted AS (
-    SELECT image, count(*) AS uses FROM uses
-    WHERE host = $host AND evidence IN ({_COUNTED})
-        AND epoch_ns(began) >= $from AND epoch_ns(began) < $midnight GROUP BY image
+    SELECT image, count(*) AS uses FROM event
+    WHERE host = $host AND image IS NOT NULL AND kind IN ('container_destroyed', {_COUNTED})
+        AND CASE WHEN kind = 'container_destroyed' THEN began ELSE time END >= make_timestamp_ns($from)
+        AND CASE WHEN kind = 'container_destroyed' THEN began ELSE time END < make_timestamp_ns($midnight)
+    GROUP BY image
+    UNION ALL FROM still_open
 ), total AS (
     SELECT repository, CAST(sum(uses) AS BIGINT) AS uses FROM counted JOIN repository USING (image) GROUP BY repository
 )

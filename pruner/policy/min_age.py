@@ -25,7 +25,8 @@ MOST_AGE = AUTO_DEFAULT_AGE
 """The limits, seconds; the upper one holds until enough was seen."""
 GITLAB_AGE = 600.0
 """The upper limit where GitLab jobs are known while they are in flight: their images are held then."""
-MEMORY_HOURS = 30 * 24
+_DAY_HOURS = 24
+MEMORY_HOURS = 30 * _DAY_HOURS
 """How far the record reaches back."""
 ENOUGH_PULLS = 50
 ENOUGH_JOBS = 20
@@ -41,7 +42,16 @@ Jobs = Sequence[tuple[int, int]]
 
 PULLS_SQL = """
     WITH pull AS (SELECT image, time FROM event WHERE host = $host AND kind = 'image_pulled' AND image IS NOT NULL),
-    created AS (SELECT image, time FROM event WHERE host = $host AND kind = 'container_created' AND image IS NOT NULL),
+    hours AS (
+        SELECT image, unnest([epoch_ns(time) // 3600000000000, epoch_ns(time) // 3600000000000 + 1]) AS hour FROM pull
+    ),
+    created AS (
+        -- Most containers follow no pull: the rest need not be sorted.
+        SELECT image, time FROM (
+            SELECT image, time, epoch_ns(time) // 3600000000000 AS hour FROM event
+            WHERE host = $host AND kind = 'container_created' AND image IS NOT NULL
+        ) SEMI JOIN hours USING (image, hour)
+    ),
     followed AS (
         SELECT epoch_ns(created.time) AS met, epoch_ns(created.time) - epoch_ns(pull.time) AS waited
         FROM pull ASOF JOIN created ON pull.image = created.image AND pull.time <= created.time
@@ -137,11 +147,11 @@ def rows(connection: Any, host: str, begin: int = 0, end: int = 2**40) -> tuple[
         begin: the first hour.
         end: the last.
     """
-    parameters = {"host": host, "from": begin, "until": end}
-    return (
-        connection.execute(PULLS_SQL, parameters).fetchall(),
-        connection.execute(JOBS_SQL, parameters).fetchall(),
-    )
+    return _rows(connection, PULLS_SQL, host, begin, end), _rows(connection, JOBS_SQL, host, begin, end)
+
+
+def _rows(connection: Any, sql: str, host: str, begin: int, end: int) -> Any:
+    return connection.execute(sql, {"host": host, "from": begin, "until": end}).fetchall()
 
 
 def read_evidence(log: EventLog | None, now: float) -> Evidence:
@@ -157,7 +167,11 @@ def read_evidence(log: EventLog | None, now: float) -> Evidence:
         since = hour - MEMORY_HOURS
         # A container may have followed a pull of the hour before.
         with log.reading(whole_since=(since - 1) * 3600.0) as connection:
-            evidence.add(*rows(connection, log.host, since, hour - 1))
+            evidence.add(_rows(connection, PULLS_SQL, log.host, since, hour - 1), ())
+            # Of jobs it counts whether there are enough: where there are many, the last day shows it.
+            for begin, end in ((hour - _DAY_HOURS, hour - 1), (since, hour - _DAY_HOURS - 1)):
+                if not evidence.gitlab:
+                    evidence.add((), _rows(connection, JOBS_SQL, log.host, begin, end))
     return evidence
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from collector.engine.deadline import at_most
 from collector.engine.protocol import RemovingEngine
-from collector.model.errors import EngineError, EngineNotFoundError, EngineRefusedError
+from collector.model.errors import EngineError, EngineNotFoundError, EngineRefusedError, LogError
 from collector.model.observation import ListedImage
 from collector.model.references import repository
 from collector.model.units import short_id
@@ -128,9 +128,13 @@ class Remover:
             if any(container.image == image.image_id for container in listed):
                 return "a container refers to it now"
             stopped, now = stop_times(inventory.containers), time.time()
-            hold = held_for_jobs(listed, inventory.images, inventory.jobs, now, stopped).get(image.image_id)
-            if hold is not None and (hold.firm or image.image_id not in inventory.holds):
-                return f"a job that has begun since may need it: {hold.summary(now)}"
+            try:
+                hold = held_for_jobs(listed, inventory.images, inventory.jobs, now, stopped).get(image.image_id)
+                why = hold.summary(now) if hold is not None else ""
+            except LogError as error:
+                hold, why = None, str(error)
+            if why and (hold is None or hold.firm or image.image_id not in inventory.holds):
+                return f"a job that has begun since may need it: {why}"
             # This is asked last: the shorter the time between the answer and the removal, the better.
             used = self._used(image, made, watch)
             # A container that was created since the listing may be a job's first.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
-from collector.model.events import ARRIVALS, Effect, with_effect
+from collector.model.events import ARRIVALS, CONTAINERS, Effect, with_effect
 from collector.model.jobs import HELPER_ROLES, SLOT
 from collector.model.paths import read_bounded
 from collector.model.references import familiar
@@ -21,67 +23,126 @@ from pruner.state.jobs_in_flight import (
     Flight,
     JobMemory,
     PastUse,
+    flights,
     pull_policies,
 )
 
 if TYPE_CHECKING:
     import duckdb
 
+    from collector.model.observation import ListedContainer
+
 LATELY_S = 7 * 86400.0
 # Containers of jobs that had begun before.
 _OVERLAP_S = 86400.0
+_REACH_S = LATELY_S + _OVERLAP_S
 _IF_NOT_PRESENT = "if-not-present"
 # What GitLab puts before the part of a token that the runner shows.
 _TOKEN_MARKS = ("", "glrt-", "glrt-t1_", "glrt-t2_", "glrt-t3_", "GR1348941")
 
 
-def read_jobs(log: EventLog, now: float, runner_config: Path | None = None) -> JobMemory:
+def read_jobs(
+    log: EventLog, now: float, runner_config: Path | None = None, listed: Sequence[ListedContainer] = ()
+) -> JobMemory:
     """What is known of jobs. Raises LogError.
+
+    What the log knows of single jobs and of their projects' past is read for those in flight alone: of `listed` at
+    once, of others when they are asked for.
 
     Args:
         log: the log.
         now: UTC seconds; what a job names is of use for as long as its preparation may take.
         runner_config: GitLab Runner's config.toml; one that cannot be read adds nothing.
+        listed: the containers that the engine lists.
     """
-    host, since, lately = log.host, int((now - PREPARATION_S) * 1e9), int((now - LATELY_S) * 1e9)
-    with log.reading(whole_since=now - LATELY_S - _OVERLAP_S) as connection:
+    host, since = log.host, int((now - PREPARATION_S) * 1e9)
+    with log.reading(whole_since=now - _REACH_S) as connection:
 
         def ask(question: str, *values: object) -> list[Any]:
             return connection.execute(question, list(values)).fetchall()
 
-        recent = ask(_RECENT, host, since)
-        used = ask(_USES, host, lately)
-        policies = read_pull_policies(connection, host, now - LATELY_S)
-        begun = ask(_BEGUN, host, since)
         logged = ask(_LOGGED_JOBS, host, since)
-        slots = ask(_SLOTS, host, lately, SLOT.pattern)
-    images: dict[str, set[str]] = defaultdict(set)
-    names: dict[str, set[str]] = defaultdict(set)
-    settled: set[str] = set()
-    for job_id, role, image, reference in recent:
-        if role in HELPER_ROLES:
-            continue
-        if image is not None:
-            images[job_id].add(image)
-        if reference is not None:
-            names[job_id].add(familiar(reference))
-        if role == "build":
-            settled.add(job_id)
-    uses: dict[str, list[PastUse]] = defaultdict(list)
-    for project, *use in used:
-        uses[project].append(PastUse(*use))
-    return JobMemory(
-        {job: frozenset(found) for job, found in images.items()},
-        {job: frozenset(found) for job, found in names.items()},
-        frozenset(settled),
-        {project: tuple(found) for project, found in uses.items()},
-        policies,
-        RunnerPolicies(configured_policies(runner_config)),
-        tuple(Flight(job, project, at, None, runner, ref, name) for job, project, at, runner, ref, name in begun),
-        frozenset(job for job, ended in logged if not ended),
-        frozenset(job for job, ended in logged if ended),
-        {slot: (time, job) for slot, job, time in slots},
+        slots = ask(_SLOTS, host, since, SLOT.pattern)
+        going = [job for (job,) in ask(_GOING, host, since)]
+        begun: list[Any] = []
+        if going:
+            _show_jobs(connection, host, now, going)
+            begun = ask(_BEGUN, host, since, going)
+    memory = JobMemory(
+        configured=RunnerPolicies(configured_policies(runner_config)),
+        begun=tuple(Flight(job, project, at, None, runner, ref, name) for job, project, at, runner, ref, name in begun),
+        open=frozenset(job for job, ended in logged if not ended),
+        ended=frozenset(job for job, ended in logged if ended),
+        slots={slot: (time, job) for slot, job, time in slots},
     )
+    past = _Past(log, now, memory)
+    past.look_up(flights(listed, memory, now, {}))
+    return replace(memory, look_up=past.look_up)
+
+
+class _Past:
+    """What the log knows of jobs in flight and of their projects' past, read once for each.
+
+    Args:
+        log: the log.
+        now: UTC seconds.
+        memory: what else is known of jobs.
+    """
+
+    def __init__(self, log: EventLog, now: float, memory: JobMemory) -> None:
+        self._log = log
+        self._now = now
+        self._memory = memory
+        self._jobs: set[str] = set()
+        self._projects: set[str] = set()
+
+    def look_up(self, flying: Iterable[Flight]) -> JobMemory:
+        """What is known of these jobs. Raises LogError."""
+        flying = list(flying)
+        jobs = {flight.job_id for flight in flying} - self._jobs
+        projects = {flight.project_id for flight in flying if flight.project_id is not None} - self._projects
+        if jobs or projects:
+            self._memory = self._read(sorted(jobs), sorted(projects))
+            self._jobs |= jobs
+            self._projects |= projects
+        return self._memory
+
+    def _read(self, jobs: list[str], projects: list[str]) -> JobMemory:
+        host, since, lately = self._log.host, int((self._now - PREPARATION_S) * 1e9), self._now - LATELY_S
+        with self._log.reading(whole_since=self._now - _REACH_S) as connection:
+            numbers = connection.execute(_NUMBERS, [host, int((self._now - _REACH_S) * 1e9), jobs, projects]).fetchall()
+            _show_jobs(connection, host, self._now, [number for (number,) in numbers])
+            recent = connection.execute(_RECENT, [host, since, jobs]).fetchall()
+            used = connection.execute(_USES, [host, int(lately * 1e9), projects]).fetchall()
+            policies = read_pull_policies(connection, host, lately)
+        images: dict[str, set[str]] = defaultdict(set)
+        names: dict[str, set[str]] = defaultdict(set)
+        for job_id, role, image, reference in recent:
+            if role in HELPER_ROLES:
+                continue
+            if image is not None:
+                images[job_id].add(image)
+            if reference is not None:
+                names[job_id].add(familiar(reference))
+        settled = {job_id for job_id, role, *_ in recent if role == "build"}
+        uses: dict[str, list[PastUse]] = defaultdict(list)
+        for project, *use in used:
+            uses[project].append(PastUse(*use))
+        known = self._memory
+        return replace(
+            known,
+            images={**known.images, **{job: frozenset(found) for job, found in images.items()}},
+            names={**known.names, **{job: frozenset(found) for job, found in names.items()}},
+            settled=known.settled | settled,
+            uses={**known.uses, **{project: tuple(found) for project, found in uses.items()}},
+            policies={**known.policies, **{who: what for who, what in policies.items() if who[0] in projects}},
+        )
+
+
+def _show_jobs(connection: duckdb.DuckDBPyConnection, host: str, now: float, jobs: list[int]) -> None:
+    """Let a connection see no more than what concerns some jobs, by the log's numbers, and who pulled their images."""
+    connection.execute(_OF_JOBS, {"host": host, "jobs": jobs, "lately": int((now - LATELY_S) * 1e9)})
+    connection.execute("CREATE OR REPLACE TEMP VIEW event AS FROM of_jobs")
 
 
 def read_pull_policies(
@@ -141,13 +202,13 @@ def configured_policies(path: Path | None) -> dict[str, str]:
 _RECENT = """
 SELECT DISTINCT job_id, role, image_id, CASE WHEN evidence <> 'container' THEN asked END
 FROM (SELECT * FROM job_images WHERE host = $1 AND began >= make_timestamp_ns($2) AND ci = 'gitlab')
-WHERE job_id IS NOT NULL
+WHERE job_id IN (SELECT unnest($3::VARCHAR[]))
 """
 _HELPERS = sql_list(sorted(HELPER_ROLES))
 _USES = f"""
 SELECT DISTINCT project_id, image_id, ref, name, coalesce(role = 'service', false) FROM job_images
 WHERE host = $1 AND began >= make_timestamp_ns($2)
-    AND ci = 'gitlab' AND project_id IS NOT NULL AND image_id IS NOT NULL
+    AND ci = 'gitlab' AND project_id IN (SELECT unnest($3::VARCHAR[])) AND image_id IS NOT NULL
     AND (role IS NULL OR role NOT IN ({_HELPERS}))
 """
 _BUILDS = """
@@ -159,15 +220,23 @@ WHERE c.host = $1 AND c.began >= make_timestamp_ns($2) AND c.role = 'build' AND 
 GROUP BY c.container, j.job_id, j.project_id, j.runner, image_id, c.began
 QUALIFY row_number() OVER (PARTITION BY j.project_id, j.runner ORDER BY c.began DESC) <= 20
 """
+_CHANGES = sql_list((*ARRIVALS, *with_effect(Effect.GOES)))
 _ARRIVALS = f"""
 SELECT image_id, epoch_ns(time) / 1e9, kind FROM event JOIN image USING (image)
 WHERE host = $1 AND image_id IN (SELECT unnest($2::VARCHAR[]))
-    AND kind IN ({sql_list((*ARRIVALS, *with_effect(Effect.GOES)))})
+    AND kind IN ({_CHANGES})
 ORDER BY time
+"""
+# Jobs of which a source has said something lately, but not their end.
+_GOING = """
+SELECT job FROM event WHERE host = $1 AND time >= make_timestamp_ns($2) AND job IS NOT NULL
+    AND kind IN ('job_started', 'job_image_used', 'job_finished')
+GROUP BY job HAVING NOT bool_or(kind = 'job_finished')
 """
 _BEGUN = """
 SELECT job_id, project_id, epoch_ns(j.began) / 1e9, runner, ref, name FROM jobs AS j
 WHERE host = $1 AND ci = 'gitlab' AND job_id IS NOT NULL AND j.began >= make_timestamp_ns($2)
+    AND job IN (SELECT unnest($3::INTEGER[]))
     AND EXISTS (FROM event AS e WHERE e.host = $1 AND e.job = j.job AND e.kind IN ('job_started', 'job_image_used'))
     AND NOT EXISTS (FROM event AS e WHERE e.host = $1 AND e.job = j.job AND e.kind = 'job_finished')
     AND NOT EXISTS (FROM job_containers AS c WHERE c.host = $1 AND c.job = j.job
@@ -185,4 +254,29 @@ FROM event JOIN job USING (host, job)
 WHERE host = $1 AND time >= make_timestamp_ns($2) AND kind = 'container_created'
     AND ci = 'gitlab' AND job_id IS NOT NULL AND attributes ->> '$.name' LIKE 'runner-%'
 GROUP BY slot HAVING slot <> ''
+"""
+# Jobs are numbered as they are first heard of: those of which nothing happened lately need not be looked through.
+_NUMBERS = """
+SELECT job FROM job WHERE host = $1 AND ci = 'gitlab'
+    AND job >= (SELECT min(job) FROM event WHERE host = $1 AND time >= make_timestamp_ns($2))
+    AND (job_id IN (SELECT unnest($3::VARCHAR[])) OR project_id IN (SELECT unnest($4::VARCHAR[])))
+"""
+# All events of these jobs and of their containers, and of others what tells whose pull of the same image it was.
+_OF_JOBS = f"""
+CREATE OR REPLACE TEMP TABLE of_jobs AS
+WITH own AS (SELECT unnest($jobs::INTEGER[]) AS job),
+built AS (
+    SELECT DISTINCT image FROM event SEMI JOIN own USING (job)
+    WHERE host = $host AND role = 'build' AND image IS NOT NULL AND time >= make_timestamp_ns($lately)
+), wanted AS (
+    FROM own UNION SELECT job FROM event SEMI JOIN built USING (image)
+    WHERE host = $host AND role = 'build' AND job IS NOT NULL AND time >= make_timestamp_ns($lately)
+), theirs AS (
+    SELECT DISTINCT container FROM event SEMI JOIN wanted USING (job) WHERE host = $host AND container IS NOT NULL
+)
+FROM event SEMI JOIN wanted USING (job) WHERE host = $host
+UNION ALL FROM event ANTI JOIN wanted USING (job) SEMI JOIN theirs USING (container)
+WHERE host = $host AND kind IN ({sql_list(CONTAINERS)})
+UNION ALL FROM event ANTI JOIN wanted USING (job) SEMI JOIN built USING (image)
+WHERE host = $host AND kind IN ({_CHANGES})
 """

@@ -12,7 +12,7 @@ job. Where no pull can bring an image back, a guess is as good as evidence.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -160,6 +160,7 @@ class JobMemory:
         open: IDs of all recent jobs that are said to have begun and not ended.
         ended: IDs of recent jobs that are said to have ended.
         slots: when a job was last seen in each of the runners' slots (UTC seconds), and which.
+        look_up: adds what the log knows of jobs in flight and of their projects' past; None: all of it is here.
     """
 
     images: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -172,6 +173,11 @@ class JobMemory:
     open: frozenset[str] = frozenset()
     ended: frozenset[str] = frozenset()
     slots: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+    look_up: Callable[[Sequence[Flight]], JobMemory] | None = field(default=None, compare=False)
+
+    def about(self, flying: Sequence[Flight]) -> JobMemory:
+        """This with all that is known of these jobs. Raises LogError."""
+        return self.look_up(flying) if flying and self.look_up is not None else self
 
     def policy(self, flight: Flight) -> str | None:
         """The pull policy of a job; None if nothing shows it."""
@@ -263,11 +269,16 @@ def held_for_jobs(
         memory: what the log knows.
         now: UTC seconds.
         stopped: see `flights`.
+
+    Raises:
+        LogError: what the log knows of these jobs cannot be read.
     """
     present = list(images)
     held: dict[str, Hold] = {}
-    for flight in flights(list(containers), memory, now, stopped):
-        for image, hold in _holds(flight, present, memory):
+    flying = flights(list(containers), memory, now, stopped)
+    known = memory.about(flying)
+    for flight in flying:
+        for image, hold in _holds(flight, present, known):
             if image not in held or hold.rank > held[image].rank:
                 held[image] = hold
     return held

@@ -98,10 +98,10 @@ def look(
     require_local(engine, info, [row.image for row in rows])
     disks = disks_now(info)
     now = time.time()
-    logged = read_log(log, policy, this_machine(info), now, learn=learn)
+    listed = engine.containers()
+    logged = read_log(log, policy, this_machine(info), now, listed, learn=learn)
     policy, history, jobs = logged.policy, logged.history, logged.jobs
     habits = None if logged.experience is None else logged.experience.habits
-    listed = engine.containers()
     questions = Questions(engine, policy.deadline)
     usage = questions.ask(engine.disk_usage, _NO_USAGE, "what containers, volumes and build cache hold is unknown")
     label_of = {row.container: policy.kept_by(row.labels) for row in listed}
@@ -175,7 +175,15 @@ class LogState:
     experience: Experience | None = None
 
 
-def read_log(log: EventLog | None, policy: Policy, here: Identity, now: float, *, learn: bool = False) -> LogState:
+def read_log(
+    log: EventLog | None,
+    policy: Policy,
+    here: Identity,
+    now: float,
+    listed: Sequence[ListedContainer],
+    *,
+    learn: bool = False,
+) -> LogState:
     """What the log knows for a decision, once it is sure that it is this host's.
 
     Args:
@@ -183,6 +191,7 @@ def read_log(log: EventLog | None, policy: Policy, here: Identity, now: float, *
         policy: what is decided by.
         here: what this host is recognised by.
         now: UTC seconds.
+        listed: the containers that the engine lists.
         learn: whether to read what the log teaches of each image's future, if the policy's order asks for it.
 
     Raises:
@@ -198,7 +207,7 @@ def read_log(log: EventLog | None, policy: Policy, here: Identity, now: float, *
         return LogState(
             with_min_age(policy, log, now),
             read_history(log),
-            read_jobs(log, now, config),
+            read_jobs(log, now, config, listed),
             read_logged_uses(log),
             read_refusals(log, now),
             read_rollbacks(log, now, policy.rollback_grace),

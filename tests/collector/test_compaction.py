@@ -26,6 +26,7 @@ from collector.queries.story import stories
 from collector.queries.tally import Tally
 from pruner.state.inventory import read_history
 from pruner.state.job_memory import read_jobs
+from pruner.state.jobs_in_flight import Flight
 from pruner.state.services import read_rollbacks
 from pruner.state.volumes import last_references, last_slots
 from tests.needs import first_row_fast
@@ -135,10 +136,14 @@ class History:
             self._add(Event(now + 3, Kind.CONTAINER_DESTROYED, of, container=old, began_ns=began))
 
 
+_JOBS = "SELECT job_id, project_id FROM job"
+
+
 def answers(log: EventLog, now: float | None = None) -> dict[str, Any]:
     """What the past is asked for; `now`: UTC seconds, by default that of the last event."""
     now = now or log.query("SELECT epoch_ns(max(time)) / 1e9 FROM event")[0][0] + 1
     history, jobs, presence = read_history(log), read_jobs(log, now), Presence()
+    jobs = jobs.about([Flight(job or "", project, now) for job, project in log.query(_JOBS)])
     presence.restore(log)
     past = {
         image: (one.first_seen, one.last_use, one.pulled, one.uses, sorted(one.names))
@@ -150,7 +155,8 @@ def answers(log: EventLog, now: float | None = None) -> dict[str, Any]:
         "observed": history.observed,
         "unfinished": history.unfinished,
         "coverage": history.coverage,
-        "jobs": (jobs.images, jobs.names, jobs.settled, sorted(jobs.policies), jobs.begun, jobs.open, jobs.ended),
+        "jobs": (jobs.images, jobs.names, jobs.settled, jobs.begun, jobs.open, jobs.ended),
+        "projects": ({project: set(used) for project, used in jobs.uses.items()}, sorted(jobs.policies)),
         "job slots": jobs.slots,
         "slots": last_slots(log),
         "volumes": last_references(log),
