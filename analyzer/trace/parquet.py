@@ -56,6 +56,8 @@ _COPIES = {EVENTS: _COPY_EVENTS, JOBS: _COPY_JOBS, HOSTS: _COPY_HOSTS} | {
     )
     for table in BASE
 }
+# What each row of a table has for itself alone; the name of a table means all of its columns.
+_KEYS = {EVENTS: "seq", JOBS: "job", HOSTS: "id"} | {table: table for table in BASE}
 _ID_SHOWN = 8
 
 
@@ -231,6 +233,11 @@ def _open(connection: duckdb.DuckDBPyConnection, folder: Path, host: str) -> Non
             extra = "" if table == _WITHOUT_IMAGE else "EXCLUDE (image_id)"
             connection.execute(f"INSERT INTO {table} BY NAME SELECT * {extra} FROM {rows} {join}")
     migrate(connection, folder)
+    for table, key in _KEYS.items():
+        if connection.execute(f"SELECT 1 FROM {table} GROUP BY {key} HAVING count(*) > 1 LIMIT 1").fetchall():
+            raise LogError(
+                f"the export of host {host} in {folder} has rows of {table} twice: was a file copied? export it again"
+            )
 
 
 def _version(connection: duckdb.DuckDBPyConnection, folder: Path, host: str) -> int:

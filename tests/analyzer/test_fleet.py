@@ -172,6 +172,21 @@ def test_newer_and_mixed_exports_are_refused_in_one_line(tmp_path: Path) -> None
         load_trace(ParquetLog(folder, "runner"), "runner")
 
 
+@pytest.mark.parametrize("table", ["event", "job", "host"])
+def test_a_copied_file_is_reported_and_counts_nothing_twice(tmp_path: Path, table: str) -> None:
+    folder = tmp_path / "fleet"
+    export_parquet(history(tmp_path / "log.duckdb", "runner"), folder)
+    load_trace(ParquetLog(folder, "runner"), "runner")
+    file = next((folder / table).rglob("*.parquet"), None)
+    if file is None:  # no job in this log
+        file = folder / "job/host=runner/data_0.parquet"
+        file.parent.mkdir(parents=True)
+        duckdb.execute(f"COPY (SELECT 'runner' AS host, 1 AS job, 'gitlab' AS ci) TO '{file}'")
+    shutil.copy(file, file.with_stem("copy"))
+    with pytest.raises(LogError, match=f"of host runner in .* has rows of {table} twice: was a file copied\\? export"):
+        load_trace(ParquetLog(folder, "runner"), "runner")
+
+
 @pytest.mark.parametrize("explained", [False, True])
 def test_a_day_that_is_missing_is_reported_unless_a_gap_explains_it(tmp_path: Path, *, explained: bool) -> None:
     log = history(tmp_path / "log.duckdb", "runner", rounds=200)

@@ -27,7 +27,7 @@ from collector.eventlog.forget import forget_image, forget_project
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.retention import OFTEN_S, compact, parse_keep, whole_since_ns
 from collector.eventlog.schema import STORED_KEY
-from collector.model.errors import LogFullError, UsageError
+from collector.model.errors import LogError, LogFullError, UsageError
 from collector.model.events import Event, Kind
 from collector.queries import tally
 from collector.queries.check import check
@@ -308,6 +308,13 @@ def test_the_analyzer_loads_what_is_left_and_says_so(log: EventLog, now: float, 
     assert [exported.time.tolist(), exported.image_ids] == [after.time.tolist(), after.image_ids]
     with ParquetLog(tmp_path / "export", "h").reading() as connection:
         assert connection.execute("SELECT count(*) > 0 FROM base_habit").fetchall() == [(True,)]
+    for table in ("thinned_use", "base_habit"):
+        (file,) = (tmp_path / "export" / table).rglob("*.parquet")
+        copy = file.with_stem("copy")
+        copy.write_bytes(file.read_bytes())
+        with pytest.raises(LogError, match=f"has rows of {table} twice"):
+            load_trace(ParquetLog(tmp_path / "export", "h"), None, DISK)
+        copy.unlink()
 
 
 @pytest.mark.slow
