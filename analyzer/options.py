@@ -19,6 +19,7 @@ from collector.model.choices import did_you_mean
 from collector.model.errors import UsageError
 from collector.model.paths import default_log_path
 from collector.model.units import parse_bytes, parse_duration
+from collector.terminal.declare import option
 from pruner.policy.file import COMMAND_LINE, load_policy, policy_from
 from pruner.policy.orders import ORDERS
 from pruner.policy.policy import Policy
@@ -60,21 +61,17 @@ OneLogOption = Annotated[
     ),
 ]
 ProcessesOption = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="NUMBER", help="How many hosts to process at once.", show_default="one per processor"),
+    int | None, option("How many hosts to process at once.", "NUMBER", shown="one per processor", min=1)
 ]
 ClusterOption = Annotated[
     str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        help="Use the workers of a Dask cluster: its scheduler, such as tcp://scheduler:8786.",
-        show_default="this machine",
+    option(
+        "Use the workers of a Dask cluster: its scheduler, such as tcp://scheduler:8786.",
+        "ADDRESS",
+        shown="this machine",
     ),
 ]
-LogHostOption = Annotated[
-    str | None,
-    typer.Option("--only-host", metavar="NAME", help="Which host, if the log holds several.", show_default=False),
-]
+LogHostOption = Annotated[str | None, option("Which host, if the log holds several.", "NAME", "--only-host")]
 
 
 def _threshold(default: str) -> Any:
@@ -90,44 +87,26 @@ ThresholdOption = Annotated[list[str] | None, _threshold("auto")]
 ComparedThresholdsOption = Annotated[list[str] | None, _threshold("5% to 80%")]
 SweptThresholdsOption = Annotated[list[str] | None, _threshold("5%:40%:1%")]
 SearchedThresholdsOption = Annotated[list[str] | None, _threshold("auto, 3% to 50%, 1GB to 50GB")]
-TargetOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="SPACE", help="Free space at which pruning stops.", show_default="the threshold"),
-]
+TargetOption = Annotated[list[str] | None, option("Free space at which pruning stops.", "SPACE", shown="the threshold")]
 EmergencyOption = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="SPACE",
-        help="Free space under which allowlisted images go too, or never.",
-        show_default="the threshold",
-    ),
+    option("Free space under which allowlisted images go too, or never.", "SPACE", shown="the threshold"),
 ]
 AllowlistOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="GLOB",
-        help="Images to spare: a glob on repository:tag, or re:REGEX. Repeat it to add.",
-        show_default=False,
-    ),
+    list[str] | None, option("Images to spare: a glob on repository:tag, or re:REGEX. Repeat it to add.", "GLOB")
 ]
 AllowlistIdleOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="DURATION", help="An allowlisted image unused for longer loses its protection.", show_default="14d"
-    ),
+    list[str] | None, option("An allowlisted image unused for longer loses its protection.", "DURATION", shown="14d")
 ]
 MinAgeOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="DURATION", help="Images used or pulled more recently stay.", show_default="auto"),
+    list[str] | None, option("Images used or pulled more recently stay.", "DURATION", shown="auto")
 ]
 OrderOption = Annotated[list[str] | None, typer.Option(metavar="ORDER", help=_ORDER_HELP, show_default="forecast")]
 SearchedOrdersOption = Annotated[
     list[str] | None,
     typer.Option("--order", metavar="ORDER", help=_ORDER_HELP, show_default="forecast,lru,hazard"),
 ]
-IntervalOption = Annotated[
-    list[str] | None, typer.Option(metavar="DURATION", help="Time between ticks of the timer.", show_default="5min")
-]
+IntervalOption = Annotated[list[str] | None, option("Time between ticks of the timer.", "DURATION", shown="5min")]
 TriggerOption = Annotated[
     str | None,
     typer.Option(
@@ -137,15 +116,9 @@ TriggerOption = Annotated[
         show_default="event; a search tries both",
     ),
 ]
-PolicyOption = Annotated[
-    list[Path] | None,
-    typer.Option("--policy", metavar="FILE", help="A policy file (TOML); options override it.", show_default=False),
-]
+PolicyOption = Annotated[list[Path] | None, option("A policy file (TOML); options override it.", "FILE", "--policy")]
 BasePolicyOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--policy", metavar="FILE", help="A policy file (TOML) to vary; options override it.", show_default=False
-    ),
+    Path | None, option("A policy file (TOML) to vary; options override it.", "FILE", "--policy")
 ]
 AllowlistSetOption = Annotated[
     list[str] | None,
@@ -156,24 +129,14 @@ AllowlistSetOption = Annotated[
     ),
 ]
 SplitOption = Annotated[
-    str,
-    typer.Option(metavar="SHARE", help="The share of the history to choose on; the rest is for judging. 1: no rest."),
+    str, option("The share of the history to choose on; the rest is for judging. 1: no rest.", "SHARE")
 ]
-DiskSizeOption = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="Assume a disk of this size.", show_default="as recorded")
-]
-OtherOption = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="Assume that other files take this much.", show_default="as recorded")
-]
-FormatOption = Annotated[str, typer.Option("--format", metavar="FORMAT", help="table, json or csv.")]
-MaxDiskFullOption = Annotated[int, typer.Option(metavar="NUMBER", min=0, help="At most this many disk-full incidents.")]
-MaxRepullOption = Annotated[
-    str | None,
-    typer.Option(metavar="SIZE", help="At most this many bytes pulled again in all.", show_default="any"),
-]
-MinFreeOption = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="Free space that must always be left.", show_default="any")
-]
+DiskSizeOption = Annotated[str | None, option("Assume a disk of this size.", "SIZE", shown="as recorded")]
+OtherOption = Annotated[str | None, option("Assume that other files take this much.", "SIZE", shown="as recorded")]
+FormatOption = Annotated[str, option("table, json or csv.", "FORMAT", "--format")]
+MaxDiskFullOption = Annotated[int, option("At most this many disk-full incidents.", "NUMBER", min=0)]
+MaxRepullOption = Annotated[str | None, option("At most this many bytes pulled again in all.", "SIZE", shown="any")]
+MinFreeOption = Annotated[str | None, option("Free space that must always be left.", "SIZE", shown="any")]
 ClassesOption = Annotated[
     int | None,
     typer.Option(
@@ -186,40 +149,18 @@ ClassesOption = Annotated[
 ]
 HeadroomOption = Annotated[
     str | None,
-    typer.Option(
-        metavar="SIZE",
-        help="Free space to leave on top, in case the future is worse.",
-        show_default="from the largest pulls",
-    ),
+    option("Free space to leave on top, in case the future is worse.", "SIZE", shown="from the largest pulls"),
 ]
-LeastHistoryOption = Annotated[
-    str,
-    typer.Option(metavar="DURATION", help="Recommend nothing if the history is shorter."),
-]
+LeastHistoryOption = Annotated[str, option("Recommend nothing if the history is shorter.", "DURATION")]
 BaselineOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME",
-        help="Baselines to compare with; 'all' or 'none'. Repeat it to add.",
-        show_default="the usual",
-    ),
+    list[str] | None, option("Baselines to compare with; 'all' or 'none'. Repeat it to add.", "NAME", shown="the usual")
 ]
 PullRateOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SIZE",
-        help="Assumed speed of pulls, bytes per second.",
-        show_default="as measured on this host, else 50MB",
-    ),
+    str | None, option("Assumed speed of pulls, bytes per second.", "SIZE", shown="as measured on this host, else 50MB")
 ]
 _MOST_PRICE = 1e9
 PriceOption = Annotated[
-    str | None,
-    typer.Option(
-        "--price-per-gib",
-        metavar="AMOUNT",
-        help="What pulling 1 GiB costs: then tables have a column of costs.",
-    ),
+    str | None, option("What pulling 1 GiB costs: then tables have a column of costs.", "AMOUNT", "--price-per-gib")
 ]
 
 

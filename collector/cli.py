@@ -17,6 +17,7 @@ from collector.model.job_details import JobDetails
 from collector.model.units import format_bytes, format_count, format_duration, format_time, short_id
 from collector.terminal import console, faults
 from collector.terminal.console import Format, FormatOption, HostOption, LogOption, VersionOption
+from collector.terminal.declare import argument, option
 from collector.terminal.sparkline import sparkline
 
 if TYPE_CHECKING:
@@ -44,23 +45,13 @@ def options(*, version: VersionOption = False) -> None:
 def run(
     log: LogOption = None,
     host: HostOption = None,
-    disk_interval: Annotated[str, typer.Option(metavar="TIME", help="Time between disk samples.")] = "5min",
-    inventory_interval: Annotated[str, typer.Option(metavar="TIME", help="Time between full inventories.")] = "1h",
-    listing_interval: Annotated[
-        str, typer.Option(metavar="TIME", help="Time between listings of containers.")
-    ] = "1min",
+    disk_interval: Annotated[str, option("Time between disk samples.", "TIME")] = "5min",
+    inventory_interval: Annotated[str, option("Time between full inventories.", "TIME")] = "1h",
+    listing_interval: Annotated[str, option("Time between listings of containers.", "TIME")] = "1min",
     once: Annotated[bool, typer.Option("--once", help="Take one inventory and one sample, then exit.")] = False,
-    metrics: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics there.", show_default="none"),
-    ] = None,
+    metrics: Annotated[str | None, option("Serve Prometheus metrics there.", "HOST:PORT", shown="none")] = None,
     metrics_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.prom",
-            help="Write them to a file for node_exporter's textfile collector.",
-            show_default="none",
-        ),
+        Path | None, option("Write them to a file for node_exporter's textfile collector.", "FILE.prom", shown="none")
     ] = None,
     runner_log: Annotated[
         str,
@@ -70,24 +61,19 @@ def run(
         ),
     ] = "auto",
     page: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT", help="Serve a read-only page of this host's state there.", show_default="none"
-        ),
+        str | None, option("Serve a read-only page of this host's state there.", "HOST:PORT", shown="none")
     ] = None,
     job_details: Annotated[
         JobDetails | None,
-        typer.Option(
-            help="How much about jobs the log keeps from now on: all, IDs only, or none.",
-            show_default="as before; all in a new log",
+        option(
+            "How much about jobs the log keeps from now on: all, IDs only, or none.",
+            None,
+            shown="as before; all in a new log",
         ),
     ] = None,
-    keep: Annotated[
-        str, typer.Option(metavar="TIME", help="Thin older events, as `collector compact` does; or forever.")
-    ] = "400d",
+    keep: Annotated[str, option("Thin older events, as `collector compact` does; or forever.", "TIME")] = "400d",
     max_size: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Keep less if the log's file is larger than this.", show_default="none"),
+        str | None, option("Keep less if the log's file is larger than this.", "SIZE", shown="none")
     ] = None,
     archive: ArchiveOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print more on stderr.")] = False,
@@ -168,10 +154,7 @@ def doctor(
 
 @app.command(short_help="Continue a log that was started on another host.")
 def adopt(
-    name: Annotated[
-        str | None,
-        typer.Argument(metavar="NAME", help="Which host, if the log holds several.", show_default=False),
-    ] = None,
+    name: Annotated[str | None, argument("Which host, if the log holds several.", "NAME")] = None,
     log: LogOption = None,
     host: HostOption = None,
 ) -> None:
@@ -380,10 +363,8 @@ def images(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
 @app.command(short_help="List the latest jobs with their images and pulls.")
 def jobs(
     log: LogOption = None,
-    project: Annotated[
-        str | None, typer.Option(metavar="PROJECT", help="Only jobs of this project: its path or ID.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="List at most this many.")] = 50,
+    project: Annotated[str | None, option("Only jobs of this project: its path or ID.", "PROJECT")] = None,
+    limit: Annotated[int, option("List at most this many.", "NUMBER", min=1)] = 50,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """List the latest jobs with their images and what was pulled for them."""
@@ -418,7 +399,7 @@ def jobs(
 
 @app.command(short_help="Show an image's history, from pull to removal.")
 def explain(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A reference, a digest, or the beginning of an ID.")],
+    image: Annotated[str, argument("A reference, a digest, or the beginning of an ID.", "IMAGE")],
     log: LogOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:

@@ -16,6 +16,7 @@ from collector.model.errors import UsageError
 from collector.model.units import format_bytes
 from collector.terminal import console, faults
 from collector.terminal.console import Format, FormatOption, HostOption, LogOption, VersionOption
+from collector.terminal.declare import argument, option
 from pruner.policy.options import policy_options
 from pruner.policy.policy import Policy, Space
 
@@ -52,16 +53,11 @@ def options(*, version: VersionOption = False) -> None:
 
 _NowOption = Annotated[bool, typer.Option("--now", help="Start even above the threshold, up to --free.")]
 _FreeOption = Annotated[
-    str | None,
-    typer.Option(
-        help="With --now: how much free space to reach, a share or a size (default: the target).", metavar="SPACE"
-    ),
+    str | None, option("With --now: how much free space to reach, a share or a size (default: the target).", "SPACE")
 ]
 _UntilFreeOption = Annotated[
     str | None,
-    typer.Option(
-        help="Before a job: see that this much is free (a share or a size), and exit at once if it is.", metavar="SPACE"
-    ),
+    option("Before a job: see that this much is free (a share or a size), and exit at once if it is.", "SPACE"),
 ]
 _AllOption = Annotated[
     bool, typer.Option("--all", "-a", help="List each item that stays, not only one line per reason.")
@@ -193,8 +189,7 @@ def emergency(
     log: LogOption = None,
     host: HostOption = None,
     free: Annotated[
-        str | None,
-        typer.Option(help="How much free space to reach, a share or a size (default: the target).", metavar="SPACE"),
+        str | None, option("How much free space to reach, a share or a size (default: the target).", "SPACE")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the steps, and do nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
@@ -243,7 +238,7 @@ def emergency(
 @policy_options
 def explain(
     policy: Policy,
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A reference, a digest, or the beginning of an ID.")],
+    image: Annotated[str, argument("A reference, a digest, or the beginning of an ID.", "IMAGE")],
     log: LogOption = None,
     host: HostOption = None,
 ) -> None:
@@ -258,18 +253,10 @@ def explain(
 @app.command(short_help="Show what prunes removed, and what was pulled again.")
 def history(
     image: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="IMAGE", help="Only of this reference, repository, glob or ID. Default: all.", show_default=False
-        ),
+        str | None, argument("Only of this reference, repository, glob or ID. Default: all.", "IMAGE")
     ] = None,
     log: LogOption = None,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SINCE", help="Only since then: how long ago (7d), or a time (2026-11-24).", show_default=False
-        ),
-    ] = None,
+    since: Annotated[str | None, option("Only since then: how long ago (7d), or a time (2026-11-24).", "SINCE")] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Show what prunes removed and why, what that freed, what was pulled again, and prunes that removed nothing."""
@@ -297,16 +284,8 @@ def import_config(
             show_default=False,
         ),
     ] = None,
-    target: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write here. Default: to stdout.", show_default=False),
-    ] = None,
-    disk: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE", help="docuum: size of the engine's disk, for a threshold in bytes.", show_default=False
-        ),
-    ] = None,
+    target: Annotated[Path | None, option("Write here. Default: to stdout.", "FILE", "--output", "-o")] = None,
+    disk: Annotated[str | None, option("docuum: size of the engine's disk, for a threshold in bytes.", "SIZE")] = None,
 ) -> None:
     """Convert another tool's settings to a policy, and say on stderr what has no counterpart."""
     from pruner.policy import docker_gc, docuum, other_tools
@@ -327,7 +306,7 @@ def import_config(
 
 @app.command("check-policy", short_help="Check a policy file before it is rolled out.")
 def check_policy(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="The policy file.", show_default=False)],
+    path: Annotated[Path, argument("The policy file.", "FILE")],
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Check a policy file and those that it includes: print every value that they set, with its file.
@@ -353,14 +332,9 @@ def check_policy(
     print_policy(found, output)
 
 
-_RootOption = Annotated[
-    Path, typer.Option("--root", metavar="FOLDER", help="Write under this root file system; run nothing there.")
-]
+_RootOption = Annotated[Path, option("Write under this root file system; run nothing there.", "FOLDER", "--root")]
 _InstanceOption = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", help="One engine among several: its own units, log and policy of this name.", show_default=False
-    ),
+    str, option("One engine among several: its own units, log and policy of this name.", "NAME")
 ]
 _DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")]
 
@@ -369,21 +343,13 @@ _DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would
 def install_units(
     root: _RootOption = Path("/"),
     programs: Annotated[
-        Path | None,
-        typer.Option(
-            "--bin", metavar="FOLDER", help="Folder of the commands. Default: of this installation.", show_default=False
-        ),
+        Path | None, option("Folder of the commands. Default: of this installation.", "FOLDER", "--bin")
     ] = None,
-    user: Annotated[
-        str, typer.Option(metavar="USER", help="The system user that they run as; made if missing.")
-    ] = "docker-hindsight",
+    user: Annotated[str, option("The system user that they run as; made if missing.", "USER")] = "docker-hindsight",
     instance: _InstanceOption = "",
     host: HostOption = None,
     data_root: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="The engine's data root, if it is under /home, /root or /tmp.", show_default=False
-        ),
+        Path | None, option("The engine's data root, if it is under /home, /root or /tmp.", "FOLDER")
     ] = None,
     user_engine: Annotated[
         str | None,

@@ -26,6 +26,7 @@ from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from collector.model.paths import real_path
 from collector.terminal import console
+from collector.terminal.declare import option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 DEMO_DISK = "35GiB"  # where policies differ: on 100 GiB nearly all of them keep what comes back
 _REPORT = Path("report.html")
 _THRESHOLDS = ["auto", "5%", "10%", "15%", "20%", "30%", "40%", "50%", "60%", "70%", "80%"]
-ReportOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file to write.")]
+ReportOption = Annotated[Path, option("The HTML file to write.", "FILE", "--output", "-o")]
 RegretOption = Annotated[
     bool, typer.Option("--regret", help="Also show how far each policy is from one that knows the future.")
 ]
@@ -128,7 +129,7 @@ def demo(
     *,
     threshold: ComparedThresholdsOption = None,
     order: OrderOption = None,
-    disk_size: Annotated[str, typer.Option(metavar="SIZE", help="The size of the disk.")] = DEMO_DISK,
+    disk_size: Annotated[str, option("The size of the disk.", "SIZE")] = DEMO_DISK,
     output: FormatOption = "table",
     report: ReportOption = _REPORT,
 ) -> None:

@@ -13,6 +13,7 @@ from collector.model.errors import UsageError
 from collector.model.units import format_bytes, format_count
 from collector.terminal import console
 from collector.terminal.console import LogOption
+from collector.terminal.declare import option
 from pruner.policy.options import policy_options
 from pruner.policy.policy import Policy
 
@@ -26,7 +27,7 @@ COSTS_LEGEND = {
 
 
 def export(
-    parquet: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write to.", show_default=False)],
+    parquet: Annotated[Path, option("The folder to write to.", "DIR")],
     log: LogOption = None,
     host: LogHostOption = None,
     output: console.FormatOption = console.Format.TABLE,
@@ -51,9 +52,7 @@ def export(
 def verify(
     log: OneLogOption = None,
     host: LogHostOption = None,
-    last: Annotated[
-        int | None, typer.Option(metavar="NUMBER", min=1, help="How many of the latest prunes.", show_default="all")
-    ] = None,
+    last: Annotated[int | None, option("How many of the latest prunes.", "NUMBER", shown="all", min=1)] = None,
     output: console.FormatOption = console.Format.TABLE,
 ) -> None:
     """Replay the history up to each prune, and compare what the policy asks for with what was removed, by image.
@@ -142,7 +141,7 @@ def watch(
     policy: Policy,
     log: LogOption = None,
     host: console.HostOption = None,
-    every: Annotated[str, typer.Option("--every", metavar="TIME", help="Time between refreshes.")] = "2s",
+    every: Annotated[str, option("Time between refreshes.", "TIME", "--every")] = "2s",
     once: Annotated[bool, typer.Option("--once", help="Look once, then exit.")] = False,
 ) -> None:
     """Watch this host: free space, the last events, and what would go next if space ran out."""

@@ -13,6 +13,7 @@ from collector.model.choices import unknown
 from collector.model.errors import HindsightError, UsageError
 from collector.model.units import format_duration
 from collector.terminal import console
+from collector.terminal.declare import option
 from pruner.policy.file import load_policy
 
 if TYPE_CHECKING:
@@ -20,20 +21,11 @@ if TYPE_CHECKING:
 
     from analyzer.search.fleet import Findings
 
-PolicyOption = Annotated[
-    Path, typer.Option("--policy", metavar="FILE", help="The policy that is rolled out.", show_default=False)
-]
-HostsOption = Annotated[
-    int | None,
-    typer.Option(metavar="NUMBER", min=1, help="How many hosts to start with.", show_default="3, or one in 50"),
-]
+PolicyOption = Annotated[Path, option("The policy that is rolled out.", "FILE", "--policy")]
+HostsOption = Annotated[int | None, option("How many hosts to start with.", "NUMBER", shown="3, or one in 50", min=1)]
 CanaryOption = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="NAME",
-        help="With --since: a host that the roll-out started with. Repeat it to add.",
-        show_default="all",
-    ),
+    option("With --since: a host that the roll-out started with. Repeat it to add.", "NAME", shown="all"),
 ]
 SinceOption = Annotated[
     str | None,
@@ -45,9 +37,7 @@ SinceOption = Annotated[
 ]
 
 
-RatesFileOption = Annotated[
-    Path, typer.Option("--output", "-o", metavar="FILE", help="Write the rates here.", show_default=False)
-]
+RatesFileOption = Annotated[Path, option("Write the rates here.", "FILE", "--output", "-o")]
 
 
 @options.grouped

@@ -32,6 +32,7 @@ from analyzer.options import (
 from collector.model.errors import UsageError
 from collector.terminal import console
 from collector.terminal.console import LogOption
+from collector.terminal.declare import option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,20 +50,12 @@ _MOST_WEIGHED = 256
 FrontOption = Annotated[
     bool, typer.Option("--front", help="Show only the policies that no other beats, and the recommended one.")
 ]
-OutOption = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the policy here.", show_default=False)
-]
+OutOption = Annotated[Path | None, option("Write the policy here.", "FILE", "--output", "-o")]
 EntryOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="GLOB", help="An entry to judge even if it gains nothing. Repeat it to add.", show_default=False
-    ),
+    list[str] | None, option("An entry to judge even if it gains nothing. Repeat it to add.", "GLOB")
 ]
 OneThresholdOption = Annotated[
-    str | None,
-    typer.Option(
-        "--threshold", metavar="SPACE", help="Free space under which pruning starts (10%, 50GB).", show_default="auto"
-    ),
+    str | None, option("Free space under which pruning starts (10%, 50GB).", "SPACE", "--threshold", shown="auto")
 ]
 
 

@@ -13,21 +13,18 @@ from collector.model.errors import UsageError
 from collector.model.units import format_count, parse_bytes
 from collector.terminal import console
 from collector.terminal.console import Format, FormatOption, LogOption
+from collector.terminal.declare import argument, option
 
 if TYPE_CHECKING:
     from collector.job_sources import ingest
 
 
 def import_(
-    jobs: Annotated[
-        Path, typer.Argument(metavar="JOBS", help="Jobs: CSV (or .csv.gz) with start,seconds,pipeline,job,image.")
-    ],
-    layers: Annotated[
-        Path, typer.Argument(metavar="LAYERS", help="Layers: CSV (or .csv.gz) with image,position,diff_id,bytes.")
-    ],
+    jobs: Annotated[Path, argument("Jobs: CSV (or .csv.gz) with start,seconds,pipeline,job,image.", "JOBS")],
+    layers: Annotated[Path, argument("Layers: CSV (or .csv.gz) with image,position,diff_id,bytes.", "LAYERS")],
     log: LogOption = None,
-    disk: Annotated[str, typer.Option(metavar="SIZE", help="Size of the disk that the images fill.")] = "100GiB",
-    other: Annotated[str, typer.Option(metavar="SIZE", help="How much of it other files take.")] = "0",
+    disk: Annotated[str, option("Size of the disk that the images fill.", "SIZE")] = "100GiB",
+    other: Annotated[str, option("How much of it other files take.", "SIZE")] = "0",
 ) -> None:
     """Make a log from a list of jobs, to try policies."""
     from collector.job_sources.job_list import import_jobs
@@ -47,7 +44,7 @@ ingest_app = typer.Typer(no_args_is_help=True, help="Import from other sources w
 
 @ingest_app.command("gitlab-runner-log", short_help="Read which job used which image from a runner's log.")
 def ingest_runner_log(
-    file: Annotated[str, typer.Argument(help="The runner's log, or - for standard input.", metavar="FILE")] = "-",
+    file: Annotated[str, argument("The runner's log, or - for standard input.", "FILE")] = "-",
     log: LogOption = None,
     show_cursor: Annotated[
         bool, typer.Option("--show-cursor", help="Print the cursor of the last ingested journal entry, and exit.")
@@ -78,16 +75,14 @@ def ingest_runner_log(
 
 @ingest_app.command("gitlab", short_help="Read which job used which image from a GitLab server.")
 def ingest_gitlab(
-    url: Annotated[str, typer.Option(metavar="URL", help="The GitLab server, such as https://gitlab.example.org.")],
-    runner: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="The runner's number on that server.")],
+    url: Annotated[str, option("The GitLab server, such as https://gitlab.example.org.", "URL")],
+    runner: Annotated[int, option("The runner's number on that server.", "NUMBER", min=1)],
     token_file: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="File with a token of scope read_api. Default: the environment variable GITLAB_TOKEN."
-        ),
+        option("File with a token of scope read_api. Default: the environment variable GITLAB_TOKEN.", "FILE"),
     ] = None,
     log: LogOption = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="At most this many new jobs: the newest.")] = 1000,
+    limit: Annotated[int, option("At most this many new jobs: the newest.", "NUMBER", min=1)] = 1000,
     insecure: Annotated[
         bool,
         typer.Option(

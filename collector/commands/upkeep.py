@@ -11,21 +11,19 @@ from collector.model.errors import UsageError
 from collector.model.units import format_bytes, format_count, format_time, parse_bytes
 from collector.terminal import console
 from collector.terminal.console import Format, FormatOption, LogOption
+from collector.terminal.declare import argument, option
 
 if TYPE_CHECKING:
     from collector.shipping.forget import Rule
     from collector.shipping.store import Store
 
 ArchiveOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DEST", help="Ship new events there before anything is thinned; see `ship`.", show_default="none"
-    ),
+    str | None, option("Ship new events there before anything is thinned; see `ship`.", "DEST", shown="none")
 ]
 
 
 def ship(
-    place: Annotated[str, typer.Argument(metavar="DEST", help="A folder, or s3://BUCKET/PREFIX.")],
+    place: Annotated[str, argument("A folder, or s3://BUCKET/PREFIX.", "DEST")],
     log: LogOption = None,
     credentials: Annotated[
         Path | None,
@@ -60,16 +58,12 @@ def ship(
 
 def compact(
     log: LogOption = None,
-    keep: Annotated[str, typer.Option(metavar="TIME", help="How long to keep all events, or forever.")] = "400d",
-    max_size: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Keep less if the file is larger than this.", show_default="none"),
-    ] = None,
+    keep: Annotated[str, option("How long to keep all events, or forever.", "TIME")] = "400d",
+    max_size: Annotated[str | None, option("Keep less if the file is larger than this.", "SIZE", shown="none")] = None,
     archive: ArchiveOption = None,
     if_due: Annotated[bool, typer.Option("--if-due", help="Do nothing until a month's events can be thinned.")] = False,
     pause: Annotated[
-        float,
-        typer.Option(min=0.0, metavar="NUMBER", help="Pause after each step, as a multiple of the time that it took."),
+        float, option("Pause after each step, as a multiple of the time that it took.", "NUMBER", min=0.0)
     ] = 0.0,
     output: FormatOption = Format.TABLE,
 ) -> None:
@@ -129,20 +123,9 @@ def size_of(option: str, text: str | None) -> int | None:
 
 def forget(
     log: LogOption = None,
-    project: Annotated[
-        str | None,
-        typer.Option(metavar="PROJECT", help="A project's ID or path; a glob such as 'group/*'.", show_default=False),
-    ] = None,
-    image: Annotated[
-        str | None,
-        typer.Option(
-            metavar="IMAGE", help="A reference, repository, digest, or the beginning of an ID.", show_default=False
-        ),
-    ] = None,
-    archive: Annotated[
-        str | None,
-        typer.Option(metavar="DEST", help="Remove it where the log was shipped to, too.", show_default="none"),
-    ] = None,
+    project: Annotated[str | None, option("A project's ID or path; a glob such as 'group/*'.", "PROJECT")] = None,
+    image: Annotated[str | None, option("A reference, repository, digest, or the beginning of an ID.", "IMAGE")] = None,
+    archive: Annotated[str | None, option("Remove it where the log was shipped to, too.", "DEST", shown="none")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
     output: FormatOption = Format.TABLE,
 ) -> None:

@@ -19,6 +19,7 @@ from collector.model.errors import UsageError
 from collector.model.paths import default_log_path
 from collector.model.units import parse_duration
 from collector.model.untrusted import UNPRINTABLE, one_line
+from collector.terminal.declare import option
 from collector.terminal.sparkline import ASCII_BARS, BARS
 
 if TYPE_CHECKING:
@@ -51,13 +52,12 @@ LogOption = Annotated[
 ]
 HostOption = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "The engine: unix:///path or tcp://host:port. Default: the usual Docker socket.",
+        "ADDRESS",
         "--host",
         "-H",
         envvar="DOCKER_HOST",
-        metavar="ADDRESS",
-        help="The engine: unix:///path or tcp://host:port. Default: the usual Docker socket.",
-        show_default=False,
     ),
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="A table for people, JSON for machines.")]

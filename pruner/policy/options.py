@@ -11,17 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
+from collector.terminal.declare import option
 from pruner.policy.file import COMMAND_LINE, DEFAULT_POLICY_PATH, KEYS, load_policy, policy_from
 from pruner.policy.policy import Policy
 
 _FILE = Annotated[
     Path | None,
-    typer.Option(
-        "--policy",
-        metavar="FILE",
-        help=f"Policy file; options override it. Default: {DEFAULT_POLICY_PATH}, if there is one.",
-        show_default=False,
-    ),
+    option(f"Policy file; options override it. Default: {DEFAULT_POLICY_PATH}, if there is one.", "FILE", "--policy"),
 ]
 
 
