@@ -9,19 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyzer import options
-from analyzer.options import (
-    Axes,
+from analyzer.options import values
+from analyzer.options.declared import (
     ClassesOption,
-    Compared,
     ComparedThresholdsOption,
-    Disk,
     FormatOption,
-    Histories,
     OrderOption,
-    Spread,
     ThresholdOption,
 )
+from analyzer.options.groups import Axes, Compared, Disk, Histories, Spread, grouped
 from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from collector.model.paths import real_path
@@ -49,7 +45,7 @@ RegretOption = Annotated[
 ]
 
 
-@options.grouped
+@grouped
 def simulate(
     *,
     histories: Histories,
@@ -72,7 +68,7 @@ def simulate(
     from analyzer.search.fleet import on_each
     from analyzer.simulation.bounds import add_regret
 
-    shown = options.output_format(output)
+    shown = values.output_format(output)
     work = compared.simulation(axes, threshold)
     override, sources = disk.override(), histories.sources()
     workers = spread.workers(len(sources))
@@ -94,7 +90,7 @@ def simulate(
     print_results(trace, results, shown, notes)
 
 
-@options.grouped
+@grouped
 def report(
     *,
     output: ReportOption = _REPORT,
@@ -139,8 +135,8 @@ def demo(
     from analyzer.trace.load import load_trace
     from collector.job_sources.job_list import import_jobs
 
-    shown = options.output_format(output)
-    disk = options.size("--disk-size", disk_size) or 0
+    shown = values.output_format(output)
+    disk = values.size("--disk-size", disk_size) or 0
     compared = Compared(order=order)
     work = compared.simulation(Axes(), threshold or _THRESHOLDS)
     candidates = compared.searched(Axes(), threshold)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from analyzer.audit.grouping import By
-from analyzer.options import LogHostOption, OneLogOption
+from analyzer.options.declared import LogHostOption, OneLogOption
 from collector.model.errors import UsageError
 from collector.model.units import format_bytes, format_count
 from collector.terminal import console

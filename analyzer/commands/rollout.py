@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyzer import options
-from analyzer.options import Histories, Spread
+from analyzer.options.groups import Histories, Spread, grouped
 from collector.model.choices import unknown
 from collector.model.errors import HindsightError, UsageError
 from collector.model.units import format_duration
@@ -40,7 +39,7 @@ SinceOption = Annotated[
 RatesFileOption = Annotated[Path, option("Write the rates here.", "FILE", "--output", "-o")]
 
 
-@options.grouped
+@grouped
 def rates(*, histories: Histories, out: RatesFileOption, spread: Spread) -> None:
     """Write how soon images return on a fleet, by situation, as a file that a policy names (rates = FILE).
 
@@ -63,7 +62,7 @@ def rates(*, histories: Histories, out: RatesFileOption, spread: Spread) -> None
     console.print_text(f'written to {out}: name it in the policy as rates = "{out.absolute()}"')
 
 
-@options.grouped
+@grouped
 def rollout(
     *,
     histories: Histories,

@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from analyzer import options
-from analyzer.options import (
-    Asked,
-    Axes,
+from analyzer.options import values
+from analyzer.options.declared import (
     BaselineOption,
     BasePolicyOption,
     ClassesOption,
-    Disk,
     FormatOption,
-    Histories,
     LogHostOption,
     OrderOption,
     PriceOption,
@@ -25,10 +21,9 @@ from analyzer.options import (
     SearchedOrdersOption,
     SearchedThresholdsOption,
     SplitOption,
-    Spread,
     SweptThresholdsOption,
-    Varied,
 )
+from analyzer.options.groups import Asked, Axes, Disk, Histories, Spread, Varied, grouped
 from collector.model.errors import UsageError
 from collector.terminal import console
 from collector.terminal.console import LogOption
@@ -59,7 +54,7 @@ OneThresholdOption = Annotated[
 ]
 
 
-@options.grouped
+@grouped
 def sweep(
     *,
     histories: Histories,
@@ -85,10 +80,10 @@ def sweep(
     from analyzer.search.fleet import Sweep, on_each
     from analyzer.search.grid import DEFAULT_THRESHOLDS
 
-    shown = options.output_format(output)
+    shown = values.output_format(output)
     thresholds = threshold or ([] if varied.policy else [DEFAULT_THRESHOLDS])
     candidates, left_out = varied.grid(axes.beside(threshold=thresholds, order=order))
-    work = Sweep(tuple(candidates), options.rate(pull_rate), varied.when(), options.price(price_per_gib))
+    work = Sweep(tuple(candidates), values.rate(pull_rate), varied.when(), values.price(price_per_gib))
     override, sources = disk.override(), histories.sources()
     workers = spread.workers(len(sources))
     if len(sources) > 1:
@@ -125,7 +120,7 @@ def _weighed(work: Sweep, run: Callable[[Trial], tuple[Trials, list[str]]]) -> P
     return propose(run, work.candidates, work.pull_rate, work.trigger)
 
 
-@options.grouped
+@grouped
 def recommend(
     *,
     histories: Histories,
@@ -162,10 +157,10 @@ def recommend(
     from analyzer.search.workers import Workers
 
     candidates, _ = varied.grid(axes.beside(threshold=threshold, order=order), complete=True)
-    share = options.split(split)
+    share = values.split(split)
     constraints, spare, least = asked.constraints(), asked.spare(), asked.history()
-    price = options.price(price_per_gib)
-    work = Trial(tuple(candidates), options.baselines(baseline), share, trigger=varied.when(), price_per_gib=price)
+    price = values.price(price_per_gib)
+    work = Trial(tuple(candidates), values.baselines(baseline), share, trigger=varied.when(), price_per_gib=price)
     override, sources = disk.override(), histories.sources()
     with patient_progress(f"trying {len(candidates)} policies") as progress:
         found, notes = on_each(sources, work, override, Workers(spread.processes, spread.cluster), progress)
@@ -180,7 +175,7 @@ def recommend(
     finish_recommendation(choose(found), found, constraints, share, output, out, notes)
 
 
-@options.grouped
+@grouped
 def allowlist(
     *,
     log: LogOption = None,
@@ -203,12 +198,12 @@ def allowlist(
     from pruner.policy.file import COMMAND_LINE, load_policy, policy_from
 
     base = load_policy(policy) if policy else None
-    values = {"threshold": threshold} if threshold else {}
+    given = {"threshold": threshold} if threshold else {}
     asked = {"allowlist": list(entry)} if entry else {}
     if entry and not all(one.strip() for one in entry):
         raise UsageError("--entry: an entry is empty: give a glob on repository:tag")
-    chosen = policy_from({**values, **asked}, COMMAND_LINE, base)
-    work = Earning(chosen, base.allowlist if base else (), options.split(split))
+    chosen = policy_from({**given, **asked}, COMMAND_LINE, base)
+    work = Earning(chosen, base.allowlist if base else (), values.split(split))
     override = disk.override()
     sources = Histories([str(log)] if log else None, host).sources()
     if len(sources) > 1:

@@ -1,0 +1,1 @@
+"""What the analyzer's commands have in common on the command line."""

@@ -1,0 +1,218 @@
+"""Groups of options, each with what its values mean together."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from analyzer.options import declared, values
+from collector.model.errors import UsageError
+from collector.model.paths import default_log_path
+from collector.model.units import parse_duration
+from pruner.policy.file import load_policy
+
+if TYPE_CHECKING:
+    from analyzer.search.fleet import Simulation, Source
+    from analyzer.search.grid import Candidate
+    from analyzer.search.recommend import Constraints
+    from analyzer.search.workers import Workers
+    from analyzer.simulation.cleaner import Trigger
+    from analyzer.trace.load import DiskOverride
+
+
+@dataclass(frozen=True, slots=True)
+class Histories:
+    """Options that say whose history is looked at."""
+
+    log: declared.LogsOption = None
+    host: declared.LogHostOption = None
+
+    def sources(self) -> list[Source]:
+        """Where the hosts' histories are. Raises LogError or UsageError."""
+        from analyzer.search.fleet import find
+
+        return find(list(self.log) if self.log else [default_log_path()], self.host)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Options that say who does the work on many hosts."""
+
+    processes: declared.ProcessesOption = None
+    cluster: declared.ClusterOption = None
+
+    def workers(self, hosts: int) -> Workers:
+        """Who does it. Raises UsageError."""
+        from analyzer.search.workers import Workers
+
+        made = Workers(self.processes, self.cluster)
+        if made.cluster is not None and hosts == 1:
+            typer.echo("note: --cluster is for several hosts; this one is replayed on this machine", err=True)
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """Options for keys of the policy that may have several values each."""
+
+    target: declared.TargetOption = None
+    emergency: declared.EmergencyOption = None
+    allowlist_idle: declared.AllowlistIdleOption = None
+    min_age: declared.MinAgeOption = None
+    interval: declared.IntervalOption = None
+
+    def beside(self, **more: list[str] | None) -> dict[str, list[str] | None]:
+        """The values by key, with more of them."""
+        return {**more, **{field.name: getattr(self, field.name) for field in fields(self)}}
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Options that say what is compared, beside the threshold and the other axes."""
+
+    order: declared.OrderOption = None
+    allowlist: declared.AllowlistOption = None
+    trigger: declared.TriggerOption = None
+    policy: declared.PolicyOption = None
+    baseline: declared.BaselineOption = None
+    pull_rate: declared.PullRateOption = None
+    price_per_gib: declared.PriceOption = None
+
+    def simulation(self, axes: Axes, thresholds: list[str] | None) -> Simulation:
+        """What each policy and baseline would have done. Raises UsageError."""
+        from analyzer.search.fleet import Simulation
+        from analyzer.simulation.cleaner import Trigger
+
+        chosen = values.policies(self.policy, self.allowlist, **axes.beside(threshold=thresholds, order=self.order))
+        when = Trigger(values.trigger(self.trigger or Trigger.EVENT))
+        return Simulation(
+            tuple(chosen),
+            values.baselines(self.baseline),
+            values.rate(self.pull_rate),
+            when,
+            values.price(self.price_per_gib),
+        )
+
+    def searched(self, axes: Axes, thresholds: list[str] | None) -> list[Candidate]:
+        """The policies that `analyzer recommend` would try. Raises UsageError."""
+        from analyzer.simulation.cleaner import Trigger
+
+        when = Trigger(values.trigger(self.trigger)) if self.trigger else None
+        return values.search(self.policy, self.allowlist, axes.beside(threshold=thresholds, order=self.order), when)
+
+
+@dataclass(frozen=True, slots=True)
+class Varied:
+    """Options that say what is varied in a grid, beside the threshold, the order and the other axes."""
+
+    allowlist_set: declared.AllowlistSetOption = None
+    trigger: declared.TriggerOption = None
+    policy: declared.BasePolicyOption = None
+
+    def grid(self, axes: dict[str, list[str] | None], *, complete: bool = False) -> tuple[list[Candidate], int]:
+        """The policies of the grid, and how many contradict themselves. Raises UsageError.
+
+        Args:
+            axes: values by key.
+            complete: whether what is not given is varied as `analyzer recommend` does it.
+        """
+        from analyzer.search.fleet import unread_rates
+        from analyzer.search.grid import AllowlistSet, grid, searched
+
+        sets = [AllowlistSet.parse(text) for text in self.allowlist_set or ()]
+        base = load_policy(self.policy) if self.policy else None
+        for note in unread_rates([base] if base else ()):
+            typer.echo(f"note: {note}", err=True)
+        if complete:
+            return searched(axes, sets, base, self.when() if self.trigger else None), 0
+        return grid(axes, sets, base)
+
+    def when(self) -> Trigger:
+        """What starts a prune; unless stated, events, too. Raises UsageError."""
+        from analyzer.simulation.cleaner import Trigger
+
+        return Trigger(values.trigger(self.trigger or Trigger.EVENT))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Options that say what a recommended policy must keep to."""
+
+    max_disk_full: declared.MaxDiskFullOption = 0
+    max_repull: declared.MaxRepullOption = None
+    min_free: declared.MinFreeOption = None
+    headroom: declared.HeadroomOption = None
+    least_history: declared.LeastHistoryOption = "6.5d"
+
+    def constraints(self) -> Constraints:
+        """What the policy must keep to. Raises UsageError."""
+        from analyzer.search.recommend import Constraints
+
+        return Constraints(
+            self.max_disk_full, values.size("--max-repull", self.max_repull), values.size("--min-free", self.min_free)
+        )
+
+    def history(self) -> float:
+        """Seconds of history without which nothing is recommended. Raises UsageError."""
+        try:
+            return parse_duration(self.least_history)
+        except ValueError as error:
+            raise UsageError(f"--least-history: {error}") from None
+
+    def spare(self) -> int:
+        """Bytes to leave beyond that; 0: as `recommend` has it. Raises UsageError."""
+        return values.size("--headroom", self.headroom) or 0
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Options that say on which disk to replay."""
+
+    disk_size: declared.DiskSizeOption = None
+    other: declared.OtherOption = None
+
+    def override(self) -> DiskOverride:
+        """What replaces the recorded disk. Raises UsageError."""
+        from analyzer.trace.load import DiskOverride
+
+        return DiskOverride(values.size("--disk-size", self.disk_size), values.size("--other", self.other))
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a Typer command, in place of each parameter that is a group of options, an option for each of the group."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind) and isinstance(kind, type)}
+    shown: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            shown += _options_of(groups[name])
+        else:
+            shown.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @functools.wraps(command)
+    def wrapper(**given: Any) -> None:
+        made = {
+            name: kind(**{field.name: given.pop(field.name) for field in fields(kind)}) for name, kind in groups.items()
+        }
+        command(**made, **given)
+
+    wrapper.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined] # as `inspect` documents it
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    del wrapper.__wrapped__  # its signature would hide ours
+    return wrapper
+
+
+def _options_of(group: type) -> list[inspect.Parameter]:
+    hints = typing.get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(group)
+    ]

@@ -1,0 +1,145 @@
+"""What the values of options mean."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from collector.model.choices import did_you_mean
+from collector.model.errors import UsageError
+from collector.model.units import parse_bytes
+from pruner.policy.file import COMMAND_LINE, load_policy, policy_from
+from pruner.policy.policy import Policy
+
+if TYPE_CHECKING:
+    from analyzer.report.terminal import Output
+    from analyzer.search.grid import Candidate
+    from analyzer.simulation.cleaner import Trigger
+
+
+TRIGGERS = ("tick", "event")
+_MOST_PRICE = 1e9
+
+
+def policies(
+    files: Sequence[Path] | None, allowlist: Sequence[str] | None, **axes: Sequence[Any] | None
+) -> list[Policy]:
+    """One policy for each file and each combination of the values given for the axes.
+
+    Raises:
+        UsageError: a file or a value is impossible.
+    """
+    bases: list[Policy | None] = [load_policy(path) for path in files or ()] or [None]
+    fixed = {"allowlist": list(allowlist)} if allowlist else {}
+    given = {name: values for name, values in axes.items() if values}
+    for name, values in given.items():
+        if grids := [value for value in values if set(value) & {":", ","}]:
+            raise UsageError(
+                f"--{name.replace('_', '-')}: '{grids[0]}' is a range or a list, which `analyzer sweep` takes: "
+                "here repeat the option"
+            )
+    return [
+        policy_from({**fixed, **dict(zip(given, values, strict=True))}, COMMAND_LINE, base)
+        for base in bases
+        for values in itertools.product(*given.values())
+    ]
+
+
+def search(
+    files: Sequence[Path] | None,
+    allowlist: Sequence[str] | None,
+    axes: dict[str, list[str] | None],
+    when: Trigger | None = None,
+) -> list[Candidate]:
+    """The policies that `analyzer recommend` would try, for each file if there are any.
+
+    Raises:
+        UsageError: a file or a value is impossible.
+    """
+    from analyzer.search.grid import AllowlistSet, searched
+
+    bases: list[Policy | None] = [load_policy(path) for path in files or ()] or [None]
+    sets = [AllowlistSet(f"{len(allowlist)} allowlist entries", tuple(allowlist))] if allowlist else []
+    found = [candidate for base in bases for candidate in searched(axes, sets, base, when)]
+    return list({candidate.name: candidate for candidate in found}.values())
+
+
+def baselines(names: Sequence[str] | None) -> tuple[str, ...]:
+    """Baselines, by name. Raises UsageError."""
+    from analyzer.baselines import BASELINES, DEFAULT_BASELINES, baseline
+
+    chosen: list[str] = []
+    for name in names or DEFAULT_BASELINES:
+        if name == "all":
+            chosen.extend(BASELINES)
+        elif name != "none":
+            baseline(name)  # an unknown one is refused before the log is read
+            chosen.append(name)
+    return tuple(chosen)
+
+
+def output_format(text: str) -> Output:
+    """How results are printed. Raises UsageError."""
+    from analyzer.report.terminal import Output
+
+    try:
+        return Output(text)
+    except ValueError:
+        raise UsageError(f"--format: '{text}' is not one of {', '.join(Output)}{did_you_mean(text, Output)}") from None
+
+
+def size(option: str, text: str | None) -> int | None:
+    """Bytes of an option, if it is given. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+
+
+def trigger(text: str) -> str:
+    """What starts a prune, ``tick`` or ``event``. Raises UsageError."""
+    if text not in TRIGGERS:
+        raise UsageError(f"--trigger: '{text}' is not one of {', '.join(TRIGGERS)}{did_you_mean(text, TRIGGERS)}")
+    return text
+
+
+def rate(text: str | None) -> float | None:
+    """Bytes per second of ``--pull-rate``; None: as on the history's host. Raises UsageError."""
+    if text is None:
+        return None
+    amount = size("--pull-rate", text)
+    if not amount:
+        raise UsageError("--pull-rate must be at least one byte per second")
+    return float(amount)
+
+
+def price(text: str | None) -> float:
+    """What 1 GiB costs by ``--price-per-gib``; 0: that was not given. Raises UsageError."""
+    if text is None:
+        return 0.0
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = math.nan
+    if not 0.0 <= amount <= _MOST_PRICE:  # NaN is not either
+        raise UsageError(
+            f"--price-per-gib: '{text}' is not a number from 0 to {_MOST_PRICE:,.0f}; "
+            "write it with a point and without other signs, such as 1234.05"
+        )
+    return amount
+
+
+def split(text: str) -> float:
+    """The share of ``--split``, over 0 and up to 1. Raises UsageError."""
+    try:
+        share = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
+    except ValueError:
+        share = 0.0
+    if not 0.0 < share <= 1.0:
+        raise UsageError(f"--split: '{text}' is not a share over 0 and up to 1, such as 0.7")
+    return share
