@@ -378,7 +378,7 @@ SELECT image_id, max(visit.uses), max(returns), arg_max(usual, returns), any_val
 FROM visit JOIN image USING (image) LEFT JOIN usual USING (image, returns) LEFT JOIN superseded USING (image)
 LEFT JOIN recent USING (image) GROUP BY image_id
 """
-# Containers that exist are kept in view, however long ago they began; of those that have gone, their end tells when.
+# Containers that exist are kept in view, however long ago they began; of those that have gone, their end shows when.
 _STILL_OPEN = """
 CREATE OR REPLACE TEMP TABLE still_open AS
 SELECT image, count(*) AS uses FROM uses
