@@ -111,7 +111,7 @@ def advance(connection: duckdb.DuckDBPyConnection, host: str, wanted: int = 0) -
     complete = _midnight(min(last_ns, time.time_ns()))
     if not is_enough or complete <= reached:
         return int(reached)
-    show(connection, LAST_NS)
+    connection = show(connection, LAST_NS)
     state = _state(connection, host)
     until = min(_next(connection, host, max(state.until, first_ns // DAY_NS * DAY_NS), complete), complete)
     if until <= state.until:

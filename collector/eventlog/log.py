@@ -219,9 +219,8 @@ class EventLog:
     ) -> duckdb.DuckDBPyConnection:
         """An open log as queries see it: with our own views, whatever the file holds, and true times."""
         since_ns = None if whole_since is None else int(min(max(whole_since * 1e9, 0), LAST_NS))
-        show(connection, since_ns, as_recorded=as_recorded, again=again)
         self._resolved(connection)
-        return connection
+        return show(connection, since_ns, as_recorded=as_recorded, again=again)
 
     def claim(self, here: identity.Identity, *, readonly: bool = False) -> list[Event]:
         """See that the log is this host's, and note what it is recognised by.

@@ -2,14 +2,58 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
+from typing import Any, cast
 
 import duckdb
 
 from collector.eventlog import compaction
 from collector.eventlog.schema import TEMPORARY_VIEWS, table_of_events, true_times
 from collector.model.untrusted import LAST_NS
+
+_MAKES_ONE = re.compile(r"(?=CREATE OR REPLACE TEMP (?:VIEW|MACRO) (\w+))")
+_TAKES_FROM = re.compile(r"\b(?:FROM|JOIN) (\w+)")
+
+
+def _by_name(statements: str) -> dict[str, str]:
+    """What makes each of some views and functions."""
+    names_and_statements = _MAKES_ONE.split(statements)[1:]
+    return dict(zip(names_and_statements[::2], names_and_statements[1::2], strict=True))
+
+
+_VIEWS = _by_name(TEMPORARY_VIEWS)
+
+
+class _OnDemand:
+    """An open log on which each view is made when a statement first has its name in it.
+
+    Most queries take few of them, and making them all costs more than opening the file.
+
+    Args:
+        connection: the log, which shows its events as `event`.
+        views: what makes each view.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, views: dict[str, str]) -> None:
+        self._connection = connection
+        self._waiting = views
+
+    def execute(self, sql: str, *parameters: Any) -> duckdb.DuckDBPyConnection:
+        for name in self._waiting.keys() & set(re.findall(r"\w+", sql.lower())):
+            self._make(name)
+        return self._connection.execute(sql, *parameters)
+
+    def _make(self, name: str) -> None:
+        statement = self._waiting.pop(name, None)
+        if statement is not None:
+            for other in _TAKES_FROM.findall(statement):
+                self._make(other)
+            self._connection.execute(statement)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
 
 
 def show_wholly(connection: duckdb.DuckDBPyConnection, images: Sequence[int]) -> None:
@@ -31,7 +75,7 @@ def show(
     until_ns: int | None = None,
     as_recorded: bool = False,
     again: bool = False,
-) -> None:
+) -> duckdb.DuckDBPyConnection:
     """Let a connection see a log's events, or of those before a time only what decisions need.
 
     Args:
@@ -41,6 +85,9 @@ def show(
         until_ns: of what is not kept for decisions nothing is seen from this time on, UTC nanoseconds; None: all is.
         as_recorded: show times as they were recorded.
         again: whether the connection has our views already, and is to see other events by them.
+
+    Returns:
+        The connection, with our views.
     """
     table = events = kept = table_of_events(connection)
     after = compaction.reached(connection)
@@ -52,7 +99,6 @@ def show(
         events = true_times(connection, time.time_ns(), events, kept)
     connection.execute(f"CREATE OR REPLACE TEMP VIEW event AS FROM {events}")
     if again:
-        return
-    connection.execute(TEMPORARY_VIEWS)
-    if after is not None and whole_since_ns is not None:
-        connection.execute(compaction.sums(table, after))
+        return connection
+    summed = "" if after is None or whole_since_ns is None else compaction.sums(table, after)
+    return cast("duckdb.DuckDBPyConnection", _OnDemand(connection, _VIEWS | _by_name(summed)))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from collector.eventlog.database import open_database
 from collector.eventlog.log import EventLog
+from collector.eventlog.schema import VIEWS
+from collector.eventlog.views import show
 from collector.model.events import LIVE, USES, WATCHING, Event, Kind, Source, Use
 from collector.model.jobs import ci_job
 from collector.queries.status import coverage, last_observed_ns
@@ -64,6 +68,25 @@ def test_a_view_that_has_changed_reaches_a_log_that_is_there(log: EventLog) -> N
     log.append([Event(2, Kind.GAP)])
     with duckdb.connect(str(log.path), read_only=True) as connection:
         assert connection.execute("SELECT host FROM gaps").fetchall() == [("h",), ("h",)]
+
+
+def test_each_view_is_made_with_all_that_it_needs_when_it_is_first_asked(log: EventLog) -> None:
+    log.append([Event(1, Kind.GAP)])
+    names = re.findall(r"CREATE OR REPLACE VIEW (\w+)", VIEWS)
+    forged = "; ".join(f"DROP VIEW {name}; CREATE VIEW {name} AS SELECT 'forged' AS host" for name in names)
+    with duckdb.connect(str(log.path)) as connection:
+        connection.execute(forged)
+    made = "SELECT view_name FROM duckdb_views() WHERE temporary AND NOT internal"
+    with open_database(log.path, read_only=True) as connection:
+        for name in names:
+            with connection.cursor() as one:
+                one.execute(f"USE {log.path.stem}")
+                shown = show(one)
+                assert shown.execute(made).fetchall() == [("event",)]
+                columns = shown.execute(f'FROM "{name.upper()}"').description
+                assert len(columns) > 1
+                assert (name,) in shown.execute(made).fetchall()
+    assert log.query("SELECT repository_of('docker.io/library/debian:12')") == [("debian",)]
 
 
 @pytest.mark.parametrize(
