@@ -55,6 +55,21 @@ def wal_path(path: Path) -> Path:
     return path.with_name(path.name + ".wal")
 
 
+def state_of(path: Path) -> tuple[object, ...] | None:
+    """What changes whenever anybody writes to a file or to its write-ahead log; None: not known."""
+    states: list[object] = []
+    for place in (path, wal_path(path)):
+        try:
+            found = place.stat()
+        except FileNotFoundError:
+            states.append(None)
+        except OSError:
+            return None
+        else:
+            states.append((found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+    return tuple(states) if states[0] else None
+
+
 def spool_path(log_path: Path) -> Path:
     """Where the spool of a log is: beside it."""
     return log_path.with_name(log_path.name + ".spool")

@@ -26,6 +26,7 @@ from collector.eventlog.database import (
     made_whole,
     open_database,
     refuse_special,
+    state_of,
 )
 from collector.eventlog.rows import attribute_old_events, insert, unseen
 from collector.eventlog.schema import (
@@ -58,6 +59,9 @@ _UNFOLDABLE = (duckdb.DataError, duckdb.ProgrammingError, duckdb.InternalError, 
 _LAST_VERSION = 10**9
 _FIRST_RETRY_S = 0.01
 _LAST_RETRY_S = 0.5
+# Logs as this process found or left them. To ask DuckDB for versions, tables and functions takes longer than to open
+# a file, so it is asked again only when somebody else has written to it.
+_LEFT: dict[Path, tuple[object, ...] | None] = {}
 
 
 class EventLog:
@@ -191,7 +195,7 @@ class EventLog:
             raise LogError(f"no event log at {self.path}: {how_to_get_log(self.path)}")
         parallel = whole_since is None
         with self._opened(read_only=True, reachable=reachable, parallel=parallel) as connection:
-            if _version(connection, self.path) == SCHEMA_VERSION:
+            if self._is_as_left() or _version(connection, self.path) == SCHEMA_VERSION:
                 yield self._prepared(connection, as_recorded=as_recorded, whole_since=whole_since)
                 return
         with self._opened(read_only=False):
@@ -369,22 +373,42 @@ class EventLog:
                 self._make()
             connection = self._connect(read_only=read_only, reachable=reachable, parallel=parallel)
             try:
-                self._check(connection)
-                if not read_only:
-                    migrate(connection, self.path)
-                version = _version(connection, self.path)
-                if version > SCHEMA_VERSION:
-                    raise newer(self.path, version)
-                if version == SCHEMA_VERSION:
-                    check_tables(connection, self.path)
+                is_sound = self._is_as_left() or self._examine(connection, read_only=read_only)
                 yield connection
             finally:
                 connection.close()
+            if is_sound and not read_only:
+                _LEFT[self.path] = state_of(self.path)
 
     def _make(self) -> None:
         """Make an empty log: on a full disk rather no log than a part of one."""
         with made_whole(self.path) as fresh, open_database(fresh, read_only=False) as connection:
             migrate(connection, self.path)
+
+    def _is_as_left(self) -> bool:
+        """Whether nobody has written to the file since this process found or left it sound."""
+        state = state_of(self.path)
+        return state is not None and _LEFT.get(self.path) == state
+
+    def _examine(self, connection: duckdb.DuckDBPyConnection, *, read_only: bool) -> bool:
+        """Whether an open log is of this program's version, with its views, to which one open for writing is brought.
+
+        Raises:
+            LogError: it is no log, or a newer program's.
+        """
+        self._check(connection)
+        if not read_only:
+            migrate(connection, self.path)
+        version = _version(connection, self.path)
+        if version > SCHEMA_VERSION:
+            raise newer(self.path, version)
+        if version < SCHEMA_VERSION:
+            return False
+        check_tables(connection, self.path)
+        is_sound = _fingerprint(connection) == FINGERPRINT
+        if is_sound and read_only:
+            _LEFT[self.path] = state_of(self.path)
+        return is_sound
 
     def _check(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Once for each file: see that it holds nothing but data."""

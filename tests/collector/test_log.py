@@ -449,9 +449,12 @@ def test_a_log_from_elsewhere_is_data_and_runs_no_code(log: EventLog, tmp_path: 
     assert not (tmp_path / "written").exists()
 
 
-def test_functions_of_a_log_from_elsewhere_are_refused(log: EventLog) -> None:
+@pytest.mark.parametrize("where", ["PRAGMA force_checkpoint", "PRAGMA disable_checkpoint_on_shutdown"])
+def test_functions_of_a_log_from_elsewhere_are_refused(log: EventLog, where: str) -> None:
     log.append([Event(1, Kind.GAP)])
+    assert log.query("SELECT epoch_ns(time) FROM event") == [(1,)]
     with duckdb.connect(str(log.path)) as connection:
+        connection.execute(where)
         connection.execute("CREATE MACRO epoch_ns(x) AS 5")
     with pytest.raises(LogError, match="defines functions of its own"):
         EventLog(log.path, host="runner-1").query("SELECT 1")
