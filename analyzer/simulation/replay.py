@@ -13,6 +13,7 @@ import heapq
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 
 import numpy as np
 
@@ -242,29 +243,24 @@ def _happenings(trace: Trace, interval: float, progress: Progress | None) -> Ite
 
 
 def _result(host: Host, cleaner: Cleaner, pull_rate: float) -> Result:
-    counts = host.counts
+    counts = {item.name: getattr(host.counts, item.name) for item in fields(host.counts)}
+    uses, removals = counts.pop("uses"), counts.pop("removals")
     return Result(
         name=cleaner.name,
         baseline=cleaner.baseline,
         threshold=host.level,
-        uses=counts.uses,
-        hits=counts.uses - counts.compulsory - counts.repulls - counts.losses,
-        compulsory=counts.compulsory,
-        compulsory_bytes=counts.compulsory_bytes,
-        repulls=counts.repulls,
-        repulled_bytes=counts.repulled_bytes,
-        losses=counts.losses,
-        removals=len(counts.removals),
-        removed_bytes=sum(removal.bytes for removal in counts.removals),
-        emergency_removals=sum(removal.emergency for removal in counts.removals),
-        prunes=counts.prunes,
-        disk_full=counts.disk_full,
+        uses=uses,
+        hits=uses - counts["compulsory"] - counts["repulls"] - counts["losses"],
+        **counts,
+        removals=len(removals),
+        removed_bytes=sum(removal.bytes for removal in removals),
+        emergency_removals=sum(removal.emergency for removal in removals),
         min_free=int(host.min_free),
         seconds_under=host.seconds_under,
         mean_held_bytes=host.byte_seconds / host.trace.end,
         seconds=host.trace.end,
         pull_rate=pull_rate,
-        removed=tuple(counts.removals),
+        removed=tuple(removals),
         timeline=_timeline(host),
     )
 
