@@ -22,6 +22,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     daemon_threads = True
     block_on_close = False
+    request_queue_size = _MOST_CONNECTIONS  # with fewer, a burst of clients waits for seconds to be let in
 
     def __init__(self, family: socket.AddressFamily, address: Any) -> None:
         self.address_family = family

@@ -21,6 +21,7 @@ from collector.model.errors import EngineError, LogError, UsageError
 from collector.model.events import Event, Kind
 from collector.model.paths import read_bounded, read_bytes, write_whole
 from collector.terminal.faults import run
+from tests import commands
 
 BIN = Path(sys.executable).parent
 WITHOUT_OVERRIDE = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
@@ -28,7 +29,8 @@ WITHOUT_OVERRIDE = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] 
 
 def said(*command: str | bytes | Path, status: int) -> str:
     """The one line on stderr of a command that ends with this status."""
-    done = subprocess.run([BIN / os.fsdecode(command[0]), *command[1:]], capture_output=True, text=True, check=False)
+    program, *arguments = map(os.fsdecode, command)
+    done = commands.run(program, *arguments)
     assert done.returncode == status, done.stderr
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1, done.stderr
@@ -222,17 +224,11 @@ def test_the_null_device_is_an_empty_file(tmp_path: Path) -> None:
         ("analyzer", "simulate", "--threshold", "10%", "--policy", "LOOP", "--log", "l.duckdb"),
     ],
 )
-def test_links_in_a_circle_are_one_line(tmp_path: Path, argv: tuple[str, ...]) -> None:
+def test_links_in_a_circle_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]) -> None:
+    monkeypatch.chdir(tmp_path)
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
-    program, *rest = argv
-    done = subprocess.run(
-        [Path(sys.executable).with_name(program), *(str(loop) if one == "LOOP" else one for one in rest)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
+    done = commands.run(*(str(loop) if one == "LOOP" else one for one in argv))
     assert done.returncode in {1, 2}
     assert done.stderr.count("\n") == 1, done.stderr
 

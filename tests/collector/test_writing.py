@@ -27,8 +27,8 @@ from collector.machine.wake import leave_levels
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
 from collector.model.paths import replace_file, write_whole
+from collector.monitoring import server
 from collector.monitoring.metrics import Live, Metrics
-from collector.monitoring.server import _MOST_CONNECTIONS
 from collector.shipping.store import Folder, StoreError
 
 
@@ -165,7 +165,10 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-def test_slow_clients_hold_neither_the_collector_nor_other_clients(tmp_path: Path) -> None:
+def test_slow_clients_hold_neither_the_collector_nor_other_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_CONNECTION_S", 3.0)
     metrics = Metrics(EventLog(tmp_path / "l.duckdb"))
     port = metrics.serve("127.0.0.1:0")
     done = threading.Event()
@@ -204,7 +207,7 @@ def test_slow_clients_hold_neither_the_collector_nor_other_clients(tmp_path: Pat
 
 def test_more_connections_than_there_are_places_for_are_closed_at_once(tmp_path: Path) -> None:
     port = Metrics(EventLog(tmp_path / "l.duckdb")).serve("127.0.0.1:0")
-    held = [socket.create_connection(("127.0.0.1", port)) for _ in range(_MOST_CONNECTIONS + 20)]
+    held = [socket.create_connection(("127.0.0.1", port)) for _ in range(server._MOST_CONNECTIONS + 20)]
     held[-1].settimeout(60)
     assert held[-1].recv(1) == b""
     for one in held:
