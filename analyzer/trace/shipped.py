@@ -32,6 +32,8 @@ from collector.shipping.store import MOST, MOST_OF_MANIFEST, S3, Folder, Store, 
 
 # Most of what one waits for at an object store is its answer.
 _AT_ONCE = 8
+# A store that changes meanwhile is listed so often.
+_LISTINGS = 3
 
 
 _kept = threading.local()
@@ -135,8 +137,23 @@ class ShippedLog(EventLog):
 
     def _parts(self, folder: Path) -> list[_Part]:
         """The parts that count, by stream in the order in which they began, each checked."""
+        names = self._listed()
+        for _ in range(_LISTINGS):
+            counted = self._counted(names, folder)
+            # What is not there may have been merged meanwhile.
+            before, names = names, self._listed() if self.notes else names
+            if names == before:
+                break
+        if not counted:
+            raise LogError(f"{self._store.name} holds no part of host '{self._name}' that can be read")
+        return counted
+
+    def _listed(self) -> list[Name]:
+        return parts.listed(self._store.names(parts.manifests_of(self._name)))
+
+    def _counted(self, names: list[Name], folder: Path) -> list[_Part]:
+        """The parts that count of those with these names."""
         self.notes = []
-        names = parts.listed(self._store.names(parts.manifests_of(self._name)))
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             tried = pool.map(lambda one: self._merged(one, folder), [one for one in names if one.is_merged])
             merged = {part.name: part for part in tried if part is not None}
@@ -146,10 +163,7 @@ class ShippedLog(EventLog):
             fetched = list(pool.map(lambda one: merged.get(one[0]) or self._fetched(one[0], one[1], folder), known))
         # Several are read at once, in no order.
         self.notes.sort()
-        counted = [part for part in fetched if part is not None]
-        if not counted:
-            raise LogError(f"{self._store.name} holds no part of host '{self._name}' that can be read")
-        return counted
+        return [part for part in fetched if part is not None]
 
     def _manifest(self, name: Name) -> Manifest | str:
         """A manifest, or what is wrong with it."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collector.shipping.forget import Rule
     from collector.shipping.store import Store
 
+# Readers of a large fleet may take that long.
+_LEAST_AFTER_S = 3600.0
 ArchiveOption = Annotated[
     str | None, option("Ship new events there before anything is thinned; see `ship`.", "DEST", shown="none")
 ]
@@ -34,6 +36,15 @@ def ship(
             show_default=False,
         ),
     ] = None,
+    remove_merged_after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Remove the small parts so long after they were merged into one (such as 7d): readers that have begun "
+            "must have ended. It needs the right to delete, and no other tool that reads them by day.",
+            show_default="they stay",
+        ),
+    ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Write the log's new events as Parquet to the place that a fleet shares, by host and day.
@@ -43,7 +54,10 @@ def ship(
     from collector.shipping.ship import ship as ship_log
     from collector.shipping.store import open_store
 
-    found = ship_log(console.open_log(log), open_store(place, credentials))
+    after_s = None
+    if remove_merged_after is not None:
+        after_s = console.duration("--remove-merged-after", remove_merged_after, _LEAST_AFTER_S)
+    found = ship_log(console.open_log(log), open_store(place, credentials), remove_merged_after_s=after_s)
     if output is Format.JSON:
         console.print_json([shipped.to_json() for shipped in found])
         return

@@ -128,6 +128,15 @@ class Bucket:
                 obstore.put(self._store, name, data)
         return self.read(name) or data
 
+    def remove(self, name: str) -> None:
+        """See `Store`."""
+        with self._in_one_line():
+            try:
+                obstore.delete(self._store, name)
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in str(error):
+                    raise
+
     @contextmanager
     def _in_one_line(self) -> Iterator[None]:
         try:

@@ -21,6 +21,7 @@ from collector.eventlog.log import EventLog
 from collector.eventlog.rewrite import Change
 from collector.eventlog.schema import sql_names_in
 from collector.shipping import parts
+from collector.shipping.leftovers import remove_unnamed
 from collector.shipping.parts import Manifest, Name
 from collector.shipping.ship import LOCK
 from collector.shipping.store import MOST_OF_MANIFEST, Store, StoreError
@@ -54,9 +55,11 @@ def forget_shipped(log: EventLog, store: Store, rule: Rule, *, dry_run: bool = F
         hosts = known_hosts(connection)
     count = 0
     with alone(log.path, LOCK, "shipped"), tempfile.TemporaryDirectory(prefix="forget-") as folder:
-        for name in [name for host in hosts for name in (host.key, parts.distinct_name(host))]:
-            known = parts.listed(store.names(parts.manifests_of(name)))
-            for _, stream in groupby(known, key=lambda one: one.stream):
+        for known, name in [(host, name) for host in hosts for name in (host.key, parts.distinct_name(host))]:
+            if not dry_run:
+                remove_unnamed(store, name, known)
+            listed = parts.listed(store.names(parts.manifests_of(name)))
+            for _, stream in groupby(listed, key=lambda one: one.stream):
                 count += _Stream(store, name, list(stream), Path(folder)).forget(rule, dry_run=dry_run)
     return count
 

@@ -1,13 +1,15 @@
 """Merges many small parts of a store into one beside them: a reader opens one file sooner than a hundred.
 
-What was merged stays where it is, for nothing is ever removed there: readers take a merged part in place of those that
-it covers, and them when it is damaged or not there. It counts, as any part, once its manifest is there.
+What was merged stays where it is until its removal is asked for, see `shipping.leftovers`: readers take a merged part
+in place of those that it covers, and them when it is damaged or not there. It counts, as any part, once its manifest
+is there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -106,6 +108,7 @@ def _merge(store: Store, host: str, names: Sequence[Name]) -> None:
         jobs_sha256=None if of_jobs is None else hashlib.sha256(of_jobs).hexdigest(),
         shipped_ns=min(one.shipped_ns for one in found),
         until_ns=max(one.shipped_ns for one in found),
+        merged_ns=time.time_ns(),
     )
     store.write(name.manifest(host), manifest.to_bytes())
 

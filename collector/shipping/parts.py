@@ -136,6 +136,7 @@ class Manifest:
         anchor: time (UTC nanoseconds) and key of the event with the batch's last sequence number.
         shipped_ns: when it was written, UTC nanoseconds; of a merged part, when the first of its parts was.
         until_ns: when the last of its parts was; None: it is not merged.
+        merged_ns: when it was merged, UTC nanoseconds; None: it is not.
         becoming: checksums that the files may have, too: they are being written again; see `shipping.forget`.
     """
 
@@ -150,6 +151,7 @@ class Manifest:
     anchor: tuple[int, int]
     shipped_ns: int
     until_ns: int | None = None
+    merged_ns: int | None = None
     becoming: tuple[str, ...] = ()
 
     @property
@@ -166,12 +168,12 @@ class Manifest:
         """What is stored. Raises ValueError with what is wrong."""
         found = _read(data)
         numbers: list[Any] = [found.get(name) for name in ("schema_version", "first", "last", "rows", "shipped_ns")]
-        until = found.get("until_ns")
+        until, merged = found.get("until_ns"), found.get("merged_ns")
         days, anchor = found.get("days"), found.get("anchor")
         sums: list[Any] = [found.get("sha256"), found.get("jobs_sha256")]
         becoming = texts(found.get("becoming"))
         if (
-            not all(type(number) is int and 0 <= number < 2**63 for number in (*numbers, until or 0))
+            not all(type(number) is int and 0 <= number < 2**63 for number in (*numbers, until or 0, merged or 0))
             or not isinstance(days, list)
             or not all(isinstance(day, str) for day in days)
             or not (isinstance(anchor, list) and len(anchor) == 2 and all(type(part) is int for part in anchor))  # noqa: PLR2004
@@ -193,6 +195,7 @@ class Manifest:
             (anchor[0], anchor[1]),
             shipped,
             until,
+            merged,
             tuple(becoming),
         )
 

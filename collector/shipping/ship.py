@@ -22,6 +22,7 @@ from collector.eventlog.settings import incomplete_until
 from collector.model.errors import LogError, LogFullError
 from collector.model.events import Kind
 from collector.shipping import parts
+from collector.shipping.leftovers import remove_replaced
 from collector.shipping.merge import merge_old
 from collector.shipping.parts import Manifest, Name, Stream
 from collector.shipping.store import MOST_OF_MANIFEST, Store, StoreError
@@ -81,13 +82,14 @@ class _Part:
     manifest: Manifest
 
 
-def ship(log: EventLog, store: Store, batch: int = BATCH) -> list[Shipped]:
+def ship(log: EventLog, store: Store, batch: int = BATCH, remove_merged_after_s: float | None = None) -> list[Shipped]:
     """Ship what is new of all hosts of a log.
 
     Args:
         log: the log.
         store: where to.
         batch: how many events at once.
+        remove_merged_after_s: remove parts for which there has been a merged one for so long, seconds; None: keep them.
 
     Raises:
         LogError: the log cannot be read, or is another machine's.
@@ -95,7 +97,7 @@ def ship(log: EventLog, store: Store, batch: int = BATCH) -> list[Shipped]:
     """
     hosts = _hosts(log)
     with alone(log.path, LOCK, "shipped"):
-        return [_ship_host(log, store, known, batch) for known in hosts]
+        return [_ship_host(log, store, known, batch, remove_merged_after_s) for known in hosts]
 
 
 def _hosts(log: EventLog) -> list[KnownHost]:
@@ -114,10 +116,12 @@ def _hosts(log: EventLog) -> list[KnownHost]:
     return hosts
 
 
-def _ship_host(log: EventLog, store: Store, host: KnownHost, batch: int) -> Shipped:
+def _ship_host(log: EventLog, store: Store, host: KnownHost, batch: int, remove_after_s: float | None) -> Shipped:
     name = _named(log, store, host)
     found = Shipped(name)
     merge_old(store, name, host)
+    if remove_after_s is not None:
+        remove_replaced(store, name, host, remove_after_s)
     place = _place(log, store, host, name, found)
     while True:
         batch_parts, last = _cut(log, host, name, place, batch)
@@ -162,11 +166,14 @@ def _adopted(log: EventLog, host: KnownHost, other: KnownHost) -> bool:
 
 def _place(log: EventLog, store: Store, host: KnownHost, name: str, found: Shipped) -> _Place:
     """How far the store has come with this log."""
-    known = [one for one in parts.listed(store.names(parts.manifests_of(name))) if not one.is_merged]
+    listed = parts.listed(store.names(parts.manifests_of(name)))
+    # Parts that were merged may be there in part, while they are removed.
+    merged = [one for one in listed if one.is_merged and _manifest(store, name, one) is not None]
+    known = [*merged, *(one for one in listed if not one.is_merged and not any(whole.covers(one) for whole in merged))]
     own = parts.stream_id(host)
     latest = {one.stream: one for one in sorted(known, key=lambda one: (one.last, one.first))}
     manifests = {stream: _manifest(store, name, one) for stream, one in latest.items()}
-    after_ns = max((one.shipped_ns for one in manifests.values() if one is not None), default=0)
+    after_ns = max((one.last_shipped_ns for one in manifests.values() if one is not None), default=0)
     streams = sorted((stream for stream in latest if stream.id == own), reverse=True)
     for stream in streams:
         newest, manifest = latest[stream], manifests[stream]
@@ -176,7 +183,7 @@ def _place(log: EventLog, store: Store, host: KnownHost, name: str, found: Shipp
         if _goes_on(log, host, newest.last, manifest.anchor):
             batch = (stream, newest.first, newest.last)
             days = {one.day for one in known if (one.stream, one.first, one.last) == batch}
-            if days >= set(manifest.days):
+            if newest.is_merged or days >= set(manifest.days):
                 return _Place(after_ns, stream, newest.last)
             return _Place(after_ns, stream, newest.first - 1, newest.last)
     if streams:

@@ -1,7 +1,7 @@
 """Where shipped logs come together: a folder, or a bucket of an S3-compatible store.
 
-Both are kept alike: files under names with slashes, each written whole or not at all. Nothing is ever removed or
-renamed there, so a runner's credentials need only read, list and write.
+Both are kept alike: files under names with slashes, each written whole or not at all. Nothing is renamed there, and
+nothing removed but on request, so a runner's credentials need only read, list and write.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from collector.model.errors import HindsightError, UsageError
 from collector.model.paths import open_own, read_bounded
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_INCOMING = ".incoming"
+INCOMING = ".incoming"
+"""Where files are on their way into a folder."""
 _MODE = 0o666  # as far as the umask allows
 S3 = "s3://"
 # What others wrote into a shared store is not read without end, bytes.
@@ -57,6 +58,9 @@ class Store(Protocol):
 
     def claim(self, name: str, data: bytes) -> bytes:
         """Write a file unless there is one; what is in it then."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if there is one."""
 
 
 def open_store(place: str, credentials: Path | None = None) -> Store:
@@ -168,13 +172,18 @@ class Folder:
                         fresh.replace(self.path / name)
             return self.read(name) or b""
 
+    def remove(self, name: str) -> None:
+        """See `Store`."""
+        with self._in_one_line():
+            (self.path / name).unlink(missing_ok=True)
+
     @contextmanager
     def _incoming(self, name: str, data: bytes) -> Iterator[Path]:
         """A file with these contents on its way, in a folder that no reader looks into."""
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-        (self.path / _INCOMING).mkdir(exist_ok=True)
+        (self.path / INCOMING).mkdir(exist_ok=True)
         # One process ships a log at a time; the name distinguishes hosts that share the folder.
-        fresh = self.path / _INCOMING / name.replace("/", "+")[-200:]
+        fresh = self.path / INCOMING / name.replace("/", "+")[-200:]
         try:
             # Others may write here, too: what they left under the name is neither followed nor written to.
             fresh.unlink(missing_ok=True)

@@ -153,6 +153,12 @@ class Dying(Folder):
         self.left -= 1
         super().write(name, data)
 
+    def remove(self, name: str) -> None:
+        if self.left == 0:
+            raise StoreError("gone")
+        self.left -= 1
+        super().remove(name)
+
 
 @pytest.mark.parametrize("writes", first_fast(9, 0, 4, 11, 13, 15))
 def test_an_interruption_anywhere_is_gone_on_from_and_nothing_is_read_twice(
@@ -219,6 +225,41 @@ def test_merged_events_are_in_order_whatever_days_they_are_of(
 
 def merged(store: Folder) -> list[str]:
     return [f"{one.first}-{one.last}" for one in parts.listed(store.names("manifest")) if one.is_merged]
+
+
+@pytest.mark.parametrize("removals", first_fast(6, 0, 2, 5, 9, 14))
+def test_parts_are_removed_once_merged_and_an_interruption_anywhere_is_gone_on_from(
+    log: EventLog, store: Folder, removals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "LEAST", 4)
+    ship(log, store)
+    listed_before = store.names("manifest/host=runner")
+    ship(log, store, remove_merged_after_s=3600)
+    assert len(store.names("manifest/host=runner")) == len(listed_before) + 1  # some may read them still
+    with pytest.raises(StoreError, match="counts no longer and cannot be removed: gone"):
+        ship(log, Dying(store.path, removals), remove_merged_after_s=0)
+    reader = shipped(store)
+    assert (rows(reader), reader.notes) == (rows(log), [])
+    log.append(days(5, 1))
+    (found,) = ship(log, store, remove_merged_after_s=0)
+    assert (found.events, found.notes) == (4, [])
+    kept = store.names("")
+    assert len([name for name in kept if name.startswith(("event", "job", "merged"))]) == 4
+    assert (rows(reader), reader.notes) == (rows(log), [])
+    assert reader.query("SELECT count(*) FROM jobs") == [(6,)]
+    # Who listed before the parts were merged and lost lists again.
+    stale = iter([listed_before])
+    monkeypatch.setattr(reader, "_store", Folder(store.path))
+    monkeypatch.setattr(reader._store, "names", lambda prefix: next(stale, None) or store.names(prefix))
+    assert (rows(reader), reader.notes) == (rows(log), [])
+    # A merged part that is damaged replaces nothing.
+    log.append(days(6, 5))
+    for _ in range(2):
+        ship(log, store)
+    newest = max(one for one in parts.listed(store.names("manifest")) if one.is_merged)
+    (store.path / newest.events("runner")).write_bytes(b"damaged")
+    ship(log, store, remove_merged_after_s=0)
+    assert rows(shipped(store)) == rows(log)
 
 
 @pytest.mark.parametrize("harm", first_fast("events", "jobs", "manifest", "a day"))
@@ -299,6 +340,12 @@ def test_through_a_real_object_store_that_is_killed_in_between(
     here = analyzer("simulate", "--log", str(log.path), "--baseline", "none", "--threshold", "10%", "--format", "json")
     assert there.stderr == here.stderr == ""
     assert there.stdout == here.stdout
+    monkeypatch.setattr(merge, "LEAST", 4)
+    for _ in range(2):
+        ship(log, store, remove_merged_after_s=0)
+    assert [name for name in store.names("") if name.startswith(("event", "job"))] == []
+    assert rows(shipped(store)) == rows(log)
+    store.remove("not/there")
     verified = analyzer("verify", "--log", url)
     assert verified.stderr == f"analyzer: event log {url} holds no prune of host runner\n"
 
@@ -654,11 +701,14 @@ def test_any_name_of_a_host_survives(tmp_path: Path, store: Folder, s3: ObjectSt
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     odd = "ci/runner=1 'ü'%41.example"
+    monkeypatch.setattr(merge, "LEAST", 1)
     log = EventLog(tmp_path / "odd.duckdb", host=odd)
     log.append(days(0, 1))
     traces: list[Trace] = []
     for place in (str(store.path), "s3://fleet/odd"):
-        ship(log, open_store(place))
+        for _ in range(3):
+            ship(log, open_store(place), remove_merged_after_s=0)
+        assert len(open_store(place).names("")) == 4
         (source,) = find([place])
         assert source.host == odd
         traces.append(source.load())
