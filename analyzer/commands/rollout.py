@@ -90,7 +90,7 @@ def rollout(
     if canary:
         if begun is None:
             raise UsageError("--canary: needs --since, with which the hosts that the roll-out started with are judged")
-        known = {name for source in sources for name in (source.host, source.label)}
+        known = {name for source in sources for name in (source.host, source.label) if name}
         if strange := sorted(set(canary) - known):
             raise UsageError(f"--canary: no log knows host '{strange[0]}'{unknown(strange[0], sorted(known))}")
         sources = [source for source in sources if {source.host, source.label} & set(canary)]

@@ -117,3 +117,4 @@ def test_a_week_is_judged_in_one_line_from_shipped_logs(fleet: Path) -> None:
 def test_what_cannot_be_judged_is_one_line(fleet: Path, arguments: tuple[str, ...], says: str) -> None:
     done = analyzer("rollout", "--log", str(fleet / "fleet"), "--policy", str(fleet / "policy.toml"), *arguments)
     assert (done.returncode != 0, done.stderr.count("\n"), says in done.stderr) == (True, 1, True), done.stderr
+    assert "are , " not in done.stderr
