@@ -27,7 +27,7 @@ from analyzer.trace.daily import DailyFree, daily_free
 from analyzer.trace.describe import HistoryFacts, disk_range
 from analyzer.trace.load import DiskOverride, load_trace
 from analyzer.trace.parquet import ParquetLog, hosts_of, parquet_hosts
-from analyzer.trace.shipped import ShippedLog, is_shipped, shipped_hosts
+from analyzer.trace.shipped import PartsError, ShippedLog, is_shipped, shipped_hosts
 from analyzer.trace.trace import Trace
 from collector.eventlog.identity import label_of
 from collector.eventlog.log import EventLog
@@ -75,10 +75,18 @@ class Source:
     def load(self, disk: DiskOverride | None = None) -> Trace:
         """The history, with what had to be set aside of it. Raises LogError, see `load_trace`."""
         log = self.log()
-        trace = load_trace(log, self.host, disk)
-        if isinstance(log, ShippedLog) and log.notes:
-            trace = replace(trace, assumptions=(*trace.assumptions, *log.notes))
+        trace = self._load_shipped(log, disk) if isinstance(log, ShippedLog) else load_trace(log, self.host, disk)
         return replace(trace, host=self.label) if self.label else trace
+
+    def _load_shipped(self, log: ShippedLog, disk: DiskOverride | None) -> Trace:
+        log.in_place = True
+        try:
+            trace = load_trace(log, self.host, disk)
+        except PartsError:
+            # Some may have been removed meanwhile, once they were merged: copies are made before anything is asked.
+            log.in_place = False
+            trace = load_trace(log, self.host, disk)
+        return replace(trace, assumptions=(*trace.assumptions, *log.notes))
 
 
 def find(places: Sequence[str | Path], host: str | None = None) -> list[Source]:
@@ -232,10 +240,17 @@ class Sweep:
 
     def __call__(self, trace: Trace, progress: Progress | None = None) -> Findings:
         """One result for each policy that is possible. Raises LogError or UsageError, see `sweep`."""
+        return self.findings(trace, self.run(trace, progress))
+
+    def findings(self, trace: Trace, results: Sequence[Result]) -> Findings:
+        """Results as findings."""
+        found = [replace(result, timeline=None) for result in results]
+        return Findings.of(trace, priced(found, self.price_per_gib))
+
+    def run(self, trace: Trace, progress: Progress | None = None, *, timeline: bool = False) -> list[Result]:
+        """The results without prices, with timelines if wanted. Raises LogError or UsageError, see `sweep`."""
         kept = possible(trace, self.candidates)
-        return Findings.of(
-            trace, priced(sweep(trace, kept, self.pull_rate, progress, self.trigger), self.price_per_gib)
-        )
+        return sweep(trace, kept, self.pull_rate, progress, self.trigger, timeline=timeline)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ def sweep(
     pull_rate: float | None = None,
     progress: Progress | None = None,
     trigger: Trigger = Trigger.EVENT,
+    *,
+    timeline: bool = False,
 ) -> list[Result]:
     """Each candidate's result on the trace, in the order given.
 
@@ -32,6 +34,7 @@ def sweep(
         pull_rate: bytes per second at which pulls are taken to run; None: as on the history's host.
         progress: called with the share that is done, from 0 to 1.
         trigger: what starts a prune.
+        timeline: whether the results have free space over time.
 
     Raises:
         LogError: the trace is too poor for a sound figure.
@@ -40,7 +43,7 @@ def sweep(
     wake = Wake(pull_rate=pull_rate or trace.pull_rate)
     cleaners = [PolicyCleaner(candidate.policy, trace, candidate.name, trigger, wake) for candidate in candidates]
     # The removals of thousands of policies would fill the memory; a sweep is about the figures.
-    results = replay_many(trace, cleaners, pull_rate=pull_rate, progress=progress, removals=False)
+    results = replay_many(trace, cleaners, pull_rate=pull_rate, progress=progress, timeline=timeline, removals=False)
     return [replace(result, removed=()) for result in results]
 
 

@@ -88,7 +88,8 @@ Weighed = tuple[Findings, tuple[Findings, Findings | None] | HindsightError]
 class Weighing:
     """Work on one host: a grid's results, and what is recommended by, from one reading of its history.
 
-    To read a history takes many times as long as to replay it under twenty policies.
+    To read a history takes many times as long as to replay it under twenty policies, and one replay of all of it serves
+    both.
 
     Attributes:
         sweep: the grid.
@@ -105,9 +106,10 @@ class Weighing:
 
     def __call__(self, trace: Trace, progress: Progress | None = None) -> Weighed:
         """Both; an error where the history cannot be split. Raises LogError or UsageError, see `Sweep`."""
-        found = self.sweep(trace, progress)
+        results = self.sweep.run(trace, progress, timeline=True)
+        found = self.sweep.findings(trace, results)
         try:
-            return found, self.trial(trace)
+            return found, self.trial(trace, known=results)
         except HindsightError as error:
             return found, LogError(str(error))
 

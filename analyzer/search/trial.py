@@ -51,8 +51,15 @@ class Trial:
     trigger: Trigger = Trigger.EVENT
     price_per_gib: float = 0.0
 
-    def __call__(self, trace: Trace, progress: Progress | None = None) -> tuple[Findings, Findings | None]:
+    def __call__(
+        self, trace: Trace, progress: Progress | None = None, known: Sequence[Result] = ()
+    ) -> tuple[Findings, Findings | None]:
         """Results on the first part and on the rest, baselines first; None where there is no rest.
+
+        Args:
+            trace: the history.
+            progress: called with the share that is done, from 0 to 1.
+            known: results on the whole history, with their timelines, that need not be found again; none: find all.
 
         Raises:
             LogError: a part is too poor for a sound figure.
@@ -66,9 +73,9 @@ class Trial:
         for part in (begin, trace.between(cut, trace.end)):
             check_trace(part, max(item.policy.interval for item in kept))
         first = self._run(begin, kept, None, self.baselines)
-        whole = self._run(trace, kept, progress, self.baselines, timeline=True)
-        known = {result.name: result for result in first}
-        rest = [later(result, known[result.name], cut) for result in whole if result.name in known]
+        whole = known or self._run(trace, kept, progress, self.baselines, timeline=True)
+        by_name = {result.name: result for result in whole}
+        rest = [later(by_name[result.name], result, cut) for result in first]
         return self._found(begin, first, kept), Findings.of(trace, rest)
 
     def _found(self, trace: Trace, results: Sequence[Result], kept: Sequence[Candidate]) -> Findings:

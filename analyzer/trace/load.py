@@ -87,9 +87,8 @@ _OBSERVED = f"""
         CAST(to_json({sql_names("attributes -> '$.references'")}) AS VARCHAR) AS refs
     FROM (SELECT *, {sql_built_ns("attributes")} AS built FROM observed) ORDER BY image
 """
-_REFERENCES = "CREATE OR REPLACE TEMP TABLE named AS FROM image_references WHERE host = ?"
 # An allowlist may match any name that an image was ever seen with.
-_NAMES = "SELECT image, list(DISTINCT name ORDER BY name) FROM named GROUP BY image"
+_NAMES = "SELECT image, list(DISTINCT name ORDER BY name) FROM image_references WHERE host = ? GROUP BY image"
 _LAYERS = """
     WITH listed AS (
         SELECT image, json_transform(attributes -> '$.layers',
@@ -112,7 +111,8 @@ _DISK = """
 """
 # What ever gave a name to a local image or took it from one, and whatever else had the same name.
 _NAMING_OF_LOCAL = """
-    WITH name AS (SELECT DISTINCT name FROM named SEMI JOIN (FROM observed WHERE local) USING (image))
+    WITH named AS MATERIALIZED (FROM image_references WHERE host = $host),
+    name AS (SELECT DISTINCT name FROM named SEMI JOIN (FROM observed WHERE local) USING (image))
     SELECT epoch_ns(time), image, kind, name FROM (
         SELECT time, seq, image, kind, name FROM named SEMI JOIN name USING (name)
         UNION ALL
@@ -154,7 +154,6 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
         looked = beside.submit(lambda: survey(fetched.result(), max(ids, default=-1) + 1))
         kinds = _Kinds(connection.execute(_KINDS, {"host": host, "bits": MONTH_BITS}).fetchall())
         connection.execute(_OBSERVATIONS, [host])
-        connection.execute(_REFERENCES, [host])
         columns = {
             "observed": _columns(connection, _OBSERVED),
             "layers": _columns(connection, _LAYERS),
@@ -164,7 +163,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
         local = columns["observed"]["image"][columns["observed"]["local"].astype(np.bool_)]
         holds = read_holds(connection, host, local, kinds.end)
         pulls, jobs = age_rows(connection, host) if kinds.shows_waits else ((), ())
-        names = dict(connection.execute(_NAMES).fetchall())
+        names = dict(connection.execute(_NAMES, [host]).fetchall())
         surveyed = looked.result()
         raw = _Raw(
             host=host,

@@ -23,7 +23,7 @@ import duckdb
 from collector.eventlog import identity
 from collector.eventlog.database import AUTOLOAD_OFF
 from collector.eventlog.log import EventLog, upgrade
-from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION, STORED_KEY
+from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION, STORED_KEY, TABLES_VERSION
 from collector.model.errors import LogError
 from collector.model.units import format_count
 from collector.shipping import parts
@@ -34,6 +34,11 @@ from collector.shipping.store import MOST, MOST_OF_MANIFEST, S3, Folder, Store, 
 _AT_ONCE = 8
 # A store that changes meanwhile is listed so often.
 _LISTINGS = 3
+# More files than that are opened once and copied, rather than opened by each query.
+_MOST_IN_PLACE = 16
+# Nearly all events and bytes, of which hardly any are asked for; the rest are asked for again and again.
+# Each in the form with which DuckDB knows sooner where it need not look.
+_MANY, _FEW = "kind BETWEEN 'container_' AND 'container_~'", "NOT starts_with(kind, 'container_')"
 
 
 _kept = threading.local()
@@ -95,6 +100,10 @@ class _Place(PosixPath):
         return super().__str__().replace("s3:/", S3, 1) if self.parts[:1] == ("s3:",) else super().__str__()
 
 
+class PartsError(LogError):
+    """A part that was there, and whole, cannot be read."""
+
+
 class ShippedLog(EventLog):
     """One host's shipped log: same tables, same views.
 
@@ -104,6 +113,8 @@ class ShippedLog(EventLog):
 
     Attributes:
         notes: after it was read: what was set aside, in words.
+        in_place: whether queries may read the parts themselves in place of tables in memory: only what they ask for is
+            read then, which is little for a replay.
     """
 
     def __init__(self, store: Store, host: str) -> None:
@@ -111,6 +122,7 @@ class ShippedLog(EventLog):
         self.notes: list[str] = []
         self._store = store
         self._name = host
+        self.in_place = False
 
     def exists(self) -> bool:
         """Whether there is something to read: there was when its name was listed."""
@@ -128,12 +140,16 @@ class ShippedLog(EventLog):
 
         Raises:
             LogError: no part counts, or one was written by a newer program.
+            PartsError: one of those that count cannot be read.
             StoreError: the store cannot be used.
         """
-        with _in_memory() as connection:
-            with tempfile.TemporaryDirectory(prefix="shipped-") as folder:
+        try:
+            with tempfile.TemporaryDirectory(prefix="shipped-") as folder, _in_memory() as connection:
                 self._fill(connection, self._parts(Path(folder)))
-            yield self._prepared(connection, as_recorded=as_recorded, whole_since=None)
+                yield self._prepared(connection, as_recorded=as_recorded, whole_since=None)
+        except duckdb.Error as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise PartsError(f"parts of host '{self._name}' in {self._store.name} cannot be read: {reason}") from None
 
     def _parts(self, folder: Path) -> list[_Part]:
         """The parts that count, by stream in the order in which they began, each checked."""
@@ -280,26 +296,54 @@ class ShippedLog(EventLog):
 
     def _fill(self, connection: duckdb.DuckDBPyConnection, found: list[_Part]) -> None:
         """Make the log's tables as they were when each part was written, and bring them to this program's schema."""
+        in_place = self.in_place and _can_stay(found)
         connection.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
         reached = 0
-        try:
-            for _, parts_of_stream in groupby(found, key=lambda part: part.name.stream):
-                of_stream = list(parts_of_stream)
-                offsets = _offsets(connection) if reached else (0, 0)
-                for version, rows in groupby(of_stream, key=lambda part: part.manifest.schema_version):
-                    for statements in MIGRATIONS[reached:version]:
-                        connection.execute(statements)
-                    reached = max(reached, version)
+        for _, parts_of_stream in groupby(found, key=lambda part: part.name.stream):
+            of_stream = list(parts_of_stream)
+            offsets = _offsets(connection) if reached else (0, 0)
+            for version, rows in groupby(of_stream, key=lambda part: part.manifest.schema_version):
+                for statements in MIGRATIONS[reached:version]:
+                    connection.execute(statements)
+                reached = max(reached, version)
+                if not in_place:
                     _insert_events(connection, list(rows), self._name, offsets)
+            if not in_place:
                 _insert_jobs(connection, of_stream, self._name, offsets)
-            connection.execute("INSERT INTO schema_version (version) VALUES (?)", [reached])
-            upgrade(connection, reached)
-        except duckdb.Error as error:
-            first_line = (str(error) or type(error).__name__).splitlines()[0]
-            raise LogError(f"parts of host '{self._name}' in {self._store.name} cannot be read: {first_line}") from None
+        connection.execute("INSERT INTO schema_version (version) VALUES (?)", [reached])
+        upgrade(connection, reached)
+        if in_place:
+            _show_in_place(connection, found, self._name)
         known = found[-1].manifest.host
         connection.execute("DELETE FROM host")
         identity.store(connection, identity.KnownHost(self._name, known.id, known.identity))
+
+
+def _can_stay(found: list[_Part]) -> bool:
+    """Whether parts are as tables would be: all of one log, in order, and of columns that are still the same."""
+    return (
+        len(found) <= _MOST_IN_PLACE
+        and len({part.name.stream for part in found}) == 1
+        and all(one.manifest.last < other.manifest.first for one, other in pairwise(found))
+        and all(part.manifest.schema_version >= TABLES_VERSION for part in found)
+    )
+
+
+def _show_in_place(connection: duckdb.DuckDBPyConnection, found: list[_Part], host: str) -> None:
+    """Let parts of one log take the place of the tables of events and jobs."""
+    name = _quoted(host)
+    scan = _scan([part.events for part in found])
+    _insert_images(connection, scan)
+    columns = _columns_of_events(connection)
+    rows = (
+        f"SELECT e.* EXCLUDE (image_id), {name} AS host, image.image"
+        f" FROM ({_stored(columns, scan)} WHERE {{where}}) AS e LEFT JOIN image USING (image_id)"
+    )
+    connection.execute(f"INSERT INTO event BY NAME {rows.format(where=_FEW)}")
+    connection.execute("ALTER TABLE event RENAME TO few_events")
+    connection.execute(f"CREATE VIEW event AS FROM few_events UNION ALL BY NAME {rows.format(where=_MANY)}")
+    if jobs := _newest_jobs(found, name, 0):
+        connection.execute(f"DROP TABLE job; CREATE VIEW job AS {jobs}")
 
 
 def _offsets(connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:
@@ -317,14 +361,10 @@ def _insert_events(
     offsets: tuple[int, int],
 ) -> None:
     """Insert the events of parts of one schema version, whatever host they name."""
-    columns = [name for name, *_ in connection.execute("DESCRIBE event").fetchall() if name not in {"host", "image"}]
+    columns = _columns_of_events(connection)
     # Read twice rather than kept in between: image IDs alone are read in no time.
     scan = _scan([part.events for part in found])
-    connection.execute(
-        "INSERT INTO image SELECT row_number() OVER (ORDER BY min(seq)) + (SELECT coalesce(max(image), -1) FROM image),"
-        f" image_id FROM {scan} WHERE image_id IS NOT NULL AND image_id NOT IN (SELECT image_id FROM image)"
-        " GROUP BY image_id"
-    )
+    _insert_images(connection, scan)
     # A new log may repeat what was shipped of the one before it.
     new = f" WHERE NOT EXISTS (FROM event WHERE (event.time, event.key) = (e.time, e.key) AND seq <= {offsets[0]})"
     in_order = all(one.manifest.last < other.manifest.first for one, other in pairwise(found))
@@ -332,32 +372,56 @@ def _insert_events(
     rest = f"{new if offsets[0] else ''}{'' if in_order else ' ORDER BY seq'}"
     connection.execute(
         f"INSERT INTO event BY NAME SELECT e.* EXCLUDE (image_id) REPLACE (seq + {offsets[0]} AS seq{job}),"
-        " $host AS host, image.image"
-        f" FROM (SELECT {', '.join(columns)}, image_id FROM (SELECT * REPLACE (key & {STORED_KEY} AS key) FROM {scan}))"
-        f" AS e LEFT JOIN image USING (image_id){rest}",
+        f" $host AS host, image.image FROM ({_stored(columns, scan)}) AS e LEFT JOIN image USING (image_id){rest}",
         {"host": host},
+    )
+
+
+def _columns_of_events(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Those that parts have, too, in the same form."""
+    return [name for name, *_ in connection.execute("DESCRIBE event").fetchall() if name not in {"host", "image"}]
+
+
+def _stored(columns: Iterable[str], scan: str) -> str:
+    """SQL of events as they are stored today; image IDs stand in place of numbers."""
+    return f"SELECT {', '.join(columns)}, image_id FROM (SELECT * REPLACE (key & {STORED_KEY} AS key) FROM {scan})"
+
+
+def _insert_images(connection: duckdb.DuckDBPyConnection, scan: str) -> None:
+    """Number the images of some events that have no number yet."""
+    connection.execute(
+        "INSERT INTO image SELECT row_number() OVER (ORDER BY min(seq)) + (SELECT coalesce(max(image), -1) FROM image),"
+        f" image_id FROM {scan} WHERE image_id IS NOT NULL AND image_id NOT IN (SELECT image_id FROM image)"
+        " GROUP BY image_id"
     )
 
 
 def _insert_jobs(
     connection: duckdb.DuckDBPyConnection, found: list[_Part], host: str, offsets: tuple[int, int]
 ) -> None:
-    """The newest row of each job: parts are in the order in which they were shipped."""
-    if files := [part.jobs for part in found if part.jobs is not None]:
-        alike = len({part.manifest.schema_version for part in found}) == 1
-        scan = _scan(files, alike=alike)
-        newest = (
-            f" SEMI JOIN (SELECT job, max(file_index) AS file_index FROM {scan} GROUP BY job) AS newest"
-            " USING (job, file_index)"
-        )
-        connection.execute(
-            f"INSERT INTO job BY NAME SELECT * REPLACE (job + {offsets[1]} AS job, $host AS host)"
-            f" FROM {scan}{newest if len(files) > 1 else ''}",
-            {"host": host},
-        )
+    if jobs := _newest_jobs(found, "$host", offsets[1]):
+        connection.execute(f"INSERT INTO job BY NAME {jobs}", {"host": host})
+
+
+def _newest_jobs(found: list[_Part], host: str, offset: int) -> str:
+    """SQL of the newest row of each job: parts are in the order in which they were shipped; empty: there are none."""
+    files = [part.jobs for part in found if part.jobs is not None]
+    if not files:
+        return ""
+    scan = _scan(files, alike=len({part.manifest.schema_version for part in found}) == 1)
+    newest = (
+        f" SEMI JOIN (SELECT job, max(file_index) AS file_index FROM {scan} GROUP BY job) AS newest"
+        " USING (job, file_index)"
+    )
+    shown = f"SELECT * REPLACE (job + {offset} AS job, {host} AS host) FROM {scan}"
+    return f"{shown}{newest if len(files) > 1 else ''}"
 
 
 def _scan(files: list[str], *, alike: bool = True) -> str:
     """SQL of files; where they have the same columns, none is opened twice."""
-    listed = ", ".join("'" + path.replace("'", "''") + "'" for path in files)
+    listed = ", ".join(map(_quoted, files))
     return f"read_parquet([{listed}], hive_partitioning = false, union_by_name = {not alike})"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

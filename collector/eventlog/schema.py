@@ -181,6 +181,10 @@ JOBS_VERSION = 3
 IDENTITY_VERSION = 7
 
 SCHEMA_VERSION = len(MIGRATIONS)
+# The version since which events and jobs are stored as they are now.
+TABLES_VERSION = max(
+    version for version, text in enumerate(MIGRATIONS, 1) if re.search(r"(TABLE|INTO|UPDATE|FROM) (event|job)\b", text)
+)
 
 
 def _columns() -> frozenset[tuple[str, str, str, bool]]:

@@ -89,7 +89,12 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 
 
 def rows(log: EventLog) -> list[tuple[Any, ...]]:
-    return log.query(ALL, as_recorded=True)
+    found = log.query(ALL, as_recorded=True)
+    if isinstance(log, ShippedLog):
+        log.in_place = True
+        assert log.query(ALL, as_recorded=True) == found
+        log.in_place = False
+    return found
 
 
 def shipped(store: Any, host: str = "runner") -> ShippedLog:
@@ -112,6 +117,27 @@ def test_what_is_new_is_shipped_by_day_and_read_as_the_log(log: EventLog, store:
     assert identity.known_hosts(duckdb.connect(str(log.path), read_only=True)) == [
         replace(one, identity=replace(one.identity)) for one in _hosts(shipped(store))
     ]
+
+
+def test_what_is_removed_while_it_is_read_is_read_again(
+    log: EventLog, store: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ship(log, store)
+    (source,) = find([store.path])
+    expected = source.load()
+    assert_same(expected, replace(load_trace(log), host=expected.host))
+    shown = ShippedLog._prepared
+
+    def remove_first(self: ShippedLog, *given: Any, **options: Any) -> duckdb.DuckDBPyConnection:
+        if self.in_place:
+            path = min(store.path.glob("event/*/*/*.parquet"))
+            path.rename(path.with_suffix(".aside"))
+        return shown(self, *given, **options)
+
+    monkeypatch.setattr(ShippedLog, "_prepared", remove_first)
+    again = source.load()
+    assert again.demands == expected.demands - 1
+    assert any("not there" in note for note in again.assumptions)
 
 
 def _hosts(log: EventLog) -> list[identity.KnownHost]:
