@@ -149,12 +149,11 @@ def recommend(
     """
     from analyzer.report.terminal import patient_progress
     from analyzer.report.terminal_classes import finish_division
-    from analyzer.report.terminal_recommend import finish_recommendation
+    from analyzer.report.terminal_search import finish_recommendation
     from analyzer.search.classes import divide
     from analyzer.search.fleet import on_each
     from analyzer.search.recommend import recommend as recommended
     from analyzer.search.trial import Trial
-    from analyzer.search.workers import Workers
 
     candidates, _ = varied.grid(axes.beside(threshold=threshold, order=order), complete=True)
     share = values.split(split)
@@ -162,8 +161,9 @@ def recommend(
     price = values.price(price_per_gib)
     work = Trial(tuple(candidates), values.baselines(baseline), share, trigger=varied.when(), price_per_gib=price)
     override, sources = disk.override(), histories.sources()
+    workers = spread.workers(len(sources))
     with patient_progress(f"trying {len(candidates)} policies") as progress:
-        found, notes = on_each(sources, work, override, Workers(spread.processes, spread.cluster), progress)
+        found, notes = on_each(sources, work, override, workers, progress)
 
     def choose(hosts: Found) -> Recommendation:
         return recommended(candidates, hosts, constraints, share, spare, least)
@@ -193,7 +193,7 @@ def allowlist(
     again with and without the entry, given the other entries.
     """
     from analyzer.report.terminal import patient_progress
-    from analyzer.report.terminal_allowlist import print_earned
+    from analyzer.report.terminal_search import print_earned
     from analyzer.search.allowlist import Earning
     from pruner.policy.file import COMMAND_LINE, load_policy, policy_from
 

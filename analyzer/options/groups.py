@@ -51,7 +51,7 @@ class Spread:
         """Who does it. Raises UsageError."""
         from analyzer.search.workers import Workers
 
-        made = Workers(self.processes, self.cluster)
+        made = Workers(self.processes, self.cluster, is_program=True)
         if made.cluster is not None and hosts == 1:
             typer.echo("note: --cluster is for several hosts; this one is replayed on this machine", err=True)
         return made

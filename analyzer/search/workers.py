@@ -6,10 +6,12 @@ collect what comes of it, and the same bytes come of it.
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 T = TypeVar("T")
+# From so many hosts on it is soon made good that a process takes a second to start.
+WORTH_PROCESSES = 32
 _CONNECT_S = 10
 # A cluster that starts its workers on demand takes a while.
 _WORKERS_S = 120
@@ -41,6 +45,7 @@ class Workers:
     Attributes:
         processes: how many hosts at once on this machine; None: one for each available processor.
         cluster: the address of a Dask scheduler, such as ``tcp://scheduler:8786``; None: this machine.
+        is_program: whether the program that runs is ours: processes import it, and may import no caller's.
 
     Raises:
         UsageError: that is not an address.
@@ -48,6 +53,7 @@ class Workers:
 
     processes: int | None = None
     cluster: str | None = None
+    is_program: bool = False
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
@@ -74,7 +80,7 @@ class Workers:
                     pool.shutdown(wait=False)
                     raise
             return
-        made = _local_pool(work, self.count(tasks))
+        made = self._local_pool(work, tasks)
         try:
             yield made
         except BaseException:
@@ -82,16 +88,25 @@ class Workers:
             raise
         made.shutdown()
 
+    def _local_pool(self, work: Callable[..., object], tasks: int) -> Executor:
+        """Processes where the work is done in Python, or there is much of it; else threads, which begin at once.
 
-def _local_pool(work: Callable[..., object], count: int) -> Executor:
-    """Threads where the work is done by compiled code, which they share; processes where it is done in Python.
+        Most of the work is done by compiled code, which threads share, but two of them get no more than one and a half
+        times as much done. A fork would inherit DuckDB's and the kernel's threads in whatever state they are, so none
+        is made.
+        """
+        if getattr(work, "baselines", ()) or (self.is_program and tasks >= WORTH_PROCESSES):
+            spawn = multiprocessing.get_context("spawn")
+            return ProcessPoolExecutor(self.count(tasks), mp_context=spawn, initializer=_begin)
+        return ThreadPoolExecutor(self.count(tasks))
 
-    A process costs a second to start before it helps. A fork would inherit DuckDB's and the kernel's threads in
-    whatever state they are, so none is made.
-    """
-    if getattr(work, "baselines", ()):
-        return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
-    return ThreadPoolExecutor(count)
+
+def _begin() -> None:
+    """Make a process ready for work."""
+    # Ctrl-C reaches all processes: the first one calls off what the others have not begun, and says so.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What was imported stays: nobody need look through it for garbage again and again.
+    gc.freeze()
 
 
 def outcome(future: Future[T | HindsightError]) -> T | HindsightError:

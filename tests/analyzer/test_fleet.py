@@ -7,6 +7,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
@@ -15,6 +16,7 @@ import pytest
 
 from analyzer.search.fleet import FLEET, Findings, Simulation, Sweep, find, fleet_sum, on_each
 from analyzer.search.grid import grid
+from analyzer.search.workers import WORTH_PROCESSES, Workers
 from analyzer.trace.load import load_trace
 from analyzer.trace.parquet import ParquetLog, export_parquet, parquet_hosts
 from analyzer.trace.trace import Trace
@@ -278,6 +280,17 @@ def test_one_table_per_fleet_whatever_the_number_of_processes(fleet: Path) -> No
     assert rows == shown
     table = analyzer("simulate", *common, "--processes", "1", "--baseline", "never").stdout
     assert sum(line.startswith(("one ", "two ", "three ", FLEET)) for line in table.splitlines()) == 8
+
+
+def test_processes_are_started_where_there_is_work_enough_for_them() -> None:
+    work = Sweep(tuple(grid({"threshold": ["10%"]})[0]))
+    for hosts, program, expected in (
+        (WORTH_PROCESSES, True, ProcessPoolExecutor),
+        (WORTH_PROCESSES - 1, True, ThreadPoolExecutor),
+        (WORTH_PROCESSES, False, ThreadPoolExecutor),  # they would import the program of whoever calls us
+    ):
+        with Workers(2, is_program=program).pool(work, hosts) as pool:
+            assert type(pool) is expected
 
 
 def test_the_export_command_makes_what_the_others_take(fleet: Path) -> None:
