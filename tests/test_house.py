@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 from collector.model.events import Kind
 from pruner.planning.decision import MEANING, Reason
 from pruner.policy.file import KEYS
+from tests import commands
 from tools import constants
 
 ROOT = Path(__file__).parents[1]
@@ -65,8 +65,7 @@ def test_commands_say_version_and_completion(command: str) -> None:
     program = Path(sys.executable).with_name(command)
     shown = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
     assert re.fullmatch(r"docker-hindsight \d+\.\d+\.\d+\n", shown.stdout)
-    helped = subprocess.run([program, "--help"], capture_output=True, text=True, check=True)
-    assert "--install-completion" in helped.stdout
+    assert "--install-completion" in commands.run(command, "--help").stdout
 
 
 def test_every_kind_reason_and_key_says_what_it_means() -> None:
@@ -88,10 +87,8 @@ def test_the_analyzer_says_what_it_needs_where_that_is_not_installed() -> None:
 
 @pytest.mark.parametrize("command", ["collector", "analyzer", "pruner"])
 def test_the_list_of_commands_cuts_no_summary(command: str) -> None:
-    program = Path(sys.executable).with_name(command)
-    shown = subprocess.run(
-        [program, "--help"], capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "80"}
-    )
+    shown = commands.run(command, "--help", columns=80)
+    assert "Commands:" in shown.stdout
     assert "..." not in shown.stdout.partition("Commands:")[2]
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from collections.abc import Sequence
 
 import pytest
@@ -27,6 +25,7 @@ from analyzer.simulation.replay import replay
 from analyzer.trace.trace import Use
 from bench.made import DiskState, ImageFacts, make_trace
 from collector.model.errors import UsageError
+from tests.analyzer.command import analyzer
 
 RUN = Use.CONTAINER
 DAY = 86400.0
@@ -281,10 +280,5 @@ def test_unknown_names_and_switches_are_refused(text: str, words: str) -> None:
 
 
 def test_the_list_is_printed() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "from analyzer.cli import main; main()", "baselines"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert all(name in done.stdout for name in BASELINES)
+    shown = analyzer("baselines").stdout
+    assert all(name in shown for name in BASELINES)

@@ -38,6 +38,7 @@ def history(log: EventLog) -> analyzer.History:
     return opened
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_nothing_heavy() -> None:
     script = (
         "import sys, analyzer; print([m for m in ('pandas', 'numpy', 'duckdb', 'altair') if m in sys.modules],"

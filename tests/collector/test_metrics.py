@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
 import socket
 import subprocess
-import sys
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from collector.monitoring.metrics import PREFIX, SPECS, Live, Metrics
 from collector.queries import tally
 from collector.queries.project_costs import MOST_PROJECTS, OTHERS, ProjectCosts
 from collector.queries.tally import Tally
+from tests import commands
 from tests.needs import cannot_run
 
 RULE_TESTS = Path(__file__).parents[1] / "data" / "monitoring" / "alerts_test.yml"
@@ -224,9 +225,9 @@ def test_a_port_in_use_is_one_line(log: EventLog) -> None:
             Metrics(log).serve(f"127.0.0.1:{other.getsockname()[1]}")
 
 
+@functools.cache
 def shipped(name: str) -> str:
-    program = Path(sys.executable).with_name("collector")
-    return subprocess.run([program, "monitoring", name], capture_output=True, text=True, check=True).stdout
+    return commands.run("collector", "monitoring", name).stdout
 
 
 def test_alert_rules_are_valid_and_fire_when_they_should(tmp_path: Path) -> None:

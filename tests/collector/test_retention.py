@@ -41,6 +41,7 @@ from collector.shipping.forget import Rule, forget_shipped
 from collector.shipping.parts import Manifest, Name
 from collector.shipping.ship import ship
 from collector.shipping.store import StoreError, open_store
+from tests import commands
 from tests.collector.test_compaction import IMAGES, KINDS, History, answers
 from tests.kills import kill_after
 from tests.needs import cannot_run
@@ -410,10 +411,10 @@ def test_what_another_version_folded_is_estimated_and_said(
 
 
 def test_the_command_says_what_it_won(log: EventLog) -> None:
-    command = [str(Path(sys.executable).with_name("collector")), "compact", "--log", str(log.path)]
-    shown = subprocess.run([*command, "--keep", "3d"], capture_output=True, text=True, check=False)
+    command = ["collector", "compact", "--log", str(log.path)]
+    shown = commands.run(*command, "--keep", "3d")
     assert (shown.returncode, shown.stderr.count("\n")) == (2, 1)
-    shown = subprocess.run([*command, "--format", "json"], capture_output=True, text=True, check=True)
+    shown = commands.run(*command, "--format", "json")
     assert json.loads(shown.stdout)["bytes_before"] > 0
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,7 +34,7 @@ from collector.model.origin import Origin
 from collector.model.units import parse_bytes, parse_duration
 from collector.model.untrusted import MOST_LABEL, MOST_LABELS, one_line, read_json, whole
 from pruner.state.survey import read_slots
-from tests import hostile
+from tests import commands, hostile
 from tests.collector.runner_lines import read_lines
 from tests.collector.test_translate import CONTAINER, ID_1, ID_2, Names, raw
 
@@ -481,12 +479,7 @@ def test_a_file_of_settings_that_cannot_be_read_is_one_line(tmp_path: Path, text
     path.write_text(text)
     with pytest.raises(UsageError, match="set job_slots"):
         read_slots(path)
-    done = subprocess.run(
-        [Path(sys.executable).with_name("pruner"), "plan", "--policy", str(path), "--host", "unix:///none"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = commands.run("pruner", "plan", "--policy", str(path), "--host", "unix:///none")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
 
 
