@@ -57,6 +57,8 @@ class Bucket:
 
     def __init__(self, url: str, settings: Mapping[str, str] | None = None) -> None:
         found = _URL.fullmatch(url)
+        if "@" in url.partition("://")[2].partition("/")[0]:
+            raise UsageError("s3:// with credentials in it: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
         if not found:
             raise UsageError(f"'{url}' is not s3://BUCKET/PREFIX")
         self.name = url
@@ -66,7 +68,7 @@ class Bucket:
         endpoints = {key: value for key, value in known.items() if key.startswith("aws_endpoint")}
         for key, value in endpoints.items():
             address = _ENDPOINT.fullmatch(value)
-            if value and (address is None or int(address["port"] or 0) >= 2**16):
+            if address is None or int(address["port"] or 0) >= 2**16:
                 raise UsageError(f"{key.upper()} is not a URL such as https://s3.example.org")
         for key, value in known.items():
             if _IN_HEADER.fullmatch(key) and _CONTROL.search(value):
@@ -81,7 +83,11 @@ class Bucket:
                 retry_config=_RETRIES,  # type: ignore[arg-type]
             )
         except (BaseError, TypeError, ValueError) as error:
-            raise UsageError(f"{url}: {_first_line(error)}") from None
+            said = _first_line(error)
+            # It quotes what it cannot use, which may be a secret in the wrong place.
+            for key, value in known.items():
+                said = said.replace(value, "...") if value and key.startswith("aws_") else said
+            raise UsageError(f"{url}: {said}") from None
 
     def names(self, prefix: str) -> list[str]:
         """See `Store`."""

@@ -489,6 +489,11 @@ def test_what_a_server_answers_is_one_line_with_advice(monkeypatch: pytest.Monke
 def test_what_cannot_be_sent_is_named_without_its_value(name: str) -> None:
     with pytest.raises(UsageError, match=f"^{name.upper()} holds a line break or another control character"):
         Bucket("s3://fleet", {name: "sec\nret"})
+    with pytest.raises(UsageError, match=r'^s3://fleet: .*"\.\.\."') as failed:
+        Bucket("s3://fleet", {"aws_skip_signature": SECRET})
+    assert SECRET not in str(failed.value)
+    with pytest.raises(UsageError, match=r"^AWS_ENDPOINT_URL is not a URL such as"):
+        Bucket("s3://fleet", {"AWS_ENDPOINT_URL": ""})
 
 
 @pytest.mark.parametrize(
@@ -497,6 +502,7 @@ def test_what_cannot_be_sent_is_named_without_its_value(name: str) -> None:
         ("", "where to ship to is empty: name a folder"),
         ("gs://bucket/a", r"gs:// is not supported: name a folder or s3://"),
         ("s3://", "'s3://' is not s3://BUCKET/PREFIX"),
+        (f"s3://{KEY}:{SECRET}@fleet/a", r"^s3:// with credentials in it: set AWS_ACCESS_KEY_ID and [A-Z_]+ instead$"),
         ("s3://UPPER/a", "'s3://UPPER/a' is not s3://BUCKET/PREFIX"),
         ("s3:/bucket/a", "neither a folder of this machine nor s3://BUCKET/PREFIX"),
         ("store:/srv/fleet", r"neither a folder of this machine .*: './store:/srv/fleet'"),
