@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -50,6 +51,12 @@ FROM (
     FROM range($samples * $first // $jobs, $samples * least($last, $jobs) // $jobs) AS d(k)
 )
 """
+
+
+def sizes(*usual: int) -> tuple[int, ...]:
+    """How many events the logs to measure have: those of the variable BENCH_EVENTS, such as ``100,200000``."""
+    named = os.environ.get("BENCH_EVENTS")
+    return tuple(map(int, named.split(","))) if named else usual
 
 
 def add_year(log: EventLog, events: int) -> None:

@@ -1,7 +1,7 @@
 """What a long log costs a runner, beside an empty one: ``python -m bench bounds``.
 
 An engine in memory holds 10,000 images; each question is asked in a process of its own, in turn of the log of an
-inventory only and of logs with a year of events.
+inventory only and of logs with a year of events. That takes hours; ``BENCH_EVENTS=100,200000`` names other logs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import typer
 
 import collector
 import pruner
-from bench._busy_year import add_year
+from bench._busy_year import add_year, sizes
 from collector.daemon.loop import Collector
 from collector.daemon.presence import Presence
 from collector.entry import collect_seldom
@@ -41,7 +41,7 @@ from tests.fake_engine import MIB, FakeEngine
 
 IMAGES = 10_000
 # The fewest stand for an empty log: with none all images count as used until the collector has run for a while.
-EVENTS = (100, 200_000, 2_000_000, 20_000_000)
+EVENTS = sizes(100, 200_000, 2_000_000, 20_000_000)
 BURSTS, BURST = 60, 500
 
 
@@ -158,12 +158,12 @@ def main() -> None:
         patch.setattr(FakeEngine, "held_bytes", held)
         rows: list[tuple[str, ...]] = []
         costs: dict[str, list[Cost]] = {name: [] for name in QUESTIONS}
-        sizes = []
+        lengths = []
         for events in EVENTS:
             log = EventLog(Path(folder) / f"{events}.duckdb")
             first = in_child(lambda log=log: Collector(engine, log).once())  # type: ignore[misc]
             in_child(partial(add_year, log, events))
-            sizes.append(log.path.stat().st_size)
+            lengths.append(log.path.stat().st_size)
             for name, question in QUESTIONS.items():
                 costs[name].append(in_child(partial(question, engine, log)))
         place = Path(folder) / "built"
@@ -178,7 +178,7 @@ def main() -> None:
             rows.append((name, *(f"{seconds / BURSTS / BURST * 1e6:.0f} µs" for seconds in appended)))
         for name, found in costs.items():
             rows.append((name, *(f"{one.seconds:.2f} s, {format_bytes(one.bytes)}" for one in found)))
-        rows.append(("log", *(format_bytes(size) for size in sizes)))
+        rows.append(("log", *(format_bytes(size) for size in lengths)))
     console.print_table(("QUESTION", *(f"{events:,} EVENTS" for events in EVENTS)), rows)
     each, each_built = (cost.seconds / IMAGES * 1000 for cost in (first, all_built))
     console.print_text(
