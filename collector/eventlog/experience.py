@@ -81,9 +81,7 @@ def read(
         and (number of the situation, returns, idle time in nanoseconds).
     """
     midnight = now_ns // DAY_NS * DAY_NS
-    state = _state(connection, host, ("base_",) if afresh else ("", "base_"))
-    if state.until > midnight:
-        state = Folded(origin=state.origin)
+    state = _state_by(connection, host, midnight, afresh=afresh)
     origin = _fold(connection, host, state, now_ns, midnight) or 0
     recent = max(midnight - RECENT_DAYS * DAY_NS, 0)
     values = {"host": host, "from": max(recent, origin), "midnight": midnight}
@@ -92,6 +90,25 @@ def read(
     show(connection, recent, again=True)
     _run(connection, _RECENT, values)
     return connection.execute(_HABITS).fetchall(), connection.execute(_SUMS, {"host": host}).fetchall()
+
+
+def doubted(connection: duckdb.DuckDBPyConnection, host: str, now_ns: int) -> list[int]:
+    """The images of whose past something has come to light that is not folded yet: all of it is needed still.
+
+    Args:
+        connection: the log, open with our views.
+        host: whose.
+        now_ns: what is later does not count, UTC nanoseconds.
+    """
+    midnight = now_ns // DAY_NS * DAY_NS
+    _enter(connection, host, _state_by(connection, host, midnight), now_ns, midnight)
+    return [image for (image,) in connection.execute("FROM again").fetchall()]
+
+
+def _state_by(connection: duckdb.DuckDBPyConnection, host: str, midnight: int, *, afresh: bool = False) -> Folded:
+    """How far uses are folded, unless that is further than a midnight, UTC nanoseconds."""
+    state = _state(connection, host, ("base_",) if afresh else ("", "base_"))
+    return Folded(origin=state.origin) if state.until > midnight else state
 
 
 def advance(connection: duckdb.DuckDBPyConnection, host: str, wanted: int = 0) -> int:
@@ -196,21 +213,34 @@ def _fold(
     until_ns: int | None = None,
 ) -> int | None:
     """Make the temporary tables that habits and situations are read from; when the log began, UTC nanoseconds."""
+    values = _enter(connection, host, state, now_ns, midnight, until_ns)
+    for sql in (_VISITS, _GAPS, _USUAL, _PIECES):
+        _run(connection, sql, values)
+    return state.origin
+
+
+def _enter(
+    connection: duckdb.DuckDBPyConnection,
+    host: str,
+    state: Folded,
+    now_ns: int,
+    midnight: int,
+    until_ns: int | None = None,
+) -> dict[str, Any]:
+    """Make the temporary tables of uses, and of the images that are folded again; the values that SQL names."""
     connection.execute("CREATE OR REPLACE TEMP TABLE again (image INTEGER)")
     values: dict[str, Any] = {"host": host, "from": state.until, "seq": state.seq, "now": now_ns, "midnight": midnight}
     values |= {"session": int(SESSION * 1e9), "remembered": REMEMBERED_GAPS - 1, "weight": GAP_WEIGHT} | _SCALES
     values["origin"] = state.origin or 0
-    doubted = True
-    while doubted:
+    is_doubted = True
+    while is_doubted:
         show(connection, state.until, wholly="again", until_ns=until_ns, again=True)
         for sql in (_KNOWN, _OBSERVED, _REPOSITORIES, _USED, _ENTRIES, _SUPERSEDED):
             _run(connection, sql, values)
-        doubted = state.until > 0 and bool(_run(connection, _DOUBTED, values))
-        if doubted:
+        is_doubted = state.until > 0 and bool(_run(connection, _DOUBTED, values))
+        if is_doubted:
             connection.execute("INSERT INTO again FROM doubted")
-    for sql in (_VISITS, _GAPS, _USUAL, _PIECES):
-        _run(connection, sql, values)
-    return state.origin
+    return values
 
 
 def _run(connection: duckdb.DuckDBPyConnection, sql: str, values: dict[str, Any]) -> int:

@@ -58,7 +58,7 @@ METRICS = "metrics"
 _UNFOLDABLE = (duckdb.DataError, duckdb.ProgrammingError, duckdb.InternalError, duckdb.OutOfMemoryException)
 _LAST_VERSION = 10**9
 _FIRST_RETRY_S = 0.01
-_LAST_RETRY_S = 0.5
+_LAST_RETRY_S = 0.2
 # Logs as this process found or left them. To ask DuckDB for versions, tables and functions takes longer than to open
 # a file, so it is asked again only when somebody else has written to it.
 _LEFT: dict[Path, tuple[object, ...] | None] = {}

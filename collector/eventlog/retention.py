@@ -185,9 +185,7 @@ def _change(log: EventLog, cut_ns: int, now_ns: int) -> Change:
     host = "'" + log.host.replace("'", "''") + "'"
     with log.reading(whole_since=ONLY_KEPT) as connection:
         folded = compaction.reached(connection) or 0
-        # Of whose past something has come to light that is not folded yet, all is needed still.
-        experience.read(connection, log.host, now_ns)
-        doubted = [image for (image,) in connection.execute("FROM again").fetchall()]
+        doubted = experience.doubted(connection, log.host, now_ns)
     values = {
         "host": host,
         # What was thinned once would be thinned ever more.

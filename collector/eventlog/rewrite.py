@@ -190,8 +190,12 @@ class _Rewriting:
         with self._attached():
             left = self._fetch(self._reached + PIECE)
         self._store_piece()
-        time.sleep(self._pause * (time.monotonic() - began))
+        self._rest(began)
         return left
+
+    def _rest(self, began: float) -> None:
+        """Let others work after what began then, monotonic seconds."""
+        time.sleep(self._pause * (time.monotonic() - began))
 
     @contextmanager
     def _attached(self) -> Iterator[None]:
@@ -245,10 +249,11 @@ class _Rewriting:
         run = self._connection.execute
         after = -1
         while (reached := compaction.reached(self._connection) or 0) > after:
-            after = reached
+            after, began = reached, time.monotonic()
             run("BEGIN")
             compaction.fold(self._connection)
             run("COMMIT")
+            self._rest(began)
 
     def _finish(self, before: os.stat_result) -> Rewritten | None:
         """Copy what is left while nobody appends, and put the new file in the old one's place."""
