@@ -167,6 +167,8 @@ def forget(
         found = forgetting.forget_project(opened, project, dry_run=dry_run, archive=forget_there)
     else:
         found = forgetting.forget_image(opened, image or "", dry_run=dry_run, archive=forget_there)
+    if not dry_run:
+        _forget_beside(opened.path)
     if output is Format.JSON:
         console.print_json(found.to_json())
         return
@@ -180,3 +182,16 @@ def forget(
         console.print_as_is("note: what `collector ship` wrote may still hold it: name it with --archive", err=True)
     for path in found.left:
         console.print_as_is(f"note: {path} may still hold it: remove it", err=True)
+
+
+def _forget_beside(log_path: Path) -> None:
+    """Have the pruner's notes beside a log name nothing. Raises LogError."""
+    from collector.machine.next_removals import forget_next_removals
+    from collector.machine.prune_runs import forget_reasons
+    from collector.model.errors import LogError
+
+    try:
+        forget_next_removals(log_path)
+        forget_reasons(log_path)
+    except OSError as error:
+        raise LogError(f"{error.filename} may still name it: {error.strerror}: remove it") from None

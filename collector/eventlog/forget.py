@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 import uuid
@@ -20,22 +19,40 @@ from collector.eventlog.sql import sql_list
 from collector.eventlog.writer import LogWriter
 from collector.model.errors import LogError, UsageError
 from collector.model.events import CONTAINERS, Event, Kind, Source, of_source
-from collector.model.references import meant
+from collector.model.references import Reference, meant, repository, spellings
 
 _FORGOTTEN = "forgotten"
+# What stands in place of its ID before a name that no known image has: of a failed pull, say.
+_UNKNOWN = "\0"
 _JOBS = sql_list(of_source(Source.JOBS))
 _PRUNES = sql_list(of_source(Source.PRUNER))
-# What a prune's plan may name a project by: the names of its containers and cache volumes.
-_SLOT = 'runner-[^"]*-project-({ids})-concurrent-[^"]*'
+_UNREADABLE = "'event_unreadable'"
+# Where sentences, and what nobody could read, may name a project.
+_TEXTS = f"{_PRUNES}, {_UNREADABLE}, 'gap', 'pull_failed'"
+_BEFORE = "(^|[^A-Za-z0-9_./-])"
+_AFTER = r"$|[^A-Za-z0-9_./-]|\.(?:$|[^A-Za-z0-9_])"
+# What these may name a project by: its path, also in a URL, its containers and cache volumes, its number after a label.
+_PATH = rf'(^|[^A-Za-z0-9_./-]|://[^/"\\\s]*/)({{paths}})({_AFTER}|/-/|\.git)'
+_SLOT = r'runner-[^"\\\s]*-project-({ids})-concurrent-[^"\\\s]*'
+_LABEL = r'project[._]id[\\": ]+({ids})($|[^0-9])'
+# What any event may name an image by: its names, a repository that no other image is of, its ID or digest.
+_NAME = rf"{_BEFORE}({{words}})({_AFTER})"
+_ID = "(^|[^0-9a-f])(?:sha256:)?({words})($|[^0-9a-f])"
+NAMELESS = f"""
+SELECT DISTINCT reference FROM {{events}} WHERE image IS NULL AND reference IS NOT NULL AND kind NOT IN ({_PRUNES})
+"""
+"""SQL of the names in events of images that nobody could look up."""
 # Of what is known of a container its volumes stay, by whose last use decisions go, but for the slot's own.
 _VOLUMES = f"""CASE WHEN kind IN ({sql_list(CONTAINERS)}) AND (attributes -> '$.volumes') IS NOT NULL THEN
     json_object('volumes', list_filter(TRY_CAST((attributes -> '$.volumes') AS VARCHAR[]),
         lambda name: NOT starts_with(name, 'runner-'))) END"""
-_NAMED_AROUND = "A-Za-z0-9_./-"
 # What the metrics have added up names projects and images; they do it again.
 _POSITION = f"FROM old.position WHERE source <> '{METRICS}'"
+_ATTRIBUTES = "CAST(attributes AS VARCHAR)"
+_INSTEAD = rf"\1{_FORGOTTEN}\3"
 
-
+Rules = Sequence[tuple[str, str]]
+"""Regular expressions, each with what takes the place of what it finds."""
 Archive = Callable[[Callable[[duckdb.DuckDBPyConnection], Change]], int]
 """Removes from where a log was shipped to; how many parts. It is given what makes the change there."""
 
@@ -144,6 +161,8 @@ class _Forgetting:
             names: dict[str, list[str]] = {one: [] for one in ids}
             sql = "SELECT image_id, list(DISTINCT name) FROM image_references GROUP BY image_id"
             names.update(connection.execute(sql).fetchall())
+            nameless = connection.execute(NAMELESS.format(events="event")).fetchall()
+            names.update({_UNKNOWN + name: [name] for (name,) in nameless})
             found, names_left = _meant(image, names)
             chosen, named = _numbers(ids[one] for one in found), _texts([*names_left, *found])
             events = _count(
@@ -156,7 +175,10 @@ class _Forgetting:
             sql = "SELECT image_id, list(DISTINCT name) FILTER (name IS NOT NULL) FROM every_image GROUP BY image_id"
             every = {one: list(known) for one, known in names.items()}
             for one, known in connection.execute(sql).fetchall():
-                every.setdefault(one, []).extend(known or [])
+                for name in known or []:
+                    every.setdefault(_UNKNOWN + name if one is None else one, []).append(name)
+                if one is not None:
+                    every.setdefault(one, [])
             there, left = _meant(image, every)
             return _image_change(_texts(there), _texts([*left, *there]), there, left)
 
@@ -188,11 +210,45 @@ class _Forgetting:
 
 
 def _meant(image: str, names: Mapping[str, Sequence[str]]) -> tuple[list[str], list[str]]:
-    """The IDs of the images that are meant, and the names that are theirs alone."""
-    found = sorted(meant(image, names))
+    """The IDs of the images that are meant, and what is theirs alone of names and of repositories."""
+    found = set(meant(image, names))
     theirs = {name for one in found for name in names[one]}
-    others = {name for one in names.keys() - set(found) for name in names[one]}
-    return found, sorted(theirs - others)
+    others = {name for one in names.keys() - found for name in names[one]}
+    shared = {repository(name) for name in others}
+    alone = {name for name in theirs - others if _is_ended(name) or repository(name) not in shared}
+    places = {repository(name) for name in theirs} - shared
+    return sorted(one for one in found if not one.startswith(_UNKNOWN)), sorted(alone | places)
+
+
+def _is_ended(name: str) -> bool:
+    """Whether a name has a tag or a digest."""
+    read = Reference.parse(name)
+    return bool(read.tag or read.digest)
+
+
+def _replaced(text: str, rules: Rules) -> str:
+    """SQL of a text without what the rules find."""
+    for rule, instead in rules:
+        # What follows at once shares its border with what was found before.
+        for _ in range(2):
+            text = f"regexp_replace({text}, {_quoted(rule)}, {_quoted(instead)}, 'g')"
+    return text
+
+
+def _mentions(rules: Rules, *more: str) -> str:
+    """SQL of whether attributes hold what rules, or more regular expressions, find."""
+    every = [*(rule for rule, _ in rules), *more]
+    return " OR ".join(f"regexp_matches({_ATTRIBUTES}, {_quoted(rule)})" for rule in every) or "false"
+
+
+def _without(rules: Rules) -> str:
+    """SQL of attributes without what the rules find."""
+    return f"CASE WHEN {_mentions(rules)} THEN CAST({_replaced(_ATTRIBUTES, rules)} AS JSON) ELSE attributes END"
+
+
+def _either(words: Iterable[str]) -> str:
+    """A regular expression of any of these words, the longest first."""
+    return "|".join(map(re.escape, sorted(words, key=lambda word: (-len(word), word))))
 
 
 def _project_change(jobs: str, rows: Sequence[tuple[str | None, str | None]]) -> Change:
@@ -202,24 +258,21 @@ def _project_change(jobs: str, rows: Sequence[tuple[str | None, str | None]]) ->
         jobs: SQL of their numbers.
         rows: ID and path of each of their projects.
     """
-    ids = sorted({re.escape(project) for project, _ in rows if project and project.isalnum()})
-    paths = sorted({re.escape(path) for _, path in rows if path}, key=len, reverse=True)
-    around = [f"(^|[^{_NAMED_AROUND}]){path}($|[^{_NAMED_AROUND}])" for path in paths]
-    swaps = [(expression, rf"\1{_FORGOTTEN}\2") for expression in around]
-    swaps += [(_SLOT.format(ids="|".join(ids)), _FORGOTTEN)] if ids else []
-    text, reference = "CAST(attributes AS VARCHAR)", "reference"
-    for expression, word in swaps:
-        text, reference = (
-            f"regexp_replace({one}, {_quoted(expression)}, {_quoted(word)}, 'g')" for one in (text, reference)
-        )
+    ids = _either({project for project, _ in rows if project and project.isalnum()})
+    paths = _either({path for _, path in rows if path})
+    rules = [(_PATH.format(paths=paths), _INSTEAD)] if paths else []
+    rules += [(_SLOT.format(ids=ids), _FORGOTTEN)] if ids else []
+    labels = [_LABEL.format(ids=ids)] if ids else []
     theirs = "coalesce(job IN (FROM forgotten_job), false)"
     event = f"""
         SELECT * REPLACE (
             CASE WHEN NOT {theirs} THEN job END AS job,
             CASE WHEN NOT {theirs} THEN role END AS role,
-            CASE WHEN {theirs} THEN {_VOLUMES} WHEN kind IN ({_PRUNES}) THEN CAST({text} AS JSON) ELSE attributes
-                END AS attributes,
-            CASE WHEN kind IN ({_PRUNES}) THEN {reference} ELSE reference END AS reference)
+            CASE WHEN {theirs} THEN {_VOLUMES} WHEN kind NOT IN ({_TEXTS}) THEN attributes
+                WHEN kind = {_UNREADABLE} THEN
+                    CASE WHEN {_mentions(rules, *labels)} THEN json_object('raw', '{_FORGOTTEN}') ELSE attributes END
+                ELSE {_without(rules)} END AS attributes,
+            CASE WHEN kind IN ({_PRUNES}) THEN {_replaced("reference", rules)} ELSE reference END AS reference)
         FROM piece WHERE NOT ({theirs} AND kind IN ({_JOBS}) AND image IS NULL)"""
 
     def prepare(connection: duckdb.DuckDBPyConnection) -> None:
@@ -243,13 +296,19 @@ def _image_change(chosen: str, named: str, ids: Sequence[str], names: Sequence[s
         ids: their IDs.
         names: the names that are theirs alone.
     """
-    plain = text = "CAST(attributes AS VARCHAR)"
-    words = [(one, _FORGOTTEN) for one in ids] + [(json.dumps(one), f'"{_FORGOTTEN}"') for one in names]
-    for word, instead in words:
-        text = f"replace({text}, {_quoted(word)}, '{instead}')"
-    mentions = " OR ".join(f"contains({plain}, {_quoted(word)})" for word, _ in words) or "false"
+    digests = (name.rpartition("@")[2] for name in names if "@" in name)
+    whole = {one.removeprefix("sha256:") for one in (*ids, *digests)}
+    # A word without a slash, such as `debian`, is not only said of images.
+    written = {
+        one
+        for name in names
+        for one in (name, *spellings(name))
+        if _is_ended(one) or ("/" in one and not _is_ended(name))
+    }
+    words = {_NAME: written, _ID: whole | {one[:12] for one in whole}}
+    rules = [(rule.format(words=_either(found)), _INSTEAD) for rule, found in words.items() if found]
     event = f"""
-        SELECT * REPLACE (CASE WHEN {mentions} THEN CAST({text} AS JSON) ELSE attributes END AS attributes) FROM piece
+        SELECT * REPLACE ({_without(rules)} AS attributes) FROM piece
         WHERE coalesce(image NOT IN {chosen}, true) AND NOT coalesce(image IS NULL AND reference IN {named}, false)"""
     folded = [f"{base}{table}" for base in ("", "base_") for table in ("habit", "open_use", "situation")]
     tables = {table: f"FROM old.{table} WHERE image NOT IN {chosen}" for table in ("image", "thinned_use", *folded)}

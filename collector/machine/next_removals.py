@@ -79,3 +79,8 @@ def leave_next_removals(log_path: Path, found: NextRemovals) -> None:
     ]
     data = {**asdict(found), "removals": [asdict(one) for one in kept]}
     replace_file(next_removals_path(log_path), f"{json.dumps(data)}\n".encode(), _MODE)
+
+
+def forget_next_removals(log_path: Path) -> None:
+    """Remove what was left; the pruner leaves it again. Raises OSError."""
+    next_removals_path(log_path).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +121,14 @@ def leave_runs(log_path: Path, runs: PruneRuns) -> None:
         "waiting": {key: one.to_json() for key, one in runs.waiting.items()},
     }
     rewrite_file(runs_path(log_path), f"{json.dumps(state):<{_LENGTH - 1}}\n".encode(), _MODE)
+
+
+def forget_reasons(log_path: Path) -> None:
+    """Keep of the runs so far only how many there were: what stood in the way may name images and containers.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if runs_path(log_path).exists():
+        runs = read_runs(log_path)
+        leave_runs(log_path, PruneRuns(runs.total, runs.reached, runs.row and replace(runs.row, error=None)))

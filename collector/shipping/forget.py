@@ -16,6 +16,7 @@ from pathlib import Path
 import duckdb
 
 from collector.eventlog.database import AUTOLOAD_OFF, alone
+from collector.eventlog.forget import NAMELESS
 from collector.eventlog.identity import known_hosts
 from collector.eventlog.log import EventLog
 from collector.eventlog.rewrite import Change
@@ -29,7 +30,8 @@ from collector.shipping.store import MOST_OF_MANIFEST, Store, StoreError
 Rule = Callable[[duckdb.DuckDBPyConnection], Change]
 """Makes the change of a stream's parts; `every_job` holds all jobs of the stream there, and `every_image` its images.
 
-Of an image there is a row for each of its names, and one without a name.
+Of an image there is a row for each of its names, and one without a name; of names that no known image has, one without
+an image.
 """
 
 _PIECE = "CREATE OR REPLACE TEMP TABLE piece AS SELECT *, image_id AS image FROM read_parquet({file})"
@@ -80,7 +82,9 @@ class _Stream:
             for name in self._names:
                 self._take(connection, name)
                 run("INSERT INTO every_job BY NAME SELECT job, project, project_id FROM piece_job")
-                run(f"INSERT INTO every_image SELECT DISTINCT image, name FROM ({sql_names_in('piece')})")
+                named = f"({sql_names_in('piece')}) WHERE image IS NOT NULL"
+                run(f"INSERT INTO every_image SELECT DISTINCT image, name FROM {named}")
+                run(f"INSERT INTO every_image SELECT NULL, reference FROM ({NAMELESS.format(events='piece')})")
                 run("INSERT INTO every_image SELECT DISTINCT image, NULL FROM piece WHERE image IS NOT NULL")
             change = rule(connection)
             change.prepare(connection)

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from analyzer.trace.load import DiskOverride, load_trace
 from analyzer.trace.parquet import ParquetLog, export_parquet
+from collector.commands.upkeep import forget
 from collector.eventlog import compaction, experience, retention
 from collector.eventlog import rewrite as rewriting
 from collector.eventlog.database import NEW_FILE
@@ -28,6 +29,8 @@ from collector.eventlog.forget import forget_image, forget_project
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.retention import OFTEN_S, compact, parse_keep, whole_since_ns
 from collector.eventlog.schema import STORED_KEY
+from collector.machine.next_removals import NextRemoval, NextRemovals, leave_next_removals
+from collector.machine.prune_runs import Fruitless, PruneRuns, leave_runs, read_runs
 from collector.model.errors import LogError, LogFullError, UsageError
 from collector.model.events import Event, Kind
 from collector.queries import tally
@@ -217,6 +220,7 @@ def test_a_project_and_an_image_are_forgotten_in_an_archive_too(
 ) -> None:
     store = open_store(str(tmp_path / "archive"))
     monkeypatch.setattr(merge, "LEAST", 2)
+    log.append([Event(S, Kind.PULL_FAILED, None, "nowhere/app:9")])
     for _ in range(2):
         ship(log, store)
 
@@ -262,7 +266,9 @@ def test_a_project_and_an_image_are_forgotten_in_an_archive_too(
     found = forget_image(log, name)
     assert (found.images != (), name in repr(shown("event"))) == (True, True)
     assert (forget_image(log, name, archive=there).parts > 0, name in repr(shown("event"))) == (True, False)
-    assert log.query("SELECT count(*) FROM event WHERE kind = 'data_forgotten'") == [(4,)]
+    assert forget_image(log, "nowhere/app", archive=there).parts > 0
+    assert "nowhere" not in repr(shown("event"))
+    assert log.query("SELECT count(*) FROM event WHERE kind = 'data_forgotten'") == [(5,)]
     assert all(not shipped.notes for shipped in ship(log, store))
     path.write_bytes(b"{}")
     with pytest.raises(StoreError, match="remove them by hand"):
@@ -408,6 +414,16 @@ def test_what_another_version_folded_is_estimated_and_said(
     habits = asked(log, now)["habits"]
     assert "estimated" in caplog.text
     assert habits[0]
+
+
+def test_the_pruner_s_notes_beside_a_log_name_nothing_that_is_forgotten(log: EventLog) -> None:
+    row = Fruitless(1.0, 2.0, 1, error="secret/app:1 is in use")
+    leave_runs(log.path, PruneRuns(3, None, row, {"secret/app": 1.0}, {"secret/app": row}))
+    removal = NextRemoval("secret/app:1", 1, 1.0, "unused")
+    leave_next_removals(log.path, NextRemovals(1.0, "lru", (removal,), 1, 1))
+    forget(log.path, image="secret/app")
+    assert [path.name for path in log.path.parent.iterdir() if b"secret" in path.read_bytes()] == []
+    assert read_runs(log.path).total == 3
 
 
 def test_the_command_says_what_it_won(log: EventLog) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -114,6 +115,33 @@ def test_an_image_is_gone_from_the_file_also_where_others_speak_of_it(log: Event
     assert stories(log, IMAGES[1])
     assert check(log) == []
     assert forget_image(log, IMAGES[0]).events == 0
+
+
+def test_what_only_sentences_and_unreadable_events_say_goes_too(log: EventLog) -> None:
+    image, name = f"sha256:{'5ec' * 21}0", "registry.example.org/hidden/tool"
+    at = T0 + 10**6 * S
+    slot, url = "runner-ab-project-42-concurrent-0-cache", "https://gitlab.example.org/secret/app/-/jobs/42001"
+    raw = json.dumps({"Attributes": {"com.gitlab.gitlab-runner.project.id": "42", "name": slot, "image": f"{name}:1"}})
+    said = f'conflict: "{name}:1" is used by "{slot}" for {url}: image {image[7:19]}, see {name}:1. {name}:1'
+    log.append(
+        [
+            Event(at + 3, Kind.IMAGE_OBSERVED, image, f"{name}:1", attributes={"references": [f"{name}:1"]}),
+            Event(at + 4, Kind.ITEM_FAILED, None, slot, attributes={"prune": "p", "error": said}),
+            Event(at + 5, Kind.EVENT_UNREADABLE, attributes={"raw": raw}),
+            Event(at + 6, Kind.PULL_FAILED, None, f"{name}:9", attributes={"error": f"no space for {name}:9"}),
+            Event(at + 7, Kind.GAP, began_ns=at, attributes={"reason": f"{name}:1-rc of {name}-2 was pulled"}),
+        ]
+    )
+    assert forget_image(log, name).images == (image,)
+    text = repr(log.query("FROM event"))
+    for secret in (f"{name}:1 ", f"{name}:9", image[7:19]):
+        assert secret not in text
+    assert f"{name}-2" in text
+    assert forget_project(log, "secret/app").jobs == 3
+    text = repr(log.query("FROM event"))
+    for secret in (slot, url):
+        assert secret not in text
+    assert check(log) == []
 
 
 def test_a_glob_and_an_id_name_projects_and_nothing_is_done_on_trial(log: EventLog) -> None:
