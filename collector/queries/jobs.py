@@ -62,9 +62,11 @@ def jobs(log: EventLog, project: str | None = None, limit: int = 50) -> list[Job
         with log.reading(whole_since=ONLY_KEPT) as connection:
             sql = _FIRST.format(events=table_of_events(connection))
             (first,) = connection.execute(sql, asked).fetchall()[0]
-        rows, pulls, is_whole = _read(log, asked, ONLY_KEPT if first is None else first - _OVERLAP_S)
-        if not is_whole:
-            rows, pulls, _ = _read(log, asked, None)
+        for before in _OVERLAPS_S:
+            since = None if before is None else ONLY_KEPT if first is None else first - before
+            rows, pulls, is_whole = _read(log, asked, since)
+            if is_whole:
+                break
     paid: dict[int, list[Pull]] = {}
     for pull in pulls:
         if pull.job is not None and pull.kind is not PullKind.UP_TO_DATE:
@@ -95,8 +97,8 @@ def _row(values: list[Any], paid: list[Pull]) -> JobRow:
     )
 
 
-# A job that took longer than this has all events read.
-_OVERLAP_S = 2 * 86400.0
+# So much before the first of them is read at first; for a job that had begun before, more, and in the end all.
+_OVERLAPS_S = (6 * 3600.0, 2 * 86400.0, None)
 # When the first of the last jobs began, UTC seconds; NULL where there is none.
 _FIRST = """
 WITH last AS (

@@ -41,6 +41,7 @@ _RUNS = """
 WITH made AS (
     SELECT image, time, attributes -> '$.labels' AS labels FROM event
     WHERE host = ? AND kind = 'container_created' AND image IS NOT NULL
+        AND contains(attributes::VARCHAR, '"com.docker.')
 )
 SELECT coalesce('service ' || (labels ->> '$."com.docker.swarm.service.name"'),
         'compose service ' || (labels ->> '$."com.docker.compose.project"') || '/'

@@ -147,7 +147,8 @@ def last_references(log: EventLog) -> dict[str, float]:
 _REFERENCES = """
 WITH named AS (
     SELECT DISTINCT container, unnest(TRY_CAST((attributes -> '$.volumes') AS VARCHAR[])) AS volume FROM event
-    WHERE host = $host AND container IS NOT NULL AND (attributes -> '$.volumes') IS NOT NULL
+    WHERE host = $host AND container IS NOT NULL AND contains(attributes::VARCHAR, '"volumes"')
+        AND (attributes -> '$.volumes') IS NOT NULL
 )
 SELECT volume, epoch_ns(max(time)) / 1e9 FROM named JOIN event USING (container)
 WHERE host = $host AND volume IS NOT NULL GROUP BY volume
