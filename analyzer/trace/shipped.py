@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import tempfile
 import threading
+import time
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from collector.eventlog.database import AUTOLOAD_OFF
 from collector.eventlog.log import EventLog, upgrade
 from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION, STORED_KEY, TABLES_VERSION
 from collector.model.errors import LogError
+from collector.model.events import Kind
 from collector.model.units import format_count
 from collector.shipping import parts
 from collector.shipping.parts import Manifest, Name, Stream
@@ -145,8 +147,8 @@ class ShippedLog(EventLog):
         """
         try:
             with tempfile.TemporaryDirectory(prefix="shipped-") as folder, _in_memory() as connection:
-                self._fill(connection, self._parts(Path(folder)))
-                yield self._prepared(connection, as_recorded=as_recorded, whole_since=None)
+                are_true = self._fill(connection, self._parts(Path(folder)))
+                yield self._prepared(connection, as_recorded=as_recorded or are_true, whole_since=None)
         except duckdb.Error as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise PartsError(f"parts of host '{self._name}' in {self._store.name} cannot be read: {reason}") from None
@@ -294,8 +296,12 @@ class ShippedLog(EventLog):
     def _set_aside(self, name: Name, reason: str) -> None:
         self.notes.append(f"{name.manifest(self._name)} set aside: {reason}")
 
-    def _fill(self, connection: duckdb.DuckDBPyConnection, found: list[_Part]) -> None:
-        """Make the log's tables as they were when each part was written, and bring them to this program's schema."""
+    def _fill(self, connection: duckdb.DuckDBPyConnection, found: list[_Part]) -> bool:
+        """Make the log's tables as they were when each part was written, and bring them to this program's schema.
+
+        Returns:
+            Whether all times are known to be true as they were recorded.
+        """
         in_place = self.in_place and _can_stay(found)
         connection.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
         reached = 0
@@ -317,6 +323,7 @@ class ShippedLog(EventLog):
         known = found[-1].manifest.host
         connection.execute("DELETE FROM host")
         identity.store(connection, identity.KnownHost(self._name, known.id, known.identity))
+        return in_place and _are_true(connection, found)
 
 
 def _can_stay(found: list[_Part]) -> bool:
@@ -344,6 +351,16 @@ def _show_in_place(connection: duckdb.DuckDBPyConnection, found: list[_Part], ho
     connection.execute(f"CREATE VIEW event AS FROM few_events UNION ALL BY NAME {rows.format(where=_MANY)}")
     if jobs := _newest_jobs(found, name, 0):
         connection.execute(f"DROP TABLE job; CREATE VIEW job AS {jobs}")
+
+
+def _are_true(connection: duckdb.DuckDBPyConnection, found: list[_Part]) -> bool:
+    """Whether no time of parts that are shown in place needs `collector.eventlog.schema.true_times`.
+
+    What that looks through all events for is here known from the parts' statistics.
+    """
+    latest = connection.execute(f"SELECT epoch_ns(max(time)) FROM {_scan([part.events for part in found])}").fetchone()
+    corrected = connection.execute("SELECT 1 FROM few_events WHERE kind = ? LIMIT 1", [Kind.CLOCK_SET_BACK]).fetchone()
+    return corrected is None and (latest is None or latest[0] is None or latest[0] <= time.time_ns())
 
 
 def _offsets(connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:

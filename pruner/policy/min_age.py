@@ -124,20 +124,21 @@ class Evidence:
 
 def history(pulls: Pulls, jobs: Jobs) -> Iterator[tuple[int, float]]:
     """Each change of the minimum age: the hour since 1970 from which on it holds, and the age in seconds."""
-    evidence, age = Evidence(), MOST_AGE
+    evidence, age, knew_jobs = Evidence(), MOST_AGE, False
     pulls_of = {hour: list(rows) for hour, rows in groupby(pulls, lambda row: row[0])}
     jobs_of = dict(jobs)
     hours = pulls_of.keys() | jobs_of.keys()
     # What was seen in an hour is known at its end, and forgotten when it is too long ago.
     for hour in sorted({hour + 1 for hour in hours} | {hour + 1 + MEMORY_HOURS for hour in hours}):
         new, gone = hour - 1, hour - 1 - MEMORY_HOURS
-        knew_jobs = evidence.gitlab
         evidence.jobs += jobs_of.get(new, 0) - jobs_of.get(gone, 0)
+        knows_jobs = evidence.jobs >= ENOUGH_JOBS
         if new in pulls_of or gone in pulls_of:
             evidence.add(pulls_of.get(new, ()), ())
             evidence.add(pulls_of.get(gone, ()), (), -1)
-        elif evidence.gitlab == knew_jobs:
+        elif knows_jobs == knew_jobs:
             continue  # as in nearly all hours
+        knew_jobs = knows_jobs
         if evidence.age != age:
             age = evidence.age
             yield hour, age
