@@ -45,7 +45,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         " analyzer.open_log.__module__, 'pandas' in sys.modules, hasattr(analyzer, 'nothing'))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.strip() == "[] analyzer.api True False"
+    assert done.stdout.strip() == "[] analyzer.api.histories True False"
 
 
 def test_all_that_is_public_is_there_and_documented() -> None:

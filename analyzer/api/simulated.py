@@ -1,24 +1,20 @@
-"""The library: histories in, pandas DataFrames out; units stand in the columns' names.
-
-Times are UTC (``datetime64[ns, UTC]``), durations seconds, sizes bytes. What is wrong with a log or a
-policy is raised as `collector.model.errors.HindsightError`, whose text is one line for people.
-"""
+"""What policies would have done, and which one to set, as DataFrames."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
+from analyzer.api.histories import Fleet, History, bytes_of
+from analyzer.api.recorded import times
 from analyzer.baselines import DEFAULT_BASELINES
-from analyzer.data import mesa_files
 from analyzer.search.allowlist import Earning
-from analyzer.search.fleet import FLEET, Findings, Simulation, Source, Sweep, find, fleet_sums, on_each
+from analyzer.search.fleet import FLEET, Findings, Simulation, Sweep, fleet_sums, on_each
 from analyzer.search.grid import AllowlistSet, grid, searched
 from analyzer.search.pareto import pareto
 from analyzer.search.proposal import reasons
@@ -29,86 +25,15 @@ from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.figures import FIGURES
 from analyzer.simulation.replay import replay
 from analyzer.simulation.result import Result
-from analyzer.trace.load import DiskOverride
-from analyzer.trace.trace import Floats, Trace, Use
-from collector.eventlog.log import EventLog
-from collector.job_sources.job_list import import_jobs
+from analyzer.trace.trace import Trace
 from collector.model.errors import UsageError
-from collector.model.units import parse_bytes, parse_duration
+from collector.model.units import parse_duration
 from collector.queries.status import LEAST_HISTORY_S
 from pruner.policy.file import load_policy, policy_from
 from pruner.policy.policy import Policy
 
-_DAY = 86400.0
 AnyPolicy = Policy | Mapping[str, Any] | str | Path
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class History:
-    """The recorded history of one host.
-
-    Attributes:
-        source: where it is recorded.
-        disk: the disk to take in place of the recorded one.
-    """
-
-    source: Source
-    disk: DiskOverride = field(default_factory=DiskOverride)
-
-    @property
-    def host(self) -> str:
-        """The host's name."""
-        return self.source.label or self.source.host
-
-    @cached_property
-    def trace(self) -> Trace:
-        """The history as arrays, loaded when first asked for. Raises LogError."""
-        return self.source.load(self.disk)
-
-    def __repr__(self) -> str:
-        return f"<History of {self.host}>"
-
-
-@dataclass(frozen=True)
-class Fleet(Sequence[History]):
-    """The histories of several hosts, by name."""
-
-    histories: tuple[History, ...]
-
-    def __getitem__(self, key: int | str) -> History:  # type: ignore[override] # by name, too, and no slices
-        if isinstance(key, int):
-            return self.histories[key]
-        for history in self.histories:
-            if history.host == key:
-                return history
-        raise KeyError(key)
-
-    def __len__(self) -> int:
-        return len(self.histories)
-
-    def __repr__(self) -> str:
-        return f"<Fleet of {', '.join(history.host for history in self.histories)}>"
-
-
-def open_log(
-    *places: str | Path, host: str | None = None, disk: str | int | None = None, other: str | int | None = None
-) -> History | Fleet:
-    """The history in an event log; of several hosts the fleet of their histories.
-
-    Args:
-        places: event logs, globs of them, or folders that `analyzer export` wrote.
-        host: only this host's.
-        disk: assume a disk of this size (bytes, or text such as ``100GB``).
-        other: assume that other files take this much of it.
-
-    Raises:
-        LogError: there is no such log, or none of that host.
-        UsageError: a size is invalid.
-    """
-    override = DiskOverride(_bytes("disk", disk), _bytes("other", other))
-    found = [History(source, override) for source in find(places, host)]
-    return found[0] if len(found) == 1 else Fleet(tuple(found))
 
 
 def policy(given: AnyPolicy | None = None, **keys: Any) -> Policy:
@@ -245,9 +170,9 @@ def recommend(
     """
     varied = None if base is None else policy(base)
     candidates = searched(_axes(axes), (), varied)
-    constraints = Constraints(max_disk_full, _bytes("max_repull", max_repull), _bytes("min_free", min_free))
+    constraints = Constraints(max_disk_full, bytes_of("max_repull", max_repull), bytes_of("min_free", min_free))
     found = _work(history, Trial(tuple(candidates), tuple(baselines), split), processes)
-    best = choose(candidates, found, constraints, split, _bytes("headroom", headroom) or 0, _seconds(least_history))
+    best = choose(candidates, found, constraints, split, bytes_of("headroom", headroom) or 0, _seconds(least_history))
     shown = [item for item in (best.chosen, best.runner_up, best.closest) if item is not None]
     return Advice(
         None if best.chosen is None else best.chosen.candidate.policy,
@@ -290,65 +215,6 @@ def earn_allowlist(
     return pd.DataFrame(rows, columns=columns)
 
 
-def uses(history: History) -> pd.DataFrame:
-    """Every observed use: `time`, `until` (NaT while it lasts), `image`, `image_id`, `evidence`, `image_bytes`."""
-    trace = history.trace
-    return pd.DataFrame(
-        {
-            "time": _times(trace, trace.time),
-            "until": _times(trace, trace.until),
-            "image": pd.Series([trace.name(i) for i in range(trace.images)], dtype=str).take(trace.image).to_numpy(),
-            "image_id": np.array(trace.image_ids, dtype=object)[trace.image],
-            "evidence": np.array([kind.name.lower() for kind in Use], dtype=object)[trace.kind],
-            "image_bytes": trace.image_bytes[trace.image],
-        }
-    )
-
-
-def images(history: History) -> pd.DataFrame:
-    """Every image: its name, bytes (`own_bytes`: of layers that no other image ever has), uses, first and last use."""
-    trace = history.trace
-    holders = np.bincount(trace.layer, minlength=len(trace.layer_bytes))
-    alone = np.where(holders == 1, trace.layer_bytes, 0)
-    sums = np.concatenate(([0], np.cumsum(alone[trace.layer])))
-    demanded = (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)
-    first, last = np.full(trace.images, np.inf), np.full(trace.images, -np.inf)
-    np.minimum.at(first, trace.image[demanded], trace.time[demanded])
-    np.maximum.at(last, trace.image[demanded], np.minimum(trace.until[demanded], trace.end))
-    return pd.DataFrame(
-        {
-            "image": [trace.name(i) for i in range(trace.images)],
-            "image_id": list(trace.image_ids),
-            "image_bytes": trace.image_bytes,
-            "own_bytes": sums[trace.first[1:]] - sums[trace.first[:-1]],
-            "uses": np.bincount(trace.image[demanded], minlength=trace.images),
-            "first_use": _times(trace, first),
-            "last_use": _times(trace, last),
-            "local": trace.local,
-        }
-    )
-
-
-def disk(history: History) -> pd.DataFrame:
-    """The disk over time, as recorded: `time`, `total_bytes`, `other_bytes` (held by something else than images)."""
-    trace = history.trace
-    return pd.DataFrame(
-        {
-            "time": _times(trace, trace.disk_time),
-            "total_bytes": trace.disk_total,
-            "other_bytes": trace.disk_other,
-            "total_inodes": trace.inode_total,
-            "other_inodes": trace.inode_other,
-        }
-    )
-
-
-def gaps(history: History) -> pd.DataFrame:
-    """The intervals in which nothing was observed: `began`, `ended`."""
-    trace = history.trace
-    return pd.DataFrame({"began": _times(trace, trace.blind[:, 0]), "ended": _times(trace, trace.blind[:, 1])})
-
-
 def free_space(history: History, given: AnyPolicy | None = None, *, steps: int = 2000) -> pd.DataFrame:
     """Free space over time under a policy: `time`, `free_bytes`, the least of each of `steps` equal intervals."""
     trace = history.trace
@@ -359,39 +225,7 @@ def free_space(history: History, given: AnyPolicy | None = None, *, steps: int =
     begin = np.searchsorted(result.timeline.seconds, edges[:-1], side="right") - 1
     begin = np.maximum(begin, 0)
     least = np.minimum.reduceat(result.timeline.free, begin)
-    return pd.DataFrame({"time": _times(trace, edges[:-1]), "free_bytes": least})
-
-
-def example_logs(
-    folder: str | Path, *, hosts: int = 1, disk: str | int = "100GB", days: float | None = None
-) -> list[Path]:
-    """Make event logs of a year of a public project's CI (Mesa, 2023), its pipelines dealt out to some hosts.
-
-    Args:
-        folder: where to put them.
-        hosts: how many; each gets a share of the pipelines.
-        disk: the size of each host's disk (bytes, or text such as ``100GB``).
-        days: how many days from the year's beginning; None: all.
-    """
-    jobs_csv, layers_csv = mesa_files()
-    size = _bytes("disk", disk) or 0
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    jobs = pd.read_csv(jobs_csv, dtype=str)
-    if days is not None:
-        start = jobs["start"].astype(float)
-        jobs = jobs[start < start.min() + days * _DAY]
-    turn = pd.factorize(jobs["pipeline"])[0] % hosts
-    made = []
-    for number in range(hosts):
-        name = f"runner-{number + 1}" if hosts > 1 else "mesa-ci-2023"
-        part = place / f"{name}.csv"
-        jobs[turn == number].to_csv(part, index=False)
-        log = EventLog(place / f"{name}.duckdb", host=name)
-        import_jobs(part, layers_csv, log, size, 0)
-        part.unlink()
-        made.append(log.path)
-    return made
+    return pd.DataFrame({"time": times(trace, edges[:-1]), "free_bytes": least})
 
 
 def _work(history: History | Fleet, work: Callable[[Trace], T], processes: int | None) -> list[T]:
@@ -454,21 +288,3 @@ def _axes(axes: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def _several(value: Any) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, str)
-
-
-def _times(trace: Trace, seconds: Floats) -> pd.DatetimeIndex:
-    """UTC times of seconds after the trace's origin; NaT where there is no end."""
-    known = np.isfinite(seconds)
-    whole = np.where(known, seconds, 0.0)
-    nanoseconds = trace.origin_ns + np.round(whole * 1e9).astype(np.int64)
-    nanoseconds[~known] = np.iinfo(np.int64).min  # NaT
-    return pd.DatetimeIndex(nanoseconds.astype("datetime64[ns]"), tz="UTC")
-
-
-def _bytes(name: str, value: str | int | None) -> int | None:
-    if value is None or isinstance(value, int):
-        return value
-    try:
-        return parse_bytes(value)
-    except ValueError as error:
-        raise UsageError(f"{name}: {error}") from None
