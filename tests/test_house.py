@@ -11,7 +11,7 @@ import pytest
 
 from collector.model.events import Kind
 from pruner.planning.decision import MEANING, Reason
-from pruner.policy.file import KEYS
+from pruner.policy.keys import KEYS
 from tests import commands
 from tools import constants
 

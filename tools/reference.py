@@ -18,7 +18,8 @@ from collector.model.events import Event, Kind, Traits
 from collector.model.job_details import FACTS
 from collector.monitoring.metrics import PREFIX, SPECS
 from pruner.planning.decision import MEANING
-from pruner.policy.file import KEYS, as_text, value_of
+from pruner.policy.file import as_text, value_of
+from pruner.policy.keys import KEYS
 from pruner.policy.policy import Policy
 
 ROOT = Path(__file__).parents[1]

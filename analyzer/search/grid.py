@@ -14,7 +14,8 @@ from analyzer.simulation.cleaner import Trigger
 from collector.model.errors import UsageError
 from collector.model.paths import read_bounded
 from collector.model.units import parse_bytes, parse_duration
-from pruner.policy.file import KEYS, policy_from
+from pruner.policy.file import policy_from
+from pruner.policy.keys import KEYS
 from pruner.policy.local_images import LOCAL_IMAGES
 from pruner.policy.orders import ORDERS
 from pruner.policy.policy import Policy, compile_entry

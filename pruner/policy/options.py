@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from collector.terminal.declare import option
-from pruner.policy.file import COMMAND_LINE, DEFAULT_POLICY_PATH, KEYS, load_policy, policy_from
+from pruner.policy.file import COMMAND_LINE, DEFAULT_POLICY_PATH, load_policy, policy_from
+from pruner.policy.keys import KEYS
 from pruner.policy.policy import Policy
 
 _FILE = Annotated[

@@ -17,7 +17,7 @@ from collector.model.observation import full_id
 from collector.model.untrusted import event_time_ns, mapping, objects, read_object, size, text, texts
 from pruner.planning.decision import Reason
 from pruner.planning.stages import ItemKind, ItemReason
-from pruner.state.survey import read_build_cache
+from pruner.state.containers import read_build_cache
 
 logger = logging.getLogger(__name__)
 

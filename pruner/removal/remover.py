@@ -26,11 +26,12 @@ from pruner.planning.plan import Plan, Removal
 from pruner.planning.stages import Item, ItemKind
 from pruner.policy.local_images import SUPERSEDED
 from pruner.removal.effect import disk_now
+from pruner.state.containers import external_container, read_container
 from pruner.state.event_watch import EVIDENCE, EventWatch
 from pruner.state.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume, stop_times
 from pruner.state.jobs_in_flight import held_for_jobs
 from pruner.state.questions import is_lost
-from pruner.state.survey import current_names, external_container, read_container
+from pruner.state.survey import current_names
 from pruner.state.volumes import created_at
 
 logger = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from collector.model.observation import CreatedFrom, ListedImage
 from collector.model.origin import Origin
 from pruner.policy.policy import Policy
 from pruner.removal.client import DockerRemovingEngine
+from pruner.state.containers import read_build_cache
 from pruner.state.event_watch import raw_use
-from pruner.state.survey import read_build_cache
 from pruner.state.volumes import LoggedUses, read_volumes
 
 IMAGE, OTHER = ("sha256:" + letter * 64 for letter in "ab")

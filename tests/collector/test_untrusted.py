@@ -33,7 +33,7 @@ from collector.model.observation import ListedContainer
 from collector.model.origin import Origin
 from collector.model.units import parse_bytes, parse_duration
 from collector.model.untrusted import MOST_LABEL, MOST_LABELS, one_line, read_json, whole
-from pruner.state.survey import read_slots
+from pruner.state.job_slots import read_slots
 from tests import commands, hostile
 from tests.collector.runner_lines import read_lines
 from tests.collector.test_translate import CONTAINER, ID_1, ID_2, Names, raw

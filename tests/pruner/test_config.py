@@ -17,7 +17,6 @@ from collector.model.errors import EngineError, UsageError
 from pruner.cli import app
 from pruner.policy.file import (
     COMMAND_LINE,
-    KEYS,
     SECTIONS,
     load_policy,
     policy_from,
@@ -26,6 +25,7 @@ from pruner.policy.file import (
     to_json,
     to_toml,
 )
+from pruner.policy.keys import KEYS
 from pruner.policy.policy import BuildCache, Policy, Space, Volumes
 
 

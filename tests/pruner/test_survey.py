@@ -22,9 +22,11 @@ from pruner.policy.file import policy_from
 from pruner.policy.policy import Policy, Space
 from pruner.removal.executor import Executor
 from pruner.removal.free_space import free_space
+from pruner.state.containers import read_build_cache, read_container
 from pruner.state.event_watch import names_of, raw_use
 from pruner.state.inventory import Container, Image
-from pruner.state.survey import free_slots, read_build_cache, read_container, read_slots, survey
+from pruner.state.job_slots import free_slots, read_slots
+from pruner.state.survey import survey
 from pruner.state.volumes import sort_of
 from tests.fake_engine import FakeEngine
 
