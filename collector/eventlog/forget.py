@@ -298,7 +298,7 @@ def _image_change(chosen: str, named: str, ids: Sequence[str], names: Sequence[s
     """
     digests = (name.rpartition("@")[2] for name in names if "@" in name)
     whole = {one.removeprefix("sha256:") for one in (*ids, *digests)}
-    # A word without a slash, such as `debian`, is not only said of images.
+    # A word without a slash, such as `debian`, may name more than images.
     written = {
         one
         for name in names
