@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import subprocess
@@ -41,6 +42,27 @@ MOMENT = st.integers(0, 60).map(float)
 BYTES = st.integers(0, 30)
 
 
+@functools.lru_cache(maxsize=None, typed=True)
+def among(*values: Any) -> st.SearchStrategy[Any]:
+    """One of these; made once, for to make a strategy takes Hypothesis longer than to draw from it."""
+    return st.sampled_from(values)
+
+
+@functools.cache
+def none_or_lists(items: st.SearchStrategy[Any], size: int) -> st.SearchStrategy[Any]:
+    return st.none() | st.lists(items, min_size=size, max_size=size)
+
+
+@functools.cache
+def guessed(images: int) -> st.SearchStrategy[Any]:
+    return st.lists(st.tuples(MOMENT, MOMENT, st.integers(0, images - 1), st.integers(1, 2)), max_size=6)
+
+
+GAPS = st.lists(st.tuples(MOMENT, MOMENT).map(lambda pair: (min(pair), max(pair))), max_size=2)
+AGES = st.lists(st.tuples(MOMENT, among(0.0, 4.0, 15.0)), max_size=3, unique_by=lambda age: age[0])
+NAMES = st.lists(st.tuples(among(*"abc"), among(-math.inf, 5.0, 20.0), among(30.0, math.inf)), max_size=2)
+
+
 @st.composite
 def images(draw: st.DrawFn) -> list[ImageFacts]:
     pool = [(f"layer{j}", draw(BYTES)) for j in range(draw(st.integers(1, 8)))]
@@ -51,8 +73,8 @@ def images(draw: st.DrawFn) -> list[ImageFacts]:
             st.builds(
                 ImageFacts,
                 layers=layers,
-                references=st.sampled_from([("a:1",), ("a:2",), ("b:1",), ("c:1", "a:1")]),
-                local=st.sampled_from([False, False, False, True]),
+                references=among(("a:1",), ("a:2",), ("b:1",), ("c:1", "a:1")),
+                local=among(False, False, False, True),
                 created=st.integers(-50, 50).map(float),
             ),
             min_size=1,
@@ -67,34 +89,28 @@ def traces(draw: st.DrawFn) -> Trace:
     uses = []
     for _ in range(draw(st.integers(1, 30))):
         time = draw(MOMENT)
-        kind = draw(st.sampled_from([*Use, Use.CONTAINER, Use.CONTAINER, Use.PULL]))
-        length = draw(st.sampled_from([0.0, 0.0, 1.0, 3.0, 20.0, math.inf, -5.0]))
+        kind = draw(among(*Use, Use.CONTAINER, Use.CONTAINER, Use.PULL))
+        length = draw(among(0.0, 0.0, 1.0, 3.0, 20.0, math.inf, -5.0))
         uses.append((time, draw(st.integers(0, len(known) - 1)), time + length, kind))
     uses.append((float(draw(st.integers(0, 50))), 0, 61.0, Use.CONTAINER))
     total = draw(st.integers(20, 150))
-    states = [DiskState(0, total, draw(st.integers(0, 30)), draw(st.sampled_from([0, 40])), draw(st.integers(0, 20)))]
+    states = [DiskState(0, total, draw(st.integers(0, 30)), draw(among(0, 40)), draw(st.integers(0, 20)))]
     for _ in range(draw(st.integers(0, 5))):
-        size = draw(st.sampled_from([total, total, total + 20]))
-        states.append(DiskState(draw(MOMENT), size, draw(st.integers(0, 60)), draw(st.sampled_from([0, 40]))))
-    gaps = draw(st.lists(st.tuples(MOMENT, MOMENT).map(lambda pair: (min(pair), max(pair))), max_size=2))
-    made = make_trace(known, uses, states, sorted(gaps), end=draw(st.sampled_from([50.0, 64.0])))
+        size = draw(among(total, total, total + 20))
+        states.append(DiskState(draw(MOMENT), size, draw(st.integers(0, 60)), draw(among(0, 40))))
+    gaps = draw(GAPS)
+    made = make_trace(known, uses, states, sorted(gaps), end=draw(among(50.0, 64.0)))
     made.layer_inodes[:] = draw(st.lists(st.integers(0, 9), min_size=len(made.layer_bytes), max_size=9))[
         : len(made.layer_bytes)
     ]
-    ages = draw(
-        st.lists(st.tuples(MOMENT, st.sampled_from([0.0, 4.0, 15.0])), max_size=3, unique_by=lambda age: age[0])
-    )
-    names = st.tuples(
-        st.sampled_from("abc"), st.sampled_from([-math.inf, 5.0, 20.0]), st.sampled_from([30.0, math.inf])
-    )
-    bearing = draw(st.none() | st.lists(st.lists(names, max_size=2), min_size=len(known), max_size=len(known)))
-    sight = draw(st.none() | st.lists(st.integers(0, 3), min_size=len(known), max_size=len(known)))
-    guess = st.tuples(MOMENT, MOMENT, st.integers(0, len(known) - 1), st.integers(1, 2))
-    guesses = [(min(a, b), max(a, b) + 1.0, i, rank) for a, b, i, rank in draw(st.lists(guess, max_size=6))]
-    space = draw(st.none() | st.lists(st.integers(0, 30), min_size=len(made.layer), max_size=len(made.layer)))
+    ages = draw(AGES)
+    bearing = draw(none_or_lists(NAMES, len(known)))
+    sight = draw(none_or_lists(st.integers(0, 3), len(known)))
+    guesses = [(min(a, b), max(a, b) + 1.0, i, rank) for a, b, i, rank in draw(guessed(len(known)))]
+    space = draw(none_or_lists(BYTES, len(made.layer)))
     return replace(
         made,
-        min_ages=np.array([(-math.inf, draw(st.sampled_from([0.0, 9.0]))), *sorted(ages)]),
+        min_ages=np.array([(-math.inf, draw(among(0.0, 9.0))), *sorted(ages)]),
         pull_space=np.array(space or [], dtype=np.int64),
         bearing=tuple(map(tuple, bearing or ())),
         sight=np.array(sorted(sight or []), dtype=np.int64),
@@ -105,21 +121,21 @@ def traces(draw: st.DrawFn) -> Trace:
 @st.composite
 def policies(draw: st.DrawFn) -> Policy:
     low = draw(st.integers(0, 60))
-    target = low + draw(st.sampled_from([0, 0, 10, 30]))
-    emergency = draw(st.sampled_from(["threshold", "never", "lower"]))
+    target = low + draw(among(0, 0, 10, 30))
+    emergency = draw(among("threshold", "never", "lower"))
     levels = {"threshold": None, "never": Space.parse("never"), "lower": Space.parse(f"{low // 2}B")}
     return Policy(
         threshold=Space.parse(f"{low}B"),
         target=Space.parse(f"{target}B"),
         emergency=levels[emergency],
-        inode_threshold=Space.parse(draw(st.sampled_from(["0%", "10%", "50%"]))),
-        allowlist=draw(st.sampled_from([(), ("a",), ("b:1", "c"), ("*",)])),
-        allowlist_idle=draw(st.sampled_from([5.0, 20.0, 1000.0])),
-        min_age=draw(st.sampled_from([0.0, 0.0, 3.0, 15.0, None])),
-        order=draw(st.sampled_from(["lru", "lru", "lru", *ORDERS])),
-        interval=draw(st.sampled_from([1.0, 7.0, 10.0, 2.5])),
-        local_images=draw(st.sampled_from(["superseded", "superseded", "keep", "evict"])),
-        local_idle=draw(st.sampled_from([0.0, 3.0, 20.0, 86400.0])),
+        inode_threshold=Space.parse(draw(among("0%", "10%", "50%"))),
+        allowlist=draw(among((), ("a",), ("b:1", "c"), ("*",))),
+        allowlist_idle=draw(among(5.0, 20.0, 1000.0)),
+        min_age=draw(among(0.0, 0.0, 3.0, 15.0, None)),
+        order=draw(among("lru", "lru", "lru", *ORDERS)),
+        interval=draw(among(1.0, 7.0, 10.0, 2.5)),
+        local_images=draw(among("superseded", "superseded", "keep", "evict")),
+        local_idle=draw(among(0.0, 3.0, 20.0, 86400.0)),
     )
 
 
