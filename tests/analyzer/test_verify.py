@@ -64,11 +64,10 @@ def ended(second: float, prune: float, image: str, error: str | None = None) -> 
 @pytest.fixture
 def history(log: EventLog) -> EventLog:
     """Images a, b and c, last used at 20, 40 and 60 s, of 20 own bytes each on a base of 10."""
-    log.append(
-        [sample(0, free=40, image_bytes=60), Event(T0, Kind.COLLECTOR_STARTED, attributes={"store": "overlay2"})]
-    )
+    events = [sample(0, free=40, image_bytes=60), Event(T0, Kind.COLLECTOR_STARTED, attributes={"store": "overlay2"})]
     for k, image in enumerate("abc"):
-        log.append([observed(1 + k, image), *container(10 + 20 * k, 20 + 20 * k, image, f"c{k}")])
+        events += [observed(1 + k, image), *container(10 + 20 * k, 20 + 20 * k, image, f"c{k}")]
+    log.append(events)
     return log
 
 

@@ -29,7 +29,6 @@ from pruner.state.job_memory import read_jobs
 from pruner.state.jobs_in_flight import Flight
 from pruner.state.services import read_rollbacks
 from pruner.state.volumes import last_references, last_slots
-from tests.needs import first_row_fast
 
 S = 10**9
 T0 = 1_700_000_000 * S
@@ -312,16 +311,17 @@ def test_views_show_few_events_and_all_since_a_time(folded: EventLog) -> None:
     assert folded.query("SELECT count(*) FROM event", whole_since=0.0) == [(total,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "found"),
-    first_row_fast(
+    [
         ("DELETE FROM compacted WHERE kind = 'gap'", "is missing among what is kept"),
         ("UPDATE compacted SET reference = 'other' WHERE kind = 'image_pulled'", "differs from what was recorded"),
         ("UPDATE image_count SET uses = uses + 1", "the uses counted of image number 0: "),
         ("UPDATE kind_count SET events = 0 WHERE kind = 'gap'", "the events counted of kind gap: 0 and not 1"),
         ("UPDATE position SET position = replace(position, '\"gaps\":1', '\"gaps\":2')", "total 'gaps' is not what"),
         ("UPDATE position SET position = replace(position, '\"gap\":1', '\"gap\":2')", "total 'events' is not what"),
-    ),
+    ],
 )
 def test_check_finds_what_is_folded_wrongly_and_an_append_fixes_it(folded: EventLog, damage: str, found: str) -> None:
     with duckdb.connect(str(folded.path)) as connection:

@@ -22,6 +22,7 @@ from collector.model.events import Event, Kind
 from collector.model.paths import read_bounded, read_bytes, write_whole
 from collector.terminal.faults import run
 from tests import commands
+from tests.needs import first_fast
 
 BIN = Path(sys.executable).parent
 WITHOUT_OVERRIDE = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
@@ -82,6 +83,7 @@ def test_without_a_command_the_help_is_shown() -> None:
     assert done.stderr.startswith("Usage: collector [OPTIONS] COMMAND")
 
 
+@pytest.mark.slow
 def test_a_full_device_for_the_output_is_reported() -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
@@ -91,7 +93,7 @@ def test_a_full_device_for_the_output_is_reported() -> None:
     assert done.stderr == "analyzer: the output cannot be used: No space left on device\n"
 
 
-@pytest.mark.parametrize("arguments", [["baselines", "--format", "json"], ["baselines"], ["sweep", "--help"]])
+@pytest.mark.parametrize("arguments", first_fast(["sweep", "--help"], ["baselines", "--format", "json"], ["baselines"]))
 def test_a_reader_that_has_had_enough_is_no_fault(arguments: list[str]) -> None:
     into, out = os.pipe()
     os.close(into)

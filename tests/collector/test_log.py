@@ -208,6 +208,7 @@ def open_folder() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_without_a_log_of_their_own_a_user_is_shown_the_way_to_that_of_the_service(open_folder: Path) -> None:
     service = EventLog(open_folder / "service" / "events.duckdb", host="runner")

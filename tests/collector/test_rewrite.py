@@ -63,9 +63,6 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EventLog:
     monkeypatch.setattr(rewriting, "PIECE", 10)
     monkeypatch.setattr(rewriting, "_LAST_PIECE", 2)
     log = EventLog(tmp_path / "events.duckdb", wait=20.0)
-    log.append([Event(T0 - S, Kind.COLLECTOR_STARTED)])
-    log.append(job_events(IMAGES[0], "secret/app", 42))
-    log.append(job_events(IMAGES[1], "other/secret/app", 7))
     plan = {
         "prune": "p",
         "plan": [{"image": IMAGES[0], "name": "secret/app:1"}, {"name": "runner-ab-project-42-concurrent-0-cache"}],
@@ -73,6 +70,9 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EventLog:
     }
     log.append(
         [
+            Event(T0 - S, Kind.COLLECTOR_STARTED),
+            *job_events(IMAGES[0], "secret/app", 42),
+            *job_events(IMAGES[1], "other/secret/app", 7),
             Event(T0 + 10**6 * S, Kind.PRUNE_STARTED, attributes=plan),
             Event(T0 + 10**6 * S + 1, Kind.ITEM_REMOVED, IMAGES[0], attributes={"prune": "p"}),
             Event(T0 + 10**6 * S + 2, Kind.PRUNE_FINISHED, attributes={"prune": "p"}),

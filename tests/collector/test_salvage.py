@@ -7,8 +7,10 @@ import random
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -310,7 +312,18 @@ def test_a_collector_that_finds_its_log_damaged_begins_a_new_one_and_says_so_onc
 
 
 @pytest.mark.parametrize("found_by", first_fast("append", "look"))
-def test_a_running_collector_notices_damage(watched: Watched, caplog: pytest.LogCaptureFixture, found_by: str) -> None:
+def test_a_running_collector_notices_damage(
+    watched: Watched, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, found_by: str
+) -> None:
+    connect, is_cut = EventLog._connect, threading.Event()
+
+    def cut_before(log: EventLog, *, read_only: bool, reachable: Path | None, parallel: bool) -> Any:
+        """In place, as a disk does it; while the collector has the file open, it would write it again as it was."""
+        if not is_cut.is_set():
+            is_cut.set()
+            damage(log.path)
+        return connect(log, read_only=read_only, reachable=reachable, parallel=parallel)
+
     engine = watched.engine
     image = engine.add_image("a:1", verb=None)
     schedule = QUICK
@@ -319,11 +332,7 @@ def test_a_running_collector_notices_damage(watched: Watched, caplog: pytest.Log
     with caplog.at_level(logging.INFO), watched.collecting(schedule):
         first = engine.add_container("a:1")
         wait_for(lambda: watched.rows(Kind.CONTAINER_STARTED), "the container")
-        replaced = watched.log.path.with_name("cut")
-        replaced.write_bytes(watched.log.path.read_bytes()[: HEADERS + 2000])
-        # In place, as a disk does it; DuckDB holds no file open between two appends.
-        watched.log.path.write_bytes(replaced.read_bytes())
-        replaced.unlink()
+        monkeypatch.setattr(EventLog, "_connect", cut_before)
         if found_by == "append":
             engine.add_container("a:1")
         wait_for(lambda: files_aside(watched.log.path), "the damage to be found")
