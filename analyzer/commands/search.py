@@ -149,7 +149,7 @@ def recommend(
     """
     from analyzer.report.terminal import patient_progress
     from analyzer.report.terminal_classes import finish_division
-    from analyzer.report.terminal_search import finish_recommendation
+    from analyzer.report.terminal_recommend import finish_recommendation
     from analyzer.search.classes import divide
     from analyzer.search.fleet import on_each
     from analyzer.search.recommend import recommend as recommended
@@ -193,7 +193,7 @@ def allowlist(
     again with and without the entry, given the other entries.
     """
     from analyzer.report.terminal import patient_progress
-    from analyzer.report.terminal_search import print_earned
+    from analyzer.report.terminal_allowlist import print_earned
     from analyzer.search.allowlist import Earning
     from pruner.policy.file import COMMAND_LINE, load_policy, policy_from
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,25 +10,20 @@ from typing import Any
 import numpy as np
 
 from analyzer.report import charts, parts
+from analyzer.report import page_tables as tables
 from analyzer.report import study as report_data
-from analyzer.report.page_data import INTERVALS, Scale, line, pack_json, pack_lines
+from analyzer.report.page_data import INTERVALS, Scale, pack_json, pack_lines
+from analyzer.report.page_lines import THIS, chips, colours, lines_beside
 from analyzer.report.stories import Stays, images_with_story, stories
 from analyzer.report.study import AS_RECORDED, Lineup, Study, milliseconds
-from analyzer.search.adoption import FirstWeek
 from analyzer.search.whatif import THRESHOLD
-from analyzer.simulation.figures import Figure
 from analyzer.simulation.result import Result
-from analyzer.trace.trace import Integers
-from collector.model.units import format_bytes, format_duration, format_time
+from collector.model.units import format_duration, format_time
 from pruner.policy.file import changes
 from pruner.policy.policy import AUTO, Policy
 
 _YEAR_S = 360 * 86400.0
 _NEARLY = 0.03
-_TWELFTHS = 12
-_LEAST_FOLDED = 3
-_MOST_REMOVALS = 12
-_NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def write_report(made: Study, path: Path) -> None:
@@ -47,7 +41,7 @@ def render(made: Study) -> str:
     owners, costs = report_data.costs(made)
     shown = _Shown.of(made)
     view_images = [image for view in made.views for image in view.images]
-    removed = [] if made.week is None else made.week.removed.image[_dearest(made.week)].tolist()
+    removed = [] if made.week is None else made.week.removed.image[tables.dearest(made.week)].tolist()
     chosen = images_with_story(trace, made.lives, [*view_images, *removed])
     place = {image: k for k, image in enumerate(chosen)}
     by_name = {name: k for image, k in place.items() for name in (*trace.names[image], trace.name(image))}
@@ -63,13 +57,13 @@ def render(made: Study) -> str:
         failures=parts.linked(trace.failures, by_name),
         notes=[parts.linked(note, by_name) for note in made.notes],
         is_recorded=report_data.is_recorded(made),
-        chips=_chips(made),
-        lows=_lows(made),
-        policies=_policies(made, shown),
-        views=[(view, _images(view, place)) for view in made.views],
-        week=_week(made, place),
+        chips=chips(made),
+        lows=tables.lows(made),
+        policies=tables.policies(made, shown.first),
+        views=[(view, tables.images_table(view, place)) for view in made.views],
+        week=tables.week_table(made, place),
         owners=owners,
-        costs=_costs(made, owners, costs),
+        costs=tables.costs_table(made, owners, costs),
     )
 
 
@@ -158,7 +152,7 @@ _CARDS = (
 
 def _data(made: Study, shown: _Shown, chosen: Sequence[int]) -> dict[str, Any]:
     scale, word = Scale.of(made.total), made.lineup.proposal.word
-    lines = dict(_lines(made, scale))
+    lines = dict(lines_beside(made, scale))
     begin, end = milliseconds(made.trace, np.array([0.0, made.trace.end]))
     lives: dict[str, Stays] = {} if made.recorded.presence is None else {AS_RECORDED: made.recorded.presence}
     lives |= made.lives
@@ -169,8 +163,8 @@ def _data(made: Study, shown: _Shown, chosen: Sequence[int]) -> dict[str, Any]:
         view = _row_of(made, results, k)
         rows.append(
             {
-                "body": parts.macro("body", _folded(made, results, k, _figures_shown(made))),
-                "points": charts.trade_off(view, most, _thresholds(made), k * len(results)),
+                "body": parts.macro("body", tables.folded_rows(made, results, k, tables.figures_shown(made))),
+                "points": charts.trade_off(view, most, tables.thresholds_of(made), k * len(results)),
             }
         )
     thresholds = (
@@ -186,11 +180,11 @@ def _data(made: Study, shown: _Shown, chosen: Sequence[int]) -> dict[str, Any]:
         "end": end,
         "scale": {"lowest": scale.lowest, "step": scale.step, "count": INTERVALS},
         "specs": {
-            "free": charts.free_space_chart(made, [_THIS, *lines]),
+            "free": charts.free_space_chart(made, [THIS, *lines]),
             "tradeoff": charts.trade_off_chart(made, most),
         },
-        "series": [_THIS, *lines],
-        "colours": _colours([_THIS, *lines]),
+        "series": [THIS, *lines],
+        "colours": colours([THIS, *lines]),
         "bands": [name for name in lines if name not in {AS_RECORDED, word}],
         "sizes": [len(control.values) for control in shown.controls],
         "first": shown.first,
@@ -206,29 +200,6 @@ def _data(made: Study, shown: _Shown, chosen: Sequence[int]) -> dict[str, Any]:
     }
 
 
-_THIS = "shown"
-# The page's colours by number: that of the text is what was recorded, the next what is shown.
-_RESERVED = {AS_RECORDED: 0, _THIS: 1, "recommended": 3, "comes closest": 3}
-_OTHERS = (2, 4, 5, 6)
-
-
-def _colours(names: Sequence[str]) -> list[int]:
-    """The number of each line's colour."""
-    others = itertools.cycle(_OTHERS)
-    return [_RESERVED[name] if name in _RESERVED else next(others) for name in names]
-
-
-def _lines(made: Study, scale: Scale) -> Iterator[tuple[str, Integers]]:
-    """The lines beside that of the policy that is shown, by name: recorded, recommended, baselines."""
-    if report_data.is_recorded(made):
-        yield AS_RECORDED, line(scale, made.recorded.seconds, made.recorded.free, made.trace.end)
-    if made.chosen is not None:
-        yield made.lineup.proposal.word, report_data.free_line(made.trace, scale, made.chosen)
-    for result in made.results:
-        if result.baseline:
-            yield result.name, report_data.free_line(made.trace, scale, result)
-
-
 @dataclass(frozen=True, slots=True)
 class _OneRow:
     """Baselines, and policies that differ in the threshold alone; see `charts.Compared`."""
@@ -241,189 +212,4 @@ class _OneRow:
 
 def _row_of(made: Study, results: Sequence[Result], number: int) -> _OneRow:
     own = [*(result for result in made.results if result.baseline), *results]
-    return _OneRow(own, _recommended(made, results, number), made.lineup, made.total)
-
-
-def _recommended(made: Study, results: Sequence[Result], number: int) -> Result | None:
-    """The recommended policy's result, if it is one of this row."""
-    if made.tried is None or made.lineup.proposal.policy is None:
-        return None
-    row, at = divmod(made.tried.whatif.place, len(results))
-    return results[at] if row == number else None
-
-
-@dataclass(frozen=True, slots=True)
-class Chip:
-    """The box of a line: its name, its colour's number, and whether it is shown at first."""
-
-    name: str
-    colour: int
-    shown: bool
-
-
-def _chips(made: Study) -> list[Chip]:
-    """A box for each line to compare with."""
-    rival = "" if made.rival is None else made.rival.name
-    names = [name for name, _ in _lines(made, Scale.of(made.total))]
-    return [
-        Chip(name, colour, name in {AS_RECORDED, made.lineup.proposal.word, rival})
-        for name, colour in zip(names, _colours(names), strict=True)
-    ]
-
-
-def _lows(made: Study) -> parts.Table:
-    """The least free space of each twelfth of the time; the page's script fills in the policy that is shown."""
-    scale = Scale.of(made.total)
-    first = None if made.tried is None else made.tried.lines[made.tried.whatif.place]
-    lines = {**({} if first is None else {_THIS: first}), **dict(_lines(made, scale))}
-    rows = []
-    for k in range(_TWELFTHS):
-        begin, end = k * INTERVALS // _TWELFTHS, (k + 1) * INTERVALS // _TWELFTHS
-        cells = []
-        for found in lines.values():
-            low = int(found[0, begin:end].min())
-            cells.append(parts.Cell("-" if low > scale.steps_most else format_bytes(scale.lowest + low * scale.step)))
-        at = made.trace.utc(made.trace.end * k / _TWELFTHS)
-        rows.append(parts.Row([parts.Cell(f"from {format_time(at)[:10]}", head=True), *cells]))
-    return parts.Table("Lowest free space in each interval", ["interval", *lines], rows, sortable=False, name="lows")
-
-
-def _policies(made: Study, shown: _Shown) -> parts.Table:
-    columns = _figures_shown(made)
-    rows = [
-        parts.Row([parts.Cell(result.name, head=True), *parts.figures(columns, result)])
-        for result in made.results
-        if result.baseline
-    ]
-    if made.tried is None:
-        ours = [result for result in made.results if not result.baseline]
-        rows += [_policy_row(made, result, result is made.chosen, None, columns) for result in ours]
-    else:
-        number = shown.first // made.tried.whatif.thresholds
-        rows += _folded(made, made.tried.rows[number], number, columns).rows
-    return parts.Table("Policies and baselines", ["policy", *parts.heads(columns)], rows, quiet=True, name="policies")
-
-
-def _figures_shown(made: Study) -> dict[str, Figure]:
-    return parts.columns([*made.results, *(() if made.tried is None else made.tried.results)])
-
-
-def _policy_row(
-    made: Study, result: Result, chosen: bool, run: int | None, columns: Mapping[str, Figure], *, folded: bool = False
-) -> parts.Row:
-    head = parts.Cell(result.name.partition(",")[0], head=True, tag=parts.tag(made.lineup.proposal, shown=chosen))
-    return parts.Row([head, *parts.figures(columns, result)], chosen, run, folded)
-
-
-def _folded(made: Study, results: Sequence[Result], number: int, columns: Mapping[str, Figure]) -> parts.Table:
-    """A row for each policy; neighbours that cost the same stand behind one row."""
-    chosen = _recommended(made, results, number)
-    rows: list[parts.Row] = []
-    first = number * len(results)
-    for cost, group in itertools.groupby(enumerate(results), key=lambda item: (_cost(item[1]), item[1] is chosen)):
-        same = list(group)
-        folded = len(same) >= _LEAST_FOLDED and not cost[1]
-        if folded:
-            labels = [_thresholds(made)[k] for k, _ in same]
-            rows.append(_fold([result for _, result in same], labels, columns))
-        rows += [_policy_row(made, result, result is chosen, first + k, columns, folded=folded) for k, result in same]
-    return parts.Table("", [], rows)
-
-
-def _cost(result: Result) -> tuple[int, ...]:
-    return (result.disk_full, result.repulls, result.repulled_bytes, result.losses, result.emergency_removals)
-
-
-def _thresholds(made: Study) -> Sequence[str]:
-    """The thresholds that can be switched, as one writes them."""
-    return () if made.tried is None else made.tried.whatif.settings[-1].values
-
-
-def _fold(same: Sequence[Result], labels: Sequence[str], columns: Mapping[str, Figure]) -> parts.Row:
-    """The row that stands for several: the range of each figure."""
-    cells = [parts.Cell(f"{len(same)} alike, {labels[0]} to {labels[-1]}", head=True, opens=len(same))]
-    for name, figure in columns.items():
-        values = sorted(getattr(result, name) for result in same)
-        texts = list(dict.fromkeys(figure.text(value) for value in (values[0], values[-1])))
-        cells.append(
-            parts.Cell("\N{EN DASH}".join(texts), values[0], "bad" if figure.bad_if_any and values[-1] else "range")
-        )
-    return parts.Row(cells)
-
-
-def _dearest(week: FirstWeek) -> Integers:
-    """Which removals of a week are listed: those that free most."""
-    return np.argsort(-week.removed.freed, kind="stable")[:_MOST_REMOVALS]
-
-
-def _week(made: Study, place: Mapping[int, int]) -> parts.Table | None:
-    """The largest removals of the first week."""
-    week = made.week
-    if week is None:
-        return None
-    trace = made.trace
-    rows = []
-    for k in _dearest(week).tolist():
-        image, at = int(week.removed.image[k]), float(week.removed.time[k])
-        own = trace.time[trace.image == image]
-        before, after = own[own <= at], own[own > at]
-        rows.append(
-            parts.Row(
-                [
-                    parts.Cell(trace.name(image), style="name", head=True, story=place.get(image)),
-                    parts.bytes_cell(float(week.removed.freed[k])),
-                    parts.Cell(format_time(trace.utc(at))[:16], at),
-                    parts.Cell(format_duration(at - before[-1]) if len(before) else "-", at),
-                    parts.Cell("no" if not len(after) else f"after {format_duration(after[0] - at)}"),
-                ]
-            )
-        )
-    rest = len(week.removed) - len(rows)
-    caption = f"The largest removals of the week; {rest:,} more are not shown" if rest else "The removals of the week"
-    return parts.Table(caption, ["image", "frees", "removed (UTC)", "unused for", "used again"], rows)
-
-
-def _images(view: report_data.View, place: Mapping[int, int]) -> parts.Table:
-    rows = [
-        parts.Row(
-            [
-                parts.Cell(row["image"], style="name", head=True, story=place.get(image)),
-                parts.bytes_cell(row["bytes"]),
-                *(parts.Cell(f"{row[name]:,}", row[name]) for name in ("uses", "repulls")),
-                parts.bytes_cell(row["repulled"]),
-                *(parts.Cell(format_duration(row[name]), row[name]) for name in ("held", "idle")),
-            ]
-        )
-        for image, row in zip(view.images, view.rows, strict=True)
-    ]
-    more = f"; {view.rest:,} more are not shown" if view.rest else ""
-    heads = [
-        "image",
-        "size",
-        "uses",
-        "re-pulls",
-        "pulled again",
-        "held",
-        f"held after{_NO_BREAK}the last{_NO_BREAK}use",
-    ]
-    return parts.Table(f"{view.name}{more}", heads, rows)
-
-
-def _costs(made: Study, kind: str, found: Sequence[report_data.Cost]) -> parts.Table:
-    names = list(made.lives)
-    most = {name: max((cost.repulled[name] for cost in found), default=0.0) for name in names}
-    rows = [
-        parts.Row(
-            [
-                parts.Cell(cost.owner, style="name", head=True),
-                parts.Cell(f"{cost.images:,}", cost.images),
-                parts.Cell(f"{cost.uses:,.0f}", cost.uses),
-                parts.Cell(format_duration(cost.seconds), cost.seconds),
-                parts.bytes_cell(cost.first_bytes),
-                *(parts.bytes_cell(cost.repulled[name], most[name]) for name in names),
-            ]
-        )
-        for cost in found
-    ]
-    heads = [kind, "images", "uses", "time in use", "first pulls", *(f"pulled again, {name}" for name in names)]
-    return parts.Table(f"Costs by {kind}", heads, rows, quiet=True)
+    return _OneRow(own, tables.recommended(made, results, number), made.lineup, made.total)

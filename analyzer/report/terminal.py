@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
+from typing import Any
 
 import typer
 
@@ -40,24 +41,38 @@ def print_results(trace: Trace, results: Sequence[Result], output: Output, notes
         facts = HistoryFacts.of(trace, notes).to_json()
         console.print_json({**facts, "policies": [result.to_json() for result in results]})
     elif output is Output.CSV:
-        rows = [result.to_json() for result in results]
-        writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        print_csv([result.to_json() for result in results])
     else:
         print_table(trace, results, notes)
 
 
-def print_table(trace: Trace, results: Sequence[Result], notes: Sequence[str] = ()) -> None:
-    """Print the table, with what it stands on above and what it means below."""
+def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows with equal columns, at least one, as CSV."""
+    writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def print_heading(trace: Trace, compulsory_bytes: int, notes: Sequence[str] = ()) -> None:
+    """Print what a report is based on."""
     console.print_text(f"{trace}, from {format_time(trace.utc(0.0))} to {format_time(trace.utc(trace.end))}")
-    first = min(result.compulsory_bytes for result in results)
-    console.print_text(f"disk {disk_range(trace)}; first pulls of all images: {format_bytes(first)}")
+    console.print_text(f"disk {disk_range(trace)}; first pulls of all images: {format_bytes(compulsory_bytes)}")
     for note in (*notes_of(trace), *notes):
         console.print_text(f"note: {note}")
-    names, common = short_names([result.name for result in results])
+
+
+def print_names(names: Sequence[str]) -> list[str]:
+    """Print the clauses that all policies share; the names without them."""
+    short, common = short_names(names)
     if common:
         console.print_text(f"all policies: {', '.join(common)}")
+    return short
+
+
+def print_table(trace: Trace, results: Sequence[Result], notes: Sequence[str] = ()) -> None:
+    """Print the table, with what it is based on above and what it means below."""
+    print_heading(trace, min(result.compulsory_bytes for result in results), notes)
+    names = print_names([result.name for result in results])
     typer.echo()
     shown = in_tables(results)
     legends = legend(shown)

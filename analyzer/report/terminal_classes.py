@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from analyzer.report.terminal_search import (
+from analyzer.report.terminal_recommend import (
     NothingFitsError,
     print_recommendation,
     recommendation_json,

@@ -208,25 +208,37 @@ def _gather(connection: duckdb.DuckDBPyConnection, rows: str, steps: dict[str, i
     connection.execute(_SOURCE.format(time=f"least({', '.join(times)})", rows=rows), steps)
 
 
-def folded(table: str, after: int, whole_since: int, wholly: str | None = None, until: int | None = None) -> str:
+def folded(table: str, after: int, whole_since: int, more: str = "", until: int | None = None) -> str:
     """SQL of the events that views are to see: all after a number and a time, of those before what is kept.
 
     Args:
         table: the table of events, qualified.
         after: the number up to which events are folded.
         whole_since: the time from which on all are wanted, UTC nanoseconds.
-        wholly: a table of images of which all are wanted.
+        more: SQL of further events; empty: none.
         until: the time up to which those are wanted that are not kept, UTC nanoseconds; None: all.
     """
     since = f"make_timestamp_ns({whole_since})"
     before = "" if until is None else f" AND time < make_timestamp_ns({until})"
-    more = f"""
-        UNION ALL SELECT * FROM {table} WHERE seq <= {after} AND time < {since} AND image IN (FROM {wholly})
-            AND seq NOT IN (SELECT seq FROM compacted)"""
     return f"""(
         SELECT * EXCLUDE (part) FROM compacted WHERE time < {since}
         UNION ALL SELECT * FROM {table} WHERE time >= {since}{before}
-        UNION ALL SELECT * FROM {table} WHERE seq > {after} AND time < {since}{more if wholly else ""})"""
+        UNION ALL SELECT * FROM {table} WHERE seq > {after} AND time < {since} {more and f"UNION ALL {more}"})"""
+
+
+def not_kept(table: str, after: int, images: str, columns: str = "*", kinds: str = "true") -> str:
+    """SQL of the events of some images that are folded and not kept.
+
+    Args:
+        table: the table of events, qualified.
+        after: the number up to which events are folded.
+        images: a table of the images.
+        columns: what of them.
+        kinds: a condition in SQL.
+    """
+    return f"""
+        SELECT {columns} FROM {table} WHERE seq <= {after} AND image IN (FROM {images}) AND {kinds}
+            AND seq NOT IN (SELECT seq FROM compacted)"""
 
 
 def sums(table: str, after: int) -> str:

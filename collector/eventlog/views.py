@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import duckdb
 
 from collector.eventlog import compaction
 from collector.eventlog.schema import TEMPORARY_VIEWS, table_of_events, true_times
+from collector.eventlog.sql import sql_list
+from collector.model.events import CONTAINERS, Kind
 from collector.model.untrusted import LAST_NS
 
+# Of most events: their details are read from far apart for each.
+_PLAIN = f"kind IN ({sql_list((*CONTAINERS, Kind.IMAGE_PULLED))})"
+_PLAINLY = "seq, time, host, kind, image, reference, container, began, job, role"
 _MAKES_ONE = re.compile(r"(?=CREATE OR REPLACE TEMP (?:VIEW|MACRO) (\w+))")
 _TAKES_FROM = re.compile(r"\b(?:FROM|JOIN) (\w+)")
 
@@ -59,12 +65,20 @@ class _OnDemand:
 def show_wholly(connection: duckdb.DuckDBPyConnection, images: Sequence[int]) -> None:
     """Let a connection that sees of the past what decisions need see all events of some images, too.
 
+    Of containers and pulls only when they were, for which job and of what name.
+
     Args:
         connection: the log, as `EventLog.reading` shows it with `ONLY_KEPT`.
         images: the log's numbers of the images.
     """
     connection.execute("CREATE OR REPLACE TEMP TABLE shown_wholly AS SELECT unnest(?::INTEGER[]) AS image", [images])
-    show(connection, LAST_NS, wholly="shown_wholly", again=True)
+    after = compaction.reached(connection)
+    if after is not None:
+        # Views look at the events again and again: a long log is to be looked through once.
+        of_images = partial(compaction.not_kept, table_of_events(connection), after, "shown_wholly")
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE events_shown AS {of_images('*', f'NOT {_PLAIN}')}")
+        connection.execute(f"INSERT INTO events_shown BY NAME {of_images(_PLAINLY, _PLAIN)}")
+    show(connection, LAST_NS, more="FROM events_shown", again=True)
 
 
 def show(
@@ -72,6 +86,7 @@ def show(
     whole_since_ns: int | None = None,
     *,
     wholly: str | None = None,
+    more: str = "",
     until_ns: int | None = None,
     as_recorded: bool = False,
     again: bool = False,
@@ -82,6 +97,7 @@ def show(
         connection: the open log.
         whole_since_ns: from when on all are seen, UTC nanoseconds; None: all are.
         wholly: a temporary table of images whose events are all seen nevertheless.
+        more: SQL of events that are seen nevertheless, of all that are not kept for decisions.
         until_ns: of what is not kept for decisions nothing is seen from this time on, UTC nanoseconds; None: all is.
         as_recorded: show times as they were recorded.
         again: whether the connection has our views already, and is to see other events by them.
@@ -94,7 +110,10 @@ def show(
     if after is not None:
         kept = compaction.folded(table, after, LAST_NS)
         if whole_since_ns is not None:
-            events = compaction.folded(table, after, min(max(whole_since_ns, 0), LAST_NS), wholly, until_ns)
+            since_ns = min(max(whole_since_ns, 0), LAST_NS)
+            if wholly is not None:
+                more = f"{compaction.not_kept(table, after, wholly)} AND time < make_timestamp_ns({since_ns})"
+            events = compaction.folded(table, after, since_ns, more, until_ns)
     if not as_recorded:
         events = true_times(connection, time.time_ns(), events, kept)
     connection.execute(f"CREATE OR REPLACE TEMP VIEW event AS FROM {events}")

@@ -6,9 +6,13 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from collector.model.untrusted import cut
+
 OTHERS = "(others)"
 """All projects beyond `MOST_PROJECTS`, together."""
 MOST_PROJECTS = 50
+# Characters of a project's name in a label; a server may refuse all metrics of a host for a longer one.
+_MOST_NAME = 200
 # Who uses an image later than this after its pull did not have it pulled; as `collector.queries.pulls` has it.
 _PAYS_S = 3600.0
 FIRST, AGAIN = "first", "again"
@@ -92,5 +96,5 @@ class ProjectCosts:
                 self._named.add(project)
         shown: Counter[tuple[str, str]] = Counter()
         for (project, pull), size in self.bytes.items():
-            shown[project if project in self._named else OTHERS, pull] += size
+            shown[cut(project, _MOST_NAME) if project in self._named else OTHERS, pull] += size
         return {(project, pull): shown[project, pull] for project, _ in shown for pull in (FIRST, AGAIN)}

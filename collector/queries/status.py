@@ -226,27 +226,32 @@ def status(log: EventLog, now: float | None = None) -> Status:
     """The state of a log, and of this host (or the only one) in it. Raises LogError."""
     now = time.time() if now is None else now
     # What the last week of samples shows may be long ago.
-    sampled = log.query(_SAMPLED, whole_since=ONLY_KEPT)[0][0]
-    with log.reading(whole_since=ONLY_KEPT if sampled is None else sampled - 7 * DAY_S - 1) as connection:
-        host = known_host(connection, log.host)
-        kinds = dict(
-            connection.execute("SELECT kind, events FROM kind_counts WHERE host = ? ORDER BY kind", [host]).fetchall()
-        )
-        first, last, recorded = connection.execute(
-            "SELECT epoch_ns(min(time)) / 1e9, epoch_ns(max(time)) / 1e9, epoch_ns(max(recorded)) / 1e9"
-            " FROM event WHERE host = ?",
-            [host],
-        ).fetchall()[0]
-        seen = coverage(connection, host)
-        last_mark = _last_mark(connection, host)
-        disk = connection.execute(_LAST_DISK, [host]).fetchall()
-        sampled = connection.execute(_LAST_DISKS, [host]).fetchall()
-        filled = disk_holds(connection, host)
-        history = connection.execute(_FREE_HISTORY, [host, host]).fetchall()
-        failures = read_failures(connection, host, now - 7 * DAY_S)
-        name = label_of(connection, host)
-        whole_since = connection.execute(WHOLE_SINCE, [host]).fetchall()[0][0]
-        images = connection.execute("SELECT count(*) FROM present_images WHERE host = ?", [host]).fetchall()[0][0]
+    sampled_at = log.query(_SAMPLED, whole_since=ONLY_KEPT)[0][0]
+    week, day = (ONLY_KEPT if sampled_at is None else sampled_at - days * DAY_S - 1 for days in (7, 1))
+    with log.one_state():
+        with log.reading(whole_since=week) as connection:
+            host = known_host(connection, log.host)
+            history = connection.execute(_FREE_HISTORY, [host, host]).fetchall()
+            failures = read_failures(connection, host, now - 7 * DAY_S)
+        with log.reading(whole_since=day) as connection:
+            kinds = dict(
+                connection.execute(
+                    "SELECT kind, events FROM kind_counts WHERE host = ? ORDER BY kind", [host]
+                ).fetchall()
+            )
+            first, last, recorded = connection.execute(
+                "SELECT epoch_ns(min(time)) / 1e9, epoch_ns(max(time)) / 1e9, epoch_ns(max(recorded)) / 1e9"
+                " FROM event WHERE host = ?",
+                [host],
+            ).fetchall()[0]
+            seen = coverage(connection, host)
+            last_mark = _last_mark(connection, host)
+            disk = connection.execute(_LAST_DISK, [host]).fetchall()
+            sampled = connection.execute(_LAST_DISKS, [host]).fetchall()
+            filled = disk_holds(connection, host)
+            name = label_of(connection, host)
+            whole_since = connection.execute(WHOLE_SINCE, [host]).fetchall()[0][0]
+            images = connection.execute("SELECT count(*) FROM present_images WHERE host = ?", [host]).fetchall()[0][0]
     runs = read_runs(log.path)
     free, total, path, image_bytes, *_ = disk[0] if disk else (None,) * 4
     unwatched = _unwatched(seen.last, last_mark, now)
@@ -366,6 +371,7 @@ def disk_holds(connection: duckdb.DuckDBPyConnection, host: str) -> dict[str, in
     return {**parts, "unaccounted": max(0, int(total) - int(free) - sum(parts.values()))}
 
 
+_KINDS = "SELECT kind, events FROM kind_counts WHERE host = ? ORDER BY kind"
 _SAMPLED = "SELECT epoch_ns(max(time)) / 1e9 FROM event WHERE kind = 'disk_sampled'"
 # All disks are sampled at once, and what was sampled in the past may not be there any more.
 _LAST_DISKS = """
@@ -393,7 +399,11 @@ def images(log: EventLog, now: float | None = None) -> list[ImageRow]:
     """Every image that the engine holds, most recently used first. Raises LogError."""
     now = time.time() if now is None else now
     since = now - 7 * DAY_S
-    return [ImageRow(*row) for row in log.query(_IMAGES, [log.host, int(since * 1e9)], whole_since=since)]
+    with log.one_state():
+        with log.reading(whole_since=since) as connection:
+            connection.execute(_RECENT_USES, [log.host, int(since * 1e9)])
+        with log.reading(whole_since=ONLY_KEPT) as connection:
+            return [ImageRow(*row) for row in connection.execute(_IMAGES, [log.host]).fetchall()]
 
 
 # The pruner and job sources write to the log, too, whether or not a collector runs; and a collector may have been
@@ -412,6 +422,12 @@ WHERE host = ? AND time < make_timestamp_ns(?) AND kind IN ({sql_list(of_source(
 """
 _GAPS = "SELECT epoch_ns(began) / 1e9, epoch_ns(ended) / 1e9 FROM gaps WHERE host = ? ORDER BY began, ended"
 
+_RECENT_USES = """
+CREATE OR REPLACE TEMP TABLE recent AS
+SELECT image, count(DISTINCT container) + count(*) FILTER (kind = 'job_image_used') AS uses_7_days FROM event
+WHERE host = $1 AND kind IN ('container_created', 'job_image_used') AND time >= make_timestamp_ns($2)
+GROUP BY image
+"""
 _IMAGES = f"""
 WITH held AS (SELECT image FROM present_images WHERE host = $1),
     shared AS (
@@ -421,11 +437,6 @@ WITH held AS (SELECT image FROM present_images WHERE host = $1),
     own AS (
         SELECT image, sum(l.bytes) FILTER (holders = 1) AS own_bytes
         FROM image_layers AS l JOIN shared USING (chain_id) WHERE host = $1 GROUP BY image
-    ),
-    recent AS (
-        SELECT image, count(DISTINCT container) + count(*) FILTER (kind = 'job_image_used') AS uses_7_days FROM event
-        WHERE host = $1 AND kind IN ('container_created', 'job_image_used') AND time >= make_timestamp_ns($2)
-        GROUP BY image
     ),
     living AS (
         SELECT image, count(*) AS containers FROM uses

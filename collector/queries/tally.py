@@ -75,12 +75,15 @@ class Tally:
         """
         if self._seq < 0:
             vars(self).update(vars(self.of_json(log.position(METRICS) or "{}")))
-        with log.reading(as_recorded=True) as connection:
-            (newest,) = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0]
-            if self._seq > newest or (self._seq and connection.execute(_FORGOTTEN, [self._seq]).fetchall()[0][0]):
-                # What was forgotten, or lost with a damaged file, must not come back from here.
-                vars(self).update(vars(Tally(_seq=0)))
-            self.take(connection, log.host, newest)
+        newest = None
+        while newest is None or self._seq < newest:
+            # What was read stays in memory until the log is closed; and others want to append.
+            with log.reading(as_recorded=True) as connection:
+                (newest,) = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0]
+                if self._seq > newest or (self._seq and connection.execute(_FORGOTTEN, [self._seq]).fetchall()[0][0]):
+                    # What was forgotten, or lost with a damaged file, must not come back from here.
+                    vars(self).update(vars(Tally(_seq=0)))
+                self.take(connection, log.host, min(newest, self._seq + _STEP))
         if self._seq - self._stored >= _STORED_EVERY:
             self._stored = self._seq
             with suppress(LogError):  # on a full disk, say: the next start then reads more events

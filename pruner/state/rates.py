@@ -66,7 +66,8 @@ def _is_row(row: Any) -> bool:
     if not isinstance(row, list) or len(row) != _COLUMNS:
         return False
     most = (CELLS - 1, _MOST, _MOST)
-    return all(whole(value, 0, limit) is not None for value, limit in zip(row, most, strict=True))
+    # TOML has numbers of its own: none is meant by text.
+    return all(type(value) is int and 0 <= value <= limit for value, limit in zip(row, most, strict=True))
 
 
 def to_toml(returns: Sequence[float], exposure: Sequence[float], hosts: Iterable[str], seconds: float) -> str:

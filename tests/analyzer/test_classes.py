@@ -13,7 +13,7 @@ import pytest
 from analyzer.report.fleet_page import fleet_study, render_fleet
 from analyzer.report.study import Lineup
 from analyzer.report.terminal_classes import finish_division
-from analyzer.report.terminal_search import NothingFitsError
+from analyzer.report.terminal_recommend import NothingFitsError
 from analyzer.search.classes import Division, Found, divide, fits
 from analyzer.search.fleet import Findings
 from analyzer.search.grid import grid

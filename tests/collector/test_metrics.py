@@ -244,6 +244,24 @@ def test_recording_rules_are_valid_and_come_to_what_they_should(tmp_path: Path) 
     shutil.copy(RULE_TESTS.with_name("rules_test.yml"), tmp_path)
     assert "9 rules found" in promtool("check", "rules", tmp_path / "rules.yml")
     assert "SUCCESS" in promtool("test", "rules", tmp_path / "rules_test.yml")
+    # However many projects a fleet has, the metrics of them are few and add up.
+    record, pulled = "project:docker_hindsight_pulled_bytes:increase1h", "docker_hindsight_project_pulled_bytes_total"
+    series = [(f"p{number}", f"0+{number + 1}x90") for number in range(MOST_PROJECTS + 9)] + [(OTHERS, "0+100x90")]
+    inputs = [{"series": f'{pulled}{{project="{name}",pull="first"}}', "values": values} for name, values in series]
+    total = 60 * (sum(range(1, MOST_PROJECTS + 10)) + 100)
+    expected = {
+        f"count({record})": ("{}", MOST_PROJECTS + 1),
+        f'{record}{{project="{OTHERS}"}}': (f'{record}{{project="{OTHERS}",pull="first"}}', 60 * (45 + 100)),
+        f"sum({record})": ("{}", total),
+    }
+    asked = [
+        {"expr": expr, "eval_time": "80m", "exp_samples": [{"labels": labels, "value": value}]}
+        for expr, (labels, value) in expected.items()
+    ]
+    test = {"interval": "1m", "input_series": inputs, "promql_expr_test": asked}
+    many = tmp_path / "many.yml"
+    many.write_text(json.dumps({"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": [test]}))
+    assert "SUCCESS" in promtool("test", "rules", many)
 
 
 def paths(value: Any, at: str = "") -> dict[str, str]:
@@ -460,6 +478,12 @@ def test_the_metrics_of_projects_stay_few_and_never_go_back() -> None:
     after = costs.bounded()
     assert after[OTHERS, "first"] == before[OTHERS, "first"] + 1000
     assert all(after[key] >= size for key, size in before.items())
+    # A name that nobody can read is cut; what it counts is added up with others that begin alike.
+    pay("x" * 10_000 + "a", 2000)
+    pay("x" * 10_000 + "b", 3000)
+    assert all(len(name) < 300 for name, _ in ProjectCosts.from_json(costs.to_json()).bounded())
+    assert 5000 in ProjectCosts.from_json(costs.to_json()).bounded().values()
+    after = costs.bounded()
     costs.pulled("late", 0.0)
     costs.arrived("late", 5, again=False)
     costs.used("late", "p001", 2 * 3600.0)

@@ -100,6 +100,7 @@ def test_a_new_host_starts_from_it_and_its_own_past_counts_beside(tmp_path: Path
         ("{scale}\nhosts = 1\nhost_seconds = 9\nsituations = [[99999, 2, 3]]", "is damaged"),
         ("{scale}\nhosts = 1\nhost_seconds = 9\nsituations = [[1, -2, 3]]", "is damaged"),
         ("{scale}\nhosts = 1\nhost_seconds = 9\nsituations = [[1, 2, inf]]", "is damaged"),
+        ("{scale}\nhosts = 1\nhost_seconds = 9\nsituations = [['1', '2', '3']]", "is damaged"),
         ("{scale}\nhosts = -1\nhost_seconds = 9\nsituations = []", "is damaged"),
     ],
 )
