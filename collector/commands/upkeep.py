@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Readers of a large fleet may take that long.
 _LEAST_AFTER_S = 3600.0
+_MOST_PAUSE = 1000
 ArchiveOption = Annotated[
     str | None, option("Ship new events there before anything is thinned; see `ship`.", "DEST", shown="none")
 ]
@@ -89,6 +90,8 @@ def compact(
     from collector.eventlog import retention
 
     largest = size_of("--max-size", max_size)
+    if not pause <= _MOST_PAUSE:
+        raise UsageError(f"--pause: {pause} is not a number up to {_MOST_PAUSE}")
     least_s = retention.OFTEN_S if if_due else 0.0
     opened = console.open_log(log)
 
@@ -177,7 +180,7 @@ def forget(
     nothing = "" if found.events or found.jobs or found.images else "nothing of it is in the log: "
     console.print_as_is(f"{nothing}{done} {what} and {format_count(found.events, 'mention')} of {project or image}")
     if archive is not None:
-        console.print_as_is(f"{done} it from {format_count(found.parts, 'part')} of {archive}")
+        console.print_as_is(f"{done} from {format_count(found.parts, 'part')} of {archive}")
     elif opened.path.with_name(f"{opened.path.name}{LOCK}").exists():
         console.print_as_is("note: what `collector ship` wrote may still hold it: name it with --archive", err=True)
     for path in found.left:

@@ -155,6 +155,8 @@ class _Forgetting:
         return self._done(change, dry_run=dry_run, jobs=count, images=[], events=events, parts=parts)
 
     def images(self, image: str, *, dry_run: bool) -> Forgotten:
+        if not image.strip():
+            raise UsageError("--image: which one? give a name, digest or ID")
         self._drain()
         with self._log.reading() as connection:
             ids = dict(connection.execute("SELECT image_id, image FROM image").fetchall())

@@ -50,19 +50,22 @@ def forget_shipped(log: EventLog, store: Store, rule: Rule, *, dry_run: bool = F
 
     Raises:
         LogError: the log cannot be read, or is being shipped.
-        StoreError: the store cannot be used, or a part is damaged; what was written by then counts, and the next call
-            goes on from it.
+        StoreError: the store cannot be used, holds nothing of the log, or a part is damaged; what was written by then
+            counts, and the next call goes on from it.
     """
     with log.reading(as_recorded=True) as connection:
         hosts = known_hosts(connection)
-    count = 0
+    count, is_known = 0, False
     with alone(log.path, LOCK, "shipped"), tempfile.TemporaryDirectory(prefix="forget-") as folder:
         for known, name in [(host, name) for host in hosts for name in (host.key, parts.distinct_name(host))]:
             if not dry_run:
                 remove_unnamed(store, name, known)
             listed = parts.listed(store.names(parts.manifests_of(name)))
+            is_known = is_known or bool(listed)
             for _, stream in groupby(listed, key=lambda one: one.stream):
                 count += _Stream(store, name, list(stream), Path(folder)).forget(rule, dry_run=dry_run)
+    if not is_known:
+        raise StoreError(f"{store.name} holds nothing of this log: name the place that `collector ship` writes to")
     return count
 
 

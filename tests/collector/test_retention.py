@@ -424,6 +424,10 @@ def test_the_pruner_s_notes_beside_a_log_name_nothing_that_is_forgotten(log: Eve
     forget(log.path, image="secret/app")
     assert [path.name for path in log.path.parent.iterdir() if b"secret" in path.read_bytes()] == []
     assert read_runs(log.path).total == 3
+    with pytest.raises(StoreError, match="holds nothing of this log"):
+        forget(log.path, image="secret/app", archive=str(log.path.parent / "elsewhere"))
+    with pytest.raises(UsageError, match="which one"):
+        forget(log.path, image=" ")
 
 
 def test_the_command_says_what_it_won(log: EventLog) -> None:
