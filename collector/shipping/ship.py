@@ -120,14 +120,12 @@ def _ship_host(log: EventLog, store: Store, host: KnownHost, batch: int, remove_
     name = _named(log, store, host)
     found = Shipped(name)
     merge_old(store, name, host)
-    if remove_after_s is not None:
-        remove_replaced(store, name, host, remove_after_s)
     place = _place(log, store, host, name, found)
     while True:
         batch_parts, last = _cut(log, host, name, place, batch)
         if not batch_parts:
             found.last = place.last
-            return found
+            break
         for part in batch_parts:
             store.write(part.name.events(name), part.events)
             if part.jobs is not None:
@@ -139,6 +137,13 @@ def _ship_host(log: EventLog, store: Store, host: KnownHost, batch: int, remove_
             found.parts += 1
             found.bytes += len(part.events) + len(part.jobs or b"")
         place = _Place(place.after_ns, place.stream, last)
+    if remove_after_s is not None:
+        try:
+            remove_replaced(store, name, host, remove_after_s)
+        except StoreError as error:
+            # What is new is there all the same.
+            found.notes.append(str(error))
+    return found
 
 
 def _named(log: EventLog, store: Store, host: KnownHost) -> str:
