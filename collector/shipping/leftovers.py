@@ -13,8 +13,9 @@ from collections.abc import Sequence
 
 from collector.eventlog.identity import KnownHost
 from collector.shipping import parts
-from collector.shipping.parts import Manifest, Name
-from collector.shipping.store import INCOMING, MOST_OF_MANIFEST, Store, StoreError
+from collector.shipping.merge import read_manifest
+from collector.shipping.parts import Name
+from collector.shipping.store import INCOMING, Store, StoreError
 
 
 def remove_unnamed(store: Store, host: str, known: KnownHost) -> None:
@@ -65,11 +66,10 @@ def remove_replaced(store: Store, host: str, known: KnownHost, after_s: float) -
 
 def _is_sound(store: Store, host: str, name: Name, after_s: float) -> bool:
     """Whether a merged part was written so long ago and can be read back."""
-    try:
-        manifest = Manifest.from_bytes(store.read(name.manifest(host), MOST_OF_MANIFEST) or b"")
-    except ValueError:
+    manifest = read_manifest(store, host, name)
+    if manifest is None or manifest.merged_ns is None or manifest.becoming:
         return False
-    if manifest.merged_ns is None or time.time_ns() - manifest.merged_ns < after_s * 1e9 or manifest.becoming:
+    if time.time_ns() - manifest.merged_ns < after_s * 1e9:
         return False
     files = [(name.events(host), manifest.sha256)]
     files += [] if manifest.jobs_sha256 is None else [(name.jobs(host), manifest.jobs_sha256)]

@@ -22,7 +22,7 @@ from collector.eventlog.database import AUTOLOAD_OFF
 from collector.eventlog.identity import KnownHost
 from collector.shipping import parts
 from collector.shipping.parts import Manifest, Name
-from collector.shipping.store import MOST_OF_MANIFEST, Store
+from collector.shipping.store import MOST_OF_MANIFEST, Store, UnreadableError
 
 # About a month of parts, shipped once a day.
 LEAST = 28
@@ -77,7 +77,7 @@ def _runs(names: Sequence[Name]) -> Iterator[list[Name]]:
 
 def _merge(store: Store, host: str, names: Sequence[Name]) -> None:
     """Write the merged part; not if any of its parts is missing or damaged, which is for readers to say."""
-    manifests = [_manifest(store, host, name) for name in names]
+    manifests = [read_manifest(store, host, name) for name in names]
     found = [manifest for manifest in manifests if manifest is not None]
     if len(found) < len(names) or not _is_whole(names, found):
         return
@@ -90,7 +90,7 @@ def _merge(store: Store, host: str, names: Sequence[Name]) -> None:
             of_jobs = _joined(
                 _JOBS, _copied(store, [(one.jobs(host), manifest.jobs_sha256) for one, manifest in rows], Path(folder))
             )
-    except (duckdb.Error, OSError, _DamagedError):
+    except (duckdb.Error, OSError, UnreadableError, _DamagedError):
         # Readers do without. On a disk that is full, say, the next run merges.
         return
     if merged is None:
@@ -113,11 +113,11 @@ def _merge(store: Store, host: str, names: Sequence[Name]) -> None:
     store.write(name.manifest(host), manifest.to_bytes())
 
 
-def _manifest(store: Store, host: str, name: Name) -> Manifest | None:
-    data = store.read(name.manifest(host), MOST_OF_MANIFEST)
+def read_manifest(store: Store, host: str, name: Name) -> Manifest | None:
+    """A part's manifest; None: there is none that can be read. Raises StoreError."""
     try:
-        return None if data is None else Manifest.from_bytes(data)
-    except ValueError:
+        return Manifest.from_bytes(store.read(name.manifest(host), MOST_OF_MANIFEST) or b"")
+    except (UnreadableError, ValueError):
         return None
 
 

@@ -23,9 +23,9 @@ from collector.model.errors import LogError, LogFullError
 from collector.model.events import Kind
 from collector.shipping import parts
 from collector.shipping.leftovers import remove_replaced
-from collector.shipping.merge import merge_old
+from collector.shipping.merge import merge_old, read_manifest
 from collector.shipping.parts import Manifest, Name, Stream
-from collector.shipping.store import MOST_OF_MANIFEST, Store, StoreError
+from collector.shipping.store import Store, StoreError
 
 # So many events at once: the log is held for a second at most, and the part takes some megabytes.
 BATCH = 50_000
@@ -173,11 +173,11 @@ def _place(log: EventLog, store: Store, host: KnownHost, name: str, found: Shipp
     """How far the store has come with this log."""
     listed = parts.listed(store.names(parts.manifests_of(name)))
     # Parts that were merged may be there in part, while they are removed.
-    merged = [one for one in listed if one.is_merged and _manifest(store, name, one) is not None]
+    merged = [one for one in listed if one.is_merged and read_manifest(store, name, one) is not None]
     known = [*merged, *(one for one in listed if not one.is_merged and not any(whole.covers(one) for whole in merged))]
     own = parts.stream_id(host)
     latest = {one.stream: one for one in sorted(known, key=lambda one: (one.last, one.first))}
-    manifests = {stream: _manifest(store, name, one) for stream, one in latest.items()}
+    manifests = {stream: read_manifest(store, name, one) for stream, one in latest.items()}
     after_ns = max((one.last_shipped_ns for one in manifests.values() if one is not None), default=0)
     streams = sorted((stream for stream in latest if stream.id == own), reverse=True)
     for stream in streams:
@@ -197,14 +197,6 @@ def _place(log: EventLog, store: Store, host: KnownHost, name: str, found: Shipp
             "again, and readers count each event once (was the log damaged, or is another machine a clone of this one?)"
         )
     return _Place(after_ns, Stream(own, max((stream.number for stream in streams), default=0) + 1))
-
-
-def _manifest(store: Store, name: str, part: Name) -> Manifest | None:
-    data = store.read(part.manifest(name), MOST_OF_MANIFEST)
-    try:
-        return None if data is None else Manifest.from_bytes(data)
-    except ValueError:
-        return None
 
 
 def _goes_on(log: EventLog, host: KnownHost, last: int, anchor: tuple[int, int]) -> bool:

@@ -205,4 +205,5 @@ class Folder:
                 raise StoreFullError(
                     f"no space left in {self.path}: free some; the next run continues from here"
                 ) from None
-            raise StoreError(f"{self.path} cannot be used: {error.strerror or error}") from None
+            named = error.filename2 or error.filename or self.path
+            raise StoreError(f"{named} cannot be used: {error.strerror or error}") from None

@@ -311,6 +311,22 @@ def test_where_a_merged_part_is_damaged_its_days_count(
     assert "the parts that it holds are read instead" in read.notes[0]
 
 
+@pytest.mark.parametrize("which", ["manifest", "events"])
+def test_what_cannot_be_read_there_keeps_nothing_new_from_being_shipped(
+    log: EventLog, store: Folder, which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "LEAST", 4)
+    ship(log, store)
+    for day in ("2023-11-15", "2023-11-18"):
+        place = store.path / getattr(part(store, day), which)("runner")
+        place.unlink()
+        place.symlink_to("/dev/null")
+    log.append(days(5, 1))
+    (found,) = ship(log, store, remove_merged_after_s=0)
+    assert found.events >= 4
+    assert {row[2] for row in rows(log)[-4:]} <= {row[2] for row in rows(shipped(store))}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", first_fast(3, 1, 7))
 def test_the_size_of_a_batch_changes_nothing(log: EventLog, store: Folder, batch: int) -> None:
