@@ -24,7 +24,7 @@ dist: sync ## Build the release into dist/: source, wheels, Debian packages, SBO
 
 test-fast: sync ## Run the quick tests, without engine, browser or machine: while you work
 	@TESTS=fast .venv/bin/python -m pytest -n auto --dist worksteal -m "not engine and not browser and not slow" \
-		--ignore tests/docs --ignore tests/release
+		$(addprefix --ignore tests/,browser docs engine release)
 
 bench: sync ## Measure speed and weight, side by side with others in one run
 	@.venv/bin/python -m bench

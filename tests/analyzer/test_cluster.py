@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
 
 import pytest
-from distributed import Client
 
 from analyzer.search.fleet import Findings, Simulation, Source, find, on_each
-from analyzer.search.workers import ClusterError, Workers
+from analyzer.search.workers import ClusterError, Workers, outcome
 from analyzer.simulation.replay import Progress
 from analyzer.trace.trace import Trace
 from collector.model.errors import UsageError
@@ -30,6 +32,94 @@ from tests.waiting import wait_for
 ROOT = Path(__file__).parents[2]
 DASK = Path(sys.executable).with_name("dask")
 HOSTS = 6
+
+
+def dask_client(address: str | None = None, scheduler_file: str | None = None) -> Any:
+    from distributed import Client  # noqa: PLC0415 - half a second, which the quick tests need not wait
+
+    return Client(address, scheduler_file=scheduler_file, set_as_default=False)  # type: ignore[no-untyped-call]
+
+
+class FakeClient:
+    """What Dask is to us, in this process: one worker, of the version that `run` finds."""
+
+    workers = 1
+
+    def __init__(self, address: str, *, timeout: float, set_as_default: bool) -> None:
+        assert (timeout > 0, set_as_default) == (True, False)
+        if address.endswith(":9"):
+            raise OSError("refused")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def wait_for_workers(self, count: int, timeout: float) -> None:
+        if self.workers < count:
+            raise TimeoutError(timeout)
+
+    def run(self, question: Callable[[], str], on_error: str) -> dict[str, object]:
+        assert on_error == "return"
+        return {"tcp://worker": question()}
+
+    def get_executor(self, *, pure: bool) -> ThreadPoolExecutor:
+        assert not pure
+        return ThreadPoolExecutor(1)
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> type[FakeClient]:
+    made = type("Client", (FakeClient,), {})
+    monkeypatch.setitem(sys.modules, "distributed", SimpleNamespace(Client=made))
+    return made
+
+
+ADDRESS = "tcp://127.0.0.1:8786"
+
+
+@pytest.mark.parametrize("workers", [Workers(processes=1), Workers(processes=2), Workers(cluster=ADDRESS)])
+@pytest.mark.usefixtures("client")
+def test_work_is_done_here_as_on_a_cluster_and_a_fault_is_the_caller_s(workers: Workers) -> None:
+    with workers.pool(abs, 3) as pool:
+        assert [outcome(pool.submit(abs, number)) for number in (-1, 2, -3)] == [1, 2, 3]
+    assert workers.count(1) == 1
+    with pytest.raises(KeyboardInterrupt), workers.pool(abs, 3):
+        raise KeyboardInterrupt
+
+
+def test_a_cluster_that_cannot_be_used_is_one_line(client: type[FakeClient], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(address: str, error: type[Exception], line: str) -> None:
+        with pytest.raises(error, match=line), Workers(cluster=address).pool(abs, 1):
+            pass
+
+    for address in ("", "nonsense", "foo://x:1", "tcp://x"):
+        refused(address, UsageError, "is not an address such as tcp://scheduler:8786")
+    refused("tcp://127.0.0.1:9", ClusterError, "the scheduler at tcp://127.0.0.1:9 does not answer: refused")
+    monkeypatch.setattr(client, "workers", 0)
+    refused(ADDRESS, ClusterError, "has no workers: start some")
+    monkeypatch.setattr(client, "workers", 1)
+    for found, line in (("0.0", "has docker-hindsight 0.0: install version"), (ImportError("x"), "lacks docker-hind")):
+        monkeypatch.setattr(client, "run", lambda *_, found=found, **__: {"tcp://worker": found})
+        refused(ADDRESS, ClusterError, f"worker tcp://worker {line}")
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    refused(ADDRESS, UsageError, r"Dask is not installed: install 'docker-hindsight\[cluster\]'")
+
+
+def test_a_worker_that_dies_is_one_host_s_fault_on_a_cluster_and_the_end_here() -> None:
+    def failed(error: Exception) -> Future[Any]:
+        future = Future[Any]()
+        future.set_exception(error)
+        return future
+
+    killed = type("KilledWorker", (Exception,), {"__module__": "distributed.scheduler"})
+    assert str(outcome(failed(killed()))) == "the cluster's workers failed at it (KilledWorker)"
+    assert str(outcome(failed(MemoryError()))) == "the cluster's workers failed at it (MemoryError)"
+    with pytest.raises(ClusterError, match="try fewer with --processes"):
+        outcome(failed(BrokenExecutor()))
+    with pytest.raises(ZeroDivisionError):
+        outcome(failed(ZeroDivisionError()))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +140,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         start("scheduler", "--host", "127.0.0.1", "--port", "0", *common)
         wait_for(listens.exists, "the scheduler")
         start("worker", "--nworkers", "2", "--nthreads", "1", "--memory-limit", "0", *common)
-        with Client(scheduler_file=str(listens), set_as_default=False) as client:  # type: ignore[no-untyped-call]
+        with dask_client(scheduler_file=str(listens)) as client:
             client.wait_for_workers(2)
             address = str(client.scheduler.address)
         yield address
@@ -133,7 +223,7 @@ def test_an_interrupt_ends_the_work_of_the_cluster(sources: list[Source], cluste
 
     with pytest.raises(KeyboardInterrupt):
         on_each(sources, Deadly((), seconds=1.0), workers=Workers(cluster=cluster), progress=interrupt)
-    with Client(cluster, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+    with dask_client(cluster) as client:
         wait_for(lambda: client.run_on_scheduler(_tasks) == 0, "the end of the work")
 
 
@@ -145,9 +235,6 @@ def _tasks(dask_scheduler: object) -> int:
 def test_what_is_no_cluster_is_one_line(sources: list[Source], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analyzer.search.workers._CONNECT_S", 1)
     work = Simulation((Policy(),))
-    for address in ("", "nonsense", "foo://x:1", "tcp://x"):
-        with pytest.raises(UsageError, match="is not an address such as tcp://scheduler:8786"):
-            on_each(sources, work, workers=Workers(cluster=address))
     one = ["--log", str(sources[0].path), "--only-host", "host-1", "--threshold", "10%", "--baseline", "none"]
     for command in ("simulate", "sweep"):
         argv = [command, *(one if command == "simulate" else one[:-2])]
@@ -158,9 +245,6 @@ def test_what_is_no_cluster_is_one_line(sources: list[Source], monkeypatch: pyte
         assert alone.returncode == 0
         assert "note: --cluster is for several hosts" in alone.stderr
     with pytest.raises(ClusterError, match=r"the scheduler at tcp://127.0.0.1:9 does not answer"):
-        on_each(sources, work, workers=Workers(cluster="tcp://127.0.0.1:9"))
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(UsageError, match=r"Dask is not installed: install 'docker-hindsight\[cluster\]'"):
         on_each(sources, work, workers=Workers(cluster="tcp://127.0.0.1:9"))
 
 
