@@ -15,6 +15,7 @@ from analyzer.search.proposal import reasons
 from analyzer.search.recommend import Constraints, Recommendation, SplitResult
 from analyzer.simulation.figures import cells, headers, in_grids, lightest
 from analyzer.simulation.result import Result
+from analyzer.trace.describe import FAILED
 from collector.model.errors import HindsightError, UsageError
 from collector.model.paths import write_whole
 from collector.terminal import console
@@ -44,7 +45,9 @@ def finish_recommendation(
         UsageError: the file cannot be written.
     """
     said = reasons(found, constraints, share)
-    chosen = required(found, said)
+    every = (note for first, rest in parts for note in (rest or first).facts.assumptions)
+    failures = "".join(f"; {note}" for note in every if note.startswith(FAILED))
+    chosen = required(found, said, failures)
     if output is console.Format.JSON:
         console.print_json(recommendation_json(found, parts, said, notes))
     else:

@@ -9,6 +9,9 @@ from typing import Any
 from analyzer.trace.trace import Trace
 from collector.model.units import format_bytes
 
+FAILED = "recorded: "
+"""What the note on recorded failures begins with."""
+
 
 @dataclass(frozen=True, slots=True)
 class HistoryFacts:
@@ -52,7 +55,7 @@ class HistoryFacts:
 
 def notes_of(trace: Trace) -> tuple[str, ...]:
     """What to say of a history first: what failed, and then what had to be assumed."""
-    return (*((f"recorded: {trace.failures}",) if trace.failures else ()), *trace.assumptions)
+    return (*((f"{FAILED}{trace.failures}",) if trace.failures else ()), *trace.assumptions)
 
 
 def disk_range(trace: Trace) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -25,6 +26,7 @@ from collector.eventlog.log import EventLog
 from collector.job_sources.ingest import store
 from collector.model.events import Event, Kind
 from pruner.policy.file import policy_from
+from tests.analyzer.command import analyzer
 from tests.pruner.test_busy import RECORDED, Host, lines, runner_facts
 
 S, MIB = 10**9, 2**20
@@ -47,6 +49,7 @@ class Recorded(NamedTuple):
     pulls: list[tuple[str, int]]
     removals: list[tuple[float, str]]
     unexplained: list[int]
+    log: Path
 
 
 class AsRecorded(Baseline):
@@ -151,7 +154,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     store(log, [fact for time, fact in runner_facts() if time * S <= begin + END_S * S], "runner log", 0)
     trace = load_trace(log)
     origin = trace.origin_ns / S
-    return Recorded(trace, pulls, [(time - origin, image) for time, image in removals], unexplained)
+    return Recorded(trace, pulls, [(time - origin, image) for time, image in removals], unexplained, log.path)
 
 
 def simulated(recorded: Recorded, compressed: float, policy: bool = False) -> Result:
@@ -196,3 +199,10 @@ def test_the_policy_with_the_guesses_of_today(recorded: Recorded) -> None:
     found = simulated(recorded, 1.0, policy=True)
     assert (found.disk_full, found.removals, found.repulls) == (0, 45, 34)
     assert found.min_free // MIB == 41
+
+
+def test_a_refusal_to_recommend_states_what_failed(recorded: Recorded) -> None:
+    for least, refusal in (("7d", "analyzer: not enough yet: "), ("1min", "analyzer: none of ")):
+        done = analyzer("recommend", "--log", str(recorded.log), "--least-history", least, "--order", "lru")
+        assert done.stderr.startswith(refusal)
+        assert "; recorded: 13 jobs failed on a full disk" in done.stderr
