@@ -17,7 +17,7 @@ import duckdb
 
 from collector.eventlog.database import AUTOLOAD_OFF, alone
 from collector.eventlog.forget import NAMELESS
-from collector.eventlog.identity import known_hosts
+from collector.eventlog.identity import KnownHost, known_hosts
 from collector.eventlog.log import EventLog
 from collector.eventlog.rewrite import Change
 from collector.eventlog.schema import sql_names_in
@@ -57,7 +57,7 @@ def forget_shipped(log: EventLog, store: Store, rule: Rule, *, dry_run: bool = F
         hosts = known_hosts(connection)
     count, is_known = 0, False
     with alone(log.path, LOCK, "shipped"), tempfile.TemporaryDirectory(prefix="forget-") as folder:
-        for known, name in [(host, name) for host in hosts for name in (host.key, parts.distinct_name(host))]:
+        for known, name in [(host, name) for host in hosts for name in _names(store, host)]:
             if not dry_run:
                 remove_unnamed(store, name, known)
             listed = parts.listed(store.names(parts.manifests_of(name)))
@@ -67,6 +67,16 @@ def forget_shipped(log: EventLog, store: Store, rule: Rule, *, dry_run: bool = F
     if not is_known:
         raise StoreError(f"{store.name} holds nothing of this log: name the place that `collector ship` writes to")
     return count
+
+
+def _names(store: Store, host: KnownHost) -> list[str]:
+    """What the store may call a host. Credentials may be for its own folders alone."""
+    try:
+        owner = parts.owner_from(store.read(parts.owner_of(host.key), MOST_OF_MANIFEST) or b"")
+    except ValueError:
+        owner = None
+    own = owner is not None and owner.id == host.id
+    return [host.key] if own else [host.key, parts.distinct_name(host)]
 
 
 class _Stream:

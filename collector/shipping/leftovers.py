@@ -15,7 +15,7 @@ from collector.eventlog.identity import KnownHost
 from collector.shipping import parts
 from collector.shipping.merge import read_manifest
 from collector.shipping.parts import Name
-from collector.shipping.store import INCOMING, Store, StoreError
+from collector.shipping.store import INCOMING, Folder, Store, StoreError
 
 
 def remove_unnamed(store: Store, host: str, known: KnownHost) -> None:
@@ -35,7 +35,9 @@ def remove_unnamed(store: Store, host: str, known: KnownHost) -> None:
         for file in (name.events(host), name.jobs(host))
     }
     places = [f"{place}/{parts.partition(host)}" for place in (parts.EVENTS, parts.JOBS, parts.MERGED)]
-    for path in [path for place in (*places, INCOMING) for path in store.names(place)]:
+    if isinstance(store, Folder):  # a bucket has no such place, and credentials may be for the host's own alone
+        places.append(INCOMING)
+    for path in [path for place in places for path in store.names(place)]:
         # A stream is its host's alone, whatever else lies there.
         is_own = re.split(r"[/+]", path)[-1].startswith(f"{parts.stream_id(known)}.")
         if is_own and _without_host(path) not in named:

@@ -242,6 +242,21 @@ def test_a_project_and_an_image_are_forgotten_in_an_archive_too(
     def there(rule: Rule) -> int:
         return forget_shipped(log, store, rule)
 
+    class Own:
+        """A bucket, with credentials for the host's own folders."""
+
+        name = "s3://own"
+
+        def __getattr__(self, called: str) -> Any:
+            def guarded(path: str, *rest: Any) -> Any:
+                assert path.partition("/")[2].startswith("host=h/") or path.endswith("/host=h"), path
+                return getattr(store, called)(path, *rest)
+
+            return guarded
+
+    forget_project(log, "none", archive=lambda rule: forget_shipped(log, Own(), rule))
+    assert [path.exists() for path in left] == [False] * 3 + [True]
+    left = [Path(shutil.copy(foreign, path)) for path in left]
     forget_project(log, project, dry_run=True, archive=lambda rule: forget_shipped(log, store, rule, dry_run=True))
     assert all(path.exists() for path in left)
     assert forget_project(log, project, archive=there).parts > 0
