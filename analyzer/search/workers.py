@@ -17,6 +17,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from collector.model.errors import HindsightError, UsageError
@@ -107,6 +108,14 @@ def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What was imported stays: nobody need look through it for garbage again and again.
     gc.freeze()
+    # Who is killed ends none of them: they would wait for work for ever.
+    if (parent := multiprocessing.parent_process()) is not None:
+        Thread(target=_end_with, args=[parent], daemon=True).start()
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def outcome(future: Future[T | HindsightError]) -> T | HindsightError:
