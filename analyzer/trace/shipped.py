@@ -64,15 +64,36 @@ def _engine() -> duckdb.DuckDBPyConnection:
 
 
 @contextmanager
-def _in_memory() -> Iterator[duckdb.DuckDBPyConnection]:
+def _in_memory() -> Iterator[_Database]:
     """An empty database in memory."""
-    with _engine().cursor() as connection:
-        name = f"log{next(_number)}"
-        connection.execute(f"ATTACH ':memory:' AS {name}; USE {name}")
+    # To make the views takes as long as to replay ten policies. They find tables by name: those of a host before serve.
+    kept, _kept.shown = getattr(_kept, "shown", None), None
+    name, shown = kept or (f"log{next(_number)}", None)
+    with _engine().cursor() as filling:
+        filling.execute(f"ATTACH ':memory:' AS {name}; USE {name}")
+        made = _Database(filling, shown or _engine().cursor(), is_shown=shown is not None)
+        made.shown.execute(f"USE {name}")
         try:
-            yield connection
+            yield made
         finally:
-            connection.execute(f"USE memory; DETACH {name}")
+            made.shown.execute("USE memory")
+            filling.execute(f"USE memory; DETACH {name}")
+    _kept.shown = name, made.shown
+
+
+@dataclass(slots=True)
+class _Database:
+    """A database in memory.
+
+    Attributes:
+        filling: a connection that shows its tables.
+        shown: one on which our views stand before them.
+        is_shown: whether it has these views already.
+    """
+
+    filling: duckdb.DuckDBPyConnection
+    shown: duckdb.DuckDBPyConnection
+    is_shown: bool
 
 
 def is_shipped(folder: Path) -> bool:
@@ -146,9 +167,12 @@ class ShippedLog(EventLog):
             StoreError: the store cannot be used.
         """
         try:
-            with tempfile.TemporaryDirectory(prefix="shipped-") as folder, _in_memory() as connection:
-                are_true = self._fill(connection, self._parts(Path(folder)))
-                yield self._prepared(connection, as_recorded=as_recorded or are_true, whole_since=None)
+            with tempfile.TemporaryDirectory(prefix="shipped-") as folder, _in_memory() as made:
+                are_true = self._fill(made.filling, self._parts(Path(folder)))
+                made.shown = self._prepared(
+                    made.shown, as_recorded=as_recorded or are_true, whole_since=None, again=made.is_shown
+                )
+                yield made.shown
         except duckdb.Error as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise PartsError(f"parts of host '{self._name}' in {self._store.name} cannot be read: {reason}") from None
@@ -341,14 +365,14 @@ def _show_in_place(connection: duckdb.DuckDBPyConnection, found: list[_Part], ho
     name = _quoted(host)
     scan = _scan([part.events for part in found])
     _insert_images(connection, scan)
-    columns = _columns_of_events(connection)
-    rows = (
-        f"SELECT e.* EXCLUDE (image_id), {name} AS host, image.image"
-        f" FROM ({_stored(columns, scan)} WHERE {{where}}) AS e LEFT JOIN image USING (image_id)"
-    )
-    connection.execute(f"INSERT INTO event BY NAME {rows.format(where=_FEW)}")
+    # Each query that names events binds this anew, so there is nothing in it to be expanded.
+    stored = {"key": f"key & {STORED_KEY}", "host": name}
+    columns = connection.execute("DESCRIBE event").fetchall()
+    listed = ", ".join(f"CAST({stored.get(column, column)} AS {kind}) AS {column}" for column, kind, *_ in columns)
+    rows = f"SELECT {listed} FROM {scan} LEFT JOIN image USING (image_id) WHERE {{where}}"
+    connection.execute(f"INSERT INTO event {rows.format(where=_FEW)}")
     connection.execute("ALTER TABLE event RENAME TO few_events")
-    connection.execute(f"CREATE VIEW event AS FROM few_events UNION ALL BY NAME {rows.format(where=_MANY)}")
+    connection.execute(f"CREATE VIEW event AS FROM few_events UNION ALL {rows.format(where=_MANY)}")
     if jobs := _newest_jobs(found, name, 0):
         connection.execute(f"DROP TABLE job; CREATE VIEW job AS {jobs}")
 
