@@ -34,6 +34,7 @@ _AFTER = r"$|[^A-Za-z0-9_./-]|\.(?:$|[^A-Za-z0-9_])"
 # What these may name a project by: its path, also in a URL, its containers and cache volumes, its number after a label.
 _PATH = rf'(^|[^A-Za-z0-9_./-]|://[^/"\\\s]*/)({{paths}})({_AFTER}|/-/|\.git)'
 _SLOT = r'runner-[^"\\\s]*-project-({ids})-concurrent-[^"\\\s]*'
+_JOB_SAID = r'(job(?:":"| |s/))([0-9A-Za-z-]+)'
 _LABEL = r'project[._]id[\\": ]+({ids})($|[^0-9])'
 # What any event may name an image by: its names, a repository that no other image is of, its ID or digest.
 _NAME = rf"{_BEFORE}({{words}})({_AFTER})"
@@ -144,12 +145,12 @@ class _Forgetting:
             count = _count(connection, f"FROM job WHERE {theirs}")
             events = _count(connection, f"FROM event WHERE job IN (SELECT job FROM job WHERE {theirs})")
             rows = connection.execute(f"SELECT DISTINCT project_id, project FROM job WHERE {theirs}").fetchall()
-        change = _project_change(f"SELECT job FROM old.job WHERE {theirs}", rows)
+        change = _project_change(f"SELECT job, job_id FROM old.job WHERE {theirs}", rows)
 
         def shipped(connection: duckdb.DuckDBPyConnection) -> Change:
             sql = f"SELECT DISTINCT project_id, project FROM every_job WHERE {theirs}"
             all_rows = {*rows, *connection.execute(sql).fetchall()}
-            return _project_change(f"SELECT DISTINCT job FROM every_job WHERE {theirs}", list(all_rows))
+            return _project_change(f"SELECT DISTINCT job, job_id FROM every_job WHERE {theirs}", list(all_rows))
 
         parts = self._archive(shipped)
         return self._done(change, dry_run=dry_run, jobs=count, images=[], events=events, parts=parts)
@@ -257,7 +258,7 @@ def _project_change(jobs: str, rows: Sequence[tuple[str | None, str | None]]) ->
     """What becomes of a log's rows without a project's jobs.
 
     Args:
-        jobs: SQL of their numbers.
+        jobs: SQL of their numbers and their IDs.
         rows: ID and path of each of their projects.
     """
     ids = _either({project for project, _ in rows if project and project.isalnum()})
@@ -265,7 +266,13 @@ def _project_change(jobs: str, rows: Sequence[tuple[str | None, str | None]]) ->
     rules = [(_PATH.format(paths=paths), _INSTEAD)] if paths else []
     rules += [(_SLOT.format(ids=ids), _FORGOTTEN)] if ids else []
     labels = [_LABEL.format(ids=ids)] if ids else []
-    theirs = "coalesce(job IN (FROM forgotten_job), false)"
+    theirs = "coalesce(job IN (SELECT job FROM forgotten_job), false)"
+    # A plan names each job that it waits for.
+    said = f"""list_reduce(list_prepend({_replaced(_ATTRIBUTES, rules)}, list_filter(
+        regexp_extract_all({_ATTRIBUTES}, {_quoted(_JOB_SAID)}, 2),
+        lambda id: coalesce(list_contains(getvariable('forgotten_ids'), id), false))),
+        lambda said, id: regexp_replace(said, '(job(?:":"| |s/))(' || regexp_escape(id) || ')($|[^0-9A-Za-z-])',
+            {_quoted(_INSTEAD)}, 'g'))"""
     event = f"""
         SELECT * REPLACE (
             CASE WHEN NOT {theirs} THEN job END AS job,
@@ -273,19 +280,20 @@ def _project_change(jobs: str, rows: Sequence[tuple[str | None, str | None]]) ->
             CASE WHEN {theirs} THEN {_VOLUMES} WHEN kind NOT IN ({_TEXTS}) THEN attributes
                 WHEN kind = {_UNREADABLE} THEN
                     CASE WHEN {_mentions(rules, *labels)} THEN json_object('raw', '{_FORGOTTEN}') ELSE attributes END
-                ELSE {_without(rules)} END AS attributes,
+                WHEN kind IN ({_PRUNES}) THEN CAST({said} AS JSON) ELSE {_without(rules)} END AS attributes,
             CASE WHEN kind IN ({_PRUNES}) THEN {_replaced("reference", rules)} ELSE reference END AS reference)
         FROM piece WHERE NOT ({theirs} AND kind IN ({_JOBS}) AND image IS NULL)"""
 
     def prepare(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"CREATE OR REPLACE TEMP TABLE forgotten_job AS {jobs}")
         connection.execute("SET VARIABLE forgotten = (SELECT list(job) FROM forgotten_job)")
+        connection.execute("SET VARIABLE forgotten_ids = (SELECT list(job_id) FROM forgotten_job)")
 
     # A number may be given again one day.
     thinned = """SELECT * REPLACE (list_transform(jobs, lambda job: CASE
         WHEN NOT coalesce(list_contains(getvariable('forgotten'), job), false) THEN job END) AS jobs)
         FROM old.thinned_use"""
-    job = "FROM piece_job WHERE job NOT IN (FROM forgotten_job)"
+    job = "FROM piece_job WHERE job NOT IN (SELECT job FROM forgotten_job)"
     return Change(prepare, event, job, {"thinned_use": thinned, "position": _POSITION}, _nothing)
 
 

@@ -36,7 +36,8 @@ an image.
 
 _PIECE = "CREATE OR REPLACE TEMP TABLE piece AS SELECT *, image_id AS image FROM read_parquet({file})"
 _PIECE_JOB = "CREATE OR REPLACE TEMP TABLE piece_job AS FROM {rows}"
-_NO_JOBS = "(SELECT NULL::INTEGER AS job, NULL::VARCHAR AS project, NULL::VARCHAR AS project_id LIMIT 0)"
+_JOB = "job, job_id, project, project_id"
+_NO_JOBS = "(SELECT NULL::INTEGER AS job, NULL::VARCHAR AS job_id, NULL::VARCHAR AS project, '' AS project_id LIMIT 0)"
 
 
 def forget_shipped(log: EventLog, store: Store, rule: Rule, *, dry_run: bool = False) -> int:
@@ -94,7 +95,7 @@ class _Stream:
             run("CREATE TEMP TABLE every_image (image_id VARCHAR, name VARCHAR)")
             for name in self._names:
                 self._take(connection, name)
-                run("INSERT INTO every_job BY NAME SELECT job, project, project_id FROM piece_job")
+                run(f"INSERT INTO every_job BY NAME SELECT {_JOB} FROM piece_job")
                 named = f"({sql_names_in('piece')}) WHERE image IS NOT NULL"
                 run(f"INSERT INTO every_image SELECT DISTINCT image, name FROM {named}")
                 run(f"INSERT INTO every_image SELECT NULL, reference FROM ({NAMELESS.format(events='piece')})")

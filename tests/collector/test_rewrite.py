@@ -123,6 +123,7 @@ def test_what_only_sentences_and_unreadable_events_say_goes_too(log: EventLog) -
     slot, url = "runner-ab-project-42-concurrent-0-cache", "https://gitlab.example.org/secret/app/-/jobs/42001"
     raw = json.dumps({"Attributes": {"com.gitlab.gitlab-runner.project.id": "42", "name": slot, "image": f"{name}:1"}})
     said = f'conflict: "{name}:1" is used by "{slot}" for {url}: image {image[7:19]}, see {name}:1. {name}:1'
+    said += " waits for job 42001, not job 420015"
     log.append(
         [
             Event(at + 3, Kind.IMAGE_OBSERVED, image, f"{name}:1", attributes={"references": [f"{name}:1"]}),
@@ -139,8 +140,9 @@ def test_what_only_sentences_and_unreadable_events_say_goes_too(log: EventLog) -
     assert f"{name}-2" in text
     assert forget_project(log, "secret/app").jobs == 3
     text = repr(log.query("FROM event"))
-    for secret in (slot, url):
+    for secret in (slot, url, "jobs/42001", "42001,"):
         assert secret not in text
+    assert "job 420015" in text
     assert check(log) == []
 
 
