@@ -136,7 +136,7 @@ def lines(snapshot: Snapshot, where: Console) -> Iterator[Text]:
             where
         )
     else:
-        yield Text("nothing may go", "dim")
+        yield Text("nothing may be removed", "dim")
     if snapshot.overview is not None:
         yield from _past(snapshot.overview, where)
     yield Text()

@@ -276,7 +276,7 @@ def _verdict(judged: Result | None, found: Found) -> str:
 
 def outcome(result: Result) -> str:
     """What a policy does, in words."""
-    full = f"finds the disk full {result.disk_full:,} times" if result.disk_full else "never finds the disk full"
+    full = f"has {format_count(result.disk_full, 'failed pull')}" if result.disk_full else "has no failed pull"
     lost = f", loses {result.losses:,} images" if result.losses else ""
     return f"pulls {format_bytes(result.repulled_bytes)} again and {full}{lost}"
 

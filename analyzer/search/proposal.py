@@ -37,11 +37,11 @@ def reasons(found: Recommendation, constraints: Constraints, share: float = 1.0)
     if found.overruled is not None and found.overruled.chosen is not None:
         before, why = found.overruled.chosen.candidate.name, "; ".join(found.overruled.broken)
         said.append(
-            f"By the first {share:.0%} of the history alone it would have been {before}, which does not keep to that "
-            f"on the rest ({why}): so all of it was used, and none is left to judge by."
+            f"By the first {share:.0%} of the history alone it would have been {before}, which breaks the "
+            f"constraints on the rest ({why}): so this one was chosen on all of it, with nothing left to judge it on."
         )
     if rest is not None:
-        verdict = "keeps to that" if not found.broken else f"does not keep to that ({'; '.join(found.broken)})"
+        verdict = "meets them, too" if not found.broken else f"does not meet them ({'; '.join(found.broken)})"
         said.append(f"On the rest, on which it was not chosen, it {verdict}; there it {_merit(rest)}.")
     if found.runner_up is not None:
         said.append(f"The runner-up, {found.runner_up.candidate.name}, {_merit(found.runner_up.first)} on {part}.")
@@ -178,12 +178,12 @@ def _price(result: Result) -> str:
 
 def _merit(result: Result) -> str:
     full = (
-        f", finds the disk full {format_count(result.disk_full, 'time')}, which fails as many jobs"
+        f", has {format_count(result.disk_full, 'failed pull')} on a full disk"
         if result.disk_full
-        else ", never finds the disk full"
+        else ", has no failed pull"
     )
     lost = f", loses {format_count(result.losses, 'image')}" if result.losses else ""
-    space = "leaves at least" if result.min_free >= 0 else "is once short of"
+    space = "leaves at least" if result.min_free >= 0 else "at worst lacks"
     least = format_bytes(abs(result.min_free)) + (" free" if result.min_free >= 0 else "")
     waits = f" ({_price(result)})" if result.repull_seconds >= _NOTABLE_S or result.repull_cost else ""
     return f"pulls {format_bytes(result.repulled_bytes)} again{waits}{full}{lost} and {space} {least}"

@@ -37,7 +37,7 @@ def next_step(log: Path, now: float, *, watching: bool, sound: bool) -> str:
         recommend = on_log("analyzer recommend", log, reads=True)
         return f"let `{recommend}` propose a policy from this history, and `{tried}` try it"
     if pruning:
-        return "nothing: the pruner keeps space free by the policy that it has while the history grows"
+        return "nothing: the pruner keeps space free by its policy, and the history is still growing"
     units = f"pruner{suffix}.timer pruner{suffix}.path"
     alone = on_log("pruner run" if has_systemd() else "pruner run --every 5m", log)
     lets = alone if suffix is None or not has_systemd() else as_root(f"systemctl enable --now {units}")

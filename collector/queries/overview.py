@@ -111,7 +111,7 @@ def _warnings(found: Status, threshold: int | None, coming: NextRemovals | None,
     if threshold is None:
         said.append("no pruner has run here: nothing is removed; `pruner plan` shows what one would do")
     elif coming is not None and now - coming.time > _LATE_S:
-        said.append(f"the pruner last looked {format_duration(now - coming.time)} ago: is its timer on?")
+        said.append(f"the pruner last ran {format_duration(now - coming.time)} ago: is its timer on?")
     poor = found.coverage_7_days is not None and found.coverage_7_days < _ENOUGH_SEEN
     if poor and found.unwatched_seconds is None and _is_old(found, now):
         said.append(f"only {found.coverage_7_days:.0%} of the last 7 days were observed")

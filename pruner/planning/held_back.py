@@ -42,7 +42,7 @@ class HeldBack:
 _IMAGES = {
     Reason.PINNED: ("containers", "remove containers that nobody needs"),
     Reason.HELD: ("jobs in flight and rollbacks", "wait until jobs have ended, or --rollback-grace 0s"),
-    Reason.REFUSED: ("refused by the engine", "do what the engine says of each"),
+    Reason.REFUSED: ("refused by the engine", "follow what the engine says about each"),
     Reason.LOCAL: ("local_images", "--local-images evict: these exist only on this host"),
     Reason.YOUNG: ("min_age", "--min-age 0s"),
     Reason.LABELLED: ("keep_labels", "a narrower --keep-labels"),
@@ -51,8 +51,8 @@ _IMAGES = {
 _ITEMS = {
     (ItemKind.CONTAINER, ItemReason.YOUNG): ("containers' grace", "--containers-grace 0s --containers-job-grace 0s"),
     (ItemKind.CONTAINER, ItemReason.SERVICE): ("services", "remove services that nobody needs"),
-    (ItemKind.CONTAINER, ItemReason.REFUSED): ("refused by the engine", "do what the engine says of each"),
-    (ItemKind.VOLUME, ItemReason.REFUSED): ("refused by the engine", "do what the engine says of each"),
+    (ItemKind.CONTAINER, ItemReason.REFUSED): ("refused by the engine", "follow what the engine says about each"),
+    (ItemKind.VOLUME, ItemReason.REFUSED): ("refused by the engine", "follow what the engine says about each"),
     (ItemKind.CONTAINER, ItemReason.KEPT): ("containers.keep", "a narrower --containers-keep"),
     (ItemKind.CONTAINER, ItemReason.SWITCHED_OFF): ("containers.enabled", "--containers-enabled true"),
     (ItemKind.VOLUME, ItemReason.IN_USE): ("volumes of containers", "remove containers that nobody needs"),

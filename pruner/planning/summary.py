@@ -25,7 +25,7 @@ def summary(made: Plan) -> str:
     if not made.needed:
         return f"{state}, threshold {format_bytes(made.levels.threshold[0])}: nothing to do"
     if not made.removals:
-        return f"{state}, {_under(made)}: nothing may go, so the target of {_target(made)} IS NOT REACHED"
+        return f"{state}, {_under(made)}: nothing may be removed, so the target of {_target(made)} IS NOT REACHED"
     after = format_bytes(disk.free_bytes + made.frees)
     verb = "reaches" if made.reaches_target else "DOES NOT REACH"
     return (

@@ -52,7 +52,7 @@ def capped(threshold: float, total: float, room: float, working_set: float | Non
     """The threshold, lowered to what leaves room for the images that most days use.
 
     Where they are more than the whole disk holds, they are pulled again each day in any case, and a lower threshold
-    would only have more pulls find the disk full: it stays as it is.
+    would only fail more pulls: it stays as it is.
 
     Args:
         threshold: free space, bytes.
