@@ -108,7 +108,7 @@ def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What was imported stays: nobody need look through it for garbage again and again.
     gc.freeze()
-    # Who is killed ends none of them: they would wait for work for ever.
+    # Who is killed ends none of them: they would wait for work forever.
     if (parent := multiprocessing.parent_process()) is not None:
         Thread(target=_end_with, args=[parent], daemon=True).start()
 

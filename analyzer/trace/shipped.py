@@ -365,7 +365,7 @@ def _show_in_place(connection: duckdb.DuckDBPyConnection, found: list[_Part], ho
     name = _quoted(host)
     scan = _scan([part.events for part in found])
     _insert_images(connection, scan)
-    # Each query that names events binds this anew, so there is nothing in it to be expanded.
+    # Each query that names events binds this again, so there is nothing in it to be expanded.
     stored = {"key": f"key & {STORED_KEY}", "host": name}
     columns = connection.execute("DESCRIBE event").fetchall()
     listed = ", ".join(f"CAST({stored.get(column, column)} AS {kind}) AS {column}" for column, kind, *_ in columns)
