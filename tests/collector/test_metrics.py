@@ -34,7 +34,7 @@ from collector.queries import tally
 from collector.queries.project_costs import MOST_PROJECTS, OTHERS, ProjectCosts
 from collector.queries.tally import Tally
 from tests import commands
-from tests.needs import cannot_run
+from tests.needs import cannot_run, first_fast
 
 RULE_TESTS = Path(__file__).parents[1] / "data" / "monitoring" / "alerts_test.yml"
 RECORDED = re.compile(r"\b\w+:docker_hindsight_\w+:\w+")
@@ -398,7 +398,7 @@ def test_what_projects_had_pulled_is_counted_by_who_came_first(log: EventLog, tm
         }
 
 
-@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("step", first_fast(3, 1))
 def test_a_log_adds_up_to_the_same_a_few_events_at_a_time(
     log: EventLog, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
