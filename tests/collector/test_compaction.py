@@ -235,6 +235,7 @@ def test_habits_are_folded_through_busy_days_and_in_any_order_of_recording(
         assert experience.differences(connection, history.now + 50 * 86400 * S) == []
 
 
+@pytest.mark.slow
 def test_a_backlog_with_a_clock_that_was_set_back_is_folded_piece_by_piece(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,7 @@ def test_a_project_is_gone_from_the_file_and_the_uses_of_its_images_stay(log: Ev
     assert log.path.stat().st_ino == size.st_ino
 
 
+@pytest.mark.slow
 def test_an_image_is_gone_from_the_file_also_where_others_speak_of_it(log: EventLog) -> None:
     log.append([Event(T0 + 10**6 * S + 9, Kind.BASE_USED, IMAGES[1], attributes={"by": IMAGES[0]})])
     found = forget_image(log, IMAGES[0][7:])
@@ -117,6 +118,7 @@ def test_an_image_is_gone_from_the_file_also_where_others_speak_of_it(log: Event
     assert forget_image(log, IMAGES[0]).events == 0
 
 
+@pytest.mark.slow
 def test_what_only_sentences_and_unreadable_events_say_goes_too(log: EventLog) -> None:
     image, name = f"sha256:{'5ec' * 21}0", "registry.example.org/hidden/tool"
     at = T0 + 10**6 * S
