@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,11 +16,13 @@ from collector.eventlog.spool import Spool
 from collector.machine.reserve import Reserve, reserves
 from collector.model.errors import EngineError, EngineRefusedError, LogError, LogFullError, UnansweredError
 from collector.model.events import Event, Kind
+from collector.model.jobs import GITLAB
 from collector.model.observation import ExternalContainer
 from collector.model.origin import Origin
 from pruner.policy.file import policy_from
 from pruner.removal import executor, run
 from pruner.removal.executor import Outcome
+from pruner.state import job_memory
 from tests.fake_engine import MIB, FakeEngine
 from tests.needs import first_fast
 
@@ -89,6 +92,39 @@ def test_what_changes_between_plan_and_removal_is_noticed(bench: Bench, race: st
     assert bench.failed(outcome)[image] == why
     assert image in bench.recorded("item_failed")
     assert ("remove_image", image) not in bench.engine.calls
+
+
+@pytest.mark.parametrize("fault", [None, "event log is held by another process"])
+def test_what_a_job_may_need_that_begins_after_the_plan_stays(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, fault: str | None
+) -> None:
+    image, helper = old_image(bench, "a:1"), old_image(bench, "helper:1")
+    began_ns = time.time_ns() - int(DAY * 1e9)
+    built = {"labels": {f"{GITLAB}job.id": "1", f"{GITLAB}project.id": "7", f"{GITLAB}type": "build"}}
+    bench.log.append(
+        [
+            Event(began_ns, Kind.CONTAINER_CREATED, image=image, container="c" * 64, attributes=built),
+            Event(began_ns + 1, Kind.CONTAINER_DESTROYED, image=image, container="c" * 64, began_ns=began_ns),
+        ]
+    )
+
+    def act() -> None:
+        labels = {f"{GITLAB}job.id": "2", f"{GITLAB}project.id": "7", f"{GITLAB}type": "predefined"}
+        bench.engine.add_container(helper, labels=labels)
+        if fault is not None:
+            monkeypatch.setattr(job_memory._Past, "_read", read)
+
+    reads = job_memory._Past._read
+
+    def read(*_: Any) -> Any:
+        monkeypatch.setattr(job_memory._Past, "_read", reads)
+        raise LogError(fault or "")
+
+    bench.engine.before("images", act, skip=1)
+    why = bench.failed(bench.prune())[image]
+    assert why.startswith("a job that has begun since may need it: ")
+    assert why.endswith(fault or ": jobs of its project used it lately")
+    assert image in bench.engine.image_table
 
 
 @pytest.mark.parametrize("race", first_fast("removed", "renamed"))
