@@ -36,6 +36,10 @@ LATELY_S = 7 * 86400.0
 # Containers of jobs that had begun before.
 _OVERLAP_S = 86400.0
 _REACH_S = LATELY_S + _OVERLAP_S
+# So many builds of a project on a runner show its pull policy.
+_LATEST = 20
+_CONTAINERS = sql_list(CONTAINERS)
+_PLAINLY = "seq, time, host, kind, image, reference, container, began, job, role"
 _IF_NOT_PRESENT = "if-not-present"
 # What GitLab puts before the part of a token that the runner shows.
 _TOKEN_MARKS = ("", "glrt-", "glrt-t1_", "glrt-t2_", "glrt-t3_", "GR1348941")
@@ -211,14 +215,14 @@ WHERE host = $1 AND began >= make_timestamp_ns($2)
     AND ci = 'gitlab' AND project_id IN (SELECT unnest($3::VARCHAR[])) AND image_id IS NOT NULL
     AND (role IS NULL OR role NOT IN ({_HELPERS}))
 """
-_BUILDS = """
+_BUILDS = f"""
 SELECT j.job_id, j.project_id, j.runner, image_id, epoch_ns(min(f.began)) / 1e9, epoch_ns(c.began) / 1e9
 FROM job_containers AS c JOIN job AS j ON j.job = c.job AND j.host = c.host
     JOIN job_containers AS f ON f.job = c.job AND f.host = c.host JOIN image ON c.image = image.image
 WHERE c.host = $1 AND c.began >= make_timestamp_ns($2) AND c.role = 'build' AND j.ci = 'gitlab'
     AND j.project_id IS NOT NULL AND j.job_id IS NOT NULL
 GROUP BY c.container, j.job_id, j.project_id, j.runner, image_id, c.began
-QUALIFY row_number() OVER (PARTITION BY j.project_id, j.runner ORDER BY c.began DESC) <= 20
+QUALIFY row_number() OVER (PARTITION BY j.project_id, j.runner ORDER BY c.began DESC) <= {_LATEST}
 """
 _CHANGES = sql_list((*ARRIVALS, *with_effect(Effect.GOES)))
 _ARRIVALS = f"""
@@ -261,22 +265,29 @@ SELECT job FROM job WHERE host = $1 AND ci = 'gitlab'
     AND job >= (SELECT min(job) FROM event WHERE host = $1 AND time >= make_timestamp_ns($2))
     AND (job_id IN (SELECT unnest($3::VARCHAR[])) OR project_id IN (SELECT unnest($4::VARCHAR[])))
 """
-# All events of these jobs and of their containers, and of others what shows whose pull of the same image it was.
+# All events of these jobs and of their containers, and of others what tells whose pull of the same image it was.
 _OF_JOBS = f"""
 CREATE OR REPLACE TEMP TABLE of_jobs AS
 WITH own AS (SELECT unnest($jobs::INTEGER[]) AS job),
-built AS (
-    SELECT DISTINCT image FROM event SEMI JOIN own USING (job)
-    WHERE host = $host AND role = 'build' AND image IS NOT NULL AND time >= make_timestamp_ns($lately)
+build AS (
+    SELECT image, event.time, row_number() OVER (PARTITION BY project_id, runner ORDER BY event.time DESC) AS latest
+    FROM event SEMI JOIN own USING (job) JOIN job USING (host, job)
+    WHERE host = $host AND role = 'build' AND image IS NOT NULL AND container IS NOT NULL
+        AND event.time >= make_timestamp_ns($lately)
+), built AS (
+    SELECT image, min(time) - to_seconds({int(PREPARATION_S)}) AS since FROM build WHERE latest <= {_LATEST}
+    GROUP BY image
 ), wanted AS (
-    FROM own UNION SELECT job FROM event SEMI JOIN built USING (image)
-    WHERE host = $host AND role = 'build' AND job IS NOT NULL AND time >= make_timestamp_ns($lately)
+    FROM own UNION SELECT job FROM event JOIN built USING (image)
+    WHERE host = $host AND role = 'build' AND job IS NOT NULL AND container IS NOT NULL AND time >= since
 ), theirs AS (
     SELECT DISTINCT container FROM event SEMI JOIN wanted USING (job) WHERE host = $host AND container IS NOT NULL
 )
-FROM event SEMI JOIN wanted USING (job) WHERE host = $host
-UNION ALL FROM event ANTI JOIN wanted USING (job) SEMI JOIN theirs USING (container)
-WHERE host = $host AND kind IN ({sql_list(CONTAINERS)})
-UNION ALL FROM event ANTI JOIN wanted USING (job) SEMI JOIN built USING (image)
+FROM event SEMI JOIN wanted USING (job) WHERE host = $host AND kind NOT IN ({_CONTAINERS})
+UNION ALL BY NAME SELECT {_PLAINLY} FROM event SEMI JOIN wanted USING (job)
+WHERE host = $host AND kind IN ({_CONTAINERS})
+UNION ALL BY NAME SELECT {_PLAINLY} FROM event ANTI JOIN wanted USING (job) SEMI JOIN theirs USING (container)
+WHERE host = $host AND kind IN ({_CONTAINERS})
+UNION ALL BY NAME SELECT {_PLAINLY} FROM event ANTI JOIN wanted USING (job) SEMI JOIN built USING (image)
 WHERE host = $host AND kind IN ({_CHANGES})
 """
