@@ -265,7 +265,7 @@ SELECT job FROM job WHERE host = $1 AND ci = 'gitlab'
     AND job >= (SELECT min(job) FROM event WHERE host = $1 AND time >= make_timestamp_ns($2))
     AND (job_id IN (SELECT unnest($3::VARCHAR[])) OR project_id IN (SELECT unnest($4::VARCHAR[])))
 """
-# All events of these jobs and of their containers, and of others what tells whose pull of the same image it was.
+# All events of these jobs and of their containers, and those of other jobs that may have pulled the same images.
 _OF_JOBS = f"""
 CREATE OR REPLACE TEMP TABLE of_jobs AS
 WITH own AS (SELECT unnest($jobs::INTEGER[]) AS job),
