@@ -252,6 +252,7 @@ def test_sums_are_of_all_hosts(fleet: Path) -> None:
     assert total.min_free == min(result.min_free for result in results)
 
 
+@pytest.mark.slow
 def test_a_host_without_a_sound_figure_is_left_out_and_named(fleet: Path) -> None:
     EventLog(fleet / "new.duckdb", host="new").append([sample(0), Event(T0 + S, Kind.COLLECTOR_STARTED)])
     work = Simulation((policy_from({}, "test"),))

@@ -270,6 +270,7 @@ def test_every_setting_has_the_figures_of_a_replay_of_its_own(made: Study) -> No
     assert tried.whatif.candidates[tried.whatif.place].policy == made.lineup.proposal.policy
 
 
+@pytest.mark.slow
 def test_neighbours_that_cost_the_same_are_folded(week: EventLog) -> None:
     page = html_page.render(study_of(week, *(f"{share}%" for share in range(5, 75, 5))))
     table = page.split('id="t-policies"')[1].split("</table>")[0]
@@ -280,6 +281,7 @@ def test_neighbours_that_cost_the_same_are_folded(week: EventLog) -> None:
     assert not re.search('<tr class="chosen"[^>]* hidden', table)
 
 
+@pytest.mark.slow
 def test_the_first_week_begins_with_what_the_host_held(log: EventLog) -> None:
     log.append([Event(T0 - 1, Kind.COLLECTOR_STARTED, attributes={"version": "1"})])
     make_week(log)

@@ -253,6 +253,7 @@ def merged(store: Folder) -> list[str]:
     return [f"{one.first}-{one.last}" for one in parts.listed(store.names("manifest")) if one.is_merged]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("removals", first_fast(6, 0, 9, 14))
 def test_parts_are_removed_once_merged_and_an_interruption_anywhere_is_gone_on_from(
     log: EventLog, store: Folder, removals: int, monkeypatch: pytest.MonkeyPatch

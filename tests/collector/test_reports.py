@@ -94,6 +94,7 @@ def test_a_short_history_of_long_ago_is_not_called_sound(log: EventLog) -> None:
     assert status(log, now).recommendation_from == pytest.approx(began + 6.5 * 86400, abs=1)
 
 
+@pytest.mark.slow
 def test_the_status_says_from_when_on_a_recommendation_is_sound_and_what_to_do_next(log: EventLog) -> None:
     now = time.time()
     log.append([Event(int((now - 2 * 86400) * 1e9), Kind.COLLECTOR_STARTED), Event(int(now * 1e9), Kind.DISK_SAMPLED)])

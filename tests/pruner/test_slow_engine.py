@@ -82,6 +82,7 @@ def test_a_run_whose_engine_is_slow_from_the_start_is_recorded_as_one_that_faile
     assert prunes(bench)[1:] == [("t", "failed", 0)]
 
 
+@pytest.mark.slow
 def test_an_emergency_that_gives_nothing_is_recorded_with_what_stands_in_the_way(bench: Bench) -> None:  # noqa: F811
     old_image(bench, "a:1")
     bench.prune()
