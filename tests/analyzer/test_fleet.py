@@ -174,6 +174,7 @@ def test_newer_and_mixed_exports_are_refused_in_one_line(tmp_path: Path) -> None
         load_trace(ParquetLog(folder, "runner"), "runner")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["event", "job", "host"])
 def test_a_copied_file_is_reported_and_counts_nothing_twice(tmp_path: Path, table: str) -> None:
     folder = tmp_path / "fleet"
@@ -189,6 +190,7 @@ def test_a_copied_file_is_reported_and_counts_nothing_twice(tmp_path: Path, tabl
         load_trace(ParquetLog(folder, "runner"), "runner")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("explained", [False, True])
 def test_a_day_that_is_missing_is_reported_unless_a_gap_explains_it(tmp_path: Path, *, explained: bool) -> None:
     log = history(tmp_path / "log.duckdb", "runner", rounds=200)
@@ -294,6 +296,7 @@ def test_processes_are_started_where_there_is_work_enough_for_them() -> None:
             assert type(pool) is expected
 
 
+@pytest.mark.slow
 def test_the_export_command_makes_what_the_others_take(fleet: Path) -> None:
     folder = fleet / "parquet"
     for log in sorted(fleet.glob("*.duckdb")):

@@ -209,6 +209,7 @@ def test_the_written_policy_is_one_that_the_pruner_takes(long_log: EventLog, tmp
     assert len(data["baselines"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [

@@ -169,6 +169,7 @@ def simulated(recorded: Recorded, compressed: float, policy: bool = False) -> Re
     return replay(trace, AsRecorded(recorded))
 
 
+@pytest.mark.slow
 def test_the_recording_adds_up(recorded: Recorded) -> None:
     """What is used is what images hold and 18 MiB of the engine's own: the simulated disk starts from the real one."""
     assert (len(recorded.pulls), sum(size for _, size in recorded.pulls) // MIB, len(recorded.removals)) == (
@@ -201,6 +202,7 @@ def test_the_policy_with_the_guesses_of_today(recorded: Recorded) -> None:
     assert found.min_free // MIB == 41
 
 
+@pytest.mark.slow
 def test_a_refusal_to_recommend_states_what_failed(recorded: Recorded) -> None:
     for least, refusal in (("7d", "analyzer: not enough yet: "), ("1min", "analyzer: none of ")):
         done = analyzer("recommend", "--log", str(recorded.log), "--least-history", least, "--order", "lru")

@@ -318,6 +318,7 @@ def test_what_cannot_be_written_is_reported_in_one_line(made: Study, tmp_path: P
         write_report(made, tmp_path / "missing" / "report.html")
 
 
+@pytest.mark.slow
 def test_report_command_writes_the_file_and_says_where(week: EventLog, tmp_path: Path) -> None:
     path = tmp_path / "out.html"
     done = analyzer("report", "--log", str(week.path), "-o", str(path), "--threshold", "10%", "--baseline", "none")

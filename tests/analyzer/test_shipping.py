@@ -101,6 +101,7 @@ def shipped(store: Any, host: str = "runner") -> ShippedLog:
     return ShippedLog(store, host)
 
 
+@pytest.mark.slow
 def test_what_is_new_is_shipped_by_day_and_read_as_the_log(log: EventLog, store: Folder) -> None:
     (first,) = ship(log, store)
     assert (first.host, first.events, first.parts, first.notes) == ("runner", 20, 5, [])
@@ -312,6 +313,7 @@ def test_where_a_merged_part_is_damaged_its_days_count(
     assert "the parts that it holds are read instead" in read.notes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["manifest", "events"])
 def test_what_cannot_be_read_there_keeps_nothing_new_from_being_shipped(
     log: EventLog, store: Folder, which: str, monkeypatch: pytest.MonkeyPatch

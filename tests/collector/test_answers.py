@@ -84,6 +84,7 @@ def questions(engine: DockerRemovingEngine) -> dict[str, Callable[[], object]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b"{}", b'"x"', b"[null]", b'{"message": 3}', b"\xff", b"{"])
 @pytest.mark.parametrize("status", [200, 404, 500])
 def test_no_answer_is_more_than_a_fault(

@@ -306,6 +306,7 @@ def folded(folded_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return EventLog(Path(shutil.copy(folded_once, tmp_path)), host="h")
 
 
+@pytest.mark.slow
 def test_views_show_few_events_and_all_since_a_time(folded: EventLog) -> None:
     (total,) = folded.query("SELECT count(*) FROM event")[0]
     assert folded.query("SELECT count(*) FROM event", whole_since=ONLY_KEPT)[0][0] < total

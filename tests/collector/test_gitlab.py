@@ -181,6 +181,7 @@ def test_traces_of_the_runners_jobs_are_taken_up_and_each_job_once(api: tuple[Ap
     assert len(made.asked) == asked + 1
 
 
+@pytest.mark.slow
 def test_pages_are_followed_and_the_newest_come_first_where_there_are_too_many(
     api: tuple[Api, str], log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +200,7 @@ def test_without_python_gitlab_it_is_said_what_to_install(monkeypatch: pytest.Mo
         Server("https://git.example.org", TOKEN)
 
 
+@pytest.mark.slow
 def test_rate_limits_are_kept_and_a_servers_faults_overcome(api: tuple[Api, str], log: EventLog) -> None:
     made, url = api
     made.add(5, minimal(JOB_A))
@@ -209,6 +211,7 @@ def test_rate_limits_are_kept_and_a_servers_faults_overcome(api: tuple[Api, str]
     assert log.query(IMAGES) == [("5", "build", JOB_A)]
 
 
+@pytest.mark.slow
 def test_what_was_taken_before_a_fault_stays_and_the_rest_follows(api: tuple[Api, str], log: EventLog) -> None:
     made, url = api
     for number in range(1, 31):

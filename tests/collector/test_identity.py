@@ -60,6 +60,7 @@ def test_a_renamed_host_keeps_its_history_and_the_change_is_an_event(log: EventL
     assert status(EventLog(log.path)).host == "renamed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("here", "why"),
     [

@@ -363,6 +363,7 @@ class Numbered(JobSource):
             yield Batch(1, [started], NOW, (self.key, str(number + 1)))
 
 
+@pytest.mark.slow
 def test_any_source_is_resumed_where_it_failed(log: EventLog) -> None:  # noqa: F811 - a fixture
     with pytest.raises(UsageError):
         ingest(log, Numbered(fails_at=4))

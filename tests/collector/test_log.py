@@ -93,6 +93,7 @@ def test_file_mode_is_0640(log: EventLog) -> None:
     assert stat.S_IMODE(log.path.stat().st_mode) == 0o640
 
 
+@pytest.mark.slow
 def test_a_log_held_by_another_process_is_waited_for_then_said(log: EventLog) -> None:
     log.append([Event(1, Kind.GAP)])
     script = "import duckdb,sys; c=duckdb.connect(sys.argv[1]); print('held',flush=True); sys.stdin.read()"
@@ -389,6 +390,7 @@ def test_what_older_versions_recorded_is_judged_by_digests_where_they_say(tmp_pa
         assert origins(log) == {"with-digest": judged, "without": "local", "once-with": judged}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "wrong"),
     [

@@ -398,6 +398,7 @@ def test_what_projects_had_pulled_is_counted_by_who_came_first(log: EventLog, tm
         }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", first_fast(3, 1))
 def test_a_log_adds_up_to_the_same_a_few_events_at_a_time(
     log: EventLog, monkeypatch: pytest.MonkeyPatch, step: int

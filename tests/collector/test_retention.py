@@ -362,6 +362,7 @@ def test_a_largest_size_keeps_less_but_never_less_than_decisions_need(log: Event
     assert compact(log, math.inf, 2**40, now=now).removed == 0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_done_is_one_line_and_nothing_is_lost(
     log: EventLog, now: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ def rows(log: EventLog) -> list[tuple[object, ...]]:
     return log.query("SELECT * EXCLUDE (recorded) FROM event ORDER BY seq")
 
 
+@pytest.mark.slow
 def test_a_project_is_gone_from_the_file_and_the_uses_of_its_images_stay(log: EventLog) -> None:
     uses = log.query("SELECT image_id, last_use, evidence, uses FROM last_use ORDER BY ALL")
     before = log.query("SELECT count(*) FROM event")[0][0]
@@ -169,6 +170,7 @@ def test_what_waits_in_the_spool_goes_too(log: EventLog) -> None:
     assert b"secret/app" not in log.path.with_name("events.duckdb.spool").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", first_fast(*STEPS))
 def test_a_crash_at_any_step_leaves_the_old_log_or_the_new_one(log: EventLog, step: str) -> None:
     before = rows(log)

@@ -132,6 +132,7 @@ def test_whatever_the_damage_nothing_is_lost_that_can_be_read(log: EventLog, who
     assert checked
 
 
+@pytest.mark.slow
 def test_what_is_not_damaged_is_never_set_aside(log: EventLog, whole: bytes, tmp_path: Path) -> None:
     def untouched(match: str, data: bytes | None = None) -> None:
         before = log.path.read_bytes()
@@ -311,6 +312,7 @@ def test_a_collector_that_finds_its_log_damaged_begins_a_new_one_and_says_so_onc
     assert status(watched.log).damaged_logs == [str(aside)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("found_by", first_fast("append", "look"))
 def test_a_running_collector_notices_damage(
     watched: Watched, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, found_by: str

@@ -273,6 +273,7 @@ def test_an_impossible_spool_is_said(tmp_path: Path) -> None:
         Spool(tmp_path / "file" / "spool").write(events(1, 1))
 
 
+@pytest.mark.slow
 def test_a_spool_held_by_a_stopped_process_is_not_waited_for_forever(log: EventLog) -> None:
     writer = LogWriter(log)
     writer.spool.write(events(2, 3))

@@ -165,6 +165,7 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+@pytest.mark.slow
 def test_slow_clients_hold_neither_the_collector_nor_other_clients(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +206,7 @@ def test_slow_clients_hold_neither_the_collector_nor_other_clients(
             one.close()
 
 
+@pytest.mark.slow
 def test_more_connections_than_there_are_places_for_are_closed_at_once(tmp_path: Path) -> None:
     port = Metrics(EventLog(tmp_path / "l.duckdb")).serve("127.0.0.1:0")
     held = [socket.create_connection(("127.0.0.1", port)) for _ in range(server._MOST_CONNECTIONS + 20)]

@@ -37,6 +37,7 @@ def test_a_removal_that_frees_what_it_should_clears_the_doubt() -> None:
         assert effect.check(100 * MIB, 0, 10 * MIB, later(0)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settling", [2.0, 90.0])
 def test_space_that_comes_late_is_waited_for(settling: float) -> None:
     assert settled(later(0, 0, 60), 0, 100 * MIB, settling, last=True).free_bytes == 60 * MIB
@@ -48,6 +49,7 @@ def test_space_that_comes_late_is_waited_for(settling: float) -> None:
     assert [effect.check(100 * MIB, 0, 0, later(200), settling) for _ in range(4)] == [None] * 4
 
 
+@pytest.mark.slow
 def test_a_file_system_that_can_be_hastened_is_waited_for_between_removals(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 

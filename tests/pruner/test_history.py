@@ -96,6 +96,7 @@ def test_totals_and_the_line(log: EventLog) -> None:
     assert history_summary([]) == "nothing was removed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count"),
     [

@@ -30,6 +30,7 @@ def test_each_prune_is_the_same_command_without_the_option() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_it_prunes_at_once_and_when_called_and_ends_when_stopped(tmp_path: Path) -> None:
     log, said = tmp_path / "events.duckdb", tmp_path / "said"
     program = tmp_path / "program"

@@ -39,6 +39,7 @@ def prunes(bench: Bench) -> list[tuple[str, str, int]]:  # noqa: F811
     return bench.log.query("SELECT trigger, outcome, removed FROM prunes ORDER BY started")
 
 
+@pytest.mark.slow
 def test_a_whole_run_ends_at_its_deadline_and_the_next_one_goes_on(
     bench: Bench,  # noqa: F811
     slow: DockerEngine,

@@ -283,6 +283,7 @@ def test_a_question_that_must_be_answered_ends_the_run(tmp_path: Path, question:
         survey(DockerEngine(f"unix://{tmp_path}/none"), None, Policy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [(), ("disk_usage",), ("images",), ("images", "disk_usage", "containers")])
 def test_an_interrupted_prune_is_no_reason_to_stand_still(tmp_path: Path, broken: tuple[str, ...]) -> None:
     log = EventLog(tmp_path / "events.duckdb", host="h")
