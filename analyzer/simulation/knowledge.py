@@ -1,4 +1,4 @@
-"""What a trace's host knew of its images at any moment: the same for every policy, computed once.
+"""What a trace's host knew about its images at any moment: the same for every policy, computed once.
 
 This is `pruner.state.learning` over arrays. A host's knowledge is a function of the demand alone, not of
 what a policy removed: only what is present, when it was pulled and which layers it shares are not.
@@ -62,13 +62,13 @@ class Knowledge:
 
     Args:
         trace: the history. Of one that was cut with `Trace.between`, all before the cut is known too.
-        rates: the file of what a fleet knows that a policy names, which counts beside it; empty: none.
+        rates: the file of a fleet's rates that a policy names, which counts in addition; empty: none.
 
     Attributes:
         trace: the history.
         rates_file: that file.
-        count: how many uses it has (u).
-        n: how many images.
+        count: the number of uses (u).
+        n: the number of images.
     """
 
     def __init__(self, trace: Trace, rates: str = "") -> None:
@@ -77,7 +77,7 @@ class Knowledge:
         self.count = len(trace.time)
         self.n = trace.images
         self._offset_ms = trace.origin_ns // 10**6 % _DAY_MS
-        # Of the latest day only: moments follow each other.
+        # For the latest day only: moments follow each other.
         self._hazards: dict[int, NDArray[Any]] = {}
         self._rates: dict[int, tuple[Floats, Floats]] = {}
         self._fleet = _of_fleet(rates) if rates else None
@@ -145,14 +145,14 @@ class Knowledge:
         return keys
 
     def latest(self, now: float, images: Integers) -> Integers:
-        """Where the latest use of each image up to `now` stands; the image's first one if it had none yet."""
+        """The index of each image's latest use up to `now`; of its first one if it had none yet."""
         observed = int(np.searchsorted(self.trace.time, now, side="right"))
         found = np.searchsorted(self._key, images * (self.count + 1) + observed) - 1
         return np.maximum(found, self.begins[images])
 
     @cached_property
     def next_demands(self) -> Floats:
-        """For each use when its image is next demanded from then on; what no host knows."""
+        """For each use, when its image is demanded next: what no host can know."""
         where = np.flatnonzero(self.demand)
         found = np.searchsorted(where, np.arange(self.count))
         times = np.full(self.count, math.inf)
@@ -194,7 +194,7 @@ class Knowledge:
     def working_sets(self) -> Floats:
         """Bytes of images that most days use, as known from each midnight (UTC) on; shape (k, 2) of (time, bytes).
 
-        Infinitely few at first: nothing is known then.
+        Minus infinity while too little is known, as at first.
         """
         trace = self.trace
         demand = (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB) & (trace.time <= trace.end)
@@ -247,7 +247,7 @@ class Knowledge:
         return self.day(self.trace.end) + 1
 
     def day(self, now: float) -> int:
-        """How many midnights (UTC) have passed since the one before the trace's origin."""
+        """The number of midnights (UTC) since the one before the trace's origin."""
         return int((round(now * 1000.0) + self._offset_ms) // _DAY_MS)
 
     @cached_property
@@ -332,7 +332,7 @@ class Knowledge:
 
     @cached_property
     def forecasting(self) -> Forecasting:
-        """What the compiled replay makes forecasts from; only where there is one."""
+        """The arrays from which the compiled replay makes forecasts; only where it is available."""
         return Forecasting(self._learning(by_habit=True), self.superseded_since, self._offset_ms, self.recent)
 
     @cached_property
@@ -363,22 +363,22 @@ class Knowledge:
         return a, b, cell, last
 
     def _stops(self) -> tuple[Floats, Flags]:
-        """When the idle time after each use is over: at the image's next use, or not by the trace's end."""
+        """When the idle time after each use ends: at the image's next use, or not before the trace ends."""
         stop = np.append(self.time[1:], _NEVER)
         following = np.append(self.owner[1:] == self.owner[:-1], [False])
         stop[~following] = self.trace.end
         return np.minimum(stop, self.trace.end), following & np.append(self.demand[1:], [False])
 
     def _running_count(self, counted: Flags) -> Integers:
-        """Per use how many so far of the image's were counted."""
+        """For each use, how many of the image's uses were counted so far."""
         total = np.concatenate(([0], np.cumsum(counted)))
         counts: Integers = total[1:] - total[self.begins[self.owner]]
         return counts
 
     def _idle_times(self) -> Floats:
-        """Per demand for how long the image had been idle before; 0 if it was its first use or not idle.
+        """For each demand, how long the image had been idle before; 0 at its first use or if it was not idle.
 
-        What an inventory found has an end before it was seen: nobody observed that idle time.
+        An image that an inventory found was last used before it was seen: that idle time was not observed.
         """
         idle = np.zeros(self.count)
         observed = (self.owner[1:] == self.owner[:-1]) & (self.end[:-1] >= self.time[:-1])
@@ -389,7 +389,7 @@ class Knowledge:
 
 @dataclass
 class TraceFacts:
-    """Facts of the present images, each computed when an order looks at it; see `pruner.policy.orders.Facts`."""
+    """Facts about present images, each computed when an order asks for it; see `pruner.policy.orders.Facts`."""
 
     knowledge: Knowledge
     now: float
@@ -476,7 +476,7 @@ class TraceFacts:
 
 
 class _PastFacts(TraceFacts):
-    """Facts of images without what a policy did to them."""
+    """Facts about images that do not depend on what a policy did to them."""
 
     def __init__(self, knowledge: Knowledge, now: float, present: Integers) -> None:
         super().__init__(knowledge, now, present, np.empty(0), np.empty(0, dtype=np.int64))
@@ -524,7 +524,7 @@ def superseded_since(repositories: list[frozenset[str]], first_demand: Floats) -
 def _of_fleet(rates: str) -> tuple[Floats, Floats] | None:
     """Returns and idle seconds by situation, shape (AGES, BUCKETS, HABITS, STAGES) each; None: it cannot be read.
 
-    The pruner goes on with the host's own past then (`pruner.state.survey.with_learning`), and so does a replay.
+    The pruner then continues with the host's own past (`pruner.state.survey.with_learning`), and so does a replay.
     """
     try:
         found = read_rates(Path(rates))
@@ -535,7 +535,7 @@ def _of_fleet(rates: str) -> tuple[Floats, Floats] | None:
 
 
 def knowledge_of(trace: Trace, rates: str = "") -> Knowledge:
-    """The knowledge of a trace's host; computed once for policies that are tried one after the other.
+    """The knowledge of a trace's host; computed once for all policies that are tried on it.
 
     Args:
         trace: the history.

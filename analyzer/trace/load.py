@@ -33,18 +33,18 @@ from pruner.policy.min_age import rows as age_rows
 
 Columns = dict[str, NDArray[Any]]
 _NONE = -1
-# So long without a disk sample, and so many times as long as is usual, is a hole in the log.
+# This long without a disk sample, and this many times the usual interval, is a hole in the log.
 _UNSAMPLED_S = 3600.0
 _UNSAMPLED = 12
 
 _NAMING = ("container_created", "container_destroyed", "job_image_used", "image_pulled")
-# What is there, by kind and month, in one pass; the beginnings of containers are distinguished by exclusive or.
+# What there is, by kind and month, in one pass; an exclusive or tells the sets of container starts apart.
 _KINDS = """
     SELECT kind, epoch_ns(time) >> $bits AS month, epoch_ns(min(time)), epoch_ns(max(time)),
         count(*) - count(image), count(image), bit_xor(epoch_ns(time)) FILTER (image IS NOT NULL)
     FROM event WHERE host = $host GROUP BY ALL
 """
-# Containers by their ends, beside which their beginnings stand.
+# Containers by their end events, which also hold when they began.
 _USE_KINDS = {kind: kind.traits.use or Use.FOUND for kind in (Kind.CONTAINER_DESTROYED, *MOMENTS)}
 _USES = f"""
     SELECT coalesce(began, time) AS time, time AS until, image,
@@ -87,7 +87,7 @@ _OBSERVED = f"""
         CAST(to_json({sql_names("attributes -> '$.references'")}) AS VARCHAR) AS refs
     FROM (SELECT *, {sql_built_ns("attributes")} AS built FROM observed) ORDER BY image
 """
-# An allowlist may match any name that an image was ever seen with.
+# An allowlist may match any name an image ever had.
 _NAMES = "SELECT image, list(DISTINCT name ORDER BY name) FROM image_references WHERE host = ? GROUP BY image"
 _LAYERS = """
     WITH listed AS (
@@ -109,7 +109,7 @@ _DISK = """
         coalesce(total_inodes, 0) AS total_inodes
     FROM disk WHERE host = ? ORDER BY disk.time
 """
-# What ever gave a name to a local image or took it from one, and whatever else had the same name.
+# Events that gave a local image a name or took it away, and all else that had the same name.
 _NAMING_OF_LOCAL = """
     WITH named AS MATERIALIZED (FROM image_references WHERE host = $host),
     name AS (SELECT DISTINCT name FROM named SEMI JOIN (FROM observed WHERE local) USING (image))
@@ -139,17 +139,17 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
 
     Args:
         log: where it is recorded.
-        host: whose history; None if the log knows only one.
-        disk: what to take in place of the recorded disk.
+        host: which host's history; None if the log has only one.
+        disk: the disk to assume in place of the recorded one.
 
     Raises:
         LogError: there is no such log or host, or it lacks what cannot be assumed (with what to do).
-        UsageError: the disk to take leaves no room for images.
+        UsageError: the assumed disk leaves no room for images.
     """
     with log.reading() as connection, ThreadPoolExecutor(1) as beside:
         host = choose_host(connection, host, log)
         ids = dict(connection.execute("SELECT image, image_id FROM image").fetchall())
-        # What is many is fetched and looked through while all else is asked.
+        # The largest result is fetched and processed while the other queries run.
         fetched = beside.submit(_uses, _second(connection), host)
         looked = beside.submit(lambda: survey(fetched.result(), max(ids, default=-1) + 1))
         kinds = _Kinds(connection.execute(_KINDS, {"host": host, "bits": MONTH_BITS}).fetchall())
@@ -197,12 +197,12 @@ class _Kinds:
         self.unresolved = sum(row[4] for row in rows if row[0] in _NAMING)
         self.shows_waits = "container_created" in first
         self.shows_jobs = Kind.JOB_STARTED.value in first and Kind.IMAGE_PULLED.value in first
-        # No query is made where it can find nothing: to plan one takes longer than to replay a policy.
+        # Queries that would find nothing are left out: planning one takes longer than replaying a policy.
         self.shows_failures = not first.keys().isdisjoint((Kind.PULL_FAILED.value, Kind.JOB_FINISHED.value))
         self._created = {row[1]: (row[5], row[6]) for row in rows if row[0] == "container_created" and row[5]}
 
     def doubtful(self, survey: Survey) -> list[int]:
-        """The months in which not just those containers began that have an end."""
+        """The months in which containers began that have no end."""
         months = self._created.keys() | survey.began.keys()
         return sorted(month for month in months if self._created.get(month) != survey.began.get(month))
 
@@ -212,7 +212,7 @@ def _columns(connection: duckdb.DuckDBPyConnection, sql: str, parameters: object
 
 
 def _second(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-    """Another connection that shows the same events: by itself it has neither the database nor the views of ours."""
+    """A second connection that shows the same events: a new one has neither our database nor our views."""
     second = connection.cursor()
     # A log read from Parquet has tables only, which all connections show.
     for database, events in connection.execute(
@@ -223,7 +223,7 @@ def _second(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
 
 
 def _uses(connection: duckdb.DuckDBPyConnection, host: str) -> LoggedUses:
-    """All uses but those of containers without an end."""
+    """All uses except those of containers without an end."""
     with connection:
         uses = _columns(connection, _USES, {"host": host})
     return LoggedUses(_nanoseconds(uses["time"]), _nanoseconds(uses["until"]), uses["image"], uses["kind"])
@@ -252,8 +252,8 @@ def _nanoseconds(times: NDArray[Any]) -> Integers:
 
 
 def choose_host(connection: duckdb.DuckDBPyConnection, wanted: str | None, log: EventLog) -> str:
-    """The host that is meant; None: the only one. Raises LogError."""
-    # To list all hosts is to read a whole column.
+    """The host that the user means; None: the only one. Raises LogError."""
+    # Listing all hosts means reading a whole column.
     wanted = wanted if wanted is None else key_named(connection, wanted)
     if wanted is not None and connection.execute("SELECT 1 FROM event WHERE host = ? LIMIT 1", [wanted]).fetchone():
         return wanted
@@ -269,7 +269,7 @@ def choose_host(connection: duckdb.DuckDBPyConnection, wanted: str | None, log: 
 
 @dataclass(slots=True)
 class _Raw:
-    """What the log says, as it says it: times in UTC nanoseconds, images by the log's own numbers."""
+    """What the log holds, unconverted: times in UTC nanoseconds, images by the log's own numbers."""
 
     host: str
     origin: int
@@ -370,7 +370,7 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
 
 
 def _min_ages(raw: _Raw) -> Floats:
-    """What `min_age = "auto"` comes to, and from when on; what holds at the origin holds before it, too."""
+    """The values of `min_age = "auto"`, and from when on each holds; the first one holds before the origin, too."""
     steps = [((hour * HOUR_NS - raw.origin) / 1e9, age) for hour, age in raw.ages]
     begun = [age for time, age in steps if time <= 0.0]
     return np.array([(-np.inf, begun[-1] if begun else MOST_AGE), *(step for step in steps if step[0] > 0.0)])
@@ -379,7 +379,7 @@ def _min_ages(raw: _Raw) -> Floats:
 def _add_findings(raw: _Raw) -> None:
     """Add the images that an inventory saw before any use was observed.
 
-    Their last use is not known: as for the pruner, it is when the engine stored them, else their build.
+    Their last use is not known: as in the pruner, the time the engine stored them counts, else their build time.
     """
     earliest, more = raw.earliest, raw.more
     np.minimum.at(earliest, more.image, more.time)
@@ -397,7 +397,7 @@ def _add_findings(raw: _Raw) -> None:
 
 
 def _add_holds(raw: _Raw, assumptions: list[str]) -> None:
-    """Add what jobs in flight held for certain."""
+    """Add the images that jobs in flight certainly held."""
     if raw.holds is None:
         return
     more, firm = raw.more, raw.holds.firm
@@ -411,7 +411,7 @@ def _add_holds(raw: _Raw, assumptions: list[str]) -> None:
 
 
 def _guesses(raw: _Raw, number: Integers) -> Floats:
-    """What jobs in flight may need by a guess; see `Trace.guesses`."""
+    """The images that jobs in flight are guessed to need; see `Trace.guesses`."""
     if raw.holds is None:
         return np.empty((0, 4))
     found = raw.holds.guesses
@@ -524,7 +524,7 @@ def _disk(raw: _Raw, override: DiskOverride, layer_bytes: Integers, assumptions:
 
 
 def _unsampled(times: Floats, covered: Coverage, origin: float) -> Iterator[str]:
-    """What to say of long times without a disk sample that no gap explains: part of the log may be missing."""
+    """Notes on long times without a disk sample that no gap explains: part of the log may be missing."""
     edges = np.append(times, max(times[-1], covered.last or 0.0))
     lengths = np.diff(edges)
     limit = max(_UNSAMPLED_S, _UNSAMPLED * float(np.median(lengths)))

@@ -1,8 +1,8 @@
 """How the images of a host have been used, folded day by day: what `pruner.state.learning` learns from.
 
-Up to some midnight there is one row of each image (its habits), the sums of each situation that it was in, and the
-containers that existed then; the events since go on from there. What comes to light of an image's past afterwards
-(a use that is reported late, a name that ties it to others) has that image folded from all of its events again.
+Up to some midnight each image has one row (its habits), the sums of each situation it was in, and the containers that
+existed then; later events are added to that. When something about an image's past turns up later (a use reported late,
+a name that ties it to other images), that image is folded from all of its events again.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ RECENT_DAYS = 28
 
 # Job sources report the last hours of a day after its end.
 _LATE_NS = 2 * 3600 * 10**9
-# A fold takes a day of events or so many: an old log is caught up by appends, none of which is to take long.
+# One fold takes a day of events, or this many: appends catch up with an old log, and none of them may take long.
 _MOST = 200_000
-# It costs more than compaction does, so it comes less often.
+# It costs more than the folding for compaction, so it is done less often.
 _FOLDS = 5
 _NEVER = 9 * 10**18
-# A fold up to a midnight sees events of so much longer, for what had begun may have ended soon after.
+# A fold up to a midnight also reads events this long after it: what had begun by then may have ended soon after.
 _AFTER_NS = DAY_NS
 _COUNTED = sql_list(kind for kind in MOMENTS if kind.traits.use is Use.JOB)
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """Up to where uses are folded: a midnight (UTC nanoseconds), the last event known then, and when the log began."""
+    """How far uses are folded: up to a midnight (UTC nanoseconds), the last event known then, and the log's start."""
 
     until: int = 0
     seq: int = -1
@@ -67,17 +67,17 @@ class Folded:
 def read(
     connection: duckdb.DuckDBPyConnection, host: str, now_ns: int, *, afresh: bool = False
 ) -> tuple[list[Any], list[Any]]:
-    """What a host's log teaches: each image's habits, and the sums of each situation up to the last midnight.
+    """What is learned from a host's log: each image's habits, and the sums of each situation up to the last midnight.
 
     Args:
         connection: the log, open with our views.
-        host: whose.
-        now_ns: what is later does not count, UTC nanoseconds.
-        afresh: whether from all events, whatever is folded of them.
+        host: the host.
+        now_ns: later events do not count, UTC nanoseconds.
+        afresh: whether to read all events, even those already folded.
 
     Returns:
-        (image ID, uses, returns, usual idle time in seconds or None, superseded since when in UTC nanoseconds or None,
-        uses of that of its repositories that had most in the last `RECENT_DAYS` days up to the last midnight),
+        (image ID, uses, returns, usual idle time in seconds or None, time it was superseded in UTC nanoseconds or None,
+        uses of its most used repository in the last `RECENT_DAYS` days up to the last midnight),
         and (number of the situation, returns, idle time in nanoseconds).
     """
     midnight = now_ns // DAY_NS * DAY_NS
@@ -93,12 +93,12 @@ def read(
 
 
 def doubted(connection: duckdb.DuckDBPyConnection, host: str, now_ns: int) -> list[int]:
-    """The images of whose past something has come to light that is not folded yet: all of it is needed still.
+    """The images about whose past something new is known that is not folded yet: all of their events are needed.
 
     Args:
         connection: the log, open with our views.
-        host: whose.
-        now_ns: what is later does not count, UTC nanoseconds.
+        host: the host.
+        now_ns: later events do not count, UTC nanoseconds.
     """
     midnight = now_ns // DAY_NS * DAY_NS
     _enter(connection, host, _state_by(connection, host, midnight), now_ns, midnight)
@@ -106,18 +106,21 @@ def doubted(connection: duckdb.DuckDBPyConnection, host: str, now_ns: int) -> li
 
 
 def _state_by(connection: duckdb.DuckDBPyConnection, host: str, midnight: int, *, afresh: bool = False) -> Folded:
-    """How far uses are folded, unless that is further than a midnight, UTC nanoseconds."""
+    """How far uses are folded; nothing is if that is beyond `midnight`, UTC nanoseconds."""
     state = _state(connection, host, ("base_",) if afresh else ("", "base_"))
     return Folded(origin=state.origin) if state.until > midnight else state
 
 
 def advance(connection: duckdb.DuckDBPyConnection, host: str, wanted: int = 0) -> int:
-    """Fold what has passed since the last time, once that is enough, a piece at a time; up to when all is folded.
+    """Fold the events since the last fold, once there are enough of them, one piece per call.
 
     Args:
-        connection: the log, open for writing, in the transaction of an append, in which it comes last.
-        host: whose.
-        wanted: up to when it is to be folded however little that is, UTC nanoseconds.
+        connection: the log, open for writing, as the last step of an append's transaction.
+        host: the host.
+        wanted: fold up to this time, however few the events are, UTC nanoseconds.
+
+    Returns:
+        Up to when all is folded, UTC nanoseconds.
     """
     reached = connection.execute("SELECT coalesce(max(until), 0) FROM experience WHERE host = ?", [host]).fetchall()[0][
         0
@@ -147,7 +150,7 @@ def _midnight(at_ns: int) -> int:
 
 
 def _next(connection: duckdb.DuckDBPyConnection, host: str, begin: int, end: int) -> int:
-    """The end of the day on which enough events for one fold have passed since a midnight, both UTC nanoseconds."""
+    """The end of the day by which there are enough events for one fold since a midnight, both UTC nanoseconds."""
     span = DAY_NS
     while begin + span < end:
         show(connection, begin, until_ns=begin + span, again=True)
@@ -161,25 +164,29 @@ def _next(connection: duckdb.DuckDBPyConnection, host: str, begin: int, end: int
 
 
 def differences(connection: duckdb.DuckDBPyConnection, now_ns: int) -> list[str]:
-    """Where what is folded leads to other habits than all events do; see `read`."""
+    """Where what is folded gives other habits than all events do; see `read`."""
     found = []
     for (host,) in connection.execute("SELECT host FROM experience ORDER BY host").fetchall():
         (habits, sums), (all_habits, all_sums) = (
             map(sorted, read(connection, host, now_ns, afresh=afresh)) for afresh in (False, True)
         )
-        found += [f"the habits folded of image {row[0]} are not its" for row in habits if row not in set(all_habits)]
+        found += [
+            f"the folded habits of image {row[0]} differ from its events"
+            for row in habits
+            if row not in set(all_habits)
+        ]
         if len(habits) != len(all_habits) or sums != all_sums:
-            found.append("the situations folded of all images are not theirs")
+            found.append("the folded situations differ from the events")
     return found
 
 
 def _state(connection: duckdb.DuckDBPyConnection, host: str, sources: tuple[str, ...] = ("", "base_")) -> Folded:
-    """How far uses are folded, and when the log began; not at all where that turns out to have been another time.
+    """How far uses are folded, and when the log began; nothing counts as folded if it began at another time.
 
     Args:
         connection: the log.
-        host: whose.
-        sources: which tables are looked at, by what their names begin with: those of appends, those of a compaction.
+        host: the host.
+        sources: prefixes of the tables to look at: those that appends keep, those that a compaction made.
     """
     show(connection, LAST_NS, again=True)
     origin = _origin(connection, host)
@@ -195,7 +202,9 @@ def _state(connection: duckdb.DuckDBPyConnection, host: str, sources: tuple[str,
     for table in ("habit", "open_use", "situation"):
         connection.execute(f"CREATE OR REPLACE TEMP VIEW folded_{table} AS FROM {chosen}{table}")
     if not state.until and connection.execute("SELECT 1 FROM base_experience WHERE host = ?", [host]).fetchall():
-        logger.warning("how images were used before the last compaction is estimated: another version folded it")
+        logger.warning(
+            "how images were used before the last compaction is estimated: another version of the program folded it"
+        )
     return state
 
 
@@ -212,7 +221,7 @@ def _fold(
     midnight: int,
     until_ns: int | None = None,
 ) -> int | None:
-    """Make the temporary tables that habits and situations are read from; when the log began, UTC nanoseconds."""
+    """Make the temporary tables of habits and situations; returns when the log began, UTC nanoseconds."""
     values = _enter(connection, host, state, now_ns, midnight, until_ns)
     for sql in (_VISITS, _GAPS, _USUAL, _PIECES):
         _run(connection, sql, values)
@@ -227,7 +236,7 @@ def _enter(
     midnight: int,
     until_ns: int | None = None,
 ) -> dict[str, Any]:
-    """Make the temporary tables of uses, and of the images that are folded again; the values that SQL names."""
+    """Make the temporary tables of uses and of images to fold again; returns the values that the SQL refers to."""
     connection.execute("CREATE OR REPLACE TEMP TABLE again (image INTEGER)")
     values: dict[str, Any] = {"host": host, "from": state.until, "seq": state.seq, "now": now_ns, "midnight": midnight}
     values |= {"session": int(SESSION * 1e9), "remembered": REMEMBERED_GAPS - 1, "weight": GAP_WEIGHT} | _SCALES
@@ -244,7 +253,7 @@ def _enter(
 
 
 def _run(connection: duckdb.DuckDBPyConnection, sql: str, values: dict[str, Any]) -> int:
-    """Make a temporary table with the values that its SQL names; how many rows it has."""
+    """Make a temporary table with the values that its SQL refers to; returns how many rows it has."""
     connection.execute(sql, {name: value for name, value in values.items() if f"${name}" in sql})
     return int(connection.execute(f"SELECT count(*) FROM {sql.split()[5]}").fetchall()[0][0])
 
@@ -256,7 +265,7 @@ _WAITING = """
 SELECT (SELECT count(*) FROM (SELECT 1 FROM event WHERE time >= make_timestamp_ns($from) LIMIT $most)),
     coalesce(epoch_ns(min(time)), 0), coalesce(epoch_ns(max(time)), 0), max(seq) FROM event
 """
-# The end of the day on which so many events have passed, in whatever order they were recorded.
+# The end of the day by which there are this many events, in whatever order they were recorded.
 _NEXT = f"""
 WITH day AS (
     SELECT epoch_ns(time) // {DAY_NS} AS day, count(*) AS events FROM event
@@ -284,8 +293,8 @@ CREATE OR REPLACE TEMP TABLE repository AS
 SELECT DISTINCT image, repository_of(name) AS repository
 FROM (SELECT DISTINCT image, name FROM image_references WHERE host = $host)
 """
-# Uses as intervals, as the view `uses` has them: those that began since, those of images that are folded again, and
-# what had begun and went on.
+# Uses as intervals, as in the view `uses`: those that began since, those of images to fold again, and those that had
+# begun and went on.
 _USED = f"""
 CREATE OR REPLACE TEMP TABLE used AS
 WITH reported AS (
@@ -358,7 +367,7 @@ WITH sight AS (
 )
 SELECT image, CASE WHEN bool_and(since IS NOT NULL) THEN max(since) END AS since FROM later GROUP BY image
 """
-# Images of whose past something has come to light: a use before, another pull time, another successor.
+# Images about whose past something new is known: an earlier use, another pull time, another successor.
 _DOUBTED = f"""
 CREATE OR REPLACE TEMP TABLE doubted AS
 SELECT image FROM entry ANTI JOIN again USING (image) WHERE NOT is_known AND began < $from
@@ -408,7 +417,7 @@ SELECT image_id, max(visit.uses), max(returns), arg_max(usual, returns), any_val
 FROM visit JOIN image USING (image) LEFT JOIN usual USING (image, returns) LEFT JOIN superseded USING (image)
 LEFT JOIN recent USING (image) GROUP BY image_id
 """
-# Containers that exist are kept in view, however long ago they began; of those that have gone, their end shows when.
+# Containers that still exist, however long ago they began; those that have gone are known by their end.
 _STILL_OPEN = """
 CREATE OR REPLACE TEMP TABLE still_open AS
 SELECT image, count(*) AS uses FROM uses
@@ -518,4 +527,4 @@ VERSION = hashlib.sha256(
         (_OBSERVED, _REPOSITORIES, _USED, _ENTRIES, _SUPERSEDED, _VISITS, _GAPS, _USUAL, _PIECES, _STORE, _SCALES)
     ).encode()
 ).hexdigest()[:16]
-"""What distinguishes these rules from others: what others made is made again."""
+"""Tells these rules from others: what was folded by other rules is folded again."""

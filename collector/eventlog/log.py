@@ -1,4 +1,4 @@
-"""The event log: appends, reads, and the only place that knows DuckDB.
+"""The event log: appends, reads, and the only module that opens DuckDB files.
 
 No process keeps the file open: a writer shuts out readers and a reader shuts out writers, so each
 opens it for as long as its work needs, and waits its turn.
@@ -54,7 +54,7 @@ ONLY_KEPT = math.inf
 """For `EventLog.reading`: of all events but the latest only what decisions need."""
 METRICS = "metrics"
 """The source of events under which `collector.queries.tally` stores how far it has come."""
-# What folding may fail from though the file is sound and has space.
+# Errors of folding in a file that is sound and has space.
 _UNFOLDABLE = (duckdb.DataError, duckdb.ProgrammingError, duckdb.InternalError, duckdb.OutOfMemoryException)
 _LAST_VERSION = 10**9
 _FIRST_RETRY_S = 0.01
@@ -68,8 +68,8 @@ class EventLog:
     """An append-only log of events in a DuckDB file.
 
     Args:
-        path: the file; made with its folder when something is first appended.
-        host: under which key events are stored and read; None: that of this host, whatever it is called now.
+        path: the file; created with its folder by the first append.
+        host: the key under which events are stored and read; None: this host's, whatever its name is now.
         wait: how long to wait for another process to let go of the file, seconds.
     """
 
@@ -77,11 +77,11 @@ class EventLog:
         self.path = path
         self._host = self._given = host
         self.wait = wait
-        # How much of jobs all who write to the log keep from the next append on; None: as much as so far.
+        # Which job details all writers keep from the next append on; None: the same as so far.
         self.job_details: JobDetails | None = None
         # The number of the last event that this object appended.
         self._newest = 0
-        # The number of the event with which something is to be folded, and up to when uses are, UTC nanoseconds.
+        # The number of the event at which the next fold is due, and up to when uses are folded, UTC nanoseconds.
         self._due = self._folded = 0
         self._checked: tuple[int, int] | None = None
         self._shared: duckdb.DuckDBPyConnection | None = None
@@ -97,11 +97,11 @@ class EventLog:
         return str(self._host)
 
     def forget_host(self) -> None:
-        """Look up again whose log this is: the file was replaced."""
+        """Look up again which host's log this is: the file was replaced."""
         self._host = self._given
 
     def exists(self) -> bool:
-        """Whether there is a log; what a full disk left of one is none. Raises LogError where one may not look."""
+        """Whether there is a log; the stub that a full disk leaves is none. Raises LogError if one may not look."""
         with in_one_line(self.path):
             if not self.path.exists():
                 return False
@@ -129,7 +129,7 @@ class EventLog:
             try:
                 self._fold_if_due(connection, newest)
             except _UNFOLDABLE as error:
-                # Whatever cannot be folded must be stored: queries then take it from the events.
+                # What cannot be folded must still be stored: queries then read it from the events.
                 logger.warning("event log %s: what was stored is not folded: %s", self.path, str(error).splitlines()[0])
                 connection.rollback()
                 connection.begin()
@@ -139,12 +139,12 @@ class EventLog:
         return count
 
     def _fold_if_due(self, connection: duckdb.DuckDBPyConnection, newest: int) -> None:
-        """Fold a piece of what waits; most appends need not even look whether anything does."""
+        """Fold one piece of what is not folded yet; most appends need not even look whether there is any."""
         if self._newest <= newest < self._due:
             return
         self._due = compaction.fold(connection)
         if newest < self._due:
-            # How images were used is folded when nothing else waits, from what that has left.
+            # Uses are folded when nothing else waits, from what the other folds have left.
             folded = experience.advance(connection, self.host)
             if folded != self._folded:
                 self._folded, self._due = folded, 0
@@ -164,7 +164,7 @@ class EventLog:
         return len(new)
 
     def position(self, source: str) -> str | None:
-        """How far a source of events was read, as `append` noted; None if not at all. Raises LogError."""
+        """How far a source of events was read, as noted by `append`; None: not at all. Raises LogError."""
         if not self.exists():
             return None
         rows = self.query("SELECT position FROM position WHERE host = ? AND source = ?", [self.host, source])
@@ -174,16 +174,16 @@ class EventLog:
     def reading(
         self, reachable: Path | None = None, *, as_recorded: bool = False, whole_since: float | None = None
     ) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A read-only connection; close it soon, for meanwhile nobody can append.
+        """A read-only connection; close it soon: nobody can append while it is open.
 
-        No event that it shows is later than now, nor than a later one by which the clock had been set back; see
+        No event it shows is later than now, or than a later event recorded after the clock was set back; see
         `collector.eventlog.schema.true_times`.
 
         Args:
             reachable: the only folder in which queries may read and write files; None: none.
-            as_recorded: show times as they were recorded all the same.
-            whole_since: show all events only from this time on (UTC seconds), and of those before what a decision
-                still needs of them: see `collector.eventlog.compaction`. None: show all.
+            as_recorded: show times as they were recorded nevertheless.
+            whole_since: show all events from this time on (UTC seconds), and of earlier ones only those that a
+                decision still needs: see `collector.eventlog.compaction`. None: show all.
 
         Raises:
             LogBusyError, LogError: see `append`; also when there is no log yet.
@@ -205,7 +205,7 @@ class EventLog:
 
     @contextmanager
     def one_state(self) -> Iterator[None]:
-        """Let all readings within, one after the other, share a connection: they see one state, and open it once."""
+        """Let all readings within share one connection: the file is opened once and seen in one state."""
         with self.reading(whole_since=ONLY_KEPT) as connection:
             self._shared = connection
             try:
@@ -221,20 +221,20 @@ class EventLog:
         whole_since: float | None,
         again: bool = False,
     ) -> duckdb.DuckDBPyConnection:
-        """An open log as queries see it: with our own views, whatever the file holds, and true times."""
+        """An open log as queries see it: with our own views, whatever views the file holds, and plausible times."""
         since_ns = None if whole_since is None else int(min(max(whole_since * 1e9, 0), LAST_NS))
         self._resolved(connection)
         return show(connection, since_ns, as_recorded=as_recorded, again=again)
 
     def claim(self, here: identity.Identity, *, readonly: bool = False) -> list[Event]:
-        """See that the log is this host's, and note what it is recognised by.
+        """Check that the log is this host's, and store what the host is recognised by.
 
         Args:
             here: what this host is recognised by.
-            readonly: only look; the collector will note it.
+            readonly: only look; the collector will store it.
 
         Returns:
-            Events, to be appended, for what the log does not know yet of a changed host.
+            Events to append about changes of the host that the log does not know yet.
 
         Raises:
             LogError: it is another host's (with what to do), or cannot be used.
@@ -252,11 +252,11 @@ class EventLog:
         return [] if readonly else identity.changed(known.identity, after)
 
     def adopt(self, here: identity.Identity, host: str | None = None) -> tuple[identity.KnownHost, identity.KnownHost]:
-        """Go on with a log on another machine or engine than it was recorded on; who it was, and who it is.
+        """Continue a log on another machine or engine than it was recorded on; returns the host as it was and is.
 
         Args:
             here: what this host is recognised by.
-            host: whose history, by key or name; None: the only one.
+            host: which host's history, by key or name; None: the only one.
 
         Raises:
             LogError: there is no such host, or several fit; or the log cannot be used.
@@ -264,7 +264,7 @@ class EventLog:
         with self.reading() as connection:
             hosts = identity.known_hosts(connection)
         before = identity.chosen(hosts, host, self.path)
-        # Whoever goes on with the original is another host from now on.
+        # Whoever continues the original is another host from now on.
         after = identity.KnownHost(before.key, uuid.uuid4().hex, before.identity.updated(here))
         self._store_host(after)
         EventLog(self.path, before.key, self.wait).append(
@@ -311,7 +311,7 @@ class EventLog:
                 connection.execute(f"SELECT bit_xor(hash(COLUMNS(*))) FROM {table}").fetchall()
 
     def fold(self, until_ns: int) -> int:
-        """Fold how images were used up to a time, a piece at a time; up to when that was done, both UTC nanoseconds.
+        """Fold how images were used up to a time, piece by piece; returns how far it got, both UTC nanoseconds.
 
         Raises:
             LogError: the log cannot be used.
@@ -341,12 +341,12 @@ class EventLog:
             return newest >= self._newest and goes_on_from(connection, file)
 
     def settle(self) -> None:
-        """See that all is in the file itself, at this version. Raises LogError."""
+        """Move everything into the file itself, at this version. Raises LogError."""
         with self._opened(read_only=False) as connection:
             connection.execute("CHECKPOINT")
 
     def forget_folded(self) -> None:
-        """Have what is folded made again of the events, by the appends to come. Raises LogError."""
+        """Drop what is folded: coming appends fold it from the events again. Raises LogError."""
         with self._opened(read_only=False) as connection:
             connection.begin()
             connection.execute(compaction.FORGET)
@@ -381,7 +381,7 @@ class EventLog:
                 _LEFT[self.path] = state_of(self.path)
 
     def _make(self) -> None:
-        """Make an empty log: on a full disk rather no log than a part of one."""
+        """Create an empty log: a full disk gets no log rather than part of one."""
         with made_whole(self.path) as fresh, open_database(fresh, read_only=False) as connection:
             migrate(connection, self.path)
 
@@ -411,7 +411,7 @@ class EventLog:
         return is_sound
 
     def _check(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Once for each file: see that it holds nothing but data."""
+        """Once for each file: check that it holds nothing but data."""
         found = self.path.stat()
         if self._checked != (found.st_dev, found.st_ino):
             check_functions(connection, self.path, FUNCTIONS)
@@ -471,12 +471,12 @@ def upgrade(connection: duckdb.DuckDBPyConnection, version: int) -> None:
 
 
 def check_tables(connection: duckdb.DuckDBPyConnection, path: Path, database: str | None = None) -> None:
-    """See that what a log of this schema version holds are its tables, not views or others that only look like them.
+    """Check that a log of this schema version holds its own tables, not views or tables that only look like them.
 
     Args:
-        connection: where it is open.
+        connection: the connection on which it is open.
         path: its file.
-        database: what it is called there; None: it is the connection's own.
+        database: its name there; None: the connection's own database.
     """
     of_tables = "FROM duckdb_tables() WHERE database_name = coalesce($1, current_database()) AND schema_name = 'main'"
     found = {name for (name,) in connection.execute(f"SELECT table_name {of_tables}", [database]).fetchall()}
@@ -509,7 +509,7 @@ def _fingerprint(connection: duckdb.DuckDBPyConnection) -> str | None:
 
 
 def newer(path: Path, version: int) -> LogError:
-    """The fault of a log that a newer program wrote."""
+    """The error for a log that a newer program wrote."""
     return LogError(
         f"event log {path} has schema version {version}, this program knows {SCHEMA_VERSION}: "
         "install the newer docker-hindsight that wrote it"
