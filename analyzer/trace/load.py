@@ -38,7 +38,7 @@ _UNSAMPLED_S = 3600.0
 _UNSAMPLED = 12
 
 _NAMING = ("container_created", "container_destroyed", "job_image_used", "image_pulled")
-# What there is, by kind and month, in one pass; an exclusive or tells the sets of container starts apart.
+# What there is, by kind and month, in one pass; container starts are compared by an exclusive or.
 _KINDS = """
     SELECT kind, epoch_ns(time) >> $bits AS month, epoch_ns(min(time)), epoch_ns(max(time)),
         count(*) - count(image), count(image), bit_xor(epoch_ns(time)) FILTER (image IS NOT NULL)

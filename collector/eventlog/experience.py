@@ -527,4 +527,4 @@ VERSION = hashlib.sha256(
         (_OBSERVED, _REPOSITORIES, _USED, _ENTRIES, _SUPERSEDED, _VISITS, _GAPS, _USUAL, _PIECES, _STORE, _SCALES)
     ).encode()
 ).hexdigest()[:16]
-"""Tells these rules from others: what was folded by other rules is folded again."""
+"""Identifies these rules: what was folded by other rules is folded again."""
