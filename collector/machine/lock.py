@@ -35,17 +35,19 @@ def exclusive(log_path: Path, program: str, *, required: bool = True) -> Iterato
     with contextlib.ExitStack() as held:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
+            os.close(open_own(path, os.O_RDWR | os.O_CREAT))
+            # A file that stays open for writing would keep its file system from being mounted read-only.
+            descriptor = open_own(path, os.O_RDONLY)
         except OSError as error:
             if required:
                 raise LogError(f"lock {path} cannot be made: {error.strerror}") from None
         else:
             held.callback(os.close, descriptor)
-            _take(descriptor, log_path, program)
+            _take(descriptor, path, log_path, program)
         yield
 
 
-def _take(descriptor: int, log_path: Path, program: str) -> None:
+def _take(descriptor: int, path: Path, log_path: Path, program: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -54,4 +56,8 @@ def _take(descriptor: int, log_path: Path, program: str) -> None:
         raise InUseError(f"{what}: wait for it to end") from None
     # Overwriting within the file's first block works on a full disk once the block is there.
     with contextlib.suppress(OSError):
-        os.pwrite(descriptor, f"{os.getpid():<31}\n".encode(), 0)
+        writing = open_own(path, os.O_WRONLY)
+        try:
+            os.pwrite(writing, f"{os.getpid():<31}\n".encode(), 0)
+        finally:
+            os.close(writing)
