@@ -27,7 +27,7 @@ def mesa_log(folder: Path) -> EventLog:
 
 
 def repeated_log(year: EventLog, years: int) -> EventLog:
-    """The year's log again and again, `years` times in all: every event is stored as it would have been."""
+    """The year's log again and again, `years` times in all, the last one as it was: no event is later than now."""
     path = year.path.with_name(f"years-{years}.duckdb")
     path.write_bytes(year.path.read_bytes())
     with duckdb.connect(str(path)) as connection:
@@ -35,6 +35,11 @@ def repeated_log(year: EventLog, years: int) -> EventLog:
             "SELECT count(*), epoch_ns(max(time)) - epoch_ns(min(time)) FROM event"
         ).fetchall()[0]
         span = (span // DAY_NS + 1) * DAY_NS
+        # Before 1970 nothing happens in a log, so there are 53 years at most.
+        connection.execute(
+            f"UPDATE event SET time = make_timestamp_ns(epoch_ns(time) - {(years - 1) * span}),"
+            f" began = make_timestamp_ns(epoch_ns(began) - {(years - 1) * span})"
+        )
         changed = {
             "seq": f"seq + k * {count}",
             "time": f"make_timestamp_ns(epoch_ns(time) + k * {span})",

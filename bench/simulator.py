@@ -169,7 +169,7 @@ def growth(mesa: Trace) -> None:
 def whole_command(year: EventLog) -> None:
     """From the start of the process to the table."""
     rows = []
-    for years in (8, 82):
+    for years in (8, 41):
         log = repeated_log(year, years)
         events = log.query("SELECT count(*) FROM event")[0][0]
         for count, order in ((1, "lru"), (1, "forecast"), (100, "lru"), (100, "forecast")):
