@@ -201,7 +201,7 @@ def emergency(
     from pruner.report.terminal import print_emergency
 
     console.log_to_stderr(verbose=False)
-    opened = console.open_log(log)
+    opened = _log_to_prune_by(log)
     made = disk_full.look(DockerEngine(host), opened, policy, wanted, record=not dry_run)
     found = tuple(prospects(made, steps(policy)))
     print_emergency(made, found)

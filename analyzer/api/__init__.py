@@ -6,24 +6,18 @@ policy is raised as `collector.model.errors.HindsightError`, whose text is one l
 
 from __future__ import annotations
 
-from analyzer.api.histories import Fleet, History, example_logs, open_log
-from analyzer.api.recorded import disk, gaps, images, uses
-from analyzer.api.simulated import Advice, earn_allowlist, free_space, policy, recommend, simulate, sweep
-
-__all__ = [
-    "Advice",
-    "Fleet",
-    "History",
-    "disk",
-    "earn_allowlist",
-    "example_logs",
-    "free_space",
-    "gaps",
-    "images",
-    "open_log",
-    "policy",
-    "recommend",
-    "simulate",
-    "sweep",
-    "uses",
-]
+from analyzer.api.histories import Fleet as Fleet
+from analyzer.api.histories import History as History
+from analyzer.api.histories import example_logs as example_logs
+from analyzer.api.histories import open_log as open_log
+from analyzer.api.recorded import disk as disk
+from analyzer.api.recorded import gaps as gaps
+from analyzer.api.recorded import images as images
+from analyzer.api.recorded import uses as uses
+from analyzer.api.simulated import Advice as Advice
+from analyzer.api.simulated import earn_allowlist as earn_allowlist
+from analyzer.api.simulated import free_space as free_space
+from analyzer.api.simulated import policy as policy
+from analyzer.api.simulated import recommend as recommend
+from analyzer.api.simulated import simulate as simulate
+from analyzer.api.simulated import sweep as sweep

@@ -303,8 +303,8 @@ def test_who_may_not_read_the_history_of_this_machine_removes_nothing(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
     monkeypatch.delenv(environment.LOG, raising=False)
-    for options in ([], ["--dry-run"], ["--every", "5m"]):
-        refused = CliRunner().invoke(app, ["run", *options]).exception
+    for command in (["run"], ["run", "--dry-run"], ["run", "--every", "5m"], ["emergency", "--yes"]):
+        refused = CliRunner().invoke(app, command).exception
         assert isinstance(refused, UsageError)
         assert "run this with sudo, or name a log with --log" in str(refused)
     assert not list(tmp_path.iterdir())
