@@ -24,6 +24,7 @@ from collector.eventlog.database import AUTOLOAD_OFF
 from collector.eventlog.identity import key_named, known_hosts, not_there
 from collector.eventlog.log import EventLog, migrate
 from collector.eventlog.schema import BASE, IDENTITY_VERSION, MIGRATIONS, SCHEMA_VERSION
+from collector.eventlog.sql import sql_text
 from collector.model.errors import LogError, LogFullError, UsageError
 from collector.model.untrusted import whole
 from collector.shipping.parts import EVENTS, JOBS, MANIFESTS
@@ -35,16 +36,16 @@ _COPY_EVENTS = f"""
         SELECT event.* EXCLUDE (image) REPLACE ($name AS host), image_id, {SCHEMA_VERSION} AS schema_version,
             strftime(time, '%Y-%m-%d') AS day
         FROM event LEFT JOIN image USING (image) WHERE host = $host ORDER BY seq
-    ) TO '{{folder}}' (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (host, day), WRITE_PARTITION_COLUMNS true)
+    ) TO {{folder}} (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (host, day), WRITE_PARTITION_COLUMNS true)
 """
 _COPY_JOBS = """
     COPY (SELECT * REPLACE ($name AS host) FROM job WHERE host = $host ORDER BY job)
-    TO '{folder}' (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (host), WRITE_PARTITION_COLUMNS true)
+    TO {folder} (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (host), WRITE_PARTITION_COLUMNS true)
 """
 _COPY_HOSTS = _COPY_JOBS.replace("job", "host")
 # What a compaction left of old events, with image IDs where there are images.
 _COPY_BASE = """
-    COPY (SELECT {columns} FROM {table} {join} WHERE host = $host) TO '{{folder}}'
+    COPY (SELECT {columns} FROM {table} {join} WHERE host = $host) TO {{folder}}
     (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (host), WRITE_PARTITION_COLUMNS true)
 """
 _WITHOUT_IMAGE = "base_experience"
@@ -124,7 +125,7 @@ def _write(connection: duckdb.DuckDBPyConnection, host: str, folder: Path, place
     place.mkdir()
     name = _free_name(connection, host, folder)
     for table, copy in _COPIES.items():
-        connection.execute(copy.format(folder=_quoted(place / table)), {"host": host, "name": name})
+        connection.execute(copy.format(folder=sql_text(place / table)), {"host": host, "name": name})
     count = connection.execute("SELECT count(*) FROM event WHERE host = ?", [host]).fetchall()[0][0]
     size = sum(path.stat().st_size for path in place.rglob("*.parquet"))
     return Exported(name, int(count), len(list(events.glob("*/day=*"))), size)
@@ -263,7 +264,7 @@ def _stored(folder: Path, table: str, host: str) -> str:
     if not any(path.match("*.parquet") for place in places for path in place.rglob("*")):
         return ""
     scan = _scan([Path(_literal(str(place))) for place in places], table)
-    return f"(SELECT * REPLACE ('{_escaped(host)}' AS host) FROM {scan})"
+    return f"(SELECT * REPLACE ({sql_text(host)} AS host) FROM {scan})"
 
 
 def _host_of(place: Path) -> str:
@@ -273,7 +274,7 @@ def _host_of(place: Path) -> str:
 def _scan(places: Sequence[Path], table: str) -> str:
     """The files below some folders of hosts; the names of these are patterns."""
     levels = "*/*.parquet" if table == EVENTS else "*.parquet"
-    listed = ", ".join(f"'{_escaped(f'{place}/{levels}')}'" for place in places)
+    listed = ", ".join(sql_text(f"{place}/{levels}") for place in places)
     # The files hold the partitions' columns, too. Of a path DuckDB takes each `a=b` for a column, whoever named it.
     return f"read_parquet([{listed}], hive_partitioning = false, union_by_name = true)"
 
@@ -281,11 +282,3 @@ def _scan(places: Sequence[Path], table: str) -> str:
 def _literal(path: str) -> str:
     """A path as a glob that means itself alone."""
     return re.sub(r"([*?[])", r"[\1]", path)
-
-
-def _quoted(path: Path) -> str:
-    return _escaped(str(path))
-
-
-def _escaped(text: str) -> str:
-    return text.replace("'", "''")

@@ -25,6 +25,7 @@ from collector.eventlog import identity
 from collector.eventlog.database import AUTOLOAD_OFF
 from collector.eventlog.log import EventLog, upgrade
 from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION, STORED_KEY, TABLES_VERSION
+from collector.eventlog.sql import sql_text
 from collector.model.errors import LogError
 from collector.model.events import Kind
 from collector.model.units import format_count
@@ -362,7 +363,7 @@ def _can_stay(found: list[_Part]) -> bool:
 
 def _show_in_place(connection: duckdb.DuckDBPyConnection, found: list[_Part], host: str) -> None:
     """Let parts of one log take the place of the tables of events and jobs."""
-    name = _quoted(host)
+    name = sql_text(host)
     scan = _scan([part.events for part in found])
     _insert_images(connection, scan)
     # Each query that names events binds this again, so there is nothing in it to be expanded.
@@ -460,9 +461,5 @@ def _newest_jobs(found: list[_Part], host: str, offset: int) -> str:
 
 def _scan(files: list[str], *, alike: bool = True) -> str:
     """SQL of files; where they have the same columns, none is opened twice."""
-    listed = ", ".join(map(_quoted, files))
+    listed = ", ".join(map(sql_text, files))
     return f"read_parquet([{listed}], hive_partitioning = false, union_by_name = {not alike})"
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

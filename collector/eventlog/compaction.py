@@ -15,7 +15,7 @@ import hashlib
 import duckdb
 
 from collector.eventlog.schema import PROJECTIONS
-from collector.eventlog.sql import sql_list
+from collector.eventlog.sql import sql_list, sql_text
 from collector.model.events import ARRIVALS, CONTAINERS, MOMENTS, Effect, Kind, Use, with_effect
 from collector.model.jobs import SLOT
 
@@ -203,8 +203,7 @@ def _gather(connection: duckdb.DuckDBPyConnection, rows: str, steps: dict[str, i
     bounds = connection.execute(sql, [Kind.CLOCK_SET_BACK.value, steps.pop("clock")]).fetchall()
     times = ["at_ns"]
     for host, seq, set_ns in bounds:
-        quoted = host.replace("'", "''")
-        times.append(f"CASE WHEN seq < {seq} AND host = '{quoted}' THEN {set_ns} ELSE at_ns END")
+        times.append(f"CASE WHEN seq < {seq} AND host = {sql_text(host)} THEN {set_ns} ELSE at_ns END")
     connection.execute(_SOURCE.format(time=f"least({', '.join(times)})", rows=rows), steps)
 
 

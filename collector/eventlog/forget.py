@@ -15,7 +15,7 @@ import duckdb
 from collector.eventlog.database import files_aside
 from collector.eventlog.log import METRICS, EventLog
 from collector.eventlog.rewrite import Change, Checkpoint, rewrite, tidy
-from collector.eventlog.sql import sql_list
+from collector.eventlog.sql import sql_list, sql_text
 from collector.eventlog.writer import LogWriter
 from collector.model.errors import LogError, UsageError
 from collector.model.events import CONTAINERS, Event, Kind, Source, of_source
@@ -139,7 +139,7 @@ class _Forgetting:
         if not project.strip():
             raise UsageError("--project: which one? give its path or ID")
         self._drain()
-        name = _quoted(project)
+        name = sql_text(project)
         theirs = f"{name} IN (project, project_id) OR coalesce(project GLOB {name}, false)"
         with self._log.reading() as connection:
             count = _count(connection, f"FROM job WHERE {theirs}")
@@ -234,14 +234,14 @@ def _replaced(text: str, rules: Rules) -> str:
     for rule, instead in rules:
         # What follows at once shares its border with what was found before.
         for _ in range(2):
-            text = f"regexp_replace({text}, {_quoted(rule)}, {_quoted(instead)}, 'g')"
+            text = f"regexp_replace({text}, {sql_text(rule)}, {sql_text(instead)}, 'g')"
     return text
 
 
 def _mentions(rules: Rules, *more: str) -> str:
     """SQL of whether attributes hold what rules, or more regular expressions, find."""
     every = [*(rule for rule, _ in rules), *more]
-    return " OR ".join(f"regexp_matches({_ATTRIBUTES}, {_quoted(rule)})" for rule in every) or "false"
+    return " OR ".join(f"regexp_matches({_ATTRIBUTES}, {sql_text(rule)})" for rule in every) or "false"
 
 
 def _without(rules: Rules) -> str:
@@ -269,10 +269,10 @@ def _project_change(jobs: str, rows: Sequence[tuple[str | None, str | None]]) ->
     theirs = "coalesce(job IN (SELECT job FROM forgotten_job), false)"
     # A plan names each job that it waits for.
     said = f"""list_reduce(list_prepend({_replaced(_ATTRIBUTES, rules)}, list_filter(
-        regexp_extract_all({_ATTRIBUTES}, {_quoted(_JOB_SAID)}, 2),
+        regexp_extract_all({_ATTRIBUTES}, {sql_text(_JOB_SAID)}, 2),
         lambda id: coalesce(list_contains(getvariable('forgotten_ids'), id), false))),
         lambda said, id: regexp_replace(said, '(job(?:":"| |s/))(' || regexp_escape(id) || ')($|[^0-9A-Za-z-])',
-            {_quoted(_INSTEAD)}, 'g'))"""
+            {sql_text(_INSTEAD)}, 'g'))"""
     event = f"""
         SELECT * REPLACE (
             CASE WHEN NOT {theirs} THEN job END AS job,
@@ -339,11 +339,7 @@ def _numbers(numbers: Iterable[int]) -> str:
 
 
 def _texts(texts: Sequence[str]) -> str:
-    return f"({', '.join(map(_quoted, texts)) or 'NULL'})"
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    return f"({', '.join(map(sql_text, texts)) or 'NULL'})"
 
 
 def _left(path: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from collector.eventlog.database import NEW_FILE
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.rewrite import Change, Checkpoint, Rewritten, rewrite, tidy
 from collector.eventlog.schema import FOLDED
-from collector.eventlog.sql import sql_list
+from collector.eventlog.sql import sql_list, sql_text
 from collector.model.errors import UsageError
 from collector.model.events import CONTAINERS, Effect, Event, Kind, with_effect
 from collector.model.units import format_duration, parse_duration
@@ -182,7 +182,7 @@ def _reaches(log: EventLog, cut_ns: int) -> bool:
 
 
 def _change(log: EventLog, cut_ns: int, now_ns: int) -> Change:
-    host = "'" + log.host.replace("'", "''") + "'"
+    host = sql_text(log.host)
     with log.reading(whole_since=ONLY_KEPT) as connection:
         folded = compaction.reached(connection) or 0
         doubted = experience.doubted(connection, log.host, now_ns)

@@ -37,6 +37,7 @@ from collector.eventlog.log import EventLog, check_tables, migrate
 from collector.eventlog.rows import insert
 from collector.eventlog.schema import FOLDED, FUNCTIONS, STORED_KEY
 from collector.eventlog.settings import note_rewriting
+from collector.eventlog.sql import sql_text
 from collector.model.errors import LogBusyError, LogError, LogFullError
 from collector.model.events import Event
 
@@ -200,11 +201,10 @@ class _Rewriting:
     @contextmanager
     def _attached(self) -> Iterator[None]:
         """The old file as `old`, which keeps out whoever appends."""
-        quoted = str(self._log.path).replace("'", "''")
         deadline = time.monotonic() + self._log.wait
         while True:
             try:
-                self._connection.execute(f"ATTACH '{quoted}' AS old (READ_ONLY)")
+                self._connection.execute(f"ATTACH {sql_text(self._log.path)} AS old (READ_ONLY)")
                 break
             except duckdb.Error as error:
                 if not is_locked(error):

@@ -30,6 +30,7 @@ from collector.eventlog.log import EventLog, migrate, newer
 from collector.eventlog.rows import insert
 from collector.eventlog.schema import BASE, MIGRATIONS, SCHEMA_VERSION, TABLES
 from collector.eventlog.settings import incomplete_until
+from collector.eventlog.sql import sql_text
 from collector.model.errors import LogBusyError, LogError
 from collector.model.events import Event, Kind
 from collector.model.units import format_count
@@ -175,9 +176,8 @@ class _Copy:
                     return None
                 if not place.exists():
                     place.hardlink_to(self._source)
-            quoted = str(place).replace("'", "''")
             try:
-                self.connection.execute(f"ATTACH '{quoted}' AS damaged (READ_ONLY)")
+                self.connection.execute(f"ATTACH {sql_text(place)} AS damaged (READ_ONLY)")
             except duckdb.Error as error:
                 self._renew()
                 if is_locked(error):

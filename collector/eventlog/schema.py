@@ -11,7 +11,7 @@ import hashlib
 import re
 from typing import TYPE_CHECKING
 
-from collector.eventlog.sql import sql_case, sql_list, sql_names
+from collector.eventlog.sql import sql_case, sql_list, sql_names, sql_text
 from collector.model.events import (
     CONTAINERS,
     MOMENTS,
@@ -519,8 +519,8 @@ def true_times(connection: duckdb.DuckDBPyConnection, now_ns: int, events: str, 
     for host, seq, set_ns in rows:
         if set_ns < reached.get(host, now_ns):
             reached[host] = set_ns
-            quoted = host.replace("'", "''")
-            bounds.append(f"CASE WHEN seq < {seq} AND host = '{quoted}' THEN make_timestamp_ns({set_ns}) ELSE time END")
+            before = f"seq < {seq} AND host = {sql_text(host)}"
+            bounds.append(f"CASE WHEN {before} THEN make_timestamp_ns({set_ns}) ELSE time END")
     latest_possible = ", ".join(bounds)
     # DuckDB's `least` passes over NULL: what has no beginning must not get one.
     return (

@@ -1,9 +1,14 @@
-"""SQL that is written from the table of event kinds."""
+"""SQL that is written from texts and from the table of event kinds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+
+def sql_text(text: object) -> str:
+    """Any text or path, also from outside, as an SQL literal: ``'it''s'``."""
+    return "'" + str(text).replace("'", "''") + "'"
 
 
 def sql_list(values: Iterable[str]) -> str:

@@ -21,6 +21,7 @@ from collector.eventlog.identity import KnownHost, known_hosts
 from collector.eventlog.log import EventLog
 from collector.eventlog.rewrite import Change
 from collector.eventlog.schema import sql_names_in
+from collector.eventlog.sql import sql_text
 from collector.shipping import parts
 from collector.shipping.leftovers import remove_unnamed
 from collector.shipping.parts import Manifest, Name
@@ -120,7 +121,7 @@ class _Stream:
             )
         for file, data in zip(self._files, before, strict=True):
             file.write_bytes(data or b"")
-        connection.execute(_PIECE.format(file=_quoted(self._files[0])))
+        connection.execute(_PIECE.format(file=sql_text(self._files[0])))
         connection.execute(_PIECE_JOB.format(rows=_NO_JOBS if before[1] is None else _parquet(self._files[1])))
         return manifest, before[1] is not None
 
@@ -156,13 +157,9 @@ class _Stream:
 
     def _written(self, connection: duckdb.DuckDBPyConnection, rows: str, which: int) -> bytes:
         file = self._files[which]
-        connection.execute(f"COPY ({rows}) TO {_quoted(file)} (FORMAT parquet, COMPRESSION zstd)")
+        connection.execute(f"COPY ({rows}) TO {sql_text(file)} (FORMAT parquet, COMPRESSION zstd)")
         return file.read_bytes()
 
 
 def _parquet(file: Path) -> str:
-    return f"read_parquet({_quoted(file)})"
-
-
-def _quoted(file: Path) -> str:
-    return "'" + str(file).replace("'", "''") + "'"
+    return f"read_parquet({sql_text(file)})"

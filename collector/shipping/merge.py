@@ -20,6 +20,7 @@ import duckdb
 
 from collector.eventlog.database import AUTOLOAD_OFF
 from collector.eventlog.identity import KnownHost
+from collector.eventlog.sql import sql_text
 from collector.shipping import parts
 from collector.shipping.parts import Manifest, Name
 from collector.shipping.store import MOST_OF_MANIFEST, Store, UnreadableError
@@ -175,8 +176,7 @@ def _joined(rows: str, files: Sequence[Path]) -> bytes | None:
     if not files:
         return None
     made = files[0].with_name("merged.parquet")
-    listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in (*files, made))
-    sources, target = listed.rpartition(", ")[::2]
+    sources, target = ", ".join(map(sql_text, files)), sql_text(made)
     # What does not fit goes to disk.
     bounded: dict[str, Any] = {"threads": 1, "memory_limit": "128MB", "temp_directory": str(made.parent)}
     with duckdb.connect(config={**AUTOLOAD_OFF, **bounded}) as connection:

@@ -19,6 +19,7 @@ from collector.eventlog.identity import KnownHost, known_hosts, this_machine
 from collector.eventlog.log import EventLog
 from collector.eventlog.schema import SCHEMA_VERSION, STORED_KEY
 from collector.eventlog.settings import incomplete_until
+from collector.eventlog.sql import sql_text
 from collector.model.errors import LogError, LogFullError
 from collector.model.events import Kind
 from collector.shipping import parts
@@ -290,8 +291,7 @@ def _part(
 
 def _written(connection: duckdb.DuckDBPyConnection, rows: str, values: dict[str, Any], file: Path) -> bytes:
     """Rows as a file of Parquet, in memory: a batch takes some megabytes."""
-    quoted = str(file).replace("'", "''")
-    connection.execute(f"COPY ({rows}) TO '{quoted}' (FORMAT parquet, COMPRESSION zstd)", values)
+    connection.execute(f"COPY ({rows}) TO {sql_text(file)} (FORMAT parquet, COMPRESSION zstd)", values)
     data = file.read_bytes()
     file.unlink()
     return data
