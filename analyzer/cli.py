@@ -11,11 +11,13 @@ from analyzer.commands import compare, inspect, rollout, search
 from collector.model.errors import UsageError
 from collector.terminal import faults
 from collector.terminal.console import VersionOption
+from collector.terminal.declare import SETTINGS
 
 app = typer.Typer(
     name="analyzer",
     help="Replay what a host's log recorded under other policies, to see before pruning what each would cost.",
     no_args_is_help=True,
+    context_settings=SETTINGS,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

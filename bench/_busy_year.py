@@ -1,4 +1,8 @@
-"""A year of a busy runner as a log: jobs on images that an inventory found, pulls, and samples of the disk."""
+"""A year of a busy runner as a log: jobs on images that an inventory found, pulls, and samples of the disk.
+
+It is loaded in bulk and folded in large pieces, which takes minutes for 20 million events and some GiB of memory; that
+appends fold it in small ones to the same is for the tests to show.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,11 @@ import time
 from typing import Any
 
 import duckdb
+import pytest
 
-from collector.eventlog import compaction
+from collector.eventlog import compaction, experience
 from collector.eventlog.log import EventLog
+from collector.eventlog.pace import Pace
 from collector.eventlog.schema import STORED_KEY
 from collector.model.events import Event, Kind
 from collector.queries.tally import Tally
@@ -33,6 +39,7 @@ SELECT i, $host, 'gitlab', i::VARCHAR, project::VARCHAR, 'group/p' || project, '
 """
 # So many jobs are added at a time: sorted in memory.
 _JOBS_AT_ONCE = 200_000
+_FOLDED_AT_ONCE = 1_000_000
 _EVENTS = f"""
 INSERT INTO event BY NAME
 WITH now AS (FROM made WHERE i >= $first AND i < $last)
@@ -48,7 +55,7 @@ FROM (
     WHERE i % 9 = 0 AND i > 0
     UNION ALL SELECT $begin + k * ($year // $samples), 'disk_sampled', NULL, NULL, (5e10 + 4e10 * random())::BIGINT,
         '{_DISK}', NULL, NULL, NULL
-    FROM range($samples * $first // $jobs, $samples * least($last, $jobs) // $jobs) AS d(k)
+    FROM range($samples::BIGINT * $first // $jobs, $samples::BIGINT * least($last, $jobs) // $jobs) AS d(k)
 )
 """
 
@@ -60,7 +67,7 @@ def sizes(*usual: int) -> tuple[int, ...]:
 
 
 def add_year(log: EventLog, events: int) -> None:
-    """Add so many events of the year before now to a log that holds an inventory; folded as appends do it."""
+    """Add so many events of the year before now to a log that holds an inventory, folded."""
     values: dict[str, Any] = {
         "begin": time.time_ns() - YEAR_NS - 3600 * _NS,
         "year": YEAR_NS,
@@ -86,13 +93,16 @@ def _run(connection: duckdb.DuckDBPyConnection, sql: str, values: dict[str, Any]
 def catch_up(log: EventLog) -> None:
     """Append until all is folded that can be."""
     before = None
-    while before != (before := _reached(log)):
-        log.append([Event(time.time_ns(), Kind.EVENT_UNREADABLE, attributes={"raw": ""})])
+    with pytest.MonkeyPatch.context() as patch:
+        for folding in (compaction, experience):
+            patch.setattr(folding, "PACE", Pace(_FOLDED_AT_ONCE, _FOLDED_AT_ONCE))
+        while before != (before := _reached(log)):
+            log.append([Event(time.time_ns(), Kind.EVENT_UNREADABLE, attributes={"raw": ""})])
 
 
 def _reached(log: EventLog) -> tuple[int | None, ...]:
-    found = log.query(
-        "SELECT (SELECT max(seq) FROM projection WHERE version = ?), (SELECT max(until) FROM experience)",
-        [compaction.VERSION],
-    )
+    sql = """
+        SELECT (SELECT max(seq) FROM projection WHERE version = ?), (SELECT max(until) FROM experience),
+            (SELECT max(seq) FROM hourly)"""
+    found = log.query(sql, [compaction.VERSION])
     return tuple(found[0])

@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from analyzer.trace.trace import Trace, Use
+from analyzer.trace.trace import Trace
 from bench.made import DiskState, ImageFacts, make_trace
+from collector.model.traits import Use
 
 DAY = 86400.0
 MIB = 2**20
 GIB = 2**30
-_MONDAY = 1_700_438_400  # 2023-11-20 00:00 UTC, as the origin
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,11 @@ import duckdb
 import numpy as np
 
 from analyzer.data import mesa_files
-from analyzer.trace.trace import Trace, Use
+from analyzer.trace.trace import Trace
 from bench.made import DiskState, ImageFacts, make_trace
 from collector.eventlog.log import EventLog
 from collector.job_sources.job_list import import_jobs
+from collector.model.traits import Use
 
 DISK = 100 * 2**30
 DAY_NS = 86400 * 10**9

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analyzer.trace.trace import Trace, Use
+from analyzer.trace.trace import Trace
+from collector.model.traits import Use
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,12 @@ from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.replay import replay_many
 from analyzer.trace.load import load_trace
 from analyzer.trace.pull_space import pull_space
-from analyzer.trace.trace import Trace, Use
+from analyzer.trace.trace import Trace
 from bench._synthetic import DAY, GIB, Host, make_history
 from bench._traces import mesa_log
 from bench.made import DiskState, ImageFacts, make_trace
 from bench.orders import on_disk
+from collector.model.traits import Use
 from collector.model.units import format_bytes
 from collector.terminal import console
 from pruner.policy.policy import Policy, Space

@@ -12,18 +12,19 @@ import typer
 from collector.commands import ingest as ingest_commands
 from collector.commands import show
 from collector.commands import upkeep as upkeep_commands
-from collector.commands.upkeep import ArchiveOption, archive_store, size_of
+from collector.commands.upkeep import ArchiveOption, archive_store
 from collector.model.job_details import JobDetails
-from collector.model.units import format_bytes
+from collector.model.units import format_bytes, size_option
 from collector.terminal import console, faults
 from collector.terminal.console import Format, FormatOption, HostOption, LogOption, VersionOption
-from collector.terminal.declare import argument, option
+from collector.terminal.declare import SETTINGS, argument, option
 
 app = typer.Typer(
     name="collector",
     help="Record what a container engine does (pulls, containers, disk space) in an event log, "
     "so that images can be cleaned up by their last use.",
     no_args_is_help=True,
+    context_settings=SETTINGS,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -38,9 +39,9 @@ def options(*, version: VersionOption = False) -> None:
 def run(
     log: LogOption = None,
     host: HostOption = None,
-    disk_interval: Annotated[str, option("Time between disk samples.", "TIME")] = "5min",
-    inventory_interval: Annotated[str, option("Time between full inventories.", "TIME")] = "1h",
-    listing_interval: Annotated[str, option("Time between listings of containers.", "TIME")] = "1min",
+    disk_interval: Annotated[str, option("Time between disk samples.", "DURATION")] = "5min",
+    inventory_interval: Annotated[str, option("Time between full inventories.", "DURATION")] = "1h",
+    listing_interval: Annotated[str, option("Time between listings of containers.", "DURATION")] = "1min",
     once: Annotated[bool, typer.Option("--once", help="Take one inventory and one sample, then exit.")] = False,
     metrics: Annotated[str | None, option("Serve Prometheus metrics there.", "HOST:PORT", shown="none")] = None,
     metrics_file: Annotated[
@@ -64,7 +65,7 @@ def run(
             shown="as before; all in a new log",
         ),
     ] = None,
-    keep: Annotated[str, option("Thin older events, as `collector compact` does; or forever.", "TIME")] = "400d",
+    keep: Annotated[str, option("Thin older events, as `collector compact` does; or forever.", "DURATION")] = "400d",
     max_size: Annotated[
         str | None, option("Keep less if the log's file is larger than this.", "SIZE", shown="none")
     ] = None,
@@ -72,7 +73,8 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print more on stderr.")] = False,
 ) -> None:
     """Follow the engine's events until SIGTERM."""
-    from collector.daemon.loop import Collector, Schedule
+    from collector.daemon.loop import Collector
+    from collector.daemon.schedule import Schedule
     from collector.daemon.upkeep import Upkeep
     from collector.engine.client import DockerEngine
     from collector.eventlog.retention import parse_keep
@@ -99,7 +101,7 @@ def run(
 
         host_page = HostPage(opened)
         host_page.serve(page)
-    largest = size_of("--max-size", max_size)
+    largest = size_option("--max-size", max_size)
     limits = [] if parse_keep(keep) == math.inf and largest is None else ["--keep", keep]
     limits += [] if max_size is None else ["--max-size", max_size]
     limits += [] if archive is None or archive_store(archive) is None or not limits else ["--archive", archive]
@@ -185,7 +187,7 @@ def alerts() -> None:
     typer.echo(_shipped("alerts.yml"), nl=False)
 
 
-@monitoring.command()
+@monitoring.command(short_help="Print a Grafana dashboard of many hosts together.")
 def fleet() -> None:
     """Print a Grafana dashboard of many hosts together; it needs the recording rules."""
     from collector.monitoring import dashboards
@@ -193,7 +195,7 @@ def fleet() -> None:
     typer.echo(dashboards.fleet())
 
 
-@monitoring.command()
+@monitoring.command(short_help="Print recording rules for a fleet's dashboard.")
 def rules() -> None:
     """Print recording rules for Prometheus, for the dashboard of a fleet."""
     typer.echo(_shipped("rules.yml"), nl=False)
@@ -240,8 +242,8 @@ app.command(short_help="Thin out what is past its retention, and free its space.
 app.command(short_help="Remove what the log holds of a project's jobs or an image.")(upkeep_commands.forget)
 
 
-app.command("import")(ingest_commands.import_)
-app.add_typer(ingest_commands.ingest_app, name="ingest")
+app.command("import", short_help="Make a log from a list of jobs, to try policies.")(ingest_commands.import_)
+app.add_typer(ingest_commands.ingest_app, name="ingest", short_help=ingest_commands.INGEST)
 
 
 def main() -> NoReturn:

@@ -22,9 +22,9 @@ from collector.machine.disk import contradiction, sample_disks
 from collector.model.advice import hidden_system_log, how_to_read
 from collector.model.errors import EngineError, HindsightError, LogDamagedError, LogError
 from collector.model.observation import EngineInfo
-from collector.model.units import format_bytes, format_count, format_duration
+from collector.model.units import DAY_S, format_bytes, format_count, format_duration
 from collector.model.untrusted import event_time_ns
-from collector.queries.status import DAY_S, status
+from collector.queries.status import status
 
 _STALE_S = 900.0
 _LATELY_S = DAY_S
@@ -110,12 +110,13 @@ def _log(log: EventLog) -> Iterator[Finding]:
         f"{found.events:,} events, latest recorded {ago} ago, {found.spooled_events} in the spool{writer}",
     )
     seen = "-" if found.coverage_7_days is None else f"{found.coverage_7_days:.1%} of the last 7 days"
-    young = found.first_event is not None and time.time() - found.first_event < 7 * DAY_S
+    now = time.time()
+    young = found.first_event is not None and now - found.first_event < 7 * DAY_S
     yield from _runner_log(log)
     yield Finding(
         "observed",
-        State.BLIND if found.gaps else State.OK,
-        "with gaps" if found.gaps else "without gaps",
+        State.BLIND if found.gaps or found.misses_uses(now) else State.OK,
+        "with gaps" if found.gaps else "in part" if found.misses_uses(now) else "without gaps",
         f"{seen}{' (the log is younger)' if young else ''}; {format_count(found.gaps, 'gap')}, "
         f"{format_duration(found.gap_seconds)}",
     )

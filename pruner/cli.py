@@ -12,10 +12,10 @@ import typer
 from collector.model import environment
 from collector.model.advice import hidden_system_log
 from collector.model.errors import UsageError
-from collector.model.units import format_bytes
+from collector.model.units import format_bytes, option_value
 from collector.terminal import console, faults
 from collector.terminal.console import Format, FormatOption, HostOption, LogOption, VersionOption
-from collector.terminal.declare import argument, option
+from collector.terminal.declare import SETTINGS, argument, option
 from pruner.commands import setup
 from pruner.policy.options import policy_options
 from pruner.policy.policy import Policy, Space
@@ -34,6 +34,7 @@ app = typer.Typer(
     help="Remove unused images by a policy and the recorded history, when free space runs short.",
     epilog=EXIT_STATUSES,
     no_args_is_help=True,
+    context_settings=SETTINGS,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -58,7 +59,7 @@ _AllOption = Annotated[
 _NoTruncOption = Annotated[bool, typer.Option("--no-trunc", help="Print IDs and names in full.")]
 
 
-@app.command("run", epilog=EXIT_STATUSES)
+@app.command("run", short_help="Free space, if less than the threshold is free.", epilog=EXIT_STATUSES)
 @policy_options
 def run(
     policy: Policy,
@@ -79,7 +80,7 @@ def run(
     every: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME",
+            metavar="DURATION",
             help="Keep running: prune at this interval (5m) and when the collector asks; for hosts without systemd.",
         ),
     ] = None,
@@ -189,8 +190,8 @@ def emergency(
 ) -> None:
     """Show what fills the disk and what each step would free, ask once, and take the steps that are needed.
 
-    The least harmful step comes first. No step removes what a container refers to, what a job in flight may need
-    or what a policy's `keep` names.
+    The least harmful step comes first. No step removes what a container refers to, what a job in flight may need,
+    or what the policy keeps by name, switches off or never removes.
     """
     wanted = _wanted(True, free, None)
     from collector.engine.client import DockerEngine
@@ -234,13 +235,14 @@ def explain(
     image: Annotated[str, argument("A reference, a digest, or the beginning of an ID.", "IMAGE")],
     log: LogOption = None,
     host: HostOption = None,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Say why one image would be kept or removed."""
     from collector.engine.client import DockerEngine
     from pruner.removal.run import make_plan
     from pruner.report.terminal import print_story
 
-    print_story(make_plan(DockerEngine(host), console.open_log(log), policy), image)
+    print_story(make_plan(DockerEngine(host), console.open_log(log), policy), image, output)
 
 
 @app.command(short_help="Show what prunes removed, and what was pulled again.")
@@ -249,7 +251,7 @@ def history(
         str | None, argument("Only of this reference, repository, glob or ID. Default: all.", "IMAGE")
     ] = None,
     log: LogOption = None,
-    since: Annotated[str | None, option("Only since then: how long ago (7d), or a time (2026-11-24).", "SINCE")] = None,
+    since: Annotated[str | None, option("Only since then: how long ago (7d), or a time (2026-11-24).", "TIME")] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Show what prunes removed and why, what that freed, what was pulled again, and prunes that removed nothing."""
@@ -285,10 +287,7 @@ def _wanted(now: bool, free: str | None, until_free: str | None) -> Space | None
     option, text = ("--free", free) if until_free is None else ("--until-free", until_free)
     if text is None:
         return None
-    try:
-        space = Space.parse(text)
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from None
+    space = option_value(option, text, Space.parse)
     if space.unit not in {"B", "%"}:
         raise UsageError(f"{option}: '{text}' is not a share (such as 10%) or a size (such as 50GB)")
     return space

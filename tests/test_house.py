@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import __main__ as bench
 from collector.model.events import Kind
 from pruner.planning.decision import MEANING, Reason
 from pruner.policy.keys import KEYS
@@ -38,13 +40,14 @@ def modules_with(pattern: str) -> set[str]:
 
 def test_docker_is_known_at_the_border_and_one_removes() -> None:
     assert modules_with(r"^\s*(import docker\b|from docker\b)") == {
+        "collector/engine/api.py",
         "collector/engine/client.py",
         "collector/engine/connection.py",
     }
     removes = r"\.(remove_(image|container|volume)|prune_(builds|build_cache|images|containers|volumes))\("
-    # The client of the doctor's probe removes what it made; the removal client is the remover's alone.
+    # The doctor's probe removes what it made; the removal client is the remover's alone.
     assert modules_with(removes) == {
-        "collector/engine/client.py",
+        "collector/engine/probe.py",
         "pruner/removal/client.py",
         "pruner/removal/remover.py",
     }
@@ -185,3 +188,11 @@ def test_names_of_tests_are_plain_english() -> None:
         for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
     assert [name for name in sorted(names) if unwanted.search(name.replace("_", " "))] == []
+
+
+def test_each_benchmark_can_be_run_and_says_of_what_it_is() -> None:
+    for name in bench.NAMES:
+        text = (ROOT / "bench" / f"{name}.py").read_text(encoding="utf-8")
+        made = {one.name for one in ast.parse(text).body if isinstance(one, ast.FunctionDef)}
+        assert made & {"main", "run"}, name
+        assert re.search(rf"^  {name} +\w", bench.usage(), re.MULTILINE)

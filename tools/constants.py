@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from collector.eventlog import experience
-from collector.model.events import Use
+from collector.model.traits import Use
 from pruner.state import learning
 
 HEADER = Path(__file__).parents[1] / "analyzer" / "native" / "csrc" / "constants.h"

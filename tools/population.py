@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 
 from analyzer.simulation.knowledge import AGES, HABITS, STAGES, Knowledge, knowledge_of
 from analyzer.trace.load import load_trace
-from analyzer.trace.trace import Trace, Use
+from analyzer.trace.trace import Trace
 from bench._synthetic import make_history
 from bench._traces import mesa_log
 from bench.orders import SYNTHETIC
-from pruner.state.learning import DAY, DISCOUNT, RECENT, age_bin, stage, typical_idle
+from collector.model.traits import Use
+from collector.model.units import DAY_S
+from pruner.state.learning import DISCOUNT, RECENT, age_bin, stage, typical_idle
 from pruner.state.population import BY_RECENT
 
 TARGET = Path(__file__).parents[1] / "pruner" / "state" / "population.py"
@@ -83,10 +85,10 @@ def corrected() -> NDArray[np.float64]:
     for trace, weight in histories():
         known = knowledge_of(trace)
         returned, forecast = np.zeros((2, AGES, STAGES, RECENT))
-        days = np.arange(BEFORE, int(trace.end / DAY) - AFTER)
+        days = np.arange(BEFORE, int(trace.end / DAY_S) - AFTER)
         if len(days) > MOMENTS:
             days = np.sort(draw.choice(days, MOMENTS, replace=False))
-        for now in (float(day * DAY + draw.random() * DAY) for day in days):
+        for now in (float(day * DAY_S + draw.random() * DAY_S) for day in days):
             cells, chances, outcomes = _moment(known, now)
             np.add.at(returned, cells, outcomes)
             np.add.at(forecast, cells, chances)

@@ -14,8 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from collector.eventlog.log import EventLog
-from collector.model.events import Event, Kind, Traits
+from collector.model.events import Event, Kind
 from collector.model.job_details import FACTS
+from collector.model.traits import Traits
 from collector.monitoring.metrics import PREFIX, SPECS
 from pruner.planning.decision import MEANING
 from pruner.policy.file import as_text, value_of
@@ -115,7 +116,11 @@ def _log_schema() -> str:
             "FROM duckdb_columns() WHERE NOT internal AND database_name <> 'temp' GROUP BY table_name"
         )
     of = dict(columns)
-    intro = "The log is a DuckDB file: open it with the `duckdb` shell and query it. Times are UTC, sizes bytes.\n\n"
+    intro = (
+        "The log is a DuckDB file: query it with `duckdb -readonly events.duckdb`. Collector and pruner read on\n"
+        "meanwhile, and append what they record once that shell is closed; without `-readonly` they cannot even read.\n"
+        "Times are UTC, sizes bytes.\n\n"
+    )
     rows = [(f"`{name}`", comment, of[name]) for name, comment in views]
     return "## The log's tables and views\n\n" + intro + _table(("view", "what it shows", "columns"), rows)
 

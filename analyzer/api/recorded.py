@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from analyzer.api.histories import History
-from analyzer.trace.trace import Floats, Trace, Use
+from analyzer.trace.trace import Floats, Trace
+from collector.model.traits import Use
 
 
 def uses(history: History) -> pd.DataFrame:

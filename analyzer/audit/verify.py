@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from analyzer.audit.cut_log import copy_log, forget_from
+from analyzer.audit.recorded_prunes import RecordedPrune, host_that_pruned, is_readable, recorded_prunes
 from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
 from collector.machine.disk import DiskSample
-from collector.model.errors import HindsightError, LogError
+from collector.model.errors import HindsightError
 from collector.model.events import CONTAINERS
 from collector.model.units import format_time
-from collector.model.untrusted import mapping, read_object, text
+from collector.model.untrusted import text
 from pruner.planning.decision import Reason
 from pruner.planning.plan import Plan, plan
 from pruner.policy.file import recorded_policy
@@ -149,8 +150,8 @@ def verify(log: EventLog, host: str | None = None, last: int | None = None) -> l
     Raises:
         LogError: the log cannot be read, or holds no prune.
     """
-    host = host or _host(log)
-    recorded = _recorded(log, host, last)
+    host = host or host_that_pruned(log)
+    recorded = recorded_prunes(log, host, last)
     containers = frozenset(log.query(_JOBS_CONTAINERS, [host]))
     checks = []
     with tempfile.TemporaryDirectory(prefix="docker-hindsight-") as folder:
@@ -163,62 +164,12 @@ def verify(log: EventLog, host: str | None = None, last: int | None = None) -> l
     return checks[::-1]
 
 
-@dataclass(frozen=True, slots=True)
-class _Prune:
-    """A prune as the log has it."""
-
-    prune: str
-    time_ns: int
-    trigger: str
-    policy: dict[str, Any]
-    plan: dict[str, Any]
-    removed: frozenset[str]
-    failed: Mapping[str, str]
-
-
-def _host(log: EventLog) -> str:
-    hosts = [row[0] for row in log.query("SELECT DISTINCT host FROM event WHERE kind = 'prune_started' ORDER BY host")]
-    if not hosts:
-        raise LogError(f"event log {log.path} holds no prune yet: let `pruner run` remove something first")
-    if len(hosts) > 1:
-        raise LogError(
-            f"event log {log.path} holds prunes of several hosts ({', '.join(hosts)}): choose one with --only-host"
-        )
-    return str(hosts[0])
-
-
-def _recorded(log: EventLog, host: str, last: int | None) -> list[_Prune]:
-    items: dict[str, dict[str, str | None]] = defaultdict(dict)
-    for prune, image, error in log.query(_ITEMS, [host]):
-        items[prune][image] = error
-    rows = log.query(_STARTED, [host])
-    if not rows:
-        raise LogError(f"event log {log.path} holds no prune of host {host}")
-    found = []
-    for time_ns, recorded in rows[-last:] if last else rows:
-        facts = read_object(recorded) or {}
-        prune = text(facts.get("prune"))
-        ends = items[prune]
-        found.append(
-            _Prune(
-                prune,
-                time_ns,
-                text(facts.get("trigger")),
-                mapping(facts.get("policy")),
-                mapping(facts.get("plan")),
-                frozenset(image for image, error in ends.items() if error is None),
-                {image: error for image, error in ends.items() if error is not None},
-            )
-        )
-    return found
-
-
-def _check(prune: _Prune, cut: EventLog, containers: frozenset[tuple[str, str]]) -> PruneCheck:
+def _check(prune: RecordedPrune, cut: EventLog, containers: frozenset[tuple[str, str]]) -> PruneCheck:
     words = text(prune.policy.get("text"))
     made = PruneCheck(prune.prune, prune.time_ns / 1e9, prune.trigger, words)
     if "images" not in prune.plan:
         return _skipped(made, "no plan was recorded with it")
-    if not _is_readable(prune.plan):
+    if not is_readable(prune.plan):
         return _skipped(made, "its recorded plan cannot be read")
     values = prune.policy.get("values")
     if not isinstance(values, dict):
@@ -236,7 +187,7 @@ def _check(prune: _Prune, cut: EventLog, containers: frozenset[tuple[str, str]])
     return PruneCheck(made.prune, made.started, made.trigger, words, tuple(images))
 
 
-def _held(prune: _Prune, policy: Policy, replayed: Plan) -> dict[str, str]:
+def _held(prune: RecordedPrune, policy: Policy, replayed: Plan) -> dict[str, str]:
     """The images that stayed for a job in flight, with its ID: what is only guessed stays where others suffice."""
     rows = {entry["image"]: entry for entry in prune.plan["images"] if "hold" in entry}
     held = {image for image, entry in rows.items() if entry["reason"] == Reason.HELD.name.lower()}
@@ -249,28 +200,11 @@ def _held(prune: _Prune, policy: Policy, replayed: Plan) -> dict[str, str]:
     return {image: Hold.from_json(rows[image]["hold"]).job for image in held}
 
 
-def _is_readable(plan: Mapping[str, Any]) -> bool:
-    """Whether a recorded plan holds what a replay needs, each of its type."""
-
-    def has(row: object, needed: Mapping[str, type | tuple[type, ...]]) -> bool:
-        return isinstance(row, dict) and all(isinstance(row.get(name), kind) for name, kind in needed.items())
-
-    images, items = plan.get("images"), plan.get("items", [])
-    if not (has(plan, _PLAN) and isinstance(images, list) and isinstance(items, list)):
-        return False
-    if not (all(has(row, _PLAN_IMAGE) for row in images) and all(has(row, _PLAN_ITEM) for row in items)):
-        return False
-    try:
-        return all("hold" not in row or Hold.from_json(row["hold"]) for row in images)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return False
-
-
 def _skipped(made: PruneCheck, why: str) -> PruneCheck:
     return PruneCheck(made.prune, made.started, made.trigger, made.policy, (), why)
 
 
-def _replay(prune: _Prune, policy: Policy, cut: EventLog) -> Plan:
+def _replay(prune: RecordedPrune, policy: Policy, cut: EventLog) -> Plan:
     """The plan that the cut log leads to."""
     now, facts = prune.time_ns / 1e9, prune.plan
     history = read_history(cut)
@@ -356,7 +290,7 @@ def _containers(cut: EventLog, gone: frozenset[str]) -> dict[str, list[Container
     return found
 
 
-def _compare(prune: _Prune, replayed: Plan) -> Iterator[ImageCheck]:
+def _compare(prune: RecordedPrune, replayed: Plan) -> Iterator[ImageCheck]:
     """Each image that either knows, those that went first."""
     recorded = {entry["image"]: entry for entry in prune.plan["images"]}
     verdicts = {verdict.image.image_id: verdict for verdict in replayed.verdicts}
@@ -378,7 +312,7 @@ def _compare(prune: _Prune, replayed: Plan) -> Iterator[ImageCheck]:
         yield check if check.agrees else replace(check, cause=_cause(check, prune, entry, known))
 
 
-def _cause(check: ImageCheck, prune: _Prune, entry: Mapping[str, Any] | None, image: Image | None) -> str:
+def _cause(check: ImageCheck, prune: RecordedPrune, entry: Mapping[str, Any] | None, image: Image | None) -> str:
     """Why an image was removed against the replay, or kept against it."""
     if entry is None:
         return "the log has it as present, the pruner did not see it: its removal was not observed yet"
@@ -403,29 +337,6 @@ def _words(reason: str | None) -> str:
     return (reason or "unknown").replace("_", " ")
 
 
-# What a replay needs of a recorded plan, of each of its images and of each other item.
-_PLAN: Mapping[str, type | tuple[type, ...]] = dict.fromkeys(
-    ("total_bytes", "free_bytes", "free_inodes", "threshold_bytes", "target_bytes"), (int, float)
-)
-_PLAN_IMAGE: Mapping[str, type | tuple[type, ...]] = {
-    "image": str,
-    "reason": str,
-    "references": list,
-    "last_use": (int, float),
-    "evidence": str,
-}
-_PLAN_ITEM: Mapping[str, type | tuple[type, ...]] = {"item": str, "key": str, "reason": str, "frees": (int, float)}
-_STARTED = """
-SELECT epoch_ns(time), attributes FROM event WHERE kind = 'prune_started' AND host = ?
-    AND coalesce(attributes ->> '$.round', '') <> '0' -- runs that could remove nothing are recorded without a plan
-ORDER BY seq
-"""
-_ITEMS = """
-SELECT attributes ->> '$.prune', image_id, CASE kind WHEN 'item_failed' THEN coalesce(attributes ->> '$.error', '') END
-FROM event JOIN image USING (image)
-WHERE kind IN ('item_removed', 'item_failed') AND coalesce(attributes ->> '$.item', 'image') = 'image' AND host = ?
-ORDER BY seq
-"""
 # What each job had a container of.
 _JOBS_CONTAINERS = """
 SELECT DISTINCT job_id, image_id FROM event JOIN job USING (host, job) JOIN image USING (image)

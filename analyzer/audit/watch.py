@@ -17,8 +17,8 @@ from collector.eventlog.log import EventLog
 from collector.machine.next_removals import NextRemoval
 from collector.model.errors import EngineError, LogBusyError
 from collector.model.units import format_bytes, format_duration, format_time
+from collector.queries.coverage import known_host
 from collector.queries.overview import Overview, overview
-from collector.queries.status import known_host
 from collector.terminal import console
 from collector.terminal.sparkline import sparkline
 from collector.terminal.table import Table

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
-from analyzer.baselines.base import DAY, HOUR, Baseline, Never
+from analyzer.baselines.base import Baseline, Never
 from analyzer.baselines.by_age import (
     Buildkite,
     ClearDockerCache,
@@ -37,16 +37,17 @@ from analyzer.baselines.by_space import (
 from analyzer.simulation.cleaner import Cleaner
 from collector.model.choices import did_you_mean, unknown
 from collector.model.errors import UsageError
+from collector.model.units import DAY_S, HOUR_S
 
 __all__ = ["BASELINES", "DEFAULT_BASELINES", "Baseline", "baseline", "meanings"]
 
-WEEK = 7 * DAY
+WEEK = 7 * DAY_S
 
 BASELINES: dict[str, Callable[..., Cleaner]] = {
     "never": Never,
     "flush": Flush,
     "docker-gc": DockerGc,
-    "docker-gc-12h": lambda: DockerGc(12 * HOUR),
+    "docker-gc-12h": lambda: DockerGc(12 * HOUR_S),
     "prune-until-built": PruneUntil,
     "prune-until-local": lambda: PruneUntil(clock="local"),
     "buildkite": Buildkite,

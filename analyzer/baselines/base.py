@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable
 
 from analyzer.kernel.rules import AgeRule, Clock, ToolRules, removable_by_id
 from analyzer.simulation.host import Host
+from collector.model.units import HOUR_S
 
 MINUTE = 60.0
-HOUR = 3600.0
-DAY = 86400.0
 GB = 10**9
 GIB = 2**30
 
@@ -111,7 +110,7 @@ def remove_until(host: Host, order: Iterable[int], enough: Callable[[], bool]) -
 
 def age_name(seconds: float) -> str:
     """An age as the tools write it."""
-    return f"{seconds / HOUR:g}h"
+    return f"{seconds / HOUR_S:g}h"
 
 
 def at(host: Host, time: float, act: Callable[[], None]) -> None:

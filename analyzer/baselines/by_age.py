@@ -5,9 +5,10 @@ from __future__ import annotations
 import heapq
 import math
 
-from analyzer.baselines.base import DAY, GIB, HOUR, MINUTE, Baseline, age_name, follow
+from analyzer.baselines.base import GIB, MINUTE, Baseline, age_name, follow
 from analyzer.kernel.rules import AgeRule, Clock, ToolKind, ToolRules
 from analyzer.simulation.host import Host
+from collector.model.units import DAY_S, HOUR_S
 
 
 class DockerGc(Baseline):
@@ -18,7 +19,7 @@ class DockerGc(Baseline):
     end where they were removed in fact.
     """
 
-    def __init__(self, grace: float = DAY, interval: float = HOUR) -> None:
+    def __init__(self, grace: float = DAY_S, interval: float = HOUR_S) -> None:
         super().__init__()
         self.name = f"docker-gc-{age_name(grace)}"
         self.interval = interval
@@ -32,7 +33,7 @@ class PruneUntil(Baseline):
     tagged) under the containerd store (moby, `image_prune.go` and `containerd/image_list.go`).
     """
 
-    def __init__(self, age: float = DAY, interval: float = DAY, clock: str = "built") -> None:
+    def __init__(self, age: float = DAY_S, interval: float = DAY_S, clock: str = "built") -> None:
         super().__init__()
         self.name = f"prune-until-{age_name(age)}-{clock}"
         self.interval = interval
@@ -47,9 +48,9 @@ class Buildkite(Baseline):
     """
 
     name = "buildkite"
-    interval = HOUR
+    interval = HOUR_S
 
-    def __init__(self, age: float = 4 * HOUR, low: int = 5 * GIB, low_inodes: int = 250_000) -> None:
+    def __init__(self, age: float = 4 * HOUR_S, low: int = 5 * GIB, low_inodes: int = 250_000) -> None:
         super().__init__()
         self.prune = AgeRule(Clock.BUILT, age)
         self.low = low
@@ -74,7 +75,7 @@ class ClearDockerCache(Baseline):
     carries the runner's label, which no pulled image does.
     """
 
-    interval = 7 * DAY
+    interval = 7 * DAY_S
 
     def __init__(self, version: str = "19.2") -> None:
         super().__init__()
@@ -86,9 +87,9 @@ class TtlIdle(Baseline):
     """docker-housekeep: every image unused for a week, daily at six."""
 
     name = "ttl-idle"
-    interval = DAY
+    interval = DAY_S
 
-    def __init__(self, idle: float = 7 * DAY, interval: float = DAY) -> None:
+    def __init__(self, idle: float = 7 * DAY_S, interval: float = DAY_S) -> None:
         super().__init__()
         self.interval = interval
         self.rule = AgeRule(Clock.USED, idle)
@@ -104,7 +105,7 @@ class Ecs(Baseline):
     name = "ecs"
 
     def __init__(
-        self, count: int = 5, interval: float = 30 * MINUTE, kept: float = 3 * HOUR, age: float = HOUR
+        self, count: int = 5, interval: float = 30 * MINUTE, kept: float = 3 * HOUR_S, age: float = HOUR_S
     ) -> None:
         super().__init__()
         self.count = count
@@ -166,7 +167,7 @@ class Taskcluster(Baseline):
 
     name = "taskcluster"
 
-    def __init__(self, ttl: float = 2 * HOUR, low: int = 30 * 10**9, period: float = MINUTE) -> None:
+    def __init__(self, ttl: float = 2 * HOUR_S, low: int = 30 * 10**9, period: float = MINUTE) -> None:
         super().__init__()
         self.ttl = ttl
         self.low = low

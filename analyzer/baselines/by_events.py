@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from analyzer.baselines.base import DAY, HOUR, MINUTE, Baseline, unused
+from analyzer.baselines.base import MINUTE, Baseline, unused
 from analyzer.simulation.host import Host
 from collector.model.references import repository
+from collector.model.units import DAY_S, HOUR_S
 
 ENGINE_EVENTS = 256
 EVENTS_OF_A_USE = 6
@@ -33,9 +34,9 @@ class Codefresh(Baseline):
     name = "codefresh"
     high = 0.8
     full = 0.9
-    retained = 3 * DAY
-    purged = 3 * HOUR
-    seconds_between = 6 * HOUR
+    retained = 3 * DAY_S
+    purged = 3 * HOUR_S
+    seconds_between = 6 * HOUR_S
     builds_between = 10
     period = 5.0
     preserved = frozenset(

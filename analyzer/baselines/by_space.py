@@ -8,10 +8,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from analyzer.baselines.base import (
-    DAY,
     GB,
     GIB,
-    HOUR,
     MINUTE,
     Baseline,
     remove_until,
@@ -22,6 +20,7 @@ from analyzer.baselines.base import (
 )
 from analyzer.kernel.rules import AgeRule, Clock, ToolKind, ToolRules
 from analyzer.simulation.host import Host
+from collector.model.units import DAY_S, HOUR_S
 
 PER_CENT = 100
 
@@ -126,7 +125,7 @@ class DroneGc(Baseline):
     def __init__(self, capacity: float = 5 * GB, *, exact: bool = False, restarts: float | None = None) -> None:
         super().__init__(exact=exact, restarts=restarts)
         self.capacity = capacity
-        self.tool = ToolRules(ToolKind.DRONE_GC, (capacity, HOUR), exact, restarts)
+        self.tool = ToolRules(ToolKind.DRONE_GC, (capacity, HOUR_S), exact, restarts)
         self._created: dict[int, float] = {}
         self._uses: dict[int, int] = {}
 
@@ -144,7 +143,7 @@ class DroneGc(Baseline):
         if believed < self.capacity:
             return
         clock = {i: self._created.get(i, host.created[i]) for i in unused(host)}
-        may_go = sorted((i for i, time in clock.items() if host.now - time >= HOUR), key=lambda i: (clock[i], i))
+        may_go = sorted((i for i, time in clock.items() if host.now - time >= HOUR_S), key=lambda i: (clock[i], i))
         booked = {i: self._booked(host, i) for i in may_go}
         for i in may_go:
             freed = host.remove(i)
@@ -356,4 +355,4 @@ def _places(values: Sequence[float]) -> list[int]:
     return [place[value] for value in values]
 
 
-KUBELET_MAX_AGE = 14 * DAY
+KUBELET_MAX_AGE = 14 * DAY_S

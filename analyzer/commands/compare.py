@@ -21,6 +21,7 @@ from analyzer.options.groups import Axes, Compared, Disk, Histories, Spread, gro
 from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from collector.model.paths import real_path
+from collector.model.units import size_option
 from collector.terminal import console
 from collector.terminal.declare import option
 
@@ -136,7 +137,7 @@ def demo(
     from collector.job_sources.job_list import import_jobs
 
     shown = values.output_format(output)
-    disk = values.size("--disk-size", disk_size) or 0
+    disk = size_option("--disk-size", disk_size) or 0
     compared = Compared(order=order)
     work = compared.simulation(Axes(), threshold or _THRESHOLDS)
     candidates = compared.searched(Axes(), threshold)

@@ -141,7 +141,7 @@ def watch(
     policy: Policy,
     log: LogOption = None,
     host: console.HostOption = None,
-    every: Annotated[str, option("Time between refreshes.", "TIME", "--every")] = "2s",
+    every: Annotated[str, option("Time between refreshes.", "DURATION", "--every")] = "2s",
     once: Annotated[bool, typer.Option("--once", help="Look once, then exit.")] = False,
 ) -> None:
     """Watch this host: free space, the last events, and what would go next if space ran out."""

@@ -172,14 +172,19 @@ class Moments:
         """Room for moments of the same order, apart from others. Raises MemoryError."""
         return Moments(*self._given, parts)
 
-    def turn(self, runs: Array, time: float) -> None:
-        """Make room for other moments: of images that may be there from a time on under any of these replays.
+    def play(self, runs: Array, end: float, part: range, slices: int) -> None:
+        """Let replays go on together, with room for other moments from each slice of the time on.
 
         Args:
-            runs: the addresses of those that are played together and go on from there.
-            time: seconds; what happens up to then has happened.
+            runs: their addresses.
+            end: when the trace ends, seconds.
+            part: which slices.
+            slices: how many there are up to the end.
         """
-        function("kernel_turn")(c_void_p(self.address), c_int32(len(runs)), *pointers(runs), c_double(time))
+        bounds = (c_int32(number) for number in (part.start, part.stop, slices))
+        function("kernel_play_slices")(
+            c_void_p(self.address), c_int32(len(runs)), *pointers(runs), c_double(end), *bounds
+        )
 
     def _asked(self, keys: Callable[[float, Integers], Array]) -> Callable[[float, int, int, int], int]:
         def ask(now: float, count: int, present: int, made: int) -> int:

@@ -8,8 +8,9 @@ from ctypes import c_int32, c_int64
 import numpy as np
 
 from analyzer.native.binding import function, plain, pointers
-from analyzer.trace.trace import Floats, Integers, Trace, Use
+from analyzer.trace.trace import Floats, Integers, Trace
 from collector.eventlog.experience import RECENT_DAYS
+from collector.model.traits import Use
 from pruner.state.learning import RECENT
 
 _DAY_MS = 86_400_000

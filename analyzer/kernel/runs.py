@@ -26,7 +26,10 @@ from pruner.policy.orders import OWN_STATE_ORDERS
 
 _CALLBACK = 2
 _LEVELS = 6
+# What is known of a moment is forgotten after each slice of the time: so many uses fit into the processor's cache.
 _SLICES = 512
+_USES_PER_SLICE = 1024
+_REPORTS = 16
 _STATE_BYTES = 2**28
 
 
@@ -182,6 +185,7 @@ class Run:
 
     def __init__(self, index: Index, rules: Rules, level: float, *, removals: bool = True, steps: bool = False) -> None:
         self.moments = rules.chooser if isinstance(rules.chooser, Moments) else None
+        self.uses = index.uses
         self._call = _Call()
         least_age = min(rules.min_ages[:, 1].tolist())
         if rules.chooser is None:
@@ -358,12 +362,14 @@ def _play_together(group: Sequence[Run], end: float, report: Callable[[float], N
     for run in group:
         run.begin()
     moments, addresses = cast("Moments", group[0].moments), _addresses(group)
-    for k in range(_SLICES):
-        moments.turn(addresses, end * k / _SLICES if k else -math.inf)
-        _play(addresses, math.inf if k == _SLICES - 1 else end * (k + 1) / _SLICES)
+    slices = min(_SLICES, group[0].uses // _USES_PER_SLICE + 1)
+    step = -(-slices // _REPORTS)
+    for first in range(0, slices, step):
+        part = range(first, min(first + step, slices))
+        moments.play(addresses, end, part, slices)
         if any(run.error for run in group):
             break
-        report((k + 1) / _SLICES)
+        report(part.stop / slices)
     return [run.end() for run in group]
 
 

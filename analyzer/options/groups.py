@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from analyzer.options import declared, values
-from collector.model.errors import UsageError
 from collector.model.paths import default_log_path
-from collector.model.units import parse_duration
+from collector.model.units import option_value, parse_duration, size_option
 from pruner.policy.file import load_policy
 
 if TYPE_CHECKING:
@@ -155,19 +154,16 @@ class Asked:
         from analyzer.search.recommend import Constraints
 
         return Constraints(
-            self.max_disk_full, values.size("--max-repull", self.max_repull), values.size("--min-free", self.min_free)
+            self.max_disk_full, size_option("--max-repull", self.max_repull), size_option("--min-free", self.min_free)
         )
 
     def history(self) -> float:
         """Seconds of history without which nothing is recommended. Raises UsageError."""
-        try:
-            return parse_duration(self.least_history)
-        except ValueError as error:
-            raise UsageError(f"--least-history: {error}") from None
+        return option_value("--least-history", self.least_history, parse_duration)
 
     def spare(self) -> int:
         """Bytes to leave beyond that; 0: as `recommend` has it. Raises UsageError."""
-        return values.size("--headroom", self.headroom) or 0
+        return size_option("--headroom", self.headroom) or 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +177,7 @@ class Disk:
         """What replaces the recorded disk. Raises UsageError."""
         from analyzer.trace.load import DiskOverride
 
-        return DiskOverride(values.size("--disk-size", self.disk_size), values.size("--other", self.other))
+        return DiskOverride(size_option("--disk-size", self.disk_size), size_option("--other", self.other))
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

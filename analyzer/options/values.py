@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from collector.model.choices import did_you_mean
 from collector.model.errors import UsageError
-from collector.model.units import parse_bytes
+from collector.model.units import size_option
 from pruner.policy.file import COMMAND_LINE, load_policy, policy_from
 from pruner.policy.policy import Policy
 
@@ -91,16 +91,6 @@ def output_format(text: str) -> Output:
         raise UsageError(f"--format: '{text}' is not one of {', '.join(Output)}{did_you_mean(text, Output)}") from None
 
 
-def size(option: str, text: str | None) -> int | None:
-    """Bytes of an option, if it is given. Raises UsageError."""
-    if text is None:
-        return None
-    try:
-        return parse_bytes(text)
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from None
-
-
 def trigger(text: str) -> str:
     """What starts a prune, ``tick`` or ``event``. Raises UsageError."""
     if text not in TRIGGERS:
@@ -112,7 +102,7 @@ def rate(text: str | None) -> float | None:
     """Bytes per second of ``--pull-rate``; None: as on the history's host. Raises UsageError."""
     if text is None:
         return None
-    amount = size("--pull-rate", text)
+    amount = size_option("--pull-rate", text)
     if not amount:
         raise UsageError("--pull-rate must be at least one byte per second")
     return float(amount)

@@ -16,9 +16,9 @@ from analyzer.search.classes import Division, fits
 from analyzer.search.fleet import FLEET, Findings, fleet_sum, fleet_sums
 from analyzer.simulation.figures import FIGURES
 from analyzer.simulation.result import Result
-from analyzer.trace.daily import DAY_S, DailyFree
+from analyzer.trace.daily import DailyFree
 from analyzer.trace.describe import HistoryFacts
-from collector.model.units import format_bytes, format_time
+from collector.model.units import DAY_S, format_bytes, format_time
 
 _MOST_CHARTS = 24
 # Of more hosts than this, not every policy is shown on each.

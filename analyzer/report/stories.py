@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from analyzer.report.downsample import distinct_times
-from analyzer.trace.trace import Flags, Floats, Integers, Trace, Use
+from analyzer.trace.trace import Flags, Floats, Integers, Trace
+from collector.model.traits import Use
+from collector.model.units import short_id
 
 MOST_STORIES = 1500
 _MOST_TICKS = 150
@@ -79,7 +81,7 @@ def stories(
                 "names": [name for name in trace.names[image] if name != trace.name(image) and "@" not in name][
                     :_MOST_NAMES
                 ],
-                "id": trace.image_ids[image].removeprefix("sha256:")[:12],
+                "id": short_id(trace.image_ids[image]),
                 "bytes": int(trace.image_bytes[image]),
                 "own": sum(int(trace.layer_bytes[layer]) for layer in layers if len(holders[layer]) == 1),
                 "local": bool(trace.local[image]),

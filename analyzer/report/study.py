@@ -20,8 +20,9 @@ from analyzer.simulation.replay import Progress
 from analyzer.simulation.result import Result
 from analyzer.trace.describe import notes_of
 from analyzer.trace.recorded import Recorded
-from analyzer.trace.trace import Floats, Integers, Trace, Use
+from analyzer.trace.trace import Floats, Integers, Trace
 from collector.model.references import repository
+from collector.model.traits import Use
 from collector.model.units import format_bytes
 from pruner.policy.policy import Policy
 

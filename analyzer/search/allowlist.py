@@ -18,8 +18,9 @@ from analyzer.search.trial import Trial
 from analyzer.simulation.cleaner import PolicyCleaner
 from analyzer.simulation.replay import Progress, replay
 from analyzer.simulation.result import Result
-from analyzer.trace.trace import Trace, Use
+from analyzer.trace.trace import Trace
 from collector.model.references import repository
+from collector.model.traits import Use
 from pruner.policy.policy import Policy
 
 MOST_CANDIDATES = 40

@@ -26,7 +26,7 @@ from collector.eventlog.log import EventLog
 from collector.model.errors import HindsightError, LogError
 from collector.model.units import format_bytes, format_count, format_duration, format_time
 from collector.model.untrusted import mapping, read_object
-from collector.queries.status import coverage
+from collector.queries.coverage import coverage
 from pruner.policy.file import recorded_policy
 from pruner.policy.policy import Policy
 from pruner.report import history

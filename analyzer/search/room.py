@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from analyzer.kernel.runs import Wake
-from analyzer.trace.trace import Trace, Use
+from analyzer.trace.trace import Trace
+from collector.model.traits import Use
 
 _DAY_S = 86400.0
 # The largest pull that was seen may be followed by a larger one.

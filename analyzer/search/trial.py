@@ -22,7 +22,8 @@ from analyzer.simulation.figures import less_part
 from analyzer.simulation.replay import Progress, check_trace, replay_many
 from analyzer.simulation.result import Result, priced
 from analyzer.trace.trace import Trace
-from collector.model.errors import UsageError
+from collector.model.errors import LogError, UsageError
+from collector.model.units import format_duration
 from pruner.policy.local_images import SUPERSEDED
 from pruner.policy.policy import BYTES
 
@@ -70,8 +71,18 @@ class Trial:
             return self._found(trace, self._run(trace, kept, progress, self.baselines), kept), None
         cut = split_time(trace, self.share)
         begin = trace.between(0.0, cut)
-        for part in (begin, trace.between(cut, trace.end)):
-            check_trace(part, max(item.policy.interval for item in kept))
+        interval = max(item.policy.interval for item in kept)
+        check_trace(trace, interval)
+        shown = format_duration(interval)
+        parts = {"first": (self.share, begin), "last": (1 - self.share, trace.between(cut, trace.end))}
+        for name, (share, part) in parts.items():
+            if part.demands and part.end >= interval:
+                continue
+            what = "uses no image" if part.end >= interval else f"is shorter than one interval of the timer, {shown}"
+            raise LogError(
+                f"the {name} {100 * share:.3g}% of the history of host {trace.host} {what}: "
+                "choose on all of it with --split 1"
+            )
         first = self._run(begin, kept, None, self.baselines)
         whole = known or self._run(trace, kept, progress, self.baselines, timeline=True)
         by_name = {result.name: result for result in whole}

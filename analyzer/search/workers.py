@@ -31,6 +31,10 @@ WORTH_PROCESSES = 32
 _CONNECT_S = 10
 # A cluster that starts its workers on demand takes a while.
 _WORKERS_S = 120
+# To hand out a task and to collect its result takes scheduler, client and worker 25 ms in all, a tenth of what the work
+# on a host takes; but each worker is to have its turn several times, so that all end at the same time.
+_MOST_TOGETHER = 8
+_LEAST_SHARES = 4
 _PACKAGE = "docker-hindsight"
 _ADDRESS = re.compile(r"(tcp|tls|wss?)://[^/\s]+:[0-9]{1,5}")
 
@@ -66,24 +70,26 @@ class Workers:
         return min(self.processes or len(os.sched_getaffinity(0)), tasks)
 
     @contextmanager
-    def pool(self, work: Callable[..., object], tasks: int) -> Iterator[Executor]:
-        """An executor; what has not begun when the block ends with an error, or is interrupted, is called off.
+    def pool(self, work: Callable[..., object], tasks: int) -> Iterator[tuple[Executor, int]]:
+        """An executor, and how many hosts to hand out together.
+
+        What has not begun when the block ends with an error, or is interrupted, is called off.
 
         Raises:
             ClusterError: the cluster does not answer, has no workers, or another version of this program.
             UsageError: Dask is not installed.
         """
         if self.cluster is not None:
-            with _client(self.cluster) as client, client.get_executor(pure=False) as pool:  # type: ignore[no-untyped-call]
+            with _client(self.cluster) as (client, count), client.get_executor(pure=False) as pool:  # type: ignore[no-untyped-call]
                 try:
-                    yield pool
+                    yield pool, max(1, min(_MOST_TOGETHER, tasks // (_LEAST_SHARES * count)))
                 except BaseException:
                     pool.shutdown(wait=False)
                     raise
             return
         made = self._local_pool(work, tasks)
         try:
-            yield made
+            yield made, 1
         except BaseException:
             made.shutdown(wait=False, cancel_futures=True)
             raise
@@ -118,7 +124,7 @@ def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
     os._exit(1)
 
 
-def outcome(future: Future[T | HindsightError]) -> T | HindsightError:
+def outcome(future: Future[T]) -> T | HindsightError:
     """What came of the work on one host; also where whoever did it died of it.
 
     Raises:
@@ -138,7 +144,8 @@ def outcome(future: Future[T | HindsightError]) -> T | HindsightError:
 
 
 @contextmanager
-def _client(address: str) -> Iterator[Client]:
+def _client(address: str) -> Iterator[tuple[Client, int]]:
+    """A client of a cluster, and how many workers that has now."""
     try:
         from distributed import Client  # noqa: PLC0415 - an extra
     except ImportError:
@@ -151,12 +158,11 @@ def _client(address: str) -> Iterator[Client]:
         reason = str(error).splitlines()[0] if str(error) else "no answer"
         raise ClusterError(f"--cluster: the scheduler at {address} does not answer: {reason}") from None
     with client:
-        _check(client, address)
-        yield client
+        yield client, _checked(client, address)
 
 
-def _check(client: Client, address: str) -> None:
-    """See that there are workers, and that they run this version: results are the same bytes only then."""
+def _checked(client: Client, address: str) -> int:
+    """How many workers there are, all of this version: results are the same bytes only then."""
     try:
         client.wait_for_workers(1, timeout=_WORKERS_S)
     except TimeoutError:
@@ -167,6 +173,7 @@ def _check(client: Client, address: str) -> None:
         if theirs != ours:
             what = f"has {_PACKAGE} {theirs}" if isinstance(theirs, str) else f"lacks {_PACKAGE}[analyzer]"
             raise ClusterError(f"--cluster: worker {worker} {what}: install version {ours}, as here")
+    return len(found)
 
 
 def _installed() -> str:

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from analyzer.kernel import index
 from analyzer.kernel.runs import Wake
 from analyzer.native.binding import Array, checked, function, plain
-from analyzer.simulation.cleaner import PolicyCleaner, Trigger, policy_levels, protection
+from analyzer.simulation.cleaner import PolicyCleaner, Trigger, policy_levels
 from analyzer.simulation.knowledge import knowledge_of
+from analyzer.simulation.layer_needs import needs_of_layers, spares
 from analyzer.simulation.replay import replay
 from analyzer.simulation.result import Result
-from analyzer.trace.trace import Flags, Floats, Images, Integers, Trace, Use
+from analyzer.trace.trace import Floats, Integers, Trace
 from pruner.planning.image_stages import GAP_GRACE_S
 from pruner.policy.headroom import LEAST_SHARE
-from pruner.policy.local_images import KEEP, SUPERSEDED
 from pruner.policy.policy import AUTO, Policy
 
 _AT_ONCE = 2**16
@@ -222,54 +222,11 @@ class _Fractional:
 
     def _columns(self) -> tuple[NDArray[Any], ...]:
         policy = self.policy
-        spared = policy.allowlist if _spares(policy) else ()
+        spared = policy.allowlist if spares(policy) else ()
         key = (policy.interval, policy.min_age, policy.local_images, spared)
         if key not in self.columns:
-            self.columns[key] = self._made_columns()
+            self.columns[key] = needs_of_layers(self.trace, policy, self.min_age)
         return self.columns[key]
-
-    def _made_columns(self) -> tuple[NDArray[Any], ...]:
-        """By tick and layer: as `_uses_of_layers`, and then the tick up to which it takes space for a costly need."""
-        tick, layer, needed, costs, until, doubt = self._uses_of_layers()
-        if not len(tick):
-            return tick, layer, needed, costs, until, doubt, until
-        # Of all that happens to a layer between two ticks, the first need says what its fetch is.
-        order = np.lexsort((~needed, tick, layer))
-        tick, layer, needed, costs = tick[order], layer[order], needed[order], costs[order]
-        start = np.flatnonzero(np.append([True], (layer[1:] != layer[:-1]) | (tick[1:] != tick[:-1])))
-        latest, doubtful = np.maximum.reduceat(until[order], start), np.maximum.reduceat(doubt[order], start)
-        tick, layer, needed, costs = tick[start], layer[start], needed[start], costs[start]
-        need = np.flatnonzero(needed)
-        again = (layer[need][1:] == layer[need][:-1]) & costs[need][1:]
-        following = np.full(len(tick), math.inf)
-        # From a doubtful use on it takes no space; what comes after the next need is that need's affair.
-        stops = np.append(np.flatnonzero(doubtful > -math.inf), len(tick))
-        stop = stops[np.searchsorted(stops, need[:-1], side="right")]
-        following[need[:-1][again]] = tick[np.minimum(stop, need[1:])[again]]
-        order = np.lexsort((layer, tick))
-        return tuple(column[order] for column in (tick, layer, needed, costs, latest, doubtful, following))
-
-    def _uses_of_layers(self) -> tuple[Integers, Integers, Flags, Flags, Floats, Floats]:
-        """Each layer of each use: tick, layer, whether needed, may re-pull, exempt until, doubtful until."""
-        trace, policy = self.trace, self.policy
-        demand = (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)
-        first = _is_first(trace.image, demand | (trace.kind <= Use.ARRIVED))
-        # What appears without a pull, or is pulled for the first time, costs no re-pull.
-        free = (trace.kind == Use.ARRIVED) | first
-        needed = free | (demand & ~trace.local[trace.image])
-        tick = np.maximum(np.ceil(trace.time / policy.interval), 1).astype(np.int64)
-        never_goes = trace.local & (policy.local_images == KEEP)
-        until = np.where(never_goes[trace.image], math.inf, trace.until + self.min_age)
-        until, known, there = _presence(trace, needed, until)
-        doubt = np.where(known & ~there & (until > tick * policy.interval), until, -math.inf)
-        until = np.where(there, until, -math.inf)
-        count = trace.first[trace.image + 1] - trace.first[trace.image]
-        owner = np.repeat(np.arange(len(count)), count)
-        begin = np.cumsum(count) - count
-        layer = trace.layer[np.arange(int(count.sum())) - np.repeat(begin - trace.first[trace.image], count)]
-        counted = ~_spared_layers(trace, policy)[layer]
-        owner, layer = owner[counted], layer[counted]
-        return tick[owner], layer, needed[owner], (demand & ~free)[owner], until[owner], doubt[owner]
 
     def _need(
         self, tick: int, layer: int, needed: bool, costs: bool, until: float, doubtful: float, following: float
@@ -333,49 +290,6 @@ class _Fractional:
         """Whether every image still counts as just used after a gap."""
         grace = min(self.min_age, GAP_GRACE_S)
         return any(begin <= now and min(end, now) + grace > now for begin, end in self.trace.blind.tolist())
-
-
-def _presence(trace: Trace, needed: Flags, until: Floats) -> tuple[Floats, Flags, Flags]:
-    """Of each use: until when its image is exempt by then, and whether it has ever been, and surely is, there.
-
-    An image is surely there from each need on for as long as it is exempt.
-    """
-    order = np.argsort(trace.image, kind="stable")
-    image, position = trace.image[order], np.arange(len(order))
-    values, rank = np.unique(until, return_inverse=True)
-    offset = image * len(values)
-    latest = values[np.maximum.accumulate(offset + rank[order]) - offset]
-    last = np.maximum.accumulate(np.where(needed[order], position, -1))
-    known = (last >= 0) & (image[last] == image)
-    there = known & (needed[order] | (trace.time[order] < latest[last]))
-    back = np.argsort(order)
-    return latest[back], known[back], there[back]
-
-
-def _spares(policy: Policy) -> bool:
-    """Whether the allowlist may keep anything while free space is under the threshold."""
-    return policy.emergency is not None and policy.emergency != policy.threshold
-
-
-def _spared_layers(trace: Trace, policy: Policy) -> Flags:
-    """Per layer whether the allowlist, or not being superseded, may keep it while free space is under the threshold."""
-    images = np.zeros(len(trace.local), dtype=np.bool_)
-    if _spares(policy):
-        images |= np.array(protection(policy, trace), dtype=np.bool_)
-    if policy.local_images == SUPERSEDED:
-        images |= trace.local
-    spared = np.zeros(len(trace.layer_bytes), dtype=np.bool_)
-    spared[trace.layer[np.repeat(images, np.diff(trace.first))]] = True
-    return spared
-
-
-def _is_first(image: Images, counted: Flags) -> Flags:
-    """Whether each counted entry is the first counted one of its image."""
-    first = np.zeros(len(image), dtype=np.bool_)
-    where = np.flatnonzero(counted)
-    _, at = np.unique(image[where], return_index=True)
-    first[where[at]] = True
-    return first
 
 
 class _Needs(ctypes.Structure):

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from analyzer.trace.trace import Trace, Use
+from analyzer.trace.trace import Trace
+from collector.model.traits import Use
 
 NEVER = -math.inf
 

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from analyzer.kernel import index as kernel
 from analyzer.kernel.moments import Forecasting, Learning
 from analyzer.kernel.recent import RecentUses
-from analyzer.trace.trace import Flags, Floats, Integers, Trace, Use
+from analyzer.trace.trace import Flags, Floats, Integers, Trace
 from collector.eventlog import experience
 from collector.eventlog.experience import BUCKETS, HABITS, HIGHEST_BIN, LOWEST_BIN, PHASES
 from collector.model.errors import UsageError
 from collector.model.references import repository
+from collector.model.traits import Use
 from pruner.policy import headroom
 from pruner.policy.orders import ORDERS
 from pruner.state import learning

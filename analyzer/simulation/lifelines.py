@@ -9,7 +9,8 @@ import numpy as np
 
 from analyzer.simulation.host import Removal
 from analyzer.simulation.result import Removals
-from analyzer.trace.trace import Flags, Floats, Images, Integers, Kinds, Trace, Use
+from analyzer.trace.trace import Flags, Floats, Images, Integers, Kinds, Trace
+from collector.model.traits import Use
 
 
 @dataclass(frozen=True, slots=True)

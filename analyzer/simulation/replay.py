@@ -13,6 +13,8 @@ import heapq
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import fields
 
 import numpy as np
@@ -23,8 +25,9 @@ from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, threshold_of
 from analyzer.simulation.compiled import index_for, result_of, rules_of
 from analyzer.simulation.host import Host
 from analyzer.simulation.result import Result, Timeline
-from analyzer.trace.trace import Trace, Use
+from analyzer.trace.trace import Trace
 from collector.model.errors import LogError
+from collector.model.traits import Use
 from collector.model.units import format_duration
 from pruner.policy.policy import Policy
 
@@ -32,6 +35,17 @@ Progress = Callable[[float], None]
 
 _DISK, _USE, _TICK = range(3)
 _PROGRESS_STEPS = 200
+_threads: ContextVar[int | None] = ContextVar("threads", default=None)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let replays take one thread where nobody says otherwise: the other processors are busy with other hosts."""
+    before = _threads.set(1)
+    try:
+        yield
+    finally:
+        _threads.reset(before)
 
 
 def check_trace(trace: Trace, interval: float, demands: int | None = None) -> None:
@@ -164,7 +178,7 @@ def replay_many(
         timeline: whether the results have free space over time.
         reference: whether to do without the compiled kernel.
         removals: whether the results must list every removal; if not, they may.
-        threads: how many policies to replay at once; None: one for each available processor.
+        threads: how many policies to replay at once; None: one for each available processor, or see `one_thread`.
 
     Raises:
         LogError: the trace is too poor for a sound figure.
@@ -213,7 +227,7 @@ def _replay_compiled(
         runs = [
             Run(index, rules_of(cleaner, index), level, removals=removals, steps=timeline) for cleaner, level in some
         ]
-        outcomes += play(runs, trace.end, threads or len(os.sched_getaffinity(0)), update)
+        outcomes += play(runs, trace.end, threads or _threads.get() or len(os.sched_getaffinity(0)), update)
     return outcomes
 
 

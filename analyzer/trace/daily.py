@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from analyzer.trace.trace import Floats, Integers, Trace
+from collector.model.units import DAY_S
 
-DAY_S = 86400.0
 UNKNOWN = 255
 STEPS = 200
 """Shares are kept in half per cent."""

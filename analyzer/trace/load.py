@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,19 +16,22 @@ from numpy.typing import NDArray
 from analyzer.trace.holds import JobHolds, read_holds
 from analyzer.trace.naming import Naming, bearing, sights
 from analyzer.trace.pull_space import pull_space
-from analyzer.trace.trace import DEFAULT_PULL_RATE, Flags, Floats, Integers, Trace, Use
+from analyzer.trace.shipped import ShippedLog
+from analyzer.trace.trace import DEFAULT_PULL_RATE, Flags, Floats, Integers, Trace
 from analyzer.trace.uses import MONTH_BITS, NEVER, OPEN, LoggedUses, Survey, in_order, seconds, survey
+from collector.eventlog.hourly import HOUR_NS
 from collector.eventlog.identity import key_named, not_there
 from collector.eventlog.log import EventLog
 from collector.eventlog.retention import WHOLE_SINCE
 from collector.eventlog.sql import sql_built_ns, sql_case, sql_list, sql_names, sql_stored_ns
 from collector.model.errors import LogError, UsageError
 from collector.model.events import LIVE, MOMENTS, Kind
+from collector.model.traits import Use
 from collector.model.units import format_bytes, format_count, format_duration, format_time
+from collector.queries.coverage import Coverage
 from collector.queries.failures import Failures, read_failures
 from collector.queries.pulls import read_pull_rate
-from collector.queries.status import Coverage
-from pruner.policy.min_age import HOUR_NS, MOST_AGE
+from pruner.policy.min_age import MOST_AGE
 from pruner.policy.min_age import history as min_age_history
 from pruner.policy.min_age import rows as age_rows
 
@@ -76,6 +80,11 @@ _OPEN = """
         SELECT container FROM event WHERE host = $host AND kind = 'container_destroyed'
             AND container IN (SELECT container FROM created)
     ) ORDER BY seq
+"""
+# Only there a view asks for containers: by when an image was first used it may show where it came from.
+_ON_CONTAINERD = """
+    SELECT 1 FROM event
+    WHERE host = ? AND kind = 'collector_started' AND attributes ->> '$.store' = 'containerd' LIMIT 1
 """
 _OBSERVATIONS = "CREATE OR REPLACE TEMP TABLE observed AS FROM image_observations WHERE host = ?"
 _OBSERVED = f"""
@@ -153,17 +162,21 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
         fetched = beside.submit(_uses, _second(connection), host)
         looked = beside.submit(lambda: survey(fetched.result(), max(ids, default=-1) + 1))
         kinds = _Kinds(connection.execute(_KINDS, {"host": host, "bits": MONTH_BITS}).fetchall())
-        connection.execute(_OBSERVATIONS, [host])
-        columns = {
-            "observed": _columns(connection, _OBSERVED),
-            "layers": _columns(connection, _LAYERS),
-            "disk": _columns(connection, _DISK, [host]),
-            "gaps": _columns(connection, _GAPS, [host]),
-        }
+        shipped = log if isinstance(log, ShippedLog) else None
+        with shipped.without_containers(connection) if shipped else nullcontext():
+            looks_at_all = connection.execute(_ON_CONTAINERD, [host]).fetchone() is not None
+            if not looks_at_all:
+                connection.execute(_OBSERVATIONS, [host])
+            names = dict(connection.execute(_NAMES, [host]).fetchall())
+            columns = {"disk": _columns(connection, _DISK, [host]), "gaps": _columns(connection, _GAPS, [host])}
+            store = connection.execute(_STORE, [host]).fetchall()[0][0]
+            whole_since = connection.execute(WHOLE_SINCE, [host]).fetchall()[0][0]
+        if looks_at_all:
+            connection.execute(_OBSERVATIONS, [host])
+        columns |= {"observed": _columns(connection, _OBSERVED), "layers": _columns(connection, _LAYERS)}
         local = columns["observed"]["image"][columns["observed"]["local"].astype(np.bool_)]
         holds = read_holds(connection, host, local, kinds.end)
-        pulls, jobs = age_rows(connection, host) if kinds.shows_waits else ((), ())
-        names = dict(connection.execute(_NAMES, [host]).fetchall())
+        pulls, jobs = age_rows(connection, host, is_folded=not shipped) if kinds.shows_waits else ((), ())
         surveyed = looked.result()
         raw = _Raw(
             host=host,
@@ -180,8 +193,8 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
             failures=read_failures(connection, host) if kinds.shows_failures else Failures(),
             pull_rate=read_pull_rate(connection, host) if kinds.shows_jobs else None,
             naming=connection.execute(_NAMING_OF_LOCAL, {"host": host}).fetchall() if len(local) else [],
-            store=connection.execute(_STORE, [host]).fetchall()[0][0],
-            whole_since=connection.execute(WHOLE_SINCE, [host]).fetchall()[0][0],
+            store=store,
+            whole_since=whole_since,
             **columns,
         )
     return _assemble(raw, disk or DiskOverride())

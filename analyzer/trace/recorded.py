@@ -12,7 +12,8 @@ from analyzer.trace.load import DiskOverride
 from analyzer.trace.trace import Flags, Floats, Integers, Trace
 from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
-from collector.model.events import Effect, with_effect
+from collector.model.events import with_effect
+from collector.model.traits import Effect
 from collector.queries.pulls import PullKind, read_pulls
 from collector.queries.status import disk_holds
 

@@ -24,7 +24,7 @@ import duckdb
 from collector.eventlog import identity
 from collector.eventlog.database import AUTOLOAD_OFF
 from collector.eventlog.log import EventLog, upgrade
-from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION, STORED_KEY, TABLES_VERSION
+from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION, STORED_KEY, TABLES_VERSION, table_of_events
 from collector.eventlog.sql import sql_text
 from collector.model.errors import LogError
 from collector.model.events import Kind
@@ -38,10 +38,7 @@ _AT_ONCE = 8
 # A store that changes meanwhile is listed so often.
 _LISTINGS = 3
 # More files than that are opened once and copied, rather than opened by each query.
-_MOST_IN_PLACE = 16
-# Nearly all events and bytes, of which hardly any are asked for; the rest are asked for again and again.
-# Each in the form with which DuckDB knows sooner where it need not look.
-_MANY, _FEW = "kind BETWEEN 'container_' AND 'container_~'", "NOT starts_with(kind, 'container_')"
+_MOST_IN_PLACE = 48
 
 
 _kept = threading.local()
@@ -147,6 +144,8 @@ class ShippedLog(EventLog):
         self._store = store
         self._name = host
         self.in_place = False
+        # Whether the events that are not of containers are in a table of their own.
+        self._has_others_apart = False
 
     def exists(self) -> bool:
         """Whether there is something to read: there was when its name was listed."""
@@ -169,7 +168,7 @@ class ShippedLog(EventLog):
         """
         try:
             with tempfile.TemporaryDirectory(prefix="shipped-") as folder, _in_memory() as made:
-                are_true = self._fill(made.filling, self._parts(Path(folder)))
+                self._has_others_apart = are_true = self._fill(made.filling, self._parts(Path(folder)))
                 made.shown = self._prepared(
                     made.shown, as_recorded=as_recorded or are_true, whole_since=None, again=made.is_shown
                 )
@@ -177,6 +176,19 @@ class ShippedLog(EventLog):
         except duckdb.Error as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise PartsError(f"parts of host '{self._name}' in {self._store.name} cannot be read: {reason}") from None
+
+    @contextmanager
+    def without_containers(self, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        """Let queries on a connection from `reading` see no events of containers, if that saves time."""
+        if not self._has_others_apart:
+            yield
+            return
+        event = table_of_events(connection)
+        connection.execute(f"CREATE OR REPLACE TEMP VIEW event AS FROM {event.removesuffix('event')}few_events")
+        try:
+            yield
+        finally:
+            connection.execute(f"CREATE OR REPLACE TEMP VIEW event AS FROM {event}")
 
     def _parts(self, folder: Path) -> list[_Part]:
         """The parts that count, by stream in the order in which they began, each checked."""
@@ -371,9 +383,9 @@ def _show_in_place(connection: duckdb.DuckDBPyConnection, found: list[_Part], ho
     columns = connection.execute("DESCRIBE event").fetchall()
     listed = ", ".join(f"CAST({stored.get(column, column)} AS {kind}) AS {column}" for column, kind, *_ in columns)
     rows = f"SELECT {listed} FROM {scan} LEFT JOIN image USING (image_id) WHERE {{where}}"
-    connection.execute(f"INSERT INTO event {rows.format(where=_FEW)}")
+    connection.execute(f"INSERT INTO event {rows.format(where=parts.OF_OTHERS)}")
     connection.execute("ALTER TABLE event RENAME TO few_events")
-    connection.execute(f"CREATE VIEW event AS FROM few_events UNION ALL {rows.format(where=_MANY)}")
+    connection.execute(f"CREATE VIEW event AS FROM few_events UNION ALL {rows.format(where=parts.OF_CONTAINERS)}")
     if jobs := _newest_jobs(found, name, 0):
         connection.execute(f"DROP TABLE job; CREATE VIEW job AS {jobs}")
 
@@ -410,6 +422,7 @@ def _insert_events(
     # A new log may repeat what was shipped of the one before it.
     new = f" WHERE NOT EXISTS (FROM event WHERE (event.time, event.key) = (e.time, e.key) AND seq <= {offsets[0]})"
     in_order = all(one.manifest.last < other.manifest.first for one, other in pairwise(found))
+    in_order = in_order and not any(one.name.is_merged for one in found)
     job = f", job + {offsets[1]} AS job" if "job" in columns else ""
     rest = f"{new if offsets[0] else ''}{'' if in_order else ' ORDER BY seq'}"
     connection.execute(
@@ -432,9 +445,9 @@ def _stored(columns: Iterable[str], scan: str) -> str:
 def _insert_images(connection: duckdb.DuckDBPyConnection, scan: str) -> None:
     """Number the images of some events that have no number yet."""
     connection.execute(
-        "INSERT INTO image SELECT row_number() OVER (ORDER BY min(seq)) + (SELECT coalesce(max(image), -1) FROM image),"
-        f" image_id FROM {scan} WHERE image_id IS NOT NULL AND image_id NOT IN (SELECT image_id FROM image)"
-        " GROUP BY image_id"
+        "INSERT INTO image SELECT row_number() OVER (ORDER BY image_id) + (SELECT coalesce(max(image), -1) FROM image),"
+        f" image_id FROM (SELECT DISTINCT image_id FROM {scan})"
+        " WHERE image_id IS NOT NULL AND image_id NOT IN (SELECT image_id FROM image)"
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from collector.model import events
+from collector.model.traits import Use
 from collector.model.units import format_count, format_duration
 from pruner.policy.min_age import MOST_AGE
 
@@ -22,10 +22,6 @@ Flags = NDArray[np.bool_]
 Images = NDArray[np.int32]
 Kinds = NDArray[np.uint8]
 DEFAULT_PULL_RATE = 50e6
-
-
-# What an entry of a trace says of its image is what an event says.
-Use = events.Use
 
 
 @dataclass(frozen=True, slots=True)

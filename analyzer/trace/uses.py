@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from analyzer.native.binding import checked, plain, pointers
 from analyzer.native.loader import load
-from analyzer.trace.trace import Floats, Images, Integers, Kinds, Use
+from analyzer.trace.trace import Floats, Images, Integers, Kinds
+from collector.model.traits import Use
 
 OPEN = np.iinfo(np.int64).max
 """The end of a use that has none yet."""

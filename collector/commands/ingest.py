@@ -39,7 +39,8 @@ def import_(
     typer.echo(f"{stored:,} new events in {opened.path}")
 
 
-ingest_app = typer.Typer(no_args_is_help=True, help="Import from other sources which images jobs used.")
+INGEST = "Import from other sources which images jobs used."
+ingest_app = typer.Typer(no_args_is_help=True, help=INGEST)
 
 
 @ingest_app.command("gitlab-runner-log", short_help="Read which job used which image from a runner's log.")

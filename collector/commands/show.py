@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from collector.model.units import format_bytes, format_count, format_duration, format_time, short_id
+from collector.model.units import DAY_S, format_bytes, format_count, format_duration, format_time, short_id
 from collector.terminal import console
 from collector.terminal.console import Format, FormatOption, LogOption
 from collector.terminal.declare import argument, option
@@ -16,7 +16,7 @@ from collector.terminal.sparkline import sparkline
 if TYPE_CHECKING:
     from collector.queries import status as reports
 
-_MONTH_S = 30 * 86400.0
+_MONTH_S = 30 * DAY_S
 _SPARKLINE_WIDTH = 56
 
 
@@ -114,9 +114,10 @@ def _free_over_time(found: reports.Status) -> list[tuple[str, str]]:
 
 def images(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
     """List every image with its last use."""
-    from collector.queries import status as reports
+    from collector.queries.coverage import of_known_host
+    from collector.queries.images import images as images_of
 
-    rows = reports.images(reports.of_known_host(console.open_log(log)))
+    rows = images_of(of_known_host(console.open_log(log)))
     if output is Format.JSON:
         console.print_json([row.to_json() for row in rows])
         return
@@ -150,9 +151,9 @@ def jobs(
 ) -> None:
     """List the latest jobs with their images and what was pulled for them."""
     from collector.queries import jobs as jobreport
-    from collector.queries import status as reports
+    from collector.queries.coverage import of_known_host
 
-    rows = jobreport.jobs(reports.of_known_host(console.open_log(log)), project, limit)
+    rows = jobreport.jobs(of_known_host(console.open_log(log)), project, limit)
     if output is Format.JSON:
         console.print_json([row.to_json() for row in rows])
         return
@@ -185,10 +186,10 @@ def explain(
 ) -> None:
     """Show an image's history: how it arrived, who used it, who removed it and why, what its return cost."""
     from collector.model.origin import MEANING
-    from collector.queries import status as reports
     from collector.queries import story
+    from collector.queries.coverage import of_known_host
 
-    found = story.stories(reports.of_known_host(console.open_log(log)), image)
+    found = story.stories(of_known_host(console.open_log(log)), image)
     if output is Format.JSON:
         console.print_json([entry.to_json() for entry in found])
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from collector.model.errors import UsageError
-from collector.model.units import format_bytes, format_count, format_time, parse_bytes
+from collector.model.units import format_bytes, format_count, format_time, size_option
 from collector.terminal import console
 from collector.terminal.console import Format, FormatOption, LogOption
 from collector.terminal.declare import argument, option
@@ -40,7 +40,7 @@ def ship(
     remove_merged_after: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME",
+            metavar="DURATION",
             help="Remove the small parts so long after they were merged into one (such as 7d): readers that have begun "
             "must have ended. It needs the right to delete, and no other tool that reads them by day.",
             show_default="they stay",
@@ -73,7 +73,7 @@ def ship(
 
 def compact(
     log: LogOption = None,
-    keep: Annotated[str, option("How long to keep all events, or forever.", "TIME")] = "400d",
+    keep: Annotated[str, option("How long to keep all events, or forever.", "DURATION")] = "400d",
     max_size: Annotated[str | None, option("Keep less if the file is larger than this.", "SIZE", shown="none")] = None,
     archive: ArchiveOption = None,
     if_due: Annotated[bool, typer.Option("--if-due", help="Do nothing until a month's events can be thinned.")] = False,
@@ -89,7 +89,7 @@ def compact(
     """
     from collector.eventlog import retention
 
-    largest = size_of("--max-size", max_size)
+    largest = size_option("--max-size", max_size)
     if not pause <= _MOST_PAUSE:
         raise UsageError(f"--pause: {pause} is not a number up to {_MOST_PAUSE}")
     least_s = retention.OFTEN_S if if_due else 0.0
@@ -130,14 +130,6 @@ def archive_store(place: str | None) -> Store | None:
     return None if place is None else open_store(place)
 
 
-def size_of(option: str, text: str | None) -> int | None:
-    """Bytes of an option. Raises UsageError."""
-    try:
-        return None if text is None else parse_bytes(text)
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from None
-
-
 def forget(
     log: LogOption = None,
     project: Annotated[str | None, option("A project's ID or path; a glob such as 'group/*'.", "PROJECT")] = None,
@@ -176,9 +168,9 @@ def forget(
         console.print_json(found.to_json())
         return
     what = format_count(found.jobs, "job") if project is not None else format_count(len(found.images), "image")
-    done = "would be removed" if dry_run else "removed"
-    nothing = "" if found.events or found.jobs or found.images else "nothing of it is in the log: "
-    console.print_as_is(f"{nothing}{done} {what} and {format_count(found.events, 'mention')} of {project or image}")
+    done = "would remove" if dry_run else "removed"
+    held = f"{done} {what} and {format_count(found.events, 'mention')}" if found.found else "the log holds nothing"
+    console.print_as_is(f"{held} of {project or image}")
     if archive is not None:
         console.print_as_is(f"{done} from {format_count(found.parts, 'part')} of {archive}")
     elif opened.path.with_name(f"{opened.path.name}{LOCK}").exists():

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from collector.model.events import Effect, Event, Kind, with_effect
+from collector.model.events import Event, Kind, with_effect
 from collector.model.observation import ImageObservation
 from collector.model.origin import Origin
 from collector.model.references import all_aliases, familiar
+from collector.model.traits import Effect
 
 # Podman may report an archive or a pull long before the image is there, and an archive without saying which one.
 _COMING_S = 600.0

@@ -10,9 +10,10 @@ from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.sql import sql_list
 from collector.eventlog.writer import LogWriter
 from collector.machine.clock import Clock
-from collector.model.events import LIVE, Event, Kind, Source, of_source
+from collector.model.events import LIVE, Event, Kind, of_source
+from collector.model.traits import Source
 from collector.model.untrusted import LAST_NS, event_time_ns, whole
-from collector.queries.status import last_observed_ns
+from collector.queries.coverage import last_observed_ns
 
 # How far back the engine's memory is asked, to see whether it reaches beyond the last sign of life.
 LOOK_BACK_NS = 86400 * 10**9

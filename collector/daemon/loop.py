@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from collector.daemon.continuity import LOOK_BACK_NS, Continuity
+from collector.daemon.intake import Intake
 from collector.daemon.known_containers import restore_containers
+from collector.daemon.live import live_state
+from collector.daemon.log_care import LogCare
 from collector.daemon.lookups import Lookups
 from collector.daemon.sampling import Sampling
+from collector.daemon.schedule import Schedule, Timetable
 from collector.daemon.upkeep import Upkeep
 from collector.daemon.watcher import ImageWatch
 from collector.engine.locality import require_local
@@ -22,53 +23,28 @@ from collector.engine.stream import Reader, StreamEnded
 from collector.engine.translate import Translator, names_of
 from collector.eventlog.identity import Identity, this_machine
 from collector.eventlog.log import EventLog
-from collector.eventlog.salvage import set_aside
 from collector.eventlog.writer import LogWriter
 from collector.job_sources.follow import OFF, Follower
-from collector.job_sources.ingest import store_batch
 from collector.machine.clock import Clock
 from collector.machine.disk import DiskSample, sample_disks
-from collector.machine.reserve import reserves
-from collector.machine.systemd import Watchdog, notify, watchdog_limit
+from collector.machine.systemd import Watchdog, notify
 from collector.model.backoff import Backoff
-from collector.model.errors import EngineError, LogBusyError, LogDamagedError, LogError
+from collector.model.errors import EngineError, LogDamagedError, LogError
 from collector.model.events import Event, Kind
 from collector.model.observation import EngineInfo
 from collector.model.untrusted import event_time_ns
-from collector.queries.status import last_observed_ns
+from collector.queries.coverage import last_observed_ns
 
 if TYPE_CHECKING:
     from collector.monitoring.host_page import HostPage
     from collector.monitoring.metrics import Metrics
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _SETTLE_S = 0.2
 _FIRST_BACKOFF_S = 0.5
 # The engine's memory of 256 events fills quickly once it is back.
 _LAST_BACKOFF_S = 5.0
-# After a failed append the next comes later and later.
-_LAST_FLUSH_S = 8.0
-_BUSY_RETRY_S = 1.0
-# A long runner's log is taken up piece by piece: the engine's events come first.
-_TAKING_S = 0.25
-# What it says is compared with the log: it takes so much of the time at most, but never longer until it is known.
-_TAKING_SHARE, _LAST_TAKING_S = 0.05, 5.0
-# A damaged log that cannot be set aside now is tried again so much later.
-_SALVAGE_RETRY_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """How often the collector looks by itself, seconds."""
-
-    disk: float = 300.0
-    inventory: float = 3600.0
-    containers: float = 60.0
-    flush: float = 1.0
-    # The longest sleep of an idle loop: also how often the watchdog hears of it.
-    heartbeat: float = 20.0
 
 
 class Collector:
@@ -99,7 +75,7 @@ class Collector:
         self._engine = engine
         self._upkeep = upkeep or Upkeep(log.path)
         self._log = log
-        self._schedule = schedule or Schedule()
+        self._due = Timetable(schedule or Schedule())
         self._clock = clock or Clock()
         self._writer = LogWriter(log)
         self._translator = Translator(Lookups(engine))
@@ -115,11 +91,10 @@ class Collector:
         self._continuity = Continuity(engine, self._clock, self._writer, self._record)
         self._images = ImageWatch(engine, self._clock, self._record, self._watchdog.progress)
         self._sampling_due = False
-        self._next_disk = self._next_inventory = self._next_containers = self._next_flush = 0.0
-        self._next_taking = self._next_salvage = -math.inf
-        self._flush_waits = Backoff(2 * self._schedule.flush, _LAST_FLUSH_S)
         self._reader: Reader | None = None
         self._runner_log = Follower(runner_log, self._wake)
+        self._intake = Intake(self._runner_log, log, self._watchdog.progress)
+        self._care = LogCare(log, self._writer, self._watchdog, self._record)
         self.stopping = threading.Event()
 
     def stop(self) -> None:
@@ -159,8 +134,8 @@ class Collector:
             LogError: the log cannot be used at all.
         """
         disks = sample_disks(self._meet_engine())
-        self._reserve([disk.path for disk in disks])
-        self._restore_patiently()
+        self._care.reserve([disk.path for disk in disks])
+        self._care.patiently(self._restore, self.stopping)
         self._runner_log.start()
         self._record(Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes=self._self_portrait()))
         backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
@@ -190,34 +165,6 @@ class Collector:
         require_local(self._engine, self._info, [row.image for row in self._engine.images()])
         return self._info
 
-    def _reserve(self, folders: Sequence[str]) -> None:
-        """Allocate spool and reserve while there is space; a full disk does not keep the collector from observing."""
-        try:
-            self._writer.spool.reserve()
-        except LogError as error:
-            logger.warning("%s; until there is, what the log cannot take waits in memory", error)
-        try:
-            for reserve in reserves(self._log.path, folders):
-                reserve.keep()
-        except OSError as error:
-            logger.warning("no space is reserved: %s", error.strerror)
-
-    def _restore_patiently(self) -> None:
-        """Take up where the log ends, once whoever holds it lets go. Raises LogError if it is unusable."""
-        announced = False
-        while not self.stopping.is_set():
-            try:
-                self._restore()
-            except LogBusyError as error:
-                if not announced:
-                    logger.warning("%s; waiting for it", error)
-                    announced = True
-                self._watchdog.progress()
-                notify("EXTEND_TIMEOUT_USEC=60000000")
-                self.stopping.wait(_BUSY_RETRY_S)
-            else:
-                return
-
     def _wait_for_engine(self, reason: str, seconds: float) -> None:
         logger.warning("%s; trying again in %.1f s", reason, seconds)
         self._watchdog.progress()
@@ -234,18 +181,8 @@ class Collector:
             self._log.verify()
             self._take_up()
         except LogDamagedError as error:
-            self._set_aside(error)
+            self._care.set_aside(error)
             self._take_up()
-
-    def _set_aside(self, error: LogDamagedError) -> None:
-        """Begin a new log with what can be read of the damaged one, and say so. Raises LogError."""
-        self._watchdog.progress()
-        notify("EXTEND_TIMEOUT_USEC=600000000")
-        found = set_aside(self._log, error.fault)
-        self._watchdog.progress()
-        logger.warning("the event log %s was damaged (%s): %s", self._log.path, error.fault, found)
-        if found.gap is not None:
-            self._record(found.gap)
 
     def _take_up(self) -> None:
         here = self._here()
@@ -259,8 +196,7 @@ class Collector:
         restore_containers(self._translator, self._log)
         self._continuity.restore(self._log, is_new=is_new)
         self._images.is_first = self._continuity.alive_ns is None
-        if self._runner_log.key is not None:
-            self._runner_log.resume(self._log.position(self._runner_log.key))
+        self._intake.resume()
 
     def _here(self) -> Identity:
         """What this host is recognised by."""
@@ -280,9 +216,8 @@ class Collector:
         self._continuity.confirm()
         self._sample()
         now = time.monotonic()
-        self._next_inventory = now + self._schedule.inventory
-        self._next_containers = now + self._schedule.containers
-        self._next_disk = now + self._schedule.disk
+        self._due.inventoried(now)
+        self._due.sampled(now)
         self._flush()
         self._images.following = True
         self._publish()
@@ -295,7 +230,7 @@ class Collector:
         kept = self._engine.buffered_events(began_ns - LOOK_BACK_NS, self._clock.now())
         self._handle(kept)
         oldest = min(filter(None, map(event_time_ns, kept)), default=ended_ns)
-        self._next_inventory = 0.0
+        self._due.inventory = 0.0
         if oldest <= began_ns:
             return
         reason = "the collector stood still, and the engine dropped what its queue could not hold"
@@ -312,8 +247,7 @@ class Collector:
                 self._continuity.alive_ns = self._clock.now()
                 self._handle(found)
                 now = time.monotonic()
-                # A flood must not keep the rest waiting.
-                if not reader.waiting() or now >= self._next_flush + self._schedule.heartbeat:
+                if not reader.waiting() or self._due.is_overdue(now):
                     self._iterate(now)
                     if lost := reader.lateness.take():
                         self._make_good(*lost)
@@ -325,43 +259,36 @@ class Collector:
 
     def _pause(self) -> float:
         """Seconds until something is due."""
-        due = [
-            self._next_disk,
-            self._sampling.alarm.again,
-            self._next_inventory,
-            self._next_containers,
-            self._images.next,
-        ]
+        due = [self._sampling.alarm.again, self._images.next]
         if self._writer.behind:
-            due.append(self._next_flush)
-        if self._runner_log.waiting() is not None:
-            due.append(max(self._next_flush, self._next_taking))
+            due.append(self._due.flush)
+        if self._intake.waits:
+            due.append(max(self._due.flush, self._intake.due))
         if self._metrics is not None and self._news:
             due.append(self._metrics.next)
-        until = min(due) - time.monotonic()
-        return min(max(until, 0.0), self._schedule.heartbeat, watchdog_limit() / 3)
+        return self._due.pause(due)
 
     def _iterate(self, now: float) -> None:
         """Do what is due at `now` (monotonic seconds)."""
         self._watchdog.progress()
         self._continuity.watch_clock()
         self._images.attend(now)
-        if self._sampling_due or now >= min(self._next_disk, self._sampling.alarm.again):
+        if self._sampling_due or now >= min(self._due.disk, self._sampling.alarm.again):
             self._sample()
-            self._next_disk = now + self._schedule.disk
-        if now >= self._next_inventory:
-            self._next_inventory = now + self._schedule.inventory
-            self._next_containers = now + self._schedule.containers
+            self._due.sampled(now)
+        if now >= self._due.inventory:
+            self._due.inventoried(now)
             self._take_inventory()
             self._continuity.confirm()
-            self._verify()
-        elif now >= self._next_containers:
-            self._next_containers = now + self._schedule.containers
+            if (damage := self._care.damage()) is not None:
+                self._replace(damage)
+        elif now >= self._due.containers:
+            self._due.compared(now)
             self._images.look_if_changed()
             self._record(*self._translator.reconcile(self._engine.containers(), self._clock.now()))
             self._continuity.confirm()
-        runner_log_is_due = self._runner_log.waiting() is not None and now >= self._next_taking
-        if (self._writer.behind or runner_log_is_due) and now >= self._next_flush:
+        runner_log_is_due = self._intake.waits and now >= self._intake.due
+        if (self._writer.behind or runner_log_is_due) and now >= self._due.flush:
             self._flush()
         self._upkeep.attend(is_short=self._sampling.alarm.is_short)
         if self._metrics is not None and self._metrics.due:
@@ -374,29 +301,9 @@ class Collector:
         if self._metrics is None:
             return
         self._news = self._writer.behind
-        from collector.monitoring.metrics import Live  # noqa: PLC0415 # without metrics its library is not loaded
-
-        own, shared = self._images.presence.shares()
         used = self._translator.open.values()
-        oldest_ns = self._writer.oldest_ns
-        self._metrics.publish(
-            Live(
-                engine=self._info.version if self._info else "",
-                store=self._info.store if self._info else "",
-                disks=self._sampling.disks,
-                connected=self._images.following,
-                observed=None if self._continuity.alive_ns is None else self._continuity.alive_ns / 1e9,
-                images={image: bool(names) for image, names in self._images.presence.names().items()},
-                in_use=frozenset(container.image for container in used if container.image),
-                containers=len(used),
-                own_bytes=own,
-                shared_bytes=shared,
-                oldest_pending=None if oldest_ns is None else oldest_ns / 1e9,
-                pending=self._writer.pending,
-                spooled=self._writer.spooled,
-                usage=self._sampling.usage,
-            )
-        )
+        live = live_state(self._info, self._images, used, self._sampling, self._writer, self._continuity.alive_ns)
+        self._metrics.publish(live)
 
     def _handle_waiting(self, reader: Reader) -> None:
         """Handle what has arrived, until nothing more does."""
@@ -440,7 +347,7 @@ class Collector:
         self._news |= bool(events)
         self._sampling_due |= any(event.kind.traits.changes_disk for event in events)
         if events and not self._writer.behind:
-            self._next_flush = time.monotonic() + self._schedule.flush
+            self._due.wait_for_more()
         self._writer.add(self._clock.stamped(event) for event in events)
 
     def _flush(self) -> None:
@@ -450,50 +357,15 @@ class Collector:
         if self._writer.damage is not None:
             done = self._replace(self._writer.damage) and self._writer.keep()
         if done:
-            self._flush_waits.reset()
-            self._take_runner_log()
-        self._next_flush = time.monotonic() + (self._schedule.flush if done else self._flush_waits.next())
-
-    def _take_runner_log(self) -> None:
-        """Append what a runner's log says, once the event log has all else; what it cannot take now stays there."""
-        began = time.monotonic()
-        if began < self._next_taking:
-            return
-        while time.monotonic() < began + _TAKING_S and (batch := self._runner_log.waiting()) is not None:
-            self._watchdog.progress()
             try:
-                store_batch(self._log, batch)
+                self._intake.take()
             except LogDamagedError as error:
                 self._replace(error)
-                return
-            except LogError as error:
-                logger.debug("the runner's log waits: %s", error)
-                return
-            self._runner_log.taken()
-            now = time.monotonic()
-            self._next_taking = now + min((now - began) / _TAKING_SHARE, _LAST_TAKING_S)
-
-    def _verify(self) -> None:
-        """See now and then that all of the log can be read: appends touch only its end."""
-        try:
-            self._log.verify()
-        except LogDamagedError as error:
-            self._replace(error)
-        except LogError:
-            return  # an append says so if it lasts
+        self._due.flushed(done=done)
 
     def _replace(self, error: LogDamagedError) -> bool:
         """Set the damaged log aside and go on with a new one; whether that could be done."""
-        if time.monotonic() < self._next_salvage:
-            return False
-        self._next_salvage = time.monotonic() + _SALVAGE_RETRY_S
-        try:
-            self._set_aside(error)
-        except LogBusyError:
-            self._next_salvage = time.monotonic() + _BUSY_RETRY_S
-            return False
-        except LogError as obstacle:
-            self._writer.report(obstacle)
+        if not self._care.replaced(error):
             return False
         self._start_over(salvaged=True)
         # It is expected: the next look takes this file for the one that was there.
@@ -525,4 +397,4 @@ class Collector:
                 self._record(Event(now_ns, Kind.GAP, began_ns=min(latest_ns, now_ns), attributes={"reason": reason}))
         self._record(Event(now_ns, Kind.COLLECTOR_STARTED, attributes={"new_log": True}))
         self._images.is_first = latest_ns is None
-        self._next_inventory = 0.0
+        self._due.inventory = 0.0

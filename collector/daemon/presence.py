@@ -11,6 +11,7 @@ from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.model.events import Event, Kind
 from collector.model.observation import ImageObservation, ListedImage
 from collector.model.origin import Origin, agreed
+from collector.model.references import digest_of
 from collector.model.times import parse_rfc3339_ns
 
 # An image whose build is older than this when it is first seen was not built just now.
@@ -163,7 +164,7 @@ class Presence:
 
 def _manifests(digests: Iterable[str]) -> frozenset[str]:
     """The digests without the repositories' names."""
-    return frozenset(digest.rpartition("@")[2] for digest in digests)
+    return frozenset(map(digest_of, digests))
 
 
 _PRESENT = """

@@ -18,15 +18,15 @@ import docker.errors
 import requests
 
 from collector.engine.answers import build_time, digests, image_id, last_tag_time, nameless_volumes, tags, volumes_of
-from collector.engine.connection import REFUSED, Stream, again, as_engine_error, connect
+from collector.engine.api import EngineApi, as_object, as_rows
+from collector.engine.connection import REFUSED, Stream, again, as_engine_error
 from collector.engine.content import compressed_sizes
 from collector.engine.external import Storage, external_containers
 from collector.engine.places import describe
+from collector.engine.probe import probe
 from collector.engine.protocol import EventStream
 from collector.engine.provenance import by_content, by_digests, by_identity, by_manifests
-from collector.engine.surroundings import find_engine
 from collector.engine.translate import read_events
-from collector.model.errors import EngineError
 from collector.model.observation import (
     Answers,
     CreatedFrom,
@@ -52,14 +52,13 @@ from collector.model.untrusted import (
     whole,
 )
 
-_SETTLE_S = 0.5
 # The version of Podman's own interface that each Podman from 4.0 on serves.
-_LIBPOD = "/v4.0.0/libpod"
+_LIBPOD = "v4.0.0/libpod"
 
 logger = logging.getLogger(__name__)
 
 
-class DockerEngine:
+class DockerEngine(EngineApi):
     """One container engine behind Docker's API: `collector.engine.protocol.Engine` says what each method does.
 
     Args:
@@ -68,27 +67,11 @@ class DockerEngine:
     """
 
     def __init__(self, host: str | None = None, timeout: float = 60.0) -> None:
-        self.address = find_engine(host)
-        self.host = self.address.url
-        self._timeout = timeout
-        self._client: docker.APIClient | None = None
+        super().__init__(host, timeout)
         self._store: str | None = None
         self._data_root = ""
         self._unreadable: set[str] = set()
         self._containerd_root = ""
-
-    @property
-    def api(self) -> docker.APIClient:
-        """The connected client. Raises EngineError if there is no engine."""
-        if self._client is None:
-            self._client = connect(self.address, self._timeout)
-        return self._client
-
-    def close(self) -> None:
-        """Let go of all connections."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
 
     def info(self) -> EngineInfo:
         """What the engine says of itself. Raises EngineError."""
@@ -121,20 +104,14 @@ class DockerEngine:
         # Podman stops to read its file when `until` has passed, wherever it is then: so it is given none.
         end = {"stream": "false"} if self.keeps_events else {"until": _stamp(until_ns)}
         with as_engine_error(self.host):
-            api = cast("Any", self.api)
-            answer = api.get(
-                f"{api.base_url}/v{api.api_version}/events",
-                params={"since": _stamp(since_ns), **end},
-                timeout=self._timeout,
-            )
-            api._raise_for_status(answer)  # noqa: SLF001 - docker-py's own faults, which we know
+            answer = self.request("events", {"since": _stamp(since_ns), **end})
             found = read_events(answer.content.split(b"\n"))
         return [event for event in found if not self.keeps_events or since_ns <= event_time_ns(event) <= until_ns]
 
     def images(self) -> list[ListedImage]:
         """All images but intermediate build steps. Raises EngineError."""
         with as_engine_error(self.host):
-            rows = _rows(again(self.api.images))
+            rows = as_rows(again(self.api.images))
         return [
             ListedImage(
                 full_id(text(row["Id"])), tags(row), digests(row), size(row.get("Size")), strings(row.get("Labels"))
@@ -223,7 +200,7 @@ class DockerEngine:
         return tuple(replace(layer, bytes=layer.bytes + extra) for layer, extra in zip(unpacked, kept, strict=True))
 
     def _inspect(self, image: str) -> dict[str, Any]:
-        return _object(cast("Any", self.api).inspect_image(image))
+        return as_object(cast("Any", self.api).inspect_image(image))
 
     def _layer_sizes(self, image: str) -> list[int] | None:
         """Bytes of the non-empty history entries, base first; None if the engine does not know."""
@@ -305,45 +282,13 @@ class DockerEngine:
         return "manifests" if self.store == "podman" else "labels of content"
 
     def probe(self) -> dict[str, str]:
-        """Import an empty image, tag it, untag it, remove it: which events reported it, each with the name it gave.
-
-        Raises:
-            EngineError: the engine refused a step; what was made is removed as far as possible.
-        """
-        began_ns = time.time_ns()
-        api = cast("Any", self.api)
-        before = {row.image for row in self.images()}
-        with as_engine_error(self.host):
-            answer = api.import_image_from_data(_EMPTY_TAR, repository=_PROBE, tag="first")
-        image = next((row.image for row in self.images() if row.image not in before), None)
-        if image is None:
-            raise EngineError(f"the engine at {self.host} made no image of an empty archive: {str(answer).strip()}")
-        try:
-            with as_engine_error(self.host):
-                api.tag(image, _PROBE, "second")
-                api.remove_image(f"{_PROBE}:second", force=False)
-        finally:
-            for row in self.images():
-                for reference in row.references if row.image == image else ():
-                    with as_engine_error(self.host):
-                        api.remove_image(reference, force=False)
-        time.sleep(_SETTLE_S)
-        reported: dict[str, str] = {}
-        for event in self.buffered_events(began_ns, time.time_ns()):
-            actor = event.get("Actor") or {}
-            name = str((actor.get("Attributes") or {}).get("name") or "")
-            act = {"remove": "delete", "loadfromarchive": "import"}.get(
-                str(event.get("Action")), str(event.get("Action"))
-            )
-            ours = _PROBE in name or (actor.get("ID") and full_id(str(actor["ID"])) == image)
-            if event.get("Type") == "image" and ours:
-                reported[act] = reported.get(act) or (name if _PROBE in name or act in {"import", "delete"} else "")
-        return reported
+        """Import an empty image, tag it, untag it, remove it: which events reported it, each with the name it gave."""
+        return probe(self, self.api)
 
     def containers(self) -> list[ListedContainer]:
         """All containers in any state. Raises EngineError."""
         with as_engine_error(self.host):
-            rows = _rows(again(lambda: self.api.containers(all=True)))
+            rows = as_rows(again(lambda: self.api.containers(all=True)))
         now = int(time.time())
         volume_of = self._volumes_by_folder() if any(map(nameless_volumes, rows)) else {}
         return [
@@ -369,7 +314,7 @@ class DockerEngine:
         """All that the engine reports about a container; None if it has gone. Raises EngineError."""
         with as_engine_error(self.host):
             try:
-                return _object(self.api.inspect_container(container))
+                return as_object(self.api.inspect_container(container))
             except docker.errors.NotFound:
                 return None
 
@@ -386,15 +331,12 @@ class DockerEngine:
     def _libpod(self, path: str, **parameters: str) -> object:
         """An answer of Podman's own interface. Raises EngineError."""
         with as_engine_error(self.host):
-            api = cast("Any", self.api)
-            answer = api.get(f"{api.base_url}{_LIBPOD}/{path}", params=parameters, timeout=self._timeout)
-            api._raise_for_status(answer)  # noqa: SLF001 - docker-py's own faults, which we know
-            return cast("object", answer.json())
+            return cast("object", self.request(path, parameters, version=_LIBPOD).json())
 
     def volumes(self) -> list[dict[str, Any]]:
         """All volumes, as the engine lists them. Raises EngineError."""
         with as_engine_error(self.host):
-            rows = _rows(_object(self.api.volumes()).get("Volumes"))
+            rows = as_rows(as_object(self.api.volumes()).get("Volumes"))
         return [row for row in rows if text(row.get("Name"))]
 
     def disk_usage(self) -> dict[str, Any]:
@@ -404,12 +346,7 @@ class DockerEngine:
 
     def _disk_usage(self, **parameters: str) -> dict[str, Any]:
         """`/system/df` with the members that it has had until API 1.52, also where it leaves them out."""
-        api = cast("Any", self.api)
-        answer = api.get(
-            f"{api.base_url}/v{api.api_version}/system/df", params={"verbose": "1", **parameters}, timeout=self._timeout
-        )
-        api._raise_for_status(answer)  # noqa: SLF001 - docker-py's own faults, which we know; it has no call for this
-        usage = _object(answer.json())
+        usage = as_object(self.request("system/df", {"verbose": "1", **parameters}).json())
         old = {member: usage.get(member) for member in _DF_MEMBERS}
         new = {member: mapping(usage.get(successor)).get("Items") for member, successor in _DF_MEMBERS.items()}
         return {**usage, **{member: objects(new[member] if old[member] is None else old[member]) for member in old}}
@@ -424,25 +361,8 @@ class DockerEngine:
         )
 
 
-# An archive without files: two blocks of zeros.
-_EMPTY_TAR = b"\0" * 1024
-_PROBE = "docker-hindsight-doctor"
 # The members of `/system/df`, and where the engine's API has the same from 1.52 on.
 _DF_MEMBERS = {"Containers": "ContainerUsage", "Volumes": "VolumeUsage", "BuildCache": "BuildCacheUsage"}
-
-
-def _object(found: object) -> dict[str, Any]:
-    """An answer that is an object. Raises ValueError: what cannot be read is unknown, not empty."""
-    if not isinstance(found, dict):
-        raise ValueError("it is not an object")  # noqa: TRY004 - as of all that cannot be read
-    return found
-
-
-def _rows(found: object) -> list[dict[str, Any]]:
-    """The rows of a listing, of which some engines make null when there are none. Raises ValueError."""
-    if found is not None and not isinstance(found, list):
-        raise ValueError("it is not a list")
-    return objects(found)
 
 
 def _stamp(time_ns: int | None) -> Any:

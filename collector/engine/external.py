@@ -14,6 +14,7 @@ from collector.engine.folders import measured
 from collector.model.observation import ExternalContainer, full_id
 from collector.model.paths import read_bytes
 from collector.model.times import parse_rfc3339
+from collector.model.units import short_id
 from collector.model.untrusted import objects, past_seconds, text, texts
 
 # The state of such containers in Podman's own listing, and the command that it shows for those of Buildah.
@@ -61,7 +62,7 @@ def _external(row: Mapping[str, Any], layer: str, mounted: frozenset[str], stora
     return ExternalContainer(
         container=container,
         image=full_id(text(row.get("ImageID"))),
-        name=(*texts(row.get("Names")), container[:12])[0],
+        name=(*texts(row.get("Names")), short_id(container))[0],
         changed=max(created, min(max(written[1], described[1]), now)),
         bytes=written[0] + described[0],
         is_build=_BUILDAH in texts(row.get("Command")),

@@ -19,6 +19,7 @@ from collector.model.errors import EngineError
 from collector.model.observation import EngineInfo
 from collector.model.own_container import in_container
 from collector.model.paths import read_bounded
+from collector.model.units import short_id
 
 # Of so many containers one is enough.
 _CONTAINERS_ASKED = 5
@@ -111,5 +112,5 @@ def _by_container(engine: Engine) -> Locality:
         except (OSError, ValueError):
             continue
         if container in groups:
-            return Locality(True, f"its container {container[:12]} runs here as process {number}")
+            return Locality(True, f"its container {short_id(container)} runs here as process {number}")
     return Locality(None, "its data root may not be looked at, and no container of it is a process here")

@@ -25,6 +25,7 @@ from typing import Any
 from collector.engine.bolt import BoltError, read_in_children
 from collector.model.origin import Origin
 from collector.model.paths import read_bytes
+from collector.model.references import bare_id
 from collector.model.untrusted import mapping, objects, read_object
 
 _METADATA = "io.containerd.metadata.v1.bolt/meta.db"
@@ -71,7 +72,7 @@ def by_manifests(data_root: str, image: str) -> Origin:
         data_root: the engine's data root.
         image: image ID.
     """
-    digits = image.removeprefix("sha256:")
+    digits = bare_id(image)
     if not digits.isalnum():
         return Origin.UNKNOWN
     try:

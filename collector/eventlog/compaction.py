@@ -11,20 +11,24 @@ rules made, or what the clock's being set back has put in doubt, is made again.
 from __future__ import annotations
 
 import hashlib
+import time
 
 import duckdb
 
-from collector.eventlog.schema import PROJECTIONS
+from collector.eventlog.pace import Pace
+from collector.eventlog.schema import HOURLY, PROJECTIONS
 from collector.eventlog.sql import sql_list, sql_text
-from collector.model.events import ARRIVALS, CONTAINERS, MOMENTS, Effect, Kind, Use, with_effect
+from collector.model.events import ARRIVALS, CONTAINERS, COUNTED, Kind, with_effect
 from collector.model.jobs import SLOT
+from collector.model.traits import Effect
 
 FOLD_EVERY = 10_000
 """So many events wait before they are folded."""
 # The latest are left alone: what belongs together has come by then, in whatever order the engine said it.
 _HELD_BACK = 1_000
-# A fold takes so many at most: an old log is caught up by appends, none of which is to take long.
-_MOST = 100_000
+# An old log is caught up by appends, none of which is to take long.
+PACE = Pace(FOLD_EVERY, 100_000, 2 * FOLD_EVERY)
+"""So many events a fold takes at most."""
 
 _WHOLE = sql_list(
     (
@@ -34,7 +38,7 @@ _WHOLE = sql_list(
     )
 )
 _CONTAINERS = sql_list(CONTAINERS)
-_COUNTED = sql_list(kind for kind in MOMENTS if kind.traits.use is Use.JOB)
+_COUNTED = sql_list(COUNTED)
 _ARRIVALS = sql_list(ARRIVALS)
 
 # Which service a container was of, or which slot of a runner it ran in; what else distinguishes events of a kind.
@@ -157,7 +161,7 @@ INSERT INTO compacted BY NAME
 """
 VERSION = hashlib.sha256(f"{_NEW}{_KNOWN}{_SOURCE}{_CHOSEN}{_ADD_USES}{_ADD_KINDS}".encode()).hexdigest()[:16]
 """What distinguishes these rules from others: what others made is made again."""
-FORGET = "".join(f"DELETE FROM {table};" for table in sorted(PROJECTIONS))
+FORGET = "".join(f"DELETE FROM {table};" for table in sorted(PROJECTIONS.difference(HOURLY)))
 """SQL that takes all away that is folded; it is made again by the next appends."""
 
 
@@ -167,23 +171,26 @@ def reached(connection: duckdb.DuckDBPyConnection) -> int | None:
     return None if found is None else int(found)
 
 
-def fold(connection: duckdb.DuckDBPyConnection) -> int:
+def fold(connection: duckdb.DuckDBPyConnection, pace: Pace | None = None) -> int:
     """Take up what has been appended since the last time, once enough has; the number at which it is again.
 
     Args:
         connection: the log, open for writing, in the transaction of an append.
+        pace: how many at most; None: as many as others can wait for.
     """
+    pace = pace or PACE
     after = reached(connection)
     newest = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0][0]
     if newest - (after or 0) < FOLD_EVERY:
         return (after or 0) + FOLD_EVERY
-    until = min(newest - min(_HELD_BACK, FOLD_EVERY // 2), (after or 0) + _MOST)
+    began, most = time.monotonic(), pace.size
+    until = min(newest - min(_HELD_BACK, FOLD_EVERY // 2), (after or 0) + most)
     clock = connection.execute("SELECT max(seq) FROM projection WHERE version = ?", [_CLOCK]).fetchall()[0][0] or 0
     # What was folded before the clock was set back may carry impossible times.
     set_back = connection.execute(_SET_BACK, [max(after or 0, clock), until]).fetchall()[0][0]
     if after is None or set_back is not None:
         connection.execute(FORGET)
-        after, clock, until = 0, set_back or clock, min(until, _MOST)
+        after, clock, until = 0, set_back or clock, min(until, most)
     steps = {"after": after, "until": until, "clock": max(clock, until)}
     _gather(connection, f"{_NEW} UNION ALL BY NAME {_KNOWN}", steps)
     connection.execute(_CHOSEN)
@@ -194,6 +201,7 @@ def fold(connection: duckdb.DuckDBPyConnection) -> int:
         connection.execute(statement, steps if "$" in statement else {})
     connection.execute("DELETE FROM projection")
     connection.execute("INSERT INTO projection VALUES (?, ?), (?, ?)", [VERSION, until, _CLOCK, clock])
+    pace.took(until - after, time.monotonic() - began)
     return int(until) + FOLD_EVERY
 
 

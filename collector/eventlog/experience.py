@@ -16,9 +16,11 @@ from typing import Any
 import duckdb
 
 from collector.eventlog import compaction
+from collector.eventlog.pace import Pace
 from collector.eventlog.sql import sql_built_ns, sql_case, sql_list, sql_stored_ns
 from collector.eventlog.views import show
-from collector.model.events import EVIDENCE_USE, LIVE, MOMENTS, Use
+from collector.model.events import EVIDENCE_USE, LIVE, MOMENTS
+from collector.model.traits import Use
 from collector.model.untrusted import LAST_NS
 
 logger = logging.getLogger(__name__)
@@ -45,8 +47,9 @@ RECENT_DAYS = 28
 
 # Job sources report the last hours of a day after its end.
 _LATE_NS = 2 * 3600 * 10**9
-# One fold takes a day of events, or this many: appends catch up with an old log, and none of them may take long.
-_MOST = 200_000
+# Appends catch up with an old log, and none of them may take long.
+PACE = Pace(1, 200_000, 50_000)
+"""A fold takes the days of so many events, or one day."""
 # It costs more than the folding for compaction, so it is done less often.
 _FOLDS = 5
 _NEVER = 9 * 10**18
@@ -57,11 +60,15 @@ _COUNTED = sql_list(kind for kind in MOMENTS if kind.traits.use is Use.JOB)
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """How far uses are folded: up to a midnight (UTC nanoseconds), the last event known then, and the log's start."""
+    """How far uses are folded: up to a midnight (UTC nanoseconds), the last event known then, and the log's start.
+
+    The tables that hold it have a prefix where a compaction made them.
+    """
 
     until: int = 0
     seq: int = -1
     origin: int | None = None
+    prefix: str = ""
 
 
 def read(
@@ -131,16 +138,19 @@ def advance(connection: duckdb.DuckDBPyConnection, host: str, wanted: int = 0) -
     complete = _midnight(min(last_ns, time.time_ns()))
     if not is_enough or complete <= reached:
         return int(reached)
+    began = time.monotonic()
     connection = show(connection, LAST_NS)
     state = _state(connection, host)
     until = min(_next(connection, host, max(state.until, first_ns // DAY_NS * DAY_NS), complete), complete)
     if until <= state.until:
         return int(state.until)
     origin = _fold(connection, host, state, until - 1, until, until + _AFTER_NS)
-    for statement in filter(str.strip, _STORE.split(";")):
+    steps = _STORE + (_FROM_BASE if state.prefix else "") + _REPLACE
+    for statement in filter(str.strip, steps.split(";")):
         values = {"host": host, "until": until, "remembered": REMEMBERED_GAPS}
         connection.execute(statement, {name: value for name, value in values.items() if f"${name}" in statement})
     connection.execute("INSERT INTO experience VALUES (?, ?, ?, ?, ?)", [host, VERSION, until, newest, origin])
+    PACE.took(PACE.size - (until == complete), time.monotonic() - began)
     return int(until)
 
 
@@ -154,12 +164,12 @@ def _next(connection: duckdb.DuckDBPyConnection, host: str, begin: int, end: int
     span = DAY_NS
     while begin + span < end:
         show(connection, begin, until_ns=begin + span, again=True)
-        found = connection.execute(_NEXT, {"host": host, "from": begin, "most": _MOST}).fetchall()[0][0]
+        found = connection.execute(_NEXT, {"host": host, "from": begin, "most": PACE.size}).fetchall()[0][0]
         if found is not None:
             return int(found)
         span *= 4
     show(connection, begin, until_ns=end, again=True)
-    found = connection.execute(_NEXT, {"host": host, "from": begin, "most": _MOST}).fetchall()[0][0]
+    found = connection.execute(_NEXT, {"host": host, "from": begin, "most": PACE.size}).fetchall()[0][0]
     return end if found is None else int(found)
 
 
@@ -190,17 +200,17 @@ def _state(connection: duckdb.DuckDBPyConnection, host: str, sources: tuple[str,
     """
     show(connection, LAST_NS, again=True)
     origin = _origin(connection, host)
-    state, chosen = Folded(origin=origin), ""
+    state = Folded(origin=origin)
     for source in sources:
         if not source and compaction.reached(connection) is None:
             continue
-        sql = f"SELECT until, seq, origin FROM {source}experience WHERE host = ? AND version = ?"
-        found = connection.execute(sql, [host, VERSION]).fetchall()
-        if found and origin == found[0][2]:
-            state, chosen = Folded(*found[0]), source
+        sql = f"SELECT until, seq, origin, '{source}' FROM {source}experience WHERE host = ? AND version = ?"
+        found = [Folded(*row) for row in connection.execute(sql, [host, VERSION]).fetchall()]
+        if found and origin == found[0].origin:
+            state = found[0]
             break
     for table in ("habit", "open_use", "situation"):
-        connection.execute(f"CREATE OR REPLACE TEMP VIEW folded_{table} AS FROM {chosen}{table}")
+        connection.execute(f"CREATE OR REPLACE TEMP VIEW folded_{table} AS FROM {state.prefix}{table}")
     if not state.until and connection.execute("SELECT 1 FROM base_experience WHERE host = ?", [host]).fetchall():
         logger.warning(
             "how images were used before the last compaction is estimated: another version of the program folded it"
@@ -482,7 +492,7 @@ _SCALES = {
     "phases": [int(phase) * 10**9 for phase in PHASES],
 }
 # What has not ended by the midnight is open, whenever it did afterwards.
-_STORE = f"""
+_STORE = """
 CREATE OR REPLACE TEMP TABLE habits AS
 SELECT $host AS host, image, began, coalesce(e.ended, 0) AS ended, uses, returns, coalesce(gaps, []) AS gaps, first,
     demanded, used_first, found, since
@@ -514,13 +524,21 @@ UNION
 SELECT $host, image, container FROM folded_open_use AS o SEMI JOIN known USING (image)
 WHERE host = $host AND NOT EXISTS (
     FROM used WHERE used.image = o.image AND used.container = o.container AND used.ended < $until);
-CREATE OR REPLACE TEMP TABLE situations AS
-SELECT $host AS host, image, cell, CAST(sum(returns) AS BIGINT) AS returns, CAST(sum(exposure) AS BIGINT) AS exposure
-FROM ({_ALL_PIECES}) GROUP BY image, cell;
+"""
+# Of many sums few change: the others stay where they are.
+_REPLACE = """
 DELETE FROM habit WHERE host = $host; INSERT INTO habit BY NAME FROM habits;
 DELETE FROM open_use WHERE host = $host; INSERT INTO open_use BY NAME FROM open_uses;
-DELETE FROM situation WHERE host = $host; INSERT INTO situation BY NAME FROM situations;
+DELETE FROM situation WHERE host = $host AND image NOT IN (SELECT image FROM known);
+UPDATE situation SET returns = situation.returns + piece.returns, exposure = situation.exposure + piece.exposure
+FROM piece WHERE situation.host = $host AND situation.image = piece.image AND situation.cell = piece.cell;
+INSERT INTO situation BY NAME SELECT $host AS host, * FROM piece AS p WHERE NOT EXISTS (
+    FROM situation AS s WHERE s.host = $host AND s.image = p.image AND s.cell = p.cell);
 DELETE FROM experience WHERE host = $host;
+"""
+_FROM_BASE = """
+DELETE FROM situation WHERE host = $host;
+INSERT INTO situation BY NAME FROM base_situation WHERE host = $host;
 """
 VERSION = hashlib.sha256(
     repr(

@@ -18,8 +18,9 @@ from collector.eventlog.rewrite import Change, Checkpoint, rewrite, tidy
 from collector.eventlog.sql import sql_list, sql_text
 from collector.eventlog.writer import LogWriter
 from collector.model.errors import LogError, UsageError
-from collector.model.events import CONTAINERS, Event, Kind, Source, of_source
-from collector.model.references import Reference, meant, repository, spellings
+from collector.model.events import CONTAINERS, Event, Kind, of_source
+from collector.model.references import Reference, bare_id, digest_of, meant, repository, spellings
+from collector.model.traits import Source
 
 _FORGOTTEN = "forgotten"
 # What stands in place of its ID before a name that no known image has: of a failed pull, say.
@@ -49,6 +50,8 @@ _VOLUMES = f"""CASE WHEN kind IN ({sql_list(CONTAINERS)}) AND (attributes -> '$.
         lambda name: NOT starts_with(name, 'runner-'))) END"""
 # What the metrics have added up names projects and images; they do it again.
 _POSITION = f"FROM old.position WHERE source <> '{METRICS}'"
+# What counts by its hour is counted again; of what was thinned before, numbers without names are left.
+_AGAIN = {"hourly": "FROM old.hourly LIMIT 0"}
 _ATTRIBUTES = "CAST(attributes AS VARCHAR)"
 _INSTEAD = rf"\1{_FORGOTTEN}\3"
 
@@ -77,6 +80,11 @@ class Forgotten:
     events: int
     left: tuple[Path, ...]
     parts: int = 0
+
+    @property
+    def found(self) -> bool:
+        """Whether the log held anything of it."""
+        return bool(self.jobs or self.images or self.events)
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
@@ -190,8 +198,7 @@ class _Forgetting:
 
     def _drain(self) -> None:
         """Have what waits in the spool where it can be found."""
-        if not self._log.exists():
-            raise LogError(f"no event log at {self._log.path}")
+        self._log.require()
         if not LogWriter(self._log).flush():
             raise LogError(f"the spool of {self._log.path} could not be emptied: nothing was changed; try again")
 
@@ -203,7 +210,7 @@ class _Forgetting:
             return found
         facts = {"of": self._of, "jobs": jobs, "images": len(images), "events": events}
         record = Event(time.time_ns(), Kind.DATA_FORGOTTEN, attributes=facts, identity=uuid.uuid4().hex)
-        if not (jobs or images or events):
+        if not found.found:
             tidy(self._log.path)
             if parts:
                 self._log.append([record])
@@ -294,7 +301,7 @@ def _project_change(jobs: str, rows: Sequence[tuple[str | None, str | None]]) ->
         WHEN NOT coalesce(list_contains(getvariable('forgotten'), job), false) THEN job END) AS jobs)
         FROM old.thinned_use"""
     job = "FROM piece_job WHERE job NOT IN (SELECT job FROM forgotten_job)"
-    return Change(prepare, event, job, {"thinned_use": thinned, "position": _POSITION}, _nothing)
+    return Change(prepare, event, job, {"thinned_use": thinned, "position": _POSITION, **_AGAIN}, _nothing)
 
 
 def _image_change(chosen: str, named: str, ids: Sequence[str], names: Sequence[str]) -> Change:
@@ -306,8 +313,8 @@ def _image_change(chosen: str, named: str, ids: Sequence[str], names: Sequence[s
         ids: their IDs.
         names: the names that are theirs alone.
     """
-    digests = (name.rpartition("@")[2] for name in names if "@" in name)
-    whole = {one.removeprefix("sha256:") for one in (*ids, *digests)}
+    digests = (digest_of(name) for name in names if "@" in name)
+    whole = {bare_id(one) for one in (*ids, *digests)}
     # A word without a slash, such as `debian`, may name more than images.
     written = {
         one
@@ -322,7 +329,7 @@ def _image_change(chosen: str, named: str, ids: Sequence[str], names: Sequence[s
         WHERE coalesce(image NOT IN {chosen}, true) AND NOT coalesce(image IS NULL AND reference IN {named}, false)"""
     folded = [f"{base}{table}" for base in ("", "base_") for table in ("habit", "open_use", "situation")]
     tables = {table: f"FROM old.{table} WHERE image NOT IN {chosen}" for table in ("image", "thinned_use", *folded)}
-    return Change(_nothing, event, "FROM piece_job", {**tables, "position": _POSITION}, _nothing)
+    return Change(_nothing, event, "FROM piece_job", {**tables, "position": _POSITION, **_AGAIN}, _nothing)
 
 
 def _nothing(_: duckdb.DuckDBPyConnection) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import duckdb
 
-from collector.eventlog import compaction, experience, identity
+from collector.eventlog import compaction, experience, hourly, identity
 from collector.eventlog.database import (
     check_functions,
     in_one_line,
@@ -28,6 +28,7 @@ from collector.eventlog.database import (
     refuse_special,
     state_of,
 )
+from collector.eventlog.pace import LOOK_S, rest
 from collector.eventlog.rows import attribute_old_events, insert, unseen
 from collector.eventlog.schema import (
     COLUMNS,
@@ -58,7 +59,6 @@ METRICS = "metrics"
 _UNFOLDABLE = (duckdb.DataError, duckdb.ProgrammingError, duckdb.InternalError, duckdb.OutOfMemoryException)
 _LAST_VERSION = 10**9
 _FIRST_RETRY_S = 0.01
-_LAST_RETRY_S = 0.2
 # Logs as this process found or left them. To ask DuckDB for versions, tables and functions takes longer than to open
 # a file, so it is asked again only when somebody else has written to it.
 _LEFT: dict[Path, tuple[object, ...] | None] = {}
@@ -143,6 +143,8 @@ class EventLog:
         if self._newest <= newest < self._due:
             return
         self._due = compaction.fold(connection)
+        if not hourly.advance(connection, self.host):
+            self._due = 0
         if newest < self._due:
             # Uses are folded when nothing else waits, from what the other folds have left.
             folded = experience.advance(connection, self.host)
@@ -170,6 +172,11 @@ class EventLog:
         rows = self.query("SELECT position FROM position WHERE host = ? AND source = ?", [self.host, source])
         return str(rows[0][0]) if rows else None
 
+    def require(self) -> None:
+        """Check that there is a log. Raises LogError, which says how to get one."""
+        if not self.exists():
+            raise LogError(f"no event log at {self.path}: {how_to_get_log(self.path)}")
+
     @contextmanager
     def reading(
         self, reachable: Path | None = None, *, as_recorded: bool = False, whole_since: float | None = None
@@ -191,8 +198,7 @@ class EventLog:
         if self._shared is not None:
             yield self._prepared(self._shared, as_recorded=as_recorded, whole_since=whole_since, again=True)
             return
-        if not self.exists():
-            raise LogError(f"no event log at {self.path}: {how_to_get_log(self.path)}")
+        self.require()
         parallel = whole_since is None
         with self._opened(read_only=True, reachable=reachable, parallel=parallel) as connection:
             if self._is_as_left() or _version(connection, self.path) == SCHEMA_VERSION:
@@ -318,17 +324,19 @@ class EventLog:
         """
         host, reached = self.host, -1
         while True:
+            began = time.monotonic()
             with self._opened(read_only=False) as connection:
                 connection.begin()
                 newest = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0][0]
                 is_behind = compaction.fold(connection) <= newest
+                is_behind |= not hourly.advance(connection, host)
                 after = -1 if is_behind else experience.advance(connection, host, until_ns)
                 connection.commit()
-            if is_behind:
-                continue
-            if after >= until_ns or after <= reached:
-                return after
-            reached = after
+            if not is_behind:
+                if after >= until_ns or after <= reached:
+                    return after
+                reached = after
+            rest(began)
 
     def goes_on_from(self, file: tuple[int, int]) -> bool:
         """Whether the log is another file, by device and inode, written again with all that was appended to that.
@@ -419,7 +427,7 @@ class EventLog:
 
     def _connect(self, *, read_only: bool, reachable: Path | None, parallel: bool) -> duckdb.DuckDBPyConnection:
         deadline = time.monotonic() + self.wait
-        waits = Backoff(_FIRST_RETRY_S, _LAST_RETRY_S)
+        waits = Backoff(_FIRST_RETRY_S, LOOK_S)
         while True:
             try:
                 before = self.path.stat().st_ino

@@ -24,8 +24,9 @@ from collector.eventlog.rewrite import Change, Checkpoint, Rewritten, rewrite, t
 from collector.eventlog.schema import FOLDED
 from collector.eventlog.sql import sql_list, sql_text
 from collector.model.errors import UsageError
-from collector.model.events import CONTAINERS, Effect, Event, Kind, with_effect
-from collector.model.units import format_duration, parse_duration
+from collector.model.events import CONTAINERS, Event, Kind, with_effect
+from collector.model.traits import Effect
+from collector.model.units import format_duration, option_value, parse_duration
 
 DAY_NS = experience.DAY_NS
 KEEP_S = 400 * 86400.0
@@ -73,10 +74,7 @@ def parse_keep(text: str) -> float:
     """
     if text == "forever":
         return math.inf
-    try:
-        seconds = parse_duration(text)
-    except ValueError as error:
-        raise UsageError(f"--keep: {error} (or 'forever')") from None
+    seconds = option_value("--keep", text, parse_duration, " (or 'forever')")
     if seconds < LEAST_S:
         raise UsageError(f"--keep: '{text}' is less than the {format_duration(LEAST_S)} that decisions look back on")
     return seconds

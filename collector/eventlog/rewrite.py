@@ -34,15 +34,18 @@ from collector.eventlog.database import (
     wal_path,
 )
 from collector.eventlog.log import EventLog, check_tables, migrate
+from collector.eventlog.pace import Pace, rest
 from collector.eventlog.rows import insert
-from collector.eventlog.schema import FOLDED, FUNCTIONS, STORED_KEY
+from collector.eventlog.schema import FOLDED, FUNCTIONS, HOURLY, STORED_KEY
 from collector.eventlog.settings import note_rewriting
 from collector.eventlog.sql import sql_text
-from collector.model.errors import LogBusyError, LogError, LogFullError
+from collector.model.errors import LogBusyError, LogFullError
 from collector.model.events import Event
 
-PIECE = 20_000
-"""So many events are copied at once."""
+PIECE = 50_000
+"""So many events are copied at once: fewer once it takes long to fetch them."""
+# Nobody waits for the new file.
+_FOLDED_AT_ONCE = 200_000
 # With fewer to go others are kept out for the rest.
 _LAST_PIECE = 5_000
 _LOCK_FILE = ".rewrite-lock"
@@ -50,9 +53,11 @@ _LOCK_FILE = ".rewrite-lock"
 MARGIN = 64 * 2**20
 _RETRY_S = 0.02
 _MEMORY = "512MB"
+# So much is written to the log of the copy before it is moved into its file, whose last blocks are rewritten each time.
+_WAL = "64MB"
 _LOCK = struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
 # Tables that are taken over as a whole; jobs change only with events that speak of them.
-_WHOLE = ("image", "position", "host", "setting", *FOLDED, *(f"base_{table}" for table in FOLDED))
+_WHOLE = ("image", "position", "host", "setting", "hourly", *HOURLY, *FOLDED, *(f"base_{table}" for table in FOLDED))
 _EVENTS = f"SELECT * REPLACE (key & {STORED_KEY} AS key) FROM old.event WHERE seq > $after AND seq <= $until"
 
 Checkpoint = Callable[[str], None]
@@ -106,8 +111,7 @@ def rewrite(log: EventLog, change: Change, *, pause: float = 0.0, at: Checkpoint
         LogError: the log cannot be used.
     """
     path = log.path
-    if not log.exists():
-        raise LogError(f"no event log at {path}")
+    log.require()
     with alone(path, _LOCK_FILE, "rewritten"), in_one_line(path):
         fresh = _copy_of(path)
         _remove(fresh)
@@ -144,8 +148,8 @@ def _copy_of(path: Path) -> Path:
 
 def _remove(fresh: Path) -> None:
     """Remove a copy, also what an interrupted rewriting left of it."""
-    for rest in (fresh, wal_path(fresh)):
-        rest.unlink(missing_ok=True)
+    for one in (fresh, wal_path(fresh)):
+        one.unlink(missing_ok=True)
     shutil.rmtree(fresh.with_name(fresh.name + ".tmp"), ignore_errors=True)
 
 
@@ -157,11 +161,13 @@ class _Rewriting:
         self._reached = self._count = 0
         self._has_thinned = False
         self._longest, self._host = 0.0, log.host
+        self._pace = Pace(min(_LAST_PIECE, PIECE), PIECE, PIECE)
         config: dict[str, str | bool | int | float | list[str]] = {
             **AUTOLOAD_OFF,
             **NEW_FILE,
             "threads": 1,
             "memory_limit": _MEMORY,
+            "checkpoint_threshold": _WAL,
         }
         self._connection = duckdb.connect(str(fresh), config=config)
 
@@ -177,8 +183,10 @@ class _Rewriting:
             self._at("copied")
             self._fold()
             for table in _WHOLE:
+                began = time.monotonic()
                 with self._attached():
                     self._take_tables((table,))
+                rest(began, self._pause)
             self._connection.execute("CHECKPOINT")
             self._at("folded")
             return self._finish(before)
@@ -188,8 +196,8 @@ class _Rewriting:
     def _piece(self) -> int:
         """Copy the next piece; how many events are left."""
         began = time.monotonic()
-        with self._attached():
-            left = self._fetch(self._reached + PIECE)
+        with self._attached(), self._pace.step() as events:
+            left = self._fetch(self._reached + events)
         self._store_piece()
         self._rest(began)
         return left
@@ -247,11 +255,11 @@ class _Rewriting:
     def _fold(self) -> None:
         """Fold what was copied, as appends do."""
         run = self._connection.execute
-        after = -1
+        after, pace = -1, Pace(_FOLDED_AT_ONCE, _FOLDED_AT_ONCE)
         while (reached := compaction.reached(self._connection) or 0) > after:
             after, began = reached, time.monotonic()
             run("BEGIN")
-            compaction.fold(self._connection)
+            compaction.fold(self._connection, pace)
             run("COMMIT")
             self._rest(began)
 

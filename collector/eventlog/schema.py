@@ -12,20 +12,10 @@ import re
 from typing import TYPE_CHECKING
 
 from collector.eventlog.sql import sql_case, sql_list, sql_names, sql_text
-from collector.model.events import (
-    CONTAINERS,
-    MOMENTS,
-    NAME_GIVING,
-    NAMING,
-    USES,
-    Kind,
-    Source,
-    Use,
-    of_origin,
-    of_source,
-)
+from collector.model.events import CONTAINERS, COUNTED, MOMENTS, NAME_GIVING, NAMING, USES, Kind, of_origin, of_source
 from collector.model.jobs import HELPER_ROLES
 from collector.model.origin import Origin
+from collector.model.traits import Source
 
 if TYPE_CHECKING:
     import duckdb
@@ -171,6 +161,24 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE base_open_use AS FROM open_use LIMIT 0;
     CREATE TABLE base_situation AS FROM situation LIMIT 0;
     """,
+    # 13: what counts by its hour: see `collector.eventlog.hourly`.
+    """
+    CREATE TABLE hourly (host VARCHAR NOT NULL, version VARCHAR NOT NULL, seq BIGINT NOT NULL);
+    CREATE TABLE pull_wait (
+        host VARCHAR NOT NULL,
+        hour BIGINT NOT NULL,
+        seconds BIGINT NOT NULL,
+        pulls BIGINT NOT NULL
+    );
+    CREATE TABLE free_space_fall (
+        host VARCHAR NOT NULL,
+        disk VARCHAR NOT NULL,
+        slot BIGINT NOT NULL,
+        in_minute BIGINT NOT NULL,
+        in_slot BIGINT NOT NULL,
+        free BIGINT NOT NULL
+    );
+    """,
 )
 # So much of an event's key is stored: it distinguishes events of one nanosecond, and hashes do not compress.
 # Logs and shipped parts of older versions hold all 63 bits.
@@ -207,15 +215,15 @@ TABLES = frozenset(table for table, *_ in COLUMNS) - {"schema_version"}
 # What a compaction keeps of the events that it takes: their sums, and the projections that it folded them into.
 FOLDED = ("experience", "habit", "open_use", "situation")
 BASE = ("thinned_use", *(f"base_{table}" for table in FOLDED))
-PROJECTIONS = frozenset(
-    ("compacted", "image_count", "kind_count", "projection", "experience", "habit", "open_use", "situation")
-)
+# Rows by time, of which those before a compaction can't be made again.
+HOURLY = ("pull_wait", "free_space_fall")
+PROJECTIONS = frozenset(("compacted", "image_count", "kind_count", "projection", "hourly", *FOLDED, *HOURLY))
 
 _CONTAINERS = sql_list(CONTAINERS)
 _HELPERS = sql_list(sorted(HELPER_ROLES))
 _NAMING = sql_list(NAMING)
 _NAME_GIVING = sql_list(NAME_GIVING)
-_COUNTED = sql_list(kind for kind in MOMENTS if kind.traits.use is Use.JOB)
+_COUNTED = sql_list(COUNTED)
 
 
 def sql_names_in(events: str) -> str:

@@ -13,12 +13,12 @@ from collector.job_sources.joblog import Sighting
 from collector.job_sources.reading import JOURNAL, JournalExport
 from collector.job_sources.runnerlog import SOURCE, JobFact, JobFinished, JobNamesImage, JobStarted, PullFailed
 from collector.job_sources.source import Batch, JobSource
-from collector.model.events import NAME_GIVING, Event, Kind, Source
+from collector.model.events import NAME_GIVING, Event, Kind, of_source
 from collector.model.jobs import JOB_FIELDS, Job
 from collector.model.references import familiar
+from collector.model.traits import Source
 from collector.model.untrusted import past_ns
 
-_BATCH = 20_000
 # A name that meant nothing when a job asked for it means what is pulled under it soon after.
 _PULL_NS = 3600 * 10**9
 # All that is known of a job lies within such a time: a look at less of the log is a short one.
@@ -291,7 +291,7 @@ _FACTS = f"""
 SELECT kind, role, reference, image_id, {", ".join(f"j.{key}" for key in JOB_FIELDS)} FROM (
     SELECT kind, role, reference, image, job FROM event
     WHERE host = $host AND time >= make_timestamp_ns($since)
-        AND kind IN ('job_started', 'job_image_used', 'job_finished', 'pull_failed') AND job IS NOT NULL
+        AND kind IN ({sql_list(of_source(Source.JOBS))}) AND job IS NOT NULL
     UNION ALL
     SELECT DISTINCT 'container', role, reference, image, job FROM event
     WHERE host = $host AND time >= make_timestamp_ns($since) AND container IS NOT NULL AND job IS NOT NULL

@@ -35,7 +35,6 @@ _JOB_SPEAKS = re.compile(
     r"Executing \"[^\"]*\" stage of the job script|\$ )"
 )
 _SECTION = re.compile(r"section_start:\d+:(?!prepare_executor\b|prepare_script\b|resolve_secrets\b)\w")
-_POLICY = re.compile(r"^Using effective pull policy of \[(?P<policies>[^\]]*)\] for container (?P<ref>\S+)$")
 
 
 @dataclass(frozen=True, slots=True)

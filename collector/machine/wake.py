@@ -95,6 +95,14 @@ def read_levels(log_path: Path, data_root: str) -> tuple[int, int] | None:
         return None
 
 
+def last_decision(log_path: Path) -> float | None:
+    """When a run of the pruner last made a plan, UTC seconds; None: not known."""
+    try:
+        return levels_path(log_path).stat().st_mtime
+    except OSError:
+        return None
+
+
 def woken_within(log_path: Path, seconds: float) -> bool:
     """Whether the pruner was woken in the last so many seconds."""
     try:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from collector.model.events import Event, Source
+from collector.model.events import Event
 from collector.model.jobs import GITLAB, JOB_FIELDS, Job, attribution, slot_of
+from collector.model.traits import Source
 
 
 class JobDetails(StrEnum):

@@ -122,6 +122,22 @@ def normal_glob(glob: str) -> str:
     return f"{head.lower()}@{digest.lower()}" if at else f"{head.lower()}{colon}{tag}"
 
 
+def bare_id(image: str) -> str:
+    """An image's ID, or a digest, without its algorithm."""
+    return image.removeprefix("sha256:")
+
+
+def digest_of(name: str) -> str:
+    """The digest in ``name@digest``."""
+    return name.rpartition("@")[2]
+
+
+def split_tag(name: str) -> tuple[str, str]:
+    """The two parts of ``name:tag``, as an engine takes them to tag an image."""
+    repository, _, tag = name.rpartition(":")
+    return repository, tag
+
+
 def is_id(text: str) -> bool:
     """Whether a text is an image's whole ID, with or without its algorithm, and no name."""
     return _WHOLE_ID.fullmatch(text) is not None
@@ -148,7 +164,7 @@ def meant(text: str, images: Mapping[str, Collection[str]]) -> list[str]:
         found = [
             image
             for image, names in images.items()
-            if image.removeprefix("sha256:").startswith(start) or any(familiar(name).endswith(whole) for name in names)
+            if bare_id(image).startswith(start) or any(familiar(name).endswith(whole) for name in names)
         ]
     read = Reference.parse(text)
     if not found and read.tag is None and read.digest is None:

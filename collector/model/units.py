@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TypeVar
 
+from collector.model.errors import UsageError
+from collector.model.references import bare_id
 from collector.model.untrusted import MOST_BYTES, MOST_SECONDS, cut
 
 _SIZE_UNITS: dict[str, float] = {
@@ -23,10 +27,29 @@ _SIZE_UNITS: dict[str, float] = {
     "G": 2**30,
     "T": 2**40,
 }
-_TIME_UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+HOUR_S, DAY_S = 3600.0, 86400.0
+_TIME_UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": HOUR_S, "d": DAY_S, "w": 7 * DAY_S}
+T = TypeVar("T")
 _NUMBER = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]*)\s*")
 _KIBI = 1024
 _SHOWN = 100  # characters of what somebody wrote, in messages
+
+
+def option_value(option: str, text: str, parse: Callable[[str], T], advice: str = "") -> T:
+    """What the text of an option means.
+
+    Raises:
+        UsageError: `parse` raised ValueError; the message names the option and ends with the advice.
+    """
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}{advice}") from None
+
+
+def size_option(option: str, text: str | None) -> int | None:
+    """Bytes of an option, if it is given. Raises UsageError."""
+    return None if text is None else option_value(option, text, parse_bytes)
 
 
 def parse_bytes(text: str, *, bare: bool = False) -> int:
@@ -99,7 +122,7 @@ def format_duration(seconds: float | None) -> str:
     """A duration for people, in its largest unit that is at least one: ``3.2 h``."""
     if seconds is None:
         return "-"
-    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+    for unit, size in (("d", DAY_S), ("h", HOUR_S), ("min", 60.0)):
         if abs(seconds) >= size:
             amount = seconds / size
             return f"{amount:.0f} {unit}" if amount == round(amount) else f"{amount:.1f} {unit}"
@@ -120,4 +143,4 @@ def format_count(count: int, noun: str) -> str:
 
 def short_id(image_id: str) -> str:
     """The twelve digits by which engines show an image ID."""
-    return image_id.removeprefix("sha256:")[:12]
+    return bare_id(image_id)[:12]

@@ -28,8 +28,9 @@ from collector.model.errors import HindsightError, LogBusyError, LogError
 from collector.model.events import Kind
 from collector.model.observation import Usage
 from collector.model.paths import replace_file
+from collector.model.units import DAY_S
 from collector.monitoring.server import serve_app
-from collector.queries.status import DAY_S, Coverage, coverage
+from collector.queries.coverage import Coverage, coverage
 from collector.queries.tally import Tally
 
 logger = logging.getLogger(__name__)

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from collector.eventlog import experience
+from collector.eventlog import experience, hourly
 from collector.eventlog.compaction import differences
 from collector.eventlog.log import EventLog
+from collector.eventlog.sql import sql_list
+from collector.model.events import ITEM_ENDS
 from collector.queries import tally
 
 
@@ -70,9 +72,9 @@ RULES = (
     Rule(
         "plan",
         "was not planned by a prune that had begun",
-        """
+        f"""
         SELECT e.seq, coalesce(i.image_id, e.container, e.reference) FROM event AS e LEFT JOIN image AS i USING (image)
-        WHERE e.kind IN ('item_removed', 'item_failed') AND NOT EXISTS (
+        WHERE e.kind IN ({sql_list(ITEM_ENDS)}) AND NOT EXISTS (
             FROM event AS p WHERE p.kind = 'prune_started' AND p.host = e.host AND p.seq < e.seq
                 AND p.attributes ->> '$.prune' = e.attributes ->> '$.prune'
                 AND (i.image_id IS NULL OR contains(CAST(p.attributes AS VARCHAR), i.image_id)))
@@ -119,6 +121,7 @@ def check(log: EventLog) -> list[Violation]:
 
 
 def _violations(log: EventLog) -> Iterator[Violation]:
+    log.require()
     if not log.has_current_views():
         text = "the views in the file are not those of this program: the next event that is stored replaces them"
         yield Violation("views", None, text)
@@ -130,6 +133,8 @@ def _violations(log: EventLog) -> Iterator[Violation]:
             yield Violation("projection", seq, text if seq is None else f"event {seq} {text}")
     with log.reading() as connection:
         for text in experience.differences(connection, time.time_ns()):
+            yield Violation("projection", None, text)
+        for text in hourly.differences(connection):
             yield Violation("projection", None, text)
     for text in tally.differences(log):
         yield Violation("projection", None, text)

@@ -10,13 +10,13 @@ from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
 from collector.machine.next_removals import NextRemovals, read_next_removals
 from collector.machine.wake import read_levels
-from collector.model.events import Effect, with_effect
+from collector.model.events import with_effect
+from collector.model.traits import Effect
 from collector.model.units import format_count, format_duration
-from collector.queries.status import Status, known_host, status, unwatched_text
+from collector.queries.coverage import known_host
+from collector.queries.status import Status, status, unwatched_text
 
 MOST_PRUNES = 6
-# Less than this share of a week leaves room for uses that nobody saw.
-_ENOUGH_SEEN = 0.95
 _LATE_S = 7200.0
 
 
@@ -108,19 +108,14 @@ def _warnings(found: Status, threshold: int | None, coming: NextRemovals | None,
         said.append(f"for {since} {runs} removed nothing: {found.standstill.reasons}")
     if threshold is not None and found.free_bytes is not None and found.free_bytes < threshold:
         said.append("free space is under the threshold: the pruner is due")
-    if threshold is None:
+    if threshold is None and found.standstill is None:
         said.append("no pruner has run here: nothing is removed; `pruner plan` shows what one would do")
     elif coming is not None and now - coming.time > _LATE_S:
         said.append(f"the pruner last ran {format_duration(now - coming.time)} ago: is its timer on?")
-    poor = found.coverage_7_days is not None and found.coverage_7_days < _ENOUGH_SEEN
-    if poor and found.unwatched_seconds is None and _is_old(found, now):
+    if found.misses_uses(now) and found.unwatched_seconds is None:
         said.append(f"only {found.coverage_7_days:.0%} of the last 7 days were observed")
     said += [f"a damaged log was set aside: {path}" for path in found.damaged_logs]
     return said
-
-
-def _is_old(found: Status, now: float) -> bool:
-    return found.first_event is not None and now - found.first_event > 7 * 86400.0
 
 
 _PRUNES = f"""

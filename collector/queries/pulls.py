@@ -10,7 +10,8 @@ from statistics import median
 import duckdb
 
 from collector.eventlog.sql import sql_list
-from collector.model.events import Effect, with_effect
+from collector.model.events import with_effect
+from collector.model.traits import Effect
 
 
 class PullKind(StrEnum):

@@ -1,4 +1,4 @@
-"""What the log can be asked without an analyzer: its own state, and every image's last use."""
+"""The state of a log and of the host in it, as `collector status` shows it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from collector.eventlog.identity import label_of
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.retention import WHOLE_SINCE
 from collector.eventlog.spool import waiting_for
-from collector.eventlog.sql import sql_list, sql_names
 from collector.machine.prune_runs import Fruitless, read_runs
 from collector.machine.wake import read_min_age
 from collector.model.errors import LogError
-from collector.model.events import DEMANDS, LIVE, WATCHING, Source, of_source
-from collector.model.units import format_duration
+from collector.model.events import DEMANDS
+from collector.model.units import DAY_S, format_duration
+from collector.queries.coverage import OBSERVED_SPAN, coverage, known_host
 from collector.queries.failures import Failures, read_failures
 from collector.queries.next_step import how_to_start, next_step
 
 if TYPE_CHECKING:
     import duckdb
 
-DAY_S = 86400.0
 LEAST_HISTORY_S = 6.5 * DAY_S
+# Less than this share of a week leaves room for uses that nobody saw.
+_ENOUGH_OBSERVED = 0.95
 """What comes back each week does not show in less, seconds: until then no policy is recommended."""
 # A collector that runs samples the disk every 5 minutes.
 _SILENT_S = 900.0
-_NS = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,125 +101,15 @@ class Status:
     recommendation_from: float | None
     next_step: str
 
-
-@dataclass(frozen=True, slots=True)
-class ImageRow:
-    """One image that the engine holds. Times are UTC seconds, sizes bytes."""
-
-    image_id: str
-    references: list[str]
-    digests: list[str]
-    size_bytes: int
-    own_bytes: int
-    last_use: float | None
-    evidence: str | None
-    evidence_source: str | None
-    uses: int
-    uses_7_days: int
-    containers: int
-    origin: str
-
-    @property
-    def name(self) -> str:
-        """What people call it: its first reference, else its first digest."""
-        return (self.references or self.digests or ["<none>"])[0]
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
+    def misses_uses(self, now: float) -> bool:
+        """Whether so little of the last 7 days was observed that uses may be missing; a younger log misses none."""
+        is_old = self.first_event is not None and now - self.first_event > 7 * DAY_S
+        return is_old and self.coverage_7_days is not None and self.coverage_7_days < _ENOUGH_OBSERVED
 
 
 def as_json(found: Status) -> dict[str, Any]:
     """All fields of a status."""
     return asdict(found)
-
-
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """Which part of a host's time was observed. Times are UTC seconds.
-
-    Attributes:
-        first: when observation began; None: it never did.
-        last: when the collector last recorded anything.
-        gaps: (began, ended) in order; they may overlap.
-        known_from: since when the log knows all that happened, except in gaps: what the engine remembered
-            from before the first start is known, too.
-    """
-
-    first: float | None = None
-    last: float | None = None
-    gaps: tuple[tuple[float, float], ...] = ()
-    known_from: float | None = None
-
-    @property
-    def blind_until(self) -> float | None:
-        """The end of the latest gap, the time before the log began being one; None: nothing was ever observed."""
-        ends = [ended for _, ended in self.gaps]
-        return max(ends if self.known_from is None else [*ends, self.known_from], default=None)
-
-    def seen(self, since: float, until: float) -> float:
-        """Seconds of an interval that were observed."""
-        if self.first is None or self.last is None:
-            return 0.0
-        began, ended = max(self.first, since), min(self.last, until)
-        return max(0.0, ended - began) - self.lost(began, ended)
-
-    def lost(self, since: float, until: float) -> float:
-        """Seconds of an interval that gaps take, each counted once."""
-        total, reached = 0.0, since
-        for began, ended in self.gaps:
-            total += max(0.0, min(ended, until) - max(began, reached))
-            reached = max(reached, ended)
-        return total
-
-    def coverage(self, since: float, until: float) -> float | None:
-        """The share of an interval that was observed, 0 to 1; None if nothing ever was."""
-        return None if self.first is None else self.seen(since, until) / (until - since)
-
-    def blind(self, since: float, until: float) -> float:
-        """Seconds of an interval that were not observed, from the beginning of observation on."""
-        if self.first is None:
-            return until - since
-        began = max(self.first, since)
-        return max(0.0, until - began - self.seen(since, until))
-
-
-def coverage(connection: duckdb.DuckDBPyConnection, host: str) -> Coverage:
-    """Which part of a host's time was observed, from an open log."""
-    first, last = connection.execute(_WITNESSED, [host]).fetchall()[0]
-    if first is None:
-        return Coverage()
-    remembered = connection.execute(_REMEMBERED, [host, first]).fetchall()[0][0]
-    gaps = tuple(connection.execute(_GAPS, [host]).fetchall())
-    return Coverage(first / _NS, (last or first) / _NS, gaps, (remembered or first) / _NS)
-
-
-def last_observed_ns(log: EventLog) -> int | None:
-    """When the collector last recorded anything, UTC nanoseconds. Raises LogError."""
-    found = log.query(_WITNESSED, [log.host], whole_since=ONLY_KEPT)[0][1]
-    return None if found is None else int(found)
-
-
-def known_host(connection: duckdb.DuckDBPyConnection, host: str) -> str:
-    """The host that is meant: this one, or the only one in a log that came from elsewhere.
-
-    Raises:
-        LogError: the log came from elsewhere and holds several.
-    """
-    hosts = [str(row[0]) for row in connection.execute("SELECT DISTINCT host FROM event ORDER BY host").fetchall()]
-    if host in hosts or not hosts:
-        return host
-    if len(hosts) > 1:
-        raise LogError(
-            f"the event log holds the hosts {', '.join(hosts)}, not this one ({host}): copy theirs to a file of its own"
-        )
-    return hosts[0]
-
-
-def of_known_host(log: EventLog) -> EventLog:
-    """The log, as that of the host that is meant; see `known_host`. Raises LogError."""
-    with log.reading(whole_since=ONLY_KEPT) as connection:
-        return EventLog(log.path, known_host(connection, log.host), log.wait)
 
 
 def status(log: EventLog, now: float | None = None) -> Status:
@@ -286,7 +176,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
         min_age=read_min_age(log.path),
         standstill=runs.row,
         target_reached=runs.reached,
-        whole_since=None if whole_since is None else whole_since / _NS,
+        whole_since=None if whole_since is None else whole_since / 1e9,
         recommendation_from=sound,
         next_step=next_step(
             log.path,
@@ -316,11 +206,11 @@ def require_collector(log: EventLog, now: float | None = None) -> None:
     now = time.time() if now is None else now
     with log.reading(whole_since=ONLY_KEPT) as connection:
         host = known_host(connection, log.host)
-        first, last = connection.execute(_WITNESSED, [host]).fetchall()[0]
+        first, last = connection.execute(OBSERVED_SPAN, [host]).fetchall()[0]
         last_mark = _last_mark(connection, host)
     if first is None:
         raise LogError(f"no collector has recorded anything in {log.path} yet: start it: {how_to_start(log.path)}")
-    silent = _unwatched((last or first) / _NS, last_mark, now)
+    silent = _unwatched((last or first) / 1e9, last_mark, now)
     if silent is not None:
         raise LogError(f"{unwatched_text(silent)}: start it: {how_to_start(log.path)}")
 
@@ -371,7 +261,6 @@ def disk_holds(connection: duckdb.DuckDBPyConnection, host: str) -> dict[str, in
     return {**parts, "unaccounted": max(0, int(total) - int(free) - sum(parts.values()))}
 
 
-_KINDS = "SELECT kind, events FROM kind_counts WHERE host = ? ORDER BY kind"
 _SAMPLED = "SELECT epoch_ns(max(time)) / 1e9 FROM event WHERE kind = 'disk_sampled'"
 # All disks are sampled at once, and what was sampled in the past may not be there any more.
 _LAST_DISKS = """
@@ -392,64 +281,4 @@ WITH week AS (
 )
 SELECT arg_min(at_ns, free_bytes) / 1e9, min(free_bytes) FROM week, span
 GROUP BY (at_ns - begun) * 168 // lasted ORDER BY 1
-"""
-
-
-def images(log: EventLog, now: float | None = None) -> list[ImageRow]:
-    """Every image that the engine holds, most recently used first. Raises LogError."""
-    now = time.time() if now is None else now
-    since = now - 7 * DAY_S
-    with log.one_state():
-        with log.reading(whole_since=since) as connection:
-            connection.execute(_RECENT_USES, [log.host, int(since * 1e9)])
-        with log.reading(whole_since=ONLY_KEPT) as connection:
-            return [ImageRow(*row) for row in connection.execute(_IMAGES, [log.host]).fetchall()]
-
-
-# The pruner and job sources write to the log, too, whether or not a collector runs; and a collector may have been
-# started, and stopped, while the engine was away: then its stop has attributes that say so.
-_WITNESSED = f"""
-SELECT epoch_ns(coalesce(min(time) FILTER (kind IN ({sql_list(LIVE)})), min(time))),
-    epoch_ns(max(time) FILTER (kind <> 'collector_started'))
-FROM event
-WHERE host = ? AND kind IN ({sql_list(WATCHING)}, 'collector_started')
-    AND (kind <> 'collector_stopped' OR attributes IS NULL)
-"""
-_REMEMBERED = f"""
-SELECT epoch_ns(min(time)) FROM event
-WHERE host = ? AND time < make_timestamp_ns(?) AND kind IN ({sql_list(of_source(Source.ENGINE))})
-    AND coalesce(attributes ->> '$.inferred', 'false') <> 'true'
-"""
-_GAPS = "SELECT epoch_ns(began) / 1e9, epoch_ns(ended) / 1e9 FROM gaps WHERE host = ? ORDER BY began, ended"
-
-_RECENT_USES = """
-CREATE OR REPLACE TEMP TABLE recent AS
-SELECT image, count(DISTINCT container) + count(*) FILTER (kind = 'job_image_used') AS uses_7_days FROM event
-WHERE host = $1 AND kind IN ('container_created', 'job_image_used') AND time >= make_timestamp_ns($2)
-GROUP BY image
-"""
-_IMAGES = f"""
-WITH held AS (SELECT image FROM present_images WHERE host = $1),
-    shared AS (
-        SELECT chain_id, count(DISTINCT image) AS holders
-        FROM image_layers SEMI JOIN held USING (image) WHERE host = $1 GROUP BY chain_id
-    ),
-    own AS (
-        SELECT image, sum(l.bytes) FILTER (holders = 1) AS own_bytes
-        FROM image_layers AS l JOIN shared USING (chain_id) WHERE host = $1 GROUP BY image
-    ),
-    living AS (
-        SELECT image, count(*) AS containers FROM uses
-        WHERE host = $1 AND evidence = 'container' AND ended IS NULL GROUP BY image
-    )
-SELECT image_id, {sql_names("o.attributes -> '$.references'")}, {sql_names("o.attributes -> '$.digests'")},
-    coalesce(TRY_CAST(o.attributes ->> '$.size' AS BIGINT), 0), coalesce(TRY_CAST(own_bytes AS BIGINT), 0),
-    epoch_ns(last_use) / 1e9, evidence, evidence_source, coalesce(uses, 0), coalesce(uses_7_days, 0),
-    coalesce(containers, 0),
-    o.origin
-FROM held JOIN image_observations AS o USING (image) JOIN image USING (image)
-    LEFT JOIN own USING (image) LEFT JOIN recent USING (image) LEFT JOIN living USING (image)
-    LEFT JOIN (SELECT * EXCLUDE (image_id, host) FROM last_use WHERE host = $1) AS u USING (image)
-WHERE o.host = $1
-ORDER BY last_use DESC NULLS LAST, image_id
 """

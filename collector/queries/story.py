@@ -12,9 +12,10 @@ from collector.eventlog.schema import table_of_events
 from collector.eventlog.sql import sql_list
 from collector.eventlog.views import show_wholly
 from collector.model.errors import UsageError
-from collector.model.events import CONTAINERS, Effect, Kind, with_effect
+from collector.model.events import CONTAINERS, Kind, with_effect
 from collector.model.origin import Origin
 from collector.model.references import meant, similar
+from collector.model.traits import Effect
 from collector.model.units import format_bytes, format_duration
 from collector.queries.pulls import Pull, PullKind, read_pulls
 

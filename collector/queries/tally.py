@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -12,15 +13,17 @@ from typing import Any
 import duckdb
 
 from collector.eventlog.log import METRICS, EventLog
+from collector.eventlog.pace import Pace, rest
 from collector.eventlog.sql import sql_list
 from collector.model.errors import LogError
-from collector.model.events import USES, Effect, Kind, Use, with_effect
+from collector.model.events import ITEM_ENDS, USES, Kind, with_effect
+from collector.model.traits import Effect, Use
 from collector.model.untrusted import read_object
 from collector.queries.project_costs import ProjectCosts
 
 _NS = 1e9
-# So many events are taken at a time: what a long log adds up to needs no more memory than a short one.
-_STEP = 500_000
+# What a long log adds up to needs no more memory than a short one, and keeps nobody out for long.
+_PACE = Pace(20_000, 500_000, 100_000)
 # What so many events add up to is stored in the log: a collector that starts reads no more of them.
 _STORED_EVERY = 50_000
 Row = tuple[Any, ...]
@@ -78,12 +81,15 @@ class Tally:
         newest = None
         while newest is None or self._seq < newest:
             # What was read stays in memory until the log is closed; and others want to append.
-            with log.reading(as_recorded=True) as connection:
+            began = time.monotonic()
+            with log.reading(as_recorded=True) as connection, _PACE.step() as step:
                 (newest,) = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0]
                 if self._seq > newest or (self._seq and connection.execute(_FORGOTTEN, [self._seq]).fetchall()[0][0]):
                     # What was forgotten, or lost with a damaged file, must not come back from here.
                     vars(self).update(vars(Tally(_seq=0)))
-                self.take(connection, log.host, min(newest, self._seq + _STEP))
+                self.take(connection, log.host, min(newest, self._seq + step))
+            if self._seq < newest:
+                rest(began)
         if self._seq - self._stored >= _STORED_EVERY:
             self._stored = self._seq
             with suppress(LogError):  # on a full disk, say: the next start then reads more events
@@ -92,7 +98,7 @@ class Tally:
     def take(self, connection: duckdb.DuckDBPyConnection, host: str, newest: int) -> None:
         """Take a host's events up to a number, from a log that shows times as they were recorded."""
         while self._seq < newest:
-            until, set_ns = min(self._seq + _STEP, newest), None
+            until, set_ns = min(self._seq + _PACE.size, newest), None
             if set_back := connection.execute(_SET_BACK, [host, self._seq, until]).fetchall():
                 until, set_ns = set_back[0]
             images = _LATER_IMAGES if self._seq else _ALL_IMAGES
@@ -280,7 +286,7 @@ _ALL_IMAGES = _LATER_IMAGES.replace(
 )
 _ITEMS = f"""
 SELECT coalesce((attributes ->> '$.item'), 'image'), if(kind = 'item_removed', 'removed', 'kept'), count(*)
-FROM event WHERE {_SPAN} AND kind IN ('item_removed', 'item_failed') GROUP BY ALL
+FROM event WHERE {_SPAN} AND kind IN ({sql_list(ITEM_ENDS)}) GROUP BY ALL
 """
 _PRUNES = f"""
 SELECT epoch_ns(time), coalesce((attributes ->> '$.outcome'), 'unknown'), bytes

@@ -135,7 +135,8 @@ class _Stream:
             return False
         if dry_run:
             return True
-        after = [self._written(connection, f"{events} ORDER BY seq", 0)]
+        order = parts.MERGED_ORDER if name.is_merged else "seq"
+        after = [self._written(connection, f"{events} ORDER BY {order}", 0)]
         after += [self._written(connection, f"{jobs} ORDER BY job", 1)] if has_jobs else []
         sums = [hashlib.sha256(data).hexdigest() for data in after]
         announced = replace(manifest, becoming=(*manifest.becoming, *sums))

@@ -32,6 +32,8 @@ MOST = 500_000
 """So many sequence numbers a merged part has at most."""
 _EVENTS = "FROM read_parquet({files}, hive_partitioning = false)"
 _SORTED = f"{_EVENTS} ORDER BY seq"
+# As `parts.MERGED_ORDER` of files in order: written apart and joined, they need no memory to be sorted in.
+_APART = (f"{_EVENTS} WHERE {parts.OF_OTHERS}", f"{_EVENTS} WHERE NOT {parts.OF_OTHERS}")
 # A job's newest row is in the file that was shipped last.
 _JOBS = f"""
     {_EVENTS} SEMI JOIN (SELECT job, max(file_index) AS file_index {_EVENTS} GROUP BY job) AS newest
@@ -87,7 +89,7 @@ def _merge(store: Store, host: str, names: Sequence[Name]) -> None:
         with tempfile.TemporaryDirectory(prefix="merge-") as folder:
             rows = list(zip(names, found, strict=True))
             events = _copied(store, [(one.events(host), manifest.sha256) for one, manifest in rows], Path(folder))
-            merged = _joined(_EVENTS, _in_order(events, found))
+            merged = _joined(_EVENTS, _apart(_in_order(events, found)))
             of_jobs = _joined(
                 _JOBS, _copied(store, [(one.jobs(host), manifest.jobs_sha256) for one, manifest in rows], Path(folder))
             )
@@ -169,6 +171,14 @@ def _sorted(files: Sequence[Path]) -> Path:
     if len(files) > 1:
         files[0].write_bytes(_joined(_SORTED, files) or b"")
     return files[0]
+
+
+def _apart(files: Sequence[Path]) -> list[Path]:
+    """Files of events, which are in order, as one of events of containers and one of the others before it."""
+    made = [files[0].with_name(f"apart-{number}.parquet") for number in range(len(_APART))]
+    for file, rows in zip(made, _APART, strict=True):
+        file.write_bytes(_joined(rows, files) or b"")
+    return made
 
 
 def _joined(rows: str, files: Sequence[Path]) -> bytes | None:

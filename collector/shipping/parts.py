@@ -39,6 +39,11 @@ _NAME = re.compile(
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _IDENTITY = ("name", "machine", "hardware", "engine", "data_root")
 
+# Nearly all events are of containers, and few questions are about them: in a merged part the others come first, where
+# they are found without looking through all. Each in the form with which DuckDB knows sooner where it need not look.
+OF_CONTAINERS, OF_OTHERS = "kind BETWEEN 'container_' AND 'container_~'", "NOT starts_with(kind, 'container_')"
+MERGED_ORDER = "starts_with(kind, 'container_'), seq"
+
 # One part's rows, as other tools read them: image IDs in place of this log's numbers for them.
 EVENT_ROWS = f"""
     SELECT event.* EXCLUDE (image) REPLACE ($name AS host), image_id, {SCHEMA_VERSION} AS schema_version,

@@ -17,7 +17,7 @@ import typer
 from collector.model import environment
 from collector.model.errors import UsageError
 from collector.model.paths import default_log_path
-from collector.model.units import parse_duration
+from collector.model.units import option_value, parse_duration
 from collector.model.untrusted import UNPRINTABLE, one_line
 from collector.terminal.declare import option
 from collector.terminal.sparkline import ASCII_BARS, BARS
@@ -76,10 +76,7 @@ def duration(option: str, text: str, least: float = 1.0) -> float:
     Raises:
         UsageError: it is not a duration, or less than `least` seconds.
     """
-    try:
-        seconds = parse_duration(text)
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from None
+    seconds = option_value(option, text, parse_duration)
     if seconds < least:
         raise UsageError(f"{option}: '{text}' is less than {least:g} s")
     return seconds

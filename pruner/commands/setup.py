@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from collector.model.errors import UsageError
+from collector.model.units import size_option
 from collector.terminal import console
 from collector.terminal.console import Format, FormatOption, HostOption
 from collector.terminal.declare import argument, option
@@ -40,7 +41,7 @@ def import_config(
     if tool is OtherTool.DOCKER_GC:
         made = docker_gc.import_docker_gc([Path(source) for source in sources or ()])
     else:
-        made = docuum.import_docuum(sources or (), other_tools.disk_size(disk))
+        made = docuum.import_docuum(sources or (), size_option("--disk", disk))
     text = made.to_toml()
     for note in made.notes:
         console.print_as_is(note, err=True)

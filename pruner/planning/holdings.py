@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from collector.engine.leftovers import Leftover
-from collector.model.units import format_bytes, format_count, format_duration
+from collector.model.units import format_bytes, format_count, format_duration, short_id
 from pruner.state.inventory import Inventory
 
 # A container's log over this is named.
@@ -66,16 +66,17 @@ def described(inventory: Inventory) -> Iterator[str]:
     logs = sorted((one for one in inventory.containers if one.log_bytes >= _LONG_LOG), key=lambda one: -one.log_bytes)
     for one in logs[:_NAMED]:
         yield (
-            f"long log: {format_bytes(one.log_bytes)} of container {one.name} ({one.container_id[:12]}): limit it with"
-            " the logging driver's max-size, or empty it with"
-            f" `truncate -s 0 \"$(docker inspect -f '{{{{.LogPath}}}}' {one.container_id[:12]})\"`"
+            f"long log: {format_bytes(one.log_bytes)} of container {one.name} ({short_id(one.container_id)}): limit it"
+            " with the logging driver's max-size, or empty it with"
+            f" `truncate -s 0 \"$(docker inspect -f '{{{{.LogPath}}}}' {short_id(one.container_id)})\"`"
         )
     for one in [one for one in inventory.containers if one.state == "dead"][:_NAMED]:
-        yield f"dead container {one.name} ({one.container_id[:12]}): `docker rm {one.container_id[:12]}` tries again"
+        short = short_id(one.container_id)
+        yield f"dead container {one.name} ({short}): `docker rm {short}` tries again"
     silent = [one for one in inventory.containers if one.mounted and one.stopped_at <= inventory.now - _SILENT_BUILD_S]
     for one in sorted(silent, key=lambda one: one.stopped_at)[:_NAMED]:
         yield (
-            f"container {one.name} of a build ({one.container_id[:12]}, {format_bytes(one.bytes)}), unchanged for"
+            f"container {one.name} of a build ({short_id(one.container_id)}, {format_bytes(one.bytes)}), unchanged for"
             f" {format_duration(inventory.now - one.stopped_at)}, keeps itself and its image: {one.held_by}"
         )
     for (what, remedy), group in _by_kind(inventory.leftovers).items():

@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from collector.model.errors import UsageError
-from pruner.policy.other_tools import NEVER_REMOVED, TAGGED, Import, checked, text_of
+from pruner.policy.other_tools import (
+    LOCAL_IMAGES_GO,
+    LOCAL_IMAGES_NOTE,
+    NEVER_REMOVED,
+    TAGGED,
+    Import,
+    checked,
+    text_of,
+)
 
 _TRUE = frozenset({"1", "true", "yes"})
 
@@ -94,7 +102,7 @@ def _docker_gc_values(made: Import, environment: Mapping[str, str]) -> None:
     made.values.update(
         {
             "min_age": f"{grace}s",
-            "local_images": "evict",
+            **LOCAL_IMAGES_GO,
             "containers.job_grace": f"{grace}s",
             "containers.grace": f"{grace}s",
             "dangling.age": f"{grace}s",
@@ -104,6 +112,7 @@ def _docker_gc_values(made: Import, environment: Mapping[str, str]) -> None:
     made.notes += [
         "docker-gc removes what is unused, however much is free; here nothing goes while `threshold` is free",
         f"GRACE_PERIOD_SECONDS={grace} is counted there from an image's build, here (min_age) from its last use",
+        LOCAL_IMAGES_NOTE,
     ]
     if environment.get("REMOVE_VOLUMES", "0").lower() in _TRUE:
         made.values.update({"volumes.named": ["*"], "volumes.named_age": f"{grace}s"})
@@ -144,7 +153,7 @@ def _docker_gc_excludes(made: Import, path: Path, setting: str) -> None:
 
 def _image_exclude(line: str) -> str:
     """An entry that matches what `grep` finds with ` line ` in ` repository:tag short-id `."""
-    if re.fullmatch(r"[0-9a-f]{12}", line):
+    if re.fullmatch(r"[0-9a-f]{12}|(?:sha256:)?[0-9a-f]{64}", line):
         raise ValueError("it is an image ID, and entries of the allowlist are names")
     if re.fullmatch(r"[\w./@-]+:[\w.-]*", line) and "." not in line:
         return line

@@ -5,11 +5,20 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from collector.model.errors import UsageError
-from collector.model.units import format_bytes, parse_bytes
-from pruner.policy.other_tools import NEVER_REMOVED, TAGGED, Import, checked, text_of
+from collector.model.units import format_bytes, option_value, parse_bytes
+from pruner.policy.other_tools import (
+    LOCAL_IMAGES_GO,
+    LOCAL_IMAGES_NOTE,
+    NEVER_REMOVED,
+    TAGGED,
+    Import,
+    checked,
+    text_of,
+)
 
 
 def import_docuum(sources: Sequence[str], disk_bytes: int | None = None) -> Import:
@@ -27,7 +36,7 @@ def import_docuum(sources: Sequence[str], disk_bytes: int | None = None) -> Impo
     made.values.update(
         {
             "order": "lru",
-            "local_images": "evict",
+            **LOCAL_IMAGES_GO,
             "containers.enabled": False,
             "dangling.enabled": False,
             "volumes.enabled": False,
@@ -47,9 +56,12 @@ def import_docuum(sources: Sequence[str], disk_bytes: int | None = None) -> Impo
     if "min-age" in options:
         made.values["min_age"] = f"{_long_duration(options['min-age'][-1]):g}s"
     else:
-        made.notes.append("docuum has no minimum age unless set; here images used within min_age (1h) are kept")
+        made.notes.append(
+            "docuum has no minimum age unless set; here what was used within min_age (5 min to 1 h) stays"
+        )
     if "deletion-chunk-size" in options:
         made.notes.append("--deletion-chunk-size: not carried over; free space is measured after each removal")
+    made.notes.append(LOCAL_IMAGES_NOTE)
     made.notes.append("docuum removes by force and forgets pulls that it did not see; here neither happens")
     return made
 
@@ -116,10 +128,7 @@ def _docuum_threshold(made: Import, text: str, disk_bytes: int | None) -> None:
             f"--threshold '{text}' limits what images take of the disk; here {free:g}% is to be free of all"
         )
         return
-    try:
-        limit = parse_bytes(text, bare=True)
-    except ValueError as error:
-        raise UsageError(f"--threshold: {error}") from None
+    limit = option_value("--threshold", text, partial(parse_bytes, bare=True))
     if disk_bytes is None:
         made.notes.append(
             f"--threshold '{text}' limits what images take, whatever else fills the disk; `threshold` is free space "

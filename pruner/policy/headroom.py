@@ -14,13 +14,14 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from collector.eventlog.log import EventLog
+from collector.eventlog import hourly
+from collector.eventlog.log import ONLY_KEPT, EventLog
+from collector.model.units import DAY_S
 from pruner.policy.policy import AUTO, Policy, Space
 
-DAY = 86400.0
-MEMORY = 90 * DAY
+MEMORY = 90 * DAY_S
 """How far the record of falls reaches back, seconds."""
-ENOUGH = DAY
+ENOUGH = DAY_S
 """A shorter record says too little: until then `AUTO_DEFAULT_PER_CENT` of the disk holds, seconds."""
 ARRIVAL = 60.0
 """From the pull that makes free space short to what the prune that it wakes has freed, seconds: the pull itself, the
@@ -149,9 +150,9 @@ def resolved(
 
 def read_working_sets(log: EventLog, now: float) -> list[float]:
     """Bytes of the images that were used in each of the last `WORKING_DAYS` days (UTC) with uses. Raises LogError."""
-    today = int(now // DAY)
+    today = int(now // DAY_S)
     parameters = {"host": log.host, "from": today - WORKING_DAYS, "until": today - 1}
-    with log.reading(whole_since=(today - WORKING_DAYS) * DAY) as connection:
+    with log.reading(whole_since=(today - WORKING_DAYS) * DAY_S) as connection:
         return [float(size) for (size,) in connection.execute(_WORKING_SETS, parameters).fetchall()]
 
 
@@ -174,25 +175,10 @@ def read_falls(
         LogError: the log cannot be read.
     """
     reach = interval if reach is None else reach
-    parameters = {"host": log.host, "interval": interval, "reach": reach, "from": now - MEMORY, "until": now}
-    parameters["disk"] = file_system
-    with log.reading(whole_since=now - MEMORY) as connection:
-        return [float(fall) for (fall,) in connection.execute(_FALLS, parameters).fetchall()]
+    with log.reading(whole_since=ONLY_KEPT) as connection:
+        return hourly.falls(connection, log.host, file_system, interval, reach, (now - MEMORY, now))
 
 
-# A prune between two samples hides what it freed: a fall is counted from the highest point on. What a sample
-# showed was so until the next one. What was least between them counts: a pull takes more for a while than it leaves.
-_FALLS = """
-WITH sample AS (
-    SELECT epoch_ns(time) / 1e9 AS time, free_bytes, lag(free_bytes) OVER (ORDER BY disks.time) AS before FROM disks
-    WHERE host = $host AND free_bytes IS NOT NULL AND epoch_ns(time) / 1e9 BETWEEN $from AND $until
-        AND (file_system = $disk OR ($disk = '' AND main))
-), fall AS (
-    SELECT time, max(before) OVER (ORDER BY time RANGE BETWEEN $reach PRECEDING AND CURRENT ROW) - free_bytes AS fall
-    FROM sample
-)
-SELECT greatest(coalesce(max(fall), 0), 0) FROM fall GROUP BY floor(time / $interval) ORDER BY floor(time / $interval)
-"""
 _WORKING_SETS = """
 WITH used AS (
     SELECT DISTINCT epoch_ns(began) // 86400000000000 AS day, image FROM uses

@@ -10,7 +10,7 @@ from collector.model.choices import did_you_mean
 from collector.model.units import parse_bytes, parse_duration
 from pruner.policy.local_images import LOCAL_IMAGES
 from pruner.policy.orders import ORDERS
-from pruner.policy.policy import AUTO, MOST_SLOTS, Space, compile_entry
+from pruner.policy.policy import AUTO, MOST_SLOTS, NEVER, Space, compile_entry
 
 _TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
 
@@ -31,31 +31,33 @@ class Key:
     kind: str
 
 
+def _text(value: Any, kinds: Any, example: str) -> str:
+    """A value as text. Raises TypeError if it is of none of these kinds; true and false are no numbers."""
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise TypeError(f"must be {example}")
+    return str(value)
+
+
 def _space(value: Any) -> Space:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise TypeError('must be free space such as "10%" or "50GB"')
-    space = Space.parse(str(value))
-    if space.unit == AUTO:
-        raise ValueError("'auto' is only for `threshold`")
-    return space
+    return _without(AUTO, Space.parse(_text(value, str | int | float, 'free space such as "10%" or "50GB"')))
 
 
 def _level(value: Any) -> Space:
-    space = _space(value)
-    if space.unit == "never":
-        raise ValueError("'never' is only for `emergency`")
-    return space
+    return _without(NEVER, _space(value))
 
 
 def _inodes(value: Any) -> Space:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise TypeError('must be free inodes such as "5%" or 100000')
-    space = Space.parse_inodes(str(value))
-    if space.unit == AUTO:
-        raise ValueError("'auto' is only for `threshold`")
-    if space.unit == "never":
-        raise ValueError("'never' is only for `emergency`")
+    space = Space.parse_inodes(_text(value, str | int, 'free inodes such as "5%" or 100000'))
+    return _without(NEVER, _without(AUTO, space))
+
+
+def _without(unit: str, space: Space) -> Space:
+    if space.unit == unit:
+        raise ValueError(f"'{unit}' is only for `{_ONLY_FOR[unit]}`")
     return space
+
+
+_ONLY_FOR = {AUTO: "threshold", NEVER: "emergency"}
 
 
 def _threshold(value: Any) -> Space:
@@ -63,9 +65,7 @@ def _threshold(value: Any) -> Space:
 
 
 def _seconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise TypeError('must be a duration such as "1h"')
-    return parse_duration(str(value))
+    return parse_duration(_text(value, str | int | float, 'a duration such as "1h"'))
 
 
 def read_age(value: Any) -> float | None:
@@ -81,25 +81,19 @@ def _interval(value: Any) -> float:
 
 
 def _size(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise TypeError('must be a size such as "10GB"')
-    size = parse_bytes(str(value))
+    size = parse_bytes(_text(value, str | int, 'a size such as "10GB"'))
     if size < 0:
         raise ValueError("must not be negative")
     return size
 
 
 def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise TypeError("must be a number")
     try:
-        count = int(value)
+        count = int(_text(value, str | int, "a number"))
     except ValueError:
         raise ValueError("must be a whole number") from None
-    if count < 1:
-        raise ValueError("must be at least 1")
-    if count > MOST_SLOTS:
-        raise ValueError(f"must be at most {MOST_SLOTS}")
+    if not 1 <= count <= MOST_SLOTS:
+        raise ValueError("must be at least 1" if count < 1 else f"must be at most {MOST_SLOTS}")
     return count
 
 
@@ -117,21 +111,25 @@ def _path(value: Any) -> str:
     return value
 
 
-def _labels(value: Any) -> tuple[str, ...]:
+def _texts(value: Any, of: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
-        raise TypeError("must be a list of labels, name or name=value")
-    for entry in value:
+        raise TypeError(f"must be a list of {of}")
+    return tuple(value)
+
+
+def _labels(value: Any) -> tuple[str, ...]:
+    entries = _texts(value, "labels, name or name=value")
+    for entry in entries:
         if not entry.partition("=")[0].strip():
             raise ValueError(f"'{entry}' is not a label: write name or name=value")
-    return tuple(value)
+    return entries
 
 
 def _globs(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
-        raise TypeError("must be a list of globs or re: regular expressions")
-    for entry in value:
+    entries = _texts(value, "globs or re: regular expressions")
+    for entry in entries:
         compile_entry(entry)
-    return tuple(value)
+    return entries
 
 
 def _one_of(names: tuple[str, ...]) -> Callable[[Any], str]:

@@ -15,17 +15,18 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from collector.eventlog.log import EventLog
+from collector.eventlog import hourly
+from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.model.units import format_count, format_duration
 from pruner.policy.policy import AUTO_DEFAULT_AGE, Policy
 
-HOUR_NS = 3600 * 10**9
 LEAST_AGE = 300.0
 MOST_AGE = AUTO_DEFAULT_AGE
 """The limits, seconds; the upper one holds until enough was seen."""
 GITLAB_AGE = 600.0
 """The upper limit where GitLab jobs are known while they are in flight: their images are held then."""
 _DAY_HOURS = 24
+_LAST_HOUR = 2**40
 MEMORY_HOURS = 30 * _DAY_HOURS
 """How far the record reaches back."""
 ENOUGH_PULLS = 50
@@ -40,25 +41,6 @@ Pulls = Sequence[tuple[int, int, int]]
 Jobs = Sequence[tuple[int, int]]
 """Hour since 1970, and how many containers of GitLab jobs were created in it."""
 
-PULLS_SQL = """
-    WITH pull AS (SELECT image, time FROM event WHERE host = $host AND kind = 'image_pulled' AND image IS NOT NULL),
-    hours AS (
-        SELECT image, unnest([epoch_ns(time) // 3600000000000, epoch_ns(time) // 3600000000000 + 1]) AS hour FROM pull
-    ),
-    created AS (
-        -- Most containers follow no pull: the rest need not be sorted.
-        SELECT image, time FROM (
-            SELECT image, time, epoch_ns(time) // 3600000000000 AS hour FROM event
-            WHERE host = $host AND kind = 'container_created' AND image IS NOT NULL
-        ) SEMI JOIN hours USING (image, hour)
-    ),
-    followed AS (
-        SELECT epoch_ns(created.time) AS met, epoch_ns(created.time) - epoch_ns(pull.time) AS waited
-        FROM pull ASOF JOIN created ON pull.image = created.image AND pull.time <= created.time
-    )
-    SELECT met // 3600000000000 AS hour, (waited + 999999999) // 1000000000 AS seconds, count(*) FROM followed
-    WHERE waited <= 3600000000000 AND hour BETWEEN $from AND $until GROUP BY ALL ORDER BY hour, seconds
-"""
 JOBS_SQL = """
     SELECT epoch_ns(time) // 3600000000000 AS hour, count(*)
     FROM event SEMI JOIN (FROM job WHERE ci = 'gitlab' AND job_id IS NOT NULL AND host = $host) AS known
@@ -144,20 +126,20 @@ def history(pulls: Pulls, jobs: Jobs) -> Iterator[tuple[int, float]]:
             yield hour, age
 
 
-def rows(connection: Any, host: str, begin: int = 0, end: int = 2**40) -> tuple[Pulls, Jobs]:
-    """What the log shows in these hours (since 1970, both included).
+def rows(connection: Any, host: str, *, is_folded: bool = True) -> tuple[Pulls, Jobs]:
+    """What the log shows in all hours.
 
     Args:
-        connection: to the log, which is open.
+        connection: to the log, which is open and shows all events.
         host: whose.
-        begin: the first hour.
-        end: the last.
+        is_folded: whether the log may have some of it folded.
     """
-    return _rows(connection, PULLS_SQL, host, begin, end), _rows(connection, JOBS_SQL, host, begin, end)
+    pulls = hourly.waits(connection, host, 0, _LAST_HOUR) if is_folded else hourly.waits_shown(connection, host)
+    return pulls, _jobs(connection, host, 0, _LAST_HOUR)
 
 
-def _rows(connection: Any, sql: str, host: str, begin: int, end: int) -> Any:
-    return connection.execute(sql, {"host": host, "from": begin, "until": end}).fetchall()
+def _jobs(connection: Any, host: str, begin: int, end: int) -> Any:
+    return connection.execute(JOBS_SQL, {"host": host, "from": begin, "until": end}).fetchall()
 
 
 def read_evidence(log: EventLog | None, now: float) -> Evidence:
@@ -171,13 +153,13 @@ def read_evidence(log: EventLog | None, now: float) -> Evidence:
     if log is not None and log.exists():
         hour = int(now // 3600)
         since = hour - MEMORY_HOURS
-        # A container may have followed a pull of the hour before.
-        with log.reading(whole_since=(since - 1) * 3600.0) as connection:
-            evidence.add(_rows(connection, PULLS_SQL, log.host, since, hour - 1), ())
-            # Of jobs it counts whether there are enough: where there are many, the last day shows it.
-            for begin, end in ((hour - _DAY_HOURS, hour - 1), (since, hour - _DAY_HOURS - 1)):
-                if not evidence.gitlab:
-                    evidence.add((), _rows(connection, JOBS_SQL, log.host, begin, end))
+        with log.reading(whole_since=ONLY_KEPT) as connection:
+            evidence.add(hourly.waits(connection, log.host, since, hour - 1), ())
+        # Of jobs it counts whether there are enough: where there are many, the last day shows it.
+        for begin, end in ((hour - _DAY_HOURS, hour - 1), (since, hour - _DAY_HOURS - 1)):
+            if not evidence.gitlab:
+                with log.reading(whole_since=begin * 3600.0) as connection:
+                    evidence.add((), _jobs(connection, log.host, begin, end))
     return evidence
 
 

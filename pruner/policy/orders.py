@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-DAY = 86400.0
+from collector.model.units import DAY_S
 
 
 class Facts(Protocol):
@@ -114,7 +114,7 @@ def gdsf(facts: Facts) -> Any:
     latest victim, which is state of one policy; the clock here is last use, in days.
     """
     share = facts.own_bytes / (facts.bytes + (facts.bytes == 0))
-    return facts.last_use / DAY + facts.uses * share
+    return facts.last_use / DAY_S + facts.uses * share
 
 
 def next_use(facts: Facts) -> Any:

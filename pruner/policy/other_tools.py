@@ -11,12 +11,18 @@ from typing import Any
 
 from collector.model.errors import UsageError
 from collector.model.paths import read_bounded
-from collector.model.units import parse_bytes
 from pruner.policy.file import policy_from, to_toml
+from pruner.policy.local_images import EVICT, SUPERSEDED
 from pruner.policy.policy import Policy, compile_entry
 
 # What these tools exclude they never remove: neither in an emergency nor after a time.
 NEVER_REMOVED = {"emergency": "never", "allowlist_idle": "36500d"}
+# Nor do they ask whether a registry has an image.
+LOCAL_IMAGES_GO = {"local_images": EVICT}
+LOCAL_IMAGES_NOTE = (
+    f'images that exist only on this host may go as there (local_images = "{EVICT}"); "{SUPERSEDED}", the default '
+    "here, keeps the latest of each repository"
+)
 # An image's name with its tag, which is what the tools' patterns see; ours also see the repository alone.
 TAGGED = "(?=.*:[^/]*$)"
 
@@ -50,14 +56,6 @@ def checked(entry: str) -> str:
     """An entry of the allowlist. Raises ValueError if it is not one."""
     compile_entry(entry)
     return entry
-
-
-def disk_size(text: str | None) -> int | None:
-    """Bytes of a disk, as a user writes them. Raises UsageError."""
-    try:
-        return None if text is None else parse_bytes(text)
-    except ValueError as error:
-        raise UsageError(f"--disk: {error}") from None
 
 
 def write_new(path: Path, text: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from collector.model.references import normal_glob, spellings
-from collector.model.units import format_bytes, format_count, format_duration, has_no_unit, parse_bytes
+from collector.model.units import DAY_S, HOUR_S, format_bytes, format_count, format_duration, has_no_unit, parse_bytes
 from pruner.policy.local_images import SUPERSEDED
 
 PER_CENT = 100.0
@@ -18,8 +18,8 @@ BYTES = "B"
 PER_JOB = "B/job"
 AUTO = "auto"
 AUTO_DEFAULT_PER_CENT = 10.0
-AUTO_DEFAULT_AGE = 3600.0
-_NEVER = "never"
+AUTO_DEFAULT_AGE = HOUR_S
+NEVER = "never"
 
 # More jobs at once than any runner takes.
 MOST_SLOTS = 10**6
@@ -48,8 +48,8 @@ class Space:
             ValueError: it means none, or a share over 100 %.
         """
         clean = text.strip()
-        if clean == _NEVER:
-            return cls(-1.0, _NEVER, clean)
+        if clean == NEVER:
+            return cls(-1.0, NEVER, clean)
         if clean == AUTO:
             return cls(AUTO_DEFAULT_PER_CENT, AUTO, clean)
         if clean.endswith("%"):
@@ -77,7 +77,7 @@ class Space:
             ValueError: it means none.
         """
         clean = text.strip()
-        if clean.endswith("%") or clean in {_NEVER, AUTO}:
+        if clean.endswith("%") or clean in {NEVER, AUTO}:
             return cls.parse(clean)
         number, per_job, _ = clean.partition("/job")
         if not number.isdecimal():
@@ -117,8 +117,8 @@ class Containers:
     """
 
     enabled: bool = True
-    job_grace: float = 3600.0
-    grace: float = 24 * 3600.0
+    job_grace: float = HOUR_S
+    grace: float = DAY_S
     keep: tuple[str, ...] = ()
     empty_logs: bool = False
 
@@ -137,7 +137,7 @@ class Dangling:
     """
 
     enabled: bool = True
-    age: float = 24 * 3600.0
+    age: float = DAY_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +155,11 @@ class Volumes:
     """
 
     enabled: bool = True
-    anonymous_age: float = 24 * 3600.0
-    cache_age: float = 7 * 86400.0
-    builder_age: float = 14 * 86400.0
+    anonymous_age: float = DAY_S
+    cache_age: float = 7 * DAY_S
+    builder_age: float = 14 * DAY_S
     named: tuple[str, ...] = ()
-    named_age: float = 14 * 86400.0
+    named_age: float = 14 * DAY_S
     keep: tuple[str, ...] = ()
 
     def names(self, volume: str) -> str | None:
@@ -183,7 +183,7 @@ class BuildCache:
 
     enabled: bool = True
     keep: int = 10 * 10**9
-    age: float = 24 * 3600.0
+    age: float = DAY_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,14 +222,14 @@ class Policy:
     emergency: Space | None = None
     inode_threshold: Space = field(default_factory=lambda: Space.parse("5%"))
     allowlist: tuple[str, ...] = ()
-    allowlist_idle: float = 14 * 86400.0
+    allowlist_idle: float = 14 * DAY_S
     min_age: float | None = None
     order: str = "forecast"
     interval: float = 300.0
     deadline: float = 600.0
-    rollback_grace: float = 24 * 3600.0
+    rollback_grace: float = DAY_S
     local_images: str = SUPERSEDED
-    local_idle: float = 7 * 86400.0
+    local_idle: float = 7 * DAY_S
     keep_labels: tuple[str, ...] = ("docker-hindsight.keep=true",)
     job_slots: int | None = None
     runner_config: str = "/etc/gitlab-runner/config.toml"
@@ -271,7 +271,7 @@ class Policy:
                 f"emergency {self.emergency} is more than {self.target or self.threshold}, at which pruning stops"
             )
         inodes = self.inode_threshold.of(total_inodes, job_slots) if total_inodes else 0.0
-        never = self.emergency is not None and self.emergency.unit == _NEVER
+        never = self.emergency is not None and self.emergency.unit == NEVER
         return Levels((threshold, inodes), (target, inodes), (emergency, -1.0 if never else inodes))
 
     @property

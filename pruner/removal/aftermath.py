@@ -11,8 +11,9 @@ from typing import Any
 from collector.engine.protocol import Engine
 from collector.engine.translate import IMAGE_VERBS
 from collector.eventlog.log import EventLog
+from collector.eventlog.sql import sql_list
 from collector.model.errors import EngineError
-from collector.model.events import Event, Kind
+from collector.model.events import ITEM_ENDS, Event, Kind
 from collector.model.observation import full_id
 from collector.model.untrusted import event_time_ns, mapping, objects, read_object, size, text, texts
 from pruner.planning.decision import Reason
@@ -88,7 +89,7 @@ def read_unfinished(log: EventLog, prune: str) -> list[UnreportedItem]:
         log.query(
             "SELECT coalesce(attributes ->> '$.item', 'image'), coalesce(image_id, container, reference) FROM event"
             " LEFT JOIN image USING (image)"
-            " WHERE kind IN ('item_removed', 'item_failed') AND attributes ->> '$.prune' = ?",
+            f" WHERE kind IN ({sql_list(ITEM_ENDS)}) AND attributes ->> '$.prune' = ?",
             [prune],
         )
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any, cast
 
 from collector.engine.client import DockerEngine
 from collector.engine.connection import as_engine_error
@@ -35,15 +34,13 @@ class DockerRemovingEngine(DockerEngine):
     def prune_build_cache(self, unused_s: float, keep_bytes: int) -> None:
         """Have the engine remove build cache that has been unused for so long, down to what is to be kept."""
         with as_engine_error(self.host):
-            api = cast("Any", self.api)
-            answer = api.post(
-                f"{api.base_url}/v{api.api_version}/build/prune",
-                params={
+            self.request(
+                "build/prune",
+                {
                     "filters": json.dumps({"until": [f"{unused_s:.0f}s"]}),
                     # The second is the name of the first from API 1.48 on; an engine takes the one that it knows.
                     "keep-storage": keep_bytes,
                     "reserved-space": keep_bytes,
                 },
-                timeout=self._timeout,
+                method="post",  # docker-py's own call lacks the new name
             )
-            api._raise_for_status(answer)  # noqa: SLF001 - docker-py's own faults; its call lacks the new name

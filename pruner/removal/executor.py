@@ -82,6 +82,8 @@ class Executor:
         self._folders: tuple[str, ...] = ()
         self._remover = Remover(engine)
         self._stuck = False
+        # Whether the log could not take what this round recorded first: it is waited for once, not for each removal.
+        self._log_waits = False
         self._removed: list[tuple[Removal, int]] = []
         self._failed: list[tuple[Removal, str]] = []
         self._refusals: dict[ItemId, Refusal] = {}
@@ -166,6 +168,7 @@ class Executor:
     def _carry_out(self, made: Plan, watch: EventWatch) -> bool:
         """Remove what the plan says, as long as it is needed; whether anything went."""
         self._prune = uuid.uuid4().hex
+        self._log_waits = False
         logger.info("%s", summary(made))
         self.store_first(
             Event(
@@ -231,6 +234,7 @@ class Executor:
 
     def _store_end(self, made: Plan, after: DiskSample, *, has_effect: bool) -> None:
         """Say how a round ended. Raises LogError."""
+        self._log_waits = False
         reached = not short(after.free_bytes, after.free_inodes, made.levels.target)
         outcome = "target reached" if reached else "target not reached" if has_effect else "no effect"
         self.store(
@@ -304,7 +308,10 @@ class Executor:
         )
 
     def _is_stored(self) -> bool:
-        return self._writer.flush() or self._writer.save()
+        if self._log_waits and self._writer.save():
+            return True
+        self._log_waits = not self._writer.flush()
+        return not self._log_waits or self._writer.save()
 
     def store(self, event: Event) -> None:
         """Have the event on the disk, in the log or its spool, before going on.

@@ -18,7 +18,7 @@ from collector.engine.deadline import at_most
 from collector.engine.protocol import RemovingEngine
 from collector.model.errors import EngineError, EngineNotFoundError, EngineRefusedError, LogError
 from collector.model.observation import ListedImage
-from collector.model.references import repository
+from collector.model.references import repository, split_tag
 from collector.model.units import short_id
 from pruner.planning.decision import Reason
 from pruner.planning.image_stages import Verdict, still_superseded
@@ -219,10 +219,8 @@ class Remover:
         """Try once more to give back names that images lost; say what to do about those that stay lost."""
         for image_id, names in self.lost.items():
             for reference in names:
-                name, _, tag = reference.rpartition(":")
                 try:
-                    if self._engine.resolve(reference) is None:
-                        self._engine.tag(image_id, name, tag)
+                    self._restore_name(image_id, reference)
                 except EngineError as error:
                     logger.warning(
                         "image %s lost its name %s (%s): once there is space, restore it with `docker tag %s %s`",
@@ -231,13 +229,16 @@ class Remover:
                 else:
                     logger.warning("restored the name of image %s: %s", short_id(image_id), reference)
 
+    def _restore_name(self, image_id: str, reference: str) -> None:
+        """Give an image a name again, unless that means another by now. Raises EngineError."""
+        if self._engine.resolve(reference) is None:
+            self._engine.tag(image_id, *split_tag(reference))
+
     def _give_back(self, image: Image, taken: Sequence[str]) -> None:
-        """Give an image that stays the names that it has lost, unless they mean another by now."""
+        """Give an image that stays the names that it has lost."""
         for reference in taken:
-            name, _, tag = reference.rpartition(":")
             try:
-                if self._engine.resolve(reference) is None:
-                    self._engine.tag(image.image_id, name, tag)
+                self._restore_name(image.image_id, reference)
             except EngineError as error:
                 logger.info("%s has lost its name %s for now: %s", image.name, reference, error)
                 self.lost[image.image_id] = (*self.lost.get(image.image_id, ()), reference)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from collector.eventlog.log import EventLog
 from collector.eventlog.writer import LogWriter
 from collector.machine.disk import DiskSample
 from collector.machine.lock import exclusive
-from collector.machine.wake import FIRST_PAUSE_S, leave_levels, woken_within
-from collector.model.errors import DeadlineError, HindsightError, LogDamagedError, UsageError
+from collector.machine.prune_runs import read_runs
+from collector.machine.wake import FIRST_PAUSE_S, last_decision, leave_levels, woken_within
+from collector.model.errors import DeadlineError, HindsightError, LogBusyError, LogDamagedError, UsageError
 from collector.model.events import Event
 from collector.model.units import format_bytes, format_count
 from pruner.planning.held_back import held_back
@@ -35,6 +37,9 @@ from pruner.state.refusals import ItemId, Refusal
 from pruner.state.survey import look, with_learning
 
 logger = logging.getLogger(__name__)
+
+# For so many intervals of the timer a log that another process holds is waited for.
+_PATIENCE = 3
 
 
 class TargetNotReachedError(HindsightError):
@@ -106,9 +111,19 @@ def make_plans(engine: Engine, log: EventLog | None, policy: Policy, options: Pl
         return _make_plans(engine, log, policy, options)
     except LogDamagedError as error:
         fault = str(error)
-        # To stand still while the disk fills would be worse than to decide as where there is no log.
-        made = _make_plans(engine, None, policy, options)
-    return [_warned(each, fault) for each in made]
+    except LogBusyError as error:
+        if log is None or not _is_kept_from(log.path, policy, error):
+            raise
+        fault = f"{error}; decided without the log"
+    # To stand still while the disk fills would be worse than to decide as where there is no log.
+    return [_warned(each, fault) for each in _make_plans(engine, None, policy, options)]
+
+
+def _is_kept_from(log_path: Path, policy: Policy, error: LogBusyError) -> bool:
+    """Whether runs have failed for so long because another process holds the log: an open shell may stay for days."""
+    failed, decided = read_runs(log_path).row, last_decision(log_path)
+    is_repeated = failed is not None and failed.error == str(error)
+    return is_repeated and decided is not None and time.time() - decided >= _PATIENCE * policy.interval
 
 
 def _warned(made: Plan, warning: str) -> Plan:
@@ -273,10 +288,10 @@ def trigger_of(log_path: Path, environment: Mapping[str, str]) -> str:
 
 
 def unfinished(log: EventLog) -> tuple[str, ...]:
-    """Prunes that were interrupted; none where the log is damaged. Raises LogError."""
+    """Prunes that were interrupted; none where the log cannot be read now. Raises LogError."""
     try:
         return read_history(log).unfinished if log.exists() else ()
-    except LogDamagedError:
+    except (LogBusyError, LogDamagedError):
         return ()
 
 

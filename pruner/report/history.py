@@ -14,8 +14,9 @@ from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list, sql_names
 from collector.machine.prune_runs import Fruitless, read_runs
 from collector.model.errors import UsageError
-from collector.model.events import Effect, with_effect
+from collector.model.events import COUNTED, ITEM_ENDS, Kind, with_effect
 from collector.model.references import meant
+from collector.model.traits import Effect
 from collector.model.units import format_bytes, format_duration, parse_duration
 from collector.model.untrusted import objects, read_json, read_object, text
 
@@ -231,11 +232,11 @@ def _named_uses(recorded: str) -> list[dict[str, Any]]:
 
 # Fruitless runs that lie further apart than they are recorded are not in a row: those between had nothing to do.
 _APART_S = 2 * 3600.0
-_ENDS = """
+_ENDS = f"""
 WITH item AS (
     SELECT attributes ->> '$.prune' AS prune, count(*) FILTER (kind = 'item_removed') AS removed,
         arg_max(attributes ->> '$.error', seq) AS error
-    FROM event WHERE kind IN ('item_removed', 'item_failed') GROUP BY prune
+    FROM event WHERE kind IN ({sql_list(ITEM_ENDS)}) GROUP BY prune
 )
 SELECT epoch_ns(time) / 1e9, coalesce(removed, 0), error, CAST(attributes AS VARCHAR)
 FROM event LEFT JOIN item ON prune = attributes ->> '$.prune'
@@ -260,7 +261,7 @@ WITH removal AS (
     SELECT r.seq, count(DISTINCT coalesce(e.container, CAST(e.seq AS VARCHAR))) AS uses
     FROM removal AS r JOIN event AS e ON e.host = r.host AND e.image = r.image AND e.time > r.time
         AND (r.next_time IS NULL OR e.time < r.next_time)
-        AND e.kind IN ('container_created', 'job_image_used')
+        AND e.kind IN ('{Kind.CONTAINER_CREATED}', {sql_list(COUNTED)})
     WHERE r.item = 'image' GROUP BY r.seq
 ), missed AS (
     SELECT r.seq, min(p.time) AS missed FROM removal AS r JOIN failed_pulls AS p ON p.host = r.host AND p.time > r.time

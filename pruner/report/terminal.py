@@ -137,10 +137,7 @@ def _print_folded(staying: Sequence[Item | Verdict]) -> None:
     typer.echo()
     console.print_table(
         ("STAYS", "KIND", "HOLDS", "REASON"),
-        [
-            (f"{len(group):,}", kind, format_bytes(sum(map(_bytes_of, group))), reason)
-            for (kind, reason), group in groups.items()
-        ],
+        [(f"{len(group):,}", kind, format_bytes(_held_by(group)), reason) for (kind, reason), group in groups.items()],
         right=("STAYS", "HOLDS"),
         below=("REASON",),
     )
@@ -150,8 +147,11 @@ def _general_reason(one: Item | Verdict) -> str:
     return MEANING_OF_REASON[one.reason] if isinstance(one, Verdict) else ITEM_REASON_MEANING[one.reason]
 
 
-def _bytes_of(one: Item | Verdict) -> int:
-    return one.image.size if isinstance(one, Verdict) else one.subject.bytes
+def _held_by(group: Sequence[Item | Verdict]) -> int:
+    """Bytes that things hold together: a layer that images share counts once."""
+    images = [one.image for one in group if isinstance(one, Verdict)]
+    layers = dict(layer for image in images for layer in image.layers or ((image.image_id, image.size),))
+    return sum(layers.values()) + sum(one.subject.bytes for one in group if isinstance(one, Item))
 
 
 def _print_next(made: Plan, *, truncate: bool) -> None:
@@ -227,8 +227,8 @@ def print_emergency(made: Plan, found: Sequence[Prospect]) -> None:
         )
 
 
-def print_story(made: Plan, image: str) -> None:
-    """Print why one image stays or goes.
+def print_story(made: Plan, image: str, output: console.Format = console.Format.TABLE) -> None:
+    """Print why one image stays or goes; as JSON a list, for the beginning of an ID may mean several.
 
     Raises:
         UsageError: the host has no such image.
@@ -239,11 +239,34 @@ def print_story(made: Plan, image: str) -> None:
         like = similar(image, called)
         hint = f"did you mean {' or '.join(like)}?" if like else "`pruner plan` lists all"
         raise UsageError(f"no image on this host is '{image}': {hint}")
+    verdicts = [verdict for verdict in made.verdicts if verdict.image.image_id in found]
+    if output is console.Format.JSON:
+        console.print_json([_story_as_json(verdict) for verdict in verdicts])
+        return
     for warning in made.inventory.warnings:
         console.print_text(f"warning: {warning}", "yellow")
-    for verdict in made.verdicts:
-        if verdict.image.image_id in found:
-            console.print_facts([*_story(verdict), ("min age", _min_age(made.policy))])
+    for verdict in verdicts:
+        console.print_facts([*_story(verdict), ("min age", _min_age(made.policy))])
+
+
+def _story_as_json(verdict: Verdict) -> dict[str, Any]:
+    """The same for machines. Times are UTC seconds, sizes bytes."""
+    image = verdict.image
+    return {
+        "image_id": image.image_id,
+        "references": list(image.references),
+        "names": list(image.names),
+        "removed": verdict.evicts,
+        "reason": verdict.reason.name.lower(),
+        "detail": verdict.detail,
+        "origin": image.origin.value,
+        "last_use": image.last_use or None,
+        "evidence": image.evidence,
+        "uses": image.uses,
+        "containers": image.containers,
+        "size_bytes": image.size,
+        "frees_bytes": verdict.frees,
+    }
 
 
 def _min_age(policy: Policy) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from collector.eventlog.log import EventLog
 from collector.model.advice import hidden_system_log
 from collector.model.origin import Origin
-from collector.model.units import format_count, format_duration, format_time
+from collector.model.units import DAY_S, format_count, format_duration, format_time
 from pruner.policy.local_images import EVICT
 from pruner.policy.policy import Policy
 from pruner.state.inventory import (
@@ -17,7 +17,7 @@ from pruner.state.inventory import (
 
 _STALE_S = 900.0
 # At least this share of the recent past must have been observed, or the decision says so.
-_LOOKED_AT_S = 7 * 86400.0
+_LOOKED_AT_S = 7 * DAY_S
 _BLIND_SHARE = 0.01
 
 

@@ -13,7 +13,7 @@ from collector.engine.translate import CONTAINER_VERBS, IMAGE_VERBS, VOLUME_VERB
 from collector.model.errors import EngineError
 from collector.model.events import USES, Event, Kind
 from collector.model.jobs import ci_job
-from collector.model.references import aliases, all_aliases
+from collector.model.references import aliases, all_aliases, bare_id
 from collector.model.untrusted import event_time_ns, mapping, strings, text
 from pruner.state.inventory import Image
 
@@ -190,14 +190,14 @@ def volume_use(raw: Mapping[str, Any]) -> VolumeUse | None:
 
 def names_of(image: Image) -> frozenset[str]:
     """All that an event may call an image: its ID, also cut short, its references and digests."""
-    digits = image.image_id.removeprefix("sha256:")
+    digits = bare_id(image.image_id)
     short = {digits[:length] for length in range(_LEAST_DIGITS, len(digits) + 1)}
     return all_aliases((*image.references, *image.digests, *image.names)) | short
 
 
 def _called(name: str) -> frozenset[str]:
     """What an engine that says `name` may mean: an ID, also cut short, or a reference."""
-    return aliases(name) | {name.removeprefix("sha256:")}
+    return aliases(name) | {bare_id(name)}
 
 
 def recent_events(engine: Engine, since: float, until: float) -> list[Event]:

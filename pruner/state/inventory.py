@@ -14,7 +14,7 @@ from collector.model.observation import ImageObservation
 from collector.model.origin import Origin
 from collector.model.times import parse_rfc3339
 from collector.model.untrusted import past_seconds
-from collector.queries.status import Coverage, coverage
+from collector.queries.coverage import Coverage, coverage
 from pruner.state.jobs_in_flight import Hold, JobMemory
 from pruner.state.learning import Habits, Learned
 from pruner.state.refusals import ItemId, Refusal
@@ -271,7 +271,6 @@ def image_of(
     containers: Sequence[Container],
     now: float,
     kept_by: str = "",
-    habits: Habits | None = None,
 ) -> Image:
     """Put together what the engine holds, its containers of the image, and what the log knows.
 
@@ -302,13 +301,10 @@ def image_of(
         last_use=float(last_use or 0.0),
         evidence=evidence,
         pulled=past.pulled if past and past.pulled is not None else first_seen,
-        uses=habits.uses if habits else past.uses if past else 0,
+        uses=past.uses if past else 0,
         origin=observation.origin,
         containers=len(containers),
         kept_by=kept_by,
-        returns=habits.returns if habits else 0,
-        gap=habits.gap if habits else 0.0,
-        superseded=habits.superseded if habits else math.inf,
     )
 
 

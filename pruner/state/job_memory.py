@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
-from collector.model.events import ARRIVALS, CONTAINERS, Effect, with_effect
+from collector.model.events import ARRIVALS, CONTAINERS, with_effect
 from collector.model.jobs import HELPER_ROLES, SLOT
 from collector.model.paths import read_bounded
 from collector.model.references import familiar
+from collector.model.traits import Effect
+from collector.model.units import DAY_S
 from pruner.state.jobs_in_flight import (
     ALWAYS,
     NEVER,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
     from collector.model.observation import ListedContainer
 
-LATELY_S = 7 * 86400.0
+LATELY_S = 7 * DAY_S
 # Containers of jobs that had begun before.
 _OVERLAP_S = 86400.0
 _REACH_S = LATELY_S + _OVERLAP_S
@@ -215,14 +217,26 @@ WHERE host = $1 AND began >= make_timestamp_ns($2)
     AND ci = 'gitlab' AND project_id IN (SELECT unnest($3::VARCHAR[])) AND image_id IS NOT NULL
     AND (role IS NULL OR role NOT IN ({_HELPERS}))
 """
+# The latest builds of each project on each runner, and then the first sign of their jobs.
 _BUILDS = f"""
-SELECT j.job_id, j.project_id, j.runner, image_id, epoch_ns(min(f.began)) / 1e9, epoch_ns(c.began) / 1e9
-FROM job_containers AS c JOIN job AS j ON j.job = c.job AND j.host = c.host
-    JOIN job_containers AS f ON f.job = c.job AND f.host = c.host JOIN image ON c.image = image.image
-WHERE c.host = $1 AND c.began >= make_timestamp_ns($2) AND c.role = 'build' AND j.ci = 'gitlab'
-    AND j.project_id IS NOT NULL AND j.job_id IS NOT NULL
-GROUP BY c.container, j.job_id, j.project_id, j.runner, image_id, c.began
-QUALIFY row_number() OVER (PARTITION BY j.project_id, j.runner ORDER BY c.began DESC) <= {_LATEST}
+WITH recent AS (
+    SELECT DISTINCT container FROM event WHERE host = $1 AND time >= make_timestamp_ns($2)
+        AND kind IN ({_CONTAINERS}) AND role = 'build' AND job IS NOT NULL
+), build AS (
+    SELECT max(job) AS job, max(image) AS image, least(min(began), min(time)) AS began
+    FROM event SEMI JOIN recent USING (container) WHERE host = $1 AND kind IN ({_CONTAINERS})
+    GROUP BY container HAVING max(role) = 'build' AND least(min(began), min(time)) >= make_timestamp_ns($2)
+), latest AS (
+    SELECT job, job_id, project_id, runner, image_id, build.began
+    FROM build JOIN (FROM job WHERE host = $1) AS job USING (job) JOIN image USING (image)
+    WHERE ci = 'gitlab' AND project_id IS NOT NULL AND job_id IS NOT NULL
+    QUALIFY row_number() OVER (PARTITION BY project_id, runner ORDER BY build.began DESC) <= {_LATEST}
+), sign AS (
+    SELECT job, least(min(began), min(time)) AS first FROM event SEMI JOIN latest USING (job)
+    WHERE host = $1 AND kind IN ({_CONTAINERS}) AND container IS NOT NULL GROUP BY job
+)
+SELECT job_id, project_id, runner, image_id, epoch_ns(first) / 1e9, epoch_ns(began) / 1e9
+FROM latest JOIN sign USING (job)
 """
 _CHANGES = sql_list((*ARRIVALS, *with_effect(Effect.GOES)))
 _ARRIVALS = f"""

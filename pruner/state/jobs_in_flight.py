@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from collector.model.jobs import job_of, slot_of
 from collector.model.observation import ListedContainer
 from collector.model.references import all_aliases
-from collector.model.units import format_duration
+from collector.model.units import format_duration, short_id
 
 # A container of a job that has not come to its build by now is a left-over.
 PREPARATION_S = 6 * 3600.0
@@ -219,7 +219,9 @@ def flights(
             continue
         job, role = found
         job_id, created = str(job.job_id), row.created_ns / 1e9
-        flight = Flight(job_id, job.project_id, created, row.name or row.container[:12], job.runner, job.ref, job.name)
+        flight = Flight(
+            job_id, job.project_id, created, row.name or short_id(row.container), job.runner, job.ref, job.name
+        )
         known = seen.setdefault(job_id, _Seen(flight))
         if created < known.flight.began:
             known.flight = flight

@@ -26,10 +26,9 @@ from collector.eventlog.experience import (
     PHASES,
 )
 from collector.eventlog.log import ONLY_KEPT, EventLog
+from collector.model.units import DAY_S
 from pruner.state.population import BY_AGE, BY_HABIT, BY_RECENT, BY_STAGE
 
-HOUR = 3600.0
-DAY = 86400.0
 AGES = HIGHEST_BIN - LOWEST_BIN + 1
 STAGES = len(PHASES) + 1
 CELLS = AGES * BUCKETS * HABITS * STAGES
@@ -37,9 +36,9 @@ RECENT = 9
 """Recent uses of a repository are binned by powers of two, from none to 128 and more."""
 
 PRIOR_RETURNS = 0.05
-PRIOR_EXPOSURE = DAY
+PRIOR_EXPOSURE = DAY_S
 """What `Learned.hazard` starts from in each situation."""
-DISCOUNT = 2 * DAY
+DISCOUNT = 2 * DAY_S
 """How far ahead a return counts, seconds: one later by this counts 1/e of one now."""
 TRUST = (2.0, 3.0, 3.0)
 """Returns that the expectation from coarser situations is worth against what was counted, at each level."""

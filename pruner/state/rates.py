@@ -22,11 +22,11 @@ from collector.eventlog.experience import (
 )
 from collector.model.errors import UsageError
 from collector.model.paths import read_bounded
-from collector.model.units import format_count, format_duration
+from collector.model.units import DAY_S, format_count, format_duration
 from collector.model.untrusted import whole
 from pruner.state.learning import CELLS, STAGES, Learned
 
-WORTH_S = 28 * 86400.0
+WORTH_S = 28 * DAY_S
 """As how much of an average host's past a file counts, seconds."""
 _SCALE = [LOWEST_BIN, HIGHEST_BIN, BUCKETS, LOWEST_HABIT, HABITS, *(int(phase) for phase in PHASES)]
 _MOST = 10**15

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from collector.eventlog.log import EventLog
+from collector.eventlog.sql import sql_list
+from collector.model.events import ITEM_ENDS
+from collector.model.units import DAY_S
 
 # Whatever made the engine refuse may be gone by then: the item gets its usual place again.
-_REMEMBERED_S = 7 * 86400.0
+_REMEMBERED_S = 7 * DAY_S
 
 ItemId = tuple[str, str]
 """What an item is (the value of an `ItemKind`) and what the engine calls it."""
@@ -40,13 +43,13 @@ def read_refusals(log: EventLog, now: float) -> dict[ItemId, Refusal]:
     return {(item, key): Refusal(error, time) for item, key, error, time in rows}
 
 
-_REFUSALS = """
+_REFUSALS = f"""
 SELECT item, name, arg_max(attributes ->> '$.error', seq), epoch_ns(max(time)) / 1e9
 FROM (
     SELECT coalesce(attributes ->> '$.item', 'image') AS item, coalesce(image_id, container, reference) AS name,
         seq, time, attributes
     FROM event LEFT JOIN image USING (image)
-    WHERE host = $1 AND kind IN ('item_removed', 'item_failed') AND time >= make_timestamp_ns($2)
+    WHERE host = $1 AND kind IN ({sql_list(ITEM_ENDS)}) AND time >= make_timestamp_ns($2)
 )
 WHERE name IS NOT NULL
 GROUP BY item, name HAVING arg_max(coalesce(attributes ->> '$.refused', 'false'), seq) = 'true'

@@ -83,7 +83,6 @@ def look(
     listed = engine.containers()
     logged = read_log(log, policy, this_machine(info), now, listed, learn=learn)
     policy, history, jobs = logged.policy, logged.history, logged.jobs
-    habits = None if logged.experience is None else logged.experience.habits
     questions = Questions(engine, policy.deadline)
     usage = questions.ask(engine.disk_usage, _NO_USAGE, "what containers, volumes and build cache hold is unknown")
     label_of = {row.container: policy.kept_by(row.labels) for row in listed}
@@ -111,8 +110,7 @@ def look(
         )
         if observation is not None:
             own = containers_of.get(row.image, ())
-            habit = None if habits is None else habits.get(row.image, NO_HABITS)
-            image = image_of(observation, history.images.get(row.image), own, now, policy.kept_by(row.labels), habit)
+            image = image_of(observation, history.images.get(row.image), own, now, policy.kept_by(row.labels))
             if content is not None:
                 kept = compressed_sizes(content, row.image, [layer.diff_id for layer in observation.layers])
                 image = replace(image, content=tuple(kept or ()))
@@ -138,7 +136,7 @@ def look(
         disks=disks,
         coverage=history.coverage,
     )
-    return policy, found if logged.experience is None else _with_rates(found, logged.experience, policy)
+    return policy, found if logged.experience is None else _with_experience(found, logged.experience, policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,14 +218,13 @@ def with_learning(inventory: Inventory, log: EventLog | None, policy: Policy) ->
     """
     if log is None or policy.order not in LEARNING_ORDERS or not log.exists():
         return inventory
-    experience = read_experience(log, inventory.now)
+    return _with_experience(inventory, read_experience(log, inventory.now), policy)
+
+
+def _with_experience(inventory: Inventory, experience: Experience, policy: Policy) -> Inventory:
+    """The state with each image's habits, and with what was learned here, beside what other hosts learned."""
     images = [with_habits(image, experience.habits.get(image.image_id, NO_HABITS)) for image in inventory.images]
-    return _with_rates(replace(inventory, images=tuple(images)), experience, policy)
-
-
-def _with_rates(inventory: Inventory, experience: Experience, policy: Policy) -> Inventory:
-    """The state with what was learned here, beside what other hosts learned."""
-    known = replace(inventory, learned=experience.learned)
+    known = replace(inventory, images=tuple(images), learned=experience.learned)
     if not policy.rates:
         return known
     try:

@@ -22,9 +22,9 @@ from analyzer.baselines.by_space import (
 )
 from analyzer.simulation.cleaner import Cleaner
 from analyzer.simulation.replay import replay
-from analyzer.trace.trace import Use
 from bench.made import DiskState, ImageFacts, make_trace
 from collector.model.errors import UsageError
+from collector.model.traits import Use
 from tests.analyzer.command import analyzer
 
 RUN = Use.CONTAINER

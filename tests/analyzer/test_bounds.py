@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from analyzer.simulation.bounds import Bracket, Clairvoyant, add_regret, bracket, lower_bound, with_regret
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.replay import replay
-from analyzer.trace.trace import Trace, Use
+from analyzer.trace.trace import Trace
 from bench.made import DiskState, ImageFacts, make_trace
+from collector.model.traits import Use
 from pruner.policy.policy import Policy, Space
 from tests.analyzer.test_kernel import policies, traces
 from tests.needs import examples

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import pytest
 
+from analyzer.search import fleet
 from analyzer.search.fleet import Findings, Simulation, Source, find, on_each
 from analyzer.search.workers import ClusterError, Workers, outcome
 from analyzer.simulation.replay import Progress
@@ -82,7 +83,7 @@ ADDRESS = "tcp://127.0.0.1:8786"
 @pytest.mark.parametrize("workers", [Workers(processes=1), Workers(processes=2), Workers(cluster=ADDRESS)])
 @pytest.mark.usefixtures("client")
 def test_work_is_done_here_as_on_a_cluster_and_a_fault_is_the_caller_s(workers: Workers) -> None:
-    with workers.pool(abs, 3) as pool:
+    with workers.pool(abs, 3) as (pool, _):
         assert [outcome(pool.submit(abs, number)) for number in (-1, 2, -3)] == [1, 2, 3]
     assert workers.count(1) == 1
     with pytest.raises(KeyboardInterrupt), workers.pool(abs, 3):
@@ -120,6 +121,30 @@ def test_a_worker_that_dies_is_one_host_s_fault_on_a_cluster_and_the_end_here() 
         outcome(failed(BrokenExecutor()))
     with pytest.raises(ZeroDivisionError):
         outcome(failed(ZeroDivisionError()))
+
+
+@pytest.mark.usefixtures("client")
+def test_of_hosts_that_are_handed_out_together_only_the_one_that_fails_is_left_out(
+    sources: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analyzer.search.workers._LEAST_SHARES", 1)
+    handed_out: list[tuple[str, ...]] = []
+    run = fleet._run
+
+    def watched(tasks: Sequence[Any]) -> bytes:
+        handed_out.append(tuple(task.source.host for task in tasks))
+        if "host-4" in handed_out[-1]:
+            raise MemoryError
+        return run(tasks)
+
+    monkeypatch.setattr(fleet, "_run", watched)
+    done: list[float] = []
+    found, notes = on_each(sources, Simulation((Policy(),)), workers=Workers(cluster=ADDRESS), progress=done.append)
+    names = tuple(source.host for source in sources)
+    assert [one.host for one in found] == [name for name in names if name != "host-4"]
+    assert notes == ["host host-4 is left out: the cluster's workers failed at it (MemoryError)"]
+    assert handed_out == [names, *((name,) for name in names)]
+    assert done[-1] == 1.0
 
 
 @pytest.fixture(scope="module")

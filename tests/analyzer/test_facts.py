@@ -15,16 +15,16 @@ from analyzer.kernel import index
 from analyzer.native import loader
 from analyzer.simulation.knowledge import Knowledge, habits, superseded_since
 from analyzer.trace.load import load_trace
-from analyzer.trace.trace import Trace, Use
+from analyzer.trace.trace import Trace
 from bench.made import DiskState, ImageFacts, make_trace
 from collector.eventlog.experience import SESSION
 from collector.eventlog.log import EventLog
 from collector.model.events import Event, Kind
+from collector.model.traits import Use
+from collector.model.units import DAY_S, HOUR_S
 from pruner.policy.orders import ORDERS, OWN_STATE_ORDERS
 from pruner.state.learning import (
     CELLS,
-    DAY,
-    HOUR,
     Learned,
     age_bin,
     habit,
@@ -45,7 +45,7 @@ INF = float("inf")
 def test_situations_are_powers_of_two() -> None:
     assert situation(0.0, 0, 0.0, -INF) == situation(2047.9, 0, 0.0, -1.0) == 0
     assert age_bin(2048.0) == 1
-    assert [stage(seconds) for seconds in (-INF, -1.0, 0.0, DAY, 7 * DAY, INF)] == [0, 0, 1, 2, 3, 3]
+    assert [stage(seconds) for seconds in (-INF, -1.0, 0.0, DAY_S, 7 * DAY_S, INF)] == [0, 0, 1, 2, 3, 3]
     assert [habit(gap) for gap in (0.0, 3601.0, 4096.0, 8192.0, 1e9)] == [0, 1, 2, 3, 9]
     assert situation(0.0, 2, 0.0, -1.0) == situation(0.0, 3, 0.0, -1.0) == 2 * 40
     assert situation(1e12, 10**6, 1e9, 1e9) == CELLS - 1
@@ -59,21 +59,21 @@ def learned_of(**counts: tuple[float, float]) -> Learned:
 
 
 def test_the_hazard_is_returns_over_idle_time_with_a_prior() -> None:
-    assert Learned().hazard(3000.0, 1, superseded=False) == pytest.approx(0.05 / DAY)
-    learned = learned_of(here=(3.0, 2 * DAY))
-    assert learned.hazard(3000.0, 1, superseded=False) == pytest.approx(3.05 / (3 * DAY))
-    assert learned.hazard(3000.0, 1, superseded=True) == pytest.approx(0.05 / DAY)
+    assert Learned().hazard(3000.0, 1, superseded=False) == pytest.approx(0.05 / DAY_S)
+    learned = learned_of(here=(3.0, 2 * DAY_S))
+    assert learned.hazard(3000.0, 1, superseded=False) == pytest.approx(3.05 / (3 * DAY_S))
+    assert learned.hazard(3000.0, 1, superseded=True) == pytest.approx(0.05 / DAY_S)
 
 
 def test_rates_are_drawn_towards_those_of_coarser_situations() -> None:
     """Each as much higher or lower than the coarser one as it is on other hosts, where nothing was counted."""
     assert Learned().rates[1][0, 0] == pytest.approx(BY_AGE[1] / 2**11.5 * BY_STAGE[1][0] * BY_HABIT[1][0][0])
-    learned = learned_of(here=(3.0, 2 * DAY))
-    coarse = 5.0 / (2 * DAY + 2.0 / (BY_AGE[1] / 2**11.5))
+    learned = learned_of(here=(3.0, 2 * DAY_S))
+    coarse = 5.0 / (2 * DAY_S + 2.0 / (BY_AGE[1] / 2**11.5))
     assert learned.rates[1][5, 3] == pytest.approx(coarse * BY_STAGE[1][3] * BY_HABIT[1][5][3])
-    of_stage = 6 / (2 * DAY + 3 / (coarse * BY_STAGE[1][0]))
+    of_stage = 6 / (2 * DAY_S + 3 / (coarse * BY_STAGE[1][0]))
     assert learned.rates[1][5, 0] == pytest.approx(of_stage * BY_HABIT[1][5][0])
-    assert learned.rates[1][0, 0] == pytest.approx(6 / (2 * DAY + 3 / (of_stage * BY_HABIT[1][0][0])))
+    assert learned.rates[1][0, 0] == pytest.approx(6 / (2 * DAY_S + 3 / (of_stage * BY_HABIT[1][0][0])))
 
 
 def test_the_forecast_looks_ahead() -> None:
@@ -82,12 +82,12 @@ def test_the_forecast_looks_ahead() -> None:
     assert chances[:5] == sorted(chances[:5], reverse=True)
     assert 0.0 < max(chances[-4:]) < min(chances[:8]) < 1.0
     # Ten returned each time between 18 and 36 hours: at 17 hours that is near, at 3 days it is not.
-    returns, exposure = [0.0] * CELLS, [100 * DAY] * CELLS
+    returns, exposure = [0.0] * CELLS, [100 * DAY_S] * CELLS
     for usual in range(5, 10):
-        returns[situation(DAY, 9, 2.0 ** (usual + 11), -1.0)] = 500.0
+        returns[situation(DAY_S, 9, 2.0 ** (usual + 11), -1.0)] = 500.0
     nightly = Learned(tuple(returns), tuple(exposure))
-    assert nightly.forecast(17 * HOUR, DAY, -1.0, 99) > 2 * nightly.forecast(3 * DAY, DAY, -1.0, 99)
-    assert nightly.forecast(17 * HOUR, DAY, -1.0, 99) > nightly.forecast(17 * HOUR, DAY, 0.0, 99)
+    assert nightly.forecast(17 * HOUR_S, DAY_S, -1.0, 99) > 2 * nightly.forecast(3 * DAY_S, DAY_S, -1.0, 99)
+    assert nightly.forecast(17 * HOUR_S, DAY_S, -1.0, 99) > nightly.forecast(17 * HOUR_S, DAY_S, 0.0, 99)
 
 
 def test_an_image_is_superseded_once_a_later_one_was_used_in_all_its_repositories() -> None:
@@ -101,14 +101,14 @@ def test_idle_times_fall_into_situations_by_hand() -> None:
     """One image is used from 0 to 100 s, again after 10,000 s, then never; a later one supersedes it at 15,000 s."""
     images = [ImageFacts([("a", 1)], references=("r/a:1",)), ImageFacts([("b", 1)], references=("r/a:2",))]
     uses = [(0.0, 0, 100.0, Use.CONTAINER), (10100.0, 0, 10100.0, Use.JOB), (15000.0, 1, 15000.0, Use.PULL)]
-    known = Knowledge(make_trace(images, uses, [DiskState(0.0, 10, 0)], end=2 * DAY))
+    known = Knowledge(make_trace(images, uses, [DiskState(0.0, 10, 0)], end=2 * DAY_S))
     returns, exposure = (table[1] for table in known.learned)
     assert np.flatnonzero(returns).tolist() == [situation(10000.0, 1, 0.0, -1.0)]
     assert exposure[situation(10.0, 1, 0.0, -1.0)] == pytest.approx(2048)
     assert exposure[situation(9000.0, 1, 0.0, -1.0)] == pytest.approx(10000 - 8192)
     assert exposure[situation(4096.0, 2, 10000.0, -1.0)] == pytest.approx(4900 - 4096)
     assert exposure[situation(4096.0, 2, 10000.0, 0.0)] == pytest.approx(8192 - 4900)
-    assert sum(exposure) == pytest.approx(10000 + (DAY - 10100) + (DAY - 15000))
+    assert sum(exposure) == pytest.approx(10000 + (DAY_S - 10100) + (DAY_S - 15000))
     assert known.learned[0][0].sum() == known.learned[1][0].sum() == 0
     facts = known.facts(15100.0, np.array([0, 1]), np.zeros(2), np.array([1, 1]))
     assert facts.superseded.tolist() == [1, 0]
@@ -158,9 +158,9 @@ def test_compiled_and_in_python_the_same_is_learned(trace: Trace, origin: int) -
 
 
 # Idle times at, just under and just over what separates one situation from the next, seconds; else anything.
-EDGES = sorted({edge + by for power in range(10, 20) for edge in (2**power, SESSION, DAY) for by in (-1, 0, 1)})
+EDGES = sorted({edge + by for power in range(10, 20) for edge in (2**power, SESSION, DAY_S) for by in (-1, 0, 1)})
 NAMES = ("r/a", "r/b", "q/a")
-LENGTH = int(12 * DAY)
+LENGTH = int(12 * DAY_S)
 
 
 @st.composite
@@ -172,7 +172,7 @@ def logged_histories(draw: st.DrawFn) -> list[Event]:
         image = f"i{number}"
         at = draw(st.sampled_from([0, 0, 1]) | st.integers(0, LENGTH // 2))
         tags = [f"{name}:{number}" for name in draw(st.sets(st.sampled_from(NAMES), max_size=2))]
-        stored = draw(st.none() | st.integers(0, int(9 * DAY)))
+        stored = draw(st.none() | st.integers(0, int(9 * DAY_S)))
         more = {} if stored is None else {"stored": T0 / S + at - stored}
         events.append(observed(at, image, references=sorted(tags), digests=[], **more))
         if draw(st.integers(0, 3)) == 0:

@@ -292,7 +292,7 @@ def test_processes_are_started_where_there_is_work_enough_for_them() -> None:
         (WORTH_PROCESSES - 1, True, ThreadPoolExecutor),
         (WORTH_PROCESSES, False, ThreadPoolExecutor),  # they would import the program of whoever calls us
     ):
-        with Workers(2, is_program=program).pool(work, hosts) as pool:
+        with Workers(2, is_program=program).pool(work, hosts) as (pool, _):
             assert type(pool) is expected
 
 

@@ -16,10 +16,11 @@ from analyzer.report.study import Lineup
 from analyzer.search.fleet import Findings, Simulation
 from analyzer.search.grid import grid
 from analyzer.search.proposal import Proposal
-from analyzer.trace.daily import DAY_S, UNKNOWN, DailyFree, daily_free
+from analyzer.trace.daily import UNKNOWN, DailyFree, daily_free
 from analyzer.trace.describe import HistoryFacts
-from analyzer.trace.trace import Use
 from bench.made import DiskState, ImageFacts, make_trace
+from collector.model.traits import Use
+from collector.model.units import DAY_S
 from tests.analyzer.test_search import BASE, workload
 
 CANDIDATES, _ = grid({"threshold": ["5%:80%:5%"]})

@@ -27,9 +27,10 @@ from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.host import Host
 from analyzer.simulation.replay import replay, replay_many
 from analyzer.simulation.result import Result
-from analyzer.trace.trace import Floats, Integers, Trace, Use
+from analyzer.trace.trace import Floats, Integers, Trace
 from bench.made import DiskState, ImageFacts, make_trace
 from collector.model.errors import UsageError
+from collector.model.traits import Use
 from pruner.policy import headroom
 from pruner.policy.orders import ORDERS
 from pruner.policy.policy import Policy, Space

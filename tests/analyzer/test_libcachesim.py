@@ -12,8 +12,9 @@ import pytest
 from analyzer.kernel.runs import Wake
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.replay import replay
-from analyzer.trace.trace import Floats, Integers, Trace, Use
+from analyzer.trace.trace import Floats, Integers, Trace
 from bench.made import DiskState, ImageFacts, make_trace
+from collector.model.traits import Use
 from pruner.policy.policy import Policy, Space
 
 # A prune ends seconds after the pull that calls for it; the cache of a textbook makes room before its next request.

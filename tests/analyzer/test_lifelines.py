@@ -10,7 +10,8 @@ from analyzer.simulation.host import Removal
 from analyzer.simulation.lifelines import stays
 from analyzer.simulation.replay import replay
 from analyzer.simulation.result import Removals
-from analyzer.trace.trace import Trace, Use
+from analyzer.trace.trace import Trace
+from collector.model.traits import Use
 from pruner.policy.policy import Policy
 from tests.analyzer.test_kernel import policies, traces
 from tests.needs import examples

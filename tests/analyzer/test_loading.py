@@ -10,10 +10,10 @@ import pytest
 from analyzer.simulation.cleaner import PolicyCleaner
 from analyzer.simulation.replay import replay
 from analyzer.trace.load import DiskOverride, load_trace
-from analyzer.trace.trace import Use
 from collector.eventlog.log import EventLog
 from collector.model.errors import LogError, UsageError
 from collector.model.events import Event, Kind
+from collector.model.traits import Use
 from pruner.policy.orders import ORDERS
 from pruner.policy.policy import Policy, Space
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from analyzer.native.loader import load
 from analyzer.trace import uses as logged
-from analyzer.trace.trace import Use
 from analyzer.trace.uses import MONTH_BITS, NEVER, OPEN, LoggedUses, in_order, survey
+from collector.model.traits import Use
 
 IMAGES = 4
 ORIGIN = 3 << MONTH_BITS

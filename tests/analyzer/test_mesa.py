@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from analyzer.baselines import baseline
-from analyzer.baselines.base import HOUR, Baseline
+from analyzer.baselines.base import Baseline
 from analyzer.baselines.by_age import DockerGc, PruneUntil
 from analyzer.search.adoption import adoption_time, first_week
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
@@ -18,7 +18,7 @@ from analyzer.simulation.lifelines import stays
 from analyzer.simulation.replay import replay, replay_many
 from analyzer.simulation.result import Result
 from analyzer.trace.trace import Trace
-from collector.model.units import format_bytes
+from collector.model.units import HOUR_S, format_bytes
 from pruner.policy.policy import Policy, Space
 from tests.analyzer.conftest import GIB
 
@@ -33,7 +33,7 @@ def test_the_year_is_read_whole(mesa: Trace) -> None:
 
 
 def test_age_pulls_again_what_is_needed(mesa: Trace) -> None:
-    age = replay(mesa, PruneUntil(24 * HOUR, 900.0, "local"))
+    age = replay(mesa, PruneUntil(24 * HOUR_S, 900.0, "local"))
     assert age.repulled_bytes / GIB == pytest.approx(5090.3, abs=0.1)
     assert replay(mesa, DockerGc()).repulled_bytes / GIB == pytest.approx(49_422.3, abs=0.1)
 

@@ -11,8 +11,9 @@ import pytest
 from analyzer.simulation.cleaner import PolicyCleaner
 from analyzer.simulation.replay import replay
 from analyzer.trace.naming import Naming, bearing, sights
-from analyzer.trace.trace import Trace, Use
+from analyzer.trace.trace import Trace
 from bench.made import DiskState, ImageFacts, make_trace
+from collector.model.traits import Use
 from pruner.policy.file import policy_from
 
 S, DAY = 10**9, 86400.0

@@ -13,10 +13,10 @@ from analyzer.simulation.replay import replay
 from analyzer.trace import pull_space as module
 from analyzer.trace.load import load_trace
 from analyzer.trace.pull_space import pull_space
-from analyzer.trace.trace import Use
 from bench.made import DiskState, ImageFacts, make_trace
 from collector.eventlog.log import EventLog
 from collector.model.events import Event, Kind
+from collector.model.traits import Use
 from pruner.policy.policy import Policy, Space
 
 SHAPES = {(40, 20, 5): 40, (5, 20, 40): 40, (64,): 64, (12,) * 6: 12}

@@ -17,10 +17,11 @@ from analyzer.search.trial import Trial, later, split_time
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.replay import replay
 from analyzer.trace.describe import HistoryFacts
-from analyzer.trace.trace import Trace, Use
+from analyzer.trace.trace import Trace
 from bench.made import DiskState, ImageFacts, make_trace
 from collector.eventlog.log import EventLog
-from collector.model.errors import UsageError
+from collector.model.errors import LogError, UsageError
+from collector.model.traits import Use
 from pruner.policy.file import load_policy, policy_from
 from pruner.policy.policy import Policy
 from tests.analyzer.command import analyzer
@@ -215,7 +216,7 @@ def test_the_written_policy_is_one_that_the_pruner_takes(long_log: EventLog, tmp
     [
         (("--min-free", "1TB"), 1, "comes closest"),
         (("--split", "1.5"), 2, "--split: '1.5' is not a share"),
-        (("--split", "0.00001"), 1, "log of host runner"),
+        (("--split", "0.00001"), 1, "the first 0.001% of the history of host runner"),
         (("--threshold", "40%:5%:1%"), 2, "is empty"),
         (("--max-repull", "much"), 2, "--max-repull: 'much' is not a size"),
         (("--output", "/nonexistent/policy.toml"), 2, "/nonexistent/policy.toml cannot be written: No such file"),
@@ -342,3 +343,11 @@ def test_a_split_leaves_something_on_both_sides() -> None:
         make_trace([ImageFacts([("l", 1)])], [(5.0, 0, 5.0, Use.JOB)], [DiskState(0, 9, 0)], end=10.0), 0.5
     )
     assert 5.0 < cut < 5.1
+
+
+def test_a_part_in_which_nothing_was_used_is_named_with_the_way_out() -> None:
+    """As where the log's latest entry is a year after the last job."""
+    disk = [DiskState(0, 9, 0)]
+    trace = make_trace([ImageFacts([("l", 1)])], [(5.0, 0, 5.0, Use.JOB)], disk, end=1000.0)
+    with pytest.raises(LogError, match=r"the last 30% of the history of host made uses no image: .* --split 1"):
+        Trial((Candidate("lru", Policy(interval=1.0)),), share=0.7)(trace)

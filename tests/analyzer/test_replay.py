@@ -13,9 +13,10 @@ from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.host import Removal
 from analyzer.simulation.replay import replay, replay_many
 from analyzer.simulation.result import Result
-from analyzer.trace.trace import Trace, Use
+from analyzer.trace.trace import Trace
 from bench.made import DiskState, ImageFacts, make_trace
 from collector.model.errors import LogError, UsageError
+from collector.model.traits import Use
 from pruner.policy.policy import Policy, Space
 
 BASE = ("base", 30)

@@ -31,10 +31,11 @@ from analyzer.simulation.cleaner import PolicyCleaner, Trigger
 from analyzer.simulation.lifelines import stays
 from analyzer.simulation.replay import replay_many
 from analyzer.trace.load import load_trace
-from analyzer.trace.trace import Trace, Use
+from analyzer.trace.trace import Trace
 from collector.eventlog.log import EventLog
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
+from collector.model.traits import Use
 from collector.model.units import format_bytes
 from pruner.policy.file import policy_from
 from tests.analyzer.command import analyzer

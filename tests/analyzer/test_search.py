@@ -16,10 +16,11 @@ from analyzer.search.pareto import badness, pareto, possible, sweep
 from analyzer.simulation.cleaner import PolicyCleaner
 from analyzer.simulation.replay import replay
 from analyzer.simulation.result import Result
-from analyzer.trace.trace import Trace, Use
+from analyzer.trace.trace import Trace
 from bench.made import DiskState, ImageFacts, make_trace
 from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
+from collector.model.traits import Use
 from pruner.policy.file import policy_from
 from pruner.policy.orders import ORDERS
 from tests.analyzer.command import analyzer

@@ -244,9 +244,13 @@ def test_merged_events_are_in_order_whatever_days_they_are_of(
     ship(log, store)
     ship(log, store)
     (whole,) = [one for one in parts.listed(store.names("manifest")) if one.is_merged]
-    numbers = duckdb.execute("SELECT seq FROM read_parquet(?)", [str(store.path / whole.events("runner"))]).fetchall()
-    assert numbers == [(row[0],) for row in rows(log)]
-    assert len(numbers) > 20
+    file = str(store.path / whole.events("runner"))
+    found = duckdb.execute("SELECT starts_with(kind, 'container_'), seq FROM read_parquet(?)", [file]).fetchall()
+    # Few questions are about containers, of which most events are: the others are found in one place.
+    assert found == sorted(found)
+    assert {is_of_container for is_of_container, _ in found} == {False, True}
+    assert sorted(seq for _, seq in found) == [row[0] for row in rows(log)]
+    assert len(found) > 20
     assert rows(shipped(store)) == rows(log)
 
 

@@ -14,7 +14,8 @@ from collector.eventlog.log import EventLog
 from collector.machine.clock import Clock
 from collector.model.events import Event, Kind
 from collector.queries.check import check
-from collector.queries.status import last_observed_ns, status
+from collector.queries.coverage import last_observed_ns
+from collector.queries.status import status
 from pruner.state.inventory import read_history
 from tests.needs import examples
 

@@ -15,13 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from collector.daemon.presence import Presence
-from collector.eventlog import compaction, experience
+from collector.eventlog import compaction, experience, hourly
+from collector.eventlog import log as log_module
 from collector.eventlog.log import ONLY_KEPT, EventLog
+from collector.eventlog.pace import Pace
 from collector.model.events import Event, Kind
 from collector.queries import tally
 from collector.queries.check import check
+from collector.queries.images import images
 from collector.queries.jobs import jobs as latest_jobs
-from collector.queries.status import images, status
+from collector.queries.status import status
 from collector.queries.story import stories
 from collector.queries.tally import Tally
 from pruner.state.inventory import read_history
@@ -93,11 +96,17 @@ class History:
         prune = {"prune": f"p{self.count}", "plan": {"images": [{"image": image_id}]}}
         ended = [Event(now + 2, Kind.PRUNE_FINISHED, bytes=1, attributes=prune)]
         return {
-            "pulled": [Event(now, Kind.IMAGE_PULLED, image_id, name)],
+            "pulled": [
+                Event(now, Kind.IMAGE_PULLED, image_id, name),
+                *([Event(now + 9 * S, Kind.CONTAINER_CREATED, image_id, container=f"{now:064x}")] if more else []),
+            ],
             "tagged": [Event(now, Kind.IMAGE_TAGGED, image_id, name)],
             "observed": [Event(now, Kind.IMAGE_OBSERVED, image_id, name, attributes={**seen, **origin, **stored})],
             "deleted": [Event(now, Kind.IMAGE_DELETED, image_id)],
-            "sampled": [Event(now, Kind.DISK_SAMPLED, bytes=more, attributes={"total_bytes": 9, "path": "/"})],
+            "sampled": [
+                Event(now + k * S, Kind.DISK_SAMPLED, bytes=more * k, attributes={"total_bytes": 9, "path": "/"} | disk)
+                for k, disk in ((40, {}), (20, {}), (41, {"main": False, "file_system": "/x"}))
+            ],
             "job": [Event(now - more * S, Kind.JOB_IMAGE_USED, image_id, name, attributes=job)],
             "late job": [Event(now - more * 86400 * S, Kind.JOB_IMAGE_USED, image_id, name, attributes=job)],
             "gap": [Event(now, Kind.GAP, began_ns=now - S, attributes={"reason": "test"})],
@@ -193,6 +202,22 @@ def test_what_is_folded_answers_as_all_events_do(
         return
     assert [one for one in check(log) if one.rule == "projection"] == []
     assert answers(log) == answers(WholeLog(log.path, host="h"))
+    assert by_hour(log, history.now) == by_hour(log, history.now, afresh=True)
+
+
+def by_hour(log: EventLog, now: int, *, afresh: bool = False) -> Any:
+    """What counts by its hour, as folded or from the events."""
+    with log.reading() as connection, pytest.MonkeyPatch.context() as patch:
+        if afresh:
+            patch.setattr(hourly, "reached", lambda *_: None)
+        hours = now // hourly.HOUR_NS
+        return (
+            [hourly.waits(connection, "h", first, hours - 1) for first in (0, hours - 30)],
+            [
+                hourly.falls(connection, "h", disk, span, within, (now / S - 90 * 86400.0, now / S))
+                for disk, span, within in (("", 300.0, 60.0), ("", 1800.0, 300.0), ("/x", 300.0, 60.0), ("", 90.0, 9.0))
+            ],
+        )
 
 
 @pytest.mark.slow
@@ -218,7 +243,7 @@ def test_habits_go_on_from_the_last_midnight(folded: EventLog) -> None:
 def test_habits_are_folded_through_busy_days_and_in_any_order_of_recording(
     folded: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experience, "_MOST", 4)
+    monkeypatch.setattr(experience, "PACE", Pace(4, 4))
     history = History()
     # An inventory comes first, an import of the days before it later; more happened on a day than is folded at once.
     for days, steps in ((40, 3), (5, 9), (6, 9), (12, 9)):
@@ -243,7 +268,7 @@ def test_a_backlog_with_a_clock_that_was_set_back_is_folded_piece_by_piece(
     for turn in range(8):
         history.take("set back" if turn == 5 else "pulled", 0, 0, 7200)
     monkeypatch.setattr(compaction, "FOLD_EVERY", 2)
-    monkeypatch.setattr(compaction, "_MOST", 2)
+    monkeypatch.setattr(compaction, "PACE", Pace(2, 2))
     log.append(history.events)
     reached: list[int] = []
     for turn in range(8):
@@ -347,3 +372,36 @@ def _check_an_append_folds_again(log: EventLog) -> None:
     log.append([Event(T0, Kind.GAP, began_ns=T0)])
     assert log.query("SELECT count(*) > 3 FROM compacted") == [(True,)]
     assert [one for one in check(log) if one.rule == "projection"] == []
+
+
+def test_steps_become_smaller_after_a_long_one_and_larger_after_quick_ones() -> None:
+    pace = Pace(100, 1000, 200)
+    sizes = [pace.size]
+    for seconds in (0.01, 0.01, 0.01, 2.0, 2.0, 2.0, 2.0, 0.2):
+        pace.took(pace.size, seconds)
+        sizes.append(pace.size)
+    assert sizes == [200, 400, 800, 1000, 500, 250, 125, 100, 100]
+    # A step over few events says nothing of one over many, unless even that takes long.
+    pace.took(5, 0.01)
+    assert pace.size == 100
+
+
+def test_what_is_folded_is_left_to_whoever_waits_after_each_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, history = EventLog(tmp_path / "events.duckdb", host="h"), History()
+    monkeypatch.setattr(compaction, "FOLD_EVERY", 2)
+    monkeypatch.setattr(compaction, "PACE", Pace(2, 2))
+    for _ in range(8):
+        history.take("pulled", 0, 0, 7200)
+    log.append(history.events)
+    read: list[tuple[int, ...]] = []
+
+    def reads(_: float) -> None:
+        # Nobody holds the log now: one that does not wait gets it.
+        read.append(EventLog(log.path, host="h", wait=0.0).query("SELECT max(seq) FROM projection")[0])
+
+    monkeypatch.setattr(log_module, "rest", reads)
+    log.fold(history.now)
+    assert len(read) >= 2
+    assert read == sorted(set(read))

@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 from collector.daemon import loop
-from collector.daemon.loop import Collector, Schedule
+from collector.daemon.loop import Collector
+from collector.daemon.schedule import Schedule
 from collector.eventlog.log import EventLog
 from collector.model.errors import EngineError
 from collector.model.events import Event, Kind
 from collector.model.origin import Origin
 from collector.queries.check import check
-from collector.queries.status import coverage, status
+from collector.queries.coverage import coverage
+from collector.queries.status import status
 from tests.fake_engine import MIB, FakeEngine
 from tests.waiting import wait_for
 

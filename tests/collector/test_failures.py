@@ -13,7 +13,6 @@ from analyzer import cli as analyzer_cli
 from analyzer.audit.costs import NEVER_CAME, costs
 from analyzer.audit.grouping import By
 from analyzer.trace.load import load_trace
-from analyzer.trace.trace import Use
 from collector.cli import app
 from collector.daemon.least_free import LeastFree
 from collector.eventlog.log import EventLog
@@ -23,6 +22,7 @@ from collector.job_sources.runnerlog import PullFailed, RunnerLog, parse_line
 from collector.machine.disk import DiskSample
 from collector.model.errors import EngineError
 from collector.model.events import Event, Kind
+from collector.model.traits import Use
 from collector.queries.failures import read_failures
 from collector.queries.status import status
 

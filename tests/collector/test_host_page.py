@@ -19,6 +19,7 @@ from collector.machine.next_removals import (
     next_removals_path,
     read_next_removals,
 )
+from collector.machine.prune_runs import Fruitless, PruneRuns, leave_runs
 from collector.machine.wake import leave_levels
 from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
@@ -96,6 +97,10 @@ def test_without_a_pruner_it_says_that_nothing_is_removed(log: EventLog) -> None
     found = overview(log, NOW + 10)
     assert any("no pruner has run here" in warning for warning in found.warnings)
     assert found.next is None
+    # One that could not even reach the engine has run nevertheless.
+    leave_runs(log.path, PruneRuns(1, row=Fruitless(NOW, NOW, 1, error="no engine")))
+    warnings = overview(log, NOW + 10).warnings
+    assert [one for one in warnings if "prune" in one] == ["for 10 s 1 prune run removed nothing: no engine"]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"time": 1, "removals": [{}]}', "\x00", '{"removals": 7}'])

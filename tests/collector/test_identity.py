@@ -16,7 +16,8 @@ from collector.eventlog.log import EventLog
 from collector.model import own_container
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
-from collector.queries.status import images, status
+from collector.queries.images import images
+from collector.queries.status import status
 
 HERE = Identity("runner", "m1", None, "E1", "/var/lib/docker")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import duckdb
@@ -12,9 +13,11 @@ from collector.eventlog.database import open_database
 from collector.eventlog.log import EventLog
 from collector.eventlog.schema import VIEWS
 from collector.eventlog.views import show
-from collector.model.events import LIVE, USES, WATCHING, Event, Kind, Source, Use
+from collector.model.events import COUNTED, LIVE, USES, WATCHING, Event, Kind
 from collector.model.jobs import ci_job
-from collector.queries.status import coverage, last_observed_ns
+from collector.model.traits import Source, Use
+from collector.queries.coverage import coverage, last_observed_ns
+from collector.queries.images import images
 from collector.queries.tally import Tally
 from pruner.state.event_watch import EVIDENCE
 
@@ -115,3 +118,12 @@ def test_every_kind_says_what_follows_from_it() -> None:
         assert traits.use is None or traits.happened
         assert traits.use is not Use.FOUND
         assert kind not in LIVE or traits.source is Source.COLLECTOR
+
+
+def test_what_counts_as_a_use_counts_in_every_column(log: EventLog) -> None:
+    now_ns = time.time_ns()
+    shown = {"references": ["a:1"], "size": 1, "layers": []}
+    log.append([Event(now_ns - 10**9, Kind.IMAGE_OBSERVED, IMAGE, "a:1", attributes=shown)])
+    log.append([Event(now_ns - number, kind, IMAGE, "a:1") for number, kind in enumerate(COUNTED)])
+    (row,) = images(log)
+    assert row.uses == row.uses_7_days == len(COUNTED)

@@ -11,11 +11,13 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from collector.eventlog.forget import forget_image
 from collector.eventlog.log import EventLog, migrate
 from collector.eventlog.schema import COLUMNS, MIGRATIONS, SCHEMA_VERSION, STORED_KEY
 from collector.model import advice
@@ -179,6 +181,9 @@ def test_a_file_of_something_else_is_refused_and_untouched(log: EventLog) -> Non
 def test_a_missing_log_says_how_to_get_one(log: EventLog) -> None:
     with pytest.raises(LogError, match=r"no event log at .*collector run"):
         log.query("SELECT 1")
+    for ask in (check, partial(forget_image, image="a")):
+        with pytest.raises(LogError, match=r"no event log at .*collector run"):
+            ask(log)
     assert not log.path.parent.exists()
 
 

@@ -27,7 +27,8 @@ from collector.eventlog.schema import VIEWS
 from collector.model.events import Event, Kind
 from collector.monitoring.host_page import HostPage
 from collector.monitoring.metrics import Live, Metrics
-from collector.queries.status import images, status
+from collector.queries.images import images
+from collector.queries.status import status
 from collector.queries.tally import Tally
 from collector.shipping.ship import ship
 from collector.shipping.store import Folder

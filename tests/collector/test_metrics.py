@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from collector.eventlog.forget import forget_project
 from collector.eventlog.log import METRICS, EventLog
+from collector.eventlog.pace import Pace
 from collector.machine.disk import sample_disk
 from collector.machine.prune_runs import PruneRuns, leave_runs
 from collector.machine.wake import leave_levels
@@ -411,7 +412,7 @@ def test_a_log_adds_up_to_the_same_a_few_events_at_a_time(
     log.append([event(100, Kind.IMAGE_DELETED, image=B)])
     whole, pieces = Tally(), Tally()
     whole.advance(log)
-    monkeypatch.setattr(tally, "_STEP", step)
+    monkeypatch.setattr(tally, "_PACE", Pace(step, step))
     pieces.advance(log)
     assert pieces == whole
     monkeypatch.undo()

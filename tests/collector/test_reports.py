@@ -18,8 +18,10 @@ from collector.machine.wake import leave_levels, levels_path
 from collector.model.advice import on_log
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
+from collector.model.units import DAY_S
 from collector.queries import next_step
-from collector.queries.status import DAY_S, Coverage, DiskState, status
+from collector.queries.coverage import Coverage
+from collector.queries.status import DiskState, status
 
 NS = 10**9
 NOW = 1_790_000_000.0

@@ -45,7 +45,7 @@ from collector.shipping.parts import Manifest, Name
 from collector.shipping.ship import ship
 from collector.shipping.store import StoreError, open_store
 from tests import commands
-from tests.collector.test_compaction import IMAGES, KINDS, History, answers
+from tests.collector.test_compaction import IMAGES, KINDS, History, answers, by_hour
 from tests.kills import kill_after
 from tests.needs import cannot_run
 
@@ -86,6 +86,8 @@ def asked(log: EventLog, now: float) -> dict[str, Any]:
             found[f"story {image[-1]}"] = None
     with log.reading(whole_since=ONLY_KEPT) as connection:
         found["habits"] = [sorted(rows) for rows in experience.read(connection, log.host, int(now * 1e9))]
+    waits, falls = by_hour(log, int(now * S))
+    found["hours"] = waits, falls[:-1]  # what is not folded is read from what is left
     return found
 
 

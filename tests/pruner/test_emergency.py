@@ -16,6 +16,7 @@ from collector.model.observation import Place
 from pruner.planning.emergency_steps import prospects, steps
 from pruner.planning.holdings import described, holdings, to_json
 from pruner.planning.plan import plan
+from pruner.policy.policy import Space
 from pruner.report.terminal import print_emergency
 from pruner.state.inventory import BuildCacheUsage, CacheRecord
 from tests.fake_engine import FakeEngine
@@ -37,6 +38,26 @@ def test_each_step_gives_more_at_a_higher_cost_and_nothing_that_somebody_holds(
     shown = capsys.readouterr().out
     assert "all unused build cache" in shown
     assert "less than asked for" in shown
+
+
+def test_what_the_policy_switches_off_or_never_removes_stays_in_every_step() -> None:
+    off = {"build_cache": "enabled", "containers": "enabled", "volumes": "enabled", "dangling": "enabled"}
+    chosen = policy(99)
+    chosen = replace(
+        chosen,
+        emergency=Space.parse("never"),
+        **{part: replace(getattr(chosen, part), **{switch: False}) for part, switch in off.items()},
+    )
+    state = replace(full_host(), build_cache=BuildCacheUsage((CacheRecord(6 * MB, NOW - DAY / 2),)))
+    found = list(prospects(plan(chosen, state), steps(chosen)))
+    # Only images that the policy's own rules let go: the old one, and at last the young ones.
+    assert [one.gain // MB for one in found] == [10, 0, 0, 20, 0, 0]
+    assert [one.step.cost.rpartition(": ")[2] for one in found if not one.gain] == [
+        "--build-cache-enabled true",
+        "--containers-enabled true",
+        "--emergency 100% does",
+        "--volumes-enabled true",
+    ]
 
 
 def test_what_fills_the_disk_adds_up_and_long_logs_and_dead_containers_are_named() -> None:

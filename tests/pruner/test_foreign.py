@@ -124,6 +124,7 @@ def test_docker_gc_becomes_a_policy_and_the_rest_is_reported(docker_gc: list[Pat
         "9681260c3ad5",
         "[z-a]",
         "while `threshold` is free",
+        'local_images = "evict"',
     ):
         assert word in output
 
@@ -161,6 +162,7 @@ def test_docuum_becomes_a_policy(tmp_path: Path) -> None:
     }
     assert {name: policy.protects((name,)) is not None for name in spared} == spared
     assert any("--deletion-chunk-size" in note for note in made.notes)
+    assert any('local_images = "evict"' in note for note in made.notes)
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ from analyzer.simulation.cleaner import PolicyCleaner
 from analyzer.simulation.knowledge import knowledge_of
 from analyzer.simulation.replay import replay
 from analyzer.trace.load import load_trace
-from analyzer.trace.trace import Use
 from bench.made import DiskState, ImageFacts, make_trace
 from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
+from collector.model.traits import Use
+from collector.model.units import DAY_S
 from pruner.policy.file import load_policy, policy_from, to_toml
 from pruner.policy.headroom import (
-    DAY,
     FreeSpaceDrops,
     capped,
     reach_of,
@@ -78,7 +78,7 @@ def test_the_policy_is_resolved_once_a_day_has_been_sampled(log: EventLog) -> No
     found = resolved(AUTO, log, 1000, T0 / 1e9 + 291 * 300)
     assert (found.threshold.amount, found.threshold.unit, str(found.threshold)) == (250.0, "B", "auto")
     given = Policy(threshold=Space.parse("10%"))
-    assert resolved(given, log, 1000, T0 / 1e9 + DAY) == given
+    assert resolved(given, log, 1000, T0 / 1e9 + DAY_S) == given
 
 
 def test_a_fall_counts_within_what_it_takes_to_make_room(log: EventLog) -> None:
@@ -103,11 +103,11 @@ def test_a_simulated_host_learns_from_its_own_falls() -> None:
     """Each second day a burst of five images of 60 bytes comes within one interval."""
     images = [ImageFacts([(f"own{i}", 60)]) for i in range(40)]
     uses = [
-        (2 * DAY * burst + 1000.0 + k, 5 * burst + k, 2 * DAY * burst + 1001.0 + k, Use.JOB)
+        (2 * DAY_S * burst + 1000.0 + k, 5 * burst + k, 2 * DAY_S * burst + 1001.0 + k, Use.JOB)
         for burst in range(8)
         for k in range(5)
     ]
-    trace = make_trace(images, uses, [DiskState(0, 1000, 0)], end=16 * DAY)
+    trace = make_trace(images, uses, [DiskState(0, 1000, 0)], end=16 * DAY_S)
     fixed = replay(trace, PolicyCleaner(Policy(threshold=Space.parse("10%")), trace))
     learned = replay(trace, PolicyCleaner(AUTO, trace))
     # A tenth is 100 bytes and a burst takes 300: it does not fit. From the first burst on 375 stay free.

@@ -8,7 +8,7 @@ import pytest
 
 from collector.machine.disk import DiskSample
 from collector.model.origin import Origin
-from collector.queries.status import Coverage
+from collector.queries.coverage import Coverage
 from pruner.planning.decision import Reason
 from pruner.planning.plan import Plan, plan
 from pruner.policy.file import policy_from

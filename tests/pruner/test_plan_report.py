@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from collector.model.origin import Origin
+from collector.terminal.console import Format
 from pruner.planning.held_back import held_back
 from pruner.planning.plan import plan
 from pruner.policy.policy import BuildCache, Policy, Space
@@ -69,7 +71,8 @@ def test_a_plan_folds_what_stays_and_ends_with_the_next_step(
     print_plan(made)
     shown = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in shown]
-    assert ["2", "image", "19.1", "MiB", "used", "or", "pulled", "within", "min_age"] in rows
+    # The layer that both share counts once.
+    assert ["2", "image", "23.8", "MiB", "used", "or", "pulled", "within", "min_age"] in rows
     assert sum("gone:1" in line for line in shown) == 1
     assert "2.5 d ago" in next(line for line in shown if "gone:1" in line)
     assert any(line.startswith("allowlist: it keeps 1 image now; allowlisted images go, after all") for line in shown)
@@ -103,6 +106,15 @@ def test_an_automatic_minimum_age_says_where_it_comes_from(capsys: pytest.Captur
     assert f"min age {line}" in shown
     assert shown.endswith(f"min age {line}")
     assert (made.to_json()["min_age_seconds"], made.to_json()["min_age_evidence"]) == (600.0, output.min_age_evidence)
+
+
+def test_an_image_is_explained_to_machines_too(capsys: pytest.CaptureFixture[str]) -> None:
+    made = plan(policy(99), inventory([image("a", 60), image("b", 50)]))
+    print_story(made, "a:1", Format.JSON)
+    (found,) = json.loads(capsys.readouterr().out)
+    verdict = next(one for one in made.verdicts if one.image.name == "a:1")
+    assert (found["removed"], found["reason"], found["detail"]) == (True, "evict", verdict.detail)
+    assert (found["references"], found["frees_bytes"]) == (["a:1"], verdict.frees)
 
 
 def test_a_plan_says_what_its_order_stands_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,15 +11,16 @@ from typer.testing import CliRunner
 from analyzer.search.fleet import unread_rates
 from analyzer.simulation.cleaner import PolicyCleaner
 from analyzer.simulation.replay import replay
-from analyzer.trace.trace import Use
 from bench.made import DiskState, ImageFacts, make_trace
 from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
+from collector.model.traits import Use
+from collector.model.units import DAY_S
 from pruner.cli import app
 from pruner.policy.file import load_policy, policy_from, to_json, to_toml
 from pruner.policy.policy import Policy
 from pruner.state.inventory import Inventory
-from pruner.state.learning import CELLS, DAY, Learned, situation
+from pruner.state.learning import CELLS, Learned, situation
 from pruner.state.rates import WORTH_S, read_rates
 from pruner.state.rates import to_toml as rates_file
 from pruner.state.survey import with_learning
@@ -35,7 +36,7 @@ def counted(cell: int, returns: float, seconds: float) -> tuple[list[float], lis
 
 
 def test_a_file_counts_as_four_weeks_of_an_average_host(tmp_path: Path) -> None:
-    cell = situation(2 * DAY, 5, DAY, -1.0)
+    cell = situation(2 * DAY_S, 5, DAY_S, -1.0)
     file = tmp_path / "rates.toml"
     file.write_text(rates_file(*counted(cell, 800.0, 4e6), ["a", "b"], 4 * WORTH_S))
     assert "idle for 1.5 d and more, used 4 times or more, usually idle for about" in file.read_text()
@@ -73,7 +74,7 @@ def test_a_file_that_cannot_be_read_is_named_in_a_replay(tmp_path: Path) -> None
 
 
 def test_a_new_host_starts_from_it_and_its_own_past_counts_beside(tmp_path: Path) -> None:
-    cell = situation(2 * DAY, 5, DAY, -1.0)
+    cell = situation(2 * DAY_S, 5, DAY_S, -1.0)
     file = tmp_path / "rates.toml"
     file.write_text(rates_file(*counted(cell, 500.0, 5e6), ["a"], WORTH_S))
     log = history(tmp_path / "log.duckdb", "h")
@@ -82,7 +83,7 @@ def test_a_new_host_starts_from_it_and_its_own_past_counts_beside(tmp_path: Path
         return with_learning(inventory([], (), ()), EventLog(log.path, host="h"), policy_from({"rates": rates}, "test"))
 
     known = learned(str(file)).learned
-    assert known.forecast(2 * DAY, DAY, -1.0, 99) > 1.5 * Learned().forecast(2 * DAY, DAY, -1.0, 99)
+    assert known.forecast(2 * DAY_S, DAY_S, -1.0, 99) > 1.5 * Learned().forecast(2 * DAY_S, DAY_S, -1.0, 99)
     lost = learned(str(tmp_path / "none.toml"))
     assert lost.warnings[-1].endswith(
         "none.toml cannot be read: No such file or directory; only this host's own past counts"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +28,7 @@ from pruner.state.containers import read_build_cache, read_container
 from pruner.state.event_watch import names_of, raw_use
 from pruner.state.inventory import Container, Image
 from pruner.state.job_slots import free_slots, read_slots
-from pruner.state.survey import survey
+from pruner.state.survey import look, survey, with_learning
 from pruner.state.volumes import sort_of
 from tests.fake_engine import FakeEngine
 
@@ -273,6 +275,22 @@ def test_an_engine_that_hangs_up_over_one_question_only_is_not_lost(tmp_path: Pa
     engine.fail("info", skip=1)
     with pytest.raises(EngineError, match="no engine answers"):
         survey(engine, None, Policy())
+
+
+def test_a_dry_run_learns_of_each_image_what_the_run_itself_does(tmp_path: Path) -> None:
+    engine = FakeEngine(tmp_path)
+    image = engine.add_image("app:1")
+    log = EventLog(tmp_path / "events.duckdb")
+    day_ns = 86400 * 10**9
+    used = [Event(time.time_ns() - day * day_ns, Kind.IMAGE_PULLED, image, "app:1") for day in (9, 3)]
+    for number, event in enumerate(used[:1] * 3 + used[1:]):
+        began = event.time_ns + number
+        created = Event(began, Kind.CONTAINER_CREATED, image, "app:1", f"c{number}")
+        log.append([event, created, replace(created, time_ns=began + 1, kind=Kind.CONTAINER_DESTROYED, began_ns=began)])
+    policy = policy_from({"order": "forecast"}, "test")
+    _, dry = look(engine, log, policy, learn=True)
+    assert dry.images == with_learning(survey(engine, log, policy), log, policy).images
+    assert dry.images[0].recent > 0
 
 
 @pytest.mark.parametrize("question", ["info", "containers", "images", "buffered_events"])

@@ -146,7 +146,7 @@ run_t *kernel_begin(const trace_t *trace, const policy_t *policy, result_t *out)
 
 /* Forget all moments, and let these replays, which share moments, go on from a time together: an image that none of them holds
  * then concerns none before it is used again. */
-void kernel_turn(moments_t *all, int32_t count, run_t *const *runs, double time) {
+static void turn(moments_t *all, int32_t count, run_t *const *runs, double time) {
     const trace_t *t = runs[0]->trace;
     pass(all);
     all->together = 1;
@@ -167,6 +167,14 @@ void kernel_play(int32_t count, run_t *const *runs, double until) {
             play_tool(runs[k], until);
         else
             play(runs[k], until);
+    }
+}
+
+/* Let replays that share moments go on by slices of time, of so many that there are up to the end, from one to before another. */
+void kernel_play_slices(moments_t *all, int32_t count, run_t *const *runs, double end, int32_t first, int32_t last, int32_t slices) {
+    for (int32_t k = first; k < last; k++) {
+        turn(all, count, runs, k ? end * k / slices : -INFINITY);
+        kernel_play(count, runs, k == slices - 1 ? INFINITY : end * (k + 1) / slices);
     }
 }
 

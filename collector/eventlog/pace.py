@@ -1,0 +1,53 @@
+"""How much work is done at a time with the log held, and how long it is left to others in between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LOOK_S = 0.2
+"""Whoever waits for the log looks whether it is free at least this often, seconds."""
+# A step that took longer is followed by a smaller one.
+_LONG_S = 0.3
+# Others look once in a rest that is a little longer than the time between two looks.
+_LONGEST_REST_S = 1.25 * LOOK_S
+
+
+class Pace:
+    """How many events each step of some work takes: half as many after a long step, twice as many after a quick one.
+
+    Args:
+        least: a step takes so many, however long that takes.
+        most: a step takes no more.
+        first: the first step takes so many; None: the least.
+    """
+
+    def __init__(self, least: int, most: int, first: int | None = None) -> None:
+        self._least, self._most = least, most
+        self.size = min(max(first or least, least), most)
+
+    def took(self, events: int, seconds: float) -> None:
+        """Take into account how long a step over so many events took, seconds."""
+        if seconds > _LONG_S:
+            self.size = max(self._least, min(self.size, events) // 2)
+        elif events >= self.size and seconds < _LONG_S / 2:
+            self.size = min(self._most, self.size * 2)
+
+    @contextmanager
+    def step(self) -> Iterator[int]:
+        """Measure one step over as many events as this gives."""
+        events, began = self.size, time.monotonic()
+        yield events
+        self.took(events, time.monotonic() - began)
+
+
+def rest(began: float, pause: float = 0.0) -> None:
+    """Leave the log to others after a step, so that whoever waited for it finds it free.
+
+    Args:
+        began: when the step began, `time.monotonic`.
+        pause: how long to rest at least, as a multiple of the time that it took.
+    """
+    took = time.monotonic() - began
+    time.sleep(max(min(took, _LONGEST_REST_S), pause * took))
