@@ -13,5 +13,5 @@ def wait_for(condition: Callable[[], object], what: str, patience: float = PATIE
     """Wait until something is so, for so many seconds at most, looking every so many seconds."""
     deadline = time.monotonic() + patience
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, f"waited too long for {what}"
         time.sleep(every)

@@ -75,7 +75,7 @@ def _kinds() -> str:
 
 
 def _shows(traits: Traits) -> str:
-    """What follows from an event of a kind, besides what it says."""
+    """What follows from an event of a kind, apart from what it says."""
     effect = f"image {traits.effect.value}" if traits.effect else ""
     use = f"use ({traits.happened})" if traits.use is not None else ""
     return ", ".join(filter(None, (use, effect)))

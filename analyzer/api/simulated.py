@@ -119,8 +119,8 @@ class Advice:
     """What `recommend` found.
 
     Attributes:
-        policy: the policy to set; None if none keeps to the constraints.
-        holds: whether it keeps to them on the rest of the history, too.
+        policy: the policy to set; None if none meets the constraints.
+        holds: whether it meets them on the rest of the history, too.
         why: sentences: what was tried, what the runner-up and the baselines cost.
         table: a row for the chosen one, the runner-up and each baseline, on each part of the history.
     """
@@ -145,7 +145,7 @@ def recommend(
     least_history: str | float = LEAST_HISTORY_S,
     **axes: Any,
 ) -> Advice:
-    """A policy that keeps to the constraints and hardly pulls anything again, chosen on the first part of the history.
+    """A policy that meets the constraints and hardly pulls anything again, chosen on the first part of the history.
 
     Of those that re-pull little more than the least, one is taken that always leaves free what a worse future may
     take, then what departs least from the defaults, and of these the one that keeps the most images.

@@ -26,6 +26,7 @@ from collector.model.units import format_time
 from collector.model.untrusted import text
 from pruner.planning.decision import Reason
 from pruner.planning.plan import Plan, plan
+from pruner.planning.stages import ItemReason
 from pruner.policy.file import recorded_policy
 from pruner.policy.orders import LEARNING_ORDERS
 from pruner.policy.policy import Levels, Policy
@@ -36,7 +37,6 @@ from pruner.state.rates import read_rates
 from pruner.state.refusals import Refusal
 
 _SAME_MOMENT_S = 1.0
-_EXPIRED = "expired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ def _check(prune: RecordedPrune, cut: EventLog, containers: frozenset[tuple[str,
 def _held(prune: RecordedPrune, policy: Policy, replayed: Plan) -> dict[str, str]:
     """The images that stayed for a job in flight, with its ID: what is only guessed stays where others suffice."""
     rows = {entry["image"]: entry for entry in prune.plan["images"] if "hold" in entry}
-    held = {image for image, entry in rows.items() if entry["reason"] == Reason.HELD.name.lower()}
+    held = {image for image, entry in rows.items() if entry["reason"] == Reason.HELD.word}
     holds = replayed.inventory.holds
     firm = {image: hold for image, hold in holds.items() if hold.firm}
     if len(firm) < len(holds):
@@ -236,16 +236,16 @@ def _hold(entry: Mapping[str, Any]) -> Hold | None:
     """For which job the pruner held an image; older versions recorded only that it did."""
     if "hold" in entry:
         return Hold.from_json(entry["hold"])
-    return Hold("unknown", 0.0, None, "as recorded", firm=True) if entry["reason"] == "held" else None
+    return Hold("unknown", 0.0, None, "as recorded", firm=True) if entry["reason"] == Reason.HELD.word else None
 
 
 def _is_refused(entry: Mapping[str, Any]) -> bool:
-    return entry.get("last") == "refused" or entry["reason"] == "refused"
+    return Reason.REFUSED.word in {entry.get("last"), entry["reason"]}
 
 
 def _refusal(entry: Mapping[str, Any]) -> Refusal:
     """What the pruner knew of an image that it could not remove before."""
-    return Refusal("as recorded", 0.0, in_this_run=entry["reason"] == "refused")
+    return Refusal("as recorded", 0.0, in_this_run=entry["reason"] == Reason.REFUSED.word)
 
 
 def _gone(facts: Mapping[str, Any], kind: str) -> frozenset[str]:
@@ -253,14 +253,14 @@ def _gone(facts: Mapping[str, Any], kind: str) -> frozenset[str]:
     return frozenset(
         item["key"]
         for item in facts.get("items", ())
-        if item["item"] == kind and item["reason"] == _EXPIRED and not item.get("last")
+        if item["item"] == kind and item["reason"] == ItemReason.EXPIRED and not item.get("last")
     )
 
 
 def _disk(cut: EventLog, facts: Mapping[str, Any]) -> DiskSample:
     """The disk as it was measured, with what stages before the images freed."""
     total_inodes = cut.query(_INODES, [cut.host])
-    freed = sum(item["frees"] for item in facts.get("items", ()) if item["reason"] == _EXPIRED)
+    freed = sum(item["frees"] for item in facts.get("items", ()) if item["reason"] == ItemReason.EXPIRED)
     return DiskSample(
         "recorded",
         int(facts["total_bytes"]),
@@ -300,7 +300,7 @@ def _compare(prune: RecordedPrune, replayed: Plan) -> Iterator[ImageCheck]:
         check = ImageCheck(
             image,
             next(iter(names), verdict.image.name if verdict else image),
-            verdict.reason.name.lower() if verdict else None,
+            verdict.reason.word if verdict else None,
             entry["reason"] if entry else None,
             image in prune.removed,
         )

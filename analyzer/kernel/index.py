@@ -41,7 +41,7 @@ class _Trace(ctypes.Structure):
                     "following",
                     "before",
                     "end",
-                    "spell_image",
+                    "period_image",
                     "at",
                     "next",
                 ),
@@ -165,7 +165,7 @@ class Index:
         """
         with self._making:
             if (min_age, interval) not in self._views:
-                self._views[min_age, interval] = self._spells(min_age, interval)
+                self._views[min_age, interval] = self._periods(min_age, interval)
             return self._views[min_age, interval][0]
 
     def by_order(self) -> _Trace:
@@ -174,10 +174,10 @@ class Index:
             self.struct.following = self.following.ctypes.data
             return self.struct
 
-    def _spells(self, min_age: float, interval: float) -> tuple[_Trace, list[Array]]:
+    def _periods(self, min_age: float, interval: float) -> tuple[_Trace, list[Array]]:
         room = self.uses + 1
         columns: list[Array] = [np.empty(room, dtype=np.float64), *(np.empty(room, dtype=np.int32) for _ in range(3))]
-        make = function("kernel_spells")
+        make = function("kernel_periods")
         make.restype = c_int64
         count = make(
             c_int32(self.trace.images),
@@ -193,7 +193,7 @@ class Index:
         struct = _Trace.from_buffer_copy(self.struct)
         struct.periods = count
         struct.following = self.following.ctypes.data if self._vain else None
-        for name, column in zip(("end", "spell_image", "at", "next"), columns, strict=True):
+        for name, column in zip(("end", "period_image", "at", "next"), columns, strict=True):
             setattr(struct, name, column.ctypes.data)
         return struct, columns
 

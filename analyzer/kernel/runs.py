@@ -138,7 +138,7 @@ class Rules:
         keep_local: whether local images stay, but for what `superseded` lets go.
         chooser: what chooses the images that go.
         resolved: for a threshold that follows from falls of free space, the levels as in `levels`
-            with so many bytes, on the so manieth class of disk; None: the threshold is given.
+            with that many bytes, on the class of disk of that number; None: the threshold is given.
         superseded: which local images may go all the same; None: none. Else the chooser has to rank images.
         working_sets: bytes of images that such a threshold leaves room for, and from when on; shape (k, 2) of
             (time, bytes); None: the threshold is given.

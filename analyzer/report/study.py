@@ -29,7 +29,7 @@ from pruner.policy.policy import Policy
 AS_RECORDED = "as recorded"
 _MOST_IMAGES = 10
 _MOST_OWNERS = 15
-_TELLING_SAMPLES = 3
+_LEAST_SAMPLES = 3
 
 Row = dict[str, Any]
 
@@ -235,7 +235,7 @@ def _week(made: Study) -> FirstWeek | None:
 
 def is_recorded(made: Study) -> bool:
     """Whether enough samples of the disk show what was free."""
-    return len(made.recorded.seconds) >= _TELLING_SAMPLES
+    return len(made.recorded.seconds) >= _LEAST_SAMPLES
 
 
 def gaps(made: Study) -> list[Row]:

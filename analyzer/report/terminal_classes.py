@@ -40,7 +40,7 @@ def finish_division(
     A class for which nothing fits keeps no other from its policy.
 
     Raises:
-        NothingFitsError: for a class no policy keeps to the constraints, or the chosen one does not on the rest.
+        NothingFitsError: for a class no policy meets the constraints, or the chosen one does not on the rest.
         UsageError: a file cannot be written.
     """
     known = {first.host: (first, rest) for first, rest in parts}

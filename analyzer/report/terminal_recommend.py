@@ -41,7 +41,7 @@ def finish_recommendation(
     """Print a recommendation and write its policy.
 
     Raises:
-        NothingFitsError: no policy keeps to the constraints, or the chosen one does not on the rest.
+        NothingFitsError: no policy meets the constraints, or the chosen one does not on the rest.
         UsageError: the file cannot be written.
     """
     said = reasons(found, constraints, share)
@@ -67,7 +67,7 @@ def required(found: Recommendation, said: Sequence[str], more: str = "") -> Spli
 
 
 def refuse_broken(found: Recommendation, chosen: SplitResult, share: float) -> None:
-    """Raises NothingFitsError if the chosen policy does not keep to the constraints on the rest of the history."""
+    """Raises NothingFitsError if the chosen policy does not meet the constraints on the rest of the history."""
     if found.broken:
         raise NothingFitsError(
             f"{chosen.candidate.name} fitted the first {share:.0%} of the history but not the rest "

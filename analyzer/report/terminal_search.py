@@ -119,7 +119,7 @@ def print_fleet(
     Args:
         found: what was found on each host.
         output: table, JSON or CSV.
-        notes: what is to be said besides.
+        notes: what else is to be printed.
         proposal: what is recommended for all of them; None: that was not asked.
         marked: whether to mark on each host, and of the sums, what no other policy beats, and what is recommended.
         front_only: whether to show only what is marked.

@@ -98,7 +98,7 @@ class Earning:
     """Work on one host: propose an allowlist.
 
     Attributes:
-        policy: what is at work besides; its own allowlist counts as asked for.
+        policy: what else is at work; its own allowlist counts as asked for.
         asked: globs to judge whatever they gain.
         share: the first part's share of the time, over 0 and up to 1.
     """
@@ -146,7 +146,7 @@ class _Trials:
 
 
 def _grow(trials: _Trials, globs: Sequence[str], progress: Progress | None) -> list[str]:
-    """Entries taken up one by one, each the best beside those before, while it gains on the first part."""
+    """Entries added one by one, each the best beside those before, while it gains on the first part."""
     taken: list[str] = []
     best, _ = trials.run(())
     while len(taken) < MOST_ENTRIES:

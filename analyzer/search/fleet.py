@@ -150,7 +150,7 @@ class Simulation:
         baselines: results of each, by name.
         pull_rate: bytes per second at which pulls are taken to run; None: as on the history's host.
         trigger: what starts a prune of ours.
-        price_per_gib: what pulling 1 GiB costs; 0: nobody said.
+        price_per_gib: what pulling 1 GiB costs; 0: not given.
         drawn: the policy whose free space is wanted day by day; None: none.
     """
 
@@ -231,7 +231,7 @@ class Sweep:
         candidates: the policies of the grid.
         pull_rate: bytes per second at which pulls are taken to run; None: as on the history's host.
         trigger: what starts a prune.
-        price_per_gib: what pulling 1 GiB costs; 0: nobody said.
+        price_per_gib: what pulling 1 GiB costs; 0: not given.
     """
 
     candidates: tuple[Candidate, ...]

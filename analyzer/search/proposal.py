@@ -54,9 +54,9 @@ class Proposal:
     """A recommendation as a report shows it beside other policies.
 
     Attributes:
-        policy: the policy to set; if none keeps to the constraints, the one that comes closest; None: nothing
+        policy: the policy to set; if none meets the constraints, the one that comes closest; None: nothing
             could be tried.
-        holds: whether it keeps to them, on the part on which it was not chosen, too.
+        holds: whether it meets them, on the part on which it was not chosen, too.
         said: in words, a sentence each, as `analyzer recommend` says it.
         notes: what it has to do without.
         name: what the policy is called among the candidates.

@@ -92,12 +92,12 @@ class Recommendation:
     """What to set, and what it was weighed against.
 
     Attributes:
-        chosen: the best on the first part of all that keep to the constraints there; None if none does.
+        chosen: the best on the first part of all that meet the constraints there; None if none does.
         runner_up: the next best with another outcome.
-        closest: what comes closest to the constraints, if none keeps to them.
+        closest: what comes closest to the constraints, if none meets them.
         baselines: results of the baselines on the first part and on the rest.
         tried: how many policies were tried.
-        fitting: how many of them keep to the constraints on the first part.
+        fitting: how many of them meet the constraints on the first part.
         broken: what the chosen one breaks on the rest, in words; empty if nothing, or if there is no rest.
         choice: in words, by what it was chosen of those that fit.
         overruled: what would have been recommended by the first part alone, and fails on the rest: then the

@@ -42,7 +42,7 @@ class Trial:
         share: the first part's share of the time, over 0 and up to 1.
         pull_rate: bytes per second at which pulls are taken to run; None: as on the history's host.
         trigger: what starts a prune of ours.
-        price_per_gib: what pulling 1 GiB costs; 0: nobody said.
+        price_per_gib: what pulling 1 GiB costs; 0: not given.
     """
 
     candidates: tuple[Candidate, ...]

@@ -40,7 +40,7 @@ class Cleaner(Protocol):
         name: what a report calls it.
         baseline: whether it is a baseline, not a policy of ours.
         interval: seconds between ticks of its timer; 0: it has none.
-        due: when it is to be woken besides, seconds after the trace's origin; infinity: not.
+        due: when else it is to be woken, seconds after the trace's origin; infinity: not.
     """
 
     name: str

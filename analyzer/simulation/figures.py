@@ -213,7 +213,7 @@ FIGURES: dict[str, Figure] = {
         grid=6,
     ),
     "seconds": Figure("length of the trace", Unit.SECONDS, frame="length_seconds"),
-    "price_per_gib": Figure("what transferring 1 GiB costs; 0: nobody said", Unit.MONEY, Total.SAME, frame=""),
+    "price_per_gib": Figure("what transferring 1 GiB costs; 0: not given", Unit.MONEY, Total.SAME, frame=""),
     "pull_rate": Figure("bytes per second at which pulls are taken to run", Unit.BYTES, Total.RATE, frame=""),
     "optimum_least": Figure(
         "no policy that keeps the same space free re-pulls fewer bytes; null unless asked for",

@@ -70,7 +70,7 @@ class Host:
         now: seconds after the trace's origin.
         held: per image whether it is there.
         arriving: bytes that the latest use let be pulled.
-        beside: bytes that this pull took besides, until it had ended.
+        beside: further bytes that this pull took until it had ended.
         pull_space: per image and layer see `Trace.pull_space`.
         known: per image whether it has ever been there.
         last_use: per image the latest end of a use, which is in the future while a container lives.

@@ -12,7 +12,7 @@ from analyzer.simulation.figures import FIGURES
 from analyzer.simulation.host import Removal
 from analyzer.trace.trace import DEFAULT_PULL_RATE, Flags, Floats, Integers
 
-# What a failed job costs besides: somebody looks, starts it again, and it runs once more; seconds.
+# What else a failed job costs: somebody looks, starts it again, and it runs once more; seconds.
 FAILED_JOB_S = 1800.0
 
 

@@ -176,7 +176,8 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
         columns |= {"observed": _columns(connection, _OBSERVED), "layers": _columns(connection, _LAYERS)}
         local = columns["observed"]["image"][columns["observed"]["local"].astype(np.bool_)]
         holds = read_holds(connection, host, local, kinds.end)
-        pulls, jobs = age_rows(connection, host, is_folded=not shipped) if kinds.shows_waits else ((), ())
+        pulled = kinds.shows_pulls or whole_since is not None
+        ages = age_rows(connection, host, is_folded=not shipped, pulled=pulled) if kinds.shows_containers else ((), ())
         surveyed = looked.result()
         raw = _Raw(
             host=host,
@@ -189,7 +190,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
             earliest=surveyed.earliest,
             names=names,
             ids=ids,
-            ages=tuple(min_age_history(pulls, jobs)),
+            ages=tuple(min_age_history(*ages)),
             failures=read_failures(connection, host) if kinds.shows_failures else Failures(),
             pull_rate=read_pull_rate(connection, host) if kinds.shows_jobs else None,
             naming=connection.execute(_NAMING_OF_LOCAL, {"host": host}).fetchall() if len(local) else [],
@@ -208,8 +209,9 @@ class _Kinds:
         self.origin = min([first[kind] for kind in LIVE if kind in first] or first.values())
         self.end = max(row[3] for row in rows)
         self.unresolved = sum(row[4] for row in rows if row[0] in _NAMING)
-        self.shows_waits = "container_created" in first
-        self.shows_jobs = Kind.JOB_STARTED.value in first and Kind.IMAGE_PULLED.value in first
+        self.shows_containers = "container_created" in first
+        self.shows_pulls = Kind.IMAGE_PULLED.value in first
+        self.shows_jobs = Kind.JOB_STARTED.value in first and self.shows_pulls
         # Queries that would find nothing are left out: planning one takes longer than replaying a policy.
         self.shows_failures = not first.keys().isdisjoint((Kind.PULL_FAILED.value, Kind.JOB_FINISHED.value))
         self._created = {row[1]: (row[5], row[6]) for row in rows if row[0] == "container_created" and row[5]}

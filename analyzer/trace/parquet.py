@@ -191,6 +191,7 @@ class ParquetLog(EventLog):
         *,
         as_recorded: bool = False,  # noqa: ARG002 - it was exported with true times
         whole_since: float | None = None,  # noqa: ARG002 - and whole
+        memory: str | None = None,  # noqa: ARG002 - what it takes it has already
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection to the log's tables and views, in memory.
 

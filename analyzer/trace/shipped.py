@@ -158,6 +158,7 @@ class ShippedLog(EventLog):
         *,
         as_recorded: bool = False,
         whole_since: float | None = None,  # noqa: ARG002 - it is whole
+        memory: str | None = None,  # noqa: ARG002 - what it takes it has already
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection to the log's tables and views, in memory.
 

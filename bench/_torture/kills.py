@@ -49,7 +49,7 @@ class Killer(threading.Thread):
         seed: of when.
         until: when it ends whatever is left to do, on the monotonic clock.
         deadly: whether it is killed, or only started.
-        preloaded: what its environment has besides.
+        preloaded: what else its environment has.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ class Arrivals:
         self._settled: dict[str, Origin] = {}
 
     def take(self, event: Event) -> bool:
-        """Take up an event; whether it means that images have arrived or changed their names."""
+        """Process an event; whether it means that images have arrived or changed their names."""
         if event.kind not in _COMES:
             return False
         image = event.image or ""
@@ -115,7 +115,7 @@ class Arrivals:
                 self._settled[image] = origin
 
     def clear(self) -> None:
-        """An inventory has taken up all that came."""
+        """An inventory has processed all that came."""
         self._announced.clear()
         self._pulled.clear()
         self._loaded.clear()

@@ -54,7 +54,7 @@ class Continuity:
         self._clock_was_behind = False
 
     def restore(self, log: EventLog, *, is_new: bool) -> None:
-        """Take up where the log ends; `is_new`: it was made just now. Raises LogError."""
+        """Continue where the log ends; `is_new`: it was made just now. Raises LogError."""
         self.anchor_ns, began_ns, latest_ns = log.query(_ANCHOR, [log.host], as_recorded=True, whole_since=ONLY_KEPT)[0]
         steps_back = self._clock.resume(latest_ns)
         for event in steps_back:

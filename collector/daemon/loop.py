@@ -176,15 +176,15 @@ class Collector:
         self.stopping.wait(seconds)
 
     def _restore(self) -> None:
-        """Take up where the log ends; a damaged one is set aside first."""
+        """Continue where the log ends; a damaged one is set aside first."""
         try:
             self._log.verify()
-            self._take_up()
+            self._resume()
         except LogDamagedError as error:
             self._care.set_aside(error)
-            self._take_up()
+            self._resume()
 
-    def _take_up(self) -> None:
+    def _resume(self) -> None:
         here = self._here()
         is_new = not self._log.exists()
         if is_new:

@@ -36,7 +36,7 @@ class Presence:
         self._images_by_top: dict[str, dict[str, None]] = {}
 
     def restore(self, log: EventLog) -> None:
-        """Take up what the log says was there. Raises LogError."""
+        """Restore what the log says was there. Raises LogError."""
         for row in log.query(_PRESENT, [log.host], whole_since=ONLY_KEPT):
             seen = ImageObservation.from_log(*row)
             self._signatures[seen.image] = (seen.references, seen.digests)
@@ -68,7 +68,7 @@ class Presence:
         return replace(seen, origin=came or agreed(self._origins.get(seen.image), seen.origin))
 
     def observed(self, seen: ImageObservation, time_ns: int, *, inferred: bool = False) -> Event:
-        """Take up one observation; the event that records it.
+        """Process one observation; the event that records it.
 
         Args:
             seen: the observation.
@@ -93,7 +93,7 @@ class Presence:
         BuildKit reports no `FROM`: only the layers show it.
 
         Args:
-            seen: an observation that `observed` has not taken up yet, of an image that no registry gave.
+            seen: an observation that `observed` has not processed yet, of an image that no registry gave.
             now_ns: when it was made, UTC nanoseconds.
         """
         created_ns = parse_rfc3339_ns(seen.created) or 0
@@ -122,7 +122,7 @@ class Presence:
         return [Event(now_ns, Kind.IMAGE_DELETED, image=image, attributes={"inferred": True}) for image in gone]
 
     def forget(self, image: str) -> None:
-        """Take up that an image has been deleted."""
+        """Process the deletion of an image."""
         self._signatures.pop(image, None)
         self._set_layers(image, ())
         self._origins.pop(image, None)

@@ -55,7 +55,7 @@ class ImageWatch:
         self.following = False
 
     def restore(self, log: EventLog) -> None:
-        """Take up what the log says was there. Raises LogError."""
+        """Restore what the log says was there. Raises LogError."""
         self.presence.restore(log)
 
     def start_over(self) -> None:
@@ -63,7 +63,7 @@ class ImageWatch:
         self.presence = Presence()
 
     def take(self, event: Event) -> None:
-        """Take up what an event says about images."""
+        """Process what an event says about images."""
         if event.kind is Kind.IMAGE_DELETED and event.image:
             self.presence.forget(event.image)
         self._listing_due |= self._arrivals.take(event)

@@ -296,7 +296,7 @@ class DockerEngine(EngineApi):
                 container=text(row["Id"]),
                 image=full_id(text(row.get("ImageID"))),
                 name=(*texts(row.get("Names")), "")[0].removeprefix("/"),
-                # One whose state cannot be read is none that has stopped.
+                # One whose state cannot be read does not count as stopped.
                 state=text(row.get("State")),
                 created_ns=(whole(row.get("Created"), 1, now) or now) * 10**9,
                 labels=strings(row.get("Labels")),

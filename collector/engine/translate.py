@@ -84,7 +84,7 @@ class OpenContainer:
     unreported: bool = False
 
     def with_volumes(self, names: Iterable[str]) -> OpenContainer:
-        """The container with these volumes besides."""
+        """The container with these volumes as well."""
         new = frozenset(names) - self.volumes
         return replace(self, volumes=self.volumes | new, unreported=True) if new else self
 

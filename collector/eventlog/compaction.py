@@ -172,7 +172,7 @@ def reached(connection: duckdb.DuckDBPyConnection) -> int | None:
 
 
 def fold(connection: duckdb.DuckDBPyConnection, pace: Pace | None = None) -> int:
-    """Take up what has been appended since the last time, once enough has; the number at which it is again.
+    """Process what has been appended since the last time, once enough has; the number at which it is again.
 
     Args:
         connection: the log, open for writing, in the transaction of an append.
@@ -233,18 +233,17 @@ def folded(table: str, after: int, whole_since: int, more: str = "", until: int 
         UNION ALL SELECT * FROM {table} WHERE seq > {after} AND time < {since} {more and f"UNION ALL {more}"})"""
 
 
-def not_kept(table: str, after: int, images: str, columns: str = "*", kinds: str = "true") -> str:
+def not_kept(table: str, after: int, images: str, columns: str = "*") -> str:
     """SQL of the events of some images that are folded and not kept.
 
     Args:
         table: the table of events, qualified.
         after: the number up to which events are folded.
-        images: a table of the images.
+        images: SQL of the images.
         columns: what of them.
-        kinds: a condition in SQL.
     """
     return f"""
-        SELECT {columns} FROM {table} WHERE seq <= {after} AND image IN (FROM {images}) AND {kinds}
+        SELECT {columns} FROM {table} WHERE seq <= {after} AND image IN ({images})
             AND seq NOT IN (SELECT seq FROM compacted)"""
 
 

@@ -92,7 +92,7 @@ def refuse_special(path: Path) -> None:
 
 
 def open_database(
-    path: Path, *, read_only: bool, reachable: Path | None = None, parallel: bool = False
+    path: Path, *, read_only: bool, reachable: Path | None = None, parallel: bool = False, memory: str | None = None
 ) -> duckdb.DuckDBPyConnection:
     """Open the file.
 
@@ -101,6 +101,7 @@ def open_database(
         read_only: whether others may read it at the same time.
         reachable: the only folder that queries may read and write files in; None: none.
         parallel: whether to start a thread for each core, which costs time and memory that only a long log is worth.
+        memory: how much of it queries may use, in DuckDB's words; None: as much as it likes.
     """
     refuse_special(path)
     # DuckDB lets a folder be named only once it is open, and only while the rest is not locked.
@@ -108,6 +109,9 @@ def open_database(
     config: dict[str, str | bool | int | float | list[str]] = {**AUTOLOAD_OFF, **NEW_FILE, **at_once}
     if not parallel:
         config["threads"] = 1
+    if memory is not None:
+        # Nothing is written to the disk instead.
+        config |= {"memory_limit": memory, "temp_directory": ""}
     connection = duckdb.connect(str(path), read_only=read_only, config=config)
     if reachable is not None:
         try:

@@ -179,7 +179,12 @@ class EventLog:
 
     @contextmanager
     def reading(
-        self, reachable: Path | None = None, *, as_recorded: bool = False, whole_since: float | None = None
+        self,
+        reachable: Path | None = None,
+        *,
+        as_recorded: bool = False,
+        whole_since: float | None = None,
+        memory: str | None = None,
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """A read-only connection; close it soon: nobody can append while it is open.
 
@@ -191,6 +196,7 @@ class EventLog:
             as_recorded: show times as they were recorded nevertheless.
             whole_since: show all events from this time on (UTC seconds), and of earlier ones only those that a
                 decision still needs: see `collector.eventlog.compaction`. None: show all.
+            memory: how much of it queries may use, in DuckDB's words; None: as much as it likes.
 
         Raises:
             LogBusyError, LogError: see `append`; also when there is no log yet.
@@ -200,13 +206,13 @@ class EventLog:
             return
         self.require()
         parallel = whole_since is None
-        with self._opened(read_only=True, reachable=reachable, parallel=parallel) as connection:
+        with self._opened(read_only=True, reachable=reachable, parallel=parallel, memory=memory) as connection:
             if self._is_as_left() or _version(connection, self.path) == SCHEMA_VERSION:
                 yield self._prepared(connection, as_recorded=as_recorded, whole_since=whole_since)
                 return
         with self._opened(read_only=False):
             pass  # it is brought to this version
-        with self._opened(read_only=True, reachable=reachable, parallel=parallel) as connection:
+        with self._opened(read_only=True, reachable=reachable, parallel=parallel, memory=memory) as connection:
             yield self._prepared(connection, as_recorded=as_recorded, whole_since=whole_since)
 
     @contextmanager
@@ -374,12 +380,12 @@ class EventLog:
 
     @contextmanager
     def _opened(
-        self, *, read_only: bool, reachable: Path | None = None, parallel: bool = False
+        self, *, read_only: bool, reachable: Path | None = None, parallel: bool = False, memory: str | None = None
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         with in_one_line(self.path):
             if not read_only and not self.exists():
                 self._make()
-            connection = self._connect(read_only=read_only, reachable=reachable, parallel=parallel)
+            connection = self._connect(read_only=read_only, reachable=reachable, parallel=parallel, memory=memory)
             try:
                 is_sound = self._is_as_left() or self._examine(connection, read_only=read_only)
                 yield connection
@@ -425,13 +431,17 @@ class EventLog:
             check_functions(connection, self.path, FUNCTIONS)
             self._checked = (found.st_dev, found.st_ino)
 
-    def _connect(self, *, read_only: bool, reachable: Path | None, parallel: bool) -> duckdb.DuckDBPyConnection:
+    def _connect(
+        self, *, read_only: bool, reachable: Path | None, parallel: bool, memory: str | None = None
+    ) -> duckdb.DuckDBPyConnection:
         deadline = time.monotonic() + self.wait
         waits = Backoff(_FIRST_RETRY_S, LOOK_S)
         while True:
             try:
                 before = self.path.stat().st_ino
-                connection = open_database(self.path, read_only=read_only, reachable=reachable, parallel=parallel)
+                connection = open_database(
+                    self.path, read_only=read_only, reachable=reachable, parallel=parallel, memory=memory
+                )
                 if self.path.stat().st_ino == before:
                     return connection
                 # It was rewritten in between: whoever held the old file would append to what is no longer there.

@@ -49,7 +49,7 @@ _FOLDED_AT_ONCE = 200_000
 # With fewer to go others are kept out for the rest.
 _LAST_PIECE = 5_000
 _LOCK_FILE = ".rewrite-lock"
-# What has to stay free besides the copy, bytes.
+# What has to stay free in addition to the copy, bytes.
 MARGIN = 64 * 2**20
 _RETRY_S = 0.02
 _MEMORY = "512MB"

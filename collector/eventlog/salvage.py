@@ -188,7 +188,7 @@ class _Copy:
                 return place == self._source
         return None
 
-    def _mend_header(self) -> bool:
+    def _repair_header(self) -> bool:
         """Go on with a copy of the file whose headers are as they were, as far as they can be; whether there is one."""
         shutil.copyfile(self._source, self._repaired)
         if (exact := repair(self._repaired, self._fresh)) is None:
@@ -205,7 +205,7 @@ class _Copy:
     def run(self) -> tuple[int | None, bool]:
         """Copy all that can be read: how many events there were, if that is known, and whether none came after them."""
         whole = self._attach()
-        if whole is None and self._mend_header():
+        if whole is None and self._repair_header():
             # What cannot be opened even so is lost.
             with suppress(duckdb.Error):
                 whole = self._attach()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, cast
 
 import duckdb
@@ -17,8 +16,8 @@ from collector.model.events import CONTAINERS, Kind
 from collector.model.untrusted import LAST_NS
 
 # Of most events: their details are read from far apart for each.
-_PLAIN = f"kind IN ({sql_list((*CONTAINERS, Kind.IMAGE_PULLED))})"
-_PLAINLY = "seq, time, host, kind, image, reference, container, began, job, role"
+_PLAIN = f"kind IN ({sql_list((*CONTAINERS, Kind.IMAGE_PULLED, Kind.JOB_IMAGE_USED))})"
+_PLAINLY = "seq, time, host, kind, image, container, began, job"
 _MAKES_ONE = re.compile(r"(?=CREATE OR REPLACE TEMP (?:VIEW|MACRO) (\w+))")
 _TAKES_FROM = re.compile(r"\b(?:FROM|JOIN) (\w+)")
 
@@ -65,20 +64,24 @@ class _OnDemand:
 def show_wholly(connection: duckdb.DuckDBPyConnection, images: Sequence[int]) -> None:
     """Let a connection that sees of the past what decisions need see all events of some images, too.
 
-    Of containers and pulls only when they were, for which job and of what name.
+    Of containers, pulls and uses by jobs only when they were and for which job.
 
     Args:
         connection: the log, as `EventLog.reading` shows it with `ONLY_KEPT`.
         images: the log's numbers of the images.
     """
     connection.execute("CREATE OR REPLACE TEMP TABLE shown_wholly AS SELECT unnest(?::INTEGER[]) AS image", [images])
-    after = compaction.reached(connection)
+    after, more = compaction.reached(connection), ""
     if after is not None:
         # Views look at the events again and again: a long log is to be looked through once.
-        of_images = partial(compaction.not_kept, table_of_events(connection), after, "shown_wholly")
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE events_shown AS {of_images('*', f'NOT {_PLAIN}')}")
-        connection.execute(f"INSERT INTO events_shown BY NAME {of_images(_PLAINLY, _PLAIN)}")
-    show(connection, LAST_NS, more="FROM events_shown", again=True)
+        events = table_of_events(connection)
+        rows = compaction.not_kept(events, after, ", ".join(map(str, images)), _PLAINLY)
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE plainly_shown AS {rows}")
+        seldom = f"(SELECT seq FROM plainly_shown WHERE NOT {_PLAIN})"
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE seldom_shown AS FROM {events} SEMI JOIN {seldom} USING (seq)")
+        more = f"""FROM (FROM {events} LIMIT 0) UNION ALL BY NAME SELECT * FROM plainly_shown WHERE {_PLAIN}
+            UNION ALL BY NAME FROM seldom_shown"""
+    show(connection, LAST_NS, more=f"FROM ({more})" if more else "", again=True)
 
 
 def show(
@@ -112,7 +115,8 @@ def show(
         if whole_since_ns is not None:
             since_ns = min(max(whole_since_ns, 0), LAST_NS)
             if wholly is not None:
-                more = f"{compaction.not_kept(table, after, wholly)} AND time < make_timestamp_ns({since_ns})"
+                of_images = compaction.not_kept(table, after, f"FROM {wholly}")
+                more = f"{of_images} AND time < make_timestamp_ns({since_ns})"
             events = compaction.folded(table, after, since_ns, more, until_ns)
     if not as_recorded:
         events = true_times(connection, time.time_ns(), events, kept)

@@ -72,7 +72,7 @@ class _Source(Protocol):
         """What has come, and maybe what comes from now on. Raises as `check`."""
 
     def close(self) -> None:
-        """Let go of all, also amid `batches`; from another thread."""
+        """Let go of all, also during `batches`; from another thread."""
 
 
 class _File:
@@ -186,7 +186,7 @@ class Follower:
         self._wake = wake
         self._batches: queue.Queue[Batch] = queue.Queue(_MOST_BATCHES)
         self._next: Batch | None = None
-        self._told: Batch | None = None
+        self._reported: Batch | None = None
         self._failures = 0
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -235,7 +235,7 @@ class Follower:
             try:
                 present = source.check()
                 if not self._failures:
-                    self._tell(source, None, present=present)
+                    self._report(source, None, present=present)
                 if present:
                     self._read(source)
             except _CannotFollowError as error:
@@ -249,7 +249,7 @@ class Follower:
                 continue
             self._failures += 1
             if self._failures >= _FAILURES:
-                self._tell(source, fault)
+                self._report(source, fault)
             self._stopping.wait(retries.next())
         source.close()
 
@@ -257,21 +257,21 @@ class Follower:
         with closing(source.batches()) as batches:
             for batch in batches:
                 self._failures = 0
-                self._tell(source, None)
+                self._report(source, None)
                 self._put(batch)
                 if self._stopping.is_set():
                     return
 
-    def _tell(self, source: _Source, fault: str | None, *, present: bool = True) -> None:
+    def _report(self, source: _Source, fault: str | None, *, present: bool = True) -> None:
         """Say and note once what is followed, or what stands in the way."""
         state = _note(source.name if present else None, fault)
-        if state == self._told:
+        if state == self._reported:
             return
         if fault:
             logger.warning("%s", fault)
         elif present:
             logger.info("following %s", source.name)
-        self._told = state
+        self._reported = state
         self._put(state)
 
     def _put(self, batch: Batch) -> None:

@@ -98,7 +98,7 @@ class Server:
                 "--url: over http:// everybody on the way can read the token: take https://, "
                 "or give --allow-plain-http if the network is yours alone"
             )
-        # Whatever the address carries besides must not get into messages.
+        # Whatever else the address carries must not get into messages.
         self.url = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
         self._retries = retries
         self._client = _client(self.url, token)

@@ -226,7 +226,7 @@ class _Known:
         reference: str | None = None,
         image: str | None = None,
     ) -> bool:
-        """Take up a fact; whether it is new."""
+        """Note a fact; whether it is new."""
         facts = self._facts.setdefault(job.job_id or "", [])
         for other, known_kind, known_role, known_reference, known_image in facts:
             if not other.is_same(job):

@@ -131,7 +131,7 @@ class SightingsReader:
         self._found: dict[tuple[str | None, str | None, str | None], Sighting] = {}
 
     def read(self, line: str) -> None:
-        """Take up the next line."""
+        """Read the next line."""
         text = line.removesuffix("\r")
         stamp = _TIMESTAMP.match(text)
         said = plain(text[stamp.end() :] if stamp else text)

@@ -134,7 +134,7 @@ class LogFile:
             self._offset = max(0, os.fstat(file.fileno()).st_size - self._first_bytes)
         if self._offset:
             file.seek(self._offset)
-            # Where reading begins amid a line, that one says nothing.
+            # A line in the middle of which reading begins says nothing.
             self._offset += next((length for _, length, _ in bounded_lines(file)), 0)
 
     def _rest(self, file: IO[bytes], most_lines: int) -> Iterator[Batch]:

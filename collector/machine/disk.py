@@ -40,7 +40,7 @@ class DiskSample:
     holds: tuple[str, ...] = ()
 
     def attributes(self) -> dict[str, Any]:
-        """What a `disk_sampled` event holds besides its free bytes."""
+        """What a `disk_sampled` event holds in addition to its free bytes."""
         found: dict[str, Any] = {
             "path": self.path,
             "total_bytes": self.total_bytes,

@@ -40,7 +40,7 @@ class Reserve:
         self.size = size
 
     def keep(self, least: float = 0.0) -> bool:
-        """Hold the space, if there is plenty and so many bytes stay free besides; whether it is held."""
+        """Hold the space, if there is plenty and as many bytes stay free; whether it is held."""
         try:
             if self._held() >= self.size:
                 return True

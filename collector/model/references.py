@@ -187,7 +187,7 @@ def _is_of(wanted: Reference, name: str) -> bool:
 def similar(text: str, images: Mapping[str, Collection[str]]) -> list[str]:
     """Names to suggest where a user wrote one that is not known.
 
-    Those that contain it, the shortest first; if none does, those whose end looks like it, the likest first.
+    Those that contain it, the shortest first; if none does, those whose end looks like it, the most similar first.
     """
     wanted = Reference.parse(text).repository
     names = {name for known in images.values() for name in known if "@" not in name}

@@ -202,16 +202,16 @@ class Metrics(Source):
                 self._coverage = coverage(connection, self._log.host)
             self._file = (found.st_mtime_ns, found.st_size)
         except (OSError, LogError) as error:
-            self._tell(f"metrics are not up to date: {error}", error)
+            self._report(f"metrics are not up to date: {error}", error)
 
     def _write(self, path: Path) -> None:
         """Replace the file as a whole: node_exporter must never read half of it."""
         try:
             replace_file(path, generate_latest(self.registry), _MODE)
         except OSError as error:
-            self._tell(f"metrics file {path} cannot be written: {error.strerror}")
+            self._report(f"metrics file {path} cannot be written: {error.strerror}")
 
-    def _tell(self, text: str, error: Exception | None = None) -> None:
+    def _report(self, text: str, error: Exception | None = None) -> None:
         """Say once what is wrong; a log that somebody reads at the moment is not."""
         if text not in self._notified and not isinstance(error, LogBusyError):
             logger.warning("%s", text)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
 import duckdb
 
-from collector.eventlog.sql import sql_list
+from collector.eventlog.sql import sql_list, sql_text
 from collector.model.events import with_effect
 from collector.model.traits import Effect
 
@@ -96,9 +96,21 @@ def fold(rows: Iterable[tuple[int, str, int, str | None, int | None]], layers: L
     return found
 
 
-def read_pulls(connection: duckdb.DuckDBPyConnection, host: str) -> list[Pull]:
-    """All pulls on a host, in order."""
-    return fold(connection.execute(_ROWS, {"host": host}).fetchall(), read_layers(connection, host))
+def read_pulls(connection: duckdb.DuckDBPyConnection, host: str, images: Collection[int] | None = None) -> list[Pull]:
+    """All pulls on a host, in order.
+
+    Args:
+        connection: the log.
+        host: whose.
+        images: of which images; None: of all. Layers are read only if a pull of these fetched any.
+    """
+    rows = connection.execute(_ROWS, {"host": host}).fetchall()
+    if images is not None:
+        pulls = [pull for pull in fold(rows, {}) if pull.image in images]
+        if all(pull.kind is PullKind.UP_TO_DATE for pull in pulls):
+            return pulls
+    found = fold(rows, read_layers(connection, host, images))
+    return found if images is None else [pull for pull in found if pull.image in images]
 
 
 # Where pulls are shorter than that, or smaller, it is the preparation of a job that takes the time.
@@ -138,16 +150,38 @@ SELECT job, epoch_ns(min(time)) FROM event WHERE host = ? AND kind = 'job_starte
 """
 
 
-def read_layers(connection: duckdb.DuckDBPyConnection, host: str) -> dict[int, tuple[tuple[str, int], ...]]:
-    """(chain ID, bytes) of each image's layers, base first, by the log's number of the image."""
-    found: dict[int, list[tuple[str, int]]] = {}
-    for image, chain, size in connection.execute(_LAYERS, [host]).fetchall():
-        found.setdefault(image, []).append((chain, size))
-    return {image: tuple(layers) for image, layers in found.items()}
+def read_layers(connection: duckdb.DuckDBPyConnection, host: str, images: Collection[int] | None = None) -> Layers:
+    """(chain ID, bytes) of each image's layers, base first, by the log's number of the image.
+
+    Args:
+        connection: the log.
+        host: whose.
+        images: only of these and of those that share layers with them; None: of all.
+    """
+    chosen = sharing = "true"
+    if images is not None:
+        chosen = f"image IN ({', '.join(map(str, images))})"
+        own = connection.execute(_LAYERS.format(chosen=chosen, sharing=sharing), [host]).fetchall()
+        # To look for some texts takes less than to take all attributes apart.
+        found = {f"contains(last::VARCHAR, {sql_text(chain)})" for _, chain, _ in own}
+        chosen, sharing = "true", " OR ".join(sorted(found)) or "false"
+    layers: dict[int, list[tuple[str, int]]] = {}
+    for image, chain, size in connection.execute(_LAYERS.format(chosen=chosen, sharing=sharing), [host]).fetchall():
+        layers.setdefault(image, []).append((chain, size))
+    return {image: tuple(of_image) for image, of_image in layers.items()}
 
 
+# As the view `image_layers`, which can't be asked for few images.
 _LAYERS = """
-SELECT image, coalesce(chain_id, diff_id), coalesce(bytes, 0) FROM image_layers WHERE host = ? ORDER BY image, position
+WITH seen AS (
+    SELECT image, max_by(attributes, seq) AS last FROM event WHERE host = ? AND kind = 'image_observed' AND {chosen}
+    GROUP BY image HAVING {sharing}
+), each AS (
+    SELECT image, unnest(TRY_CAST(last -> '$.layers' AS JSON[])) AS layer,
+        generate_subscripts(TRY_CAST(last -> '$.layers' AS JSON[]), 1) AS position FROM seen
+), named AS (SELECT image, coalesce(layer ->> '$.chain_id', layer ->> '$.diff_id') AS chain, layer, position FROM each)
+SELECT image, chain, coalesce(TRY_CAST(layer ->> '$.bytes' AS BIGINT), 0) FROM named WHERE chain IS NOT NULL
+ORDER BY image, position
 """
 _CHANGES = sql_list(with_effect(Effect.COMES, Effect.SEEN, Effect.GOES))
 # A host whose engine nobody watches is known by its jobs' logs only: they name their pulls.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import duckdb
 
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.schema import table_of_events
@@ -19,9 +21,14 @@ from collector.model.traits import Effect
 from collector.model.units import format_bytes, format_duration
 from collector.queries.pulls import Pull, PullKind, read_pulls
 
+logger = logging.getLogger(__name__)
+
 # The engine reports a deletion, and the pruner its own, within this time.
 _SAME_NS = 120 * 10**9
 _SHOWN = 3
+# The events of an image lie all over a long log, and what was read of it need not stay in memory; an image that is in
+# constant use takes more.
+_MEMORY = ("80MB", "256MB")
 
 _USED = "used"
 _ARRIVED = frozenset(kind for kind in with_effect(Effect.COMES) if kind is not Kind.IMAGE_PULLED)
@@ -82,97 +89,159 @@ def stories(log: EventLog, text: str) -> list[Story]:
         UsageError: no image of this host was ever called so.
         LogError: the log cannot be read.
     """
+    for memory in _MEMORY:
+        with log.reading(whole_since=ONLY_KEPT, memory=memory) as connection:
+            try:
+                return _stories(connection, log.host, text)
+            except duckdb.OutOfMemoryException:
+                logger.debug("the story of %s takes more memory than %s", text, memory)
     with log.reading(whole_since=ONLY_KEPT) as connection:
-        host = {"host": log.host}
-        ids = dict(connection.execute(_IDS, host).fetchall())
-        names = dict(connection.execute(_NAMES, host).fetchall())
-        called = {image_id: names.get(image_id, []) for image_id in ids.values()}
-        found = set(meant(text, called))
-        chosen = [image for image, image_id in ids.items() if image_id in found]
-        if not chosen:
-            like = similar(text, called)
-            hint = f"did you mean {' or '.join(like)}?" if like else "`collector images` lists those it holds"
-            raise UsageError(f"no image that this host has ever held is '{text}': {hint}")
-        held = {image for (image,) in connection.execute(_HELD, host).fetchall()}
-        show_wholly(connection, chosen)
-        pulls = [pull for pull in read_pulls(connection, log.host) if pull.image in chosen]
-        owners = dict(
-            connection.execute(
-                _OWNERS, {**host, "jobs": sorted({pull.job for pull in pulls if pull.job is not None})}
-            ).fetchall()
+        return _stories(connection, log.host, text)
+
+
+def _stories(connection: duckdb.DuckDBPyConnection, host: str, text: str) -> list[Story]:
+    values = {"host": host}
+    ids = dict(connection.execute(_IDS, values).fetchall())
+    names = dict(connection.execute(_NAMES, values).fetchall())
+    called = {image_id: names.get(image_id, []) for image_id in ids.values()}
+    found = set(meant(text, called))
+    chosen = [image for image, image_id in ids.items() if image_id in found]
+    if not chosen:
+        like = similar(text, called)
+        hint = f"did you mean {' or '.join(like)}?" if like else "`collector images` lists those it holds"
+        raise UsageError(f"no image that this host has ever held is '{text}': {hint}")
+    held = {image for (image,) in connection.execute(_HELD, values).fetchall()}
+    origins = {image: Origin(origin) for image, origin in connection.execute(_ORIGINS, values).fetchall()}
+    triggers = dict(connection.execute(_TRIGGERS.format(events=table_of_events(connection)), values).fetchall())
+    # What was kept of the past tells which pulls fetched something; all others found the image up to date.
+    pulls = read_pulls(connection, host, set(chosen))
+    fetched = [pull for pull in pulls if pull.kind is not PullKind.UP_TO_DATE]
+    show_wholly(connection, chosen)
+    pulled = {"images": [pull.image for pull in fetched], "times": [pull.time_ns for pull in fetched]}
+    connection.execute(_FETCHED, pulled)
+    connection.execute(_USES, values)
+    owners = {(image, at_ns): project for image, at_ns, project in connection.execute(_OWNERS, values).fetchall()}
+    own = {(pull.image, pull.time_ns): pull for pull in fetched}
+    builders = {image: _TimelineBuilder(image, own, owners) for image in chosen}
+    for image, *row, prune, inferred in connection.execute(_EVENTS, values).fetchall():
+        builders[image].add((*row, triggers.get(prune), inferred))
+    for image, runs in _runs(connection, builders).items():
+        builders[image].take(runs)
+    return [
+        Story(
+            ids[image],
+            called[ids[image]],
+            image not in held,
+            builders[image].episodes(),
+            origins.get(image, Origin.UNKNOWN),
         )
-        origins = {image: Origin(origin) for image, origin in connection.execute(_ORIGINS, host).fetchall()}
-        triggers = dict(connection.execute(_TRIGGERS.format(events=table_of_events(connection)), host).fetchall())
-        stories = []
-        for image in chosen:
-            found_rows = connection.execute(_EVENTS, {**host, "image": image}).fetchall()
-            rows = [(*row, triggers.get(prune), inferred) for *row, prune, inferred in found_rows]
-            own = {pull.time_ns: pull for pull in pulls if pull.image == image}
-            episodes = _TimelineBuilder(own, owners).build(rows)
-            origin = origins.get(image, Origin.UNKNOWN)
-            stories.append(Story(ids[image], called[ids[image]], image not in held, episodes, origin))
-    return stories
+        for image in chosen
+    ]
+
+
+def _runs(connection: duckdb.DuckDBPyConnection, builders: Mapping[int, _TimelineBuilder]) -> dict[int, list[_Run]]:
+    """The uses of each image, summed between what else happened to it."""
+    places = [(image, at_ns, seq) for image, builder in builders.items() for at_ns, seq in builder.places]
+    images, times, numbers = ([place[k] for place in places] for k in range(3))
+    connection.execute(_PLACES, {"images": images, "times": times, "numbers": numbers})
+    found: dict[tuple[int, int], _Run] = {}
+    for image, *row in connection.execute(_RUNS).fetchall():
+        found[image, row[0]] = _Run(*row)
+    for image, number, project, jobs in connection.execute(_PROJECTS).fetchall():
+        found[image, number].projects[project] = jobs
+    runs: dict[int, list[_Run]] = {image: [] for image in builders}
+    for (image, _), run in found.items():
+        runs[image].append(run)
+    return runs
 
 
 @dataclass(slots=True)
-class _Folding:
-    """Uses that nothing else has come between."""
+class _Run:
+    """Uses that nothing else has come between.
 
+    Attributes:
+        number: how many other things had happened to the image by then.
+        began: of the first, UTC nanoseconds.
+        ended: of the last; None: one goes on.
+        count: how many uses.
+        pulls: pulls that found the image up to date.
+        jobs: how many jobs they were by.
+        others: how many were by no job.
+        projects: how many jobs of each project.
+    """
+
+    number: int
     began: int
     ended: int | None
-    count: int = 0
-    pulls: int = 0
-    jobs: dict[int, str] = field(default_factory=dict)
+    count: int
+    pulls: int
+    jobs: int
+    others: int
     projects: dict[str, int] = field(default_factory=dict)
-    others: int = 0
 
 
 class _TimelineBuilder:
     """Turns the events of one image into episodes.
 
     Args:
-        pulls: the image's pulls by time.
-        owners: the project of each job, by the log's number of the job.
+        image: the log's number of the image.
+        fetched: pulls that fetched something, by image and time.
+        owners: the project of the job that each was for, by image and time.
+
+    Attributes:
+        places: time (UTC nanoseconds) and number of the event that each episode but uses began with.
     """
 
-    def __init__(self, pulls: dict[int, Pull], owners: dict[int, str]) -> None:
-        self._pulls = pulls
+    def __init__(
+        self, image: int, fetched: Mapping[tuple[int, int], Pull], owners: Mapping[tuple[int, int], str]
+    ) -> None:
+        self._image = image
+        self._fetched = fetched
         self._owners = owners
         self._found: list[Episode] = []
-        self._uses: _Folding | None = None
+        self._runs: dict[int, Episode] = {}
+        self._place = (0, 0)
+        self.places: list[tuple[int, int]] = []
         self._here = False
 
-    def build(self, rows: Sequence[Sequence[Any]]) -> list[Episode]:
-        """The episodes of (time, until, kind, reference, bytes, job, project, why, trigger, inferred)."""
-        ours = [row for row in rows if row[2] == "item_removed"]
-        for row in rows:
-            time_ns, until, kind, reference, size, job, project, why, trigger, inferred = row
-            if kind in {"container", "job_image_used"}:
-                self._use(time_ns, until, job, project)
-            elif kind == "thinned":
-                self._thinned(time_ns, until, json.loads(why), size)
-            elif kind == "image_pulled":
-                self._pull(time_ns, reference)
-            elif kind == "image_observed":
-                if not self._here and not self._recently_came(time_ns):
-                    self._add(
-                        time_ns,
-                        "found",
-                        "an inventory saw it first" if not self._found else "an inventory saw it again",
-                    )
-                self._here = True
-            elif kind == "image_deleted":
-                self._deleted(time_ns, ours, inferred=bool(inferred))
-            elif kind == "item_removed":
-                by = f"by the pruner ({trigger})" if trigger else "by the pruner"
-                self._add(time_ns, "removed", f"{by}: {why}" if why else by, size)
-                self._here = False
-            elif kind == "item_failed":
-                self._add(time_ns, "kept", f"the pruner meant to remove it: {why}")
-            else:
-                self._happened(time_ns, kind, reference)
-        self._close()
-        return self._found
+    def add(self, row: Sequence[Any]) -> None:
+        """Take the next (time, number, kind, reference, bytes, whether the pruner did it, why, trigger, inferred)."""
+        time_ns, seq, kind, reference, size, is_ours, why, trigger, inferred = row
+        self._place = time_ns, seq
+        if kind == "image_pulled":
+            self._pull(time_ns, reference)
+        elif kind == "image_observed":
+            if not self._here and not self._recently_came(time_ns):
+                self._add(
+                    time_ns, "found", "an inventory saw it first" if not self._found else "an inventory saw it again"
+                )
+            self._here = True
+        elif kind == "image_deleted":
+            self._deleted(time_ns, is_ours=is_ours, inferred=bool(inferred))
+        elif kind == "item_removed":
+            by = f"by the pruner ({trigger})" if trigger else "by the pruner"
+            self._add(time_ns, "removed", f"{by}: {why}" if why else by, size)
+            self._here = False
+        elif kind == "item_failed":
+            self._add(time_ns, "kept", f"the pruner meant to remove it: {why}")
+        else:
+            self._happened(time_ns, kind, reference)
+
+    def take(self, runs: Sequence[_Run]) -> None:
+        """Take the uses."""
+        for run in runs:
+            ended = None if run.ended is None else run.ended / 1e9
+            what = _USED if run.count else "up to date"
+            count = run.count or run.pulls
+            self._runs[run.number] = Episode(run.began / 1e9, ended, what, _in_words(run), count=count, jobs=run.jobs)
+
+    def episodes(self) -> list[Episode]:
+        """All, in order."""
+        found = []
+        for number in range(len(self._found) + 1):
+            found += [self._runs[number]] if number in self._runs else []
+            found += self._found[number : number + 1]
+        return found
 
     def _happened(self, time_ns: int, kind: str, reference: str | None) -> None:
         if kind in _KINDS:
@@ -180,7 +249,7 @@ class _TimelineBuilder:
             self._here |= kind in _ARRIVED
 
     def _add(self, time_ns: int, what: str, detail: str = "", size: int | None = None) -> None:
-        self._close()
+        self.places.append(self._place)
         self._found.append(Episode(time_ns / 1e9, time_ns / 1e9, what, detail, size))
 
     def _recently_came(self, time_ns: int) -> bool:
@@ -195,8 +264,8 @@ class _TimelineBuilder:
         )
         return last is not None and time_ns / 1e9 - last.began < _SAME_NS / 1e9
 
-    def _deleted(self, time_ns: int, ours: Sequence[Sequence[Any]], *, inferred: bool) -> None:
-        if any(abs(row[0] - time_ns) <= _SAME_NS for row in ours):
+    def _deleted(self, time_ns: int, *, is_ours: bool, inferred: bool) -> None:
+        if is_ours:
             self._here = False
             return
         if not self._here and self._found and self._found[-1].what == "removed":
@@ -205,50 +274,15 @@ class _TimelineBuilder:
         self._here = False
 
     def _pull(self, time_ns: int, reference: str | None) -> None:
-        pull = self._pulls.get(time_ns)
-        if pull is None or pull.kind is PullKind.UP_TO_DATE:
-            uses = self._fold(time_ns, time_ns)
-            uses.pulls += 1
-            return
+        pull = self._fetched[self._image, time_ns]
         again = " again" if pull.kind is PullKind.AGAIN else ""
-        by = "" if pull.job is None else f", for a job of {self._owners[pull.job]}"
+        owner = self._owners.get((self._image, time_ns))
+        by = "" if owner is None else f", for a job of {owner}"
         self._add(time_ns, "pulled", f"{reference or ''}{again}{by}", pull.bytes)
         self._here = True
 
-    def _use(self, time_ns: int, until: int | None, job: int | None, project: str | None) -> None:
-        uses = self._fold(time_ns, until)
-        uses.count += 1
-        if job is None:
-            uses.others += 1
-        elif job not in uses.jobs:
-            uses.jobs[job] = project or "?"
-            uses.projects[project or "?"] = uses.projects.get(project or "?", 0) + 1
 
-    def _thinned(self, time_ns: int, until: int, jobs: list[int | None], checks: int) -> None:
-        """Uses of which a compaction left no more than whose they were, and pulls that found the image up to date."""
-        for job in jobs:
-            self._use(time_ns, until, job if job in self._owners else None, self._owners.get(job or 0))
-        self._fold(time_ns, until).pulls += checks
-
-    def _fold(self, time_ns: int, until: int | None) -> _Folding:
-        if self._uses is None:
-            self._uses = _Folding(time_ns, until)
-        elif self._uses.ended is not None:
-            self._uses.ended = None if until is None else max(self._uses.ended, until)
-        return self._uses
-
-    def _close(self) -> None:
-        uses, self._uses = self._uses, None
-        if uses is None:
-            return
-        ended = None if uses.ended is None else uses.ended / 1e9
-        what = _USED if uses.count else "up to date"
-        self._found.append(
-            Episode(uses.began / 1e9, ended, what, _in_words(uses), count=uses.count or uses.pulls, jobs=len(uses.jobs))
-        )
-
-
-def _in_words(uses: _Folding) -> str:
+def _in_words(uses: _Run) -> str:
     """``112 uses by 87 jobs of mesa/mesa, 3 by no job; 87 pulls, up to date``."""
     parts = []
     if uses.count:
@@ -256,7 +290,7 @@ def _in_words(uses: _Folding) -> str:
     if uses.jobs:
         most = sorted(uses.projects, key=lambda name: (-uses.projects[name], name))
         named = ", ".join(most[:_SHOWN]) + (f" and {len(most) - _SHOWN} more" if len(most) > _SHOWN else "")
-        parts[-1] += f" by {len(uses.jobs):,} job{'s' * (len(uses.jobs) > 1)} of {named}"
+        parts[-1] += f" by {uses.jobs:,} job{'s' * (uses.jobs > 1)} of {named}"
     if uses.jobs and uses.others:
         parts.append(f"{uses.others:,} by no job")
     if uses.pulls:
@@ -275,36 +309,84 @@ _NAMES = """
 SELECT image_id, list(DISTINCT name ORDER BY name) FROM image_references WHERE host = $host GROUP BY image_id
 """
 _IDS = "SELECT image, image_id FROM image SEMI JOIN (FROM event WHERE host = $host) USING (image) ORDER BY image"
+_FETCHED = """
+CREATE OR REPLACE TEMP TABLE fetched AS SELECT unnest($images::INTEGER[]) AS image, unnest($times::BIGINT[]) AS at_ns
+"""
+# A pull was for the job that used the image first within an hour.
 _OWNERS = """
-SELECT job, coalesce(project, 'project ' || project_id, ci) FROM job WHERE host = $host
-    AND job IN (SELECT unnest($jobs::INTEGER[])
-        UNION ALL SELECT unnest(jobs) FROM thinned_use WHERE host = $host AND image IN (FROM shown_wholly))
+SELECT image, at_ns, coalesce(project, 'project ' || project_id, ci)
+FROM (
+    SELECT f.image, at_ns, job FROM fetched AS f ASOF JOIN (
+        FROM use_of WHERE is_container AND job IS NOT NULL) AS u ON f.image = u.image AND at_ns <= u.began
+    WHERE u.began - at_ns <= 3600000000000
+) JOIN job USING (job) WHERE host = $host
 """
 _ORIGINS = "SELECT image, origin FROM image_origins WHERE host = $host"
 _HELD = "SELECT image FROM present_images WHERE host = $host"
 _TRIGGERS = """
 SELECT attributes ->> '$.prune', attributes ->> '$.trigger' FROM {events} WHERE host = $host AND kind = 'prune_started'
 """
+# Uses and pulls that found the image up to date; of uses that a compaction took no more is left than whose they were.
+_USES = f"""
+CREATE OR REPLACE TEMP TABLE use_of AS
+SELECT *, began::HUGEINT * (1::HUGEINT << 40) + seq AS place FROM (
+    SELECT image, epoch_ns(least(min(began), min(time))) AS began,
+        epoch_ns(max(time) FILTER (kind = 'container_destroyed')) AS ended, max(job) AS job, min(seq) AS seq, 1 AS uses,
+        0 AS pulls, true AS is_container
+    FROM event WHERE host = $host AND image IN (FROM shown_wholly) AND kind IN ({sql_list(CONTAINERS)})
+    GROUP BY image, container
+    UNION ALL
+    SELECT image, epoch_ns(time), epoch_ns(time), job, seq, 1, 0, false FROM event
+    WHERE host = $host AND image IN (FROM shown_wholly) AND kind = 'job_image_used'
+    UNION ALL
+    SELECT image, epoch_ns(time), epoch_ns(time), NULL, seq, 0, 1, false FROM event
+    ANTI JOIN fetched ON event.image = fetched.image AND epoch_ns(time) = at_ns
+    WHERE host = $host AND image IN (FROM shown_wholly) AND kind = 'image_pulled'
+    UNION ALL
+    SELECT image, epoch_ns(began), epoch_ns(ended), NULL, seq, 0, checks, false FROM thinned_use
+    WHERE host = $host AND image IN (FROM shown_wholly)
+    UNION ALL
+    SELECT image, began, ended, known.job, seq, 1, 0, false FROM (
+        SELECT image, epoch_ns(began) AS began, epoch_ns(ended) AS ended, seq, unnest(jobs) AS job FROM thinned_use
+        WHERE host = $host AND image IN (FROM shown_wholly)
+    ) AS t LEFT JOIN (SELECT job FROM job WHERE host = $host) AS known ON known.job = t.job
+)
+"""
+_PLACES = """
+CREATE OR REPLACE TEMP TABLE placed AS
+WITH happened AS (
+    SELECT image, at_ns::HUGEINT * (1::HUGEINT << 40) + seq AS place,
+        row_number() OVER (PARTITION BY image ORDER BY at_ns, seq) AS number
+    FROM (SELECT unnest($images::INTEGER[]) AS image, unnest($times::BIGINT[]) AS at_ns,
+        unnest($numbers::BIGINT[]) AS seq)
+)
+SELECT u.* EXCLUDE (place), coalesce(number, 0) AS number
+FROM use_of AS u ASOF LEFT JOIN happened AS h ON u.image = h.image AND u.place >= h.place
+"""
+_RUNS = """
+SELECT image, number, min(began), CASE WHEN count(ended) = count(*) THEN max(ended) END, sum(uses)::BIGINT,
+    sum(pulls)::BIGINT, count(DISTINCT job), count(*) FILTER (uses > 0 AND job IS NULL)
+FROM placed GROUP BY image, number
+"""
+_PROJECTS = """
+SELECT image, number, coalesce(project, 'project ' || project_id, ci, '?') AS owner, count(*)
+FROM (SELECT DISTINCT image, number, job FROM placed WHERE job IS NOT NULL) LEFT JOIN job USING (job)
+GROUP BY image, number, owner
+"""
+# The engine reports a removal by the pruner, too, at about the same time.
 _EVENTS = f"""
 WITH own AS (
-    SELECT epoch_ns(time) AS began, epoch_ns(time) AS ended, kind, reference, bytes, job,
+    SELECT image, epoch_ns(time) AS at_ns, seq, kind, reference, bytes,
         CASE kind WHEN 'item_failed' THEN attributes ->> '$.error'
             ELSE coalesce(attributes ->> '$.detail', attributes ->> '$.reason') END AS why,
-        attributes ->> '$.prune' AS prune, coalesce(attributes ->> '$.inferred' = 'true', false) AS inferred, seq
-    FROM event WHERE host = $host AND image = $image AND kind NOT IN ({sql_list(CONTAINERS)})
-    UNION ALL
-    SELECT epoch_ns(least(min(began), min(time))), epoch_ns(max(time) FILTER (kind = 'container_destroyed')),
-        'container', NULL, NULL, max(job), NULL, NULL, false, min(seq)
-    FROM event WHERE host = $host AND image = $image
-        AND kind IN ({sql_list(CONTAINERS)})
-    GROUP BY container
-    UNION ALL
-    SELECT epoch_ns(began), epoch_ns(ended), 'thinned', NULL, checks, NULL, CAST(to_json(jobs) AS VARCHAR), NULL, false,
-        seq
-    FROM thinned_use WHERE host = $host AND image = $image
+        attributes ->> '$.prune' AS prune, coalesce(attributes ->> '$.inferred' = 'true', false) AS inferred
+    FROM event WHERE host = $host AND image IN (FROM shown_wholly)
+        AND kind NOT IN ({sql_list((*CONTAINERS, Kind.JOB_IMAGE_USED))})
+        AND (kind <> 'image_pulled' OR EXISTS (
+            FROM fetched AS f WHERE f.image = event.image AND f.at_ns = epoch_ns(time)))
 )
-SELECT o.began, o.ended, o.kind, o.reference, o.bytes, o.job,
-    coalesce(j.project, 'project ' || j.project_id, j.ci), why, prune, inferred
-FROM own AS o LEFT JOIN job AS j ON j.job = o.job
-ORDER BY o.began, o.seq
+SELECT image, at_ns, seq, kind, reference, bytes, kind = 'image_deleted' AND EXISTS (
+        FROM own AS r WHERE r.image = own.image AND r.kind = 'item_removed'
+            AND abs(r.at_ns - own.at_ns) <= {_SAME_NS}) AS is_ours, why, prune, inferred
+FROM own ORDER BY at_ns, seq
 """

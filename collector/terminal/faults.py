@@ -29,11 +29,11 @@ def run(app: typer.Typer, program: str) -> NoReturn:
     """Run a command as its arguments say, and end with its exit status."""
     with faults_in_one_line(program):
         for line in _misspelt(os.environ):
-            _tell(f"{program}: {line}")
+            _print_line(f"{program}: {line}")
         try:
             status = app(prog_name=program, standalone_mode=False)
         except _MISUSE as error:
-            raise SystemExit(_tell_misuse(error, program)) from None
+            raise SystemExit(_print_misuse(error, program)) from None
         except SystemExit as ended:
             # Typer ends so where whoever read our output has had enough.
             if not isinstance(ended.__context__, BrokenPipeError):
@@ -50,13 +50,13 @@ def faults_in_one_line(program: str) -> Iterator[None]:
     try:
         yield
     except HindsightError as error:
-        _tell(f"{program}: {error}")
+        _print_line(f"{program}: {error}")
         raise SystemExit(error.exit_status) from None
     except KeyboardInterrupt:
         raise SystemExit(_INTERRUPTED) from None
     except typer.Abort:
         # What Typer makes of Ctrl-C and of an end of the input where it asks something.
-        _tell(f"{program}: not answered: nothing was done")
+        _print_line(f"{program}: not answered: nothing was done")
         raise SystemExit(_INTERRUPTED) from None
     except RuntimeError as error:
         # What DuckDB makes of Ctrl-C during a query.
@@ -73,11 +73,11 @@ def faults_in_one_line(program: str) -> Iterator[None]:
         # Only what we print goes to a file without a name.
         place = "the output" if error.filename is None else os.fsdecode(error.filename)
         _drop_output()
-        _tell(f"{program}: {place} cannot be used: {error.strerror}")
+        _print_line(f"{program}: {place} cannot be used: {error.strerror}")
         raise SystemExit(HindsightError.exit_status) from None
 
 
-def _tell(line: str) -> None:
+def _print_line(line: str) -> None:
     typer.echo(f"{'<3>' if in_journal() else ''}{one_line(line)}", err=True)
 
 
@@ -87,7 +87,7 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _tell_misuse(error: Exception, program: str) -> int:
+def _print_misuse(error: Exception, program: str) -> int:
     """Say in one line what is wrong with a command line; return the exit status."""
     context = getattr(error, "ctx", None)
     message = str(getattr(error, "format_message", error.__str__)()).strip()
@@ -99,7 +99,7 @@ def _tell_misuse(error: Exception, program: str) -> int:
     if text.startswith("Got unexpected extra argument"):
         text += " (quote a glob, so that the shell leaves it whole)" if "--log" in _options(context) else ""
     see = " See" if text.endswith("?") else ": see"
-    _tell(f"{command}: {text[:1].lower()}{text[1:]}{see} `{command} --help`")
+    _print_line(f"{command}: {text[:1].lower()}{text[1:]}{see} `{command} --help`")
     return UsageError.exit_status
 
 

@@ -39,6 +39,11 @@ class Reason(IntEnum):
         """Whether the image goes."""
         return self >= Reason.EVICT
 
+    @property
+    def word(self) -> str:
+        """What plans and logs call it."""
+        return self.name.lower()
+
 
 MEANING: dict[Reason, str] = {
     Reason.ENOUGH_SPACE: "free space is above the threshold: nothing is removed",

@@ -47,7 +47,7 @@ def holdings(inventory: Inventory) -> tuple[Holding, ...]:
 
 
 def to_json(inventory: Inventory) -> dict[str, Any]:
-    """The same for machines, by name, with what is named besides."""
+    """The same for machines, by name, with what else is named."""
     return {
         "bytes": {one.what.replace(" ", "_"): one.bytes for one in holdings(inventory)},
         "leftovers": [{"what": one.what, "path": one.path, "bytes": one.bytes} for one in inventory.leftovers],

@@ -46,7 +46,7 @@ class Removal:
     @classmethod
     def of_image(cls, verdict: Verdict) -> Removal:
         """The removal of an image."""
-        image, reason = verdict.image, verdict.reason.name.lower()
+        image, reason = verdict.image, verdict.reason.word
         return cls(
             ItemKind.IMAGE, image.image_id, image.name, reason, verdict.frees, verdict.detail, image.references, verdict
         )
@@ -123,9 +123,12 @@ class Plan:
         """Whether free space is at the target afterwards, as far as bytes go."""
         return self.inventory.disk.free_bytes + self.frees >= self.levels.target[0]
 
-    def _hold(self, image: Image) -> dict[str, Any]:
+    def _special(self, image: Image) -> dict[str, Any]:
+        """For which job an image is held, and whether it could not be removed before, where that is so."""
         hold = self.inventory.holds.get(image.image_id)
-        return {} if hold is None else {"hold": hold.to_json()}
+        refused = ("image", image.image_id) in self.inventory.refusals
+        found = {"hold": hold and hold.to_json(), "last": Reason.REFUSED.word if refused else None}
+        return {name: value for name, value in found.items() if value is not None}
 
     def to_json(self) -> dict[str, Any]:
         """The plan as the log keeps it."""
@@ -159,13 +162,12 @@ class Plan:
                 {
                     "image": verdict.image.image_id,
                     "references": list(verdict.image.references),
-                    "reason": verdict.reason.name.lower(),
+                    "reason": verdict.reason.word,
                     "frees": verdict.frees,
                     "last_use": verdict.image.last_use,
                     "evidence": verdict.image.evidence,
                     "origin": verdict.image.origin.value,
-                    **self._hold(verdict.image),
-                    **({"last": "refused"} if ("image", verdict.image.image_id) in self.inventory.refusals else {}),
+                    **self._special(verdict.image),
                 }
                 for verdict in self.verdicts
             ],

@@ -1,4 +1,4 @@
-"""What may go besides images, in which order and why: plain functions of plain values, without I/O.
+"""What may go other than images, in which order and why: plain functions of plain values, without I/O.
 
 The stages come one after the other, and each goes only as far as the target needs: stopped
 containers, images without a name, volumes, build cache, images by the policy's order, and in an

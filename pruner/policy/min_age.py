@@ -41,11 +41,14 @@ Pulls = Sequence[tuple[int, int, int]]
 Jobs = Sequence[tuple[int, int]]
 """Hour since 1970, and how many containers of GitLab jobs were created in it."""
 
+_ANY_JOB = "SELECT 1 FROM job WHERE host = ? AND ci = 'gitlab' AND job_id IS NOT NULL LIMIT 1"
+# Of what is no GitLab job there are few, or no jobs at all.
 JOBS_SQL = """
     SELECT epoch_ns(time) // 3600000000000 AS hour, count(*)
-    FROM event SEMI JOIN (FROM job WHERE ci = 'gitlab' AND job_id IS NOT NULL AND host = $host) AS known
-        ON event.job = known.job
-    WHERE host = $host AND kind = 'container_created' AND hour BETWEEN $from AND $until GROUP BY hour ORDER BY hour
+    FROM event ANTI JOIN (FROM job WHERE host = $host AND (ci <> 'gitlab' OR job_id IS NULL)) AS other
+        ON event.job = other.job
+    WHERE host = $host AND event.job IS NOT NULL AND kind = 'container_created' AND hour BETWEEN $from AND $until
+    GROUP BY hour ORDER BY hour
 """
 
 
@@ -126,19 +129,25 @@ def history(pulls: Pulls, jobs: Jobs) -> Iterator[tuple[int, float]]:
             yield hour, age
 
 
-def rows(connection: Any, host: str, *, is_folded: bool = True) -> tuple[Pulls, Jobs]:
+def rows(connection: Any, host: str, *, is_folded: bool = True, pulled: bool = True) -> tuple[Pulls, Jobs]:
     """What the log shows in all hours.
 
     Args:
         connection: to the log, which is open and shows all events.
         host: whose.
         is_folded: whether the log may have some of it folded.
+        pulled: whether it may know of a pull.
     """
-    pulls = hourly.waits(connection, host, 0, _LAST_HOUR) if is_folded else hourly.waits_shown(connection, host)
+    if not pulled:
+        pulls: Pulls = ()
+    else:
+        pulls = hourly.waits(connection, host, 0, _LAST_HOUR) if is_folded else hourly.waits_shown(connection, host)
     return pulls, _jobs(connection, host, 0, _LAST_HOUR)
 
 
 def _jobs(connection: Any, host: str, begin: int, end: int) -> Any:
+    if not connection.execute(_ANY_JOB, [host]).fetchone():
+        return ()
     return connection.execute(JOBS_SQL, {"host": host, "from": begin, "until": end}).fetchall()
 
 

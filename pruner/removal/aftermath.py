@@ -23,7 +23,7 @@ from pruner.state.containers import read_build_cache
 logger = logging.getLogger(__name__)
 
 # As a plan names them.
-_EVICTIONS = frozenset(reason.name.lower() for reason in Reason if reason.evicts)
+_EVICTIONS = frozenset(reason.word for reason in Reason if reason.evicts)
 _ITEM_KINDS = {kind.value: kind for kind in ItemKind}
 
 

@@ -244,7 +244,7 @@ class Remover:
                 self.lost[image.image_id] = (*self.lost.get(image.image_id, ()), reference)
 
     def facts_of(self, removal: Removal, made: Plan, watch: EventWatch) -> dict[str, Any]:
-        """What the log keeps of a removal besides: uses that came too late, volumes that lost their container."""
+        """What else the log keeps of a removal: uses that came too late, volumes that lost their container."""
         concurrent = self._concurrent_uses(removal, made, watch)
         subject = removal.of.subject if isinstance(removal.of, Item) else None
         volumes = subject.volumes if isinstance(subject, Container) and removal.kind is ItemKind.CONTAINER else ()

@@ -34,7 +34,7 @@ def note(
     facts: Mapping[str, Any],
     now: float | None = None,
 ) -> None:
-    """Take up how a run ended, and record it if it removed nothing and that is news.
+    """Note how a run ended, and record it if it removed nothing and that is news.
 
     Nothing depends on it: where it cannot be kept, a warning says so.
 
@@ -42,7 +42,7 @@ def note(
         log_path: the event log.
         store: stores an event; raises LogError.
         end: the outcome, or the error that ended the run before it removed anything.
-        facts: what the log is to keep of the run besides.
+        facts: what else the log is to keep of the run.
         now: UTC seconds.
     """
     now = time.time() if now is None else now

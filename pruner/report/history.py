@@ -19,6 +19,7 @@ from collector.model.references import meant
 from collector.model.traits import Effect
 from collector.model.units import format_bytes, format_duration, parse_duration
 from collector.model.untrusted import objects, read_json, read_object, text
+from pruner.planning.decision import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +268,7 @@ WITH removal AS (
     SELECT r.seq, min(p.time) AS missed FROM removal AS r JOIN failed_pulls AS p ON p.host = r.host AND p.time > r.time
         AND (r.next_time IS NULL OR p.time < r.next_time)
         AND list_contains(TRY_CAST(r.attributes -> '$.references' AS VARCHAR[]), p.reference)
-    WHERE r.attributes ->> '$.reason' = 'evict_local' GROUP BY r.seq
+    WHERE r.attributes ->> '$.reason' = '{Reason.EVICT_LOCAL.word}' GROUP BY r.seq
 ), started AS (
     SELECT host, attributes ->> '$.prune' AS prune, any_value(attributes ->> '$.trigger') AS trigger
     FROM event WHERE kind = 'prune_started' GROUP BY ALL

@@ -257,7 +257,7 @@ def _story_as_json(verdict: Verdict) -> dict[str, Any]:
         "references": list(image.references),
         "names": list(image.names),
         "removed": verdict.evicts,
-        "reason": verdict.reason.name.lower(),
+        "reason": verdict.reason.word,
         "detail": verdict.detail,
         "origin": image.origin.value,
         "last_use": image.last_use or None,
@@ -343,7 +343,7 @@ def _standstill(one: Fruitless) -> str:
 def _removal(one: PastRemoval) -> tuple[str, ...]:
     again = "-" if one.returned_at is None else f"{one.returned_by} after {format_duration(one.returned_after)}"
     if one.missed_at is not None:
-        again = f"ASKED FOR IN VAIN after {format_duration(one.missed_at - one.time)}"
+        again = f"PULL FAILED after {format_duration(one.missed_at - one.time)}"
     return (
         format_time(one.time),
         one.trigger,

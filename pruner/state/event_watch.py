@@ -26,7 +26,7 @@ class EventWatch:
     """Follows the engine's events from its making on, whole.
 
     An engine remembers its last 256 events only, which a busy runner fills in seconds; a prune may
-    take minutes. So the stream is drained all along, and the engine's memory is asked besides, right
+    take minutes. So the stream is drained all along, and the engine's memory is asked as well, right
     before each removal, for what may still be on its way through the stream.
 
     Events are matched by what they say, without asking the engine what it means: the time between

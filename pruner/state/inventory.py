@@ -44,7 +44,7 @@ class Image:
         returns: how often it was used again after an idle time (see `pruner.state.learning`).
         gap: moving average of those idle times, seconds; 0 without any.
         superseded: since when a later image has been used in each of its repositories; infinite: not.
-        recent: uses of its repository of late (see `pruner.state.learning.Habits`).
+        recent: recent uses of its repository (see `pruner.state.learning.Habits`).
         kept_by: the label that keeps it whatever happens; empty: none.
     """
 

@@ -261,7 +261,7 @@ def held_for_jobs(
 ) -> dict[str, Hold]:
     """The images that jobs in flight may need, by ID, each with the firmest reason for it.
 
-    If the runner's log or an earlier container shows the job's image, it is that one, besides the services
+    If the runner's log or an earlier container shows the job's image, it is that one, in addition to the services
     of its project. Else it may be any that jobs of its project, of the same name or ref, have used lately, or
     that was pulled since it began. A job that pulls its image each time needs none of them.
 

@@ -74,7 +74,7 @@ def trial(trace: Trace, constraints: Constraints, share: float = 0.7, headroom: 
     return recommend(candidates, [found], constraints, share, headroom, least_history=0.0)
 
 
-def test_the_least_pulling_policy_that_keeps_to_the_constraints_is_chosen() -> None:
+def test_the_least_pulling_policy_that_meets_the_constraints_is_chosen() -> None:
     trace = workload(uses=120)
     constraints = Constraints(min_free=15)
     found = trial(trace, constraints)

@@ -52,9 +52,14 @@ class WholeLog(EventLog):
 
     @contextmanager
     def reading(
-        self, reachable: Path | None = None, *, as_recorded: bool = False, whole_since: float | None = None
+        self,
+        reachable: Path | None = None,
+        *,
+        as_recorded: bool = False,
+        whole_since: float | None = None,
+        memory: str | None = None,
     ) -> Iterator[duckdb.DuckDBPyConnection]:
-        del whole_since
+        del whole_since, memory
         with super().reading(reachable, as_recorded=as_recorded) as connection:
             yield connection
 

@@ -134,5 +134,5 @@ class Host:
         """Wait until something is so, for so many seconds at most."""
         deadline = time.monotonic() + patience
         while not condition():
-            assert time.monotonic() < deadline, f"waited in vain for {what}"
+            assert time.monotonic() < deadline, f"waited too long for {what}"
             time.sleep(0.1)

@@ -129,7 +129,7 @@ static int32_t take_kept(run_t *run, decision_t *d, int32_t kept, int rank, int 
     const trace_t *t = run->trace;
     int32_t rest = 0;
     for (int32_t k = 0; k < kept; k++) {
-        int32_t q = run->kept[k], i = t->spell_image[q];
+        int32_t q = run->kept[k], i = t->period_image[q];
         if (t->at[q] < run->position && t->end[q] <= d->limit && run->held[i] && spared(run, d, i, t->end[q]) == emergency &&
             guessed(run, d, i) == rank && !reaches(d->bytes, d->inodes, d->goal))
             take(run, d, q, i, emergency);
@@ -150,7 +150,7 @@ static void decide_lru(run_t *run) {
     int reached = 0;
     d.goal = run->levels + TARGET;
     for (int32_t k = 0; k < run->passed_count; k++) {
-        int32_t s = run->passed[k], i = t->spell_image[s];
+        int32_t s = run->passed[k], i = t->period_image[s];
         if (t->next[s] < position) continue;
         if (reached || t->at[s] >= position || t->end[s] > d.limit) {
             keep(run, &kept, s);
@@ -170,7 +170,7 @@ static void decide_lru(run_t *run) {
     for (; s < t->periods && !reached; s++) {
         if (t->next[s] < position) continue;
         if (t->end[s] > d.limit) break;
-        int32_t i = t->spell_image[s];
+        int32_t i = t->period_image[s];
         if (t->at[s] >= position) {
             /* not yet: a use at this very moment, or one whose end lies before its beginning */
         } else if (!run->held[i] || (run->policy->keep_local && t->local[i])) {

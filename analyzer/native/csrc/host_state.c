@@ -132,7 +132,7 @@ static inline void note_free(run_t *run, int64_t free) {
 
 static inline void note(run_t *run) { note_free(run, run->free); }
 
-/* What a pull of an image takes besides, until it has ended. */
+/* What else a pull of an image takes until it has ended. */
 static inline int64_t space_beside(const run_t *run, int32_t i) {
     const trace_t *t = run->trace;
     int64_t most = t->own_space[i];
@@ -141,7 +141,7 @@ static inline int64_t space_beside(const run_t *run, int32_t i) {
     return most;
 }
 
-/* Make an image be there; the bytes of its layers that were missing. beside: what its pull takes besides. */
+/* Make an image be there; the bytes of its layers that were missing. beside: what else its pull takes. */
 static inline int64_t hold(run_t *run, int32_t i, int64_t beside) {
     const trace_t *t = run->trace;
     account(run);

@@ -5,10 +5,10 @@
 typedef struct {
     double end;
     int32_t image, at, next;
-} spell_t;
+} period_t;
 
 static int by_end(const void *a, const void *b) {
-    const spell_t *x = a, *y = b;
+    const period_t *x = a, *y = b;
     if (x->end != y->end) return x->end < y->end ? -1 : 1;
     if (x->image != y->image) return x->image < y->image ? -1 : 1;
     return x->at < y->at ? -1 : x->at > y->at;
@@ -16,14 +16,14 @@ static int by_end(const void *a, const void *b) {
 
 /* Sort periods by end. They come in the order of their beginnings, so mostly each has only a few to pass;
  * where it is more, they are put into buckets of time first. */
-static int sort_spells(int64_t count, double *ends, int32_t *images, int32_t *ats, int32_t *nexts) {
+static int sort_periods(int64_t count, double *ends, int32_t *images, int32_t *ats, int32_t *nexts) {
     int64_t patience = MOVES_EACH * count;
     for (int64_t k = 1; k < count && patience >= 0; k++) {
         if (ends[k - 1] < ends[k]) continue;
-        spell_t moved = {ends[k], images[k], ats[k], nexts[k]};
+        period_t moved = {ends[k], images[k], ats[k], nexts[k]};
         int64_t to = k;
         for (; to > 0; to--) {
-            spell_t before = {ends[to - 1], images[to - 1], ats[to - 1], 0};
+            period_t before = {ends[to - 1], images[to - 1], ats[to - 1], 0};
             if (by_end(&moved, &before) >= 0 || patience-- < 0) break;
             ends[to] = ends[to - 1], images[to] = images[to - 1], ats[to] = ats[to - 1], nexts[to] = nexts[to - 1];
         }
@@ -37,13 +37,13 @@ static int sort_spells(int64_t count, double *ends, int32_t *images, int32_t *at
     }
     int64_t buckets = count / 2 + 1;
     int32_t *start = calloc((size_t)buckets + 2, sizeof *start);
-    spell_t *sorted = malloc(sizeof *sorted * (size_t)count);
+    period_t *sorted = malloc(sizeof *sorted * (size_t)count);
     if (!start || !sorted) return free(start), free(sorted), NO_MEMORY;
     double scale = high > low ? (double)(buckets - 1) / (high - low) : 0.0;
     for (int64_t k = 0; k < count; k++) start[(int64_t)((ends[k] - low) * scale) + 2]++;
     for (int64_t b = 0; b < buckets; b++) start[b + 2] += start[b + 1];
     for (int64_t k = 0; k < count; k++)
-        sorted[start[(int64_t)((ends[k] - low) * scale) + 1]++] = (spell_t){ends[k], images[k], ats[k], nexts[k]};
+        sorted[start[(int64_t)((ends[k] - low) * scale) + 1]++] = (period_t){ends[k], images[k], ats[k], nexts[k]};
     int64_t first = 0;
     for (int64_t b = 0; b < buckets; b++) {
         int64_t last = start[b + 1];
@@ -51,7 +51,7 @@ static int sort_spells(int64_t count, double *ends, int32_t *images, int32_t *at
             qsort(sorted + first, (size_t)(last - first), sizeof *sorted, by_end);
         } else {
             for (int64_t k = first + 1; k < last; k++) {
-                spell_t moved = sorted[k];
+                period_t moved = sorted[k];
                 int64_t at = k;
                 for (; at > first && by_end(&moved, &sorted[at - 1]) < 0; at--) sorted[at] = sorted[at - 1];
                 sorted[at] = moved;
@@ -237,14 +237,14 @@ static inline void list_period(listed_t *listed, staged_t period) {
  * Decisions are made at ticks of the interval, or at any time if that is 0. room: how many periods are staged, a power
  * of two.
  */
-int64_t kernel_spells(int32_t images, int32_t uses, const double *time, const int32_t *image, const double *until,
-                      double min_age, double interval, int32_t room, double *ends, int32_t *spell_images, int32_t *ats,
+int64_t kernel_periods(int32_t images, int32_t uses, const double *time, const int32_t *image, const double *until,
+                      double min_age, double interval, int32_t room, double *ends, int32_t *period_images, int32_t *ats,
                       int32_t *nexts) {
     idle_t *idle = malloc(sizeof *idle * ((size_t)images + 1));
     staged_t *staged = malloc(sizeof *staged * (size_t)room);
     if (!idle || !staged) return free(idle), free(staged), -1;
     for (int32_t i = 0; i < images; i++) idle[i] = (idle_t){-INFINITY, NO_PERIOD};
-    listed_t listed = {image, idle, ends, spell_images, ats, nexts, 0};
+    listed_t listed = {image, idle, ends, period_images, ats, nexts, 0};
     double per_second = interval > 0 ? 1.0 / interval : 0.0;
     int32_t count = 0, gone = 0;
     for (int32_t p = 0; p < uses; p++) {
@@ -268,10 +268,10 @@ int64_t kernel_spells(int32_t images, int32_t uses, const double *time, const in
     free(idle), free(staged);
     int32_t kept = gone ? 0 : listed.count;
     for (int32_t k = 0; k < listed.count && gone; k++) {
-        ends[kept] = ends[k], spell_images[kept] = spell_images[k], ats[kept] = ats[k], nexts[kept] = nexts[k];
+        ends[kept] = ends[k], period_images[kept] = period_images[k], ats[kept] = ats[k], nexts[kept] = nexts[k];
         kept += nexts[k] >= 0;
     }
-    return sort_spells(kept, ends, spell_images, ats, nexts) == OK ? kept : -1;
+    return sort_periods(kept, ends, period_images, ats, nexts) == OK ? kept : -1;
 }
 
 static inline int32_t part_of(double time, double scale, int32_t count) {

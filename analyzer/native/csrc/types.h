@@ -9,10 +9,10 @@ typedef struct {
     const int32_t *image;
     const uint8_t *kind;
     const int32_t *bringing;
-    const int32_t *following; /* NULL where least recently used goes first and no use is in vain */
+    const int32_t *following; /* NULL where least recently used goes first and every use counts */
     const int32_t *before;
     const double *end;
-    const int32_t *spell_image;
+    const int32_t *period_image;
     const int32_t *at;
     const int32_t *next;
     /* Layers that the same images hold are one group; what one image alone holds is its own. */
