@@ -13,6 +13,7 @@ from collector.commands import ingest as ingest_commands
 from collector.commands import show
 from collector.commands import upkeep as upkeep_commands
 from collector.commands.upkeep import ArchiveOption, archive_store
+from collector.model.defaults import KEEP
 from collector.model.job_details import JobDetails
 from collector.model.units import format_bytes, size_option
 from collector.terminal import console, faults
@@ -65,7 +66,7 @@ def run(
             shown="as before; all in a new log",
         ),
     ] = None,
-    keep: Annotated[str, option("Thin older events, as `collector compact` does; or forever.", "DURATION")] = "400d",
+    keep: Annotated[str, option("Thin older events, as `collector compact` does; or forever.", "DURATION")] = KEEP,
     max_size: Annotated[
         str | None, option("Keep less if the log's file is larger than this.", "SIZE", shown="none")
     ] = None,
@@ -139,7 +140,7 @@ def doctor(
     engine = DockerEngine(host)
     found = examine(engine, console.open_log(log), probe=probe, found_by=engine.address.how)
     if output is Format.JSON:
-        console.print_json([finding.to_json() for finding in found])
+        console.print_json(found)
     else:
         rows = [(finding.subject, finding.state.value, finding.answer, finding.detail) for finding in found]
         console.print_table(("WHAT", "STATE", "ANSWER", "DETAIL"), rows)
@@ -224,7 +225,7 @@ def check(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
     if any(violation.rule == "projection" for violation in found):
         opened.forget_folded()
     if output is Format.JSON:
-        console.print_json([violation.to_json() for violation in found])
+        console.print_json(found)
     else:
         for violation in found:
             console.print_as_is(f"{violation.rule}: {violation.text}")

@@ -6,10 +6,9 @@ import os
 import pwd
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from collector.engine.locality import locate
 from collector.engine.protocol import Engine
@@ -61,10 +60,6 @@ class Finding:
     state: State
     answer: str
     detail: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
 
 
 def examine(engine: Engine, log: EventLog, *, probe: bool = False, found_by: str = "") -> list[Finding]:

@@ -262,8 +262,7 @@ def history(
     found = past.read(opened, begun, image)
     stuck = past.fruitless(opened, begun) if image is None else []
     if output is Format.JSON:
-        rows = [one.to_json() for one in found]
-        console.print_json({"totals": past.totals(found), "removals": rows, "fruitless": [s.to_json() for s in stuck]})
+        console.print_json({"totals": past.totals(found), "removals": found, "fruitless": stuck})
     else:
         print_history(found, stuck)
 

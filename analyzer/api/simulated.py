@@ -26,6 +26,7 @@ from analyzer.simulation.figures import FIGURES
 from analyzer.simulation.replay import replay
 from analyzer.simulation.result import Result
 from analyzer.trace.trace import Trace
+from collector.model.defaults import SPLIT
 from collector.model.errors import UsageError
 from collector.model.units import parse_duration
 from collector.queries.status import LEAST_HISTORY_S
@@ -139,7 +140,7 @@ def recommend(
     max_repull: str | int | None = None,
     min_free: str | int | None = None,
     headroom: str | int = 0,
-    split: float = 0.7,
+    split: float = SPLIT,
     baselines: Iterable[str] = DEFAULT_BASELINES,
     processes: int | None = None,
     least_history: str | float = LEAST_HISTORY_S,
@@ -187,7 +188,7 @@ def _seconds(value: str | float) -> float:
 
 
 def earn_allowlist(
-    history: History, base: AnyPolicy | None = None, *, entries: Sequence[str] = (), split: float = 0.7
+    history: History, base: AnyPolicy | None = None, *, entries: Sequence[str] = (), split: float = SPLIT
 ) -> pd.DataFrame:
     """What each allowlist entry gains or costs: one row per entry, proposed ones first.
 

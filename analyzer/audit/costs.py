@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from analyzer.audit.grouping import By
 from analyzer.trace.load import choose_host
@@ -43,10 +42,6 @@ class Cost:
     repulls: int
     repulled_bytes: int
     failed_pulls: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
 
 
 def costs(log: EventLog, by: By, host: str | None = None) -> list[Cost]:

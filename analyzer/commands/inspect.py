@@ -74,7 +74,7 @@ def verify(
     else:
         checks = check(console.open_log(Path(log) if log else None), host, last)
     if output is console.Format.JSON:
-        console.print_json({"agreement": agreement(checks), "prunes": [made.to_json() for made in checks]})
+        console.print_json({"agreement": agreement(checks), "prunes": checks})
     else:
         print_checks(checks)
 
@@ -90,7 +90,7 @@ def costs(
 
     rows = costs_of(console.open_log(log), by, host)
     if output is console.Format.JSON:
-        console.print_json([row.to_json() for row in rows])
+        console.print_json(rows)
         return
     left_out = console.print_table(
         (by.upper(), "JOBS", "IMAGES", "HELD", "OWN", "FIRST PULLS", "RE-PULLS", "RE-PULLED", "FAILED"),

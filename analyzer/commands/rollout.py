@@ -117,9 +117,9 @@ def rollout(
 
 def _notes_on(found: Sequence[Findings], hosts: Sequence[str]) -> list[str]:
     """What had to be assumed, or set aside, of the histories of these hosts."""
-    from analyzer.search.rollout import LEAST_S
+    from collector.queries.status import LEAST_HISTORY_S
 
     shown = [one for one in found if one.host in hosts]
-    short = [one for one in shown if one.results[0].seconds < LEAST_S]
+    short = [one for one in shown if one.results[0].seconds < LEAST_HISTORY_S]
     said = [f"{one.host}: predicted from only {format_duration(one.results[0].seconds)} of history" for one in short]
     return [*said, *(f"{one.host}: {note}" for one in shown for note in one.facts.assumptions)]

@@ -24,6 +24,7 @@ from analyzer.options.declared import (
     SweptThresholdsOption,
 )
 from analyzer.options.groups import Asked, Axes, Disk, Histories, Spread, Varied, grouped
+from collector.model.defaults import SPLIT
 from collector.model.errors import UsageError
 from collector.terminal import console
 from collector.terminal.console import LogOption
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from analyzer.search.trial import Trial
     from analyzer.simulation.replay import Progress
 
-DEFAULT_SPLIT = "0.7"
+DEFAULT_SPLIT = f"{SPLIT:g}"
 _MOST_WEIGHED = 256
 FrontOption = Annotated[
     bool, typer.Option("--front", help="Show only the policies that no other beats, and the recommended one.")

@@ -21,6 +21,7 @@ from analyzer.kernel.rules import AgeRule, Clock, Superseded, ToolRules
 from analyzer.native.binding import Array, checked, function, plain, pointers, view
 from analyzer.trace.trace import Flags, Floats, Integers
 from collector.machine.wake import FIRST_PAUSE_S, LAST_PAUSE_S
+from collector.model.defaults import PULL_RATE
 from pruner.policy.headroom import LEAST_SHARE, MARGIN, MOST_SHARE, FreeSpaceDrops, reach_of
 from pruner.policy.orders import OWN_STATE_ORDERS
 
@@ -113,7 +114,7 @@ class Wake:
     """
 
     latency: float = 10.0
-    pull_rate: float = 50e6
+    pull_rate: float = PULL_RATE
 
 
 # What chooses the images that go: least recently used first (None); an order that looks at what the policy did, or

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from analyzer.options import declared, values
+from collector.model.defaults import LEAST_HISTORY
 from collector.model.paths import default_log_path
 from collector.model.units import option_value, parse_duration, size_option
 from pruner.policy.file import load_policy
@@ -147,7 +148,7 @@ class Asked:
     max_repull: declared.MaxRepullOption = None
     min_free: declared.MinFreeOption = None
     headroom: declared.HeadroomOption = None
-    least_history: declared.LeastHistoryOption = "6.5d"
+    least_history: declared.LeastHistoryOption = LEAST_HISTORY
 
     def constraints(self) -> Constraints:
         """What the policy must keep to. Raises UsageError."""

@@ -39,7 +39,7 @@ def print_results(trace: Trace, results: Sequence[Result], output: Output, notes
     """Print one row per policy."""
     if output is Output.JSON:
         facts = HistoryFacts.of(trace, notes).to_json()
-        console.print_json({**facts, "policies": [result.to_json() for result in results]})
+        console.print_json({**facts, "policies": results})
     elif output is Output.CSV:
         print_csv([result.to_json() for result in results])
     else:

@@ -13,11 +13,11 @@ from analyzer.simulation.cleaner import Trigger
 from analyzer.simulation.replay import Progress
 from analyzer.simulation.result import Result
 from analyzer.trace.trace import Trace
+from collector.model.defaults import SPLIT
 from collector.model.errors import HindsightError, LogError
 from collector.model.units import format_bytes, format_count, format_duration
 from pruner.policy.policy import Policy
 
-DEFAULT_SHARE = 0.7
 _NOTABLE_S = 60.0
 
 
@@ -102,7 +102,7 @@ class Weighing:
     @classmethod
     def of(cls, sweep: Sweep) -> Weighing:
         """The work for a grid."""
-        return cls(sweep, Trial(sweep.candidates, (), DEFAULT_SHARE, sweep.pull_rate, sweep.trigger))
+        return cls(sweep, Trial(sweep.candidates, (), SPLIT, sweep.pull_rate, sweep.trigger))
 
     def __call__(self, trace: Trace, progress: Progress | None = None) -> Weighed:
         """Both; an error where the history cannot be split. Raises LogError or UsageError, see `Sweep`."""
@@ -145,7 +145,7 @@ def propose(
     """
     constraints = Constraints()
     notes: tuple[str, ...] = ()
-    for share in (DEFAULT_SHARE, 1.0):
+    for share in (SPLIT, 1.0):
         try:
             found, without = run(Trial(tuple(candidates), (), share, pull_rate, trigger))
             best = recommend(candidates, found, constraints, share)

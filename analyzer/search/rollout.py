@@ -24,15 +24,15 @@ from analyzer.simulation.replay import Progress, replay
 from analyzer.trace.trace import Trace
 from collector.eventlog.log import EventLog
 from collector.model.errors import HindsightError, LogError
-from collector.model.units import format_bytes, format_count, format_duration, format_time
+from collector.model.units import DAY_S, format_bytes, format_count, format_duration, format_time
 from collector.model.untrusted import mapping, read_object
 from collector.queries.coverage import coverage
+from collector.queries.status import LEAST_HISTORY_S
 from pruner.policy.file import recorded_policy
 from pruner.policy.policy import Policy
 from pruner.report import history
 
-WEEK_S = 7 * 86400.0
-LEAST_S = 6.5 * 86400.0
+WEEK_S = 7 * DAY_S
 # What a week pulls again differs from week to week; what is twice the average and this share of all pulls is not noise.
 _TIMES = 2.0
 _OF_ALL = 0.05
@@ -285,7 +285,7 @@ def _faults(expected: Expected, seen: Observed, policy: Policy) -> list[str]:
         said.append(f"{1 - seen.agreement:.1%} of the verdicts are not what the history says (`analyzer verify`)")
     if seen.others:
         said.append(f"{format_count(seen.others, 'prune')} by another policy")
-    if seen.seconds < LEAST_S:
+    if seen.seconds < LEAST_HISTORY_S:
         said.append(f"only {format_duration(seen.seconds)} of its log are there yet")
     elif seen.blind > _BLIND_SHARE * seen.seconds:
         said.append(f"{format_duration(seen.blind)} were not observed")

@@ -10,7 +10,8 @@ import numpy as np
 
 from analyzer.simulation.figures import FIGURES
 from analyzer.simulation.host import Removal
-from analyzer.trace.trace import DEFAULT_PULL_RATE, Flags, Floats, Integers
+from analyzer.trace.trace import Flags, Floats, Integers
+from collector.model.defaults import PULL_RATE
 
 # What else a failed job costs: somebody looks, starts it again, and it runs once more; seconds.
 FAILED_JOB_S = 1800.0
@@ -112,7 +113,7 @@ class Result:
     seconds_under: float
     mean_held_bytes: float
     seconds: float
-    pull_rate: float = DEFAULT_PULL_RATE
+    pull_rate: float = PULL_RATE
     price_per_gib: float = 0.0
     removed: Sequence[Removal] = ()
     timeline: Timeline | None = field(default=None, compare=False, repr=False)

@@ -17,13 +17,14 @@ from analyzer.trace.holds import JobHolds, read_holds
 from analyzer.trace.naming import Naming, bearing, sights
 from analyzer.trace.pull_space import pull_space
 from analyzer.trace.shipped import ShippedLog
-from analyzer.trace.trace import DEFAULT_PULL_RATE, Flags, Floats, Integers, Trace
+from analyzer.trace.trace import Flags, Floats, Integers, Trace
 from analyzer.trace.uses import MONTH_BITS, NEVER, OPEN, LoggedUses, Survey, in_order, seconds, survey
 from collector.eventlog.hourly import HOUR_NS
 from collector.eventlog.identity import key_named, not_there
 from collector.eventlog.log import EventLog
 from collector.eventlog.retention import WHOLE_SINCE
 from collector.eventlog.sql import sql_built_ns, sql_case, sql_list, sql_names, sql_stored_ns
+from collector.model.defaults import PULL_RATE
 from collector.model.errors import LogError, UsageError
 from collector.model.events import LIVE, MOMENTS, Kind
 from collector.model.traits import Use
@@ -378,7 +379,7 @@ def _assemble(raw: _Raw, override: DiskOverride) -> Trace:
         failures=str(raw.failures),
         sight=sights(raw.earliest, created, number),
         bearing=bearing(raw.naming, number, n, raw.origin),
-        pull_rate=raw.pull_rate or DEFAULT_PULL_RATE,
+        pull_rate=raw.pull_rate or PULL_RATE,
         pull_space=pull_space(raw.store, first, layer, layer_bytes),
         guesses=_guesses(raw, number),
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from collector.model.defaults import PULL_RATE
 from collector.model.traits import Use
 from collector.model.units import format_count, format_duration
 from pruner.policy.min_age import MOST_AGE
@@ -21,7 +22,6 @@ Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Images = NDArray[np.int32]
 Kinds = NDArray[np.uint8]
-DEFAULT_PULL_RATE = 50e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Trace:
     failures: str = ""
     sight: Integers = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     bearing: tuple[tuple[tuple[str, float, float], ...], ...] = ()
-    pull_rate: float = DEFAULT_PULL_RATE
+    pull_rate: float = PULL_RATE
     pull_space: Integers = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     guesses: Floats = field(default_factory=lambda: np.empty((0, 4)))
 

@@ -107,7 +107,7 @@ def ingest_gitlab(
 
 def _print_ingested(found: ingest.Ingested, output: Format, unit: str) -> None:
     if output is Format.JSON:
-        console.print_json(found.to_json())
+        console.print_json(found)
         return
     facts = format_count(found.facts, "fact")
     typer.echo(f"{format_count(found.lines, unit)}, {facts} on jobs, {found.new:,} of them new")

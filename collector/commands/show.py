@@ -35,7 +35,7 @@ def status(
         return
     found = reports.status(console.open_log(log))
     if output is Format.JSON:
-        console.print_json(reports.as_json(found))
+        console.print_json(found)
         return
     if failures := str(found.failures):
         console.print_text(f"warning: in the last 7 d {failures}", "red")
@@ -119,7 +119,7 @@ def images(log: LogOption = None, output: FormatOption = Format.TABLE) -> None:
 
     rows = images_of(of_known_host(console.open_log(log)))
     if output is Format.JSON:
-        console.print_json([row.to_json() for row in rows])
+        console.print_json(rows)
         return
     console.print_table(
         ("LAST USE", "EVIDENCE", "7 DAYS", "CONTAINERS", "SIZE", "OWN", "ORIGIN", "ID", "IMAGE"),
@@ -155,7 +155,7 @@ def jobs(
 
     rows = jobreport.jobs(of_known_host(console.open_log(log)), project, limit)
     if output is Format.JSON:
-        console.print_json([row.to_json() for row in rows])
+        console.print_json(rows)
         return
     console.print_table(
         ("BEGAN", "TOOK", "JOB", "PROJECT", "REF", "OUTCOME", "PULLED", "RE-PULLED", "IMAGES"),
@@ -191,7 +191,7 @@ def explain(
 
     found = story.stories(of_known_host(console.open_log(log)), image)
     if output is Format.JSON:
-        console.print_json([entry.to_json() for entry in found])
+        console.print_json(found)
         return
     for number, entry in enumerate(found):
         if number:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from collector.model.defaults import KEEP
 from collector.model.errors import UsageError
 from collector.model.units import format_bytes, format_count, format_time, size_option
 from collector.terminal import console
@@ -60,7 +61,7 @@ def ship(
         after_s = console.duration("--remove-merged-after", remove_merged_after, _LEAST_AFTER_S)
     found = ship_log(console.open_log(log), open_store(place, credentials), remove_merged_after_s=after_s)
     if output is Format.JSON:
-        console.print_json([shipped.to_json() for shipped in found])
+        console.print_json(found)
         return
     for shipped in found:
         for note in shipped.notes:
@@ -73,7 +74,7 @@ def ship(
 
 def compact(
     log: LogOption = None,
-    keep: Annotated[str, option("How long to keep all events, or forever.", "DURATION")] = "400d",
+    keep: Annotated[str, option("How long to keep all events, or forever.", "DURATION")] = KEEP,
     max_size: Annotated[str | None, option("Keep less if the file is larger than this.", "SIZE", shown="none")] = None,
     archive: ArchiveOption = None,
     if_due: Annotated[bool, typer.Option("--if-due", help="Do nothing until a month's events can be thinned.")] = False,
@@ -106,7 +107,7 @@ def compact(
     kept = retention.parse_keep(keep)
     found = retention.compact(opened, kept, largest, least_s=least_s, pause=pause, archive=ship_all)
     if output is Format.JSON:
-        console.print_json(found.to_json())
+        console.print_json(found)
         return
     won = f"{format_bytes(found.bytes_before)} -> {format_bytes(found.bytes_after)}"
     since = "from its beginning" if found.whole_since is None else f"from {format_time(found.whole_since)} on"
@@ -165,7 +166,7 @@ def forget(
     if not dry_run:
         _forget_beside(opened.path)
     if output is Format.JSON:
-        console.print_json(found.to_json())
+        console.print_json(found)
         return
     what = format_count(found.jobs, "job") if project is not None else format_count(len(found.images), "image")
     done = "would remove" if dry_run else "removed"

@@ -12,8 +12,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import duckdb
 
@@ -23,13 +22,14 @@ from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.rewrite import Change, Checkpoint, Rewritten, rewrite, tidy
 from collector.eventlog.schema import FOLDED
 from collector.eventlog.sql import sql_list, sql_text
+from collector.model.defaults import KEEP
 from collector.model.errors import UsageError
 from collector.model.events import CONTAINERS, Event, Kind, with_effect
 from collector.model.traits import Effect
 from collector.model.units import format_duration, option_value, parse_duration
 
 DAY_NS = experience.DAY_NS
-KEEP_S = 400 * 86400.0
+KEEP_S = parse_duration(KEEP)
 """How long events are kept whole unless said otherwise, seconds."""
 OFTEN_S = 30 * 86400.0
 """What is thinned by itself is so much at least, seconds of the log's time: to write a file again is work."""
@@ -60,10 +60,6 @@ class Compacted:
     bytes_before: int
     bytes_after: int
     longest_hold: float
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
 
 
 def parse_keep(text: str) -> float:

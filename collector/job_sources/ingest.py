@@ -51,10 +51,6 @@ class Ingested:
             *(mine + others for mine, others in zip(asdict(self).values(), asdict(other).values(), strict=True))
         )
 
-    def to_json(self) -> dict[str, int]:
-        """All fields."""
-        return asdict(self)
-
 
 def ingest(log: EventLog, source: JobSource) -> Ingested:
     """Append what is new in a source of facts about jobs; an interrupted call is resumed by the next one.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from collector.eventlog import experience, hourly
 from collector.eventlog.compaction import differences
@@ -28,10 +27,6 @@ class Violation:
     rule: str
     seq: int | None
     text: str
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

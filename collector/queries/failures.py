@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from collector.model.units import format_count, format_time
 
@@ -28,10 +28,6 @@ class Failures:
     jobs_on_full_disk: int = 0
     latest: float | None = None
     reference: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
 
     def __str__(self) -> str:
         """In one line; empty where nothing failed on a full disk."""

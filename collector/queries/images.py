@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.sql import sql_list, sql_names
@@ -33,10 +32,6 @@ class ImageRow:
     def name(self) -> str:
         """What people call it: its first reference, else its first digest."""
         return (self.references or self.digests or ["<none>"])[0]
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
 
 
 def images(log: EventLog, now: float | None = None) -> list[ImageRow]:

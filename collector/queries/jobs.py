@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from collector.eventlog.log import ONLY_KEPT, EventLog
@@ -42,10 +42,6 @@ class JobRow:
     pulled_bytes: int = 0
     repulls: int = 0
     repulled_bytes: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
 
 
 def jobs(log: EventLog, project: str | None = None, limit: int = 50) -> list[JobRow]:

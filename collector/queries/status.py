@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from collector.eventlog.database import files_aside
 from collector.eventlog.identity import label_of
@@ -14,9 +14,10 @@ from collector.eventlog.retention import WHOLE_SINCE
 from collector.eventlog.spool import waiting_for
 from collector.machine.prune_runs import Fruitless, read_runs
 from collector.machine.wake import read_min_age
+from collector.model.defaults import LEAST_HISTORY
 from collector.model.errors import LogError
 from collector.model.events import DEMANDS
-from collector.model.units import DAY_S, format_duration
+from collector.model.units import DAY_S, format_duration, parse_duration
 from collector.queries.coverage import OBSERVED_SPAN, coverage, known_host
 from collector.queries.failures import Failures, read_failures
 from collector.queries.next_step import how_to_start, next_step
@@ -24,10 +25,9 @@ from collector.queries.next_step import how_to_start, next_step
 if TYPE_CHECKING:
     import duckdb
 
-LEAST_HISTORY_S = 6.5 * DAY_S
+LEAST_HISTORY_S = parse_duration(LEAST_HISTORY)
 # Less than this share of a week leaves room for uses that nobody saw.
 _ENOUGH_OBSERVED = 0.95
-"""What comes back each week does not show in less, seconds: until then no policy is recommended."""
 # A collector that runs samples the disk every 5 minutes.
 _SILENT_S = 900.0
 
@@ -105,11 +105,6 @@ class Status:
         """Whether so little of the last 7 days was observed that uses may be missing; a younger log misses none."""
         is_old = self.first_event is not None and now - self.first_event > 7 * DAY_S
         return is_old and self.coverage_7_days is not None and self.coverage_7_days < _ENOUGH_OBSERVED
-
-
-def as_json(found: Status) -> dict[str, Any]:
-    """All fields of a status."""
-    return asdict(found)
 
 
 def status(log: EventLog, now: float | None = None) -> Status:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
@@ -58,10 +58,6 @@ class Episode:
     count: int = 1
     jobs: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Story:
@@ -72,10 +68,6 @@ class Story:
     gone: bool
     episodes: list[Episode]
     origin: Origin
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
 
 
 def stories(log: EventLog, text: str) -> list[Story]:
@@ -113,7 +105,7 @@ def _stories(connection: duckdb.DuckDBPyConnection, host: str, text: str) -> lis
     held = {image for (image,) in connection.execute(_HELD, values).fetchall()}
     origins = {image: Origin(origin) for image, origin in connection.execute(_ORIGINS, values).fetchall()}
     triggers = dict(connection.execute(_TRIGGERS.format(events=table_of_events(connection)), values).fetchall())
-    # What was kept of the past tells which pulls fetched something; all others found the image up to date.
+    # What was kept of the past shows which pulls fetched something; all others found the image up to date.
     pulls = read_pulls(connection, host, set(chosen))
     fetched = [pull for pull in pulls if pull.kind is not PullKind.UP_TO_DATE]
     show_wholly(connection, chosen)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,6 @@ class Shipped:
     bytes: int = 0
     last: int = 0
     notes: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """As `--format json` has it."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -220,8 +221,17 @@ def print_as_is(text: str, *, err: bool = False) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON, keys in the order given, so that equal reports are equal bytes."""
-    typer.echo(_visible(json.dumps(value, indent=2, ensure_ascii=False)))
+    """Print a value as JSON, keys in the order given, so that equal reports are equal bytes; see `plain`."""
+    typer.echo(_visible(json.dumps(value, indent=2, ensure_ascii=False, default=plain)))
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """What JSON has of an object: what its `to_json` says, else all fields of a dataclass."""
+    if hasattr(value, "to_json"):
+        return dict(value.to_json())
+    if not is_dataclass(value) or isinstance(value, type):
+        raise TypeError(f"no JSON for {type(value).__name__}")
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def _visible(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -175,8 +176,8 @@ def answers(log: EventLog, now: float | None = None) -> dict[str, Any]:
         "volumes": last_references(log),
         "rollbacks": read_rollbacks(log, now, 86400.0),
         "present": (presence.names(), presence.image_bytes),
-        "latest jobs": [row.to_json() for row in latest_jobs(log, limit=3)],
-        "stories": [one.to_json() for image in sorted(history.images) for one in stories(log, image)],
+        "latest jobs": [asdict(row) for row in latest_jobs(log, limit=3)],
+        "stories": [asdict(one) for image in sorted(history.images) for one in stories(log, image)],
         "listing": sorted(map(repr, images(log, now))),
         "status": (state.events_by_kind, state.first_event, state.last_event, state.free_history, state.images),
     }

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def asked(log: EventLog, now: float) -> dict[str, Any]:
     found["status"] = found["status"][1], found["status"][4]
     for image in IMAGES:
         try:
-            found[f"story {image[-1]}"] = [story.to_json() for story in stories(log, image)]
+            found[f"story {image[-1]}"] = [asdict(story) for story in stories(log, image)]
         except UsageError:
             found[f"story {image[-1]}"] = None
     with log.reading(whole_since=ONLY_KEPT) as connection:
