@@ -30,11 +30,13 @@ from bench._busy_year import add_year, sizes
 from collector.daemon.loop import Collector
 from collector.daemon.presence import Presence
 from collector.entry import collect_seldom
-from collector.eventlog import compaction, experience
-from collector.eventlog.log import EventLog
+from collector.eventlog import compaction, experience, hourly
+from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.model.events import Event, Kind
 from collector.model.units import format_bytes
 from collector.queries import jobs, status, story
+from collector.queries.coverage import last_observed_ns
+from collector.queries.images import images
 from collector.terminal import console
 from pruner.policy.policy import Policy, Space
 from tests.fake_engine import MIB, FakeEngine
@@ -43,6 +45,7 @@ IMAGES = 10_000
 # The fewest stand for an empty log: with none all images count as used until the collector has run for a while.
 EVENTS = sizes(100, 200_000, 2_000_000, 20_000_000)
 BURSTS, BURST = 60, 500
+BUSIEST: dict[Path, str] = {}
 
 
 @dataclass(frozen=True)
@@ -90,18 +93,23 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _plan(engine: FakeEngine, log: EventLog) -> None:
+def _plan(engine: FakeEngine, log: EventLog, threshold: str = "auto", flying: int = 0) -> None:
     from pruner.removal.run import PlanOptions, make_plans  # noqa: PLC0415 - as the command does: what it loads counts
     from pruner.report.terminal import print_plans  # noqa: PLC0415
 
-    plans = make_plans(engine, log, Policy(threshold=Space.parse("99%")), PlanOptions(learn=True))
+    for number in range(flying):
+        labels = {"job.id": str(10**9 + number), "project.id": str(number * 7), "type": "predefined"}
+        engine.add_container(
+            _image(engine), labels={f"com.gitlab.gitlab-runner.{name}": labels[name] for name in labels}
+        )
+    plans = make_plans(engine, log, Policy(threshold=Space.parse(threshold)), PlanOptions(learn=True))
     print_plans(plans, console.Format.TABLE)
 
 
 def _start(engine: FakeEngine, log: EventLog) -> None:
     del engine
     Presence().restore(log)
-    status.last_observed_ns(log)
+    last_observed_ns(log)
 
 
 def _metrics(engine: FakeEngine, log: EventLog) -> None:
@@ -111,17 +119,30 @@ def _metrics(engine: FakeEngine, log: EventLog) -> None:
     Metrics(log).publish(Live())
 
 
-def _name(engine: FakeEngine) -> str:
-    return next(iter(engine.image_table.values())).references[0]
+def _image(engine: FakeEngine) -> str:
+    return next(iter(engine.image_table))
+
+
+def _explain(engine: FakeEngine, log: EventLog) -> None:
+    story.stories(log, engine.image_table[_image(engine)].references[0])
+
+
+def _explain_busiest(engine: FakeEngine, log: EventLog) -> None:
+    """The story of the image that most of the year's jobs use: every twentieth."""
+    del engine
+    story.stories(log, BUSIEST[log.path])
 
 
 QUESTIONS: dict[str, Callable[[FakeEngine, EventLog], object]] = {
     "pruner plan": _plan,
+    "the same below 99%": partial(_plan, threshold="99%"),
+    "the same, 20 jobs in flight": partial(_plan, flying=20),
     "collector's start": _start,
     "collector status": lambda _, log: status.status(log),
-    "collector images": lambda _, log: status.images(log),
+    "collector images": lambda _, log: images(log),
     "collector jobs": lambda _, log: jobs.jobs(log),
-    "collector explain": lambda engine, log: story.stories(log, _name(engine)),
+    "collector explain": _explain,
+    "the same, most used image": _explain_busiest,
     "metrics": _metrics,
 }
 
@@ -131,15 +152,13 @@ def _append(log: EventLog, patch: pytest.MonkeyPatch, *, fold: bool) -> None:
     if not fold:
         patch.setattr(compaction, "fold", lambda _: 0)
         patch.setattr(experience, "advance", lambda *_: 0)
-    images = [image for (image,) in log.query("SELECT image_id FROM image LIMIT 1000")]
+        patch.setattr(hourly, "advance", lambda *_: True)
+    used = [image for (image,) in log.query("SELECT image_id FROM image LIMIT 1000")]
     for burst in range(BURSTS):
         now = time.time_ns()
         numbers = range(burst * BURST, (burst + 1) * BURST)
         log.append(
-            [
-                Event(now + i, Kind.CONTAINER_CREATED, image=images[i % len(images)], container=f"{i:064x}")
-                for i in numbers
-            ]
+            [Event(now + i, Kind.CONTAINER_CREATED, image=used[i % len(used)], container=f"{i:064x}") for i in numbers]
         )
 
 
@@ -164,6 +183,7 @@ def main() -> None:
             first = in_child(lambda log=log: Collector(engine, log).once())  # type: ignore[misc]
             in_child(partial(add_year, log, events))
             lengths.append(log.path.stat().st_size)
+            BUSIEST[log.path] = log.query("SELECT image_id FROM image WHERE image = 0", whole_since=ONLY_KEPT)[0][0]
             for name, question in QUESTIONS.items():
                 costs[name].append(in_child(partial(question, engine, log)))
         place = Path(folder) / "built"

@@ -72,7 +72,7 @@ def read_jobs(
         going = [job for (job,) in ask(_GOING, host, since)]
         begun: list[Any] = []
         if going:
-            _show_jobs(connection, host, now, going)
+            _show_jobs(connection, host, now, going, 0.0)
             begun = ask(_BEGUN, host, since, going)
     memory = JobMemory(
         configured=RunnerPolicies(configured_policies(runner_config)),
@@ -117,7 +117,7 @@ class _Past:
         host, since, lately = self._log.host, int((self._now - PREPARATION_S) * 1e9), self._now - LATELY_S
         with self._log.reading(whole_since=self._now - _REACH_S) as connection:
             numbers = connection.execute(_NUMBERS, [host, int((self._now - _REACH_S) * 1e9), jobs, projects]).fetchall()
-            _show_jobs(connection, host, self._now, [number for (number,) in numbers])
+            _show_jobs(connection, host, self._now, [number for (number,) in numbers], self._now - PREPARATION_S)
             recent = connection.execute(_RECENT, [host, since, jobs]).fetchall()
             used = connection.execute(_USES, [host, int(lately * 1e9), projects]).fetchall()
             policies = read_pull_policies(connection, host, lately)
@@ -145,9 +145,23 @@ class _Past:
         )
 
 
-def _show_jobs(connection: duckdb.DuckDBPyConnection, host: str, now: float, jobs: list[int]) -> None:
-    """Let a connection see no more than what concerns some jobs, by the log's numbers, and who pulled their images."""
+def _show_jobs(connection: duckdb.DuckDBPyConnection, host: str, now: float, jobs: list[int], since: float) -> None:
+    """Let a connection see no more than what concerns some jobs, and who pulled their images.
+
+    Args:
+        connection: the log.
+        host: whose.
+        now: UTC seconds.
+        jobs: the log's numbers of the jobs.
+        since: from when on all events of their containers are needed, UTC seconds; of those before these do that are
+            known to be of the job, which tell whose a container was, unless they do not say of which image.
+    """
     connection.execute(_OF_JOBS, {"host": host, "jobs": jobs, "lately": int((now - LATELY_S) * 1e9)})
+    since_ns = int(since * 1e9)
+    theirs = dict(connection.execute(_THEIRS, [since_ns]).fetchall())
+    for containers, from_ns in (list(theirs), since_ns), ([one for one in theirs if theirs[one]], 0):
+        if containers:
+            connection.execute(_MORE, {"host": host, "since": from_ns, "containers": containers})
     connection.execute("CREATE OR REPLACE TEMP VIEW event AS FROM of_jobs")
 
 
@@ -294,14 +308,20 @@ build AS (
 ), wanted AS (
     FROM own UNION SELECT job FROM event JOIN built USING (image)
     WHERE host = $host AND role = 'build' AND job IS NOT NULL AND container IS NOT NULL AND time >= since
-), theirs AS (
-    SELECT DISTINCT container FROM event SEMI JOIN wanted USING (job) WHERE host = $host AND container IS NOT NULL
 )
 FROM event SEMI JOIN wanted USING (job) WHERE host = $host AND kind NOT IN ({_CONTAINERS})
 UNION ALL BY NAME SELECT {_PLAINLY} FROM event SEMI JOIN wanted USING (job)
 WHERE host = $host AND kind IN ({_CONTAINERS})
-UNION ALL BY NAME SELECT {_PLAINLY} FROM event ANTI JOIN wanted USING (job) SEMI JOIN theirs USING (container)
-WHERE host = $host AND kind IN ({_CONTAINERS})
 UNION ALL BY NAME SELECT {_PLAINLY} FROM event ANTI JOIN wanted USING (job) SEMI JOIN built USING (image)
 WHERE host = $host AND kind IN ({_CHANGES})
+"""
+# What else happened to these containers lately, and ever where it is not known yet of which image they are.
+_THEIRS = """
+SELECT container, bool_or(image IS NULL) FROM of_jobs WHERE container IS NOT NULL
+GROUP BY container HAVING max(time) >= make_timestamp_ns(?) OR bool_or(image IS NULL)
+"""
+_MORE = f"""
+INSERT INTO of_jobs BY NAME SELECT {_PLAINLY} FROM event
+WHERE host = $host AND kind IN ({_CONTAINERS}) AND time >= make_timestamp_ns($since)
+    AND container IN (SELECT unnest($containers::VARCHAR[])) AND seq NOT IN (SELECT seq FROM of_jobs)
 """
