@@ -13,12 +13,12 @@ from typing import Any
 import duckdb
 import pytest
 
-from collector.eventlog import compaction, experience
+from collector.eventlog import compaction, experience, hourly
 from collector.eventlog.log import EventLog
 from collector.eventlog.pace import Pace
 from collector.eventlog.schema import STORED_KEY
 from collector.model.events import Event, Kind
-from collector.queries.tally import Tally
+from collector.queries import tally
 
 _NS = 10**9
 # What sorting takes beyond this goes to the disk.
@@ -83,7 +83,6 @@ def add_year(log: EventLog, events: int) -> None:
         for first in range(0, values["jobs"], _JOBS_AT_ONCE):
             _run(connection, _EVENTS, values | {"first": first, "last": first + _JOBS_AT_ONCE})
     catch_up(log)
-    Tally().advance(log)  # as a collector with metrics does, and stores how far it has come
 
 
 def _run(connection: duckdb.DuckDBPyConnection, sql: str, values: dict[str, Any]) -> None:
@@ -91,13 +90,15 @@ def _run(connection: duckdb.DuckDBPyConnection, sql: str, values: dict[str, Any]
 
 
 def catch_up(log: EventLog) -> None:
-    """Append until all is folded that can be."""
+    """Append until all is folded that can be, and have the metrics add it up."""
     before = None
     with pytest.MonkeyPatch.context() as patch:
-        for folding in (compaction, experience):
+        for folding in (compaction, experience, tally):
             patch.setattr(folding, "PACE", Pace(_FOLDED_AT_ONCE, _FOLDED_AT_ONCE))
+        patch.setattr(hourly, "_MOST", _FOLDED_AT_ONCE)
         while before != (before := _reached(log)):
             log.append([Event(time.time_ns(), Kind.EVENT_UNREADABLE, attributes={"raw": ""})])
+        tally.Tally().advance(log)  # as a collector with metrics does, and stores how far it has come
 
 
 def _reached(log: EventLog) -> tuple[int | None, ...]:

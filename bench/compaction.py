@@ -1,6 +1,6 @@
 """What it takes to thin logs of a year, and how long it keeps others out: ``python -m bench compaction``.
 
-The longest takes an hour to make; ``BENCH_EVENTS=200000`` names other logs.
+``BENCH_EVENTS=200000`` names other logs.
 """
 
 from __future__ import annotations
