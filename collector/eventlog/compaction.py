@@ -22,12 +22,12 @@ from collector.model.events import ARRIVALS, CONTAINERS, COUNTED, Kind, with_eff
 from collector.model.jobs import SLOT
 from collector.model.traits import Effect
 
-FOLD_EVERY = 10_000
+FOLD_EVERY = 20_000
 """So many events wait before they are folded."""
 # The latest are left alone: what belongs together has come by then, in whatever order the engine said it.
 _HELD_BACK = 1_000
 # An old log is caught up by appends, none of which is to take long.
-PACE = Pace(FOLD_EVERY, 100_000, 2 * FOLD_EVERY)
+PACE = Pace(2 * FOLD_EVERY, 5 * FOLD_EVERY)
 """So many events a fold takes at most."""
 
 _WHOLE = sql_list(

@@ -51,7 +51,7 @@ _LATE_NS = 2 * 3600 * 10**9
 PACE = Pace(1, 200_000, 50_000)
 """A fold takes the days of so many events, or one day."""
 # It costs more than the folding for compaction, so it is done less often.
-_FOLDS = 5
+_FOLDS = 3
 _NEVER = 9 * 10**18
 # A fold up to a midnight also reads events this long after it: what had begun by then may have ended soon after.
 _AFTER_NS = DAY_NS

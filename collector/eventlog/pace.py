@@ -10,8 +10,6 @@ LOOK_S = 0.2
 """Whoever waits for the log looks whether it is free at least this often, seconds."""
 # A step that took longer is followed by a smaller one.
 _LONG_S = 0.3
-# Others look once in a rest that is a little longer than the time between two looks.
-_LONGEST_REST_S = 1.25 * LOOK_S
 
 
 class Pace:
@@ -43,11 +41,10 @@ class Pace:
 
 
 def rest(began: float, pause: float = 0.0) -> None:
-    """Leave the log to others after a step, so that whoever waited for it finds it free.
+    """Leave the log to others after a step as long as that took, so that all who waited for it find it free.
 
     Args:
         began: when the step began, `time.monotonic`.
         pause: how long to rest at least, as a multiple of the time that it took.
     """
-    took = time.monotonic() - began
-    time.sleep(max(min(took, _LONGEST_REST_S), pause * took))
+    time.sleep(max(pause, 1.0) * (time.monotonic() - began))

@@ -23,7 +23,8 @@ from collector.queries.project_costs import ProjectCosts
 
 _NS = 1e9
 # What a long log adds up to needs no more memory than a short one, and keeps nobody out for long.
-_PACE = Pace(20_000, 500_000, 100_000)
+PACE = Pace(100_000, 500_000)
+"""So many events are taken at a time."""
 # What so many events add up to is stored in the log: a collector that starts reads no more of them.
 _STORED_EVERY = 50_000
 Row = tuple[Any, ...]
@@ -82,7 +83,7 @@ class Tally:
         while newest is None or self._seq < newest:
             # What was read stays in memory until the log is closed; and others want to append.
             began = time.monotonic()
-            with log.reading(as_recorded=True) as connection, _PACE.step() as step:
+            with log.reading(as_recorded=True) as connection, PACE.step() as step:
                 (newest,) = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0]
                 if self._seq > newest or (self._seq and connection.execute(_FORGOTTEN, [self._seq]).fetchall()[0][0]):
                     # What was forgotten, or lost with a damaged file, must not come back from here.
@@ -98,7 +99,7 @@ class Tally:
     def take(self, connection: duckdb.DuckDBPyConnection, host: str, newest: int) -> None:
         """Take a host's events up to a number, from a log that shows times as they were recorded."""
         while self._seq < newest:
-            until, set_ns = min(self._seq + _PACE.size, newest), None
+            until, set_ns = min(self._seq + PACE.size, newest), None
             if set_back := connection.execute(_SET_BACK, [host, self._seq, until]).fetchall():
                 until, set_ns = set_back[0]
             images = _LATER_IMAGES if self._seq else _ALL_IMAGES

@@ -412,7 +412,7 @@ def test_a_log_adds_up_to_the_same_a_few_events_at_a_time(
     log.append([event(100, Kind.IMAGE_DELETED, image=B)])
     whole, pieces = Tally(), Tally()
     whole.advance(log)
-    monkeypatch.setattr(tally, "_PACE", Pace(step, step))
+    monkeypatch.setattr(tally, "PACE", Pace(step, step))
     pieces.advance(log)
     assert pieces == whole
     monkeypatch.undo()
