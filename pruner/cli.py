@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -16,6 +17,7 @@ from collector.model.units import format_bytes, option_value
 from collector.terminal import console, faults
 from collector.terminal.console import Format, FormatOption, HostOption, LogOption, VersionOption
 from collector.terminal.declare import SETTINGS, argument, option
+from collector.terminal.faults import output_may_fail
 from pruner.commands import setup
 from pruner.policy.options import policy_options
 from pruner.policy.policy import Policy, Space
@@ -116,10 +118,11 @@ def run(
         trigger or ("pre-job" if until_free else running.trigger_of(opened.path, os.environ)),
         request,
     )
-    if output is Format.JSON:
-        console.print_json(running.to_json(outcome))
-    else:
-        typer.echo(running.summary(outcome))
+    with output_may_fail():
+        if output is Format.JSON:
+            console.print_json(running.to_json(outcome))
+        else:
+            typer.echo(running.summary(outcome))
     running.check_reached(outcome)
 
 
@@ -205,7 +208,8 @@ def emergency(
     opened = _log_to_prune_by(log)
     made = disk_full.look(DockerEngine(host), opened, policy, wanted, record=not dry_run)
     found = tuple(prospects(made, steps(policy)))
-    print_emergency(made, found)
+    with output_may_fail() if yes and not dry_run else nullcontext():
+        print_emergency(made, found)
     if dry_run or not made.needed:
         return
     if not yes:
@@ -219,8 +223,9 @@ def emergency(
     chosen = [one.step for one in found if one.count] or [found[0].step]
     outcomes = []
     for outcome in disk_full.carry_out(DockerRemovingEngine(host), opened, chosen, made.levels.target[0]):
-        typer.echo(running.summary(outcome))
         outcomes.append(outcome)
+        with output_may_fail():
+            typer.echo(running.summary(outcome))
     if not any(outcome.removed or outcome.reached for outcome in outcomes):
         raise running.TargetNotReachedError(
             "nothing can be removed: see docs/howto/disk-full.md for what else frees space"

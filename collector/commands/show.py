@@ -52,7 +52,7 @@ def status(
 
 
 def _thinned(found: reports.Status) -> str:
-    return "" if found.whole_since is None else f"; whole from {format_time(found.whole_since)} on, before thinned"
+    return "" if found.whole_since is None else f"; complete from {format_time(found.whole_since)} on, thinned before"
 
 
 def _state(found: reports.Status) -> list[tuple[str, str]]:

@@ -68,13 +68,28 @@ def faults_in_one_line(program: str) -> Iterator[None]:
         _drop_output()
         raise SystemExit(0) from None
     except OSError as error:
-        if error.filename is None and error.errno != errno.ENOSPC:
+        if error.filename is None and not _of_output(error):
             raise
-        # Only what we print goes to a file without a name.
         place = "the output" if error.filename is None else os.fsdecode(error.filename)
         _drop_output()
         _print_line(f"{program}: {place} cannot be used: {error.strerror}")
         raise SystemExit(HindsightError.exit_status) from None
+
+
+@contextmanager
+def output_may_fail() -> Iterator[None]:
+    """Print what a command is doing: it goes on where nobody reads that, or no room is left to write it to."""
+    try:
+        yield
+    except OSError as error:
+        if not _of_output(error):
+            raise
+        _drop_output()
+
+
+def _of_output(error: OSError) -> bool:
+    # Only what we print goes to a file without a name.
+    return error.filename is None and (isinstance(error, BrokenPipeError) or error.errno == errno.ENOSPC)
 
 
 def _print_line(line: str) -> None:

@@ -154,7 +154,7 @@ def _show_jobs(connection: duckdb.DuckDBPyConnection, host: str, now: float, job
         now: UTC seconds.
         jobs: the log's numbers of the jobs.
         since: from when on all events of their containers are needed, UTC seconds; of those before these do that are
-            known to be of the job, which tell whose a container was, unless they do not say of which image.
+            known to be of the job, which show whose a container was, unless they do not say of which image.
     """
     connection.execute(_OF_JOBS, {"host": host, "jobs": jobs, "lately": int((now - LATELY_S) * 1e9)})
     since_ns = int(since * 1e9)

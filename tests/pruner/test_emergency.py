@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +13,18 @@ from pathlib import Path
 import pytest
 
 from collector.engine.leftovers import Leftover, find_leftovers
-from collector.model.errors import EngineRefusedError
+from collector.model.errors import EngineRefusedError, HindsightError
 from collector.model.observation import Place
+from pruner import cli
 from pruner.planning.emergency_steps import prospects, steps
 from pruner.planning.holdings import described, holdings, to_json
 from pruner.planning.plan import plan
 from pruner.policy.policy import Space
+from pruner.removal import client
 from pruner.report.terminal import print_emergency
 from pruner.state.inventory import BuildCacheUsage, CacheRecord
 from tests.fake_engine import FakeEngine
+from tests.pruner.test_executor import Bench, bench, old_image  # noqa: F401 - a fixture
 from tests.pruner.test_plan_report import full_host
 from tests.pruner.test_stages import DAY, MB, NOW, container, image, inventory, policy, volume
 
@@ -58,6 +63,35 @@ def test_what_the_policy_switches_off_or_never_removes_stays_in_every_step() -> 
         "--emergency 100% does",
         "--volumes-enabled true",
     ]
+
+
+@pytest.mark.parametrize("nobody_reads", [False, True])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["emergency", "--yes", "--free", "100%"],
+        ["run", "--now", "--free", "100%"],
+        ["run", "--now", "--free", "100%", "--format", "json"],
+    ],
+)
+def test_space_is_freed_also_where_the_output_has_no_room_or_no_reader(
+    bench: Bench,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    nobody_reads: bool,
+) -> None:
+    old_image(bench, "a:1")
+    monkeypatch.setattr(client, "DockerRemovingEngine", lambda _: bench.engine)
+    monkeypatch.setattr("collector.engine.client.DockerEngine", lambda _: bench.engine)
+    into, out = os.pipe()
+    os.close(into)
+    if not nobody_reads:
+        os.dup2(os.open("/dev/full", os.O_WRONLY), out)
+    with os.fdopen(out, "w", encoding="utf-8") as output, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", output)
+        with contextlib.suppress(HindsightError):  # the target need not be reached
+            cli.app([*command, "--log", str(bench.log.path)], standalone_mode=False)
+    assert bench.engine.image_table == {}
 
 
 def test_what_fills_the_disk_adds_up_and_long_logs_and_dead_containers_are_named() -> None:
