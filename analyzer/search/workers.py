@@ -112,11 +112,15 @@ def _begin() -> None:
     """Make a process ready for work."""
     # Ctrl-C reaches all processes: the first one calls off what the others have not begun, and says so.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # What was imported stays: nobody need look through it for garbage again and again.
-    gc.freeze()
+    _keep_imported()
     # Who is killed ends none of them: they would wait for work forever.
     if (parent := multiprocessing.parent_process()) is not None:
         Thread(target=_end_with, args=[parent], daemon=True).start()
+
+
+def _keep_imported() -> None:
+    """What was imported stays: nobody need look through it for garbage again and again."""
+    gc.freeze()
 
 
 def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
@@ -177,4 +181,6 @@ def _checked(client: Client, address: str) -> int:
 
 
 def _installed() -> str:
+    """The version on a worker, which is ready for work then."""
+    _keep_imported()
     return version(_PACKAGE)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path, PosixPath
@@ -246,6 +246,8 @@ class ShippedLog(EventLog):
     def _ordered(self, found: Iterable[tuple[Name, Manifest | str]]) -> list[tuple[Name, Manifest]]:
         """Parts of this host alone, in the order in which they were recorded."""
         owner = self._owner()
+        if owner is not None:
+            self._refuse_copy(owner)
         kept: dict[Stream, list[tuple[Name, Manifest]]] = {}
         for name, manifest in found:
             if isinstance(manifest, str):
@@ -268,6 +270,18 @@ class ShippedLog(EventLog):
         except ValueError as error:
             self.notes.append(f"{parts.owner_of(self._name)}: {error}, so parts of clones are not recognised")
             return None
+
+    def _refuse_copy(self, owner: identity.KnownHost) -> None:
+        """Raise LogError if these are the parts of a host whose own are there, too: nothing counts twice."""
+        own = (owner.key, parts.distinct_name(owner))
+        if self._name in own:
+            return
+        for name in own:
+            data = self._read(parts.owner_of(name), MOST_OF_MANIFEST)
+            with suppress(ValueError):
+                if data is not None and parts.owner_from(data).id == owner.id:
+                    copy = parts.partition(self._name)
+                    raise LogError(f"'{copy}' is a copy of host '{name}' in {self._store.name}: remove */{copy} there")
 
     def _without_clones(self, found: dict[Stream, list[tuple[Name, Manifest]]]) -> list[Stream]:
         """The streams in the order in which they began; a new log ends the one before."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import duckdb
 import pytest
 from obstore.exceptions import BaseError
 
-from analyzer.search.fleet import find
+from analyzer.search.fleet import Simulation, find, on_each
 from analyzer.trace.load import load_trace
 from analyzer.trace.parquet import export_parquet
 from analyzer.trace.shipped import ShippedLog, shipped_hosts
@@ -31,6 +32,7 @@ from collector.shipping.bucket import Bucket
 from collector.shipping.parts import Manifest, Name
 from collector.shipping.ship import ship
 from collector.shipping.store import MOST_OF_MANIFEST, Folder, StoreError, open_store
+from pruner.policy.policy import Policy
 from tests.analyzer.command import analyzer
 from tests.analyzer.test_fleet import assert_same
 from tests.analyzer.test_loading import T0, S, observed, sample
@@ -696,6 +698,22 @@ def test_a_clone_that_nothing_keeps_apart_is_set_aside(log: EventLog, store: Fol
     read = shipped(store)
     assert {row[1:] for row in rows(read)} == {row[1:] for row in rows(log)}
     assert "set aside: two machines ship as this host; on the clone run `collector adopt`" in read.notes[0]
+
+
+def test_a_host_s_folders_under_another_name_are_a_copy_as_long_as_its_own_are_there(
+    log: EventLog, store: Folder
+) -> None:
+    ship(log, store)
+    for place in store.path.glob("*/host=runner"):
+        shutil.copytree(place, place.with_name("host=copy"))
+    found, notes = on_each(find([store.path]), Simulation((Policy(),)), workers=1)
+    assert [one.host for one in found] == ["runner"]
+    assert notes == [
+        f"host copy is left out: 'host=copy' is a copy of host 'runner' in {store.path}: remove */host=copy there"
+    ]
+    for place in store.path.glob("*/host=runner"):
+        shutil.rmtree(place)
+    assert len(rows(shipped(store, "copy"))) == len(rows(log))
 
 
 @pytest.mark.slow
