@@ -30,6 +30,9 @@ _LEVELS = 6
 # What is known of a moment is forgotten after each slice of the time: so many uses fit into the processor's cache.
 _SLICES = 512
 _USES_PER_SLICE = 1024
+# Replays that share nothing go on by turns, so many at once.
+_USES_PER_TURN = 2**16
+_MOST_IN_TURNS = 8
 _REPORTS = 16
 _STATE_BYTES = 2**28
 
@@ -243,12 +246,6 @@ class Run:
         self.moments = moments
         self._policy.by = moments.address
 
-    def play(self) -> ReplayCounts:
-        """Run from the beginning to the end. Raises MemoryError, or what the order raised."""
-        self.begin()
-        _play(_addresses([self]), math.inf)
-        return self.end()
-
     @property
     def error(self) -> BaseException | None:
         """What went wrong in an order or threshold that is asked for; None: nothing so far."""
@@ -302,10 +299,13 @@ def play(
         with ThreadPoolExecutor(count) if count > 1 else nullcontext() as pool:
             spread = pool.map if pool else map
             # What shares nothing with others begins when its turn has come: there is less memory to go through.
-            for k, (run, outcome) in enumerate(zip(alone, spread(Run.play, alone), strict=True), start=1):
-                outcomes[id(run)] = outcome
+            rounds = [alone[k : k + _MOST_IN_TURNS] for k in range(0, len(alone), _MOST_IN_TURNS)]
+            if len(rounds) < count:
+                rounds = [alone[k::count] for k in range(min(count, len(alone)))]
+            for some, found in zip(rounds, spread(lambda some: _play_in_turns(some, end), rounds), strict=True):
+                outcomes |= zip(map(id, some), found, strict=True)
                 if progress:
-                    progress(k / len(runs))
+                    progress(len(outcomes) / len(runs))
             groups = _groups(together, count)
             update = _GroupProgress(len(groups), _rest_of(progress, len(alone), len(runs)))
             played = spread(lambda number: _play_together(groups[number], end, update.by(number)), range(len(groups)))
@@ -356,6 +356,17 @@ def _groups(runs: Sequence[Run], count: int) -> list[list[Run]]:
         for run in group:
             run.share(apart)
     return groups
+
+
+def _play_in_turns(some: Sequence[Run], end: float) -> list[ReplayCounts]:
+    """Let replays that share nothing go on by turns: what one reads of a stretch of the history is cached for all."""
+    for run in some:
+        run.begin()
+    turns = some[0].uses // _USES_PER_TURN + 1 if len(some) > 1 else 1
+    for k in range(1, turns):
+        _play(_addresses(some), end * k / turns)
+    _play(_addresses(some), math.inf)
+    return [run.end() for run in some]
 
 
 def _play_together(group: Sequence[Run], end: float, report: Callable[[float], None]) -> list[ReplayCounts]:

@@ -400,6 +400,7 @@ def test_neither_threads_nor_others_change_anything(mesa: Trace, order: str, mon
     for threads, slices in ((3, 512), (1, 512), (1, 8)):
         again = replace(mesa)  # not a history of which something is known already
         monkeypatch.setattr(runs, "_SLICES", slices)
+        monkeypatch.setattr(runs, "_USES_PER_TURN", 2**20 // slices)
         assert [figures(result) for result in replay_many(again, chosen, threads=threads)] == alone
 
 
