@@ -41,6 +41,7 @@ from collector.eventlog.settings import note_rewriting
 from collector.eventlog.sql import sql_text
 from collector.model.errors import LogBusyError, LogFullError
 from collector.model.events import Event
+from collector.model.paths import real_path
 
 PIECE = 50_000
 """So many events are copied at once: fewer once it takes long to fetch them."""
@@ -110,7 +111,8 @@ def rewrite(log: EventLog, change: Change, *, pause: float = 0.0, at: Checkpoint
         LogFullError: there is no space for the copy; the log is as it was.
         LogError: the log cannot be used.
     """
-    path = log.path
+    # A link to the log stays, and the new file is written where there is space for the old one.
+    path = real_path(log.path)
     log.require()
     with alone(path, _LOCK_FILE, "rewritten"), in_one_line(path):
         fresh = _copy_of(path)
@@ -119,7 +121,7 @@ def rewrite(log: EventLog, change: Change, *, pause: float = 0.0, at: Checkpoint
         log.settle()
         before, umask = path.stat(), os.umask(UMASK)
         try:
-            return _Rewriting(log, fresh, change, pause, at).run(before)
+            return _Rewriting(log, path, change, pause, at).run(before)
         finally:
             os.umask(umask)
             _remove(fresh)
@@ -138,6 +140,7 @@ def require_space(path: Path) -> None:
 
 def tidy(path: Path) -> None:
     """Remove what an interrupted rewriting of a log left. Raises LogError."""
+    path = real_path(path)
     with alone(path, _LOCK_FILE, "rewritten"), in_one_line(path):
         _remove(_copy_of(path))
 
@@ -156,8 +159,9 @@ def _remove(fresh: Path) -> None:
 class _Rewriting:
     """One rewriting; the connection has the new file open, and the old one attached while a piece is copied."""
 
-    def __init__(self, log: EventLog, fresh: Path, change: Change, pause: float, at: Checkpoint) -> None:
-        self._log, self._fresh, self._change, self._pause, self._at = log, fresh, change, pause, at
+    def __init__(self, log: EventLog, path: Path, change: Change, pause: float, at: Checkpoint) -> None:
+        self._log, self._path, self._change, self._pause, self._at = log, path, change, pause, at
+        self._fresh = _copy_of(path)
         self._reached = self._count = 0
         self._has_thinned = False
         self._longest, self._host = 0.0, log.host
@@ -169,15 +173,15 @@ class _Rewriting:
             "memory_limit": _MEMORY,
             "checkpoint_threshold": _WAL,
         }
-        self._connection = duckdb.connect(str(fresh), config=config)
+        self._connection = duckdb.connect(str(self._fresh), config=config)
 
     def run(self, before: os.stat_result) -> Rewritten | None:
         """Copy all, and put the copy in place."""
         try:
-            migrate(self._connection, self._log.path)
+            migrate(self._connection, self._path)
             with self._attached():
-                check_functions(self._connection, self._log.path, FUNCTIONS, "old")
-                check_tables(self._connection, self._log.path, "old")
+                check_functions(self._connection, self._path, FUNCTIONS, "old")
+                check_tables(self._connection, self._path, "old")
             while self._piece() > _LAST_PIECE:
                 self._at("piece")
             self._at("copied")
@@ -212,7 +216,7 @@ class _Rewriting:
         deadline = time.monotonic() + self._log.wait
         while True:
             try:
-                self._connection.execute(f"ATTACH {sql_text(self._log.path)} AS old (READ_ONLY)")
+                self._connection.execute(f"ATTACH {sql_text(self._path)} AS old (READ_ONLY)")
                 break
             except duckdb.Error as error:
                 if not is_locked(error):
@@ -228,7 +232,7 @@ class _Rewriting:
             self._longest = max(self._longest, time.monotonic() - began)
 
     def _held_too_long(self) -> LogBusyError:
-        return LogBusyError(f"event log {self._log.path} is held by another process: nothing was changed; try again")
+        return LogBusyError(f"event log {self._path} is held by another process: nothing was changed; try again")
 
     def _fetch(self, until: int) -> int:
         """Fetch events and the jobs that they speak of, up to a number; how many are left."""
@@ -265,7 +269,7 @@ class _Rewriting:
 
     def _finish(self, before: os.stat_result) -> Rewritten | None:
         """Copy what is left while nobody appends, and put the new file in the old one's place."""
-        path = self._log.path
+        path = self._path
         with self._keeping_out_others() as began:
             found = path.stat()
             if (found.st_dev, found.st_ino) != (before.st_dev, before.st_ino):
@@ -337,15 +341,17 @@ class _Rewriting:
     @contextmanager
     def _keeping_out_others(self) -> Iterator[float]:
         """Keep out whoever appends, with nothing left in the write-ahead log; since when, monotonic seconds."""
-        path, deadline = self._log.path, time.monotonic() + self._log.wait
+        path, deadline = self._path, time.monotonic() + self._log.wait
         while True:
             # This lock is the descriptor's own: DuckDB, which closes others of this file, does not release it.
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 if _try_lock(descriptor) and os.fstat(descriptor).st_ino == path.stat().st_ino:
-                    wal = wal_path(path)
-                    if not wal.exists() or not wal.stat().st_size:
-                        wal.unlink(missing_ok=True)
+                    # Whoever came by a link has it beside that.
+                    logs = {wal_path(path), wal_path(self._log.path)}
+                    if not any(wal.exists() and wal.stat().st_size for wal in logs):
+                        for wal in logs:
+                            wal.unlink(missing_ok=True)
                         yield time.monotonic()
                         return
             finally:

@@ -251,6 +251,18 @@ def test_without_space_for_its_own_copy_nothing_is_done(log: EventLog, monkeypat
     assert log.path.read_bytes() == before
 
 
+def test_a_link_to_a_log_stays_and_the_file_that_it_leads_to_is_written_again(log: EventLog, tmp_path: Path) -> None:
+    folder = tmp_path / "links"
+    folder.mkdir()
+    link = folder / "events.duckdb"
+    link.symlink_to(log.path)
+    before = log.path.stat().st_ino
+    assert forget_project(EventLog(link), "secret/app").jobs == 3
+    assert link.readlink() == log.path
+    assert log.path.stat().st_ino != before
+    assert [path.name for path in folder.iterdir()] == [link.name]
+
+
 def test_two_do_not_rewrite_one_log(log: EventLog) -> None:
     with alone(log.path, ".rewrite-lock", "rewritten"), pytest.raises(LogBusyError, match="rewritten by another"):
         forget_project(log, "secret/app")
