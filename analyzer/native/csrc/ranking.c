@@ -119,8 +119,8 @@ static inline double forecast(const today_t *today, double idle, int usage, doub
     int age = bin_of(idle, LOWEST_BIN, AGES), stage = stage_of(superseded_for), c = usage / TIMES * STAGES + stage;
     double left = age < AGES - 1 ? (double)(1 << (age + LOWEST_BIN)) - idle : INFINITY;
     double found = chance(today->rate[age][c], left > 0.0 ? left : 0.0, today->beyond[age + 1][c]);
-    int bin = 0;
-    for (int k = 0; k < CHANCES; k++) bin += found >= LEAST_CHANCE[k];
+    int bin = 0; /* by halves, for CHANCES is a power of two less one */
+    for (int half = (CHANCES + 1) / 2; half; half /= 2) bin += found >= LEAST_CHANCE[bin + half - 1] ? half : 0;
     return found * by_use[((bin * STAGES + stage) * TIMES + usage % TIMES) * TIMES + recent] / 1000.0;
 }
 
