@@ -46,6 +46,8 @@ _number = itertools.count()
 # So many bytes of memory are asked for once and then kept for the next host: to get them from the system each time
 # takes as long as to read a host's year.
 _KEPT = "256MB"
+# And it would keep a little more after each: so many hosts later a new one begins with as little as the first.
+_HOSTS = 24
 
 
 def _engine() -> duckdb.DuckDBPyConnection:
@@ -67,16 +69,21 @@ def _in_memory() -> Iterator[_Database]:
     # To make the views takes as long as to replay ten policies. They find tables by name: those of a host before serve.
     kept, _kept.shown = getattr(_kept, "shown", None), None
     name, shown = kept or (f"log{next(_number)}", None)
-    with _engine().cursor() as filling:
+    engine = _engine()
+    with engine.cursor() as filling:
         filling.execute(f"ATTACH ':memory:' AS {name}; USE {name}")
-        made = _Database(filling, shown or _engine().cursor(), is_shown=shown is not None)
+        made = _Database(filling, shown or engine.cursor(), is_shown=shown is not None)
         made.shown.execute(f"USE {name}")
         try:
             yield made
         finally:
             made.shown.execute("USE memory")
             filling.execute(f"USE memory; DETACH {name}")
-    _kept.shown = name, made.shown
+    if getattr(_kept, "engine", None) is engine:
+        _kept.shown = name, made.shown
+        _kept.hosts = getattr(_kept, "hosts", 0) + 1
+        if _kept.hosts == _HOSTS:
+            _kept.__dict__.clear()
 
 
 @dataclass(slots=True)

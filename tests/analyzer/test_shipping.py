@@ -700,6 +700,21 @@ def test_a_clone_that_nothing_keeps_apart_is_set_aside(log: EventLog, store: Fol
     assert "set aside: two machines ship as this host; on the clone run `collector adopt`" in read.notes[0]
 
 
+def test_one_thread_reads_many_hosts_with_a_few_engines(
+    log: EventLog, store: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analyzer.trace.shipped._HOSTS", 2)
+    ship(log, store)
+    expected = rows(log)
+    for _ in range(3):
+        assert rows(shipped(store)) == expected
+    with shipped(store).reading(as_recorded=True) as connection:
+        for _ in range(3):
+            assert rows(shipped(store)) == expected
+        assert connection.execute(ALL).fetchall() == expected
+    assert rows(shipped(store)) == expected
+
+
 def test_a_host_s_folders_under_another_name_are_a_copy_as_long_as_its_own_are_there(
     log: EventLog, store: Folder
 ) -> None:
