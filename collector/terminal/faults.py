@@ -78,7 +78,7 @@ def faults_in_one_line(program: str) -> Iterator[None]:
 
 @contextmanager
 def output_may_fail() -> Iterator[None]:
-    """Print what a command is doing: it goes on where nobody reads that, or no room is left to write it to."""
+    """Print progress of a command, which goes on even if its output is closed or the disk is full."""
     try:
         yield
     except OSError as error:
