@@ -103,7 +103,7 @@ def catch_up(log: EventLog) -> None:
 
 def _reached(log: EventLog) -> tuple[int | None, ...]:
     sql = """
-        SELECT (SELECT max(seq) FROM projection WHERE version = ?), (SELECT max(until) FROM experience),
-            (SELECT max(seq) FROM hourly)"""
-    found = log.query(sql, [compaction.VERSION])
+        SELECT (SELECT max(seq) FROM projection WHERE version = ?),
+            (SELECT max(until) FROM experience WHERE version = ?), (SELECT max(seq) FROM hourly WHERE version = ?)"""
+    found = log.query(sql, [compaction.VERSION, experience.VERSION, hourly.VERSION])
     return tuple(found[0])

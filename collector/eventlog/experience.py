@@ -129,9 +129,9 @@ def advance(connection: duckdb.DuckDBPyConnection, host: str, wanted: int = 0) -
     Returns:
         Up to when all is folded, UTC nanoseconds.
     """
-    reached = connection.execute("SELECT coalesce(max(until), 0) FROM experience WHERE host = ?", [host]).fetchall()[0][
-        0
-    ]
+    # What other rules folded is folded again at once: until then every decision reads all events.
+    sql = "SELECT coalesce(max(until), 0) FROM experience WHERE host = ? AND version = ?"
+    reached = connection.execute(sql, [host, VERSION]).fetchall()[0][0]
     enough = _FOLDS * compaction.FOLD_EVERY
     waiting, first_ns, last_ns, newest = connection.execute(_WAITING, {"from": reached, "most": enough}).fetchall()[0]
     is_enough = waiting >= enough or reached < wanted

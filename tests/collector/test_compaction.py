@@ -243,6 +243,10 @@ def test_habits_go_on_from_the_last_midnight(folded: EventLog) -> None:
         connection.execute("CREATE OR REPLACE TEMP TABLE habit AS SELECT * REPLACE (uses + 1 AS uses) FROM habit")
         wrong = experience.differences(connection, history.now)
     assert any("habits" in text for text in wrong)
+    with duckdb.connect(str(folded.path)) as connection:
+        connection.execute("UPDATE experience SET version = 'older'")
+    folded.append([Event(history.now, Kind.EVENT_UNREADABLE, attributes={"raw": "next"})])
+    assert folded.query("SELECT count(*) FROM experience WHERE version = ?", [experience.VERSION]) == [(1,)]
 
 
 @pytest.mark.slow
