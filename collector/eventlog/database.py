@@ -24,6 +24,10 @@ _DAMAGED = ("Could not read enough bytes", "orrupt", "checksum", "Checksum", "Fa
 _DAMAGES = (duckdb.InternalException, duckdb.SerializationException, duckdb.FatalException)
 _NOT_DUCKDB = "not a valid DuckDB database file"
 _LOCKED_ELSEWHERE = "Could not set lock"
+_IN_PLAIN_WORDS = {
+    os.strerror(errno.EISDIR): "{path} is a folder and no event log: name the log itself with --log",
+    os.strerror(errno.EROFS): "the file system of the event log {path} is read-only: make it writable",
+}
 # What the system refuses says nothing of the file, whatever DuckDB makes of it.
 _REFUSALS = tuple(
     os.strerror(number)
@@ -267,14 +271,19 @@ def in_one_line(path: Path) -> Iterator[None]:
             raise LogFullError(f"no space left for the event log {path}: free some") from None
         if "Permission denied" in text:
             raise _forbidden(path, path) from None
-        if "Is a directory" in text:
-            raise LogError(f"{path} is a folder and no event log: name the log itself with --log") from None
+        if plainly := _in_plain_words(text):
+            raise LogError(plainly.format(path=path)) from None
         damaged = is_damage(error, path)
         if _NOT_DUCKDB in text and not damaged:
             raise LogError(f"{path} is not a DuckDB file: move it away or name another with --log") from None
         if damaged:
             raise LogDamagedError(path, first_line) from None
         raise LogError(f"event log {path} cannot be used: {first_line}") from None
+
+
+def _in_plain_words(text: str) -> str | None:
+    """What to say of an error of DuckDB's about a path; None: nothing plainer is known."""
+    return next((said for sign, said in _IN_PLAIN_WORDS.items() if sign in text), None)
 
 
 def _forbidden(path: Path, place: object) -> LogError:

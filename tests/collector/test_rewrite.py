@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from collector.eventlog import rewrite as rewriting
-from collector.eventlog.database import alone
+from collector.eventlog.database import alone, in_one_line
 from collector.eventlog.forget import forget_image, forget_project
 from collector.eventlog.log import EventLog
 from collector.eventlog.salvage import set_aside
 from collector.eventlog.spool import Spool
 from collector.eventlog.writer import LogWriter
-from collector.model.errors import LogBusyError, LogFullError, UsageError
+from collector.model.errors import LogBusyError, LogError, LogFullError, UsageError
 from collector.model.events import Event, Kind
 from collector.queries.check import check
 from collector.queries.story import stories
@@ -261,6 +263,12 @@ def test_a_link_to_a_log_stays_and_the_file_that_it_leads_to_is_written_again(lo
     assert link.readlink() == log.path
     assert log.path.stat().st_ino != before
     assert [path.name for path in folder.iterdir()] == [link.name]
+
+
+def test_a_log_on_a_read_only_file_system_is_one_line(log: EventLog) -> None:
+    text = f'IO Error: Cannot open file "{log.path}": {os.strerror(errno.EROFS)}'
+    with pytest.raises(LogError, match=r"is read-only: make it writable$"), in_one_line(log.path):
+        raise duckdb.IOException(text)
 
 
 def test_two_do_not_rewrite_one_log(log: EventLog) -> None:
