@@ -30,8 +30,9 @@ _LEVELS = 6
 # What is known of a moment is forgotten after each slice of the time: so many uses fit into the processor's cache.
 _SLICES = 512
 _USES_PER_SLICE = 1024
-# Replays that share nothing go on by turns, so many at once.
+# Replays that share nothing go on by turns, as many at once as the processor's cache holds what they know of images.
 _USES_PER_TURN = 2**16
+_CACHED_IMAGES = 2**13
 _MOST_IN_TURNS = 8
 _REPORTS = 16
 _STATE_BYTES = 2**28
@@ -189,7 +190,7 @@ class Run:
 
     def __init__(self, index: Index, rules: Rules, level: float, *, removals: bool = True, steps: bool = False) -> None:
         self.moments = rules.chooser if isinstance(rules.chooser, Moments) else None
-        self.uses = index.uses
+        self.uses, self.images = index.uses, index.trace.images
         self._call = _Call()
         least_age = min(rules.min_ages[:, 1].tolist())
         if rules.chooser is None:
@@ -299,7 +300,8 @@ def play(
         with ThreadPoolExecutor(count) if count > 1 else nullcontext() as pool:
             spread = pool.map if pool else map
             # What shares nothing with others begins when its turn has come: there is less memory to go through.
-            rounds = [alone[k : k + _MOST_IN_TURNS] for k in range(0, len(alone), _MOST_IN_TURNS)]
+            most = max(1, min(_MOST_IN_TURNS, _CACHED_IMAGES // (runs[0].images + 1))) if runs else 1
+            rounds = [alone[k : k + most] for k in range(0, len(alone), most)]
             if len(rounds) < count:
                 rounds = [alone[k::count] for k in range(min(count, len(alone)))]
             for some, found in zip(rounds, spread(lambda some: _play_in_turns(some, end), rounds), strict=True):
