@@ -83,7 +83,7 @@ def _falls(within: dict[float, str], span_s: float) -> str:
 WITH sample AS (
     SELECT epoch_ns(time) / 1e9 AS time, seq, bytes AS free, attributes ->> '$.file_system' AS file_system,
         coalesce(TRY_CAST(attributes ->> '$.main' AS BOOLEAN), true) AS main
-    FROM events WHERE kind = 'disk_sampled' AND bytes IS NOT NULL
+    FROM events WHERE kind = 'disk_sampled' AND bytes >= 0
 ), each AS (
     SELECT '' AS disk, time, seq, free FROM sample WHERE main
     UNION ALL SELECT file_system, time, seq, free FROM sample WHERE file_system <> ''
@@ -298,5 +298,5 @@ def _computed(
     true = true_times(connection, LAST_NS, chosen, kept)
     until_time = "" if before_s is None else f"AND epoch_ns(time) / 1e9 <= {before_s!r}"
     return f"""
-        WITH events AS (FROM {true} WHERE host = $host {until_time}), earlier AS ({earlier}),
+        WITH events AS (FROM {true} WHERE host = $host AND isfinite(time) {until_time}), earlier AS ({earlier}),
         {table.rows.strip().removeprefix("WITH ")}"""

@@ -322,7 +322,7 @@ SELECT attributes ->> '$.prune', attributes ->> '$.trigger' FROM {events} WHERE 
 _USES = f"""
 CREATE OR REPLACE TEMP TABLE use_of AS
 SELECT *, began::HUGEINT * (1::HUGEINT << 40) + seq AS place FROM (
-    SELECT image, epoch_ns(least(min(began), min(time))) AS began,
+    SELECT image, coalesce(epoch_ns(least(min(began), min(time))), epoch_ns(min(time))) AS began,
         epoch_ns(max(time) FILTER (kind = 'container_destroyed')) AS ended, max(job) AS job, min(seq) AS seq, 1 AS uses,
         0 AS pulls, true AS is_container
     FROM event WHERE host = $host AND image IN (FROM shown_wholly) AND kind IN ({sql_list(CONTAINERS)})
@@ -342,7 +342,7 @@ SELECT *, began::HUGEINT * (1::HUGEINT << 40) + seq AS place FROM (
         SELECT image, epoch_ns(began) AS began, epoch_ns(ended) AS ended, seq, unnest(jobs) AS job FROM thinned_use
         WHERE host = $host AND image IN (FROM shown_wholly)
     ) AS t LEFT JOIN (SELECT job FROM job WHERE host = $host) AS known ON known.job = t.job
-)
+) WHERE began IS NOT NULL  -- a forged time may be infinite
 """
 _PLACES = """
 CREATE OR REPLACE TEMP TABLE placed AS
@@ -380,5 +380,5 @@ WITH own AS (
 SELECT image, at_ns, seq, kind, reference, bytes, kind = 'image_deleted' AND EXISTS (
         FROM own AS r WHERE r.image = own.image AND r.kind = 'item_removed'
             AND abs(r.at_ns - own.at_ns) <= {_SAME_NS}) AS is_ours, why, prune, inferred
-FROM own ORDER BY at_ns, seq
+FROM own WHERE at_ns IS NOT NULL ORDER BY at_ns, seq
 """
