@@ -286,6 +286,8 @@ def _computed(
     # What free space was shown last before is known from the rows of then.
     earlier = "SELECT NULL::VARCHAR AS disk, NULL::DOUBLE AS time, NULL::BIGINT AS seq, NULL::BIGINT AS free LIMIT 0"
     if table is not _PULL_WAIT and reached(connection, host) is not None:
+        # Of a span that a compaction has thinned its row says more than the events that are left.
+        begin = max(begin, min(since, _thinned_until(connection, host, table) + 1))
         earlier = f"""
             SELECT disk, max(slot) * {float(SLOT_S)} AS time, -1 AS seq, arg_max(free, slot) AS free
             FROM free_space_fall WHERE host = $host AND slot < {begin} GROUP BY disk"""
