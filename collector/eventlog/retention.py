@@ -113,7 +113,7 @@ def compact(
         least_s = min(least_s, OFTEN_OVER_S)
     is_due = cut_ns is not None and (known_ns is None or cut_ns - known_ns > least_s * 1e9)
     found = None
-    if cut_ns is not None and is_due and _reaches(log, cut_ns):
+    if cut_ns is not None and is_due and _reaches(log, cut_ns, now_ns):
         archive()
         found = rewrite(log, _change(log, cut_ns, now_ns), pause=pause, at=at)
         known_ns = known_ns if found is None else cut_ns
@@ -168,11 +168,12 @@ def _cut(log: EventLog, keep: float, max_size: int | None, now_ns: int) -> int |
     return midnight or None
 
 
-def _reaches(log: EventLog, cut_ns: int) -> bool:
+def _reaches(log: EventLog, cut_ns: int, now_ns: int) -> bool:
     """Whether there is anything before a cut, and all before it is folded; folds what is not."""
     if not log.query("SELECT 1 FROM event WHERE host = ? AND epoch_ns(time) < ? LIMIT 1", [log.host, cut_ns]):
         return False
-    return log.fold(cut_ns) >= cut_ns
+    # What is left would be read at once later, with the log held.
+    return log.fold(now_ns) >= cut_ns
 
 
 def _change(log: EventLog, cut_ns: int, now_ns: int) -> Change:
