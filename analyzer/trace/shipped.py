@@ -218,8 +218,12 @@ class ShippedLog(EventLog):
         """The parts that count of those with these names."""
         self.notes = []
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            tried = pool.map(lambda one: self._merged(one, folder), [one for one in names if one.is_merged])
-            merged = {part.name: part for part in tried if part is not None}
+            merged: dict[Name, _Part] = {}
+            left = names
+            while tried := parts.widest(left):  # narrower ones only where these are damaged
+                found_there = pool.map(lambda one: self._merged(one, folder), tried)
+                merged |= {part.name: part for part in found_there if part is not None}
+                left = [one for one in left if one not in tried and not any(other.covers(one) for other in merged)]
             days = [one for one in names if not one.is_merged and not any(other.covers(one) for other in merged)]
             found: list[tuple[Name, Manifest | str]] = [(part.name, part.manifest) for part in merged.values()]
             known = self._ordered([*found, *zip(days, pool.map(self._manifest, days), strict=True)])

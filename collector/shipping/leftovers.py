@@ -6,14 +6,13 @@ by no manifest, and the next removal finds it.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Sequence
 
 from collector.eventlog.identity import KnownHost
 from collector.shipping import parts
-from collector.shipping.merge import read_manifest
+from collector.shipping.merge import read_manifest, sound_manifest
 from collector.shipping.parts import Name
 from collector.shipping.store import INCOMING, Folder, Store, StoreError
 
@@ -58,24 +57,22 @@ def remove_replaced(store: Store, host: str, known: KnownHost, after_s: float) -
     """
     listed = parts.listed(store.names(parts.manifests_of(host)))
     own = [one for one in listed if one.stream.id == parts.stream_id(known)]
-    for whole in [one for one in own if one.is_merged]:
-        replaced = [one for one in own if not one.is_merged and whole.covers(one)]
-        if replaced and _is_sound(store, host, whole, after_s):
+    merged = sorted((one for one in own if one.is_merged), key=lambda one: one.first - one.last)
+    for whole in merged:  # the widest come first
+        replaced = [one for one in own if one != whole and whole.covers(one)]
+        if whole in own and replaced and _is_sound(store, host, whole, after_s):
             for one in replaced:
                 _remove(store, one.manifest(host))
+                own.remove(one)
     remove_unnamed(store, host, known)
 
 
 def _is_sound(store: Store, host: str, name: Name, after_s: float) -> bool:
     """Whether a merged part was written so long ago and can be read back."""
     manifest = read_manifest(store, host, name)
-    if manifest is None or manifest.merged_ns is None or manifest.becoming:
+    if manifest is None or manifest.merged_ns is None or time.time_ns() - manifest.merged_ns < after_s * 1e9:
         return False
-    if time.time_ns() - manifest.merged_ns < after_s * 1e9:
-        return False
-    files = [(name.events(host), manifest.sha256)]
-    files += [] if manifest.jobs_sha256 is None else [(name.jobs(host), manifest.jobs_sha256)]
-    return all(hashlib.sha256(store.read(file) or b"").hexdigest() == checksum for file, checksum in files)
+    return sound_manifest(store, host, name) is not None
 
 
 def _without_host(path: str) -> Sequence[str]:

@@ -2,7 +2,7 @@
 
 What was merged stays where it is until its removal is asked for, see `shipping.leftovers`: readers take a merged part
 in place of those that it covers, and them when it is damaged or not there. It counts, as any part, once its manifest
-is there.
+is there. Merged parts are merged again in the same way, so that a year is not a dozen files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import duckdb
 
@@ -28,6 +28,8 @@ from collector.shipping.store import MOST_OF_MANIFEST, Store, UnreadableError
 # About a month of parts, shipped once a day.
 LEAST = 28
 """How many parts are worth merging."""
+LEAST_MERGED = 6
+"""How many merged parts are worth merging again: of a year, each event is so written some three times more."""
 MOST = 500_000
 """So many sequence numbers a merged part has at most."""
 _EVENTS = "FROM read_parquet({files}, hive_partitioning = false)"
@@ -41,6 +43,9 @@ _JOBS = f"""
 """
 # Rows are held in memory until there are so many: four times as many, as by default, take another 60 MB.
 _COPY = "COPY ({rows}) TO {target} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 30720)"
+
+
+_Row: TypeAlias = tuple[Name, Manifest]
 
 
 def merge_old(store: Store, host: str, known: KnownHost) -> None:
@@ -59,35 +64,69 @@ def merge_old(store: Store, host: str, known: KnownHost) -> None:
     ]
     for _, stream in groupby(own, key=lambda one: one.stream):
         names = list(stream)
-        reached = max((one.last for one in names if one.is_merged), default=0)
-        for run in _runs([one for one in names if not one.is_merged and one.first > reached]):
-            _merge(store, host, run)
+        for chosen, least in ((_unmerged, LEAST), (parts.widest, LEAST_MERGED)):
+            for run in _runs(chosen(names), least):
+                for rows in _sound_runs(store, host, run, least):
+                    names += _merge(store, host, rows)
 
 
-def _runs(names: Sequence[Name]) -> Iterator[list[Name]]:
+def _unmerged(names: Sequence[Name]) -> list[Name]:
+    """The parts behind all that was merged."""
+    reached = max((one.last for one in names if one.is_merged), default=0)
+    return [one for one in names if not one.is_merged and one.first > reached]
+
+
+def _runs(names: Sequence[Name], least: int) -> Iterator[list[Name]]:
     """Parts of whole batches that follow each other, as far as they are worth merging."""
     run: list[Name] = []
-    for _, batch in groupby(names, key=lambda one: (one.first, one.last)):
-        added = list(batch)
-        if run and added[0].last - run[0].first >= MOST:
-            if len(run) >= LEAST:
+    reached = 0
+    for (first, last), batch in groupby(names, key=_batch):
+        if first <= reached:
+            continue  # readers set it aside
+        # What lies in a gap would count no longer if a merged part went across.
+        if run and (first > reached + 1 or last - run[0].first >= MOST):
+            if len(run) >= least:
                 yield run
             run = []
-        run += added
-    if len(run) >= LEAST:
+        run += batch
+        reached = last
+    if len(run) >= least:
         yield run
 
 
-def _merge(store: Store, host: str, names: Sequence[Name]) -> None:
-    """Write the merged part; not if any of its parts is missing or damaged, which is for readers to say."""
-    manifests = [read_manifest(store, host, name) for name in names]
-    found = [manifest for manifest in manifests if manifest is not None]
-    if len(found) < len(names) or not _is_whole(names, found):
-        return
+def _batch(name: Name) -> tuple[int, int]:
+    return name.first, name.last
+
+
+def _sound_runs(store: Store, host: str, names: Sequence[Name], least: int) -> Iterator[list[_Row]]:
+    """What of a run can be merged: whole batches without damage, of one schema version.
+
+    The last of these will grow, and waits until it is worth it; the others never will.
+    """
+    batches = [[(name, sound_manifest(store, host, name)) for name in batch] for _, batch in groupby(names, key=_batch)]
+    alike = [(version, list(found)) for version, found in groupby(batches, key=_version)]
+    for number, (version, found) in enumerate(alike, 1):
+        rows = [(name, manifest) for batch in found for name, manifest in batch if manifest is not None]
+        if version is not None and len(rows) >= (least if number == len(alike) else min(2, least)):
+            yield rows
+
+
+def _version(batch: Sequence[tuple[Name, Manifest | None]]) -> int | None:
+    """The schema version of a batch; None: one of its parts is damaged or not there, which is for readers to say."""
+    found = [manifest for _, manifest in batch if manifest is not None]
+    if len(found) < len(batch):
+        return None
+    is_whole = batch[0][0].is_merged or {name.day for name, _ in batch} == set(found[0].days)
+    versions = {one.schema_version for one in found}
+    return versions.pop() if is_whole and len(versions) == 1 else None
+
+
+def _merge(store: Store, host: str, rows: Sequence[_Row]) -> list[Name]:
+    """Write the merged part; its name, if it was written."""
+    names, found = [name for name, _ in rows], [manifest for _, manifest in rows]
     name = Name(names[0].stream, names[0].first, names[-1].last, parts.MERGED)
     try:
         with tempfile.TemporaryDirectory(prefix="merge-") as folder:
-            rows = list(zip(names, found, strict=True))
             events = _copied(store, [(one.events(host), manifest.sha256) for one, manifest in rows], Path(folder))
             merged = _joined(_EVENTS, _apart(_in_order(events, found)))
             of_jobs = _joined(
@@ -95,9 +134,9 @@ def _merge(store: Store, host: str, names: Sequence[Name]) -> None:
             )
     except (duckdb.Error, OSError, UnreadableError, _DamagedError):
         # Readers do without. On a disk that is full, say, the next run merges.
-        return
+        return []
     if merged is None:
-        return
+        return []
     store.write(name.events(host), merged)
     if of_jobs is not None:
         store.write(name.jobs(host), of_jobs)
@@ -110,10 +149,11 @@ def _merge(store: Store, host: str, names: Sequence[Name]) -> None:
         sha256=hashlib.sha256(merged).hexdigest(),
         jobs_sha256=None if of_jobs is None else hashlib.sha256(of_jobs).hexdigest(),
         shipped_ns=min(one.shipped_ns for one in found),
-        until_ns=max(one.shipped_ns for one in found),
+        until_ns=max(one.last_shipped_ns for one in found),
         merged_ns=time.time_ns(),
     )
     store.write(name.manifest(host), manifest.to_bytes())
+    return [name]
 
 
 def read_manifest(store: Store, host: str, name: Name) -> Manifest | None:
@@ -124,15 +164,18 @@ def read_manifest(store: Store, host: str, name: Name) -> Manifest | None:
         return None
 
 
-def _is_whole(names: Sequence[Name], found: Sequence[Manifest]) -> bool:
-    """Whether each batch has all of its days, no number stands in two, and one program wrote them all."""
-    reached = 0
-    for (first, last), rows in groupby(zip(names, found, strict=True), key=lambda row: (row[0].first, row[0].last)):
-        batch = list(rows)
-        if first <= reached or {name.day for name, _ in batch} != set(batch[0][1].days):
-            return False
-        reached = last
-    return len({one.schema_version for one in found}) == 1 and not any(one.becoming for one in found)
+def sound_manifest(store: Store, host: str, name: Name) -> Manifest | None:
+    """A part's manifest, if its files are there as it says and are not being written again. Raises StoreError."""
+    manifest = read_manifest(store, host, name)
+    if manifest is None or manifest.becoming:
+        return None
+    files = [(name.events(host), manifest.sha256)]
+    files += [] if manifest.jobs_sha256 is None else [(name.jobs(host), manifest.jobs_sha256)]
+    try:
+        is_sound = all(hashlib.sha256(store.read(file) or b"").hexdigest() == checksum for file, checksum in files)
+    except UnreadableError:
+        return None
+    return manifest if is_sound else None
 
 
 class _DamagedError(Exception):

@@ -13,7 +13,7 @@
 A part is what one batch of sequence numbers, FIRST to LAST, holds of one day. It counts once its manifest is there,
 which is written last, so that a reader sees each part whole or not at all. A batch that was interrupted is written
 again under the same names. A stream is one log's numbering: a new log begins another. A merged part holds what many
-parts do, whose batches it names as one: see `shipping.merge`.
+parts do, merged ones or others, whose batches it names as one: see `shipping.merge`.
 """
 
 from __future__ import annotations
@@ -223,6 +223,12 @@ def manifests_of(host: str) -> str:
 def listed(paths: Iterable[str]) -> list[Name]:
     """The parts whose manifests are among these paths, in order."""
     return sorted(one for path in paths if (one := Name.parsed(path)) is not None)
+
+
+def widest(names: Iterable[Name]) -> list[Name]:
+    """The merged parts among these that no other merged one covers, in order."""
+    merged = sorted(one for one in names if one.is_merged)
+    return [one for one in merged if not any(other != one and other.covers(one) for other in merged)]
 
 
 def owner_of(host: str) -> str:

@@ -234,6 +234,71 @@ def test_many_parts_are_merged_and_an_interruption_anywhere_is_gone_on_from(
     before = sorted(store.names(""))
     ship(log, store)
     assert sorted(store.names("")) == before
+    # Merged parts are merged in the same way.
+    monkeypatch.setattr(merge, "LEAST_MERGED", 2)
+    with pytest.raises(StoreError):
+        ship(log, Dying(store.path, min(writes, 2)))
+    assert (rows(shipped(store)), len(merged(store))) == (rows(log), 2)
+    ship(log, store)
+    (wide,) = parts.widest(parts.listed(store.names("manifest")))
+    assert wide.last == max(one.last for one in parts.listed(store.names("manifest")) if one.is_merged)
+    assert rows(shipped(store)) == rows(log)
+    assert shipped(store).query(jobs) == log.query(jobs)
+
+
+@pytest.mark.slow
+def test_merged_parts_become_one_whose_removal_of_the_others_is_gone_on_from(
+    log: EventLog, store: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "LEAST", 2)
+    monkeypatch.setattr(merge, "LEAST_MERGED", 2)
+    for first in (5, 7):
+        ship(log, store)
+        log.append(days(first, 2))
+    ship(log, store)
+    ship(log, store)
+    assert merged(store) == ["1-20", "1-28", "1-36", "21-28", "29-36"]  # one merged counts as one of the next
+    (wide,) = parts.widest(parts.listed(store.names("manifest")))
+    manifest = Manifest.from_bytes(store.read(wide.manifest("runner")) or b"")
+    assert (manifest.first, manifest.last, manifest.rows, len(manifest.days)) == (1, 36, 36, 9)
+    assert manifest.until_ns is not None
+    assert manifest.until_ns > manifest.shipped_ns
+    listed_before = store.names("manifest/host=runner")
+    read = shipped(store)
+    for removals in (1, 4):
+        (found,) = ship(log, Dying(store.path, removals), remove_merged_after_s=0)
+        assert (found.events, len(found.notes)) == (0, 1)
+        assert (rows(read), read.notes) == (rows(log), [])
+    ship(log, store, remove_merged_after_s=0)
+    assert merged(store) == ["1-36"]
+    assert len(store.names("")) == 4
+    stale = iter([listed_before])
+    monkeypatch.setattr(read, "_store", Folder(store.path))
+    monkeypatch.setattr(read._store, "names", lambda prefix: next(stale, None) or store.names(prefix))
+    assert (rows(read), read.notes) == (rows(log), [])
+
+
+def test_parts_of_another_schema_a_damaged_one_and_a_gap_are_not_merged_across(
+    log: EventLog, store: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "LEAST", 99)
+    for first in range(5, 12):
+        ship(log, store)
+        log.append(days(first, 1))
+    ship(log, store)
+    names = [one for one in parts.listed(store.names("manifest")) if one.last > 20]
+    for one in names[:3]:
+        manifest = Manifest.from_bytes(store.read(one.manifest("runner")) or b"")
+        store.write(one.manifest("runner"), replace(manifest, schema_version=SCHEMA_VERSION - 1).to_bytes())
+    (store.path / names[4].events("runner")).write_bytes(b"damaged")
+    monkeypatch.setattr(merge, "LEAST", 2)
+    ship(log, store)
+    assert merged(store) == ["1-20", "21-32", "41-48"]
+    monkeypatch.setattr(merge, "LEAST_MERGED", 2)
+    ship(log, store)
+    assert merged(store) == ["1-20", "21-32", "41-48"]
+    read = shipped(store)
+    assert [row[0] for row in rows(read)] == [row[0] for row in rows(log) if not 37 <= row[0] <= 40]
 
 
 def test_merged_events_are_in_order_whatever_days_they_are_of(
@@ -317,6 +382,28 @@ def test_where_a_merged_part_is_damaged_its_days_count(
     assert len(read.notes) == 1
     assert "merged" in read.notes[0]
     assert "the parts that it holds are read instead" in read.notes[0]
+
+
+@pytest.mark.parametrize("harm", first_fast("events", "jobs", "manifest"))
+def test_where_a_part_merged_twice_is_damaged_the_merged_ones_in_it_count(
+    log: EventLog, store: Folder, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "LEAST", 2)
+    monkeypatch.setattr(merge, "LEAST_MERGED", 2)
+    for first in (5, 7):
+        ship(log, store)
+        log.append(days(first, 2))
+    ship(log, store)
+    assert merged(store) == ["1-20", "1-28", "21-28"]
+    (wide,) = parts.widest(parts.listed(store.names("manifest")))
+    (store.path / getattr(wide, harm)("runner")).write_bytes(b"{}")
+    for one in parts.listed(store.names("manifest")):
+        if not one.is_merged and wide.covers(one):
+            (store.path / one.events("runner")).unlink()
+    read = shipped(store)
+    assert rows(read) == rows(log)
+    assert len(read.notes) == 1
+    assert "1-000000000028-merged.json set aside" in read.notes[0]
 
 
 @pytest.mark.slow
