@@ -28,7 +28,7 @@ _SAME_NS = 120 * 10**9
 _SHOWN = 3
 # The events of an image lie all over a long log, and what was read of it need not stay in memory; an image that is in
 # constant use takes more.
-_MEMORY = ("80MB", "256MB")
+_MEMORY = ("64MB", "256MB")
 
 _USED = "used"
 _ARRIVED = frozenset(kind for kind in with_effect(Effect.COMES) if kind is not Kind.IMAGE_PULLED)
