@@ -402,18 +402,33 @@ def _can_stay(found: list[_Part]) -> bool:
 def _show_in_place(connection: duckdb.DuckDBPyConnection, found: list[_Part], host: str) -> None:
     """Let parts of one log take the place of the tables of events and jobs."""
     name = sql_text(host)
-    scan = _scan([part.events for part in found])
-    _insert_images(connection, scan)
+    events = _scan([part.events for part in found])
+    _insert_images(connection, events)
     # Each query that names events binds this again, so there is nothing in it to be expanded.
     stored = {"key": f"key & {STORED_KEY}", "host": name}
     columns = connection.execute("DESCRIBE event").fetchall()
     listed = ", ".join(f"CAST({stored.get(column, column)} AS {kind}) AS {column}" for column, kind, *_ in columns)
-    rows = f"SELECT {listed} FROM {scan} LEFT JOIN image USING (image_id) WHERE {{where}}"
+    rows = f"SELECT {listed} FROM {events} LEFT JOIN image USING (image_id) WHERE {{where}}"
     connection.execute(f"INSERT INTO event {rows.format(where=parts.OF_OTHERS)}")
     connection.execute("ALTER TABLE event RENAME TO few_events")
     connection.execute(f"CREATE VIEW event AS FROM few_events UNION ALL {rows.format(where=parts.OF_CONTAINERS)}")
-    if jobs := _newest_jobs(found, name, 0):
-        connection.execute(f"DROP TABLE job; CREATE VIEW job AS {jobs}")
+    if files := [part.jobs for part in found if part.jobs is not None]:
+        scan = _scan(files, alike=len({part.manifest.schema_version for part in found}) == 1)
+        _show_jobs(connection, scan, name, has_several=len(files) > 1)
+
+
+def _show_jobs(connection: duckdb.DuckDBPyConnection, scan: str, host: str, *, has_several: bool) -> None:
+    """Let the newest row of each job take the place of the table of jobs."""
+    newest = ""
+    if has_several:
+        # Few jobs have several rows: leaving older ones out is faster for each query than finding the newest of all.
+        connection.execute(
+            f"CREATE TABLE old_job AS WITH found AS MATERIALIZED (SELECT job, file_index FROM {scan})"
+            " SELECT job, file_index FROM found JOIN (SELECT job, max(file_index) AS newest FROM found GROUP BY job"
+            " HAVING count(*) > 1) USING (job) WHERE file_index < newest"
+        )
+        newest = " ANTI JOIN old_job USING (job, file_index)"
+    connection.execute(f"DROP TABLE job; CREATE VIEW job AS SELECT * REPLACE ({host} AS host) FROM {scan}{newest}")
 
 
 def _are_true(connection: duckdb.DuckDBPyConnection, found: list[_Part]) -> bool:

@@ -44,6 +44,7 @@ DAY = 86400
 ALL = (
     "SELECT seq, epoch_ns(time), key, kind, image_id, attributes FROM event LEFT JOIN image USING (image) ORDER BY seq"
 )
+JOBS = "SELECT * FROM job ORDER BY job"
 COLLECTOR = Path(sys.executable).with_name("collector")
 
 
@@ -91,10 +92,11 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 
 
 def rows(log: EventLog) -> list[tuple[Any, ...]]:
-    found = log.query(ALL, as_recorded=True)
+    found, jobs = log.query(ALL, as_recorded=True), log.query(JOBS)
     if isinstance(log, ShippedLog):
         log.in_place = True
         assert log.query(ALL, as_recorded=True) == found
+        assert log.query(JOBS) == jobs
         log.in_place = False
     return found
 
