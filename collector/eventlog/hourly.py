@@ -122,10 +122,9 @@ def advance(connection: duckdb.DuckDBPyConnection, host: str) -> bool:
         return True
     until = min(wanted, (after or 0) + _MOST)
     for table in _TABLES:
-        fixed = _thinned_until(connection, host, table) if after is None else -1
-        since = _touched(connection, host, table, after or 0, until)
-        if after is None or since is not None:
-            since = max(since or 0, fixed + 1)
+        since = 0 if after is None else _touched(connection, host, table, after, until)
+        if since is not None:
+            since = max(since, _thinned_until(connection, host, table) + 1)
             connection.execute(f"DELETE FROM {table.name} WHERE host = ? AND {table.column} >= ?", [host, since])
             rows = _computed(connection, host, table, since, until)
             chosen = f"SELECT $host AS host, * FROM ({rows}) WHERE {table.column} >= $since"
@@ -234,10 +233,8 @@ def differences(connection: duckdb.DuckDBPyConnection) -> list[str]:
 def _fresh_from(connection: duckdb.DuckDBPyConnection, host: str, table: _Table, begin: int) -> int:
     """From when on, not before `begin`, rows have to be made from the events, in spans since 1970."""
     after = reached(connection, host)
-    if after is None:
-        return begin
-    since = _touched(connection, host, table, after)
-    return 2**62 if since is None else max(since, begin)
+    since = 0 if after is None else _touched(connection, host, table, after)
+    return 2**62 if since is None else max(since, begin, _thinned_until(connection, host, table) + 1)
 
 
 def _touched(
@@ -254,11 +251,19 @@ def _touched(
 
 def _thinned_until(connection: duckdb.DuckDBPyConnection, host: str, table: _Table) -> int:
     """The last span with rows of which a compaction may have taken events; -1: there are none."""
+    kept = _kept(connection)
+    compacted = true_times(connection, LAST_NS, kept, kept)
     sql = f"""
         SELECT coalesce(max({table.column}), -1) FROM {table.name} WHERE host = $host AND {table.column} < (
             SELECT coalesce(max(epoch_ns(began)) // {HOUR_NS} + 1, 0) * {HOUR_NS // table.span_ns}
-            FROM {table_of_events(connection)} WHERE host = $host AND kind = '{Kind.LOG_COMPACTED}')"""
+            FROM {compacted} WHERE host = $host AND kind = '{Kind.LOG_COMPACTED}')"""
     return int(connection.execute(sql, {"host": host}).fetchall()[0][0])
+
+
+def _kept(connection: duckdb.DuckDBPyConnection) -> str:
+    """SQL of the events that decisions need: all that say what became of the clock and the log are among them."""
+    events, after = table_of_events(connection), compaction.reached(connection)
+    return events if after is None else compaction.folded(events, after, LAST_NS)
 
 
 def _computed(
@@ -293,11 +298,10 @@ def _computed(
             FROM free_space_fall WHERE host = $host AND slot < {begin} GROUP BY disk"""
     elif table is not _PULL_WAIT:
         begin = max(begin - _DAY_SLOTS, 0)
-    events, after = table_of_events(connection), compaction.reached(connection)
-    kept = events if after is None else compaction.folded(events, after, LAST_NS)
+    events = table_of_events(connection)
     chosen = f"""(FROM {events} WHERE time >= make_timestamp_ns({begin * table.span_ns}) AND kind IN ({table.kinds})
         {"" if until is None else f"AND seq <= {until}"})"""
-    true = true_times(connection, LAST_NS, chosen, kept)
+    true = true_times(connection, LAST_NS, chosen, _kept(connection))
     until_time = "" if before_s is None else f"AND epoch_ns(time) / 1e9 <= {before_s!r}"
     return f"""
         WITH events AS (FROM {true} WHERE host = $host AND isfinite(time) {until_time}), earlier AS ({earlier}),

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from analyzer.trace.load import DiskOverride, load_trace
 from analyzer.trace.parquet import ParquetLog, export_parquet
 from collector.commands.upkeep import forget
-from collector.eventlog import compaction, experience, retention
+from collector.eventlog import compaction, experience, hourly, retention
 from collector.eventlog import rewrite as rewriting
 from collector.eventlog.database import NEW_FILE
 from collector.eventlog.forget import forget_image, forget_project
@@ -87,9 +87,14 @@ def asked(log: EventLog, now: float) -> dict[str, Any]:
             found[f"story {image[-1]}"] = None
     with log.reading(whole_since=ONLY_KEPT) as connection:
         found["habits"] = [sorted(rows) for rows in experience.read(connection, log.host, int(now * 1e9))]
-    waits, falls = by_hour(log, int(now * S))
-    found["hours"] = waits, falls[:-1]  # what is not folded is read from what is left
+    found["hours"] = hours(log, now)
     return found
+
+
+def hours(log: EventLog, now: float) -> tuple[Any, Any]:
+    """What counts by its hour."""
+    waits, falls = by_hour(log, int(now * S))
+    return waits, falls[:-1]  # what is not folded is read from what is left
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +127,9 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_decisions_and_explanations_are_the_same_after_compactions(log: EventLog, now: float) -> None:
+def test_decisions_and_explanations_are_the_same_after_compactions(
+    log: EventLog, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = asked(log, now)
     assert compact(log, KEEP + 2.5 * DAY, now=now).removed > 0
     assert compact(log, KEEP, now=now).removed > 0
@@ -134,6 +141,17 @@ def test_decisions_and_explanations_are_the_same_after_compactions(log: EventLog
     log.forget_folded()
     log.append([Event(int(now * S), Kind.COLLECTOR_STARTED)])
     assert asked(log, now)["habits"] == before["habits"]
+    assert check(log) == []
+    # Neither other rules nor an event of then count again by the hour what has become sums.
+    monkeypatch.setattr(hourly, "_MOST", 60)
+    with duckdb.connect(str(log.path)) as connection:
+        connection.execute("UPDATE hourly SET version = 'older'")
+    assert hours(log, now) == before["hours"]
+    late = Event(int((now - KEEP - 2.8 * DAY) * S), Kind.DISK_SAMPLED, bytes=0, attributes={"path": "/"})
+    for second, event in enumerate([late] * 9):
+        log.append([replace(event, time_ns=event.time_ns + second * S)])
+    assert log.query("SELECT version FROM hourly") == [(hourly.VERSION,)]
+    assert hours(log, now) == before["hours"]
     assert check(log) == []
 
 
