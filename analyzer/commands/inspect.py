@@ -69,7 +69,8 @@ def verify(
         sources = find([log], host)
         if len(sources) > 1:
             names = ", ".join(source.label or source.host for source in sources[:_MOST_NAMED])
-            raise UsageError(f"{log} holds {len(sources):,} hosts ({names}): choose one with --only-host")
+            more = ", ..." if len(sources) > _MOST_NAMED else ""
+            raise UsageError(f"{log} holds {len(sources):,} hosts ({names}{more}): choose one with --only-host")
         checks = check(sources[0].log(), sources[0].host, last)
     else:
         checks = check(console.open_log(Path(log) if log else None), host, last)

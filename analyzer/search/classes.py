@@ -134,7 +134,7 @@ def divide(found: Found, candidates: Sequence[Candidate], choose: Choose, limits
     made = tuple(_host_class(members, choose, policies, limits) for members in classes)
     judged = [members.judged for members in classes]
     total = fleet_sum([one for one in judged if one is not None]) if None not in judged else None
-    return Division(made, total, (_verdict(total, found), *said))
+    return Division(made, total, (_verdict(total, found, len(classes)), *said))
 
 
 def divide_by_trial(trial: Trial, found: Found, most: int) -> Division:
@@ -263,7 +263,7 @@ def _compared(one: _Members, pair: Sequence[_Members]) -> str:
     return f"{two}; with one policy for both it {outcome(one.judged)}: {verdict}."
 
 
-def _verdict(judged: Result | None, found: Found) -> str:
+def _verdict(judged: Result | None, found: Found, classes: int) -> str:
     if judged is None:
         few = f"by host nothing is judged: {format_count(len(found), 'host')}, {LEAST_HOSTS} or more are needed"
         return (
@@ -271,7 +271,8 @@ def _verdict(judged: Result | None, found: Found) -> str:
             if len(found) < LEAST_HOSTS
             else ("By host nothing is judged: no policy that is chosen on half of the hosts is possible on the others.")
         )
-    return f"By host, chosen on half of them and judged on the other half, in turn, it {outcome(judged)}."
+    of, who = ("each class", "the fleet") if classes > 1 else ("them", "it")
+    return f"By host, chosen on half of {of} and judged on the other half, in turn, {who} {outcome(judged)}."
 
 
 def outcome(result: Result) -> str:

@@ -69,6 +69,8 @@ def test_small_and_large_disks_get_a_policy_each_where_one_serves_them_badly() -
     assert [fits(one) for one in apart.classes] == ["It fits all 6 hosts."] * 2
     assert apart.judged is not None
     assert apart.judged.repulled_bytes == 6 * 3 * GIB
+    assert apart.said[0].startswith("By host, chosen on half of each class")
+    assert "the fleet pulls 18.0 GiB again" in apart.said[0]
     assert "the hosts are divided" in apart.said[1]
     policies = tuple(item.policy for item in CANDIDATES)
     lineup = Lineup.of(policies, Proposal(policies[1], holds=True))
