@@ -95,7 +95,8 @@ def rollout(
             raise UsageError(f"--canary: no log knows host '{strange[0]}'{unknown(strange[0], sorted(known))}")
         sources = [source for source in sources if {source.host, source.label} & set(canary)]
     with patient_progress(f"replaying {len(sources)} hosts") as progress:
-        found, notes = on_each(sources, Preview(chosen, begun), None, spread.workers(len(sources)), progress)
+        workers = spread.workers(len(sources))
+        found, notes = on_each(sources, Preview(chosen, begun), None, workers, progress, none_will_do=bool(canary))
     if begun is None:
         expected = [Expected.of(one) for one in found]
         begin = canaries(expected, hosts or default_count(len(expected)))

@@ -94,8 +94,9 @@ def print_verdict(
     for note in notes:
         console.print_text(f"note: {note}")
     columns = ("HOST", "SEEN", "PRUNES", "RE-PULLED", "PREDICTED", "LEAST FREE", "PREDICTED", "AGREEMENT")
-    console.print_table(columns, [_row(one) for one in shown[:_MOST_NAMED]], right=columns[1:], names=("HOST",))
-    typer.echo()
+    if shown:
+        console.print_table(columns, [_row(one) for one in shown[:_MOST_NAMED]], right=columns[1:], names=("HOST",))
+        typer.echo()
     console.print_as_is(said)
     return good
 

@@ -299,6 +299,8 @@ def on_each(
     disk: DiskOverride | None = None,
     workers: Workers | int | None = None,
     progress: Progress | None = None,
+    *,
+    none_will_do: bool = False,
 ) -> tuple[list[T], list[str]]:
     """The work done on each host, in the order given, and a note for each host on which it is impossible.
 
@@ -310,6 +312,7 @@ def on_each(
         disk: the disk to take in place of the recorded one.
         workers: who does it, or how many hosts at once on this machine; None: one for each available processor.
         progress: called with the share that is done, from 0 to 1.
+        none_will_do: whether it may be impossible on all hosts, too.
 
     Raises:
         HindsightError: it is impossible on all hosts.
@@ -324,7 +327,7 @@ def on_each(
     else:
         outcomes = _at_once(chosen, work, tasks, progress)
     failed = [outcome for outcome in outcomes if isinstance(outcome, HindsightError)]
-    if failed and len(failed) == len(outcomes):
+    if failed and len(failed) == len(outcomes) and not none_will_do:
         raise failed[0]
     notes = [
         f"host {source.label or source.host} is left out: {outcome}"

@@ -101,6 +101,10 @@ def test_a_week_is_judged_in_one_line_from_shipped_logs(fleet: Path) -> None:
     bad = analyzer(*common, "--since", BEGUN)
     assert bad.returncode == 1
     assert bad.stdout.splitlines()[-1] == "wait: 1 of 2 hosts did not do as predicted: two: the disk was full 1 time"
+    unknown = analyzer(*common, "--since", "2000-01-01", "--canary", "one", "--canary", "two", "--format", "json")
+    said = json.loads(unknown.stdout)
+    assert (unknown.returncode, said["go_on"], len(said["notes"])) == (1, False, 2)
+    assert said["verdict"].endswith("one: it cannot be judged; two: it cannot be judged")
 
 
 @pytest.mark.slow
