@@ -12,7 +12,7 @@ from collector.model.choices import did_you_mean
 from collector.model.errors import UsageError
 from collector.model.units import size_option
 from pruner.policy.file import COMMAND_LINE, load_policy, policy_from
-from pruner.policy.policy import Policy
+from pruner.policy.policy import Policy, format_entries
 
 if TYPE_CHECKING:
     from analyzer.report.terminal import Output
@@ -62,7 +62,7 @@ def search(
     from analyzer.search.grid import AllowlistSet, searched
 
     bases: list[Policy | None] = [load_policy(path) for path in files or ()] or [None]
-    sets = [AllowlistSet(f"{len(allowlist)} allowlist entries", tuple(allowlist))] if allowlist else []
+    sets = [AllowlistSet(format_entries(len(allowlist)), tuple(allowlist))] if allowlist else []
     found = [candidate for base in bases for candidate in searched(axes, sets, base, when)]
     return list({candidate.name: candidate for candidate in found}.values())
 

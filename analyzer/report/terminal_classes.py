@@ -49,16 +49,20 @@ def finish_division(
     for one in made.classes:
         said = reasons(one.made, constraints, share)
         try:
-            required(one.made, said, f"; {fits(one)}" if one.made.closest is not None else "")
+            required(one.made, said, f"; {_continued(fits(one))}" if one.made.closest is not None else "")
         except NothingFitsError as error:
-            refused.append(f"{one.words}: {error}" if one.words else str(error))
+            refused.append(_named(one, error))
         else:
             whole.append((one, [known[host] for host in one.hosts], said))
     if whole:
         _print(made, whole, output, notes)
     for one, _, said in whole:
         chosen = required(one.made, said)
-        refuse_broken(one.made, chosen, share)
+        try:
+            refuse_broken(one.made, chosen, share)
+        except NothingFitsError as error:
+            refused.append(_named(one, error))
+            continue
         if out is not None:
             hosts = [f"For {one.words}: {', '.join(one.hosts)}."] if one.words else []
             file = _file_of(one, out)
@@ -67,6 +71,15 @@ def finish_division(
                 console.print_text(f"written to {file}")
     if refused:
         raise NothingFitsError("; ".join(refused))
+
+
+def _named(one: HostClass, error: NothingFitsError) -> str:
+    return f"{one.words}: {error}" if one.words else str(error)
+
+
+def _continued(sentence: str) -> str:
+    """A sentence as a part of another one."""
+    return sentence[0].lower() + sentence[1:].removesuffix(".")
 
 
 def _print(made: Division, whole: Sequence[_Reasoned], output: console.Format, notes: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from pruner.policy.file import policy_from
 from pruner.policy.keys import KEYS
 from pruner.policy.local_images import LOCAL_IMAGES
 from pruner.policy.orders import ORDERS
-from pruner.policy.policy import Policy, compile_entry
+from pruner.policy.policy import Policy, compile_entry, format_entries
 
 MOST_POLICIES = 100_000
 NO_ALLOWLIST = "none"
@@ -196,7 +196,7 @@ def _candidate(values: Mapping[str, Any], allowlist: AllowlistSet | None, base: 
     policy = policy_from({**values, **entries}, "grid", base)
     name = str(policy)
     if allowlist is not None and allowlist.entries:
-        count = f"sparing {len(allowlist.entries)} allowlist entries"
+        count = f"sparing {format_entries(len(allowlist.entries))}"
         name = name.replace(count, f"sparing {allowlist.name}")
     return Candidate(name, policy)
 

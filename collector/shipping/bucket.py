@@ -60,7 +60,9 @@ class Bucket:
         if "@" in url.partition("://")[2].partition("/")[0]:
             raise UsageError("s3:// with credentials in it: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
         if not found:
-            raise UsageError(f"'{url}' is not s3://BUCKET/PREFIX")
+            raise UsageError(
+                f"'{url}' is not s3://BUCKET/PREFIX (a bucket's name: 2 to 63 of a-z, 0-9, '.', '_' and '-')"
+            )
         self.name = url
         given: Any = {key.lower(): value for key, value in (settings or {}).items()}
         # Plain HTTP only where the operator's own endpoint says so; secrets are never sent, requests are signed.

@@ -25,6 +25,11 @@ NEVER = "never"
 MOST_SLOTS = 10**6
 
 
+def format_entries(count: int) -> str:
+    """So many entries of an allowlist, as a policy's name says it: ``1 allowlist entry``."""
+    return "1 allowlist entry" if count == 1 else f"{count:,} allowlist entries"
+
+
 @dataclass(frozen=True, slots=True)
 class Space:
     """An amount of free space: absolute, a share of the disk, or so much for each free job slot.
@@ -309,7 +314,7 @@ class Policy:
         if self.target is not None and self.target != self.threshold:
             parts.append(f"up to {_said(self.target)}")
         if self.allowlist:
-            parts.append(f"sparing {len(self.allowlist)} allowlist entries")
+            parts.append(f"sparing {format_entries(len(self.allowlist))}")
         if self.emergency is not None and self.emergency != self.threshold:
             parts.append(f"emergency {_said(self.emergency)}")
         if self.local_images != SUPERSEDED:

@@ -91,11 +91,18 @@ def test_a_class_that_nothing_fits_keeps_no_other_from_its_policy(
     found = [*small, *large]
     out = tmp_path / "policy.toml"
     with pytest.raises(
-        NothingFitsError, match=r"^disks under 500 GiB: none of 2 policies .* does not fit 6 of 6 hosts"
+        NothingFitsError, match=r"^disks under 500 GiB: none of 2 policies .*; it does not fit 6 of 6 hosts"
     ):
         finish_division(divided(found, 2), found, Constraints(), 1.0, Format.TABLE, out)
     assert [path.name for path in tmp_path.iterdir()] == ["policy-disks-of-500-GiB-and-more.toml"]
     assert "disks of 500 GiB and more: 6 hosts" in capsys.readouterr().out
+    (tmp_path / "policy-disks-of-500-GiB-and-more.toml").unlink()
+    fitting = divided([*(host(f"small-{k}", 100 * GIB, (3, GIB), (0, 2 * GIB)) for k in range(6)), *large], 2)
+    first, second = fitting.classes
+    broken = replace(first, made=replace(first.made, broken=("1 disk-full incident, more than 0",)))
+    with pytest.raises(NothingFitsError, match=r"^disks under 500 GiB: .* but not the rest \(1 disk-full"):
+        finish_division(replace(fitting, classes=(broken, second)), found, Constraints(), 0.7, Format.TABLE, out)
+    assert [path.name for path in tmp_path.iterdir()] == ["policy-disks-of-500-GiB-and-more.toml"]
 
 
 def test_hosts_that_one_policy_serves_are_not_divided() -> None:
