@@ -15,7 +15,7 @@ from collector.model.traits import Use
 from pruner.state import learning
 
 HEADER = Path(__file__).parents[1] / "analyzer" / "native" / "csrc" / "constants.h"
-_WHOLE = ("LOWEST_BIN", "AGES", "BUCKETS", "LOWEST_HABIT", "HABITS", "STAGES", "REMEMBERED_GAPS", "RECENT")
+_WHOLE = ("LOWEST_BIN", "AGES", "BUCKETS", "LOWEST_HABIT", "HABITS", "STAGES", "REMEMBERED_GAPS", "TIMES")
 _REAL = ("SESSION", "GAP_WEIGHT", "DISCOUNT")
 _KNOWN = vars(experience) | vars(learning)
 
@@ -30,6 +30,8 @@ def header() -> str:
             f"enum {{ {whole} }};",
             *(f"#define {name} {_KNOWN[name]!r}" for name in _REAL),
             f"static const double PHASES[STAGES - 1] = {{{', '.join(map(repr, experience.PHASES))}}};",
+            f"enum {{ CHANCES = {len(learning.CHANCES)} }};",
+            f"static const double LEAST_CHANCE[CHANCES] = {{{', '.join(map(repr, learning.CHANCES))}}};",
             "",
         ]
     )

@@ -2,8 +2,12 @@
 
 ``python tools/population.py``, from the project's folder. Sixteen synthetic hosts (`bench._synthetic`, as
 `bench.orders` has them, with other seeds) count a thousand returns each, the shipped year four thousand.
-Seeds from 1 on judge orders in docs/orders.md and are left out here. `BY_RECENT` corrects the forecasts that the other
-tables lead to: if these change, run it twice.
+Seeds from 1 on judge orders in docs/orders.md and are left out here.
+
+`BY_USE` corrects the forecasts that the other tables lead to (if these change, run it twice). What it is counted on is
+what there is to choose from: the images that are present whenever a prune ranks them, on disks that are too small, of
+sixty-four more synthetic hosts. These begin without images and have room at first, so little is counted of a host's
+first days and nothing of images never used: see `MARGINS` for what holds there.
 """
 
 from __future__ import annotations
@@ -18,24 +22,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analyzer.simulation.knowledge import AGES, HABITS, STAGES, Knowledge, knowledge_of
+from analyzer.simulation.knowledge import TraceFacts, knowledge_of
+from analyzer.simulation.replay import replay_many
 from analyzer.trace.load import load_trace
 from analyzer.trace.trace import Trace
 from bench._synthetic import make_history
 from bench._traces import mesa_log
-from bench.orders import SYNTHETIC
-from collector.model.traits import Use
-from collector.model.units import DAY_S
-from pruner.state.learning import DISCOUNT, RECENT, age_bin, stage, typical_idle
-from pruner.state.population import BY_RECENT
+from bench.orders import SYNTHETIC, THRESHOLD, on_disk
+from collector.eventlog.experience import HABITS
+from collector.model.units import HOUR_S
+from pruner.policy.orders import ORDERS
+from pruner.policy.policy import Policy, Space
+from pruner.state.learning import AGES, CHANCES, DISCOUNT, STAGES, TIMES, typical_idle
 
 TARGET = Path(__file__).parents[1] / "pruner" / "state" / "population.py"
 FIRST_SEEDS = (1000, 1100)
 HOST_RETURNS, YEAR_RETURNS = 1000.0, 4000.0
 # Where nothing is known at all; and returns that the rate of a coarser situation is worth.
 TYPICAL_RATE, TRUST = 0.3, 5.0
-# Moments, on as many days; days before and after; returns that an expectation that was met is worth.
-MOMENTS, BEFORE, AFTER, MET = 120, 5, 8, 20.0
+# Seeds of the hosts that prunes are looked at on; the share of the prunes, and images of which nothing is looked at;
+# returns that an expectation that was met is worth.
+PRUNED_SEEDS = range(4001, 4065)
+LOOKED_AT, YOUNG, MET = 0.3, HOUR_S / 6, 3.0
+# What `BY_USE` goes by, and the situations that it is corrected for, one after the other: where a finer one was hardly
+# counted, those before it decide.
+_CHANCE, _STAGE, _OFTEN, _RECENT = range(4)
+MARGINS = (
+    {_CHANCE},
+    {_CHANCE, _RECENT},
+    {_CHANCE, _RECENT, _STAGE},
+    {_CHANCE, _RECENT, _OFTEN},
+    {_CHANCE, _RECENT, _OFTEN, _STAGE},
+)
 _HEAD = '''"""Rates of return from which a forecast starts. Made by `python tools/population.py`; see there how."""
 
 # fmt: off
@@ -44,7 +62,7 @@ _TABLES = {
     "BY_AGE": "Per age: returns per idle time so far.",
     "BY_STAGE": "Per age, then stage: the rate relative to that of the age.",
     "BY_HABIT": "Per age, then habit, then stage: the rate relative to that of the age and stage.",
-    "BY_RECENT": "Per age, stage and recent uses of the repository: the chance of a return relative to the forecast.",
+    "BY_USE": "Per chance as forecast, stage, use count, and recent uses of the repository: thousandths of it.",
 }
 
 
@@ -57,7 +75,7 @@ def histories() -> Iterator[tuple[Trace, float]]:
         yield load_trace(mesa_log(Path(folder))), YEAR_RETURNS
 
 
-def fitted() -> dict[str, NDArray[np.float64]]:
+def fitted() -> dict[str, NDArray[Any]]:
     """The tables."""
     returns, exposure = np.zeros((AGES, HABITS, STAGES)), np.zeros((AGES, HABITS, STAGES))
     for trace, weight in histories():
@@ -74,45 +92,67 @@ def fitted() -> dict[str, NDArray[np.float64]]:
         "BY_AGE": of_age * typical,
         "BY_STAGE": of_stage / of_age[:, None],
         "BY_HABIT": of_habit / of_stage[:, None, :],
-        "BY_RECENT": corrected(),
+        "BY_USE": corrected(),
     }
 
 
-def corrected() -> NDArray[np.float64]:
-    """What came of returns, discounted by how far off they were, relative to what was forecast of them."""
+def prunes() -> Iterator[tuple[Trace, Policy]]:
+    """Histories on disks that are too small, and the policy."""
+    for k, seed in enumerate(PRUNED_SEEDS):
+        host, share = SYNTHETIC[k % len(SYNTHETIC)]
+        trace = make_history(host, seed)
+        rules = Policy(threshold=Space.parse(THRESHOLD), order="noted")
+        yield on_disk(trace, int(share * trace.layer_bytes.sum())), rules
+
+
+def corrected() -> NDArray[np.int64]:
+    """What came of returns, discounted by how far off they were, relative to what was forecast of them.
+
+    Each finer table is drawn towards the coarser ones. An image that was never used counts as one that was used once.
+    What is more likely to return before the correction (by the middle of its bin) is so after it, too. Where hardly any
+    superseded images were counted, they are not ranked above one like them that was not superseded.
+    """
+    shape = (len(CHANCES) + 1, STAGES, TIMES, TIMES)
+    came, expected = np.zeros((2, *shape))
     draw = np.random.default_rng(0)
-    came, expected = np.zeros((2, AGES, STAGES, RECENT))
-    for trace, weight in histories():
-        known = knowledge_of(trace)
-        returned, forecast = np.zeros((2, AGES, STAGES, RECENT))
-        days = np.arange(BEFORE, int(trace.end / DAY_S) - AFTER)
-        if len(days) > MOMENTS:
-            days = np.sort(draw.choice(days, MOMENTS, replace=False))
-        for now in (float(day * DAY_S + draw.random() * DAY_S) for day in days):
-            cells, chances, outcomes = _moment(known, now)
-            np.add.at(returned, cells, outcomes)
-            np.add.at(forecast, cells, chances)
-        share = weight / returned.sum()
-        came += share * returned
-        expected += share * forecast
-    of_age = (came.sum(1) + MET) / (expected.sum(1) + MET)
-    found: NDArray[np.float64] = (came + MET * of_age[:, None]) / (expected + MET)
-    return found
+    for trace, policy in prunes():
+        looked: list[tuple[Any, ...]] = []
+
+        def noted(facts: Any, looked: list[tuple[Any, ...]] = looked) -> Any:
+            if draw.random() < LOOKED_AT:
+                looked.append(_looked_at(facts))
+            return facts.chance
+
+        ORDERS["noted"] = noted
+        replay_many(trace, [policy], removals=False)
+        cells, chances, outcomes = (np.concatenate(column, axis=-1) for column in zip(*looked, strict=True))
+        share = HOST_RETURNS / len(chances)
+        np.add.at(came, tuple(cells), share * outcomes)
+        np.add.at(expected, tuple(cells), share * chances)
+    found = np.ones(shape)
+    for known in MARGINS:
+        rest = tuple({*range(len(shape))} - known)
+        found *= (came.sum(rest, keepdims=True) + MET) / ((expected * found).sum(rest, keepdims=True) + MET)
+    found[:, :, 0] = found[:, :, 1]
+    edges = np.array([CHANCES[0] ** 2 / CHANCES[1], *CHANCES, 1.0])
+    middles = np.sqrt(edges[1:] * edges[:-1])[:, None, None, None]
+    found = np.maximum.accumulate(found * middles) / middles
+    newest = np.minimum(found[:, :1], np.concatenate((found[1:, :1], found[-1:, :1])))
+    superseded = found[:, 1:]
+    superseded[...] = np.where(expected[:, 1:] < MET, np.minimum(superseded, newest), superseded)
+    return np.maximum(np.rint(1000.0 * found), 1.0).astype(np.int64)
 
 
-def _moment(known: Knowledge, now: float) -> tuple[tuple[Any, ...], NDArray[np.float64], NDArray[np.float64]]:
-    """Of the images that were used before a moment: situation, forecast without `BY_RECENT`, and what came."""
-    images = np.flatnonzero(known.first_seen <= now)
-    images = images[known.end[known.latest(now, images)] < now]
-    facts = known.facts(now, images, np.zeros(known.n), np.zeros(len(known.trace.layer_bytes), dtype=np.int64))
-    ages = np.array([age_bin(idle) for idle in now - facts.last_use], dtype=np.int64)
-    stages = np.array([stage(now - since) for since in known.superseded_since[images]], dtype=np.int64)
-    cells = ages, stages, known.recent.of_images(images, known.day(now))
-    demand = (known.trace.kind == Use.CONTAINER) | (known.trace.kind == Use.JOB)
-    later = demand & (known.trace.time >= now) & (known.trace.time <= known.trace.end)
-    following = np.full(known.n, np.inf)
-    np.minimum.at(following, known.trace.image[later], known.trace.time[later])
-    return cells, facts.forecast / np.array(BY_RECENT)[cells], np.exp(-(following[images] - now) / DISCOUNT)
+def _looked_at(facts: TraceFacts) -> tuple[Any, ...]:
+    """Of the images that a prune can choose from: situation, shape (4, k), forecast without `BY_USE`, and what came."""
+    known = facts.knowledge
+    at, chance = known.latest(facts.now, facts.present), facts.chance
+    following = np.minimum(at + 1, known.count - 1)
+    returns = (following > at) & (known.owner[following] == facts.present)
+    wait = np.where(returns, known.next_demands[following], np.inf) - facts.now
+    kept = facts.now - facts.last_use > YOUNG
+    cells = np.array(facts.usage(chance))
+    return cells[:, kept], chance[kept], np.exp(-wait[kept] / DISCOUNT)
 
 
 def _shrunk(
@@ -122,19 +162,22 @@ def _shrunk(
     return rates
 
 
-def text(tables: dict[str, NDArray[np.float64]]) -> str:
+def text(tables: dict[str, NDArray[Any]]) -> str:
     """The whole file."""
     parts = []
     for name, meaning in _TABLES.items():
         rows = pformat(_rounded(tables[name].tolist()), width=118, compact=True)
-        kind = "tuple[" * tables[name].ndim + "float" + ", ...]" * tables[name].ndim
+        of = "int" if tables[name].dtype == np.int64 else "float"
+        kind = "tuple[" * tables[name].ndim + of + ", ...]" * tables[name].ndim
         parts.append(f'{name}: {kind} = \\\n{rows}\n"""{meaning}"""\n')
     return _HEAD + "".join(parts)
 
 
 def _rounded(value: Any) -> Any:
-    """To two digits, lists as tuples."""
-    return tuple(map(_rounded, value)) if isinstance(value, list) else float(f"{value:.2g}")
+    """To two digits, whole if there are more, lists as tuples."""
+    if isinstance(value, list):
+        return tuple(map(_rounded, value))
+    return value if isinstance(value, int) else float(f"{value:.2g}")
 
 
 def main() -> int:

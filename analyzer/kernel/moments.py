@@ -16,7 +16,7 @@ from analyzer.trace.trace import Floats, Integers, Trace
 from analyzer.trace.uses import WORTH_A_THREAD
 from collector.eventlog.experience import BUCKETS, HABITS
 from pruner.state.learning import AGES, STAGES, TRUST, typical_idle
-from pruner.state.population import BY_AGE, BY_HABIT, BY_RECENT, BY_STAGE
+from pruner.state.population import BY_AGE, BY_HABIT, BY_STAGE, BY_USE
 
 _MOMENTS_BYTES = 2**28
 _PARTS = 2
@@ -25,7 +25,7 @@ _Keys = ctypes.CFUNCTYPE(c_int, c_double, c_int32, c_void_p, c_void_p)
 
 class _Learned(ctypes.Structure):
     _fields_ = (
-        *((name, c_void_p) for name in ("habit", "superseded", "expected", "by_stage", "by_habit", "by_recent")),
+        *((name, c_void_p) for name in ("usage", "superseded", "expected", "by_stage", "by_habit", "by_use")),
         *((name, c_void_p) for name in ("learning", "first", "repository", "turned", "changed", "bin")),
         *((name, c_int64) for name in ("offset", "repositories")),
         ("trust", c_double * len(TRUST)),
@@ -44,7 +44,7 @@ class Learning:
         by_habit: situations by age, habit and stage; or by age, use count and whether superseded.
 
     Attributes:
-        habit: bin of the image's usual idle time, from each use on; shape (u,).
+        usage: bins of the image's usual idle time (times `TIMES`) and use count, from each use on; shape (u,).
 
     Raises:
         MemoryError: there is not enough.
@@ -54,7 +54,7 @@ class Learning:
         self, trace: Trace, following: Array, superseded: Floats, days: int, offset_ms: int, *, by_habit: bool
     ) -> None:
         self._width = AGES * HABITS * STAGES if by_habit else AGES * BUCKETS * 2
-        self.habit = np.empty(len(trace.time), dtype=np.uint8)
+        self.usage = np.empty(len(trace.time), dtype=np.uint8)
         given = (
             plain(trace.time, np.float64),
             plain(trace.image, np.int32),
@@ -78,7 +78,7 @@ class Learning:
                 c_int(0 if by_habit else 1),
                 c_int32(part),
                 c_int32(parts),
-                *pointers(self.habit),
+                *pointers(self.usage),
             )
             return made
 
@@ -115,14 +115,14 @@ class Forecasting:
         recent: how often repositories were used recently.
 
     Attributes:
-        habit: bin of the image's usual idle time, from each use on; shape (u,).
+        usage: bins of the image's usual idle time (times `TIMES`) and use count, from each use on; shape (u,).
     """
 
     def __init__(self, learning: Learning, superseded: Floats, offset_ms: int, recent: RecentUses) -> None:
         expected = [BY_AGE[age] / typical_idle(age) for age in range(AGES)]
-        self.habit = learning.habit
-        tables = (np.array(table) for table in (expected, BY_STAGE, BY_HABIT, BY_RECENT))
-        arrays: list[Array] = [self.habit, plain(superseded, np.float64), *tables]
+        self.usage = learning.usage
+        tables = (np.array(table) for table in (expected, BY_STAGE, BY_HABIT))
+        arrays: list[Array] = [self.usage, plain(superseded, np.float64), *tables, np.array(BY_USE, dtype=np.uint16)]
         changes: list[Array] = [recent.first, recent.repository, recent.turned, recent.changed, recent.bin]
         self._kept = (learning, arrays, changes)
         addresses, more = ([array.ctypes.data for array in each] for each in (arrays, changes))

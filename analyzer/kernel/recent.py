@@ -11,13 +11,13 @@ from analyzer.native.binding import function, plain, pointers
 from analyzer.trace.trace import Floats, Integers, Trace
 from collector.eventlog.experience import RECENT_DAYS
 from collector.model.traits import Use
-from pruner.state.learning import RECENT
+from pruner.state.learning import TIMES
 
 _DAY_MS = 86_400_000
 
 
 class RecentUses:
-    """The bins of repositories' recent uses (`pruner.state.learning.recent_bin`), where they change.
+    """The bins of repositories' recent uses (`pruner.state.learning.times_bin`), where they change.
 
     Args:
         trace: the history.
@@ -52,7 +52,7 @@ class RecentUses:
         total = np.cumsum(np.concatenate((uses, -uses))[order])  # 0 again after each repository's last
         last = np.append((of[1:] != of[:-1]) | (midnight[1:] != midnight[:-1]), [True])[: len(of)]
         of, midnight = of[last], midnight[last]
-        bins = np.minimum(np.frexp(total[last].astype(np.float64))[1], RECENT - 1)
+        bins = np.minimum(np.frexp(total[last].astype(np.float64))[1], TIMES - 1)
         kept = (bins != np.concatenate(([0], bins[:-1]))[: len(bins)]) & (midnight < days)
         of, midnight, bins = of[kept], np.maximum(midnight[kept], 0), bins[kept]
         order = np.argsort(midnight, kind="stable")

@@ -30,11 +30,11 @@ from pruner.policy import headroom
 from pruner.policy.orders import ORDERS
 from pruner.state import learning
 from pruner.state.learning import AGES, CELLS, STAGES
-from pruner.state.population import BY_AGE, BY_HABIT, BY_RECENT, BY_STAGE
+from pruner.state.population import BY_AGE, BY_HABIT, BY_STAGE, BY_USE
 from pruner.state.rates import read_rates
 
 _NEVER = np.inf
-_BY_RECENT = np.array(BY_RECENT)
+_BY_USE = np.array(BY_USE)
 _DAY_MS = 86_400_000
 
 
@@ -453,14 +453,24 @@ class TraceFacts:
 
     @cached_property
     def forecast(self) -> Floats:  # noqa: D102
+        found: Floats = self.chance * _BY_USE[self.usage(self.chance)] / 1000
+        return found
+
+    @cached_property
+    def chance(self) -> Floats:
+        """The forecast before it is corrected by `BY_USE`."""
         idle, age = self.now - self.last_use, self._age
         column = habits(self.gap), self._stage
         left = np.where(age < AGES - 1, np.maximum(np.exp2(age + LOWEST_BIN) - idle, 0.0), np.inf)
         rates, beyond = self.knowledge.rates(self._day)
         chance: Floats = learning.ahead(rates[age, *column], left, beyond[age + 1, *column], _exp)
+        return chance
+
+    def usage(self, chance: Floats) -> tuple[Integers, ...]:
+        """Where images stand in `BY_USE`: chance, stage, use count, recent uses of the repository."""
         recent = self.knowledge.recent.of_images(self.present, self._day)
-        found: Floats = chance * _BY_RECENT[age, self._stage, recent]
-        return found
+        often = times_bins(self.uses)
+        return np.searchsorted(learning.CHANCES, chance, side="right"), self._stage, often, recent
 
     @property
     def _day(self) -> int:
@@ -487,6 +497,11 @@ def habits(gap: Floats) -> Integers:
     """As `pruner.state.learning.habit`."""
     bins = np.clip(_bits(gap) - experience.LOWEST_HABIT, 0, HABITS - 2) + 1
     return np.where(gap > 0, bins, 0)
+
+
+def times_bins(uses: Integers) -> Integers:
+    """As `pruner.state.learning.times_bin`."""
+    return np.minimum(_bits(uses), learning.TIMES - 1)
 
 
 def _rates(returns: NDArray[Any], exposure_ms: NDArray[Any]) -> NDArray[Any]:

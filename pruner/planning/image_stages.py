@@ -266,7 +266,7 @@ def facts(image: Image, now: float, own_bytes: int, learned: Learned) -> Facts:
         own_bytes=own_bytes,
         superseded=int(superseded),
         hazard=learned.hazard(idle, image.uses, superseded),
-        forecast=learned.forecast(idle, image.gap, now - image.superseded, image.recent),
+        forecast=learned.forecast(idle, image.uses, image.gap, now - image.superseded, image.recent),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from collector.eventlog.experience import RECENT_DAYS
 from collector.machine.prune_runs import Fruitless
 from collector.model.errors import UsageError
 from collector.model.origin import MEANING
@@ -246,7 +247,8 @@ def print_story(made: Plan, image: str, output: console.Format = console.Format.
     for warning in made.inventory.warnings:
         console.print_text(f"warning: {warning}", "yellow")
     for verdict in verdicts:
-        console.print_facts([*_story(verdict), ("min age", _min_age(made.policy))])
+        forecast = [("forecast by", _past_use(verdict, made.inventory.now))] if made.policy.order == "forecast" else []
+        console.print_facts([*_story(verdict), *forecast, ("min age", _min_age(made.policy))])
 
 
 def _story_as_json(verdict: Verdict) -> dict[str, Any]:
@@ -314,6 +316,20 @@ def _story(verdict: Verdict) -> list[tuple[str, str]]:
         ("references", ", ".join(image.references) or "-"),
         ("also known as", ", ".join(name for name in image.names if name not in image.references) or "-"),
     ]
+
+
+def _past_use(verdict: Verdict, now: float) -> str:
+    """The facts from which the image's return is forecast."""
+    image = verdict.image
+    return ", ".join(
+        (
+            f"idle for {format_duration(max(0.0, now - image.last_use))}",
+            f"usually for {format_duration(image.gap)}" if image.gap else "not used again after an hour or more so far",
+            "superseded by a later image" if image.superseded <= now else "not superseded",
+            f"used {format_count(image.uses, 'time')}",
+            f"its repository {format_count(image.recent, 'time')} in {RECENT_DAYS} days",
+        )
+    )
 
 
 def print_history(found: Sequence[PastRemoval], stuck: Sequence[Fruitless] = ()) -> None:

@@ -27,13 +27,15 @@ from collector.eventlog.experience import (
 )
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.model.units import DAY_S
-from pruner.state.population import BY_AGE, BY_HABIT, BY_RECENT, BY_STAGE
+from pruner.state.population import BY_AGE, BY_HABIT, BY_STAGE, BY_USE
 
 AGES = HIGHEST_BIN - LOWEST_BIN + 1
 STAGES = len(PHASES) + 1
 CELLS = AGES * BUCKETS * HABITS * STAGES
-RECENT = 9
-"""Recent uses of a repository are binned by powers of two, from none to 128 and more."""
+TIMES = 9
+"""Uses of an image, and recent ones of a repository, are binned by powers of two, from none to 128 and more."""
+CHANCES = (0.011, 0.018, 0.029, 0.047, 0.076, 0.12, 0.18, 0.27, 0.38, 0.5, 0.62, 0.73, 0.82, 0.88, 0.92)
+"""Chances of a return are binned by these, which are about evenly far apart in log odds."""
 
 PRIOR_RETURNS = 0.05
 PRIOR_EXPOSURE = DAY_S
@@ -59,9 +61,9 @@ def stage(superseded_for: float) -> int:
     return sum(superseded_for >= begin for begin in PHASES)
 
 
-def recent_bin(uses: int) -> int:
-    """The bin of how often a repository was used recently (`experience.RECENT_DAYS`)."""
-    return min(uses.bit_length(), RECENT - 1)
+def times_bin(uses: int) -> int:
+    """The bin of how often an image was used, or a repository recently (`experience.RECENT_DAYS`)."""
+    return min(uses.bit_length(), TIMES - 1)
 
 
 def situation(idle: float, uses: int, gap: float, superseded_for: float) -> int:
@@ -130,16 +132,18 @@ class Learned:
         returned, at_risk = sum(self.returns[j] for j in cells), sum(self.exposure[j] for j in cells)
         return (returned + PRIOR_RETURNS) / (at_risk + PRIOR_EXPOSURE)
 
-    def forecast(self, idle: float, gap: float, superseded_for: float, recent: int) -> float:
+    def forecast(self, idle: float, uses: int, gap: float, superseded_for: float, recent: int) -> float:
         """The chance of a return, discounted by how far off it is, by idle time, usual idle time and stage.
 
-        It is as much higher or lower as on other hosts where the image's repository was used so often recently.
+        It is as much higher or lower as on other hosts of images with such a chance that are in that stage, were used
+        so often, and whose repository was used so often recently.
         """
         age = age_bin(idle)
         column = habit(gap), stage(superseded_for)
         left = max(2.0 ** (age + LOWEST_BIN) - idle, 0.0) if age < AGES - 1 else math.inf
-        chance = ahead(self.rates[age][column], left, self._beyond[age + 1][column], math.exp)
-        return float(chance * BY_RECENT[age][column[1]][recent_bin(recent)])
+        chance = float(ahead(self.rates[age][column], left, self._beyond[age + 1][column], math.exp))
+        relative = BY_USE[sum(chance >= least for least in CHANCES)][column[1]]
+        return chance * relative[times_bin(uses)][times_bin(recent)] / 1000
 
     @cached_property
     def rates(self) -> list[dict[tuple[int, int], float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from analyzer.kernel import index
 from analyzer.native import loader
-from analyzer.simulation.knowledge import Knowledge, habits, superseded_since
+from analyzer.simulation.knowledge import Knowledge, habits, superseded_since, times_bins
 from analyzer.trace.load import load_trace
 from analyzer.trace.trace import Trace
 from bench.made import DiskState, ImageFacts, make_trace
@@ -25,15 +25,16 @@ from collector.model.units import DAY_S, HOUR_S
 from pruner.policy.orders import ORDERS, OWN_STATE_ORDERS
 from pruner.state.learning import (
     CELLS,
+    TIMES,
     Learned,
     age_bin,
     habit,
     read_experience,
-    recent_bin,
     situation,
     stage,
+    times_bin,
 )
-from pruner.state.population import BY_AGE, BY_HABIT, BY_STAGE
+from pruner.state.population import BY_AGE, BY_HABIT, BY_STAGE, BY_USE
 from pruner.state.rates import WORTH_S, read_rates, to_toml
 from tests.analyzer.test_kernel import histories
 from tests.analyzer.test_loading import T0, S, container, observed, sample
@@ -78,7 +79,7 @@ def test_rates_are_drawn_towards_those_of_coarser_situations() -> None:
 
 def test_the_forecast_looks_ahead() -> None:
     """What has been idle for long returns later, if nothing is known."""
-    chances = [Learned().forecast(2.0**k, 0.0, -1.0, 0) for k in range(5, 25)]
+    chances = [Learned().forecast(2.0**k, 1, 0.0, -1.0, 0) for k in range(5, 25)]
     assert chances[:5] == sorted(chances[:5], reverse=True)
     assert 0.0 < max(chances[-4:]) < min(chances[:8]) < 1.0
     # Ten returned each time between 18 and 36 hours: at 17 hours that is near, at 3 days it is not.
@@ -86,8 +87,21 @@ def test_the_forecast_looks_ahead() -> None:
     for usual in range(5, 10):
         returns[situation(DAY_S, 9, 2.0 ** (usual + 11), -1.0)] = 500.0
     nightly = Learned(tuple(returns), tuple(exposure))
-    assert nightly.forecast(17 * HOUR_S, DAY_S, -1.0, 99) > 2 * nightly.forecast(3 * DAY_S, DAY_S, -1.0, 99)
-    assert nightly.forecast(17 * HOUR_S, DAY_S, -1.0, 99) > nightly.forecast(17 * HOUR_S, DAY_S, 0.0, 99)
+    assert nightly.forecast(17 * HOUR_S, 99, DAY_S, -1.0, 99) > 2 * nightly.forecast(3 * DAY_S, 99, DAY_S, -1.0, 99)
+    assert nightly.forecast(17 * HOUR_S, 99, DAY_S, -1.0, 99) > nightly.forecast(17 * HOUR_S, 99, DAY_S, 0.0, 99)
+
+
+def test_without_a_past_the_image_that_superseded_another_is_kept_longer() -> None:
+    """On a host's first day no repository was used before midnight, and what was found there was never used."""
+    for idle in (0.0, 10.0, 600.0, HOUR_S, 6 * HOUR_S):
+        never, once, superseded = (
+            Learned().forecast(idle, uses, 0.0, since, 0) for uses, since in ((0, -1.0), (1, -1.0), (1, idle + 60.0))
+        )
+        assert superseded < once
+        assert never <= once
+    for lower, higher in pairwise(BY_USE):
+        edge = np.array(lower) * 0.5, np.array(higher)
+        assert np.all(edge[0] < edge[1]), "a higher chance of a return must not be corrected to half a lower one"
 
 
 def test_an_image_is_superseded_once_a_later_one_was_used_in_all_its_repositories() -> None:
@@ -142,15 +156,15 @@ def test_compiled_and_in_python_the_same_is_learned(trace: Trace, origin: int) -
     compiled, plain = Knowledge(trace), Knowledge(trace)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index, "available", lambda _: False)
-        habit = np.empty(plain.count, dtype=np.uint8)
-        habit[plain._order] = habits(plain.averages[1])
+        usage = np.empty(plain.count, dtype=np.uint8)
+        usage[plain._order] = habits(plain.averages[1]) * TIMES + times_bins(plain.uses)
         days = range(plain.day(trace.end) + 1)
         expected = [(*plain.by_habit.day(day), *plain.rates(day), plain.hazards(day)) for day in days]
         changes = plain.recent
     for name in ("turned", "changed", "bin"):
         assert np.array_equal(getattr(compiled.recent, name), getattr(changes, name))
     forecasting = compiled.forecasting
-    assert np.array_equal(compiled.forecasting.habit, habit)
+    assert np.array_equal(forecasting.usage, usage)
     for day, tables in enumerate(expected):
         found = (*compiled.by_habit.day(day), *forecasting.day(day), compiled.hazards(day))
         for one, other in zip(found, tables, strict=True):
@@ -227,12 +241,13 @@ def test_live_and_simulated_learn_the_same(one_log: Path, history: list[Event]) 
         usage = live.habits[image]
         idle = trace.end - facts.last_use[i]
         superseded_for = T0 / S + trace.end - usage.superseded
+        past = idle, usage.uses, usage.gap, superseded_for, usage.recent
         assert usage.uses == facts.uses[i]
         assert usage.returns == facts.returns[i]
         assert usage.gap == pytest.approx(facts.gap[i])
-        assert recent_bin(usage.recent) == known.recent.of_images(facts.present, day)[i]
+        assert times_bin(usage.recent) == known.recent.of_images(facts.present, day)[i]
         assert (superseded_for >= 0) == facts.superseded[i]
         assert live.learned.hazard(idle, usage.uses, superseded_for >= 0) == pytest.approx(facts.hazard[i])
-        assert live.learned.forecast(idle, usage.gap, superseded_for, usage.recent) == pytest.approx(facts.forecast[i])
+        assert live.learned.forecast(*past) == pytest.approx(facts.forecast[i])
         assert beside.hazard(idle, usage.uses, superseded_for >= 0) == pytest.approx(with_fleet.hazard[i])
-        assert beside.forecast(idle, usage.gap, superseded_for, usage.recent) == pytest.approx(with_fleet.forecast[i])
+        assert beside.forecast(*past) == pytest.approx(with_fleet.forecast[i])

@@ -108,6 +108,15 @@ def test_an_automatic_minimum_age_says_where_it_comes_from(capsys: pytest.Captur
     assert (made.to_json()["min_age_seconds"], made.to_json()["min_age_evidence"]) == (600.0, output.min_age_evidence)
 
 
+def test_an_explanation_names_what_the_forecast_goes_by(capsys: pytest.CaptureFixture[str]) -> None:
+    known = replace(image("a", 60), uses=3, gap=7200.0, superseded=0.0, recent=40)
+    for order, says in (("lru", False), ("forecast", True)):
+        print_story(plan(replace(policy(99), order=order), inventory([known])), "a:1")
+        shown = " ".join(capsys.readouterr().out.split())
+        line = "usually for 2 h, superseded by a later image, used 3 times, its repository 40 times in 28 days"
+        assert (line in shown) is says
+
+
 def test_an_image_is_explained_to_machines_too(capsys: pytest.CaptureFixture[str]) -> None:
     made = plan(policy(99), inventory([image("a", 60), image("b", 50)]))
     print_story(made, "a:1", Format.JSON)

@@ -83,7 +83,7 @@ def test_a_new_host_starts_from_it_and_its_own_past_counts_beside(tmp_path: Path
         return with_learning(inventory([], (), ()), EventLog(log.path, host="h"), policy_from({"rates": rates}, "test"))
 
     known = learned(str(file)).learned
-    assert known.forecast(2 * DAY_S, DAY_S, -1.0, 99) > 1.5 * Learned().forecast(2 * DAY_S, DAY_S, -1.0, 99)
+    assert known.forecast(2 * DAY_S, 1, DAY_S, -1.0, 9) > 1.5 * Learned().forecast(2 * DAY_S, 1, DAY_S, -1.0, 9)
     lost = learned(str(tmp_path / "none.toml"))
     assert lost.warnings[-1].endswith(
         "none.toml cannot be read: No such file or directory; only this host's own past counts"

@@ -18,6 +18,16 @@ static inline int stage_of(double superseded_for) {
     return stage;
 }
 
+/* The bin of a use count. */
+static inline int times_of(int32_t uses) {
+    int times = 0;
+    for (; uses && times < TIMES - 1; uses >>= 1) times++;
+    return times;
+}
+
+/* Habit and use count in one number. */
+static inline uint8_t usage_of(int habit, int32_t uses) { return (uint8_t)(habit * TIMES + times_of(uses)); }
+
 /* How one image was used so far. */
 typedef struct {
     double time, end, gaps[REMEMBERED_GAPS];
@@ -234,11 +244,11 @@ int64_t kernel_daily_uses(int32_t uses, const double *time, const int32_t *image
  * part: only of images with that remainder by `parts`, a power of two.
  * superseded: per image since when it has been; view: BY_HABIT or BY_COUNT.
  * following: per use the next use of the same image, or NOWHERE.
- * habit: written: per use the image's habit from then on.
+ * usage: written: per use the image's habit and use count from then on, see usage_of.
  */
 learning_t *kernel_learn(int32_t images, int32_t uses, const double *time, const int32_t *image, const double *until,
                          const uint8_t *kind, const int32_t *following, const double *superseded, double end,
-                         int64_t offset, int32_t days, int view, int32_t part, int32_t parts, uint8_t *habit) {
+                         int64_t offset, int32_t days, int view, int32_t part, int32_t parts, uint8_t *usage) {
     past_t *pasts = calloc((size_t)images + 1, sizeof *pasts);
     pass_t pass;
     int status = make_pass(&pass, days, offset, view);
@@ -262,7 +272,7 @@ learning_t *kernel_learn(int32_t images, int32_t uses, const double *time, const
         past->known = 1;
         past->time = time[p];
         past->uses += kind[p] == CONTAINER || kind[p] == JOB;
-        habit[p] = (uint8_t)past->habit;
+        usage[p] = usage_of(past->habit, past->uses);
         int32_t next = following[p];
         int returned = next < uses && kind[next] >= CONTAINER && kind[next] <= JOB;
         double stop = next < uses && time[next] < end ? time[next] : end;

@@ -114,12 +114,14 @@ static inline int recent_of(const today_t *today, const learned_t *learned, int3
     return most;
 }
 
-static inline double forecast(const today_t *today, double idle, int habit, double superseded_for, const double *by_recent,
+static inline double forecast(const today_t *today, double idle, int usage, double superseded_for, const uint16_t *by_use,
                               int recent) {
-    int age = bin_of(idle, LOWEST_BIN, AGES), stage = stage_of(superseded_for), c = habit * STAGES + stage;
+    int age = bin_of(idle, LOWEST_BIN, AGES), stage = stage_of(superseded_for), c = usage / TIMES * STAGES + stage;
     double left = age < AGES - 1 ? (double)(1 << (age + LOWEST_BIN)) - idle : INFINITY;
-    return chance(today->rate[age][c], left > 0.0 ? left : 0.0, today->beyond[age + 1][c]) *
-           by_recent[(age * STAGES + stage) * RECENT + recent];
+    double found = chance(today->rate[age][c], left > 0.0 ? left : 0.0, today->beyond[age + 1][c]);
+    int bin = 0; /* by halves, for CHANCES is a power of two less one */
+    for (int half = (CHANCES + 1) / 2; half; half /= 2) bin += found >= LEAST_CHANCE[bin + half - 1] ? half : 0;
+    return found * by_use[((bin * STAGES + stage) * TIMES + usage % TIMES) * TIMES + recent] / 1000.0;
 }
 
 /* Keys of images, at a moment up to which all is known. */
@@ -131,8 +133,8 @@ static int find_keys(run_t *run, int32_t count) {
     for (int32_t k = 0; k < count; k++) {
         int32_t i = run->present[k];
         double idle = run->last_use[i] < now ? now - run->last_use[i] : 0.0;
-        run->keys[k] = forecast(run->today, idle, learned->habit[run->latest[i]], now - learned->superseded[i],
-                                learned->by_recent, recent_of(run->today, learned, i));
+        run->keys[k] = forecast(run->today, idle, learned->usage[run->latest[i]], now - learned->superseded[i],
+                                learned->by_use, recent_of(run->today, learned, i));
     }
     return OK;
 }

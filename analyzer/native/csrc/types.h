@@ -91,10 +91,10 @@ typedef int (*keys_t)(double now, int32_t count, const int32_t *present, double 
 
 /* What forecasts are made from; see pruner.state.learning. */
 typedef struct {
-    const uint8_t *habit; /* per use: the image's from then on */
+    const uint8_t *usage; /* per use: the image's habit and use count from then on, see usage_of */
     const double *superseded, *expected; /* per image since when; per age returns per second where nothing is known */
     const double *by_stage, *by_habit;   /* per age, then stage, or habit and stage: relative to the coarser situation */
-    const double *by_recent;             /* per age, stage, and recent uses of the repository: what the chance is multiplied by */
+    const uint16_t *by_use; /* per chance, stage, use count, and recent uses of the repository: thousandths of the chance */
     const learning_t *learning;          /* by habit */
     const int32_t *first, *repository;   /* those of image i are repository[first[i]] to repository[first[i + 1] - 1] */
     /* At midnight d the bins of some repositories' recent uses change: change[turned[d]] to change[turned[d + 1] - 1]. */
