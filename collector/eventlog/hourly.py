@@ -218,13 +218,15 @@ def differences(connection: duckdb.DuckDBPyConnection) -> list[str]:
     for host, until in connection.execute("SELECT host, seq FROM hourly WHERE version = ?", [VERSION]).fetchall():
         for table in _TABLES:
             since = _thinned_until(connection, host, table) + 1
+            # What has been recorded later, such as a clock that was set back, has made the rows from there on obsolete.
+            fresh = _fresh_from(connection, host, table, since)
             stored = f"SELECT * EXCLUDE (host) FROM {table.name} WHERE host = $host"
             events = f"SELECT * FROM ({_computed(connection, host, table, since, until)})"
             sql = f"""
                 SELECT min({table.column}), count(*) FROM (
                     (({stored}) EXCEPT ({events})) UNION ALL (({events}) EXCEPT ({stored}))
-                ) WHERE {table.column} >= $since"""
-            first, count = connection.execute(sql, {"host": host, "since": since}).fetchall()[0]
+                ) WHERE {table.column} >= $since AND {table.column} < $fresh"""
+            first, count = connection.execute(sql, {"host": host, "since": since, "fresh": fresh}).fetchall()[0]
             if count:
                 found.append(f"{count} folded rows of {table.name} since {table.column} {first} differ from the events")
     return found

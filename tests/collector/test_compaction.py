@@ -289,6 +289,22 @@ def test_a_backlog_with_a_clock_that_was_set_back_is_folded_piece_by_piece(
     assert [one for one in check(log) if one.rule == "projection"] == []
 
 
+def test_a_clock_set_back_since_the_last_fold_makes_no_row_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "FOLD_EVERY", 2)
+    log = EventLog(tmp_path / "events.duckdb", host="h")
+    hours = [T0 + hour * hourly.HOUR_NS for hour in range(6)]
+    log.append([Event(time_ns, Kind.DISK_SAMPLED, bytes=9, attributes={"path": "/"}) for time_ns in hours])
+    monkeypatch.setattr(compaction, "FOLD_EVERY", 20)
+    log.append([Event(hours[2] + S, Kind.CLOCK_SET_BACK, attributes={"seconds": 9})])
+    assert [one for one in check(log) if one.rule == "projection"] == []
+    with duckdb.connect(str(log.path)) as connection:
+        connection.execute("UPDATE free_space_fall SET free = 8 WHERE slot = (SELECT min(slot) FROM free_space_fall)")
+    (found,) = check(log)
+    assert "folded rows of free_space_fall" in found.text
+
+
 def _crash(log: EventLog, events: list[Event]) -> None:
     """Append and fold, but do not come to the end of it."""
 
