@@ -369,9 +369,12 @@ class EventLog:
         self._due = 0
 
     def has_current_views(self) -> bool:
-        """Whether the views in the file are those of this program. Raises as `reading` does."""
+        """Whether the views in the file are those of this program, or will be: reading brings an older file up to date.
+
+        Raises as `reading` does.
+        """
         with self._opened(read_only=True) as connection:
-            return _version(connection, self.path) == SCHEMA_VERSION and _fingerprint(connection) == FINGERPRINT
+            return _version(connection, self.path) < SCHEMA_VERSION or _fingerprint(connection) == FINGERPRINT
 
     def schema_version(self) -> int:
         """The schema version of the file. Raises as `reading` does."""

@@ -126,7 +126,9 @@ def test_an_older_log_is_brought_forward_with_all_it_holds(log: EventLog, versio
             "INSERT INTO event (seq, time, key, recorded, host, kind, image)"
             " VALUES (1, make_timestamp_ns(5), 9, make_timestamp_ns(6), 'runner-1', 'image_pulled', 0)"
         )
+    assert log.has_current_views()
     assert log.query("SELECT count(*) FROM events") == [(1,)]
+    assert log.has_current_views()
     assert log.schema_version() == SCHEMA_VERSION
     assert log.append([Event(7, Kind.IMAGE_PULLED, image=IMAGE)]) == 1
     assert log.query("SELECT epoch_ns(last_use) FROM last_use") == [(7,)]
