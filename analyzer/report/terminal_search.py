@@ -76,7 +76,8 @@ def _marks_meaning(proposal: Proposal | None, rows: Sequence[Row]) -> list[str]:
     if proposal is None:
         return [*said, "Of so many none is marked as recommended: `analyzer recommend` says what to set."]
     if not proposal.holds:
-        return [*said, "None is recommended: no policy of these keeps the disk from filling up and loses no image."]
+        which = "no policy of these that leaves half of the disk to images keeps it from filling up and loses no image"
+        return [*said, f"None is recommended: {which}."]
     said.append(f"R: what `analyzer recommend` sets of these. {proposal.choice}")
     chosen = next((result for _, result, best, recommended in rows if recommended and not best), None)
     rival = next((result for _, result, best, _ in rows if best), None)
