@@ -319,12 +319,12 @@ def test_a_running_collector_notices_damage(
 ) -> None:
     connect, is_cut = EventLog._connect, threading.Event()
 
-    def cut_before(log: EventLog, *, read_only: bool, reachable: Path | None, parallel: bool) -> Any:
+    def cut_before(log: EventLog, **how: Any) -> Any:
         """In place, as a disk does it; while the collector has the file open, it would write it again as it was."""
         if not is_cut.is_set():
             is_cut.set()
             damage(log.path)
-        return connect(log, read_only=read_only, reachable=reachable, parallel=parallel)
+        return connect(log, **how)
 
     engine = watched.engine
     image = engine.add_image("a:1", verb=None)

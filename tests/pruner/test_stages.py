@@ -210,7 +210,7 @@ def test_stages_come_in_order_and_stop_at_the_target() -> None:
 
 
 def test_in_an_emergency_an_allowlisted_image_takes_along_what_has_the_same_layers() -> None:
-    base = image("base", 40)
+    base = image("base", 60)
     state = inventory([replace(image("mirror", 30), layers=base.layers), base, image("app", 20)])
     made = plan(policy(15), state)
     assert going(made) == ["app:1"]
