@@ -4,7 +4,7 @@ Every host has Mesa's recorded year (0.24 million events) as `collector ship` la
 run merged in one go. A year that was really shipped day by day (a minute of processor time, so it is not done here)
 leaves two merged parts and up to four weeks of days, and each host takes a quarter more processor time. The folders of
 all hosts are links to those of the first, so that a thousand take no space; each is read, checked and replayed, from
-the page cache. BENCH_HOSTS says how many hosts: 10,100,1000 take half an hour on two cores.
+the page cache. BENCH_HOSTS says how many hosts: 10,100,1000 take a quarter of an hour on two cores.
 On a busy machine wall times say little: what the cluster costs is the processor time of all its processes, beside that
 of the same work by this machine; but what Dask does many times a second counts for as long as the work takes there.
 """

@@ -19,6 +19,8 @@ from collector.model.untrusted import one_line
 from collector.terminal.console import in_journal
 
 _INTERRUPTED = 130
+# Nobody reads it any more, or there is no room, no quota or no working device for it.
+_OUTPUT_FAULTS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 # Typer has no public name for what it raises where a command line is wrong.
 _NO_SUCH = re.compile(r"No such (?:command|option):? '?(?P<name>[^'\s]+)'?")
 _NOT_ONE_OF = re.compile(r"'(?P<name>[^']*)' is not one of (?P<known>'.*')$")
@@ -89,7 +91,7 @@ def output_may_fail() -> Iterator[None]:
 
 def _of_output(error: OSError) -> bool:
     # Only what we print goes to a file without a name.
-    return error.filename is None and (isinstance(error, BrokenPipeError) or error.errno == errno.ENOSPC)
+    return error.filename is None and error.errno in _OUTPUT_FAULTS
 
 
 def _print_line(line: str) -> None:

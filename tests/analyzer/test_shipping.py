@@ -252,12 +252,7 @@ def test_many_parts_are_merged_and_an_interruption_anywhere_is_gone_on_from(
 def test_merged_parts_become_one_whose_removal_of_the_others_is_gone_on_from(
     log: EventLog, store: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merge, "LEAST", 2)
-    monkeypatch.setattr(merge, "LEAST_MERGED", 2)
-    for first in (5, 7):
-        ship(log, store)
-        log.append(days(first, 2))
-    ship(log, store)
+    ship_merging_twice(log, store, monkeypatch)
     ship(log, store)
     assert merged(store) == ["1-20", "1-28", "1-36", "21-28", "29-36"]  # one merged counts as one of the next
     (wide,) = parts.widest(parts.listed(store.names("manifest")))
@@ -321,6 +316,16 @@ def test_merged_events_are_in_order_whatever_days_they_are_of(
     assert sorted(seq for _, seq in found) == [row[0] for row in rows(log)]
     assert len(found) > 20
     assert rows(shipped(store)) == rows(log)
+
+
+def ship_merging_twice(log: EventLog, store: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ship three times, so that two merged parts are merged again."""
+    monkeypatch.setattr(merge, "LEAST", 2)
+    monkeypatch.setattr(merge, "LEAST_MERGED", 2)
+    for first in (5, 7):
+        ship(log, store)
+        log.append(days(first, 2))
+    ship(log, store)
 
 
 def merged(store: Folder) -> list[str]:
@@ -390,12 +395,7 @@ def test_where_a_merged_part_is_damaged_its_days_count(
 def test_where_a_part_merged_twice_is_damaged_the_merged_ones_in_it_count(
     log: EventLog, store: Folder, harm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merge, "LEAST", 2)
-    monkeypatch.setattr(merge, "LEAST_MERGED", 2)
-    for first in (5, 7):
-        ship(log, store)
-        log.append(days(first, 2))
-    ship(log, store)
+    ship_merging_twice(log, store, monkeypatch)
     assert merged(store) == ["1-20", "1-28", "21-28"]
     (wide,) = parts.widest(parts.listed(store.names("manifest")))
     (store.path / getattr(wide, harm)("runner")).write_bytes(b"{}")

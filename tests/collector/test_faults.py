@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import resource
@@ -20,6 +21,7 @@ from collector.eventlog.log import EventLog
 from collector.model.errors import EngineError, LogError, UsageError
 from collector.model.events import Event, Kind
 from collector.model.paths import read_bounded, read_bytes, write_whole
+from collector.terminal import faults
 from collector.terminal.faults import run
 from tests import commands
 from tests.needs import first_fast
@@ -91,6 +93,24 @@ def test_a_full_device_for_the_output_is_reported() -> None:
         )
     assert done.returncode == 1
     assert done.stderr == "analyzer: the output cannot be used: No space left on device\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])
+def test_output_that_cannot_be_written_is_one_line_or_no_hindrance(
+    number: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*file: str) -> None:
+        raise OSError(number, os.strerror(number), *file)
+
+    monkeypatch.setattr(faults, "_drop_output", lambda: None)
+    with pytest.raises(SystemExit) as ended, faults.faults_in_one_line("pruner"):
+        write()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == f"pruner: the output cannot be used: {os.strerror(number)}\n"
+    with faults.output_may_fail():
+        write()
+    with pytest.raises(OSError, match="a file"), faults.output_may_fail():
+        write("a file")
 
 
 @pytest.mark.parametrize("arguments", first_fast(["sweep", "--help"], ["baselines", "--format", "json"], ["baselines"]))
