@@ -18,7 +18,7 @@ from collector.model.events import CONTAINERS, Kind, with_effect
 from collector.model.origin import Origin
 from collector.model.references import meant, similar
 from collector.model.traits import Effect
-from collector.model.units import format_bytes, format_duration
+from collector.model.units import format_bytes, format_count, format_duration
 from collector.queries.pulls import Pull, PullKind, read_pulls
 
 logger = logging.getLogger(__name__)
@@ -278,15 +278,15 @@ def _in_words(uses: _Run) -> str:
     """``112 uses by 87 jobs of mesa/mesa, 3 by no job; 87 pulls, up to date``."""
     parts = []
     if uses.count:
-        parts.append(f"{uses.count:,} use{'s' * (uses.count > 1)}")
+        parts.append(format_count(uses.count, "use"))
     if uses.jobs:
         most = sorted(uses.projects, key=lambda name: (-uses.projects[name], name))
         named = ", ".join(most[:_SHOWN]) + (f" and {len(most) - _SHOWN} more" if len(most) > _SHOWN else "")
-        parts[-1] += f" by {uses.jobs:,} job{'s' * (uses.jobs > 1)} of {named}"
+        parts[-1] += f" by {format_count(uses.jobs, 'job')} of {named}"
     if uses.jobs and uses.others:
         parts.append(f"{uses.others:,} by no job")
     if uses.pulls:
-        parts.append(f"{uses.pulls:,} pull{'s' * (uses.pulls > 1)} that found it up to date")
+        parts.append(f"{format_count(uses.pulls, 'pull')} that found it up to date")
     if uses.ended is not None and uses.count and uses.ended > uses.began:
         parts.append(f"within {format_duration((uses.ended - uses.began) / 1e9)}")
     return ", ".join(parts)
