@@ -27,7 +27,6 @@ _NS = 10**9
 _MS = 10**6
 _MS_BITS = 42
 _NEVER = 2**62
-_NONE = -1
 _LATELY_NS = int(LATELY_S * _NS)
 # Who runs a job: jobs that have these in common are guessed to need the same.
 _WHO = """
@@ -230,18 +229,12 @@ def _in_order(*parts: Columns) -> Columns:
 
 def _find_flights(connection: duckdb.DuckDBPyConnection, host: str) -> int:
     """Make the table of when each job was in flight; returns how many were."""
-    jobs = _columns(connection, "FROM of_who")
-    # Jobs are numbered one after the other: what is known of each stands at its number.
-    low = int(jobs["job"].min())
-    span = int(jobs["job"].max()) + 1 - low
-    who = np.full(span, _NONE)
-    who[jobs["job"] - low] = jobs["who"]
-    flies = np.zeros(span, dtype=np.bool_)
-    flies[jobs["job"] - low] = jobs["flies"]
+    jobs = _columns(connection, "FROM of_who ORDER BY job")
+    # What is known of each job stands at its place among them: a foreign log may number them as it likes.
+    number, who, span = jobs["job"], jobs["who"], len(jobs["job"])
     said = _columns(connection, _SAID, {"host": host})
-    at = said["job"].astype(np.int64) - low
-    kept = (at >= 0) & (at < span)
-    kept[kept] = flies[at[kept]]
+    at = np.minimum(np.searchsorted(number, said["job"]), span - 1)
+    kept = jobs["flies"][at] & (number[at] == said["job"])
     at, sign = at[kept], said["sign"][kept]
     time, first = said["time"][kept].view(np.int64), said["first"][kept].view(np.int64)
     shown, is_open = np.zeros((2, span), dtype=np.bool_)
@@ -254,17 +247,17 @@ def _find_flights(connection: duckdb.DuckDBPyConnection, host: str) -> int:
     ended = np.minimum(over, began + np.where(shown, int(PREPARATION_S * _NS), int(UNSEEN_S * _NS)))
     contested = np.flatnonzero(_are_contested(connection, who, began, ended))
     if len(contested):
-        with _shown(connection, "contested", job=contested + low, began=began[contested]):
+        with _shown(connection, "contested", job=number[contested], began=began[contested]):
             later = _columns(connection, _LATER, {"host": host, "slot": SLOT.pattern})
-        np.minimum.at(ended, later["job"] - low, later["later"])
+        np.minimum.at(ended, np.searchsorted(number, later["job"]), later["later"])
     # A container ends after it began: only a job that waits for long can be over by that.
     waiting = np.flatnonzero(~is_open & (ended - began > int(SETTLE_S * _NS)))
     if len(waiting):
-        with _shown(connection, "waiting", job=waiting + low):
+        with _shown(connection, "waiting", job=number[waiting]):
             stops = _columns(connection, _STOPPED, {"host": host})
-        np.minimum.at(ended, stops["job"] - low, stops["stopped"] + int(SETTLE_S * _NS))
+        np.minimum.at(ended, np.searchsorted(number, stops["job"]), stops["stopped"] + int(SETTLE_S * _NS))
     flying = np.flatnonzero(began < ended)
-    facts = {"job": flying + low, "who": who[flying]}
+    facts = {"job": number[flying], "who": who[flying]}
     facts |= {"began": began[flying], "settled": settled[flying], "ended": ended[flying]}
     with _shown(connection, "found", **facts):
         connection.execute("CREATE OR REPLACE TEMP TABLE flight AS FROM found")
