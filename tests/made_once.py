@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from collector.eventlog import log
+from collector.eventlog import file
 from collector.eventlog.database import NEW_FILE, made_whole
 
-_make = log.EventLog._make
+_make = file.LogFile._make
 
 
 def _how_logs_are_made() -> tuple[object, ...]:
-    return log.migrate, *sorted(NEW_FILE.items())
+    return vars(file)["migrate"], *sorted(NEW_FILE.items())
 
 
 def share_commands() -> None:
@@ -29,11 +29,11 @@ def share_commands() -> None:
 
 def share_empty_log(folder: Path) -> None:
     """Let each new log be a copy of one that was made empty, where a test does not disturb how it is made."""
-    empty = log.EventLog(folder / "empty.duckdb")
+    empty = file.LogFile(folder / "empty.duckdb", wait=10.0)
     empty._make()
     usual = _how_logs_are_made()
 
-    def copy(wanted: log.EventLog) -> None:
+    def copy(wanted: file.LogFile) -> None:
         if _how_logs_are_made() != usual:
             return _make(wanted)
         try:
@@ -42,7 +42,7 @@ def share_empty_log(folder: Path) -> None:
         except OSError:
             _make(wanted)
 
-    log.EventLog._make = copy  # type: ignore[method-assign, assignment]
+    file.LogFile._make = copy  # type: ignore[method-assign, assignment]
 
 
 def once_for_all_workers(folders: pytest.TempPathFactory, name: str, make: Callable[[], Path]) -> Path:

@@ -22,7 +22,8 @@ import duckdb
 
 from collector.eventlog.database import AUTOLOAD_OFF
 from collector.eventlog.identity import key_named, known_hosts, not_there
-from collector.eventlog.log import EventLog, migrate
+from collector.eventlog.log import EventLog
+from collector.eventlog.migration import migrate
 from collector.eventlog.schema import BASE, IDENTITY_VERSION, MIGRATIONS, SCHEMA_VERSION
 from collector.eventlog.sql import sql_text
 from collector.model.errors import LogError, LogFullError, UsageError

@@ -23,9 +23,11 @@ import duckdb
 
 from collector.eventlog import identity
 from collector.eventlog.database import AUTOLOAD_OFF
-from collector.eventlog.log import EventLog, upgrade
-from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION, STORED_KEY, TABLES_VERSION, table_of_events
+from collector.eventlog.log import EventLog
+from collector.eventlog.migration import upgrade
+from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION, STORED_KEY, TABLES_VERSION
 from collector.eventlog.sql import sql_text
+from collector.eventlog.views import table_of_events
 from collector.model.errors import LogError
 from collector.model.events import Kind
 from collector.model.units import format_count
@@ -432,7 +434,7 @@ def _show_jobs(connection: duckdb.DuckDBPyConnection, scan: str, host: str, *, h
 
 
 def _are_true(connection: duckdb.DuckDBPyConnection, found: list[_Part]) -> bool:
-    """Whether no time of parts that are shown in place needs `collector.eventlog.schema.true_times`.
+    """Whether no time of parts that are shown in place needs `collector.eventlog.views.true_times`.
 
     What that looks through all events for is here known from the parts' statistics.
     """

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import duckdb
 
 from collector.eventlog import compaction
-from collector.eventlog.schema import table_of_events, true_times
 from collector.eventlog.sql import sql_list
+from collector.eventlog.views import table_of_events, true_times
 from collector.model.events import Kind
 from collector.model.untrusted import LAST_NS
 

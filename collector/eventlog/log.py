@@ -1,8 +1,4 @@
-"""The event log: appends, reads, and the only module that opens DuckDB files.
-
-No process keeps the file open: a writer shuts out readers and a reader shuts out writers, so each
-opens it for as long as its work needs, and waits its turn.
-"""
+"""The event log: appends and reads."""
 
 from __future__ import annotations
 
@@ -18,36 +14,18 @@ from typing import Any
 import duckdb
 
 from collector.eventlog import compaction, experience, hourly, identity
-from collector.eventlog.database import (
-    check_functions,
-    in_one_line,
-    is_locked,
-    is_stub,
-    made_whole,
-    open_database,
-    refuse_special,
-    state_of,
-)
-from collector.eventlog.pace import LOOK_S, rest
-from collector.eventlog.rows import attribute_old_events, insert, unseen
-from collector.eventlog.schema import (
-    COLUMNS,
-    FINGERPRINT,
-    FUNCTIONS,
-    JOBS_VERSION,
-    MIGRATIONS,
-    SCHEMA_VERSION,
-    TABLES,
-    VIEWS,
-)
+from collector.eventlog.file import LogFile
+from collector.eventlog.migration import version_of
+from collector.eventlog.pace import rest
+from collector.eventlog.rows import insert, unseen
+from collector.eventlog.schema import SCHEMA_VERSION
 from collector.eventlog.settings import goes_on_from, job_details
 from collector.eventlog.views import show
 from collector.model.advice import how_to_get_log
-from collector.model.backoff import Backoff
-from collector.model.errors import LogBusyError, LogError
+from collector.model.errors import LogError
 from collector.model.events import Event
 from collector.model.job_details import JobDetails, cut_down
-from collector.model.untrusted import LAST_NS, whole
+from collector.model.untrusted import LAST_NS
 
 logger = logging.getLogger(__name__)
 
@@ -57,14 +35,9 @@ METRICS = "metrics"
 """The source of events under which `collector.queries.tally` stores how far it has come."""
 # Errors of folding in a file that is sound and has space.
 _UNFOLDABLE = (duckdb.DataError, duckdb.ProgrammingError, duckdb.InternalError, duckdb.OutOfMemoryException)
-_LAST_VERSION = 10**9
-_FIRST_RETRY_S = 0.01
-# Logs as this process found or left them. To ask DuckDB for versions, tables and functions takes longer than to open
-# a file, so it is asked again only when somebody else has written to it.
-_LEFT: dict[Path, tuple[object, ...] | None] = {}
 
 
-class EventLog:
+class EventLog(LogFile):
     """An append-only log of events in a DuckDB file.
 
     Args:
@@ -74,16 +47,14 @@ class EventLog:
     """
 
     def __init__(self, path: Path, host: str | None = None, wait: float = 10.0) -> None:
-        self.path = path
+        super().__init__(path, wait)
         self._host = self._given = host
-        self.wait = wait
         # Which job details all writers keep from the next append on; None: the same as so far.
         self.job_details: JobDetails | None = None
         # The number of the last event that this object appended.
         self._newest = 0
         # The number of the event at which the next fold is due, and up to when uses are folded, UTC nanoseconds.
         self._due = self._folded = 0
-        self._checked: tuple[int, int] | None = None
         self._shared: duckdb.DuckDBPyConnection | None = None
 
     @property
@@ -99,14 +70,6 @@ class EventLog:
     def forget_host(self) -> None:
         """Look up again which host's log this is: the file was replaced."""
         self._host = self._given
-
-    def exists(self) -> bool:
-        """Whether there is a log; the stub that a full disk leaves is none. Raises LogError if one may not look."""
-        with in_one_line(self.path):
-            if not self.path.exists():
-                return False
-            refuse_special(self.path)
-            return not is_stub(self.path)
 
     def append(self, events: Sequence[Event], mark: tuple[str, str] | None = None) -> int:
         """Store the events that are not stored yet, in order, all or none; return how many were new.
@@ -189,7 +152,7 @@ class EventLog:
         """A read-only connection; close it soon: nobody can append while it is open.
 
         No event it shows is later than now, or than a later event recorded after the clock was set back; see
-        `collector.eventlog.schema.true_times`.
+        `collector.eventlog.views.true_times`.
 
         Args:
             reachable: the only folder in which queries may read and write files; None: none.
@@ -207,7 +170,7 @@ class EventLog:
         self.require()
         parallel = whole_since is None
         with self._opened(read_only=True, reachable=reachable, parallel=parallel, memory=memory) as connection:
-            if self._is_as_left() or _version(connection, self.path) == SCHEMA_VERSION:
+            if self._is_as_left() or version_of(connection, self.path) == SCHEMA_VERSION:
                 yield self._prepared(connection, as_recorded=as_recorded, whole_since=whole_since)
                 return
         with self._opened(read_only=False):
@@ -308,20 +271,6 @@ class EventLog:
         with self.reading(as_recorded=as_recorded, whole_since=whole_since) as connection:
             return connection.execute(sql, parameters).fetchall()
 
-    def verify(self) -> None:
-        """Read all that the log holds, whose blocks have checksums: an append reads only what it needs.
-
-        Raises:
-            LogDamagedError: something cannot be read.
-            LogBusyError, LogError: see `append`.
-        """
-        if not self.exists():
-            return
-        with self._opened(read_only=True, parallel=True) as connection:
-            found = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-            for table in sorted(TABLES & found):
-                connection.execute(f"SELECT bit_xor(hash(COLUMNS(*))) FROM {table}").fetchall()
-
     def fold(self, until_ns: int) -> int:
         """Fold how images were used up to a time, piece by piece; returns how far it got, both UTC nanoseconds.
 
@@ -354,11 +303,6 @@ class EventLog:
             newest = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0][0]
             return newest >= self._newest and goes_on_from(connection, file)
 
-    def settle(self) -> None:
-        """Move everything into the file itself, at this version. Raises LogError."""
-        with self._opened(read_only=False) as connection:
-            connection.execute("CHECKPOINT")
-
     def forget_folded(self) -> None:
         """Drop what is folded: coming appends fold it from the events again. Raises LogError."""
         with self._opened(read_only=False) as connection:
@@ -367,171 +311,3 @@ class EventLog:
             connection.execute("DELETE FROM position WHERE source = ?", [METRICS])
             connection.commit()
         self._due = 0
-
-    def has_current_views(self) -> bool:
-        """Whether the views in the file are those of this program, or will be: reading brings an older file up to date.
-
-        Raises as `reading` does.
-        """
-        with self._opened(read_only=True) as connection:
-            return _version(connection, self.path) < SCHEMA_VERSION or _fingerprint(connection) == FINGERPRINT
-
-    def schema_version(self) -> int:
-        """The schema version of the file. Raises as `reading` does."""
-        with self._opened(read_only=True) as connection:
-            return _version(connection, self.path)
-
-    @contextmanager
-    def _opened(
-        self, *, read_only: bool, reachable: Path | None = None, parallel: bool = False, memory: str | None = None
-    ) -> Iterator[duckdb.DuckDBPyConnection]:
-        with in_one_line(self.path):
-            if not read_only and not self.exists():
-                self._make()
-            connection = self._connect(read_only=read_only, reachable=reachable, parallel=parallel, memory=memory)
-            try:
-                is_sound = self._is_as_left() or self._examine(connection, read_only=read_only)
-                yield connection
-            finally:
-                connection.close()
-            if is_sound and not read_only:
-                _LEFT[self.path] = state_of(self.path)
-
-    def _make(self) -> None:
-        """Create an empty log: a full disk gets no log rather than part of one."""
-        with made_whole(self.path) as fresh, open_database(fresh, read_only=False) as connection:
-            migrate(connection, self.path)
-
-    def _is_as_left(self) -> bool:
-        """Whether nobody has written to the file since this process found or left it sound."""
-        state = state_of(self.path)
-        return state is not None and _LEFT.get(self.path) == state
-
-    def _examine(self, connection: duckdb.DuckDBPyConnection, *, read_only: bool) -> bool:
-        """Whether an open log is of this program's version, with its views, to which one open for writing is brought.
-
-        Raises:
-            LogError: it is no log, or a newer program's.
-        """
-        self._check(connection)
-        if not read_only:
-            migrate(connection, self.path)
-        version = _version(connection, self.path)
-        if version > SCHEMA_VERSION:
-            raise newer(self.path, version)
-        if version < SCHEMA_VERSION:
-            return False
-        check_tables(connection, self.path)
-        is_sound = _fingerprint(connection) == FINGERPRINT
-        if is_sound and read_only:
-            _LEFT[self.path] = state_of(self.path)
-        return is_sound
-
-    def _check(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Once for each file: check that it holds nothing but data."""
-        found = self.path.stat()
-        if self._checked != (found.st_dev, found.st_ino):
-            check_functions(connection, self.path, FUNCTIONS)
-            self._checked = (found.st_dev, found.st_ino)
-
-    def _connect(
-        self, *, read_only: bool, reachable: Path | None, parallel: bool, memory: str | None = None
-    ) -> duckdb.DuckDBPyConnection:
-        deadline = time.monotonic() + self.wait
-        waits = Backoff(_FIRST_RETRY_S, LOOK_S)
-        while True:
-            try:
-                before = self.path.stat().st_ino
-                connection = open_database(
-                    self.path, read_only=read_only, reachable=reachable, parallel=parallel, memory=memory
-                )
-                if self.path.stat().st_ino == before:
-                    return connection
-                # It was rewritten in between: whoever held the old file would append to what is no longer there.
-                connection.close()
-            except duckdb.IOException as error:
-                if not is_locked(error):
-                    raise
-                delay = waits.next()
-                if time.monotonic() + delay > deadline:
-                    raise LogBusyError(
-                        f"event log {self.path} has been held by another process for {self.wait:g} s: "
-                        "end that process (`fuser` names it) or try again later"
-                    ) from None
-            time.sleep(delay)
-
-
-def migrate(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Bring an open log to this program's schema version and views, in one transaction.
-
-    Raises:
-        LogError: the log is of a newer version, or a DuckDB file with other tables.
-    """
-    version = _version(connection, path)
-    if version > SCHEMA_VERSION:
-        raise newer(path, version)
-    if version == SCHEMA_VERSION and _fingerprint(connection) == FINGERPRINT:
-        return
-    if version == 0 and connection.execute("SELECT 1 FROM duckdb_tables() LIMIT 1").fetchall():
-        raise LogError(f"{path} is a DuckDB file of something else: name another with --log")
-    connection.begin()
-    connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
-    upgrade(connection, version)
-    connection.execute(VIEWS)
-    connection.execute("DELETE FROM schema_version")
-    connection.execute("INSERT INTO schema_version VALUES (?, ?)", [SCHEMA_VERSION, FINGERPRINT])
-    connection.commit()
-
-
-def upgrade(connection: duckdb.DuckDBPyConnection, version: int) -> None:
-    """Bring the tables of an open log from a schema version to this program's; not its views, which files hold."""
-    for statements in MIGRATIONS[version:]:
-        connection.execute(statements)
-    if 0 < version < JOBS_VERSION:
-        attribute_old_events(connection)
-
-
-def check_tables(connection: duckdb.DuckDBPyConnection, path: Path, database: str | None = None) -> None:
-    """Check that a log of this schema version holds its own tables, not views or tables that only look like them.
-
-    Args:
-        connection: the connection on which it is open.
-        path: its file.
-        database: its name there; None: the connection's own database.
-    """
-    of_tables = "FROM duckdb_tables() WHERE database_name = coalesce($1, current_database()) AND schema_name = 'main'"
-    found = {name for (name,) in connection.execute(f"SELECT table_name {of_tables}", [database]).fetchall()}
-    if not found >= TABLES:
-        missing = ", ".join(sorted(TABLES - found))
-        raise LogError(f"{path} is not an event log (no table {missing}): name another with --log")
-    sql = (
-        "SELECT table_name, column_name, data_type, is_nullable FROM duckdb_columns()"
-        " WHERE database_name = coalesce($1, current_database()) AND schema_name = 'main'"
-    )
-    if other := COLUMNS.difference(connection.execute(sql, [database]).fetchall()):
-        table, column, *_ = min(other)
-        raise LogError(f"{path} is not an event log (column {column} of table {table}): name another with --log")
-
-
-def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
-    found = connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'schema_version'").fetchall()
-    if not found:
-        return 0
-    version = whole(connection.execute("SELECT max(version) FROM schema_version").fetchall()[0][0], 1, _LAST_VERSION)
-    if version is None:
-        raise LogError(f"{path} is not an event log (no schema version): name another with --log")
-    return version
-
-
-def _fingerprint(connection: duckdb.DuckDBPyConnection) -> str | None:
-    """Which views a log of this schema version holds; None: not known."""
-    found = connection.execute("SELECT max(views) FROM schema_version").fetchall()[0][0]
-    return None if found is None else str(found)
-
-
-def newer(path: Path, version: int) -> LogError:
-    """The error for a log that a newer program wrote."""
-    return LogError(
-        f"event log {path} has schema version {version}, this program knows {SCHEMA_VERSION}: "
-        "install the newer docker-hindsight that wrote it"
-    )

@@ -33,12 +33,14 @@ from collector.eventlog.database import (
     is_locked,
     wal_path,
 )
-from collector.eventlog.log import EventLog, check_tables, migrate
+from collector.eventlog.log import EventLog
+from collector.eventlog.migration import check_tables, migrate
 from collector.eventlog.pace import Pace, rest
 from collector.eventlog.rows import insert
-from collector.eventlog.schema import FOLDED, FUNCTIONS, HOURLY, STORED_KEY
+from collector.eventlog.schema import FOLDED, HOURLY, STORED_KEY
 from collector.eventlog.settings import note_rewriting
 from collector.eventlog.sql import sql_text
+from collector.eventlog.view_definitions import FUNCTIONS
 from collector.model.errors import LogBusyError, LogFullError
 from collector.model.events import Event
 from collector.model.paths import real_path

@@ -26,7 +26,8 @@ from collector.eventlog.database import (
     wal_path,
 )
 from collector.eventlog.header import repair
-from collector.eventlog.log import EventLog, migrate, newer
+from collector.eventlog.log import EventLog
+from collector.eventlog.migration import migrate, newer
 from collector.eventlog.rows import insert
 from collector.eventlog.schema import BASE, MIGRATIONS, SCHEMA_VERSION, TABLES
 from collector.eventlog.settings import incomplete_until

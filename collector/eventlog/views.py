@@ -10,8 +10,8 @@ from typing import Any, cast
 import duckdb
 
 from collector.eventlog import compaction
-from collector.eventlog.schema import TEMPORARY_VIEWS, table_of_events, true_times
-from collector.eventlog.sql import sql_list
+from collector.eventlog.sql import sql_list, sql_text
+from collector.eventlog.view_definitions import TEMPORARY_VIEWS
 from collector.model.events import CONTAINERS, Kind
 from collector.model.untrusted import LAST_NS
 
@@ -125,3 +125,42 @@ def show(
         return connection
     summed = "" if after is None or whole_since_ns is None else compaction.sums(table, after)
     return cast("duckdb.DuckDBPyConnection", _OnDemand(connection, _VIEWS | _by_name(summed)))
+
+
+def table_of_events(connection: duckdb.DuckDBPyConnection) -> str:
+    """SQL of the table that holds all events of an open log as they were recorded."""
+    (database,) = connection.execute("SELECT current_database()").fetchall()[0]
+    return f'"{database.replace(chr(34), chr(34) * 2)}".main.event'
+
+
+def true_times(connection: duckdb.DuckDBPyConnection, now_ns: int, events: str, kept: str) -> str:
+    """SQL of events no later than they can have been; the same where they all are.
+
+    The order of events is that of their numbers. What was recorded before the clock was set back had happened by
+    then, whatever time it carries; and nothing has happened later than now. The table keeps the times as recorded.
+
+    Args:
+        connection: the open log.
+        now_ns: what time it is, UTC nanoseconds.
+        events: SQL of the events as they were recorded.
+        kept: SQL of some of these events: every one about the clock, and the latest, at least.
+    """
+    rows = connection.execute(
+        f"SELECT host, seq, epoch_ns(time) FROM {kept} WHERE kind = '{Kind.CLOCK_SET_BACK}' ORDER BY seq DESC"
+    ).fetchall()
+    latest = connection.execute(f"SELECT epoch_ns(max(time)) FROM {kept}").fetchall()[0][0]
+    if latest is None or (latest <= now_ns and not rows):
+        return events
+    bounds = [f"make_timestamp_ns({now_ns})"]
+    reached: dict[str, int] = {}
+    for host, seq, set_ns in rows:
+        if set_ns < reached.get(host, now_ns):
+            reached[host] = set_ns
+            before = f"seq < {seq} AND host = {sql_text(host)}"
+            bounds.append(f"CASE WHEN {before} THEN make_timestamp_ns({set_ns}) ELSE time END")
+    latest_possible = ", ".join(bounds)
+    # DuckDB's `least` passes over NULL: what has no beginning must not get one.
+    return (
+        f"(SELECT * REPLACE (least(time, {latest_possible}) AS time,"
+        f" CASE WHEN began IS NOT NULL THEN least(began, {latest_possible}) END AS began) FROM {events})"
+    )

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from collector.eventlog.log import ONLY_KEPT, EventLog
-from collector.eventlog.schema import table_of_events
 from collector.eventlog.sql import sql_list
+from collector.eventlog.views import table_of_events
 from collector.model.jobs import HELPER_ROLES
 from collector.model.untrusted import LAST_NS
 from collector.queries.pulls import Pull, PullKind, read_pulls

@@ -10,9 +10,8 @@ from typing import Any
 import duckdb
 
 from collector.eventlog.log import ONLY_KEPT, EventLog
-from collector.eventlog.schema import table_of_events
 from collector.eventlog.sql import sql_list
-from collector.eventlog.views import show_wholly
+from collector.eventlog.views import show_wholly, table_of_events
 from collector.model.errors import UsageError
 from collector.model.events import CONTAINERS, Kind, with_effect
 from collector.model.origin import Origin

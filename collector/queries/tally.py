@@ -113,7 +113,7 @@ class Tally:
                 self._happened_by(set_ns / _NS)
 
     def _happened_by(self, time: float) -> None:
-        """All so far has happened by a time, UTC seconds, whatever the clock showed: see `schema.true_times`."""
+        """All so far has happened by a time, UTC seconds, whatever the clock showed: see `views.true_times`."""
         self.last_use = {image: min(used, time) for image, used in self.last_use.items()}
         self.last_prune = self.last_prune and min(self.last_prune, time)
         self.costs.happened_by(time)

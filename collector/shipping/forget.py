@@ -20,8 +20,8 @@ from collector.eventlog.forget import NAMELESS
 from collector.eventlog.identity import KnownHost, known_hosts
 from collector.eventlog.log import EventLog
 from collector.eventlog.rewrite import Change
-from collector.eventlog.schema import sql_names_in
 from collector.eventlog.sql import sql_text
+from collector.eventlog.view_definitions import sql_names_in
 from collector.shipping import parts
 from collector.shipping.leftovers import remove_unnamed
 from collector.shipping.parts import Manifest, Name

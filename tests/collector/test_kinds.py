@@ -11,7 +11,7 @@ import pytest
 
 from collector.eventlog.database import open_database
 from collector.eventlog.log import EventLog
-from collector.eventlog.schema import VIEWS
+from collector.eventlog.view_definitions import VIEWS
 from collector.eventlog.views import show
 from collector.model.events import COUNTED, LIVE, USES, WATCHING, Event, Kind
 from collector.model.jobs import ci_job

@@ -18,7 +18,8 @@ import duckdb
 import pytest
 
 from collector.eventlog.forget import forget_image
-from collector.eventlog.log import EventLog, migrate
+from collector.eventlog.log import EventLog
+from collector.eventlog.migration import migrate
 from collector.eventlog.schema import COLUMNS, MIGRATIONS, SCHEMA_VERSION, STORED_KEY
 from collector.model import advice
 from collector.model.advice import how_to_get_log
@@ -485,7 +486,7 @@ def test_a_log_is_made_whole_or_not_at_all(log: EventLog, monkeypatch: pytest.Mo
         raise duckdb.IOException("Could not write file: No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("collector.eventlog.log.migrate", full)
+        patch.setattr("collector.eventlog.file.migrate", full)
         with pytest.raises(LogFullError):
             log.append([Event(1, Kind.GAP)])
         assert list(log.path.parent.iterdir()) == []

@@ -23,7 +23,7 @@ import pruner.cli
 from analyzer.trace.shipped import ShippedLog
 from collector.daemon.presence import Presence
 from collector.eventlog.log import EventLog
-from collector.eventlog.schema import VIEWS
+from collector.eventlog.view_definitions import VIEWS
 from collector.model.events import Event, Kind
 from collector.monitoring.host_page import HostPage
 from collector.monitoring.metrics import Live, Metrics

@@ -183,7 +183,7 @@ def test_what_is_not_damaged_is_never_set_aside(log: EventLog, whole: bytes, tmp
     odd.append([Event(1, Kind.GAP, began_ns=1)])
     with pytest.MonkeyPatch.context() as patch:
         error = duckdb.IOException(f'Cannot open file "{odd.path}": Input/output error')
-        patch.setattr("collector.eventlog.log.open_database", lambda *_, **__: (_ for _ in ()).throw(error))
+        patch.setattr("collector.eventlog.file.open_database", lambda *_, **__: (_ for _ in ()).throw(error))
         with pytest.raises(LogError, match="cannot be used") as caught:
             odd.verify()
         assert not isinstance(caught.value, LogDamagedError)
