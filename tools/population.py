@@ -1,4 +1,4 @@
-"""Fits the rates from which a forecast starts, and writes them: `pruner/state/population.py`.
+"""Fits the rates from which a forecast starts, and writes them: `pruner/state/population.json`.
 
 ``python tools/population.py``, from the project's folder. Sixteen synthetic hosts (`bench._synthetic`, as
 `bench.orders` has them, with other seeds) count a thousand returns each, the shipped year four thousand.
@@ -12,6 +12,7 @@ first days and nothing of images never used: see `MARGINS` for what holds there.
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ from pruner.policy.orders import ORDERS
 from pruner.policy.policy import Policy, Space
 from pruner.state.learning import AGES, CHANCES, DISCOUNT, STAGES, TIMES, typical_idle
 
-TARGET = Path(__file__).parents[1] / "pruner" / "state" / "population.py"
+TARGET = Path(__file__).parents[1] / "pruner" / "state" / "population.json"
 FIRST_SEEDS = (1000, 1100)
 HOST_RETURNS, YEAR_RETURNS = 1000.0, 4000.0
 # Where nothing is known at all; and returns that the rate of a coarser situation is worth.
@@ -54,16 +55,6 @@ MARGINS = (
     {_CHANCE, _RECENT, _OFTEN},
     {_CHANCE, _RECENT, _OFTEN, _STAGE},
 )
-_HEAD = '''"""Rates of return from which a forecast starts. Made by `python tools/population.py`; see there how."""
-
-# fmt: off
-'''
-_TABLES = {
-    "BY_AGE": "Per age: returns per idle time so far.",
-    "BY_STAGE": "Per age, then stage: the rate relative to that of the age.",
-    "BY_HABIT": "Per age, then habit, then stage: the rate relative to that of the age and stage.",
-    "BY_USE": "Per chance as forecast, stage, use count, and recent uses of the repository: thousandths of it.",
-}
 
 
 def histories() -> Iterator[tuple[Trace, float]]:
@@ -163,20 +154,16 @@ def _shrunk(
 
 
 def text(tables: dict[str, NDArray[Any]]) -> str:
-    """The whole file."""
-    parts = []
-    for name, meaning in _TABLES.items():
-        rows = pformat(_rounded(tables[name].tolist()), width=118, compact=True)
-        of = "int" if tables[name].dtype == np.int64 else "float"
-        kind = "tuple[" * tables[name].ndim + of + ", ...]" * tables[name].ndim
-        parts.append(f'{name}: {kind} = \\\n{rows}\n"""{meaning}"""\n')
-    return _HEAD + "".join(parts)
+    """The whole file; the numbers of a line stand together."""
+    rounded = {name: _rounded(table.tolist()) for name, table in tables.items()}
+    lines = (f"{json.dumps(name)}:\n{pformat(rows, width=118, compact=True)}" for name, rows in rounded.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _rounded(value: Any) -> Any:
-    """To two digits, whole if there are more, lists as tuples."""
+    """To two digits, whole if there are more."""
     if isinstance(value, list):
-        return tuple(map(_rounded, value))
+        return list(map(_rounded, value))
     return value if isinstance(value, int) else float(f"{value:.2g}")
 
 
