@@ -223,7 +223,6 @@ def _replay(prune: RecordedPrune, policy: Policy, cut: EventLog) -> Plan:
         images=number(images),
         disk=disk,
         now=now,
-        blind_until=history.blind_until,
         coverage=history.coverage,
         holds={entry["image"]: hold for entry in facts["images"] if (hold := _hold(entry)) is not None},
         learned=learned,

@@ -202,7 +202,7 @@ class ImageStages:
             order,
             [int(reason) for reason in held],
             [policy.protects(image.names) is not None for image in self._images],
-            [recent_use(image.last_use, inventory.blind_until, policy.age) for image in self._images],
+            [recent_use(image.last_use, inventory.coverage.blind_until, policy.age) for image in self._images],
             inventory.now - min_age,
             inventory.now - policy.allowlist_idle,
             (target[0] - shortage.bytes, target[1] - shortage.inodes),

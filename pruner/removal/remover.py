@@ -186,26 +186,19 @@ class Remover:
 
     def _remove_refused(self, row: ListedImage, refused: EngineRefusedError) -> None:
         """Remove an image that engines do not remove by its ID alone, though nobody uses it; else raise."""
-        if _BUILT_UPON in refused.explanation:
-            # Without a name it goes with what was built on it.
-            for reference in row.references:
-                self._engine.remove_image(reference)
-        elif _SEVERAL_NAMES in refused.explanation:
+        built_upon, names = _BUILT_UPON in refused.explanation, row.references
+        if _SEVERAL_NAMES in refused.explanation:
             # A digest of another repository counts as a name of its own.
             repositories = set(map(repository, row.references))
-            for digest in row.digests:
-                if repository(digest) not in repositories:
-                    self._engine.remove_image(digest)
-            if current_names(self._engine, row.image) is not None:
-                self._engine.remove_image(row.image)
-        elif _SEVERAL_TAGS in refused.explanation:
-            # Podman counts a digest that was pulled as a tag; one that is left alone does not hinder.
-            for reference in row.references:
-                self._engine.remove_image(reference)
-            if current_names(self._engine, row.image) is not None:
-                self._engine.remove_image(row.image)
-        else:
+            names = tuple(digest for digest in row.digests if repository(digest) not in repositories)
+        # Podman counts a digest that was pulled as a tag; one that is left alone does not hinder.
+        elif not built_upon and _SEVERAL_TAGS not in refused.explanation:
             raise refused
+        for name in names:
+            self._engine.remove_image(name)
+        # Without a name it goes with what was built on it.
+        if not built_upon and current_names(self._engine, row.image) is not None:
+            self._engine.remove_image(row.image)
 
     def _missing(self, image: Image, taken: Sequence[str]) -> tuple[str, ...]:
         """The names that an image lost to a removal that failed: an engine may take them before it refuses."""
@@ -276,28 +269,18 @@ class Remover:
         return [use.to_json() for use in uses]
 
     def _remove_container(self, container: Container) -> str | None:
-        now = self._container_now(container)
-        if now is None:
-            return "gone already"
-        if now.state not in STOPPED or now.held_by:
-            return f"it is {now.held_by or now.state} now"
-        if now.stopped_at > container.stopped_at:
-            return "it ran since the plan was made"
+        if (why := self._container_obstacle(container)) is not None:
+            return why
         # Its volumes stay: they are judged for themselves.
         self._own.add(container.container_id)
         self._engine.remove_container(container.container_id)
-        self.orphaned.update(now.volumes)
+        self.orphaned.update(container.volumes)
         return None
 
     def _empty_log(self, container: Container) -> str | None:
         """Empty the log of a container that is still stopped."""
-        now = self._container_now(container)
-        if now is None:
-            return "gone already"
-        if now.state not in STOPPED:
-            return f"it is {now.state} now"
-        if now.stopped_at > container.stopped_at:
-            return "it ran since the plan was made"
+        if (why := self._container_obstacle(container)) is not None:
+            return why
         try:
             flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             descriptor = os.open(container.log_path, flags)
@@ -315,13 +298,19 @@ class Remover:
             return f"its log {container.log_path} cannot be emptied: {error.strerror}"
         return None
 
-    def _container_now(self, container: Container) -> Container | None:
-        """The container as it is now; None if it has gone."""
+    def _container_obstacle(self, container: Container) -> str | None:
+        """Why a container must stay after all: what has changed since the plan was made."""
         if container.external:
             outside = self._engine.external_containers()
-            return next((external_container(one) for one in outside if one.container == container.container_id), None)
-        detail = self._engine.container_detail(container.container_id)
-        return None if detail is None else read_container(detail, container)
+            now = next((external_container(one) for one in outside if one.container == container.container_id), None)
+        else:
+            detail = self._engine.container_detail(container.container_id)
+            now = None if detail is None else read_container(detail, container)
+        if now is None:
+            return "gone already"
+        if now.state not in STOPPED or now.held_by:
+            return f"it is {now.held_by or now.state} now"
+        return "it ran since the plan was made" if now.stopped_at > container.stopped_at else None
 
     def _remove_volume(self, volume: Volume, made: Plan, watch: EventWatch) -> str | None:
         if any(volume.name in row.volumes for row in self._engine.containers()):

@@ -11,7 +11,7 @@ from collector.engine.protocol import Engine
 from collector.engine.stream import Reader, StreamEnded
 from collector.engine.translate import CONTAINER_VERBS, IMAGE_VERBS, VOLUME_VERBS, Translator
 from collector.model.errors import EngineError
-from collector.model.events import USES, Event, Kind
+from collector.model.events import USES, Kind
 from collector.model.jobs import ci_job
 from collector.model.references import aliases, all_aliases, bare_id
 from collector.model.untrusted import event_time_ns, mapping, strings, text
@@ -86,7 +86,7 @@ class EventWatch:
         asked_ns = self._last_ns if since_ns >= self._began_ns else since_ns
         raws = self._engine.buffered_events(asked_ns, time.time_ns())
         self._note_volumes(raws)
-        recent = [use for use in map(raw_use, raws) if use is not None]
+        recent = list(filter(None, map(raw_use, raws)))
         self._created.update(use.actor for use in recent if use.kind is Kind.CONTAINER_CREATED)
         called = names_of(image)
         return [
@@ -108,8 +108,8 @@ class EventWatch:
         return self._volumes.get(name, -1) >= since_ns
 
     def _note_volumes(self, raws: Iterable[Mapping[str, Any]]) -> None:
-        for use in filter(None, map(volume_use, raws)):
-            self._volumes[use.name] = max(self._volumes.get(use.name, 0), use.time_ns)
+        for name, time_ns in volume_uses(raws).items():
+            self._volumes[name] = max(self._volumes.get(name, 0), time_ns)
 
     def close(self) -> None:
         """Stop watching."""
@@ -120,14 +120,12 @@ class EventWatch:
             if isinstance(chunk, StreamEnded):
                 raise EngineError(f"the engine's events have ended ({chunk.reason}): nothing more is removed")
             self._note_volumes(chunk)
-            for raw in chunk:
-                use = raw_use(raw)
-                if use is not None:
-                    self._seen.append(use)
-                    if use.kind is Kind.CONTAINER_CREATED:
-                        self._created.add(use.actor)
-                    # Engines do not keep strictly to the order of time.
-                    self._last_ns = max(self._last_ns, min(use.time_ns, time.time_ns()) - _DISORDER_NS)
+            for use in filter(None, map(raw_use, chunk)):
+                self._seen.append(use)
+                if use.kind is Kind.CONTAINER_CREATED:
+                    self._created.add(use.actor)
+                # Engines do not keep strictly to the order of time.
+                self._last_ns = max(self._last_ns, min(use.time_ns, time.time_ns()) - _DISORDER_NS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,31 +159,23 @@ def raw_use(raw: Mapping[str, Any]) -> RawUse | None:
     kind = {"image": IMAGE_VERBS, "container": CONTAINER_VERBS}.get(text(raw.get("Type")), {}).get(action)
     if kind not in EVIDENCE:
         return None
-    said = (who, attributes.get("name"), attributes.get("image"), attributes.get("imageID"))
-    called = frozenset(written for name in said if text(name) for written in _called(text(name)))
+    name = text(attributes.get("name"))
+    said = filter(None, (who, name, text(attributes.get("image")), text(attributes.get("imageID"))))
+    # Each may be an ID, also cut short, or a reference.
+    called = frozenset(written for one in said for written in (*aliases(one), bare_id(one)))
     # One without a time that can be read has come just now.
-    time_ns = event_time_ns(raw) or time.time_ns()
-    return RawUse(time_ns, kind, who or text(attributes.get("name")), called, _job(attributes))
+    return RawUse(event_time_ns(raw) or time.time_ns(), kind, who or name, called, ci_job(strings(attributes), name))
 
 
-def _job(attributes: Mapping[str, Any]) -> str | None:
-    return ci_job(strings(attributes), text(attributes.get("name")))
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeUse:
-    """What one event of the engine says of a volume: its name, and when a container used it, UTC nanoseconds."""
-
-    name: str
-    time_ns: int
-
-
-def volume_use(raw: Mapping[str, Any]) -> VolumeUse | None:
-    """The use of a volume that an event of the engine shows; None if it shows none."""
-    if text(raw.get("Type")) != "volume" or text(raw.get("Action")) not in VOLUME_VERBS:
-        return None
-    name, time_ns = text(mapping(raw.get("Actor")).get("ID")), event_time_ns(raw)
-    return VolumeUse(name, time_ns) if name and time_ns else None
+def volume_uses(raws: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """When a container last mounted or unmounted each volume, UTC nanoseconds by name, as raw events show."""
+    found: dict[str, int] = {}
+    for raw in raws:
+        if text(raw.get("Type")) == "volume" and text(raw.get("Action")) in VOLUME_VERBS:
+            name, time_ns = text(mapping(raw.get("Actor")).get("ID")), event_time_ns(raw)
+            if name and time_ns:
+                found[name] = max(found.get(name, 0), time_ns)
+    return found
 
 
 def names_of(image: Image) -> frozenset[str]:
@@ -195,35 +185,24 @@ def names_of(image: Image) -> frozenset[str]:
     return all_aliases((*image.references, *image.digests, *image.names)) | short
 
 
-def _called(name: str) -> frozenset[str]:
-    """What an engine that says `name` may mean: an ID, also cut short, or a reference."""
-    return aliases(name) | {bare_id(name)}
-
-
-def recent_events(engine: Engine, since: float, until: float) -> list[Event]:
-    """Events that show a use and that the engine itself still remembers (its last 256 events), oldest first.
+def recent_uses(engine: Engine, since: float, until: float) -> dict[str, tuple[float, str]]:
+    """The newest use of each image that the engine itself still remembers (its last 256 events).
 
     Args:
         engine: the live engine.
         since: begin of the interval, UTC seconds.
         until: its end, UTC seconds.
 
+    Returns:
+        (time in UTC seconds, evidence) by image ID.
+
     Raises:
         EngineError: there is no engine.
     """
     translator = Translator(engine)
-    return [
-        event
+    return {
+        event.image: (event.time_ns / 1e9, EVIDENCE[event.kind])
         for raw in engine.buffered_events(int(since * 1e9), int(until * 1e9))
         for event in translator.translate(raw)
         if event.kind in EVIDENCE and event.image is not None
-    ]
-
-
-def recent_uses(engine: Engine, since: float, until: float) -> dict[str, tuple[float, str]]:
-    """As `recent_events`, the newest use of each image: (time in UTC seconds, evidence) by image ID."""
-    return {
-        event.image: (event.time_ns / 1e9, EVIDENCE[event.kind])
-        for event in recent_events(engine, since, until)
-        if event.image is not None
     }

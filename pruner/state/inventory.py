@@ -203,11 +203,6 @@ class HostRecord:
     unfinished: tuple[str, ...] = ()
     coverage: Coverage = field(default_factory=Coverage)
 
-    @property
-    def blind_until(self) -> float | None:
-        """End of the latest gap, the time before the log began being one; None: nothing was ever observed."""
-        return self.coverage.blind_until
-
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
@@ -217,7 +212,6 @@ class Inventory:
         images: in the order of first sight: the position is the image's number.
         disk: the file system that is decided on: that of the images, unless `disks` has several.
         now: when the state was read, UTC seconds.
-        blind_until: end of the latest gap in the history, UTC seconds.
         holds: what jobs in flight may need, by image ID.
         jobs: what the log knows of jobs, to ask the same again before each removal.
         warnings: what the decision has to do without, one line each.
@@ -236,7 +230,6 @@ class Inventory:
     images: tuple[Image, ...]
     disk: DiskSample
     now: float
-    blind_until: float | None = None
     holds: Mapping[str, Hold] = field(default_factory=dict)
     jobs: JobMemory = field(default_factory=JobMemory)
     warnings: tuple[str, ...] = ()

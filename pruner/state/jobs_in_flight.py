@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from collector.model.jobs import job_of, slot_of
@@ -113,14 +113,7 @@ class Hold:
 
     def to_json(self) -> dict[str, Any]:
         """As a recorded plan keeps it; the time in UTC seconds."""
-        return {
-            "job": self.job,
-            "began": self.began,
-            "container": self.container,
-            "why": self.why,
-            "firm": self.firm,
-            "likely": self.likely,
-        }
+        return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Hold:

@@ -228,9 +228,6 @@ class Habits(NamedTuple):
     recent: int = 0
 
 
-NO_HABITS = Habits()
-
-
 @dataclass(frozen=True, slots=True)
 class Experience:
     """All that a host's log teaches: habits by image ID, and what was learned up to the last midnight."""

@@ -43,12 +43,12 @@ from pruner.state.inventory import (
 from pruner.state.job_memory import RunnerPolicies, configured_policies, read_jobs
 from pruner.state.job_slots import free_slots
 from pruner.state.jobs_in_flight import JobMemory, held_for_jobs
-from pruner.state.learning import NO_HABITS, Experience, read_experience
+from pruner.state.learning import Experience, Habits, read_experience
 from pruner.state.questions import Questions
 from pruner.state.rates import read_rates
 from pruner.state.refusals import ItemId, Refusal, read_refusals
 from pruner.state.services import read_rollbacks
-from pruner.state.volumes import LoggedUses, read_logged_uses, read_volumes
+from pruner.state.volumes import LoggedUses, last_references, last_slots, read_volumes
 
 _NO_USAGE: dict[str, Any] = {}
 
@@ -123,7 +123,6 @@ def look(
         images=number(images),
         disk=disks[0],
         now=now,
-        blind_until=history.blind_until,
         holds=held_for_jobs(listed, images, jobs, now, stop_times(containers)),
         jobs=jobs,
         warnings=(*warnings(history, log, policy, now), *unknown_origins(images, policy), *questions.faults),
@@ -188,7 +187,7 @@ def read_log(
             with_min_age(policy, log, now),
             read_history(log),
             read_jobs(log, now, config, listed),
-            read_logged_uses(log),
+            LoggedUses(last_slots(log), last_references(log)),
             read_refusals(log, now),
             read_rollbacks(log, now, policy.rollback_grace),
             read_experience(log, now) if learn and policy.order in LEARNING_ORDERS else None,
@@ -223,7 +222,7 @@ def with_learning(inventory: Inventory, log: EventLog | None, policy: Policy) ->
 
 def _with_experience(inventory: Inventory, experience: Experience, policy: Policy) -> Inventory:
     """The state with each image's habits, and with what was learned here, beside what other hosts learned."""
-    images = [with_habits(image, experience.habits.get(image.image_id, NO_HABITS)) for image in inventory.images]
+    images = [with_habits(image, experience.habits.get(image.image_id, Habits())) for image in inventory.images]
     known = replace(inventory, images=tuple(images), learned=experience.learned)
     if not policy.rates:
         return known

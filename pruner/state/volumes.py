@@ -16,7 +16,7 @@ from collector.model.jobs import SLOT, slot_of
 from collector.model.observation import ListedContainer
 from collector.model.times import parse_rfc3339
 from collector.model.untrusted import mapping, objects, past_seconds, size, strings, text, whole
-from pruner.state.event_watch import volume_use
+from pruner.state.event_watch import volume_uses
 from pruner.state.inventory import Volume
 
 _TYPE = "com.gitlab.gitlab-runner.type"
@@ -39,11 +39,6 @@ class LoggedUses:
 
     slots: Mapping[str, float] = field(default_factory=dict)
     references: Mapping[str, float] = field(default_factory=dict)
-
-
-def read_logged_uses(log: EventLog) -> LoggedUses:
-    """What the log shows of the use of volumes. Raises LogError."""
-    return LoggedUses(last_slots(log), last_references(log))
 
 
 def read_volumes(
@@ -72,7 +67,8 @@ def read_volumes(
     """
     holders = Counter(name for row in listed for name in row.volumes)
     reported = {text(row.get("Name")): mapping(row.get("UsageData")) for row in objects(usage.get("Volumes"))}
-    recent = recent_volume_uses(engine)
+    # Podman has no such events.
+    recent = {} if engine.keeps_events else volume_uses(engine.buffered_events(_EVER_NS, time.time_ns()))
     orphans = frozenset(orphaned)
     found = []
     for row in sorted(engine.volumes(), key=lambda row: text(row["Name"])):
@@ -84,7 +80,7 @@ def read_volumes(
             (_changed(row.get("Mountpoint")), "its folder changed"),
             (logged.slots.get(slot_of(name) or "", 0.0), "a job of its slot ran"),
             (logged.references.get(name, 0.0), "a container referred to it"),
-            (recent.get(name, 0.0), "a container used it"),
+            (recent.get(name, 0) / 1e9, "a container used it"),
         )
         found.append(
             Volume(
@@ -153,21 +149,6 @@ WITH named AS (
 SELECT volume, epoch_ns(max(time)) / 1e9 FROM named JOIN event USING (container)
 WHERE host = $host AND volume IS NOT NULL GROUP BY volume
 """
-
-
-def recent_volume_uses(engine: Engine) -> dict[str, float]:
-    """When each volume was last mounted or unmounted, UTC seconds, as far as the engine remembers.
-
-    Podman has no such events. Raises EngineError.
-    """
-    if engine.keeps_events:
-        return {}
-    found: dict[str, float] = {}
-    for raw in engine.buffered_events(_EVER_NS, time.time_ns()):
-        use = volume_use(raw)
-        if use is not None:
-            found[use.name] = max(found.get(use.name, 0.0), use.time_ns / 1e9)
-    return found
 
 
 def _changed(path: Any) -> float:

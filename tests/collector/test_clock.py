@@ -120,7 +120,7 @@ def test_nothing_in_a_log_is_later_than_now_for_whoever_reads_it(tmp_path: Path)
     log.append([Event(set_back, Kind.CLOCK_SET_BACK), Event(now - 60 * S, Kind.DISK_SAMPLED, bytes=5)])
     history = read_history(log)
     assert history.images["sha256:b"].last_use == pytest.approx(set_back / S)
-    assert history.blind_until == pytest.approx(set_back / S)
+    assert history.coverage.blind_until == pytest.approx(set_back / S)
     found = status(log)
     assert found.free_bytes == 5
     assert (found.first_event or 0) < now / S
