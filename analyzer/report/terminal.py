@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
+from itertools import chain
 from typing import Any
 
 import typer
@@ -46,11 +47,13 @@ def print_results(trace: Trace, results: Sequence[Result], output: Output, notes
         print_table(trace, results, notes)
 
 
-def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:
+def print_csv(rows: Iterable[Mapping[str, Any]]) -> None:
     """Print rows with equal columns, at least one, as CSV."""
-    writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]), lineterminator="\n")
+    rest = iter(rows)
+    first = next(rest)
+    writer = csv.DictWriter(sys.stdout, fieldnames=list(first), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(chain((first,), rest))
 
 
 def print_heading(trace: Trace, compulsory_bytes: int, notes: Sequence[str] = ()) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import typer
@@ -20,8 +21,36 @@ from collector.terminal import console
 
 _FRONT = "*: no other policy of the grid is as good in bytes, incidents, free space and losses, and better in one."
 _MARKS = {(False, False): "", (True, False): "*", (False, True): "R", (True, True): "* R"}
-Row = tuple[str, Result, bool, bool]
-"""A host, a result on it, whether no other beats it, whether its policy is recommended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A result on a host.
+
+    Attributes:
+        host: the host's name; empty: it is the only one.
+        result: the result.
+        best: whether no other beats it.
+        recommended: whether its policy is recommended.
+        marked: whether that is shown.
+    """
+
+    host: str
+    result: Result
+    best: bool
+    recommended: bool
+    marked: bool = True
+
+    @property
+    def mark(self) -> str:
+        """What marks it in a table."""
+        return _MARKS[self.best, self.recommended]
+
+    def to_json(self) -> dict[str, Any]:
+        """Its figures, made when they are printed: those of a thousand hosts take more memory than to find them."""
+        host = {"host": self.host} if self.host else {}
+        marks = {"pareto": self.best, "recommended": self.recommended} if self.marked else {}
+        return {**host, **self.result.to_json(), **marks}
 
 
 def print_sweep(
@@ -43,12 +72,12 @@ def print_sweep(
         proposal: what is recommended of them; None: that was not asked.
         front_only: whether to show the marked ones only.
     """
-    rows = _rows(trace.host, results, proposal, front_only=front_only)
+    rows = _rows("", results, proposal, front_only=front_only)
     notes = contradicting(left_out)
     if output is Output.JSON:
-        console.print_json({**HistoryFacts.of(trace, notes).to_json(), "policies": [_figures(row) for row in rows]})
+        console.print_json({**HistoryFacts.of(trace, notes).to_json(), "policies": rows})
     elif output is Output.CSV:
-        print_csv([_figures(row) for row in rows])
+        print_csv(row.to_json() for row in rows)
     else:
         _print_table(trace, results, rows, notes, _marks_meaning(proposal, rows))
 
@@ -58,16 +87,14 @@ def contradicting(left_out: int) -> list[str]:
     return [f"{left_out} combinations contradict themselves and are left out"] if left_out else []
 
 
-def _rows(host: str, results: Sequence[Result], proposal: Proposal | None, *, front_only: bool) -> list[Row]:
+def _rows(
+    host: str, results: Sequence[Result], proposal: Proposal | None, *, front_only: bool, marked: bool = True
+) -> list[Row]:
     """The results on one host with their marks, or those of them that have one."""
     wanted = proposal.name if proposal is not None and proposal.holds else None
-    rows = [(host, result, best, result.name == wanted) for result, best in zip(results, pareto(results), strict=True)]
-    return [row for row in rows if row[2] or row[3] or not front_only]
-
-
-def _figures(row: Row) -> dict[str, Any]:
-    _, result, best, recommended = row
-    return {**result.to_json(), "pareto": best, "recommended": recommended}
+    fronts = zip(results, pareto(results), strict=True)
+    rows = [Row(host, result, best, result.name == wanted, marked) for result, best in fronts]
+    return [row for row in rows if row.best or row.recommended or not front_only]
 
 
 def _marks_meaning(proposal: Proposal | None, rows: Sequence[Row]) -> list[str]:
@@ -79,8 +106,8 @@ def _marks_meaning(proposal: Proposal | None, rows: Sequence[Row]) -> list[str]:
         which = "no policy of these that leaves half of the disk to images keeps it from filling up and loses no image"
         return [*said, f"None is recommended: {which}."]
     said.append(f"R: what `analyzer recommend` sets of these. {proposal.choice}")
-    chosen = next((result for _, result, best, recommended in rows if recommended and not best), None)
-    rival = next((result for _, result, best, _ in rows if best), None)
+    chosen = next((row.result for row in rows if row.recommended and not row.best), None)
+    rival = next((row.result for row in rows if row.best), None)
     if chosen is not None and rival is not None:
         said.append(
             "It is off the front, where free space counts and kept images do not: "
@@ -95,14 +122,12 @@ def _print_table(
     trace: Trace, results: Sequence[Result], rows: Sequence[Row], notes: Sequence[str], marks: Sequence[str]
 ) -> None:
     print_heading(trace, results[0].compulsory_bytes, notes)
-    best = sum(row[2] for row in rows)
+    best = sum(row.best for row in rows)
     console.print_text(f"{len(results):,} policies, {best:,} of them beaten by no other")
     names = dict(zip(full := [result.name for result in results], print_names(full), strict=True))
     typer.echo()
     shown = in_grids(results)
-    table = [
-        [names[result.name], _MARKS[best, recommended], *cells(shown, result)] for _, result, best, recommended in rows
-    ]
+    table = [[names[row.result.name], row.mark, *cells(shown, row.result)] for row in rows]
     _print_rows(("POLICY", "FRONT"), "POLICY", shown, table, marks)
 
 
@@ -127,15 +152,16 @@ def print_fleet(
     """
     sums = fleet_sums([findings.results for findings in found])
     groups = [*((findings.host, findings.results) for findings in found), (FLEET, tuple(sums))]
-    rows = [row for host, results in groups for row in _rows(host, results, proposal, front_only=front_only)]
-    figures = [{"host": row[0], **(_figures(row) if marked else row[1].to_json())} for row in rows]
+    rows = [
+        row for host, results in groups for row in _rows(host, results, proposal, front_only=front_only, marked=marked)
+    ]
     if output is Output.JSON:
         hosts = [findings.facts.to_json() for findings in found]
-        console.print_json({"hosts": hosts, "notes": list(notes), "policies": figures})
+        console.print_json({"hosts": hosts, "notes": list(notes), "policies": rows})
     elif output is Output.CSV:
-        print_csv(figures)
+        print_csv(row.to_json() for row in rows)
     else:
-        on_all = [row for row in rows if row[0] == FLEET]
+        on_all = [row for row in rows if row.host == FLEET]
         _print_fleet_table(found, rows, notes, _marks_meaning(proposal, on_all) if marked else [])
 
 
@@ -147,13 +173,13 @@ def _print_fleet_table(
             console.print_text(line)
     for note in notes:
         console.print_text(f"note: {note}")
-    names = print_names([row[1].name for row in rows])
+    names = print_names([row.result.name for row in rows])
     typer.echo()
     front = ("FRONT",) if marks else ()
-    shown = in_grids(row[1] for row in rows)
+    shown = in_grids(row.result for row in rows)
     table = [
-        [host, name, *((_MARKS[best, recommended],) if marks else ()), *cells(shown, result)]
-        for name, (host, result, best, recommended) in zip(names, rows, strict=True)
+        [row.host, name, *((row.mark,) if marks else ()), *cells(shown, row.result)]
+        for name, row in zip(names, rows, strict=True)
     ]
     _print_rows(("HOST", "POLICY", *front), "HOST", shown, table, marks)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 _UNLIMITED_WIDTH = 1000
 _LEAST_WIDTH = 10
+# Of JSON, brackets, names, values and what stands between them.
+_PIECE = 10_000
 
 
 class Format(StrEnum):
@@ -221,8 +224,14 @@ def print_as_is(text: str, *, err: bool = False) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON, keys in the order given, so that equal reports are equal bytes; see `plain`."""
-    typer.echo(_visible(json.dumps(value, indent=2, ensure_ascii=False, default=plain)))
+    """Print a value as JSON, keys in the order given, so that equal reports are equal bytes; see `plain`.
+
+    It is printed piece by piece: all of it at once, with what it is put together from, takes many times the value.
+    """
+    tokens = json.JSONEncoder(indent=2, ensure_ascii=False, default=plain).iterencode(value)
+    while piece := "".join(islice(tokens, _PIECE)):
+        typer.echo(_visible(piece), nl=False)
+    typer.echo()
 
 
 def plain(value: Any) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import tracemalloc
 import unicodedata
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +46,21 @@ def test_tables_and_json_show_it_and_do_not_do_it(hostile: str, capsys: pytest.C
     shown = capsys.readouterr().out
     assert UNPRINTABLE.search(shown.replace("\n", "")) is None
     assert json.loads(shown) == {"name": hostile, hostile: 1}
+
+
+def test_json_of_a_fleet_is_never_whole_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{f"figure {k}": 2**40 + k for k in range(20)}] * 5000
+    with (tmp_path / "printed.json").open("w") as printed:
+        monkeypatch.setattr("sys.stdout", printed)
+        tracemalloc.start()
+        try:
+            console.print_json(rows)
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    text = (tmp_path / "printed.json").read_text()
+    assert text == json.dumps(rows, indent=2) + "\n"
+    assert most < len(text) / 2
 
 
 @pytest.mark.parametrize("hostile", NAMED)
