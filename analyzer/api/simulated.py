@@ -14,7 +14,8 @@ from analyzer.api.histories import Fleet, History, bytes_of
 from analyzer.api.recorded import times
 from analyzer.baselines import DEFAULT_BASELINES
 from analyzer.search.allowlist import Earning
-from analyzer.search.fleet import FLEET, Findings, Simulation, Sweep, fleet_sums, on_each
+from analyzer.search.each import on_each
+from analyzer.search.fleet import FLEET, Findings, Simulation, Sweep, fleet_sums
 from analyzer.search.grid import AllowlistSet, grid, searched
 from analyzer.search.pareto import pareto
 from analyzer.search.proposal import reasons

@@ -66,7 +66,7 @@ def simulate(
     from analyzer.kernel.runs import Wake
     from analyzer.report.terminal import patient_progress, print_results
     from analyzer.report.terminal_search import print_fleet
-    from analyzer.search.fleet import on_each
+    from analyzer.search.each import on_each
     from analyzer.simulation.bounds import add_regret
 
     shown = values.output_format(output)
@@ -198,7 +198,7 @@ def _report_on_fleet(
     from analyzer.report.study import Lineup
     from analyzer.report.terminal import patient_progress
     from analyzer.search.classes import divide_by_trial
-    from analyzer.search.fleet import on_each
+    from analyzer.search.each import on_each
     from analyzer.search.proposal import propose
 
     tried: list[tuple[Trial, Found]] = []

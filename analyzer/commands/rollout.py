@@ -46,7 +46,7 @@ def rates(*, histories: Histories, out: RatesFileOption, spread: Spread) -> None
     A new host's forecasts then start from what the fleet knows. It counts as four weeks of an average host's past.
     """
     from analyzer.report.terminal import patient_progress
-    from analyzer.search.fleet import on_each
+    from analyzer.search.each import on_each
     from analyzer.search.rates import Count, rates_file
     from collector.model.paths import write_whole
 
@@ -81,7 +81,7 @@ def rollout(
     """
     from analyzer.report.terminal import patient_progress
     from analyzer.report.terminal_rollout import print_beginning, print_verdict
-    from analyzer.search.fleet import on_each
+    from analyzer.search.each import on_each
     from analyzer.search.rollout import Expected, Preview, canaries, default_count, judge
     from pruner.report.history import since_when
 

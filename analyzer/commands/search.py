@@ -78,7 +78,8 @@ def sweep(
     """
     from analyzer.report.terminal import patient_progress
     from analyzer.report.terminal_search import contradicting, print_fleet, print_sweep
-    from analyzer.search.fleet import Sweep, on_each
+    from analyzer.search.each import on_each
+    from analyzer.search.fleet import Sweep
     from analyzer.search.grid import DEFAULT_THRESHOLDS
 
     shown = values.output_format(output)
@@ -152,7 +153,7 @@ def recommend(
     from analyzer.report.terminal_classes import finish_division
     from analyzer.report.terminal_recommend import finish_recommendation
     from analyzer.search.classes import divide
-    from analyzer.search.fleet import on_each
+    from analyzer.search.each import on_each
     from analyzer.search.recommend import recommend as recommended
     from analyzer.search.trial import Trial
 

@@ -1,4 +1,4 @@
-"""Several hosts at once: where their histories are, the same work on each, and the sum of it.
+"""Several hosts at once: where their histories are, work on each of them, and the sum of it.
 
 The work on one host is a pure function of its history and can be pickled, so that it can be done in
 another process or on another machine.
@@ -7,22 +7,18 @@ another process or on another machine.
 from __future__ import annotations
 
 import glob
-import pickle
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Generic, TypeVar
 
 from analyzer.baselines import baseline
 from analyzer.kernel.runs import Wake
 from analyzer.search.grid import Candidate
 from analyzer.search.pareto import possible, sweep
-from analyzer.search.workers import Workers, outcome
 from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger
 from analyzer.simulation.figures import over_hosts
-from analyzer.simulation.replay import Progress, one_thread, replay_many
+from analyzer.simulation.replay import Progress, replay_many
 from analyzer.simulation.result import Result, priced
 from analyzer.trace.daily import DailyFree, daily_free
 from analyzer.trace.describe import HistoryFacts, disk_range
@@ -32,15 +28,13 @@ from analyzer.trace.shipped import PartsError, ShippedLog, is_shipped, shipped_h
 from analyzer.trace.trace import Trace
 from collector.eventlog.identity import label_of
 from collector.eventlog.log import EventLog
-from collector.model.errors import HindsightError, LogError, UsageError
+from collector.model.errors import LogError, UsageError
 from collector.model.units import format_duration
 from collector.shipping.store import open_store
 from pruner.policy.policy import BYTES, Policy
 from pruner.state.rates import read_rates
 
 FLEET = "(all hosts)"
-T = TypeVar("T")
-Work = Callable[[Trace, Progress | None], T]
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,105 +285,6 @@ class Findings:
         facts = HistoryFacts.of(trace, notes)
         heading = (f"{trace}; disk {disk_range(trace)}", *(f"note: {note}" for note in facts.assumptions))
         return cls(heading, facts, tuple(results))
-
-
-def on_each(
-    sources: Sequence[Source],
-    work: Work[T],
-    disk: DiskOverride | None = None,
-    workers: Workers | int | None = None,
-    progress: Progress | None = None,
-    *,
-    none_will_do: bool = False,
-) -> tuple[list[T], list[str]]:
-    """The work done on each host, in the order given, and a note for each host on which it is impossible.
-
-    The same whatever the number of workers.
-
-    Args:
-        sources: the hosts' histories.
-        work: what to do; picklable where other processes do it.
-        disk: the disk to take in place of the recorded one.
-        workers: who does it, or how many hosts at once on this machine; None: one for each available processor.
-        progress: called with the share that is done, from 0 to 1.
-        none_will_do: whether it may be impossible on all hosts, too.
-
-    Raises:
-        HindsightError: it is impossible on all hosts.
-        ClusterError, UsageError: the cluster cannot be used.
-    """
-    chosen = workers if isinstance(workers, Workers) else Workers(workers)
-    tasks = [_Task(source.absolute() if chosen.cluster else source, work, disk) for source in sources]
-    if not chosen.cluster and chosen.count(len(tasks)) <= 1:
-        outcomes = [
-            task.outcome(None if progress is None else _part(progress, k, len(tasks))) for k, task in enumerate(tasks)
-        ]
-    else:
-        outcomes = _at_once(chosen, work, tasks, progress)
-    failed = [outcome for outcome in outcomes if isinstance(outcome, HindsightError)]
-    if failed and len(failed) == len(outcomes) and not none_will_do:
-        raise failed[0]
-    notes = [
-        f"host {source.label or source.host} is left out: {outcome}"
-        for source, outcome in zip(sources, outcomes, strict=True)
-        if isinstance(outcome, HindsightError)
-    ]
-    return [outcome for outcome in outcomes if not isinstance(outcome, HindsightError)], notes
-
-
-@dataclass(frozen=True, slots=True)
-class _Task(Generic[T]):
-    source: Source
-    work: Work[T]
-    disk: DiskOverride | None
-
-    def outcome(self, progress: Progress | None = None) -> T | HindsightError:
-        try:
-            return self.work(self.source.load(self.disk), progress)
-        except HindsightError as error:
-            return error
-
-
-def _run(tasks: Sequence[_Task[T]]) -> bytes:
-    """The outcomes of tasks, as they are sent: to look into them is no business of those who pass them on."""
-    with one_thread():
-        return pickle.dumps([_sent(task.outcome()) for task in tasks])
-
-
-def _sent(found: T | HindsightError) -> T | HindsightError:
-    if isinstance(found, HindsightError):
-        # Of another process it comes as words: not every error of ours can be made again from them.
-        return (UsageError if isinstance(found, UsageError) else LogError)(str(found))
-    return found
-
-
-def _at_once(
-    workers: Workers, work: Work[T], tasks: Sequence[_Task[T]], progress: Progress | None
-) -> list[T | HindsightError]:
-    outcomes: dict[int, T | HindsightError] = {}
-    with workers.pool(work, len(tasks)) as (pool, together):
-        waiting = [range(k, min(k + together, len(tasks))) for k in range(0, len(tasks), together)]
-        while waiting:
-            numbers = {pool.submit(_run, [tasks[k] for k in some]): some for some in waiting}
-            waiting = []
-            for future in as_completed(list(numbers)):
-                # The future is let go of, and with it what a cluster still keeps for it.
-                some = numbers.pop(future)
-                found = outcome(future)
-                if isinstance(found, bytes):
-                    outcomes |= zip(some, pickle.loads(found), strict=True)  # noqa: S301 - our own workers wrote it
-                elif len(some) > 1:
-                    # One of them is the reason: that one alone is to be left out.
-                    waiting += [range(k, k + 1) for k in some]
-                else:
-                    outcomes[some[0]] = found
-                if progress:
-                    progress(len(outcomes) / len(tasks))
-    return [outcomes[k] for k in range(len(tasks))]
-
-
-def _part(progress: Progress, k: int, count: int) -> Progress:
-    return lambda share: progress((k + share) / count)
 
 
 def fleet_sums(found: Sequence[Sequence[Result]]) -> list[Result]:

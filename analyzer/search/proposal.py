@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from analyzer.search.each import left_out
 from analyzer.search.fleet import Findings, Sweep
 from analyzer.search.grid import Candidate
 from analyzer.search.recommend import Constraints, Recommendation, recommend
@@ -123,7 +124,7 @@ def trials(both: Sequence[Weighed]) -> tuple[Found, list[str]]:
     failed = [(one, trial) for one, trial in both if isinstance(trial, HindsightError)]
     if failed and len(failed) == len(both):
         raise failed[0][1]
-    notes = [f"host {one.host} is left out: {error}" for one, error in failed]
+    notes = [left_out(one.host, error) for one, error in failed]
     return [trial for _, trial in both if not isinstance(trial, HindsightError)], notes
 
 

@@ -85,7 +85,12 @@ def _in_memory() -> Iterator[_Database]:
         _kept.shown = name, made.shown
         _kept.hosts = getattr(_kept, "hosts", 0) + 1
         if _kept.hosts == _HOSTS:
-            _kept.__dict__.clear()
+            let_memory_go()
+
+
+def let_memory_go() -> None:
+    """Give back what this thread keeps for the next host."""
+    _kept.__dict__.clear()
 
 
 @dataclass(slots=True)

@@ -17,8 +17,9 @@ from typing import Any, Self
 
 import pytest
 
-from analyzer.search import fleet
-from analyzer.search.fleet import Findings, Simulation, Source, find, on_each
+from analyzer.search import each
+from analyzer.search.each import on_each
+from analyzer.search.fleet import Findings, Simulation, Source, find
 from analyzer.search.workers import ClusterError, Workers, outcome
 from analyzer.simulation.replay import Progress
 from analyzer.trace.trace import Trace
@@ -129,7 +130,7 @@ def test_of_hosts_that_are_handed_out_together_only_the_one_that_fails_is_left_o
 ) -> None:
     monkeypatch.setattr("analyzer.search.workers._LEAST_SHARES", 1)
     handed_out: list[tuple[str, ...]] = []
-    run = fleet._run
+    run = each._run
 
     def watched(tasks: Sequence[Any]) -> bytes:
         handed_out.append(tuple(task.source.host for task in tasks))
@@ -137,7 +138,7 @@ def test_of_hosts_that_are_handed_out_together_only_the_one_that_fails_is_left_o
             raise MemoryError
         return run(tasks)
 
-    monkeypatch.setattr(fleet, "_run", watched)
+    monkeypatch.setattr(each, "_run", watched)
     done: list[float] = []
     found, notes = on_each(sources, Simulation((Policy(),)), workers=Workers(cluster=ADDRESS), progress=done.append)
     names = tuple(source.host for source in sources)

@@ -14,7 +14,8 @@ import duckdb
 import numpy as np
 import pytest
 
-from analyzer.search.fleet import FLEET, Findings, Simulation, Sweep, find, fleet_sum, on_each
+from analyzer.search.each import left_out, on_each
+from analyzer.search.fleet import FLEET, Findings, Simulation, Source, Sweep, find, fleet_sum
 from analyzer.search.grid import grid
 from analyzer.search.workers import WORTH_PROCESSES, Workers
 from analyzer.trace.load import load_trace
@@ -265,6 +266,21 @@ def test_a_host_without_a_sound_figure_is_left_out_and_named(fleet: Path) -> Non
     ]
     with pytest.raises(LogError, match="the log holds no images"):
         on_each(find([fleet / "new.duckdb"]), work, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("host a-1 has no history before noon", "it has no history before noon"),
+        ("the log of host a-1 spans 5 min", "the log spans 5 min"),
+        ("fleet holds no part of host 'a-1' that can be read", "fleet holds no part that can be read"),
+        ("the log of host a-1 (x.duckdb) spans 5 min", "the log spans 5 min"),
+        ("the log of host a-12 spans 5 min", "the log of host a-12 spans 5 min"),
+    ],
+)
+def test_who_is_left_out_is_named_once(said: str, shown: str) -> None:
+    source = Source(Path("x.duckdb"), "a-1", label="a-1 (x.duckdb)")
+    assert left_out(source, LogError(said)) == f"host a-1 (x.duckdb) is left out: {shown}"
 
 
 @pytest.mark.slow

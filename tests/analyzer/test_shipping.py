@@ -17,7 +17,8 @@ import duckdb
 import pytest
 from obstore.exceptions import BaseError
 
-from analyzer.search.fleet import Simulation, find, on_each
+from analyzer.search.each import on_each
+from analyzer.search.fleet import Simulation, find
 from analyzer.trace.load import load_trace
 from analyzer.trace.parquet import export_parquet
 from analyzer.trace.shipped import ShippedLog, shipped_hosts
