@@ -27,6 +27,8 @@ from pruner.policy.policy import Policy
 
 Found = Sequence[tuple[Findings, Findings | None]]
 Choose = Callable[[Found], Recommendation]
+BY_OTHERS = "chosen on other hosts"
+"""What a result is called in which each host has a policy in whose choice it had no part."""
 LEAST_HOSTS = 4
 """With fewer hosts none can be left out to judge by."""
 _LEAST_OF_CLASS = 3
@@ -167,7 +169,7 @@ def _judged(found: Found, choose: Choose) -> Result | None:
             if not whole:
                 return None
             results += whole
-    return fleet_sum(results)
+    return replace(fleet_sum(results), name=BY_OTHERS)
 
 
 def _name_of(found: Found, choose: Choose) -> str | None:

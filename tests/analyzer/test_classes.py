@@ -130,5 +130,5 @@ def test_recommendations_for_a_fleet_are_written_class_by_class(tmp_path: Path) 
     assert "By host, chosen on half of them" in done.stdout
     assert load_policy(tmp_path / "policy.toml")
     found = json.loads(analyzer(*common, *more, "--format", "json").stdout)
-    assert found["judged_by_host"]["uses"] == 4 * 32
+    assert (found["judged_by_host"]["name"], found["judged_by_host"]["uses"]) == ("chosen on other hosts", 4 * 32)
     assert [one["class"] for one in found["classes"]] == [""]
