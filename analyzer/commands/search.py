@@ -161,8 +161,15 @@ def recommend(
     share = values.split(split)
     constraints, spare, least = asked.constraints(), asked.spare(), asked.history()
     price = values.price(price_per_gib)
-    work = Trial(tuple(candidates), values.baselines(baseline), share, trigger=varied.when(), price_per_gib=price)
     override, sources = disk.override(), histories.sources()
+    work = Trial(
+        tuple(candidates),
+        values.baselines(baseline),
+        share,
+        trigger=varied.when(),
+        price_per_gib=price,
+        most_full=constraints.max_disk_full if len(sources) == 1 else None,
+    )
     workers = spread.workers(len(sources))
     with patient_progress(f"trying {len(candidates)} policies") as progress:
         found, notes = on_each(sources, work, override, workers, progress)

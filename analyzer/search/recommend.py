@@ -298,15 +298,15 @@ def _remedy(firsts: Sequence[Findings]) -> str:
 def _summed(
     candidates: Sequence[Candidate], found: Sequence[tuple[Findings, Findings | None]]
 ) -> tuple[list[SplitResult], tuple[tuple[Result, Result | None], ...]]:
-    """Candidates and baselines that all hosts have results of, summed over the hosts."""
+    """Candidates and baselines that all hosts have results of, summed over the hosts; on the rest as far as tried."""
     firsts = [{result.name: result for result in first.results} for first, _ in found]
     rests = [{result.name: result for result in rest.results} for _, rest in found if rest is not None]
 
     def both(name: str) -> tuple[Result, Result | None]:
-        return fleet_sum([known[name] for known in firsts]), fleet_sum(
-            [known[name] for known in rests]
-        ) if rests else None
+        later = [known[name] for known in rests if name in known]
+        rest = fleet_sum(later) if later and len(later) == len(rests) else None
+        return fleet_sum([known[name] for known in firsts]), rest
 
-    common = [name for name in firsts[0] if all(name in known for known in (*firsts, *rests))]
+    common = [name for name in firsts[0] if all(name in known for known in firsts)]
     outcomes = [SplitResult(item, *both(item.name)) for item in candidates if item.name in common]
     return outcomes, tuple(both(name) for name in common if firsts[0][name].baseline)

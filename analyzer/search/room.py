@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from analyzer.kernel.runs import Wake
-from analyzer.trace.trace import Trace
+from analyzer.trace.trace import Flags, Trace
 from collector.model.traits import Use
 
 _DAY_S = 86400.0
@@ -27,7 +27,7 @@ def headroom(trace: Trace) -> int:
     An image is as large as its pull makes it for a while. What arrives within the latency of a wake-up counts as one;
     what was there before takes none.
     """
-    demand = (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)
+    demand = _demands(trace)
     image, at = np.unique(trace.image[demand], return_index=True)
     if not len(image):
         return 0
@@ -41,17 +41,24 @@ def headroom(trace: Trace) -> int:
     time, total = time[order], np.concatenate(([0], np.cumsum(size[order])))
     begin = np.searchsorted(time, time - Wake().latency, side="left")
     arrived = int((total[1:] - total[begin]).max(initial=0))
+    return int(_LARGEST * largest_pull(trace)) + arrived
+
+
+def largest_pull(trace: Trace) -> int:
+    """The most bytes that the pull of one image takes for a while, of the images that are asked for."""
+    if not len(image := np.unique(trace.image[_demands(trace)])):
+        return 0
     largest = trace.image_bytes.copy()
     if len(trace.pull_space):
         beside = np.zeros(trace.images, dtype=np.int64)
         np.maximum.at(beside, np.repeat(np.arange(trace.images), np.diff(trace.first)), trace.pull_space)
         largest += beside
-    return int(_LARGEST * int(largest[image].max())) + arrived
+    return int(largest[image].max())
 
 
 def used_in_a_day(trace: Trace) -> int:
     """Bytes of images that were used in one day, the median of all days with uses."""
-    demand = (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)
+    demand = _demands(trace)
     if not demand.any():
         return 0
     # A day and an image, or a layer, as one number: to sort pairs takes ten times as long.
@@ -65,3 +72,7 @@ def used_in_a_day(trace: Trace) -> int:
     held = np.zeros(len(np.unique(days)), dtype=np.int64)
     np.add.at(held, np.searchsorted(np.unique(days), day), trace.layer_bytes[layer])
     return int(np.median(held))
+
+
+def _demands(trace: Trace) -> Flags:
+    return (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)

@@ -16,7 +16,7 @@ from analyzer.kernel.runs import Wake
 from analyzer.search.fleet import Findings
 from analyzer.search.grid import Candidate
 from analyzer.search.pareto import possible
-from analyzer.search.room import headroom, on_share, used_in_a_day
+from analyzer.search.room import headroom, largest_pull, on_share, used_in_a_day
 from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger
 from analyzer.simulation.figures import less_part
 from analyzer.simulation.replay import Progress, check_trace, replay_many
@@ -29,7 +29,10 @@ from pruner.policy.policy import BYTES
 
 # Several orders are tried again with this share of the room: it decides between those that do alike.
 _HARDER = 0.7
-_LARGER = (1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
+# A disk that would do is looked for in steps of a quarter, the first of a tenth; the last one is halved.
+_FIRST_STEP, _STEP, _HALVINGS = 1.1, 1.25, 3
+# So many times what all images hold is more than any policy wants free beside them.
+_AMPLE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class Trial:
         pull_rate: bytes per second at which pulls are taken to run; None: as on the history's host.
         trigger: what starts a prune of ours.
         price_per_gib: what pulling 1 GiB costs; 0: not given.
+        most_full: a policy with more failed pulls on the first part is not tried any further; None: each is, as hosts
+            that judge each other's policies need it.
     """
 
     candidates: tuple[Candidate, ...]
@@ -51,6 +56,7 @@ class Trial:
     pull_rate: float | None = None
     trigger: Trigger = Trigger.EVENT
     price_per_gib: float = 0.0
+    most_full: int | None = None
 
     def __call__(
         self, trace: Trace, progress: Progress | None = None, known: Sequence[Result] = ()
@@ -84,17 +90,27 @@ class Trial:
                 "choose on all of it with --split 1"
             )
         first = self._run(begin, kept, None, self.baselines)
-        whole = known or self._run(trace, kept, progress, self.baselines, timeline=True)
+        # Baselines are judged by the same level, whichever policies stand beside them.
+        level = next((result.threshold for result in first if result.baseline), None)
+        able = self._able(first, kept)
+        whole = known or self._run(trace, able, progress, self.baselines, timeline=True, level=level)
         by_name = {result.name: result for result in whole}
-        rest = [later(by_name[result.name], result, cut) for result in first]
+        rest = [later(by_name[result.name], result, cut) for result in first if result.name in by_name]
         return self._found(begin, first, kept), Findings.of(trace, rest)
+
+    def _able(self, first: Sequence[Result], kept: Sequence[Candidate]) -> Sequence[Candidate]:
+        """Those that are tried further, by their results on the first part."""
+        if self.most_full is None:
+            return kept
+        beyond = {result.name for result in first if result.disk_full > self.most_full}
+        return [item for item in kept if item.name not in beyond]
 
     def _found(self, trace: Trace, results: Sequence[Result], kept: Sequence[Candidate]) -> Findings:
         """The findings on what policies are chosen on, with what it takes to choose."""
         fits = any(not result.disk_full for result in results if not result.baseline)
         harder: dict[str, int] = {}
         if len({item.policy.order for item in kept}) > 1:
-            alike = [item for item in kept if not any(item.departures[:2])]
+            alike = [item for item in self._able(results, kept) if not any(item.departures[:2])]
             again = self._run(on_share(trace, _HARDER), alike)
             harder = {result.name: result.repulled_bytes for result in again}
         return replace(
@@ -107,13 +123,28 @@ class Trial:
         )
 
     def _enough(self, trace: Trace, kept: Sequence[Candidate]) -> int | None:
-        """The size of a disk, bytes, on which one of these never finds it full; None: none of those tried is."""
-        for times in _LARGER:
-            larger = on_share(trace, times)
-            results = self._run(larger, kept)
-            if any(not result.disk_full for result in results):
-                return int(larger.disk_total.max())
-        return None
+        """The size of a disk, bytes, on which one of these never finds it full; None: none of those tried is.
+
+        Only those that depart least from the defaults are tried, and no disk that lacks room for the largest image or
+        holds all of them with room to spare.
+        """
+        least = min(item.departures[:3] for item in kept)
+        lead = kept[0].policy.order
+        tried = [item for item in kept if item.departures[:3] == least and item.policy.order == lead]
+        room = int((trace.disk_total - trace.disk_other).min())
+
+        def fits(wanted: float) -> bool:
+            return any(not result.disk_full for result in self._run(_with_room(trace, wanted - room), tried))
+
+        least = wanted = max(_FIRST_STEP * room, float(largest_pull(trace)), 1.0)
+        while not fits(wanted):
+            if wanted > _AMPLE * trace.layer_bytes.sum():
+                return None
+            least, wanted = wanted, _STEP * wanted
+        for _ in range(_HALVINGS if wanted > least else 0):
+            middle = (least + wanted) / 2
+            least, wanted = (least, middle) if fits(middle) else (middle, wanted)
+        return int(_with_room(trace, wanted - room).disk_total.max())
 
     def _run(
         self,
@@ -123,6 +154,7 @@ class Trial:
         baselines: Sequence[str] = (),
         *,
         timeline: bool = False,
+        level: float | None = None,
     ) -> list[Result]:
         others = [baseline(name) for name in baselines]
         # Without a local image it makes no difference what becomes of them.
@@ -132,11 +164,16 @@ class Trial:
         wake = Wake(pull_rate=self.pull_rate or trace.pull_rate)
         runs += [PolicyCleaner(item.policy, trace, item.name, item.trigger or self.trigger, wake) for item in kept]
         results = replay_many(
-            trace, runs, pull_rate=self.pull_rate, progress=progress, timeline=timeline, removals=False
+            trace, runs, level, pull_rate=self.pull_rate, progress=progress, timeline=timeline, removals=False
         )
         by_name = {result.name: result for result in results}
         results += [replace(by_name[name], name=twin) for twin, name in twins.items()]
         return [replace(result, removed=()) for result in priced(results, self.price_per_gib)]
+
+
+def _with_room(trace: Trace, more: float) -> Trace:
+    """The same history with so many bytes more of disk."""
+    return replace(trace, disk_total=trace.disk_total + int(more))
 
 
 def _sensible(trace: Trace, items: Sequence[Candidate]) -> Sequence[Candidate]:

@@ -251,6 +251,42 @@ def test_where_no_policy_fits_the_working_set_and_the_disk_that_would_do_are_nam
     assert line.endswith("a disk of 150 B would do on host made")
 
 
+@pytest.mark.parametrize("other", [0, 5])
+def test_a_disk_that_would_do_is_named_however_much_too_small_this_one_is(other: int) -> None:
+    """Images of 3 to 30 bytes, most of them at once, on a disk of 1 that other files fill more than completely."""
+    facts = [ImageFacts(layers=[(f"l{i}", 3 * (i + 1))], references=(f"r/{i}:1",)) for i in range(10)]
+    uses = [(HOUR * (1 + k), k % 10, HOUR * (k + 8), Use.CONTAINER) for k in range(200)]
+    trace = make_trace(facts, uses, [DiskState(0.0, 1, other)], end=220 * HOUR)
+    candidates, _ = grid({"threshold": ["5%:50%:5%"], "min_age": ["0s"]})
+    enough = Trial(tuple(candidates))(trace)[0].enough
+    assert enough is not None
+
+    def fits(size: int) -> bool:
+        larger = replace(trace, disk_total=trace.disk_total * 0 + size)
+        return any(not replay(larger, PolicyCleaner(item.policy, larger)).disk_full for item in candidates)
+
+    assert fits(enough)
+    assert not fits(int(enough / 1.3))
+
+
+@pytest.mark.parametrize(("share", "most"), [(0.6, 0), (0.6, 2), (0.8, 1)])
+def test_what_failed_too_often_on_the_first_part_need_not_be_tried_on_the_rest(share: float, most: int) -> None:
+    candidates, _ = grid({"threshold": ["1%,5%:60%:5%"], "min_age": ["0s,3h"], "order": ["forecast,lru"]})
+    constraints = Constraints(max_disk_full=most)
+    whole, part = (Trial(tuple(candidates), ("never",), share, most_full=full)(growing()) for full in (None, most))
+    assert whole[1] is not None
+    assert part[1] is not None
+    assert len(part[1].results) < len(whole[1].results)
+    given = (candidates, constraints, share)
+    by_all, by_few = (recommend(given[0], [found], given[1], given[2], least_history=0.0) for found in (whole, part))
+    assert by_few.chosen == by_all.chosen
+    assert (by_few.broken, by_few.choice, by_few.fitting, by_few.baselines) == (
+        *(by_all.broken, by_all.choice, by_all.fitting),
+        by_all.baselines,
+    )
+    assert (by_few.overruled is None) == (by_all.overruled is None)
+
+
 def test_a_working_set_that_exceeds_the_disk_is_named_beside_a_policy_that_fits() -> None:
     """Each day five images of 30 bytes come one after another, on a disk of 100."""
     facts = [ImageFacts(layers=[(f"l{i}", 30)], references=(f"r/{i}:1",)) for i in range(5)]
