@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from analyzer.data import mesa_files
-from analyzer.search.fleet import Source, find
 from analyzer.trace.load import DiskOverride
+from analyzer.trace.sources import Source, find
 from analyzer.trace.trace import Trace
 from collector.eventlog.log import EventLog
 from collector.job_sources.job_list import import_jobs

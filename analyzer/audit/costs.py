@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from analyzer.audit.grouping import By
-from analyzer.trace.load import choose_host
+from analyzer.trace.hosts import choose_host
 from collector.eventlog.log import EventLog
 from collector.model.jobs import HELPER_ROLES
 from collector.queries.failures import failed_pulls_by_job

@@ -28,13 +28,14 @@ from collector.terminal.declare import option
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from analyzer.search.fleet import Simulation, Source
+    from analyzer.search.fleet import Simulation
     from analyzer.search.grid import Candidate
     from analyzer.search.proposal import Found
     from analyzer.search.trial import Trial
     from analyzer.search.workers import Workers
     from analyzer.simulation.cleaner import Trigger
     from analyzer.trace.load import DiskOverride
+    from analyzer.trace.sources import Source
     from analyzer.trace.trace import Trace
 
 DEMO_DISK = "35GiB"  # where policies differ: on 100 GiB nearly all of them keep what comes back
@@ -63,11 +64,7 @@ def simulate(
     Repeated options are combined: two thresholds and two orders make four policies. For several hosts there is
     one row per host and policy, and their totals.
     """
-    from analyzer.kernel.runs import Wake
     from analyzer.report.terminal import patient_progress, print_results
-    from analyzer.report.terminal_search import print_fleet
-    from analyzer.search.each import on_each
-    from analyzer.simulation.bounds import add_regret
 
     shown = values.output_format(output)
     work = compared.simulation(axes, threshold)
@@ -76,6 +73,9 @@ def simulate(
     if len(sources) > 1:
         if regret:
             raise UsageError("--regret looks at one host: choose one with --only-host")
+        from analyzer.report.terminal_search import print_fleet
+        from analyzer.search.each import on_each
+
         with patient_progress(f"replaying {len(sources)} hosts") as progress:
             found, notes = on_each(sources, work, override, workers, progress)
         print_fleet(found, shown, notes)
@@ -84,6 +84,9 @@ def simulate(
     with patient_progress("simulating") as progress:
         results, notes = work.run(trace, progress)
         if regret:
+            from analyzer.kernel.runs import Wake
+            from analyzer.simulation.bounds import add_regret
+
             ours = len(work.policies)
             results[-ours:] = add_regret(
                 trace, work.policies, results[-ours:], work.trigger, Wake(pull_rate=work.pull_rate or trace.pull_rate)

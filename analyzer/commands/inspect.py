@@ -63,7 +63,7 @@ def verify(
     from analyzer.audit.verify import agreement
     from analyzer.audit.verify import verify as check
     from analyzer.report.terminal_verify import print_checks
-    from analyzer.search.fleet import find
+    from analyzer.trace.sources import find
 
     if log is not None and ("://" in log or Path(log).is_dir()):
         sources = find([log], host)

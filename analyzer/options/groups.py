@@ -18,12 +18,13 @@ from collector.model.units import option_value, parse_duration, size_option
 from pruner.policy.file import load_policy
 
 if TYPE_CHECKING:
-    from analyzer.search.fleet import Simulation, Source
+    from analyzer.search.fleet import Simulation
     from analyzer.search.grid import Candidate
     from analyzer.search.recommend import Constraints
     from analyzer.search.workers import Workers
     from analyzer.simulation.cleaner import Trigger
     from analyzer.trace.load import DiskOverride
+    from analyzer.trace.sources import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,10 @@ class Histories:
     host: declared.LogHostOption = None
 
     def sources(self) -> list[Source]:
-        """Where the hosts' histories are. Raises LogError or UsageError."""
-        from analyzer.search.fleet import find
+        """Where the hosts' histories are; that of an only one is to be loaded soon. Raises LogError or UsageError."""
+        from analyzer.trace.sources import find
 
-        return find(list(self.log) if self.log else [default_log_path()], self.host)
+        return find(list(self.log) if self.log else [default_log_path()], self.host, keep=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from analyzer.report.terminal import Output, print_csv, print_heading, print_legend, print_names
 from analyzer.search.fleet import FLEET, Findings, fleet_sums
 from analyzer.search.pareto import pareto
-from analyzer.search.proposal import Proposal
 from analyzer.simulation.figures import Figure, cells, headers, in_grids, legend, lightest
 from analyzer.simulation.result import Result
 from analyzer.trace.describe import HistoryFacts
 from analyzer.trace.trace import Trace
 from collector.model.units import format_bytes
 from collector.terminal import console
+
+if TYPE_CHECKING:
+    from analyzer.search.proposal import Proposal
 
 _FRONT = "*: no other policy of the grid is as good in bytes, incidents, free space and losses, and better in one."
 _MARKS = {(False, False): "", (True, False): "*", (False, True): "R", (True, True): "* R"}

@@ -1,4 +1,4 @@
-"""Several hosts at once: where their histories are, work on each of them, and the sum of it.
+"""Several hosts at once: work on each of them, and the sum of it.
 
 The work on one host is a pure function of its history and can be pickled, so that it can be done in
 another process or on another machine.
@@ -6,8 +6,6 @@ another process or on another machine.
 
 from __future__ import annotations
 
-import glob
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,117 +20,13 @@ from analyzer.simulation.replay import Progress, replay_many
 from analyzer.simulation.result import Result, priced
 from analyzer.trace.daily import DailyFree, daily_free
 from analyzer.trace.describe import HistoryFacts, disk_range
-from analyzer.trace.load import DiskOverride, load_trace
-from analyzer.trace.parquet import ParquetLog, hosts_of, parquet_hosts
-from analyzer.trace.shipped import PartsError, ShippedLog, is_shipped, shipped_hosts
 from analyzer.trace.trace import Trace
-from collector.eventlog.identity import label_of
-from collector.eventlog.log import EventLog
-from collector.model.errors import LogError, UsageError
+from collector.model.errors import UsageError
 from collector.model.units import format_duration
-from collector.shipping.store import open_store
 from pruner.policy.policy import BYTES, Policy
 from pruner.state.rates import read_rates
 
 FLEET = "(all hosts)"
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where one host's history is.
-
-    Attributes:
-        path: an event log, or a folder of exported ones.
-        host: whose history.
-        exported: whether `path` is such a folder.
-        label: what a report calls it: the host, with the log's name where several logs hold it.
-        store: the folder or URL to which `collector ship` wrote it; empty: it was not shipped.
-    """
-
-    path: Path
-    host: str
-    exported: bool = False
-    label: str = ""
-    store: str = ""
-
-    def absolute(self) -> Source:
-        """The same, as it is called in another working folder."""
-        if "://" in self.store:
-            return self
-        return replace(self, path=self.path.absolute(), store=self.store and str(self.path.absolute()))
-
-    def log(self) -> EventLog:
-        """The log, opened by whoever reads it."""
-        if self.store:
-            return ShippedLog(open_store(self.store), self.host)
-        return ParquetLog(self.path, self.host) if self.exported else EventLog(self.path)
-
-    def load(self, disk: DiskOverride | None = None) -> Trace:
-        """The history, with what had to be set aside of it. Raises LogError, see `load_trace`."""
-        log = self.log()
-        trace = self._load_shipped(log, disk) if isinstance(log, ShippedLog) else load_trace(log, self.host, disk)
-        return replace(trace, host=self.label) if self.label else trace
-
-    def _load_shipped(self, log: ShippedLog, disk: DiskOverride | None) -> Trace:
-        log.in_place = True
-        try:
-            trace = load_trace(log, self.host, disk)
-        except PartsError:
-            # Some may have been removed meanwhile, once they were merged: copies are made before anything is asked.
-            log.in_place = False
-            trace = load_trace(log, self.host, disk)
-        return replace(trace, assumptions=(*trace.assumptions, *log.notes))
-
-
-def find(places: Sequence[str | Path], host: str | None = None) -> list[Source]:
-    """All histories in event logs, globs of them, folders of exported ones and stores of shipped ones; by host.
-
-    Args:
-        places: paths, globs and URLs.
-        host: only this host's; None: all.
-
-    Raises:
-        LogError: a glob matches nothing, a log cannot be read, or none knows the host.
-        StoreError, UsageError: a store cannot be used.
-    """
-    paths = [path for place in places for path in _paths(place)]
-    only = host if len(paths) == 1 else None
-    found = [source for path in dict.fromkeys(paths) for source in _sources(path, only)]
-    if host is not None:
-        known = sorted({source.host for source in found})
-        found = [source for source in found if host in {source.host, source.label}]
-        if not found:
-            raise LogError(f"no event log knows host '{host}', only {', '.join(known)}")
-    count = Counter(source.host for source in found)
-    named = [
-        replace(source, label=f"{source.label or source.host} ({source.path})") if count[source.host] > 1 else source
-        for source in found
-    ]
-    return sorted(named, key=lambda source: (source.host, str(source.path)))
-
-
-def _paths(place: str | Path) -> list[Path | str]:
-    if "://" in str(place):
-        return [str(place)]
-    if Path(place).exists() or not glob.has_magic(str(place)):
-        return [Path(place)]
-    matches = sorted(glob.glob(str(place), recursive=True))  # noqa: PTH207 - of absolute patterns, too
-    if not matches:
-        raise LogError(f"no event log matches {place}: check the path, or name another with --log")
-    return [Path(match) for match in matches]
-
-
-def _sources(path: Path | str, host: str | None) -> list[Source]:
-    if isinstance(path, str) or is_shipped(path):
-        store = open_store(str(path))
-        if not (names := shipped_hosts(store)):
-            raise LogError(f"{store.name} holds no shipped log: write one with `collector ship {store.name}`")
-        return [Source(Path(path), name, store=str(path)) for name in names]
-    if path.is_dir():
-        return [Source(path, name, exported=True) for name in parquet_hosts(path, host)]
-    with EventLog(path).reading() as connection:
-        called = {key: label_of(connection, key) for key in hosts_of(connection, host, path)}
-        return [Source(path, key, label=name if name != key else "") for key, name in called.items()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,10 @@ import numpy as np
 from analyzer.audit.cut_log import copy_of
 from analyzer.audit.verify import agreement, verify
 from analyzer.kernel.runs import Wake
-from analyzer.search.fleet import Findings, Source
+from analyzer.search.fleet import Findings
 from analyzer.simulation.cleaner import PolicyCleaner
 from analyzer.simulation.replay import Progress, replay
+from analyzer.trace.sources import Source
 from analyzer.trace.trace import Trace
 from collector.eventlog.log import EventLog
 from collector.model.errors import HindsightError, LogError

@@ -28,7 +28,7 @@ from analyzer.simulation.layer_needs import needs_of_layers, spares
 from analyzer.simulation.replay import replay
 from analyzer.simulation.result import Result
 from analyzer.trace.trace import Floats, Integers, Trace
-from pruner.planning.image_stages import GAP_GRACE_S
+from pruner.planning.decision import GAP_GRACE_S
 from pruner.policy.headroom import LEAST_SHARE
 from pruner.policy.policy import AUTO, Policy
 

@@ -18,8 +18,7 @@ from analyzer.simulation.result import Timeline
 from analyzer.trace.trace import Floats, Integers, Trace
 from collector.machine.wake import FIRST_PAUSE_S, LAST_PAUSE_S
 from collector.model.errors import UsageError
-from pruner.planning.decision import EVICT_EMERGENCY, Reason, evict, in_turn
-from pruner.planning.image_stages import recent_use
+from pruner.planning.decision import EVICT_EMERGENCY, Reason, evict, in_turn, recent_use
 from pruner.policy.headroom import MEMORY, FreeSpaceDrops, capped, reach_of
 from pruner.policy.local_images import EVICT, SUPERSEDED, by_end, idle_since, in_their_turn, superseded
 from pruner.policy.orders import ORDERS, OWN_STATE_ORDERS

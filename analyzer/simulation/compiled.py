@@ -15,7 +15,7 @@ from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger, policy_
 from analyzer.simulation.knowledge import knowledge_of
 from analyzer.simulation.result import Removals, Result, Timeline
 from analyzer.trace.trace import Flags, Trace
-from pruner.planning.image_stages import GAP_GRACE_S
+from pruner.planning.decision import GAP_GRACE_S
 from pruner.policy.local_images import EVICT
 from pruner.policy.orders import OWN_STATE_ORDERS
 from pruner.policy.policy import AUTO, Policy

@@ -153,8 +153,8 @@ class JobHolds(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read_holds(connection: duckdb.DuckDBPyConnection, host: str, local: NDArray[Any], end: int) -> JobHolds | None:
-    """What GitLab's jobs in flight held; None: the log knows of no project's jobs.
+def read_holds(connection: duckdb.DuckDBPyConnection, host: str, local: NDArray[Any], end: int) -> JobHolds:
+    """What GitLab's jobs in flight held.
 
     Args:
         connection: the log.
@@ -163,8 +163,6 @@ def read_holds(connection: duckdb.DuckDBPyConnection, host: str, local: NDArray[
         end: where the history ends, UTC nanoseconds.
     """
     connection.execute(_WHO, [host])
-    if not connection.execute("SELECT 1 FROM who WHERE project_id IS NOT NULL LIMIT 1").fetchone():
-        return None
     connection.execute(_JOBS, [host])
     firm, guesses = _no_holds(), _no_holds()
     if _find_flights(connection, host):

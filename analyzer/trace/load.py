@@ -5,22 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from analyzer.trace.holds import JobHolds, read_holds
+from analyzer.trace.hosts import choose_host
 from analyzer.trace.naming import Naming, bearing, sights
 from analyzer.trace.pull_space import pull_space
-from analyzer.trace.shipped import ShippedLog
 from analyzer.trace.trace import Flags, Floats, Integers, Trace
 from analyzer.trace.uses import MONTH_BITS, NEVER, OPEN, LoggedUses, Survey, in_order, seconds, survey
 from collector.eventlog.hourly import HOUR_NS
-from collector.eventlog.identity import key_named, not_there
 from collector.eventlog.log import EventLog
 from collector.eventlog.retention import WHOLE_SINCE
 from collector.eventlog.sql import sql_built_ns, sql_case, sql_list, sql_names, sql_stored_ns
@@ -35,6 +33,9 @@ from collector.queries.pulls import read_pull_rate
 from pruner.policy.min_age import MOST_AGE
 from pruner.policy.min_age import history as min_age_history
 from pruner.policy.min_age import rows as age_rows
+
+if TYPE_CHECKING:
+    from analyzer.trace.holds import JobHolds
 
 Columns = dict[str, NDArray[Any]]
 _NONE = -1
@@ -97,6 +98,8 @@ _OBSERVED = f"""
         CAST(to_json({sql_names("attributes -> '$.references'")}) AS VARCHAR) AS refs
     FROM (SELECT *, {sql_built_ns("attributes")} AS built FROM observed) ORDER BY image
 """
+# Only of these it is known what else they need; few logs know of any.
+_PROJECTS = "SELECT 1 FROM job WHERE host = ? AND ci = 'gitlab' AND project_id IS NOT NULL LIMIT 1"
 # An allowlist may match any name an image ever had.
 _NAMES = "SELECT image, list(DISTINCT name ORDER BY name) FROM image_references WHERE host = ? GROUP BY image"
 _LAYERS = """
@@ -163,7 +166,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
         fetched = beside.submit(_uses, _second(connection), host)
         looked = beside.submit(lambda: survey(fetched.result(), max(ids, default=-1) + 1))
         kinds = _Kinds(connection.execute(_KINDS, {"host": host, "bits": MONTH_BITS}).fetchall())
-        shipped = log if isinstance(log, ShippedLog) else None
+        shipped = log if isinstance(log, _Shipped) else None
         with shipped.without_containers(connection) if shipped else nullcontext():
             looks_at_all = connection.execute(_ON_CONTAINERD, [host]).fetchone() is not None
             if not looks_at_all:
@@ -176,7 +179,6 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
             connection.execute(_OBSERVATIONS, [host])
         columns |= {"observed": _columns(connection, _OBSERVED), "layers": _columns(connection, _LAYERS)}
         local = columns["observed"]["image"][columns["observed"]["local"].astype(np.bool_)]
-        holds = read_holds(connection, host, local, kinds.end)
         pulled = kinds.shows_pulls or whole_since is not None
         ages = age_rows(connection, host, is_folded=not shipped, pulled=pulled) if kinds.shows_containers else ((), ())
         surveyed = looked.result()
@@ -187,7 +189,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
             unresolved=kinds.unresolved,
             uses=fetched.result(),
             more=_running(connection, host, kinds.doubtful(surveyed)),
-            holds=holds,
+            holds=_holds(connection, host, local, kinds.end),
             earliest=surveyed.earliest,
             names=names,
             ids=ids,
@@ -200,6 +202,13 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
             **columns,
         )
     return _assemble(raw, disk or DiskOverride())
+
+
+@runtime_checkable
+class _Shipped(Protocol):
+    """A log in which nothing is folded, as `analyzer.trace.shipped.ShippedLog`: what reads such is loaded with them."""
+
+    def without_containers(self, connection: duckdb.DuckDBPyConnection) -> AbstractContextManager[None]: ...
 
 
 class _Kinds:
@@ -257,6 +266,15 @@ def _running(connection: duckdb.DuckDBPyConnection, host: str, months: list[int]
     return LoggedUses(_nanoseconds(found["time"]), np.full(count, OPEN), found["image"], kinds)
 
 
+def _holds(connection: duckdb.DuckDBPyConnection, host: str, local: NDArray[Any], end: int) -> JobHolds | None:
+    """What jobs in flight held; None: the log knows of no project's jobs."""
+    if not connection.execute(_PROJECTS, [host]).fetchone():
+        return None
+    from analyzer.trace.holds import read_holds
+
+    return read_holds(connection, host, local, end)
+
+
 def _no_uses() -> LoggedUses:
     times = np.empty(0, dtype=np.int64)
     return LoggedUses(times, times, np.empty(0, dtype=np.int32), np.empty(0, dtype=np.uint8))
@@ -265,22 +283,6 @@ def _no_uses() -> LoggedUses:
 def _nanoseconds(times: NDArray[Any]) -> Integers:
     found: Integers = np.asarray(times).astype("datetime64[ns]", copy=False).view(np.int64)
     return found
-
-
-def choose_host(connection: duckdb.DuckDBPyConnection, wanted: str | None, log: EventLog) -> str:
-    """The host that the user means; None: the only one. Raises LogError."""
-    # Listing all hosts means reading a whole column.
-    wanted = wanted if wanted is None else key_named(connection, wanted)
-    if wanted is not None and connection.execute("SELECT 1 FROM event WHERE host = ? LIMIT 1", [wanted]).fetchone():
-        return wanted
-    hosts = [row[0] for row in connection.execute("SELECT DISTINCT host FROM event ORDER BY host").fetchall()]
-    if not hosts:
-        raise LogError(f"event log {log.path} holds no events yet: let the collector run for a while")
-    if wanted is None and len(hosts) == 1:
-        return str(hosts[0])
-    if wanted is None:
-        raise LogError(f"event log {log.path} holds several hosts ({', '.join(hosts)}): choose one with --only-host")
-    raise not_there(log.path, wanted, hosts)
 
 
 @dataclass(slots=True)

@@ -20,8 +20,9 @@ from urllib.parse import unquote
 
 import duckdb
 
+from analyzer.trace.hosts import chosen, hosts_of
 from collector.eventlog.database import AUTOLOAD_OFF
-from collector.eventlog.identity import key_named, known_hosts, not_there
+from collector.eventlog.identity import known_hosts
 from collector.eventlog.log import EventLog
 from collector.eventlog.migration import migrate
 from collector.eventlog.schema import BASE, IDENTITY_VERSION, MIGRATIONS, SCHEMA_VERSION
@@ -107,20 +108,6 @@ def export_parquet(log: EventLog, folder: Path, host: str | None = None) -> list
     return counts
 
 
-def hosts_of(connection: duckdb.DuckDBPyConnection, wanted: str | None, path: Path) -> list[str]:
-    """The hosts of an open log, or the wanted one. Raises LogError if there is none."""
-    hosts = [str(row[0]) for row in connection.execute("SELECT DISTINCT host FROM event ORDER BY host").fetchall()]
-    return _chosen(hosts, wanted if wanted is None else key_named(connection, wanted), path)
-
-
-def _chosen(hosts: list[str], wanted: str | None, path: Path) -> list[str]:
-    if not hosts:
-        raise LogError(f"event log {path} holds no events yet: let the collector run for a while")
-    if wanted is not None and wanted not in hosts:
-        raise not_there(path, wanted, hosts)
-    return hosts if wanted is None else [wanted]
-
-
 def _write(connection: duckdb.DuckDBPyConnection, host: str, folder: Path, place: Path) -> Exported:
     events = place / EVENTS
     place.mkdir()
@@ -171,7 +158,7 @@ def parquet_hosts(folder: Path, wanted: str | None = None) -> list[str]:
     hosts = sorted({_host_of(path) for path in (folder / EVENTS).glob(f"{_HOST}*")})
     if not hosts:
         raise LogError(f"folder {folder} holds no exported log: write one with `analyzer export --parquet {folder}`")
-    return _chosen(hosts, wanted, folder)
+    return chosen(hosts, wanted, folder)
 
 
 class ParquetLog(EventLog):

@@ -73,6 +73,17 @@ EVICT = int(Reason.EVICT)
 EVICT_EMERGENCY = int(Reason.EVICT_EMERGENCY)
 EVICT_TOGETHER = int(Reason.EVICT_TOGETHER)
 
+# After a gap every image may have been used unseen. Its jobs have long created their containers by
+# then, so the doubt lasts as long as a job may take from pull to container, not a whole min_age.
+GAP_GRACE_S = 600.0
+
+
+def recent_use(last_use: float, blind_until: float | None, min_age: float) -> float:
+    """When an image counts as last used for `min_age`, UTC seconds: a gap may have hidden a use."""
+    if blind_until is None:
+        return last_use
+    return max(last_use, blind_until + min(min_age, GAP_GRACE_S) - min_age)
+
 
 def evict(  # noqa: C901, PLR0912 - one loop, mirrored by the compiled replay; its branches are the rules
     order: Ints,

@@ -13,7 +13,7 @@ from collector.model.references import repository
 from collector.model.units import format_duration
 from pruner.planning import stages
 from pruner.planning.decision import EVICT as EVICTS
-from pruner.planning.decision import MEANING, Reason, evict, in_turn
+from pruner.planning.decision import MEANING, Reason, evict, in_turn, recent_use
 from pruner.planning.stages import ItemKind, Shortage
 from pruner.policy.local_images import EVICT, SUPERSEDED, by_end, idle_since, in_their_turn, superseded
 from pruner.policy.orders import ORDERS, Facts, PlainFacts
@@ -21,10 +21,6 @@ from pruner.policy.policy import Levels, Policy
 from pruner.state.inventory import Image, Inventory
 from pruner.state.learning import Learned
 from pruner.state.refusals import Refusal
-
-# After a gap every image may have been used unseen. Its jobs have long created their containers by
-# then, so the doubt lasts as long as a job may take from pull to container, not a whole min_age.
-GAP_GRACE_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,13 +284,6 @@ def blocked(image: Image, containers: int, policy: Policy, *, held: bool) -> Rea
     if image.local and policy.local_images != EVICT:
         return Reason.LOCAL
     return Reason.ENOUGH_SPACE
-
-
-def recent_use(last_use: float, blind_until: float | None, min_age: float) -> float:
-    """When an image counts as last used for `min_age`, UTC seconds: a gap may have hidden a use."""
-    if blind_until is None:
-        return last_use
-    return max(last_use, blind_until + min(min_age, GAP_GRACE_S) - min_age)
 
 
 def explain(image: Image, reason: Reason, policy: Policy, now: float) -> str:

@@ -19,9 +19,10 @@ import pytest
 
 from analyzer.search import each
 from analyzer.search.each import on_each
-from analyzer.search.fleet import Findings, Simulation, Source, find
+from analyzer.search.fleet import Findings, Simulation
 from analyzer.search.workers import ClusterError, Workers, outcome
 from analyzer.simulation.replay import Progress
+from analyzer.trace.sources import Source, find
 from analyzer.trace.trace import Trace
 from collector.model.errors import UsageError
 from collector.shipping.ship import ship

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from analyzer.search.each import left_out, on_each
-from analyzer.search.fleet import FLEET, Findings, Simulation, Source, Sweep, find, fleet_sum
+from analyzer.search.fleet import FLEET, Findings, Simulation, Sweep, fleet_sum
 from analyzer.search.grid import grid
 from analyzer.search.workers import WORTH_PROCESSES, Workers
 from analyzer.trace.load import load_trace
 from analyzer.trace.parquet import ParquetLog, export_parquet, parquet_hosts
+from analyzer.trace.sources import Source, find
 from analyzer.trace.trace import Trace
 from collector.eventlog.identity import Identity
 from collector.eventlog.log import EventLog

@@ -18,10 +18,11 @@ import pytest
 from obstore.exceptions import BaseError
 
 from analyzer.search.each import on_each
-from analyzer.search.fleet import Simulation, find
+from analyzer.search.fleet import Simulation
 from analyzer.trace.load import load_trace
 from analyzer.trace.parquet import export_parquet
 from analyzer.trace.shipped import ShippedLog, shipped_hosts
+from analyzer.trace.sources import find
 from analyzer.trace.trace import Trace
 from collector.eventlog import identity
 from collector.eventlog.log import EventLog
