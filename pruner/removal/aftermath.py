@@ -129,20 +129,10 @@ def _planned(plan: dict[str, Any], deleted: set[str], planned_ns: int) -> Iterat
 
 def aftermath(prune: str, entry: UnreportedItem, present: Present) -> Event:
     """What became of an item, as far as the engine and the log show now."""
-    gone = {
-        ItemKind.IMAGE: entry.deleted
-        or entry.key not in present.images
-        or present.deleted.get(entry.key, 0) >= entry.planned_ns,
-        ItemKind.CONTAINER: entry.key not in present.containers,
-        # Nothing shows that a log was emptied, and the next run looks at it again.
-        ItemKind.LOG: False,
-        ItemKind.VOLUME: entry.key not in present.volumes,
-        ItemKind.BUILD_CACHE: present.build_cache is not None and present.build_cache < entry.bytes,
-    }[entry.kind]
-    lost = [name for name in entry.references if name not in present.images.get(entry.key, entry.references)]
+    gone = _is_gone(entry, present)
     more: dict[str, Any] = {"inferred": True} if gone else {"error": "the prune was interrupted before"}
-    if lost and not gone:
-        more["untagged"] = lost
+    if lost := lost_names(entry, present):
+        more = {"error": f"the prune was interrupted when it had removed {', '.join(lost)}", "untagged": list(lost)}
     return item_event(
         Kind.ITEM_REMOVED if gone else Kind.ITEM_FAILED,
         entry.kind,
@@ -157,6 +147,31 @@ def aftermath(prune: str, entry: UnreportedItem, present: Present) -> Event:
             **more,
         },
     )
+
+
+def lost_names(entry: UnreportedItem, present: Present) -> tuple[str, ...]:
+    """The names that a prune took from an image before it was interrupted; none of what is gone.
+
+    Names go in their order, so what lacks others has lost them to somebody else.
+    """
+    if entry.kind is not ItemKind.IMAGE or _is_gone(entry, present):
+        return ()
+    left = present.images[entry.key]
+    lost = tuple(name for name in entry.references if name not in left)
+    return lost if lost == entry.references[: len(lost)] else ()
+
+
+def _is_gone(entry: UnreportedItem, present: Present) -> bool:
+    return {
+        ItemKind.IMAGE: entry.deleted
+        or entry.key not in present.images
+        or present.deleted.get(entry.key, 0) >= entry.planned_ns,
+        ItemKind.CONTAINER: entry.key not in present.containers,
+        # Nothing shows that a log was emptied, and the next run looks at it again.
+        ItemKind.LOG: False,
+        ItemKind.VOLUME: entry.key not in present.volumes,
+        ItemKind.BUILD_CACHE: present.build_cache is not None and present.build_cache < entry.bytes,
+    }[entry.kind]
 
 
 def item_event(kind: Kind, item: ItemKind, key: str, name: str, freed: int | None, attributes: dict[str, Any]) -> Event:

@@ -22,7 +22,7 @@ from collector.model.units import format_bytes, format_count
 from pruner.planning.plan import Plan, Removal, plan, short
 from pruner.planning.summary import summary
 from pruner.policy.file import to_json
-from pruner.removal.aftermath import aftermath, find_present, item_event, read_unfinished
+from pruner.removal.aftermath import aftermath, find_present, item_event, lost_names, read_unfinished
 from pruner.removal.effect import Effect, NoEffectError, disk_now, settled
 from pruner.removal.full_disk import BY_HAND, STUCK, give_reserves, wants_space, with_reserves
 from pruner.removal.remover import Obstacle, Remover, named
@@ -143,6 +143,7 @@ class Executor:
     def finish_interrupted(self, prunes: tuple[str, ...]) -> None:
         """Say in the log what became of prunes that were interrupted. Raises LogError.
 
+        The image that lost names then has them back at the end of the run, unless the run removes it.
         Nothing depends on it: an engine that does not answer does not stop the prune.
         """
         if not prunes:
@@ -156,6 +157,10 @@ class Executor:
         for prune, entries in unreported.items():
             for entry in entries:
                 self.store(aftermath(prune, entry, present))
+            # Only one image was under way: whatever lacks names besides it has lost them to somebody else.
+            begun = next((entry for entry in entries if lost_names(entry, present)), None)
+            if begun is not None:
+                self._remover.lost[begun.key] = lost_names(begun, present)
             self.store(
                 Event(time.time_ns(), Kind.PRUNE_FINISHED, attributes={"prune": prune, "outcome": "interrupted"})
             )

@@ -60,8 +60,8 @@ class Remover:
 
     Attributes:
         orphaned: names of the volumes of containers that it removed.
-        lost: names that images lost to a removal that the engine refused for lack of a block, by the image's ID:
-            given back at the end.
+        lost: names that images lost to a removal that was interrupted, or that the engine refused for lack of a block,
+            by the image's ID: given back at the end.
     """
 
     def __init__(self, engine: RemovingEngine) -> None:
@@ -214,6 +214,8 @@ class Remover:
             for reference in names:
                 try:
                     self._restore_name(image_id, reference)
+                except EngineNotFoundError:
+                    break  # it has gone after all
                 except EngineError as error:
                     logger.warning(
                         "image %s lost its name %s (%s): once there is space, restore it with `docker tag %s %s`",
@@ -223,7 +225,7 @@ class Remover:
                     logger.warning("restored the name of image %s: %s", short_id(image_id), reference)
 
     def _restore_name(self, image_id: str, reference: str) -> None:
-        """Give an image a name again, unless that means another by now. Raises EngineError."""
+        """Give an image a name again, unless that means one by now. Raises EngineError."""
         if self._engine.resolve(reference) is None:
             self._engine.tag(image_id, *split_tag(reference))
 

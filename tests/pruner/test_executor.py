@@ -241,6 +241,38 @@ def test_what_an_interrupted_prune_removed_is_recorded_also_when_it_was_pulled_a
     assert bench.recorded("item_failed") == {stays}
 
 
+@pytest.mark.parametrize("then", first_fast("stays", "goes", "moved"))
+def test_names_that_a_killed_prune_took_come_back_unless_the_image_goes(
+    bench: Bench, caplog: pytest.LogCaptureFixture, then: str
+) -> None:
+    image, other = old_image(bench, "a:1", "a:2", "b:1"), old_image(bench, "c:1", "c:2")
+
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    bench.engine.before("remove_image", killed, "a:2")
+    with pytest.raises(KeyboardInterrupt):
+        bench.prune()
+    assert bench.engine.image_table[image].references == ["a:2", "b:1"]
+    # Not the last of its names, but not the first of them either: that was somebody else.
+    bench.engine.remove_image("c:2")
+    if then == "moved":
+        newer = bench.engine.add_image("a:1")
+    bench.prune(threshold="100%" if then == "goes" else "0")
+    if then == "goes":
+        assert image not in bench.engine.image_table
+    else:
+        assert set(bench.engine.image_table[image].references) == {"a:2", "b:1", *(["a:1"] if then == "stays" else [])}
+        assert bench.engine.image_table[other].references == ["c:1"]
+    assert then != "moved" or bench.engine.image_table[newer].references == ["a:1"]
+    assert "lost its name" not in caplog.text
+    ((error, names),) = bench.log.query(
+        "SELECT attributes ->> '$.error', attributes ->> '$.untagged' FROM event"
+        " WHERE kind = 'item_failed' AND (attributes ->> '$.untagged') IS NOT NULL"
+    )
+    assert (error, names) == ("the prune was interrupted when it had removed a:1", '["a:1"]')
+
+
 def test_a_run_that_can_remove_nothing_is_recorded_with_what_stood_in_the_way(bench: Bench) -> None:
     old_image(bench, "a:1")
     for _ in range(2):
