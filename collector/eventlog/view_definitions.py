@@ -164,6 +164,7 @@ COMMENT ON VIEW last_use IS 'the latest observed use of each image, with the evi
 CREATE OR REPLACE VIEW disks AS
     SELECT host, time, bytes AS free_bytes,
         TRY_CAST(attributes ->> '$.total_bytes' AS BIGINT) AS total_bytes,
+        TRY_CAST(attributes ->> '$.used_bytes' AS BIGINT) AS used_bytes,
         TRY_CAST(attributes ->> '$.free_inodes' AS BIGINT) AS free_inodes,
         TRY_CAST(attributes ->> '$.total_inodes' AS BIGINT) AS total_inodes,
         TRY_CAST(attributes ->> '$.image_bytes' AS BIGINT) AS image_bytes,
@@ -177,7 +178,8 @@ CREATE OR REPLACE VIEW disks AS
         coalesce(TRY_CAST(attributes ->> '$.least' AS BOOLEAN), false) AS least
     FROM event WHERE kind = 'disk_sampled';
 COMMENT ON VIEW disks IS 'each disk with bytes of the engine over time; file_system (its mount point) and holds are
-NULL where there is only one; least: the least free space between two samples, while a pull may have been under way';
+NULL where there is only one; least: the least free space between two samples, while a pull may have been under way;
+used_bytes: without the blocks that the file system keeps for root';
 
 CREATE OR REPLACE VIEW disk AS SELECT * EXCLUDE (file_system, holds, main, least) FROM disks WHERE main AND NOT least;
 COMMENT ON VIEW disk IS 'the disk of the images over time: bytes and inodes, total and free, and what images hold';

@@ -46,6 +46,7 @@ class DiskSample:
             "total_bytes": self.total_bytes,
             "total_inodes": self.total_inodes,
             "free_inodes": self.free_inodes,
+            "used_bytes": self.used_bytes,
         }
         if self.holds:
             found |= {"file_system": self.mount, "holds": list(self.holds)}

@@ -55,7 +55,7 @@ class Status:
     `unwatched_seconds` is the time since the collector last recorded anything, once it has stopped or been silent for
     longer than it ever is; None: it runs.
     `holds` says what fills the disk of the images, by kind, as of the latest sample; what the engine does not account
-    for, with the blocks that the file system keeps for root, is `unaccounted`.
+    for is `unaccounted`, with containers' logs, which `pruner plan` lists by themselves.
     `disks` has each file system that holds bytes of the engine, as last sampled, that of the images first.
     `damaged_logs` names the files that were set aside because they were damaged, the oldest first.
     `min_age` is the minimum age by which the pruner last decided, in words with its evidence; empty: not known.
@@ -238,7 +238,7 @@ _HOLDERS = ("images", "containers", "volumes", "build_cache")
 
 
 _LAST_DISK = """
-SELECT free_bytes, total_bytes, path, image_bytes, container_bytes, volume_bytes, build_cache_bytes
+SELECT free_bytes, total_bytes, path, used_bytes, image_bytes, container_bytes, volume_bytes, build_cache_bytes
 FROM disk WHERE host = ? ORDER BY time DESC LIMIT 1
 """
 
@@ -246,14 +246,14 @@ FROM disk WHERE host = ? ORDER BY time DESC LIMIT 1
 def disk_holds(connection: duckdb.DuckDBPyConnection, host: str) -> dict[str, int]:
     """What filled the disk of the images when it was last sampled, bytes by kind; empty where it never was.
 
-    What the engine does not account for, with the blocks that the file system keeps for root, is `unaccounted`.
+    What the engine does not account for is `unaccounted`, containers' logs among it.
     """
     row = connection.execute(_LAST_DISK, [host]).fetchone()
-    free, total, _, *known = row or (None,) * 7
+    free, total, _, used, *known = row or (None,) * 8
     if free is None or total is None:
         return {}
     parts = {name: int(size) for name, size in zip(_HOLDERS, known, strict=True) if size is not None}
-    return {**parts, "unaccounted": max(0, int(total) - int(free) - sum(parts.values()))}
+    return {**parts, "unaccounted": max(0, int(used or total - free) - sum(parts.values()))}
 
 
 _SAMPLED = "SELECT epoch_ns(max(time)) / 1e9 FROM event WHERE kind = 'disk_sampled'"
