@@ -168,7 +168,9 @@ def recommend(
         share,
         trigger=varied.when(),
         price_per_gib=price,
+        # Of several hosts the longest history counts, and each policy is judged by hosts on which it fails.
         most_full=constraints.max_disk_full if len(sources) == 1 else None,
+        least_history=least if len(sources) == 1 else 0.0,
     )
     workers = spread.workers(len(sources))
     with patient_progress(f"trying {len(candidates)} policies") as progress:

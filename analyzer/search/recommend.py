@@ -147,11 +147,11 @@ def recommend(
         least_history: seconds of the longest history without which nothing is recommended.
     """
     outcomes, others = _summed(candidates, found)
-    if not outcomes:
-        raise UsageError("no policy of the grid is possible on all hosts")
     lasting = max((rest or first).facts.end - first.facts.begin for first, rest in found)
     if lasting < least_history:
         return Recommendation(None, None, None, others, len(outcomes), 0, too_short=lasting)
+    if not outcomes:
+        raise UsageError("no policy of the grid is possible on all hosts")
     firsts = [first for first, _ in found]
     room = _Room.of(firsts, firsts, spare)
     made = replace(_choose(outcomes, others, room, constraints, share), remedy=_remedy(firsts))

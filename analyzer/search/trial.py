@@ -48,6 +48,7 @@ class Trial:
         price_per_gib: what pulling 1 GiB costs; 0: not given.
         most_full: a policy with more failed pulls on the first part is not tried any further; None: each is, as hosts
             that judge each other's policies need it.
+        least_history: on a history of fewer seconds nothing is tried.
     """
 
     candidates: tuple[Candidate, ...]
@@ -57,6 +58,7 @@ class Trial:
     trigger: Trigger = Trigger.EVENT
     price_per_gib: float = 0.0
     most_full: int | None = None
+    least_history: float = 0.0
 
     def __call__(
         self, trace: Trace, progress: Progress | None = None, known: Sequence[Result] = ()
@@ -73,6 +75,9 @@ class Trial:
             UsageError: no candidate is possible on this disk.
         """
         kept = _sensible(trace, possible(trace, self.candidates))
+        short = Findings.of(trace, ())
+        if short.facts.end - short.facts.begin < self.least_history:
+            return short, None
         if self.share >= 1.0:
             return self._found(trace, self._run(trace, kept, progress, self.baselines), kept), None
         cut = split_time(trace, self.share)
@@ -136,14 +141,14 @@ class Trial:
         def fits(wanted: float) -> bool:
             return any(not result.disk_full for result in self._run(_with_room(trace, wanted - room), tried))
 
-        least = wanted = max(_FIRST_STEP * room, float(largest_pull(trace)), 1.0)
+        low = wanted = max(_FIRST_STEP * room, float(largest_pull(trace)), 1.0)
         while not fits(wanted):
             if wanted > _AMPLE * trace.layer_bytes.sum():
                 return None
-            least, wanted = wanted, _STEP * wanted
-        for _ in range(_HALVINGS if wanted > least else 0):
-            middle = (least + wanted) / 2
-            least, wanted = (least, middle) if fits(middle) else (middle, wanted)
+            low, wanted = wanted, _STEP * wanted
+        for _ in range(_HALVINGS if wanted > low else 0):
+            middle = (low + wanted) / 2
+            low, wanted = (low, middle) if fits(middle) else (middle, wanted)
         return int(_with_room(trace, wanted - room).disk_total.max())
 
     def _run(

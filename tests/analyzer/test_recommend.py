@@ -27,6 +27,7 @@ from pruner.policy.policy import Policy
 from tests.analyzer.command import analyzer
 from tests.analyzer.test_fleet import history
 from tests.analyzer.test_kernel import policies, traces
+from tests.analyzer.test_loading import container, observed, sample
 from tests.analyzer.test_search import BASE, workload
 from tests.needs import examples
 
@@ -235,6 +236,14 @@ def test_a_short_history_is_not_enough(long_log: EventLog) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("analyzer: not enough yet: ")
     assert "until then keep the defaults" in done.stderr
+
+
+def test_a_history_of_seconds_is_not_enough_either_whatever_the_interval(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "log.duckdb")
+    log.append([sample(0, 70, 0), observed(1, "a"), *container(1, 20, "a", "c"), sample(30, 70, 30)])
+    done = analyzer("recommend", "--log", str(log.path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("analyzer: not enough yet: 30 s of history")
 
 
 def test_where_no_policy_fits_the_working_set_and_the_disk_that_would_do_are_named() -> None:
