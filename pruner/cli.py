@@ -73,17 +73,17 @@ def run(
     until_free: _UntilFreeOption = None,
     trigger: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="What to record as the trigger of this prune "
+        option(
+            "What to record as the trigger of this prune "
             "(default: manual, pre-job with --until-free; timer or early under systemd).",
+            "NAME",
         ),
     ] = None,
     every: Annotated[
         str | None,
-        typer.Option(
-            metavar="DURATION",
-            help="Keep running: prune at this interval (5m) and when the collector asks; for hosts without systemd.",
+        option(
+            "Keep running: prune at this interval (5m) and when the collector asks; for hosts without systemd.",
+            "DURATION",
         ),
     ] = None,
     output: FormatOption = Format.TABLE,

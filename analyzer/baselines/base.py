@@ -17,11 +17,9 @@ GIB = 2**30
 class Baseline:
     """Something others run; by itself it removes nothing.
 
-    Args:
-        exact: book what a removal frees as it is, where the tool is wrong about it.
-        restarts: seconds between restarts, at which a tool forgets what it keeps in memory; None: it never restarts.
-
     Attributes:
+        exact: whether it books what a removal frees as it is, where the tool is wrong about it.
+        restarts: seconds between restarts, at which a tool forgets what it keeps in memory; None: it never restarts.
         rule: all that it does, if that is a rule of age at each tick.
         tool: all that it does, if the compiled kernel knows it. Who changes what it does leaves that out.
     """
@@ -32,11 +30,9 @@ class Baseline:
     due = math.inf
     rule: AgeRule | None = None
     tool: ToolRules | None = None
-
-    def __init__(self, *, exact: bool = False, restarts: float | None = None) -> None:
-        self.exact = exact
-        self.restarts = restarts
-        self._began = 0.0
+    exact = False
+    restarts: float | None = None
+    _began = 0.0
 
     def tick(self, host: Host) -> None:
         """Follow the rule, if it is one."""

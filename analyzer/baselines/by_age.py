@@ -20,7 +20,6 @@ class DockerGc(Baseline):
     """
 
     def __init__(self, grace: float = DAY_S, interval: float = HOUR_S) -> None:
-        super().__init__()
         self.name = f"docker-gc-{age_name(grace)}"
         self.interval = interval
         self.rule = AgeRule(Clock.BUILT, grace, by_id=True)
@@ -34,7 +33,6 @@ class PruneUntil(Baseline):
     """
 
     def __init__(self, age: float = DAY_S, interval: float = DAY_S, clock: str = "built") -> None:
-        super().__init__()
         self.name = f"prune-until-{age_name(age)}-{clock}"
         self.interval = interval
         self.rule = AgeRule(Clock.BUILT if clock == "built" else Clock.PULLED, age)
@@ -49,12 +47,11 @@ class Buildkite(Baseline):
 
     name = "buildkite"
     interval = HOUR_S
+    prune = AgeRule(Clock.BUILT, 4 * HOUR_S)
+    low_inodes = 250_000
 
-    def __init__(self, age: float = 4 * HOUR_S, low: int = 5 * GIB, low_inodes: int = 250_000) -> None:
-        super().__init__()
-        self.prune = AgeRule(Clock.BUILT, age)
+    def __init__(self, low: int = 5 * GIB) -> None:
         self.low = low
-        self.low_inodes = low_inodes
 
     def tick(self, host: Host) -> None:
         """Check and prune."""
@@ -78,7 +75,6 @@ class ClearDockerCache(Baseline):
     interval = 7 * DAY_S
 
     def __init__(self, version: str = "19.2") -> None:
-        super().__init__()
         self.name = f"clear-docker-cache-{version}"
         self.rule = AgeRule(Clock.BUILT, -math.inf if version == "19.2" else math.inf)
 
@@ -88,11 +84,7 @@ class TtlIdle(Baseline):
 
     name = "ttl-idle"
     interval = DAY_S
-
-    def __init__(self, idle: float = 7 * DAY_S, interval: float = DAY_S) -> None:
-        super().__init__()
-        self.interval = interval
-        self.rule = AgeRule(Clock.USED, idle)
+    rule = AgeRule(Clock.USED, 7 * DAY_S)
 
 
 class Ecs(Baseline):
@@ -107,7 +99,6 @@ class Ecs(Baseline):
     def __init__(
         self, count: int = 5, interval: float = 30 * MINUTE, kept: float = 3 * HOUR_S, age: float = HOUR_S
     ) -> None:
-        super().__init__()
         self.count = count
         self.interval = interval
         self.kept = kept
@@ -142,7 +133,7 @@ class Nomad(Baseline):
     name = "nomad"
 
     def __init__(self, delay: float = 3 * MINUTE, *, restarts: float | None = None) -> None:
-        super().__init__(restarts=restarts)
+        self.restarts = restarts
         self.delay = delay
         self.tool = ToolRules(ToolKind.NOMAD, (delay,), restarts=restarts)
         self._due: list[tuple[float, int]] = []
@@ -168,7 +159,6 @@ class Taskcluster(Baseline):
     name = "taskcluster"
 
     def __init__(self, ttl: float = 2 * HOUR_S, low: int = 30 * 10**9, period: float = MINUTE) -> None:
-        super().__init__()
         self.ttl = ttl
         self.low = low
         self.period = period

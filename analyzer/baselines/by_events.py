@@ -44,7 +44,6 @@ class Codefresh(Baseline):
     )
 
     def __init__(self, build: float = 30 * MINUTE, *, remembers: bool = False) -> None:
-        super().__init__()
         self.interval = build
         self._events: deque[int] = deque(maxlen=None if remembers else ENGINE_EVENTS // EVENTS_OF_A_USE)
         self._saved: dict[int, float] = {}

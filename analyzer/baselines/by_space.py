@@ -20,7 +20,7 @@ from analyzer.baselines.base import (
 )
 from analyzer.kernel.rules import AgeRule, Clock, ToolKind, ToolRules
 from analyzer.simulation.host import Host
-from collector.model.units import DAY_S, HOUR_S
+from collector.model.units import HOUR_S
 
 PER_CENT = 100
 
@@ -29,11 +29,8 @@ class Flush(Baseline):
     """Under a tenth of free space: all unused images (``docker system prune --all``), every 5 min."""
 
     name = "flush"
-
-    def __init__(self, low: float = 0.1, interval: float = 5 * MINUTE) -> None:
-        super().__init__()
-        self.interval = interval
-        self.rule = AgeRule(Clock.BUILT, -math.inf, low)
+    interval = 5 * MINUTE
+    rule = AgeRule(Clock.BUILT, -math.inf, low=0.1)
 
 
 class Docuum(Baseline):
@@ -44,7 +41,6 @@ class Docuum(Baseline):
     """
 
     def __init__(self, capacity: float = 10 * GB, share: float | None = None) -> None:
-        super().__init__()
         self.capacity = capacity
         self.share = share
         self.name = "docuum" if share is None else f"docuum-{share:.0%}"
@@ -69,16 +65,14 @@ class RunnerCleanup(Baseline):
 
     name = "runner-cleanup"
     low_inodes = 131_072
+    ttl = MINUTE
+    period = 10.0
     protected: Sequence[str] = ("gitlab/gitlab-runner:*", "quay.io/gitlab-runner*:*", "gitlab/gitlab-runner-helper:*")
 
-    def __init__(
-        self, low: int = GB, expected: int = 2 * GB, ttl: float = MINUTE, *, restarts: float | None = None
-    ) -> None:
-        super().__init__(restarts=restarts)
+    def __init__(self, low: int = GB, expected: int = 2 * GB, *, restarts: float | None = None) -> None:
+        self.restarts = restarts
         self.low = low
         self.expected = expected
-        self.ttl = ttl
-        self.period = 10.0
         self._start = 0.0
         self._spared: dict[int, bool] = {}
 
@@ -123,7 +117,7 @@ class DroneGc(Baseline):
     interval = 5 * MINUTE
 
     def __init__(self, capacity: float = 5 * GB, *, exact: bool = False, restarts: float | None = None) -> None:
-        super().__init__(exact=exact, restarts=restarts)
+        self.exact, self.restarts = exact, restarts
         self.capacity = capacity
         self.tool = ToolRules(ToolKind.DRONE_GC, (capacity, HOUR_S), exact, restarts)
         self._created: dict[int, float] = {}
@@ -175,7 +169,7 @@ class Kubelet(Baseline):
         exact: bool = False,
         restarts: float | None = None,
     ) -> None:
-        super().__init__(exact=exact, restarts=restarts)
+        self.exact, self.restarts = exact, restarts
         self.name = "kubelet" if max_age is None else "kubelet-maxage"
         self.high = high
         self.low = low
@@ -231,7 +225,7 @@ class Arvados(Baseline):
     name = "arvados"
 
     def __init__(self, quota: int = GIB, *, exact: bool = False, restarts: float | None = None) -> None:
-        super().__init__(exact=exact, restarts=restarts)
+        self.exact, self.restarts = exact, restarts
         self.quota = quota
         self.tool = ToolRules(ToolKind.ARVADOS, (quota,), exact, restarts)
         self._created: dict[int, float] = {}
@@ -282,12 +276,12 @@ class Stone(Baseline):
     ``job``). No image is too young for it, and it removes those that free nothing.
     """
 
-    def __init__(self, clock: str = "use", low: float = 0.1, interval: float = 5 * MINUTE) -> None:
-        super().__init__()
+    interval = 5 * MINUTE
+
+    def __init__(self, clock: str = "use", low: float = 0.1) -> None:
         self.name = f"stone-{clock}"
         self.clock = clock
         self.low = low
-        self.interval = interval
         self.tool = ToolRules(ToolKind.STONE, (low, ("use", "pull", "job").index(clock)))
         self._uses: dict[int, int] = {}
         self._job: dict[int, float] = {}
@@ -318,12 +312,11 @@ class BuildkitRank(Baseline):
     """
 
     name = "buildkit-rank"
+    reserved = 0.1
+    max_used = 0.8
+    min_free = 0.2
 
-    def __init__(self, reserved: float = 0.1, max_used: float = 0.8, min_free: float = 0.2) -> None:
-        super().__init__()
-        self.reserved = reserved
-        self.max_used = max_used
-        self.min_free = min_free
+    def __init__(self) -> None:
         self._last = -math.inf
 
     def used(self, host: Host, image: int, *, brought_in: bool) -> None:  # noqa: ARG002 - the protocol
@@ -353,6 +346,3 @@ def _places(values: Sequence[float]) -> list[int]:
     """The place of each value among the distinct ones, from 1."""
     place = {value: k for k, value in enumerate(sorted(set(values)), start=1)}
     return [place[value] for value in values]
-
-
-KUBELET_MAX_AGE = 14 * DAY_S

@@ -112,8 +112,6 @@ def report(
     The recommendation is that of `recommend` with the same options. For several hosts it has one row per host and
     policy, and their totals.
     """
-    from analyzer.simulation.cleaner import Trigger
-
     work = compared.simulation(axes, threshold or (None if compared.policy else _THRESHOLDS))
     candidates = compared.searched(axes, threshold)
     override, sources = disk.override(), histories.sources()
@@ -121,8 +119,8 @@ def report(
     if len(sources) > 1:
         _report_on_fleet(sources, work, candidates, override, workers, output, classes)
     else:
-        trigger = Trigger(compared.trigger) if compared.trigger else None
-        _report_on_one(sources[0].load(override), sources[0].log(), work, candidates, output, override, trigger)
+        trace, log = sources[0].load(override), sources[0].log()
+        _report_on_one(trace, log, work, candidates, output, override, compared.only_trigger)
 
 
 def demo(

@@ -28,10 +28,10 @@ CanaryOption = Annotated[
 ]
 SinceOption = Annotated[
     str | None,
-    typer.Option(
-        metavar="TIME",
-        help="Judge hosts on which the policy is in force since then: how long ago (7d), or a time (2026-11-24).",
-        show_default=False,
+    option(
+        "Judge hosts on which the policy is in force since then: how long ago (7d), or a time (2026-11-24).",
+        "TIME",
+        shown=False,
     ),
 ]
 

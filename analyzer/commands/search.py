@@ -85,7 +85,7 @@ def sweep(
     shown = values.output_format(output)
     thresholds = threshold or ([] if varied.policy else [DEFAULT_THRESHOLDS])
     candidates, left_out = varied.grid(axes.beside(threshold=thresholds, order=order))
-    work = Sweep(tuple(candidates), values.rate(pull_rate), varied.when(), values.price(price_per_gib))
+    work = Sweep(tuple(candidates), values.rate(pull_rate), values.trigger(varied.trigger), values.price(price_per_gib))
     override, sources = disk.override(), histories.sources()
     workers = spread.workers(len(sources))
     if len(sources) > 1:
@@ -166,7 +166,7 @@ def recommend(
         tuple(candidates),
         values.baselines(baseline),
         share,
-        trigger=varied.when(),
+        trigger=values.trigger(varied.trigger),
         price_per_gib=price,
         # Of several hosts the longest history counts, and each policy is judged by hosts on which it fails.
         most_full=constraints.max_disk_full if len(sources) == 1 else None,

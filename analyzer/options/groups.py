@@ -7,14 +7,17 @@ import inspect
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from analyzer.options import declared, values
+from collector.model import environment
 from collector.model.defaults import LEAST_HISTORY
 from collector.model.paths import default_log_path
 from collector.model.units import option_value, parse_duration, size_option
+from collector.terminal.declare import option
 from pruner.policy.file import load_policy
 
 if TYPE_CHECKING:
@@ -31,7 +34,18 @@ if TYPE_CHECKING:
 class Histories:
     """Options that say whose history is looked at."""
 
-    log: declared.LogsOption = None
+    log: Annotated[
+        list[str] | None,
+        option(
+            "An event log, a glob of logs, or a folder or s3:// URL that `collector ship` or `analyzer export` "
+            "wrote; repeat it to add. "
+            "Results per host and in total. Default: as for `collector`.",
+            "PATH",
+            "--log",
+            shown=False,
+            envvar=environment.LOG,
+        ),
+    ] = None
     host: declared.LogHostOption = None
 
     def sources(self) -> list[Source]:
@@ -45,8 +59,17 @@ class Histories:
 class Spread:
     """Options that say who does the work on many hosts."""
 
-    processes: declared.ProcessesOption = None
-    cluster: declared.ClusterOption = None
+    processes: Annotated[
+        int | None, option("How many hosts to process at once.", "NUMBER", shown="one per processor", min=1)
+    ] = None
+    cluster: Annotated[
+        str | None,
+        option(
+            "Use the workers of a Dask cluster: its scheduler, such as tcp://scheduler:8786.",
+            "ADDRESS",
+            shown="this machine",
+        ),
+    ] = None
 
     def workers(self, hosts: int) -> Workers:
         """Who does it. Raises UsageError."""
@@ -62,11 +85,21 @@ class Spread:
 class Axes:
     """Options for keys of the policy that may have several values each."""
 
-    target: declared.TargetOption = None
-    emergency: declared.EmergencyOption = None
-    allowlist_idle: declared.AllowlistIdleOption = None
-    min_age: declared.MinAgeOption = None
-    interval: declared.IntervalOption = None
+    target: Annotated[
+        list[str] | None, option("Free space at which pruning stops.", "SPACE", shown="the threshold")
+    ] = None
+    emergency: Annotated[
+        list[str] | None,
+        option("Free space under which allowlisted images go too, or never.", "SPACE", shown="the threshold"),
+    ] = None
+    allowlist_idle: Annotated[
+        list[str] | None,
+        option("An allowlisted image unused for longer loses its protection.", "DURATION", shown="14d"),
+    ] = None
+    min_age: Annotated[
+        list[str] | None, option("Images used or pulled more recently stay.", "DURATION", shown="auto")
+    ] = None
+    interval: Annotated[list[str] | None, option("Time between ticks of the timer.", "DURATION", shown="5min")] = None
 
     def beside(self, **more: list[str] | None) -> dict[str, list[str] | None]:
         """The values by key, with more of them."""
@@ -78,9 +111,13 @@ class Compared:
     """Options that say what is compared, beside the threshold and the other axes."""
 
     order: declared.OrderOption = None
-    allowlist: declared.AllowlistOption = None
+    allowlist: Annotated[
+        list[str] | None, option("Images to spare: a glob on repository:tag, or re:REGEX. Repeat it to add.", "GLOB")
+    ] = None
     trigger: declared.TriggerOption = None
-    policy: declared.PolicyOption = None
+    policy: Annotated[list[Path] | None, option("A policy file (TOML); options override it.", "FILE", "--policy")] = (
+        None
+    )
     baseline: declared.BaselineOption = None
     pull_rate: declared.PullRateOption = None
     price_per_gib: declared.PriceOption = None
@@ -88,31 +125,39 @@ class Compared:
     def simulation(self, axes: Axes, thresholds: list[str] | None) -> Simulation:
         """What each policy and baseline would have done. Raises UsageError."""
         from analyzer.search.fleet import Simulation
-        from analyzer.simulation.cleaner import Trigger
 
         chosen = values.policies(self.policy, self.allowlist, **axes.beside(threshold=thresholds, order=self.order))
-        when = Trigger(values.trigger(self.trigger or Trigger.EVENT))
         return Simulation(
             tuple(chosen),
             values.baselines(self.baseline),
             values.rate(self.pull_rate),
-            when,
+            values.trigger(self.trigger),
             values.price(self.price_per_gib),
         )
 
     def searched(self, axes: Axes, thresholds: list[str] | None) -> list[Candidate]:
         """The policies that `analyzer recommend` would try. Raises UsageError."""
-        from analyzer.simulation.cleaner import Trigger
+        given = axes.beside(threshold=thresholds, order=self.order)
+        return values.search(self.policy, self.allowlist, given, self.only_trigger)
 
-        when = Trigger(values.trigger(self.trigger)) if self.trigger else None
-        return values.search(self.policy, self.allowlist, axes.beside(threshold=thresholds, order=self.order), when)
+    @property
+    def only_trigger(self) -> Trigger | None:
+        """What starts a prune; None: both are tried. Raises UsageError."""
+        return values.trigger(self.trigger) if self.trigger else None
 
 
 @dataclass(frozen=True, slots=True)
 class Varied:
     """Options that say what is varied in a grid, beside the threshold, the order and the other axes."""
 
-    allowlist_set: declared.AllowlistSetOption = None
+    allowlist_set: Annotated[
+        list[str] | None,
+        option(
+            "An allowlist to try: its name and globs, or a file of one entry a line, or none. Repeat it to compare.",
+            "NAME=GLOB,GLOB|FILE|none",
+            shown=False,
+        ),
+    ] = None
     trigger: declared.TriggerOption = None
     policy: declared.BasePolicyOption = None
 
@@ -131,25 +176,24 @@ class Varied:
         for note in unread_rates([base] if base else ()):
             typer.echo(f"note: {note}", err=True)
         if complete:
-            return searched(axes, sets, base, self.when() if self.trigger else None), 0
+            return searched(axes, sets, base, values.trigger(self.trigger) if self.trigger else None), 0
         return grid(axes, sets, base)
-
-    def when(self) -> Trigger:
-        """What starts a prune; unless stated, events, too. Raises UsageError."""
-        from analyzer.simulation.cleaner import Trigger
-
-        return Trigger(values.trigger(self.trigger or Trigger.EVENT))
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """Options that say what a recommended policy must keep to."""
 
-    max_disk_full: declared.MaxDiskFullOption = 0
-    max_repull: declared.MaxRepullOption = None
-    min_free: declared.MinFreeOption = None
-    headroom: declared.HeadroomOption = None
-    least_history: declared.LeastHistoryOption = LEAST_HISTORY
+    max_disk_full: Annotated[int, option("At most this many disk-full incidents.", "NUMBER", min=0)] = 0
+    max_repull: Annotated[str | None, option("At most this many bytes pulled again in all.", "SIZE", shown="any")] = (
+        None
+    )
+    min_free: Annotated[str | None, option("Free space that must always be left.", "SIZE", shown="any")] = None
+    headroom: Annotated[
+        str | None,
+        option("Free space to leave on top, in case the future is worse.", "SIZE", shown="from the largest pulls"),
+    ] = None
+    least_history: Annotated[str, option("Recommend nothing if the history is shorter.", "DURATION")] = LEAST_HISTORY
 
     def constraints(self) -> Constraints:
         """What the policy must keep to. Raises UsageError."""
@@ -172,8 +216,8 @@ class Asked:
 class Disk:
     """Options that say on which disk to replay."""
 
-    disk_size: declared.DiskSizeOption = None
-    other: declared.OtherOption = None
+    disk_size: Annotated[str | None, option("Assume a disk of this size.", "SIZE", shown="as recorded")] = None
+    other: Annotated[str | None, option("Assume that other files take this much.", "SIZE", shown="as recorded")] = None
 
     def override(self) -> DiskOverride:
         """What replaces the recorded disk. Raises UsageError."""

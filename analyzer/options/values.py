@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from collector.model.choices import did_you_mean
 from collector.model.errors import UsageError
@@ -19,9 +20,8 @@ if TYPE_CHECKING:
     from analyzer.search.grid import Candidate
     from analyzer.simulation.cleaner import Trigger
 
-
-TRIGGERS = ("tick", "event")
 _MOST_PRICE = 1e9
+Word = TypeVar("Word", bound=StrEnum)
 
 
 def policies(
@@ -32,7 +32,6 @@ def policies(
     Raises:
         UsageError: a file or a value is impossible.
     """
-    bases: list[Policy | None] = [load_policy(path) for path in files or ()] or [None]
     fixed = {"allowlist": list(allowlist)} if allowlist else {}
     given = {name: values for name, values in axes.items() if values}
     for name, values in given.items():
@@ -43,7 +42,7 @@ def policies(
             )
     return [
         policy_from({**fixed, **dict(zip(given, values, strict=True))}, COMMAND_LINE, base)
-        for base in bases
+        for base in _bases(files)
         for values in itertools.product(*given.values())
     ]
 
@@ -61,10 +60,13 @@ def search(
     """
     from analyzer.search.grid import AllowlistSet, searched
 
-    bases: list[Policy | None] = [load_policy(path) for path in files or ()] or [None]
     sets = [AllowlistSet(format_entries(len(allowlist)), tuple(allowlist))] if allowlist else []
-    found = [candidate for base in bases for candidate in searched(axes, sets, base, when)]
+    found = [candidate for base in _bases(files) for candidate in searched(axes, sets, base, when)]
     return list({candidate.name: candidate for candidate in found}.values())
+
+
+def _bases(files: Sequence[Path] | None) -> Sequence[Policy | None]:
+    return [load_policy(path) for path in files or ()] or [None]
 
 
 def baselines(names: Sequence[str] | None) -> tuple[str, ...]:
@@ -85,17 +87,21 @@ def output_format(text: str) -> Output:
     """How results are printed. Raises UsageError."""
     from analyzer.report.terminal import Output
 
+    return _one_of("--format", text, Output)
+
+
+def trigger(text: str | None) -> Trigger:
+    """What starts a prune; unless stated, events, too. Raises UsageError."""
+    from analyzer.simulation.cleaner import Trigger
+
+    return _one_of("--trigger", text or Trigger.EVENT, Trigger)
+
+
+def _one_of(option: str, text: str, known: type[Word]) -> Word:
     try:
-        return Output(text)
+        return known(text)
     except ValueError:
-        raise UsageError(f"--format: '{text}' is not one of {', '.join(Output)}{did_you_mean(text, Output)}") from None
-
-
-def trigger(text: str) -> str:
-    """What starts a prune, ``tick`` or ``event``. Raises UsageError."""
-    if text not in TRIGGERS:
-        raise UsageError(f"--trigger: '{text}' is not one of {', '.join(TRIGGERS)}{did_you_mean(text, TRIGGERS)}")
-    return text
+        raise UsageError(f"{option}: '{text}' is not one of {', '.join(known)}{did_you_mean(text, known)}") from None
 
 
 def rate(text: str | None) -> float | None:

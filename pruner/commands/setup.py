@@ -99,10 +99,10 @@ def install_units(
     ] = None,
     user_engine: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The rootless engine of this user: the services run as the user and see the user's socket and data.",
-            show_default=False,
+        option(
+            "The rootless engine of this user: the services run as the user and see the user's socket and data.",
+            "NAME",
+            shown=False,
         ),
     ] = None,
     enable: Annotated[bool, typer.Option("--enable", help="Start them now and at each boot.")] = False,
