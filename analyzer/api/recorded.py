@@ -31,7 +31,7 @@ def images(history: History) -> pd.DataFrame:
     holders = np.bincount(trace.layer, minlength=len(trace.layer_bytes))
     alone = np.where(holders == 1, trace.layer_bytes, 0)
     sums = np.concatenate(([0], np.cumsum(alone[trace.layer])))
-    demanded = (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)
+    demanded = trace.demanded
     first, last = np.full(trace.images, np.inf), np.full(trace.images, -np.inf)
     np.minimum.at(first, trace.image[demanded], trace.time[demanded])
     np.maximum.at(last, trace.image[demanded], np.minimum(trace.until[demanded], trace.end))

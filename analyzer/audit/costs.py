@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from analyzer.audit.grouping import By
 from analyzer.trace.hosts import choose_host
 from collector.eventlog.log import EventLog
+from collector.eventlog.sql import sql_list
 from collector.model.jobs import HELPER_ROLES
 from collector.queries.failures import failed_pulls_by_job
 from collector.queries.pulls import Layers, Pull, PullKind, read_layers, read_pulls
@@ -41,7 +42,7 @@ class Cost:
     first_bytes: int
     repulls: int
     repulled_bytes: int
-    failed_pulls: int = 0
+    failed_pulls: int
 
 
 def costs(log: EventLog, by: By, host: str | None = None) -> list[Cost]:
@@ -82,65 +83,50 @@ def costs(log: EventLog, by: By, host: str | None = None) -> list[Cost]:
     used = [(name(image, job), image, job) for image, job in uses]
     # What no job has used is there all the same.
     idle = held - {image for _, image, _ in used}
-    found = _sum([*used, *((name(image, None), image, None) for image in sorted(idle))], held, layers, pulls, name)
-    return _with_failed(found, Counter(name(image, job) for job, image in failed))
-
-
-def _with_failed(found: list[Cost], failed: Counter[str]) -> list[Cost]:
-    """The same with failed pulls; who has nothing else comes last."""
-    known = {cost.name for cost in found}
-    others = [Cost(name, 0, 0, 0, 0, 0, 0, 0, 0) for name in sorted(failed) if name not in known]
-    return [replace(cost, failed_pulls=failed[cost.name]) for cost in [*found, *others]]
+    used += [(name(image, None), image, None) for image in sorted(idle)]
+    paid: dict[str, list[Pull]] = defaultdict(list)
+    for pull in pulls:
+        paid[name(pull.image, pull.job)].append(pull)
+    return _sum(used, held, layers, paid, Counter(name(image, job) for job, image in failed))
 
 
 def _sum(
     used: Iterable[tuple[str, int, int | None]],
     held: set[int],
     layers: Layers,
-    pulls: Iterable[Pull],
-    name: Callable[[int, int | None], str],
+    paid: Mapping[str, Sequence[Pull]],
+    failed: Counter[str],
 ) -> list[Cost]:
-    jobs: dict[str, set[int]] = {}
-    images: dict[str, set[int]] = {}
+    jobs: dict[str, set[int]] = defaultdict(set)
+    images: dict[str, set[int]] = defaultdict(set)
     for group, image, job in used:
-        images.setdefault(group, set()).update({image} & held)
-        jobs.setdefault(group, set()).update(() if job is None else (job,))
-    paid: dict[str, list[Pull]] = {}
-    for pull in pulls:
-        paid.setdefault(name(pull.image, pull.job), []).append(pull)
+        images[group] |= {image} & held
+        jobs[group] |= set() if job is None else {job}
     chains = {
         group: {chain: size for image in own for chain, size in layers.get(image, ())} for group, own in images.items()
     }
-    holders: dict[str, int] = {}
-    for own in chains.values():
-        for chain in own:
-            holders[chain] = holders.get(chain, 0) + 1
+    holders = Counter(chain for own in chains.values() for chain in own)
+    known = {*images, *paid}
     found = []
-    for group in sorted({*images, *paid}):
-        own = chains.get(group, {})
-        first = [pull.bytes for pull in paid.get(group, []) if pull.kind is PullKind.FIRST]
-        again = [pull.bytes for pull in paid.get(group, []) if pull.kind is PullKind.AGAIN]
+    # Who has nothing but failed pulls comes last.
+    for group in (*sorted(known), *sorted(failed.keys() - known)):
+        own, pulls = chains.get(group, {}), paid.get(group, ())
+        first = [pull.bytes for pull in pulls if pull.kind is PullKind.FIRST]
+        again = [pull.bytes for pull in pulls if pull.kind is PullKind.AGAIN]
         alone = sum(size for chain, size in own.items() if holders[chain] == 1)
         found.append(
             Cost(
-                group,
-                len(jobs.get(group, ())),
-                len(images.get(group, ())),
-                sum(own.values()),
-                alone,
-                len(first),
-                sum(first),
-                len(again),
-                sum(again),
+                *(group, len(jobs[group]), len(images[group]), sum(own.values()), alone),
+                *(len(first), sum(first), len(again), sum(again), failed[group]),
             )
         )
-    return sorted(found, key=lambda cost: (-cost.held_bytes, -cost.repulled_bytes, cost.name))
+    return sorted(found, key=lambda cost: (-cost.held_bytes, -cost.repulled_bytes))
 
 
 _OWNERS = """
 SELECT job, coalesce(project, 'project ' || project_id, ci), ref FROM job WHERE host = ?
 """
-_HELPERS = ", ".join(f"'{role}'" for role in sorted(HELPER_ROLES))
+_HELPERS = sql_list(sorted(HELPER_ROLES))
 _USES = f"""
 SELECT DISTINCT image, job FROM job_images
 WHERE host = ? AND image IS NOT NULL AND (role IS NULL OR role NOT IN ({_HELPERS})) ORDER BY image, job

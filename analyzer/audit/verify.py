@@ -70,6 +70,10 @@ class ImageCheck:
         """Whether it was removed if, and only if, the replay says so, but for a keep that the log explains."""
         return self.kept or _goes(self.replayed) == self.removed
 
+    def facts(self, *names: str) -> dict[str, Any]:
+        """Some of it, by name."""
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True, slots=True)
 class PruneCheck:
@@ -107,23 +111,14 @@ class PruneCheck:
             "images": len(self.images),
             "removed": [check.image for check in self.images if check.removed],
             "agreement": self.agreement if self.skipped is None else None,
-            "kept_at_the_last_moment": [
-                {"image": check.image, "name": check.name, "cause": check.cause} for check in self.images if check.kept
-            ],
+            "kept_at_the_last_moment": [check.facts("image", "name", "cause") for check in self.images if check.kept],
             "held_for_jobs": [
-                {"image": check.image, "name": check.name, "job": check.job, "asked_for": check.asked}
+                {**check.facts("image", "name", "job"), "asked_for": check.asked}
                 for check in self.images
                 if check.job is not None
             ],
             "disagreements": [
-                {
-                    "image": check.image,
-                    "name": check.name,
-                    "replayed": check.replayed,
-                    "recorded": check.recorded,
-                    "removed": check.removed,
-                    "cause": check.cause,
-                }
+                check.facts("image", "name", "replayed", "recorded", "removed", "cause")
                 for check in self.images
                 if not check.agrees
             ],
@@ -165,26 +160,25 @@ def verify(log: EventLog, host: str | None = None, last: int | None = None) -> l
 
 
 def _check(prune: RecordedPrune, cut: EventLog, containers: frozenset[tuple[str, str]]) -> PruneCheck:
-    words = text(prune.policy.get("text"))
-    made = PruneCheck(prune.prune, prune.time_ns / 1e9, prune.trigger, words)
+    made = PruneCheck(prune.prune, prune.time_ns / 1e9, prune.trigger, text(prune.policy.get("text")))
     if "images" not in prune.plan:
-        return _skipped(made, "no plan was recorded with it")
+        return replace(made, skipped="no plan was recorded with it")
     if not is_readable(prune.plan):
-        return _skipped(made, "its recorded plan cannot be read")
+        return replace(made, skipped="its recorded plan cannot be read")
     values = prune.policy.get("values")
     if not isinstance(values, dict):
-        return _skipped(made, "its policy was recorded in words only, by an older version")
+        return replace(made, skipped="its policy was recorded in words only, by an older version")
     try:
         policy = recorded_policy(values)
         replayed = _replay(prune, policy, cut)
     except (HindsightError, ValueError) as error:
-        return _skipped(made, str(error))
+        return replace(made, skipped=str(error))
     held = _held(prune, policy, replayed)
     images = [
         replace(check, job=job, asked=(job, check.image) in containers) if job is not None else check
         for check, job in ((check, held.get(check.image)) for check in _compare(prune, replayed))
     ]
-    return PruneCheck(made.prune, made.started, made.trigger, words, tuple(images))
+    return replace(made, images=tuple(images))
 
 
 def _held(prune: RecordedPrune, policy: Policy, replayed: Plan) -> dict[str, str]:
@@ -198,10 +192,6 @@ def _held(prune: RecordedPrune, policy: Policy, replayed: Plan) -> dict[str, str
         going, without = ({one.image.image_id for one in made.evictions} for made in (replayed, unguessed))
         held |= (without - going) & rows.keys()
     return {image: Hold.from_json(rows[image]["hold"]).job for image in held}
-
-
-def _skipped(made: PruneCheck, why: str) -> PruneCheck:
-    return PruneCheck(made.prune, made.started, made.trigger, made.policy, (), why)
 
 
 def _replay(prune: RecordedPrune, policy: Policy, cut: EventLog) -> Plan:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import altair as alt
 import numpy as np
 
 from analyzer.report.page_data import LOWEST_SHOWN
-from analyzer.report.study import Lineup, Row, Study, milliseconds
-from analyzer.simulation.result import Result
+from analyzer.report.study import Compared, Row, Study, milliseconds
 from pruner.policy.policy import AUTO
 
 Spec = dict[str, Any]
@@ -34,26 +33,6 @@ _SIDES: dict[str, dict[str, Any]] = {
 }
 _LINEAR = 2.0**30  # below so many bytes its axis is linear
 _WARNING = "#D55E00"
-
-
-class Compared(Protocol):
-    """Policies compared on one disk: all that the trade-off shows. A `Study` is one."""
-
-    @property
-    def results(self) -> Sequence[Result]:
-        """Baselines, then our policies."""
-
-    @property
-    def chosen(self) -> Result | None:
-        """The recommended policy's result."""
-
-    @property
-    def lineup(self) -> Lineup:
-        """Our policies, and which of them is recommended."""
-
-    @property
-    def total(self) -> int:
-        """Bytes of the disk."""
 
 
 def free_space_chart(made: Study, series: Sequence[str]) -> Spec:
@@ -322,9 +301,9 @@ def _bytes(field: str, title: str) -> alt.Tooltip:
     return alt.Tooltip(field, title=title, format="", formatType="bytes")
 
 
-def levels(made: Compared) -> list[Row]:
-    """Where free space ends, and how far down is drawn."""
-    return [{"zero": 0, "bottom": LOWEST_SHOWN * made.total}]
+def levels(total: int) -> list[Row]:
+    """Where free space ends, and how far down is drawn, on a disk of `total` bytes."""
+    return [{"zero": 0, "bottom": LOWEST_SHOWN * total}]
 
 
 def _whole(made: Study) -> alt.Scale:

@@ -10,7 +10,7 @@ from typing import Any
 from analyzer.report import charts as report_charts
 from analyzer.report import parts
 from analyzer.report.heat_map import heat_map
-from analyzer.report.study import Lineup
+from analyzer.report.study import Compared, Lineup
 from analyzer.report.terminal import short_names
 from analyzer.search.classes import Division, fits
 from analyzer.search.fleet import FLEET, Findings, fleet_sum, fleet_sums
@@ -30,30 +30,19 @@ _MOST_OF_CLASS = 12
 _OF_CLASS = {name: FIGURES[name] for name in ("disk_full", "repulled_bytes", "min_free", "removals")}
 
 
-@dataclass(frozen=True, slots=True)
-class OnHost:
-    """What was found on one host.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnHost(Compared):
+    """What was found on one host; chosen is the policy recommended for all hosts.
 
     Attributes:
         name: the host's name.
         facts: what it stands on.
-        results: baselines, then our policies.
-        chosen: the policy recommended for all hosts, here.
-        lineup: our policies.
-        free: the least free space of each day under it; None: unknown.
+        free: the least free space of each day under the chosen policy; None: unknown.
     """
 
     name: str
     facts: HistoryFacts
-    results: tuple[Result, ...]
-    chosen: Result | None
-    lineup: Lineup
     free: DailyFree | None = None
-
-    @property
-    def total(self) -> int:
-        """Bytes of the disk."""
-        return self.facts.disk_total_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +93,13 @@ def fleet_study(
     rival = next((result for result in sums if result.baseline and result.removals), None)
     hosts = tuple(
         OnHost(
-            findings.host,
-            findings.facts,
-            results,
-            lineup.chosen(results),
-            lineup,
-            findings.free,
+            results=results,
+            chosen=lineup.chosen(results),
+            lineup=lineup,
+            total=findings.facts.disk_total_bytes,
+            name=findings.host,
+            facts=findings.facts,
+            free=findings.free,
         )
         for findings, results in zip(found, named, strict=True)
     )
@@ -253,8 +243,7 @@ def _table(caption: str, made: FleetStudy, groups: Sequence[tuple[str, Sequence[
     for host, results in groups:
         for result in results:
             chosen = made.chosen is not None and result.name == made.chosen.name
-            tag = parts.tag(made.lineup.proposal, shown=chosen)
-            policy = parts.Cell(result.name, style="text", tag=tag)
+            policy = parts.Cell(result.name, style="text", tag=made.lineup.proposal.word if chosen else "")
             rows.append(parts.Row([parts.Cell(host, head=True), policy, *parts.figures(columns, result)], chosen))
     return parts.Table(caption, ["host", "policy", *parts.heads(columns)], rows)
 
@@ -282,5 +271,5 @@ def _data(shown: Sequence[OnHost]) -> dict[str, Any]:
     specs, own = {}, {}
     for k, host in enumerate(shown):
         specs[f"tradeoff-{k}"] = report_charts.trade_off_chart(host)
-        own[f"tradeoff-{k}"] = {"policies": report_charts.trade_off(host), "levels": report_charts.levels(host)}
+        own[f"tradeoff-{k}"] = {"policies": report_charts.trade_off(host), "levels": report_charts.levels(host.total)}
     return {**empty, "levels": [], "policies": [], "offset": 0, "begin": 0, "end": 0, "specs": specs, "own": own}

@@ -15,7 +15,7 @@ from analyzer.report import study as report_data
 from analyzer.report.page_data import INTERVALS, Scale, pack_json, pack_lines
 from analyzer.report.page_lines import THIS, chips, colours, lines_beside
 from analyzer.report.stories import Stays, images_with_story, stories
-from analyzer.report.study import AS_RECORDED, Lineup, Study, milliseconds
+from analyzer.report.study import AS_RECORDED, Compared, Study, milliseconds
 from analyzer.search.whatif import THRESHOLD
 from analyzer.simulation.result import Result
 from collector.model.units import format_duration, format_time
@@ -191,7 +191,7 @@ def _data(made: Study, shown: _Shown, chosen: Sequence[int]) -> dict[str, Any]:
         "recommended": shown.recommended,
         "word": word,
         "gaps": report_data.gaps(made),
-        "levels": charts.levels(made),
+        "levels": charts.levels(made.total),
         "policies": charts.trade_off(made, most),
         "lines": pack_lines([*lines.values(), *(() if made.tried is None else made.tried.lines)]),
         "texts": pack_json({"runs": shown.runs, "rows": rows, "thresholds": thresholds}),
@@ -200,16 +200,8 @@ def _data(made: Study, shown: _Shown, chosen: Sequence[int]) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class _OneRow:
-    """Baselines, and policies that differ in the threshold alone; see `charts.Compared`."""
-
-    results: Sequence[Result]
-    chosen: Result | None
-    lineup: Lineup
-    total: int
-
-
-def _row_of(made: Study, results: Sequence[Result], number: int) -> _OneRow:
+def _row_of(made: Study, results: Sequence[Result], number: int) -> Compared:
+    """Baselines, and policies that differ in the threshold alone."""
     own = [*(result for result in made.results if result.baseline), *results]
-    return _OneRow(own, tables.recommended(made, results, number), made.lineup, made.total)
+    chosen = tables.recommended(made, results, number)
+    return Compared(results=own, chosen=chosen, lineup=made.lineup, total=made.total)

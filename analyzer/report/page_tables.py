@@ -66,7 +66,7 @@ def figures_shown(made: Study) -> dict[str, Figure]:
 def _policy_row(
     made: Study, result: Result, chosen: bool, run: int | None, columns: Mapping[str, Figure], *, folded: bool = False
 ) -> parts.Row:
-    head = parts.Cell(result.name.partition(",")[0], head=True, tag=parts.tag(made.lineup.proposal, shown=chosen))
+    head = parts.Cell(result.name.partition(",")[0], head=True, tag=made.lineup.proposal.word if chosen else "")
     return parts.Row([head, *parts.figures(columns, result)], chosen, run, folded)
 
 

@@ -20,7 +20,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from analyzer.search.proposal import Proposal
 from analyzer.simulation.figures import FIGURES, Figure, in_tables
 from analyzer.simulation.result import Result
 from collector.model.errors import HindsightError
@@ -125,11 +124,6 @@ def figures(shown: Mapping[str, Figure], result: Result) -> list[Cell]:
         value = getattr(result, name)
         made.append(Cell(figure.text(value), value, "bad" if figure.bad_if_any and value else ""))
     return made
-
-
-def tag(proposal: Proposal, *, shown: bool) -> str:
-    """What marks the recommended policy."""
-    return proposal.word if shown else ""
 
 
 def bytes_cell(count: float, most: float | None = None) -> Cell:

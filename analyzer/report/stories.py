@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from analyzer.report.downsample import distinct_times
-from analyzer.trace.trace import Flags, Floats, Integers, Trace
-from collector.model.traits import Use
+from analyzer.simulation import lifelines
+from analyzer.trace.recorded import Presence
+from analyzer.trace.trace import Floats, Trace
 from collector.model.units import short_id
 
 MOST_STORIES = 1500
@@ -22,26 +23,13 @@ _MOST_STAYS = 60
 _PLACES = 400  # of more stays, those closer than this share of the time count as one
 
 Story = dict[str, Any]
-
-
-class Stays(Protocol):
-    """When images were there; see `analyzer.simulation.lifelines.Stays` and `analyzer.trace.recorded.Presence`."""
-
-    @property
-    def image(self) -> Integers: ...  # noqa: D102 - see the class
-    @property
-    def begin(self) -> Floats: ...  # noqa: D102
-    @property
-    def end(self) -> Floats: ...  # noqa: D102
-    @property
-    def again(self) -> Flags: ...  # noqa: D102
-    @property
-    def pulled(self) -> Integers: ...  # noqa: D102
+Stays = lifelines.Stays | Presence
+"""When images were there, under a policy or as recorded."""
 
 
 def images_with_story(trace: Trace, lives: Mapping[str, Stays], named: Sequence[int]) -> list[int]:
     """The images whose stories are shown: those that the page names, then those used most."""
-    uses = np.bincount(trace.image[_demands(trace)], minlength=trace.images)
+    uses = np.bincount(trace.image[trace.demanded], minlength=trace.images)
     weight = uses.astype(np.float64)
     for stay in lives.values():
         weight += np.bincount(stay.image, weights=stay.again, minlength=trace.images)
@@ -64,7 +52,7 @@ def stories(
         images: whose stories.
     """
     place = {image: k for k, image in enumerate(images)}
-    demands = _demands(trace)
+    demands = trace.demanded
     order = np.argsort(trace.image[demands], kind="stable")
     used, when = trace.image[demands][order], trace.time[demands][order]
     bounds = np.searchsorted(used, np.arange(trace.images + 1))
@@ -94,10 +82,6 @@ def stories(
             }
         )
     return found
-
-
-def _demands(trace: Trace) -> Any:
-    return (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)
 
 
 def _by_image(stay: Stays, count: int) -> list[Any]:

@@ -22,7 +22,6 @@ from analyzer.trace.describe import notes_of
 from analyzer.trace.recorded import Recorded
 from analyzer.trace.trace import Floats, Integers, Trace
 from collector.model.references import repository
-from collector.model.traits import Use
 from collector.model.units import format_bytes
 from pruner.policy.policy import Policy
 
@@ -83,6 +82,23 @@ class Lineup:
         return results[len(results) - len(self.policies) + self.policies.index(policy)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Policies compared on one disk: all that the trade-off shows.
+
+    Attributes:
+        results: baselines, then our policies.
+        chosen: the recommended policy's result; None: none is.
+        lineup: our policies, and which of them is recommended.
+        total: bytes of the disk, as it was last.
+    """
+
+    results: Sequence[Result]
+    chosen: Result | None
+    lineup: Lineup
+    total: int
+
+
 @dataclass(frozen=True, slots=True)
 class Tried:
     """All that can be switched on the page, with its results.
@@ -127,16 +143,13 @@ def free_line(trace: Trace, scale: Scale, result: Result) -> Integers:
     return line(scale, result.timeline.seconds, result.timeline.free, trace.end)
 
 
-@dataclass(frozen=True, slots=True)
-class Study:
-    """A trace, what it would have led to under each policy, and what was recorded.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study(Compared):
+    """A trace, what it would have led to under each policy (with timelines), and what was recorded.
 
     Attributes:
         trace: the history.
-        results: baselines, then our policies, each with its timeline.
-        lineup: our policies.
         recorded: the host as it was.
-        chosen: the recommended policy's result; None: none is.
         rival: the baselines, to compare with; None: nothing to compare with.
         notes: what the figures have to do without.
         common: clauses that all policies share, which their names leave out.
@@ -148,10 +161,7 @@ class Study:
     """
 
     trace: Trace
-    results: Sequence[Result]
-    lineup: Lineup
     recorded: Recorded
-    chosen: Result | None
     rival: Result | None
     notes: tuple[str, ...] = ()
     common: tuple[str, ...] = ()
@@ -160,11 +170,6 @@ class Study:
     tried: Tried | None = None
     week: FirstWeek | None = None
     known_week: bool = False
-
-    @property
-    def total(self) -> int:
-        """Bytes of the disk, as it was last."""
-        return int(self.trace.disk_total[-1])
 
 
 def _filled(recorded: Recorded) -> list[str]:
@@ -202,17 +207,18 @@ def study(
     own = chosen or next((result for result in results if not result.baseline), None)
     lives = {result.name: stays(trace, result.removed) for result in (own, rival) if result is not None}
     made = Study(
-        trace,
-        results,
-        lineup,
-        recorded,
-        chosen,
-        rival,
-        (*_filled(recorded), *notes_of(trace), *notes, *lineup.proposal.notes),
-        tuple(common),
-        lives,
-        tuple(find_views(trace, lives)),
-        tried,
+        results=results,
+        chosen=chosen,
+        lineup=lineup,
+        total=int(trace.disk_total[-1]),
+        trace=trace,
+        recorded=recorded,
+        rival=rival,
+        notes=(*_filled(recorded), *notes_of(trace), *notes, *lineup.proposal.notes),
+        common=tuple(common),
+        lives=lives,
+        views=tuple(find_views(trace, lives)),
+        tried=tried,
     )
     week = _week(made) if lineup.proposal.holds else None
     return replace(made, week=week, known_week=recorded.presence is not None and not recorded.assumed)
@@ -260,7 +266,7 @@ def find_views(trace: Trace, lives: dict[str, Stays]) -> list[View]:
     """Who is pulled again and again, and who is kept for nothing, under each followed policy."""
     found = []
     count = trace.images
-    demands = np.bincount(trace.image[(trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)], minlength=count)
+    demands = np.bincount(trace.image[trace.demanded], minlength=count)
     for name, stay in lives.items():
         again = np.bincount(stay.image[stay.again], weights=stay.pulled[stay.again], minlength=count)
         idle = np.bincount(stay.image, weights=stay.idle, minlength=count) * trace.image_bytes
@@ -313,7 +319,7 @@ def costs(made: Study) -> tuple[str, list[Cost]]:
     """
     projects = made.recorded.projects or {}
     trace = made.trace
-    demands = (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)
+    demands = trace.demanded
     uses = np.bincount(trace.image[demands], minlength=trace.images)
     lasted = np.where(np.isfinite(trace.until), np.minimum(trace.until, trace.end), trace.end) - trace.time
     seconds = np.bincount(trace.image[demands], weights=np.maximum(lasted[demands], 0.0), minlength=trace.images)

@@ -113,9 +113,15 @@ class Trace:
         return sizes
 
     @property
+    def demanded(self) -> Flags:
+        """Which uses need their image to be there; shape (u,)."""
+        needed: Flags = (self.kind >= Use.CONTAINER) & (self.kind <= Use.JOB)
+        return needed
+
+    @property
     def demands(self) -> int:
         """How many uses need their image to be there."""
-        return int(np.count_nonzero((self.kind >= Use.CONTAINER) & (self.kind <= Use.JOB)))
+        return int(np.count_nonzero(self.demanded))
 
     def name(self, image: int) -> str:
         """What to call an image: its first reference, or else its ID."""

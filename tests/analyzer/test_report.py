@@ -35,7 +35,6 @@ from analyzer.trace.trace import Trace
 from collector.eventlog.log import EventLog
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
-from collector.model.traits import Use
 from collector.model.units import format_bytes
 from pruner.policy.file import policy_from
 from tests.analyzer.command import analyzer
@@ -235,7 +234,7 @@ def test_a_story_says_who_used_an_image_what_its_removal_cost_and_with_whom_it_s
     assert set(stories) == set(IMAGES)
     for image in range(made.trace.images):
         story = stories[made.trace.name(image)]
-        own = made.trace.image[(made.trace.kind >= Use.CONTAINER) & (made.trace.kind <= Use.JOB)] == image
+        own = made.trace.image[made.trace.demanded] == image
         assert story["uses"] == int(own.sum())
         assert dict(story["projects"]) == (made.recorded.projects or {})[made.trace.image_ids[image]]
         assert (story["bytes"], story["own"], story["partners"]["count"]) == (7 * GIB, 6 * GIB, len(IMAGES) - 1)
