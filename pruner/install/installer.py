@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from collector.machine import reserve
@@ -33,29 +34,20 @@ def install(wanted: Installation, *, enable: bool = False, dry_run: bool = False
     Raises:
         InstallError: no permission, or a file of the same name that is not ours.
     """
-    done = []
+    steps = _Steps(dry_run)
     for path, text in wanted.files().items():
         _check_ours(wanted.root / path)
-        done.append(_write(wanted.root / path, text, dry_run=dry_run))
+        steps.write(wanted.root / path, text)
     policy = wanted.root / wanted.policy.relative_to("/")
     if not policy.exists():
-        done.append(_write(policy, to_toml(Policy()), dry_run=dry_run))
+        steps.write(policy, to_toml(Policy()))
     if wanted.live:
         services = _service_commands(wanted, enable=enable)
-        done += _all_run(_user_commands(wanted), dry_run=dry_run)
-        done += [] if dry_run else _lay_reserves(wanted)
-        done += _all_run(services, dry_run=dry_run)
-    return done
-
-
-def _all_run(commands: Iterable[Sequence[str]], *, dry_run: bool) -> list[str]:
-    """Run commands, each after the other; what was done, a line each. Raises InstallError."""
-    done = []
-    for argv in commands:
-        done.append(("would run " if dry_run else "ran ") + " ".join(argv))
+        steps.run(_user_commands(wanted))
         if not dry_run:
-            _run(argv)
-    return done
+            steps.done += _lay_reserves(wanted)
+        steps.run(services)
+    return steps.done
 
 
 def uninstall(wanted: Installation, *, dry_run: bool = False) -> list[str]:
@@ -64,30 +56,59 @@ def uninstall(wanted: Installation, *, dry_run: bool = False) -> list[str]:
     Raises:
         InstallError: no permission.
     """
-    done = []
-    present = [path for path in wanted.files() if _is_ours(wanted.root / path)]
+    steps = _Steps(dry_run)
+    present = [wanted.root / path for path in wanted.files() if _is_ours(wanted.root / path)]
+    if not present:
+        return []
     live = wanted.live and _running_systemd()
-    if present and live:
-        argv = ["systemctl", "disable", "--now", *wanted.stopped]
-        done.append(("would run " if dry_run else "ran ") + " ".join(argv))
-        if not dry_run:
-            _run(argv)
+    if live:
+        steps.run([["systemctl", "disable", "--now", *wanted.stopped]])
     for path in present:
-        done.append(f"{'would remove' if dry_run else 'removed'} {wanted.root / path}")
-        if not dry_run:
-            try:
-                (wanted.root / path).unlink()
-            except OSError as error:
-                raise InstallError(f"{wanted.root / path} cannot be removed: {error.strerror}") from None
-    if present and live and not dry_run:
+        steps.remove(path)
+    if live and not dry_run:
         _run(["systemctl", "daemon-reload"])
-    for folder in wanted.engine_folders if present else ():
+    for folder in wanted.engine_folders:
         own = wanted.root / folder.relative_to("/") / reserve.FOLDER
         if own.is_dir() and not own.is_symlink():
-            done.append(f"{'would remove' if dry_run else 'removed'} {own}")
-            if not dry_run:
-                shutil.rmtree(own, ignore_errors=True)
-    return done
+            steps.remove(own)
+    return steps.done
+
+
+@dataclass
+class _Steps:
+    """What is done, or with `dry_run` only said; a line each in `done`. All raise InstallError."""
+
+    dry_run: bool
+    done: list[str] = field(default_factory=list)
+
+    def run(self, commands: Iterable[Sequence[str]]) -> None:
+        for argv in commands:
+            self.done.append(("would run " if self.dry_run else "ran ") + " ".join(argv))
+            if not self.dry_run:
+                _run(argv)
+
+    def write(self, path: Path, text: str) -> None:
+        self.done.append(("would write " if self.dry_run else "wrote ") + str(path))
+        if self.dry_run:
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, text.encode(), 0o644)
+            path.chmod(0o644)
+        except OSError as error:
+            raise InstallError(f"{path} cannot be written: {error.strerror}; run as root, or name a --root") from None
+
+    def remove(self, path: Path) -> None:
+        self.done.append(("would remove " if self.dry_run else "removed ") + str(path))
+        if self.dry_run:
+            return
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+            return
+        try:
+            path.unlink()
+        except OSError as error:
+            raise InstallError(f"{path} cannot be removed: {error.strerror}") from None
 
 
 def next_steps(wanted: Installation, *, enabled: bool) -> list[str]:
@@ -161,19 +182,18 @@ def _lay_reserves(wanted: Installation) -> Iterable[str]:
 def _user_commands(wanted: Installation) -> list[list[str]]:
     if wanted.user == "root":
         return []
-    if wanted.owner is not None and shutil.which("systemd-tmpfiles"):
-        return [["systemd-tmpfiles", "--create", f"/etc/tmpfiles.d/{wanted.state}.conf"]]
-    found = []
+    tmpfiles = [["systemd-tmpfiles", "--create", f"/etc/tmpfiles.d/{wanted.state}.conf"]]
+    found = tmpfiles if shutil.which("systemd-tmpfiles") else []
+    if wanted.owner is not None:
+        return found
     if shutil.which("systemd-sysusers"):
-        found.append(["systemd-sysusers", f"/etc/sysusers.d/{wanted.state}.conf"])
-    elif not _has_user(wanted.user):
-        groups = ["--groups", wanted.group] if wanted.group else []
-        shell = ["--shell", "/usr/sbin/nologin"]
-        home = ["--home-dir", f"/var/lib/{wanted.state}"]
-        found.append(["useradd", "--system", "--user-group", *shell, *home, *groups, wanted.user])
-    if shutil.which("systemd-tmpfiles"):
-        found.append(["systemd-tmpfiles", "--create", f"/etc/tmpfiles.d/{wanted.state}.conf"])
-    return found
+        return [["systemd-sysusers", f"/etc/sysusers.d/{wanted.state}.conf"], *found]
+    if _has_user(wanted.user):
+        return found
+    groups = ["--groups", wanted.group] if wanted.group else []
+    shell = ["--shell", "/usr/sbin/nologin"]
+    home = ["--home-dir", f"/var/lib/{wanted.state}"]
+    return [["useradd", "--system", "--user-group", *shell, *home, *groups, wanted.user], *found]
 
 
 def _is_ours(path: Path) -> bool:
@@ -186,18 +206,6 @@ def _is_ours(path: Path) -> bool:
 def _check_ours(path: Path) -> None:
     if path.exists() and not _is_ours(path):
         raise InstallError(f"{path} exists and was not written by `pruner install-units`: move it away first")
-
-
-def _write(path: Path, text: str, *, dry_run: bool) -> str:
-    if dry_run:
-        return f"would write {path}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, text.encode(), 0o644)
-        path.chmod(0o644)
-    except OSError as error:
-        raise InstallError(f"{path} cannot be written: {error.strerror}; run as root, or name a --root") from None
-    return f"wrote {path}"
 
 
 def _run(argv: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from collector.model.units import format_bytes, format_duration
-from pruner.policy.policy import BuildCache, Containers, Policy, Volumes
+from pruner.policy.policy import BuildCache, Containers, Policy, Volumes, first_match
 from pruner.state.inventory import STOPPED, BuildCacheUsage, Container, Image, Volume
 from pruner.state.refusals import Refusal
 
@@ -162,7 +162,7 @@ def _container(policy: Containers, one: Container, now: float, shortage: Shortag
         reason, detail = ItemReason.SERVICE, ITEM_REASON_MEANING[ItemReason.SERVICE]
     elif one.orchestrator is not None:
         reason, detail = ItemReason.SERVICE, f"{one.orchestrator} starts and removes it"
-    elif (entry := policy.keeps(one.name)) is not None:
+    elif (entry := first_match(policy.keep, one.name)) is not None:
         reason, detail = ItemReason.KEPT, f"{ITEM_REASON_MEANING[ItemReason.KEPT]} ({entry})"
     elif idle < grace:
         reason, detail = ItemReason.YOUNG, f"{state}, within its grace of {format_duration(grace)} ({owner})"
@@ -250,9 +250,9 @@ def _volume(policy: Volumes, one: Volume, now: float, shortage: Shortage | None)
         reason, detail = ItemReason.SWITCHED_OFF, ITEM_REASON_MEANING[ItemReason.SWITCHED_OFF]
     elif not one.here:
         reason, detail = ItemReason.ELSEWHERE, ITEM_REASON_MEANING[ItemReason.ELSEWHERE]
-    elif (entry := policy.keeps(one.name)) is not None:
+    elif (entry := first_match(policy.keep, one.name)) is not None:
         reason, detail = ItemReason.KEPT, f"{ITEM_REASON_MEANING[ItemReason.KEPT]} ({entry})"
-    elif one.sort == "named" and policy.names(one.name) is None:
+    elif one.sort == "named" and first_match(policy.named, one.name) is None:
         reason, detail = ItemReason.NOT_LISTED, ITEM_REASON_MEANING[ItemReason.NOT_LISTED]
     elif one.orphaned:
         reason, detail = ItemReason.YOUNG, "its container was removed by this very run"

@@ -127,10 +127,6 @@ class Containers:
     keep: tuple[str, ...] = ()
     empty_logs: bool = False
 
-    def keeps(self, container: str) -> str | None:
-        """The entry of `keep` that names the container, or None."""
-        return _first_match(self.keep, container)
-
 
 @dataclass(frozen=True, slots=True)
 class Dangling:
@@ -166,14 +162,6 @@ class Volumes:
     named: tuple[str, ...] = ()
     named_age: float = 14 * DAY_S
     keep: tuple[str, ...] = ()
-
-    def names(self, volume: str) -> str | None:
-        """The entry of `named` that names the volume, or None."""
-        return _first_match(self.named, volume)
-
-    def keeps(self, volume: str) -> str | None:
-        """The entry of `keep` that names the volume, or None."""
-        return _first_match(self.keep, volume)
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +325,8 @@ class Levels:
     emergency: tuple[float, float]
 
 
-def _first_match(entries: tuple[str, ...], name: str) -> str | None:
+def first_match(entries: tuple[str, ...], name: str) -> str | None:
+    """The entry that names a container or a volume, or None."""
     return next((entry for entry in entries if compile_entry(entry).fullmatch(name)), None)
 
 

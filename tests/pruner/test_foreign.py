@@ -14,6 +14,7 @@ from pruner.cli import main
 from pruner.policy.docker_gc import bre_to_python, import_docker_gc
 from pruner.policy.docuum import import_docuum
 from pruner.policy.file import load_policy
+from pruner.policy.policy import first_match
 
 EXCLUDES = r"""
 registry.example.org/infra/base:latest
@@ -134,12 +135,12 @@ def test_docker_gc_volumes_and_containers(tmp_path: Path) -> None:
     (tmp_path / "docker-gc-exclude-containers").write_text("mariadb-data\n")
     (tmp_path / "docker-gc-exclude-volumes").write_text("^pg_\n")
     policy = import_docker_gc(sorted(tmp_path.iterdir())).policy()
-    assert policy.containers.keeps("my-mariadb-data-1")
-    assert not policy.containers.keeps("other")
+    assert first_match(policy.containers.keep, "my-mariadb-data-1")
+    assert not first_match(policy.containers.keep, "other")
     assert policy.volumes.enabled
-    assert policy.volumes.names("anything")
-    assert policy.volumes.keeps("pg_main")
-    assert not policy.volumes.keeps("old_pg_main")
+    assert first_match(policy.volumes.named, "anything")
+    assert first_match(policy.volumes.keep, "pg_main")
+    assert not first_match(policy.volumes.keep, "old_pg_main")
 
 
 def test_docuum_becomes_a_policy(tmp_path: Path) -> None:
