@@ -36,7 +36,7 @@ class History:
     @property
     def host(self) -> str:
         """The host's name."""
-        return self.source.label or self.source.host
+        return self.source.name
 
     @cached_property
     def trace(self) -> Trace:

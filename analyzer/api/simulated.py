@@ -19,7 +19,7 @@ from analyzer.search.fleet import FLEET, Findings, Simulation, Sweep, fleet_sums
 from analyzer.search.grid import AllowlistSet, grid, searched
 from analyzer.search.pareto import pareto
 from analyzer.search.proposal import reasons
-from analyzer.search.recommend import Constraints, SplitResult
+from analyzer.search.recommend import Constraints
 from analyzer.search.recommend import recommend as choose
 from analyzer.search.trial import Trial
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
@@ -173,19 +173,16 @@ def recommend(
     varied = None if base is None else policy(base)
     candidates = searched(_axes(axes), (), varied)
     constraints = Constraints(max_disk_full, bytes_of("max_repull", max_repull), bytes_of("min_free", min_free))
+    least = parse_duration(least_history) if isinstance(least_history, str) else float(least_history)
     found = _work(history, Trial(tuple(candidates), tuple(baselines), split), processes)
-    best = choose(candidates, found, constraints, split, bytes_of("headroom", headroom) or 0, _seconds(least_history))
+    best = choose(candidates, found, constraints, split, bytes_of("headroom", headroom) or 0, least)
     shown = [item for item in (best.chosen, best.runner_up, best.closest) if item is not None]
     return Advice(
         None if best.chosen is None else best.chosen.candidate.policy,
         best.chosen is not None and not best.broken,
         tuple(reasons(best, constraints, split)),
-        _noted(_parts([*map(_both, shown), *best.baselines]), [first for first, _ in found]),
+        _noted(_parts([*((item.first, item.rest) for item in shown), *best.baselines]), [first for first, _ in found]),
     )
-
-
-def _seconds(value: str | float) -> float:
-    return parse_duration(value) if isinstance(value, str) else float(value)
 
 
 def earn_allowlist(
@@ -269,10 +266,6 @@ def _row(result: Result) -> dict[str, Any]:
     return {"policy": result.name, "baseline": result.baseline, **named}
 
 
-def _both(outcome: SplitResult) -> tuple[Result, Result | None]:
-    return outcome.first, outcome.rest
-
-
 def _parts(pairs: Iterable[tuple[Result, Result | None]]) -> pd.DataFrame:
     return pd.DataFrame(
         [
@@ -285,8 +278,7 @@ def _parts(pairs: Iterable[tuple[Result, Result | None]]) -> pd.DataFrame:
 
 
 def _axes(axes: Mapping[str, Any]) -> dict[str, list[str]]:
-    return {key: [str(item) for item in value] if _several(value) else [str(value)] for key, value in axes.items()}
-
-
-def _several(value: Any) -> bool:
-    return isinstance(value, Iterable) and not isinstance(value, str)
+    return {
+        key: list(map(str, value)) if isinstance(value, Iterable) and not isinstance(value, str) else [str(value)]
+        for key, value in axes.items()
+    }

@@ -12,7 +12,6 @@ from rich.live import Live
 from rich.text import Text
 
 from collector.engine.client import DockerEngine
-from collector.engine.protocol import Engine
 from collector.eventlog.log import EventLog
 from collector.machine.next_removals import NextRemoval
 from collector.model.errors import EngineError, LogBusyError
@@ -23,7 +22,7 @@ from collector.terminal import console
 from collector.terminal.sparkline import sparkline
 from collector.terminal.table import Table
 from pruner.policy.policy import Policy
-from pruner.removal.foresight import plan_for_all
+from pruner.removal.foresight import next_removals, plan_for_all
 
 _NEXT = 5
 _EVENTS = 8
@@ -99,22 +98,16 @@ def look(log: EventLog, engine_host: str | None, policy: Policy) -> Snapshot:
     free, total = samples[-1][1:] if samples else (None, None)
     threshold: float | None = None
     try:
-        free, total, threshold, next_removals = _ask(DockerEngine(engine_host), log, policy)
-        source = str(policy)
+        # What would go if space ran out now.
+        made, threshold = plan_for_all(DockerEngine(engine_host), log, policy)
+        free, total = made.inventory.disk.free_bytes, made.inventory.disk.total_bytes
+        going, source = next_removals(made, _NEXT), str(policy)
     except EngineError:
-        next_removals = tuple(NextRemoval(name, None, used, "") for used, name in oldest)
+        going = tuple(NextRemoval(name, None, used, "") for used, name in oldest)
         source = "no engine answers: the least recently used, from the log"
     line = tuple((when, amount) for when, amount, _ in samples)
     seen = overview(log, now)
-    return Snapshot(host, now, free, total, threshold, line, tuple(events), next_removals, source, seen)
-
-
-def _ask(engine: Engine, log: EventLog, policy: Policy) -> tuple[int, int, float, tuple[NextRemoval, ...]]:
-    """Free and total bytes, the threshold, and what would go if space ran out now."""
-    made, threshold = plan_for_all(engine, log, policy)
-    disk, going = made.inventory.disk, made.evictions[:_NEXT]
-    next_removals = tuple(NextRemoval(one.image.name, one.frees, one.image.last_use, one.detail) for one in going)
-    return disk.free_bytes, disk.total_bytes, threshold, next_removals
+    return Snapshot(host, now, free, total, threshold, line, tuple(events), going, source, seen)
 
 
 def lines(snapshot: Snapshot, where: Console) -> Iterator[Text]:

@@ -68,7 +68,7 @@ def verify(
     if log is not None and ("://" in log or Path(log).is_dir()):
         sources = find([log], host)
         if len(sources) > 1:
-            names = ", ".join(source.label or source.host for source in sources[:_MOST_NAMED])
+            names = ", ".join(source.name for source in sources[:_MOST_NAMED])
             more = ", ..." if len(sources) > _MOST_NAMED else ""
             raise UsageError(f"{log} holds {len(sources):,} hosts ({names}{more}): choose one with --only-host")
         checks = check(sources[0].log(), sources[0].host, last)

@@ -103,15 +103,15 @@ def rollout(
         print_beginning(expected, begin, output, [*notes, *_notes_on(found, [one.expected.host for one in begin])])
         return
     by_name = {one.host: one for one in found}
-    there = [source for source in sources if (source.label or source.host) in by_name]
+    there = [source for source in sources if source.name in by_name]
     judged = []
     for source in there:
         try:
-            judged.append(judge(source, by_name[source.label or source.host], chosen, begun))
+            judged.append(judge(source, by_name[source.name], chosen, begun))
         except HindsightError as error:
-            notes.append(f"host {source.label or source.host} cannot be judged: {error}")
+            notes.append(f"host {source.name} cannot be judged: {error}")
     notes += _notes_on(found, [one.expected.host for one in judged if canary or one.observed.prunes])
-    named = [source.label or source.host for source in sources] if canary else []
+    named = [source.name for source in sources] if canary else []
     if not print_verdict(judged, output, notes, named):
         raise typer.Exit(HindsightError.exit_status)
 

@@ -11,7 +11,7 @@ import numpy as np
 from analyzer.report.downsample import distinct_times
 from analyzer.simulation import lifelines
 from analyzer.trace.recorded import Presence
-from analyzer.trace.trace import Floats, Trace
+from analyzer.trace.trace import Flags, Floats, Trace
 from collector.model.units import short_id
 
 MOST_STORIES = 1500
@@ -23,6 +23,15 @@ _MOST_STAYS = 60
 _PLACES = 400  # of more stays, those closer than this share of the time count as one
 
 Story = dict[str, Any]
+
+
+def held_at(stay: Stays, at: float, images: int) -> Flags:
+    """Which of so many images were there at a time; shape (images,)."""
+    held = np.zeros(images, dtype=np.bool_)
+    held[stay.image[(stay.begin <= at) & (at < stay.end)]] = True
+    return held
+
+
 Stays = lifelines.Stays | Presence
 """When images were there, under a policy or as recorded."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.report.page_data import Scale, line
+from analyzer.report.stories import held_at
 from analyzer.report.terminal import short_names
 from analyzer.search.adoption import FirstWeek, adoption_time, first_week
 from analyzer.search.proposal import Proposal
@@ -229,12 +230,8 @@ def _week(made: Study) -> FirstWeek | None:
     policy, begin = made.lineup.proposal.policy, adoption_time(made.trace)
     if policy is None or made.chosen is None:
         return None
-    if made.recorded.presence is not None and not made.recorded.assumed:
-        held = made.recorded.presence.held(begin, made.trace.images)
-    else:
-        stay = made.lives[made.chosen.name]
-        held = np.zeros(made.trace.images, dtype=np.bool_)
-        held[stay.image[(stay.begin <= begin) & (begin < stay.end)]] = True
+    recorded = None if made.recorded.assumed else made.recorded.presence
+    held = held_at(recorded or made.lives[made.chosen.name], begin, made.trace.images)
     trigger = Trigger.EVENT if made.tried is None else made.tried.whatif.first_trigger
     return first_week(made.trace, policy, held, trigger, made.chosen.pull_rate)
 

@@ -43,12 +43,6 @@ class Presence:
         found: Flags = np.diff(self.image, prepend=-1) == 0
         return found
 
-    def held(self, at: float, images: int) -> Flags:
-        """Which of so many images the engine held at a time; shape (images,)."""
-        held = np.zeros(images, dtype=np.bool_)
-        held[self.image[(self.begin <= at) & (at < self.end)]] = True
-        return held
-
 
 @dataclass(frozen=True, slots=True)
 class Recorded:

@@ -128,7 +128,7 @@ def find(places: Sequence[str | Path], host: str | None = None, *, keep: bool = 
             raise LogError(f"no event log knows host '{host}', only {', '.join(known)}")
     count = Counter(source.host for source in found)
     named = [
-        replace(source, label=f"{source.label or source.host} ({source.path})") if count[source.host] > 1 else source
+        replace(source, label=f"{source.name} ({source.path})") if count[source.host] > 1 else source
         for source in found
     ]
     return sorted(named, key=lambda source: (source.host, str(source.path)))

@@ -36,6 +36,13 @@ def plan_for_all(engine: Engine, log: EventLog, policy: Policy) -> tuple[Plan, f
         return plan(policy, inventory, levels=Levels(everything, everything, levels.emergency)), levels.threshold[0]
 
 
+def next_removals(made: Plan, most: int) -> tuple[NextRemoval, ...]:
+    """The images that a plan removes first."""
+    return tuple(
+        NextRemoval(one.image.name, one.frees, one.image.last_use, one.detail) for one in made.evictions[:most]
+    )
+
+
 def leave_foresight(engine: Engine, log: EventLog, policy: Policy, *, changed: bool) -> None:
     """Leave word of what would go next, once an hour and after each run that changed it; nothing depends on it.
 
@@ -50,11 +57,8 @@ def leave_foresight(engine: Engine, log: EventLog, policy: Policy, *, changed: b
         return
     try:
         made, _ = plan_for_all(engine, log, policy)
-        going = made.evictions
-        shown = tuple(
-            NextRemoval(one.image.name, one.frees, one.image.last_use, one.detail) for one in going[:MOST_SHOWN]
-        )
-        total = sum(one.frees for one in going)
-        leave_next_removals(log.path, NextRemovals(made.inventory.now, str(policy), shown, len(going), total))
+        shown, total = next_removals(made, MOST_SHOWN), sum(one.frees for one in made.evictions)
+        found = NextRemovals(made.inventory.now, str(policy), shown, len(made.evictions), total)
+        leave_next_removals(log.path, found)
     except (HindsightError, OSError) as error:
         logger.debug("what would go next is not known: %s", error)

@@ -22,6 +22,7 @@ from analyzer.report.downsample import distinct_times, ranges
 from analyzer.report.html_page import write_report
 from analyzer.report.page_data import Scale
 from analyzer.report.parts import ReportError
+from analyzer.report.stories import held_at
 from analyzer.report.study import AS_RECORDED, Study
 from analyzer.search.grid import Candidate
 from analyzer.search.proposal import Proposal, propose
@@ -290,8 +291,8 @@ def test_the_first_week_begins_with_what_the_host_held(log: EventLog) -> None:
     presence, week = made.recorded.presence, made.week
     assert presence is not None
     assert made.known_week
-    assert presence.held(20 * HOUR, made.trace.images)[1]
-    assert not presence.held(40 * HOUR, made.trace.images)[1]
+    assert held_at(presence, 20 * HOUR, made.trace.images)[1]
+    assert not held_at(presence, 40 * HOUR, made.trace.images)[1]
     assert week is not None
     assert len(week.removed) == week.result.removals
     assert week.result.removed_bytes == int(week.removed.freed.sum())
