@@ -29,3 +29,10 @@ def run(program: str, *arguments: str, columns: int | None = None) -> CompletedP
         except SystemExit as ended:
             status = int(ended.code or 0)
     return CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+
+
+def printed(program: str, *arguments: str) -> str:
+    """What a program prints that ends well."""
+    done = run(program, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from collector.model.errors import UsageError
-from pruner.cli import main
 from pruner.policy.docker_gc import bre_to_python, import_docker_gc
 from pruner.policy.docuum import import_docuum
 from pruner.policy.file import load_policy
 from pruner.policy.policy import first_match
+from tests.commands import run
 
 EXCLUDES = r"""
 registry.example.org/infra/base:latest
@@ -197,26 +197,21 @@ def test_a_pattern_that_python_does_not_know_is_reported() -> None:
     assert len(made.values["allowlist"]) == 1
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *argv: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["pruner", "import-config", *argv])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return int(ended.value.code or 0)
-
-
-def test_the_command_writes_a_policy_that_loads(
-    tmp_path: Path, docker_gc: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_writes_a_policy_that_loads(tmp_path: Path, docker_gc: list[Path]) -> None:
+    imported = partial(run, "pruner", "import-config")
     target = tmp_path / "policy.toml"
-    assert run(monkeypatch, "docker-gc", str(docker_gc[0]), "-o", str(target)) == 0
-    assert "MINIMUM_IMAGES_TO_SAVE=3" in capsys.readouterr().err
+    done = imported("docker-gc", str(docker_gc[0]), "-o", str(target))
+    assert done.returncode == 0
+    assert "MINIMUM_IMAGES_TO_SAVE=3" in done.stderr
     assert load_policy(target) == import_docker_gc(docker_gc).policy()
-    assert run(monkeypatch, "docker-gc", str(docker_gc[0]), "-o", str(target)) == 2
-    assert "already exists" in capsys.readouterr().err
+    done = imported("docker-gc", str(docker_gc[0]), "-o", str(target))
+    assert done.returncode == 2
+    assert "already exists" in done.stderr
 
-    assert run(monkeypatch, "docuum", "--disk", "100GB", "--", "--threshold", "15 GB", "--keep", "^debian:") == 0
-    (tmp_path / "second.toml").write_text(capsys.readouterr().out)
+    done = imported("docuum", "--disk", "100GB", "--", "--threshold", "15 GB", "--keep", "^debian:")
+    assert done.returncode == 0
+    (tmp_path / "second.toml").write_text(done.stdout)
     assert load_policy(tmp_path / "second.toml").protects(("debian:12",))
-    assert run(monkeypatch, "docuum", "--", "--treshold", "1") == 2
-    assert capsys.readouterr().err == "pruner: '--treshold' is not an option of docuum\n"
-    assert run(monkeypatch, "fcron", "x") == 2
+    done = imported("docuum", "--", "--treshold", "1")
+    assert (done.returncode, done.stderr) == (2, "pruner: '--treshold' is not an option of docuum\n")
+    assert imported("fcron", "x").returncode == 2

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import pytest
 from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
-from pruner.cli import main
 from pruner.report.history import PastRemoval, history_summary, read, since_when, totals
+from tests.commands import printed
 
 HOUR = 3600
 T0 = 1_700_000_000
@@ -120,24 +120,16 @@ def test_since(log: EventLog) -> None:
         since_when("yore")
 
 
-def test_the_command_prints_a_table_and_json(
-    log: EventLog, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def run(*options: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["pruner", "history", "--log", str(log.path), *options])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert not ended.value.code
-        return capsys.readouterr().out
-
-    table = run()
+def test_the_command_prints_a_table_and_json(log: EventLog) -> None:
+    shown = partial(printed, "pruner", "history", "--log", str(log.path))
+    table = shown()
     assert "AGAIN" in table
     assert "pulled after 2 h" in table
     assert "1 came back" in table
-    output = json.loads(run("b:2", "--format", "json"))
+    output = json.loads(shown("b:2", "--format", "json"))
     assert [row["name"] for row in output["removals"]] == ["b:2"]
     assert output["totals"]["images_back_again"] == 0
-    assert "nothing was removed" in run("--since", "2100-01-01")
+    assert "nothing was removed" in shown("--since", "2100-01-01")
 
 
 def test_a_log_without_prunes_has_no_history(tmp_path: Path) -> None:

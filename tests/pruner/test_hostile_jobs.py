@@ -15,6 +15,7 @@ from pruner.policy.file import policy_from
 from pruner.policy.policy import Policy
 from pruner.state.inventory import Image, Inventory
 from pruner.state.volumes import sort_of
+from tests.pruner.test_local_images import reasons
 from tests.pruner.test_stages import MB, NOW, image
 
 TOTAL = 1000 * MB
@@ -29,10 +30,6 @@ def made(images: list[Image], free: int, policy: Policy) -> Plan:
 def policy(**more: str) -> Policy:
     wanted = {"threshold": "20%", "min_age": "1h", "allowlist": ["registry.example.org/mesa/*"], "order": "lru", **more}
     return policy_from(wanted, "test")
-
-
-def reasons(found: Plan) -> dict[str, Reason]:
-    return {verdict.image.image_id.removeprefix("image-of-"): verdict.reason for verdict in found.verdicts}
 
 
 def test_endless_pulls_take_neither_what_is_used_nor_what_is_allowlisted_and_go_themselves() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,11 @@ from collector.model.errors import EngineError, LogError
 from collector.model.events import Event, Kind
 from collector.queries.check import check
 from collector.queries.status import status
-from pruner.cli import main
 from pruner.planning.held_back import HeldBack
 from pruner.removal import standstill
 from pruner.removal.executor import Outcome
 from pruner.report.history import fruitless
+from tests.commands import printed
 
 T0 = 1_700_000_000.0
 FACTS = {"trigger": "timer"}
@@ -153,19 +153,10 @@ def test_what_was_left_is_read_as_it_was(log: EventLog) -> None:
     assert read_runs(log.path) == left
 
 
-def test_history_says_how_many_runs_removed_nothing(
-    log: EventLog, note: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_history_says_how_many_runs_removed_nothing(log: EventLog, note: Callable[..., None]) -> None:
     for minute in range(0, 60, 5):
         note(minute)
-
-    def shown_by(*options: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["pruner", "history", "--log", str(log.path), *options])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert not ended.value.code
-        return capsys.readouterr().out
-
+    shown_by = partial(printed, "pruner", "history", "--log", str(log.path))
     shown = " ".join(shown_by().split())
     assert "12 runs from " in shown
     assert "removed nothing: min_age 12.0 GiB, held 3.00 GiB" in shown

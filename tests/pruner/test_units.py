@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from collector.machine.reserve import DEFAULT_SIZE, FOLDER, NAME
-from pruner.cli import main
 from pruner.policy.file import load_policy
 from pruner.policy.policy import Policy
+from tests.commands import run
 from tests.needs import cannot_run
 
 BIN = Path(sys.executable).parent
@@ -35,19 +35,16 @@ Pruner = Callable[..., str]
 
 
 @pytest.fixture
-def pruner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pruner:
+def pruner(monkeypatch: pytest.MonkeyPatch) -> Pruner:
     """Runs the command in this process, as by sudo; what it said."""
     monkeypatch.setenv("SUDO_USER", "ops")
 
-    def run(*argv: str, status: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["pruner", *argv])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        assert (ended.value.code or 0) == status, said
-        return said.out + said.err
+    def said(*argv: str, status: int = 0) -> str:
+        done = run("pruner", *argv)
+        assert done.returncode == status, done
+        return done.stdout + done.stderr
 
-    return run
+    return said
 
 
 @pytest.fixture
