@@ -133,9 +133,9 @@ class Trial:
         Only those that depart least from the defaults are tried, and no disk that lacks room for the largest image or
         holds all of them with room to spare.
         """
-        least = min(item.departures[:3] for item in kept)
+        nearest = min(item.departures[:3] for item in kept)
         lead = kept[0].policy.order
-        tried = [item for item in kept if item.departures[:3] == least and item.policy.order == lead]
+        tried = [item for item in kept if item.departures[:3] == nearest and item.policy.order == lead]
         room = int((trace.disk_total - trace.disk_other).min())
 
         def fits(wanted: float) -> bool:
