@@ -53,7 +53,7 @@ class Source:
         path: an event log, or a folder of exported ones.
         host: whose history.
         exported: whether `path` is such a folder.
-        label: what a report calls it: the host, with the log's name where several logs hold it.
+        label: what a report calls it, where several logs hold the host; empty: as the host.
         store: the folder or URL to which `collector ship` wrote it; empty: it was not shipped.
         kept: the log, if it is open until it is loaded.
     """
@@ -64,6 +64,11 @@ class Source:
     label: str = ""
     store: str = ""
     kept: _OpenLog | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """What a report calls it."""
+        return self.label or self.host
 
     def absolute(self) -> Source:
         """The same, as it is called in another working folder or on another machine."""
