@@ -182,6 +182,9 @@ def jobs(
 def explain(
     image: Annotated[str, argument("A reference, a digest, or the beginning of an ID.", "IMAGE")],
     log: LogOption = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Look at each use, however long the log: by default earlier ones are counted.")
+    ] = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Show an image's history: how it arrived, who used it, who removed it and why, what its return cost."""
@@ -189,7 +192,7 @@ def explain(
     from collector.queries import story
     from collector.queries.coverage import of_known_host
 
-    found = story.stories(of_known_host(console.open_log(log)), image)
+    found = story.stories(of_known_host(console.open_log(log)), image, None if everything else story.LATEST)
     if output is Format.JSON:
         console.print_json(found)
         return

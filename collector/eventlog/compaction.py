@@ -233,17 +233,17 @@ def folded(table: str, after: int, whole_since: int, more: str = "", until: int 
         UNION ALL SELECT * FROM {table} WHERE seq > {after} AND time < {since} {more and f"UNION ALL {more}"})"""
 
 
-def not_kept(table: str, after: int, images: str, columns: str = "*") -> str:
+def not_kept(table: str, numbers: tuple[int, int], images: str, columns: str = "*") -> str:
     """SQL of the events of some images that are folded and not kept.
 
     Args:
         table: the table of events, qualified.
-        after: the number up to which events are folded.
+        numbers: of the first and the last event that is looked at; this one is folded.
         images: SQL of the images.
         columns: what of them.
     """
     return f"""
-        SELECT {columns} FROM {table} WHERE seq <= {after} AND image IN ({images})
+        SELECT {columns} FROM {table} WHERE seq BETWEEN {numbers[0]} AND {numbers[1]} AND image IN ({images})
             AND seq NOT IN (SELECT seq FROM compacted)"""
 
 

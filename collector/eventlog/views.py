@@ -61,27 +61,52 @@ class _OnDemand:
         return getattr(self._connection, name)
 
 
-def show_wholly(connection: duckdb.DuckDBPyConnection, images: Sequence[int]) -> None:
-    """Let a connection that sees of the past what decisions need see all events of some images, too.
+def show_wholly(connection: duckdb.DuckDBPyConnection, images: Sequence[int], most: int | None = None) -> None:
+    """Let a connection that sees of the past what decisions need see the events of some images, too.
 
-    Of containers, pulls and uses by jobs only when they were and for which job.
+    Of containers, pulls and uses by jobs only when they were and for which job. The temporary table `shown_wholly` says
+    of each image from which number of an event on these are all seen.
 
     Args:
         connection: the log, as `EventLog.reading` shows it with `ONLY_KEPT`.
         images: the log's numbers of the images.
+        most: of containers, pulls and uses by jobs only those among so many events of the log, up to the last of the
+            image; None: all.
     """
-    connection.execute("CREATE OR REPLACE TEMP TABLE shown_wholly AS SELECT unnest(?::INTEGER[]) AS image", [images])
     after, more = compaction.reached(connection), ""
+    values = {"images": images, "after": after or 0, "most": (after or 0) if most is None else most}
+    connection.execute(_SHOWN_WHOLLY, values)
     if after is not None:
-        # Views look at the events again and again: a long log is to be looked through once.
+        # Views look at the events again and again: a long log is to be looked through once, where it has to be.
         events = table_of_events(connection)
-        rows = compaction.not_kept(events, after, ", ".join(map(str, images)), _PLAINLY)
+        first, last = connection.execute("SELECT min(since), coalesce(max(until), 0) FROM shown_wholly").fetchall()[0]
+        chosen = compaction.not_kept(events, (first, last), ", ".join(map(str, images)), _PLAINLY)
+        rows = (
+            f"FROM ({chosen} AND {_PLAIN}) AS e SEMI JOIN shown_wholly AS s ON s.image = e.image AND s.since <= e.seq"
+        )
         connection.execute(f"CREATE OR REPLACE TEMP TABLE plainly_shown AS {rows}")
-        seldom = f"(SELECT seq FROM plainly_shown WHERE NOT {_PLAIN})"
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE seldom_shown AS FROM {events} SEMI JOIN {seldom} USING (seq)")
-        more = f"""FROM (FROM {events} LIMIT 0) UNION ALL BY NAME SELECT * FROM plainly_shown WHERE {_PLAIN}
-            UNION ALL BY NAME FROM seldom_shown"""
+        first, last = connection.execute(_SELDOM).fetchall()[0]
+        rows = compaction.not_kept(events, (first, last), ", ".join(map(str, images)))
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE seldom_shown AS {rows} AND NOT {_PLAIN}")
+        more = f"FROM (FROM {events} LIMIT 0) UNION ALL BY NAME FROM plainly_shown UNION ALL BY NAME FROM seldom_shown"
     show(connection, LAST_NS, more=f"FROM ({more})" if more else "", again=True)
+
+
+# An image of which nothing is kept has no events among those that are folded.
+_SHOWN_WHOLLY = """
+CREATE OR REPLACE TEMP TABLE shown_wholly AS
+SELECT image, greatest(coalesce(until - $most, 0), 0) AS since, until FROM (SELECT unnest($images::INTEGER[]) AS image)
+LEFT JOIN (SELECT image, least(max(seq), $after) AS until FROM compacted GROUP BY image) USING (image)
+"""
+# What is neither the first nor the latest of its sort lies between these: most images have no such event. When an
+# inventory saw an image matters the first time and after each removal, all of which is kept.
+_SELDOM = f"""
+SELECT coalesce(min(first), 0), coalesce(max(last), 0) FROM (
+    SELECT min(seq) AS first, max(seq) AS last FROM compacted SEMI JOIN shown_wholly USING (image)
+    WHERE NOT {_PLAIN} AND kind NOT IN ({sql_list((Kind.IMAGE_OBSERVED, Kind.IMAGE_DELETED))})
+    GROUP BY host, image, kind, reference HAVING count(*) > 1
+)
+"""
 
 
 def show(
@@ -115,7 +140,7 @@ def show(
         if whole_since_ns is not None:
             since_ns = min(max(whole_since_ns, 0), LAST_NS)
             if wholly is not None:
-                of_images = compaction.not_kept(table, after, f"FROM {wholly}")
+                of_images = compaction.not_kept(table, (0, after), f"FROM {wholly}")
                 more = f"{of_images} AND time < make_timestamp_ns({since_ns})"
             events = compaction.folded(table, after, since_ns, more, until_ns)
     if not as_recorded:

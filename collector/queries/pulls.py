@@ -104,13 +104,22 @@ def read_pulls(connection: duckdb.DuckDBPyConnection, host: str, images: Collect
         host: whose.
         images: of which images; None: of all. Layers are read only if a pull of these fetched any.
     """
-    rows = connection.execute(_ROWS, {"host": host}).fetchall()
-    if images is not None:
-        pulls = [pull for pull in fold(rows, {}) if pull.image in images]
-        if all(pull.kind is PullKind.UP_TO_DATE for pull in pulls):
-            return pulls
-    found = fold(rows, read_layers(connection, host, images))
-    return found if images is None else [pull for pull in found if pull.image in images]
+    if images is None:
+        return fold(_read_rows(connection, host), read_layers(connection, host))
+    pulls = fold(_read_rows(connection, host, images), {})
+    if all(pull.kind is PullKind.UP_TO_DATE for pull in pulls):
+        return pulls
+    layers = read_layers(connection, host, images)
+    found = fold(_read_rows(connection, host, {*images, *layers}), layers)
+    return [pull for pull in found if pull.image in images]
+
+
+def _read_rows(
+    connection: duckdb.DuckDBPyConnection, host: str, images: Collection[int] | None = None
+) -> list[tuple[int, str, int, str | None, int | None]]:
+    """What happened to images, as `fold` takes it; None: to all."""
+    chosen = "image IS NOT NULL" if images is None else f"image IN ({', '.join(map(str, images))})"
+    return connection.execute(_ROWS.format(chosen=chosen), {"host": host}).fetchall()
 
 
 # Where pulls are shorter than that, or smaller, it is the preparation of a job that takes the time.
@@ -189,13 +198,13 @@ _ROWS = f"""
 WITH watched AS (SELECT count(*) > 0 AS yes FROM event WHERE host = $host AND kind = 'image_pulled'),
     happened AS (
         SELECT time, seq, kind, image, reference, CAST(NULL AS INTEGER) AS job FROM event
-        WHERE host = $host AND image IS NOT NULL AND kind IN ({_CHANGES})
+        WHERE host = $host AND {{chosen}} AND kind IN ({_CHANGES})
         UNION ALL
         SELECT time, seq, 'image_pulled', image, reference, job FROM event, watched
-        WHERE host = $host AND NOT yes AND image IS NOT NULL AND kind = 'job_image_used'
+        WHERE host = $host AND NOT yes AND {{chosen}} AND kind = 'job_image_used'
             AND attributes ->> '$.pulled' = 'true'
     ),
-    started AS (SELECT image, began, job AS user FROM job_containers WHERE host = $host AND image IS NOT NULL)
+    started AS (SELECT image, began, job AS user FROM job_containers WHERE host = $host AND {{chosen}})
 SELECT epoch_ns(time), kind, h.image, reference, coalesce(job,
     CASE WHEN kind = 'image_pulled' AND epoch_ns(began) - epoch_ns(time) <= 3600000000000 THEN user END)
 FROM happened AS h ASOF LEFT JOIN started AS s ON h.image = s.image AND h.time <= s.began

@@ -28,6 +28,8 @@ _SHOWN = 3
 # The events of an image lie all over a long log, and what was read of it need not stay in memory; an image that is in
 # constant use takes more.
 _MEMORY = ("64MB", "256MB")
+LATEST = 200_000
+"""So many events of a log, up to an image's last, are looked through for uses of it; earlier ones are only counted."""
 
 _USED = "used"
 _ARRIVED = frozenset(kind for kind in with_effect(Effect.COMES) if kind is not Kind.IMAGE_PULLED)
@@ -69,12 +71,13 @@ class Story:
     origin: Origin
 
 
-def stories(log: EventLog, text: str) -> list[Story]:
+def stories(log: EventLog, text: str, latest: int | None = LATEST) -> list[Story]:
     """The stories of all images that a user who writes `text` may mean.
 
     Args:
         log: the log.
         text: a reference, a digest, or the beginning of an ID.
+        latest: how many events of the log are looked through for uses, up to the image's last; None: all.
 
     Raises:
         UsageError: no image of this host was ever called so.
@@ -83,14 +86,14 @@ def stories(log: EventLog, text: str) -> list[Story]:
     for memory in _MEMORY:
         with log.reading(whole_since=ONLY_KEPT, memory=memory) as connection:
             try:
-                return _stories(connection, log.host, text)
+                return _stories(connection, log.host, text, latest)
             except duckdb.OutOfMemoryException:
                 logger.debug("the story of %s takes more memory than %s", text, memory)
     with log.reading(whole_since=ONLY_KEPT) as connection:
-        return _stories(connection, log.host, text)
+        return _stories(connection, log.host, text, latest)
 
 
-def _stories(connection: duckdb.DuckDBPyConnection, host: str, text: str) -> list[Story]:
+def _stories(connection: duckdb.DuckDBPyConnection, host: str, text: str, latest: int | None) -> list[Story]:
     values = {"host": host}
     ids = dict(connection.execute(_IDS, values).fetchall())
     names = dict(connection.execute(_NAMES, values).fetchall())
@@ -101,13 +104,15 @@ def _stories(connection: duckdb.DuckDBPyConnection, host: str, text: str) -> lis
         like = similar(text, called)
         hint = f"did you mean {' or '.join(like)}?" if like else "`collector images` lists those it holds"
         raise UsageError(f"no image that this host has ever held is '{text}': {hint}")
-    held = {image for (image,) in connection.execute(_HELD, values).fetchall()}
-    origins = {image: Origin(origin) for image, origin in connection.execute(_ORIGINS, values).fetchall()}
+    of_chosen = f"host = $host AND image IN ({', '.join(map(str, chosen))})"
+    held = {image for (image,) in connection.execute(_HELD + of_chosen, values).fetchall()}
+    origins = {image: Origin(origin) for image, origin in connection.execute(_ORIGINS + of_chosen, values).fetchall()}
     triggers = dict(connection.execute(_TRIGGERS.format(events=table_of_events(connection)), values).fetchall())
+    uses = dict(connection.execute(_COUNTS + of_chosen, values).fetchall())
     # What was kept of the past shows which pulls fetched something; all others found the image up to date.
     pulls = read_pulls(connection, host, set(chosen))
     fetched = [pull for pull in pulls if pull.kind is not PullKind.UP_TO_DATE]
-    show_wholly(connection, chosen)
+    show_wholly(connection, chosen, latest)
     pulled = {"images": [pull.image for pull in fetched], "times": [pull.time_ns for pull in fetched]}
     connection.execute(_FETCHED, pulled)
     connection.execute(_USES, values)
@@ -118,6 +123,8 @@ def _stories(connection: duckdb.DuckDBPyConnection, host: str, text: str) -> lis
         builders[image].add((*row, triggers.get(prune), inferred))
     for image, runs in _runs(connection, builders).items():
         builders[image].take(runs)
+    for image, number, began, ended, shown in connection.execute(_EARLIER).fetchall():
+        builders[image].take_earlier(number, began, ended, uses.get(image, 0) - shown)
     return [
         Story(
             ids[image],
@@ -191,6 +198,7 @@ class _TimelineBuilder:
         self._owners = owners
         self._found: list[Episode] = []
         self._runs: dict[int, Episode] = {}
+        self._earlier: tuple[int, Episode] | None = None
         self._place = (0, 0)
         self.places: list[tuple[int, int]] = []
         self._here = False
@@ -226,10 +234,25 @@ class _TimelineBuilder:
             count = run.count or run.pulls
             self._runs[run.number] = Episode(run.began / 1e9, ended, what, _in_words(run), count=count, jobs=run.jobs)
 
+    def take_earlier(self, number: int, began: int, ended: int | None, count: int) -> None:
+        """Take how often the image was used before the uses that were looked at one by one.
+
+        Args:
+            number: how many other things had happened to the image when that began.
+            began: of the first, UTC nanoseconds.
+            ended: when those that were looked at begin; None: one goes on.
+            count: how many.
+        """
+        counted = f"{format_count(count, 'earlier use')}, only counted" if count > 0 else "earlier pulls, not counted"
+        what = _USED if count > 0 else "up to date"
+        until = None if ended is None else ended / 1e9
+        self._earlier = number, Episode(began / 1e9, until, what, f"{counted}: --all looks at each", count=count)
+
     def episodes(self) -> list[Episode]:
         """All, in order."""
         found = []
         for number in range(len(self._found) + 1):
+            found += [self._earlier[1]] if self._earlier is not None and self._earlier[0] == number else []
             found += [self._runs[number]] if number in self._runs else []
             found += self._found[number : number + 1]
         return found
@@ -312,8 +335,9 @@ FROM (
     WHERE u.began - at_ns <= 3600000000000
 ) JOIN job USING (job) WHERE host = $host
 """
-_ORIGINS = "SELECT image, origin FROM image_origins WHERE host = $host"
-_HELD = "SELECT image FROM present_images WHERE host = $host"
+_ORIGINS = "SELECT image, origin FROM image_origins WHERE "
+_HELD = "SELECT image FROM present_images WHERE "
+_COUNTS = "SELECT image, uses FROM image_uses WHERE "
 _TRIGGERS = """
 SELECT attributes ->> '$.prune', attributes ->> '$.trigger' FROM {events} WHERE host = $host AND kind = 'prune_started'
 """
@@ -323,23 +347,23 @@ CREATE OR REPLACE TEMP TABLE use_of AS
 SELECT *, began::HUGEINT * (1::HUGEINT << 40) + seq AS place FROM (
     SELECT image, coalesce(epoch_ns(least(min(began), min(time))), epoch_ns(min(time))) AS began,
         epoch_ns(max(time) FILTER (kind = 'container_destroyed')) AS ended, max(job) AS job, min(seq) AS seq, 1 AS uses,
-        0 AS pulls, true AS is_container
-    FROM event WHERE host = $host AND image IN (FROM shown_wholly) AND kind IN ({sql_list(CONTAINERS)})
+        0 AS pulls, true AS is_container, bool_or(kind = 'container_created') AS is_created
+    FROM event WHERE host = $host AND image IN (SELECT image FROM shown_wholly) AND kind IN ({sql_list(CONTAINERS)})
     GROUP BY image, container
     UNION ALL
-    SELECT image, epoch_ns(time), epoch_ns(time), job, seq, 1, 0, false FROM event
-    WHERE host = $host AND image IN (FROM shown_wholly) AND kind = 'job_image_used'
+    SELECT image, epoch_ns(time), epoch_ns(time), job, seq, 1, 0, false, false FROM event
+    WHERE host = $host AND image IN (SELECT image FROM shown_wholly) AND kind = 'job_image_used'
     UNION ALL
-    SELECT image, epoch_ns(time), epoch_ns(time), NULL, seq, 0, 1, false FROM event
+    SELECT image, epoch_ns(time), epoch_ns(time), NULL, seq, 0, 1, false, false FROM event
     ANTI JOIN fetched ON event.image = fetched.image AND epoch_ns(time) = at_ns
-    WHERE host = $host AND image IN (FROM shown_wholly) AND kind = 'image_pulled'
+    WHERE host = $host AND image IN (SELECT image FROM shown_wholly) AND kind = 'image_pulled'
     UNION ALL
-    SELECT image, epoch_ns(began), epoch_ns(ended), NULL, seq, 0, checks, false FROM thinned_use
-    WHERE host = $host AND image IN (FROM shown_wholly)
+    SELECT image, epoch_ns(began), epoch_ns(ended), NULL, seq, 0, checks, false, false FROM thinned_use
+    WHERE host = $host AND image IN (SELECT image FROM shown_wholly)
     UNION ALL
-    SELECT image, began, ended, known.job, seq, 1, 0, false FROM (
+    SELECT image, began, ended, known.job, seq, 1, 0, false, false FROM (
         SELECT image, epoch_ns(began) AS began, epoch_ns(ended) AS ended, seq, unnest(jobs) AS job FROM thinned_use
-        WHERE host = $host AND image IN (FROM shown_wholly)
+        WHERE host = $host AND image IN (SELECT image FROM shown_wholly)
     ) AS t LEFT JOIN (SELECT job FROM job WHERE host = $host) AS known ON known.job = t.job
 ) WHERE began IS NOT NULL  -- a forged time may be infinite
 """
@@ -351,17 +375,28 @@ WITH happened AS (
     FROM (SELECT unnest($images::INTEGER[]) AS image, unnest($times::BIGINT[]) AS at_ns,
         unnest($numbers::BIGINT[]) AS seq)
 )
-SELECT u.* EXCLUDE (place), coalesce(number, 0) AS number
-FROM use_of AS u ASOF LEFT JOIN happened AS h ON u.image = h.image AND u.place >= h.place
+SELECT u.* EXCLUDE (place), coalesce(number, 0) AS number,
+    -- Of a container that was created earlier nothing says whose it was.
+    since > 0 AND (u.seq < since OR is_container AND NOT is_created) AS is_earlier
+FROM use_of AS u JOIN shown_wholly USING (image)
+    ASOF LEFT JOIN happened AS h ON u.image = h.image AND u.place >= h.place
 """
 _RUNS = """
 SELECT image, number, min(began), CASE WHEN count(ended) = count(*) THEN max(ended) END, sum(uses)::BIGINT,
     sum(pulls)::BIGINT, count(DISTINCT job), count(*) FILTER (uses > 0 AND job IS NULL)
-FROM placed GROUP BY image, number
+FROM placed WHERE NOT is_earlier GROUP BY image, number
+"""
+# What is kept of earlier uses has the first of them, and those that go on.
+_EARLIER = """
+SELECT image, min(number) FILTER (is_earlier), min(began) FILTER (is_earlier),
+    CASE WHEN bool_and(ended IS NOT NULL OR NOT is_earlier)
+        THEN coalesce(min(began) FILTER (NOT is_earlier), max(ended)) END,
+    coalesce(sum(uses) FILTER (NOT is_earlier), 0)::BIGINT
+FROM placed GROUP BY image HAVING bool_or(is_earlier)
 """
 _PROJECTS = """
 SELECT image, number, coalesce(project, 'project ' || project_id, ci, '?') AS owner, count(*)
-FROM (SELECT DISTINCT image, number, job FROM placed WHERE job IS NOT NULL) LEFT JOIN job USING (job)
+FROM (SELECT DISTINCT image, number, job FROM placed WHERE job IS NOT NULL AND NOT is_earlier) LEFT JOIN job USING (job)
 GROUP BY image, number, owner
 """
 # The engine reports a removal by the pruner, too, at about the same time.
@@ -371,7 +406,7 @@ WITH own AS (
         CASE kind WHEN 'item_failed' THEN attributes ->> '$.error'
             ELSE coalesce(attributes ->> '$.detail', attributes ->> '$.reason') END AS why,
         attributes ->> '$.prune' AS prune, coalesce(attributes ->> '$.inferred' = 'true', false) AS inferred
-    FROM event WHERE host = $host AND image IN (FROM shown_wholly)
+    FROM event WHERE host = $host AND image IN (SELECT image FROM shown_wholly)
         AND kind NOT IN ({sql_list((*CONTAINERS, Kind.JOB_IMAGE_USED))})
         AND (kind <> 'image_pulled' OR EXISTS (
             FROM fetched AS f WHERE f.image = event.image AND f.at_ns = epoch_ns(time)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from analyzer.audit.costs import costs
 from analyzer.audit.grouping import By
 from collector.cli import app
 from collector.daemon.presence import Presence
+from collector.eventlog import compaction
 from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
@@ -222,3 +224,52 @@ def test_what_an_image_was_built_on_is_reported_by_its_layers() -> None:
     other = "sha256:" + "f" * 64
     assert presence.bases(seen(other, ["x", "q"], local=True, created="2026-11-23T08:00:00Z"), now) == []
     assert presence.bases(seen(other, ["q"], local=True), now) == []
+
+
+def folded(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fold all but the last events of a log."""
+    monkeypatch.setattr(compaction, "FOLD_EVERY", 2)
+    monkeypatch.setattr(compaction, "_HELD_BACK", 1)
+    log._due = 0
+    log.append([Event((START + 2_000 + k) * S, Kind.DISK_SAMPLED, bytes=1) for k in range(4)])
+    with log.reading() as connection:
+        assert (compaction.reached(connection) or 0) > 0
+
+
+def test_a_story_counts_uses_long_before_the_last(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    log.append([event for number in range(1000, 1050) for event in job(number, number, B, f"g/{number % 5}")])
+    # One that was created before what is looked at and ends after it, and removals by whom all say.
+    log.append([*job(1050, 1050, B)[:1], *job(1051, 1051, B), *job(1052, 1052, B), *job(1050, 1050, B)[1:]])
+    log.append([deleted(1060, B), Event((START + 1061) * S, Kind.ITEM_REMOVED, B, NAMES[B], bytes=7, attributes=PRUNE)])
+    log.append([pulled(1070, B), *job(1053, 1071, B)])
+    (whole,) = stories(log, NAMES[B], None)
+    assert stories(log, NAMES[B], 1) == [whole], "what is not folded costs nothing to look at"
+    folded(log, monkeypatch)
+    assert stories(log, NAMES[B], None) == [whole]
+    assert stories(log, NAMES[B]) == [whole]
+    (short,) = stories(log, NAMES[B], 9)
+    others, all_others = ([one for one in output.episodes if one.what != "used"] for output in (short, whole))
+    assert [(one.began, one.what, one.bytes) for one in others] == [
+        (one.began, one.what, one.bytes) for one in all_others
+    ]
+    assert "(timer)" in others[-2].detail
+    used, all_used = ([one for one in output.episodes if one.what == "used"] for output in (short, whole))
+    assert sum(one.count for one in used) == sum(one.count for one in all_used) == 55
+    assert used[0].began == all_used[0].began
+    assert used[0].detail == "52 earlier uses, only counted: --all looks at each"
+    assert used[0].ended == used[1].began
+    assert used[1].detail == "2 uses by 2 jobs of mesa/mesa, within 6 s"
+    assert used[2] == all_used[-1]
+    shown = CliRunner().invoke(app, ["explain", NAMES[B], "--all", "--log", str(log.path), "--format", "json"])
+    assert json.loads(shown.output)[0]["episodes"] == [asdict(one) for one in whole.episodes]
+
+
+def test_a_story_looks_back_from_the_last_of_an_image_that_is_long_gone(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.append([event for number in range(1000, 1050) for event in job(number, number, B)])
+    (whole,) = stories(log, NAMES[C], None)
+    folded(log, monkeypatch)
+    assert stories(log, NAMES[C], 20) == [whole]
+    (short,) = stories(log, C[:15], 2)
+    assert [(one.what, one.count) for one in short.episodes] == [(one.what, one.count) for one in whole.episodes]
