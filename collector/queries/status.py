@@ -30,6 +30,8 @@ LEAST_HISTORY_S = parse_duration(LEAST_HISTORY)
 _ENOUGH_OBSERVED = 0.95
 # A collector that runs samples the disk every 5 minutes.
 _SILENT_S = 900.0
+# The last sample may be one of least free space, which says nothing else; so long before it there are others.
+_LATEST_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +113,15 @@ def status(log: EventLog, now: float | None = None) -> Status:
     """The state of a log, and of this host (or the only one) in it. Raises LogError."""
     now = time.time() if now is None else now
     # What the last week of samples shows may be long ago.
-    sampled_at = log.query(_SAMPLED, whole_since=ONLY_KEPT)[0][0]
-    week, day = (ONLY_KEPT if sampled_at is None else sampled_at - days * DAY_S - 1 for days in (7, 1))
+    sampled_at, names_main = log.query(_SAMPLED, whole_since=ONLY_KEPT)[0]
+    week, latest = (ONLY_KEPT if sampled_at is None else sampled_at - span for span in (7 * DAY_S + 1, _LATEST_S))
     with log.one_state():
         with log.reading(whole_since=week) as connection:
             host = known_host(connection, log.host)
-            history = connection.execute(_FREE_HISTORY, [host, host]).fetchall()
+            of_main = "AND main" if names_main else ""
+            history = connection.execute(_FREE_HISTORY.format(of_main=of_main), [host, host]).fetchall()
             failures = read_failures(connection, host, now - 7 * DAY_S)
-        with log.reading(whole_since=day) as connection:
+        with log.reading(whole_since=latest) as connection:
             kinds = dict(
                 connection.execute(
                     "SELECT kind, events FROM kind_counts WHERE host = ? ORDER BY kind", [host]
@@ -256,7 +259,11 @@ def disk_holds(connection: duckdb.DuckDBPyConnection, host: str) -> dict[str, in
     return {**parts, "unaccounted": max(0, int(used or total - free) - sum(parts.values()))}
 
 
-_SAMPLED = "SELECT epoch_ns(max(time)) / 1e9 FROM event WHERE kind = 'disk_sampled'"
+# When a disk was last sampled, and whether samples say which of several disks they are of.
+_SAMPLED = """
+SELECT epoch_ns(max(time)) / 1e9, coalesce(bool_or(contains(attributes::VARCHAR, '"main"')), false)
+FROM event WHERE kind = 'disk_sampled'
+"""
 # All disks are sampled at once, and what was sampled in the past may not be there any more.
 _LAST_DISKS = """
 SELECT file_system, holds, free_bytes, total_bytes FROM disks
@@ -265,11 +272,11 @@ WHERE host = $1 AND free_bytes IS NOT NULL AND total_bytes IS NOT NULL
 QUALIFY row_number() OVER (PARTITION BY file_system ORDER BY free_bytes) = 1
 ORDER BY main DESC, file_system
 """
-# The newest week, an hour at a time, so that the answer stays small.
+# The newest week, an hour at a time, so that the answer stays small. To read what else samples say takes most of it.
 _FREE_HISTORY = """
 WITH week AS (
     SELECT epoch_ns(time) AS at_ns, free_bytes FROM disks
-    WHERE host = ? AND main AND free_bytes IS NOT NULL
+    WHERE host = ? {of_main} AND free_bytes IS NOT NULL
         AND disks.time > (SELECT max(time) FROM event WHERE kind = 'disk_sampled' AND host = ?) - INTERVAL 7 DAYS
 ), span AS (
     SELECT min(at_ns) AS begun, max(at_ns) - min(at_ns) + 1 AS lasted FROM week
