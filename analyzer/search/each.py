@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 
 from analyzer.search.workers import Workers, outcome
 from analyzer.simulation.replay import Progress, one_thread
+from analyzer.trace.kept_database import let_memory_go
 from analyzer.trace.load import DiskOverride
-from analyzer.trace.shipped import let_memory_go
 from analyzer.trace.sources import Source
 from analyzer.trace.trace import Trace
 from collector.model.errors import HindsightError, LogError, UsageError

@@ -7,29 +7,22 @@ machine that has the same name, and what a clone went on to write.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import tempfile
-import threading
-import time
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path, PosixPath
-from typing import Any
 
 import duckdb
 
+from analyzer.trace.kept_database import in_memory
+from analyzer.trace.part_tables import Part, fill
 from collector.eventlog import identity
-from collector.eventlog.database import AUTOLOAD_OFF
 from collector.eventlog.log import EventLog
-from collector.eventlog.migration import upgrade
-from collector.eventlog.schema import MIGRATIONS, SCHEMA_VERSION, STORED_KEY, TABLES_VERSION
-from collector.eventlog.sql import sql_text
+from collector.eventlog.schema import SCHEMA_VERSION
 from collector.eventlog.views import table_of_events
 from collector.model.errors import LogError
-from collector.model.events import Kind
 from collector.model.units import format_count
 from collector.shipping import parts
 from collector.shipping.parts import Manifest, Name, Stream
@@ -39,73 +32,6 @@ from collector.shipping.store import MOST, MOST_OF_MANIFEST, S3, Folder, Store, 
 _AT_ONCE = 8
 # A store that changes meanwhile is listed so often.
 _LISTINGS = 3
-# More files than that are opened once and copied, rather than opened by each query.
-_MOST_IN_PLACE = 48
-
-
-_kept = threading.local()
-_number = itertools.count()
-# So many bytes of memory are asked for once and then kept for the next host: to get them from the system each time
-# takes as long as to read a host's year.
-_KEPT = "256MB"
-# And it would keep a little more after each: so many hosts later a new one begins with as little as the first.
-_HOSTS = 24
-
-
-def _engine() -> duckdb.DuckDBPyConnection:
-    """This thread's DuckDB, which outlasts a host."""
-    if not hasattr(_kept, "engine"):
-        # A thread more costs a small file more time than it saves.
-        config: dict[str, Any] = {**AUTOLOAD_OFF, "threads": 1}
-        try:
-            _kept.engine = duckdb.connect(config={**config, "block_allocator_memory": _KEPT})
-        except duckdb.Error:  # an older DuckDB has no such setting
-            _kept.engine = duckdb.connect(config=config)
-    engine: duckdb.DuckDBPyConnection = _kept.engine
-    return engine
-
-
-@contextmanager
-def _in_memory() -> Iterator[_Database]:
-    """An empty database in memory."""
-    # To make the views takes as long as to replay ten policies. They find tables by name: those of a host before serve.
-    kept, _kept.shown = getattr(_kept, "shown", None), None
-    name, shown = kept or (f"log{next(_number)}", None)
-    engine = _engine()
-    with engine.cursor() as filling:
-        filling.execute(f"ATTACH ':memory:' AS {name}; USE {name}")
-        made = _Database(filling, shown or engine.cursor(), is_shown=shown is not None)
-        made.shown.execute(f"USE {name}")
-        try:
-            yield made
-        finally:
-            made.shown.execute("USE memory")
-            filling.execute(f"USE memory; DETACH {name}")
-    if getattr(_kept, "engine", None) is engine:
-        _kept.shown = name, made.shown
-        _kept.hosts = getattr(_kept, "hosts", 0) + 1
-        if _kept.hosts == _HOSTS:
-            let_memory_go()
-
-
-def let_memory_go() -> None:
-    """Give back what this thread keeps for the next host."""
-    _kept.__dict__.clear()
-
-
-@dataclass(slots=True)
-class _Database:
-    """A database in memory.
-
-    Attributes:
-        filling: a connection that shows its tables.
-        shown: one on which our views stand before them.
-        is_shown: whether it has these views already.
-    """
-
-    filling: duckdb.DuckDBPyConnection
-    shown: duckdb.DuckDBPyConnection
-    is_shown: bool
 
 
 def is_shipped(folder: Path) -> bool:
@@ -116,16 +42,6 @@ def is_shipped(folder: Path) -> bool:
 def shipped_hosts(store: Store) -> list[str]:
     """The hosts whose logs were shipped to a store. Raises StoreError."""
     return sorted(host for folder in store.folders(parts.MANIFESTS) if (host := parts.host_of(folder)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A part that counts, and where its files are on this machine."""
-
-    name: Name
-    manifest: Manifest
-    events: str
-    jobs: str | None
 
 
 class _Place(PosixPath):
@@ -182,8 +98,10 @@ class ShippedLog(EventLog):
             StoreError: the store cannot be used.
         """
         try:
-            with tempfile.TemporaryDirectory(prefix="shipped-") as folder, _in_memory() as made:
-                self._has_others_apart = are_true = self._fill(made.filling, self._parts(Path(folder)))
+            with tempfile.TemporaryDirectory(prefix="shipped-") as folder, in_memory() as made:
+                self._has_others_apart = are_true = fill(
+                    made.filling, self._parts(Path(folder)), self._name, may_stay=self.in_place
+                )
                 made.shown = self._prepared(
                     made.shown, as_recorded=as_recorded or are_true, whole_since=None, again=made.is_shown
                 )
@@ -205,7 +123,7 @@ class ShippedLog(EventLog):
         finally:
             connection.execute(f"CREATE OR REPLACE TEMP VIEW event AS FROM {event}")
 
-    def _parts(self, folder: Path) -> list[_Part]:
+    def _parts(self, folder: Path) -> list[Part]:
         """The parts that count, by stream in the order in which they began, each checked."""
         names = self._listed()
         for _ in range(_LISTINGS):
@@ -221,11 +139,11 @@ class ShippedLog(EventLog):
     def _listed(self) -> list[Name]:
         return parts.listed(self._store.names(parts.manifests_of(self._name)))
 
-    def _counted(self, names: list[Name], folder: Path) -> list[_Part]:
+    def _counted(self, names: list[Name], folder: Path) -> list[Part]:
         """The parts that count of those with these names."""
         self.notes = []
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            merged: dict[Name, _Part] = {}
+            merged: dict[Name, Part] = {}
             left = names
             while tried := parts.widest(left):  # narrower ones only where these are damaged
                 found_there = pool.map(lambda one: self._merged(one, folder), tried)
@@ -247,7 +165,7 @@ class ShippedLog(EventLog):
         except ValueError as error:
             return str(error)
 
-    def _merged(self, name: Name, folder: Path) -> _Part | None:
+    def _merged(self, name: Name, folder: Path) -> Part | None:
         """A merged part; None: it is damaged, and the parts that it covers count."""
         manifest = self._manifest(name)
         if isinstance(manifest, str):
@@ -259,7 +177,7 @@ class ShippedLog(EventLog):
         if found[0] is None or (found[1] is None) != (jobs is None):
             self._set_aside(name, "a file of it is damaged or not there; the parts that it holds are read instead")
             return None
-        return _Part(name, manifest, found[0], found[1])
+        return Part(name, manifest, found[0], found[1])
 
     def _ordered(self, found: Iterable[tuple[Name, Manifest | str]]) -> list[tuple[Name, Manifest]]:
         """Parts of this host alone, in the order in which they were recorded."""
@@ -332,17 +250,17 @@ class ShippedLog(EventLog):
             kept += rows
         return kept
 
-    def _fetched(self, name: Name, manifest: Manifest, folder: Path) -> _Part | None:
+    def _fetched(self, name: Name, manifest: Manifest, folder: Path) -> Part | None:
         events = self._file(name.events(self._name), (manifest.sha256, *manifest.becoming), folder)
         if events is None:
             self._set_aside(name, "its events are damaged or not there")
             return None
         if manifest.jobs_sha256 is None:
-            return _Part(name, manifest, events, None)
+            return Part(name, manifest, events, None)
         jobs = self._file(name.jobs(self._name), (manifest.jobs_sha256, *manifest.becoming), folder)
         if jobs is None:
             self.notes.append(f"{name.jobs(self._name)} is damaged or not there: its jobs are unknown")
-        return _Part(name, manifest, events, jobs)
+        return Part(name, manifest, events, jobs)
 
     def _file(self, name: str, checksums: Collection[str], folder: Path) -> str | None:
         """A file with one of these checksums, on this machine; None: there is none."""
@@ -365,162 +283,3 @@ class ShippedLog(EventLog):
 
     def _set_aside(self, name: Name, reason: str) -> None:
         self.notes.append(f"{name.manifest(self._name)} set aside: {reason}")
-
-    def _fill(self, connection: duckdb.DuckDBPyConnection, found: list[_Part]) -> bool:
-        """Make the log's tables as they were when each part was written, and bring them to this program's schema.
-
-        Returns:
-            Whether all times are known to be true as they were recorded.
-        """
-        in_place = self.in_place and _can_stay(found)
-        connection.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
-        reached = 0
-        for _, parts_of_stream in groupby(found, key=lambda part: part.name.stream):
-            of_stream = list(parts_of_stream)
-            offsets = _offsets(connection) if reached else (0, 0)
-            for version, rows in groupby(of_stream, key=lambda part: part.manifest.schema_version):
-                for statements in MIGRATIONS[reached:version]:
-                    connection.execute(statements)
-                reached = max(reached, version)
-                if not in_place:
-                    _insert_events(connection, list(rows), self._name, offsets)
-            if not in_place:
-                _insert_jobs(connection, of_stream, self._name, offsets)
-        connection.execute("INSERT INTO schema_version (version) VALUES (?)", [reached])
-        upgrade(connection, reached)
-        if in_place:
-            _show_in_place(connection, found, self._name)
-        known = found[-1].manifest.host
-        connection.execute("DELETE FROM host")
-        identity.store(connection, identity.KnownHost(self._name, known.id, known.identity))
-        return in_place and _are_true(connection, found)
-
-
-def _can_stay(found: list[_Part]) -> bool:
-    """Whether parts are as tables would be: all of one log, in order, and of columns that are still the same."""
-    return (
-        len(found) <= _MOST_IN_PLACE
-        and len({part.name.stream for part in found}) == 1
-        and all(one.manifest.last < other.manifest.first for one, other in pairwise(found))
-        and all(part.manifest.schema_version >= TABLES_VERSION for part in found)
-    )
-
-
-def _show_in_place(connection: duckdb.DuckDBPyConnection, found: list[_Part], host: str) -> None:
-    """Let parts of one log take the place of the tables of events and jobs."""
-    name = sql_text(host)
-    events = _scan([part.events for part in found])
-    _insert_images(connection, events)
-    # Each query that names events binds this again, so there is nothing in it to be expanded.
-    stored = {"key": f"key & {STORED_KEY}", "host": name}
-    columns = connection.execute("DESCRIBE event").fetchall()
-    listed = ", ".join(f"CAST({stored.get(column, column)} AS {kind}) AS {column}" for column, kind, *_ in columns)
-    rows = f"SELECT {listed} FROM {events} LEFT JOIN image USING (image_id) WHERE {{where}}"
-    connection.execute(f"INSERT INTO event {rows.format(where=parts.OF_OTHERS)}")
-    connection.execute("ALTER TABLE event RENAME TO few_events")
-    connection.execute(f"CREATE VIEW event AS FROM few_events UNION ALL {rows.format(where=parts.OF_CONTAINERS)}")
-    if files := [part.jobs for part in found if part.jobs is not None]:
-        scan = _scan(files, alike=len({part.manifest.schema_version for part in found}) == 1)
-        _show_jobs(connection, scan, name, has_several=len(files) > 1)
-
-
-def _show_jobs(connection: duckdb.DuckDBPyConnection, scan: str, host: str, *, has_several: bool) -> None:
-    """Let the newest row of each job take the place of the table of jobs."""
-    newest = ""
-    if has_several:
-        # Few jobs have several rows: leaving older ones out is faster for each query than finding the newest of all.
-        connection.execute(
-            f"CREATE TABLE old_job AS WITH found AS MATERIALIZED (SELECT job, file_index FROM {scan})"
-            " SELECT job, file_index FROM found JOIN (SELECT job, max(file_index) AS newest FROM found GROUP BY job"
-            " HAVING count(*) > 1) USING (job) WHERE file_index < newest"
-        )
-        newest = " ANTI JOIN old_job USING (job, file_index)"
-    connection.execute(f"DROP TABLE job; CREATE VIEW job AS SELECT * REPLACE ({host} AS host) FROM {scan}{newest}")
-
-
-def _are_true(connection: duckdb.DuckDBPyConnection, found: list[_Part]) -> bool:
-    """Whether no time of parts that are shown in place needs `collector.eventlog.views.true_times`.
-
-    What that looks through all events for is here known from the parts' statistics.
-    """
-    latest = connection.execute(f"SELECT epoch_ns(max(time)) FROM {_scan([part.events for part in found])}").fetchone()
-    corrected = connection.execute("SELECT 1 FROM few_events WHERE kind = ? LIMIT 1", [Kind.CLOCK_SET_BACK]).fetchone()
-    return corrected is None and (latest is None or latest[0] is None or latest[0] <= time.time_ns())
-
-
-def _offsets(connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:
-    """From which numbers on events and jobs of the next stream are counted."""
-    (row,) = connection.execute(
-        "SELECT (SELECT coalesce(max(seq), 0) FROM event), (SELECT coalesce(max(job) + 1, 0) FROM job)"
-    ).fetchall()
-    return int(row[0]), int(row[1])
-
-
-def _insert_events(
-    connection: duckdb.DuckDBPyConnection,
-    found: list[_Part],
-    host: str,
-    offsets: tuple[int, int],
-) -> None:
-    """Insert the events of parts of one schema version, whatever host they name."""
-    columns = _columns_of_events(connection)
-    # Read twice rather than kept in between: image IDs alone are read in no time.
-    scan = _scan([part.events for part in found])
-    _insert_images(connection, scan)
-    # A new log may repeat what was shipped of the one before it.
-    new = f" WHERE NOT EXISTS (FROM event WHERE (event.time, event.key) = (e.time, e.key) AND seq <= {offsets[0]})"
-    in_order = all(one.manifest.last < other.manifest.first for one, other in pairwise(found))
-    in_order = in_order and not any(one.name.is_merged for one in found)
-    job = f", job + {offsets[1]} AS job" if "job" in columns else ""
-    rest = f"{new if offsets[0] else ''}{'' if in_order else ' ORDER BY seq'}"
-    connection.execute(
-        f"INSERT INTO event BY NAME SELECT e.* EXCLUDE (image_id) REPLACE (seq + {offsets[0]} AS seq{job}),"
-        f" $host AS host, image.image FROM ({_stored(columns, scan)}) AS e LEFT JOIN image USING (image_id){rest}",
-        {"host": host},
-    )
-
-
-def _columns_of_events(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """Those that parts have, too, in the same form."""
-    return [name for name, *_ in connection.execute("DESCRIBE event").fetchall() if name not in {"host", "image"}]
-
-
-def _stored(columns: Iterable[str], scan: str) -> str:
-    """SQL of events as they are stored today; image IDs stand in place of numbers."""
-    return f"SELECT {', '.join(columns)}, image_id FROM (SELECT * REPLACE (key & {STORED_KEY} AS key) FROM {scan})"
-
-
-def _insert_images(connection: duckdb.DuckDBPyConnection, scan: str) -> None:
-    """Number the images of some events that have no number yet."""
-    connection.execute(
-        "INSERT INTO image SELECT row_number() OVER (ORDER BY image_id) + (SELECT coalesce(max(image), -1) FROM image),"
-        f" image_id FROM (SELECT DISTINCT image_id FROM {scan})"
-        " WHERE image_id IS NOT NULL AND image_id NOT IN (SELECT image_id FROM image)"
-    )
-
-
-def _insert_jobs(
-    connection: duckdb.DuckDBPyConnection, found: list[_Part], host: str, offsets: tuple[int, int]
-) -> None:
-    if jobs := _newest_jobs(found, "$host", offsets[1]):
-        connection.execute(f"INSERT INTO job BY NAME {jobs}", {"host": host})
-
-
-def _newest_jobs(found: list[_Part], host: str, offset: int) -> str:
-    """SQL of the newest row of each job: parts are in the order in which they were shipped; empty: there are none."""
-    files = [part.jobs for part in found if part.jobs is not None]
-    if not files:
-        return ""
-    scan = _scan(files, alike=len({part.manifest.schema_version for part in found}) == 1)
-    newest = (
-        f" SEMI JOIN (SELECT job, max(file_index) AS file_index FROM {scan} GROUP BY job) AS newest"
-        " USING (job, file_index)"
-    )
-    shown = f"SELECT * REPLACE (job + {offset} AS job, {host} AS host) FROM {scan}"
-    return f"{shown}{newest if len(files) > 1 else ''}"
-
-
-def _scan(files: list[str], *, alike: bool = True) -> str:
-    """SQL of files; where they have the same columns, none is opened twice."""
-    listed = ", ".join(map(sql_text, files))
-    return f"read_parquet([{listed}], hive_partitioning = false, union_by_name = {not alike})"

@@ -794,7 +794,7 @@ def test_a_clone_that_nothing_keeps_apart_is_set_aside(log: EventLog, store: Fol
 def test_one_thread_reads_many_hosts_with_a_few_engines(
     log: EventLog, store: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("analyzer.trace.shipped._HOSTS", 2)
+    monkeypatch.setattr("analyzer.trace.kept_database._HOSTS", 2)
     ship(log, store)
     expected = rows(log)
     for _ in range(3):
