@@ -11,6 +11,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -66,8 +67,10 @@ def merge_old(store: Store, host: str, known: KnownHost) -> None:
         names = list(stream)
         for chosen, least in ((_unmerged, LEAST), (parts.widest, LEAST_MERGED)):
             for run in _runs(chosen(names), least):
-                for rows in _sound_runs(store, host, run, least):
-                    names += _merge(store, host, rows)
+                # On a disk that is full, say, the next run merges.
+                with suppress(OSError), tempfile.TemporaryDirectory(prefix="merge-") as folder:
+                    for rows in _sound_runs(store, host, run, least, Path(folder)):
+                        names += _merge(store, host, rows, Path(folder))
 
 
 def _unmerged(names: Sequence[Name]) -> list[Name]:
@@ -98,12 +101,14 @@ def _batch(name: Name) -> tuple[int, int]:
     return name.first, name.last
 
 
-def _sound_runs(store: Store, host: str, names: Sequence[Name], least: int) -> Iterator[list[_Row]]:
-    """What of a run can be merged: whole batches without damage, of one schema version.
+def _sound_runs(store: Store, host: str, names: Sequence[Name], least: int, folder: Path) -> Iterator[list[_Row]]:
+    """What of a run can be merged, copied to a folder: whole batches without damage, of one schema version.
 
     The last of these will grow, and waits until it is worth it; the others never will.
     """
-    batches = [[(name, sound_manifest(store, host, name)) for name in batch] for _, batch in groupby(names, key=_batch)]
+    batches = [
+        [(name, sound_manifest(store, host, name, folder)) for name in batch] for _, batch in groupby(names, key=_batch)
+    ]
     alike = [(version, list(found)) for version, found in groupby(batches, key=_version)]
     for number, (version, found) in enumerate(alike, 1):
         rows = [(name, manifest) for batch in found for name, manifest in batch if manifest is not None]
@@ -121,19 +126,17 @@ def _version(batch: Sequence[tuple[Name, Manifest | None]]) -> int | None:
     return versions.pop() if is_whole and len(versions) == 1 else None
 
 
-def _merge(store: Store, host: str, rows: Sequence[_Row]) -> list[Name]:
-    """Write the merged part; its name, if it was written."""
+def _merge(store: Store, host: str, rows: Sequence[_Row], folder: Path) -> list[Name]:
+    """Write the merged part of what was copied to a folder; its name, if it was written."""
     names, found = [name for name, _ in rows], [manifest for _, manifest in rows]
     name = Name(names[0].stream, names[0].first, names[-1].last, parts.MERGED)
+    events = [_copy(folder, one.events(host)) for one in names]
+    jobs = [_copy(folder, one.jobs(host)) for one, manifest in rows if manifest.jobs_sha256 is not None]
     try:
-        with tempfile.TemporaryDirectory(prefix="merge-") as folder:
-            events = _copied(store, [(one.events(host), manifest.sha256) for one, manifest in rows], Path(folder))
-            merged = _joined(_EVENTS, _apart(_in_order(events, found)))
-            of_jobs = _joined(
-                _JOBS, _copied(store, [(one.jobs(host), manifest.jobs_sha256) for one, manifest in rows], Path(folder))
-            )
-    except (duckdb.Error, OSError, UnreadableError, _DamagedError):
-        # Readers do without. On a disk that is full, say, the next run merges.
+        merged = _joined(_EVENTS, _apart(_in_order(events, found)))
+        of_jobs = _joined(_JOBS, jobs)
+    except (duckdb.Error, OSError):
+        # Readers do without.
         return []
     if merged is None:
         return []
@@ -164,36 +167,39 @@ def read_manifest(store: Store, host: str, name: Name) -> Manifest | None:
         return None
 
 
-def sound_manifest(store: Store, host: str, name: Name) -> Manifest | None:
-    """A part's manifest, if its files are there as it says and are not being written again. Raises StoreError."""
+def sound_manifest(store: Store, host: str, name: Name, folder: Path | None = None) -> Manifest | None:
+    """A part's manifest, if its files are there as it says and are not being written again.
+
+    Args:
+        store: where it is.
+        host: what the store calls the host.
+        name: which part.
+        folder: where to copy its files to; None: nowhere.
+
+    Raises:
+        StoreError: the store cannot be used.
+        OSError: the folder has no room.
+    """
     manifest = read_manifest(store, host, name)
     if manifest is None or manifest.becoming:
         return None
     files = [(name.events(host), manifest.sha256)]
     files += [] if manifest.jobs_sha256 is None else [(name.jobs(host), manifest.jobs_sha256)]
-    try:
-        is_sound = all(hashlib.sha256(store.read(file) or b"").hexdigest() == checksum for file, checksum in files)
-    except UnreadableError:
-        return None
-    return manifest if is_sound else None
+    for file, checksum in files:
+        try:
+            data = store.read(file) or b""
+        except UnreadableError:
+            return None
+        if hashlib.sha256(data).hexdigest() != checksum:
+            return None
+        if folder is not None:
+            _copy(folder, file).write_bytes(data)
+    return manifest
 
 
-class _DamagedError(Exception):
-    """A part is not what its manifest says."""
-
-
-def _copied(store: Store, files: Sequence[tuple[str, str | None]], folder: Path) -> list[Path]:
-    """Copies of files, by name and checksum; one without a checksum does not exist. Raises _DamagedError."""
-    copied: list[Path] = []
-    for name, checksum in files:
-        if checksum is None:
-            continue
-        data = store.read(name)
-        if data is None or hashlib.sha256(data).hexdigest() != checksum:
-            raise _DamagedError
-        copied.append(folder / name.replace("/", "+"))
-        copied[-1].write_bytes(data)
-    return copied
+def _copy(folder: Path, file: str) -> Path:
+    """Where a file's copy is."""
+    return folder / file.replace("/", "+")
 
 
 def _in_order(files: Sequence[Path], found: Sequence[Manifest]) -> list[Path]:
