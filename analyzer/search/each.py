@@ -9,7 +9,7 @@ from concurrent.futures import as_completed
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from analyzer.search.workers import Workers, outcome
+from analyzer.search.workers import Workers, one_heap, outcome
 from analyzer.simulation.replay import Progress, one_thread
 from analyzer.trace.kept_database import let_memory_go
 from analyzer.trace.load import DiskOverride
@@ -116,11 +116,13 @@ def _run(tasks: Sequence[_Task[T]]) -> bytes:
 
 
 def _in_turn(
-    workers: Workers,  # noqa: ARG001 - there is one
+    workers: Workers,
     work: Work[T],  # noqa: ARG001 - the tasks have it
     tasks: Sequence[_Task[T]],
     progress: Progress | None,
 ) -> list[bytes]:
+    if workers.is_program:
+        one_heap()
     found = [
         _packed([task.outcome(None if progress is None else _part(progress, k, len(tasks)))])
         for k, task in enumerate(tasks)

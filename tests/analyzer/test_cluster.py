@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -282,3 +283,27 @@ def test_a_worker_of_another_version_is_refused(
     monkeypatch.setattr("analyzer.search.workers.version", lambda _: "9.9")
     with pytest.raises(ClusterError, match=r"worker tcp://\S+ has docker-hindsight \S+: install version 9.9, as here"):
         on_each(sources, Simulation((Policy(),)), workers=Workers(cluster=cluster))
+
+
+_HEAPS = """
+import ctypes, sys, threading
+from analyzer.search.workers import one_heap
+one_heap()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.fopen.restype = ctypes.c_void_p, ctypes.c_void_p
+met = threading.Barrier(4)
+threads = [threading.Thread(target=lambda: (met.wait(), libc.malloc(5000), met.wait())) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+def test_threads_of_a_process_that_works_on_hosts_share_one_heap(tmp_path: Path) -> None:
+    if not hasattr(ctypes.CDLL(None), "malloc_info"):
+        pytest.skip("this C library tells nothing of its heaps")
+    told = tmp_path / "heaps.xml"
+    subprocess.run([sys.executable, "-c", _HEAPS, told], check=True, cwd=ROOT)
+    assert told.read_text().count("<heap nr=") == 1
