@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 from collector.model.events import Event
-from collector.model.jobs import GITLAB, JOB_FIELDS, Job, attribution, slot_of
+from collector.model.jobs import JOB_FIELDS, ROLE_LABELS, SYSTEMS, Job, attribution, slot_of
 from collector.model.traits import Source
 
 
@@ -29,24 +31,30 @@ class Fact:
         ids: whether `ids` keeps it.
         none: whether even `none` does.
         fields: the columns of the table `job` that hold it.
-        labels: the labels of containers that say it; one that ends in ``*`` stands for all that begin so.
+        others: labels of containers that say it, beyond those that say these fields; one that ends in ``*`` stands for
+            all that begin so.
     """
 
     name: str
     ids: bool = False
     none: bool = False
     fields: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of containers that say it."""
+        own = [name for system in SYSTEMS for field in self.fields for name in system.fields.get(field, ())]
+        return tuple(dict.fromkeys((*own, *self.others)))
 
 
-_ANNOTATED = tuple(f"{prefix}{key}.runner.gitlab.com/" for key in ("job", "project") for prefix in ("", "annotation."))
 FACTS = (
     Fact("which image was used, when and for how long, by how many containers", ids=True, none=True),
     Fact(
         "the service of a Compose project, of Swarm, Nomad, ECS or balena",
         ids=True,
         none=True,
-        labels=(
+        others=(
             "com.docker.*",
             "com.hashicorp.nomad.*",
             "com.amazonaws.ecs.*",
@@ -56,44 +64,14 @@ FACTS = (
         ),
     ),
     Fact("the CI system", ids=True, fields=("ci",)),
-    Fact(
-        "the job's ID, and the role of each container in it",
-        ids=True,
-        fields=("job_id",),
-        labels=(
-            f"{GITLAB}job.id",
-            f"{GITLAB}build.id",
-            f"{GITLAB}type",
-            "com.buildkite.job_id",
-            "io.kubernetes.pod.uid",
-            *(f"{prefix}id" for prefix in _ANNOTATED[:2]),
-        ),
-    ),
-    Fact(
-        "the project's ID (of Kubernetes the namespace)",
-        ids=True,
-        fields=("project_id",),
-        labels=(
-            f"{GITLAB}project.id",
-            "com.buildkite.pipeline_slug",
-            "io.kubernetes.pod.namespace",
-            *(f"{prefix}id" for prefix in _ANNOTATED[2:]),
-        ),
-    ),
-    Fact(
-        "the pipeline or build that the job is part of",
-        ids=True,
-        fields=("pipeline_id",),
-        labels=(f"{GITLAB}pipeline.id", "com.buildkite.build_number"),
-    ),
+    Fact("the job's ID, and the role of each container in it", ids=True, fields=("job_id",), others=ROLE_LABELS),
+    Fact("the project's ID (of Kubernetes the namespace)", ids=True, fields=("project_id",)),
+    Fact("the pipeline or build that the job is part of", ids=True, fields=("pipeline_id",)),
     Fact(
         "the runner or agent, its machine and its slot",
         ids=True,
         fields=("runner", "system_id"),
-        labels=(
-            *(f"{GITLAB}runner.id", f"{GITLAB}runner.system_id", "com.buildkite.agent_name", "com.buildkite.agent_id"),
-            *("com.nirima.jenkins.*", "io.kubernetes.container.name"),
-        ),
+        others=("com.nirima.jenkins.*",),
     ),
     Fact("when the job began and ended, its outcome and its failed pulls", ids=True),
     Fact("the project's path", fields=("project",)),
@@ -102,10 +80,8 @@ FACTS = (
     Fact("what people call the job", fields=("name",)),
     Fact("the names of containers, beyond a runner's slot, and all other labels of containers (users, teams)"),
 )
-# What a field or a label is kept at least by.
+# What a field is kept at least by.
 _FIELDS = {field: fact for fact in FACTS for field in fact.fields}
-_LABELS = {label: fact for fact in FACTS for label in fact.labels if not label.endswith("*")}
-_PREFIXES = tuple((label[:-1], fact) for fact in FACTS for label in fact.labels if label.endswith("*"))
 
 
 def cut_down(events: Iterable[Event], details: JobDetails) -> Iterator[Event]:
@@ -149,10 +125,11 @@ def kept_of(job: Job, details: JobDetails) -> Job:
     return Job(**{"ci": "", **kept})
 
 
+@lru_cache(maxsize=4096)
 def keeps_label(label: str, details: JobDetails) -> bool:
-    """Whether a label of a container is kept."""
-    fact = _LABELS.get(label) or next((fact for prefix, fact in _PREFIXES if label.startswith(prefix)), None)
-    return details is JobDetails.ALL or (fact is not None and _keeps(fact, details))
+    """Whether a label of a container is kept: one that says several facts is, if one of them is."""
+    facts = [fact for fact in FACTS if any(fnmatchcase(label, known) for known in fact.labels)]
+    return details is JobDetails.ALL or any(_keeps(fact, details) for fact in facts)
 
 
 def _keeps(fact: Fact, details: JobDetails) -> bool:

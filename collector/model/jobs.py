@@ -20,13 +20,14 @@ GITLAB = "com.gitlab.gitlab-runner."
 _BUILDKITE = "com.buildkite."
 _COMPOSE = "com.docker.compose."
 _KUBERNETES = "io.kubernetes."
-_JENKINS = "com.nirima.jenkins.plugins.docker.JenkinsId"
 # Whoever starts a Compose project is not known: it need not be a CI job.
 COMPOSE = "compose"
 # The runner names containers so and labels them with six digits of the hash of its own settings.
 _GITHUB_NAME = re.compile(r"(?P<run>[0-9a-f]{32})_.+_[0-9a-f]{5,6}")
 _GITHUB_LABEL = re.compile(r"[0-9a-f]{6}")
 _KUBERNETES_NAME = re.compile(r"k8s_(?P<role>[^_]+)_(?P<pod>[^_]+)_(?P<namespace>[^_]+)_(?P<uid>[^_]+)_\d+")
+# What Kubernetes calls a pod's own container.
+_SANDBOX = {"POD": "sandbox"}
 
 # Labels of those who start, restart and remove their containers themselves, without Docker's restart policy.
 _ORCHESTRATORS = {
@@ -42,27 +43,6 @@ _ORCHESTRATORS = {
     "net.azure-devices.edge.owner": "Azure IoT Edge",
     "PODMAN_SYSTEMD_UNIT": "systemd",
 }
-
-# Every label that a job or an orchestrator is recognised by: where there are too many, these are kept.
-JOB_LABELS = (
-    *(f"{GITLAB}job.{key}" for key in ("id", "url", "ref", "sha")),
-    *(f"{GITLAB}build.{key}" for key in ("id", "ref_name", "sha")),
-    *(f"{GITLAB}{key}" for key in ("project.id", "pipeline.id", "runner.id", "runner.system_id", "type")),
-    *(
-        f"{_BUILDKITE}{key}"
-        for key in ("job_id", "pipeline_slug", "pipeline_name", "build_number", "agent_name", "agent_id", "step_key")
-    ),
-    _JENKINS,
-    *(f"{_KUBERNETES}{key}" for key in ("pod.name", "pod.namespace", "pod.uid", "container.name")),
-    *(
-        f"{prefix}{key}.runner.gitlab.com/{of}"
-        for prefix in ("", "annotation.")
-        for key, of in (("job", "id"), ("job", "url"), ("project", "id"))
-    ),
-    f"{_COMPOSE}project",
-    f"{_COMPOSE}service",
-    *_ORCHESTRATORS,
-)
 
 # What names of a runner's containers and cache volumes begin with: one of its slots, where one job runs at a time.
 SLOT = re.compile(r"runner-.+-project-[0-9]+-concurrent-[0-9]+")
@@ -134,6 +114,115 @@ JOB_FIELDS = tuple(field.name for field in fields(Job))
 _values = attrgetter(*JOB_FIELDS)
 
 
+@dataclass(frozen=True, slots=True)
+class System:
+    """What the labels of a CI system's containers say.
+
+    Attributes:
+        ci: the system.
+        needs: the fields without which a container is not one of its jobs'.
+        fields: each field of `Job` with the labels that say it, the most telling first.
+        role: the label that says the container's role; None: `usual_role` says it.
+        usual_role: the role where no label says it.
+    """
+
+    ci: str
+    needs: tuple[str, ...]
+    fields: Mapping[str, tuple[str, ...]]
+    role: str | None
+    usual_role: str | None = None
+
+    def attribution(self, labels: Mapping[str, str]) -> tuple[Job, str | None] | None:
+        """The job and the role of a container; None: it is not one of this system's."""
+        if not all(_first(labels, self.fields[field]) for field in self.needs):
+            return None
+        found = {field: _first(labels, names) for field, names in self.fields.items()}
+        project = found.pop("project", None) or project_of(found.get("url"))
+        role = labels.get(self.role, self.usual_role) if self.role else self.usual_role
+        is_pod = self.role is not None and self.role.startswith(_KUBERNETES)
+        return Job(self.ci, project=project, **found), _SANDBOX.get(role or "", role) if is_pod else role
+
+
+_POD = {"name": (f"{_KUBERNETES}pod.name",)}
+SYSTEMS = (
+    System(  # GitLab Runner since 0.6; until 8 what is a job now was called a build
+        "gitlab",
+        ("job_id",),
+        {
+            "job_id": (f"{GITLAB}job.id", f"{GITLAB}build.id"),
+            "project_id": (f"{GITLAB}project.id",),
+            "pipeline_id": (f"{GITLAB}pipeline.id",),
+            "ref": (f"{GITLAB}job.ref", f"{GITLAB}build.ref_name"),
+            "sha": (f"{GITLAB}job.sha", f"{GITLAB}build.sha"),
+            "url": (f"{GITLAB}job.url",),
+            "runner": (f"{GITLAB}runner.id",),
+            "system_id": (f"{GITLAB}runner.system_id",),
+        },
+        f"{GITLAB}type",
+    ),
+    System(
+        "buildkite",
+        ("job_id",),
+        {
+            "job_id": (f"{_BUILDKITE}job_id",),
+            "project_id": (f"{_BUILDKITE}pipeline_slug",),
+            "project": (f"{_BUILDKITE}pipeline_name", f"{_BUILDKITE}pipeline_slug"),
+            "pipeline_id": (f"{_BUILDKITE}build_number",),
+            "runner": (f"{_BUILDKITE}agent_name", f"{_BUILDKITE}agent_id"),
+            "name": (f"{_BUILDKITE}step_key",),
+        },
+        f"{_COMPOSE}service",
+        "build",
+    ),
+    # The plugin labels agents, not jobs.
+    System("jenkins", ("runner",), {"runner": ("com.nirima.jenkins.plugins.docker.JenkinsId",)}, None, "agent"),
+    System(  # a pod that GitLab Runner made
+        "gitlab",
+        ("name", "job_id"),
+        {
+            **{
+                field: (f"{label}.runner.gitlab.com/{part}", f"annotation.{label}.runner.gitlab.com/{part}")
+                for field, label, part in (
+                    ("job_id", "job", "id"),
+                    ("url", "job", "url"),
+                    ("project_id", "project", "id"),
+                )
+            },
+            **_POD,
+        },
+        f"{_KUBERNETES}container.name",
+    ),
+    System(
+        "kubernetes",
+        ("name",),
+        {
+            "job_id": (f"{_KUBERNETES}pod.uid",),
+            "project_id": (f"{_KUBERNETES}pod.namespace",),
+            "project": (f"{_KUBERNETES}pod.namespace",),
+            **_POD,
+        },
+        f"{_KUBERNETES}container.name",
+    ),
+    System(
+        COMPOSE,
+        ("project",),
+        {"project_id": (f"{_COMPOSE}project",), "project": (f"{_COMPOSE}project",)},
+        f"{_COMPOSE}service",
+    ),
+)
+ROLE_LABELS = tuple(dict.fromkeys(system.role for system in SYSTEMS if system.role))
+# Every label that a job or an orchestrator is recognised by: where there are too many, these are kept.
+JOB_LABELS = tuple(
+    dict.fromkeys(
+        (
+            *(label for system in SYSTEMS for labels in system.fields.values() for label in labels),
+            *ROLE_LABELS,
+            *_ORCHESTRATORS,
+        )
+    )
+)
+
+
 def attribution(event: Event) -> tuple[Job, str | None] | None:
     """The job that an event speaks of, and the role in it of the event's image or container.
 
@@ -160,9 +249,8 @@ def job_of(labels: Mapping[str, str], name: str = "") -> tuple[Job, str | None] 
         labels: the container's labels.
         name: its name; only looked at where a CI system has no labels of its own.
     """
-    for recognise in (_gitlab, _buildkite, _jenkins, _kubernetes, _compose):
-        found = recognise(labels)
-        if found is not None:
+    for system in SYSTEMS:
+        if (found := system.attribution(labels)) is not None:
             return found
     return _github(labels, name) or _kubernetes_by_name(name)
 
@@ -181,78 +269,13 @@ def ci_job(labels: Mapping[str, str], name: str = "") -> str | None:
     return job.job_id or job.name or job.runner or job.ci
 
 
-def _gitlab(labels: Mapping[str, str]) -> tuple[Job, str | None] | None:
-    """GitLab Runner since 0.6; until 8 what is a job now was called a build."""
-    label = labels.get
-    job_id = label(f"{GITLAB}job.id") or label(f"{GITLAB}build.id")
-    if not job_id:
-        return None
-    url = label(f"{GITLAB}job.url") or None
-    return Job(
-        "gitlab",
-        job_id,
-        label(f"{GITLAB}project.id") or None,
-        project_of(url),
-        label(f"{GITLAB}pipeline.id") or None,
-        label(f"{GITLAB}job.ref") or label(f"{GITLAB}build.ref_name") or None,
-        label(f"{GITLAB}job.sha") or label(f"{GITLAB}build.sha") or None,
-        url,
-        label(f"{GITLAB}runner.id") or None,
-        label(f"{GITLAB}runner.system_id") or None,
-    ), label(f"{GITLAB}type")
-
-
-def _buildkite(labels: Mapping[str, str]) -> tuple[Job, str | None] | None:
-    job_id = labels.get(_BUILDKITE + "job_id")
-    if not job_id:
-        return None
-    return Job(
-        "buildkite",
-        job_id,
-        project_id=_notified(labels, _BUILDKITE + "pipeline_slug"),
-        project=_notified(labels, _BUILDKITE + "pipeline_name", _BUILDKITE + "pipeline_slug"),
-        pipeline_id=_notified(labels, _BUILDKITE + "build_number"),
-        runner=_notified(labels, _BUILDKITE + "agent_name", _BUILDKITE + "agent_id"),
-        name=_notified(labels, _BUILDKITE + "step_key"),
-    ), labels.get(_COMPOSE + "service", "build")
-
-
-def _jenkins(labels: Mapping[str, str]) -> tuple[Job, str | None] | None:
-    """The plugin labels agents, not jobs."""
-    agent = labels.get(_JENKINS)
-    return (Job("jenkins", runner=agent), "agent") if agent else None
-
-
-def _kubernetes(labels: Mapping[str, str]) -> tuple[Job, str | None] | None:
-    """A pod; if GitLab Runner made it, its job."""
-    pod = labels.get(_KUBERNETES + "pod.name")
-    if not pod:
-        return None
-    container = labels.get(_KUBERNETES + "container.name")
-    role = "sandbox" if container == "POD" else container
-    job_id = _notified(labels, "job.runner.gitlab.com/id", "annotation.job.runner.gitlab.com/id")
-    if job_id:
-        url = _notified(labels, "job.runner.gitlab.com/url", "annotation.job.runner.gitlab.com/url")
-        project = _notified(labels, "project.runner.gitlab.com/id", "annotation.project.runner.gitlab.com/id")
-        return Job("gitlab", job_id, project_id=project, project=project_of(url), url=url, name=pod), role
-    namespace = _notified(labels, _KUBERNETES + "pod.namespace")
-    return Job("kubernetes", _notified(labels, _KUBERNETES + "pod.uid"), namespace, namespace, name=pod), role
-
-
 def _kubernetes_by_name(name: str) -> tuple[Job, str | None] | None:
     """Dockershim wrote all into the name."""
     match = _KUBERNETES_NAME.fullmatch(name)
     if match is None:
         return None
     job = Job("kubernetes", match["uid"], match["namespace"], match["namespace"], name=match["pod"])
-    return job, "sandbox" if match["role"] == "POD" else match["role"]
-
-
-def _compose(labels: Mapping[str, str]) -> tuple[Job, str | None] | None:
-    project = labels.get(_COMPOSE + "project")
-    if not project:
-        return None
-    return Job(COMPOSE, project_id=project, project=project), labels.get(_COMPOSE + "service")
+    return job, _SANDBOX.get(match["role"], match["role"])
 
 
 def _github(labels: Mapping[str, str], name: str) -> tuple[Job, str | None] | None:
@@ -289,9 +312,9 @@ def project_of(url: str | None) -> str | None:
     return re.split(r"(?:/-)?/jobs/\d+$|\.git$", path)[0] or None
 
 
-def _notified(labels: Mapping[str, str], *keys: str) -> str | None:
+def _first(labels: Mapping[str, str], names: tuple[str, ...]) -> str | None:
     """The first that is there and not empty."""
-    return next((labels[key] for key in keys if labels.get(key)), None)
+    return next((labels[name] for name in names if labels.get(name)), None)
 
 
 def _server(job: Job) -> str | None:
