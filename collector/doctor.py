@@ -251,40 +251,25 @@ def _images(engine: Engine) -> Iterator[Finding]:
         yield Finding("images", State.OK, "none yet", "pull one and ask again: some answers need an image")
         return
     answers = engine.answers(listed[0].image)
-    state_of = {True: State.OK, False: State.BLIND}
-    yield Finding(
-        "layer sizes",
-        state_of[answers.layer_sizes],
-        "reported" if answers.layer_sizes else "not reported",
-        "" if answers.layer_sizes else "an image's bytes are put on its top layer: freed bytes are a guess",
+    unsized = "an image's bytes are put on its top layer: freed bytes are a guess"
+    untimed = "images without an observed use are judged by their build time"
+    moves = "changes when the host changes its image store; layers link both"
+    shares = "each layer gets its share of the compressed content"
+    looked_up = "recorded pulls and pushes show it; as root, `collector run --once` looks it up"
+    yield from (
+        _either("layer sizes", answers.layer_sizes, ("reported",), ("not reported", unsized)),
+        _either("image ID", answers.by_manifest, ("manifest digest", moves), ("config digest",), State.OK),
+        _either("image size", answers.keeps_content, ("layers and compressed content", shares), ("layers",), State.OK),
+        _either("pull time", answers.stored, ("reported",), ("not reported", untimed)),
+        _either("origin of images", answers.origin, (str(answers.origin),), ("not reported", looked_up)),
     )
-    yield Finding(
-        "image ID",
-        State.OK,
-        "manifest digest" if answers.by_manifest else "config digest",
-        "changes when the host changes its image store; layers link both" if answers.by_manifest else "",
-    )
-    yield Finding(
-        "image size",
-        State.OK,
-        "layers and compressed content" if answers.keeps_content else "layers",
-        "each layer gets its share of the compressed content" if answers.keeps_content else "",
-    )
-    yield Finding(
-        "pull time",
-        state_of[answers.stored],
-        "reported" if answers.stored else "not reported",
-        "" if answers.stored else "images without an observed use are judged by their build time",
-    )
-    yield _origin(answers.origin)
 
 
-def _origin(shown_by: str | None) -> Finding:
-    """Whether it can be known that a registry has an image."""
-    if shown_by is None:
-        detail = "recorded pulls and pushes show it; as root, `collector run --once` looks it up"
-        return Finding("origin of images", State.BLIND, "not reported", detail)
-    return Finding("origin of images", State.OK, shown_by)
+def _either(
+    subject: str, holds: object, answer: tuple[str, ...], other: tuple[str, ...], state: State = State.BLIND
+) -> Finding:
+    """One answer and its detail if something holds, else the other ones, with this state."""
+    return Finding(subject, State.OK, *answer) if holds else Finding(subject, state, *other)
 
 
 def _probe(engine: Engine) -> Iterator[Finding]:

@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from collector.model.paths import open_foreign
-
-T = TypeVar("T")
 
 _MAGIC = 0xED0CDAED
 _VERSION = 2
@@ -63,52 +60,13 @@ def read_in_children(path: Path, way: Sequence[bytes], rest: Sequence[bytes]) ->
     Raises:
         BoltError: it cannot be read, or is changed faster than it can be read.
     """
-    return _read(path, lambda pages: list(_in_children(pages, way, rest)))
-
-
-def read_of_children(path: Path, way: Sequence[bytes], key: bytes) -> list[bytes]:
-    """One plain value of each bucket in a bucket; those that lack it give none.
-
-    Args:
-        path: the file.
-        way: the keys that lead to the bucket from the root.
-        key: the key of the value.
-
-    Raises:
-        BoltError: it cannot be read, or is changed faster than it can be read.
-    """
-    return _read(path, lambda pages: list(_of_children(pages, way, key)))
-
-
-def _children(pages: _Pages, way: Sequence[bytes]) -> Iterator[bytes]:
-    """The topmost page of each bucket in a bucket."""
-    page = _page(pages, pages.read(pages.root), way)
-    for child in _entries(pages, page) if page is not None else ():
-        if child.is_bucket:
-            yield _inside(pages, child)
-
-
-def _in_children(pages: _Pages, way: Sequence[bytes], rest: Sequence[bytes]) -> Iterator[dict[bytes, bytes]]:
-    for child in _children(pages, way):
-        if (page := _page(pages, child, rest)) is not None:
-            yield {entry.key: entry.value for entry in _entries(pages, page) if not entry.is_bucket}
-
-
-def _of_children(pages: _Pages, way: Sequence[bytes], key: bytes) -> Iterator[bytes]:
-    for child in _children(pages, way):
-        if (entry := _seek(pages, child, key)) is not None:
-            yield entry.value
-
-
-def _read(path: Path, reading: Callable[[_Pages], T]) -> T:
-    """A reading, all of it of the same state of the database."""
     try:
         with open_foreign(path) as file:
             descriptor = file.fileno()
             for _ in range(_TRIES):
                 state = _newest(descriptor)
                 try:
-                    found = reading(_Pages(descriptor, state))
+                    found = list(_in_children(_Pages(descriptor, state), way, rest))
                 except (BoltError, struct.error, OverflowError) as error:
                     if _newest(descriptor) == state:
                         raise BoltError(f"{path}: {error}") from None
@@ -118,6 +76,13 @@ def _read(path: Path, reading: Callable[[_Pages], T]) -> T:
     except OSError as error:
         raise BoltError(f"{path}: {error.strerror}") from None
     raise BoltError(f"{path} changes faster than it can be read")
+
+
+def _in_children(pages: _Pages, way: Sequence[bytes], rest: Sequence[bytes]) -> Iterator[dict[bytes, bytes]]:
+    parent = _page(pages, pages.read(pages.root), way)
+    for child in _entries(pages, parent) if parent is not None else ():
+        if child.is_bucket and (page := _page(pages, _inside(pages, child), rest)) is not None:
+            yield {entry.key: entry.value for entry in _entries(pages, page) if not entry.is_bucket}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from collector.engine.bolt import BoltError, read_of_children
+from collector.engine.bolt import BoltError, read_in_children
 from collector.engine.external import CONTAINER_RECORDS, LAYER_RECORDS, MOST_RECORD_BYTES
 from collector.engine.folders import measured
 from collector.engine.places import CONTAINERS, IMAGES, VOLUMES
@@ -81,15 +81,14 @@ def _layers(info: EngineInfo) -> Iterator[Leftover]:
     if images is None:
         return
     root, remedy = Path(info.data_root), REMEDIES.get((info.store, LAYER), "")
-    folders: list[tuple[Path, re.Pattern[str], Callable[[], Collection[str]]]] = []
     if info.store == "containerd":
-        folders.append((images / "snapshots", _NUMBER, lambda: _snapshots(images / "metadata.db")))
+        snapshots = images / "snapshots"
+        yield from _unknown(snapshots, _NUMBER, lambda: _snapshots(images / "metadata.db"), LAYER, remedy)
     elif info.store == "podman":
-        folders.append((images, _ID, lambda: _recorded_ids(root / f"{images.name}-layers", LAYER_RECORDS)))
+        layers = root / f"{images.name}-layers"
+        yield from _unknown(images, _ID, lambda: _recorded_ids(layers, LAYER_RECORDS), LAYER, remedy)
     elif images.name == "overlay2":
-        folders.append((images, _LAYER, lambda: _of_overlay2(images, root)))
-    for folder, pattern, known in folders:
-        yield from _unknown(folder, pattern, known, LAYER, remedy)
+        yield from _unknown(images, _LAYER, lambda: _of_overlay2(images, root), LAYER, remedy)
 
 
 def _others(engine: Engine, info: EngineInfo) -> Iterator[Leftover]:
@@ -168,7 +167,8 @@ def _recorded_ids(folder: Path, names: tuple[str, ...]) -> set[str]:
 
 def _snapshots(path: Path) -> set[str]:
     """The numbers of the snapshots that containerd knows. Raises BoltError."""
-    return {str(_uvarint(value)) for value in read_of_children(path, (b"v1", b"snapshots"), b"id")}
+    found = read_in_children(path, (b"v1", b"snapshots"), ())
+    return {str(_uvarint(values[b"id"])) for values in found if b"id" in values}
 
 
 def _uvarint(raw: bytes) -> int:

@@ -11,7 +11,7 @@ from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
 from collector.job_sources.joblog import Sighting
 from collector.job_sources.reading import JOURNAL, JournalExport
-from collector.job_sources.runnerlog import SOURCE, JobFact, JobFinished, JobNamesImage, JobStarted, PullFailed
+from collector.job_sources.runnerlog import SOURCE, JobFact, JobFinished, JobNamesImage, PullFailed
 from collector.job_sources.source import Batch, JobSource
 from collector.model.events import NAME_GIVING, Event, Kind, of_source
 from collector.model.jobs import JOB_FIELDS, Job
@@ -140,29 +140,17 @@ def _event(fact: JobFact, known: _Known, source: str, assumed_ns: int) -> Event 
         time_ns = assumed_ns
     if isinstance(fact, JobNamesImage):
         return _image_event(fact.job, fact.sighting, known, time_ns, more)
+    image = reference = None
     if isinstance(fact, PullFailed):
-        return _failed_pull(fact, known, time_ns, more)
-    kind = Kind.JOB_STARTED if isinstance(fact, JobStarted) else Kind.JOB_FINISHED
-    if not known.learn(fact.job, kind):
-        return None
-    if isinstance(fact, JobFinished):
+        kind, reference = Kind.PULL_FAILED, fact.reference
+        image = known.resolve(reference, None, time_ns)
+        more |= {"error": fact.error, "disk_full": fact.disk_full or None}
+    elif isinstance(fact, JobFinished):
+        kind = Kind.JOB_FINISHED
         more |= {"outcome": fact.outcome, "seconds": fact.seconds, "disk_full": fact.disk_full or None}
-    return Event(time_ns, kind, attributes=_attributes(fact.job, more), identity=_identity(kind, fact.job))
-
-
-def _failed_pull(fact: PullFailed, known: _Known, time_ns: int, more: dict[str, Any]) -> Event | None:
-    image = known.resolve(fact.reference, None, time_ns)
-    if not known.learn(fact.job, Kind.PULL_FAILED):
-        return None
-    more |= {"error": fact.error, "disk_full": fact.disk_full or None}
-    return Event(
-        time_ns,
-        Kind.PULL_FAILED,
-        image=image,
-        reference=fact.reference,
-        attributes=_attributes(fact.job, more),
-        identity=_identity(Kind.PULL_FAILED, fact.job),
-    )
+    else:
+        kind = Kind.JOB_STARTED
+    return _made(fact.job, kind, time_ns, more, image, reference) if known.learn(fact.job, kind) else None
 
 
 def _image_event(job: Job, seen: Sighting, known: _Known, time_ns: int, more: dict[str, Any]) -> Event | None:
@@ -175,22 +163,29 @@ def _image_event(job: Job, seen: Sighting, known: _Known, time_ns: int, more: di
     more |= {"role": role, "digest": seen.digest}
     if seen.pulled:
         more |= {"pulled": True, "pull_seconds": seen.pull_seconds}
+    which = f" {role} {image or seen.reference}"
+    return _made(job, Kind.JOB_IMAGE_USED, time_ns, more, image, seen.reference, which)
+
+
+def _made(
+    job: Job,
+    kind: Kind,
+    time_ns: int,
+    more: Mapping[str, Any],
+    image: str | None,
+    reference: str | None,
+    which: str = "",
+) -> Event:
+    """The event of a fact; `which` distinguishes several of the kind of one job."""
+    known = {key: value for key, value in more.items() if value is not None}
     return Event(
         time_ns,
-        Kind.JOB_IMAGE_USED,
+        kind,
         image=image,
-        reference=seen.reference,
-        attributes=_attributes(job, more),
-        identity=f"{_identity(Kind.JOB_IMAGE_USED, job)} {role} {image or seen.reference}",
+        reference=reference,
+        attributes={"job": job.to_json(), **known},
+        identity=f"side-band {kind} {job.ci} {job.job_id} {job.project_id or ''}{which}",
     )
-
-
-def _attributes(job: Job, more: Mapping[str, Any]) -> dict[str, Any]:
-    return {"job": job.to_json(), **{key: value for key, value in more.items() if value is not None}}
-
-
-def _identity(kind: Kind, job: Job) -> str:
-    return f"side-band {kind} {job.ci} {job.job_id} {job.project_id or ''}"
 
 
 class _Known:

@@ -23,6 +23,8 @@ from typing import IO, BinaryIO, cast
 from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from collector.model.events import Event, JsonObject, Kind
+from collector.model.jobs import GITLAB
+from collector.model.observation import ImageObservation, pair_layers
 from collector.model.origin import Origin
 from collector.model.paths import open_foreign
 from collector.model.references import repository
@@ -32,7 +34,6 @@ Progress = Callable[[int, int], None]
 
 JOB_COLUMNS = ("start", "seconds", "pipeline", "job", "image")
 LAYER_COLUMNS = ("image", "position", "diff_id", "bytes")
-LABEL = "com.gitlab.gitlab-runner."
 _BATCH = 20_000
 _ID = 16
 _NS = 10**9
@@ -98,15 +99,6 @@ def image_id(reference: str) -> str:
     return "sha256:" + hashlib.sha256(reference.encode()).hexdigest()
 
 
-def chain_ids(diff_ids: Sequence[str]) -> list[str]:
-    """The chain ID of each layer, base first, as the OCI image specification computes it."""
-    chain: list[str] = []
-    for diff_id in diff_ids:
-        joined = f"{chain[-1]} {diff_id}" if chain else ""
-        chain.append("sha256:" + hashlib.sha256(joined.encode()).hexdigest() if joined else diff_id)
-    return chain
-
-
 def _events(
     jobs: Sequence[_Job], layers: Mapping[str, list[tuple[str, int]]], disk_bytes: int, other_bytes: int
 ) -> list[Event]:
@@ -130,10 +122,10 @@ def _container(job: _Job) -> Iterator[Event]:
     container = digest[:_ID]
     image = image_id(job.image)
     labels = {
-        f"{LABEL}job.id": str(job.line - 1),
-        f"{LABEL}pipeline.id": job.pipeline,
-        f"{LABEL}type": "build",
-        f"{LABEL}managed": "true",
+        f"{GITLAB}job.id": str(job.line - 1),
+        f"{GITLAB}pipeline.id": job.pipeline,
+        f"{GITLAB}type": "build",
+        f"{GITLAB}managed": "true",
     }
     attributes: JsonObject = {"labels": labels, "job": job.name}
     for kind, time_ns, began_ns, facts in (
@@ -145,21 +137,18 @@ def _container(job: _Job) -> Iterator[Event]:
 
 
 def _image_observed(time_ns: int, reference: str, layers: Sequence[tuple[str, int]]) -> Event:
-    chain = chain_ids([diff_id for diff_id, _ in layers])
     digest = hashlib.sha256(f"manifest {reference}".encode()).hexdigest()
-    attributes: JsonObject = {
-        "references": [reference],
-        "digests": [f"{repository(reference)}@sha256:{digest}"],
-        "created": datetime.fromtimestamp(time_ns // _NS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "size": sum(size for _, size in layers),
-        "origin": Origin.REGISTRY.value,
-        "layers": [
-            {"diff_id": diff_id, "chain_id": chain_id, "bytes": size}
-            for (diff_id, size), chain_id in zip(layers, chain, strict=True)
-        ],
-        "assumed": True,
-    }
-    return Event(time_ns, Kind.IMAGE_OBSERVED, image_id(reference), reference, attributes=attributes)
+    seen = ImageObservation(
+        image_id(reference),
+        (reference,),
+        (f"{repository(reference)}@sha256:{digest}",),
+        created=datetime.fromtimestamp(time_ns // _NS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        stored=None,
+        size=sum(size for _, size in layers),
+        layers=pair_layers([diff_id for diff_id, _ in layers], [size for _, size in layers], 0, spread=False),
+        origin=Origin.REGISTRY,
+    )
+    return Event(time_ns, Kind.IMAGE_OBSERVED, seen.image, reference, attributes={**seen.attributes(), "assumed": True})
 
 
 def _disk_sampled(time_ns: int, disk_bytes: int, other_bytes: int) -> Event:

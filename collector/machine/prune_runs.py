@@ -51,13 +51,9 @@ class Fruitless:
         """Both together, with the later reasons."""
         return Fruitless(self.since, later.until, self.runs + later.runs, later.held_back, later.error)
 
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return {**asdict(self), "held_back": [dict(one) for one in self.held_back]}
-
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Fruitless:
-        """What `to_json` wrote.
+        """What `leave_runs` wrote.
 
         Raises:
             KeyError, TypeError, ValueError: it is not that.
@@ -113,14 +109,7 @@ def leave_runs(log_path: Path, runs: PruneRuns) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    state = {
-        "total": runs.total,
-        "reached": runs.reached,
-        "row": runs.row.to_json() if runs.row else None,
-        "recorded": dict(runs.recorded),
-        "waiting": {key: one.to_json() for key, one in runs.waiting.items()},
-    }
-    rewrite_file(runs_path(log_path), f"{json.dumps(state):<{_LENGTH - 1}}\n".encode(), _MODE)
+    rewrite_file(runs_path(log_path), f"{json.dumps(asdict(runs)):<{_LENGTH - 1}}\n".encode(), _MODE)
 
 
 def forget_reasons(log_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self
 
@@ -331,17 +331,7 @@ class Event:
 
     def to_json(self) -> dict[str, Any]:
         """All fields as a JSON object, for the spool."""
-        return {
-            "time_ns": self.time_ns,
-            "kind": self.kind.value,
-            "image": self.image,
-            "reference": self.reference,
-            "container": self.container,
-            "bytes": self.bytes,
-            "began_ns": self.began_ns,
-            "attributes": dict(self.attributes),
-            "identity": self.identity,
-        }
+        return {name: getattr(self, name) for name in _FIELDS}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Event:
@@ -364,3 +354,6 @@ class Event:
                 raise TypeError(f"{key} must be text")
             (text or "").encode()
         return cls(**{**data, "kind": Kind(data["kind"])})
+
+
+_FIELDS = tuple(one.name for one in fields(Event))

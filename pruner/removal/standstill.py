@@ -6,7 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def _record(store: Callable[[Event], None], one: Fruitless, more: Mapping[str, A
     """Store runs as one prune that began and ended."""
     prune = {"prune": uuid.uuid4().hex, "round": 0}
     outcome = "failed" if one.error else "target not reached"
-    stated = {key: value for key, value in one.to_json().items() if value is not None}
+    stated = {key: value for key, value in asdict(one).items() if value is not None}
     store(Event(time.time_ns(), Kind.PRUNE_STARTED, bytes=more.get("free_before"), attributes={**prune, **facts}))
     attributes = {**prune, "outcome": outcome, **more, **stated}
     store(Event(time.time_ns(), Kind.PRUNE_FINISHED, bytes=0, attributes=attributes))

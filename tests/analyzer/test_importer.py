@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from collector.eventlog.log import EventLog
-from collector.job_sources.job_list import chain_ids, image_id, import_jobs
+from collector.job_sources.job_list import image_id, import_jobs
 from collector.model.errors import UsageError
 from collector.model.events import Kind
+from collector.model.observation import pair_layers
 
 JOBS = "start,seconds,pipeline,job,image\n1000,60,p1,build,r/a:1\n1030.5,10,p1,test,r/b:1\n2000,5,p2,build,r/a:1\n"
 LAYERS = "image,position,diff_id,bytes\nr/a:1,0,sha256:d0,100\nr/b:1,1,sha256:d1,7\nr/b:1,0,sha256:d0,100\n"
@@ -66,8 +67,8 @@ def test_progress_ends_at_the_whole(tmp_path: Path, log: EventLog) -> None:
 def test_chain_ids_are_those_of_the_oci_specification() -> None:
     second = "sha256:" + hashlib.sha256(b"sha256:a sha256:b").hexdigest()
     third = "sha256:" + hashlib.sha256(f"{second} sha256:c".encode()).hexdigest()
-    assert chain_ids(["sha256:a", "sha256:b", "sha256:c"]) == ["sha256:a", second, third]
-    assert chain_ids([]) == []
+    layers = pair_layers(["sha256:a", "sha256:b", "sha256:c"], None, 0, spread=False)
+    assert [layer.chain_id for layer in layers] == ["sha256:a", second, third]
 
 
 @pytest.mark.parametrize(
