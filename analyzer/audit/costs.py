@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from analyzer.audit.grouping import By
 from analyzer.trace.hosts import choose_host
 from collector.eventlog.log import EventLog
-from collector.eventlog.sql import sql_list
-from collector.model.jobs import HELPER_ROLES
+from collector.eventlog.sql import CHOSEN_BY_JOB
 from collector.queries.failures import failed_pulls_by_job
 from collector.queries.pulls import Layers, Pull, PullKind, read_layers, read_pulls
 
@@ -126,8 +125,7 @@ def _sum(
 _OWNERS = """
 SELECT job, coalesce(project, 'project ' || project_id, ci), ref FROM job WHERE host = ?
 """
-_HELPERS = sql_list(sorted(HELPER_ROLES))
 _USES = f"""
 SELECT DISTINCT image, job FROM job_images
-WHERE host = ? AND image IS NOT NULL AND (role IS NULL OR role NOT IN ({_HELPERS})) ORDER BY image, job
+WHERE host = ? AND image IS NOT NULL AND {CHOSEN_BY_JOB} ORDER BY image, job
 """

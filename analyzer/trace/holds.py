@@ -15,14 +15,13 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from collector.eventlog.sql import sql_list
+from collector.eventlog.sql import CHOSEN_BY_JOB, sql_list
 from collector.model.events import CONTAINERS
-from collector.model.jobs import HELPER_ROLES, SLOT
+from collector.model.jobs import SLOT
 from collector.model.units import format_count
 from pruner.state.job_memory import LATELY_S, read_pull_policies
 from pruner.state.jobs_in_flight import MARGIN_S, PREPARATION_S, SETTLE_S, UNSEEN_S
 
-_HELPERS = sql_list(sorted(HELPER_ROLES))
 _NS = 10**9
 _MS = 10**6
 _MS_BITS = 42
@@ -69,7 +68,7 @@ _NAMED = f"""
     SELECT greatest(time, began) AS time, ended AS until, image, job FROM (
         SELECT job, image, min(epoch_ns(time)) AS time FROM event SEMI JOIN flight USING (job)
         WHERE host = $host AND kind = 'job_image_used' AND image IS NOT NULL
-            AND (role IS NULL OR role NOT IN ({_HELPERS}))
+            AND {CHOSEN_BY_JOB}
         GROUP BY ALL
     ) JOIN flight USING (job) WHERE ended > time ORDER BY ALL
 """
@@ -86,7 +85,7 @@ _LATELY = f"""
             min(epoch_ns(time)) AS first, max(epoch_ns(time)) AS last
         FROM event JOIN of_who USING (job)
         WHERE host = $host AND image IS NOT NULL AND kind IN ('job_image_used', {sql_list(CONTAINERS)})
-            AND (role IS NULL OR role NOT IN ({_HELPERS}))
+            AND {CHOSEN_BY_JOB}
         GROUP BY ALL
     ), under AS (
         SELECT alike, image, service, week, min(first) AS first, max(last) AS last FROM used JOIN alike USING (who)

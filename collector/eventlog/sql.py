@@ -1,9 +1,11 @@
-"""SQL that is written from texts and from the table of event kinds."""
+"""SQL that is written from texts and from the tables of event kinds and of jobs' roles."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from collector.model.jobs import HELPER_ROLES
 
 
 def sql_text(text: object) -> str:
@@ -14,6 +16,10 @@ def sql_text(text: object) -> str:
 def sql_list(values: Iterable[str]) -> str:
     """Our own words as the inside of an SQL list: ``'a', 'b'``. Not for what comes from outside."""
     return ", ".join(f"'{value}'" for value in values)
+
+
+# A container or image that its job chose, or of which nobody knows.
+CHOSEN_BY_JOB = f"(role IS NULL OR role NOT IN ({sql_list(sorted(HELPER_ROLES))}))"
 
 
 def sql_case(column: str, words: Mapping[Any, str | int], otherwise: str | int | None = None) -> str:

@@ -9,14 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 
-from collector.eventlog.sql import sql_case, sql_list, sql_names
+from collector.eventlog.sql import CHOSEN_BY_JOB, sql_case, sql_list, sql_names
 from collector.model.events import CONTAINERS, COUNTED, MOMENTS, NAME_GIVING, NAMING, USES, of_origin, of_source
-from collector.model.jobs import HELPER_ROLES
 from collector.model.origin import Origin
 from collector.model.traits import Source
 
 _CONTAINERS = sql_list(CONTAINERS)
-_HELPERS = sql_list(sorted(HELPER_ROLES))
 _NAMING = sql_list(NAMING)
 _NAME_GIVING = sql_list(NAME_GIVING)
 _COUNTED = sql_list(COUNTED)
@@ -250,8 +248,7 @@ CREATE OR REPLACE VIEW jobs AS
     WITH seen AS (
         SELECT host, job, min(began) AS began, max(ended) AS ended, count(*) AS containers,
             bool_or(ended IS NULL) AS living,
-            count(DISTINCT image) FILTER (role IS NULL
-                OR role NOT IN ({_HELPERS})) AS images
+            count(DISTINCT image) FILTER ({CHOSEN_BY_JOB}) AS images
         FROM job_containers GROUP BY host, job
     ), reported AS (
         SELECT host, job, min(time) AS first_report,
@@ -259,8 +256,8 @@ CREATE OR REPLACE VIEW jobs AS
             max(time) FILTER (kind = 'job_finished') AS finished,
             any_value(attributes ->> '$.outcome') FILTER (kind = 'job_finished') AS outcome,
             any_value(TRY_CAST(attributes ->> '$.seconds' AS DOUBLE)) FILTER (kind = 'job_finished') AS seconds,
-            count(DISTINCT coalesce(image, hash(reference))) FILTER (kind = 'job_image_used' AND (role IS NULL
-                OR role NOT IN ({_HELPERS}))) AS images
+            count(DISTINCT coalesce(image, hash(reference)))
+                FILTER (kind = 'job_image_used' AND {CHOSEN_BY_JOB}) AS images
         FROM event WHERE kind IN ({sql_list(of_source(Source.JOBS))}) AND job IS NOT NULL
         GROUP BY host, job
     )

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from collector.eventlog.log import ONLY_KEPT, EventLog
-from collector.eventlog.sql import sql_list
+from collector.eventlog.sql import CHOSEN_BY_JOB
 from collector.eventlog.views import table_of_events
-from collector.model.jobs import HELPER_ROLES
 from collector.model.untrusted import LAST_NS
 from collector.queries.pulls import Pull, PullKind, read_pulls
 
@@ -119,7 +118,7 @@ WITH chosen AS (
     SELECT job, list(DISTINCT coalesce(reference, image_id) ORDER BY coalesce(reference, image_id)) AS images
     FROM job_images SEMI JOIN chosen USING (job)
     WHERE coalesce(reference, image_id) IS NOT NULL AND host = $host
-        AND (role IS NULL OR role NOT IN ({sql_list(sorted(HELPER_ROLES))}))
+        AND {CHOSEN_BY_JOB}
     GROUP BY job
 )
 SELECT job, ci, job_id, name, project_id, project, ref, pipeline_id, url, runner, epoch_ns(began) / 1e9,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collector.eventlog.log import EventLog
-from collector.eventlog.sql import sql_list
+from collector.eventlog.sql import CHOSEN_BY_JOB, sql_list
 from collector.model.events import ARRIVALS, CONTAINERS, with_effect
 from collector.model.jobs import HELPER_ROLES, SLOT
 from collector.model.paths import read_bounded
@@ -224,12 +224,11 @@ SELECT DISTINCT job_id, role, image_id, CASE WHEN evidence <> 'container' THEN a
 FROM (SELECT * FROM job_images WHERE host = $1 AND began >= make_timestamp_ns($2) AND ci = 'gitlab')
 WHERE job_id IN (SELECT unnest($3::VARCHAR[]))
 """
-_HELPERS = sql_list(sorted(HELPER_ROLES))
 _USES = f"""
 SELECT DISTINCT project_id, image_id, ref, name, coalesce(role = 'service', false) FROM job_images
 WHERE host = $1 AND began >= make_timestamp_ns($2)
     AND ci = 'gitlab' AND project_id IN (SELECT unnest($3::VARCHAR[])) AND image_id IS NOT NULL
-    AND (role IS NULL OR role NOT IN ({_HELPERS}))
+    AND {CHOSEN_BY_JOB}
 """
 # The latest builds of each project on each runner, and then the first sign of their jobs.
 _BUILDS = f"""
