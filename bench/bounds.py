@@ -215,7 +215,3 @@ def main() -> None:
         f"first inventory of {IMAGES:,} images: {each:.2f} ms of processor time an image, "
         f"{each_built:.2f} ms where all were built within the hour"
     )
-
-
-if __name__ == "__main__":
-    main()

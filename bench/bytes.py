@@ -134,7 +134,3 @@ def main() -> None:
                 rows.append(after)
     columns = ("LOG", "EVENTS", "FILE", "EVENTS' OWN", "JOBS", "FOLDED")
     console.print_table(columns, rows, right=columns[1:])
-
-
-if __name__ == "__main__":
-    main()

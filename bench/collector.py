@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -12,19 +10,18 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench._costs import of_command, private_engine, processor_seconds
 from bench._traffic import tag_and_untag
 from collector.model.units import format_bytes
 from collector.queries.overview import overview
 from collector.terminal import console
-from tests.engine import leftovers
-from tests.engine.engines import Engine, available
+from tests.engine.engines import Engine
 from tests.engine.host import Host
 
 EVENTS = 10_000
 IDLE_S = 60.0
 REPEATS = 5
 _WRITERS = 2
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -38,26 +35,16 @@ class Weight:
     @classmethod
     def of(cls, pid: int) -> Weight:
         """Weigh a process."""
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         rows = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]]
         sizes = {row[0].removesuffix(":"): int(row[1]) * 1024 for row in rows}
         # Clean pages are those of program files: the kernel takes them back when it wants to.
-        return cls((int(fields[11]) + int(fields[12])) / _TICKS, sizes["Rss"], sizes["Private_Dirty"])
+        return cls(processor_seconds(pid), sizes["Rss"], sizes["Private_Dirty"])
 
 
 def main() -> None:
     """Measure, and print two tables."""
-    if reason := available("docker20"):
-        raise SystemExit(f"bench: {reason}")
-    leftovers.sweep()
-    root = leftovers.make_state_root()
-    engine = Engine("docker20", root / "bench", "127.0.0.1:1")
-    try:
-        engine.start()
+    with private_engine("bench") as engine:
         _measure(engine)
-    finally:
-        engine.remove()
-        leftovers.remove(root)
 
 
 def _measure(engine: Engine) -> None:
@@ -122,16 +109,11 @@ def _stored(host: Host) -> int:
 
 def _starts(host: Host) -> list[tuple[str, str]]:
     """Median processor time of commands that run often, compiled once as any installation has them."""
-    environment = {name: value for name, value in host.environment.items() if name != "PYTHONDONTWRITEBYTECODE"}
     rows = []
     for argv in (("collector", "--help"), ("pruner", "--help"), ("pruner", "run", "--threshold", "1B")):
         program = str(Path(sys.executable).with_name(argv[0]))
         command = host.command(*argv) if argv[1] == "run" else [program, *argv[1:]]
-        times = []
-        for _ in range(REPEATS + 1):
-            before = _children()
-            subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-            times.append(_children() - before)
+        times = [of_command(*command, environment=host.environment).processor for _ in range(REPEATS + 1)]
         rows.append((f"`{' '.join(argv)}`, processor time", f"{statistics.median(times[1:]):.2f} s"))
     return rows
 
@@ -144,13 +126,3 @@ def _look(host: Host) -> float:
         overview(host.log)
         times.append(time.process_time() - before)
     return statistics.median(times[1:])
-
-
-def _children() -> float:
-    """Processor seconds of all ended children."""
-    found = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return found.ru_utime + found.ru_stime
-
-
-if __name__ == "__main__":
-    main()

@@ -52,7 +52,3 @@ def main() -> None:
             in_child(partial(add_year, log, events))
             rows.append(measured(log))
     console.print_table(("EVENTS", "THINNED", "PROCESSOR", "TIME", "LONGEST HOLD", "BEFORE", "AFTER"), rows)
-
-
-if __name__ == "__main__":
-    main()

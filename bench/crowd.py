@@ -9,22 +9,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import subprocess
-import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from rich.text import Text
 
+from bench._costs import Cost, of_command, private_engine
 from collector.terminal import console
-from tests.engine import leftovers
-from tests.engine.engines import GIB, Engine, available
+from tests.engine.engines import GIB, Engine
 from tests.engine.host import Host
 
 IMAGES = 10_000
@@ -42,52 +36,19 @@ _COMMANDS = (
 )
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What one command took: seconds, and bytes of memory at most."""
-
-    command: str
-    seconds: float
-    memory: int
-
-
-def main() -> int:
+def main() -> None:
     """Fill an engine, run each command, and print what it took."""
-    if reason := available("docker20"):
-        sys.stderr.write(f"bench: {reason}\n")
-        return 2
-    leftovers.sweep()
-    root = leftovers.make_state_root()
-    try:
-        engine = Engine("docker20", root / "crowd", "127.0.0.1:1", 8 * GIB, _INODES)
-        try:
-            engine.start()
-            for images, containers in ((IMAGES, 0), (IMAGES, CONTAINERS)):
-                fill(engine, images, containers)
-                console.print_line(Text(f"{images:,} images, {containers:,} containers"))
-                for cost in measure(Host(engine, engine.folder / "log" / "events.duckdb")):
-                    console.print_line(Text(f"{cost.command}: {cost.seconds:.2f} s, {cost.memory / 2**20:.0f} MiB"))
-        finally:
-            engine.remove()
-    finally:
-        leftovers.remove(root)
-    return 0
+    with private_engine("crowd", disk_bytes=8 * GIB, inodes=_INODES) as engine:
+        for images, containers in ((IMAGES, 0), (IMAGES, CONTAINERS)):
+            fill(engine, images, containers)
+            console.print_line(Text(f"{images:,} images, {containers:,} containers"))
+            for command, cost in measure(Host(engine, engine.folder / "log" / "events.duckdb")):
+                console.print_line(Text(f"{command}: {cost.wall:.2f} s, {cost.peak / 2**20:.0f} MiB"))
 
 
-def measure(host: Host) -> Iterator[Cost]:
+def measure(host: Host) -> Iterator[tuple[str, Cost]]:
     """Run each command once."""
-    return (_cost(host, argv) for argv in _COMMANDS)
-
-
-def _cost(host: Host, argv: tuple[str, ...]) -> Cost:
-    began = time.monotonic()
-    with Path(os.devnull).open("wb") as nowhere:
-        process = subprocess.Popen(host.command(*argv), env=host.environment, stdout=nowhere)  # noqa: S603
-        _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(argv)} ended with {process.returncode}")
-    return Cost(" ".join(argv), time.monotonic() - began, used.ru_maxrss * 1024)
+    return ((" ".join(argv), of_command(*host.command(*argv), environment=host.environment)) for argv in _COMMANDS)
 
 
 def fill(engine: Engine, images: int, containers: int) -> None:
@@ -138,7 +99,3 @@ def _tar(files: dict[str, bytes]) -> bytes:
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
     return made.getvalue()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench._costs import Cost, of_command, processor_seconds
 from bench._traces import mesa_log
 from collector.model.units import format_bytes
 from collector.shipping import parts
@@ -41,11 +41,7 @@ _BIN = Path(sys.executable).parent
 
 
 @dataclass(frozen=True)
-class _Cost:
-    wall: float
-    processor: float
-    peak: int
-    printed: bytes
+class _Cost(Cost):
     client: float = 0.0
 
 
@@ -126,28 +122,14 @@ def _fleet(folder: Path, hosts: int) -> Path:
 def _measured(folder: Path, fleet: Path, kind: str, workers: int) -> _Cost:
     argv = [str(_BIN / "analyzer"), "sweep", "--log", str(fleet), "--threshold", _POLICIES, "--format", "json"]
     if kind == "processes":
-        return _timed([*argv, "--processes", str(workers)])
+        return _Cost(**vars(of_command(*argv, "--processes", str(workers))))
     with _cluster(folder, workers) as (address, processes):
-        before = sum(map(_processor, processes))
-        cost = _timed([*argv, "--cluster", address])
-        theirs = sum(map(_processor, processes)) - before
+        before = sum(map(processor_seconds, processes))
+        cost = of_command(*argv, "--cluster", address)
+        theirs = sum(map(processor_seconds, processes)) - before
         return _Cost(
             cost.wall, cost.processor + theirs, max(cost.peak, *map(_peak, processes)), cost.printed, cost.processor
         )
-
-
-def _timed(argv: list[str]) -> _Cost:
-    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
-        printed = process.stdout.read() if process.stdout else b""
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"bench: {' '.join(argv)} ended with {process.returncode}")
-    wall = time.perf_counter() - began
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return _Cost(wall, processor, used.ru_maxrss * 1024, printed)
 
 
 @contextmanager
@@ -178,12 +160,6 @@ def _cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[int]]]:
         for process in started:
             process.send_signal(signal.SIGKILL)
             process.wait()
-
-
-def _processor(process: int) -> float:
-    """Seconds of processor time that a process has used."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _peak(process: int) -> int:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import duckdb
 
+from bench._costs import private_engine
 from bench._traffic import tag_and_untag
 from collector.terminal import console
-from tests.engine import leftovers
-from tests.engine.engines import Engine, available
+from tests.engine.engines import Engine
 from tests.engine.host import Host
 
 EVENTS = 6_000
@@ -60,14 +60,7 @@ class Outcome:
 
 def main() -> None:
     """Measure, and print a table."""
-    if reason := available("docker20"):
-        raise SystemExit(f"bench: {reason}")
-    leftovers.sweep()
-    root = leftovers.make_state_root()
-    try:
-        outcomes = [_measure(root, number, name) for number, name in enumerate(_READERS)]
-    finally:
-        leftovers.remove(root)
+    outcomes = list(map(_measure, _READERS))
     console.print_table(
         ("READER", "STORED", "LOST", "THE FLOOD TOOK", "EVENTS A SECOND"),
         [
@@ -84,11 +77,9 @@ def main() -> None:
     )
 
 
-def _measure(root: Path, number: int, reader: str) -> Outcome:
+def _measure(reader: str) -> Outcome:
     """One flood on an engine of its own, read by one reader."""
-    engine = Engine("docker20", root / f"engine{number}", "127.0.0.1:1")
-    try:
-        engine.start()
+    with private_engine("flood") as engine:
         client = engine.client()
         client.api.import_image_from_data(b"\0" * 1024, repository="bench", tag="1")
         client.close()
@@ -97,8 +88,6 @@ def _measure(root: Path, number: int, reader: str) -> Outcome:
         with follow(engine, path):
             seconds = tag_and_untag(engine, EVENTS, WRITERS)
         return Outcome(reader, _stored(path, events) if events else None, seconds)
-    finally:
-        engine.remove()
 
 
 @contextmanager
@@ -155,7 +144,3 @@ _READERS: dict[str, tuple[_Follow, str]] = {
     "stores each event, file opened for each": (partial(_naive, "opened for each"), _NAIVES),
     "stores each event, but waits (for a lock, a disk)": (partial(_naive, "waits"), _NAIVES),
 }
-
-
-if __name__ == "__main__":
-    main()

@@ -89,7 +89,3 @@ def main() -> None:
         found[f"{DEBIAN_WAY} of {package.stat().st_size / MB:.0f} MB"] = by_dpkg(package, folder / "unpacked")
         rows = [(way, f"{one.bytes / MB:.0f} MB", f"{one.seconds:.0f} s") for way, one in found.items()]
     console.print_table(("WAY", "INSTALLED", "TOOK"), rows)
-
-
-if __name__ == "__main__":
-    main()

@@ -14,14 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from analyzer.data import mesa_files
 from analyzer.simulation.bounds import Clairvoyant
 from analyzer.simulation.replay import replay_many
 from analyzer.trace.load import load_trace
 from analyzer.trace.trace import Trace
 from bench._synthetic import GIB, Host, make_history
-from collector.eventlog.log import EventLog
-from collector.job_sources.job_list import import_jobs
+from bench._traces import mesa_log
 from collector.terminal import console
 from pruner.policy.orders import ORDERS
 from pruner.policy.policy import Policy, Space
@@ -51,9 +49,7 @@ def histories() -> Iterator[tuple[str, Trace, Policy]]:
         disk = int(share * trace.layer_bytes.sum())
         yield f"S{FIRST_SEED + k}", on_disk(trace, disk), Policy(threshold=Space.parse(THRESHOLD))
     with tempfile.TemporaryDirectory(prefix="docker-hindsight-") as folder:
-        log = EventLog(Path(folder) / "events.duckdb", host="mesa")
-        import_jobs(*mesa_files(), log, 100 * GIB, 0)
-        mesa = load_trace(log)
+        mesa = load_trace(mesa_log(Path(folder)))
     for gib in MESA_GIB:
         yield f"MESA {gib} GIB", on_disk(mesa, gib * GIB), Policy(threshold=Space.parse(MESA_THRESHOLD))
 

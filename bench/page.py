@@ -111,7 +111,3 @@ def main() -> None:
                 rows.append((f"{name}, {width} px", size, *(_spread(column) for column in zip(*found, strict=True))))
         browser.close()
     console.print_table(("PAGE", "SIZE", "CHARTS READY", "PROCESSOR TIME"), rows)
-
-
-if __name__ == "__main__":
-    main()

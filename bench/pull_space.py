@@ -68,15 +68,13 @@ def compression() -> float:
 
 def run() -> None:
     """Print a line for each engine and kind of image."""
-    root = leftovers.make_state_root()
     rows = []
-    try:
+    with leftovers.state_root() as root:
         registry = Registry(root / "registry")
         for variant in VARIANTS:
             if available(variant):
                 continue
-            engine = Engine(variant, root / variant, registry.host).start()
-            try:
+            with Engine(variant, root / variant, registry.host).running() as engine:
                 for number, (name, sizes) in enumerate(_SHAPES.items()):
                     layers = [random_layer(1000 * number + k, size * MIB) for k, size in enumerate(sizes)]
                     image = registry.push_image(f"{variant}/{name.replace(' ', '-')}", "1", layers)
@@ -86,10 +84,6 @@ def run() -> None:
                     rows.append(
                         [variant, f"{sizes}", f"{(before - after) / MIB:.0f} MiB", f"{extra / MIB:.0f} MiB", *shares]
                     )
-            finally:
-                engine.remove()
         registry.stop()
-    finally:
-        leftovers.sweep()
     console.print_table(_COLUMNS, rows, right=_COLUMNS[2:])
     console.print_text(f"Files of a distribution compress to {compression():.2f} of their bytes.")

@@ -7,12 +7,10 @@ the full semantics: layers shared by images, a disk, ticks of a timer, pins, min
 from __future__ import annotations
 
 import math
-import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -27,6 +25,7 @@ from analyzer.simulation.replay import replay_many
 from analyzer.simulation.result import Result
 from analyzer.trace.load import load_trace
 from analyzer.trace.trace import Trace
+from bench._costs import of_command
 from bench._traces import denser, mesa_log, repeated, repeated_log, write_oracle_general, zipf
 from collector.eventlog.log import EventLog
 from collector.model.units import format_bytes
@@ -128,27 +127,11 @@ def strict(folder: Path) -> None:
 def growth(mesa: Trace) -> None:
     """Cost grows with what is missed and removed, not with what is used."""
     rows = []
-    for times in (1, 10, 80):
-        trace = denser(mesa, times)
+    for trace in [*(denser(mesa, times) for times in (1, 10, 80)), *(repeated(mesa, years) for years in (8, 82))]:
         index, indexing = timed(lambda trace=trace: indexed(trace))
         kernel._latest[:0] = [index]  # noqa: SLF001 - measured apart
         took = [timed(lambda trace=trace: under(trace, [0.4])) for _ in range(ROUNDS)]
         result: Result = took[0][0][0]
-        rows.append(
-            [
-                f"{len(trace.time):,}",
-                f"{result.compulsory + result.repulls:,}",
-                f"{result.removals:,}",
-                f"{min(seconds for _, seconds in took) * 1e3:.2f} ms",
-                f"{indexing * 1e3:.0f} ms",
-            ]
-        )
-    for years in (8, 82):
-        trace = repeated(mesa, years)
-        index, indexing = timed(lambda trace=trace: indexed(trace))
-        kernel._latest[:0] = [index]  # noqa: SLF001 - measured apart
-        took = [timed(lambda trace=trace: under(trace, [0.4])) for _ in range(ROUNDS)]
-        result = took[0][0][0]
         rows.append(
             [
                 f"{len(trace.time):,}",
@@ -173,8 +156,8 @@ def whole_command(year: EventLog) -> None:
         log = repeated_log(year, years)
         events = log.query("SELECT count(*) FROM event")[0][0]
         for count, order in ((1, "lru"), (1, "forecast"), (100, "lru"), (100, "forecast")):
-            taken = [process(simulation(log, count, order)) for _ in range(3)]
-            wall, work, peak = (min(figures) for figures in zip(*taken, strict=True))
+            taken = [of_command(*simulation(log, count, order)) for _ in range(3)]
+            wall, work, peak = (min(getattr(cost, name) for cost in taken) for name in ("wall", "processor", "peak"))
             rows.append([f"{events:,}", str(count), order, f"{wall:.2f} s", f"{work:.2f} s", format_bytes(peak)])
         log.path.unlink()
     print_table(
@@ -191,26 +174,6 @@ def simulation(log: EventLog, policies: int, order: str) -> list[str]:
     for k in range(policies):
         command += ["--threshold", f"{1 + k / 2}%"]
     return command
-
-
-# A process counts its parent's memory as its own until it runs its program, so a small one starts it.
-_MEASURED = """
-import resource, subprocess, sys, time
-began = time.perf_counter()
-status = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(time.perf_counter() - began, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
-sys.exit(status)
-"""
-
-
-def process(command: list[str]) -> tuple[float, float, int]:
-    """Wall time and processor time of a command, seconds, and its peak memory, bytes."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    measured = [sys.executable, "-c", _MEASURED, *command]
-    output = subprocess.run(measured, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout  # noqa: S603 - ours
-    wall, work, peak = output.split()
-    return float(wall), float(work), int(peak)
 
 
 class Lru:
@@ -252,9 +215,9 @@ def indexed(trace: Trace) -> Index:
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
     """A result and the processor time that it took, seconds."""
-    began = _processor()
+    began = time.process_time()
     result = work()
-    return result, _processor() - began
+    return result, time.process_time() - began
 
 
 def interleaved(*makes: Callable[[], Callable[[], object]]) -> list[list[float]]:
@@ -264,11 +227,6 @@ def interleaved(*makes: Callable[[], Callable[[], object]]) -> list[list[float]]
         for k, make in enumerate(makes):
             times[k].append(timed(make())[1])
     return times
-
-
-def _processor() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 def _speed(uses: int, times: list[float], policies: int) -> list[str]:

@@ -42,21 +42,11 @@ def main(argv: Sequence[str] = ()) -> int:
     if reason := available(options.engine):
         sys.stderr.write(f"bench: {reason}\n")
         return 2
-    leftovers.sweep()
-    root = leftovers.make_state_root()
-    try:
+    with leftovers.state_root() as root:
         registry = Registry(root / "registry")
-        engine = Engine(options.engine, root / "torture", registry.host)
-        try:
-            engine.start()
-            found = torture(
-                engine, registry, options.kills, wanted, options.seed, options.keep, limit_s=60 * options.minutes
-            )
-        finally:
-            engine.remove()
-            registry.stop()
-    finally:
-        leftovers.remove(root)
+        with Engine(options.engine, root / "torture", registry.host).running() as engine:
+            limit_s = 60 * options.minutes
+            found = torture(engine, registry, options.kills, wanted, options.seed, options.keep, limit_s)
     sys.stdout.write(f"{json.dumps(found.to_json(), indent=2)}\n" if options.format == "json" else f"{found}\n")
     return 0 if found.hold else 1
 
@@ -136,7 +126,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=30, help="begin nothing more after so long (default: 30)")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="how figures are printed")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -48,11 +48,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def state_root() -> Iterator[Path]:
-    """A folder for all that this run starts; what earlier, killed runs left goes first."""
-    leftovers.sweep()
-    root = leftovers.make_state_root()
-    yield root
-    leftovers.remove(root)
+    """A folder for all that this run starts."""
+    with leftovers.state_root() as root:
+        yield root
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,6 +140,14 @@ class Engine:
                 raise RuntimeError(f"{self.variant}: {self.log()[-3000:]}")
             time.sleep(0.1)
         return self
+
+    @contextmanager
+    def running(self) -> Iterator[Engine]:
+        """Started, and removed in the end, whatever happens."""
+        try:
+            yield self.start()
+        finally:
+            self.remove()
 
     def _run(self, command: Command) -> subprocess.Popen[bytes]:
         argv, environment = command

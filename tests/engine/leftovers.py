@@ -25,6 +25,17 @@ BASE = Path("/tmp/dh-tests")  # noqa: S108 - sockets need short paths; the names
 _PATIENCE_S = 60.0
 
 
+@contextlib.contextmanager
+def state_root() -> Iterator[Path]:
+    """A folder for all that the body starts, and goes with it; what earlier, killed runs left goes first."""
+    sweep()
+    root = make_state_root()
+    try:
+        yield root
+    finally:
+        remove(root)
+
+
 def make_state_root() -> Path:
     """A new folder that belongs to this process."""
     root = BASE / f"{os.getpid()}-{start_ticks(os.getpid())}-{secrets.token_hex(3)}"
