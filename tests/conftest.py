@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from collector.eventlog.log import EventLog
 from tests import made_once
 from tests.engine import leftovers, machine
 from tests.engine.engines import GIB, STORES, VARIANTS, Engine, available
@@ -36,6 +37,12 @@ made_once.share_commands()
 @pytest.fixture(scope="session", autouse=True)
 def shared_empty_log(tmp_path_factory: pytest.TempPathFactory) -> None:
     made_once.share_empty_log(tmp_path_factory.mktemp("empty"))
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> EventLog:
+    """A log that does not exist yet."""
+    return EventLog(tmp_path / "events.duckdb", host="runner")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -82,7 +82,7 @@ def _shows(traits: Traits) -> str:
 
 
 def _job_details() -> str:
-    intro = "What `collector run --job-details` has the log keep; the labels are those of containers, kept if any row says so.\n\n"
+    intro = "What `collector run --job-details` has the log keep; of a label's rows one `yes` suffices.\n\n"
     rows = []
     for fact in FACTS:
         where = [f"`job.{field}`" for field in fact.fields] + [f"`{label}`" for label in fact.labels]

@@ -32,8 +32,3 @@ def mesa_log(tmp_path_factory: pytest.TempPathFactory) -> EventLog:
 @pytest.fixture(scope="session")
 def mesa(mesa_log: EventLog) -> Trace:
     return load_trace(mesa_log)
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> EventLog:
-    return EventLog(tmp_path / "events.duckdb", host="runner")

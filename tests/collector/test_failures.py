@@ -61,11 +61,6 @@ def entry(message: str, job: int, at: int) -> str:
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> EventLog:
-    return EventLog(tmp_path / "events.duckdb", host="h")
-
-
-@pytest.fixture
 def failed(log: EventLog, tmp_path: Path) -> EventLog:
     """Two jobs whose pulls found the disk full, one that a full disk stopped later, one whose image is nowhere."""
     layers = [{"diff_id": "a", "chain_id": "a", "bytes": 5}]

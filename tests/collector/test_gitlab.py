@@ -141,11 +141,6 @@ def api() -> Iterator[tuple[Api, str]]:
         thread.join()
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> EventLog:
-    return EventLog(tmp_path / "events.duckdb")
-
-
 def trace(number: int) -> str:
     return (CAPTURES / "a" / f"trace-{number}.log").read_text()
 

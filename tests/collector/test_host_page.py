@@ -6,7 +6,6 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,11 +29,6 @@ NOW = 1_700_000_000
 GIB = 2**30
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 HOSTILE = 'evil/</script><img src=x onerror="document.title=1">:1'
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> EventLog:
-    return EventLog(tmp_path / "events.duckdb", host="runner-7")
 
 
 def happened(at: int, kind: Kind, **facts: Any) -> Event:

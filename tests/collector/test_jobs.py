@@ -21,11 +21,6 @@ JOB_B = "sha256:c489b5263c200061222498ff9651e19b7886f901d2249e137731043bec7c1373
 SERVICE = "sha256:1ab97e21f0d22f01f8b79721a8ba30b887dcccc38b599f94066d6f5f52f11890"
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> EventLog:
-    return EventLog(tmp_path / "events.duckdb", host="runner-1")
-
-
 def recorded(log: EventLog, name: str) -> EventLog:
     """A log of a captured run."""
     translator = Translator(Names())
@@ -244,7 +239,7 @@ def test_the_jobs_of_an_older_log_are_typed_when_it_is_brought_forward(log: Even
         connection.execute(f"ATTACH '{log.path}' AS now (READ_ONLY)")
         connection.execute("INSERT INTO image SELECT * FROM now.image")
         connection.execute(f"INSERT INTO event ({columns}) SELECT {columns} FROM now.event")
-    brought = EventLog(old, host="runner-1")
+    brought = EventLog(old, host="runner")
     assert brought.query(query) == expected
     assert brought.query("SELECT count(*) FROM event") == log.query("SELECT count(*) FROM event")
     # From then on it goes on as any other.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from pathlib import Path
 
 import duckdb
 import pytest
@@ -23,11 +22,6 @@ from pruner.state.event_watch import EVIDENCE
 
 IMAGE = "sha256:" + "a" * 64
 HOUR_NS = 3600 * 10**9
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> EventLog:
-    return EventLog(tmp_path / "events.duckdb", host="h")
 
 
 def test_view_and_metric_and_table_agree_on_what_is_a_use(log: EventLog) -> None:
@@ -51,7 +45,7 @@ def test_what_others_write_does_not_hide_that_the_collector_was_away(log: EventL
     log.append([Event(49 * HOUR_NS, kind, image=IMAGE, attributes=job) for kind in Kind if kind not in WATCHING])
     assert last_observed_ns(log) == HOUR_NS + 1
     with log.reading() as connection:
-        assert coverage(connection, "h").last == (HOUR_NS + 1) / 1e9
+        assert coverage(connection, log.host).last == (HOUR_NS + 1) / 1e9
 
 
 def test_a_collector_that_was_stopped_while_the_engine_was_away_had_not_watched(log: EventLog) -> None:
@@ -67,10 +61,10 @@ def test_a_view_that_has_changed_reaches_a_log_that_is_there(log: EventLog) -> N
         connection.execute("CREATE OR REPLACE VIEW gaps AS SELECT 'an older text' AS host")
         connection.execute("UPDATE schema_version SET views = 'that of an older program'")
     # The program itself asks its own text at once, also where it may not write.
-    assert log.query("SELECT host FROM gaps") == [("h",)]
+    assert log.query("SELECT host FROM gaps") == [("runner",)]
     log.append([Event(2, Kind.GAP)])
     with duckdb.connect(str(log.path), read_only=True) as connection:
-        assert connection.execute("SELECT host FROM gaps").fetchall() == [("h",), ("h",)]
+        assert connection.execute("SELECT host FROM gaps").fetchall() == [("runner",), ("runner",)]
 
 
 def test_each_view_is_made_with_all_that_it_needs_when_it_is_first_asked(log: EventLog) -> None:

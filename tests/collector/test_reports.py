@@ -35,11 +35,6 @@ def gap(began: float, ended: float) -> Event:
     return Event(at(ended), Kind.GAP, began_ns=at(began), identity=f"{began} {ended}")
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> EventLog:
-    return EventLog(tmp_path / "events.duckdb", host="h")
-
-
 def test_coverage_counts_overlapping_gaps_once_and_only_what_lies_inside(log: EventLog) -> None:
     log.append(
         [
@@ -166,7 +161,7 @@ def test_a_log_that_only_a_job_source_fed_has_observed_nothing(log: EventLog) ->
 def test_a_log_from_elsewhere_is_reported_by_its_own_host(log: EventLog) -> None:
     log.append([Event(at(7), Kind.COLLECTOR_STARTED), Event(at(0), Kind.DISK_SAMPLED, bytes=5)])
     elsewhere = status(EventLog(log.path, host="laptop"), NOW)
-    assert (elsewhere.host, elsewhere.events, elsewhere.free_bytes) == ("h", 2, 5)
+    assert (elsewhere.host, elsewhere.events, elsewhere.free_bytes) == ("runner", 2, 5)
     EventLog(log.path, host="laptop").append([Event(at(1), Kind.GAP, began_ns=at(2))])
     assert status(EventLog(log.path, host="laptop"), NOW).events == 1
     assert status(log, NOW).gaps == 0

@@ -43,11 +43,6 @@ def sampled(log: EventLog, free: list[int], step: float = 60.0) -> None:
     )
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> EventLog:
-    return EventLog(tmp_path / "events.duckdb", host="runner")
-
-
 def test_the_deepest_fall_of_three_months_counts_with_a_margin() -> None:
     falls = FreeSpaceDrops(300.0, [0.0] * 286)
     assert falls.threshold(1000) is None  # less than a day

@@ -67,11 +67,6 @@ def held(containers: list[ListedContainer], images: Sequence[Holdable], memory: 
     return {image: hold.firm for image, hold in held_for_jobs(containers, images, memory, NOW).items()}
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> EventLog:
-    return EventLog(tmp_path / "events.duckdb", host="runner-1")
-
-
 @pytest.mark.parametrize(
     ("containers", "expected"),
     [
