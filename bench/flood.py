@@ -44,7 +44,7 @@ _Follow = Callable[[Engine, Path], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Flood:
     """What became of one flood.
 
     Attributes:
@@ -77,7 +77,7 @@ def main() -> None:
     )
 
 
-def _measure(reader: str) -> Outcome:
+def _measure(reader: str) -> Flood:
     """One flood on an engine of its own, read by one reader."""
     with private_engine("flood") as engine:
         client = engine.client()
@@ -87,7 +87,7 @@ def _measure(reader: str) -> Outcome:
         follow, events = _READERS[reader]
         with follow(engine, path):
             seconds = tag_and_untag(engine, EVENTS, WRITERS)
-        return Outcome(reader, _stored(path, events) if events else None, seconds)
+        return Flood(reader, _stored(path, events) if events else None, seconds)
 
 
 @contextmanager

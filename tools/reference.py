@@ -70,7 +70,7 @@ def _policy() -> str:
 
 
 def _kinds() -> str:
-    rows = [(f"`{kind.value}`", kind.traits.source.value, _shows(kind.traits), kind.traits.meaning) for kind in Kind]
+    rows = [(f"`{kind.value}`", kind.traits.reporter.value, _shows(kind.traits), kind.traits.meaning) for kind in Kind]
     return "## Event kinds\n\n" + _table(("kind", "reported by", "shows", "meaning"), rows)
 
 

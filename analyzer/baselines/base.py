@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-from analyzer.kernel.rules import AgeRule, Clock, ToolRules, removable_by_id
+from analyzer.kernel.rules import AgeClock, AgeRule, ToolRules, removable_by_id
 from analyzer.simulation.host import Host
 from collector.model.units import HOUR_S
 
@@ -63,7 +63,7 @@ class Never(Baseline):
     """Something that removes nothing, ever: the re-pulls that no policy avoids, and how much disk keeping all takes."""
 
     name = "never"
-    rule = AgeRule(Clock.BUILT, math.inf)
+    rule = AgeRule(AgeClock.BUILT, math.inf)
 
 
 def unused(host: Host) -> list[int]:
@@ -75,7 +75,7 @@ def follow(rule: AgeRule, host: Host) -> None:
     """Remove what a rule of age says; the compiled replay does the same, and a test holds the two together."""
     if rule.low is not None and host.free >= rule.low * host.total:
         return
-    since = {Clock.BUILT: host.created, Clock.PULLED: host.pulled, Clock.USED: host.last_use}[rule.clock]
+    since = {AgeClock.BUILT: host.created, AgeClock.PULLED: host.pulled, AgeClock.USED: host.last_use}[rule.clock]
     for i in unused(host):
         if since[i] < host.now - rule.age and not (rule.by_id and not removable_by_id(host.trace.references[i])):
             host.remove(i)

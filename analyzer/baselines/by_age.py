@@ -6,7 +6,7 @@ import heapq
 import math
 
 from analyzer.baselines.base import GIB, MINUTE, Baseline, age_name, follow
-from analyzer.kernel.rules import AgeRule, Clock, ToolKind, ToolRules
+from analyzer.kernel.rules import AgeClock, AgeRule, ToolKind, ToolRules
 from analyzer.simulation.host import Host
 from collector.model.units import DAY_S, HOUR_S
 
@@ -22,7 +22,7 @@ class DockerGc(Baseline):
     def __init__(self, grace: float = DAY_S, interval: float = HOUR_S) -> None:
         self.name = f"docker-gc-{age_name(grace)}"
         self.interval = interval
-        self.rule = AgeRule(Clock.BUILT, grace, by_id=True)
+        self.rule = AgeRule(AgeClock.BUILT, grace, by_id=True)
 
 
 class PruneUntil(Baseline):
@@ -35,7 +35,7 @@ class PruneUntil(Baseline):
     def __init__(self, age: float = DAY_S, interval: float = DAY_S, clock: str = "built") -> None:
         self.name = f"prune-until-{age_name(age)}-{clock}"
         self.interval = interval
-        self.rule = AgeRule(Clock.BUILT if clock == "built" else Clock.PULLED, age)
+        self.rule = AgeRule(AgeClock.BUILT if clock == "built" else AgeClock.PULLED, age)
 
 
 class Buildkite(Baseline):
@@ -47,7 +47,7 @@ class Buildkite(Baseline):
 
     name = "buildkite"
     interval = HOUR_S
-    prune = AgeRule(Clock.BUILT, 4 * HOUR_S)
+    prune = AgeRule(AgeClock.BUILT, 4 * HOUR_S)
     low_inodes = 250_000
 
     def __init__(self, low: int = 5 * GIB) -> None:
@@ -76,7 +76,7 @@ class ClearDockerCache(Baseline):
 
     def __init__(self, version: str = "19.2") -> None:
         self.name = f"clear-docker-cache-{version}"
-        self.rule = AgeRule(Clock.BUILT, -math.inf if version == "19.2" else math.inf)
+        self.rule = AgeRule(AgeClock.BUILT, -math.inf if version == "19.2" else math.inf)
 
 
 class TtlIdle(Baseline):
@@ -84,7 +84,7 @@ class TtlIdle(Baseline):
 
     name = "ttl-idle"
     interval = DAY_S
-    rule = AgeRule(Clock.USED, 7 * DAY_S)
+    rule = AgeRule(AgeClock.USED, 7 * DAY_S)
 
 
 class Ecs(Baseline):

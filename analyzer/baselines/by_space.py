@@ -18,7 +18,7 @@ from analyzer.baselines.base import (
     unique_size,
     unused,
 )
-from analyzer.kernel.rules import AgeRule, Clock, ToolKind, ToolRules
+from analyzer.kernel.rules import AgeClock, AgeRule, ToolKind, ToolRules
 from analyzer.simulation.host import Host
 from collector.model.units import HOUR_S
 
@@ -30,7 +30,7 @@ class Flush(Baseline):
 
     name = "flush"
     interval = 5 * MINUTE
-    rule = AgeRule(Clock.BUILT, -math.inf, low=0.1)
+    rule = AgeRule(AgeClock.BUILT, -math.inf, low=0.1)
 
 
 class Docuum(Baseline):

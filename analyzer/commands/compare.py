@@ -17,7 +17,7 @@ from analyzer.options.declared import (
     OrderOption,
     ThresholdOption,
 )
-from analyzer.options.groups import Axes, Compared, Disk, Histories, Spread, grouped
+from analyzer.options.groups import Axes, Comparison, Disk, Histories, Spread, grouped
 from collector.eventlog.log import EventLog
 from collector.model.errors import UsageError
 from collector.model.paths import real_path
@@ -53,7 +53,7 @@ def simulate(
     histories: Histories,
     threshold: ThresholdOption = None,
     axes: Axes,
-    compared: Compared,
+    compared: Comparison,
     disk: Disk,
     regret: RegretOption = False,
     spread: Spread,
@@ -101,7 +101,7 @@ def report(
     histories: Histories,
     threshold: ComparedThresholdsOption = None,
     axes: Axes,
-    compared: Compared,
+    compared: Comparison,
     disk: Disk,
     classes: ClassesOption = None,
     spread: Spread,
@@ -139,7 +139,7 @@ def demo(
 
     shown = values.output_format(output)
     disk = size_option("--disk-size", disk_size) or 0
-    compared = Compared(order=order)
+    compared = Comparison(order=order)
     work = compared.simulation(Axes(), threshold or _THRESHOLDS)
     candidates = compared.searched(Axes(), threshold)
     with tempfile.TemporaryDirectory(prefix="docker-hindsight-") as folder:

@@ -9,7 +9,7 @@ from enum import IntEnum, StrEnum
 from analyzer.trace.trace import Integers
 
 
-class Clock(StrEnum):
+class AgeClock(StrEnum):
     """What has to be longer ago: the image's build, its latest pull or arrival here, or its last use."""
 
     BUILT = "built"
@@ -28,7 +28,7 @@ class AgeRule:
         by_id: whether it removes by ID without force.
     """
 
-    clock: Clock
+    clock: AgeClock
     age: float
     low: float | None = None
     by_id: bool = False

@@ -17,7 +17,7 @@ import numpy as np
 
 from analyzer.kernel.index import Index
 from analyzer.kernel.moments import Moments
-from analyzer.kernel.rules import AgeRule, Clock, Superseded, ToolRules
+from analyzer.kernel.rules import AgeClock, AgeRule, Superseded, ToolRules
 from analyzer.native.binding import Array, checked, function, plain, pointers, view
 from analyzer.trace.trace import Flags, Floats, Integers
 from collector.machine.wake import FIRST_PAUSE_S, LAST_PAUSE_S
@@ -411,7 +411,7 @@ def _age_rule(rule: AgeRule, index: Index) -> _AgeRule:
         low=-1.0 if rule.low is None else rule.low,
         built=index.built.ctypes.data,
         removable=index.removable[rule.by_id].ctypes.data,
-        clock=list(Clock).index(rule.clock),
+        clock=list(AgeClock).index(rule.clock),
     )
 
 

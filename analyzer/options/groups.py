@@ -107,7 +107,7 @@ class Axes:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class Comparison:
     """Options that say what is compared, beside the threshold and the other axes."""
 
     order: declared.OrderOption = None

@@ -302,7 +302,7 @@ def _misfits(found: Found, name: str, policies: Mapping[str, Candidate], limits:
             misfits.append(Misfit(first.host, "its levels contradict each other on this disk"))
             continue
         mine = whole[name]
-        # What the timer alone does is no rival: it is recommended only where nothing else fits.
+        # What the timer alone does does not compete: it is recommended only where nothing else fits.
         rivals = (one for one in whole.values() if one.name in policies)
         fitting = [one for one in rivals if not (_by_timer(policies[one.name]) or each.broken(one))]
         best = min(fitting, key=lambda one: (one.losses, one.repulled_bytes), default=None)

@@ -90,7 +90,7 @@ class _Task(Generic[T]):
 def _packed(found: Sequence[T | HindsightError]) -> bytes:
     """Outcomes as they are sent, and kept until all are there: in a quarter of the memory.
 
-    To look into them is no business of those who pass them on.
+    Those who pass them on do not look into them.
     """
     return pickle.dumps([_sent(one) for one in found])
 

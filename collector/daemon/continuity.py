@@ -10,8 +10,8 @@ from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.sql import sql_list
 from collector.eventlog.writer import LogWriter
 from collector.machine.clock import Clock
-from collector.model.events import LIVE, Event, Kind, of_source
-from collector.model.traits import Source
+from collector.model.events import LIVE, Event, Kind, reported_by
+from collector.model.traits import Reporter
 from collector.model.untrusted import LAST_NS, event_time_ns, whole
 from collector.queries.coverage import last_observed_ns
 
@@ -129,7 +129,7 @@ WITH latest AS (
         (SELECT max(seq) FROM event WHERE host = $1 AND kind = 'clock_set_back'), 0)
 )
 SELECT arg_max(coalesce(TRY_CAST(attributes ->> '$.own_time_ns' AS BIGINT), epoch_ns(time)), seq)
-        FILTER (kind IN ({sql_list(of_source(Source.ENGINE))})
+        FILTER (kind IN ({sql_list(reported_by(Reporter.ENGINE))})
             AND coalesce(attributes ->> '$.inferred', 'false') <> 'true'),
     epoch_ns(min(time) FILTER (kind IN ({sql_list(LIVE)}))),
     epoch_ns(max(time))

@@ -41,7 +41,7 @@ class BoltError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class _Entry:
     """A key with its value, or with the bucket that it names."""
 
     key: bytes
@@ -160,12 +160,12 @@ def _page(pages: _Pages, page: bytes, way: Sequence[bytes]) -> bytes | None:
     return page
 
 
-def _inside(pages: _Pages, bucket: Entry) -> bytes:
+def _inside(pages: _Pages, bucket: _Entry) -> bytes:
     root = _BUCKET.unpack_from(bucket.value)[0]
     return pages.read(root) if root else bucket.value[_BUCKET.size :]
 
 
-def _seek(pages: _Pages, page: bytes, key: bytes) -> Entry | None:
+def _seek(pages: _Pages, page: bytes, key: bytes) -> _Entry | None:
     """The entry of a key at or under a page."""
     for _ in range(_MOST_DEPTH):
         if _flags(page) & _LEAF_PAGE:
@@ -177,7 +177,7 @@ def _seek(pages: _Pages, page: bytes, key: bytes) -> Entry | None:
     raise BoltError("a tree without end")
 
 
-def _entries(pages: _Pages, page: bytes, depth: int = 0) -> Iterator[Entry]:
+def _entries(pages: _Pages, page: bytes, depth: int = 0) -> Iterator[_Entry]:
     """All entries at or under a page."""
     if depth > _MOST_DEPTH:
         raise BoltError("a tree without end")
@@ -204,12 +204,12 @@ def _branches(page: bytes) -> Iterator[tuple[bytes, int]]:
         yield page[place + position : place + position + size], number
 
 
-def _leaves(page: bytes) -> Iterator[Entry]:
+def _leaves(page: bytes) -> Iterator[_Entry]:
     for place in _places(page, _LEAF):
         flags, position, key_size, value_size = _LEAF.unpack_from(page, place)
         begin = place + position
         end = begin + key_size
-        yield Entry(page[begin:end], page[end : end + value_size], bool(flags & _IS_BUCKET))
+        yield _Entry(page[begin:end], page[end : end + value_size], bool(flags & _IS_BUCKET))
 
 
 def _places(page: bytes, element: struct.Struct) -> Iterator[int]:

@@ -19,7 +19,7 @@ import requests
 
 from collector.engine.answers import build_time, digests, image_id, last_tag_time, nameless_volumes, tags, volumes_of
 from collector.engine.api import EngineApi, as_object, as_rows
-from collector.engine.connection import REFUSED, Stream, again, as_engine_error
+from collector.engine.connection import REFUSED, EngineStream, again, as_engine_error
 from collector.engine.content import compressed_sizes
 from collector.engine.external import Storage, external_containers
 from collector.engine.places import describe
@@ -97,7 +97,7 @@ class DockerEngine(EngineApi):
             EngineError: there is no engine, now or when iterating later.
         """
         with as_engine_error(self.host):
-            return Stream(self.api.events(since=_stamp(since_ns), decode=False), self.host)
+            return EngineStream(self.api.events(since=_stamp(since_ns), decode=False), self.host)
 
     def buffered_events(self, since_ns: int, until_ns: int) -> list[dict[str, Any]]:
         """The events of an interval that the engine still has. Raises EngineError."""

@@ -54,7 +54,7 @@ def connect(address: Address, timeout: float) -> docker.APIClient:
             ) from None
 
 
-class Stream:
+class EngineStream:
     """docker-py's stream of events, whose faults are ours."""
 
     def __init__(self, stream: Any, host: str) -> None:

@@ -115,7 +115,7 @@ class LogFile:
         """Whether an open log is of this program's version, with its views, to which one open for writing is brought.
 
         Raises:
-            LogError: it is no log, or a newer program's.
+            LogError: it is not a log, or a newer program's.
         """
         self._check(connection)
         if not read_only:

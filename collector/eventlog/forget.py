@@ -18,15 +18,15 @@ from collector.eventlog.rewrite import Change, Checkpoint, rewrite, tidy
 from collector.eventlog.sql import sql_list, sql_text
 from collector.eventlog.writer import LogWriter
 from collector.model.errors import LogError, UsageError
-from collector.model.events import CONTAINERS, Event, Kind, of_source
+from collector.model.events import CONTAINERS, Event, Kind, reported_by
 from collector.model.references import Reference, bare_id, digest_of, meant, repository, spellings
-from collector.model.traits import Source
+from collector.model.traits import Reporter
 
 _FORGOTTEN = "forgotten"
 # What stands in place of its ID before a name that no known image has: of a failed pull, say.
 _UNKNOWN = "\0"
-_JOBS = sql_list(of_source(Source.JOBS))
-_PRUNES = sql_list(of_source(Source.PRUNER))
+_JOBS = sql_list(reported_by(Reporter.JOBS))
+_PRUNES = sql_list(reported_by(Reporter.PRUNER))
 _UNREADABLE = "'event_unreadable'"
 # Where sentences, and what nobody could read, may name a project.
 _TEXTS = f"{_PRUNES}, {_UNREADABLE}, 'gap', 'pull_failed'"

@@ -68,7 +68,7 @@ def check_tables(connection: duckdb.DuckDBPyConnection, path: Path, database: st
 
 
 def version_of(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
-    """The schema version of an open log; 0: it has none. Raises LogError where it is no log's."""
+    """The schema version of an open log; 0: it has none. Raises LogError where it is not a log's."""
     found = connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'schema_version'").fetchall()
     if not found:
         return 0

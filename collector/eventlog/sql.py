@@ -38,7 +38,7 @@ def sql_names(attribute: str) -> str:
 
 
 def sql_built_ns(attributes: str) -> str:
-    """SQL of when an image was built, UTC nanoseconds, by its attributes; NULL where that is no time of this age."""
+    """SQL of when an image was built, UTC nanoseconds, by its attributes; NULL where that is not a time of this age."""
     return f"epoch_ns(TRY_CAST({attributes} ->> '$.created' AS TIMESTAMP_NS))"
 
 

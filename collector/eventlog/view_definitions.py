@@ -10,9 +10,9 @@ import hashlib
 import re
 
 from collector.eventlog.sql import CHOSEN_BY_JOB, sql_case, sql_list, sql_names
-from collector.model.events import CONTAINERS, COUNTED, MOMENTS, NAME_GIVING, NAMING, USES, of_origin, of_source
+from collector.model.events import CONTAINERS, COUNTED, MOMENTS, NAME_GIVING, NAMING, USES, of_origin, reported_by
 from collector.model.origin import Origin
-from collector.model.traits import Source
+from collector.model.traits import Reporter
 
 _CONTAINERS = sql_list(CONTAINERS)
 _NAMING = sql_list(NAMING)
@@ -190,7 +190,7 @@ COMMENT ON VIEW gaps IS 'the intervals in which nothing was observed';
 CREATE OR REPLACE VIEW prunes AS
     WITH parts AS (
         SELECT host, kind, time, bytes, attributes, attributes ->> '$.prune' AS prune FROM event
-        WHERE kind IN ({sql_list(of_source(Source.PRUNER))})
+        WHERE kind IN ({sql_list(reported_by(Reporter.PRUNER))})
     )
     SELECT host, prune, min(time) FILTER (kind = 'prune_started') AS started,
         max(time) FILTER (kind = 'prune_finished') AS finished,
@@ -258,7 +258,7 @@ CREATE OR REPLACE VIEW jobs AS
             any_value(TRY_CAST(attributes ->> '$.seconds' AS DOUBLE)) FILTER (kind = 'job_finished') AS seconds,
             count(DISTINCT coalesce(image, hash(reference)))
                 FILTER (kind = 'job_image_used' AND {CHOSEN_BY_JOB}) AS images
-        FROM event WHERE kind IN ({sql_list(of_source(Source.JOBS))}) AND job IS NOT NULL
+        FROM event WHERE kind IN ({sql_list(reported_by(Reporter.JOBS))}) AND job IS NOT NULL
         GROUP BY host, job
     )
     SELECT j.*, least(seen.began, coalesce(reported.started, reported.first_report)) AS began,

@@ -178,7 +178,7 @@ class Follower:
         wake: called by the thread when there is something to take.
 
     Raises:
-        UsageError: that can be no file.
+        UsageError: that cannot be a file.
     """
 
     def __init__(self, choice: str, wake: Callable[[], None]) -> None:

@@ -13,10 +13,10 @@ from collector.job_sources.joblog import Sighting
 from collector.job_sources.reading import JOURNAL, JournalExport
 from collector.job_sources.runnerlog import SOURCE, JobFact, JobFinished, JobNamesImage, PullFailed
 from collector.job_sources.source import Batch, JobSource
-from collector.model.events import NAME_GIVING, Event, Kind, of_source
+from collector.model.events import NAME_GIVING, Event, Kind, reported_by
 from collector.model.jobs import JOB_FIELDS, Job
 from collector.model.references import familiar
-from collector.model.traits import Source
+from collector.model.traits import Reporter
 from collector.model.untrusted import past_ns
 
 # A name that meant nothing when a job asked for it means what is pulled under it soon after.
@@ -282,7 +282,7 @@ _FACTS = f"""
 SELECT kind, role, reference, image_id, {", ".join(f"j.{key}" for key in JOB_FIELDS)} FROM (
     SELECT kind, role, reference, image, job FROM event
     WHERE host = $host AND time >= make_timestamp_ns($since)
-        AND kind IN ({sql_list(of_source(Source.JOBS))}) AND job IS NOT NULL
+        AND kind IN ({sql_list(reported_by(Reporter.JOBS))}) AND job IS NOT NULL
     UNION ALL
     SELECT DISTINCT 'container', role, reference, image, job FROM event
     WHERE host = $host AND time >= make_timestamp_ns($since) AND container IS NOT NULL AND job IS NOT NULL
@@ -292,6 +292,6 @@ WHERE j.host = $host AND j.job_id IN (SELECT unnest($ids::VARCHAR[]))
 _NAMES = f"""
 SELECT DISTINCT name, epoch_ns(time), image_id FROM image_references
 WHERE host = $host
-    AND kind IN ({sql_list(kind for kind in NAME_GIVING if kind.traits.source is not Source.JOBS)})
+    AND kind IN ({sql_list(kind for kind in NAME_GIVING if kind.traits.reporter is not Reporter.JOBS)})
 ORDER BY 2
 """

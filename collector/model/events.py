@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from collector.model.origin import Origin
-from collector.model.traits import Effect, Source, Traits, Use
+from collector.model.traits import Effect, Reporter, Traits, Use
 from collector.model.untrusted import LAST_NS, MOST_BYTES
 
 JsonObject = Mapping[str, Any]
@@ -26,11 +26,11 @@ def _engine(
     names: bool = False,
 ) -> Traits:
     changes_disk = effect in {Effect.COMES, Effect.GOES}
-    return Traits(Source.ENGINE, meaning, use, evidence, happened, effect, origin, names, changes_disk, watching=True)
+    return Traits(Reporter.ENGINE, meaning, use, evidence, happened, effect, origin, names, changes_disk, watching=True)
 
 
 # `Kind(value)` looks a kind up; only an entry of the table below has traits of its own.
-_UNSAID = Traits(Source.COLLECTOR, "")
+_UNSAID = Traits(Reporter.COLLECTOR, "")
 
 
 class Kind(StrEnum):
@@ -110,7 +110,7 @@ class Kind(StrEnum):
     BASE_USED = (
         "base_used",
         Traits(
-            Source.COLLECTOR,
+            Reporter.COLLECTOR,
             "an image was built on this one: its layers begin with this one's; attributes: by, evidence",
             Use.ARRIVED,
             "base",
@@ -121,7 +121,7 @@ class Kind(StrEnum):
     IMAGE_OBSERVED = (
         "image_observed",
         Traits(
-            Source.COLLECTOR,
+            Reporter.COLLECTOR,
             "an inventory saw the image; attributes: references, digests, created, size, layers, origin",
             effect=Effect.SEEN,
             names=True,
@@ -159,17 +159,17 @@ class Kind(StrEnum):
     DISK_SAMPLED = (
         "disk_sampled",
         Traits(
-            Source.COLLECTOR,
+            Reporter.COLLECTOR,
             "free bytes of the engine's file system; attributes: total_bytes, inodes, image bytes",
             watching=True,
             live=True,
         ),
     )
-    JOB_STARTED = "job_started", Traits(Source.JOBS, "a runner took a job, as its log says; attributes: job")
+    JOB_STARTED = "job_started", Traits(Reporter.JOBS, "a runner took a job, as its log says; attributes: job")
     JOB_IMAGE_USED = (
         "job_image_used",
         Traits(
-            Source.JOBS,
+            Reporter.JOBS,
             "a job source (job log, runner log) names the image that a job uses; attributes: job, role",
             Use.JOB,
             "job",
@@ -179,12 +179,12 @@ class Kind(StrEnum):
     )
     JOB_FINISHED = (
         "job_finished",
-        Traits(Source.JOBS, "a job ended, as a job source says; attributes: job, outcome, seconds, disk_full"),
+        Traits(Reporter.JOBS, "a job ended, as a job source says; attributes: job, outcome, seconds, disk_full"),
     )
     PULL_FAILED = (
         "pull_failed",
         Traits(
-            Source.JOBS,
+            Reporter.JOBS,
             "a runner could not pull an image for a job, as its log says; attributes: job, error, disk_full",
             Use.JOB,
             "job",
@@ -194,30 +194,32 @@ class Kind(StrEnum):
     EVENT_UNREADABLE = (
         "event_unreadable",
         Traits(
-            Source.COLLECTOR,
+            Reporter.COLLECTOR,
             "the engine reported something that cannot be read; attributes: raw (cut), error",
             watching=True,
         ),
     )
     GAP = (
         "gap",
-        Traits(Source.COLLECTOR, "nothing was observed from `began` to `time`; attributes: reason", watching=True),
+        Traits(Reporter.COLLECTOR, "nothing was observed from `began` to `time`; attributes: reason", watching=True),
     )
     CLOCK_SET_BACK = (
         "clock_set_back",
         Traits(
-            Source.COLLECTOR,
+            Reporter.COLLECTOR,
             "the clock was set back: everything recorded before this event had happened by `time`; attributes: seconds",
         ),
     )
     HOST_CHANGED = (
         "host_changed",
-        Traits(Source.COLLECTOR, "the host has another name, machine or engine; attributes: changes, each from and to"),
+        Traits(
+            Reporter.COLLECTOR, "the host has another name, machine or engine; attributes: changes, each from and to"
+        ),
     )
     DATA_FORGOTTEN = (
         "data_forgotten",
         Traits(
-            Source.COLLECTOR,
+            Reporter.COLLECTOR,
             "what the log held of a project's jobs or of an image was removed on request; attributes: of, jobs, "
             "images, events (how many of each)",
         ),
@@ -225,28 +227,28 @@ class Kind(StrEnum):
     LOG_COMPACTED = (
         "log_compacted",
         Traits(
-            Source.COLLECTOR,
+            Reporter.COLLECTOR,
             "events older than `began` were thinned: the history is complete from then on; without `began` the file "
             "was only rewritten; attributes: events_removed",
         ),
     )
-    COLLECTOR_STARTED = "collector_started", Traits(Source.COLLECTOR, "the collector was started", live=True)
-    COLLECTOR_STOPPED = "collector_stopped", Traits(Source.COLLECTOR, "the collector stopped normally", watching=True)
+    COLLECTOR_STARTED = "collector_started", Traits(Reporter.COLLECTOR, "the collector was started", live=True)
+    COLLECTOR_STOPPED = "collector_stopped", Traits(Reporter.COLLECTOR, "the collector stopped normally", watching=True)
     PRUNE_STARTED = (
         "prune_started",
-        Traits(Source.PRUNER, "a prune started; attributes: trigger, policy, plan with the reason for every image"),
+        Traits(Reporter.PRUNER, "a prune started; attributes: trigger, policy, plan with the reason for every image"),
     )
     ITEM_REMOVED = (
         "item_removed",
-        Traits(Source.PRUNER, "the prune removed a planned item; bytes: freed; attributes: predicted, reason"),
+        Traits(Reporter.PRUNER, "the prune removed a planned item; bytes: freed; attributes: predicted, reason"),
     )
     ITEM_FAILED = (
         "item_failed",
-        Traits(Source.PRUNER, "the prune did not remove a planned item; attributes: error"),
+        Traits(Reporter.PRUNER, "the prune did not remove a planned item; attributes: error"),
     )
     PRUNE_FINISHED = (
         "prune_finished",
-        Traits(Source.PRUNER, "a prune ended; bytes: freed; attributes: outcome, free space before and after"),
+        Traits(Reporter.PRUNER, "a prune ended; bytes: freed; attributes: outcome, free space before and after"),
     )
 
     @property
@@ -257,12 +259,12 @@ class Kind(StrEnum):
     @property
     def by_engine(self) -> bool:
         """Whether the engine reports it."""
-        return self.traits.source is Source.ENGINE
+        return self.traits.reporter is Reporter.ENGINE
 
 
-def of_source(source: Source) -> tuple[Kind, ...]:
-    """The kinds that one source reports."""
-    return tuple(kind for kind in Kind if kind.traits.source is source)
+def reported_by(reporter: Reporter) -> tuple[Kind, ...]:
+    """The kinds that one of them reports."""
+    return tuple(kind for kind in Kind if kind.traits.reporter is reporter)
 
 
 def of_origin(*origins: Origin) -> tuple[Kind, ...]:

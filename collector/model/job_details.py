@@ -11,7 +11,7 @@ from typing import Any
 
 from collector.model.events import Event
 from collector.model.jobs import JOB_FIELDS, ROLE_LABELS, SYSTEMS, Job, attribution, slot_of
-from collector.model.traits import Source
+from collector.model.traits import Reporter
 
 
 class JobDetails(StrEnum):
@@ -90,14 +90,14 @@ def cut_down(events: Iterable[Event], details: JobDetails) -> Iterator[Event]:
         yield from events
         return
     for event in events:
-        if details is JobDetails.NONE and event.kind.traits.source is Source.JOBS and event.image is None:
+        if details is JobDetails.NONE and event.kind.traits.reporter is Reporter.JOBS and event.image is None:
             continue
         yield _cut_down(event, details)
 
 
 def _cut_down(event: Event, details: JobDetails) -> Event:
     facts: dict[str, Any] = dict(event.attributes)
-    if event.kind.traits.source is not Source.JOBS and "labels" not in facts and "name" not in facts:
+    if event.kind.traits.reporter is not Reporter.JOBS and "labels" not in facts and "name" not in facts:
         return event
     named = facts.pop("job", None)
     try:

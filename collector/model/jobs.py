@@ -121,7 +121,7 @@ class System:
     Attributes:
         ci: the system.
         needs: the fields without which a container is not one of its jobs'.
-        fields: each field of `Job` with the labels that say it, the most telling first.
+        fields: each field of `Job` with the labels that say it, the most specific first.
         role: the label that says the container's role; None: `usual_role` says it.
         usual_role: the role where no label says it.
     """

@@ -8,7 +8,7 @@ from enum import IntEnum, StrEnum
 from collector.model.origin import Origin
 
 
-class Source(StrEnum):
+class Reporter(StrEnum):
     """Who reports events of a kind."""
 
     ENGINE = "engine"
@@ -58,7 +58,7 @@ class Traits:
     """All that the rest of the program has to know of a kind.
 
     Attributes:
-        source: who reports it.
+        reporter: who reports it.
         meaning: what it says, for the reference.
         use: the use of its image that it shows; None: none.
         evidence: that use in one word, as the view `uses` calls it.
@@ -72,7 +72,7 @@ class Traits:
             from before it was first started.
     """
 
-    source: Source
+    reporter: Reporter
     meaning: str
     use: Use | None = None
     evidence: str = ""

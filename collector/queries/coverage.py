@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.sql import sql_list
 from collector.model.errors import LogError
-from collector.model.events import LIVE, WATCHING, of_source
-from collector.model.traits import Source
+from collector.model.events import LIVE, WATCHING, reported_by
+from collector.model.traits import Reporter
 
 if TYPE_CHECKING:
     import duckdb
@@ -119,7 +119,7 @@ WHERE host = ? AND kind IN ({sql_list(WATCHING)}, 'collector_started')
 
 _REMEMBERED = f"""
 SELECT epoch_ns(min(time)) FROM event
-WHERE host = ? AND time < make_timestamp_ns(?) AND kind IN ({sql_list(of_source(Source.ENGINE))})
+WHERE host = ? AND time < make_timestamp_ns(?) AND kind IN ({sql_list(reported_by(Reporter.ENGINE))})
     AND coalesce(attributes ->> '$.inferred', 'false') <> 'true'
 """
 

@@ -211,7 +211,7 @@ def partition(host: str) -> str:
 
 
 def host_of(folder: str) -> str:
-    """The host of such a folder; empty: it is no such folder."""
+    """The host of such a folder; empty: it is not such a folder."""
     return unquote(folder.removeprefix(_HOST)) if folder.startswith(_HOST) else ""
 
 

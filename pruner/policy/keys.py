@@ -32,7 +32,7 @@ class Key:
 
 
 def _text(value: Any, kinds: Any, example: str) -> str:
-    """A value as text. Raises TypeError if it is of none of these kinds; true and false are no numbers."""
+    """A value as text. Raises TypeError if it is of none of these kinds; true and false are not numbers."""
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise TypeError(f"must be {example}")
     return str(value)

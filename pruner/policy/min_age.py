@@ -42,7 +42,7 @@ Jobs = Sequence[tuple[int, int]]
 """Hour since 1970, and how many containers of GitLab jobs were created in it."""
 
 _ANY_JOB = "SELECT 1 FROM job WHERE host = ? AND ci = 'gitlab' AND job_id IS NOT NULL LIMIT 1"
-# Of what is no GitLab job there are few, or no jobs at all.
+# Of what is not a GitLab job there are few, or no jobs at all.
 JOBS_SQL = """
     SELECT epoch_ns(time) // 3600000000000 AS hour, count(*)
     FROM event ANTI JOIN (FROM job WHERE host = $host AND (ci <> 'gitlab' OR job_id IS NULL)) AS other

@@ -56,7 +56,7 @@ class NoEffectError(HindsightError):
 
 
 @dataclass
-class Effect:
+class FreedSpace:
     """What removals freed, beside what was predicted of them.
 
     Args:

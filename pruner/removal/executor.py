@@ -23,7 +23,7 @@ from pruner.planning.plan import Plan, Removal, plan, short
 from pruner.planning.summary import summary
 from pruner.policy.file import to_json
 from pruner.removal.aftermath import aftermath, find_present, item_event, lost_names, read_unfinished
-from pruner.removal.effect import Effect, NoEffectError, disk_now, settled
+from pruner.removal.effect import FreedSpace, NoEffectError, disk_now, settled
 from pruner.removal.full_disk import BY_HAND, STUCK, give_reserves, wants_space, with_reserves
 from pruner.removal.remover import Obstacle, Remover, named
 from pruner.state.event_watch import EventWatch
@@ -78,7 +78,7 @@ class Executor:
         self._trigger = trigger
         self._prune = ""
         self._round = 0
-        self._effect = Effect()
+        self._effect = FreedSpace()
         self._folders: tuple[str, ...] = ()
         self._remover = Remover(engine)
         self._stuck = False

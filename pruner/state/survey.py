@@ -48,7 +48,7 @@ from pruner.state.questions import Questions
 from pruner.state.rates import read_rates
 from pruner.state.refusals import ItemId, Refusal, read_refusals
 from pruner.state.services import read_rollbacks
-from pruner.state.volumes import LoggedUses, last_references, last_slots, read_volumes
+from pruner.state.volumes import VolumeUses, last_references, last_slots, read_volumes
 
 _NO_USAGE: dict[str, Any] = {}
 
@@ -148,7 +148,7 @@ class LogState:
     policy: Policy
     history: HostRecord = field(default_factory=HostRecord)
     jobs: JobMemory = field(default_factory=JobMemory)
-    volumes: LoggedUses = field(default_factory=LoggedUses)
+    volumes: VolumeUses = field(default_factory=VolumeUses)
     refusals: Mapping[ItemId, Refusal] = field(default_factory=dict)
     rollbacks: Mapping[str, str] = field(default_factory=dict)
     experience: Experience | None = None
@@ -187,7 +187,7 @@ def read_log(
             with_min_age(policy, log, now),
             read_history(log),
             read_jobs(log, now, config, listed),
-            LoggedUses(last_slots(log), last_references(log)),
+            VolumeUses(last_slots(log), last_references(log)),
             read_refusals(log, now),
             read_rollbacks(log, now, policy.rollback_grace),
             read_experience(log, now) if learn and policy.order in LEARNING_ORDERS else None,

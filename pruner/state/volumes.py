@@ -29,7 +29,7 @@ _BUILDER_VOLUME = re.compile(r"buildx_buildkit_.+_state")
 
 
 @dataclass(frozen=True, slots=True)
-class LoggedUses:
+class VolumeUses:
     """What the log shows of the use of volumes, UTC seconds each.
 
     Attributes:
@@ -45,7 +45,7 @@ def read_volumes(
     engine: Engine,
     listed: Sequence[ListedContainer],
     usage: Mapping[str, Any],
-    logged: LoggedUses,
+    logged: VolumeUses,
     orphaned: Iterable[str] = (),
     kept_by: Callable[[Mapping[str, str]], str] = lambda _: "",
 ) -> tuple[Volume, ...]:

@@ -20,7 +20,7 @@ from analyzer.baselines import DEFAULT_BASELINES, Baseline, baseline
 from analyzer.kernel import index, moments, runs
 from analyzer.kernel.index import Index
 from analyzer.kernel.moments import Moments
-from analyzer.kernel.rules import AgeRule, Clock
+from analyzer.kernel.rules import AgeClock, AgeRule
 from analyzer.kernel.runs import Rules, Run, Wake, play
 from analyzer.native.loader import compiler
 from analyzer.simulation.cleaner import PolicyCleaner, Trigger
@@ -308,7 +308,7 @@ def test_an_automatic_threshold_that_contradicts_the_policy_is_refused() -> None
     traces(),
     st.builds(
         AgeRule,
-        st.sampled_from(Clock),
+        st.sampled_from(AgeClock),
         st.sampled_from([-math.inf, 0.0, 3.0, 15.0, 30.5, math.inf]),
         st.sampled_from([None, None, 0.0, 0.3, 1.0]),
         st.booleans(),

@@ -58,7 +58,7 @@ def test_stays_are_those_that_one_sees_walking(trace: Trace, policy: Policy) -> 
 @settings(max_examples=examples(100))
 @given(traces(), policies())
 def test_what_stays_transferred_is_what_the_replay_counted(trace: Trace, policy: Policy) -> None:
-    # What is used after the end is no part of a replay.
+    # What is used after the end is not part of a replay.
     trace = trace.between(0.0, np.nextafter(trace.end, np.inf))
     result = replay(trace, PolicyCleaner(policy, trace))
     found = stays(trace, result.removed)

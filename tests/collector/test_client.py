@@ -21,7 +21,7 @@ from pruner.policy.policy import Policy
 from pruner.removal.client import DockerRemovingEngine
 from pruner.state.containers import read_build_cache
 from pruner.state.event_watch import raw_use
-from pruner.state.volumes import LoggedUses, read_volumes
+from pruner.state.volumes import VolumeUses, read_volumes
 
 IMAGE, OTHER = ("sha256:" + letter * 64 for letter in "ab")
 DIGEST = "sha256:" + "d" * 64
@@ -122,7 +122,7 @@ def test_volumes_that_mounts_do_not_name_are_known_by_their_folder(
     assert ("/v1.55/volumes" in [path for path, _ in server.asked]) == any(
         "_data" in mount.get("Source", "") and not mount.get("Name") for mount in mounts
     )
-    (volume,) = read_volumes(engine, [row], {}, LoggedUses())
+    (volume,) = read_volumes(engine, [row], {}, VolumeUses())
     assert volume.containers == (ANONYMOUS in volumes)
 
 
@@ -148,7 +148,7 @@ def test_what_things_hold_is_read_in_each_shape(canned: Any, usage: Answers) -> 
     found = engine.usage()
     assert (found.container_bytes, found.volume_bytes, found.build_cache_bytes) == (5, 11, 7)
     output = engine.disk_usage()
-    (volume,) = read_volumes(engine, [], output, LoggedUses())
+    (volume,) = read_volumes(engine, [], output, VolumeUses())
     assert (volume.bytes, volume.containers) == (11, 1)
     assert read_build_cache(output).bytes == 7
     assert engine.silent_changes() == (4, ("c", CACHE["LastUsedAt"]))

@@ -20,7 +20,7 @@ from collector.model.errors import UsageError
 from collector.model.events import Event, Kind
 from collector.model.jobs import Job
 from tests.collector.runner_lines import read_lines
-from tests.collector.test_jobs import JOB_A, JOB_B, SERVICE, log, recorded  # noqa: F401
+from tests.collector.test_jobs import JOB_A, JOB_B, SERVICE, recorded
 from tests.collector.test_translate import CAPTURES
 
 ID = "sha256:" + "7" * 64
@@ -63,7 +63,7 @@ def test_a_pull_is_reported_with_what_it_took() -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "v12", "race-if-not-present", "race-never"])
-def test_traces_of_captured_jobs_name_the_images_that_the_events_name(name: str, log: EventLog) -> None:  # noqa: F811
+def test_traces_of_captured_jobs_name_the_images_that_the_events_name(name: str, log: EventLog) -> None:
     recorded(log, name)
     from_events = set(
         log.query("SELECT DISTINCT job_id, role, image_id FROM job_images WHERE role IN ('build', 'service')")
@@ -191,7 +191,7 @@ RECORDED = [
 FACTS = "SELECT kind, role, reference, image_id FROM events ORDER BY time"
 
 
-def test_a_journal_gives_jobs_to_hosts_without_engine_events(log: EventLog) -> None:  # noqa: F811
+def test_a_journal_gives_jobs_to_hosts_without_engine_events(log: EventLog) -> None:
     found = ingest(log, PipedLog(STORY, NOW))
     assert (found.lines, found.facts, found.new, found.unresolved, found.untimed) == (9, 7, 5, 0, 0)
     assert log.query(FACTS) == RECORDED
@@ -203,7 +203,7 @@ def test_a_journal_gives_jobs_to_hosts_without_engine_events(log: EventLog) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cut", [0, 2, 3, 4, 6, 8])
-def test_however_a_journal_is_cut_and_repeated_each_fact_is_reported_once(log: EventLog, cut: int) -> None:  # noqa: F811
+def test_however_a_journal_is_cut_and_repeated_each_fact_is_reported_once(log: EventLog, cut: int) -> None:
     ingest(log, PipedLog(STORY[:cut], NOW))
     assert journal_cursor(log) == (f"s={[0, 1, 2, 3, 4, 5, 6, 7, 9][cut - 1]}" if cut else None)
     ingest(log, PipedLog(STORY[cut:], NOW))
@@ -216,7 +216,7 @@ def test_however_a_journal_is_cut_and_repeated_each_fact_is_reported_once(log: E
     assert log.query("SELECT count(*) FROM job") == [(1,)]
 
 
-def test_what_containers_show_is_not_reported_again(log: EventLog) -> None:  # noqa: F811
+def test_what_containers_show_is_not_reported_again(log: EventLog) -> None:
     recorded(log, "a")
     for trace in sorted((CAPTURES / "a").glob("trace-*.log")):
         job = int(trace.stem.removeprefix("trace-"))
@@ -233,7 +233,7 @@ def test_what_containers_show_is_not_reported_again(log: EventLog) -> None:  # n
     ]
 
 
-def test_a_file_is_read_on_from_where_it_ended_and_again_after_rotation(log: EventLog, tmp_path: Path) -> None:  # noqa: F811
+def test_a_file_is_read_on_from_where_it_ended_and_again_after_rotation(log: EventLog, tmp_path: Path) -> None:
     path = tmp_path / "runner.log"
     lines = [json.dumps({"msg": "Job succeeded", "job": k, "time": "2026-11-24T08:00:00Z"}) + "\n" for k in range(6)]
     path.write_text("".join(lines[:2]) + lines[2][:20])
@@ -253,7 +253,7 @@ def observed(time_ns: int, image: str, *names: str) -> Event:
     return Event(time_ns, Kind.IMAGE_OBSERVED, image=image, attributes=attributes)
 
 
-def test_a_name_that_a_job_intends_is_the_image_that_it_meant_then(log: EventLog) -> None:  # noqa: F811
+def test_a_name_that_a_job_intends_is_the_image_that_it_meant_then(log: EventLog) -> None:
     at = 1_795_507_200 * 10**9
     log.append([observed(at - 10, JOB_A, "debian:latest"), observed(at + 10**9, JOB_B, "debian:latest", DIGEST)])
 
@@ -275,7 +275,7 @@ def test_a_name_that_a_job_intends_is_the_image_that_it_meant_then(log: EventLog
     assert log.query("SELECT image_id FROM job_images WHERE job_id = '5'") == [(ID,)]
 
 
-def test_the_command_takes_a_pipe_and_says_its_cursor(log: EventLog) -> None:  # noqa: F811
+def test_the_command_takes_a_pipe_and_says_its_cursor(log: EventLog) -> None:
     command = ["ingest", "gitlab-runner-log", "--log", str(log.path)]
     shown = CliRunner().invoke(app, [*command, "-"], input="\n".join(STORY))
     assert shown.output == "9 lines, 7 facts on jobs, 5 of them new\n"
@@ -285,7 +285,7 @@ def test_the_command_takes_a_pipe_and_says_its_cursor(log: EventLog) -> None:  #
     assert JOURNAL in {row[0] for row in EventLog(log.path).query("SELECT source FROM position")}
 
 
-def test_a_file_that_names_no_job_is_kept_apart(log: EventLog, tmp_path: Path) -> None:  # noqa: F811
+def test_a_file_that_names_no_job_is_kept_apart(log: EventLog, tmp_path: Path) -> None:
     (tmp_path / "other.log").write_text("Nov 25 host sshd[1]: Accepted publickey\n")
     command = ["ingest", "gitlab-runner-log", str(tmp_path / "other.log"), "--log", str(log.path)]
     output = CliRunner().invoke(app, command)
@@ -305,7 +305,7 @@ def runner_says(message: str, **fields: object) -> str:
     return json.dumps({"msg": message, "time": "2026-11-24T08:00:00Z", **fields}) + "\n"
 
 
-def test_a_start_of_the_runner_ends_the_jobs_before_it(log: EventLog, tmp_path: Path) -> None:  # noqa: F811
+def test_a_start_of_the_runner_ends_the_jobs_before_it(log: EventLog, tmp_path: Path) -> None:
     file = tmp_path / "runner.log"
     begun = [runner_says("Checking for jobs... received", job=job, project=7, runner="abc") for job in (1, 2)]
     file.write_text("".join(begun) + runner_says("Job succeeded", job=2, project=7, runner="abc"))
@@ -364,7 +364,7 @@ class Numbered(JobSource):
 
 
 @pytest.mark.slow
-def test_any_source_is_resumed_where_it_failed(log: EventLog) -> None:  # noqa: F811 - a fixture
+def test_any_source_is_resumed_where_it_failed(log: EventLog) -> None:
     with pytest.raises(UsageError):
         ingest(log, Numbered(fails_at=4))
     assert log.position(Numbered.key) == "4"

@@ -14,7 +14,7 @@ from collector.eventlog.view_definitions import VIEWS
 from collector.eventlog.views import show
 from collector.model.events import COUNTED, LIVE, USES, WATCHING, Event, Kind
 from collector.model.jobs import ci_job
-from collector.model.traits import Source, Use
+from collector.model.traits import Reporter, Use
 from collector.queries.coverage import coverage, last_observed_ns
 from collector.queries.images import images
 from collector.queries.tally import Tally
@@ -35,7 +35,7 @@ def test_view_and_metric_and_table_agree_on_what_is_a_use(log: EventLog) -> None
     assert {image: round(used * 1e9) for image, used in tally.last_use.items()} == {row[0]: row[1] for row in expected}
     words = log.query("SELECT image_id, evidence FROM uses JOIN image USING (image)")
     assert {(images[kind], kind.traits.evidence) for kind in Kind} >= set(words)
-    assert set(EVIDENCE) == {kind for kind in USES if kind.traits.source is Source.ENGINE}
+    assert set(EVIDENCE) == {kind for kind in USES if kind.traits.reporter is Reporter.ENGINE}
 
 
 def test_what_others_write_does_not_hide_that_the_collector_was_away(log: EventLog) -> None:
@@ -111,7 +111,7 @@ def test_every_kind_says_what_follows_from_it() -> None:
         assert (traits.use is None) == (traits.evidence == "")
         assert traits.use is None or traits.happened
         assert traits.use is not Use.FOUND
-        assert kind not in LIVE or traits.source is Source.COLLECTOR
+        assert kind not in LIVE or traits.reporter is Reporter.COLLECTOR
 
 
 def test_what_counts_as_a_use_counts_in_every_column(log: EventLog) -> None:

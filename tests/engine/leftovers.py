@@ -78,7 +78,7 @@ def _alone() -> Iterator[None]:
 def remove(root: Path) -> None:
     """End, unmount, free and delete all of a folder."""
     if BASE not in root.parents:
-        raise ValueError(f"{root} is no state root")
+        raise ValueError(f"{root} is not a state root")
     end_processes(root)
     for mount in mounts_under(root):
         subprocess.run(["umount", "--lazy", mount], check=False, stderr=subprocess.DEVNULL)

@@ -67,7 +67,7 @@ def test_plans_are_exact(any_engine: Engine, registry: Registry, seed: int) -> N
 
 
 def outcome(host: Host, options: tuple[str, ...]) -> Any:
-    """What a run says that it did; that it cannot make the whole disk free is no fault."""
+    """What a run says that it did; that it cannot make the whole disk free is not a fault."""
     argv = [*host.command("pruner", "run", *options), "--format", "json"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env=host.environment, timeout=120)
     assert done.returncode in {0, 3}, done.stderr

@@ -222,7 +222,7 @@ def test_no_job_misses_what_was_pulled_before_a_pruner_in_a_loop_asked(
         {
             "threshold": f"{threshold}B",
             "min_age": "auto",
-            # The helper is no part of the race.
+            # The helper is not part of the race.
             "allowlist": [helper.reference],
             "emergency": "never",
         },

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from collector.machine.disk import DiskSample
-from pruner.removal.effect import Effect, settled
+from pruner.removal.effect import FreedSpace, settled
 
 MIB = 2**20
 
@@ -20,7 +20,7 @@ def later(*free: int) -> Callable[[], DiskSample]:
 
 
 def test_three_removals_without_effect_stop_the_run_and_say_what_came() -> None:
-    effect = Effect(patience=0.0)
+    effect = FreedSpace(patience=0.0)
     assert effect.check(63 * MIB, 0, 0, later(0)) is None
     assert effect.check(64 * MIB, 0, 0, later(0)) is None
     assert effect.check(100 * MIB, 0, 9 * MIB, later(0)) is None
@@ -31,7 +31,7 @@ def test_three_removals_without_effect_stop_the_run_and_say_what_came() -> None:
 
 
 def test_a_removal_that_frees_what_it_should_clears_the_doubt() -> None:
-    effect = Effect(patience=0.0)
+    effect = FreedSpace(patience=0.0)
     for _ in range(5):
         assert effect.check(100 * MIB, 0, 0, later(0)) is None
         assert effect.check(100 * MIB, 0, 10 * MIB, later(0)) is None
@@ -45,7 +45,7 @@ def test_space_that_comes_late_is_waited_for(settling: float) -> None:
     between = settled(later(0, 0, 60), 0, 100 * MIB, settling, last=False)
     assert between.free_bytes == (60 * MIB if settling < 60 else 0)
     assert settled(later(0, 0, 60), 0, MIB, settling, last=True).free_bytes == 0
-    effect = Effect(patience=0.0)
+    effect = FreedSpace(patience=0.0)
     assert [effect.check(100 * MIB, 0, 0, later(200), settling) for _ in range(4)] == [None] * 4
 
 
@@ -66,6 +66,6 @@ def test_a_file_system_that_can_be_hastened_is_waited_for_between_removals(monke
     assert settled(later(0), 0, 100 * MIB, 90.0, last=True).free_bytes == 0
     assert time.monotonic() - began < 60
     asked.clear()
-    effect = Effect(patience=0.0)
+    effect = FreedSpace(patience=0.0)
     assert [effect.check(100 * MIB, 0, 0, later(0, 200), 90.0) for _ in range(3)] == [None] * 3
     assert asked == ["/disk"]

@@ -19,7 +19,7 @@ from pruner.planning.stages import ItemKind, ItemReason, Shortage
 from pruner.policy.policy import BuildCache, Containers, Dangling, Policy, Space, Volumes
 from pruner.state.inventory import BuildCacheUsage, CacheRecord, Container, Image, Inventory, Volume
 from pruner.state.refusals import Refusal
-from pruner.state.volumes import LoggedUses, read_volumes
+from pruner.state.volumes import VolumeUses, read_volumes
 from tests.fake_engine import FakeEngine, FakeVolume
 
 NOW = 1_000_000.0
@@ -109,7 +109,7 @@ def test_volumes_come_in_one_order_however_the_engine_lists_them(tmp_path: Path)
     engine = FakeEngine(tmp_path)
     for name in ("c", "a", "b"):
         engine.volume_table[name] = FakeVolume(name, 0.0, MB, {})
-    assert [one.name for one in read_volumes(engine, [], {}, LoggedUses())] == ["a", "b", "c"]
+    assert [one.name for one in read_volumes(engine, [], {}, VolumeUses())] == ["a", "b", "c"]
 
 
 def test_volumes_go_by_kind_each_with_its_age_and_never_one_in_use() -> None:
