@@ -1,1 +1,1 @@
-"""Commands of the collector: the upkeep of its log, and what others recorded of jobs."""
+"""The collector's commands beside `run`: to show, to import, and for the log's upkeep."""

@@ -1,1 +1,1 @@
-"""The event log: its schema, appends that lose nothing, the spool."""
+"""The event log: its schema, appends that lose nothing, the spool, projections, compaction, salvage."""

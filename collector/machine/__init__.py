@@ -1,1 +1,1 @@
-"""This host: its disks, clocks, service manager, reserve, and the call that wakes the pruner."""
+"""This host: its disks, clocks, service manager, reserve, locks, and what collector and pruner leave each other."""

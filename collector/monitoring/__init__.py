@@ -1,1 +1,1 @@
-"""What ships for Grafana and Prometheus."""
+"""Metrics, the page of a host, and what ships for Grafana and Prometheus."""

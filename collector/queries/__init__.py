@@ -1,1 +1,1 @@
-"""Questions to the log: status, images, jobs, stories."""
+"""Questions to the log: status, images, jobs, stories, totals, whether it is consistent."""

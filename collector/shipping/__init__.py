@@ -1,1 +1,1 @@
-"""New events of a log, written where a fleet's logs come together."""
+"""A log's events where a fleet's logs come together: written, merged, forgotten."""
