@@ -11,6 +11,7 @@ from typing import Any
 from bench._torture.kills import Killer, said_by
 from bench._torture.traffic import Capture, Traffic
 from collector.queries.check import check
+from pruner.planning.decision import Reason
 from tests.engine.host import Host
 
 # Docker's verbs beside the log's kinds: written down once more, as a translation must not judge itself.
@@ -215,7 +216,7 @@ class _Stored:
 def _planned(plan: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     # A run that can remove nothing is recorded without a plan.
     for row in plan.get("images", ()):
-        if row["reason"].startswith("evict"):
+        if Reason[row["reason"].upper()].evicts:
             yield "image", row["image"]
     for row in plan.get("items", ()):
         if row["reason"] == "expired":

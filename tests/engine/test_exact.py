@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pruner.planning.decision import Reason
 from tests.engine.engines import Engine
 from tests.engine.host import Host
 from tests.engine.registry import Layer, Registry, base_layer, random_layer, repetitive_layer
@@ -55,7 +56,7 @@ def test_plans_are_exact(any_engine: Engine, registry: Registry, seed: int) -> N
             # What the plan says goes, in the plan's order; the last may turn out not to be needed.
             assert (
                 names
-                == [row["references"][0] for row in planned["images"] if row["reason"].startswith("evict")][
+                == [row["references"][0] for row in planned["images"] if Reason[row["reason"].upper()].evicts][
                     : len(names)
                 ]
             )
