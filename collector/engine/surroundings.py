@@ -6,7 +6,6 @@ In the standard library only, for a runner's hook asks before each job.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import os
 import re
@@ -19,7 +18,7 @@ from urllib.parse import urlsplit
 
 from collector.model.errors import UsageError
 from collector.model.paths import DEFAULT_HOST, MOST_BYTES, read_bounded
-from collector.model.untrusted import mapping, text
+from collector.model.untrusted import is_loopback, mapping, text
 
 UNIX = "unix://"
 _CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")
@@ -51,13 +50,7 @@ class Address:
     @property
     def is_loopback(self) -> bool:
         """Whether nothing leaves this host on the way there: no proxy may be asked."""
-        if self.is_socket:
-            return True
-        name = urlsplit(self.url).hostname or ""
-        try:
-            return ipaddress.ip_address(name).is_loopback
-        except ValueError:
-            return name == "localhost" or name.endswith(".localhost")
+        return self.is_socket or is_loopback(urlsplit(self.url).hostname or "")
 
 
 def find_engine(given: str | None = None) -> Address:

@@ -6,7 +6,6 @@ is an extra.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import time
@@ -14,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlunsplit
+from urllib.parse import urlunsplit
 
-from collector.job_sources.joblog import SightingsReader
+from collector.job_sources.joblog import sightings
 from collector.job_sources.runnerlog import JobFact, JobFinished, JobNamesImage, JobStarted
 from collector.job_sources.source import Batch, JobSource
 from collector.model.errors import HindsightError, UsageError
@@ -27,6 +26,7 @@ from collector.model.untrusted import (
     MOST_SECONDS,
     amount,
     cut,
+    is_loopback,
     mapping,
     read_object,
     split_url,
@@ -44,8 +44,7 @@ _TIMEOUT_S = 60.0
 _UNFINISHED = frozenset({"created", "pending", "running", "canceling", "waiting_for_resource", "preparing"})
 _NO_TRACE = frozenset({403, 404, 410})
 _LONGEST_LINE = 65536
-_MOST_BODY = 8 * 2**20
-# What an answer holds at most, bytes: a page of jobs, what a redirect or a fault says; and a trace.
+# What an answer holds at most, bytes: a job or a page of them, what a redirect or a fault says; and a trace.
 _MOST_ANSWER, _MOST_TRACE = 64 * 2**20, 2**30
 # After so long an answer has come as a whole, seconds: the timeout above is for each piece of it.
 _ANSWER_LASTS_S = 1800.0
@@ -93,7 +92,7 @@ class Server:
         parts = split_url(url)
         if parts is None or parts.scheme not in {"http", "https"} or _origin(url) is None:
             raise UsageError("--url must be an address such as https://gitlab.example.org")
-        if parts.scheme == "http" and not insecure and not _is_loopback(parts):
+        if parts.scheme == "http" and not insecure and not is_loopback(parts.hostname or ""):
             raise UsageError(
                 "--url: over http:// everybody on the way can read the token: take https://, "
                 "or give --allow-plain-http if the network is yours alone"
@@ -124,20 +123,20 @@ class Server:
 
     def job(self, project: int, job: int) -> Mapping[str, Any] | None:
         """One job; None if it has gone. Raises GitLabError."""
-        found = self._get(f"/projects/{project}/jobs/{job}", f"job {job}")
-        return None if found is None else read_object(_body(found, f"job {job}"))
+        found = self._get(f"/projects/{project}/jobs/{job}", f"job {job}", streamed=False)
+        return None if found is None else read_object(found.content)
 
     def trace(self, project: int, job: int) -> Iterator[str] | None:
         """The lines of a job's trace; None if it was erased, has expired or may not be read. Raises GitLabError."""
-        found = self._get(f"/projects/{project}/jobs/{job}/trace", f"the trace of job {job}")
+        found = self._get(f"/projects/{project}/jobs/{job}/trace", f"the trace of job {job}", streamed=True)
         return None if found is None else self._lines(found, f"the trace of job {job}")
 
-    def _get(self, path: str, what: str) -> Any:
+    def _get(self, path: str, what: str, *, streamed: bool) -> Any:
         from gitlab.exceptions import GitlabHttpError  # noqa: PLC0415 - an extra
 
         with self._as_gitlab_error(what):
             try:
-                return self._client.http_request("get", path, streamed=True, max_retries=self._retries)
+                return self._client.http_request("get", path, streamed=streamed, max_retries=self._retries)
             except GitlabHttpError as error:
                 if error.response_code in _NO_TRACE:
                     return None
@@ -263,24 +262,6 @@ def _shown_origin(address: object) -> str:
     return "an invalid address" if found is None else cut("{}://{}:{}".format(*found), 200)
 
 
-def _is_loopback(parts: SplitResult) -> bool:
-    host = parts.hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _body(response: Any, what: str) -> bytes:
-    """A small answer. Raises GitLabError where it is not small."""
-    found = b""
-    for chunk in response.iter_content(_LONGEST_LINE):
-        found += chunk
-        if len(found) > _MOST_BODY:
-            raise GitLabError(f"the answer for {what} has more than {_MOST_BODY:,} bytes: that is not a job of GitLab")
-    return found
-
-
 class RunnerJobs(JobSource):
     """The jobs of one runner: those that are new since the last reading, and those that had not ended then.
 
@@ -358,10 +339,7 @@ def _facts(server: Server, entry: Mapping[str, Any], project: int) -> tuple[list
     collected: list[JobFact] = [JobStarted(job, started)]
     lines = server.trace(project, whole(entry["id"]) or 0)
     if lines is not None:
-        reader = SightingsReader()
-        for line in lines:
-            reader.read(line)
-        collected += [JobNamesImage(job, started, seen) for seen in reader.sightings()]
+        collected += [JobNamesImage(job, started, seen) for seen in sightings(lines)]
     finished = parse_rfc3339_ns(text(entry.get("finished_at")))
     if finished is not None:
         outcome = text(entry.get("failure_reason") or entry.get("status")).replace("_", " ")

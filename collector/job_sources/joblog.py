@@ -6,7 +6,7 @@ The runner also writes these lines to its own log, at level debug.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,44 +119,25 @@ def plain(line: str) -> str:
     return _MARKERS.sub("", ANSI.sub("", line)).strip()
 
 
-class SightingsReader:
-    """Reads a whole trace, each image once per role, in order of first mention.
+def sightings(trace: Iterable[str]) -> list[Sighting]:
+    """What the lines of a whole trace say about images: each image once per role, in order of first mention.
 
-    A trace is what the runner says and then what the job says, in one stream: only the runner is believed.
+    A trace is what the runner says and then what the job says, in one stream: only the runner is believed. What is only
+    intended is left out where it is known which image it was.
     """
-
-    def __init__(self) -> None:
-        self._log = JobLog()
-        self._job_speaks = False
-        self._found: dict[tuple[str | None, str | None, str | None], Sighting] = {}
-
-    def read(self, line: str) -> None:
-        """Read the next line."""
+    log = JobLog()
+    job_speaks = False
+    found: dict[tuple[str | None, str | None, str | None], Sighting] = {}
+    for line in trace:
         text = line.removesuffix("\r")
         stamp = _TIMESTAMP.match(text)
         said = plain(text[stamp.end() :] if stamp else text)
-        self._job_speaks |= bool(_SECTION.search(text) or _JOB_SPEAKS.match(said))
-        seen = None if self._job_speaks else self._log.read(text)
-        if seen is None:
-            return
+        job_speaks |= bool(_SECTION.search(text) or _JOB_SPEAKS.match(said))
+        if job_speaks or (seen := log.read(text)) is None:
+            continue
         key = (seen.role, seen.reference, seen.image)
         # A later line may say that the image had to be pulled (again).
-        if key not in self._found or (seen.pulled and not self._found[key].pulled):
-            self._found[key] = seen
-
-    def sightings(self) -> list[Sighting]:
-        """What was found; what is only intended is left out where it is known which image it was."""
-        resolved = {(role, reference) for role, reference, image in self._found if image is not None}
-        return [
-            seen
-            for seen in self._found.values()
-            if seen.image is not None or (seen.role, seen.reference) not in resolved
-        ]
-
-
-def sightings(trace: str) -> list[Sighting]:
-    """What a whole trace says about images."""
-    reader = SightingsReader()
-    for line in trace.split("\n"):
-        reader.read(line)
-    return reader.sightings()
+        if key not in found or (seen.pulled and not found[key].pulled):
+            found[key] = seen
+    resolved = {(role, reference) for role, reference, image in found if image is not None}
+    return [seen for seen in found.values() if seen.image is not None or (seen.role, seen.reference) not in resolved]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -175,6 +176,22 @@ def labels(value: object, first: Collection[str] = ()) -> dict[str, str]:
         keys = list(dict.fromkeys((*(key for key in first if key in found), *found)))
         found = {key: found[key] for key in keys[:MOST_LABELS]}
     return {cut(key, MOST_LABEL): cut(one, MOST_LABEL) for key, one in found.items()}
+
+
+def as_address(host: str) -> IPv4Address | IPv6Address | None:
+    """The IP address that a host's name is; None: it is a name."""
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is this host's own, which nothing leaves on the way there."""
+    address = as_address(host)
+    if address is not None:
+        return address.is_loopback
+    return host.lower() == "localhost" or host.lower().endswith(".localhost")
 
 
 def split_url(address: object) -> SplitResult | None:

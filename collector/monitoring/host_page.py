@@ -6,7 +6,6 @@ read it by a name of its own that it lets point here. Nothing is computed while 
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import logging
 import re
@@ -18,6 +17,7 @@ from typing import Any
 
 from collector.eventlog.log import EventLog
 from collector.model.errors import LogBusyError, LogError
+from collector.model.untrusted import as_address, is_loopback
 from collector.monitoring.server import listen_address, serve_app
 from collector.queries.overview import overview
 
@@ -73,7 +73,7 @@ class HostPage:
         host = listen_address("--page", address)[0]
         self._names = _names_of(host)
         port = serve_app("--page", address, self.app)
-        if not _is_loopback(host):
+        if not is_loopback(host):
             logger.warning(
                 "--page %s: whoever reaches that address can read this host's state without a password", address
             )
@@ -126,25 +126,13 @@ class HostPage:
         if host in self._names:
             return True
         # An address cannot be made to point elsewhere, as a name can.
-        return not self._names.isdisjoint({"0.0.0.0", "::"}) and _is_address(host)  # noqa: S104 - compared only
+        return not self._names.isdisjoint({"0.0.0.0", "::"}) and as_address(host) is not None  # noqa: S104 - compared only
 
 
 def _names_of(host: str) -> frozenset[str]:
     """What a request may call this host: where it listens, and its own names."""
     own = socket.gethostname().lower()
     return frozenset({host.lower(), "localhost", "127.0.0.1", "::1", own, socket.getfqdn().lower()} - {""})
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_loopback(host: str) -> bool:
-    return host.lower() == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def _answer(start: StartResponse, status: str, kind: str, body: bytes, *more: tuple[str, str]) -> Iterable[bytes]:

@@ -147,7 +147,7 @@ def test_a_restart_that_empties_the_memory_is_a_gap_and_the_listing_makes_good(w
     assert len(watched.rows(Kind.GAP)) == 1
 
 
-def test_an_image_that_goes_between_listing_and_question_is_no_fault(watched: Watched) -> None:
+def test_an_image_that_goes_between_listing_and_question_is_not_a_fault(watched: Watched) -> None:
     engine = watched.engine
     image = engine.add_image("a:1", verb=None)
     engine.before("observe", lambda: engine.remove_image("a:1"), image)

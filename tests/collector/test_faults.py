@@ -66,7 +66,7 @@ def test_a_wrong_command_line_is_reported_in_one_line(command: list[str], line: 
     assert said(*command, status=2).startswith(line)
 
 
-def test_a_question_that_nobody_answers_is_no_fault(
+def test_a_question_that_nobody_answers_is_not_a_fault(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["pruner"])
@@ -114,7 +114,7 @@ def test_output_that_cannot_be_written_is_one_line_or_no_hindrance(
 
 
 @pytest.mark.parametrize("arguments", first_fast(["sweep", "--help"], ["baselines", "--format", "json"], ["baselines"]))
-def test_a_reader_that_has_had_enough_is_no_fault(arguments: list[str]) -> None:
+def test_a_reader_that_has_had_enough_is_not_a_fault(arguments: list[str]) -> None:
     into, out = os.pipe()
     os.close(into)
     done = subprocess.run([BIN / "analyzer", *arguments], stdout=out, stderr=subprocess.PIPE, text=True, check=False)

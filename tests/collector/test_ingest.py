@@ -58,7 +58,7 @@ def test_a_pull_is_reported_with_what_it_took() -> None:
         "2026-11-24T08:00:01.000000Z 00O Pulling docker image a:1 for platform linux/amd64 ...\n"
         f"2026-11-24T08:00:09.500000Z 00O Using docker image {ID} for a:1 ...\n"
     )
-    (seen,) = sightings(lines)
+    (seen,) = sightings(lines.split("\n"))
     assert (seen.role, seen.image, seen.pulled, seen.pull_seconds) == ("build", ID, True, 8.5)
 
 
@@ -71,7 +71,7 @@ def test_traces_of_captured_jobs_name_the_images_that_the_events_name(name: str,
     from_traces = {
         (path.stem.removeprefix("trace-"), seen.role, seen.image)
         for path in (CAPTURES / name).glob("trace-*.log")
-        for seen in sightings(path.read_text())
+        for seen in sightings(path.read_text().split("\n"))
         if seen.role != "predefined"
     }
     if name == "race-never":

@@ -410,7 +410,7 @@ def test_what_older_versions_recorded_is_judged_by_digests_where_they_say(tmp_pa
         ("DROP TABLE setting", "no table setting"),
     ],
 )
-def test_a_file_whose_tables_are_others_is_no_log(log: EventLog, change: str, wrong: str) -> None:
+def test_a_file_whose_tables_are_others_is_not_a_log(log: EventLog, change: str, wrong: str) -> None:
     log.append([Event(1, Kind.IMAGE_TAGGED, image=IMAGE, reference="a:1")])
     with duckdb.connect(str(log.path)) as connection:
         assert (

@@ -220,7 +220,7 @@ def test_labels_of_any_kind_name_a_job_or_none(labels: Mapping[str, str], name: 
 @pytest.mark.parametrize(
     "url", ["http://[", "http://a℀b/", "https://[::1", "http://[v1.x]/p/-/jobs/1", "//", "http://h:x/p"]
 )
-def test_an_address_of_any_shape_is_no_fault(url: str) -> None:
+def test_an_address_of_any_shape_is_not_a_fault(url: str) -> None:
     label = "com.gitlab.gitlab-runner."
     found = job_of({f"{label}job.id": "1", f"{label}job.url": url})
     assert found is not None
@@ -447,7 +447,7 @@ RUNNER_SAYS = f"Using Docker executor with image a:1 ...\nUsing docker image {ID
 def test_what_the_script_prints_is_no_evidence(boundary: str, before: str) -> None:
     again = "section_end:1795507201:step_script\r\x1b[0Ksection_start:1795507201:prepare_executor\r\x1b[0K"
     forged = f"Pulling docker image victim:1 ...\n{FORGED}\n{again}\n{again}{FORGED}\nPulling docker image a:1 ...\n"
-    found = sightings(before + RUNNER_SAYS + boundary + "\n" + forged + RUNNER_SAYS)
+    found = sightings((before + RUNNER_SAYS + boundary + "\n" + forged + RUNNER_SAYS).split("\n"))
     assert [(seen.reference, seen.image, seen.pulled) for seen in found] == [("a:1", ID_1, False)]
 
 
