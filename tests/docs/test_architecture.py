@@ -20,7 +20,7 @@ def test_the_floors_are_those_that_import_linter_holds() -> None:
             assert [line.removeprefix(f"{package}/").strip() for line in floors.splitlines()] == contract["layers"]
 
 
-def test_each_room_stands_there_with_what_it_holds() -> None:
+def test_each_room_is_listed_with_what_it_holds() -> None:
     rooms = [
         path for floor in ("collector", "pruner", "analyzer") for path in sorted(ROOT.glob(f"{floor}/*/__init__.py"))
     ]
