@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from functools import partial
 from typing import Any, Self
 
 from collector.model.origin import Origin
@@ -15,20 +16,28 @@ from collector.model.untrusted import LAST_NS, MOST_BYTES
 JsonObject = Mapping[str, Any]
 
 
-def _engine(
+def _said_by(
+    reporter: Reporter,
+    value: str,
     meaning: str,
     use: Use | None = None,
     evidence: str = "",
     happened: str = "",
-    effect: Effect = Effect.NONE,
-    *,
-    origin: Origin | None = None,
-    names: bool = False,
-) -> Traits:
+    **more: Any,
+) -> tuple[str, Traits]:
+    """An entry of the table, in the order of `Traits`."""
+    return value, Traits(reporter, meaning, use, evidence, happened, **more)
+
+
+def _engine(*said: Any, effect: Effect = Effect.NONE, **more: Any) -> tuple[str, Traits]:
+    """An entry of what the engine reports: it shows that the collector followed the engine."""
     changes_disk = effect in {Effect.COMES, Effect.GOES}
-    return Traits(Reporter.ENGINE, meaning, use, evidence, happened, effect, origin, names, changes_disk, watching=True)
+    return _said_by(Reporter.ENGINE, *said, effect=effect, changes_disk=changes_disk, watching=True, **more)
 
 
+_collector = partial(_said_by, Reporter.COLLECTOR)
+_jobs = partial(_said_by, Reporter.JOBS)
+_pruner = partial(_said_by, Reporter.PRUNER)
 # `Kind(value)` looks a kind up; only an entry of the table below has traits of its own.
 _UNSAID = Traits(Reporter.COLLECTOR, "")
 
@@ -46,209 +55,160 @@ class Kind(StrEnum):
         member.traits = traits
         return member
 
-    IMAGE_PULLED = (
+    IMAGE_PULLED = _engine(
         "image_pulled",
-        _engine(
-            "a client asked for the image, even if it was already up to date",
-            Use.PULL,
-            "pull",
-            "pulled",
-            Effect.COMES,
-            origin=Origin.REGISTRY,
-            names=True,
-        ),
+        "a client asked for the image, even if it was already up to date",
+        Use.PULL,
+        "pull",
+        "pulled",
+        effect=Effect.COMES,
+        origin=Origin.REGISTRY,
+        names=True,
     )
-    IMAGE_TAGGED = (
-        "image_tagged",
-        _engine("the image got a reference", Use.TAG, "tag", "tagged", Effect.RENAMED, names=True),
+    IMAGE_TAGGED = _engine(
+        "image_tagged", "the image got a reference", Use.TAG, "tag", "tagged", effect=Effect.RENAMED, names=True
     )
-    IMAGE_UNTAGGED = (
-        "image_untagged",
-        _engine("the image lost a reference", happened="untagged", effect=Effect.RENAMED, names=True),
+    IMAGE_UNTAGGED = _engine(
+        "image_untagged", "the image lost a reference", happened="untagged", effect=Effect.RENAMED, names=True
     )
-    IMAGE_DELETED = "image_deleted", _engine("the image left the engine", happened="removed", effect=Effect.GOES)
-    IMAGE_LOADED = (
+    IMAGE_DELETED = _engine("image_deleted", "the image left the engine", happened="removed", effect=Effect.GOES)
+    IMAGE_LOADED = _engine(
         "image_loaded",
-        _engine(
-            "the image came from an archive (docker load)", Use.ARRIVED, "load", "loaded", Effect.COMES, names=True
-        ),
+        "the image came from an archive (docker load)",
+        Use.ARRIVED,
+        "load",
+        "loaded",
+        effect=Effect.COMES,
+        names=True,
     )
-    IMAGE_IMPORTED = (
+    IMAGE_IMPORTED = _engine(
         "image_imported",
-        _engine(
-            "the image came from a root file system (docker import)",
-            Use.ARRIVED,
-            "import",
-            "imported",
-            Effect.COMES,
-            origin=Origin.LOCAL,
-            names=True,
-        ),
+        "the image came from a root file system (docker import)",
+        Use.ARRIVED,
+        "import",
+        "imported",
+        effect=Effect.COMES,
+        origin=Origin.LOCAL,
+        names=True,
     )
-    IMAGE_BUILT = (
+    IMAGE_BUILT = _engine(
         "image_built",
-        _engine(
-            "the image was built or committed on this host",
-            Use.ARRIVED,
-            "build",
-            "built",
-            Effect.COMES,
-            origin=Origin.LOCAL,
-            names=True,
-        ),
+        "the image was built or committed on this host",
+        Use.ARRIVED,
+        "build",
+        "built",
+        effect=Effect.COMES,
+        origin=Origin.LOCAL,
+        names=True,
     )
-    IMAGE_PUSHED = (
+    IMAGE_PUSHED = _engine(
         "image_pushed",
-        _engine(
-            "the image was pushed to a registry (Podman also reports failed pushes)",
-            happened="pushed",
-            effect=Effect.RENAMED,
-            origin=Origin.REGISTRY,
-            names=True,
-        ),
+        "the image was pushed to a registry (Podman also reports failed pushes)",
+        happened="pushed",
+        effect=Effect.RENAMED,
+        origin=Origin.REGISTRY,
+        names=True,
     )
-    BASE_USED = (
+    BASE_USED = _collector(
         "base_used",
-        Traits(
-            Reporter.COLLECTOR,
-            "an image was built on this one: its layers begin with this one's; attributes: by, evidence",
-            Use.ARRIVED,
-            "base",
-            "built upon",
-            watching=True,
-        ),
+        "an image was built on this one: its layers begin with this one's; attributes: by, evidence",
+        Use.ARRIVED,
+        "base",
+        "built upon",
+        watching=True,
     )
-    IMAGE_OBSERVED = (
+    IMAGE_OBSERVED = _collector(
         "image_observed",
-        Traits(
-            Reporter.COLLECTOR,
-            "an inventory saw the image; attributes: references, digests, created, size, layers, origin",
-            effect=Effect.SEEN,
-            names=True,
-            changes_disk=True,
-            watching=True,
-            live=True,
-        ),
+        "an inventory saw the image; attributes: references, digests, created, size, layers, origin",
+        effect=Effect.SEEN,
+        names=True,
+        changes_disk=True,
+        watching=True,
+        live=True,
     )
-    CONTAINER_CREATED = (
+    CONTAINER_CREATED = _engine(
         "container_created",
-        _engine(
-            "a container of the image was created; attributes: labels, name",
-            Use.CONTAINER,
-            "container",
-            "container created",
-        ),
+        "a container of the image was created; attributes: labels, name",
+        Use.CONTAINER,
+        "container",
+        "container created",
     )
-    CONTAINER_STARTED = (
-        "container_started",
-        _engine("a container was started", Use.CONTAINER, "container", "container started"),
+    CONTAINER_STARTED = _engine(
+        "container_started", "a container was started", Use.CONTAINER, "container", "container started"
     )
-    CONTAINER_DIED = (
+    CONTAINER_DIED = _engine(
         "container_died",
-        _engine("a container's process ended; attributes: exit_code", Use.CONTAINER, "container", "container died"),
+        "a container's process ended; attributes: exit_code",
+        Use.CONTAINER,
+        "container",
+        "container died",
     )
-    CONTAINER_DESTROYED = (
+    CONTAINER_DESTROYED = _engine(
         "container_destroyed",
-        _engine(
-            "a container was removed; `began` is when it had been created",
-            Use.CONTAINER,
-            "container",
-            "container removed",
-        ),
+        "a container was removed; `began` is when it had been created",
+        Use.CONTAINER,
+        "container",
+        "container removed",
     )
-    DISK_SAMPLED = (
+    DISK_SAMPLED = _collector(
         "disk_sampled",
-        Traits(
-            Reporter.COLLECTOR,
-            "free bytes of the engine's file system; attributes: total_bytes, inodes, image bytes",
-            watching=True,
-            live=True,
-        ),
+        "free bytes of the engine's file system; attributes: total_bytes, inodes, image bytes",
+        watching=True,
+        live=True,
     )
-    JOB_STARTED = "job_started", Traits(Reporter.JOBS, "a runner took a job, as its log says; attributes: job")
-    JOB_IMAGE_USED = (
+    JOB_STARTED = _jobs("job_started", "a runner took a job, as its log says; attributes: job")
+    JOB_IMAGE_USED = _jobs(
         "job_image_used",
-        Traits(
-            Reporter.JOBS,
-            "a job source (job log, runner log) names the image that a job uses; attributes: job, role",
-            Use.JOB,
-            "job",
-            "used by a job",
-            names=True,
-        ),
+        "a job source (job log, runner log) names the image that a job uses; attributes: job, role",
+        Use.JOB,
+        "job",
+        "used by a job",
+        names=True,
     )
-    JOB_FINISHED = (
-        "job_finished",
-        Traits(Reporter.JOBS, "a job ended, as a job source says; attributes: job, outcome, seconds, disk_full"),
+    JOB_FINISHED = _jobs(
+        "job_finished", "a job ended, as a job source says; attributes: job, outcome, seconds, disk_full"
     )
-    PULL_FAILED = (
+    PULL_FAILED = _jobs(
         "pull_failed",
-        Traits(
-            Reporter.JOBS,
-            "a runner could not pull an image for a job, as its log says; attributes: job, error, disk_full",
-            Use.JOB,
-            "job",
-            "asked for by a job",
-        ),
+        "a runner could not pull an image for a job, as its log says; attributes: job, error, disk_full",
+        Use.JOB,
+        "job",
+        "asked for by a job",
     )
-    EVENT_UNREADABLE = (
+    EVENT_UNREADABLE = _collector(
         "event_unreadable",
-        Traits(
-            Reporter.COLLECTOR,
-            "the engine reported something that cannot be read; attributes: raw (cut), error",
-            watching=True,
-        ),
+        "the engine reported something that cannot be read; attributes: raw (cut), error",
+        watching=True,
     )
-    GAP = (
-        "gap",
-        Traits(Reporter.COLLECTOR, "nothing was observed from `began` to `time`; attributes: reason", watching=True),
-    )
-    CLOCK_SET_BACK = (
+    GAP = _collector("gap", "nothing was observed from `began` to `time`; attributes: reason", watching=True)
+    CLOCK_SET_BACK = _collector(
         "clock_set_back",
-        Traits(
-            Reporter.COLLECTOR,
-            "the clock was set back: everything recorded before this event had happened by `time`; attributes: seconds",
-        ),
+        "the clock was set back: everything recorded before this event had happened by `time`; attributes: seconds",
     )
-    HOST_CHANGED = (
-        "host_changed",
-        Traits(
-            Reporter.COLLECTOR, "the host has another name, machine or engine; attributes: changes, each from and to"
-        ),
+    HOST_CHANGED = _collector(
+        "host_changed", "the host has another name, machine or engine; attributes: changes, each from and to"
     )
-    DATA_FORGOTTEN = (
+    DATA_FORGOTTEN = _collector(
         "data_forgotten",
-        Traits(
-            Reporter.COLLECTOR,
-            "what the log held of a project's jobs or of an image was removed on request; attributes: of, jobs, "
-            "images, events (how many of each)",
-        ),
+        "what the log held of a project's jobs or of an image was removed on request; attributes: of, jobs, "
+        "images, events (how many of each)",
     )
-    LOG_COMPACTED = (
+    LOG_COMPACTED = _collector(
         "log_compacted",
-        Traits(
-            Reporter.COLLECTOR,
-            "events older than `began` were thinned: the history is complete from then on; without `began` the file "
-            "was only rewritten; attributes: events_removed",
-        ),
+        "events older than `began` were thinned: the history is complete from then on; without `began` the file "
+        "was only rewritten; attributes: events_removed",
     )
-    COLLECTOR_STARTED = "collector_started", Traits(Reporter.COLLECTOR, "the collector was started", live=True)
-    COLLECTOR_STOPPED = "collector_stopped", Traits(Reporter.COLLECTOR, "the collector stopped normally", watching=True)
-    PRUNE_STARTED = (
-        "prune_started",
-        Traits(Reporter.PRUNER, "a prune started; attributes: trigger, policy, plan with the reason for every image"),
+    COLLECTOR_STARTED = _collector("collector_started", "the collector was started", live=True)
+    COLLECTOR_STOPPED = _collector("collector_stopped", "the collector stopped normally", watching=True)
+    PRUNE_STARTED = _pruner(
+        "prune_started", "a prune started; attributes: trigger, policy, plan with the reason for every image"
     )
-    ITEM_REMOVED = (
-        "item_removed",
-        Traits(Reporter.PRUNER, "the prune removed a planned item; bytes: freed; attributes: predicted, reason"),
+    ITEM_REMOVED = _pruner(
+        "item_removed", "the prune removed a planned item; bytes: freed; attributes: predicted, reason"
     )
-    ITEM_FAILED = (
-        "item_failed",
-        Traits(Reporter.PRUNER, "the prune did not remove a planned item; attributes: error"),
-    )
-    PRUNE_FINISHED = (
-        "prune_finished",
-        Traits(Reporter.PRUNER, "a prune ended; bytes: freed; attributes: outcome, free space before and after"),
+    ITEM_FAILED = _pruner("item_failed", "the prune did not remove a planned item; attributes: error")
+    PRUNE_FINISHED = _pruner(
+        "prune_finished", "a prune ended; bytes: freed; attributes: outcome, free space before and after"
     )
 
     @property
