@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlunsplit
 
 from collector.job_sources.joblog import sightings
-from collector.job_sources.runnerlog import JobFact, JobFinished, JobNamesImage, JobStarted
+from collector.job_sources.runnerlog import JobFact, finished
 from collector.job_sources.source import Batch, JobSource
 from collector.model.errors import HindsightError, UsageError
+from collector.model.events import Kind
 from collector.model.jobs import Job, project_of
 from collector.model.paths import read_bounded
 from collector.model.times import parse_rfc3339_ns
@@ -336,14 +337,14 @@ def _facts(server: Server, entry: Mapping[str, Any], project: int) -> tuple[list
     started = parse_rfc3339_ns(text(entry.get("started_at"))) or parse_rfc3339_ns(text(entry.get("created_at")))
     if started is None:
         return [], True
-    collected: list[JobFact] = [JobStarted(job, started)]
+    collected = [JobFact(Kind.JOB_STARTED, job, started)]
     lines = server.trace(project, whole(entry["id"]) or 0)
     if lines is not None:
-        collected += [JobNamesImage(job, started, seen) for seen in sightings(lines)]
-    finished = parse_rfc3339_ns(text(entry.get("finished_at")))
-    if finished is not None:
+        collected += [JobFact(Kind.JOB_IMAGE_USED, job, started, seen) for seen in sightings(lines)]
+    ended = parse_rfc3339_ns(text(entry.get("finished_at")))
+    if ended is not None:
         outcome = text(entry.get("failure_reason") or entry.get("status")).replace("_", " ")
-        collected.append(JobFinished(job, finished, outcome or None, amount(entry.get("duration"), MOST_SECONDS)))
+        collected.append(finished(job, ended, outcome or None, amount(entry.get("duration"), MOST_SECONDS)))
     return collected, lines is not None
 
 

@@ -11,7 +11,7 @@ from collector.eventlog.log import EventLog
 from collector.eventlog.sql import sql_list
 from collector.job_sources.joblog import Sighting
 from collector.job_sources.reading import JOURNAL, JournalExport
-from collector.job_sources.runnerlog import SOURCE, JobFact, JobFinished, JobNamesImage, PullFailed
+from collector.job_sources.runnerlog import SOURCE, JobFact
 from collector.job_sources.source import Batch, JobSource
 from collector.model.events import NAME_GIVING, Event, Kind, reported_by
 from collector.model.jobs import JOB_FIELDS, Job
@@ -113,44 +113,33 @@ def store(
 
 def _resolved_first(facts: Sequence[JobFact]) -> Iterator[JobFact]:
     """Leave out that a job intends an image where the same batch says which image that was."""
+    named = [(fact, fact.sighting) for fact in facts]
     resolved = {
-        (fact.job.job_id, fact.sighting.reference)
-        for fact in facts
-        if isinstance(fact, JobNamesImage) and fact.sighting.image is not None
+        (fact.job.job_id, seen.reference) for fact, seen in named if seen is not None and seen.image is not None
     }
-    for fact in facts:
-        intended = isinstance(fact, JobNamesImage) and fact.sighting.image is None
-        if not (intended and (fact.job.job_id, fact.sighting.reference) in resolved):  # type: ignore[union-attr]
+    for fact, seen in named:
+        intended = fact.kind is Kind.JOB_IMAGE_USED and seen is not None and seen.image is None
+        if not (intended and seen is not None and (fact.job.job_id, seen.reference) in resolved):
             yield fact
 
 
 def _time_of(fact: JobFact) -> int | None:
     now_ns = time.time_ns()
-    if isinstance(fact, JobNamesImage) and (own_ns := past_ns(fact.sighting.time_ns, now_ns)) is not None:
-        return own_ns
-    return past_ns(fact.time_ns, now_ns)
+    own_ns = None if fact.sighting is None else past_ns(fact.sighting.time_ns, now_ns)
+    return past_ns(fact.time_ns, now_ns) if own_ns is None else own_ns
 
 
 def _event(fact: JobFact, known: _Known, source: str, assumed_ns: int) -> Event | None:
     """The event of a fact; None if it is known."""
-    time_ns = _time_of(fact)
-    more: dict[str, Any] = {"source": source}
+    time_ns, seen = _time_of(fact), fact.sighting
+    more: dict[str, Any] = {"source": source, **fact.details}
     if time_ns is None:
         more["assumed_time"] = True
         time_ns = assumed_ns
-    if isinstance(fact, JobNamesImage):
-        return _image_event(fact.job, fact.sighting, known, time_ns, more)
-    image = reference = None
-    if isinstance(fact, PullFailed):
-        kind, reference = Kind.PULL_FAILED, fact.reference
-        image = known.resolve(reference, None, time_ns)
-        more |= {"error": fact.error, "disk_full": fact.disk_full or None}
-    elif isinstance(fact, JobFinished):
-        kind = Kind.JOB_FINISHED
-        more |= {"outcome": fact.outcome, "seconds": fact.seconds, "disk_full": fact.disk_full or None}
-    else:
-        kind = Kind.JOB_STARTED
-    return _made(fact.job, kind, time_ns, more, image, reference) if known.learn(fact.job, kind) else None
+    if seen is not None and fact.kind is Kind.JOB_IMAGE_USED:
+        return _image_event(fact.job, seen, known, time_ns, more)
+    image, reference = (known.resolve(seen.reference, None, time_ns), seen.reference) if seen else (None, None)
+    return _made(fact.job, fact.kind, time_ns, more, image, reference) if known.learn(fact.job, fact.kind) else None
 
 
 def _image_event(job: Job, seen: Sighting, known: _Known, time_ns: int, more: dict[str, Any]) -> Event | None:

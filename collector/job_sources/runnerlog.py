@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from collector.job_sources.joblog import ANSI, JobLog, Sighting, plain
+from collector.model.events import Kind
 from collector.model.jobs import Job, project_of
 from collector.model.times import parse_rfc3339_ns
 from collector.model.untrusted import MOST_SECONDS, amount, clean, cut, mapping, read_json, whole
@@ -61,53 +62,38 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class JobStarted:
-    """The runner took a job."""
-
-    job: Job
-    time_ns: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class JobFinished:
-    """A job ended.
+class JobFact:
+    """What a source says of a job.
 
     Attributes:
+        kind: the kind of its event: `JOB_STARTED`, `JOB_IMAGE_USED`, `PULL_FAILED` or `JOB_FINISHED`.
+        job: which.
+        time_ns: when, UTC nanoseconds; None: not known.
+        sighting: the image that it names; None: none.
+        details: what else the event holds; what is None there is not known.
+    """
+
+    kind: Kind
+    job: Job
+    time_ns: int | None
+    sighting: Sighting | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def finished(
+    job: Job, time_ns: int | None, outcome: str | None, seconds: float | None = None, *, disk_full: bool = False
+) -> JobFact:
+    """That a job ended.
+
+    Args:
         job: which.
         time_ns: when, UTC nanoseconds; None: not known.
         outcome: ``success``, ``failed`` or the runner's word for why it failed.
         seconds: how long it took.
         disk_full: whether it failed because a disk was full.
     """
-
-    job: Job
-    time_ns: int | None
-    outcome: str | None
-    seconds: float | None
-    disk_full: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PullFailed:
-    """A job failed because an image that it needs could not be pulled: which, why, and whether the disk was full."""
-
-    job: Job
-    time_ns: int | None
-    reference: str
-    error: str
-    disk_full: bool
-
-
-@dataclass(frozen=True, slots=True)
-class JobNamesImage:
-    """A job names an image."""
-
-    job: Job
-    time_ns: int | None
-    sighting: Sighting
-
-
-JobFact = JobStarted | JobFinished | JobNamesImage | PullFailed
+    details = {"outcome": outcome, "seconds": seconds, "disk_full": disk_full or None}
+    return JobFact(Kind.JOB_FINISHED, job, time_ns, details=details)
 
 
 def parse_line(raw: str, year: int | None = None) -> Line | None:
@@ -208,9 +194,7 @@ class RunnerLog:
         """All that an entry says about jobs: the runner's start ends those of the process before it."""
         if line.message.startswith(_STARTS) and "job" not in line.fields:
             # A reboot or a kill leaves no line for them. (A reload of the configuration ends no job, and has another.)
-            found: list[JobFact] = [
-                JobFinished(self._jobs[job], line.time_ns, "runner restarted", None) for job in self._logs
-            ]
+            found = [finished(self._jobs[job], line.time_ns, "runner restarted") for job in self._logs]
             self._logs.clear()
             self._jobs.clear()
             return found
@@ -241,19 +225,19 @@ class RunnerLog:
         message = line.message
         if message in {"Checking for jobs... received", "Added job to processing list"}:
             self._log_of(job)
-            return JobStarted(job, line.time_ns)
+            return JobFact(Kind.JOB_STARTED, job, line.time_ns)
         if message == "Removed job from processing list":
             self._ended(job_id)
-            return JobFinished(job, line.time_ns, None, None)
+            return finished(job, line.time_ns, None)
         if message == "Job succeeded":
             self._ended(job_id)
-            return JobFinished(job, line.time_ns, "success", _seconds(line.fields))
+            return finished(job, line.time_ns, "success", _seconds(line.fields))
         if failed := _FAILED.match(message):
             self._ended(job_id)
             full = _DISK_FULL.search(message) is not None
-            return JobFinished(job, line.time_ns, failed["why"] or "failed", _seconds(line.fields), disk_full=full)
+            return finished(job, line.time_ns, failed["why"] or "failed", _seconds(line.fields), disk_full=full)
         sighting = _configured(line) or self._log_of(job).read(message)
-        return None if sighting is None else JobNamesImage(job, line.time_ns, sighting)
+        return None if sighting is None else JobFact(Kind.JOB_IMAGE_USED, job, line.time_ns, sighting)
 
 
 def _own(job_id: str) -> dict[str, str]:
@@ -276,15 +260,15 @@ def job_from(fields: Mapping[str, str]) -> Job:
     )
 
 
-def _failed_pull(line: Line) -> PullFailed | None:
+def _failed_pull(line: Line) -> JobFact | None:
     """The image whose pull let a job fail; None: the line names none."""
     failed = _PULL_FAILED.match(line.message)
     if failed is None or not _NUMBER.fullmatch(line.fields.get("job", "")):
         return None
     full = _DISK_FULL.search(failed["error"]) is not None
-    return PullFailed(
-        job_from(line.fields), line.time_ns, cut(failed["reference"]), cut(failed["error"].strip(), _MOST_ERROR), full
-    )
+    details = {"error": cut(failed["error"].strip(), _MOST_ERROR), "disk_full": full or None}
+    wanted = Sighting(None, cut(failed["reference"]))
+    return JobFact(Kind.PULL_FAILED, job_from(line.fields), line.time_ns, wanted, details)
 
 
 def _configured(line: Line) -> Sighting | None:

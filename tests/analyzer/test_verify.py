@@ -15,7 +15,7 @@ from collector.daemon.presence import Presence
 from collector.eventlog.log import EventLog
 from collector.job_sources.ingest import store
 from collector.job_sources.joblog import Sighting
-from collector.job_sources.runnerlog import JobNamesImage
+from collector.job_sources.runnerlog import JobFact
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
 from collector.model.jobs import Job
@@ -169,7 +169,7 @@ def test_a_live_prune_beside_a_pull_and_a_job_in_flight_is_what_the_history_says
     known = filter(None, map(engine.observe, engine.images()))
     log.append([Presence().observed(image, now_ns - int(DAY * 1e9)) for image in known])
     log.append([Event(now_ns, Kind.CONTAINER_CREATED, image=helper, container=container)])
-    store(log, [JobNamesImage(Job("gitlab", "5"), now_ns, Sighting("build", "a:1"))], "runner log", 0)
+    store(log, [JobFact(Kind.JOB_IMAGE_USED, Job("gitlab", "5"), now_ns, Sighting("build", "a:1"))], "runner log", 0)
     engine.other_bytes = beside * MIB
     outcome = run(engine, log, policy_from({"threshold": "60%", "min_age": "1h"}, "t"), "t")
     removed = [removal.key for removal, _ in outcome.removed]

@@ -18,7 +18,7 @@ from collector.daemon.least_free import LeastFree
 from collector.eventlog.log import EventLog
 from collector.job_sources.ingest import ingest
 from collector.job_sources.reading import StoredLog
-from collector.job_sources.runnerlog import PullFailed, RunnerLog, parse_line
+from collector.job_sources.runnerlog import RunnerLog, parse_line
 from collector.machine.disk import DiskSample
 from collector.model.errors import EngineError
 from collector.model.events import Event, Kind
@@ -51,8 +51,10 @@ IMAGE = "registry.example.org/mesa/build:v3"
 def test_a_failed_pull_in_the_runner_s_log(message: str, reference: str | None, *, full: bool) -> None:
     line = parse_line(json.dumps({"msg": message, "job": 7, "project": 1, "time": "2026-01-02T03:04:05Z"}))
     assert line is not None
-    failed = [fact for fact in RunnerLog().facts(line) if isinstance(fact, PullFailed)]
-    assert [(fact.reference, fact.disk_full) for fact in failed] == ([(reference, full)] if reference else [])
+    failed = [fact for fact in RunnerLog().facts(line) if fact.kind is Kind.PULL_FAILED]
+    assert [(fact.sighting.reference, bool(fact.details["disk_full"])) for fact in failed if fact.sighting] == (
+        [(reference, full)] if reference else []
+    )
 
 
 def entry(message: str, job: int, at: int) -> str:

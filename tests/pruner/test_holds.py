@@ -13,7 +13,8 @@ from collector.eventlog.log import EventLog
 from collector.job_sources.ingest import ingest, store
 from collector.job_sources.joblog import Sighting
 from collector.job_sources.reading import PipedLog
-from collector.job_sources.runnerlog import JobNamesImage
+from collector.job_sources.runnerlog import JobFact
+from collector.model.events import Kind
 from collector.model.jobs import Job
 from collector.model.observation import ListedContainer
 from pruner.state.job_memory import RunnerPolicies, configured_policies, read_jobs
@@ -186,7 +187,9 @@ def test_an_image_that_a_job_source_names_is_the_only_one_held(log: EventLog) ->
     recorded(log, "a")
     jobs = [container("predefined", job="3000")]
     assert held(jobs, IMAGES, read_jobs(log, NOW)) == {JOB_A: False, JOB_B: False, SERVICE: False}
-    configured = JobNamesImage(Job("gitlab", "3000", "7"), int((NOW - 5) * 1e9), Sighting("build", "mesa/jobb:1"))
+    configured = JobFact(
+        Kind.JOB_IMAGE_USED, Job("gitlab", "3000", "7"), int((NOW - 5) * 1e9), Sighting("build", "mesa/jobb:1")
+    )
     store(log, [configured], "runner log", 0)
     # The runner's log names the image that a job builds in before its services.
     assert held(jobs, IMAGES, read_jobs(log, NOW)) == {JOB_B: True, SERVICE: False}
