@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from analyzer.trace.trace import Trace
-from bench.made import DiskState, ImageFacts, make_trace
+from bench.made import DiskState, ImageFacts, make_trace, numbered
 from collector.model.traits import Use
 
 DAY = 86400.0
@@ -174,16 +174,6 @@ def make_history(host: Host, seed: int) -> Trace:
         maker.nightly(number)
     for number in range(host.projects * host.days // 60):
         maker.once(number)
-    return _trace(maker)
-
-
-def _trace(maker: _Maker) -> Trace:
-    """The trace, images numbered by first sight; those that were never used are left out."""
-    first: dict[int, float] = {}
-    for begin, image, _, _ in maker.uses:
-        first[image] = min(begin, first.get(image, np.inf))
-    order = sorted(first, key=lambda image: (first[image], image))
-    number = {image: k for k, image in enumerate(order)}
-    uses = [(begin, number[image], end, kind) for begin, image, end, kind in maker.uses if begin < maker.end]
-    disk = [DiskState(0.0, maker.host.disk_bytes, maker.host.other_bytes)]
-    return make_trace([maker.images[image] for image in order], uses, disk, end=maker.end)
+    images, uses = numbered(maker.images, maker.uses)
+    disk = [DiskState(0.0, host.disk_bytes, host.other_bytes)]
+    return make_trace(images, [use for use in uses if use[0] < maker.end], disk, end=maker.end)

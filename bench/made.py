@@ -32,6 +32,18 @@ class ImageFacts:
     created: float = 0.0
 
 
+def numbered(
+    images: Sequence[ImageFacts], uses: Sequence[tuple[float, int, float, Use]]
+) -> tuple[list[ImageFacts], list[tuple[float, int, float, Use]]]:
+    """Images and uses, with images numbered by first sight, and without those that were never used."""
+    first: dict[int, float] = {}
+    for begin, image, _, _ in uses:
+        first[image] = min(begin, first.get(image, np.inf))
+    order = sorted(first, key=lambda image: (first[image], image))
+    number = {image: k for k, image in enumerate(order)}
+    return [images[image] for image in order], [(begin, number[image], end, kind) for begin, image, end, kind in uses]
+
+
 def make_trace(
     images: Sequence[ImageFacts],
     uses: Sequence[tuple[float, int, float, Use]],

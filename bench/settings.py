@@ -25,7 +25,7 @@ from analyzer.trace.pull_space import pull_space
 from analyzer.trace.trace import Trace
 from bench._synthetic import DAY, GIB, Host, make_history
 from bench._traces import mesa_log
-from bench.made import DiskState, ImageFacts, make_trace
+from bench.made import DiskState, ImageFacts, make_trace, numbered
 from bench.orders import on_disk
 from collector.model.traits import Use
 from collector.model.units import format_bytes
@@ -69,13 +69,7 @@ def two_projects() -> Trace:
             (time, image, until, Use(kind))
             for time, image, until, kind in zip(*(column[kept].tolist() for column in columns), strict=True)
         ]
-    seen: dict[int, float] = {}
-    for time, image, _, _ in sorted(uses):
-        seen.setdefault(image, time)
-    order = sorted(seen, key=lambda image: (seen[image], image))
-    number = {image: k for k, image in enumerate(order)}
-    numbered = [(time, number[image], until, kind) for time, image, until, kind in uses]
-    made = make_trace([images[i] for i in order], numbered, [DiskState(0.0, 50 * GIB, 0)], end=2 * span)
+    made = make_trace(*numbered(images, uses), [DiskState(0.0, 50 * GIB, 0)], end=2 * span)
     # As a log of GitLab jobs shows it after its first hours.
     ages = np.array([(-math.inf, 3600.0), (4 * 3600.0, 600.0)])
     return replace(made, min_ages=ages, pull_space=pull_space("overlay2", made.first, made.layer, made.layer_bytes))
