@@ -5,8 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from pruner.policy.policy import Policy
 from tests.analyzer.command import analyzer
 from tests.analyzer.made_host import make_week
 from tests.needs import cannot_run
+from tests.waiting import wait_for
 
 NO_ENGINE = ("-H", "unix:///nonexistent.sock")
 EVENTS_SHOWN = 8
@@ -83,13 +83,6 @@ def test_in_a_terminal_it_stays_and_ends_with_ctrl_c(week: EventLog, tmp_path: P
         state = [*server, "list-panes", "-t", "watch", "-F", "#{pane_dead}"]
         return subprocess.run(state, capture_output=True, text=True, check=True).stdout.strip() == "1"
 
-    def wait_for(condition: Callable[[], bool], what: str) -> None:
-        for _ in range(1200):
-            if condition():
-                return
-            time.sleep(0.1)
-        pytest.fail(f"{what}\n{screen()}")
-
     def whole() -> bool:
         """Whether the view is there with all its events: half of it may be drawn before the rest."""
         rows = [line.split() for line in screen().splitlines()]
@@ -98,12 +91,12 @@ def test_in_a_terminal_it_stays_and_ends_with_ctrl_c(week: EventLog, tmp_path: P
         return len([row for row in events if row]) == EVENTS_SHOWN and ["FREES", "LAST", "USE", "IMAGE"] in rows
 
     try:
-        wait_for(whole, "the view does not come")
-        wait_for(lambda: "3.00 GiB of 40.0 GiB free" in screen(), "free space is not shown")
+        wait_for(whole, screen, every=0.1)
+        wait_for(lambda: "3.00 GiB of 40.0 GiB free" in screen(), screen, every=0.1)
         first = screen().splitlines()[0]
-        wait_for(lambda: screen().splitlines()[0] != first, "the view stands still")
+        wait_for(lambda: screen().splitlines()[0] != first, screen, every=0.1)
         subprocess.run([*server, "send-keys", "-t", "watch", "C-c"], check=True)
-        wait_for(dead, "Ctrl-C does not end it")
+        wait_for(dead, screen, every=0.1)
         assert "File " not in screen()
         assert "Query interrupted" not in screen()
     finally:

@@ -30,6 +30,7 @@ from collector.model.paths import replace_file, write_whole
 from collector.monitoring import server
 from collector.monitoring.metrics import Live, Metrics
 from collector.shipping.store import Folder, StoreError
+from tests.waiting import wait_for
 
 
 def mode(path: Path) -> int:
@@ -193,12 +194,9 @@ def test_slow_clients_hold_neither_the_collector_nor_other_clients(
                 assert b"docker_hindsight_containers" in answer.read()
             assert time.monotonic() - began < 60
         # None of them is kept for longer than a scrape may take.
-        deadline = time.monotonic() + 60
-        while any(
-            one.name.startswith("Thread") and "process_request_thread" in one.name for one in threading.enumerate()
-        ):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        wait_for(
+            lambda: not any("process_request_thread" in one.name for one in threading.enumerate()), "the last scrape"
+        )
     finally:
         done.set()
         thread.join()

@@ -8,19 +8,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from collector.eventlog.log import EventLog
 from tests.engine import leftovers
 from tests.engine.engines import Engine
+from tests.waiting import PATIENCE_S, wait_for
 
-# An overloaded machine must not fail a test: whatever comes at all has come by then, seconds.
-_PATIENCE_S = 120.0
 # What has not ended by itself then is killed by systemd (TimeoutStopSec of our unit).
 END_S = 30.0
 
@@ -53,7 +52,7 @@ class Host:
     @property
     def log(self) -> EventLog:
         """The event log."""
-        return EventLog(self.log_path, wait=_PATIENCE_S)
+        return EventLog(self.log_path, wait=PATIENCE_S)
 
     def command(self, *argv: str) -> list[str]:
         """The full command line of one of our commands on this host."""
@@ -68,7 +67,7 @@ class Host:
     def run(self, *argv: str, status: int | None = 0) -> str:
         """Run one of our commands; what it printed."""
         found = subprocess.run(
-            self.command(*argv), capture_output=True, text=True, check=False, env=self.environment, timeout=_PATIENCE_S
+            self.command(*argv), capture_output=True, text=True, check=False, env=self.environment, timeout=PATIENCE_S
         )
         assert status is None or found.returncode == status, (found.returncode, found.stdout, found.stderr)
         assert "Traceback" not in found.stderr
@@ -82,7 +81,7 @@ class Host:
             text=True,
             check=True,
             env=self.environment,
-            timeout=_PATIENCE_S,
+            timeout=PATIENCE_S,
         )
         return json.loads(found.stdout)
 
@@ -129,10 +128,4 @@ class Host:
         finally:
             client.close()
 
-    @staticmethod
-    def wait_for(condition: Callable[[], bool], what: str, patience: float = _PATIENCE_S) -> None:
-        """Wait until something is so, for so many seconds at most."""
-        deadline = time.monotonic() + patience
-        while not condition():
-            assert time.monotonic() < deadline, f"waited too long for {what}"
-            time.sleep(0.1)
+    wait_for = staticmethod(partial(wait_for, every=0.1))

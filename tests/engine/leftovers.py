@@ -16,7 +16,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from collector.eventlog.database import SHARED_MEMORY, memory_spool_path
@@ -100,8 +100,12 @@ def remove(root: Path) -> None:
 
 def end_processes(root: Path) -> None:
     """End every process of a folder, and wait until they are gone."""
+    _end_all(lambda: processes_of(root))
+
+
+def _end_all(listed: Callable[[], list[int]]) -> None:
     deadline = time.monotonic() + _PATIENCE_S
-    while (found := processes_of(root)) and time.monotonic() < deadline:
+    while (found := listed()) and time.monotonic() < deadline:
         for pid in found:
             _kill(pid)
         time.sleep(0.05)
@@ -113,11 +117,7 @@ def remove_user(name: str) -> None:
         number = pwd.getpwnam(name).pw_uid
     except KeyError:
         return
-    deadline = time.monotonic() + _PATIENCE_S
-    while (found := _processes_of_user(number)) and time.monotonic() < deadline:
-        for pid in found:
-            _kill(pid)
-        time.sleep(0.05)
+    _end_all(lambda: _processes_of_user(number))
     subprocess.run(["userdel", name], check=False, capture_output=True)
     (SHARED_MEMORY / f"libpod_rootless_lock_{number}").unlink(missing_ok=True)
 

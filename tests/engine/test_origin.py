@@ -150,12 +150,9 @@ def shown(host: Host) -> dict[str, str]:
 
 
 def wait_for(host: Host, expected: dict[str, str]) -> None:
-    try:
-        host.wait_for(lambda: expected.items() <= shown(host).items(), "the origins", patience=120)
-    except AssertionError:
-        found = shown(host)
-        differing = {image: (origin, found.get(image)) for image, origin in expected.items()}
-        pytest.fail(f"expected and found: {differing}")
+    host.wait_for(
+        lambda: expected.items() <= shown(host).items(), lambda: f"the origins {expected}, found {shown(host)}"
+    )
 
 
 def test_only_what_a_registry_has_is_removed(any_engine: Engine, registry: Registry) -> None:

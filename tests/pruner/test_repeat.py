@@ -13,8 +13,7 @@ import pytest
 
 from collector.machine.wake import wake_path
 from pruner.removal.repeat import _once
-
-PATIENCE_S = 60.0
+from tests.waiting import PATIENCE_S, wait_for
 
 
 def test_each_prune_is_the_same_command_without_the_option() -> None:
@@ -45,18 +44,16 @@ def test_it_prunes_at_once_and_when_called_and_ends_when_stopped(tmp_path: Path)
     )
     process = subprocess.Popen([sys.executable, program, "run", "--every", "1h"])
 
-    def wait_for(lines: int) -> list[str]:
-        deadline = time.monotonic() + PATIENCE_S
-        while not said.exists() or len(said.read_text().splitlines()) < lines:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        return said.read_text().splitlines()
+    def printed() -> list[str]:
+        return said.read_text().splitlines() if said.exists() else []
 
     try:
-        assert wait_for(1) == ["['run', '--trigger', 'timer']"]
+        wait_for(printed, "the first run")
+        assert printed() == ["['run', '--trigger', 'timer']"]
         time.sleep(0.1)  # the wake-up's time must differ from none
         wake_path(log).touch()
-        assert wait_for(2)[1] == "['run', '--trigger', 'early']"
+        wait_for(lambda: len(printed()) > 1, "the second run")
+        assert printed()[1] == "['run', '--trigger', 'early']"
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == 0
     finally:
