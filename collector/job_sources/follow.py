@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from collector.job_sources.reading import JOURNAL, JournalExport, Lines, LogFile, source_of
+from collector.job_sources.reading import JOURNAL, JournalExport, Lines, RunnerLogFile, source_of
 from collector.job_sources.source import Batch
 from collector.model.advice import join_group, reader
 from collector.model.backoff import Backoff
@@ -84,7 +84,7 @@ class _File:
         self.resume(None)
 
     def resume(self, position: str | None) -> None:
-        self._file = LogFile(self._path, position, _FIRST_LOOK_BYTES)
+        self._file = RunnerLogFile(self._path, position, _FIRST_LOOK_BYTES)
 
     def check(self) -> bool:
         try:

@@ -55,7 +55,7 @@ class JournalExport:
         return Batch(len(entries), facts, assumed_ns, (JOURNAL, json.dumps(position)))
 
 
-class LogFile:
+class RunnerLogFile:
     """A runner's log file, which may be rotated or cut short between two looks.
 
     It stays open from one look to the next, so that the end of a file that was renamed or removed is read, too. The
@@ -187,7 +187,7 @@ class StoredLog(JobSource):
 
     def batches(self, position: str | None) -> Iterator[Batch]:
         """Some lines at a time. Raises UsageError: the file cannot be read."""
-        file = LogFile(self._path, position)
+        file = RunnerLogFile(self._path, position)
         try:
             yield from file.read(_MOST_LINES)
         except OSError as error:
