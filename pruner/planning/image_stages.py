@@ -16,7 +16,7 @@ from pruner.planning.decision import EVICT as EVICTS
 from pruner.planning.decision import MEANING, Reason, evict, in_turn, recent_use
 from pruner.planning.stages import ItemKind, Shortage
 from pruner.policy.local_images import EVICT, SUPERSEDED, by_end, idle_since, in_their_turn, superseded
-from pruner.policy.orders import ORDERS, Facts, PlainFacts
+from pruner.policy.orders import ORDERS, Facts
 from pruner.policy.policy import Levels, Policy
 from pruner.state.inventory import Image, Inventory
 from pruner.state.learning import Learned
@@ -249,7 +249,7 @@ def still_superseded(image: Image, images: Sequence[Image], current: Mapping[str
 def facts(image: Image, now: float, own_bytes: int, learned: Learned) -> Facts:
     """What an order may look at."""
     idle, superseded = now - image.last_use, image.superseded <= now
-    return PlainFacts(
+    return Facts(
         now=now,
         last_use=image.last_use,
         pulled=image.pulled,

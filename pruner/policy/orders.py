@@ -11,13 +11,13 @@ what a removal frees is what its return transfers again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from collector.model.units import DAY_S
 
 
-class Facts(Protocol):
-    """What an order may look at: numbers for one image, or arrays of shape (n,) for all.
+class Facts(NamedTuple):
+    """What an order may look at, of one image; `analyzer.simulation.knowledge.TraceFacts` has the same of all at once.
 
     All of it is the past of this host as observed up to `now`. Times are UTC seconds live and
     seconds after the trace's origin in simulation: an order may use differences only.
@@ -38,76 +38,46 @@ class Facts(Protocol):
         forecast: the chance of its return, discounted by how far off it is (`pruner.state.learning`).
     """
 
-    @property
-    def now(self) -> float: ...  # noqa: D102 - see the class
-    @property
-    def last_use(self) -> Any: ...  # noqa: D102
-    @property
-    def pulled(self) -> Any: ...  # noqa: D102
-    @property
-    def created(self) -> Any: ...  # noqa: D102
-    @property
-    def first_seen(self) -> Any: ...  # noqa: D102
-    @property
-    def uses(self) -> Any: ...  # noqa: D102
-    @property
-    def returns(self) -> Any: ...  # noqa: D102
-    @property
-    def gap(self) -> Any: ...  # noqa: D102
-    @property
-    def bytes(self) -> Any: ...  # noqa: D102
-    @property
-    def own_bytes(self) -> Any: ...  # noqa: D102
-    @property
-    def superseded(self) -> Any: ...  # noqa: D102
-    @property
-    def hazard(self) -> Any: ...  # noqa: D102
-    @property
-    def forecast(self) -> Any: ...  # noqa: D102
-
-
-class PlainFacts(NamedTuple):
-    """The facts of one image as plain values; see `Facts`."""
-
     now: float
     last_use: float
-    pulled: float = 0.0
-    created: float = 0.0
-    first_seen: float = 0.0
-    uses: int = 0
-    returns: int = 0
-    gap: float = 0.0
-    bytes: int = 0
-    own_bytes: int = 0
-    superseded: int = 0
-    hazard: float = 0.0
-    forecast: float = 0.0
+    pulled: float
+    created: float
+    first_seen: float
+    uses: int
+    returns: int
+    gap: float
+    bytes: int
+    own_bytes: int
+    superseded: int
+    hazard: float
+    forecast: float
 
 
-Order = Callable[[Facts], Any]
+Order = Callable[[Any], Any]
+"""Takes `Facts`, or what has arrays of shape (n,) in their place; returns the key, or keys."""
 
 
-def lru(facts: Facts) -> Any:
+def lru(facts: Facts) -> float:
     """Least recently used first: the mission's own order (moby issue 4237 asks for it)."""
     return facts.last_use
 
 
-def pulled(facts: Facts) -> Any:
+def pulled(facts: Facts) -> float:
     """Least recently pulled first: what a host without use evidence falls back to (FIFO)."""
     return facts.pulled
 
 
-def created(facts: Facts) -> Any:
+def created(facts: Facts) -> float:
     """Oldest build first: the clock of ``docker image prune --filter until=``."""
     return facts.created
 
 
-def lfu(facts: Facts) -> Any:
+def lfu(facts: Facts) -> float:
     """Least frequently used first; ties by last use are left to the order of first sight."""
     return facts.uses
 
 
-def gdsf(facts: Facts) -> Any:
+def gdsf(facts: Facts) -> float:
     """GreedyDual-Size with frequency (Cherkasova, HP Labs 1998): clock + uses x cost / size.
 
     The cost of a return is the bytes that it transfers. The original's clock is the priority of the
@@ -117,7 +87,7 @@ def gdsf(facts: Facts) -> Any:
     return facts.last_use / DAY_S + facts.uses * share
 
 
-def next_use(facts: Facts) -> Any:
+def next_use(facts: Facts) -> float:
     """Farthest predicted next use first, as Belady's rule (1966) with a forecast for the future.
 
     The idle time is forecast by an exponentially weighted moving average of earlier ones; one that
@@ -128,17 +98,17 @@ def next_use(facts: Facts) -> Any:
     return -(early * (facts.gap - idle) + (1 - early) * idle)
 
 
-def superseded(facts: Facts) -> Any:
+def superseded(facts: Facts) -> float:
     """Images whose repository has since been used with a newer image go first; then least recently used."""
     return facts.last_use - facts.superseded * _FOREVER
 
 
-def hazard(facts: Facts) -> Any:
+def hazard(facts: Facts) -> float:
     """Lowest rate of return first: age-conditional rates as in LHD (Beckmann et al., NSDI 2018)."""
     return facts.hazard
 
 
-def forecast(facts: Facts) -> Any:
+def forecast(facts: Facts) -> float:
     """Lowest discounted chance of return first: the rates of LHD, looked at ahead and by each image's habits."""
     return facts.forecast
 
