@@ -5,28 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NoReturn
 
-import typer
-
 from analyzer.commands import compare, inspect, rollout, search
 from collector.model.errors import UsageError
 from collector.terminal import faults
-from collector.terminal.console import VersionOption
-from collector.terminal.declare import SETTINGS
+from collector.terminal.console import program
 
-app = typer.Typer(
-    name="analyzer",
-    help="Replay what a host's log recorded under other policies, to see before pruning what each would cost.",
-    no_args_is_help=True,
-    context_settings=SETTINGS,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+app = program(
+    "analyzer", "Replay what a host's log recorded under other policies, to see before pruning what each would cost."
 )
-
-
-@app.callback()
-def common(*, version: VersionOption = False) -> None:
-    """Options of all commands."""
-
 
 # What the list of commands says of each; its own help says more.
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {

@@ -17,23 +17,14 @@ from collector.model.defaults import KEEP
 from collector.model.job_details import JobDetails
 from collector.model.units import format_bytes, size_option
 from collector.terminal import console, faults
-from collector.terminal.console import Format, FormatOption, HostOption, LogOption, VersionOption
-from collector.terminal.declare import SETTINGS, argument, option
+from collector.terminal.console import Format, FormatOption, HostOption, LogOption
+from collector.terminal.declare import argument, option
 
-app = typer.Typer(
-    name="collector",
-    help="Record what a container engine does (pulls, containers, disk space) in an event log, "
+app = console.program(
+    "collector",
+    "Record what a container engine does (pulls, containers, disk space) in an event log, "
     "so that images can be cleaned up by their last use.",
-    no_args_is_help=True,
-    context_settings=SETTINGS,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
 )
-
-
-@app.callback()
-def options(*, version: VersionOption = False) -> None:
-    """Options of all commands."""
 
 
 @app.command()

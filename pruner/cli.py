@@ -15,8 +15,8 @@ from collector.model.advice import hidden_system_log
 from collector.model.errors import UsageError
 from collector.model.units import format_bytes, option_value
 from collector.terminal import console, faults
-from collector.terminal.console import Format, FormatOption, HostOption, LogOption, VersionOption
-from collector.terminal.declare import SETTINGS, argument, option
+from collector.terminal.console import Format, FormatOption, HostOption, LogOption
+from collector.terminal.declare import argument, option
 from collector.terminal.faults import output_may_fail
 from pruner.commands import setup
 from pruner.policy.options import policy_options
@@ -30,21 +30,9 @@ EXIT_STATUSES = (
     "option; 3 the target was not reached; 4 another pruner is running on the same log."
 )
 
-
-app = typer.Typer(
-    name="pruner",
-    help="Remove unused images by a policy and the recorded history, when free space runs short.",
-    epilog=EXIT_STATUSES,
-    no_args_is_help=True,
-    context_settings=SETTINGS,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+app = console.program(
+    "pruner", "Remove unused images by a policy and the recorded history, when free space runs short.", EXIT_STATUSES
 )
-
-
-@app.callback()
-def options(*, version: VersionOption = False) -> None:
-    """Options of all commands."""
 
 
 _NowOption = Annotated[bool, typer.Option("--now", help="Start even above the threshold, up to --free.")]

@@ -100,6 +100,25 @@ VersionOption = Annotated[
 ]
 
 
+def program(name: str, text: str, epilog: str | None = None) -> typer.Typer:
+    """One of our commands, which has subcommands. Its help is `text`."""
+    app = typer.Typer(
+        name=name,
+        help=text,
+        epilog=epilog,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    @app.callback()
+    def options(*, version: VersionOption = False) -> None:
+        """Options of all subcommands."""
+
+    return app
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console as wide as the terminal; not cut at all when the output goes elsewhere."""
     from rich.console import Console

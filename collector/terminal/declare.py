@@ -6,9 +6,6 @@ from typing import Any
 
 import typer
 
-# Settings of each program's context: subcommands take them over.
-SETTINGS = {"help_option_names": ["-h", "--help"]}
-
 
 def option(text: str, metavar: str | None = None, *names: str, shown: str | bool = True, **more: Any) -> Any:
     """An option for `Annotated`.
