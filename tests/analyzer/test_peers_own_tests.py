@@ -6,7 +6,10 @@ that lacks as much here. Left out, and why:
 - the four about detecting images look at records in memory, which show here only by what goes;
 - the one in which cadvisor fails: a simulated disk can always be measured;
 - that an error is returned where too little could be freed: a baseline returns nothing, what went is checked;
-- the one about deleting all unused images: the node's eviction manager asks for that, which is not simulated.
+- the four that delete all unused images, one of them pinned: the node's eviction manager asks for that, which is not
+  simulated;
+- `DoNotDeletePinnedImage` and `AllPinnedImages`: no log says which images a runtime has pinned;
+- `ValidateImageGCPolicy`: the baseline has the defaults.
 
 Amazon ECS agent: `agent/engine/docker_image_manager_test.go` and `..._integ_test.go` of aws/amazon-ecs-agent.
 Left out:
@@ -40,6 +43,7 @@ from bench.made import DiskState
 from tests.analyzer.test_baselines import A, B, C, D, alone, gone
 
 MINUTE = 60.0
+NEVER_ENDS = 10**6
 # Of two images of 1,024 and 2,048 bytes 3,072 are held: 128 are free and 640 have to be.
 SHORT = 3200
 AMPLE = 10**6
@@ -70,6 +74,13 @@ LATE = [DiskState(0, AMPLE, 0), DiskState(14 * MINUTE, SHORT, 0)]
             [(15 * MINUTE, B)],
             id="FreeSpaceTiesBrokenByDetectedTime: what no poll saw in use goes, although detected later",
         ),
+        pytest.param(
+            (1024, 1024),
+            [(1.0, A, 2.0), (1.0, B, 2.0)],
+            [DiskState(0, 2176, 0), DiskState(6 * MINUTE, 2560, 2432)],
+            [(10 * MINUTE, A), (10 * MINUTE, B)],
+            id="DeleteUnPinnedImage: both go where both are asked for",
+        ),
         pytest.param((400,), [(1.0, A, 2.0)], [DiskState(0, 1000, 0)], [], id="GarbageCollectBelowLowThreshold"),
         pytest.param(
             (450,), [(1.0, A, 2.0)], [DiskState(0, 1000, 500)], [(10 * MINUTE, A)], id="GarbageCollectBelowSuccess"
@@ -89,8 +100,22 @@ def test_kubelet(
     assert gone(Kubelet(90, 80), alone(*sizes), *uses, disk=disk, end=16 * MINUTE) == expected
 
 
+@pytest.mark.parametrize(
+    ("max_age", "expected"),
+    [
+        pytest.param(6 * MINUTE, [(15 * MINUTE, A)], id="GarbageCollectImageTooOld"),
+        pytest.param(5 * MINUTE, [(15 * MINUTE, A)], id="GarbageCollectImageTooOld: at the age itself it stays"),
+        pytest.param(None, [], id="GarbageCollectImageMaxAgeDisabled"),
+    ],
+)
+def test_kubelet_by_age(max_age: float | None, expected: list[tuple[float, int]]) -> None:
+    """Of two images one is in use, the other was when it was last seen so, at the poll after five minutes."""
+    uses = [(1.0, A, 6 * MINUTE), (1.0, B, NEVER_ENDS)]
+    ample = [DiskState(0, AMPLE, 0)]
+    assert gone(Kubelet(90, 80, max_age), alone(1024, 2048), *uses, disk=ample, end=NEVER_ENDS) == expected
+
+
 E, F = 4, 5
-NEVER_ENDS = 10**6
 
 
 @pytest.mark.parametrize(
