@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -42,6 +43,11 @@ DEMO_DISK = "35GiB"  # where policies differ: on 100 GiB nearly all of them keep
 _REPORT = Path("report.html")
 _THRESHOLDS = ["auto", "5%", "10%", "15%", "20%", "30%", "40%", "50%", "60%", "70%", "80%"]
 ReportOption = Annotated[Path, option("The HTML file to write.", "FILE", "--output", "-o")]
+FiguresOption = Annotated[
+    console.Format, typer.Option("--format", help="json: print the report's figures for machines, too.")
+]
+Figures = Callable[[], dict[str, Any]]
+"""Makes a report's figures for machines, where they are asked for."""
 RegretOption = Annotated[
     bool, typer.Option("--regret", help="Also show how far each policy is from one that knows the future.")
 ]
@@ -105,10 +111,12 @@ def report(
     disk: Disk,
     classes: ClassesOption = None,
     spread: Spread,
+    figures: FiguresOption = console.Format.TABLE,
 ) -> None:
     """Write what the log shows as one HTML file: what happened on the disk, what would have happened, and what to set.
 
     It opens offline, in any browser. Without --threshold and --policy, thresholds from 5 to 80 % are compared.
+    With --format json the figures are printed as well.
     The recommendation is that of `recommend` with the same options. For several hosts it has one row per host and
     policy, and their totals.
     """
@@ -117,10 +125,12 @@ def report(
     override, sources = disk.override(), histories.sources()
     workers = spread.workers(len(sources))
     if len(sources) > 1:
-        _report_on_fleet(sources, work, candidates, override, workers, output, classes)
+        found = _report_on_fleet(sources, work, candidates, override, workers, output, classes)
     else:
         trace, log = sources[0].load(override), sources[0].log()
-        _report_on_one(trace, log, work, candidates, output, override, compared.only_trigger)
+        found = _report_on_one(trace, log, work, candidates, output, override, compared.only_trigger)
+    if figures is console.Format.JSON:
+        console.print_json(found())
 
 
 def demo(
@@ -161,13 +171,15 @@ def _report_on_one(
     path: Path,
     override: DiskOverride | None = None,
     trigger: Trigger | None = None,
-) -> None:
+) -> Figures:
     """Write the report of one host; `trigger`: what starts a prune, None if that can be switched."""
     from analyzer.report.html_page import write_report
+    from analyzer.report.report_json import of_host
     from analyzer.report.study import Lineup, Tried, study
     from analyzer.report.terminal import patient_progress
     from analyzer.search.proposal import propose
     from analyzer.search.whatif import WhatIf
+    from analyzer.trace.describe import HistoryFacts
     from analyzer.trace.recorded import read_recorded
 
     with patient_progress(f"trying {len(candidates)} policies") as progress:
@@ -183,6 +195,7 @@ def _report_on_one(
         tried = None if whatif is None else Tried.of(trace, whatif, work.pull_rate, progress)
     write_report(study(trace, results, lineup, read_recorded(log, trace, override), notes, tried), path)
     typer.echo(f"report: {real_path(path)}", err=True)
+    return lambda: of_host(HistoryFacts.of(trace, notes), results, lineup.proposal, path)
 
 
 def _report_on_fleet(
@@ -193,9 +206,10 @@ def _report_on_fleet(
     workers: Workers,
     path: Path,
     classes: int | None,
-) -> None:
+) -> Figures:
     """Write the report of several hosts, divided into so many classes at most; None: that was not asked."""
     from analyzer.report.fleet_page import fleet_study, write_fleet_report
+    from analyzer.report.report_json import of_fleet
     from analyzer.report.study import Lineup
     from analyzer.report.terminal import patient_progress
     from analyzer.search.classes import divide_by_trial
@@ -221,5 +235,7 @@ def _report_on_fleet(
         drawn = lineup.proposal.policy or (lineup.policies[0] if lineup.policies else None)
         every = replace(work, policies=lineup.policies, drawn=drawn)
         found, notes = on_each(sources, every, override, workers, progress)
-    write_fleet_report(fleet_study(found, lineup, notes, division), path)
+    made = fleet_study(found, lineup, notes, division)
+    write_fleet_report(made, path)
     typer.echo(f"report: {real_path(path)}", err=True)
+    return lambda: of_fleet(made, path)

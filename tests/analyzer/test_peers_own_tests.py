@@ -6,8 +6,8 @@ that lacks as much here. Left out, and why:
 - the four about detecting images look at records in memory, which show here only by what goes;
 - the one in which cadvisor fails: a simulated disk can always be measured;
 - that an error is returned where too little could be freed: a baseline returns nothing, what went is checked;
-- the four that delete all unused images, one of them pinned: the node's eviction manager asks for that, which is not
-  simulated;
+- the four that delete all unused images, two of them with pinned ones: the node's eviction manager asks for that,
+  which is not simulated;
 - `DoNotDeletePinnedImage` and `AllPinnedImages`: no log says which images a runtime has pinned;
 - `ValidateImageGCPolicy`: the baseline has the defaults.
 

@@ -107,10 +107,17 @@ def test_the_report_recommends_what_recommend_does_in_the_same_words(
     asked = ("--log", str(week.path), "--baseline", "none", *options)
     said = run("recommend", *asked, "--format", "json")
     advice = json.loads(said.stdout)
-    assert run("report", *asked, "-o", str(tmp_path / "report.html")).returncode == 0
+    reported = run("report", *asked, "-o", str(tmp_path / "report.html"), "--format", "json")
+    assert reported.returncode == 0
     page = (tmp_path / "report.html").read_text()
     for sentence in advice["why"]:
         assert sentence in output(page)
+    figures = json.loads(reported.stdout)
+    assert (figures["why"], figures["recommended"]) == (advice["why"], advice["policy"])
+    assert figures["meets_constraints"] is (said.returncode == 0)
+    shown = {one["name"]: one for one in figures["policies"]}[figures["recommended_name"]]
+    both = [advice["chosen"][part]["disk_full"] for part in ("first", "rest")]
+    assert shown["disk_full"] == sum(both)
     assert ("recommended" if said.returncode == 0 else "comes closest") in output(page.split('class="tag"')[1][:60])
     (row,) = re.findall(r'<tr class="chosen"[^>]*>.*?</tr>', page)
     least = format_bytes(min(advice["chosen"][part]["min_free"] for part in ("first", "rest")))
@@ -337,8 +344,10 @@ def test_a_fleets_report_says_what_simulate_says(tmp_path: Path) -> None:
     EventLog(tmp_path / "idle.duckdb", host="idle").append([Event(T0, Kind.DISK_SAMPLED, bytes=1)])
     asked = ("--log", str(tmp_path / "*.duckdb"), "--threshold", "20%", "--threshold", "80%", "--processes", "2")
     output = json.loads(run("simulate", *asked, "--format", "json").stdout)
-    done = run("report", *asked, "--classes", "2", "-o", str(tmp_path / "report.html"))
+    done = run("report", *asked, "--classes", "2", "-o", str(tmp_path / "report.html"), "--format", "json")
     assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert len(figures["hosts"]) == 2
     page = (tmp_path / "report.html").read_text()
     rows = [
         (row["host"], row["repulls"], row["repulled_bytes"], row["disk_full"], row["min_free"])
@@ -353,7 +362,10 @@ def test_a_fleets_report_says_what_simulate_says(tmp_path: Path) -> None:
             full, repulled, least, repulls = values[:4]
             shown.append((host, repulls, repulled, full, least))
     assert shown == rows
+    columns = ("host", "repulls", "repulled_bytes", "disk_full", "min_free")
+    assert [tuple(row[column] for column in columns) for row in figures["policies"]] == rows
     (note,) = output["notes"]
+    assert note in figures["notes"]
     assert f"<li>{note}</li>" in page
     assert '<h2 id="h-classes">Classes of hosts</h2>' in page
 
