@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench._busy_year import add_year, sizes
+from bench._bystanders import bystanders
 from bench.bounds import in_child, made_engine
 from collector.daemon.loop import Collector
 from collector.eventlog import retention
@@ -22,15 +23,20 @@ from collector.terminal import console
 
 EVENTS = sizes(2_000_000, 20_000_000)
 KEEP_S = 60 * 86400.0
+_BEFORE_S = 10.0
 
 
-def measured(log: EventLog) -> tuple[str, ...]:
-    """Compact a log; what that took, as a row of a table."""
-    began, wall = time.process_time(), time.monotonic()
-    found = retention.compact(log, KEEP_S)
-    seconds, wall = time.process_time() - began, time.monotonic() - wall
-    return (
-        f"{found.events + found.removed:,}",
+def measured(log: EventLog) -> tuple[tuple[str, ...], ...]:
+    """Compact a log; what that took and how long others waited meanwhile and before, as rows of two tables."""
+    events = f"{log.query('SELECT count(*) FROM event')[0][0]:,}"
+    with bystanders(log) as before:
+        time.sleep(_BEFORE_S)
+    with bystanders(log) as meanwhile:
+        began, wall = time.process_time(), time.monotonic()
+        found = retention.compact(log, KEEP_S)
+        seconds, wall = time.process_time() - began, time.monotonic() - wall
+    took = (
+        events,
         f"{found.removed:,}",
         f"{seconds:.1f} s",
         f"{wall:.1f} s",
@@ -38,6 +44,7 @@ def measured(log: EventLog) -> tuple[str, ...]:
         format_bytes(found.bytes_before),
         format_bytes(found.bytes_after),
     )
+    return took, *((events, name, str(before.found[name]), str(one)) for name, one in meanwhile.found.items())
 
 
 def main() -> None:
@@ -45,10 +52,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="docker-hindsight-") as folder, pytest.MonkeyPatch.context() as patch:
         engine = made_engine(Path(folder))
         engine.disk_patched(patch)
-        rows = []
+        rows: list[tuple[str, ...]] = []
+        waits: list[tuple[str, ...]] = []
         for events in EVENTS:
             log = EventLog(Path(folder) / f"{events}.duckdb")
             in_child(lambda log=log: Collector(engine, log).once())  # type: ignore[misc]
             in_child(partial(add_year, log, events))
-            rows.append(measured(log))
+            took, *waited = measured(log)
+            rows.append(took)
+            waits += waited
     console.print_table(("EVENTS", "THINNED", "PROCESSOR", "TIME", "LONGEST HOLD", "BEFORE", "AFTER"), rows)
+    console.print_text("how long others waited at most, of how long it took at most (processor):")
+    console.print_table(("EVENTS", "WHO", "BEFORE IT", "MEANWHILE"), waits)

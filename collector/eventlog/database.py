@@ -119,13 +119,19 @@ def open_database(
     connection = duckdb.connect(str(path), read_only=read_only, config=config)
     if reachable is not None:
         try:
-            connection.execute("SET allowed_directories = ?", [[str(reachable)]])
-            for setting, value in _LOCKS.items():
-                connection.execute(f"SET {setting} = {value}")
+            lock(connection, reachable)
         except BaseException:
             connection.close()
             raise
     return connection
+
+
+def lock(connection: duckdb.DuckDBPyConnection, reachable: Path | None) -> None:
+    """Let what an open database holds reach no file outside a folder; None: none at all."""
+    if reachable is not None:
+        connection.execute("SET allowed_directories = ?", [[str(reachable)]])
+    for setting, value in _LOCKS.items():
+        connection.execute(f"SET {setting} = {value}")
 
 
 def is_stub(path: Path) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -20,13 +20,12 @@ from collector.eventlog.database import (
     state_of,
 )
 from collector.eventlog.migration import check_tables, fingerprint_of, migrate, newer, version_of
-from collector.eventlog.pace import LOOK_S
+from collector.eventlog.older import open_older
 from collector.eventlog.schema import SCHEMA_VERSION, TABLES
+from collector.eventlog.turns import looks
 from collector.eventlog.view_definitions import FINGERPRINT, FUNCTIONS
-from collector.model.backoff import Backoff
 from collector.model.errors import LogBusyError
 
-_FIRST_RETRY_S = 0.01
 # Logs as this process found or left them. To ask DuckDB for versions, tables and functions takes longer than to open
 # a file, so it is asked again only when somebody else has written to it.
 _LEFT: dict[Path, tuple[object, ...] | None] = {}
@@ -86,13 +85,12 @@ class LogFile:
             return version_of(connection, self.path)
 
     @contextmanager
-    def _opened(
-        self, *, read_only: bool, reachable: Path | None = None, parallel: bool = False, memory: str | None = None
-    ) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _opened(self, *, read_only: bool, **how: Any) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The open file; `gives_way` leaves it to all who wait first, more: see `open_database`."""
         with in_one_line(self.path):
             if not read_only and not self.exists():
                 self._make()
-            connection = self._connect(read_only=read_only, reachable=reachable, parallel=parallel, memory=memory)
+            connection = self._connect(read_only=read_only, **how)
             try:
                 is_sound = self._is_as_left() or self._examine(connection, read_only=read_only)
                 yield connection
@@ -100,6 +98,16 @@ class LogFile:
                 connection.close()
             if is_sound and not read_only:
                 _LEFT[self.path] = state_of(self.path)
+
+    @contextmanager
+    def _opened_as_newest(self, **how: Any) -> Iterator[duckdb.DuckDBPyConnection]:
+        """An older log that is to stay as it is, open for reading as one of this version; `how`: see `open_older`."""
+        with in_one_line(self.path):
+            connection = self._connect(open_older, **how)
+            try:
+                yield connection
+            finally:
+                connection.close()
 
     def _make(self) -> None:
         """Create an empty log: a full disk gets no log rather than part of one."""
@@ -139,27 +147,29 @@ class LogFile:
             self._checked = (found.st_dev, found.st_ino)
 
     def _connect(
-        self, *, read_only: bool, reachable: Path | None, parallel: bool, memory: str | None = None
+        self, opening: Callable[..., duckdb.DuckDBPyConnection] | None = None, *, gives_way: bool = False, **how: Any
     ) -> duckdb.DuckDBPyConnection:
-        deadline = time.monotonic() + self.wait
-        waits = Backoff(_FIRST_RETRY_S, LOOK_S)
-        while True:
-            try:
-                before = self.path.stat().st_ino
-                connection = open_database(
-                    self.path, read_only=read_only, reachable=reachable, parallel=parallel, memory=memory
-                )
-                if self.path.stat().st_ino == before:
+        with closing(looks(self.path, self.wait, gives_way=gives_way)) as moments:
+            for _ in moments:
+                connection = self._try(opening or open_database, **how)
+                if connection is not None:
                     return connection
-                # It was rewritten in between: whoever held the old file would append to what is no longer there.
-                connection.close()
-            except duckdb.IOException as error:
-                if not is_locked(error):
-                    raise
-                delay = waits.next()
-                if time.monotonic() + delay > deadline:
-                    raise LogBusyError(
-                        f"event log {self.path} has been held by another process for {self.wait:g} s: "
-                        "end that process (`fuser` names it) or try again later"
-                    ) from None
-            time.sleep(delay)
+        raise LogBusyError(
+            f"event log {self.path} has been held by another process for {self.wait:g} s: "
+            "end that process (`fuser` names it) or try again later"
+        )
+
+    def _try(self, opening: Callable[..., duckdb.DuckDBPyConnection], **how: Any) -> duckdb.DuckDBPyConnection | None:
+        """Open the file; None: another process holds it, or is just putting another in place."""
+        try:
+            before = self.path.stat().st_ino
+            connection = opening(self.path, **how)
+        except duckdb.IOException as error:
+            if not is_locked(error):
+                raise
+            return None
+        if self.path.stat().st_ino == before:
+            return connection
+        # It was rewritten in between: whoever held the old file would append to what is no longer there.
+        connection.close()
+        return None

@@ -16,13 +16,13 @@ import duckdb
 from collector.eventlog import compaction, experience, hourly, identity
 from collector.eventlog.file import LogFile
 from collector.eventlog.migration import version_of
-from collector.eventlog.pace import rest
+from collector.eventlog.pace import LONG_S, rest
 from collector.eventlog.rows import insert, unseen
 from collector.eventlog.schema import SCHEMA_VERSION
 from collector.eventlog.settings import goes_on_from, job_details
 from collector.eventlog.views import show
 from collector.model.advice import how_to_get_log
-from collector.model.errors import LogError
+from collector.model.errors import LogBusyError, LogDamagedError, LogError
 from collector.model.events import Event
 from collector.model.job_details import JobDetails, cut_down
 from collector.model.untrusted import LAST_NS
@@ -168,15 +168,29 @@ class EventLog(LogFile):
             yield self._prepared(self._shared, as_recorded=as_recorded, whole_since=whole_since, again=True)
             return
         self.require()
-        parallel = whole_since is None
-        with self._opened(read_only=True, reachable=reachable, parallel=parallel, memory=memory) as connection:
+        how = {"reachable": reachable, "parallel": whole_since is None, "memory": memory}
+        with self._opened(read_only=True, **how) as connection:
             if self._is_as_left() or version_of(connection, self.path) == SCHEMA_VERSION:
                 yield self._prepared(connection, as_recorded=as_recorded, whole_since=whole_since)
                 return
-        with self._opened(read_only=False):
-            pass  # it is brought to this version
-        with self._opened(read_only=True, reachable=reachable, parallel=parallel, memory=memory) as connection:
+        with self._brought_forward(how) as connection:
             yield self._prepared(connection, as_recorded=as_recorded, whole_since=whole_since)
+
+    @contextmanager
+    def _brought_forward(self, how: dict[str, Any]) -> Iterator[duckdb.DuckDBPyConnection]:
+        """An older log, open for reading: brought to this version, or shown as if where it may not be written."""
+        try:
+            with self._opened(read_only=False):
+                pass  # it is brought to this version
+        except (LogBusyError, LogDamagedError):
+            raise
+        except LogError as error:
+            logger.debug("%s: it is read as it is", error)
+            opened = self._opened_as_newest(**how)
+        else:
+            opened = self._opened(read_only=True, **how)
+        with opened as connection:
+            yield connection
 
     @contextmanager
     def one_state(self) -> Iterator[None]:
@@ -280,11 +294,12 @@ class EventLog(LogFile):
         host, reached = self.host, -1
         while True:
             began = time.monotonic()
-            with self._opened(read_only=False) as connection:
+            with self._opened(read_only=False, gives_way=True) as connection:
                 connection.begin()
                 newest = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0][0]
                 is_behind = compaction.fold(connection) <= newest
-                is_behind |= not hourly.advance(connection, host)
+                # After a long step others come first.
+                is_behind = time.monotonic() - began > LONG_S or not hourly.advance(connection, host) or is_behind
                 after = -1 if is_behind else experience.advance(connection, host, until_ns)
                 connection.commit()
             if not is_behind:

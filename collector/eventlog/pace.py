@@ -6,10 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LOOK_S = 0.2
-"""Whoever waits for the log looks whether it is free at least this often, seconds."""
-# A step that took longer is followed by a smaller one.
-_LONG_S = 0.3
+LONG_S = 0.3
+"""A step that took longer, seconds, is followed by a smaller one."""
 
 
 class Pace:
@@ -27,9 +25,9 @@ class Pace:
 
     def took(self, events: int, seconds: float) -> None:
         """Take into account how long a step over so many events took, seconds."""
-        if seconds > _LONG_S:
+        if seconds > LONG_S:
             self.size = max(self._least, min(self.size, events) // 2)
-        elif events >= self.size and seconds < _LONG_S / 2:
+        elif events >= self.size and seconds < LONG_S / 2:
             self.size = min(self._most, self.size * 2)
 
     @contextmanager

@@ -16,7 +16,7 @@ import shutil
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,7 @@ from collector.eventlog.rows import insert
 from collector.eventlog.schema import FOLDED, HOURLY, STORED_KEY
 from collector.eventlog.settings import note_rewriting
 from collector.eventlog.sql import sql_text
+from collector.eventlog.turns import looks
 from collector.eventlog.view_definitions import FUNCTIONS
 from collector.model.errors import LogBusyError, LogFullError
 from collector.model.events import Event
@@ -54,7 +55,6 @@ _LAST_PIECE = 5_000
 _LOCK_FILE = ".rewrite-lock"
 # What has to stay free in addition to the copy, bytes.
 MARGIN = 64 * 2**20
-_RETRY_S = 0.02
 _MEMORY = "512MB"
 # So much is written to the log of the copy before it is moved into its file, whose last blocks are rewritten each time.
 _WAL = "64MB"
@@ -213,25 +213,26 @@ class _Rewriting:
         time.sleep(self._pause * (time.monotonic() - began))
 
     @contextmanager
-    def _attached(self) -> Iterator[None]:
+    def _attached(self, *, gives_way: bool = True) -> Iterator[None]:
         """The old file as `old`, which keeps out whoever appends."""
-        deadline = time.monotonic() + self._log.wait
-        while True:
-            try:
-                self._connection.execute(f"ATTACH {sql_text(self._path)} AS old (READ_ONLY)")
-                break
-            except duckdb.Error as error:
-                if not is_locked(error):
-                    raise
-                if time.monotonic() > deadline:
-                    raise self._held_too_long() from None
-            time.sleep(_RETRY_S)
+        with closing(looks(self._path, self._log.wait, gives_way=gives_way)) as moments:
+            if not any(self._attach() for _ in moments):
+                raise self._held_too_long()
         began = time.monotonic()
         try:
             yield
             self._connection.execute("DETACH old")
         finally:
             self._longest = max(self._longest, time.monotonic() - began)
+
+    def _attach(self) -> bool:
+        try:
+            self._connection.execute(f"ATTACH {sql_text(self._path)} AS old (READ_ONLY)")
+        except duckdb.Error as error:
+            if not is_locked(error):
+                raise
+            return False
+        return True
 
     def _held_too_long(self) -> LogBusyError:
         return LogBusyError(f"event log {self._path} is held by another process: nothing was changed; try again")
@@ -276,7 +277,7 @@ class _Rewriting:
             found = path.stat()
             if (found.st_dev, found.st_ino) != (before.st_dev, before.st_ino):
                 raise LogBusyError(f"event log {path} was replaced meanwhile: nothing was changed; try again")
-            with self._attached():
+            with self._attached(gives_way=False):  # appends wait already
                 left = 1
                 while left:
                     left = self._fetch(self._reached + PIECE)
@@ -343,25 +344,24 @@ class _Rewriting:
     @contextmanager
     def _keeping_out_others(self) -> Iterator[float]:
         """Keep out whoever appends, with nothing left in the write-ahead log; since when, monotonic seconds."""
-        path, deadline = self._path, time.monotonic() + self._log.wait
-        while True:
-            # This lock is the descriptor's own: DuckDB, which closes others of this file, does not release it.
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                if _try_lock(descriptor) and os.fstat(descriptor).st_ino == path.stat().st_ino:
-                    # Whoever came by a link has it beside that.
-                    logs = {wal_path(path), wal_path(self._log.path)}
-                    if not any(wal.exists() and wal.stat().st_size for wal in logs):
-                        for wal in logs:
-                            wal.unlink(missing_ok=True)
-                        yield time.monotonic()
-                        return
-            finally:
-                os.close(descriptor)
-            if time.monotonic() > deadline:
-                raise self._held_too_long()
-            self._log.settle()
-            time.sleep(_RETRY_S)
+        path = self._path
+        with closing(looks(path, self._log.wait, gives_way=True)) as moments:
+            for _ in moments:
+                # This lock is the descriptor's own: DuckDB, which closes others of this file, does not release it.
+                descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                try:
+                    if _try_lock(descriptor) and os.fstat(descriptor).st_ino == path.stat().st_ino:
+                        # Whoever came by a link has it beside that.
+                        logs = {wal_path(path), wal_path(self._log.path)}
+                        if not any(wal.exists() and wal.stat().st_size for wal in logs):
+                            for wal in logs:
+                                wal.unlink(missing_ok=True)
+                            yield time.monotonic()
+                            return
+                finally:
+                    os.close(descriptor)
+                self._log.settle()
+        raise self._held_too_long()
 
 
 def _try_lock(descriptor: int) -> bool:
