@@ -29,7 +29,7 @@ from collector.eventlog.header import repair
 from collector.eventlog.log import EventLog
 from collector.eventlog.migration import migrate, newer
 from collector.eventlog.rows import insert
-from collector.eventlog.schema import BASE, MIGRATIONS, SCHEMA_VERSION, TABLES
+from collector.eventlog.schema import BASE, HOURLY, MIGRATIONS, SCHEMA_VERSION, TABLES
 from collector.eventlog.settings import incomplete_until
 from collector.eventlog.sql import sql_text
 from collector.model.errors import LogBusyError, LogError
@@ -41,7 +41,8 @@ _MOST_ASIDE = 9
 # Rows are copied in such steps; where one fails, it is halved down to the least, which is lost.
 _ROWS, _LEAST_ROWS = 122_880, 2_048
 _MOST_FAILURES = 1_000
-_DATA = ("image", "job", "position", "host", "setting", *BASE, "event")
+# What a compaction has left of the events that it took is nowhere else; all other folds are made again of the events.
+_DATA = ("image", "job", "position", "host", "setting", *BASE, *HOURLY, "event")
 
 
 @dataclass(frozen=True, slots=True)

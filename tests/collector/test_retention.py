@@ -23,13 +23,14 @@ from hypothesis import strategies as st
 from analyzer.trace.load import DiskOverride, load_trace
 from analyzer.trace.parquet import ParquetLog, export_parquet
 from collector.commands.upkeep import forget
-from collector.eventlog import compaction, experience, hourly, retention
+from collector.eventlog import compaction, experience, hourly, identity, retention
 from collector.eventlog import rewrite as rewriting
 from collector.eventlog.database import NEW_FILE
 from collector.eventlog.forget import forget_image, forget_project
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.retention import OFTEN_S, compact, parse_keep, whole_since_ns
-from collector.eventlog.schema import STORED_KEY
+from collector.eventlog.salvage import set_aside
+from collector.eventlog.schema import BASE, STORED_KEY
 from collector.machine.next_removals import NextRemoval, NextRemovals, leave_next_removals
 from collector.machine.prune_runs import Fruitless, PruneRuns, leave_runs, read_runs
 from collector.model.errors import LogError, LogFullError, UsageError
@@ -345,6 +346,32 @@ def test_an_image_and_a_project_are_forgotten_in_what_became_sums_too(log: Event
     ) == [(0,)]
     assert [one for one in check(log) if one.rule != "projection"] == []
     assert all(row.began for row in jobs(log, None, 10_000))
+
+
+@pytest.mark.slow
+def test_what_a_compaction_left_of_its_events_is_in_a_log_that_is_salvaged(
+    log: EventLog, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "host_name", lambda: "h")
+
+    def left() -> tuple[Any, ...]:
+        return hours(log, now), *(log.query(f"FROM {table} ORDER BY ALL") for table in ("image_uses", *BASE))
+
+    assert compact(log, KEEP, now=now).removed > 0
+    before = left()
+    assert before[0][0][0]
+    set_aside(log, "a test")
+    assert left() == before
+    log.append([Event(int(now * S) + n, Kind.EVENT_UNREADABLE, attributes={"raw": str(n)}) for n in range(60)])
+    assert compaction_reached(log)
+    assert left() == before
+    assert check(log) == []
+
+
+def compaction_reached(log: EventLog) -> int | None:
+    """The number of the last event that is folded."""
+    with log.reading() as connection:
+        return compaction.reached(connection)
 
 
 @pytest.mark.slow
