@@ -186,8 +186,8 @@ def fold(connection: duckdb.DuckDBPyConnection, pace: Pace | None = None) -> int
     began, most = time.monotonic(), pace.size
     until = min(newest - min(_HELD_BACK, FOLD_EVERY // 2), (after or 0) + most)
     clock = connection.execute("SELECT max(seq) FROM projection WHERE version = ?", [_CLOCK]).fetchall()[0][0] or 0
-    # What was folded before the clock was set back may carry impossible times.
-    set_back = connection.execute(_SET_BACK, [max(after or 0, clock), until]).fetchall()[0][0]
+    # What was folded before the clock was set back may carry impossible times, and so may what is folded now.
+    set_back = connection.execute(_SET_BACK, [max(after or 0, clock), newest]).fetchall()[0][0]
     if after is None or set_back is not None:
         connection.execute(FORGET)
         after, clock, until = 0, set_back or clock, min(until, most)
@@ -212,7 +212,8 @@ def _gather(connection: duckdb.DuckDBPyConnection, rows: str, steps: dict[str, i
     times = ["at_ns"]
     for host, seq, set_ns in bounds:
         times.append(f"CASE WHEN seq < {seq} AND host = {sql_text(host)} THEN {set_ns} ELSE at_ns END")
-    connection.execute(_SOURCE.format(time=f"least({', '.join(times)})", rows=rows), steps)
+    rows = f"SELECT * REPLACE (least({', '.join(times)}) AS at_ns) FROM ({rows})"
+    connection.execute(_SOURCE.format(time="at_ns", rows=rows), steps)
 
 
 def folded(table: str, after: int, whole_since: int, more: str = "", until: int | None = None) -> str:

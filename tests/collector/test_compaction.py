@@ -289,6 +289,28 @@ def test_a_backlog_with_a_clock_that_was_set_back_is_folded_piece_by_piece(
     assert [one for one in check(log) if one.rule == "projection"] == []
 
 
+@pytest.mark.parametrize("noticed", ["before", "after"])
+def test_what_comes_after_a_clock_was_set_back_comes_after_what_was_folded_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noticed: str
+) -> None:
+    log = EventLog(tmp_path / "events.duckdb", host="h")
+    monkeypatch.setattr(compaction, "FOLD_EVERY", 2)
+    monkeypatch.setattr(compaction, "PACE", Pace(3, 3))
+
+    def sampled(seconds: int) -> Event:
+        return Event(T0 + seconds * S, Kind.DISK_SAMPLED, bytes=seconds, attributes={"path": "/"})
+
+    log.append([sampled(seconds) for seconds in (0, 100, 150, 200)])
+    # What tells of an unobserved time would lie between them, by the times as recorded.
+    set_back = Event(T0 + 60 * S, Kind.CLOCK_SET_BACK, attributes={"seconds": 140})
+    gap = Event(T0 + 70 * S, Kind.GAP, began_ns=T0 + 60 * S)
+    log.append([set_back, gap, sampled(80)] if noticed == "before" else [gap, sampled(80), set_back])
+    for turn in range(9):
+        assert [one for one in check(log) if one.rule == "projection"] == []
+        log.append([Event(T0 + (90 + turn) * S, Kind.EVENT_UNREADABLE, attributes={"raw": str(turn)})])
+    assert log.query("SELECT count(*) FROM compacted WHERE kind = 'gap'") == [(1,)]
+
+
 def test_a_clock_set_back_since_the_last_fold_makes_no_row_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
