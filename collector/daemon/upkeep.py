@@ -8,7 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+from collector.eventlog.rewrite import tidy
+from collector.model.errors import LogError
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +40,8 @@ class Upkeep:
         command: Sequence[str] = _COMPACT,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._log_path = log_path
+        self._is_tidy = False
         self._argv = [*command, "--log", str(log_path), "--pause", _PAUSE, *options]
         self._now = now
         self._next = now() + _FIRST_S if options else math.inf
@@ -43,6 +49,8 @@ class Upkeep:
 
     def attend(self, *, is_short: bool) -> None:
         """Begin or end what is due; never while space is short."""
+        if not self._is_tidy:
+            self._tidy()
         process = self._process
         if process is None:
             if not is_short and self._now() >= self._next:
@@ -74,3 +82,10 @@ class Upkeep:
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Free the space of a copy that was not finished, unless somebody else works on it."""
+        self._is_tidy = True
+        with suppress(LogError):
+            tidy(self._log_path)

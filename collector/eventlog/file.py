@@ -22,7 +22,7 @@ from collector.eventlog.database import (
 from collector.eventlog.migration import check_tables, fingerprint_of, migrate, newer, version_of
 from collector.eventlog.older import open_older
 from collector.eventlog.schema import SCHEMA_VERSION, TABLES
-from collector.eventlog.turns import looks
+from collector.eventlog.turns import PATIENCE, looks
 from collector.eventlog.view_definitions import FINGERPRINT, FUNCTIONS
 from collector.model.errors import LogBusyError
 
@@ -154,8 +154,9 @@ class LogFile:
                 connection = self._try(opening or open_database, **how)
                 if connection is not None:
                     return connection
+        waited = self.wait * PATIENCE if gives_way else self.wait
         raise LogBusyError(
-            f"event log {self.path} has been held by another process for {self.wait:g} s: "
+            f"event log {self.path} has been held by another process for {waited:g} s: "
             "end that process (`fuser` names it) or try again later"
         )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import os
 import shutil
 import struct
@@ -141,10 +142,13 @@ def require_space(path: Path) -> None:
 
 
 def tidy(path: Path) -> None:
-    """Remove what an interrupted rewriting of a log left. Raises LogError."""
+    """Remove what an interrupted rewriting of a log left, which may be as large as the log. Raises LogError."""
     path = real_path(path)
-    with alone(path, _LOCK_FILE, "rewritten"), in_one_line(path):
-        _remove(_copy_of(path))
+    with in_one_line(path):
+        fresh = _copy_of(path)
+        if any(fresh.parent.glob(f"{glob.escape(fresh.name)}*")):
+            with alone(path, _LOCK_FILE, "rewritten"):
+                _remove(fresh)
 
 
 def _copy_of(path: Path) -> Path:

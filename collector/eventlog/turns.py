@@ -19,6 +19,8 @@ from collector.model.backoff import Backoff
 # Whoever waits for the log looks whether it is free at least this often.
 _LOOK_S = 0.2
 _FIRST_S = 0.01
+PATIENCE = 60
+"""Nobody waits for work that gives way: where others hold the log again and again, it goes on so many times as long."""
 
 
 def looks(path: Path, wait: float, *, gives_way: bool = False) -> Generator[None]:
@@ -27,21 +29,22 @@ def looks(path: Path, wait: float, *, gives_way: bool = False) -> Generator[None
     Args:
         path: the log.
         wait: how long to go on, seconds.
-        gives_way: whether to leave the log to all others who wait; for as long again, then it is waited for as well.
+        gives_way: whether to leave the log to all others who wait, for so long, and then go on as they do for
+            `PATIENCE` times as long.
     """
     began, delays = time.monotonic(), Backoff(_FIRST_S, _LOOK_S)
     folder: int | None = None
-    patience = wait if gives_way else 0.0
+    most = wait * PATIENCE if gives_way else wait
     try:
         while True:
             if gives_way and folder is None:
                 folder = _open(path.parent)
             waited = time.monotonic() - began
             # What has this lock keeps others from saying that they wait, so that none does while it takes the log.
-            if not gives_way or _lock(folder, fcntl.LOCK_EX) or waited > patience:
+            if not gives_way or _lock(folder, fcntl.LOCK_EX) or waited > wait:
                 yield
             delay = delays.next()
-            if waited + delay > patience + wait:
+            if waited + delay > most:
                 return
             if folder is None:
                 folder = _open(path.parent)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from collector.daemon.upkeep import Upkeep
+from collector.eventlog.database import alone
 from tests.waiting import wait_for
 
 DAY = 86400.0
@@ -61,8 +63,20 @@ def test_it_neither_begins_nor_goes_on_while_space_is_short(tmp_path: Path) -> N
     upkeep.attend(is_short=False)
     process = upkeep._process
     assert process is not None
+    copy = tmp_path / ".log.rewrite"
+    copy.write_bytes(b"what it had copied by then")
     upkeep.attend(is_short=True)
     assert process.poll() is not None
+    assert not copy.exists()
+
+
+def test_what_an_interrupted_rewriting_left_goes_at_the_start_and_what_is_under_way_stays(tmp_path: Path) -> None:
+    copy = tmp_path / ".log.rewrite"
+    for under_way in (True, False):
+        copy.write_bytes(b"a copy")
+        with alone(tmp_path / "log", ".rewrite-lock", "rewritten") if under_way else nullcontext():
+            Upkeep(tmp_path / "log", [], WAIT, Watch()).attend(is_short=True)
+        assert copy.exists() is under_way
 
 
 def test_nothing_is_done_where_everything_is_kept(tmp_path: Path) -> None:
