@@ -80,7 +80,7 @@ class _TimedLog(EventLog):
 
 
 def _use(log: _TimedLog, do: Callable[[EventLog], None], parent: Connection) -> None:
-    """Use a log until the parent says something, then tell it the longest times."""
+    """Use a log until the parent sends something, then send it the longest times."""
     do(log)
     parent.send(None)
     longest = Longest()
@@ -96,7 +96,7 @@ def _use(log: _TimedLog, do: Callable[[EventLog], None], parent: Connection) -> 
 
 @contextmanager
 def bystanders(log: EventLog) -> Iterator[Bystanders]:
-    """Have others use a log meanwhile; afterwards it says how long they waited."""
+    """Have others use a log meanwhile; what is yielded holds how long they waited, afterwards."""
     started, all_found = {}, Bystanders()
     context = multiprocessing.get_context("fork")
     for name, do in DOING.items():

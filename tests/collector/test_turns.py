@@ -53,7 +53,7 @@ def test_work_for_long_gives_way_to_whoever_waits_and_takes_its_turn_then(tmp_pa
     work.close()
 
 
-def test_work_for_long_goes_on_where_others_wait_for_too_long_and_is_patient(tmp_path: Path) -> None:
+def test_work_for_long_is_patient_and_takes_its_chances_in_the_end(tmp_path: Path) -> None:
     with closing(looks(tmp_path / "a", 60.0)) as reader:
         next(reader)
         next(reader)
