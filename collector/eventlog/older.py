@@ -24,7 +24,7 @@ def open_older(
     """Open a log for reading as one of this version; see `collector.eventlog.database.open_database`.
 
     Raises:
-        LogError: it is no log.
+        LogError: it is not an event log.
         duckdb.Error: it cannot be opened.
     """
     refuse_special(path)
