@@ -309,7 +309,7 @@ def explain(image: Image, reason: Reason, policy: Policy, now: float) -> str:
 def _local_rule(policy: Policy) -> str:
     if policy.local_images != SUPERSEDED:
         return ""
-    return f": it is the latest of a repository, or was used within {format_duration(policy.local_idle)}"
+    return f": it is the latest of a repository, or not yet seen unused for {format_duration(policy.local_idle)}"
 
 
 class _Layers:

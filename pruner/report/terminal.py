@@ -185,8 +185,10 @@ def _allowlist_explained(made: Plan, protected: int) -> str:
 def _next_step(made: Plan) -> str:
     if not made.needed:
         return "next: nothing to do; `pruner plan --now --free SPACE` shows what would give more space"
-    if not made.removals:
+    if not made.removals and held_back(made):
         return "next: choose one of the options above, and look at the plan again"
+    if not made.removals:
+        return "next: no option alone would free more; `pruner emergency --dry-run` shows every step that is left"
     return "next: `pruner run` with the same options carries this out; `pruner explain IMAGE` gives an image's reason"
 
 

@@ -66,7 +66,8 @@ def test_it_is_named_as_what_exists_only_on_this_host() -> None:
     assert removal.detail.startswith("EXISTS ONLY ON THIS HOST")
     (stays,) = [one.detail for one in found.verdicts if not one.evicts]
     assert stays == (
-        "exists only on this host (local_images = superseded: it is the latest of a repository, or was used within 7 d)"
+        "exists only on this host "
+        "(local_images = superseded: it is the latest of a repository, or not yet seen unused for 7 d)"
     )
 
 

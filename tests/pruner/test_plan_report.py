@@ -94,6 +94,22 @@ def test_a_plan_with_enough_space_names_what_would_go_next(
     assert shown[-1].startswith("next: nothing to do")
 
 
+@pytest.mark.parametrize(
+    ("state", "step"),
+    [
+        (inventory([image("young", 0.1)]), "next: choose one of the options above"),
+        (inventory([]), "next: no option alone would free more"),
+    ],
+)
+def test_a_plan_that_removes_nothing_refers_to_options_only_where_it_names_some(
+    capsys: pytest.CaptureFixture[str], state: Inventory, step: str
+) -> None:
+    print_plan(plan(policy(99), state))
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-1].startswith(step)
+    assert any(line.startswith("held back: ") for line in shown) is ("above" in step)
+
+
 def test_an_automatic_minimum_age_says_where_it_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
     output = replace(
         policy(1), min_age=600.0, min_age_evidence="99% of 60 pulls were followed by a container within 3 min"
