@@ -1,10 +1,10 @@
 """How fast a fleet is simulated: 20 policies on many hosts, by processes of this machine and by a Dask cluster on it.
 
 Every host has Mesa's recorded year (0.24 million events) as `collector ship` lays it out: parts by day, which a later
-run merged in one go. A year that was really shipped day by day (a minute of processor time, so it is not done here)
-leaves two merged parts and up to four weeks of days, and each host takes a quarter more processor time. The folders of
-all hosts are links to those of the first, so that a thousand take no space; each is read, checked and replayed, from
-the page cache. BENCH_HOSTS says how many hosts: 10,100,1000 take a quarter of an hour on two cores.
+run merged in one go. With BENCH_SHIPPED=daily the last four weeks came day by day, as on a runner, where they wait to
+be merged, and each host takes a third more processor time. The folders of all hosts are links to those of the first,
+so that a thousand take no space; each is read, checked and replayed, from the page cache.
+BENCH_HOSTS says how many hosts: 10,100,1000 take a quarter of an hour on two cores.
 On a busy machine wall times say little: what the cluster costs is the processor time of all its processes, beside that
 of the same work by this machine; but what Dask does many times a second counts for as long as the work takes there.
 """
@@ -24,6 +24,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
+
 from bench._costs import Cost, of_command, processor_seconds
 from bench._traces import mesa_log
 from collector.model.units import format_bytes
@@ -37,6 +39,7 @@ _UNWATCHED = {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False", "DASK_DISTR
 HOSTS = tuple(int(count) for count in os.environ.get("BENCH_HOSTS", "10,100").split(","))
 WORKERS = (1, 2)
 _POLICIES = "5%:24%:1%"
+_DAYS = 27 if os.environ.get("BENCH_SHIPPED") == "daily" else 0
 _BIN = Path(sys.executable).parent
 
 
@@ -68,9 +71,22 @@ def run() -> None:
 
 
 def _ship(folder: Path) -> None:
-    log = mesa_log(folder)
+    log, store = mesa_log(folder), Folder(folder / "first")
+    with duckdb.connect(str(log.path)) as connection:
+        connection.execute(
+            "CREATE TABLE later AS FROM event WHERE seq >= (SELECT min(seq) FROM event WHERE time >"
+            f" (SELECT max(time) FROM event) - to_days({_DAYS}));"
+            " DELETE FROM event WHERE seq IN (SELECT seq FROM later)"
+        )
     for _ in range(2):  # the second run merges what the first one shipped, as on a runner each month
-        ship(log, Folder(folder / "first"))
+        ship(log, store)
+    for left in reversed(range(_DAYS)):
+        with duckdb.connect(str(log.path)) as connection:
+            connection.execute(
+                "INSERT INTO event FROM later WHERE seq > (SELECT max(seq) FROM event)"
+                f" AND time <= (SELECT max(time) FROM later) - to_days({left}) ORDER BY seq"
+            )
+        ship(log, store)
 
 
 _COLUMNS = ("HOSTS", "WORKERS", "WALL", "PROCESSOR", "PEAK", "SPEED-UP", "OVERHEAD")
