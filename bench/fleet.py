@@ -2,9 +2,9 @@
 
 Every host has Mesa's recorded year (0.24 million events) as `collector ship` lays it out: parts by day, which a later
 run merged in one go. With BENCH_SHIPPED=daily the last four weeks came day by day, as on a runner, where they wait to
-be merged, and each host takes a third more processor time. The folders of all hosts are links to those of the first,
-so that a thousand take no space; each is read, checked and replayed, from the page cache.
-BENCH_HOSTS says how many hosts: 10,100,1000 take a quarter of an hour on two cores.
+be merged, and each host takes up to half as much processor time more. The folders of all hosts are links to those of
+the first, so that a thousand take no space; each is read, checked and replayed, from the page cache. BENCH_HOSTS says
+how many hosts: 10,100,1000 take a quarter of an hour on two cores.
 On a busy machine wall times say little: what the cluster costs is the processor time of all its processes, beside that
 of the same work by this machine; but what Dask does many times a second counts for as long as the work takes there.
 """
