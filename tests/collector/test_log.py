@@ -27,6 +27,7 @@ from collector.model.errors import LogBusyError, LogError, LogFullError
 from collector.model.events import Event, Kind
 from collector.model.paths import default_log_path
 from collector.queries.check import check
+from tests.held import held
 from tests.needs import first_fast
 
 IMAGE = "sha256:" + "a" * 64
@@ -99,18 +100,11 @@ def test_file_mode_is_0640(log: EventLog) -> None:
 @pytest.mark.slow
 def test_a_log_held_by_another_process_is_waited_for_then_said(log: EventLog) -> None:
     log.append([Event(1, Kind.GAP)])
-    script = "import duckdb,sys; c=duckdb.connect(sys.argv[1]); print('held',flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", script, log.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdin is not None
-        holder.stdout.readline()
+    with held(log.path):
         with pytest.raises(LogBusyError, match=r"held by another process for 0\.2 s"):
             log.append([Event(2, Kind.GAP)])
         with pytest.raises(LogBusyError):
             log.query("SELECT 1")
-        holder.stdin.close()
     assert log.append([Event(2, Kind.GAP)]) == 1
 
 

@@ -31,6 +31,7 @@ from pruner.policy.file import policy_from
 from pruner.removal import run
 from tests.collector.test_daemon import QUICK, Watched
 from tests.fake_engine import MIB, FakeEngine
+from tests.held import held
 from tests.needs import first_fast
 from tests.waiting import wait_for
 
@@ -165,18 +166,11 @@ def test_what_is_not_damaged_is_never_set_aside(log: EventLog, whole: bytes, tmp
     with pytest.raises(LogError, match="on another machine"):
         set_aside(EventLog(log.path), "x")
     assert files_aside(log.path) == []
-    script = "import duckdb,sys; c=duckdb.connect(sys.argv[1]); print('held',flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", script, log.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdin is not None
-        holder.stdout.readline()
+    with held(log.path):
         with pytest.raises(LogBusyError):
             log.verify()
         with pytest.raises(LogBusyError):
             set_aside(log, "x")
-        holder.stdin.close()
     assert files_aside(log.path) == []
     # Signs of damage in the name of the log's folder are none in the log.
     odd = EventLog(tmp_path / "Corrupt checksum" / "events.duckdb")

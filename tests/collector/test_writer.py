@@ -8,8 +8,8 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from collector.eventlog.spool import Spool, waiting_for
 from collector.eventlog.writer import LogWriter
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
+from tests.held import held
 from tests.needs import first_fast, first_row_fast
 
 
@@ -34,26 +35,13 @@ def log(tmp_path: Path) -> EventLog:
     return made
 
 
-@contextmanager
-def held(log: EventLog) -> Iterator[None]:
-    script = "import duckdb,sys; c=duckdb.connect(sys.argv[1]); print('held',flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", script, log.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdin is not None
-        holder.stdout.readline()
-        yield
-        holder.stdin.close()
-
-
 def stored(log: EventLog, which: str = "true") -> list[int]:
     return [row[0] for row in log.query(f"SELECT epoch_ns(time) FROM events WHERE {which} ORDER BY seq")]
 
 
 def test_a_locked_log_is_waited_for_in_memory(log: EventLog) -> None:
     writer = LogWriter(log)
-    with held(log):
+    with held(log.path):
         writer.add(events(2, 50))
         assert not writer.flush()
         assert writer.pending == 49
@@ -64,7 +52,7 @@ def test_a_locked_log_is_waited_for_in_memory(log: EventLog) -> None:
 
 def test_a_long_lock_spools_and_order_is_kept(log: EventLog) -> None:
     writer = LogWriter(log, memory_limit=10)
-    with held(log):
+    with held(log.path):
         writer.add(events(2, 20))
         assert not writer.flush()
         assert writer.pending == 0
@@ -78,7 +66,7 @@ def test_a_long_lock_spools_and_order_is_kept(log: EventLog) -> None:
 
 def test_what_a_process_leaves_in_the_spool_the_next_one_appends(log: EventLog) -> None:
     writer = LogWriter(log)
-    with held(log):
+    with held(log.path):
         writer.add(events(2, 9))
         assert writer.close()
     assert LogWriter(log).flush()
@@ -189,7 +177,7 @@ def full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_what_finds_no_room_on_the_disk_waits_in_memory_and_survives_the_process(
     log: EventLog, full: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with held(log):
+    with held(log.path):
         writer = LogWriter(log)
         writer.add(events(2, 3))
         assert writer.save()
@@ -239,7 +227,7 @@ def test_room_for_some_events_is_used_without_room_for_the_whole_spool(
 
 def test_memory_that_runs_out_is_a_gap_and_not_silence(log: EventLog) -> None:
     writer = LogWriter(log, memory_limit=1000, hard_limit=10)
-    with held(log):
+    with held(log.path):
         writer.add(events(2, 21))
         assert not writer.flush()
     assert writer.flush()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,23 +15,16 @@ from collector.machine.wake import last_decision, levels_path
 from collector.model.errors import LogBusyError
 from collector.model.events import Event, Kind
 from pruner.removal import run
+from tests.held import held
 from tests.pruner.test_executor import DAY, OLD, POLICY, Bench, bench, old_image  # noqa: F401 - a fixture
 
 
 @contextmanager
-def held(bench: Bench, *, readonly: bool) -> Iterator[None]:  # noqa: F811
+def impatient(bench: Bench, *, readonly: bool = False) -> Iterator[None]:  # noqa: F811
     """Have another process hold the log meanwhile; waiting for it takes a moment only."""
-    # DuckDB's own lock, without the time that it takes to load.
-    opened, lock = f"file = open({str(bench.log.path)!r}, 'rb+')", "LOCK_SH" if readonly else "LOCK_EX"
-    code = f"import fcntl; {opened}; fcntl.lockf(file, fcntl.{lock}); print(flush=True); input()"
-    shell = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert shell.stdout is not None
-    shell.stdout.readline()
-    bench.log.wait = 0.05
-    try:
+    with held(bench.log.path, readonly=readonly):
+        bench.log.wait = 0.05
         yield
-    finally:
-        shell.communicate(b"\n", timeout=60)
 
 
 def watched(bench: Bench) -> None:  # noqa: F811
@@ -56,7 +47,7 @@ def test_a_log_that_only_readers_hold_is_waited_for_once_a_round(
         return flush(writer)
 
     monkeypatch.setattr(LogWriter, "flush", waiting)
-    with held(bench, readonly=True):
+    with impatient(bench, readonly=True):
         outcome = bench.prune()
     assert {removal.key for removal, _ in outcome.removed} == images
     # At the beginning of the run, with the plan, and at the end of the round.
@@ -68,7 +59,7 @@ def test_a_log_that_stays_held_does_not_keep_the_pruner_from_a_full_disk(bench: 
     bench.prune()
     image = old_image(bench, "a:1")
     before = time.time() - 4 * POLICY.interval
-    with held(bench, readonly=False):
+    with impatient(bench, readonly=False):
         # Somebody may only look something up.
         for _ in range(2):
             with pytest.raises(LogBusyError, match="held by another process"):
