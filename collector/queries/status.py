@@ -141,7 +141,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
             whole_since = connection.execute(WHOLE_SINCE, [host]).fetchall()[0][0]
             images = connection.execute("SELECT count(*) FROM present_images WHERE host = ?", [host]).fetchall()[0][0]
     runs = read_runs(log.path)
-    free, total, path, image_bytes, *_ = disk[0] if disk else (None,) * 4
+    free, total, path, *_ = disk[0] if disk else (None,) * 3
     unwatched = _unwatched(seen.last, last_mark, now)
     used = any(kinds.get(kind) for kind in DEMANDS)
     sound = None if first is None or not used else _sound_from(first, last, now)
@@ -162,7 +162,7 @@ def status(log: EventLog, now: float | None = None) -> Status:
         coverage_7_days=seen.coverage(now - 7 * DAY_S, now),
         coverage_30_days=seen.coverage(now - 30 * DAY_S, now),
         images=images,
-        image_bytes=image_bytes,
+        image_bytes=filled.get("images"),
         free_bytes=free,
         total_bytes=total,
         data_root=path,

@@ -216,6 +216,7 @@ def test_status_says_what_fills_the_disk_and_what_nobody_accounts_for(log: Event
     # Of the 60 that are not free, 8 are kept for root: nobody holds them.
     log.append([Event(at(0) + 1, Kind.DISK_SAMPLED, bytes=40, attributes={**facts, "used_bytes": 52})])
     assert status(log, NOW).holds["unaccounted"] == 10
+    assert status(log, NOW).image_bytes == 30
 
 
 def test_status_shows_each_disk_of_the_engine_as_last_sampled(log: EventLog) -> None:
