@@ -19,7 +19,7 @@ from collector.model.backoff import Backoff
 # Whoever waits for the log looks whether it is free at least this often.
 _LOOK_S = 0.2
 _FIRST_S = 0.01
-PATIENCE = 60
+PATIENCE = 6
 """Nobody waits for work that gives way: where others hold the log again and again, it goes on so many times as long."""
 
 
