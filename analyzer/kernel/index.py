@@ -45,7 +45,7 @@ class _Trace(ctypes.Structure):
                     "at",
                     "next",
                 ),
-                *("has_own", "own_bytes", "own_inodes", "first", "group", "group_bytes", "group_inodes"),
+                *("facts", "group", "group_bytes", "group_inodes"),
                 *("own_space", "space", "local"),
                 *("disk_time", "disk_total", "disk_other", "inode_total", "inode_other", "disk_class"),
                 *("gap_begin", "gap_end"),
@@ -53,6 +53,10 @@ class _Trace(ctypes.Structure):
             )
         ),
     )
+
+
+# `image_t`.
+_FACTS = np.dtype("i8, f8, i4, i4, u1, u1", align=True)
 
 
 def available(trace: Trace) -> bool:
@@ -201,10 +205,7 @@ class Index:
         trace = self.trace
         n, m, pairs = trace.images, len(trace.layer_bytes), len(trace.layer)
         arrays: dict[str, Array] = {
-            "has_own": np.empty(n, dtype=np.uint8),
-            "own_bytes": np.empty(n, dtype=np.int64),
-            "own_inodes": np.empty(n, dtype=np.float64),
-            "first": np.empty(n + 1, dtype=np.int32),
+            "facts": np.empty(n, dtype=_FACTS),
             "group": np.empty(pairs, dtype=np.int32),
             "group_bytes": np.empty(m, dtype=np.int64),
             "group_inodes": np.empty(m, dtype=np.float64),
@@ -219,6 +220,7 @@ class Index:
             plain(trace.layer, np.int64),
             plain(trace.layer_bytes, np.int64),
             plain(trace.layer_inodes, np.float64),
+            self._arrays["local"],
         )
         checked(
             function("kernel_groups")(

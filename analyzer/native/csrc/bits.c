@@ -34,6 +34,11 @@ static inline void bits_set(bits_t *bits, int32_t at) {
     }
 }
 
+/* Prefetch what is needed to set a bit. */
+static inline void bits_fetch(const bits_t *bits, int32_t at) {
+    if (at >> 6 < bits->words[0]) PREFETCH(&bits->level[0][at >> 6]);
+}
+
 static inline void bits_clear(bits_t *bits, int32_t at) {
     for (int l = 0; l < bits->levels; l++) {
         uint64_t *word = &bits->level[l][at >> 6];

@@ -58,6 +58,7 @@ static inline void take(run_t *run, decision_t *d, int32_t period, int32_t i, in
     taken->image = i;
     taken->emergency = (uint8_t)emergency;
     taken->back = 0;
+    if (period >= 0) bits_fetch(&run->coming, run->trace->next[period]);
     release(run, i, &taken->bytes, &taken->inodes);
     d->bytes += (double)taken->bytes;
     d->inodes += taken->inodes;
@@ -70,7 +71,7 @@ static int32_t give_back(run_t *run) {
     for (int32_t k = 0; k < run->taken_count; k++) {
         int32_t i = run->taken[k].image;
         if (frees_something(run, i)) continue;
-        for (int32_t l = t->first[i]; l < t->first[i + 1]; l++) run->holders[t->group[l]]++;
+        for (int32_t l = t->facts[i].first; l < t->facts[i].end; l++) run->holders[t->group[l]]++;
         run->taken[k].back = 1;
         count++;
     }
@@ -90,7 +91,7 @@ static void take_again(run_t *run) {
         }
         taken.back = 0;
         again[count++] = taken;
-        for (int32_t l = t->first[taken.image]; l < t->first[taken.image + 1]; l++) run->holders[t->group[l]]--;
+        for (int32_t l = t->facts[taken.image].first; l < t->facts[taken.image].end; l++) run->holders[t->group[l]]--;
     }
     memcpy(run->taken + kept, again, (size_t)count * sizeof *again);
 }
@@ -152,6 +153,29 @@ static inline int64_t lasting(const trace_t *t, int64_t s, int32_t position) {
     return s;
 }
 
+/* The next periods that last, found before they are needed, so that what is known of their images is there by then. */
+#define AHEAD 8
+typedef struct {
+    int64_t found[AHEAD], from;
+    int count, passed;
+} lasting_t;
+
+/* The next one, or the number of periods. */
+static inline int64_t next_lasting(const trace_t *t, lasting_t *ahead, int32_t position, double limit) {
+    if (ahead->passed == ahead->count) {
+        int64_t s = ahead->from;
+        ahead->count = ahead->passed = 0;
+        while (ahead->count < AHEAD && (s = lasting(t, s, position)) < t->periods) {
+            PREFETCH(&t->facts[t->period_image[s]]);
+            ahead->found[ahead->count++] = s++;
+            if (t->end[s - 1] > limit) break; /* it ends the search */
+        }
+        ahead->from = s;
+        if (!ahead->count) return t->periods;
+    }
+    return ahead->found[ahead->passed++];
+}
+
 /* Least recently used first: periods that were passed by, then on from the cursor. */
 static void decide_lru(run_t *run) {
     const trace_t *t = run->trace;
@@ -180,7 +204,8 @@ static void decide_lru(run_t *run) {
         }
     }
     int64_t s = run->cursor;
-    for (; !reached && (s = lasting(t, s, position)) < t->periods; s++) {
+    lasting_t ahead = {.from = s};
+    while (!reached && (s = next_lasting(t, &ahead, position, d.limit)) < t->periods) {
         if (t->end[s] > d.limit) break;
         int32_t i = t->period_image[s];
         if (t->at[s] >= position) {

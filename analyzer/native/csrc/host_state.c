@@ -52,7 +52,7 @@ typedef struct run {
     double held_inodes;
     uint8_t *held, *known;
     int32_t *holders;
-    double *pulled;
+    double *pulled; /* NULL where only the last use counts */
     bits_t coming;
     int32_t upcoming; /* the next use that brings in */
     int64_t cursor;   /* periods before this one are over or on the list of those passed by */
@@ -136,7 +136,7 @@ static inline void note(run_t *run) { note_free(run, run->free); }
 static inline int64_t space_beside(const run_t *run, int32_t i) {
     const trace_t *t = run->trace;
     int64_t most = t->own_space[i];
-    for (int32_t k = t->first[i]; k < t->first[i + 1]; k++)
+    for (int32_t k = t->facts[i].first; k < t->facts[i].end; k++)
         if (run->holders[t->group[k]] == 0 && t->space[k] > most) most = t->space[k];
     return most;
 }
@@ -145,14 +145,14 @@ static inline int64_t space_beside(const run_t *run, int32_t i) {
 static inline int64_t hold(run_t *run, int32_t i, int64_t beside) {
     const trace_t *t = run->trace;
     account(run);
-    int64_t missing = t->own_bytes[i];
-    double inodes = t->own_inodes[i];
-    for (int32_t k = t->first[i]; k < t->first[i + 1]; k++) {
+    int64_t missing = t->facts[i].own_bytes;
+    double inodes = t->facts[i].own_inodes;
+    for (int32_t k = t->facts[i].first; k < t->facts[i].end; k++) {
         int32_t g = t->group[k];
         if (run->holders[g]++ == 0) missing += t->group_bytes[g], inodes += t->group_inodes[g];
     }
     run->held[i] = run->known[i] = 1;
-    run->pulled[i] = run->now;
+    if (run->pulled) run->pulled[i] = run->now;
     if (is_ranked(run->policy)) run->wake = -INFINITY; /* it may be old */
     run->held_bytes += missing;
     run->held_inodes += inodes;
@@ -196,10 +196,10 @@ static inline void record(run_t *run, int32_t i, int64_t bytes, int emergency) {
 /* Let go of an image's layers: what that frees is added up. Whether a layer went. */
 static inline int release(run_t *run, int32_t i, int64_t *bytes, double *inodes) {
     const trace_t *t = run->trace;
-    int went = t->has_own[i];
-    *bytes = t->own_bytes[i];
-    *inodes = t->own_inodes[i];
-    for (int32_t k = t->first[i]; k < t->first[i + 1]; k++) {
+    int went = t->facts[i].has_own;
+    *bytes = t->facts[i].own_bytes;
+    *inodes = t->facts[i].own_inodes;
+    for (int32_t k = t->facts[i].first; k < t->facts[i].end; k++) {
         int32_t g = t->group[k];
         if (--run->holders[g] == 0) *bytes += t->group_bytes[g], *inodes += t->group_inodes[g], went = 1;
     }
@@ -209,8 +209,8 @@ static inline int release(run_t *run, int32_t i, int64_t *bytes, double *inodes)
 /* Whether any layer of a taken image is held by none that stays. */
 static inline int frees_something(const run_t *run, int32_t i) {
     const trace_t *t = run->trace;
-    if (t->has_own[i]) return 1;
-    for (int32_t k = t->first[i]; k < t->first[i + 1]; k++)
+    if (t->facts[i].has_own) return 1;
+    for (int32_t k = t->facts[i].first; k < t->facts[i].end; k++)
         if (run->holders[t->group[k]] == 0) return 1;
     return 0;
 }

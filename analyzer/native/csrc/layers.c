@@ -12,16 +12,24 @@ typedef struct {
     int32_t holders, image, number;
 } layer_t;
 
+/* Facts of an image stand side by side, so that a miss in the cache brings all of them. */
+typedef struct {
+    /* Layers that the same images hold are one group; what one image alone holds is its own. */
+    int64_t own_bytes;
+    double own_inodes;
+    int32_t first, end; /* its groups are group[first] to group[end - 1] */
+    uint8_t has_own, local;
+} image_t;
+
 /* Put layers that the same images hold into groups; what one image alone holds is its own.
  *
- * first, layer: the layers of image i are layer[first[i]] to layer[first[i + 1] - 1]; written: has_own,
- * own_bytes, own_inodes per image; group_first, group in the same manner; group_bytes, group_inodes.
+ * first, layer: the layers of image i are layer[first[i]] to layer[first[i + 1] - 1]; written: facts of images; group, group_bytes,
+ * group_inodes.
  * pair_space: by image and layer what a pull takes besides if that is missing, or NULL; written: the most of it, own_space
  * per image and space as group.
  */
 int kernel_groups(int32_t images, int32_t layers, const int64_t *first, const int64_t *layer, const int64_t *bytes,
-                  const double *inodes, uint8_t *has_own, int64_t *own_bytes, double *own_inodes,
-                  int32_t *group_first, int32_t *group, int64_t *group_bytes, double *group_inodes,
+                  const double *inodes, const uint8_t *local, image_t *facts, int32_t *group, int64_t *group_bytes, double *group_inodes,
                   int32_t *group_of_layer, const int64_t *pair_space, int64_t *own_space, int64_t *space, int32_t *groups) {
     int status = NO_MEMORY;
     int32_t slots = 64;
@@ -58,8 +66,8 @@ int kernel_groups(int32_t images, int32_t layers, const int64_t *first, const in
     }
     int32_t written = 0;
     for (int32_t i = 0; i < images; i++) {
-        has_own[i] = 0, own_bytes[i] = 0, own_inodes[i] = 0.0;
-        group_first[i] = written;
+        image_t *image = &facts[i];
+        *image = (image_t){.first = written, .local = local[i]};
         if (pair_space) own_space[i] = 0;
         for (int64_t k = first[i]; k < first[i + 1]; k++) {
             int32_t j = (int32_t)layer[k], g = group_of_layer[j];
@@ -72,12 +80,12 @@ int kernel_groups(int32_t images, int32_t layers, const int64_t *first, const in
                 if (pair_space && pair_space[k] > space[slot[g]]) space[slot[g]] = pair_space[k];
             } else if (all[j].holders == 1) {
                 if (pair_space && pair_space[k] > own_space[i]) own_space[i] = pair_space[k];
-                has_own[i] = 1, own_bytes[i] += bytes[j], own_inodes[i] += inodes[j];
+                image->has_own = 1, image->own_bytes += bytes[j], image->own_inodes += inodes[j];
                 all[j].holders = 0; /* once */
             }
         }
+        image->end = written;
     }
-    group_first[images] = written;
     *groups = count;
     status = OK;
 done:

@@ -277,8 +277,8 @@ static void order_all(run_t *run, ordered_t *ordered) {
 
 static int64_t unique_size(const run_t *run, int32_t i) {
     const trace_t *t = run->trace;
-    int64_t bytes = t->own_bytes[i];
-    for (int32_t k = t->first[i]; k < t->first[i + 1]; k++)
+    int64_t bytes = t->facts[i].own_bytes;
+    for (int32_t k = t->facts[i].first; k < t->facts[i].end; k++)
         if (run->holders[t->group[k]] == 1) bytes += t->group_bytes[t->group[k]];
     return bytes;
 }

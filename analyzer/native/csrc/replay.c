@@ -4,8 +4,8 @@
 static inline void fetch(const trace_t *t, int32_t use) {
     if (use >= t->uses) return;
     PREFETCH(&t->time[use]);
-    PREFETCH(&t->image[use]);
     PREFETCH(&t->kind[use]);
+    PREFETCH(&t->facts[t->image[use]]);
 }
 
 /* A use of an image that is not there. */
@@ -13,18 +13,18 @@ static void bring(run_t *run, int32_t use) {
     const trace_t *t = run->trace;
     int32_t i = t->image[use];
     uint8_t kind = t->kind[use];
-    int demands = kind >= CONTAINER && kind <= JOB, first = !run->known[i];
-    if (kind == ARRIVED || (kind == FOUND && first) || (demands && (!t->local[i] || first))) {
-        int64_t beside = demands && !t->local[i] && t->space ? space_beside(run, i) : 0, missing = hold(run, i, beside);
+    int demands = kind >= CONTAINER && kind <= JOB, first = !run->known[i], pulls = demands && !t->facts[i].local;
+    if (kind == ARRIVED || (kind == FOUND && first) || pulls || (demands && first)) {
+        int64_t beside = pulls && t->space ? space_beside(run, i) : 0, missing = hold(run, i, beside);
         if (beside) look_at(run, run->free - beside);
         look(run);
-        if (demands && !t->local[i]) {
+        if (pulls) {
             if (first)
                 run->out->compulsory++, run->out->compulsory_bytes += missing;
             else
                 run->out->repulls++, run->out->repulled_bytes += missing;
         }
-        if (run->policy->at_events) hear(run, demands && !t->local[i] ? missing : 0);
+        if (run->policy->at_events) hear(run, pulls ? missing : 0);
     } else {
         run->out->losses += demands;
         await(run, t->following[use]);
@@ -80,10 +80,12 @@ static double tick_time(run_t *run, int64_t ticks) {
         if (!under_threshold(run)) return INFINITY;
         double earliest = run->now > run->wake ? run->now : run->wake;
         if (earliest > (double)ticks * interval) return INFINITY;
-        int64_t due = (int64_t)(earliest / interval);
-        due = due > 0 ? due - 1 : 0;
-        while ((double)due * interval < earliest) due++;
-        if (due > k) k = due;
+        if (earliest > (double)k * interval) {
+            int64_t due = (int64_t)(earliest / interval);
+            due = due > 0 ? due - 1 : 0;
+            while ((double)due * interval < earliest) due++;
+            if (due > k) k = due;
+        }
     }
     run->due = k;
     return k <= ticks ? (double)k * interval : INFINITY;

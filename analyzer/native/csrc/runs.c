@@ -75,13 +75,14 @@ static int make_ordered(run_t *run) {
     run->latest = malloc(n * sizeof *run->latest);
     run->uses = calloc(n, sizeof *run->uses);
     run->present = malloc(n * sizeof *run->present);
+    run->pulled = malloc(n * sizeof *run->pulled);
     run->keys = malloc(n * sizeof *run->keys);
     run->ranked = malloc(n * sizeof *run->ranked);
     run->candidate = malloc(2 * n * sizeof *run->candidate);
     run->today = calloc(1, sizeof *run->today);
-    if (!run->last_use || !run->latest || !run->uses || !run->present || !run->keys || !run->ranked || !run->candidate || !run->today)
+    if (!run->last_use || !run->latest || !run->uses || !run->present || !run->pulled || !run->keys || !run->ranked || !run->candidate || !run->today)
         return NO_MEMORY;
-    for (size_t i = 0; i < n; i++) run->last_use[i] = -INFINITY, run->latest[i] = -1;
+    for (size_t i = 0; i < n; i++) run->last_use[i] = run->pulled[i] = -INFINITY, run->latest[i] = -1;
     run->spare = run->candidate + n;
     run->today->day = -1;
     const policy_t *policy = run->policy;
@@ -99,10 +100,9 @@ static int make_run(run_t *run) {
     run->held = calloc(n, 1);
     run->known = calloc(n, 1);
     run->holders = calloc((size_t)trace->groups + 1, sizeof *run->holders);
-    run->pulled = malloc(n * sizeof *run->pulled);
     run->taken = malloc(2 * n * sizeof *run->taken);
     run->guessed_until = malloc(GUESS_RANKS * n * sizeof *run->guessed_until);
-    if (!run->held || !run->known || !run->holders || !run->pulled || !run->taken || !run->guessed_until || room_for(run, 64)) return NO_MEMORY;
+    if (!run->held || !run->known || !run->holders || !run->taken || !run->guessed_until || room_for(run, 64)) return NO_MEMORY;
     if (bits_make(&run->coming, trace->uses) != OK) return NO_MEMORY;
     if (policy->chooser != BY_LAST_USE && make_ordered(run) != OK) return NO_MEMORY;
     if (policy->superseded) {
@@ -117,7 +117,6 @@ static int make_run(run_t *run) {
         if (!run->falls.number || !run->falls.fall) return NO_MEMORY;
     }
     for (int32_t i = 0; i < trace->images; i++) {
-        run->pulled[i] = -INFINITY;
         for (int k = 0; k < GUESS_RANKS; k++) run->guessed_until[GUESS_RANKS * i + k] = -INFINITY;
         if (trace->bringing[i] < trace->uses) bits_set(&run->coming, trace->bringing[i]);
     }

@@ -15,11 +15,7 @@ typedef struct {
     const int32_t *period_image;
     const int32_t *at;
     const int32_t *next;
-    /* Layers that the same images hold are one group; what one image alone holds is its own. */
-    const uint8_t *has_own;
-    const int64_t *own_bytes;
-    const double *own_inodes;
-    const int32_t *first;
+    const image_t *facts; /* by image */
     const int32_t *group;
     const int64_t *group_bytes;
     const double *group_inodes;
