@@ -462,10 +462,14 @@ class FakeEngine:
                     row.digests.remove(reference)
                 else:
                     row.references.remove(reference)
-                self.emit("image", "untag", row.image, name=row.image)
+                self.emit("image", "untag", row.image, name=reference if self.store == "podman" else row.image)
+                if self.store == "podman":
+                    # So it says also while the image has other names.
+                    self.emit("image", "delete", row.image, name=reference)
             if last:
                 del self.image_table[row.image]
-                self.emit("image", "delete", row.image, name=row.image)
+                if self.store != "podman":
+                    self.emit("image", "delete", row.image, name=row.image)
 
     def _containers(self) -> Iterator[FakeContainer | ExternalContainer]:
         yield from self.container_table.values()

@@ -15,6 +15,7 @@ from collector.eventlog.sql import sql_list
 from collector.model.errors import EngineError
 from collector.model.events import ITEM_ENDS, Event, Kind
 from collector.model.observation import full_id
+from collector.model.references import is_id
 from collector.model.untrusted import event_time_ns, mapping, objects, read_object, size, text, texts
 from pruner.planning.decision import Reason
 from pruner.planning.stages import ItemKind, ItemReason
@@ -31,14 +32,15 @@ _ITEM_KINDS = {kind.value: kind for kind in ItemKind}
 class Present:
     """What the engine holds: images with their tags, container IDs, volume names, bytes of build cache if known.
 
-    `deleted` is when each image last left the engine, UTC nanoseconds, as far as it remembers: it may be back.
+    `deleted` is by which names each image left the engine, and when last, UTC nanoseconds, as far as the engine
+    remembers; None is the whole image. It may be back.
     """
 
     images: dict[str, tuple[str, ...]]
     containers: set[str]
     volumes: set[str]
     build_cache: int | None
-    deleted: dict[str, int]
+    deleted: dict[str, dict[str | None, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class UnreportedItem:
         frees: bytes that its removal was to free.
         bytes: what it held, if the plan says.
         references: an image's tags when it was planned.
-        deleted: whether the collector observed the image's removal since.
+        deleted: by which names the collector observed the image's removal since; None is the whole image.
         planned_ns: when that was, UTC nanoseconds.
     """
 
@@ -64,17 +66,20 @@ class UnreportedItem:
     frees: int
     bytes: int
     references: tuple[str, ...]
-    deleted: bool
+    deleted: frozenset[str | None]
     planned_ns: int
 
 
-def image_deletions(events: Iterable[dict[str, Any]]) -> dict[str, int]:
-    """When each image last left the engine, UTC nanoseconds, by its ID: as raw events of the engine say."""
-    found: dict[str, int] = {}
+def image_deletions(events: Iterable[dict[str, Any]]) -> dict[str, dict[str | None, int]]:
+    """By which names each image left the engine, as in `Present.deleted`: as raw events of the engine say."""
+    found: dict[str, dict[str | None, int]] = {}
     for raw in events:
         if raw.get("Type") == "image" and IMAGE_VERBS.get(text(raw.get("Action"))) is Kind.IMAGE_DELETED:
-            image = full_id(text(mapping(raw.get("Actor")).get("ID")))
-            found[image] = max(found.get(image, 0), event_time_ns(raw))
+            actor = mapping(raw.get("Actor"))
+            name = text(mapping(actor.get("Attributes")).get("name"))
+            times = found.setdefault(full_id(text(actor.get("ID"))), {})
+            deleted = None if not name or is_id(name) else name
+            times[deleted] = max(times.get(deleted, 0), event_time_ns(raw))
     return found
 
 
@@ -95,27 +100,26 @@ def read_unfinished(log: EventLog, prune: str) -> list[UnreportedItem]:
     )
     unreported = []
     for made, began_ns in plans:
-        deleted = {
-            image
-            for (image,) in log.query(
-                "SELECT image_id FROM event JOIN image USING (image)"
-                " WHERE kind = 'image_deleted' AND epoch_ns(time) >= ? AND host = ?",
-                [began_ns, log.host],
-            )
-        }
+        deleted: dict[str, set[str | None]] = {}
+        for image, name in log.query(
+            "SELECT image_id, reference FROM event JOIN image USING (image)"
+            " WHERE kind = 'image_deleted' AND epoch_ns(time) >= ? AND host = ?",
+            [began_ns, log.host],
+        ):
+            deleted.setdefault(image, set()).add(name)
         entries = _planned(read_object(made or "") or {}, deleted, int(began_ns))
         unreported += [entry for entry in entries if (entry.kind.value, entry.key) not in known]
     return unreported
 
 
-def _planned(plan: dict[str, Any], deleted: set[str], planned_ns: int) -> Iterator[UnreportedItem]:
+def _planned(plan: dict[str, Any], deleted: dict[str, set[str | None]], planned_ns: int) -> Iterator[UnreportedItem]:
     """What a plan that the log holds would remove; of a row that cannot be read nothing is known."""
     for row in objects(plan.get("items")):
         kind = _ITEM_KINDS.get(text(row.get("item")))
         key, name, reason = (text(row.get(part)) for part in ("key", "name", "reason"))
         if kind is not None and key and reason == ItemReason.EXPIRED.value:
             frees = size(row.get("frees"))
-            yield UnreportedItem(kind, key, name, reason, frees, size(row.get("bytes")), (), False, planned_ns)
+            yield UnreportedItem(kind, key, name, reason, frees, size(row.get("bytes")), (), frozenset(), planned_ns)
     for row in objects(plan.get("images")):
         image, reason = text(row.get("image")), text(row.get("reason"))
         if image and reason in _EVICTIONS:
@@ -123,7 +127,7 @@ def _planned(plan: dict[str, Any], deleted: set[str], planned_ns: int) -> Iterat
             name = references[0] if references else image
             yield UnreportedItem(
                 *(ItemKind.IMAGE, image, name, reason, size(row.get("frees"))),
-                *(0, references, image in deleted, planned_ns),
+                *(0, references, frozenset(deleted.get(image, ())), planned_ns),
             )
 
 
@@ -163,15 +167,21 @@ def lost_names(entry: UnreportedItem, present: Present) -> tuple[str, ...]:
 
 def _is_gone(entry: UnreportedItem, present: Present) -> bool:
     return {
-        ItemKind.IMAGE: entry.deleted
-        or entry.key not in present.images
-        or present.deleted.get(entry.key, 0) >= entry.planned_ns,
+        ItemKind.IMAGE: entry.key not in present.images or _left(entry, present),
         ItemKind.CONTAINER: entry.key not in present.containers,
         # Nothing shows that a log was emptied, and the next run looks at it again.
         ItemKind.LOG: False,
         ItemKind.VOLUME: entry.key not in present.volumes,
         ItemKind.BUILD_CACHE: present.build_cache is not None and present.build_cache < entry.bytes,
     }[entry.kind]
+
+
+def _left(entry: UnreportedItem, present: Present) -> bool:
+    """Whether an image that is there left the engine since it was planned, and came back."""
+    times = present.deleted.get(entry.key, {})
+    names = entry.deleted | {name for name, at_ns in times.items() if at_ns >= entry.planned_ns}
+    # Podman says of each name that it takes from an image that the image was deleted, also while others are left.
+    return None in names or (bool(entry.references) and names.issuperset(entry.references))
 
 
 def item_event(kind: Kind, item: ItemKind, key: str, name: str, freed: int | None, attributes: dict[str, Any]) -> Event:

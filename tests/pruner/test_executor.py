@@ -241,10 +241,12 @@ def test_what_an_interrupted_prune_removed_is_recorded_also_when_it_was_pulled_a
     assert bench.recorded("item_failed") == {stays}
 
 
+@pytest.mark.parametrize("store", ["overlay2", "podman"])
 @pytest.mark.parametrize("then", first_fast("stays", "goes", "moved"))
 def test_names_that_a_killed_prune_took_come_back_unless_the_image_goes(
-    bench: Bench, caplog: pytest.LogCaptureFixture, then: str
+    bench: Bench, caplog: pytest.LogCaptureFixture, then: str, store: str
 ) -> None:
+    bench.engine.store = store
     image, other = old_image(bench, "a:1", "a:2", "b:1"), old_image(bench, "c:1", "c:2")
 
     def killed() -> None:
