@@ -153,29 +153,6 @@ static inline int64_t lasting(const trace_t *t, int64_t s, int32_t position) {
     return s;
 }
 
-/* The next periods that last, found before they are needed, so that what is known of their images is there by then. */
-#define AHEAD 8
-typedef struct {
-    int64_t found[AHEAD], from;
-    int count, passed;
-} lasting_t;
-
-/* The next one, or the number of periods. */
-static inline int64_t next_lasting(const trace_t *t, lasting_t *ahead, int32_t position, double limit) {
-    if (ahead->passed == ahead->count) {
-        int64_t s = ahead->from;
-        ahead->count = ahead->passed = 0;
-        while (ahead->count < AHEAD && (s = lasting(t, s, position)) < t->periods) {
-            PREFETCH(&t->facts[t->period_image[s]]);
-            ahead->found[ahead->count++] = s++;
-            if (t->end[s - 1] > limit) break; /* it ends the search */
-        }
-        ahead->from = s;
-        if (!ahead->count) return t->periods;
-    }
-    return ahead->found[ahead->passed++];
-}
-
 /* Least recently used first: periods that were passed by, then on from the cursor. */
 static void decide_lru(run_t *run) {
     const trace_t *t = run->trace;
@@ -204,8 +181,7 @@ static void decide_lru(run_t *run) {
         }
     }
     int64_t s = run->cursor;
-    lasting_t ahead = {.from = s};
-    while (!reached && (s = next_lasting(t, &ahead, position, d.limit)) < t->periods) {
+    for (; !reached && (s = lasting(t, s, position)) < t->periods; s++) {
         if (t->end[s] > d.limit) break;
         int32_t i = t->period_image[s];
         if (t->at[s] >= position) {

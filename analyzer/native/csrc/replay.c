@@ -5,7 +5,7 @@ static inline void fetch(const trace_t *t, int32_t use) {
     if (use >= t->uses) return;
     PREFETCH(&t->time[use]);
     PREFETCH(&t->kind[use]);
-    PREFETCH(&t->facts[t->image[use]]);
+    PREFETCH(&t->image[use]);
 }
 
 /* A use of an image that is not there. */

@@ -33,6 +33,7 @@ static void play(run_t *run, double until) {
             run->upcoming = bits_next(&run->coming, use + 1);
             fetch(t, run->upcoming);
             bring(run, use);
+            if (run->upcoming < t->uses) PREFETCH(&t->facts[t->image[run->upcoming]]);
         } else {
             run->now = tick;
             run->last_tick = run->due;
