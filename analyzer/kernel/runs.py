@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from ctypes import POINTER, byref, c_double, c_int, c_int32, c_int64, c_uint8, c_void_p
+from ctypes import POINTER, byref, c_double, c_int32, c_int64, c_uint8, c_void_p
 from dataclasses import dataclass
 from itertools import pairwise
 from threading import Lock
@@ -17,16 +17,14 @@ import numpy as np
 
 from analyzer.kernel.index import Index
 from analyzer.kernel.moments import Moments
-from analyzer.kernel.rules import AgeClock, AgeRule, Superseded, ToolRules
-from analyzer.native.binding import Array, checked, function, plain, pointers, view
+from analyzer.kernel.rules import Superseded
+from analyzer.kernel.structures import Call, Chooser, chooser_of, headroom_of, superseded_of
+from analyzer.native.binding import Array, checked, function, plain, pointers
 from analyzer.trace.trace import Flags, Floats, Integers
 from collector.machine.wake import FIRST_PAUSE_S, LAST_PAUSE_S
 from collector.model.defaults import PULL_RATE
-from pruner.policy.headroom import LEAST_SHARE, MARGIN, MOST_SHARE, FreeSpaceDrops, reach_of
-from pruner.policy.orders import OWN_STATE_ORDERS
 
 _CALLBACK = 2
-_LEVELS = 6
 # What is known of a moment is forgotten after each slice of the time: so many uses fit into the processor's cache.
 _SLICES = 512
 _USES_PER_SLICE = 1024
@@ -36,40 +34,6 @@ _CACHED_IMAGES = 2**13
 _MOST_IN_TURNS = 8
 _REPORTS = 16
 _STATE_BYTES = 2**28
-
-
-_Levels = ctypes.CFUNCTYPE(c_int, c_int32, c_double, c_void_p)
-
-
-class _Headroom(ctypes.Structure):
-    _fields_ = (
-        *((name, c_double) for name in ("margin", "least", "most", "reach")),
-        *((name, c_int64) for name in ("kept", "enough", "sets")),
-        *((name, c_void_p) for name in ("set_from", "set_bytes")),
-        ("levels", c_void_p),
-    )
-
-
-class _AgeRule(ctypes.Structure):
-    _fields_ = (("age", c_double), ("low", c_double), ("built", c_void_p), ("removable", c_void_p), ("clock", c_int32))
-
-
-class _ToolRules(ctypes.Structure):
-    _fields_ = (
-        *((name, c_int32) for name in ("kind", "exact")),
-        ("restarts", c_double),
-        ("amount", c_double * 6),
-        *((name, c_void_p) for name in ("built", "sizes")),
-    )
-
-
-class _Superseded(ctypes.Structure):
-    _fields_ = (
-        ("idle", c_double),
-        *((name, c_int32) for name in ("repositories", "gaps")),
-        *((name, c_void_p) for name in ("first", "repository", "borne_first", "borne", "borne_from", "borne_until")),
-        *((name, c_void_p) for name in ("sight", "gap_begin", "gap_end")),
-    )
 
 
 class _Policy(ctypes.Structure):
@@ -122,12 +86,6 @@ class Wake:
 
 
 # What chooses the images that go: least recently used first (None); an order that looks at what the policy did, or
-# ``lru`` where images have to be ranked at each decision; ranks of all images by an order that does not; a rule that is
-# carried out at each tick instead of deciding; what another tool does instead.
-Chooser = str | Moments | AgeRule | ToolRules | None
-_RANKED = ("", *OWN_STATE_ORDERS, "lru")
-
-
 @dataclass(frozen=True, slots=True)
 class Rules:
     """A policy as the kernel takes it.
@@ -191,7 +149,7 @@ class Run:
     def __init__(self, index: Index, rules: Rules, level: float, *, removals: bool = True, steps: bool = False) -> None:
         self.moments = rules.chooser if isinstance(rules.chooser, Moments) else None
         self.uses, self.images = index.uses, index.trace.images
-        self._call = _Call()
+        self._call = Call()
         least_age = min(rules.min_ages[:, 1].tolist())
         if rules.chooser is None:
             struct = index.by_last_use(least_age, 0.0 if rules.wake else rules.interval)
@@ -200,9 +158,9 @@ class Run:
         levels, protected = plain(rules.levels, np.float64), plain(rules.protected, np.uint8)
         age_from, age = (plain(rules.min_ages[:, column], np.float64) for column in (0, 1))
         wake = rules.wake or Wake()
-        number, by, parts = _chooser(rules.chooser, index)
-        headroom = _headroom(rules, self._call) if rules.resolved else None
-        superseded = _superseded(rules.superseded) if rules.superseded else None
+        number, by, parts = chooser_of(rules.chooser, index)
+        headroom = headroom_of(rules, self._call) if rules.resolved else None
+        superseded = superseded_of(rules.superseded) if rules.superseded else None
         policy = _Policy(
             levels=levels.ctypes.data,
             protected=protected.ctypes.data,
@@ -393,99 +351,6 @@ def _addresses(runs: Sequence[Run]) -> Array:
 
 def _play(runs: Array, until: float) -> None:
     function("kernel_play")(c_int32(len(runs)), *pointers(runs), c_double(until))
-
-
-def _chooser(chooser: Chooser, index: Index) -> tuple[int, int | None, ctypes.Structure | None]:
-    """The kernel's number of what chooses, the address of what goes with it, and what has to outlive that."""
-    if chooser is None or isinstance(chooser, str):
-        return _RANKED.index(chooser or ""), None, None
-    if isinstance(chooser, Moments):
-        return len(_RANKED), chooser.address, None
-    parts = _age_rule(chooser, index) if isinstance(chooser, AgeRule) else _tool(chooser, index)
-    return len(_RANKED) + 1 + isinstance(chooser, ToolRules), ctypes.addressof(parts), parts
-
-
-def _age_rule(rule: AgeRule, index: Index) -> _AgeRule:
-    return _AgeRule(
-        age=rule.age,
-        low=-1.0 if rule.low is None else rule.low,
-        built=index.built.ctypes.data,
-        removable=index.removable[rule.by_id].ctypes.data,
-        clock=list(AgeClock).index(rule.clock),
-    )
-
-
-def _superseded(given: Superseded) -> tuple[_Superseded, list[Array]]:
-    """The same for the kernel, and the arrays that it points to."""
-    numbers: dict[str, int] = {}
-    repository = [numbers.setdefault(name, len(numbers)) for names in given.repositories for name in names]
-    borne = [(numbers.setdefault(name, len(numbers)), *times) for names in given.bearing for name, *times in names]
-    first, borne_first = (
-        np.concatenate(([0], np.cumsum([len(one) for one in each]))) for each in (given.repositories, given.bearing)
-    )
-    bearing = np.array(borne, dtype=np.float64).reshape(-1, 3)
-    gaps = np.array(given.gaps, dtype=np.float64).reshape(-1, 2)
-    arrays = [
-        plain(first, np.int32),
-        plain(np.array(repository), np.int32),
-        plain(borne_first, np.int32),
-        plain(bearing[:, 0], np.int32),
-        *(plain(bearing[:, column], np.float64) for column in (1, 2)),
-        plain(given.sight, np.int64),
-        *(plain(gaps[:, column], np.float64) for column in (0, 1)),
-    ]
-    return _Superseded(given.idle, len(numbers), len(gaps), *(array.ctypes.data for array in arrays)), arrays
-
-
-class _Call:
-    """What is asked while a replay runs; a fault in it is kept and raised when that has ended."""
-
-    def __init__(self) -> None:
-        self.error: BaseException | None = None
-        self.levels: Any = None
-
-
-def _tool(tool: ToolRules, index: Index) -> _ToolRules:
-    return _ToolRules(
-        kind=tool.kind,
-        exact=tool.exact,
-        restarts=tool.restarts or 0.0,
-        amount=(c_double * 6)(*tool.amounts),
-        built=index.built.ctypes.data,
-        sizes=index.sizes_of_images.ctypes.data,
-    )
-
-
-def _headroom(rules: Rules, call: _Call) -> tuple[_Headroom, list[Array]]:
-    """What a threshold that follows from falls of free space is made from; see `pruner.policy.headroom`."""
-    resolved, working_sets = rules.resolved, rules.working_sets
-    assert resolved is not None and working_sets is not None  # noqa: S101, PT018 - who gives one gives both
-
-    def levels(disk_class: int, threshold: float, made: int) -> int:
-        try:
-            view(made, c_double, _LEVELS)[:] = resolved(disk_class, threshold)
-        except BaseException as error:  # noqa: BLE001 - raised again behind the C code
-            call.error = error
-            return 1
-        return 0
-
-    call.levels = _Levels(levels)
-    reach = reach_of(rules.interval, early=rules.wake is not None)
-    falls = FreeSpaceDrops(rules.interval)
-    sets = [plain(working_sets[:, column], np.float64) for column in (0, 1)]
-    made = _Headroom(
-        margin=MARGIN,
-        least=LEAST_SHARE,
-        most=MOST_SHARE,
-        reach=reach,
-        kept=falls.kept,
-        enough=falls.enough,
-        sets=len(sets[0]),
-        set_from=sets[0].ctypes.data,
-        set_bytes=sets[1].ctypes.data,
-        levels=ctypes.cast(call.levels, c_void_p),
-    )
-    return made, sets
 
 
 def _outcome(result: _Result) -> ReplayCounts:

@@ -10,7 +10,8 @@ from analyzer.kernel import index as kernel
 from analyzer.kernel.index import Index
 from analyzer.kernel.moments import Moments
 from analyzer.kernel.rules import AgeRule, Superseded, ToolRules
-from analyzer.kernel.runs import Chooser, ReplayCounts, Rules
+from analyzer.kernel.runs import ReplayCounts, Rules
+from analyzer.kernel.structures import Chooser
 from analyzer.simulation.cleaner import Cleaner, PolicyCleaner, Trigger, policy_levels, with_threshold
 from analyzer.simulation.knowledge import knowledge_of
 from analyzer.simulation.result import Removals, Result, Timeline
