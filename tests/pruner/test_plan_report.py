@@ -102,8 +102,9 @@ def test_a_plan_with_enough_space_names_what_would_go_next(
     ],
 )
 def test_a_plan_that_removes_nothing_refers_to_options_only_where_it_names_some(
-    capsys: pytest.CaptureFixture[str], state: Inventory, step: str
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, state: Inventory, step: str
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     print_plan(plan(policy(99), state))
     shown = capsys.readouterr().out.splitlines()
     assert shown[-1].startswith(step)
