@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from collector.model.events import Event, Kind
 from collector.model.jobs import JOB_LABELS
 from collector.model.observation import CreatedFrom, ListedContainer, full_id
-from collector.model.references import is_id
+from collector.model.references import familiar, is_id
 from collector.model.untrusted import clean, cut, event_time_ns, labels, mapping, read_json, text, whole
 
 logger = logging.getLogger(__name__)
@@ -224,7 +224,19 @@ class Translator:
             reference = None if name is None or is_id(name) else name
             if kind is Kind.IMAGE_TAGGED and image and reference:
                 self._names[reference] = image
+            if image and reference and kind in {Kind.IMAGE_UNTAGGED, Kind.IMAGE_DELETED}:
+                left = self._forget_name(image, reference)
+                if left and kind is Kind.IMAGE_DELETED:
+                    return None  # Podman says so of each name that it takes from an image
         return Event(time_ns, kind, image=image, reference=reference, identity=identity)
+
+    def _forget_name(self, image: str, gone: str) -> bool:
+        """Forget a name that was taken from an image; whether it has others."""
+        names = [name for name, named in self._names.items() if named == image and "@" not in name]
+        others = [name for name in names if familiar(name) != familiar(gone)]
+        for name in set(names) - set(others):
+            del self._names[name]
+        return bool(others)
 
     def _container_event(
         self, time_ns: int, action: str, actor: str, attributes: dict[str, Any], identity: str

@@ -55,7 +55,7 @@ class UnreportedItem:
         frees: bytes that its removal was to free.
         bytes: what it held, if the plan says.
         references: an image's tags when it was planned.
-        deleted: by which names the collector observed the image's removal since; None is the whole image.
+        deleted: whether the collector observed the image's removal since.
         planned_ns: when that was, UTC nanoseconds.
     """
 
@@ -66,7 +66,7 @@ class UnreportedItem:
     frees: int
     bytes: int
     references: tuple[str, ...]
-    deleted: frozenset[str | None]
+    deleted: bool
     planned_ns: int
 
 
@@ -100,26 +100,27 @@ def read_unfinished(log: EventLog, prune: str) -> list[UnreportedItem]:
     )
     unreported = []
     for made, began_ns in plans:
-        deleted: dict[str, set[str | None]] = {}
-        for image, name in log.query(
-            "SELECT image_id, reference FROM event JOIN image USING (image)"
-            " WHERE kind = 'image_deleted' AND epoch_ns(time) >= ? AND host = ?",
-            [began_ns, log.host],
-        ):
-            deleted.setdefault(image, set()).add(name)
+        deleted = {
+            image
+            for (image,) in log.query(
+                "SELECT image_id FROM event JOIN image USING (image)"
+                " WHERE kind = 'image_deleted' AND epoch_ns(time) >= ? AND host = ?",
+                [began_ns, log.host],
+            )
+        }
         entries = _planned(read_object(made or "") or {}, deleted, int(began_ns))
         unreported += [entry for entry in entries if (entry.kind.value, entry.key) not in known]
     return unreported
 
 
-def _planned(plan: dict[str, Any], deleted: dict[str, set[str | None]], planned_ns: int) -> Iterator[UnreportedItem]:
+def _planned(plan: dict[str, Any], deleted: set[str], planned_ns: int) -> Iterator[UnreportedItem]:
     """What a plan that the log holds would remove; of a row that cannot be read nothing is known."""
     for row in objects(plan.get("items")):
         kind = _ITEM_KINDS.get(text(row.get("item")))
         key, name, reason = (text(row.get(part)) for part in ("key", "name", "reason"))
         if kind is not None and key and reason == ItemReason.EXPIRED.value:
             frees = size(row.get("frees"))
-            yield UnreportedItem(kind, key, name, reason, frees, size(row.get("bytes")), (), frozenset(), planned_ns)
+            yield UnreportedItem(kind, key, name, reason, frees, size(row.get("bytes")), (), False, planned_ns)
     for row in objects(plan.get("images")):
         image, reason = text(row.get("image")), text(row.get("reason"))
         if image and reason in _EVICTIONS:
@@ -127,7 +128,7 @@ def _planned(plan: dict[str, Any], deleted: dict[str, set[str | None]], planned_
             name = references[0] if references else image
             yield UnreportedItem(
                 *(ItemKind.IMAGE, image, name, reason, size(row.get("frees"))),
-                *(0, references, frozenset(deleted.get(image, ())), planned_ns),
+                *(0, references, image in deleted, planned_ns),
             )
 
 
@@ -178,10 +179,10 @@ def _is_gone(entry: UnreportedItem, present: Present) -> bool:
 
 def _left(entry: UnreportedItem, present: Present) -> bool:
     """Whether an image that is there left the engine since it was planned, and came back."""
-    times = present.deleted.get(entry.key, {})
-    names = entry.deleted | {name for name, at_ns in times.items() if at_ns >= entry.planned_ns}
+    names = {name for name, at_ns in present.deleted.get(entry.key, {}).items() if at_ns >= entry.planned_ns}
     # Podman says of each name that it takes from an image that the image was deleted, also while others are left.
-    return None in names or (bool(entry.references) and names.issuperset(entry.references))
+    by_names = bool(entry.references) and names.issuperset(entry.references)
+    return entry.deleted or None in names or by_names
 
 
 def item_event(kind: Kind, item: ItemKind, key: str, name: str, freed: int | None, attributes: dict[str, Any]) -> Event:

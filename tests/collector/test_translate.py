@@ -98,6 +98,20 @@ def test_podman_says_the_same_in_other_words() -> None:
     assert (gone.kind, gone.image, gone.began_ns) == (Kind.CONTAINER_DESTROYED, ID_1, 2)
 
 
+def test_an_image_that_podman_deletes_name_by_name_is_deleted_with_the_last() -> None:
+    translator = Translator(Names())
+    translator.learn({"docker.io/library/a:1": ID_1, "docker.io/library/a@" + ID_2: ID_1, "docker.io/proj/b:2": ID_2})
+    raws = [raw("image", "tag", ID_1, 1, name="docker.io/proj/c:3")]
+    for name in ("a:1", "docker.io/proj/c:3"):
+        raws += [raw("image", verb, ID_1, 2 + len(raws), name=name) for verb in ("untag", "delete")]
+    kinds = [event.kind for line in raws for event in translator.translate(line)]
+    assert kinds == [Kind.IMAGE_TAGGED, Kind.IMAGE_UNTAGGED, Kind.IMAGE_UNTAGGED, Kind.IMAGE_DELETED]
+    # Pulled again under one name, it is deleted with that.
+    translator.translate(raw("image", "pull", ID_1, 20, name="docker.io/library/a:1"))
+    (deleted,) = translator.translate(raw("image", "remove", ID_1, 21, name="docker.io/library/a:1"))
+    assert deleted.kind is Kind.IMAGE_DELETED
+
+
 def test_untag_names_the_image_where_the_engine_does_not_name_it() -> None:
     event = Translator(Names()).translate(raw("image", "untag", ID_1, 1, name=ID_1))[0]
     assert (event.image, event.reference) == (ID_1, None)
