@@ -35,7 +35,7 @@ _UNSAMPLED = 12
 
 
 @dataclass(slots=True)
-class Recorded:
+class LoggedHistory:
     """What the log holds, unconverted: times in UTC nanoseconds, images by the log's own numbers."""
 
     host: str
@@ -64,7 +64,7 @@ class Recorded:
         return seconds(nanoseconds, self.origin)
 
 
-def assemble(raw: Recorded, override: DiskOverride) -> Trace:
+def assemble(raw: LoggedHistory, override: DiskOverride) -> Trace:
     """The trace of what a log holds. Raises LogError or UsageError, see `analyzer.trace.load.load_trace`."""
     assumptions: list[str] = []
     if raw.unresolved:
@@ -137,14 +137,14 @@ def assemble(raw: Recorded, override: DiskOverride) -> Trace:
     )
 
 
-def _min_ages(raw: Recorded) -> Floats:
+def _min_ages(raw: LoggedHistory) -> Floats:
     """The values of `min_age = "auto"`, and from when on each holds; the first one holds before the origin, too."""
     steps = [((hour * HOUR_NS - raw.origin) / 1e9, age) for hour, age in raw.ages]
     begun = [age for time, age in steps if time <= 0.0]
     return np.array([(-np.inf, begun[-1] if begun else MOST_AGE), *(step for step in steps if step[0] > 0.0)])
 
 
-def _add_findings(raw: Recorded) -> None:
+def _add_findings(raw: LoggedHistory) -> None:
     """Add the images that an inventory saw before any use was observed.
 
     Their last use is not known: as in the pruner, the time the engine stored them counts, else their build time.
@@ -164,7 +164,7 @@ def _add_findings(raw: Recorded) -> None:
     )
 
 
-def _add_holds(raw: Recorded, assumptions: list[str]) -> None:
+def _add_holds(raw: LoggedHistory, assumptions: list[str]) -> None:
     """Add the images that jobs in flight certainly held."""
     if raw.holds is None:
         return
@@ -178,7 +178,7 @@ def _add_holds(raw: Recorded, assumptions: list[str]) -> None:
     assumptions += raw.holds.notes
 
 
-def _guesses(raw: Recorded, number: Integers) -> Floats:
+def _guesses(raw: LoggedHistory, number: Integers) -> Floats:
     """The images that jobs in flight are guessed to need; see `Trace.guesses`."""
     if raw.holds is None:
         return np.empty((0, 4))
@@ -188,7 +188,7 @@ def _guesses(raw: Recorded, number: Integers) -> Floats:
     return columns[columns[:, 2] >= 0]
 
 
-def _numbering(raw: Recorded) -> Integers:
+def _numbering(raw: LoggedHistory) -> Integers:
     """The trace's number of each of the log's images; -1 for those of other hosts.
 
     By first sight, then build time, then ID: as `pruner.state.inventory.number` does it.
@@ -204,7 +204,7 @@ def _numbering(raw: Recorded) -> Integers:
     return number
 
 
-def _image_facts(raw: Recorded, number: Integers, n: int) -> tuple[tuple[tuple[str, ...], ...], Flags, Floats]:
+def _image_facts(raw: LoggedHistory, number: Integers, n: int) -> tuple[tuple[tuple[str, ...], ...], Flags, Floats]:
     references: list[tuple[str, ...]] = [()] * n
     local = np.zeros(n, dtype=np.bool_)
     created = np.full(n, -raw.origin / 1e9)
@@ -216,7 +216,9 @@ def _image_facts(raw: Recorded, number: Integers, n: int) -> tuple[tuple[tuple[s
     return tuple(references), local, created
 
 
-def _layers(raw: Recorded, number: Integers, n: int, assumptions: list[str]) -> tuple[Integers, Integers, Integers]:
+def _layers(
+    raw: LoggedHistory, number: Integers, n: int, assumptions: list[str]
+) -> tuple[Integers, Integers, Integers]:
     """The layers of each image; an image whose layers are unknown gets one of its whole size."""
     rank = np.lexsort((raw.layers["position"], raw.layers["image"]))
     owner = number[raw.layers["image"].astype(np.int64)][rank]
@@ -240,7 +242,7 @@ def _layers(raw: Recorded, number: Integers, n: int, assumptions: list[str]) -> 
     return first, layer[by_owner], np.concatenate((layer_bytes, whole[bare]))
 
 
-def _check_sizes(raw: Recorded, number: Integers, first: Integers, assumptions: list[str]) -> None:
+def _check_sizes(raw: LoggedHistory, number: Integers, first: Integers, assumptions: list[str]) -> None:
     unknown = np.flatnonzero(first[1:] == first[:-1])
     if not len(unknown):
         return
@@ -257,7 +259,7 @@ def _check_sizes(raw: Recorded, number: Integers, first: Integers, assumptions: 
     )
 
 
-def _disk(raw: Recorded, override: DiskOverride, layer_bytes: Integers, assumptions: list[str]) -> Columns:
+def _disk(raw: LoggedHistory, override: DiskOverride, layer_bytes: Integers, assumptions: list[str]) -> Columns:
     """The disk states, the first of them at 0, and with them the inodes of each layer."""
     if not len(raw.disk["time"]) or override.total is not None:
         return _assumed_disk(raw, override, layer_bytes, assumptions)
@@ -331,7 +333,7 @@ def _check_room(total: int, other: int) -> None:
         )
 
 
-def _assumed_disk(raw: Recorded, override: DiskOverride, layer_bytes: Integers, assumptions: list[str]) -> Columns:
+def _assumed_disk(raw: LoggedHistory, override: DiskOverride, layer_bytes: Integers, assumptions: list[str]) -> Columns:
     if override.total is None:
         raise LogError(
             f"the log of host {raw.host} has no disk samples, so free space is unknown: "

@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from analyzer.trace.assemble import Recorded, assemble
+from analyzer.trace.assemble import LoggedHistory, assemble
 from analyzer.trace.hosts import choose_host
 from analyzer.trace.trace import Integers, Trace
 from analyzer.trace.uses import MONTH_BITS, OPEN, LoggedUses, Survey, survey
@@ -169,7 +169,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
         pulled = kinds.shows_pulls or whole_since is not None
         ages = age_rows(connection, host, is_folded=not shipped, pulled=pulled) if kinds.shows_containers else ((), ())
         surveyed = looked.result()
-        raw = Recorded(
+        raw = LoggedHistory(
             host=host,
             origin=kinds.origin,
             end=kinds.end,
