@@ -20,7 +20,6 @@ from analyzer.simulation.replay import Progress, replay
 from analyzer.simulation.result import Result
 from analyzer.trace.trace import Trace
 from collector.model.references import repository
-from collector.model.traits import Use
 from pruner.policy.policy import Policy
 
 MOST_CANDIDATES = 40
@@ -201,7 +200,7 @@ def _returning(trace: Trace, policy: Policy, share: float) -> list[tuple[int, in
     """Image and freed bytes of each removal after which the image was needed again."""
     part = trace if share >= 1.0 else trace.between(0.0, trace.end * share)
     result = replay(part, PolicyCleaner(policy, part))
-    demanded = (part.kind >= Use.CONTAINER) & (part.kind <= Use.JOB)
+    demanded = part.demanded
     last = np.full(part.images, -np.inf)
     np.maximum.at(last, part.image[demanded], part.time[demanded])
     return [(removal.image, removal.bytes) for removal in result.removed if last[removal.image] > removal.time]

@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from analyzer.kernel.runs import Wake
-from analyzer.trace.trace import Flags, Trace
-from collector.model.traits import Use
+from analyzer.trace.trace import Trace
 
 _DAY_S = 86400.0
 # The largest pull that was seen may be followed by a larger one.
@@ -27,7 +26,7 @@ def headroom(trace: Trace) -> int:
     An image is as large as its pull makes it for a while. What arrives within the latency of a wake-up counts as one;
     what was there before takes none.
     """
-    demand = _demands(trace)
+    demand = trace.demanded
     image, at = np.unique(trace.image[demand], return_index=True)
     if not len(image):
         return 0
@@ -46,7 +45,7 @@ def headroom(trace: Trace) -> int:
 
 def largest_pull(trace: Trace) -> int:
     """The most bytes that the pull of one image takes for a while, of the images that are asked for."""
-    if not len(image := np.unique(trace.image[_demands(trace)])):
+    if not len(image := np.unique(trace.image[trace.demanded])):
         return 0
     largest = trace.image_bytes.copy()
     if len(trace.pull_space):
@@ -58,7 +57,7 @@ def largest_pull(trace: Trace) -> int:
 
 def used_in_a_day(trace: Trace) -> int:
     """Bytes of images that were used in one day, the median of all days with uses."""
-    demand = _demands(trace)
+    demand = trace.demanded
     if not demand.any():
         return 0
     # A day and an image, or a layer, as one number: to sort pairs takes ten times as long.
@@ -72,7 +71,3 @@ def used_in_a_day(trace: Trace) -> int:
     held = np.zeros(len(np.unique(days)), dtype=np.int64)
     np.add.at(held, np.searchsorted(np.unique(days), day), trace.layer_bytes[layer])
     return int(np.median(held))
-
-
-def _demands(trace: Trace) -> Flags:
-    return (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)

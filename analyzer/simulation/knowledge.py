@@ -100,8 +100,7 @@ class Knowledge:
     @cached_property
     def demand(self) -> Flags:
         """Whether it needs its image to be there."""
-        kind = self.trace.kind[self._order]
-        return (kind >= Use.CONTAINER) & (kind <= Use.JOB)
+        return self.trace.demanded[self._order]
 
     @cached_property
     def end(self) -> Floats:
@@ -198,7 +197,7 @@ class Knowledge:
         Minus infinity while too little is known, as at first.
         """
         trace = self.trace
-        demand = (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB) & (trace.time <= trace.end)
+        demand = trace.demanded & (trace.time <= trace.end)
         day = np.floor((trace.time[demand] * 1000.0 + self._offset_ms) / _DAY_MS).astype(np.int64)
         used = np.unique(day * self.n + trace.image[demand])
         daily: dict[int, int] = {}
@@ -218,7 +217,7 @@ class Knowledge:
         if kernel.available(self.trace):
             return kernel.first_demands(self.trace)
         first = np.full(self.n, _NEVER)
-        demand = (self.trace.kind >= Use.CONTAINER) & (self.trace.kind <= Use.JOB)
+        demand = self.trace.demanded
         np.minimum.at(first, self.trace.image[demand], self.trace.time[demand])
         return first
 

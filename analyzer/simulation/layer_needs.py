@@ -51,7 +51,7 @@ def _uses_of_layers(
     trace: Trace, policy: Policy, min_age: float
 ) -> tuple[Integers, Integers, Flags, Flags, Floats, Floats]:
     """Each layer of each use: tick, layer, whether needed, may re-pull, exempt until, doubtful until."""
-    demand = (trace.kind >= Use.CONTAINER) & (trace.kind <= Use.JOB)
+    demand = trace.demanded
     first = _is_first(trace.image, demand | (trace.kind <= Use.ARRIVED))
     # What appears without a pull, or is pulled for the first time, costs no re-pull.
     free = (trace.kind == Use.ARRIVED) | first

@@ -9,7 +9,7 @@ import numpy as np
 
 from analyzer.simulation.host import Removal
 from analyzer.simulation.result import Removals
-from analyzer.trace.trace import Flags, Floats, Images, Integers, Kinds, Trace
+from analyzer.trace.trace import Flags, Floats, Images, Integers, Kinds, Trace, demanding
 from collector.model.traits import Use
 
 
@@ -75,7 +75,7 @@ def stays(trace: Trace, removed: Sequence[Removal]) -> Stays:
 
 
 def _demands(kind: Kinds) -> Flags:
-    demands: Flags = (kind >= Use.CONTAINER) & (kind <= Use.JOB)
+    demands: Flags = demanding(kind)
     return demands
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from analyzer.trace.naming import Naming, bearing, sights
 from analyzer.trace.pull_space import pull_space
-from analyzer.trace.trace import Flags, Floats, Integers, Trace
+from analyzer.trace.trace import Flags, Floats, Integers, Trace, demanding
 from analyzer.trace.uses import NEVER, LoggedUses, in_order, seconds
 from collector.eventlog.hourly import HOUR_NS
 from collector.model.defaults import PULL_RATE
@@ -250,7 +250,7 @@ def _check_sizes(raw: LoggedHistory, number: Integers, first: Integers, assumpti
         raise LogError("the log has no image's size: let the collector take an inventory of this host")
     is_unknown = np.zeros(len(first), dtype=np.bool_)
     is_unknown[unknown] = True
-    demands = [(part, (part.kind >= Use.CONTAINER) & (part.kind <= Use.JOB)) for part in (raw.uses, raw.more)]
+    demands = [(part, demanding(part.kind)) for part in (raw.uses, raw.more)]
     uses = sum(int(np.count_nonzero(is_unknown[number[part.image]] & wanted)) for part, wanted in demands)
     of = format_count(sum(int(np.count_nonzero(wanted)) for _, wanted in demands), "use")
     assumptions.append(

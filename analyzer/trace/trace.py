@@ -24,6 +24,12 @@ Images = NDArray[np.int32]
 Kinds = NDArray[np.uint8]
 
 
+def demanding(kind: Kinds) -> Flags:
+    """Which uses of these kinds need their image to be there; of the kinds' shape."""
+    needed: Flags = (kind >= Use.CONTAINER) & (kind <= Use.JOB)
+    return needed
+
+
 @dataclass(frozen=True, slots=True)
 class Trace:
     """A host's history; n images, m layers, u uses, s disk states, g gaps.
@@ -115,8 +121,7 @@ class Trace:
     @property
     def demanded(self) -> Flags:
         """Which uses need their image to be there; shape (u,)."""
-        needed: Flags = (self.kind >= Use.CONTAINER) & (self.kind <= Use.JOB)
-        return needed
+        return demanding(self.kind)
 
     @property
     def demands(self) -> int:

@@ -110,12 +110,7 @@ def open_database(
     refuse_special(path)
     # DuckDB lets a folder be named only once it is open, and only while the rest is not locked.
     at_once = _LOCKS if reachable is None else {}
-    config: dict[str, str | bool | int | float | list[str]] = {**AUTOLOAD_OFF, **NEW_FILE, **at_once}
-    if not parallel:
-        config["threads"] = 1
-    if memory is not None:
-        # Nothing is written to the disk instead.
-        config |= {"memory_limit": memory, "temp_directory": ""}
+    config = {**limits(parallel=parallel, memory=memory), **NEW_FILE, **at_once}
     connection = duckdb.connect(str(path), read_only=read_only, config=config)
     if reachable is not None:
         try:
@@ -124,6 +119,14 @@ def open_database(
             connection.close()
             raise
     return connection
+
+
+def limits(*, parallel: bool, memory: str | None) -> dict[str, str | bool | int | float | list[str]]:
+    """DuckDB's settings for what reading a log may take; see `open_database`. No code is loaded for it."""
+    threads = {} if parallel else {"threads": 1}
+    # Nothing is written to the disk instead.
+    bounded = {} if memory is None else {"memory_limit": memory, "temp_directory": ""}
+    return {**AUTOLOAD_OFF, **threads, **bounded}
 
 
 def lock(connection: duckdb.DuckDBPyConnection, reachable: Path | None) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import duckdb
 
-from collector.eventlog.database import AUTOLOAD_OFF, lock, refuse_special
+from collector.eventlog.database import limits, lock, refuse_special
 from collector.eventlog.migration import upgrade, version_of
 from collector.eventlog.schema import JOBS_VERSION, MIGRATIONS, TABLES
 from collector.eventlog.sql import sql_text
@@ -28,11 +28,7 @@ def open_older(
         duckdb.Error: it cannot be opened.
     """
     refuse_special(path)
-    config: dict[str, str | bool | int | float | list[str]] = {**AUTOLOAD_OFF, "temp_directory": ""}
-    if not parallel:
-        config["threads"] = 1
-    if memory is not None:
-        config["memory_limit"] = memory
+    config = {**limits(parallel=parallel, memory=memory), "temp_directory": ""}
     connection = duckdb.connect(":memory:", config=config)
     try:
         connection.execute(f"ATTACH {sql_text(path)} AS older (READ_ONLY)")
