@@ -108,16 +108,14 @@ def open_database(
         memory: how much of it queries may use, in DuckDB's words; None: as much as it likes.
     """
     refuse_special(path)
-    # DuckDB lets a folder be named only once it is open, and only while the rest is not locked.
-    at_once = _LOCKS if reachable is None else {}
-    config = {**limits(parallel=parallel, memory=memory), **NEW_FILE, **at_once}
+    config = {**limits(parallel=parallel, memory=memory), **NEW_FILE}
     connection = duckdb.connect(str(path), read_only=read_only, config=config)
-    if reachable is not None:
-        try:
-            lock(connection, reachable)
-        except BaseException:
-            connection.close()
-            raise
+    try:
+        # Only now: what a database is opened with is applied in no order, and a lock refuses what comes after it.
+        lock(connection, reachable)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
