@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from collector.model.units import format_bytes
 from pruner.planning.decision import Reason
@@ -33,10 +32,6 @@ class HeldBack:
 
     def __str__(self) -> str:
         return f"{self.rule} {format_bytes(self.bytes)} ({self.remedy})"
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return {"rule": self.rule, "count": self.count, "bytes": self.bytes, "remedy": self.remedy}
 
 
 _IMAGES = {

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -337,9 +337,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "freed_bytes": outcome.freed,
         "free_bytes": outcome.disk.free_bytes,
         "total_bytes": outcome.disk.total_bytes,
-        "held_back": [
-            one.to_json() for one in (held_back(outcome.plan) if outcome.plan and not outcome.reached else ())
-        ],
+        "held_back": [asdict(one) for one in held_back(outcome.plan)] if outcome.plan and not outcome.reached else [],
         "removed": [
             {
                 "item": removal.kind.value,

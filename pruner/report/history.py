@@ -17,7 +17,7 @@ from collector.model.errors import UsageError
 from collector.model.events import COUNTED, ITEM_ENDS, Kind, with_effect
 from collector.model.references import meant
 from collector.model.traits import Effect
-from collector.model.units import format_bytes, format_duration, parse_duration
+from collector.model.units import format_bytes, format_count, format_duration, parse_duration
 from collector.model.untrusted import objects, read_json, read_object, text
 from pruner.planning.decision import Reason
 
@@ -71,12 +71,7 @@ class PastRemoval:
 
     def to_json(self) -> dict[str, Any]:
         """As printed for machines."""
-        return {
-            **asdict(self),
-            "references": list(self.references),
-            "concurrent_uses": list(self.concurrent_uses),
-            "returned_after": self.returned_after,
-        }
+        return {**asdict(self), "returned_after": self.returned_after}
 
 
 def read(log: EventLog, since: float | None = None, name: str | None = None) -> list[PastRemoval]:
@@ -90,7 +85,11 @@ def read(log: EventLog, since: float | None = None, name: str | None = None) -> 
     Raises:
         LogError: the log cannot be read.
     """
-    found = [_past(row) for row in log.query(_REMOVALS, [since or 0.0])]
+    rows: list[list[Any]] = [
+        [*row[:5], tuple(row[5]), *row[6:-1], tuple(_named_uses(row[-1]))]
+        for row in log.query(_REMOVALS, [since or 0.0])
+    ]
+    found = [PastRemoval(*row) for row in rows]
     if name is None:
         return found
     called: dict[str, set[str]] = {}
@@ -181,47 +180,18 @@ def history_summary(found: Sequence[PastRemoval]) -> str:
     sums = totals(found)
     if not found:
         return "nothing was removed"
-    line = f"{_count(sums['removals'], 'removal')} freed {format_bytes(sums['freed_bytes'])}"
+    line = f"{format_count(sums['removals'], 'removal')} freed {format_bytes(sums['freed_bytes'])}"
     if not sums["images"]:
         return line
     if concurrent_uses := sum(bool(one.concurrent_uses) for one in found):
         line = f"{line}, {concurrent_uses} of them while somebody used the image"
     if missed := sums["unrecoverable_misses"]:
         line = f"{line}; images that existed only on this host and were ASKED FOR AGAIN: {missed}"
-    line = f"{line}; of {_count(sums['images'], 'image')} {sums['images_back_again'] or 'none'} came back"
+    line = f"{line}; of {format_count(sums['images'], 'image')} {sums['images_back_again'] or 'none'} came back"
     if not sums["images_back_again"]:
         return line
     soonest = format_duration(sums["soonest_again_seconds"])
     return f"{line} ({format_bytes(sums['bytes_back_again'])}), the first {soonest} later"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _past(row: Sequence[Any]) -> PastRemoval:
-    moment, prune, trigger, item, name, references, image_id, *rest = row
-    reason, detail, predicted, freed, returned_at, returned_by, uses, missed_at, concurrent_uses = rest
-    back = returned_at is not None
-    return PastRemoval(
-        time=moment,
-        prune=prune,
-        trigger=trigger or "unknown",
-        item=item,
-        name=name or image_id or "?",
-        references=tuple(references),
-        image_id=image_id,
-        reason=reason or "unknown",
-        detail=detail or reason or "unknown",
-        predicted=predicted or 0,
-        freed=freed,
-        returned_at=returned_at,
-        returned_by=returned_by if back else None,
-        returned_bytes=(predicted or 0) if back else 0,
-        later_uses=uses or 0,
-        missed_at=missed_at,
-        concurrent_uses=tuple(_named_uses(concurrent_uses or "[]")),
-    )
 
 
 def _named_uses(recorded: str) -> list[dict[str, Any]]:
@@ -273,11 +243,14 @@ WITH removal AS (
     SELECT host, attributes ->> '$.prune' AS prune, any_value(attributes ->> '$.trigger') AS trigger
     FROM event WHERE kind = 'prune_started' GROUP BY ALL
 )
-SELECT epoch_ns(r.time) / 1e9, r.prune, s.trigger, r.item, coalesce(r.reference, r.container, image_id),
-    {sql_names("r.attributes -> '$.references'")}, image_id, r.attributes ->> '$.reason', r.attributes ->> '$.detail',
-    TRY_CAST(r.attributes ->> '$.predicted_bytes' AS BIGINT), r.bytes,
-    epoch_ns(b.again) / 1e9, replace(b.kind, 'image_', ''), u.uses,
-    epoch_ns(m.missed) / 1e9, TRY_CAST(r.attributes -> '$.concurrent_uses' AS VARCHAR)
+SELECT epoch_ns(r.time) / 1e9, r.prune, coalesce(nullif(s.trigger, ''), 'unknown'), r.item,
+    coalesce(nullif(coalesce(r.reference, r.container), ''), image_id, '?'),
+    {sql_names("r.attributes -> '$.references'")}, image_id,
+    coalesce(nullif(r.attributes ->> '$.reason', ''), 'unknown') AS reason,
+    coalesce(nullif(r.attributes ->> '$.detail', ''), reason),
+    coalesce(TRY_CAST(r.attributes ->> '$.predicted_bytes' AS BIGINT), 0) AS predicted, r.bytes,
+    epoch_ns(b.again) / 1e9, replace(b.kind, 'image_', ''), if(b.again IS NULL, 0, predicted), coalesce(u.uses, 0),
+    epoch_ns(m.missed) / 1e9, coalesce(TRY_CAST(r.attributes -> '$.concurrent_uses' AS VARCHAR), '[]')
 FROM removal AS r LEFT JOIN image USING (image) LEFT JOIN back AS b USING (seq) LEFT JOIN used AS u USING (seq)
     LEFT JOIN missed AS m USING (seq)
     LEFT JOIN started AS s ON s.host = r.host AND s.prune = r.prune

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import typer
@@ -37,12 +38,11 @@ _NAME_WIDTH = 60
 
 def plan_as_json(made: Plan) -> dict[str, Any]:
     """A plan for machines, as `Plan.to_json` has it, and what stands in the way of the target."""
-    held = held_back(made) if made.needed and not made.reaches_target else []
     return {
         **made.to_json(),
         "policy_from": dict(made.policy.sources),
         "holdings": holdings_as_json(made.inventory),
-        "held_back": [one.to_json() for one in held],
+        "held_back": [asdict(one) for one in held_back(made)] if made.needed and not made.reaches_target else [],
     }
 
 
