@@ -95,7 +95,7 @@ def run(
     console.log_to_stderr(verbose=verbose)
     opened = _log_to_prune_by(log)
     engine = DockerRemovingEngine(host)
-    request = running.manual_request(wanted, asked=now or until_free is not None)
+    request = running.ManualRequest(wanted) if now or until_free is not None else None
     if dry_run:
         print_plans(running.make_plans(engine, opened, policy, running.PlanOptions(request)), output)
         return
@@ -159,11 +159,11 @@ def plan_(
     if until_free is not None and wanted is not None and _enough(host, wanted, output):
         return
     from collector.engine.client import DockerEngine
-    from pruner.removal.run import PlanOptions, make_plans, manual_request
+    from pruner.removal.run import ManualRequest, PlanOptions, make_plans
     from pruner.report.terminal import print_plans
 
-    options = PlanOptions(manual_request(wanted, asked=now or until_free is not None), learn=True)
-    plans = make_plans(DockerEngine(host), console.open_log(log), policy, options)
+    request = ManualRequest(wanted) if now or until_free is not None else None
+    plans = make_plans(DockerEngine(host), console.open_log(log), policy, PlanOptions(request, learn=True))
     print_plans(plans, output, everything=everything, truncate=not no_trunc)
 
 

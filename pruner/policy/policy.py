@@ -279,6 +279,11 @@ class Policy:
             return AUTO
         return format_duration(self.min_age) + (f" ({AUTO})" if self.min_age_evidence else "")
 
+    @property
+    def age_explained(self) -> str:
+        """The same with the evidence for it, if it follows from the host's past."""
+        return ": ".join(filter(None, (self.age_text, self.min_age_evidence)))
+
     def kept_by(self, labels: Mapping[str, str]) -> str:
         """The entry of `keep_labels` that one of the labels meets; empty: none."""
         for entry in self.keep_labels:

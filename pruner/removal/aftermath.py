@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from collector.model.observation import full_id
 from collector.model.references import is_id
 from collector.model.untrusted import event_time_ns, mapping, objects, read_object, size, text, texts
 from pruner.planning.decision import Reason
+from pruner.planning.plan import Removal
 from pruner.planning.stages import ItemKind, ItemReason
 from pruner.state.containers import read_build_cache
 
@@ -138,20 +139,7 @@ def aftermath(prune: str, entry: UnreportedItem, present: Present) -> Event:
     more: dict[str, Any] = {"inferred": True} if gone else {"error": "the prune was interrupted before"}
     if lost := lost_names(entry, present):
         more = {"error": f"the prune was interrupted when it had removed {', '.join(lost)}", "untagged": list(lost)}
-    return item_event(
-        Kind.ITEM_REMOVED if gone else Kind.ITEM_FAILED,
-        entry.kind,
-        entry.key,
-        entry.name,
-        None,
-        {
-            "prune": prune,
-            "reason": entry.reason,
-            "predicted_bytes": entry.frees,
-            "references": list(entry.references),
-            **more,
-        },
-    )
+    return item_event(Kind.ITEM_REMOVED if gone else Kind.ITEM_FAILED, entry, prune, None, more)
 
 
 def lost_names(entry: UnreportedItem, present: Present) -> tuple[str, ...]:
@@ -185,17 +173,29 @@ def _left(entry: UnreportedItem, present: Present) -> bool:
     return entry.deleted or None in names or by_names
 
 
-def item_event(kind: Kind, item: ItemKind, key: str, name: str, freed: int | None, attributes: dict[str, Any]) -> Event:
+def item_event(
+    kind: Kind, entry: Removal | UnreportedItem, prune: str, freed: int | None, more: Mapping[str, Any]
+) -> Event:
     """What is stored of an item of a prune; `freed` in bytes, None if unknown."""
+    item, key = entry.kind, entry.key
     # A volume's name and the word for the build cache stand where an image's reference does.
     return Event(
         time.time_ns(),
         kind,
         image=key if item is ItemKind.IMAGE else None,
         container=key if item in {ItemKind.CONTAINER, ItemKind.LOG} else None,
-        reference=key if item in {ItemKind.VOLUME, ItemKind.BUILD_CACHE} else name,
+        reference=key if item in {ItemKind.VOLUME, ItemKind.BUILD_CACHE} else entry.name,
         bytes=freed,
-        attributes={"item": item.value, "name": name, **attributes},
+        attributes={
+            "item": item.value,
+            "name": entry.name,
+            "prune": prune,
+            "reason": entry.reason,
+            **({"detail": entry.detail} if isinstance(entry, Removal) else {}),
+            "predicted_bytes": entry.frees,
+            "references": list(entry.references),
+            **more,
+        },
     )
 
 

@@ -161,9 +161,8 @@ class Executor:
             begun = next((entry for entry in entries if lost_names(entry, present)), None)
             if begun is not None:
                 self._remover.lost[begun.key] = lost_names(begun, present)
-            self.store(
-                Event(time.time_ns(), Kind.PRUNE_FINISHED, attributes={"prune": prune, "outcome": "interrupted"})
-            )
+            ended = {"prune": prune, "outcome": "interrupted"}
+            self.store(Event(time.time_ns(), Kind.PRUNE_FINISHED, attributes=ended))
         logger.warning("recorded the outcome of %s", format_count(len(prunes), "interrupted prune"))
 
     def flush(self) -> None:
@@ -175,20 +174,15 @@ class Executor:
         self._prune = uuid.uuid4().hex
         self._log_waits = False
         logger.info("%s", summary(made))
-        self.store_first(
-            Event(
-                time.time_ns(),
-                Kind.PRUNE_STARTED,
-                bytes=made.inventory.disk.free_bytes,
-                attributes={
-                    "prune": self._prune,
-                    "trigger": self._trigger,
-                    "round": self._round,
-                    "policy": {"text": str(made.policy), "values": to_json(made.policy)},
-                    "plan": made.to_json(),
-                },
-            )
-        )
+        facts = {
+            "prune": self._prune,
+            "trigger": self._trigger,
+            "round": self._round,
+            "policy": {"text": str(made.policy), "values": to_json(made.policy)},
+            "plan": made.to_json(),
+        }
+        free = made.inventory.disk.free_bytes
+        self.store_first(Event(time.time_ns(), Kind.PRUNE_STARTED, bytes=free, attributes=facts))
         # What was stored just now lies in the spool if the disk is full: the space is for the engine,
         # which writes before it removes.
         give_reserves(self._log.path, self._folders)
@@ -210,7 +204,7 @@ class Executor:
                 self._removed.append((removal, freed))
                 logger.info("removed %s: freed %s; %s", named(removal), format_bytes(freed), removal.detail)
                 facts = self._remover.facts_of(removal, made, watch)
-                self.store(self._item(Kind.ITEM_REMOVED, removal, freed, facts))
+                self.store(item_event(Kind.ITEM_REMOVED, removal, self._prune, freed, facts))
                 useless = self._effect.check(removal.frees, before.free_bytes, after.free_bytes, measure, settling)
                 if useless is not None:
                     expected = 0
@@ -232,7 +226,7 @@ class Executor:
         more: dict[str, Any] = {"error": obstacle.why, **({"refused": True} if obstacle.refused else {})}
         if removal.key in self._remover.lost:
             more["untagged"] = list(self._remover.lost[removal.key])
-        self.store(self._item(Kind.ITEM_FAILED, removal, None, more))
+        self.store(item_event(Kind.ITEM_FAILED, removal, self._prune, None, more))
         if obstacle.refused and wants_space(obstacle.why):
             self._stuck = True
             logger.warning("%s", STUCK.format(name=named(removal), path=made.inventory.disk.path))
@@ -242,21 +236,16 @@ class Executor:
         self._log_waits = False
         reached = not short(after.free_bytes, after.free_inodes, made.levels.target)
         outcome = "target reached" if reached else "target not reached" if has_effect else "no effect"
-        self.store(
-            Event(
-                time.time_ns(),
-                Kind.PRUNE_FINISHED,
-                bytes=after.free_bytes - made.inventory.disk.free_bytes,
-                attributes={
-                    "prune": self._prune,
-                    "outcome": outcome,
-                    "round": self._round,
-                    "free_before": made.inventory.disk.free_bytes,
-                    "free_after": after.free_bytes,
-                    "predicted_bytes": made.frees,
-                },
-            )
-        )
+        before = made.inventory.disk.free_bytes
+        facts = {
+            "prune": self._prune,
+            "outcome": outcome,
+            "round": self._round,
+            "free_before": before,
+            "free_after": after.free_bytes,
+            "predicted_bytes": made.frees,
+        }
+        self.store(Event(time.time_ns(), Kind.PRUNE_FINISHED, bytes=after.free_bytes - before, attributes=facts))
 
     def _prepare(self, target: float = 0.0) -> None:
         """Have space for what is to be recorded, and for the engine's own needs, even when the disk is full.
@@ -281,23 +270,6 @@ class Executor:
     def _disk_is_full(self) -> bool:
         found = os.statvfs(self._log.path.parent)
         return found.f_bavail * found.f_frsize < self._writer.spool.size
-
-    def _item(self, kind: Kind, removal: Removal, freed: int | None, more: dict[str, Any]) -> Event:
-        return item_event(
-            kind,
-            removal.kind,
-            removal.key,
-            removal.name,
-            freed,
-            {
-                "prune": self._prune,
-                "reason": removal.reason,
-                "detail": removal.detail,
-                "predicted_bytes": removal.frees,
-                "references": list(removal.references),
-                **more,
-            },
-        )
 
     def store_first(self, event: Event) -> None:
         """Have a plan stored before anything of it is removed.

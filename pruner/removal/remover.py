@@ -97,9 +97,11 @@ class Remover:
                 or self._image_obstacle(image, made, watch)
                 or self._remove_image(image, made, watch)
             )
-        if isinstance(planned.subject, Container) and planned.kind is ItemKind.LOG:
-            return self._empty_log(planned.subject)
         if isinstance(planned.subject, Container):
+            if (why := self._container_obstacle(planned.subject)) is not None:
+                return why
+            if planned.kind is ItemKind.LOG:
+                return _empty_log(planned.subject)
             return self._remove_container(planned.subject)
         if isinstance(planned.subject, Volume):
             return self._remove_volume(planned.subject, made, watch)
@@ -262,42 +264,15 @@ class Remover:
             return []
         for use in uses:
             who = f"job {use.job}" if use.job else use.actor
-            logger.warning(
-                "%s was %s (%s) at the moment of its removal: it must be pulled again",
-                named(removal),
-                EVIDENCE[use.kind],
-                who,
-            )
+            said = "%s was %s (%s) at the moment of its removal: it must be pulled again"
+            logger.warning(said, named(removal), EVIDENCE[use.kind], who)
         return [use.to_json() for use in uses]
 
     def _remove_container(self, container: Container) -> str | None:
-        if (why := self._container_obstacle(container)) is not None:
-            return why
         # Its volumes stay: they are judged for themselves.
         self._own.add(container.container_id)
         self._engine.remove_container(container.container_id)
         self.orphaned.update(container.volumes)
-        return None
-
-    def _empty_log(self, container: Container) -> str | None:
-        """Empty the log of a container that is still stopped."""
-        if (why := self._container_obstacle(container)) is not None:
-            return why
-        try:
-            flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            descriptor = os.open(container.log_path, flags)
-            try:
-                found = os.fstat(descriptor)
-                if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-                    return (
-                        f"its log {container.log_path} is not a file of its own: it has another name or is not a file"
-                    )
-                os.ftruncate(descriptor, 0)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            return f"its log {container.log_path} cannot be emptied: {error.strerror}"
         return None
 
     def _container_obstacle(self, container: Container) -> str | None:
@@ -337,9 +312,24 @@ class Remover:
         return None
 
 
+def _empty_log(container: Container) -> str | None:
+    """Empty the log of a container that is still stopped; why it could not be done, else None."""
+    path = container.log_path
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "wb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                return f"its log {path} is not a file of its own: it has another name or is not a file"
+            os.ftruncate(file.fileno(), 0)
+            os.fsync(file.fileno())
+    except OSError as error:
+        return f"its log {path} cannot be emptied: {error.strerror}"
+    return None
+
+
+_WORDS = {ItemKind.CONTAINER: "container ", ItemKind.VOLUME: "volume ", ItemKind.LOG: "log of container "}
+
+
 def named(removal: Removal) -> str:
     """What is removed, in words: images by their name alone."""
-    kind = {ItemKind.CONTAINER: "container ", ItemKind.VOLUME: "volume ", ItemKind.LOG: "log of container "}.get(
-        removal.kind, ""
-    )
-    return f"{kind}{removal.name}"
+    return f"{_WORDS.get(removal.kind, '')}{removal.name}"

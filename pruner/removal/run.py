@@ -59,11 +59,6 @@ class ManualRequest:
     free: Space | None
 
 
-def manual_request(wanted: Space | None, *, asked: bool) -> ManualRequest | None:
-    """What options ask for beyond the policy; None: nothing."""
-    return ManualRequest(wanted) if asked else None
-
-
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
     """What plans take into account beyond the engine, the log and the policy.
@@ -226,11 +221,6 @@ def _facts(policy: Policy, trigger: str) -> dict[str, Any]:
     return {"trigger": trigger, "policy": {"text": str(policy), "values": policy_json(policy)}}
 
 
-def _age_of(policy: Policy) -> str:
-    """The minimum age in words, with what the host's past shows where that decides it."""
-    return f"{policy.age_text}: {policy.min_age_evidence}" if policy.min_age_evidence else policy.age_text
-
-
 def _run(
     executor: Executor, engine: RemovingEngine, log: EventLog, policy: Policy, request: ManualRequest | None
 ) -> Outcome:
@@ -246,7 +236,7 @@ def _run(
             # What one run was asked for does not decide when the next begins.
             main, *others = plans
             levels = {made.inventory.disk.path: made.levels.threshold for made in others}
-            leave_levels(log.path, main.inventory.disk.path, *main.levels.threshold, levels, _age_of(main.policy))
+            leave_levels(log.path, main.inventory.disk.path, *main.levels.threshold, levels, main.policy.age_explained)
         return plans[min(len(outcomes), count - 1)]
 
     executor.flush()

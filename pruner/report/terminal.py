@@ -75,7 +75,7 @@ def print_plan(made: Plan, *, everything: bool = False, truncate: bool = True) -
     if origin := _policy_origin(made.policy):
         console.print_text(origin)
     if made.policy.min_age_evidence:
-        console.print_text(f"min age {_min_age(made.policy)}")
+        console.print_text(f"min age {made.policy.age_explained}")
     if order := _order_origin(made):
         console.print_text(order)
     for line in described(made.inventory):
@@ -250,7 +250,7 @@ def print_story(made: Plan, image: str, output: console.Format = console.Format.
         console.print_text(f"warning: {warning}", "yellow")
     for verdict in verdicts:
         forecast = [("forecast by", _past_use(verdict, made.inventory.now))] if made.policy.order == "forecast" else []
-        console.print_facts([*_story(verdict), *forecast, ("min age", _min_age(made.policy))])
+        console.print_facts([*_story(verdict), *forecast, ("min age", made.policy.age_explained)])
 
 
 def _story_as_json(verdict: Verdict) -> dict[str, Any]:
@@ -271,11 +271,6 @@ def _story_as_json(verdict: Verdict) -> dict[str, Any]:
         "size_bytes": image.size,
         "frees_bytes": verdict.frees,
     }
-
-
-def _min_age(policy: Policy) -> str:
-    """The minimum age, and the evidence for it if it follows from the host's past."""
-    return ": ".join(filter(None, (policy.age_text, policy.min_age_evidence)))
 
 
 def _goes(one: Item | Verdict) -> bool:
