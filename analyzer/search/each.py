@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
@@ -66,12 +65,8 @@ def on_each(
 
 def left_out(host: Source | str, error: HindsightError) -> str:
     """A note on a host, or what a report calls it, that is left out; it is named once."""
-    names = [host] if isinstance(host, str) else [name for name in (host.label, host.host) if name]
-    said = str(error)
-    for name in names:
-        named = rf"host '?{re.escape(name)}'?(?=[\s,:;]|$)"
-        said = re.sub(rf"^{named}", "it", re.sub(rf" of {named}", "", said))
-    return f"host {names[0]} is left out: {said}"
+    names = (host,) if isinstance(host, str) else (host.name, host.host)
+    return f"host {names[0]} is left out: {error.unnamed if error.host in names else error}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +87,14 @@ def _packed(found: Sequence[T | HindsightError]) -> bytes:
 
     Those who pass them on do not look into them.
     """
-    return pickle.dumps([_sent(one) for one in found])
+    return pickle.dumps([plain_error(one) if isinstance(one, HindsightError) else one for one in found])
 
 
-def _sent(found: T | HindsightError) -> T | HindsightError:
-    if isinstance(found, HindsightError):
-        # Of another process it comes as words: not every error of ours can be made again from them.
-        return (UsageError if isinstance(found, UsageError) else LogError)(str(found))
-    return found
+def plain_error(error: HindsightError) -> HindsightError:
+    """An error as it is sent to another process: not every one of ours can be made again from its words."""
+    made = (UsageError if isinstance(error, UsageError) else LogError)(str(error))
+    made.host, made.unnamed = error.host, error.unnamed
+    return made
 
 
 def _opened(packed: list[bytes]) -> Iterator[T | HindsightError]:

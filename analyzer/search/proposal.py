@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from analyzer.search.each import left_out
+from analyzer.search.each import left_out, plain_error
 from analyzer.search.fleet import Findings, Sweep
 from analyzer.search.grid import Candidate
 from analyzer.search.recommend import Constraints, Recommendation, recommend
@@ -15,7 +15,7 @@ from analyzer.simulation.replay import Progress
 from analyzer.simulation.result import Result
 from analyzer.trace.trace import Trace
 from collector.model.defaults import SPLIT
-from collector.model.errors import HindsightError, LogError
+from collector.model.errors import HindsightError
 from collector.model.units import format_bytes, format_count, format_duration
 from pruner.policy.policy import Policy
 
@@ -112,7 +112,7 @@ class Weighing:
         try:
             return found, self.trial(trace, known=results)
         except HindsightError as error:
-            return found, LogError(str(error))
+            return found, plain_error(error)
 
 
 def trials(both: Sequence[Weighed]) -> tuple[Found, list[str]]:

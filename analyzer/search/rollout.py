@@ -62,7 +62,9 @@ class Preview:
         if self.until is not None:
             seconds = self.until - trace.utc(0.0)
             if seconds <= 0:
-                raise LogError(f"host {trace.host} has no history before {format_time(self.until)} to predict from")
+                raise LogError.about(
+                    trace.host, "", f" has no history before {format_time(self.until)} to predict from"
+                )
             before = trace.between(0.0, min(seconds, trace.end))
         result = replay(before, PolicyCleaner(self.policy, before, wake=Wake()), progress=progress)
         return Findings.of(before, [result])

@@ -90,10 +90,8 @@ class Trial:
             if part.demands and part.end >= interval:
                 continue
             what = "uses no image" if part.end >= interval else f"is shorter than one interval of the timer, {shown}"
-            raise LogError(
-                f"the {name} {100 * share:.3g}% of the history of host {trace.host} {what}: "
-                "choose on all of it with --split 1"
-            )
+            history = f"the {name} {100 * share:.3g}% of the history"
+            raise LogError.about(trace.host, history, f" {what}: choose on all of it with --split 1")
         first = self._run(begin, kept, None, self.baselines)
         # Baselines are judged by the same level, whichever policies stand beside them.
         level = next((result.threshold for result in first if result.baseline), None)

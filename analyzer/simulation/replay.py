@@ -57,15 +57,11 @@ def check_trace(trace: Trace, interval: float, demands: int | None = None) -> No
     if demands is None:
         demands = trace.between(0.0, np.nextafter(trace.end, math.inf)).demands
     if not demands:
-        raise LogError(
-            f"{format_duration(trace.end)} of the log of host {trace.host}, and no image was used: "
-            "let the collector record some jobs"
-        )
+        log = f"{format_duration(trace.end)} of the log"
+        raise LogError.about(trace.host, log, ", and no image was used: let the collector record some jobs")
     if trace.end < interval:
-        raise LogError(
-            f"the log of host {trace.host} spans {format_duration(trace.end)}, less than one interval of "
-            f"{format_duration(interval)}: watch for longer, or give a shorter --interval"
-        )
+        short = f" spans {format_duration(trace.end)}, less than one interval of {format_duration(interval)}"
+        raise LogError.about(trace.host, "the log", f"{short}: watch for longer, or give a shorter --interval")
 
 
 def replay(

@@ -192,9 +192,8 @@ class ParquetLog(EventLog):
                 yield connection
         except duckdb.Error as error:
             first_line = (str(error) or type(error).__name__).splitlines()[0]
-            raise LogError(
-                f"exported log {self.path} of host {self.host} cannot be read: {first_line}: export it again"
-            ) from None
+            fault = f" cannot be read: {first_line}: export it again"
+            raise LogError.about(self.host, f"exported log {self.path}", fault) from None
 
 
 def _open(connection: duckdb.DuckDBPyConnection, folder: Path, host: str) -> None:
@@ -225,9 +224,8 @@ def _open(connection: duckdb.DuckDBPyConnection, folder: Path, host: str) -> Non
     migrate(connection, folder)
     for table, key in _KEYS.items():
         if connection.execute(f"SELECT 1 FROM {table} GROUP BY {key} HAVING count(*) > 1 LIMIT 1").fetchall():
-            raise LogError(
-                f"the export of host {host} in {folder} has rows of {table} twice: was a file copied? export it again"
-            )
+            fault = f" in {folder} has rows of {table} twice: was a file copied? export it again"
+            raise LogError.about(host, "the export", fault)
 
 
 def _version(connection: duckdb.DuckDBPyConnection, folder: Path, host: str) -> int:
@@ -238,12 +236,11 @@ def _version(connection: duckdb.DuckDBPyConnection, folder: Path, host: str) -> 
     versions = [whole(row[0], 1, 10**9) for row in found]
     if len(versions) != 1 or versions[0] is None:
         listed = " and ".join(str(version or "unknown") for version in versions) or "none"
-        raise LogError(f"the export of host {host} in {folder} mixes schema versions ({listed}): export it again")
+        fault = f" in {folder} mixes schema versions ({listed}): export it again"
+        raise LogError.about(host, "the export", fault)
     if versions[0] > SCHEMA_VERSION:
-        raise LogError(
-            f"the export of host {host} in {folder} has schema version {versions[0]}, this program knows "
-            f"{SCHEMA_VERSION}: install the newer docker-hindsight that wrote it"
-        )
+        fault = f" in {folder} has schema version {versions[0]}, this program knows {SCHEMA_VERSION}: install the newer"
+        raise LogError.about(host, "the export", f"{fault} docker-hindsight that wrote it")
     return versions[0]
 
 

@@ -108,7 +108,8 @@ class ShippedLog(EventLog):
                 yield made.shown
         except duckdb.Error as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise PartsError(f"parts of host '{self._name}' in {self._store.name} cannot be read: {reason}") from None
+            fault = f" in {self._store.name} cannot be read: {reason}"
+            raise PartsError.about(self._name, "parts", fault, quoted=True) from None
 
     @contextmanager
     def without_containers(self, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
@@ -133,7 +134,7 @@ class ShippedLog(EventLog):
             if names == before:
                 break
         if not counted:
-            raise LogError(f"{self._store.name} holds no part of host '{self._name}' that can be read")
+            raise LogError.about(self._name, f"{self._store.name} holds no part", " that can be read", quoted=True)
         return counted
 
     def _listed(self) -> list[Name]:

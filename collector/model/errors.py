@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 class HindsightError(Exception):
-    """A fault that is reported to the user in one line; `exit_status` is what the command ends with."""
+    """A fault that is reported to the user in one line; `exit_status` is what the command ends with.
+
+    Attributes:
+        host: the host that it is about; None: no particular one.
+        unnamed: what it says where that host is named already.
+    """
 
     exit_status = 1
+    host: str | None = None
+    unnamed = ""
+
+    @classmethod
+    def about(cls, host: str, before: str, after: str, *, quoted: bool = False) -> Self:
+        """A fault of one host, which is named between two parts of what is said; without the first one it begins so."""
+        name = f"host '{host}'" if quoted else f"host {host}"
+        made = cls(f"{before} of {name}{after}" if before else f"{name}{after}")
+        made.host, made.unnamed = host, f"{before or 'it'}{after}"
+        return made
 
 
 class UsageError(HindsightError):

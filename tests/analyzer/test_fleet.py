@@ -14,7 +14,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from analyzer.search.each import left_out, on_each
+from analyzer.search.each import left_out, on_each, plain_error
 from analyzer.search.fleet import FLEET, Findings, Simulation, Sweep, fleet_sum
 from analyzer.search.grid import grid
 from analyzer.search.workers import WORTH_PROCESSES, Workers
@@ -270,18 +270,23 @@ def test_a_host_without_a_sound_figure_is_left_out_and_named(fleet: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("error", "said", "shown"),
     [
-        ("host a-1 has no history before noon", "it has no history before noon"),
-        ("the log of host a-1 spans 5 min", "the log spans 5 min"),
-        ("fleet holds no part of host 'a-1' that can be read", "fleet holds no part that can be read"),
-        ("the log of host a-1 (x.duckdb) spans 5 min", "the log spans 5 min"),
-        ("the log of host a-12 spans 5 min", "the log of host a-12 spans 5 min"),
+        (LogError.about("a-1", "", " is new"), "host a-1 is new", "it is new"),
+        (LogError.about("a-1", "the log", " is short"), "the log of host a-1 is short", "the log is short"),
+        (LogError.about("a-1", "no part", "", quoted=True), "no part of host 'a-1'", "no part"),
+        (LogError.about("a-1 (x.duckdb)", "the log", ""), "the log of host a-1 (x.duckdb)", "the log"),
+        (LogError.about("a-12", "the log", ""), "the log of host a-12", "the log of host a-12"),
+        (UsageError("host a-1 cannot"), "host a-1 cannot", "host a-1 cannot"),
     ],
 )
-def test_who_is_left_out_is_named_once(said: str, shown: str) -> None:
+def test_who_is_left_out_is_named_once(error: LogError | UsageError, said: str, shown: str) -> None:
     source = Source(Path("x.duckdb"), "a-1", label="a-1 (x.duckdb)")
-    assert left_out(source, LogError(said)) == f"host a-1 (x.duckdb) is left out: {shown}"
+    assert str(error) == said
+    sent = pickle.loads(pickle.dumps(plain_error(error)))  # noqa: S301 - as it comes from another process
+    for one in (error, sent):
+        assert left_out(source, one) == f"host a-1 (x.duckdb) is left out: {shown}"
+        assert isinstance(one, UsageError) is isinstance(error, UsageError)
 
 
 @pytest.mark.slow
