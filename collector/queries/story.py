@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import duckdb
 
@@ -13,51 +12,20 @@ from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.sql import sql_list
 from collector.eventlog.views import show_wholly, table_of_events
 from collector.model.errors import UsageError
-from collector.model.events import CONTAINERS, Kind, with_effect
+from collector.model.events import CONTAINERS, Kind
 from collector.model.origin import Origin
 from collector.model.references import meant, similar
-from collector.model.traits import Effect
-from collector.model.units import format_bytes, format_count, format_duration
-from collector.queries.pulls import Pull, PullKind, read_pulls
+from collector.model.units import format_bytes
+from collector.queries.pulls import PullKind, read_pulls
+from collector.queries.timeline import SAME_NS, Episode, Run, TimelineBuilder
 
 logger = logging.getLogger(__name__)
 
-# The engine reports a deletion, and the pruner its own, within this time.
-_SAME_NS = 120 * 10**9
-_SHOWN = 3
 # The events of an image lie all over a long log, and what was read of it need not stay in memory; an image that is in
 # constant use takes more.
 _MEMORY = ("64MB", "256MB")
 LATEST = 200_000
 """So many events of a log, up to an image's last, are looked through for uses of it; earlier ones are only counted."""
-
-_USED = "used"
-_ARRIVED = frozenset(kind for kind in with_effect(Effect.COMES) if kind is not Kind.IMAGE_PULLED)
-# A file from elsewhere may hold any.
-_KINDS = frozenset(Kind)
-
-
-@dataclass(slots=True)
-class Episode:
-    """What happened at one time, or again and again without anything else between.
-
-    Attributes:
-        began: when it happened first, UTC seconds.
-        ended: when it ended, or happened last, UTC seconds; None: it goes on.
-        what: ``found``, ``pulled``, ``used``, ``tagged``, ``removed``...
-        detail: more in words.
-        bytes: pulled or freed, where that is known.
-        count: how often.
-        jobs: how many jobs it was done by.
-    """
-
-    began: float
-    ended: float | None
-    what: str
-    detail: str = ""
-    bytes: int | None = None
-    count: int = 1
-    jobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +86,7 @@ def _stories(connection: duckdb.DuckDBPyConnection, host: str, text: str, latest
     connection.execute(_USES, values)
     owners = {(image, at_ns): project for image, at_ns, project in connection.execute(_OWNERS, values).fetchall()}
     own = {(pull.image, pull.time_ns): pull for pull in fetched}
-    builders = {image: _TimelineBuilder(image, own, owners) for image in chosen}
+    builders = {image: TimelineBuilder(image, own, owners) for image in chosen}
     for image, *row, prune, inferred in connection.execute(_EVENTS, values).fetchall():
         builders[image].add((*row, triggers.get(prune), inferred))
     for image, runs in _runs(connection, builders).items():
@@ -137,181 +105,20 @@ def _stories(connection: duckdb.DuckDBPyConnection, host: str, text: str, latest
     ]
 
 
-def _runs(connection: duckdb.DuckDBPyConnection, builders: Mapping[int, _TimelineBuilder]) -> dict[int, list[_Run]]:
+def _runs(connection: duckdb.DuckDBPyConnection, builders: Mapping[int, TimelineBuilder]) -> dict[int, list[Run]]:
     """The uses of each image, summed between what else happened to it."""
     places = [(image, at_ns, seq) for image, builder in builders.items() for at_ns, seq in builder.places]
     images, times, numbers = ([place[k] for place in places] for k in range(3))
     connection.execute(_PLACES, {"images": images, "times": times, "numbers": numbers})
-    found: dict[tuple[int, int], _Run] = {}
+    found: dict[tuple[int, int], Run] = {}
     for image, *row in connection.execute(_RUNS).fetchall():
-        found[image, row[0]] = _Run(*row)
+        found[image, row[0]] = Run(*row)
     for image, number, project, jobs in connection.execute(_PROJECTS).fetchall():
         found[image, number].projects[project] = jobs
-    runs: dict[int, list[_Run]] = {image: [] for image in builders}
+    runs: dict[int, list[Run]] = {image: [] for image in builders}
     for (image, _), run in found.items():
         runs[image].append(run)
     return runs
-
-
-@dataclass(slots=True)
-class _Run:
-    """Uses that nothing else has come between.
-
-    Attributes:
-        number: how many other things had happened to the image by then.
-        began: of the first, UTC nanoseconds.
-        ended: of the last; None: one goes on.
-        count: how many uses.
-        pulls: pulls that found the image up to date.
-        jobs: how many jobs they were by.
-        others: how many were by no job.
-        projects: how many jobs of each project.
-    """
-
-    number: int
-    began: int
-    ended: int | None
-    count: int
-    pulls: int
-    jobs: int
-    others: int
-    projects: dict[str, int] = field(default_factory=dict)
-
-
-class _TimelineBuilder:
-    """Turns the events of one image into episodes.
-
-    Args:
-        image: the log's number of the image.
-        fetched: pulls that fetched something, by image and time.
-        owners: the project of the job that each was for, by image and time.
-
-    Attributes:
-        places: time (UTC nanoseconds) and number of the event that each episode but uses began with.
-    """
-
-    def __init__(
-        self, image: int, fetched: Mapping[tuple[int, int], Pull], owners: Mapping[tuple[int, int], str]
-    ) -> None:
-        self._image = image
-        self._fetched = fetched
-        self._owners = owners
-        self._found: list[Episode] = []
-        self._runs: dict[int, Episode] = {}
-        self._earlier: tuple[int, Episode] | None = None
-        self._place = (0, 0)
-        self.places: list[tuple[int, int]] = []
-        self._here = False
-
-    def add(self, row: Sequence[Any]) -> None:
-        """Take the next (time, number, kind, reference, bytes, whether the pruner did it, why, trigger, inferred)."""
-        time_ns, seq, kind, reference, size, is_ours, why, trigger, inferred = row
-        self._place = time_ns, seq
-        if kind == "image_pulled":
-            self._pull(time_ns, reference)
-        elif kind == "image_observed":
-            if not self._here and not self._recently_came(time_ns):
-                self._add(
-                    time_ns, "found", "an inventory saw it first" if not self._found else "an inventory saw it again"
-                )
-            self._here = True
-        elif kind == "image_deleted":
-            self._deleted(time_ns, is_ours=is_ours, inferred=bool(inferred))
-        elif kind == "item_removed":
-            by = f"by the pruner ({trigger})" if trigger else "by the pruner"
-            self._add(time_ns, "removed", f"{by}: {why}" if why else by, size)
-            self._here = False
-        elif kind == "item_failed":
-            self._add(time_ns, "kept", f"the pruner meant to remove it: {why}")
-        else:
-            self._happened(time_ns, kind, reference)
-
-    def take(self, runs: Sequence[_Run]) -> None:
-        """Take the uses."""
-        for run in runs:
-            ended = None if run.ended is None else run.ended / 1e9
-            what = _USED if run.count else "up to date"
-            count = run.count or run.pulls
-            self._runs[run.number] = Episode(run.began / 1e9, ended, what, _in_words(run), count=count, jobs=run.jobs)
-
-    def take_earlier(self, number: int, began: int, ended: int | None, count: int) -> None:
-        """Take how often the image was used before the uses that were looked at one by one.
-
-        Args:
-            number: how many other things had happened to the image when that began.
-            began: of the first, UTC nanoseconds.
-            ended: when those that were looked at begin; None: one goes on.
-            count: how many.
-        """
-        counted = f"{format_count(count, 'earlier use')}, only counted" if count > 0 else "earlier pulls, not counted"
-        what = _USED if count > 0 else "up to date"
-        until = None if ended is None else ended / 1e9
-        self._earlier = number, Episode(began / 1e9, until, what, f"{counted}: --all looks at each", count=count)
-
-    def episodes(self) -> list[Episode]:
-        """All, in order."""
-        found = []
-        for number in range(len(self._found) + 1):
-            found += [self._earlier[1]] if self._earlier is not None and self._earlier[0] == number else []
-            found += [self._runs[number]] if number in self._runs else []
-            found += self._found[number : number + 1]
-        return found
-
-    def _happened(self, time_ns: int, kind: str, reference: str | None) -> None:
-        if kind in _KINDS:
-            self._add(time_ns, Kind(kind).traits.happened, reference or "")
-            self._here |= kind in _ARRIVED
-
-    def _add(self, time_ns: int, what: str, detail: str = "", size: int | None = None) -> None:
-        self.places.append(self._place)
-        self._found.append(Episode(time_ns / 1e9, time_ns / 1e9, what, detail, size))
-
-    def _recently_came(self, time_ns: int) -> bool:
-        """Whether the last episode already says how the image arrived."""
-        last = next(
-            (
-                episode
-                for episode in reversed(self._found)
-                if episode.what in {"pulled", "loaded", "imported", "built", "tagged"}
-            ),
-            None,
-        )
-        return last is not None and time_ns / 1e9 - last.began < _SAME_NS / 1e9
-
-    def _deleted(self, time_ns: int, *, is_ours: bool, inferred: bool) -> None:
-        if is_ours:
-            self._here = False
-            return
-        if not self._here and self._found and self._found[-1].what == "removed":
-            return
-        self._add(time_ns, "removed", "unseen, by somebody else" if inferred else "by somebody else than the pruner")
-        self._here = False
-
-    def _pull(self, time_ns: int, reference: str | None) -> None:
-        pull = self._fetched[self._image, time_ns]
-        again = " again" if pull.kind is PullKind.AGAIN else ""
-        owner = self._owners.get((self._image, time_ns))
-        by = "" if owner is None else f", for a job of {owner}"
-        self._add(time_ns, "pulled", f"{reference or ''}{again}{by}", pull.bytes)
-        self._here = True
-
-
-def _in_words(uses: _Run) -> str:
-    """``112 uses by 87 jobs of mesa/mesa, 3 by no job; 87 pulls, up to date``."""
-    parts = []
-    if uses.count:
-        parts.append(format_count(uses.count, "use"))
-    if uses.jobs:
-        most = sorted(uses.projects, key=lambda name: (-uses.projects[name], name))
-        named = ", ".join(most[:_SHOWN]) + (f" and {len(most) - _SHOWN} more" if len(most) > _SHOWN else "")
-        parts[-1] += f" by {format_count(uses.jobs, 'job')} of {named}"
-    if uses.jobs and uses.others:
-        parts.append(f"{uses.others:,} by no job")
-    if uses.pulls:
-        parts.append(f"{format_count(uses.pulls, 'pull')} that found it up to date")
-    if uses.ended is not None and uses.count and uses.ended > uses.began:
-        parts.append(f"within {format_duration((uses.ended - uses.began) / 1e9)}")
-    return ", ".join(parts)
 
 
 def size_of(episode: Episode) -> str:
@@ -413,6 +220,6 @@ WITH own AS (
 )
 SELECT image, at_ns, seq, kind, reference, bytes, kind = 'image_deleted' AND EXISTS (
         FROM own AS r WHERE r.image = own.image AND r.kind = 'item_removed'
-            AND abs(r.at_ns - own.at_ns) <= {_SAME_NS}) AS is_ours, why, prune, inferred
+            AND abs(r.at_ns - own.at_ns) <= {SAME_NS}) AS is_ours, why, prune, inferred
 FROM own WHERE at_ns IS NOT NULL ORDER BY at_ns, seq
 """
