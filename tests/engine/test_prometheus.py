@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.collector.test_metrics import shipped
+from tests.collector.test_dashboards import shipped
 from tests.engine.engines import Engine
 from tests.engine.host import Host
 from tests.engine.ports import free_port
