@@ -85,7 +85,7 @@ def _as_json(title: str, panels: tuple[Panel, ...], choices: list[JSON], annotat
 
 
 def _expression(query: str) -> str:
-    return query.replace("@", _CHOSEN)
+    return query.replace("@", _CHOSEN).replace("#", "docker_hindsight_")
 
 
 def _panel(panel: Panel, *, now: bool) -> JSON:
@@ -114,13 +114,7 @@ def _panel(panel: Panel, *, now: bool) -> JSON:
             ],
         },
         "targets": [
-            {
-                "refId": letter,
-                "datasource": _SOURCE,
-                "expr": _expression(query),
-                "legendFormat": legend,
-                **moment,
-            }
+            {"refId": letter, "datasource": _SOURCE, "expr": _expression(query), "legendFormat": legend, **moment}
             for letter, (query, legend) in zip(ascii_uppercase, panel.queries, strict=False)
         ],
         "options": _OPTIONS[panel.form] | ({"graphMode": "none"} if moment and panel.form is Form.NUMBER else {}),

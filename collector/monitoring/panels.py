@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from typing import Any, NamedTuple
 
 JSON = dict[str, Any]
@@ -32,7 +33,8 @@ class Panel(NamedTuple):
         title: What it shows.
         meaning: The text behind its (i).
         place: Its left edge, top, width and height in Grafana's grid of 24 columns.
-        queries: Expressions, each with its legend; an `@` in them selects the hosts that are chosen above the panels.
+        queries: Expressions, each with its legend; an `@` in them selects the hosts that are chosen above the
+            panels, and a `#` stands for `docker_hindsight_`.
         unit: Grafana's name of the unit.
         steps: Colours, each with the value that it begins at.
         form: How it is shown.
@@ -53,60 +55,53 @@ class Panel(NamedTuple):
     drawn: JSON = _LINES
 
 
+_FIGURE, _BAR_CHART = partial(Panel, form=Form.NUMBER), partial(Panel, form=Form.BARS)
+_SHARE = {"min": 0, "max": 1, "decimals": 1}
 HOST = (
-    Panel(
+    _FIGURE(
         "Free",
         "Share of the engine's file system that is free. Pruning starts under the policy's threshold: see below.",
         (0, 0, 6, 4),
-        (
-            (
-                "docker_hindsight_disk_free_bytes{@} / docker_hindsight_disk_size_bytes{@}",
-                "{{instance}} {{file_system}}",
-            ),
-        ),
+        (("#disk_free_bytes{@} / #disk_size_bytes{@}", "{{instance}} {{file_system}}"),),
         unit="percentunit",
         steps=(("red", None), ("orange", 0.1), ("green", 0.2)),
-        form=Form.NUMBER,
-        defaults={"min": 0, "max": 1, "decimals": 1},
+        defaults=_SHARE,
     ),
-    Panel(
+    _FIGURE(
         "Observed, 7 days",
         "Share of the last 7 days that the collector saw; a young log has seen less.",
         (6, 0, 6, 4),
-        (('docker_hindsight_coverage_ratio{@,window="7d"}', "{{instance}}"),),
+        (('#coverage_ratio{@,window="7d"}', "{{instance}}"),),
         unit="percentunit",
         steps=(("text", None), ("green", 0.99)),
-        form=Form.NUMBER,
-        defaults={"min": 0, "max": 1, "decimals": 1},
+        defaults=_SHARE,
     ),
-    Panel(
+    _FIGURE(
         "Least recent use",
         "Age of the last use of the least recently used image: the longer, the more room there is.",
         (12, 0, 6, 4),
-        (("docker_hindsight_least_recent_use_age_seconds{@}", "{{instance}}"),),
+        (("#least_recent_use_age_seconds{@}", "{{instance}}"),),
         unit="s",
         steps=(("orange", None), ("green", 86_400)),
-        form=Form.NUMBER,
     ),
-    Panel(
+    _FIGURE(
         "Since the pruner ran, and since it had enough space",
         "It runs every five minutes, even if there is nothing to do.",
         (18, 0, 6, 4),
         (
-            ("time() - docker_hindsight_pruner_last_run_timestamp_seconds{@}", "ran"),
-            ("time() - docker_hindsight_pruner_last_reached_timestamp_seconds{@}", "had enough space"),
+            ("time() - #pruner_last_run_timestamp_seconds{@}", "ran"),
+            ("time() - #pruner_last_reached_timestamp_seconds{@}", "had enough space"),
         ),
         unit="s",
         steps=(("green", None), ("orange", 900), ("red", 3600)),
-        form=Form.NUMBER,
     ),
     Panel(
         "Free space and threshold",
         "Free space of the engine's file system, and where pruning starts.",
         (0, 4, 12, 9),
         (
-            ("docker_hindsight_disk_free_bytes{@}", "{{instance}} {{file_system}} free"),
-            ("docker_hindsight_threshold_bytes{@}", "{{instance}} {{file_system}} threshold"),
+            ("#disk_free_bytes{@}", "{{instance}} {{file_system}} free"),
+            ("#threshold_bytes{@}", "{{instance}} {{file_system}} threshold"),
         ),
         unit="bytes",
         overrides={
@@ -122,13 +117,13 @@ HOST = (
         "Layers of images (own, shared, all), containers, volumes, build cache, and bytes unaccounted for.",
         (12, 4, 12, 9),
         (
-            ("docker_hindsight_image_own_bytes{@}", "{{instance}} images, own"),
-            ("docker_hindsight_image_shared_bytes{@}", "{{instance}} images, shared"),
-            ("docker_hindsight_image_bytes{@}", "{{instance}} images, all"),
-            ("docker_hindsight_container_bytes{@}", "{{instance}} containers"),
-            ("docker_hindsight_volume_bytes{@}", "{{instance}} volumes"),
-            ("docker_hindsight_build_cache_bytes{@}", "{{instance}} build cache"),
-            ("docker_hindsight_unaccounted_bytes{@}", "{{instance}} unaccounted"),
+            ("#image_own_bytes{@}", "{{instance}} images, own"),
+            ("#image_shared_bytes{@}", "{{instance}} images, shared"),
+            ("#image_bytes{@}", "{{instance}} images, all"),
+            ("#container_bytes{@}", "{{instance}} containers"),
+            ("#volume_bytes{@}", "{{instance}} volumes"),
+            ("#build_cache_bytes{@}", "{{instance}} build cache"),
+            ("#unaccounted_bytes{@}", "{{instance}} unaccounted"),
         ),
         unit="bytes",
         overrides={"C": {"custom.lineWidth": 2, "custom.fillOpacity": 0}},
@@ -137,7 +132,7 @@ HOST = (
         "Pulled again",
         "Layers pulled again because their image had been removed: the cost of pruning.",
         (0, 13, 12, 8),
-        (("rate(docker_hindsight_repulled_bytes_total{@}[$__rate_interval])", "{{instance}}"),),
+        (("rate(#repulled_bytes_total{@}[$__rate_interval])", "{{instance}}"),),
         unit="binBps",
     ),
     Panel(
@@ -145,18 +140,15 @@ HOST = (
         "Per hour.",
         (12, 13, 12, 8),
         (
-            ("increase(docker_hindsight_repulls_total{@}[1h])", "{{instance}} pulled again"),
-            (
-                'sum by (instance) (increase(docker_hindsight_prune_items_total{@,result="removed"}[1h]))',
-                "{{instance}} removed",
-            ),
+            ("increase(#repulls_total{@}[1h])", "{{instance}} pulled again"),
+            ('sum by (instance) (increase(#prune_items_total{@,result="removed"}[1h]))', "{{instance}} removed"),
         ),
     ),
     Panel(
         "Freed by prunes",
         "Per hour.",
         (0, 21, 8, 8),
-        (("increase(docker_hindsight_prune_freed_bytes_total{@}[1h])", "{{instance}}"),),
+        (("increase(#prune_freed_bytes_total{@}[1h])", "{{instance}}"),),
         unit="bytes",
     ),
     Panel(
@@ -164,8 +156,8 @@ HOST = (
         "Per hour.",
         (8, 21, 8, 8),
         (
-            ("increase(docker_hindsight_prunes_total{@}[1h])", "{{instance}} {{outcome}}"),
-            ("increase(docker_hindsight_pruner_fruitless_runs_total{@}[1h])", "runs that removed nothing"),
+            ("increase(#prunes_total{@}[1h])", "{{instance}} {{outcome}}"),
+            ("increase(#pruner_fruitless_runs_total{@}[1h])", "runs that removed nothing"),
         ),
     ),
     Panel(
@@ -173,20 +165,15 @@ HOST = (
         "Images by state, and containers.",
         (16, 21, 8, 8),
         (
-            ("docker_hindsight_images{@}", "{{instance}} {{state}}"),
-            ("docker_hindsight_containers{@}", "{{instance}} containers"),
+            ("#images{@}", "{{instance}} {{state}}"),
+            ("#containers{@}", "{{instance}} containers"),
         ),
     ),
     Panel(
         "Events",
         "What the engine and prunes did; kinds without events are left out.",
         (0, 29, 8, 8),
-        (
-            (
-                "sum by (instance, kind) (rate(docker_hindsight_events_total{@}[$__rate_interval])) > 0",
-                "{{instance}} {{kind}}",
-            ),
-        ),
+        (("sum by (instance, kind) (rate(#events_total{@}[$__rate_interval])) > 0", "{{instance}} {{kind}}"),),
         unit="ops",
         drawn=_BARS,
     ),
@@ -195,9 +182,9 @@ HOST = (
         "Waiting events: for more than a moment only if the log cannot be written. And damaged logs, set aside.",
         (8, 29, 8, 8),
         (
-            ("docker_hindsight_pending_events{@}", "{{instance}} in memory"),
-            ("docker_hindsight_spooled_events{@}", "{{instance}} in the spool"),
-            ("docker_hindsight_damaged_logs{@}", "{{instance}} damaged logs"),
+            ("#pending_events{@}", "{{instance}} in memory"),
+            ("#spooled_events{@}", "{{instance}} in the spool"),
+            ("#damaged_logs{@}", "{{instance}} damaged logs"),
         ),
     ),
     Panel(
@@ -205,8 +192,8 @@ HOST = (
         "Age of the oldest event not yet stored; time not observed.",
         (16, 29, 8, 8),
         (
-            ("docker_hindsight_lag_seconds{@}", "{{instance}} lag"),
-            ("increase(docker_hindsight_gap_seconds_total{@}[1h])", "{{instance}} blind per hour"),
+            ("#lag_seconds{@}", "{{instance}} lag"),
+            ("increase(#gap_seconds_total{@}[1h])", "{{instance}} blind per hour"),
         ),
         unit="s",
     ),
@@ -215,72 +202,66 @@ HOST = (
         "0 where the file system has no limit.",
         (0, 37, 12, 7),
         (
-            ("docker_hindsight_disk_free_inodes{@}", "{{instance}} {{file_system}} free"),
-            ("docker_hindsight_disk_inodes{@}", "{{instance}} all"),
+            ("#disk_free_inodes{@}", "{{instance}} {{file_system}} free"),
+            ("#disk_inodes{@}", "{{instance}} all"),
         ),
     ),
     Panel(
         "Event log",
         "Size of the log.",
         (12, 37, 12, 7),
-        (("docker_hindsight_log_size_bytes{@}", "{{instance}}"),),
+        (("#log_size_bytes{@}", "{{instance}}"),),
         unit="bytes",
     ),
 )
 
 
-_PULLED = "docker_hindsight_project_pulled_bytes_total"
+_PULLED = "#project_pulled_bytes_total"
 FLEET = (
-    Panel(
+    _FIGURE(
         "Hosts",
         "Hosts that report metrics.",
         (0, 0, 4, 4),
-        (("fleet:docker_hindsight_hosts:count", "hosts"),),
+        (("fleet:#hosts:count", "hosts"),),
         steps=(("text", None),),
-        form=Form.NUMBER,
     ),
-    Panel(
+    _FIGURE(
         "Under threshold",
         "Hosts with less free than their pruner keeps free.",
         (4, 0, 4, 4),
-        (("sum(instance:docker_hindsight_under_threshold:bool) or vector(0)", "hosts"),),
+        (("sum(instance:#under_threshold:bool) or vector(0)", "hosts"),),
         steps=(("green", None), ("red", 1)),
-        form=Form.NUMBER,
     ),
-    Panel(
+    _FIGURE(
         "Blind",
         "Hosts whose collector does not see what the engine does, or has not answered since yesterday.",
         (8, 0, 4, 4),
-        (("sum(instance:docker_hindsight_blind:bool) or vector(0)", "hosts"),),
+        (("sum(instance:#blind:bool) or vector(0)", "hosts"),),
         steps=(("green", None), ("red", 1)),
-        form=Form.NUMBER,
     ),
-    Panel(
+    _FIGURE(
         "Freed, 24 hours",
         "By prunes on all hosts.",
         (12, 0, 6, 4),
-        (("sum(increase(docker_hindsight_prune_freed_bytes_total[1d]))", "freed"),),
+        (("sum(increase(#prune_freed_bytes_total[1d]))", "freed"),),
         unit="bytes",
         steps=(("text", None),),
-        form=Form.NUMBER,
     ),
-    Panel(
+    _FIGURE(
         "Pulled again, 24 hours",
         "Layers pulled again on all hosts because their image had been removed.",
         (18, 0, 6, 4),
-        (("sum(increase(docker_hindsight_repulled_bytes_total[1d]))", "pulled again"),),
+        (("sum(increase(#repulled_bytes_total[1d]))", "pulled again"),),
         unit="bytes",
         steps=(("text", None),),
-        form=Form.NUMBER,
     ),
-    Panel(
+    _BAR_CHART(
         "Least free: the worst 20",
         "Share of the disk that is free, of the tightest file system of each host.",
         (0, 4, 12, 16),
-        (("sort(bottomk(20, instance:docker_hindsight_disk_free:ratio))", "{{instance}}"),),
+        (("sort(bottomk(20, instance:#disk_free:ratio))", "{{instance}}"),),
         unit="percentunit",
         steps=(("red", None), ("orange", 0.05), ("green", 0.15)),
-        form=Form.BARS,
         defaults={"min": 0, "max": 1},
     ),
     Panel(
@@ -288,9 +269,9 @@ FLEET = (
         "Over all hosts, of the tightest file system of each.",
         (12, 4, 12, 8),
         (
-            ("min(instance:docker_hindsight_disk_free:ratio)", "worst"),
-            ("quantile(0.5, instance:docker_hindsight_disk_free:ratio)", "median"),
-            ("max(instance:docker_hindsight_disk_free:ratio)", "best"),
+            ("min(instance:#disk_free:ratio)", "worst"),
+            ("quantile(0.5, instance:#disk_free:ratio)", "median"),
+            ("max(instance:#disk_free:ratio)", "best"),
         ),
         unit="percentunit",
         steps=(("text", None),),
@@ -300,37 +281,35 @@ FLEET = (
         "Sums over all hosts: what pruning gives, and what it costs.",
         (12, 12, 12, 8),
         (
-            ("fleet:docker_hindsight_freed_bytes:increase1h", "freed"),
-            ("fleet:docker_hindsight_repulled_bytes:increase1h", "pulled again"),
+            ("fleet:#freed_bytes:increase1h", "freed"),
+            ("fleet:#repulled_bytes:increase1h", "pulled again"),
         ),
         unit="bytes",
         steps=(("text", None),),
     ),
-    Panel(
+    _BAR_CHART(
         "Under threshold, or blind",
         "The first 20 of each.",
         (0, 20, 12, 8),
         (
-            ("topk(20, instance:docker_hindsight_under_threshold:bool == 1)", "{{instance}} under threshold"),
-            ("topk(20, instance:docker_hindsight_blind:bool == 1)", "{{instance}} blind"),
+            ("topk(20, instance:#under_threshold:bool == 1)", "{{instance}} under threshold"),
+            ("topk(20, instance:#blind:bool == 1)", "{{instance}} blind"),
         ),
         steps=(("green", None), ("red", 1)),
-        form=Form.BARS,
         defaults={"min": 0},
     ),
-    Panel(
+    _BAR_CHART(
         "Versions and policies in use",
         "Hosts by the version that runs there, and by the policy of their latest prune.",
         (12, 20, 12, 8),
         (
-            ("sort_desc(version:docker_hindsight_hosts:count)", "{{version}}, engine {{engine}}"),
-            ("topk(20, policy:docker_hindsight_hosts:count)", "{{policy}}"),
+            ("sort_desc(version:#hosts:count)", "{{version}}, engine {{engine}}"),
+            ("topk(20, policy:#hosts:count)", "{{policy}}"),
         ),
         steps=(("text", None),),
-        form=Form.BARS,
         defaults={"min": 0},
     ),
-    Panel(
+    _BAR_CHART(
         "Pulled for projects, 24 hours",
         "The 50 largest projects, and the others together. Of each host the 50 largest are counted by name.",
         (0, 28, 24, 16),
@@ -343,14 +322,13 @@ FLEET = (
         ),
         unit="bytes",
         steps=(("text", None),),
-        form=Form.BARS,
         defaults={"min": 0},
     ),
     Panel(
         "Pulled again for projects per hour",
         "The ten with the most bytes.",
         (0, 44, 24, 9),
-        (('topk(10, project:docker_hindsight_pulled_bytes:increase1h{pull="again"})', "{{project}}"),),
+        (('topk(10, project:#pulled_bytes:increase1h{pull="again"})', "{{project}}"),),
         unit="bytes",
         steps=(("text", None),),
     ),
