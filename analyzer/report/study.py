@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -243,14 +243,8 @@ def is_recorded(made: Study) -> bool:
 
 def gaps(made: Study) -> list[Row]:
     """The intervals in which nothing was observed."""
-    return [
-        {"begin": begin, "end": end}
-        for begin, end in zip(
-            milliseconds(made.trace, made.trace.blind[:, 0]),
-            milliseconds(made.trace, made.trace.blind[:, 1]),
-            strict=True,
-        )
-    ]
+    begins, ends = (milliseconds(made.trace, made.trace.blind[:, k]) for k in (0, 1))
+    return [{"begin": begin, "end": end} for begin, end in zip(begins, ends, strict=True)]
 
 
 def milliseconds(trace: Trace, seconds: Floats) -> list[int]:
@@ -271,15 +265,8 @@ def find_views(trace: Trace, lives: dict[str, Stays]) -> list[View]:
             order = [int(i) for i in np.argsort(-weight, kind="stable") if weight[i] > 0]
             if order:
                 shown = order[:_MOST_IMAGES]
-                found.append(
-                    View(
-                        what,
-                        name,
-                        shown,
-                        len(order) - len(shown),
-                        [_row(trace, stay, i, int(demands[i])) for i in shown],
-                    )
-                )
+                rows = [_row(trace, stay, i, int(demands[i])) for i in shown]
+                found.append(View(what, name, shown, len(order) - len(shown), rows))
     return found
 
 
@@ -307,6 +294,15 @@ class Cost:
     first_bytes: float = 0.0
     repulled: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
+    def add(self, images: int, uses: float, seconds: float, first: float, again: Mapping[str, float]) -> None:
+        """Count more."""
+        self.images += images
+        self.uses += uses
+        self.seconds += seconds
+        self.first_bytes += first
+        for name, amount in again.items():
+            self.repulled[name] += amount
+
 
 def costs(made: Study) -> tuple[str, list[Cost]]:
     """The costs by project, where the jobs name theirs, else by repository; the dearest first, the rest as one.
@@ -328,13 +324,9 @@ def costs(made: Study) -> tuple[str, list[Cost]]:
     known: dict[str, Cost] = {}
     for image in range(trace.images):
         for owner, share in _owners(trace, image, projects).items():
-            cost = known.setdefault(owner, Cost(owner))
-            cost.images += 1
-            cost.uses += share * int(uses[image])
-            cost.seconds += share * float(seconds[image])
-            cost.first_bytes += share * float(first[image])
-            for name, amounts in again.items():
-                cost.repulled[name] += share * float(amounts[image])
+            used, lasting, came = (share * float(amounts[image]) for amounts in (uses, seconds, first))
+            repulled = {name: share * float(amounts[image]) for name, amounts in again.items()}
+            known.setdefault(owner, Cost(owner)).add(1, used, lasting, came, repulled)
     ordered = sorted(known.values(), key=lambda cost: (-sum(cost.repulled.values()), -cost.first_bytes, cost.owner))
     return ("project" if projects else "repository"), _with_rest(ordered)
 
@@ -353,10 +345,5 @@ def _with_rest(ordered: list[Cost]) -> list[Cost]:
     rest = ordered[_MOST_OWNERS - 1 :]
     summed = Cost(f"{len(rest)} others")
     for cost in rest:
-        summed.images += cost.images
-        summed.uses += cost.uses
-        summed.seconds += cost.seconds
-        summed.first_bytes += cost.first_bytes
-        for name, amount in cost.repulled.items():
-            summed.repulled[name] += amount
+        summed.add(cost.images, cost.uses, cost.seconds, cost.first_bytes, cost.repulled)
     return [*ordered[: _MOST_OWNERS - 1], summed]

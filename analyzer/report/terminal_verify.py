@@ -28,12 +28,8 @@ def print_checks(checks: Sequence[PruneCheck]) -> None:
         if made.skipped is not None:
             console.print_text(f"{format_time(made.started)}: not replayed: {made.skipped}")
         for check in made.images:
-            if check.kept:
-                console.print_text(
-                    f"{format_time(made.started)}: {check.name} was kept at the last moment: {check.cause}"
-                )
-            elif not check.agrees:
-                done = "removed" if check.removed else "kept"
+            done = "kept at the last moment" if check.kept else "removed" if check.removed else "kept"
+            if check.kept or not check.agrees:
                 console.print_text(f"{format_time(made.started)}: {check.name} was {done}: {check.cause}")
     share = agreement(checks)
     if share is not None:

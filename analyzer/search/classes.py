@@ -16,10 +16,9 @@ import numpy as np
 from analyzer.search.fleet import Findings, fleet_sum
 from analyzer.search.grid import Candidate
 from analyzer.search.pareto import badness
-from analyzer.search.recommend import Constraints, Recommendation, SplitResult, recommend
+from analyzer.search.recommend import Constraints, Recommendation, SplitResult, recommend, together
 from analyzer.search.trial import Trial
 from analyzer.simulation.cleaner import Trigger
-from analyzer.simulation.figures import over_parts
 from analyzer.simulation.result import Result
 from collector.model.errors import UsageError
 from collector.model.units import format_bytes, format_count
@@ -96,6 +95,10 @@ class _Members:
     found: Found
     judged: Result | None
 
+    @classmethod
+    def of(cls, words: str, found: Found, choose: Choose) -> _Members:
+        return cls(words, found, _judged(found, choose))
+
 
 @dataclass(frozen=True, slots=True)
 class _Feature:
@@ -117,7 +120,7 @@ def divide(found: Found, candidates: Sequence[Candidate], choose: Choose, limits
         most: how many classes there may be.
     """
     policies = {item.name: item for item in candidates}
-    classes = [_members("", found, choose)]
+    classes = [_Members.of("", found, choose)]
     said: list[str] = []
     while len(classes) < most:
         splits = [(k, pair) for k, members in enumerate(classes) for pair in _splits(members, choose)]
@@ -147,10 +150,6 @@ def divide_by_trial(trial: Trial, found: Found, most: int) -> Division:
         return recommend(trial.candidates, hosts, limits, trial.share)
 
     return divide(found, trial.candidates, choose, limits, most)
-
-
-def _members(words: str, found: Found, choose: Choose) -> _Members:
-    return _Members(words, found, _judged(found, choose))
 
 
 def _judged(found: Found, choose: Choose) -> Result | None:
@@ -186,8 +185,7 @@ def _whole(first: Findings, rest: Findings | None, only: str | None = None) -> M
     found = {result.name: result for result in first.results if only in {None, result.name}}
     if rest is None:
         return found
-    later = {result.name: result for result in rest.results if result.name in found}
-    return {name: replace(found[name], **over_parts(found[name], result)) for name, result in later.items()}
+    return {result.name: together(found[result.name], result) for result in rest.results if result.name in found}
 
 
 def _new_a_day(first: Findings, rest: Findings | None) -> float:
@@ -214,7 +212,7 @@ def _splits(members: _Members, choose: Choose) -> list[tuple[_Members, _Members]
                 continue
             size = format_bytes(limit)
             halves = [
-                _members(
+                _Members.of(
                     ", ".join(filter(None, (members.words, words.format(size)))),
                     [pair for pair, here in zip(members.found, chosen, strict=True) if here],
                     choose,
@@ -267,12 +265,9 @@ def _compared(one: _Members, pair: Sequence[_Members]) -> str:
 
 def _verdict(judged: Result | None, found: Found, classes: int) -> str:
     if judged is None:
-        few = f"by host nothing is judged: {format_count(len(found), 'host')}, {LEAST_HOSTS} or more are needed"
-        return (
-            f"{few[0].upper()}{few[1:]}."
-            if len(found) < LEAST_HOSTS
-            else ("By host nothing is judged: no policy that is chosen on half of the hosts is possible on the others.")
-        )
+        few = f"{format_count(len(found), 'host')}, {LEAST_HOSTS} or more are needed"
+        none = "no policy that is chosen on half of the hosts is possible on the others"
+        return f"By host nothing is judged: {few if len(found) < LEAST_HOSTS else none}."
     of, who = ("each class", "the fleet") if classes > 1 else ("them", "it")
     return f"By host, chosen on half of {of} and judged on the other half, in turn, {who} {outcome(judged)}."
 

@@ -213,13 +213,12 @@ def _check_alone(name: str, values: Sequence[str]) -> None:
 def _range(axis: str, text: str) -> list[str]:
     option = _option(axis)
     parts = text.split(":")
-    if len(parts) != _PARTS_OF_A_RANGE:
-        raise UsageError(f"{option}: '{text}' is not a range: write START:END:STEP, such as {_example(axis)}")
-    amounts = [_AMOUNT.fullmatch(part) for part in parts]
-    if None in amounts:
-        raise UsageError(f"{option}: '{text}' is not a range: write START:END:STEP, such as {_example(axis)}")
-    numbers = [Decimal(match["number"]) for match in amounts if match]
-    units = [match["unit"] for match in amounts if match]
+    amounts = [match for part in parts if (match := _AMOUNT.fullmatch(part))]
+    if not len(amounts) == len(parts) == _PARTS_OF_A_RANGE:
+        example = "1h:24h:1h" if axis in _DURATIONS else "5%:40%:1% or 10GB:100GB:10GB"
+        raise UsageError(f"{option}: '{text}' is not a range: write START:END:STEP, such as {example}")
+    numbers = [Decimal(match["number"]) for match in amounts]
+    units = [match["unit"] for match in amounts]
     unit = units[0]
     if len(set(units)) > 1:
         numbers = [_plain(option, axis, part) for part in parts]
@@ -244,10 +243,6 @@ def _plain(option: str, axis: str, part: str) -> Decimal:
         return Decimal(parse_duration(part) if axis in _DURATIONS else parse_bytes(part))
     except ValueError:
         raise UsageError(f"{option}: the parts of a range must be of one unit, not '{part}' beside others") from None
-
-
-def _example(axis: str) -> str:
-    return "1h:24h:1h" if axis in _DURATIONS else "5%:40%:1% or 10GB:100GB:10GB"
 
 
 def _entries_of(path: Path) -> tuple[str, ...]:

@@ -163,12 +163,11 @@ def propose(
 
 
 def _impossible(found: Recommendation, constraints: Constraints, share: float) -> str:
-    if found.closest is None:
-        return f"none of {found.tried:,} policies meets the constraints ({constraints})"
-    missed = "; ".join(constraints.broken(found.closest.first, share)) or "too little headroom"
-    name = found.closest.candidate.name
     none = f"none of {found.tried:,} policies meets the constraints ({constraints})"
-    return "; ".join(filter(None, (none, f"{name} comes closest: {missed}", found.remedy)))
+    if found.closest is None:
+        return none
+    missed = "; ".join(constraints.broken(found.closest.first, share)) or "too little headroom"
+    return "; ".join(filter(None, (none, f"{found.closest.candidate.name} comes closest: {missed}", found.remedy)))
 
 
 def _price(result: Result) -> str:
@@ -178,11 +177,8 @@ def _price(result: Result) -> str:
 
 
 def _merit(result: Result) -> str:
-    full = (
-        f", has {format_count(result.disk_full, 'failed pull')} on a full disk"
-        if result.disk_full
-        else ", has no failed pull"
-    )
+    count = format_count(result.disk_full, "failed pull")
+    full = f", has {count} on a full disk" if result.disk_full else ", has no failed pull"
     lost = f", loses {format_count(result.losses, 'image')}" if result.losses else ""
     space = "leaves at least" if result.min_free >= 0 else "at worst lacks"
     least = format_bytes(abs(result.min_free)) + (" free" if result.min_free >= 0 else "")

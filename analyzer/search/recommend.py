@@ -158,8 +158,8 @@ def recommend(
     if made.chosen is None or not made.broken:
         return made
     parts = [part for pair in found for part in pair if part is not None]
-    whole = [SplitResult(item.candidate, _together(item.first, item.rest), None) for item in outcomes]
-    ours = [(_together(first, rest), None) for first, rest in others]
+    whole = [SplitResult(item.candidate, together(item.first, item.rest), None) for item in outcomes]
+    ours = [(together(first, rest), None) for first, rest in others]
     again = _choose(whole, ours, _Room.of(parts, firsts, spare), constraints, 1.0)
     return made if again.chosen is None else replace(again, overruled=made, remedy=made.remedy)
 
@@ -189,11 +189,9 @@ def _choose(
     return Recommendation(best, second, None, tuple(others), len(outcomes), len(keeping), broken, choice)
 
 
-def _together(first: Result, rest: Result | None) -> Result:
+def together(first: Result, rest: Result | None) -> Result:
     """The result on both parts."""
-    if rest is None:
-        return first
-    return replace(first, **over_parts(first, rest))
+    return first if rest is None else replace(first, **over_parts(first, rest))
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,8 +57,7 @@ def _size(blobs: Path, layer: dict[str, Any]) -> int:
 
 def _read(blobs: Path, digest: Any) -> dict[str, Any] | None:
     try:
-        path = _path(blobs, digest)
-        return read_object(read_bytes(path))
+        return read_object(read_bytes(_path(blobs, digest)))
     except (OSError, ValueError):
         return None
 

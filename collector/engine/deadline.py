@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -70,8 +70,7 @@ def _is_main() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
+def within(seconds: float) -> AbstractContextManager[None]:
     """Let no call to an engine go on for longer than until then; outside of the main thread it does nothing.
 
     Args:
@@ -81,12 +80,10 @@ def within(seconds: float) -> Iterator[None]:
         DeadlineError: a call was under way then, or was begun afterwards.
     """
     words = f"the engine took too long: the deadline of {format_duration(seconds)} has passed"
-    with _ending(_End(time.monotonic() + seconds, DeadlineError, words)):
-        yield
+    return _ending(_End(time.monotonic() + seconds, DeadlineError, words))
 
 
-@contextmanager
-def at_most(seconds: float) -> Iterator[None]:
+def at_most(seconds: float) -> AbstractContextManager[None]:
     """Let what the body asks take no longer than this all together, within what remains until a deadline.
 
     Args:
@@ -96,8 +93,7 @@ def at_most(seconds: float) -> Iterator[None]:
         UnansweredError: a call was under way then, or was begun afterwards.
     """
     words = f"the engine did not answer within {format_duration(seconds)}"
-    with _ending(_End(time.monotonic() + seconds, UnansweredError, words)):
-        yield
+    return _ending(_End(time.monotonic() + seconds, UnansweredError, words))
 
 
 @contextmanager

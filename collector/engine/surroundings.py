@@ -6,7 +6,6 @@ In the standard library only, for a runner's hook asks before each job.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import stat
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit
 
 from collector.model.errors import UsageError
 from collector.model.paths import DEFAULT_HOST, MOST_BYTES, read_bounded
-from collector.model.untrusted import is_loopback, mapping, text
+from collector.model.untrusted import is_loopback, mapping, read_object, text
 
 UNIX = "unix://"
 _CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")
@@ -163,7 +162,6 @@ def _config_folder(environment: Mapping[str, str]) -> Path | None:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a file; empty where it cannot be read."""
     try:
-        found = json.loads(read_bounded(path))
-    except (OSError, ValueError, RecursionError):
+        return read_object(read_bounded(path)) or {}
+    except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}

@@ -6,7 +6,6 @@ part counts at every moment, and an interrupted removal is finished by the next 
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -138,7 +137,7 @@ class _Stream:
         order = parts.MERGED_ORDER if name.is_merged else "seq"
         after = [self._written(connection, f"{events} ORDER BY {order}", 0)]
         after += [self._written(connection, f"{jobs} ORDER BY job", 1)] if has_jobs else []
-        sums = [hashlib.sha256(data).hexdigest() for data in after]
+        sums = list(map(parts.checksum, after))
         announced = replace(manifest, becoming=(*manifest.becoming, *sums))
         self._store.write(name.manifest(self._host), announced.to_bytes())
         for place, data in zip((name.events(self._host), name.jobs(self._host)), after, strict=False):
@@ -152,8 +151,7 @@ class _Stream:
     def _is_whole(manifest: Manifest, files: list[bytes | None]) -> bool:
         wanted = ((manifest.sha256, *manifest.becoming), (manifest.jobs_sha256, *manifest.becoming))
         return all(
-            (None if data is None else hashlib.sha256(data).hexdigest()) in sums
-            for data, sums in zip(files, wanted, strict=True)
+            (None if data is None else parts.checksum(data)) in sums for data, sums in zip(files, wanted, strict=True)
         )
 
     def _written(self, connection: duckdb.DuckDBPyConnection, rows: str, which: int) -> bytes:

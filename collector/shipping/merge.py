@@ -7,7 +7,6 @@ is there. Merged parts are merged again in the same way, so that a year is not a
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -149,8 +148,8 @@ def _merge(store: Store, host: str, rows: Sequence[_Row], folder: Path) -> list[
         first=min(one.first for one in found),
         last=max(one.last for one in found),
         rows=sum(one.rows for one in found),
-        sha256=hashlib.sha256(merged).hexdigest(),
-        jobs_sha256=None if of_jobs is None else hashlib.sha256(of_jobs).hexdigest(),
+        sha256=parts.checksum(merged),
+        jobs_sha256=None if of_jobs is None else parts.checksum(of_jobs),
         shipped_ns=min(one.shipped_ns for one in found),
         until_ns=max(one.last_shipped_ns for one in found),
         merged_ns=time.time_ns(),
@@ -190,7 +189,7 @@ def sound_manifest(store: Store, host: str, name: Name, folder: Path | None = No
             data = store.read(file) or b""
         except UnreadableError:
             return None
-        if hashlib.sha256(data).hexdigest() != checksum:
+        if parts.checksum(data) != checksum:
             return None
         if folder is not None:
             _copy(folder, file).write_bytes(data)

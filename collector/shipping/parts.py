@@ -18,10 +18,11 @@ parts do, merged ones or others, whose batches it names as one: see `shipping.me
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -172,37 +173,27 @@ class Manifest:
     def from_bytes(cls, data: bytes) -> Manifest:
         """What is stored. Raises ValueError with what is wrong."""
         found = _read(data)
-        numbers: list[Any] = [found.get(name) for name in ("schema_version", "first", "last", "rows", "shipped_ns")]
-        until, merged = found.get("until_ns"), found.get("merged_ns")
-        days, anchor = found.get("days"), found.get("anchor")
-        sums: list[Any] = [found.get("sha256"), found.get("jobs_sha256")]
-        becoming = texts(found.get("becoming"))
+        known: dict[str, Any] = {field.name: found.get(field.name) for field in fields(cls)}
+        numbers = [known[name] for name in ("schema_version", "first", "last", "rows", "shipped_ns")]
+        days, anchor, sums = known["days"], known["anchor"], (known["sha256"], known["jobs_sha256"] or "0" * 64)
         if (
-            not all(type(number) is int and 0 <= number < 2**63 for number in (*numbers, until or 0, merged or 0))
-            or not isinstance(days, list)
-            or not all(isinstance(day, str) for day in days)
+            not all(_is_number(number) for number in (*numbers, known["until_ns"] or 0, known["merged_ns"] or 0))
+            or not (isinstance(days, list) and all(isinstance(day, str) for day in days))
             or not (isinstance(anchor, list) and len(anchor) == 2 and all(type(part) is int for part in anchor))  # noqa: PLR2004
-            or not (isinstance(sums[0], str) and _SHA256.fullmatch(sums[0]))
-            or not (sums[1] is None or (isinstance(sums[1], str) and _SHA256.fullmatch(sums[1])))
+            or not all(isinstance(one, str) and _SHA256.fullmatch(one) for one in sums)
         ):
             raise ValueError("the manifest is damaged")
-        version, first, last, rows, shipped = numbers
-        host = host_from(found.get("host"))
-        return cls(
-            version,
-            host,
-            tuple(days),
-            first,
-            last,
-            rows,
-            sums[0],
-            sums[1],
-            (anchor[0], anchor[1]),
-            shipped,
-            until,
-            merged,
-            tuple(becoming),
-        )
+        known |= {"host": host_from(known["host"]), "becoming": tuple(texts(known["becoming"]))}
+        return cls(**{**known, "days": tuple(days), "anchor": tuple(anchor)})
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def checksum(data: bytes) -> str:
+    """The checksum of a file, as manifests have it."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def partition(host: str) -> str:

@@ -5,7 +5,6 @@ How far a store has come is read from its manifests: nothing is kept here that c
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
 from dataclasses import dataclass, field, replace
@@ -279,8 +278,8 @@ def _part(
         first=int(first),
         last=int(last),
         rows=int(rows),
-        sha256=hashlib.sha256(events).hexdigest(),
-        jobs_sha256=None if of_jobs is None else hashlib.sha256(of_jobs).hexdigest(),
+        sha256=parts.checksum(events),
+        jobs_sha256=None if of_jobs is None else parts.checksum(of_jobs),
     )
     return _Part(name, events, of_jobs, manifest)
 
