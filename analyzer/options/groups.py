@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import typing
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from collector.model import environment
 from collector.model.defaults import LEAST_HISTORY
 from collector.model.paths import default_log_path
 from collector.model.units import option_value, parse_duration, size_option
-from collector.terminal.declare import option
+from collector.terminal.declare import option, parameter, with_parameters
 from pruner.policy.file import load_policy
 
 if TYPE_CHECKING:
@@ -231,30 +230,18 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     hints = typing.get_type_hints(command, include_extras=True)
     groups = {name: kind for name, kind in hints.items() if is_dataclass(kind) and isinstance(kind, type)}
     shown: list[inspect.Parameter] = []
-    for name, parameter in inspect.signature(command).parameters.items():
-        if name in groups:
-            shown += _options_of(groups[name])
-        else:
-            shown.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+    for name, one in inspect.signature(command).parameters.items():
+        shown += _options_of(groups[name]) if name in groups else [parameter(name, hints[name], one.default)]
 
-    @functools.wraps(command)
-    def wrapper(**given: Any) -> None:
+    def call(given: dict[str, Any]) -> None:
         made = {
             name: kind(**{field.name: given.pop(field.name) for field in fields(kind)}) for name, kind in groups.items()
         }
         command(**made, **given)
 
-    wrapper.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined] # as `inspect` documents it
-    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
-    del wrapper.__wrapped__  # its signature would hide ours
-    return wrapper
+    return with_parameters(command, shown, call)
 
 
-def _options_of(group: type) -> list[inspect.Parameter]:
+def _options_of(group: Any) -> list[inspect.Parameter]:
     hints = typing.get_type_hints(group, include_extras=True)
-    return [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
-        )
-        for field in fields(group)
-    ]
+    return [parameter(field.name, hints[field.name], field.default) for field in fields(group)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from collector.daemon.least_free import LeastFree
@@ -49,30 +50,19 @@ class Sampling:
         self.alarm.hear(*disks)
         main = disks[0]
         if (least := self.least_free.since_last(main)) is not None:
-            least_ns, low = least
-            facts = {**low.attributes(), "least": True}
-            yield Event(least_ns, Kind.DISK_SAMPLED, bytes=low.free_bytes, attributes=facts, identity="least")
+            yield _sampled(*least, "least", least=True)
         at_ns = self._now()
-        held = {"image_bytes": image_bytes, **self._held_otherwise()}
-        yield Event(
-            at_ns, Kind.DISK_SAMPLED, bytes=main.free_bytes, attributes=main.attributes() | held, identity="disk"
-        )
+        # What the engine says that other things than images hold, wherever they lie.
+        others = {} if self.usage is None else asdict(self.usage)
+        yield _sampled(at_ns, main, "disk", image_bytes=image_bytes, **others)
         for disk in disks[1:]:
             # Older readers and most queries look at the disk of the images alone.
-            facts = {**disk.attributes(), "main": False}
-            name = f"disk {disk.mount}"
-            yield Event(at_ns, Kind.DISK_SAMPLED, bytes=disk.free_bytes, attributes=facts, identity=name)
+            yield _sampled(at_ns, disk, f"disk {disk.mount}", main=False)
 
     def _measure(self, path: str) -> DiskSample:
         return sample_disk(path, canonical=self._canonical)
 
-    def _held_otherwise(self) -> dict[str, int | None]:
-        """What the engine says that things other than images hold, bytes, wherever they lie."""
-        usage = self.usage
-        if usage is None:
-            return {}
-        return {
-            "container_bytes": usage.container_bytes,
-            "volume_bytes": usage.volume_bytes,
-            "build_cache_bytes": usage.build_cache_bytes,
-        }
+
+def _sampled(at_ns: int, disk: DiskSample, identity: str, **facts: int | None) -> Event:
+    attributes = {**disk.attributes(), **facts}
+    return Event(at_ns, Kind.DISK_SAMPLED, bytes=disk.free_bytes, attributes=attributes, identity=identity)

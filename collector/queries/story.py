@@ -17,7 +17,7 @@ from collector.model.origin import Origin
 from collector.model.references import meant, similar
 from collector.model.units import format_bytes
 from collector.queries.pulls import PullKind, read_pulls
-from collector.queries.timeline import SAME_NS, Episode, Run, TimelineBuilder
+from collector.queries.timeline import SAME_NS, Episode, TimelineBuilder, UseRun
 
 logger = logging.getLogger(__name__)
 
@@ -105,17 +105,17 @@ def _stories(connection: duckdb.DuckDBPyConnection, host: str, text: str, latest
     ]
 
 
-def _runs(connection: duckdb.DuckDBPyConnection, builders: Mapping[int, TimelineBuilder]) -> dict[int, list[Run]]:
+def _runs(connection: duckdb.DuckDBPyConnection, builders: Mapping[int, TimelineBuilder]) -> dict[int, list[UseRun]]:
     """The uses of each image, summed between what else happened to it."""
     places = [(image, at_ns, seq) for image, builder in builders.items() for at_ns, seq in builder.places]
     images, times, numbers = ([place[k] for place in places] for k in range(3))
     connection.execute(_PLACES, {"images": images, "times": times, "numbers": numbers})
-    found: dict[tuple[int, int], Run] = {}
+    found: dict[tuple[int, int], UseRun] = {}
     for image, *row in connection.execute(_RUNS).fetchall():
-        found[image, row[0]] = Run(*row)
+        found[image, row[0]] = UseRun(*row)
     for image, number, project, jobs in connection.execute(_PROJECTS).fetchall():
         found[image, number].projects[project] = jobs
-    runs: dict[int, list[Run]] = {image: [] for image in builders}
+    runs: dict[int, list[UseRun]] = {image: [] for image in builders}
     for (image, _), run in found.items():
         runs[image].append(run)
     return runs

@@ -44,7 +44,7 @@ class Episode:
 
 
 @dataclass(slots=True)
-class Run:
+class UseRun:
     """Uses that nothing else has come between.
 
     Attributes:
@@ -116,7 +116,7 @@ class TimelineBuilder:
         else:
             self._happened(time_ns, kind, reference)
 
-    def take(self, runs: Sequence[Run]) -> None:
+    def take(self, runs: Sequence[UseRun]) -> None:
         """Take the uses."""
         for run in runs:
             ended = None if run.ended is None else run.ended / 1e9
@@ -186,7 +186,7 @@ class TimelineBuilder:
         self._here = True
 
 
-def _in_words(uses: Run) -> str:
+def _in_words(uses: UseRun) -> str:
     """``112 uses by 87 jobs of mesa/mesa, 3 by no job; 87 pulls, up to date``."""
     parts = []
     if uses.count:

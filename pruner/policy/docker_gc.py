@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from collector.model.errors import UsageError
@@ -41,9 +41,9 @@ def import_docker_gc(sources: Sequence[Path]) -> Import:
         environment.update(found)
         if not found:
             excludes.append(path)
-    for setting, default in _EXCLUDE_FILES.items():
-        named = Path(environment.get(setting, default))
-        if named.name not in {path.name for path in excludes} and setting in environment:
+    for setting in filter(environment.__contains__, _EXCLUDE_FILES):
+        named = Path(environment[setting])
+        if named.name not in {path.name for path in excludes}:
             if named.exists():
                 excludes.append(named)
             else:
@@ -53,26 +53,6 @@ def import_docker_gc(sources: Sequence[Path]) -> Import:
         _docker_gc_excludes(made, path, _exclude_kind(path, environment))
     made.values = {**NEVER_REMOVED, **made.values} if made.values.get("allowlist") else made.values
     return made
-
-
-_EXCLUDE_FILES = {
-    "EXCLUDE_FROM_GC": "/etc/docker-gc-exclude",
-    "EXCLUDE_CONTAINERS_FROM_GC": "/etc/docker-gc-exclude-containers",
-    "EXCLUDE_VOLUMES_IDS_FILE": "/etc/docker-gc-exclude-volumes",
-}
-_DOCKER_GC_SETTINGS = (
-    *_EXCLUDE_FILES,
-    "GRACE_PERIOD_SECONDS",
-    "MINIMUM_IMAGES_TO_SAVE",
-    "FORCE_IMAGE_REMOVAL",
-    "FORCE_CONTAINER_REMOVAL",
-    "REMOVE_VOLUMES",
-    "EXCLUDE_DEAD",
-    "DRY_RUN",
-)
-_ASSIGNMENT = re.compile(
-    r"(?<![\w$])(?P<name>" + "|".join(_DOCKER_GC_SETTINGS) + r")=(?P<value>\"[^\"]*\"|'[^']*'|[^\s;&\"']*)"
-)
 
 
 def _docker_gc_settings(text: str) -> dict[str, str]:
@@ -86,13 +66,9 @@ def _docker_gc_settings(text: str) -> dict[str, str]:
 
 
 def _exclude_kind(path: Path, environment: Mapping[str, str]) -> str:
-    for setting in _EXCLUDE_FILES:
-        if environment.get(setting) == str(path):
-            return setting
-    for word, setting in (("container", "EXCLUDE_CONTAINERS_FROM_GC"), ("volume", "EXCLUDE_VOLUMES_IDS_FILE")):
-        if word in path.name:
-            return setting
-    return "EXCLUDE_FROM_GC"
+    named = [setting for setting in _EXCLUDE_FILES if environment.get(setting) == str(path)]
+    usual = [setting for setting, (word, _, _) in _EXCLUDE_FILES.items() if word and word in path.name]
+    return (*named, *usual, "EXCLUDE_FROM_GC")[0]
 
 
 def _docker_gc_values(made: Import, environment: Mapping[str, str]) -> None:
@@ -136,11 +112,7 @@ _DOCKER_GC_WITHOUT = {
 
 def _docker_gc_excludes(made: Import, path: Path, setting: str) -> None:
     lines = [line.strip() for line in text_of(path).splitlines() if line.strip()]
-    key, entry = {
-        "EXCLUDE_FROM_GC": ("allowlist", _image_exclude),
-        "EXCLUDE_CONTAINERS_FROM_GC": ("containers.keep", _name_exclude),
-        "EXCLUDE_VOLUMES_IDS_FILE": ("volumes.keep", _name_exclude),
-    }[setting]
+    _, key, entry = _EXCLUDE_FILES[setting]
     entries = []
     for line in lines:
         try:
@@ -164,6 +136,26 @@ def _name_exclude(line: str) -> str:
     """An entry that matches what `grep` finds with the line anywhere in a name."""
     return checked(f"re:.*(?:{bre_to_python(line)}).*")
 
+
+# Of each setting that names such a file: a word in the usual file's name, the key of ours, and how a line is read.
+_EXCLUDE_FILES: dict[str, tuple[str, str, Callable[[str], str]]] = {
+    "EXCLUDE_FROM_GC": ("", "allowlist", _image_exclude),
+    "EXCLUDE_CONTAINERS_FROM_GC": ("container", "containers.keep", _name_exclude),
+    "EXCLUDE_VOLUMES_IDS_FILE": ("volume", "volumes.keep", _name_exclude),
+}
+_DOCKER_GC_SETTINGS = (
+    *_EXCLUDE_FILES,
+    "GRACE_PERIOD_SECONDS",
+    "MINIMUM_IMAGES_TO_SAVE",
+    "FORCE_IMAGE_REMOVAL",
+    "FORCE_CONTAINER_REMOVAL",
+    "REMOVE_VOLUMES",
+    "EXCLUDE_DEAD",
+    "DRY_RUN",
+)
+_ASSIGNMENT = re.compile(
+    r"(?<![\w$])(?P<name>" + "|".join(_DOCKER_GC_SETTINGS) + r")=(?P<value>\"[^\"]*\"|'[^']*'|[^\s;&\"']*)"
+)
 
 _BRE = re.compile(
     r"\\\{(?P<interval>[\d,]+)\\\}|\\(?P<escaped>.)|(?P<bracket>\[\^?\]?(?:\[:\w+:\]|[^\]])*\])|(?P<plain>.)"

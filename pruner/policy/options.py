@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import typing
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from collector.terminal.declare import option
+from collector.terminal.declare import option, parameter, with_parameters
 from pruner.policy.file import COMMAND_LINE, DEFAULT_POLICY_PATH, load_policy, policy_from
 from pruner.policy.keys import KEYS
 from pruner.policy.policy import Policy
@@ -24,25 +23,19 @@ _FILE = Annotated[
 
 def policy_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a Typer command, which takes `policy: Policy`, an option for each key of the policy."""
-    signature = inspect.signature(command)
-    own = {name: parameter for name, parameter in signature.parameters.items() if name != "policy"}
     hints = typing.get_type_hints(command, include_extras=True)
-    added = {"policy_file": _parameter("policy_file", _FILE), **{_argument(name): _option(name) for name in KEYS}}
+    own = [
+        parameter(name, hints[name], one.default)
+        for name, one in inspect.signature(command).parameters.items()
+        if name != "policy"
+    ]
 
-    @functools.wraps(command)
-    def wrapper(**arguments: Any) -> None:
+    def call(arguments: dict[str, Any]) -> None:
         path = arguments.pop("policy_file")
         given = {name: arguments.pop(_argument(name)) for name in KEYS}
         command(policy=chosen_policy(path, given), **arguments)
 
-    parameters = [
-        parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, parameter in own.items()
-    ]
-    wrapper.__signature__ = inspect.Signature([*parameters, *added.values()])  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in (*parameters, *added.values())}
-    del wrapper.__wrapped__  # its signature would hide ours
-    return wrapper
+    return with_parameters(command, [*own, parameter("policy_file", _FILE), *map(_option, KEYS)], call)
 
 
 def chosen_policy(path: Path | None, given: dict[str, Any]) -> Policy:
@@ -66,7 +59,7 @@ def _option(name: str) -> inspect.Parameter:
     annotation: Any = Annotated[str | None, _typed(key.help, key.kind)]
     if key.kind == "list":
         annotation = Annotated[list[str] | None, _typed(f"{key.help}; repeatable", key.kind)]
-    return _parameter(_argument(name), annotation)
+    return parameter(_argument(name), annotation)
 
 
 def _typed(text: str, kind: str) -> Any:
@@ -77,7 +70,3 @@ def _typed(text: str, kind: str) -> Any:
 def _argument(name: str) -> str:
     """The Python name of a key's option: ``build_cache_keep`` for ``build_cache.keep``."""
     return name.replace(".", "_")
-
-
-def _parameter(name: str, annotation: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
