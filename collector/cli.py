@@ -52,7 +52,7 @@ def run(
     job_details: Annotated[
         JobDetails | None,
         option(
-            "How much about jobs the log keeps from now on: all, IDs only, or none.",
+            "How much about jobs to keep in the log from now on: all, IDs only, or none.",
             None,
             shown="as before; all in a new log",
         ),

@@ -107,7 +107,7 @@ def _marks_meaning(proposal: Proposal | None, rows: Sequence[Row]) -> list[str]:
     if not proposal.holds:
         which = "no policy of these that leaves half of the disk to images keeps it from filling up and loses no image"
         return [*said, f"None is recommended: {which}."]
-    said.append(f"R: what `analyzer recommend` sets of these. {proposal.choice}")
+    said.append(f"R: what `analyzer recommend` would choose of these. {proposal.choice}")
     chosen = next((row.result for row in rows if row.recommended and not row.best), None)
     rival = next((row.result for row in rows if row.best), None)
     if chosen is not None and rival is not None:

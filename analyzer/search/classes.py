@@ -267,7 +267,7 @@ def _verdict(judged: Result | None, found: Found, classes: int) -> str:
     if judged is None:
         few = f"{format_count(len(found), 'host')}, {LEAST_HOSTS} or more are needed"
         none = "no policy that is chosen on half of the hosts is possible on the others"
-        return f"By host nothing is judged: {few if len(found) < LEAST_HOSTS else none}."
+        return f"Nothing is judged across hosts: {few if len(found) < LEAST_HOSTS else none}."
     of, who = ("each class", "the fleet") if classes > 1 else ("them", "it")
     return f"By host, chosen on half of {of} and judged on the other half, in turn, {who} {outcome(judged)}."
 
@@ -302,7 +302,7 @@ def _misfits(found: Found, name: str, policies: Mapping[str, Candidate], limits:
         fitting = [one for one in rivals if not (_by_timer(policies[one.name]) or each.broken(one))]
         best = min(fitting, key=lambda one: (one.losses, one.repulled_bytes), default=None)
         if broken := each.broken(mine):
-            better = "" if best is None else f"; {best.name} would do"
+            better = "" if best is None else f"; {best.name} would fit"
             misfits.append(Misfit(first.host, "; ".join(broken) + better))
         elif best is not None and mine.repulled_bytes > max(
             _POORLY * best.repulled_bytes, best.repulled_bytes + _WORTH_OF_ALL * mine.compulsory_bytes

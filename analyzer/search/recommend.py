@@ -289,7 +289,7 @@ def _remedy(firsts: Sequence[Findings]) -> str:
                 f"{format_bytes(first.room)} that the disk has for images: the working set does not fit"
             )
         if first.enough is not None:
-            said.append(f"a disk of {format_bytes(first.enough)} would do on host {first.host}")
+            said.append(f"a disk of {format_bytes(first.enough)} would be enough on host {first.host}")
     return "; ".join(said)
 
 

@@ -183,7 +183,10 @@ def explain(
     image: Annotated[str, argument("A reference, a digest, or the beginning of an ID.", "IMAGE")],
     log: LogOption = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Look at each use, however long the log: by default earlier ones are counted.")
+        bool,
+        typer.Option(
+            "--all", help="Go through every use, however long the log is; by default earlier ones are only counted."
+        ),
     ] = False,
     output: FormatOption = Format.TABLE,
 ) -> None:

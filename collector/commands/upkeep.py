@@ -42,8 +42,8 @@ def ship(
         str | None,
         typer.Option(
             metavar="DURATION",
-            help="Remove the small parts so long after they were merged into one (such as 7d): readers that have begun "
-            "must have ended. It needs the right to delete, and no other tool that reads them by day.",
+            help="Remove the small parts so long after they were merged into one (such as 7d): readers that have "
+            "started must have finished. It needs the right to delete, and no other tool that reads them by day.",
             show_default="they stay",
         ),
     ] = None,

@@ -56,7 +56,7 @@ class Upkeep:
             if not is_short and self._now() >= self._next:
                 self._begin()
         elif is_short:
-            logger.info("space is short: the compaction of the log is put off")
+            logger.info("space is short: the compaction of the log is postponed")
             self.close()
         elif process.poll() is not None:
             said = b"" if process.stdout is None else process.stdout.read()

@@ -92,7 +92,7 @@ def refuse_special(path: Path) -> None:
     """Refuse what DuckDB would wait for, or read without end. Raises LogError and OSError."""
     for place, advice in ((path, "name the log itself with --log"), (wal_path(path), "move it away")):
         if place.exists() and not (place.is_file() or place.is_dir()):
-            raise LogError(f"{place} is a pipe, device or socket and no event log: {advice}")
+            raise LogError(f"{place} is a pipe, device or socket, not an event log: {advice}")
 
 
 def open_database(
@@ -254,7 +254,7 @@ def check_functions(
         [database],
     ).fetchall()
     if not ours.issuperset(name for (name,) in found):
-        raise LogError(f"{path} defines functions of its own, as no event log does: name another with --log")
+        raise LogError(f"{path} defines functions of its own, which an event log never does: name another with --log")
 
 
 @contextmanager

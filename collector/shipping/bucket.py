@@ -74,7 +74,7 @@ class Bucket:
                 raise UsageError(f"{key.upper()} is not a URL such as https://s3.example.org")
         for key, value in known.items():
             if _IN_HEADER.fullmatch(key) and _CONTROL.search(value):
-                raise UsageError(f"{key.upper()} holds a line break or another control character: write it again")
+                raise UsageError(f"{key.upper()} holds a line break or another control character: enter it again")
         plain = any(value.startswith("http://") for value in endpoints.values())
         try:
             self._store = S3Store(

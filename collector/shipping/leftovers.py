@@ -85,4 +85,4 @@ def _remove(store: Store, path: str) -> None:
     try:
         store.remove(path)
     except StoreError as error:
-        raise StoreError(f"{path} counts no longer and cannot be removed: {error}") from None
+        raise StoreError(f"{path} is no longer needed and cannot be removed: {error}") from None

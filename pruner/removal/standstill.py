@@ -52,7 +52,7 @@ def note(
         if updated != known:
             leave_runs(log_path, updated)
     except (LogError, OSError) as error:
-        logger.warning("that this run removed nothing cannot be recorded: %s", error)
+        logger.warning("cannot record that this run removed nothing: %s", error)
 
 
 def _noted(

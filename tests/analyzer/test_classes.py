@@ -115,7 +115,7 @@ def test_hosts_that_one_policy_serves_are_not_divided() -> None:
 def test_too_few_hosts_to_judge_by_are_said_to_be() -> None:
     division = divided([host(f"h{k}", 100 * GIB, (0, 1), (0, 2)) for k in range(2)], 3)
     assert division.judged is None
-    assert division.said[0].startswith("By host nothing is judged: 2 hosts")
+    assert division.said[0].startswith("Nothing is judged across hosts: 2 hosts")
 
 
 @pytest.mark.slow

@@ -257,7 +257,7 @@ def test_where_no_policy_fits_the_working_set_and_the_disk_that_would_do_are_nam
     assert found.chosen is None
     (line,) = reasons(found, Constraints(), 0.7)
     assert "a usual day's images hold 150 B, more than the 100 B that the disk has for images" in line
-    assert line.endswith("a disk of 150 B would do on host made")
+    assert line.endswith("a disk of 150 B would be enough on host made")
 
 
 @pytest.mark.parametrize("other", [0, 5])

@@ -199,7 +199,7 @@ def test_a_sweep_marks_what_would_be_recommended_and_says_why_it_is_off_the_fron
     shown = analyzer("sweep", *grid, "--front").stdout
     assert [line.split()[6] for line in shown.splitlines() if line.startswith("prune below")] == ["R", "*"]
     output = " ".join(shown.split())
-    assert "R: what `analyzer recommend` sets of these. Of those that re-pull little more" in output
+    assert "R: what `analyzer recommend` would choose of these. Of those that re-pull little more" in output
     off_front = "off the front, where free space counts and kept images do not: "
     assert f"{off_front}prune below 40% free (lru order) leaves 31.6 GiB" in output
 

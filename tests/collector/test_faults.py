@@ -223,12 +223,12 @@ def test_nor_is_what_takes_the_place_of_a_log(tmp_path: Path, lay: Callable[[Pat
     log = EventLog(tmp_path / "log")
     log.append([Event(time_ns=1, kind=Kind.COLLECTOR_STARTED)])
     lay(wal_path(log.path))
-    with pytest.raises(LogError, match=r"log\.wal is a pipe, device or socket and no event log: move it away"):
+    with pytest.raises(LogError, match=r"log\.wal is a pipe, device or socket, not an event log: move it away"):
         log.query("SELECT 1")
     wal_path(log.path).unlink()
     log.path.unlink()
     lay(log.path)
-    with pytest.raises(LogError, match="log is a pipe, device or socket and no event log: name the log itself"):
+    with pytest.raises(LogError, match="log is a pipe, device or socket, not an event log: name the log itself"):
         log.query("SELECT 1")
 
 

@@ -151,7 +151,7 @@ def test_parts_are_removed_once_merged_and_an_interruption_anywhere_is_gone_on_f
     assert len(store.names("manifest/host=runner")) == len(listed_before) + 1  # some may read them still
     (interrupted,) = ship(log, Dying(store.path, removals), remove_merged_after_s=0)
     assert len(interrupted.notes) == 1
-    assert interrupted.notes[0].endswith("counts no longer and cannot be removed: gone")
+    assert interrupted.notes[0].endswith("is no longer needed and cannot be removed: gone")
     reader = shipped(store)
     assert (rows(reader), reader.notes) == (rows(log), [])
     log.append(days(5, 1))
