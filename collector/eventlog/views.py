@@ -44,6 +44,7 @@ class _OnDemand:
     def __init__(self, connection: duckdb.DuckDBPyConnection, views: dict[str, str]) -> None:
         self._connection = connection
         self._waiting = views
+        self._answers: dict[str, list[tuple[Any, ...]]] = {}
 
     def execute(self, sql: str, *parameters: Any) -> duckdb.DuckDBPyConnection:
         for name in self._waiting.keys() & set(re.findall(r"\w+", sql.lower())):
@@ -56,6 +57,12 @@ class _OnDemand:
             for other in _TAKES_FROM.findall(statement):
                 self._make(other)
             self._connection.execute(statement)
+
+    def answer(self, sql: str) -> list[tuple[Any, ...]]:
+        """All rows of a query for what stays as it is while the log is open."""
+        if sql not in self._answers:
+            self._answers[sql] = self._connection.execute(sql).fetchall()
+        return self._answers[sql]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
@@ -158,6 +165,11 @@ def table_of_events(connection: duckdb.DuckDBPyConnection) -> str:
     return f'"{database.replace(chr(34), chr(34) * 2)}".main.event'
 
 
+def _answer(connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[Any, ...]]:
+    """All rows of a query about events, asked once of a log that is open with our views: nobody adds any meanwhile."""
+    return connection.answer(sql) if isinstance(connection, _OnDemand) else connection.execute(sql).fetchall()
+
+
 def true_times(connection: duckdb.DuckDBPyConnection, now_ns: int, events: str, kept: str) -> str:
     """SQL of events no later than they can have been; the same where they all are.
 
@@ -170,10 +182,11 @@ def true_times(connection: duckdb.DuckDBPyConnection, now_ns: int, events: str, 
         events: SQL of the events as they were recorded.
         kept: SQL of some of these events: every one about the clock, and the latest, at least.
     """
-    rows = connection.execute(
-        f"SELECT host, seq, epoch_ns(time) FROM {kept} WHERE kind = '{Kind.CLOCK_SET_BACK}' ORDER BY seq DESC"
-    ).fetchall()
-    latest = connection.execute(f"SELECT epoch_ns(max(time)) FROM {kept}").fetchall()[0][0]
+    rows = _answer(
+        connection,
+        f"SELECT host, seq, epoch_ns(time) FROM {kept} WHERE kind = '{Kind.CLOCK_SET_BACK}' ORDER BY seq DESC",
+    )
+    latest = _answer(connection, f"SELECT epoch_ns(max(time)) FROM {kept}")[0][0]
     if latest is None or (latest <= now_ns and not rows):
         return events
     bounds = [f"make_timestamp_ns({now_ns})"]

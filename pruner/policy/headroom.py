@@ -92,15 +92,13 @@ class FreeSpaceDrops:
     def __init__(self, interval: float, falls: Iterable[float] = ()) -> None:
         self.kept = max(1, math.ceil(MEMORY / interval))
         self.enough = math.ceil(ENOUGH / interval)
-        self._latest: deque[float] = deque()
-        self._sorted: list[float] = []
-        for fall in falls:
-            self.add(fall)
+        self._latest = deque((max(0.0, fall) for fall in falls), maxlen=self.kept)
+        self._sorted = sorted(self._latest)
 
     def add(self, fall: float) -> None:
         """Record how far free space fell in one more interval, bytes."""
         if len(self._latest) == self.kept:
-            del self._sorted[bisect_left(self._sorted, self._latest.popleft())]
+            del self._sorted[bisect_left(self._sorted, self._latest[0])]
         self._latest.append(max(0.0, fall))
         insort(self._sorted, max(0.0, fall))
 
