@@ -148,12 +148,12 @@ COMMENT ON VIEW kind_counts IS 'how many events of each kind there are';
 
 CREATE OR REPLACE VIEW last_use AS
     WITH observed AS (
-        SELECT host, image, time, {sql_case("kind", {kind: kind.traits.happened for kind in USES})} AS evidence,
+        SELECT host, image, time, seq, {sql_case("kind", {kind: kind.traits.happened for kind in USES})} AS evidence,
             kind, container, reference
         FROM event WHERE image IS NOT NULL AND kind IN ({sql_list(USES)})
     )
-    SELECT host, image, image_id, max(time) AS last_use, arg_max(evidence, time) AS evidence,
-        arg_max(coalesce(container, reference), time) AS evidence_source,
+    SELECT host, image, image_id, max(time) AS last_use, arg_max(evidence, (time, seq)) AS evidence,
+        arg_max(coalesce(container, reference), (time, seq)) AS evidence_source,
         max(time) FILTER (kind = 'image_pulled') AS last_pull, coalesce(any_value(uses), 0) AS uses,
         min(time) AS first_use
     FROM observed JOIN image USING (image) LEFT JOIN image_uses USING (host, image) GROUP BY host, image, image_id;
