@@ -93,9 +93,8 @@ def catch_up(log: EventLog) -> None:
     """Append until all is folded that can be, and have the metrics add it up."""
     before = None
     with pytest.MonkeyPatch.context() as patch:
-        for folding in (compaction, experience, tally):
+        for folding in (compaction, experience, hourly, tally):
             patch.setattr(folding, "PACE", Pace(_FOLDED_AT_ONCE, _FOLDED_AT_ONCE))
-        patch.setattr(hourly, "_MOST", _FOLDED_AT_ONCE)
         while before != (before := _reached(log)):
             log.append([Event(time.time_ns(), Kind.EVENT_UNREADABLE, attributes={"raw": ""})])
         tally.Tally().advance(log)  # as a collector with metrics does, and stores how far it has come

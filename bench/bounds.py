@@ -53,7 +53,7 @@ EVENTS = sizes(100, 200_000, 2_000_000, 20_000_000)
 _ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
 # What a question to a long log may cost more than one to the first, and how far the longer ones may differ.
 MOST_S, MOST_BYTES, MOST_GROWTH = 0.5, 60 * 2**20, 0.2
-# What questions may cost that are asked of the first log, seconds; what an append may cost more for folding.
+# What questions to the first log may cost, seconds, and what folding may add to the cost of an append.
 GOALS_S = {"pruner plan": 1.5, "collector images": 1.0}
 MOST_DEARER = 0.3
 INVENTORIES = {"a month ago": 30 * DAY_S, "within the hour": 60.0}

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from dataclasses import dataclass, replace
 
 import duckdb
 
 from collector.eventlog import compaction
+from collector.eventlog.pace import Pace
 from collector.eventlog.sql import sql_list
 from collector.eventlog.views import table_of_events, true_times
 from collector.model.events import Kind
@@ -26,7 +28,8 @@ _SLOT_NS = SLOT_S * 10**9
 _WITHIN = {60.0: "in_minute", float(SLOT_S): "in_slot"}
 _DAY_SLOTS = 86400 // SLOT_S
 # An old log is caught up by appends, none of which is to take long.
-_MOST = 100_000
+PACE = Pace(20_000, 200_000, 100_000)
+"""A fold takes so many events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,8 @@ def advance(connection: duckdb.DuckDBPyConnection, host: str) -> bool:
     after, wanted = reached(connection, host), compaction.reached(connection)
     if wanted is None or (after or 0) >= wanted:
         return True
-    until = min(wanted, (after or 0) + _MOST)
+    began = time.monotonic()
+    until = min(wanted, (after or 0) + PACE.size)
     for table in _TABLES:
         since = 0 if after is None else _touched(connection, host, table, after, until)
         if since is not None:
@@ -132,6 +136,7 @@ def advance(connection: duckdb.DuckDBPyConnection, host: str) -> bool:
             connection.execute(f"INSERT INTO {table.name} BY NAME {chosen}", values)
     connection.execute("DELETE FROM hourly WHERE host = ?", [host])
     connection.execute("INSERT INTO hourly VALUES (?, ?, ?)", [host, VERSION, until])
+    PACE.took(until - (after or 0), time.monotonic() - began)
     return until >= wanted
 
 

@@ -16,6 +16,8 @@ from dataclasses import replace
 
 from collector.eventlog import hourly
 from collector.eventlog.log import ONLY_KEPT, EventLog
+from collector.eventlog.sql import sql_list
+from collector.model.events import MOMENTS, Kind
 from collector.model.units import DAY_S
 from pruner.policy.policy import AUTO, Policy, Space
 
@@ -177,11 +179,18 @@ def read_falls(
         return hourly.falls(connection, log.host, file_system, interval, reach, (now - MEMORY, now))
 
 
-_WORKING_SETS = """
+_USES = sql_list(
+    (
+        *(Kind.CONTAINER_CREATED, Kind.CONTAINER_DESTROYED),
+        *(kind for kind in MOMENTS if kind.traits.evidence in {"pull", "job"}),
+    )
+)
+_WORKING_SETS = f"""
 WITH used AS (
-    SELECT DISTINCT epoch_ns(began) // 86400000000000 AS day, image FROM uses
-    WHERE host = $host AND image IS NOT NULL AND evidence IN ('container', 'pull', 'job')
-        AND epoch_ns(began) // 86400000000000 BETWEEN $from AND $until
+    -- Each container, without asking which event ended which: a busy month has a million.
+    SELECT DISTINCT epoch_ns(CASE WHEN kind = 'container_destroyed' THEN began ELSE time END) // 86400000000000 AS day,
+        image
+    FROM event WHERE host = $host AND image IS NOT NULL AND kind IN ({_USES}) AND day BETWEEN $from AND $until
 ), layer AS (
     SELECT image, coalesce(chain_id, diff_id) AS layer, bytes FROM image_layers WHERE host = $host
 ), held AS (SELECT day, layer, max(bytes) AS bytes FROM used JOIN layer USING (image) GROUP BY day, layer)

@@ -28,6 +28,7 @@ from collector.eventlog import rewrite as rewriting
 from collector.eventlog.database import NEW_FILE
 from collector.eventlog.forget import forget_image, forget_project
 from collector.eventlog.log import ONLY_KEPT, EventLog
+from collector.eventlog.pace import Pace
 from collector.eventlog.retention import OFTEN_S, compact, parse_keep, whole_since_ns
 from collector.eventlog.salvage import set_aside
 from collector.eventlog.schema import BASE, STORED_KEY
@@ -144,7 +145,7 @@ def test_decisions_and_explanations_are_the_same_after_compactions(
     assert asked(log, now)["habits"] == before["habits"]
     assert check(log) == []
     # Neither other rules nor an event of then count again by the hour what has become sums.
-    monkeypatch.setattr(hourly, "_MOST", 60)
+    monkeypatch.setattr(hourly, "PACE", Pace(60, 60))
     with duckdb.connect(str(log.path)) as connection:
         connection.execute("UPDATE hourly SET version = 'older'")
     assert hours(log, now) == before["hours"]
