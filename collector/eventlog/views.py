@@ -151,7 +151,8 @@ def show(
                 more = f"{of_images} AND time < make_timestamp_ns({since_ns})"
             events = compaction.folded(table, after, since_ns, more, until_ns)
     if not as_recorded:
-        events = true_times(connection, time.time_ns(), events, kept)
+        # The latest of all a table knows without a scan, however much of it is not folded yet.
+        events = true_times(connection, time.time_ns(), events, kept, table if whole_since_ns is None else kept)
     connection.execute(f"CREATE OR REPLACE TEMP VIEW event AS FROM {events}")
     if again:
         return connection
@@ -170,7 +171,9 @@ def _answer(connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[Any, 
     return connection.answer(sql) if isinstance(connection, _OnDemand) else connection.execute(sql).fetchall()
 
 
-def true_times(connection: duckdb.DuckDBPyConnection, now_ns: int, events: str, kept: str) -> str:
+def true_times(
+    connection: duckdb.DuckDBPyConnection, now_ns: int, events: str, kept: str, among: str | None = None
+) -> str:
     """SQL of events no later than they can have been; the same where they all are.
 
     The order of events is that of their numbers. What was recorded before the clock was set back had happened by
@@ -181,12 +184,13 @@ def true_times(connection: duckdb.DuckDBPyConnection, now_ns: int, events: str, 
         now_ns: what time it is, UTC nanoseconds.
         events: SQL of the events as they were recorded.
         kept: SQL of some of these events: every one about the clock, and the latest, at least.
+        among: SQL of events the latest of which is the latest of all; None: `kept`.
     """
     rows = _answer(
         connection,
         f"SELECT host, seq, epoch_ns(time) FROM {kept} WHERE kind = '{Kind.CLOCK_SET_BACK}' ORDER BY seq DESC",
     )
-    latest = _answer(connection, f"SELECT epoch_ns(max(time)) FROM {kept}")[0][0]
+    latest = _answer(connection, f"SELECT epoch_ns(max(time)) FROM {among or kept}")[0][0]
     if latest is None or (latest <= now_ns and not rows):
         return events
     bounds = [f"make_timestamp_ns({now_ns})"]
