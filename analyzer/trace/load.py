@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from analyzer.trace.assemble import LoggedHistory, assemble
 from analyzer.trace.hosts import choose_host
 from analyzer.trace.trace import Integers, Trace
-from analyzer.trace.uses import MONTH_BITS, OPEN, LoggedUses, Survey, survey
+from analyzer.trace.uses import OPEN, SPAN_BITS, LoggedUses, Survey, survey
 from collector.eventlog.log import EventLog
 from collector.eventlog.retention import WHOLE_SINCE
 from collector.eventlog.sql import sql_built_ns, sql_case, sql_list, sql_names, sql_stored_ns
@@ -22,6 +22,7 @@ from collector.model.events import LIVE, MOMENTS, Kind
 from collector.model.traits import Use
 from collector.queries.failures import Failures, read_failures
 from collector.queries.pulls import read_pull_rate
+from pruner.policy.min_age import Jobs, Pulls, decisive_hours
 from pruner.policy.min_age import history as min_age_history
 from pruner.policy.min_age import rows as age_rows
 
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
 Columns = dict[str, NDArray[Any]]
 
 _NAMING = ("container_created", "container_destroyed", "job_image_used", "image_pulled")
-# What there is, by kind and month, in one pass; container starts are compared by an exclusive or.
+# What there is, by kind and span, in one pass; container starts are compared by an exclusive or.
 _KINDS = """
-    SELECT kind, epoch_ns(time) >> $bits AS month, epoch_ns(min(time)), epoch_ns(max(time)),
-        count(*) - count(image), count(image), bit_xor(epoch_ns(time)) FILTER (image IS NOT NULL)
-    FROM event WHERE host = $host GROUP BY ALL
+    SELECT kind, time >> $bits AS span, min(time), max(time), count(*) - count(image), count(image),
+        bit_xor(CASE WHEN image IS NOT NULL THEN time END), count(job)
+    FROM (SELECT kind, epoch_ns(time) AS time, image, job FROM event WHERE host = $host) GROUP BY ALL
 """
 # Containers by their end events, which also hold when they began.
 _USE_KINDS = {kind: kind.traits.use or Use.FOUND for kind in (Kind.CONTAINER_DESTROYED, *MOMENTS)}
@@ -49,13 +50,13 @@ _USES = f"""
     WHERE host = $host AND len(jobs) > 0
 """
 # Containers without an end are few among millions. Where all have one, creations and the beginnings
-# that stand beside the ends are the same times: only where they are not, first by months and then by
+# that stand beside the ends are the same times: only where they are not, first by spans and then by
 # images and days, is looked at container by container.
 _DOUBTFUL = """
     CREATE OR REPLACE TEMP TABLE doubtful AS
     SELECT image, epoch_ns(coalesce(began, time)) // 86400000000000 AS day FROM event
     WHERE host = $host AND image IS NOT NULL AND kind IN ('container_created', 'container_destroyed')
-        AND epoch_ns(coalesce(began, time)) >> $bits IN (SELECT unnest($months))
+        AND epoch_ns(coalesce(began, time)) >> $bits IN (SELECT unnest($spans))
     GROUP BY ALL HAVING bit_xor(hash(coalesce(began, time))) != 0 OR 2 * count(began) != count(*)
 """
 _CREATED = """
@@ -152,7 +153,7 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
         # The largest result is fetched and processed while the other queries run.
         fetched = beside.submit(_uses, _second(connection), host)
         looked = beside.submit(lambda: survey(fetched.result(), max(ids, default=-1) + 1))
-        kinds = _Kinds(connection.execute(_KINDS, {"host": host, "bits": MONTH_BITS}).fetchall())
+        kinds = _Kinds(connection.execute(_KINDS, {"host": host, "bits": SPAN_BITS}).fetchall())
         shipped = log if isinstance(log, _Shipped) else None
         with shipped.without_containers(connection) if shipped else nullcontext():
             looks_at_all = connection.execute(_ON_CONTAINERD, [host]).fetchone() is not None
@@ -167,7 +168,10 @@ def load_trace(log: EventLog, host: str | None = None, disk: DiskOverride | None
         columns |= {"observed": _columns(connection, _OBSERVED), "layers": _columns(connection, _LAYERS)}
         local = columns["observed"]["image"][columns["observed"]["local"].astype(np.bool_)]
         pulled = kinds.shows_pulls or whole_since is not None
-        ages = age_rows(connection, host, is_folded=not shipped, pulled=pulled) if kinds.shows_containers else ((), ())
+        ages: tuple[Pulls, Jobs] = (), ()
+        if kinds.shows_containers:
+            decisive = decisive_hours(kinds.of_jobs, 1 << SPAN_BITS)
+            ages = age_rows(connection, host, decisive, is_folded=not shipped, pulled=pulled)
         surveyed = looked.result()
         raw = LoggedHistory(
             host=host,
@@ -199,7 +203,7 @@ class _Shipped(Protocol):
 
 
 class _Kinds:
-    """How many events of each kind there are in each month, and when."""
+    """How many events of each kind there are in each span, and when."""
 
     def __init__(self, rows: list[tuple[Any, ...]]) -> None:
         first = {kind: min(row[2] for row in rows if row[0] == kind) for kind in {row[0] for row in rows}}
@@ -211,12 +215,14 @@ class _Kinds:
         self.shows_jobs = Kind.JOB_STARTED.value in first and self.shows_pulls
         # Queries that would find nothing are left out: planning one takes longer than replaying a policy.
         self.shows_failures = not first.keys().isdisjoint((Kind.PULL_FAILED.value, Kind.JOB_FINISHED.value))
-        self._created = {row[1]: (row[5], row[6]) for row in rows if row[0] == "container_created" and row[5]}
+        created = [row for row in rows if row[0] == Kind.CONTAINER_CREATED]
+        self._created = {row[1]: (row[5], row[6]) for row in created if row[5]}
+        self.of_jobs = {row[1]: row[7] for row in created if row[7]}
 
     def doubtful(self, survey: Survey) -> list[int]:
-        """The months in which containers began that have no end."""
-        months = self._created.keys() | survey.began.keys()
-        return sorted(month for month in months if self._created.get(month) != survey.began.get(month))
+        """The spans in which containers began that have no end."""
+        spans = self._created.keys() | survey.began.keys()
+        return sorted(span for span in spans if self._created.get(span) != survey.began.get(span))
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, sql: str, parameters: object = None) -> Columns:
@@ -241,11 +247,11 @@ def _uses(connection: duckdb.DuckDBPyConnection, host: str) -> LoggedUses:
     return LoggedUses(_nanoseconds(uses["time"]), _nanoseconds(uses["until"]), uses["image"], uses["kind"])
 
 
-def _running(connection: duckdb.DuckDBPyConnection, host: str, months: list[int]) -> LoggedUses:
-    """The uses of containers without an end, if they began in these months."""
-    if not months:
+def _running(connection: duckdb.DuckDBPyConnection, host: str, spans: list[int]) -> LoggedUses:
+    """The uses of containers without an end, if they began in these spans."""
+    if not spans:
         return _no_uses()
-    connection.execute(_DOUBTFUL, {"host": host, "bits": MONTH_BITS, "months": months})
+    connection.execute(_DOUBTFUL, {"host": host, "bits": SPAN_BITS, "spans": spans})
     connection.execute(_CREATED, {"host": host})
     found = _columns(connection, _OPEN, {"host": host})
     count = len(found["time"])

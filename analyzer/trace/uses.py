@@ -21,8 +21,8 @@ from collector.model.traits import Use
 
 OPEN = np.iinfo(np.int64).max
 """The end of a use that has none yet."""
-MONTH_BITS = 51
-"""A month here is 2^51 nanoseconds, 26 days: a shift instead of a division."""
+SPAN_BITS = 50
+"""A span here is 2^50 nanoseconds, 13 days: a shift instead of a division."""
 NEVER = np.iinfo(np.int64).max
 """The first use of an image without one."""
 WORTH_A_THREAD = 1_000_000
@@ -73,7 +73,7 @@ class Survey:
 
     Attributes:
         earliest: UTC nanoseconds of the first use of each image of the log; int64's highest for none; shape (images,).
-        began: per month, by its number since 1970, how many containers began in it,
+        began: per span, by its number since 1970, how many containers began in it,
             and the exclusive or of the times when they did.
     """
 
@@ -92,15 +92,15 @@ def survey(uses: LoggedUses, images: int) -> Survey:
     if not len(uses):
         return Survey(earliest, {})
     uses = uses.plain()
-    low, high = int(uses.time.min()) >> MONTH_BITS, int(uses.time.max()) >> MONTH_BITS
+    low, high = int(uses.time.min()) >> SPAN_BITS, int(uses.time.max()) >> SPAN_BITS
     count, beginnings = np.zeros((2, high - low + 1), dtype=np.int64)
     library = load()
     if library is None:
         np.minimum.at(earliest, uses.image, uses.time)
         began = uses.time[uses.kind == Use.CONTAINER]
-        month = (began >> MONTH_BITS) - low
-        np.add.at(count, month, 1)
-        np.bitwise_xor.at(beginnings, month, began)
+        span = (began >> SPAN_BITS) - low
+        np.add.at(count, span, 1)
+        np.bitwise_xor.at(beginnings, span, began)
     else:
         library.kernel_survey(byref(uses.parameter()), c_int64(low), *pointers(earliest, count, beginnings))
     found = {low + m: (int(count[m]), int(beginnings[m])) for m in np.flatnonzero(count).tolist()}

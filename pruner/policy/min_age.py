@@ -10,14 +10,16 @@ Standard library only.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
 from collector.eventlog import hourly
+from collector.eventlog.hourly import HOUR_NS
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.model.units import format_count, format_duration
+from collector.model.untrusted import LAST_NS
 from pruner.policy.policy import AUTO_DEFAULT_AGE, Policy
 
 LEAST_AGE = 300.0
@@ -26,12 +28,13 @@ MOST_AGE = AUTO_DEFAULT_AGE
 GITLAB_AGE = 600.0
 """The upper limit where GitLab jobs are known while they are in flight: their images are held then."""
 _DAY_HOURS = 24
-_LAST_HOUR = 2**40
+_LAST_HOUR = LAST_NS // HOUR_NS
 MEMORY_HOURS = 30 * _DAY_HOURS
 """How far the record reaches back."""
 ENOUGH_PULLS = 50
 ENOUGH_JOBS = 20
 """So many pulls that a container followed, or containers of GitLab jobs, are enough evidence."""
+_MOST_STRETCHES = 8
 QUANTILE = 0.99
 MARGIN = 2.0
 """The share of pulls to cover, and what their time is multiplied by."""
@@ -43,11 +46,12 @@ Jobs = Sequence[tuple[int, int]]
 
 _ANY_JOB = "SELECT 1 FROM job WHERE host = ? AND ci = 'gitlab' AND job_id IS NOT NULL LIMIT 1"
 # Of what is not a GitLab job there are few, or no jobs at all.
-JOBS_SQL = """
-    SELECT epoch_ns(time) // 3600000000000 AS hour, count(*)
-    FROM event ANTI JOIN (FROM job WHERE host = $host AND (ci <> 'gitlab' OR job_id IS NULL)) AS other
-        ON event.job = other.job
-    WHERE host = $host AND event.job IS NOT NULL AND kind = 'container_created' AND hour BETWEEN $from AND $until
+_OTHER_JOBS = "FROM job WHERE host = $host AND (ci <> 'gitlab' OR job_id IS NULL)"
+_JOBS = f"""
+    SELECT epoch_ns(time) // {HOUR_NS} AS hour, count(*)
+    FROM event ANTI JOIN ({_OTHER_JOBS}) AS other ON event.job = other.job
+    WHERE host = $host AND event.job IS NOT NULL AND kind = 'container_created'
+        AND time BETWEEN make_timestamp_ns($from) AND make_timestamp_ns($until)
     GROUP BY hour ORDER BY hour
 """
 
@@ -129,12 +133,52 @@ def history(pulls: Pulls, jobs: Jobs) -> Iterator[tuple[int, float]]:
             yield hour, age
 
 
-def rows(connection: Any, host: str, *, is_folded: bool = True, pulled: bool = True) -> tuple[Pulls, Jobs]:
+@dataclass(frozen=True, slots=True)
+class Decisive:
+    """The hours whose jobs decide when enough of them had been seen, and rows in place of those of all other hours.
+
+    Attributes:
+        hours: the first and the last of each stretch of them, since 1970.
+        others: hours and how many containers of jobs count as created in them.
+    """
+
+    hours: Sequence[tuple[int, int]] = ((0, _LAST_HOUR),)
+    others: Jobs = ()
+
+
+def decisive_hours(jobs: Mapping[int, int], span_ns: int) -> Decisive:
+    """Which hours' containers of jobs have to be counted, where it is known how many there were in longer spans.
+
+    Of three spans in a row with enough jobs each the middle one need not be looked at by the hour: `MEMORY_HOURS` that
+    reach into it reach over all of itself, of the one before, or of the one after, so there are enough.
+
+    Args:
+        jobs: how many containers of GitLab jobs were created in each span, by its number since 1970; without zeros.
+        span_ns: how long each is, nanoseconds: at most half of `MEMORY_HOURS`.
+    """
+    enough = {span for span, count in jobs.items() if count >= ENOUGH_JOBS}
+    settled = {span for span in enough if {span - 1, span + 1} <= enough}
+    stretches: list[tuple[int, int]] = []
+    for span in sorted(jobs.keys() - settled):
+        begin, end = span * span_ns // HOUR_NS, ((span + 1) * span_ns - 1) // HOUR_NS
+        if stretches and begin <= stretches[-1][1] + 1:
+            begin = stretches.pop()[0]
+        stretches.append((begin, end))
+    if len(stretches) > _MOST_STRETCHES:
+        return Decisive()
+    # In its second hour, which is a part of no other span.
+    return Decisive(stretches, [(span * span_ns // HOUR_NS + 1, jobs[span]) for span in sorted(settled)])
+
+
+def rows(
+    connection: Any, host: str, decisive: Decisive | None = None, *, is_folded: bool = True, pulled: bool = True
+) -> tuple[Pulls, Jobs]:
     """What the log shows in all hours.
 
     Args:
         connection: to the log, which is open and shows all events.
         host: whose.
+        decisive: which hours' jobs matter, as of all jobs of the host; None: all do.
         is_folded: whether the log may have some of it folded.
         pulled: whether it may know of a pull.
     """
@@ -142,13 +186,17 @@ def rows(connection: Any, host: str, *, is_folded: bool = True, pulled: bool = T
         pulls: Pulls = ()
     else:
         pulls = hourly.waits(connection, host, 0, _LAST_HOUR) if is_folded else hourly.waits_shown(connection, host)
-    return pulls, _jobs(connection, host, 0, _LAST_HOUR)
+    if decisive is None or connection.execute(f"SELECT 1 {_OTHER_JOBS} LIMIT 1", {"host": host}).fetchone():
+        decisive = Decisive()
+    jobs = [row for begin, end in decisive.hours for row in _jobs(connection, host, begin, end)]
+    return pulls, [*jobs, *decisive.others]
 
 
 def _jobs(connection: Any, host: str, begin: int, end: int) -> Any:
     if not connection.execute(_ANY_JOB, [host]).fetchone():
         return ()
-    return connection.execute(JOBS_SQL, {"host": host, "from": begin, "until": end}).fetchall()
+    values = {"host": host, "from": begin * HOUR_NS, "until": min((end + 1) * HOUR_NS - 1, LAST_NS)}
+    return connection.execute(_JOBS, values).fetchall()
 
 
 def read_evidence(log: EventLog | None, now: float) -> Evidence:

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from analyzer.native.loader import load
 from analyzer.trace import uses as logged
-from analyzer.trace.uses import MONTH_BITS, NEVER, OPEN, LoggedUses, in_order, survey
+from analyzer.trace.uses import NEVER, OPEN, SPAN_BITS, LoggedUses, in_order, survey
 from collector.model.traits import Use
 
 IMAGES = 4
-ORIGIN = 3 << MONTH_BITS
+ORIGIN = 3 << SPAN_BITS
 # Few times, so that many uses begin at the same one, and some lie before the origin.
 times = st.one_of(st.integers(-3, 9), st.integers(-(2**52), 2**53)).map(lambda after: ORIGIN + after)
 entries = st.lists(
@@ -71,8 +71,8 @@ def test_a_survey_knows_first_uses_and_when_containers_began(rows: list[tuple[in
     began: dict[int, tuple[int, int]] = {}
     for time, _, _, kind in rows:
         if kind is Use.CONTAINER:
-            count, beginnings = began.get(time >> MONTH_BITS, (0, 0))
-            began[time >> MONTH_BITS] = (count + 1, beginnings ^ time)
+            count, beginnings = began.get(time >> SPAN_BITS, (0, 0))
+            began[time >> SPAN_BITS] = (count + 1, beginnings ^ time)
     assert seen.began == began
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from analyzer.simulation.cleaner import PolicyCleaner
 from analyzer.trace.load import load_trace
 from collector.eventlog.log import EventLog
 from collector.model.events import Event, Kind
 from pruner.policy.file import load_policy, policy_from, to_json, to_toml
-from pruner.policy.min_age import MEMORY_HOURS, Evidence, history, with_min_age
+from pruner.policy.min_age import MEMORY_HOURS, Evidence, decisive_hours, history, with_min_age
 from pruner.policy.policy import Policy
 
 HOUR = 3600
@@ -54,6 +58,28 @@ def test_what_was_seen_in_an_hour_is_known_at_its_end_and_forgotten_after_a_mont
         (11 + MEMORY_HOURS, 600.0),
         (21 + MEMORY_HOURS, 3600.0),
     ]
+
+
+@given(st.lists(st.integers(0, 24), max_size=12), st.integers(0, 2**50 - 1), st.randoms(use_true_random=False))
+def test_hours_are_counted_only_where_spans_do_not_decide(counts: list[int], shift: int, source: Random) -> None:
+    span = 2**50
+    first = T0 * 10**9 // span
+    times = [(first + k) * span + source.randrange(span) for k, count in enumerate(counts) for _ in range(count)]
+    # Many are close together: a span may have enough in one hour at its edge.
+    times += [(first + k) * span + shift for k, count in enumerate(counts) if count % 3 == 0 for _ in range(20)]
+    by_hour = Counter(time // (HOUR * 10**9) for time in times)
+    decisive = decisive_hours(Counter(time // span for time in times), span)
+    some = [row for begin, end in decisive.hours for row in by_hour.items() if begin <= row[0] <= end]
+    pulls = [((T0 // HOUR) + 100 * k, 250, 30) for k in range(40)]
+    expected = list(history(pulls, list(by_hour.items())))
+    assert list(history(pulls, [*some, *decisive.others])) == expected
+
+
+def test_a_busy_year_has_few_hours_to_count() -> None:
+    decisive = decisive_hours(dict.fromkeys(range(100, 128), 5000), 2**50)
+    assert len(decisive.hours) == 2
+    assert sum(end - begin + 1 for begin, end in decisive.hours) < 2 * 314
+    assert [count for _, count in decisive.others] == [5000] * 26
 
 
 @pytest.fixture

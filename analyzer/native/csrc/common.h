@@ -10,7 +10,7 @@
 
 #define KIND_BITS 3
 #define IMAGE_BITS (32 - KIND_BITS)
-#define MONTH_BITS 51
+#define SPAN_BITS 50
 #define MOVES_EACH 8
 enum { THRESHOLD = 0, TARGET = 2, EMERGENCY = 4, LEVELS = 6 };
 enum { OK = 0, NO_MEMORY = 1, CALLBACK = 2 };

@@ -74,15 +74,15 @@ typedef struct {
 } uses_t;
 #define OPEN INT64_MAX
 
-/* Per image when it was used first, and per month (2^MONTH_BITS ns, from `low` on) how many containers began,
+/* Per image when it was used first, and per span (2^SPAN_BITS ns, from `low` on) how many containers began,
  * and all their beginnings in one number, by exclusive or. */
 void kernel_survey(const uses_t *uses, int64_t low, int64_t *earliest, int64_t *count, int64_t *beginnings) {
     for (int64_t k = 0; k < uses->count; k++) {
         int64_t time = uses->time[k];
         if (time < earliest[uses->image[k]]) earliest[uses->image[k]] = time;
         if (uses->kind[k] != CONTAINER) continue;
-        count[(time >> MONTH_BITS) - low]++;
-        beginnings[(time >> MONTH_BITS) - low] ^= time;
+        count[(time >> SPAN_BITS) - low]++;
+        beginnings[(time >> SPAN_BITS) - low] ^= time;
     }
 }
 
