@@ -38,12 +38,16 @@ _KINDS = """
         bit_xor(CASE WHEN image IS NOT NULL THEN time END), count(job)
     FROM (SELECT kind, epoch_ns(time) AS time, image, job FROM event WHERE host = $host) GROUP BY ALL
 """
-# Containers by their end events, which also hold when they began.
-_USE_KINDS = {kind: kind.traits.use or Use.FOUND for kind in (Kind.CONTAINER_DESTROYED, *MOMENTS)}
+# Containers by their end events, which also hold when they began. A scan leaves out what is not equal to a word, or is,
+# at little cost; what it lets through is looked for in a list, row by row.
+_USE_KINDS = {kind: kind.traits.use or Use.FOUND for kind in MOMENTS}
 _USES = f"""
-    SELECT coalesce(began, time) AS time, time AS until, image,
-        CAST({sql_case("kind", _USE_KINDS)} AS UTINYINT) AS kind
-    FROM event WHERE host = $host AND image IS NOT NULL AND kind IN ({sql_list(_USE_KINDS)})
+    SELECT coalesce(began, time) AS time, time AS until, image, CAST({int(Use.CONTAINER)} AS UTINYINT) AS kind
+    FROM event WHERE host = $host AND image IS NOT NULL AND kind = '{Kind.CONTAINER_DESTROYED}'
+    UNION ALL
+    SELECT coalesce(began, time), time, image, CAST({sql_case("kind", _USE_KINDS)} AS UTINYINT) FROM event
+    WHERE host = $host AND image IS NOT NULL AND kind <> '{Kind.CONTAINER_DESTROYED}'
+        AND kind <> '{Kind.CONTAINER_CREATED}' AND kind IN ({sql_list(_USE_KINDS)})
     UNION ALL
     -- What a compaction left of old uses: between the longest idle times of its days an image counts as in use.
     SELECT began, ended, image, CAST({int(Use.CONTAINER)} AS UTINYINT) FROM thinned_use
