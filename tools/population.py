@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analyzer.simulation.knowledge import TraceFacts, knowledge_of
+from analyzer.simulation.facts import TraceFacts
+from analyzer.simulation.knowledge import knowledge_of
 from analyzer.simulation.replay import replay_many
 from analyzer.trace.load import load_trace
 from analyzer.trace.trace import Trace

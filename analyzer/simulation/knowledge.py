@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,40 +18,20 @@ from numpy.typing import NDArray
 from analyzer.kernel import index as kernel
 from analyzer.kernel.moments import Forecasting, Learning
 from analyzer.kernel.recent import RecentUses
+from analyzer.simulation.facts import PastFacts, TraceFacts, bits, exp, habits, superseded_since
+from analyzer.simulation.learned import Counted, Tables, of_fleet, rates_of, up_to
 from analyzer.trace.trace import Flags, Floats, Integers, Trace
 from collector.eventlog import experience
-from collector.eventlog.experience import BUCKETS, HABITS, HIGHEST_BIN, LOWEST_BIN, PHASES
-from collector.model.errors import UsageError
+from collector.eventlog.experience import BUCKETS, HABITS, LOWEST_BIN, PHASES
 from collector.model.references import repository
 from collector.model.traits import Use
 from pruner.policy import headroom
 from pruner.policy.orders import ORDERS
 from pruner.state import learning
 from pruner.state.learning import AGES, CELLS, STAGES
-from pruner.state.population import BY_AGE, BY_HABIT, BY_STAGE, BY_USE
-from pruner.state.rates import read_rates
 
 _NEVER = np.inf
-_BY_USE = np.array(BY_USE)
 _DAY_MS = 86_400_000
-
-
-class Tables(Protocol):
-    """What was learned up to each midnight."""
-
-    def day(self, day: int, /) -> tuple[Integers, Integers]:
-        """Returns, and exposure in milliseconds, up to a midnight; shape (situations,) each."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Counted:
-    """The same, counted here; shape (days, situations) each."""
-
-    returns: Integers
-    exposure_ms: Integers
-
-    def day(self, day: int) -> tuple[Integers, Integers]:
-        return self.returns[day], self.exposure_ms[day]
 
 
 class Knowledge:
@@ -81,7 +59,7 @@ class Knowledge:
         # For the latest day only: moments follow each other.
         self._hazards: dict[int, NDArray[Any]] = {}
         self._rates: dict[int, tuple[Floats, Floats]] = {}
-        self._fleet = _of_fleet(rates) if rates else None
+        self._fleet = of_fleet(rates) if rates else None
 
     @cached_property
     def _order(self) -> Integers:
@@ -141,7 +119,7 @@ class Knowledge:
 
     def keys(self, order: str, now: float, images: Integers) -> NDArray[Any]:
         """Keys by an order that looks at none of what a policy did; of images that are used by then."""
-        keys: NDArray[Any] = ORDERS[order](_PastFacts(self, now, images))
+        keys: NDArray[Any] = ORDERS[order](PastFacts(self, now, images))
         return keys
 
     def latest(self, now: float, images: Integers) -> Integers:
@@ -264,12 +242,12 @@ class Knowledge:
         midnight = np.arange(self._days) * _DAY_MS - self._offset_ms
         one = np.ones_like(number)
         # A piece counts as returned at its end, and its exposure grows from its beginning to its end.
-        returns = _up_to(midnight, b[returned], number[returned], one[returned], width)
+        returns = up_to(midnight, b[returned], number[returned], one[returned], width)
         exposure = (
-            midnight[:, None] * _up_to(midnight, a, number, one, width)
-            - _up_to(midnight, a, number, a, width)
-            - midnight[:, None] * _up_to(midnight, b, number, one, width)
-            + _up_to(midnight, b, number, b, width)
+            midnight[:, None] * up_to(midnight, a, number, one, width)
+            - up_to(midnight, a, number, a, width)
+            - midnight[:, None] * up_to(midnight, b, number, one, width)
+            + up_to(midnight, b, number, b, width)
         )
         return returns, exposure
 
@@ -279,14 +257,14 @@ class Knowledge:
         if kernel.available(self.trace):
             return self._learning(by_habit=True)
         inner = HABITS * STAGES
-        return _Counted(*self._counted(AGES * inner, lambda cell: cell // inner // BUCKETS * inner + cell % inner))
+        return Counted(*self._counted(AGES * inner, lambda cell: cell // inner // BUCKETS * inner + cell % inner))
 
     @cached_property
     def _by_count(self) -> Tables:
         """What was learned by age, use count, and whether superseded."""
         if kernel.available(self.trace):
             return self._learning(by_habit=False)
-        return _Counted(
+        return Counted(
             *self._counted(
                 AGES * BUCKETS * 2, lambda cell: cell // (HABITS * STAGES) * 2 + (cell % STAGES > 0).astype(np.int64)
             )
@@ -322,10 +300,10 @@ class Knowledge:
             if self._fleet is not None:
                 returns = returns + self._fleet[0].sum(axis=1)
                 exposure = exposure + self._fleet[1].sum(axis=1) * 1000.0
-            rates = _rates(returns, exposure)
+            rates = rates_of(returns, exposure)
             beyond = np.zeros((AGES + 1, HABITS, STAGES))
             for age in range(AGES - 1, -1, -1):
-                beyond[age] = learning.ahead(rates[age], learning.width_of(age), beyond[age + 1], _exp)
+                beyond[age] = learning.ahead(rates[age], learning.width_of(age), beyond[age + 1], exp)
             found = rates, beyond
             self._rates = {day: found}
         return found
@@ -346,7 +324,7 @@ class Knowledge:
         stop, returned = self._stops()
         kept = stop > self.end
         begin, stop, returned, seen = self.end[kept], stop[kept], returned[kept], self.time[kept]
-        rest = np.minimum(_bits(self.uses[kept]), BUCKETS - 1) * HABITS + habits(self.averages[1][kept])
+        rest = np.minimum(bits(self.uses[kept]), BUCKETS - 1) * HABITS + habits(self.averages[1][kept])
         flips = self.superseded_since[self.owner[kept]]
         pieces = []
         for age in range(AGES):
@@ -387,168 +365,6 @@ class Knowledge:
         return np.maximum(idle, 0.0)
 
 
-@dataclass
-class TraceFacts:
-    """Facts about present images, each computed when an order asks for it; see `pruner.policy.orders.Facts`."""
-
-    knowledge: Knowledge
-    now: float
-    present: Integers
-    all_pulled: Floats
-    holders: Integers
-
-    @cached_property
-    def _at(self) -> Integers:
-        return self.knowledge.latest(self.now, self.present)
-
-    @cached_property
-    def last_use(self) -> Floats:  # noqa: D102 - see pruner.policy.orders.Facts, here and below
-        return np.minimum(self.knowledge.end[self._at], self.now)
-
-    @cached_property
-    def pulled(self) -> Floats:  # noqa: D102
-        return self.all_pulled[self.present]
-
-    @cached_property
-    def created(self) -> Floats:  # noqa: D102
-        return self.knowledge.trace.created[self.present]
-
-    @cached_property
-    def first_seen(self) -> Floats:  # noqa: D102
-        return self.knowledge.first_seen[self.present]
-
-    @cached_property
-    def uses(self) -> Integers:  # noqa: D102
-        return self.knowledge.uses[self._at]
-
-    @cached_property
-    def returns(self) -> Integers:  # noqa: D102
-        return self.knowledge.averages[0][self._at]
-
-    @cached_property
-    def gap(self) -> Floats:  # noqa: D102
-        return self.knowledge.averages[1][self._at]
-
-    @cached_property
-    def bytes(self) -> Integers:  # noqa: D102
-        return self.knowledge.trace.image_bytes[self.present]
-
-    @cached_property
-    def own_bytes(self) -> Integers:  # noqa: D102
-        trace = self.knowledge.trace
-        alone = trace.layer_bytes * (self.holders == 1)
-        sums = np.concatenate(([0], np.cumsum(alone[trace.layer])))
-        return sums[trace.first[self.present + 1]] - sums[trace.first[self.present]]
-
-    @cached_property
-    def superseded(self) -> NDArray[Any]:  # noqa: D102
-        return (self.knowledge.superseded_since[self.present] <= self.now).astype(np.int64)
-
-    @cached_property
-    def hazard(self) -> Floats:  # noqa: D102
-        often = np.minimum(_bits(self.uses), BUCKETS - 1)
-        hazards: Floats = self.knowledge.hazards(self._day)[self._age, often, self.superseded]
-        return hazards
-
-    @cached_property
-    def forecast(self) -> Floats:  # noqa: D102
-        found: Floats = self.chance * _BY_USE[self.usage(self.chance)] / 1000
-        return found
-
-    @cached_property
-    def chance(self) -> Floats:
-        """The forecast before it is corrected by `BY_USE`."""
-        idle, age = self.now - self.last_use, self._age
-        column = habits(self.gap), self._stage
-        left = np.where(age < AGES - 1, np.maximum(np.exp2(age + LOWEST_BIN) - idle, 0.0), np.inf)
-        rates, beyond = self.knowledge.rates(self._day)
-        chance: Floats = learning.ahead(rates[age, *column], left, beyond[age + 1, *column], _exp)
-        return chance
-
-    def usage(self, chance: Floats) -> tuple[Integers, ...]:
-        """Where images stand in `BY_USE`: chance, stage, use count, recent uses of the repository."""
-        recent = self.knowledge.recent.of_images(self.present, self._day)
-        often = times_bins(self.uses)
-        return np.searchsorted(learning.CHANCES, chance, side="right"), self._stage, often, recent
-
-    @property
-    def _day(self) -> int:
-        return self.knowledge.day(self.now)
-
-    @cached_property
-    def _age(self) -> Integers:
-        ages: Integers = np.clip(_bits(self.now - self.last_use), LOWEST_BIN, HIGHEST_BIN) - LOWEST_BIN
-        return ages
-
-    @cached_property
-    def _stage(self) -> Integers:
-        return np.searchsorted(PHASES, self.now - self.knowledge.superseded_since[self.present], side="right")
-
-
-class _PastFacts(TraceFacts):
-    """Facts about images that do not depend on what a policy did to them."""
-
-    def __init__(self, knowledge: Knowledge, now: float, present: Integers) -> None:
-        super().__init__(knowledge, now, present, np.empty(0), np.empty(0, dtype=np.int64))
-
-
-def habits(gap: Floats) -> Integers:
-    """As `pruner.state.learning.habit`."""
-    bins = np.clip(_bits(gap) - experience.LOWEST_HABIT, 0, HABITS - 2) + 1
-    return np.where(gap > 0, bins, 0)
-
-
-def times_bins(uses: Integers) -> Integers:
-    """As `pruner.state.learning.times_bin`."""
-    return np.minimum(_bits(uses), learning.TIMES - 1)
-
-
-def _rates(returns: NDArray[Any], exposure_ms: NDArray[Any]) -> NDArray[Any]:
-    """`Learned.rates`; all of shape (AGES, HABITS, STAGES)."""
-    typical = np.array([learning.typical_idle(age) for age in range(AGES)])
-    by_stage = returns.sum(axis=1), exposure_ms.sum(axis=1)
-    of_age: Any = _shrunk(by_stage[0].sum(axis=-1), by_stage[1].sum(axis=-1), np.array(BY_AGE) / typical, 0)
-    of_stage: Any = _shrunk(*by_stage, of_age[..., None] * np.array(BY_STAGE), 1)
-    return _shrunk(returns, exposure_ms, of_stage[..., None, :] * np.array(BY_HABIT), 2)
-
-
-def _shrunk(returns: NDArray[Any], exposure_ms: NDArray[Any], expected: Any, level: int) -> NDArray[Any]:
-    """As `pruner.state.learning.shrunk`."""
-    trust = learning.TRUST[level]
-    rates: NDArray[Any] = (returns + trust) / (exposure_ms / 1000.0 + trust / expected)
-    return rates
-
-
-def superseded_since(repositories: list[frozenset[str]], first_demand: Floats) -> Floats:
-    """Since when each image has been superseded: a later one was used, in each of its repositories.
-
-    Args:
-        repositories: those of each image, images in the order of first sight; length n.
-        first_demand: when each was first used; shape (n,).
-    """
-    newest: dict[str, float] = {}
-    since = np.full(len(repositories), _NEVER)
-    for i in range(len(repositories) - 1, -1, -1):
-        if repositories[i]:
-            since[i] = max(newest.get(name, _NEVER) for name in repositories[i])
-        for name in repositories[i]:
-            newest[name] = min(newest.get(name, _NEVER), float(first_demand[i]))
-    return since
-
-
-def _of_fleet(rates: str) -> tuple[Floats, Floats] | None:
-    """Returns and idle seconds by situation, shape (AGES, BUCKETS, HABITS, STAGES) each; None: it cannot be read.
-
-    The pruner then continues with the host's own past (`pruner.state.survey.with_learning`), and so does a replay.
-    """
-    try:
-        found = read_rates(Path(rates))
-    except UsageError:
-        return None
-    shape = AGES, BUCKETS, HABITS, STAGES
-    return np.reshape(found.returns, shape), np.reshape(found.exposure, shape)
-
-
 def knowledge_of(trace: Trace, rates: str = "") -> Knowledge:
     """The knowledge of a trace's host; computed once for all policies that are tried on it.
 
@@ -570,22 +386,3 @@ def knowledge_of(trace: Trace, rates: str = "") -> Knowledge:
 _latest: list[Knowledge] = []
 _lock = Lock()
 _KEPT = 2
-
-
-def _bits(value: NDArray[Any]) -> Integers:
-    """The number of binary digits of the integer part, as `frexp`'s exponent (also below 1)."""
-    exponents: Integers = np.frexp(value.astype(np.float64))[1].astype(np.int64)
-    return exponents
-
-
-def _up_to(midnight: Integers, time: Integers, cell: Integers, weight: Integers, width: int) -> Integers:
-    """Sums of weights by situation, of what was before each midnight; shape (days, width)."""
-    day = np.searchsorted(midnight, time, side="left")
-    sums = np.zeros((len(midnight) + 1) * width, dtype=np.int64)
-    np.add.at(sums, day * width + cell, weight)
-    table: Integers = np.cumsum(sums[: len(midnight) * width].reshape(-1, width), axis=0)
-    return table
-
-
-# The exponential of the C library, as the compiled replay has it: numpy's own differs in the last bit.
-_exp = np.vectorize(math.exp, otypes=[np.float64])

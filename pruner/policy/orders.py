@@ -17,7 +17,7 @@ from collector.model.units import DAY_S
 
 
 class Facts(NamedTuple):
-    """What an order may look at, of one image; `analyzer.simulation.knowledge.TraceFacts` has the same of all at once.
+    """What an order may look at, of one image; `analyzer.simulation.facts.TraceFacts` has the same of all at once.
 
     All of it is the past of this host as observed up to `now`. Times are UTC seconds live and
     seconds after the trace's origin in simulation: an order may use differences only.

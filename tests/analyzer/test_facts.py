@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from analyzer.kernel import index
 from analyzer.native import loader
-from analyzer.simulation.knowledge import Knowledge, habits, superseded_since, times_bins
+from analyzer.simulation.facts import habits, superseded_since, times_bins
+from analyzer.simulation.knowledge import Knowledge
 from analyzer.trace.load import load_trace
 from analyzer.trace.trace import Trace
 from bench.made import DiskState, ImageFacts, make_trace
