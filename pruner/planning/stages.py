@@ -8,7 +8,7 @@ this module holds the others and what all have in common.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -152,18 +152,23 @@ def _container(policy: Containers, one: Container, now: float, shortage: Shortag
     owner = f"job {one.job}" if one.job is not None else "no CI job"
     if one.external:
         state, owner = f"last changed {format_duration(max(0.0, idle))} ago", "of a build, by Buildah"
-    kept = first_match(policy.keep, one.name)
-    rules = (
-        (one.state not in STOPPED or one.held_by, ItemReason.RUNNING, f"it is {one.held_by or one.state}"),
-        (not policy.enabled, ItemReason.SWITCHED_OFF, ""),
-        (one.kept_by, ItemReason.LABELLED, f"{ITEM_REASON_MEANING[ItemReason.LABELLED]}: {one.kept_by}"),
-        (one.restarts, ItemReason.SERVICE, ""),
-        (one.orchestrator is not None, ItemReason.SERVICE, f"{one.orchestrator} starts and removes it"),
-        (kept is not None, ItemReason.KEPT, f"{ITEM_REASON_MEANING[ItemReason.KEPT]} ({kept})"),
-        (idle < grace, ItemReason.YOUNG, f"{state}, within its grace of {format_duration(grace)} ({owner})"),
-    )
-    story = f"{state}, past its grace of {format_duration(grace)} ({owner}); {_data_of(one)}"
-    reason, detail = _by_rules(rules, shortage, story)
+    if one.state not in STOPPED or one.held_by:
+        reason, detail = ItemReason.RUNNING, f"it is {one.held_by or one.state}"
+    elif not policy.enabled:
+        reason, detail = ItemReason.SWITCHED_OFF, ITEM_REASON_MEANING[ItemReason.SWITCHED_OFF]
+    elif one.kept_by:
+        reason, detail = ItemReason.LABELLED, f"{ITEM_REASON_MEANING[ItemReason.LABELLED]}: {one.kept_by}"
+    elif one.restarts:
+        reason, detail = ItemReason.SERVICE, ITEM_REASON_MEANING[ItemReason.SERVICE]
+    elif one.orchestrator is not None:
+        reason, detail = ItemReason.SERVICE, f"{one.orchestrator} starts and removes it"
+    elif (entry := first_match(policy.keep, one.name)) is not None:
+        reason, detail = ItemReason.KEPT, f"{ITEM_REASON_MEANING[ItemReason.KEPT]} ({entry})"
+    elif idle < grace:
+        reason, detail = ItemReason.YOUNG, f"{state}, within its grace of {format_duration(grace)} ({owner})"
+    else:
+        story = f"{state}, past its grace of {format_duration(grace)} ({owner}); {_data_of(one)}"
+        reason, detail = _when_short(shortage, story)
     return _item(ItemKind.CONTAINER, one.container_id, one.name, reason, one.bytes, detail, one, shortage)
 
 
@@ -183,7 +188,7 @@ def logs(
         one = item.subject
         if isinstance(one, Container) and item.reason in _LOG_MAY_GO and _is_json_log(one) and item.key not in refusals:
             story = f"the disk is completely full: its log is emptied, the {one.state} container stays"
-            reason, detail = _by_rules((), shortage, story)
+            reason, detail = _when_short(shortage, story)
             found.append(_item(ItemKind.LOG, item.key, one.name, reason, one.log_bytes, detail, one, shortage))
     return found
 
@@ -237,21 +242,27 @@ def _volume(policy: Volumes, one: Volume, now: float, shortage: Shortage | None)
     }[one.sort]
     idle = now - one.last_use
     story = f"{one.sort} volume, unused for {format_duration(max(0.0, idle))} ({one.evidence})"
-    kept = first_match(policy.keep, one.name)
-    unlisted = one.sort == "named" and first_match(policy.named, one.name) is None
-    rules = (
-        (one.containers, ItemReason.IN_USE, f"{ITEM_REASON_MEANING[ItemReason.IN_USE]}{_of_builder(one)}"),
-        (one.kept_by, ItemReason.LABELLED, f"{ITEM_REASON_MEANING[ItemReason.LABELLED]}: {one.kept_by}"),
-        (not policy.enabled, ItemReason.SWITCHED_OFF, ""),
-        (not one.here, ItemReason.ELSEWHERE, ""),
-        (kept is not None, ItemReason.KEPT, f"{ITEM_REASON_MEANING[ItemReason.KEPT]} ({kept})"),
-        (unlisted, ItemReason.NOT_LISTED, ""),
-        (one.orphaned, ItemReason.YOUNG, "its container was removed by this very run"),
-        (not one.last_use, ItemReason.YOUNG, "when it was last used is not known"),
-        (idle < age, ItemReason.YOUNG, f"{story}, within its age of {format_duration(age)}"),
-    )
-    data = f"{format_bytes(one.bytes)} of data go with it, for good"
-    reason, detail = _by_rules(rules, shortage, f"{story}, past its age of {format_duration(age)}; {data}")
+    if one.containers:
+        reason, detail = ItemReason.IN_USE, f"{ITEM_REASON_MEANING[ItemReason.IN_USE]}{_of_builder(one)}"
+    elif one.kept_by:
+        reason, detail = ItemReason.LABELLED, f"{ITEM_REASON_MEANING[ItemReason.LABELLED]}: {one.kept_by}"
+    elif not policy.enabled:
+        reason, detail = ItemReason.SWITCHED_OFF, ITEM_REASON_MEANING[ItemReason.SWITCHED_OFF]
+    elif not one.here:
+        reason, detail = ItemReason.ELSEWHERE, ITEM_REASON_MEANING[ItemReason.ELSEWHERE]
+    elif (entry := first_match(policy.keep, one.name)) is not None:
+        reason, detail = ItemReason.KEPT, f"{ITEM_REASON_MEANING[ItemReason.KEPT]} ({entry})"
+    elif one.sort == "named" and first_match(policy.named, one.name) is None:
+        reason, detail = ItemReason.NOT_LISTED, ITEM_REASON_MEANING[ItemReason.NOT_LISTED]
+    elif one.orphaned:
+        reason, detail = ItemReason.YOUNG, "its container was removed by this very run"
+    elif not one.last_use:
+        reason, detail = ItemReason.YOUNG, "when it was last used is not known"
+    elif idle < age:
+        reason, detail = ItemReason.YOUNG, f"{story}, within its age of {format_duration(age)}"
+    else:
+        data = f"{format_bytes(one.bytes)} of data go with it, for good"
+        reason, detail = _when_short(shortage, f"{story}, past its age of {format_duration(age)}; {data}")
     return _item(ItemKind.VOLUME, one.name, one.name, reason, one.bytes, detail, one, shortage)
 
 
@@ -273,12 +284,12 @@ def build_cache(policy: BuildCache, found: BuildCacheUsage, now: float, shortage
     keep = max(policy.keep, int(total - missing))
     free = _reclaimable(found, total - keep, now - policy.age)
     story = f"{format_bytes(total)} of build cache, {format_bytes(policy.keep)} to keep"
-    small = total <= policy.keep or (not free and shortage is not None and not shortage.over)
-    rules = (
-        (not policy.enabled, ItemReason.SWITCHED_OFF, ""),
-        (small, ItemReason.SMALL, f"{ITEM_REASON_MEANING[ItemReason.SMALL]} ({story})"),
-    )
-    reason, detail = _by_rules(rules, shortage, f"{story}: what was unused for {format_duration(policy.age)} goes")
+    if not policy.enabled:
+        reason, detail = ItemReason.SWITCHED_OFF, ITEM_REASON_MEANING[ItemReason.SWITCHED_OFF]
+    elif total <= policy.keep or (not free and shortage is not None and not shortage.over):
+        reason, detail = ItemReason.SMALL, f"{ITEM_REASON_MEANING[ItemReason.SMALL]} ({story})"
+    else:
+        reason, detail = _when_short(shortage, f"{story}: what was unused for {format_duration(policy.age)} goes")
     made = _item(ItemKind.BUILD_CACHE, "build_cache", "build cache", reason, free, detail, found, shortage)
     return [replace(made, keep=keep, age=policy.age)]
 
@@ -294,17 +305,12 @@ def _reclaimable(found: BuildCacheUsage, surplus: float, unused_since: float) ->
     return freed
 
 
-def _by_rules(
-    rules: Iterable[tuple[object, ItemReason, str]], shortage: Shortage | None, story: str
-) -> tuple[ItemReason, str]:
-    """The first of these rules that applies, with its words, if it has any; else whether it goes, with its story."""
-    to_go = (
-        (shortage is None, ItemReason.ENOUGH_SPACE, ""),
-        (shortage is not None and shortage.over, ItemReason.TARGET_REACHED, ""),
-        (True, ItemReason.EXPIRED, story),
-    )
-    reason, detail = next((reason, detail) for applies, reason, detail in (*rules, *to_go) if applies)
-    return reason, detail or ITEM_REASON_MEANING[reason]
+def _when_short(shortage: Shortage | None, detail: str) -> tuple[ItemReason, str]:
+    if shortage is None:
+        return ItemReason.ENOUGH_SPACE, ITEM_REASON_MEANING[ItemReason.ENOUGH_SPACE]
+    if shortage.over:
+        return ItemReason.TARGET_REACHED, ITEM_REASON_MEANING[ItemReason.TARGET_REACHED]
+    return ItemReason.EXPIRED, detail
 
 
 def _item(
