@@ -27,7 +27,7 @@ FOLD_EVERY = 20_000
 # The latest are left alone: what belongs together has come by then, in whatever order the engine said it.
 _HELD_BACK = 1_000
 # An old log is caught up by appends, none of which is to take long.
-PACE = Pace(2 * FOLD_EVERY, 5 * FOLD_EVERY)
+PACE = Pace(FOLD_EVERY, 5 * FOLD_EVERY)
 """So many events a fold takes at most."""
 
 _WHOLE = sql_list(
@@ -183,7 +183,7 @@ def fold(connection: duckdb.DuckDBPyConnection, pace: Pace | None = None) -> int
     newest = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0][0]
     if newest - (after or 0) < FOLD_EVERY:
         return (after or 0) + FOLD_EVERY
-    began, most = time.monotonic(), pace.size
+    began, most = time.process_time(), pace.size
     until = min(newest - min(_HELD_BACK, FOLD_EVERY // 2), (after or 0) + most)
     clock = connection.execute("SELECT max(seq) FROM projection WHERE version = ?", [_CLOCK]).fetchall()[0][0] or 0
     # What was folded before the clock was set back may carry impossible times, and so may what is folded now.
@@ -201,7 +201,7 @@ def fold(connection: duckdb.DuckDBPyConnection, pace: Pace | None = None) -> int
         connection.execute(statement, steps if "$" in statement else {})
     connection.execute("DELETE FROM projection")
     connection.execute("INSERT INTO projection VALUES (?, ?), (?, ?)", [VERSION, until, _CLOCK, clock])
-    pace.took(until - after, time.monotonic() - began)
+    pace.took(until - after, time.process_time() - began)
     return int(until) + FOLD_EVERY
 
 

@@ -137,7 +137,7 @@ def advance(connection: duckdb.DuckDBPyConnection, host: str, wanted: int = 0) -
     complete = _midnight(min(last_ns, time.time_ns()))
     if not is_enough or complete <= reached:
         return int(reached)
-    began = time.monotonic()
+    began = time.process_time()
     connection = show(connection, LAST_NS)
     state = _state(connection, host)
     until = min(_next(connection, host, max(state.until, first_ns // DAY_NS * DAY_NS), complete), complete)
@@ -149,7 +149,7 @@ def advance(connection: duckdb.DuckDBPyConnection, host: str, wanted: int = 0) -
         values = {"host": host, "until": until, "remembered": REMEMBERED_GAPS}
         connection.execute(statement, {name: value for name, value in values.items() if f"${name}" in statement})
     connection.execute("INSERT INTO experience VALUES (?, ?, ?, ?, ?)", [host, VERSION, until, newest, origin])
-    PACE.took(PACE.size - (until == complete), time.monotonic() - began)
+    PACE.took(PACE.size - (until == complete), time.process_time() - began)
     return int(until)
 
 

@@ -149,7 +149,8 @@ class LogFile:
     def _connect(
         self, opening: Callable[..., duckdb.DuckDBPyConnection] | None = None, *, gives_way: bool = False, **how: Any
     ) -> duckdb.DuckDBPyConnection:
-        with closing(looks(self.path, self.wait, gives_way=gives_way)) as moments:
+        alone = not how.get("read_only", True)
+        with closing(looks(self.path, self.wait, alone=alone, gives_way=gives_way)) as moments:
             for _ in moments:
                 connection = self._try(opening or open_database, **how)
                 if connection is not None:

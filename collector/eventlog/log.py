@@ -16,7 +16,7 @@ import duckdb
 from collector.eventlog import compaction, experience, hourly, identity
 from collector.eventlog.file import LogFile
 from collector.eventlog.migration import version_of
-from collector.eventlog.pace import LONG_S, rest
+from collector.eventlog.pace import rest
 from collector.eventlog.rows import insert, unseen
 from collector.eventlog.schema import SCHEMA_VERSION
 from collector.eventlog.settings import goes_on_from, job_details
@@ -296,17 +296,26 @@ class EventLog(LogFile):
             began = time.monotonic()
             with self._opened(read_only=False, gives_way=True) as connection:
                 connection.begin()
-                newest = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0][0]
-                is_behind = compaction.fold(connection) <= newest
-                # After a long step others come first.
-                is_behind = time.monotonic() - began > LONG_S or not hourly.advance(connection, host) or is_behind
-                after = -1 if is_behind else experience.advance(connection, host, until_ns)
+                after = self._fold_one(connection, host, until_ns)
                 connection.commit()
-            if not is_behind:
+            if after is not None:
                 if after >= until_ns or after <= reached:
                     return after
                 reached = after
             rest(began)
+
+    @staticmethod
+    def _fold_one(connection: duckdb.DuckDBPyConnection, host: str, until_ns: int) -> int | None:
+        """Fold one piece of what is behind; up to when uses are folded, UTC nanoseconds; None: others are behind."""
+        before = compaction.reached(connection)
+        compaction.fold(connection)
+        if compaction.reached(connection) != before:
+            return None
+        before = hourly.reached(connection, host)
+        hourly.advance(connection, host)
+        if hourly.reached(connection, host) != before:
+            return None
+        return experience.advance(connection, host, until_ns)
 
     def goes_on_from(self, file: tuple[int, int]) -> bool:
         """Whether the log is another file, by device and inode, written again with all that was appended to that.

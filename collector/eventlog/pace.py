@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LONG_S = 0.3
-"""A step that took longer, seconds, is followed by a smaller one."""
+"""A step that took longer, seconds of the processor's time, is followed by a smaller one.
+
+On a busy machine each step takes longer, and smaller ones would hardly take less: there would only be more of them.
+"""
 
 
 class Pace:
@@ -24,7 +27,7 @@ class Pace:
         self.size = min(max(first or least, least), most)
 
     def took(self, events: int, seconds: float) -> None:
-        """Take into account how long a step over so many events took, seconds."""
+        """Take into account how long a step over so many events took, seconds of the processor's time."""
         if seconds > LONG_S:
             self.size = max(self._least, min(self.size, events) // 2)
         elif events >= self.size and seconds < LONG_S / 2:
@@ -33,9 +36,9 @@ class Pace:
     @contextmanager
     def step(self) -> Iterator[int]:
         """Measure one step over as many events as this gives."""
-        events, began = self.size, time.monotonic()
+        events, began = self.size, time.process_time()
         yield events
-        self.took(events, time.monotonic() - began)
+        self.took(events, time.process_time() - began)
 
 
 def rest(began: float, pause: float = 0.0) -> None:

@@ -1,54 +1,63 @@
-"""Who waits for a log comes before work that takes it again and again.
+"""Who comes first to a log that many want: nobody waits for more than one step of work that takes it again and again.
 
-Such work (a rewriting, a backlog that is folded) holds the log for a step at a time. Whoever finds it held says so by
-a shared lock of the log's folder, and a step begins only where nobody has that lock: so nobody waits for a second one.
+Whoever finds the log held takes a ticket, and lets those with an earlier one go first. Work in steps (a rewriting, a
+backlog that is folded) comes anew for each step, and lets all go first who came before that; those who come later wait
+for this one step. Readers, which read at the same time, only wait for those who have to be alone.
+
+All this for a second at most: whoever has not come by then is kept out by somebody else, who does not let go. So work
+ends, too, where others use the log without a pause.
+
+A ticket is a lock of one byte of the log's folder, whose place is the time: the system takes it away from whoever ends.
 Locks of the log's own file are out of the question: DuckDB loses its own when any other descriptor of it is closed.
-The system takes a lock away from whoever ends. Where a folder cannot be locked, all take their chances.
+Where a folder cannot be locked, all take their chances.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import struct
 import time
 from collections.abc import Generator
 from pathlib import Path
 
 from collector.model.backoff import Backoff
 
-# Whoever waits for the log looks whether it is free at least this often.
-_LOOK_S = 0.2
+# Whoever waits for the log looks whether it is free at least this often, seconds.
+_LOOK_S = 0.1
 _FIRST_S = 0.01
+_COURTESY_S = 1.0
+"""How long others may go first, seconds."""
 PATIENCE = 6
 """Nobody waits for work that gives way: where others hold the log again and again, it goes on so many times as long."""
+# Tickets of those who have to be alone begin here, far beyond all times in nanoseconds.
+_ALONE = 1 << 61
+_LOCK = "hhqqi4x"
 
 
-def looks(path: Path, wait: float, *, gives_way: bool = False) -> Generator[None]:
+def looks(path: Path, wait: float, *, alone: bool = False, gives_way: bool = False) -> Generator[None]:
     """Each moment to look whether a log is free; close it once it was.
 
     Args:
         path: the log.
         wait: how long to go on, seconds.
-        gives_way: whether to leave the log to all others who wait, for so long, and then go on as they do for
-            `PATIENCE` times as long.
+        alone: whether nobody may read it meanwhile.
+        gives_way: whether this is a step of work: it goes on for `PATIENCE` times as long, and lets all go first who
+            were there before it; others only those who had not waited for long.
     """
-    began, delays = time.monotonic(), Backoff(_FIRST_S, _LOOK_S)
-    folder: int | None = None
+    began, delays = time.monotonic_ns(), Backoff(_FIRST_S, _LOOK_S)
     most = wait * PATIENCE if gives_way else wait
+    folder = _open(path.parent)
     try:
         while True:
-            if gives_way and folder is None:
-                folder = _open(path.parent)
-            waited = time.monotonic() - began
-            # What has this lock keeps others from saying that they wait, so that none does while it takes the log.
-            if not gives_way or _lock(folder, fcntl.LOCK_EX) or waited > wait:
+            waited = (time.monotonic_ns() - began) / 1e9
+            since = 0 if gives_way else began + int((waited - _COURTESY_S) * 1e9)
+            if waited >= _COURTESY_S or not _is_behind(folder, (max(since, 0), began), alone=alone):
                 yield
             delay = delays.next()
             if waited + delay > most:
                 return
-            if folder is None:
-                folder = _open(path.parent)
-            _lock(folder, fcntl.LOCK_UN if gives_way else fcntl.LOCK_SH)
+            _lock(folder, fcntl.F_OFD_SETLK, fcntl.F_RDLCK, (_ALONE if alone else 0) + began, 1)
             time.sleep(delay)
     finally:
         if folder is not None:
@@ -62,13 +71,21 @@ def _open(folder: Path) -> int | None:
         return None
 
 
-def _lock(folder: int | None, how: int) -> bool:
-    """Lock a folder, unless others' locks forbid it; whether they do not."""
-    if folder is not None:
-        try:
-            fcntl.flock(folder, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:  # not every file system has locks
-            return True
-    return True
+def _is_behind(folder: int | None, times: tuple[int, int], *, alone: bool) -> bool:
+    """Whether somebody waits who came between two times, monotonic nanoseconds, and cannot share the log."""
+    since, until = times
+    return any(
+        _lock(folder, fcntl.F_OFD_GETLK, fcntl.F_WRLCK, place + since, until - since) not in (None, fcntl.F_UNLCK)
+        for place in ((0, _ALONE) if alone else (_ALONE,))
+    )
+
+
+def _lock(folder: int | None, command: int, kind: int, first: int, count: int) -> int | None:
+    """Lock some bytes of a folder, or ask what keeps one from it: the kind of lock; None: it cannot be locked."""
+    if folder is None:
+        return None
+    try:
+        found = fcntl.fcntl(folder, command, struct.pack(_LOCK, kind, os.SEEK_SET, first, count, 0))
+    except OSError:  # not every file system has locks
+        return None
+    return int(struct.unpack(_LOCK, found)[0])

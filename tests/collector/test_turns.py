@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from collector.eventlog import file, turns
 from collector.eventlog import rewrite as rewriting
 from collector.eventlog.database import open_database
 from collector.eventlog.forget import forget_project
@@ -34,32 +32,61 @@ def begins(looking: Any) -> threading.Event:
     return begun
 
 
-def test_work_for_long_gives_way_to_whoever_waits_and_takes_its_turn_then(tmp_path: Path) -> None:
+def waits(path: Path, *, alone: bool) -> Any:
+    """Somebody who looked and waits since, until closed."""
+    looking = looks(path, 60.0, alone=alone)
+    next(looking)
+    next(looking)
+    return looking
+
+
+def test_work_lets_all_go_first_who_came_before_its_step_and_nobody_who_came_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "_COURTESY_S", 0.0)
     path = tmp_path / "events.duckdb"
-    with closing(looks(path, 60.0)) as reader, closing(looks(path, 60.0)) as other:
-        for _ in range(2):  # both looked, and wait since
-            next(reader)
-            next(other)
-        work = looks(path, 60.0, gives_way=True)
-        begun = begins(work)
+    with closing(waits(path, alone=True)) as first, closing(waits(path, alone=False)) as reader:
+        monkeypatch.setattr(turns, "_COURTESY_S", 60.0)
+        begun = begins(work := looks(path, 60.0, alone=True, gives_way=True))
         assert not begun.wait(0.2)
-        reader.close()
+        first.close()
         assert not begun.wait(0.2)
-    assert begun.wait(30.0)
-    # Whoever comes now looks as often as before, and work that waits has had its turn.
-    with closing(looks(path, 60.0)) as reader:
-        next(reader)
-        next(reader)
-    work.close()
+        with closing(looks(path, 60.0, alone=True)) as later:
+            came = begins(later)  # it waits, too, for those who came before
+            reader.close()
+            assert begun.wait(30.0)
+            assert not came.is_set()
+            work.close()
+            assert came.wait(30.0)
 
 
-def test_work_for_long_is_patient_and_takes_its_chances_in_the_end(tmp_path: Path) -> None:
-    with closing(looks(tmp_path / "a", 60.0)) as reader:
-        next(reader)
-        next(reader)
+def test_readers_wait_for_an_append_that_came_before_but_not_for_each_other_nor_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "events.duckdb"
+    with closing(waits(path, alone=False)):
+        assert begins(looks(path, 60.0)).wait(30.0)
+        assert begins(looks(path, 60.0, gives_way=True)).wait(30.0)
+    monkeypatch.setattr(turns, "_COURTESY_S", 3.0)
+    with closing(waits(path, alone=True)):
+        came = time.monotonic()
+        begun = begins(looks(path, 60.0))
+        assert begun.wait(30.0)  # whoever is slow to come keeps nobody out
+        assert time.monotonic() - came > 2.0
+        assert begins(looks(path, 60.0)).wait(1.0)
+
+
+def test_work_for_long_is_patient_and_takes_its_chances_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "_COURTESY_S", 0.1)
+    with closing(waits(tmp_path / "a", alone=True)):
         began = time.monotonic()
-        assert list(looks(tmp_path / "a", 0.02, gives_way=True))
-        assert time.monotonic() - began >= 0.02 * PATIENCE / 2
+        assert next(looks(tmp_path / "a", 60.0, gives_way=True)) is None
+        assert time.monotonic() - began >= 0.1
+        began = time.monotonic()
+        assert list(looks(tmp_path / "a", 0.1, gives_way=True))
+        assert time.monotonic() - began >= 0.1 * PATIENCE / 2
 
 
 def test_a_folder_that_cannot_be_locked_keeps_nobody_out(tmp_path: Path) -> None:
@@ -77,31 +104,32 @@ def log(tmp_path: Path) -> EventLog:
 
 @pytest.mark.parametrize("of", ["piece", "backlog"])
 def test_no_step_begins_while_somebody_waits(log: EventLog, monkeypatch: pytest.MonkeyPatch, of: str) -> None:
-    waiting = os.open(log.path.parent, os.O_RDONLY)
-    held, steps = [True], list[bool]()
-
-    def noted(do: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*given: Any, **more: Any) -> Any:
-            steps.append(held[0])
-            return do(*given, **more)
-
-        return step
+    waiting = waits(log.path, alone=True)
+    held, steps, timers = [True], list[bool](), list[threading.Timer]()
 
     def leave() -> None:
         held[0] = False
-        os.close(waiting)
+        waiting.close()
 
+    def looked(*given: Any, gives_way: bool = False, **more: Any) -> Any:
+        if gives_way and not timers:
+            timers.append(threading.Timer(0.3, leave))
+            timers[0].start()
+        for moment in looks(*given, gives_way=gives_way, **more):
+            if gives_way:
+                steps.append(held[0])
+            yield moment
+
+    # What is no step of work does not wait here.
+    monkeypatch.setattr(turns, "_is_behind", lambda _, times, **__: held[0] and not times[0])
+    monkeypatch.setattr(turns, "_COURTESY_S", 60.0)
     monkeypatch.setattr(rewriting, "PIECE", 10)
-    fcntl.flock(waiting, fcntl.LOCK_SH)
-    timer = threading.Timer(0.3, leave)
-    timer.start()
+    monkeypatch.setattr(rewriting, "looks", looked)
+    monkeypatch.setattr(file, "looks", looked)
     if of == "piece":
-        monkeypatch.setattr(rewriting._Rewriting, "_attach", noted(rewriting._Rewriting._attach))
         forget_project(log, "7")
     else:
-        monkeypatch.setattr("collector.eventlog.file.open_database", noted(open_database))
         log.fold(time.time_ns())
-    timer.join()
     assert steps
     assert not any(steps)
 
