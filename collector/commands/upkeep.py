@@ -111,7 +111,12 @@ def compact(
         return
     won = f"{format_bytes(found.bytes_before)} -> {format_bytes(found.bytes_after)}"
     since = "from its beginning" if found.whole_since is None else f"from {format_time(found.whole_since)} on"
-    if found.removed:
+    if found.bytes_without_gain is not None:
+        console.print_as_is(
+            f"nothing was won: thinned, the file would take {format_bytes(found.bytes_without_gain)} "
+            f"instead of {format_bytes(found.bytes_before)}, so it stays as it is; the history is complete {since}"
+        )
+    elif found.removed:
         console.print_as_is(
             f"{format_count(found.removed, 'event')} became sums ({won}); the history is complete {since}"
         )

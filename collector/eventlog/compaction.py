@@ -161,6 +161,8 @@ INSERT INTO compacted BY NAME
 """
 VERSION = hashlib.sha256(f"{_NEW}{_KNOWN}{_SOURCE}{_CHOSEN}{_ADD_USES}{_ADD_KINDS}".encode()).hexdigest()[:16]
 """What distinguishes these rules from others: what others made is made again."""
+TABLES = ("compacted", "image_count", "kind_count")
+"""What each fold replaces."""
 FORGET = "".join(f"DELETE FROM {table};" for table in sorted(PROJECTIONS.difference(HOURLY)))
 """SQL that takes all away that is folded; it is made again by the next appends."""
 

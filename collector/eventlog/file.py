@@ -68,7 +68,7 @@ class LogFile:
 
     def settle(self) -> None:
         """Move everything into the file itself, at this version. Raises LogError."""
-        with self._opened(read_only=False) as connection:
+        with self._opened(read_only=False, gives_way=True) as connection:
             connection.execute("CHECKPOINT")
 
     def has_current_views(self) -> bool:

@@ -123,7 +123,7 @@ def advance(connection: duckdb.DuckDBPyConnection, host: str) -> bool:
     after, wanted = reached(connection, host), compaction.reached(connection)
     if wanted is None or (after or 0) >= wanted:
         return True
-    began = time.monotonic()
+    began = time.process_time()
     until = min(wanted, (after or 0) + PACE.size)
     for table in _TABLES:
         since = 0 if after is None else _touched(connection, host, table, after, until)
@@ -136,7 +136,7 @@ def advance(connection: duckdb.DuckDBPyConnection, host: str) -> bool:
             connection.execute(f"INSERT INTO {table.name} BY NAME {chosen}", values)
     connection.execute("DELETE FROM hourly WHERE host = ?", [host])
     connection.execute("INSERT INTO hourly VALUES (?, ?, ?)", [host, VERSION, until])
-    PACE.took(until - (after or 0), time.monotonic() - began)
+    PACE.took(until - (after or 0), time.process_time() - began)
     return until >= wanted
 
 

@@ -19,7 +19,7 @@ from collector.eventlog.migration import version_of
 from collector.eventlog.pace import rest
 from collector.eventlog.rows import insert, unseen
 from collector.eventlog.schema import SCHEMA_VERSION
-from collector.eventlog.settings import goes_on_from, job_details
+from collector.eventlog.settings import goes_on_from, job_details, note_no_gain
 from collector.eventlog.views import show
 from collector.model.advice import how_to_get_log
 from collector.model.errors import LogBusyError, LogDamagedError, LogError
@@ -326,6 +326,13 @@ class EventLog(LogFile):
         with self.reading() as connection:
             newest = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0][0]
             return newest >= self._newest and goes_on_from(connection, file)
+
+    def note_no_gain(self, at_ns: int) -> None:
+        """Note that writing the log again won nothing then, UTC nanoseconds. Raises LogError."""
+        with self._opened(read_only=False, gives_way=True) as connection:
+            connection.begin()
+            note_no_gain(connection, at_ns)
+            connection.commit()
 
     def forget_folded(self) -> None:
         """Drop what is folded: coming appends fold it from the events again. Raises LogError."""

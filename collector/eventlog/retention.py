@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from collector.eventlog.database import NEW_FILE
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.rewrite import Change, Checkpoint, Rewritten, rewrite, tidy
 from collector.eventlog.schema import FOLDED
+from collector.eventlog.settings import no_gain_since
 from collector.eventlog.sql import sql_list, sql_text
 from collector.model.defaults import KEEP
 from collector.model.errors import UsageError
@@ -40,6 +42,12 @@ LEAST_S = 30 * 86400.0
 """What `auto` and the headroom look back on, seconds: less may not be kept whole."""
 # A file is written again for so many bytes, even if nothing can be thinned.
 _WORTH = 8 * 2**20
+# So many events are looked at with the log held.
+_LOOKED_AT = 1_000_000
+_DAYS = f"""
+SELECT epoch_ns(time) // {DAY_NS}, count(*) FROM event
+WHERE seq BETWEEN ? AND ? AND kind NOT IN (SELECT unnest(?::VARCHAR[])) AND host = ? GROUP BY ALL
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,8 @@ class Compacted:
         removed: how many events became sums.
         bytes_before, bytes_after: of the file.
         longest_hold: the longest time that nobody could append, seconds.
+        bytes_without_gain: of a new file that was larger, so that the old one stayed and nothing became sums; None:
+            there was none.
     """
 
     whole_since: float | None
@@ -60,6 +70,7 @@ class Compacted:
     bytes_before: int
     bytes_after: int
     longest_hold: float
+    bytes_without_gain: int | None = None
 
 
 def parse_keep(text: str) -> float:
@@ -89,14 +100,15 @@ def compact(
 ) -> Compacted:
     """Thin what is older than is to be kept, and write the log again without it.
 
-    Where there is nothing to thin, it is written again as it is if that makes its file much smaller.
+    Where there is nothing to thin, it is written again as it is if that makes its file much smaller. Where the new
+    file would be larger, the old one stays: what is kept of old uses takes space, too, once for each image.
 
     Args:
         log: the log.
         keep: how long events are kept whole, seconds; infinity: forever, unless `max_size` says otherwise.
         max_size: where the file is larger, bytes, less is kept whole, but never less than `LEAST_S`.
         least_s: do nothing, unless the history would begin to be complete so much later than now, seconds; where the
-            file is larger than `max_size`, `OFTEN_OVER_S` at most.
+            file is larger than `max_size`, `OFTEN_OVER_S` at most; nor so soon after that won nothing.
         now: what time it is, UTC seconds.
         pause: see `rewrite`.
         archive: called before anything is thinned; what it raises leaves the log as it is.
@@ -112,20 +124,33 @@ def compact(
     if max_size is not None and size > max_size:
         least_s = min(least_s, OFTEN_OVER_S)
     is_due = cut_ns is not None and (known_ns is None or cut_ns - known_ns > least_s * 1e9)
-    found = None
-    if cut_ns is not None and is_due and _reaches(log, cut_ns, now_ns):
+    found, may_win = None, _may_win(log, least_s, now_ns)
+    if cut_ns is not None and is_due and may_win and _reaches(log, cut_ns, now_ns):
         archive()
         found = rewrite(log, _change(log, cut_ns, now_ns), pause=pause, at=at)
-        known_ns = known_ns if found is None else cut_ns
+        known_ns = known_ns if found is None or found.is_kept else cut_ns
     elif log.exists():
         tidy(log.path)
-    if found is None and _is_loose(log):
+    if found is None and may_win and _is_loose(log):
         found = rewrite(log, _as_it_is(now_ns), pause=pause, at=at)
-    events = log.query("SELECT count(*) FROM event")[0][0]
+    without_gain = None
+    if found is not None and found.is_kept:
+        log.note_no_gain(now_ns)
+        without_gain, found = found.bytes_after, None
+    events = log.query("SELECT count(*) FROM event", as_recorded=True)[0][0]
     found = found or Rewritten(size, size, events, events + 1, 0.0)
     removed = found.events_before + 1 - found.events_after
     since = None if known_ns is None else known_ns / 1e9
-    return Compacted(since, events, removed, found.bytes_before, found.bytes_after, found.longest_hold)
+    return Compacted(since, events, removed, found.bytes_before, found.bytes_after, found.longest_hold, without_gain)
+
+
+def _may_win(log: EventLog, least_s: float, now_ns: int) -> bool:
+    """Whether it is so long ago that writing a log again won nothing, seconds, that it is worth another attempt."""
+    if not log.exists():
+        return False
+    with log.reading(as_recorded=True, whole_since=ONLY_KEPT) as connection:
+        ago_ns = no_gain_since(connection, now_ns)
+    return ago_ns is None or ago_ns >= least_s * 1e9
 
 
 def _is_loose(log: EventLog) -> bool:
@@ -137,7 +162,7 @@ def _is_loose(log: EventLog) -> bool:
 
 def _as_it_is(now_ns: int) -> Change:
     event = Event(now_ns, Kind.LOG_COMPACTED, attributes={"events_removed": 0}, identity=uuid.uuid4().hex)
-    return Change(lambda _: None, "FROM piece", "FROM piece_job", {}, lambda _: event)
+    return Change(lambda _: None, "FROM piece", "FROM piece_job", {}, lambda _: event, is_for_space=True)
 
 
 def whole_since_ns(log: EventLog) -> int | None:
@@ -157,20 +182,30 @@ def _cut(log: EventLog, keep: float, max_size: int | None, now_ns: int) -> int |
     cut_ns = 0 if keep * 1e9 >= now_ns else now_ns - int(keep * 1e9)
     size = log.path.stat().st_size
     if max_size is not None and size > max_size:
-        share = 1 - _ROOM * max_size / size
-        sql = """
-            SELECT epoch_ns(quantile_cont(time, ?)) FROM event
-            WHERE kind NOT IN (SELECT unnest(?::VARCHAR[])) AND host = ?"""
-        whole = [kind.value for kind in with_effect(Effect.GOES, Effect.SEEN)]
-        found = log.query(sql, [share, whole, log.host])[0][0]
-        cut_ns = max(cut_ns, min(found or 0, least_ns))
+        cut_ns = max(cut_ns, min(_day_after(log, 1 - _ROOM * max_size / size), least_ns))
     midnight = cut_ns // DAY_NS * DAY_NS
     return midnight or None
 
 
+def _day_after(log: EventLog, share: float) -> int:
+    """The midnight before which so much of all that may be thinned happened, UTC nanoseconds."""
+    kept = [kind.value for kind in with_effect(Effect.GOES, Effect.SEEN)]
+    newest = log.query("SELECT coalesce(max(seq), 0) FROM event", as_recorded=True)[0][0]
+    days: Counter[int] = Counter()
+    for first in range(0, newest + 1, _LOOKED_AT):
+        days += Counter(dict(log.query(_DAYS, [first, first + _LOOKED_AT - 1, kept, log.host], as_recorded=True)))
+    left = share * days.total()
+    for day in sorted(days):
+        left -= days[day]
+        if left <= 0:
+            return day * DAY_NS
+    return 0
+
+
 def _reaches(log: EventLog, cut_ns: int, now_ns: int) -> bool:
     """Whether there is anything before a cut, and all before it is folded; folds what is not."""
-    if not log.query("SELECT 1 FROM event WHERE host = ? AND epoch_ns(time) < ? LIMIT 1", [log.host, cut_ns]):
+    sql = "SELECT 1 FROM event WHERE host = ? AND time < make_timestamp_ns(?) LIMIT 1"
+    if not log.query(sql, [log.host, cut_ns], as_recorded=True):
         return False
     # What is left would be read at once later, with the log held.
     return log.fold(now_ns) >= cut_ns
@@ -208,7 +243,7 @@ def _change(log: EventLog, cut_ns: int, now_ns: int) -> Change:
         return Event(now_ns, Kind.LOG_COMPACTED, began_ns=cut_ns, attributes=facts, identity=uuid.uuid4().hex)
 
     tables = {f"base_{table}": f"FROM old.{table}" for table in FOLDED}
-    return Change(prepare, "FROM piece ANTI JOIN dropped USING (seq)", _JOBS, tables, record, prepare_piece)
+    return Change(prepare, "FROM piece ANTI JOIN dropped USING (seq)", _JOBS, tables, record, prepare_piece, True)
 
 
 _CONTAINERS = sql_list(CONTAINERS)

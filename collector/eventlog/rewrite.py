@@ -9,12 +9,9 @@ after it the new file.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import glob
 import os
 import shutil
-import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -34,6 +31,7 @@ from collector.eventlog.database import (
     is_locked,
     wal_path,
 )
+from collector.eventlog.exclusion import held_too_long, keeping_out_others, sync
 from collector.eventlog.log import EventLog
 from collector.eventlog.migration import check_tables, migrate
 from collector.eventlog.pace import Pace, rest
@@ -53,13 +51,14 @@ PIECE = 50_000
 _FOLDED_AT_ONCE = 200_000
 # With fewer to go others are kept out for the rest.
 _LAST_PIECE = 5_000
+GROWTH = 0
+"""What is written again for its space may become larger by so many bytes."""
 _LOCK_FILE = ".rewrite-lock"
 # What has to stay free in addition to the copy, bytes.
 MARGIN = 64 * 2**20
 _MEMORY = "512MB"
 # So much is written to the log of the copy before it is moved into its file, whose last blocks are rewritten each time.
 _WAL = "64MB"
-_LOCK = struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
 # Tables that are taken over as a whole; jobs change only with events that speak of them.
 _WHOLE = ("image", "position", "host", "setting", "hourly", *HOURLY, *FOLDED, *(f"base_{table}" for table in FOLDED))
 _EVENTS = f"SELECT * REPLACE (key & {STORED_KEY} AS key) FROM old.event WHERE seq > $after AND seq <= $until"
@@ -79,6 +78,7 @@ class Change:
         tables: what other tables have in place of all rows, as SQL: by name; with `old`.
         record: the event that says so, by what the new file holds; None: nothing has changed, and nothing is to change.
         prepare_piece: makes, with `piece` there, the temporary tables that the SQL of events and jobs uses.
+        is_for_space: whether the old file stays where the new one would be larger.
     """
 
     prepare: Callable[[duckdb.DuckDBPyConnection], None]
@@ -87,17 +87,22 @@ class Change:
     tables: dict[str, str]
     record: Callable[[duckdb.DuckDBPyConnection], Event | None]
     prepare_piece: Callable[[duckdb.DuckDBPyConnection], None] = lambda _: None
+    is_for_space: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """What was saved: bytes of the file before and after, and the longest time that others waited, seconds."""
+    """What was saved: bytes of the file before and after, and the longest time that others waited, seconds.
+
+    `is_kept`: the old file stayed, for the new one was larger.
+    """
 
     bytes_before: int
     bytes_after: int
     events_before: int
     events_after: int
     longest_hold: float
+    is_kept: bool = False
 
 
 def rewrite(log: EventLog, change: Change, *, pause: float = 0.0, at: Checkpoint = lambda _: None) -> Rewritten | None:
@@ -124,7 +129,7 @@ def rewrite(log: EventLog, change: Change, *, pause: float = 0.0, at: Checkpoint
         log.settle()
         before, umask = path.stat(), os.umask(UMASK)
         try:
-            return _Rewriting(log, path, change, pause, at).run(before)
+            return Rewriting(log, path, change, pause, at).run(before)
         finally:
             os.umask(umask)
             _remove(fresh)
@@ -162,7 +167,7 @@ def _remove(fresh: Path) -> None:
     shutil.rmtree(fresh.with_name(fresh.name + ".tmp"), ignore_errors=True)
 
 
-class _Rewriting:
+class Rewriting:
     """One rewriting; the connection has the new file open, and the old one attached while a piece is copied."""
 
     def __init__(self, log: EventLog, path: Path, change: Change, pause: float, at: Checkpoint) -> None:
@@ -197,8 +202,15 @@ class _Rewriting:
                 with self._attached():
                     self._take_tables((table,))
                 rest(began, self._pause)
+            while self._piece() > _LAST_PIECE:
+                pass
             self._connection.execute("CHECKPOINT")
+            # What is on the disk already need not be written there while others wait.
+            sync(self._fresh)
             self._at("folded")
+            if self._change.is_for_space and (size := self._fresh.stat().st_size) > before.st_size + GROWTH:
+                events = self._connection.execute("SELECT count(*) FROM event").fetchall()[0][0]
+                return Rewritten(before.st_size, size, self._count, events, self._longest, is_kept=True)
             return self._finish(before)
         finally:
             self._connection.close()
@@ -217,11 +229,17 @@ class _Rewriting:
         time.sleep(self._pause * (time.monotonic() - began))
 
     @contextmanager
-    def _attached(self, *, gives_way: bool = True) -> Iterator[None]:
+    def _attached(self) -> Iterator[None]:
         """The old file as `old`, which keeps out whoever appends."""
-        with closing(looks(self._path, self._log.wait, gives_way=gives_way)) as moments:
+        with closing(looks(self._path, self._log.wait, gives_way=True)) as moments:
             if not any(self._attach() for _ in moments):
-                raise self._held_too_long()
+                raise held_too_long(self._path)
+        with self.holding():
+            yield
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """With the old file attached, which it is no longer at the end."""
         began = time.monotonic()
         try:
             yield
@@ -237,9 +255,6 @@ class _Rewriting:
                 raise
             return False
         return True
-
-    def _held_too_long(self) -> LogBusyError:
-        return LogBusyError(f"event log {self._path} is held by another process: nothing was changed; try again")
 
     def _fetch(self, until: int) -> int:
         """Fetch events and the jobs that they speak of, up to a number; how many are left."""
@@ -273,15 +288,25 @@ class _Rewriting:
             compaction.fold(self._connection, pace)
             run("COMMIT")
             self._rest(began)
+        # Each step leaves what it replaced in the file, until all rows of their piece of the table have gone.
+        for table in compaction.TABLES:
+            run(f"CREATE OR REPLACE TEMP TABLE packed_{table} AS FROM {table}")
+            run(f"DELETE FROM {table}")
+        run("CHECKPOINT")
+        for table in compaction.TABLES:
+            run(f"INSERT INTO {table} BY NAME FROM packed_{table}")
+            run(f"DROP TABLE packed_{table}")
 
     def _finish(self, before: os.stat_result) -> Rewritten | None:
         """Copy what is left while nobody appends, and put the new file in the old one's place."""
         path = self._path
-        with self._keeping_out_others() as began:
+        with keeping_out_others(self._log, path) as began:
             found = path.stat()
             if (found.st_dev, found.st_ino) != (before.st_dev, before.st_ino):
                 raise LogBusyError(f"event log {path} was replaced meanwhile: nothing was changed; try again")
-            with self._attached(gives_way=False):  # appends wait already
+            if not self._attach():  # appends wait already
+                raise held_too_long(self._path)
+            with self.holding():
                 left = 1
                 while left:
                     left = self._fetch(self._reached + PIECE)
@@ -297,11 +322,11 @@ class _Rewriting:
             with suppress(OSError):
                 os.chown(self._fresh, found.st_uid, found.st_gid)
             self._fresh.chmod(found.st_mode & 0o777)
-            _sync(self._fresh)
+            sync(self._fresh)
             self._at("synced")
             self._fresh.replace(path)
             self._at("replaced")
-            _sync(path.parent)
+            sync(path.parent)
         self._longest = max(self._longest, time.monotonic() - began)
         return Rewritten(found.st_size, path.stat().st_size, self._count, events, self._longest)
 
@@ -344,45 +369,3 @@ class _Rewriting:
             note_rewriting(self._connection, (old.st_dev, old.st_ino), newest + 1)
         run("COMMIT")
         return record
-
-    @contextmanager
-    def _keeping_out_others(self) -> Iterator[float]:
-        """Keep out whoever appends, with nothing left in the write-ahead log; since when, monotonic seconds."""
-        path = self._path
-        with closing(looks(path, self._log.wait, gives_way=True)) as moments:
-            for _ in moments:
-                # This lock is the descriptor's own: DuckDB, which closes others of this file, does not release it.
-                descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-                try:
-                    if _try_lock(descriptor) and os.fstat(descriptor).st_ino == path.stat().st_ino:
-                        # Whoever came by a link has it beside that.
-                        logs = {wal_path(path), wal_path(self._log.path)}
-                        if not any(wal.exists() and wal.stat().st_size for wal in logs):
-                            for wal in logs:
-                                wal.unlink(missing_ok=True)
-                            yield time.monotonic()
-                            return
-                finally:
-                    os.close(descriptor)
-                self._log.settle()
-        raise self._held_too_long()
-
-
-def _try_lock(descriptor: int) -> bool:
-    """Lock a file for reading, as DuckDB does; whether that could be done at once."""
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _LOCK)
-    except OSError as error:
-        if error.errno not in {errno.EAGAIN, errno.EACCES}:
-            raise
-        return False
-    return True
-
-
-def _sync(path: Path) -> None:
-    """Have the disk confirm a file or a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

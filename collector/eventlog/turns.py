@@ -1,7 +1,7 @@
 """Who comes first to a log that many want: nobody waits for more than one step of work that takes it again and again.
 
 Whoever finds the log held takes a ticket, and lets those with an earlier one go first. Work in steps (a rewriting, a
-backlog that is folded) comes anew for each step, and lets all go first who came before that; those who come later wait
+backlog that is folded) comes again for each step, and lets all go first who came before that; those who come later wait
 for this one step. Readers, which read at the same time, only wait for those who have to be alone.
 
 All this for a second at most: whoever has not come by then is kept out by somebody else, who does not let go. So work

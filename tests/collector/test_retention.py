@@ -125,6 +125,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "FOLD_EVERY", 20)
     monkeypatch.setattr(rewriting, "PIECE", 90)
     monkeypatch.setattr(rewriting, "_LAST_PIECE", 5)
+    monkeypatch.setattr(rewriting, "GROWTH", 2**30)  # a few events weigh less than what is kept of them
     monkeypatch.setattr(tally, "_STORED_EVERY", 2)
 
 
@@ -457,7 +458,7 @@ def test_a_compaction_that_is_killed_at_any_moment_loses_nothing(log: EventLog, 
     script = (
         "import sys; from pathlib import Path; from collector.eventlog import rewrite;"
         "from collector.eventlog.log import EventLog; from collector.eventlog.retention import compact;"
-        "rewrite.PIECE, rewrite._LAST_PIECE = 90, 5; print('.', flush=True);"
+        "rewrite.PIECE, rewrite._LAST_PIECE, rewrite.GROWTH = 90, 5, 2**30; print('.', flush=True);"
         "compact(EventLog(Path(sys.argv[1]), host='h'), float(sys.argv[2]), now=float(sys.argv[3]))"
     )
     for pause in (0.1, 0.3):
@@ -501,6 +502,30 @@ def test_the_command_says_what_it_won(log: EventLog) -> None:
     assert (shown.returncode, shown.stderr.count("\n")) == (2, 1)
     shown = commands.run(*command, "--format", "json")
     assert json.loads(shown.stdout)["bytes_before"] > 0
+
+
+@pytest.mark.slow
+def test_a_compaction_that_would_make_the_file_larger_leaves_it_and_is_not_tried_again_soon(
+    log: EventLog, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rewriting, "GROWTH", -(2**30))
+    before = log.query("FROM event ORDER BY seq")
+    found = compact(log, KEEP, now=now, least_s=DAY)
+    assert (found.removed, found.bytes_before) == (0, found.bytes_after)
+    assert found.bytes_without_gain
+    assert log.query("FROM event ORDER BY seq") == before
+    assert whole_since_ns(log) is None
+    monkeypatch.setattr(rewriting, "GROWTH", 2**30)
+    assert compact(log, KEEP, now=now + DAY / 2, least_s=DAY).removed == 0
+    assert compact(log, KEEP, now=now + DAY, least_s=DAY).removed > 0
+
+
+def test_a_command_that_won_nothing_says_so(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = retention.Compacted(None, 9, 0, 2**20, 2**20, 0.0, 3 * 2**20)
+    monkeypatch.setattr(retention, "compact", lambda *_, **__: found)
+    shown = commands.run("collector", "compact", "--log", str(log.path))
+    assert (shown.returncode, shown.stdout.count("\n")) == (0, 1)
+    assert shown.stdout.startswith("nothing was won: thinned, the file would take 3.00 MiB instead of 1.00 MiB")
 
 
 @pytest.mark.slow
