@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 
 from collector.eventlog.database import AUTOLOAD_OFF
+from collector.eventlog.views import turn_to_another_log
 
 _kept = threading.local()
 _number = itertools.count()
@@ -47,6 +48,7 @@ def in_memory() -> Iterator[Database]:
     with engine.cursor() as filling:
         filling.execute(f"ATTACH ':memory:' AS {name}; USE {name}")
         made = Database(filling, shown or engine.cursor(), is_shown=shown is not None)
+        turn_to_another_log(made.shown)
         made.shown.execute(f"USE {name}")
         try:
             yield made

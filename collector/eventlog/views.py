@@ -64,6 +64,9 @@ class _OnDemand:
             self._answers[sql] = self._connection.execute(sql).fetchall()
         return self._answers[sql]
 
+    def forget_answers(self) -> None:
+        self._answers.clear()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
@@ -169,6 +172,12 @@ def table_of_events(connection: duckdb.DuckDBPyConnection) -> str:
 def _answer(connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[Any, ...]]:
     """All rows of a query about events, asked once of a log that is open with our views: nobody adds any meanwhile."""
     return connection.answer(sql) if isinstance(connection, _OnDemand) else connection.execute(sql).fetchall()
+
+
+def turn_to_another_log(connection: duckdb.DuckDBPyConnection) -> None:
+    """Let a connection that may have our views forget what it knows of the log that it had open before."""
+    if isinstance(connection, _OnDemand):
+        connection.forget_answers()
 
 
 def true_times(

@@ -200,6 +200,8 @@ def test_one_thread_reads_many_hosts_with_a_few_engines(
 @pytest.mark.slow
 def test_times_are_corrected_as_in_the_log_whenever_the_clock_was_set_back(log: EventLog, store: Folder) -> None:
     ship(log, store)
+    # The same thread read of a host without that before.
+    assert rows(shipped(store)) == rows(log)
     back = T0 + 2 * DAY * S
     log.append([Event(back, Kind.CLOCK_SET_BACK, attributes={"seconds": 1.0})])
     ship(log, store)
