@@ -142,7 +142,7 @@ def test_a_run_ends_well_where_nothing_can_be_recorded(
 
     assert rules
     standstill.note(log.path, refuse, replace(NOTHING, plan=object()), FACTS, T0)  # type: ignore[arg-type]
-    assert "cannot be recorded: no space" in caplog.text
+    assert "cannot record that this run removed nothing: no space" in caplog.text
     assert read_runs(log.path) == PruneRuns()
 
 
