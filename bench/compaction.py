@@ -32,8 +32,8 @@ from collector.terminal import console
 EVENTS = sizes(2_000_000, 20_000_000)
 KEEP_S = 60 * 86400.0
 _BEFORE_S = 10.0
-# The bounds: how long the log may be held at a time, and others wait, seconds.
-_HOLD_S, _WAIT_S = 0.3, 1.0
+# Seconds that the log may be held at a time, and that others may wait.
+_BOUND = 1.0
 
 
 _TOOK = (
@@ -86,14 +86,14 @@ def measured(log: EventLog) -> tuple[tuple[str, ...], ...]:
         f"{found.removed:,}",
         f"{seconds:.1f} s",
         f"{wall:.1f} s",
-        judged(max(processor for processor, _ in holds), _HOLD_S),
+        judged(max(processor for processor, _ in holds), _BOUND),
         f"{max(wall for _, wall in holds):.2f} s",
         format_bytes(found.bytes_before),
         format_bytes(after) + (", so it stayed" if found.bytes_without_gain else ""),
     )
     load = f"{os.getloadavg()[0]:.1f}"
     waits = (
-        (events, name, str(before.found[name]), str(one), judged(max(one.wait - before.found[name].wait, 0.0), _WAIT_S))
+        (events, name, str(before.found[name]), str(one), judged(max(one.wait - before.found[name].wait, 0.0), _BOUND))
         for name, one in meanwhile.found.items()
     )
     return took, *((*row, load) for row in waits)
