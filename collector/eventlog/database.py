@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,8 +92,19 @@ def memory_spool_path(log_path: Path) -> Path:
 def refuse_special(path: Path) -> None:
     """Refuse what DuckDB would wait for, or read without end. Raises LogError and OSError."""
     for place, advice in ((path, "name the log itself with --log"), (wal_path(path), "move it away")):
-        if place.exists() and not (place.is_file() or place.is_dir()):
+        if _is_special(place):
             raise LogError(f"{place} is a pipe, device or socket, not an event log: {advice}")
+
+
+def _is_special(place: Path) -> bool:
+    # Asked once: whoever closes the log removes its write-ahead log, at any moment.
+    try:
+        mode = place.stat().st_mode
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+            return False
+        raise
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def open_database(

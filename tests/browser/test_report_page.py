@@ -303,11 +303,14 @@ def test_a_fleet_has_a_row_for_each_host_and_policy(opened_fleet: Open) -> None:
     assert HOSTILE in table.locator("tbody th").all_inner_texts()
     assert page.locator("img:not(.heat img)").count() == 0
     assert "runner-idle is left out" in page.locator("section[aria-labelledby=h-left]").inner_text()
-    table.locator("th", has_text="pulled again").first.get_by_role("button").click()
-    values = [float(cell.get_attribute("data-value") or 0) for cell in table.locator("tbody td:nth-child(4)").all()]
-    assert values == sorted(values)
     for k in range(hosts):
         page.locator(f"#chart-tradeoff-{k}").scroll_into_view_if_needed()
         points = page.locator(f"#chart-tradeoff-{k} .points_marks path")
         points.first.wait_for()
         assert points.count() == policies
+    # With its charts drawn, the page's script has run.
+    head = table.locator("th", has_text="pulled again").first
+    head.get_by_role("button").click()
+    table.locator("th[aria-sort=ascending]").wait_for()
+    values = [float(cell.get_attribute("data-value") or 0) for cell in table.locator("tbody td:nth-child(4)").all()]
+    assert values == sorted(values)

@@ -16,7 +16,7 @@ import typer
 
 from collector.engine.connection import connect
 from collector.engine.surroundings import Address, find_engine
-from collector.eventlog.database import wal_path
+from collector.eventlog.database import refuse_special, wal_path
 from collector.eventlog.log import EventLog
 from collector.model.errors import EngineError, LogError, UsageError
 from collector.model.events import Event, Kind
@@ -230,6 +230,24 @@ def test_nor_is_what_takes_the_place_of_a_log(tmp_path: Path, lay: Callable[[Pat
     lay(log.path)
     with pytest.raises(LogError, match="log is a pipe, device or socket, not an event log: name the log itself"):
         log.query("SELECT 1")
+
+
+def test_a_write_ahead_log_that_goes_while_it_is_looked_at_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wal = wal_path(tmp_path / "log")
+    wal.touch()
+    stat = Path.stat
+
+    def goes(path: Path, **how: bool) -> os.stat_result:
+        found = stat(path, **how)
+        if path == wal:
+            wal.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "stat", goes)
+    refuse_special(tmp_path / "log")
+    assert not wal.exists()
 
 
 def test_the_null_device_is_an_empty_file(tmp_path: Path) -> None:
