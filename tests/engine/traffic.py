@@ -28,7 +28,7 @@ JOBS = 240
 REMOVALS = 20
 LONGEST_S = 400.0
 # On a busy machine an image is in use again before it can go, more often than not.
-FEWEST = 5
+FEWEST = 3
 THREADS = 6
 # Each is used every few seconds, which leaves some of them old enough to go (MIN_AGE_S) however quick the jobs are.
 IMAGES = 40
