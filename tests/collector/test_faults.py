@@ -232,9 +232,7 @@ def test_nor_is_what_takes_the_place_of_a_log(tmp_path: Path, lay: Callable[[Pat
         log.query("SELECT 1")
 
 
-def test_a_write_ahead_log_that_goes_while_it_is_looked_at_is_no_fault(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_ahead_log_may_vanish_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wal = wal_path(tmp_path / "log")
     wal.touch()
     stat = Path.stat
