@@ -72,8 +72,7 @@ def read_jobs(
         going = [job for (job,) in ask(_GOING, host, since)]
         begun: list[Any] = []
         if going:
-            connection.execute(_OWN, [going])
-            _show_jobs(connection, host, now, 0.0)
+            _show_jobs(connection, host, now, going, 0.0)
             begun = ask(_BEGUN, host, since, going)
     memory = JobMemory(
         configured=RunnerPolicies(configured_policies(runner_config)),
@@ -117,8 +116,8 @@ class _Past:
     def _read(self, jobs: list[str], projects: list[str]) -> JobMemory:
         host, since, lately = self._log.host, int((self._now - PREPARATION_S) * 1e9), self._now - LATELY_S
         with self._log.reading(whole_since=self._now - _REACH_S) as connection:
-            connection.execute(_OWN_OF_PROJECTS, [host, int((self._now - _REACH_S) * 1e9), jobs, projects])
-            _show_jobs(connection, host, self._now, self._now - PREPARATION_S)
+            numbers = connection.execute(_NUMBERS, [host, int((self._now - _REACH_S) * 1e9), jobs, projects]).fetchall()
+            _show_jobs(connection, host, self._now, [number for (number,) in numbers], self._now - PREPARATION_S)
             recent = connection.execute(_RECENT, [host, since, jobs]).fetchall()
             used = connection.execute(_USES, [host, int(lately * 1e9), projects]).fetchall()
             policies = read_pull_policies(connection, host, lately)
@@ -146,19 +145,18 @@ class _Past:
         )
 
 
-def _show_jobs(connection: duckdb.DuckDBPyConnection, host: str, now: float, since: float) -> None:
+def _show_jobs(connection: duckdb.DuckDBPyConnection, host: str, now: float, jobs: list[int], since: float) -> None:
     """Let a connection see no more than what concerns some jobs, and who pulled their images.
 
     Args:
-        connection: the log, with the numbers of the jobs as the temporary table `own`.
+        connection: the log.
         host: whose.
         now: UTC seconds.
+        jobs: the log's numbers of the jobs.
         since: from when on all events of their containers are needed, UTC seconds; of those before these do that are
             known to be of the job, which show whose a container was, unless they do not say of which image.
     """
-    values = {"host": host, "lately": int((now - LATELY_S) * 1e9)}
-    for sql in _OF_JOBS:
-        connection.execute(sql, {name: value for name, value in values.items() if f"${name}" in sql})
+    connection.execute(_OF_JOBS, {"host": host, "jobs": jobs, "lately": int((now - LATELY_S) * 1e9)})
     since_ns = int(since * 1e9)
     theirs = dict(connection.execute(_THEIRS, [since_ns]).fetchall())
     for containers, from_ns in (list(theirs), since_ns), ([one for one in theirs if theirs[one]], 0):
@@ -288,48 +286,34 @@ WHERE host = $1 AND time >= make_timestamp_ns($2) AND kind = 'container_created'
     AND ci = 'gitlab' AND job_id IS NOT NULL AND attributes ->> '$.name' LIKE 'runner-%'
 GROUP BY slot HAVING slot <> ''
 """
-_OWN = "CREATE OR REPLACE TEMP TABLE own AS SELECT unnest(?::INTEGER[]) AS job"
 # Jobs are numbered as they are first heard of: those of which nothing happened lately need not be looked through.
-_OWN_OF_PROJECTS = """
-CREATE OR REPLACE TEMP TABLE own AS
+_NUMBERS = """
 SELECT job FROM job WHERE host = $1 AND ci = 'gitlab'
     AND job >= (SELECT min(job) FROM event WHERE host = $1 AND time >= make_timestamp_ns($2))
     AND (job_id IN (SELECT unnest($3::VARCHAR[])) OR project_id IN (SELECT unnest($4::VARCHAR[])))
 """
-
-
-def _events_of(jobs: str) -> str:
-    """SQL of all events of some jobs, a table of their numbers; of containers without what is not asked for."""
-    chosen = f"FROM event SEMI JOIN {jobs} USING (job) WHERE host = $host AND job >= (SELECT min(job) FROM {jobs})"
-    return f"""
-        {chosen} AND kind NOT IN ({_CONTAINERS})
-        UNION ALL BY NAME SELECT {_PLAINLY} {chosen} AND kind IN ({_CONTAINERS})"""
-
-
-# All events of these jobs and of their containers, and those of other jobs that may have pulled the same images. Few
-# jobs and images remain after each step, so that the next reads less of a busy week.
-_OF_JOBS = (
-    f"CREATE OR REPLACE TEMP TABLE of_jobs AS {_events_of('own')}",
-    f"""
-CREATE OR REPLACE TEMP TABLE built AS
-SELECT image, min(time) - to_seconds({int(PREPARATION_S)}) AS since FROM (
-    SELECT image, of_jobs.time FROM of_jobs SEMI JOIN own USING (job) JOIN job USING (host, job)
-    WHERE host = $host AND job.job >= (SELECT min(job) FROM own) AND of_jobs.role = 'build' AND image IS NOT NULL
-        AND container IS NOT NULL AND of_jobs.time >= make_timestamp_ns($lately)
-    QUALIFY row_number() OVER (PARTITION BY project_id, runner ORDER BY of_jobs.time DESC) <= {_LATEST}
-) GROUP BY image""",
-    """
-CREATE OR REPLACE TEMP TABLE others AS
-SELECT DISTINCT job FROM event JOIN built USING (image) ANTI JOIN own USING (job)
-WHERE host = $host AND role = 'build' AND job IS NOT NULL AND container IS NOT NULL AND time >= since
-    AND time >= (SELECT min(since) FROM built)""",
-    f"INSERT INTO of_jobs BY NAME {_events_of('others')}",
-    "INSERT INTO own FROM others",
-    f"""
-INSERT INTO of_jobs BY NAME
-SELECT {_PLAINLY} FROM event ANTI JOIN own USING (job) SEMI JOIN built USING (image)
-WHERE host = $host AND kind IN ({_CHANGES})""",
+# All events of these jobs and of their containers, and those of other jobs that may have pulled the same images.
+_OF_JOBS = f"""
+CREATE OR REPLACE TEMP TABLE of_jobs AS
+WITH own AS (SELECT unnest($jobs::INTEGER[]) AS job),
+build AS (
+    SELECT image, event.time, row_number() OVER (PARTITION BY project_id, runner ORDER BY event.time DESC) AS latest
+    FROM event SEMI JOIN own USING (job) JOIN job USING (host, job)
+    WHERE host = $host AND role = 'build' AND image IS NOT NULL AND container IS NOT NULL
+        AND event.time >= make_timestamp_ns($lately)
+), built AS (
+    SELECT image, min(time) - to_seconds({int(PREPARATION_S)}) AS since FROM build WHERE latest <= {_LATEST}
+    GROUP BY image
+), wanted AS (
+    FROM own UNION SELECT job FROM event JOIN built USING (image)
+    WHERE host = $host AND role = 'build' AND job IS NOT NULL AND container IS NOT NULL AND time >= since
 )
+FROM event SEMI JOIN wanted USING (job) WHERE host = $host AND kind NOT IN ({_CONTAINERS})
+UNION ALL BY NAME SELECT {_PLAINLY} FROM event SEMI JOIN wanted USING (job)
+WHERE host = $host AND kind IN ({_CONTAINERS})
+UNION ALL BY NAME SELECT {_PLAINLY} FROM event ANTI JOIN wanted USING (job) SEMI JOIN built USING (image)
+WHERE host = $host AND kind IN ({_CHANGES})
+"""
 # What else happened to these containers lately, and ever where it is not known yet of which image they are.
 _THEIRS = """
 SELECT container, bool_or(image IS NULL) FROM of_jobs WHERE container IS NOT NULL

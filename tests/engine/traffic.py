@@ -26,9 +26,7 @@ MIB = 2**20
 JOBS = 240
 # A quick machine runs that many jobs before much had to go: it goes on until enough has gone, within reason.
 REMOVALS = 20
-LONGEST_S = 400.0
-# On a busy machine an image is in use again before it can go, more often than not.
-FEWEST = 3
+LONGEST_S = 1200.0
 THREADS = 6
 # Each is used every few seconds, which leaves some of them old enough to go (MIN_AGE_S) however quick the jobs are.
 IMAGES = 40
