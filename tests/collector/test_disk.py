@@ -234,8 +234,9 @@ def test_btrfs_shows_at_once_what_was_removed_once_it_is_hastened(tmp_path: Path
         (disk.path / "file").write_bytes(os.urandom(32 * MIB))
         # What was written a moment ago counts, too.
         (sample,) = disks_now(EngineInfo(str(disk.path), "btrfs", "20.10"))
+        assert sample.free_bytes <= disk.total() - 32 * MIB
+        # On so small a disk it gives the next metadata their room, or takes that back, at a moment of its own.
         before = disk.free()
-        assert sample.free_bytes == before <= disk.total() - 32 * MIB
         (disk.path / "file").unlink()
         assert hasten(str(disk.path))
         assert disk.free() - before >= 31 * MIB

@@ -24,12 +24,14 @@ from tests.engine.runner import PREFIX, PullError, pull
 
 MIB = 2**20
 JOBS = 240
-# A quick machine runs that many jobs before much had to go: it goes on until enough has gone, within reason.
+# It goes on until enough has gone, within reason.
 REMOVALS = 20
-LONGEST_S = 1200.0
+LONGEST_S = 400.0
 THREADS = 6
-# Each is used every few seconds, which leaves some of them old enough to go (MIN_AGE_S) however quick the jobs are.
+# Each image is used every ten seconds however quick the machine is: were they all used every few seconds, hardly
+# one would be old enough to go (MIN_AGE_S) and still unused when its turn comes.
 IMAGES = 40
+PACE_S = 1.5
 MIN_AGE_S = 2.0
 
 
@@ -116,6 +118,7 @@ class Traffic:
                 self.lost.append((replace(job), time.time(), str(error)))
             except docker.errors.APIError as error:
                 self.faults.append(f"job {number}: {error}")
+            time.sleep(max(0.0, job.began + PACE_S - time.time()))
         client.close()
 
     def _next(self) -> int | None:
