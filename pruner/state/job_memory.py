@@ -21,13 +21,12 @@ from pruner.state.jobs_in_flight import (
     ALWAYS,
     NEVER,
     PREPARATION_S,
-    Build,
     Flight,
     JobMemory,
     PastUse,
     flights,
-    pull_policies,
 )
+from pruner.state.pull_policies import Build, pull_policies
 
 if TYPE_CHECKING:
     import duckdb
@@ -40,6 +39,8 @@ _OVERLAP_S = 86400.0
 _REACH_S = LATELY_S + _OVERLAP_S
 # So many builds of a project on a runner show its pull policy.
 _LATEST = 20
+# So many jobs of one name show what the next one of this name may need, and so many where names are unknown.
+_LATEST_OF_NAME, _LATEST_UNNAMED = 50, 1000
 _CONTAINERS = sql_list(CONTAINERS)
 _PLAINLY = "seq, time, host, kind, image, reference, container, began, job, role"
 _IF_NOT_PRESENT = "if-not-present"
@@ -286,11 +287,15 @@ WHERE host = $1 AND time >= make_timestamp_ns($2) AND kind = 'container_created'
     AND ci = 'gitlab' AND job_id IS NOT NULL AND attributes ->> '$.name' LIKE 'runner-%'
 GROUP BY slot HAVING slot <> ''
 """
-# Jobs are numbered as they are first heard of: those of which nothing happened lately need not be looked through.
-_NUMBERS = """
+# Jobs are numbered as they are first heard of: those of which nothing happened lately need not be looked through. Of a
+# busy project's past the latest of each name are enough.
+_NUMBERS = f"""
 SELECT job FROM job WHERE host = $1 AND ci = 'gitlab'
     AND job >= (SELECT min(job) FROM event WHERE host = $1 AND time >= make_timestamp_ns($2))
     AND (job_id IN (SELECT unnest($3::VARCHAR[])) OR project_id IN (SELECT unnest($4::VARCHAR[])))
+QUALIFY job_id IN (SELECT unnest($3::VARCHAR[]))
+    OR row_number() OVER (PARTITION BY project_id, runner, name ORDER BY job DESC)
+        <= CASE WHEN name IS NULL THEN {_LATEST_UNNAMED} ELSE {_LATEST_OF_NAME} END
 """
 # All events of these jobs and of their containers, and those of other jobs that may have pulled the same images.
 _OF_JOBS = f"""

@@ -11,9 +11,11 @@ job. Where no pull can bring an image back, a guess is as good as evidence.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 from collector.model.jobs import job_of, slot_of
@@ -268,8 +270,7 @@ def held_for_jobs(
     Raises:
         LogError: what the log knows of these jobs cannot be read.
     """
-    present = list(images)
-    held: dict[str, Hold] = {}
+    present, held = _Present(images), dict[str, Hold]()
     flying = flights(list(containers), memory, now, stopped)
     known = memory.about(flying)
     for flight in flying:
@@ -279,27 +280,57 @@ def held_for_jobs(
     return held
 
 
-def _holds(flight: Flight, present: list[Holdable], memory: JobMemory) -> Iterable[tuple[str, Hold]]:
-    named = memory.names.get(flight.job_id, frozenset())
-    used = memory.images.get(flight.job_id, frozenset())
+class _Present:
+    """The images that the engine holds, found by what is known of a job: there are many, and many jobs."""
+
+    def __init__(self, images: Iterable[Holdable]) -> None:
+        self.by_id = {image.image_id: image for image in images}
+        self._by_pull = sorted(self.by_id.values(), key=_pulled)
+
+    @cached_property
+    def _by_alias(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for image in self.by_id.values():
+            for alias in all_aliases(image.names):
+                found[alias].append(image.image_id)
+        return found
+
+    def named(self, names: Iterable[str]) -> set[str]:
+        """The IDs of the images that bore one of these names, in whatever way that was written."""
+        return {image for name in names for image in self._by_alias.get(name, ())}
+
+    def pulled_since(self, time: float) -> list[str]:
+        """The IDs of the images that were pulled since then, UTC seconds."""
+        return [image.image_id for image in self._by_pull[bisect_left(self._by_pull, time, key=_pulled) :]]
+
+
+def _pulled(image: Holdable) -> float:
+    return image.pulled
+
+
+def _holds(flight: Flight, present: _Present, memory: JobMemory) -> Iterable[tuple[str, Hold]]:
+    used = memory.images.get(flight.job_id, frozenset()) & present.by_id.keys()
 
     def hold(why: str, *, firm: bool) -> Hold:
         return Hold(flight.job_id, flight.began, flight.container, why, firm)
 
-    for image in present:
-        if image.image_id in used or not named.isdisjoint(all_aliases(image.names)):
-            yield image.image_id, hold("the job names it", firm=True)
+    for image in used | present.named(memory.names.get(flight.job_id, ())):
+        yield image, hold("the job names it", firm=True)
     policy = memory.policy(flight)
     if policy == ALWAYS:
         return
+
+    def is_firm(image: str) -> bool:
+        return policy == NEVER or (policy is None and present.by_id[image].local)
+
     settled = flight.job_id in memory.settled
     guessed, how = _guess(flight, memory, services_only=settled)
-    for image in present:
-        firm = policy == NEVER or (policy is None and image.local)
-        if image.image_id in guessed:
-            yield image.image_id, hold(how, firm=firm)
-        elif not settled and image.pulled >= flight.began - MARGIN_S:
-            yield image.image_id, replace(hold("pulled since the job began", firm=firm), likely=False)
+    for image in guessed & present.by_id.keys():
+        yield image, hold(how, firm=is_firm(image))
+    if not settled:
+        for image in present.pulled_since(flight.began - MARGIN_S):
+            if image not in guessed:
+                yield image, replace(hold("pulled since the job began", firm=is_firm(image)), likely=False)
 
 
 def _guess(flight: Flight, memory: JobMemory, *, services_only: bool) -> tuple[frozenset[str], str]:
@@ -316,75 +347,3 @@ def _guess(flight: Flight, memory: JobMemory, *, services_only: bool) -> tuple[f
     if same_ref:
         return same_ref, "jobs of its project and ref used it lately"
     return frozenset(use.image for use in uses), "jobs of its project used it lately"
-
-
-@dataclass(frozen=True, slots=True)
-class Build:
-    """A build container of the past. Times are UTC seconds.
-
-    Attributes:
-        job_id: its job.
-        project_id: the job's project.
-        runner: the job's runner.
-        image: ID of its image.
-        first: the job's first sign.
-        created: when the container was created.
-    """
-
-    job_id: str
-    project_id: str
-    runner: str | None
-    image: str
-    first: float
-    created: float
-
-
-_ENOUGH_JOBS = 3
-
-
-def pull_policies(
-    builds: Iterable[Build], arrivals: Mapping[str, list[tuple[float, str]]]
-) -> dict[tuple[str, str | None], str]:
-    """The pull policy that jobs of a project on a runner have shown: `always`, or it is left out.
-
-    Only a job's own pull that found its image present shows it: under `if-not-present` there is none. A
-    pull that another job with the same image may have made shows nothing, and neither does one
-    that brought the image.
-
-    Args:
-        builds: the latest build containers of each project and runner.
-        arrivals: (time, kind) of all pulls, removals and other events of those images, in order.
-    """
-    by_image: dict[str, list[Build]] = defaultdict(list)
-    builds = list(builds)
-    for build in builds:
-        by_image[build.image].append(build)
-    shown: dict[tuple[str, str | None], list[bool]] = defaultdict(list)
-    for build in builds:
-        verdict = _pulls_always(build, by_image[build.image], arrivals.get(build.image, []))
-        if verdict is not None:
-            shown[build.project_id, build.runner].append(verdict)
-    return {who: ALWAYS for who, verdicts in shown.items() if len(verdicts) >= _ENOUGH_JOBS and all(verdicts)}
-
-
-def _pulls_always(build: Build, others: Iterable[Build], events: Iterable[tuple[float, str]]) -> bool | None:
-    """Whether a job pulled an image that was there; None if that cannot be known."""
-    present = False
-    pulls: list[float] = []
-    for time, kind in events:
-        if time >= build.created:
-            break
-        if time < build.first - MARGIN_S:
-            present = kind != "image_deleted"
-        elif kind == "image_deleted":
-            return None
-        elif kind == "image_pulled":
-            pulls.append(time)
-    if not present:
-        return None
-    own = [
-        time
-        for time in pulls
-        if not any(one.job_id != build.job_id and one.first - MARGIN_S <= time <= one.created for one in others)
-    ]
-    return True if own else None if pulls else False

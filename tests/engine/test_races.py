@@ -23,7 +23,7 @@ from pruner.removal import executor
 from pruner.removal import run as running
 from pruner.removal.client import DockerRemovingEngine as Border
 from pruner.removal.remover import Remover
-from pruner.state import jobs_in_flight
+from pruner.state import jobs_in_flight, pull_policies
 from pruner.state.event_watch import EventWatch
 from pruner.state.inventory import Image
 from tests.engine.engines import Engine
@@ -57,7 +57,8 @@ def test_no_job_misses_what_was_pulled_before_a_pruner_in_a_loop_asked(
     docker20: Engine, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As min_age is seconds here and not an hour, so is all else that is measured against it.
-    monkeypatch.setattr(jobs_in_flight, "MARGIN_S", 0.5)
+    for module in (jobs_in_flight, pull_policies):
+        monkeypatch.setattr(module, "MARGIN_S", 0.5)
     for limit in ("LEAST_AGE", "GITLAB_AGE", "MOST_AGE"):
         monkeypatch.setattr(min_age, limit, MIN_AGE_S)
     host = Host(docker20, docker20.folder / "log" / "events.duckdb")

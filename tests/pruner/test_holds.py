@@ -14,12 +14,12 @@ from collector.job_sources.ingest import ingest, store
 from collector.job_sources.joblog import Sighting
 from collector.job_sources.reading import PipedLog
 from collector.job_sources.runnerlog import JobFact
-from collector.model.events import Kind
+from collector.model.events import Event, Kind
 from collector.model.jobs import Job
 from collector.model.observation import ListedContainer
+from pruner.state import job_memory
 from pruner.state.job_memory import RunnerPolicies, configured_policies, read_jobs
 from pruner.state.jobs_in_flight import (
-    Build,
     Flight,
     Hold,
     Holdable,
@@ -27,8 +27,8 @@ from pruner.state.jobs_in_flight import (
     PastUse,
     flights,
     held_for_jobs,
-    pull_policies,
 )
+from pruner.state.pull_policies import Build, pull_policies
 from tests.collector.test_ingest import STORY
 from tests.collector.test_jobs import JOB_A, JOB_B, SERVICE, recorded
 from tests.collector.test_translate import Names, capture
@@ -193,6 +193,24 @@ def test_an_image_that_a_job_source_names_is_the_only_one_held(log: EventLog) ->
     store(log, [configured], "runner log", 0)
     # The runner's log names the image that a job builds in before its services.
     assert held(jobs, IMAGES, read_jobs(log, NOW)) == {JOB_B: True, SERVICE: False}
+
+
+def test_of_a_busy_projects_past_the_latest_jobs_of_each_name_count(log: EventLog) -> None:
+    def ran(job: int, name: str, image: str) -> Event:
+        labels = {f"{G}job.id": str(job), f"{G}project.id": "7", f"{G}type": "build"}
+        attributes = {"labels": labels, "job": name}
+        at = int((NOW - 6000 + job) * 1e9)
+        return Event(at, Kind.CONTAINER_CREATED, image=image, container=f"c{job}", attributes=attributes)
+
+    few = 2
+    seldom = [ran(number, "seldom", JOB_B) for number in range(few)]
+    moved = [ran(few, "often", SERVICE)]
+    often = [ran(number, "often", JOB_A) for number in range(few + 1, 3 * job_memory._LATEST_OF_NAME)]
+    log.append([*seldom, *moved, *often])
+    jobs = [container("predefined", job="3000")]
+    memory = read_jobs(log, NOW)
+    memory = memory.about(flights(jobs, memory, NOW))
+    assert {(use.name, use.image) for use in memory.uses["7"]} == {("seldom", JOB_B), ("often", JOB_A)}
 
 
 def build(job: int, *, image: str = JOB_A, first: float | None = None) -> Build:
