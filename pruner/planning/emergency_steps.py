@@ -73,7 +73,8 @@ def prospects(made: Plan, wanted: Sequence[Step]) -> Iterator[Prospect]:
     for step in wanted:
         level = float(total) if step.policy.emergency != Space.parse(NEVER) else -1.0
         target = (float(total), made.levels.target[1])
-        found = plan(step.policy, made.inventory, levels=Levels(target, target, (level, -1.0)))
+        levels = Levels(target, target, (level, -1.0))
+        found = plan(step.policy, made.inventory, levels=levels, ranking=made.ranking)
         gain, more = found.frees - freed, len(found.removals) - count
         yield Prospect(step, max(0, gain), max(0, more))
         freed, count = max(freed, found.frees), max(count, len(found.removals))

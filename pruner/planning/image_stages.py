@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 from collector.model.origin import Origin
 from collector.model.references import repository
@@ -31,39 +32,51 @@ class Verdict:
         image: the image.
         reason: why it stays or goes.
         frees: bytes that its removal frees at its turn; 0 if it stays.
-        detail: the reason in words, with the figures that led to it.
+        explain: says the reason in words, with the figures that led to it.
     """
 
     image: Image
     reason: Reason
     frees: int
-    detail: str
+    explain: Callable[[], str] = field(repr=False, compare=False)
 
     @property
     def evicts(self) -> bool:
         """Whether the image goes."""
         return self.reason >= EVICTS
 
+    @property
+    def detail(self) -> str:
+        """The reason in words, with the figures that led to it. Of most images nobody asks for it."""
+        return self.explain()
+
+
+class Ranking:
+    """The images of an inventory in the order in which they go, and their layers; all levels of space have the same."""
+
+    def __init__(self, policy: Policy, inventory: Inventory) -> None:
+        disk, images = inventory.disk, inventory.images
+        self.layers = _Layers(images, disk.total_inodes - disk.free_inodes, disk.total_bytes - disk.free_bytes)
+        own, order_of = self.layers.own_bytes(), ORDERS[policy.order]
+        keys = [order_of(facts(image, inventory.now, own[i], inventory.learned)) for i, image in enumerate(images)]
+        # What a job in flight may need, and what the engine refused before, is for when nothing else is left.
+        self.late = [(_refusal(inventory, image) is not None, _rank(inventory, image)) for image in images]
+        self.order = sorted(range(len(images)), key=lambda i: (self.late[i], keys[i], i))
+
 
 class ImageStages:
     """The stages that concern images: each a call of the decision function on what the ones before left."""
 
-    def __init__(self, policy: Policy, inventory: Inventory, levels: Levels, gone: frozenset[str]) -> None:
-        disk = inventory.disk
+    def __init__(
+        self, policy: Policy, inventory: Inventory, levels: Levels, gone: frozenset[str], ranking: Ranking
+    ) -> None:
         self._policy, self._inventory, self._levels = policy, inventory, levels
         self._images = inventory.images
         self._left = Counter(one.image for one in inventory.containers if one.container_id not in gone)
         self._listed = Counter(one.image for one in inventory.containers)
         self._superseded: frozenset[int] = frozenset()
-        self._layers = _Layers(self._images, disk.total_inodes - disk.free_inodes, disk.total_bytes - disk.free_bytes)
+        self._order, self._when, self._layers = ranking.order, ranking.late, ranking.layers
         self._holders = list(self._layers.holders)
-        own, order_of = self._layers.own_bytes(), ORDERS[policy.order]
-        keys = [
-            order_of(facts(image, inventory.now, own[i], inventory.learned)) for i, image in enumerate(self._images)
-        ]
-        # What a job in flight may need, and what the engine refused before, is for when nothing else is left.
-        late = [(self._refusal(image) is not None, self._rank(image)) for image in self._images]
-        self._order = sorted(range(len(self._images)), key=lambda i: (*late[i], keys[i], i))
         self._reasons: dict[int, Reason] = {}
         self._dangling: list[int] = []
         # Those without a name that the engine refused before: they wait for the end of the order.
@@ -73,11 +86,7 @@ class ImageStages:
         """Choose among the images without a name; what they free lessens the shortage."""
         bearers = {reference: image.image_id for image in self._images for reference in image.references}
         found = [i for i in self._order if stages.is_dangling(self._images[i], bearers, self._policy)]
-        chosen = [
-            i
-            for i in found
-            if self._refusal(self._images[i]) is None and self._images[i].image_id not in self._inventory.holds
-        ]
+        chosen = [i for i in found if self._when[i] == _IN_TIME]
         self._late = {i for i in found if i not in chosen}
         held = [self._blocked(i) for i in range(len(self._images))]
         # Nobody can pull what has no name, and nobody can ask for it either: local_images is for
@@ -109,12 +118,7 @@ class ImageStages:
         local = [i for i in going if self._images[i].local and self._reasons[i] is Reason.EVICT]
         self._reasons.update(dict.fromkeys(local, Reason.EVICT_LOCAL))
         return tuple(
-            Verdict(
-                self._images[i],
-                self._reasons[i],
-                frees.get(i, 0),
-                self._explain(i),
-            )
+            Verdict(self._images[i], self._reasons[i], frees.get(i, 0), partial(self._explain, i))
             for i in [*going, *staying]
         )
 
@@ -136,7 +140,7 @@ class ImageStages:
         if not self._superseded:
             return order
         turn = in_their_turn(order, [image.local for image in self._images], last_use, quiet)
-        return sorted(turn, key=lambda i: (self._refusal(self._images[i]) is not None, self._rank(self._images[i])))
+        return sorted(turn, key=self._when.__getitem__)
 
     def _is_named(self, number: int) -> bool:
         return bool(self._images[number].references or self._images[number].digests)
@@ -144,7 +148,7 @@ class ImageStages:
     def _explain(self, number: int) -> str:
         image, reason, now = self._images[number], self._reasons[number], self._inventory.now
         said = explain(image, reason, self._policy, now)
-        refusal, hold = self._refusal(image), self._inventory.holds.get(image.image_id)
+        refusal, hold = _refusal(self._inventory, image), self._inventory.holds.get(image.image_id)
         if reason is Reason.HELD and (rollback := self._inventory.rollbacks.get(image.image_id)) is not None:
             said = rollback
         elif hold is not None and reason is Reason.HELD:
@@ -155,19 +159,12 @@ class ImageStages:
             return said
         return f"{said}: {refusal.error}" if refusal.in_this_run else f"{said}; {stages.goes_last(refusal, now)}"
 
-    def _refusal(self, image: Image) -> Refusal | None:
-        return self._inventory.refusals.get((ItemKind.IMAGE.value, image.image_id))
-
-    def _rank(self, image: Image) -> int:
-        hold = self._inventory.holds.get(image.image_id)
-        return 0 if hold is None else hold.rank
-
     def _without_name(self, number: int, reason: Reason) -> Reason:
         return Reason.ENOUGH_SPACE if reason is Reason.LOCAL and not self._images[number].digests else reason
 
     def _blocked(self, number: int) -> Reason:
         image = self._images[number]
-        refusal = self._refusal(image)
+        refusal = _refusal(self._inventory, image)
         if refusal is not None and refusal.in_this_run:
             return Reason.REFUSED
         # Containers that came between two readings of the engine count, too.
@@ -217,6 +214,17 @@ class ImageStages:
 
 
 _NEVER = (-1.0, -1.0)
+# Neither refused before nor held for a job in flight.
+_IN_TIME = (False, 0)
+
+
+def _refusal(inventory: Inventory, image: Image) -> Refusal | None:
+    return inventory.refusals.get((ItemKind.IMAGE.value, image.image_id))
+
+
+def _rank(inventory: Inventory, image: Image) -> int:
+    hold = inventory.holds.get(image.image_id)
+    return 0 if hold is None else hold.rank
 
 
 def superseded_among(images: Sequence[Image], staying: Iterable[int], current: Sequence[Collection[str]]) -> list[int]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from collector.machine.disk import DiskSample
 from pruner.planning import stages
 from pruner.planning.decision import Reason
-from pruner.planning.image_stages import ImageStages, Verdict
+from pruner.planning.image_stages import ImageStages, Ranking, Verdict
 from pruner.planning.stages import Item, ItemKind, Shortage
 from pruner.policy.policy import Levels, Policy
 from pruner.state.inventory import BuildCacheUsage, Container, Image, Inventory, Volume
@@ -29,7 +29,6 @@ class Removal:
         name: what people call it.
         reason: why it goes, as the log keeps it.
         frees: bytes that it frees at its turn.
-        detail: the reason in words.
         references: an image's tags, all of which go.
         of: what it was decided on.
     """
@@ -39,22 +38,24 @@ class Removal:
     name: str
     reason: str
     frees: int
-    detail: str
     references: tuple[str, ...]
     of: Verdict | Item
+
+    @property
+    def detail(self) -> str:
+        """The reason in words."""
+        return self.of.detail
 
     @classmethod
     def of_image(cls, verdict: Verdict) -> Removal:
         """The removal of an image."""
         image, reason = verdict.image, verdict.reason.word
-        return cls(
-            ItemKind.IMAGE, image.image_id, image.name, reason, verdict.frees, verdict.detail, image.references, verdict
-        )
+        return cls(ItemKind.IMAGE, image.image_id, image.name, reason, verdict.frees, image.references, verdict)
 
     @classmethod
     def of_item(cls, item: Item) -> Removal:
         """The removal of something else."""
-        return cls(item.kind, item.key, item.name, item.reason.value, item.frees, item.detail, (), item)
+        return cls(item.kind, item.key, item.name, item.reason.value, item.frees, (), item)
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,15 @@ class Plan:
         levels: the policy's amounts on this disk.
         verdicts: one per image.
         items: verdicts on containers, volumes and build cache, stage by stage.
+        ranking: the order of the images, for other plans of the same inventory.
     """
 
     policy: Policy
     inventory: Inventory
     levels: Levels
     verdicts: tuple[Verdict, ...]
-    items: tuple[Item, ...] = ()
+    items: tuple[Item, ...]
+    ranking: Ranking = field(repr=False, compare=False)
 
     @cached_property
     def evictions(self) -> tuple[Verdict, ...]:
@@ -174,7 +177,14 @@ class Plan:
         }
 
 
-def plan(policy: Policy, inventory: Inventory, job_slots: int | None = None, *, levels: Levels | None = None) -> Plan:
+def plan(
+    policy: Policy,
+    inventory: Inventory,
+    job_slots: int | None = None,
+    *,
+    levels: Levels | None = None,
+    ranking: Ranking | None = None,
+) -> Plan:
     """Decide on all that the engine holds, stage by stage.
 
     Args:
@@ -182,6 +192,7 @@ def plan(policy: Policy, inventory: Inventory, job_slots: int | None = None, *, 
         inventory: what there is, and the disk as it is.
         job_slots: free job slots of the runner, for amounts per job; None: as in the inventory.
         levels: levels of free space instead of the policy's (one manual clean-up).
+        ranking: of another plan of this inventory by a policy with the same order; None: it is worked out.
 
     Raises:
         ValueError: the policy contradicts itself on this disk.
@@ -193,7 +204,9 @@ def plan(policy: Policy, inventory: Inventory, job_slots: int | None = None, *, 
     now = inventory.now
     usual, refused = _by_refusal(inventory)
     containers = stages.containers(policy.containers, usual.containers, now, shortage)
-    images = ImageStages(policy, inventory, levels, frozenset(item.key for item in containers if item.is_removed))
+    ranking = ranking or Ranking(policy, inventory)
+    gone = frozenset(item.key for item in containers if item.is_removed)
+    images = ImageStages(policy, inventory, levels, gone, ranking)
     if shortage is not None:
         images.decide_on_dangling(shortage)
     full = disk.free_bytes < FULL_BYTES
@@ -209,7 +222,7 @@ def plan(policy: Policy, inventory: Inventory, job_slots: int | None = None, *, 
         shortage.take(sum(one.frees for one in verdicts if one.reason is not Reason.EVICT_DANGLING))
     for found, refusal in refused:
         items += stages.after_refusal(found, refusal, policy, now, shortage)
-    return Plan(policy, inventory, levels, verdicts, tuple(items))
+    return Plan(policy, inventory, levels, verdicts, tuple(items), ranking)
 
 
 def _by_refusal(inventory: Inventory) -> tuple[Inventory, list[tuple[Container | Volume | BuildCacheUsage, Refusal]]]:
@@ -255,4 +268,5 @@ def next_in_line(made: Plan) -> tuple[Removal, ...]:
     """What would go, in order, if the disk were full: all that the policy lets go but in an emergency."""
     total = made.inventory.disk.total_bytes
     wanted = (float(total), made.levels.target[1])
-    return plan(made.policy, made.inventory, levels=Levels(wanted, wanted, (-1.0, -1.0))).removals
+    levels = Levels(wanted, wanted, (-1.0, -1.0))
+    return plan(made.policy, made.inventory, levels=levels, ranking=made.ranking).removals

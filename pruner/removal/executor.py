@@ -303,4 +303,5 @@ class Executor:
 
 def _towards_target(made: Plan) -> Plan:
     """The plan of a later round: what has begun goes on to the target, also above the threshold."""
-    return plan(made.policy, made.inventory, levels=replace(made.levels, threshold=made.levels.target))
+    levels = replace(made.levels, threshold=made.levels.target)
+    return plan(made.policy, made.inventory, levels=levels, ranking=made.ranking)

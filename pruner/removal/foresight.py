@@ -31,8 +31,9 @@ def plan_for_all(engine: Engine, log: EventLog, policy: Policy) -> tuple[Plan, f
     with within(policy.deadline):
         policy, inventory = look(engine, log, policy, learn=True)
         policy = resolved(policy, log, inventory.disk.total_bytes, inventory.now)
-        levels = plan(policy, inventory).levels
-        everything = (float(inventory.disk.total_bytes), 0.0)
+        disk = inventory.disk
+        levels = policy.levels(disk.total_bytes, disk.total_inodes, inventory.free_slots)
+        everything = (float(disk.total_bytes), 0.0)
         return plan(policy, inventory, levels=Levels(everything, everything, levels.emergency)), levels.threshold[0]
 
 
