@@ -296,7 +296,7 @@ class _Present:
         return found
 
     def named(self, names: Iterable[str]) -> set[str]:
-        """The IDs of the images that bore one of these names, in whatever way that was written."""
+        """The IDs of the images that had one of these names, however it was spelled."""
         return {image for name in names for image in self._by_alias.get(name, ())}
 
     def pulled_since(self, time: float) -> list[str]:
