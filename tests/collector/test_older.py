@@ -16,7 +16,7 @@ from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.schema import MIGRATIONS
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
-from tests.collector.test_compaction import KINDS, History
+from tests.collector.histories import KINDS, History
 from tests.needs import cannot_run, first_fast
 
 VIEWS = ("last_use", "image_uses", "jobs", "job_images", "present_images", "image_names", "uses", "disk", "gaps")

@@ -23,7 +23,7 @@ from collector.model.errors import LogBusyError, LogError, LogFullError, UsageEr
 from collector.model.events import Event, Kind
 from collector.queries.check import check
 from collector.queries.story import stories
-from tests.collector.test_compaction import IMAGES
+from tests.collector.histories import IMAGES
 from tests.kills import kill_after
 from tests.needs import first_fast
 

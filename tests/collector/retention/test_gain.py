@@ -1,0 +1,60 @@
+"""How much is kept, when a log is written again, and what the command says it won."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from collector.eventlog import retention
+from collector.eventlog import rewrite as rewriting
+from collector.eventlog.log import EventLog
+from collector.eventlog.retention import OFTEN_S, compact, whole_since_ns
+from tests import commands
+from tests.collector.retention.thinned import DAY, KEEP
+
+
+@pytest.mark.slow
+def test_a_largest_size_keeps_less_but_never_less_than_decisions_need(log: EventLog, now: float) -> None:
+    assert compact(log, KEEP + 2.5 * DAY, now=now).removed > 0
+    # A month has not passed since, nor need it where the file is too large; a week must have.
+    assert compact(log, KEEP, 1, least_s=OFTEN_S, now=now).removed == 0
+    assert compact(log, KEEP, least_s=OFTEN_S, now=now + 8 * DAY).removed == 0
+    assert compact(log, KEEP, 1, least_s=OFTEN_S, now=now + 8 * DAY).removed > 0
+    now += 8 * DAY
+    found = compact(log, math.inf, 1, now=now)
+    assert found.whole_since == int(now - KEEP) // DAY * DAY
+    assert compact(log, math.inf, 2**40, now=now).removed == 0
+
+
+def test_the_command_says_what_it_won(log: EventLog) -> None:
+    command = ["collector", "compact", "--log", str(log.path)]
+    shown = commands.run(*command, "--keep", "3d")
+    assert (shown.returncode, shown.stderr.count("\n")) == (2, 1)
+    shown = commands.run(*command, "--format", "json")
+    assert json.loads(shown.stdout)["bytes_before"] > 0
+
+
+@pytest.mark.slow
+def test_a_compaction_that_would_make_the_file_larger_leaves_it_and_is_not_tried_again_soon(
+    log: EventLog, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rewriting, "GROWTH", -(2**30))
+    before = log.query("FROM event ORDER BY seq")
+    found = compact(log, KEEP, now=now, least_s=DAY)
+    assert (found.removed, found.bytes_before) == (0, found.bytes_after)
+    assert found.bytes_without_gain
+    assert log.query("FROM event ORDER BY seq") == before
+    assert whole_since_ns(log) is None
+    monkeypatch.setattr(rewriting, "GROWTH", 2**30)
+    assert compact(log, KEEP, now=now + DAY / 2, least_s=DAY).removed == 0
+    assert compact(log, KEEP, now=now + DAY, least_s=DAY).removed > 0
+
+
+def test_a_command_that_won_nothing_says_so(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = retention.Compacted(None, 9, 0, 2**20, 2**20, 0.0, 3 * 2**20)
+    monkeypatch.setattr(retention, "compact", lambda *_, **__: found)
+    shown = commands.run("collector", "compact", "--log", str(log.path))
+    assert (shown.returncode, shown.stdout.count("\n")) == (0, 1)
+    assert shown.stdout.startswith("nothing was won: thinned, the file would take 3.00 MiB instead of 1.00 MiB")
