@@ -45,7 +45,8 @@ from collector.queries.coverage import last_observed_ns
 from collector.queries.images import images
 from collector.terminal import console
 from pruner.policy.policy import Policy, Space
-from tests.fake_engine import MIB, FakeEngine
+from tests.fake_engine import FakeEngine
+from tests.fake_holdings import MIB
 
 IMAGES = 10_000
 # The fewest stand for an empty log: with none all images count as used until the collector has run for a while.

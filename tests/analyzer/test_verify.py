@@ -25,7 +25,8 @@ from pruner.removal.run import run
 from pruner.state.jobs_in_flight import Hold
 from tests.analyzer.command import analyzer
 from tests.analyzer.test_loading import T0, S, container, observed, of_job, sample
-from tests.fake_engine import MIB, FakeEngine
+from tests.fake_engine import FakeEngine
+from tests.fake_holdings import MIB
 from tests.needs import first_fast
 
 HOUR, DAY = 3600.0, 86400.0

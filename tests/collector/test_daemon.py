@@ -21,7 +21,8 @@ from collector.model.origin import Origin
 from collector.queries.check import check
 from collector.queries.coverage import coverage
 from collector.queries.status import status
-from tests.fake_engine import MIB, FakeEngine
+from tests.fake_engine import FakeEngine
+from tests.fake_holdings import MIB
 from tests.waiting import wait_for
 
 QUICK = Schedule(disk=0.2, inventory=3600.0, containers=3600.0, flush=0.01, heartbeat=0.05)

@@ -30,7 +30,8 @@ from collector.queries.status import status
 from pruner.policy.file import policy_from
 from pruner.removal import run
 from tests.collector.test_daemon import QUICK, Watched
-from tests.fake_engine import MIB, FakeEngine
+from tests.fake_engine import FakeEngine
+from tests.fake_holdings import MIB
 from tests.held import held
 from tests.needs import first_fast
 from tests.waiting import wait_for

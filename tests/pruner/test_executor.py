@@ -22,7 +22,8 @@ from pruner.policy.file import policy_from
 from pruner.removal import executor, run
 from pruner.removal.executor import Outcome
 from pruner.state import job_memory
-from tests.fake_engine import MIB, FakeEngine
+from tests.fake_engine import FakeEngine
+from tests.fake_holdings import MIB
 from tests.needs import first_fast
 
 DAY = 86400.0

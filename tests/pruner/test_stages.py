@@ -20,7 +20,8 @@ from pruner.policy.policy import BuildCache, Containers, Dangling, Policy, Space
 from pruner.state.inventory import BuildCacheUsage, CacheRecord, Container, Image, Inventory, Volume
 from pruner.state.refusals import Refusal
 from pruner.state.volumes import VolumeUses, read_volumes
-from tests.fake_engine import FakeEngine, FakeVolume
+from tests.fake_engine import FakeEngine
+from tests.fake_holdings import FakeVolume
 
 NOW = 1_000_000.0
 HOUR, DAY = 3600.0, 86400.0

@@ -9,7 +9,7 @@ import pytest
 
 from collector.model.errors import EngineRefusedError
 from collector.model.observation import ExternalContainer
-from tests.fake_engine import MIB
+from tests.fake_holdings import MIB
 from tests.needs import first_fast
 from tests.pruner.test_executor import OLD, Bench, bench, old_image  # noqa: F401 - a fixture
 
