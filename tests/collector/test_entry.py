@@ -18,7 +18,9 @@ entry.pruner()
 
 
 def test_ctrl_c_while_modules_are_loaded_ends_quietly() -> None:
-    with subprocess.Popen([sys.executable, "-c", _SLOW], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    # The tests may run in the background of a shell themselves.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + _SLOW
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"loading\n"
         process.send_signal(signal.SIGINT)
