@@ -251,13 +251,16 @@ def _enter(
     values |= {"session": int(SESSION * 1e9), "remembered": REMEMBERED_GAPS - 1, "weight": GAP_WEIGHT} | _SCALES
     values["origin"] = state.origin or 0
     is_doubted = True
+    wholly: str | None = None
     while is_doubted:
-        show(connection, state.until, wholly="again", until_ns=until_ns, again=True)
+        show(connection, state.until, wholly=wholly, until_ns=until_ns, again=True)
         for sql in (visits.KNOWN, visits.OBSERVED, visits.REPOSITORIES, visits.USED, visits.ENTRIES, visits.SUPERSEDED):
             _run(connection, sql, values)
         is_doubted = state.until > 0 and bool(_run(connection, visits.DOUBTED, values))
         if is_doubted:
             connection.execute("INSERT INTO again FROM doubted")
+            # Only now: to look for the events of no image takes as long as for those of some.
+            wholly = "again"
     return values
 
 
