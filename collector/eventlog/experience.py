@@ -88,7 +88,8 @@ def read(
     """
     midnight = now_ns // DAY_NS * DAY_NS
     state = _state_by(connection, host, midnight, afresh=afresh)
-    origin = _fold(connection, host, state, now_ns, midnight) or 0
+    repositories = visits.REPOSITORIES if afresh else visits.REPOSITORIES_KNOWN
+    origin = _fold(connection, host, state, now_ns, midnight, repositories=repositories) or 0
     recent = max(midnight - RECENT_DAYS * DAY_NS, 0)
     values = {"host": host, "from": max(recent, origin), "midnight": midnight}
     show(connection, LAST_NS, again=True)
@@ -107,7 +108,8 @@ def doubted(connection: duckdb.DuckDBPyConnection, host: str, now_ns: int) -> li
         now_ns: later events do not count, UTC nanoseconds.
     """
     midnight = now_ns // DAY_NS * DAY_NS
-    _enter(connection, host, _state_by(connection, host, midnight), now_ns, midnight)
+    state = _state_by(connection, host, midnight)
+    _enter(connection, host, state, now_ns, midnight, repositories=visits.REPOSITORIES_KNOWN)
     return [image for (image,) in connection.execute("FROM again").fetchall()]
 
 
@@ -229,9 +231,10 @@ def _fold(
     now_ns: int,
     midnight: int,
     until_ns: int | None = None,
+    repositories: str = visits.REPOSITORIES,
 ) -> int | None:
     """Make the temporary tables of habits and situations; returns when the log began, UTC nanoseconds."""
-    values = _enter(connection, host, state, now_ns, midnight, until_ns)
+    values = _enter(connection, host, state, now_ns, midnight, until_ns, repositories)
     for sql in (visits.VISITS, visits.GAPS, visits.USUAL, visits.PIECES):
         _run(connection, sql, values)
     return state.origin
@@ -244,6 +247,7 @@ def _enter(
     now_ns: int,
     midnight: int,
     until_ns: int | None = None,
+    repositories: str = visits.REPOSITORIES,
 ) -> dict[str, Any]:
     """Make the temporary tables of uses and of images to fold again; returns the values that the SQL refers to."""
     connection.execute("CREATE OR REPLACE TEMP TABLE again (image INTEGER)")
@@ -254,7 +258,7 @@ def _enter(
     wholly: str | None = None
     while is_doubted:
         show(connection, state.until, wholly=wholly, until_ns=until_ns, again=True)
-        for sql in (visits.KNOWN, visits.OBSERVED, visits.REPOSITORIES, visits.USED, visits.ENTRIES, visits.SUPERSEDED):
+        for sql in (visits.KNOWN, visits.OBSERVED, repositories, visits.USED, visits.ENTRIES, visits.SUPERSEDED):
             _run(connection, sql, values)
         is_doubted = state.until > 0 and bool(_run(connection, visits.DOUBTED, values))
         if is_doubted:

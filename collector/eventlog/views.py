@@ -18,7 +18,7 @@ from collector.model.untrusted import LAST_NS
 # Of most events: their details are read from far apart for each.
 _PLAIN = f"kind IN ({sql_list((*CONTAINERS, Kind.IMAGE_PULLED, Kind.JOB_IMAGE_USED))})"
 _PLAINLY = "seq, time, host, kind, image, container, began, job"
-_MAKES_ONE = re.compile(r"(?=CREATE OR REPLACE TEMP (?:VIEW|MACRO) (\w+))")
+_MAKES_ONE = re.compile(r"(?=CREATE OR REPLACE TEMP (?:VIEW|MACRO|TABLE) (\w+))")
 _TAKES_FROM = re.compile(r"\b(?:FROM|JOIN) (\w+)")
 
 
@@ -29,12 +29,15 @@ def _by_name(statements: str) -> dict[str, str]:
 
 
 _VIEWS = _by_name(TEMPORARY_VIEWS)
+# Names are read from the details of events, which takes long, and all that is kept for decisions holds them all.
+_ONCE = _by_name("CREATE OR REPLACE TEMP TABLE known_names AS SELECT DISTINCT host, image, name FROM image_references")
 
 
 class _OnDemand:
     """An open log on which each view is made when a statement first has its name in it.
 
-    Most queries take few of them, and making them all costs more than opening the file.
+    Most queries take few of them, and making them all costs more than opening the file. So is the table `known_names`,
+    which has each name of an image once.
 
     Args:
         connection: the log, which shows its events as `event`.
@@ -66,6 +69,7 @@ class _OnDemand:
 
     def forget_answers(self) -> None:
         self._answers.clear()
+        self._waiting |= _ONCE
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
@@ -160,7 +164,7 @@ def show(
     if again:
         return connection
     summed = "" if after is None or whole_since_ns is None else compaction.sums(table, after)
-    return cast("duckdb.DuckDBPyConnection", _OnDemand(connection, _VIEWS | _by_name(summed)))
+    return cast("duckdb.DuckDBPyConnection", _OnDemand(connection, _VIEWS | _by_name(summed) | _ONCE))
 
 
 def table_of_events(connection: duckdb.DuckDBPyConnection) -> str:

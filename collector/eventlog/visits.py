@@ -31,6 +31,8 @@ CREATE OR REPLACE TEMP TABLE repository AS
 SELECT DISTINCT image, repository_of(name) AS repository
 FROM (SELECT DISTINCT image, name FROM image_references WHERE host = $host)
 """
+# The same where all events that are kept for decisions are seen.
+REPOSITORIES_KNOWN = REPOSITORIES.replace("image_references", "known_names")
 # Uses as intervals, as in the view `uses`: those that began since, those of images to fold again, and those that had
 # begun and went on.
 USED = f"""

@@ -348,5 +348,5 @@ _OBSERVED = """
 SELECT image_id, o.attributes::VARCHAR, o.origin FROM image_observations AS o JOIN image USING (image) WHERE host = ?
 """
 _NAMES = """
-SELECT image_id, list(DISTINCT name) FROM image_references WHERE host = ? GROUP BY image_id
+SELECT image_id, list(name) FROM known_names JOIN image USING (image) WHERE host = ? GROUP BY image_id
 """
