@@ -21,6 +21,7 @@ from collector.eventlog.sql import sql_list, sql_text
 from collector.model.events import ARRIVALS, CONTAINERS, COUNTED, Kind, with_effect
 from collector.model.jobs import SLOT
 from collector.model.traits import Effect
+from collector.model.untrusted import LAST_NS
 
 FOLD_EVERY = 20_000
 """So many events wait before they are folded."""
@@ -228,12 +229,16 @@ def folded(table: str, after: int, whole_since: int, more: str = "", until: int 
         more: SQL of further events; empty: none.
         until: the time up to which those are wanted that are not kept, UTC nanoseconds; None: all.
     """
+    more = more and f"UNION ALL {more}"
+    if whole_since >= LAST_NS:
+        # To plan for what can't be there would take as long as to read what is.
+        return f"(SELECT * EXCLUDE (part) FROM compacted UNION ALL SELECT * FROM {table} WHERE seq > {after} {more})"
     since = f"make_timestamp_ns({whole_since})"
     before = "" if until is None else f" AND time < make_timestamp_ns({until})"
     return f"""(
         SELECT * EXCLUDE (part) FROM compacted WHERE time < {since}
         UNION ALL SELECT * FROM {table} WHERE time >= {since}{before}
-        UNION ALL SELECT * FROM {table} WHERE seq > {after} AND time < {since} {more and f"UNION ALL {more}"})"""
+        UNION ALL SELECT * FROM {table} WHERE seq > {after} AND time < {since} {more})"""
 
 
 def not_kept(table: str, numbers: tuple[int, int], images: str, columns: str = "*") -> str:

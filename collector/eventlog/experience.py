@@ -305,11 +305,13 @@ WHERE host = $host AND evidence = 'container' AND ended IS NULL
 _RECENT = f"""
 CREATE OR REPLACE TEMP TABLE recent AS
 WITH counted AS (
-    SELECT image, count(*) AS uses FROM event
-    WHERE host = $host AND image IS NOT NULL AND kind IN ('container_destroyed', {_COUNTED})
-        AND CASE WHEN kind = 'container_destroyed' THEN began ELSE time END >= make_timestamp_ns($from)
-        AND CASE WHEN kind = 'container_destroyed' THEN began ELSE time END < make_timestamp_ns($midnight)
-    GROUP BY image
+    SELECT image, count(*) AS uses FROM (
+        SELECT image FROM event WHERE host = $host AND image IS NOT NULL AND kind = 'container_destroyed'
+            AND began >= make_timestamp_ns($from) AND began < make_timestamp_ns($midnight)
+        UNION ALL
+        SELECT image FROM event WHERE host = $host AND image IS NOT NULL AND kind IN ({_COUNTED})
+            AND time >= make_timestamp_ns($from) AND time < make_timestamp_ns($midnight)
+    ) GROUP BY image
     UNION ALL FROM still_open
 ), total AS (
     SELECT repository, CAST(sum(uses) AS BIGINT) AS uses FROM counted JOIN repository USING (image) GROUP BY repository

@@ -152,11 +152,13 @@ CREATE OR REPLACE VIEW last_use AS
             kind, container, reference
         FROM event WHERE image IS NOT NULL AND kind IN ({sql_list(USES)})
     )
-    SELECT host, image, image_id, max(time) AS last_use, arg_max(evidence, (time, seq)) AS evidence,
-        arg_max(coalesce(container, reference), (time, seq)) AS evidence_source,
-        max(time) FILTER (kind = 'image_pulled') AS last_pull, coalesce(any_value(uses), 0) AS uses,
-        min(time) AS first_use
-    FROM observed JOIN image USING (image) LEFT JOIN image_uses USING (host, image) GROUP BY host, image, image_id;
+    SELECT host, image, image_id, last_use, evidence, evidence_source, last_pull, coalesce(uses, 0) AS uses, first_use
+    FROM (
+        SELECT host, image, max(time) AS last_use, arg_max(evidence, (time, seq)) AS evidence,
+            arg_max(coalesce(container, reference), (time, seq)) AS evidence_source,
+            max(time) FILTER (kind = 'image_pulled') AS last_pull, min(time) AS first_use
+        FROM observed GROUP BY host, image
+    ) JOIN image USING (image) LEFT JOIN image_uses USING (host, image);
 COMMENT ON VIEW last_use IS 'the latest observed use of each image, with the evidence for it';
 
 CREATE OR REPLACE VIEW disks AS
