@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from json.scanner import make_scanner
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -41,6 +42,7 @@ UNPRINTABLE = re.compile(
 
 # To make one for each text takes longer than to read a short text.
 _JSON = json.JSONDecoder(parse_constant=lambda _: None)
+_value_at = make_scanner(_JSON)
 
 
 def read_json(data: str | bytes) -> Any:
@@ -51,11 +53,20 @@ def read_json(data: str | bytes) -> Any:
     """
     text = data.decode(errors="replace") if isinstance(data, bytes) else data
     try:
-        found = _JSON.decode(text)
+        found = _decoded(text)
         is_plain = text.isascii() and "\\u" not in text and "\0" not in text
         return found if is_plain or not (_ODD_ESCAPE.search(text) or _ODD.search(text)) else _without_odd(found)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _decoded(text: str) -> Any:
+    try:
+        # As the decoder does, which looks for blanks around the value in any case: that takes as long as a short text.
+        found, end = _value_at(text, 0)
+    except StopIteration:
+        end = -1
+    return found if end == len(text) else _JSON.decode(text)
 
 
 def read_object(data: str | bytes) -> dict[str, Any] | None:

@@ -323,9 +323,15 @@ def read_history(log: EventLog) -> HostRecord:
     """Fold the log to what a decision needs. Raises LogError."""
     with log.reading(whole_since=ONLY_KEPT) as connection:
         host = [log.host]
+        # IDs are long: each is read once.
+        id_of = dict(connection.execute("SELECT image, image_id FROM image").fetchall())
         first = dict(connection.execute(_FIRST_SEEN, host).fetchall())
         used = {row[0]: row[1:] for row in connection.execute(_LAST_USE, host).fetchall()}
-        observed = {row[0]: ImageObservation.from_log(*row) for row in connection.execute(_OBSERVED, host).fetchall()}
+        observed = {
+            id_of[number]: ImageObservation.from_log(id_of[number], *row)
+            for number, *row in connection.execute(_OBSERVED, host).fetchall()
+            if number in id_of
+        }
         names = dict(connection.execute(_NAMES, host).fetchall())
         covered = coverage(connection, log.host)
         unfinished = connection.execute(
@@ -333,20 +339,21 @@ def read_history(log: EventLog) -> HostRecord:
         ).fetchall()
     images = {}
     for image, seen in first.items():
-        last_use, evidence, pulled, uses = used.get(image, (None, "", None, 0))
-        images[image] = ImageRecord(seen, last_use, evidence, pulled, uses, tuple(names.get(image) or ()))
+        if image in id_of:
+            last_use, evidence, pulled, uses = used.get(image, (None, "", None, 0))
+            images[id_of[image]] = ImageRecord(seen, last_use, evidence, pulled, uses, tuple(names.get(image) or ()))
     return HostRecord(images, observed, tuple(row[0] for row in unfinished), covered)
 
 
 _FIRST_SEEN = """
-SELECT image_id, epoch_ns(min(time)) / 1e9 FROM event JOIN image USING (image) WHERE host = ? GROUP BY image_id
+SELECT image, epoch_ns(min(time)) / 1e9 FROM event WHERE host = ? GROUP BY image
 """
 _LAST_USE = """
-SELECT image_id, epoch_ns(last_use) / 1e9, evidence, epoch_ns(last_pull) / 1e9, uses FROM last_use WHERE host = ?
+SELECT image, epoch_ns(last_use) / 1e9, evidence, epoch_ns(last_pull) / 1e9, uses FROM last_use WHERE host = ?
 """
 _OBSERVED = """
-SELECT image_id, o.attributes::VARCHAR, o.origin FROM image_observations AS o JOIN image USING (image) WHERE host = ?
+SELECT image, attributes::VARCHAR, origin FROM image_observations WHERE host = ?
 """
 _NAMES = """
-SELECT image_id, list(name) FROM known_names JOIN image USING (image) WHERE host = ? GROUP BY image_id
+SELECT image, list(name) FROM known_names WHERE host = ? GROUP BY image
 """
