@@ -24,9 +24,11 @@ def sql_names_in(events: str) -> str:
     """SQL of each time that one of these rows of `event` says a name of an image."""
     return f"""
     FROM (
-        SELECT host, image, time, seq, kind, unnest({sql_names("attributes -> '$.references'")}
-            || {sql_names("attributes -> '$.digests'")}) AS name
-        FROM {events} WHERE kind = 'image_observed'
+        SELECT host, image, time, seq, kind, unnest({sql_names("lists[1]")} || {sql_names("lists[2]")}) AS name
+        FROM (
+            SELECT host, image, time, seq, kind, json_extract(attributes, ['$.references', '$.digests']) AS lists
+            FROM {events} WHERE kind = 'image_observed'
+        )
         UNION ALL
         SELECT host, image, time, seq, kind, reference FROM {events}
         WHERE kind IN ({_NAMING}) AND reference IS NOT NULL
@@ -45,9 +47,11 @@ CREATE OR REPLACE VIEW image_origins AS
             bool_or(attributes ->> '$.store' = 'containerd') AS containerd
         FROM event WHERE kind = 'collector_started' GROUP BY host
     ), said AS (
-        SELECT host, image, seq, kind, attributes ->> '$.origin' AS origin,
-            coalesce(TRY_CAST(attributes ->> '$.local' AS BOOLEAN), false) AS bare
-        FROM event WHERE kind = 'image_observed'
+        SELECT host, image, seq, kind, texts[1] AS origin, coalesce(TRY_CAST(texts[2] AS BOOLEAN), false) AS bare
+        FROM (
+            SELECT host, image, seq, kind, json_extract_string(attributes, ['$.origin', '$.local']) AS texts
+            FROM event WHERE kind = 'image_observed'
+        )
         UNION ALL
         SELECT host, image, seq, kind, NULL, NULL
         FROM event SEMI JOIN (FROM store WHERE containerd OR podman) USING (host)

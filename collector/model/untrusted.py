@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from json.scanner import make_scanner
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -42,7 +41,7 @@ UNPRINTABLE = re.compile(
 
 # To make one for each text takes longer than to read a short text.
 _JSON = json.JSONDecoder(parse_constant=lambda _: None)
-_value_at = make_scanner(_JSON)
+_value_at: Callable[[str, int], tuple[Any, int]] = vars(_JSON)["scan_once"]
 
 
 def read_json(data: str | bytes) -> Any:
