@@ -19,8 +19,7 @@ from collector.eventlog import compaction, visits
 from collector.eventlog.pace import Pace
 from collector.eventlog.sql import sql_list
 from collector.eventlog.views import show
-from collector.model.events import LIVE, MOMENTS
-from collector.model.traits import Use
+from collector.model.events import LIVE
 from collector.model.untrusted import LAST_NS
 
 logger = logging.getLogger(__name__)
@@ -54,7 +53,6 @@ PACE = Pace(1, 200_000, 50_000)
 _FOLDS = 3
 # A fold up to a midnight also reads events this long after it: what had begun by then may have ended soon after.
 _AFTER_NS = DAY_NS
-_COUNTED = sql_list(kind for kind in MOMENTS if kind.traits.use is Use.JOB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +91,9 @@ def read(
     recent = max(midnight - RECENT_DAYS * DAY_NS, 0)
     values = {"host": host, "from": max(recent, origin), "midnight": midnight}
     show(connection, LAST_NS, again=True)
-    _run(connection, _STILL_OPEN, values)
+    _run(connection, visits.STILL_OPEN, values)
     show(connection, recent, again=True)
-    _run(connection, _RECENT, values)
+    _run(connection, visits.RECENT, values)
     return connection.execute(_HABITS).fetchall(), connection.execute(_SUMS, {"host": host}).fetchall()
 
 
@@ -290,33 +288,11 @@ WITH day AS (
 SELECT (min(day) FILTER (events >= $most) + 1) * {DAY_NS} FROM reached
 """
 _HABITS = """
-SELECT image_id, max(visit.uses), max(returns), arg_max(usual, returns), any_value(since),
-    coalesce(any_value(recent.uses), 0)
-FROM visit JOIN image USING (image) LEFT JOIN usual USING (image, returns) LEFT JOIN superseded USING (image)
-LEFT JOIN recent USING (image) GROUP BY image_id
-"""
-# Containers that still exist, however long ago they began; those that have gone are known by their end.
-_STILL_OPEN = """
-CREATE OR REPLACE TEMP TABLE still_open AS
-SELECT image, count(*) AS uses FROM uses
-WHERE host = $host AND evidence = 'container' AND ended IS NULL
-    AND epoch_ns(began) >= $from AND epoch_ns(began) < $midnight GROUP BY image
-"""
-_RECENT = f"""
-CREATE OR REPLACE TEMP TABLE recent AS
-WITH counted AS (
-    SELECT image, count(*) AS uses FROM (
-        SELECT image FROM event WHERE host = $host AND image IS NOT NULL AND kind = 'container_destroyed'
-            AND began >= make_timestamp_ns($from) AND began < make_timestamp_ns($midnight)
-        UNION ALL
-        SELECT image FROM event WHERE host = $host AND image IS NOT NULL AND kind IN ({_COUNTED})
-            AND time >= make_timestamp_ns($from) AND time < make_timestamp_ns($midnight)
-    ) GROUP BY image
-    UNION ALL FROM still_open
-), total AS (
-    SELECT repository, CAST(sum(uses) AS BIGINT) AS uses FROM counted JOIN repository USING (image) GROUP BY repository
-)
-SELECT image, max(uses) AS uses FROM repository JOIN total USING (repository) GROUP BY image
+SELECT image_id, h.uses, returns, usual, since, coalesce(recent.uses, 0)
+FROM (
+    SELECT image, max(uses) AS uses, max(returns) AS returns, arg_max(usual, returns) AS usual
+    FROM visit LEFT JOIN usual USING (image, returns) GROUP BY image
+) AS h JOIN image USING (image) LEFT JOIN superseded USING (image) LEFT JOIN recent USING (image)
 """
 _ALL_PIECES = """
 FROM piece UNION ALL BY NAME
