@@ -88,6 +88,8 @@ def read(
     state = _state_by(connection, host, midnight, afresh=afresh)
     repositories = visits.REPOSITORIES if afresh else visits.REPOSITORIES_KNOWN
     origin = _fold(connection, host, state, now_ns, midnight, repositories=repositories) or 0
+    # What is read next fills as much memory as these have.
+    connection.execute("DROP TABLE observed; DROP TABLE used; DROP TABLE entry; DROP TABLE latest")
     recent = max(midnight - RECENT_DAYS * DAY_NS, 0)
     values = {"host": host, "from": max(recent, origin), "midnight": midnight}
     show(connection, LAST_NS, again=True)

@@ -245,6 +245,8 @@ class Inventory:
     coverage: Coverage = field(default_factory=Coverage)
 
 
+# All observations of images together take as much memory as what is made of them.
+_AT_ONCE = 1000
 # The state of a container that the engine does not manage: nobody starts it.
 EXTERNAL = "external"
 # All other states are of containers that run, are about to, or are being removed by somebody.
@@ -327,11 +329,11 @@ def read_history(log: EventLog) -> HostRecord:
         id_of = dict(connection.execute("SELECT image, image_id FROM image").fetchall())
         first = dict(connection.execute(_FIRST_SEEN, host).fetchall())
         used = {row[0]: row[1:] for row in connection.execute(_LAST_USE, host).fetchall()}
-        observed = {
-            id_of[number]: ImageObservation.from_log(id_of[number], *row)
-            for number, *row in connection.execute(_OBSERVED, host).fetchall()
-            if number in id_of
-        }
+        observed, found = {}, connection.execute(_OBSERVED, host)
+        while rows := found.fetchmany(_AT_ONCE):
+            for number, *row in rows:
+                if number in id_of:
+                    observed[id_of[number]] = ImageObservation.from_log(id_of[number], *row)
         names = dict(connection.execute(_NAMES, host).fetchall())
         covered = coverage(connection, log.host)
         unfinished = connection.execute(
