@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -20,6 +20,8 @@ from pruner.state.learning import read_experience
 # Long enough that nobody gives up: how long it takes is what is asked.
 _WAIT_S = 300.0
 _EVERY_S = 0.2
+# To open a log takes so long.
+_AT_ONCE_S = 0.05
 
 
 @dataclass
@@ -31,12 +33,21 @@ class Longest:
         wait: until the log was open.
         wall: until all was done, the wait included.
         processor: of the processor.
+        waits: each wait that was not over at once: from when until when, monotonic seconds.
     """
 
     turns: int = 0
     wait: float = 0.0
     wall: float = 0.0
     processor: float = 0.0
+    waits: list[tuple[float, float]] = field(default_factory=list)
+
+    def kept_out(self, holds: Sequence[tuple[float, float]]) -> float:
+        """The longest part of a wait during which the log was held, seconds; `holds`: from when until when."""
+        return max(
+            (sum(max(0.0, min(until, end) - max(began, begin)) for begin, end in holds) for began, until in self.waits),
+            default=0.0,
+        )
 
     def __str__(self) -> str:
         return f"{self.wait:.2f} s of {self.wall:.2f} s ({self.processor:.2f} s)"
@@ -71,12 +82,19 @@ class _TimedLog(EventLog):
 
     waited = 0.0
 
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.waits: list[tuple[float, float]] = []
+
     def _connect(self, *given: Any, **how: Any) -> duckdb.DuckDBPyConnection:
         began = time.monotonic()
         try:
             return super()._connect(*given, **how)
         finally:
-            self.waited = max(self.waited, time.monotonic() - began)
+            now = time.monotonic()
+            self.waited = max(self.waited, now - began)
+            if now - began > _AT_ONCE_S:
+                self.waits.append((began, now))
 
 
 def _use(log: _TimedLog, do: Callable[[EventLog], None], parent: Connection) -> None:
@@ -91,6 +109,7 @@ def _use(log: _TimedLog, do: Callable[[EventLog], None], parent: Connection) -> 
         longest.wait = max(longest.wait, log.waited)
         longest.wall = max(longest.wall, time.monotonic() - wall)
         longest.processor = max(longest.processor, time.process_time() - processor)
+    longest.waits = log.waits
     parent.send(longest)
 
 

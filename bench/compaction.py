@@ -1,17 +1,20 @@
 """What it takes to thin logs of a year, and how long it keeps others out: ``python -m bench compaction``.
 
 Judged is what has a bound: the longest that the log was held (processor time), and how much longer others waited for it
-than before (wall time, which says little on a busy machine: see its load).
-``BENCH_EVENTS=200000`` names other logs.
+than before (wall time, which says little on a busy machine: see its load). Beside it stands how much of their longest
+wait for it the log was held by it: others plan meanwhile, and whoever appends waits for them, too.
+``BENCH_EVENTS=200000`` names other logs, ``BENCH_LOGS=FOLDER`` a folder that may hold them as `bench bounds` kept them.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +27,12 @@ from bench.bounds import in_child, made_engine
 from collector.daemon.loop import Collector
 from collector.eventlog import retention, rewrite
 from collector.eventlog.file import LogFile
+from collector.eventlog.identity import this_machine
 from collector.eventlog.log import EventLog
 from collector.eventlog.rewrite import Rewriting
 from collector.model.units import format_bytes
 from collector.terminal import console
+from tests.fake_engine import FakeEngine
 
 EVENTS = sizes(2_000_000, 20_000_000)
 KEEP_S = 60 * 86400.0
@@ -48,13 +53,22 @@ _TOOK = (
 )
 
 
+@dataclass(frozen=True)
+class _Hold:
+    """One time that a log was held: processor time, and from when until when (monotonic), seconds."""
+
+    processor: float
+    began: float
+    ended: float
+
+
 def judged(figure: float, bound: float) -> str:
     """A figure in seconds, and whether it is within its bound."""
     return f"{figure:.2f} s, {'met' if figure <= bound else f'over {bound:g} s'}"
 
 
-def _timed(holding: Callable[..., AbstractContextManager[Any]], holds: list[tuple[float, float]]) -> Callable[..., Any]:
-    """What holds a log, noting each time how long it did: processor and wall time, seconds."""
+def _timed(holding: Callable[..., AbstractContextManager[Any]], holds: list[_Hold]) -> Callable[..., Any]:
+    """What holds a log, noting each time that it did."""
 
     @contextmanager
     def timed(*given: Any, **how: Any) -> Iterator[Any]:
@@ -63,7 +77,7 @@ def _timed(holding: Callable[..., AbstractContextManager[Any]], holds: list[tupl
             try:
                 yield held
             finally:
-                holds.append((time.process_time() - processor, time.monotonic() - wall))
+                holds.append(_Hold(time.process_time() - processor, wall, time.monotonic()))
 
     return timed
 
@@ -73,7 +87,7 @@ def measured(log: EventLog) -> tuple[tuple[str, ...], ...]:
     events = f"{log.query('SELECT count(*) FROM event')[0][0]:,}"
     with bystanders(log) as before:
         time.sleep(_BEFORE_S)
-    holds: list[tuple[float, float]] = []
+    holds: list[_Hold] = []
     with bystanders(log) as meanwhile, pytest.MonkeyPatch.context() as patch:
         for owner, name in ((LogFile, "_opened"), (Rewriting, "holding"), (rewrite, "keeping_out_others")):
             patch.setattr(owner, name, _timed(getattr(owner, name), holds))
@@ -86,17 +100,49 @@ def measured(log: EventLog) -> tuple[tuple[str, ...], ...]:
         f"{found.removed:,}",
         f"{seconds:.1f} s",
         f"{wall:.1f} s",
-        judged(max(processor for processor, _ in holds), _BOUND),
-        f"{max(wall for _, wall in holds):.2f} s",
+        judged(max(hold.processor for hold in holds), _BOUND),
+        f"{max(hold.ended - hold.began for hold in holds):.2f} s",
         format_bytes(found.bytes_before),
         format_bytes(after) + (", so it stayed" if found.bytes_without_gain else ""),
     )
     load = f"{os.getloadavg()[0]:.1f}"
+    times = _joined(holds)
     waits = (
-        (events, name, str(before.found[name]), str(one), judged(max(one.wait - before.found[name].wait, 0.0), _BOUND))
+        (
+            events,
+            name,
+            str(before.found[name]),
+            str(one),
+            judged(max(one.wait - before.found[name].wait, 0.0), _BOUND),
+            judged(one.kept_out(times), _BOUND),
+        )
         for name, one in meanwhile.found.items()
     )
     return took, *((*row, load) for row in waits)
+
+
+def _joined(holds: Sequence[_Hold]) -> list[tuple[float, float]]:
+    """From when until when a log was held, each moment once."""
+    found: list[tuple[float, float]] = []
+    for hold in sorted(holds, key=lambda hold: hold.began):
+        if found and hold.began <= found[-1][1]:
+            found[-1] = found[-1][0], max(found[-1][1], hold.ended)
+        else:
+            found.append((hold.began, hold.ended))
+    return found
+
+
+def _log(folder: Path, engine: FakeEngine, events: int) -> EventLog:
+    """A log of so many events: a copy of one that was kept, or a new one."""
+    log = EventLog(folder / f"{events}.duckdb")
+    kept = Path(os.environ.get("BENCH_LOGS") or folder) / log.path.name
+    if kept.exists():
+        shutil.copy(kept, log.path)
+        log.adopt(this_machine(engine.info()))
+    else:
+        in_child(lambda: Collector(engine, log).once())
+        in_child(partial(add_year, log, events))
+    return log
 
 
 def main() -> None:
@@ -107,12 +153,9 @@ def main() -> None:
         rows: list[tuple[str, ...]] = []
         waits: list[tuple[str, ...]] = []
         for events in EVENTS:
-            log = EventLog(Path(folder) / f"{events}.duckdb")
-            in_child(lambda log=log: Collector(engine, log).once())  # type: ignore[misc]
-            in_child(partial(add_year, log, events))
-            took, *waited = measured(log)
+            took, *waited = measured(_log(Path(folder), engine, events))
             rows.append(took)
             waits += waited
     console.print_table(_TOOK, rows)
     console.print_text("how long others waited at most, of how long it took at most (processor):")
-    console.print_table(("EVENTS", "WHO", "BEFORE IT", "MEANWHILE", "LONGER", "LOAD"), waits)
+    console.print_table(("EVENTS", "WHO", "BEFORE IT", "MEANWHILE", "LONGER", "HELD BY IT", "LOAD"), waits)

@@ -299,7 +299,7 @@ def _project_change(jobs: str, rows: Sequence[tuple[str | None, str | None]]) ->
     # A number may be given again one day.
     thinned = """SELECT * REPLACE (list_transform(jobs, lambda job: CASE
         WHEN NOT coalesce(list_contains(getvariable('forgotten'), job), false) THEN job END) AS jobs)
-        FROM old.thinned_use"""
+        FROM piece_use"""
     job = "FROM piece_job WHERE job NOT IN (SELECT job FROM forgotten_job)"
     return Change(prepare, event, job, {"thinned_use": thinned, "position": _POSITION, **_AGAIN}, _nothing)
 
@@ -328,8 +328,10 @@ def _image_change(chosen: str, named: str, ids: Sequence[str], names: Sequence[s
         SELECT * REPLACE ({_without(rules)} AS attributes) FROM piece
         WHERE coalesce(image NOT IN {chosen}, true) AND NOT coalesce(image IS NULL AND reference IN {named}, false)"""
     folded = [f"{base}{table}" for base in ("", "base_") for table in ("habit", "open_use", "situation")]
-    tables = {table: f"FROM old.{table} WHERE image NOT IN {chosen}" for table in ("image", "thinned_use", *folded)}
-    return Change(_nothing, event, "FROM piece_job", {**tables, "position": _POSITION, **_AGAIN}, _nothing)
+    theirs = f"WHERE image NOT IN {chosen}"
+    tables = {table: f"FROM old.{table} {theirs}" for table in ("image", *folded)}
+    tables |= {"thinned_use": f"FROM piece_use {theirs}", "position": _POSITION, **_AGAIN}
+    return Change(_nothing, event, "FROM piece_job", tables, _nothing)
 
 
 def _nothing(_: duckdb.DuckDBPyConnection) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -49,6 +50,8 @@ PIECE = 50_000
 """So many events are copied at once: fewer once it takes long to fetch them."""
 # Nobody waits for the new file.
 _FOLDED_AT_ONCE = 200_000
+# So many rows of what earlier compactions left are copied at once.
+_SUMS_AT_ONCE = 100_000
 # With fewer to go others are kept out for the rest.
 _LAST_PIECE = 5_000
 GROWTH = 0
@@ -75,7 +78,8 @@ class Change:
         event: SQL of the events that the new log has of `piece`, which holds some of the old one's; without `old`,
             as those that follow, for others may append again by then.
         job: SQL of the jobs that it has of `piece_job`, which holds those that these events speak of.
-        tables: what other tables have in place of all rows, as SQL: by name; with `old`.
+        tables: what other tables have in place of all rows, as SQL: by name; with `old`, but that of `thinned_use` with
+            `piece_use`, which holds some of its rows.
         record: the event that says so, by what the new file holds; None: nothing has changed, and nothing is to change.
         prepare_piece: makes, with `piece` there, the temporary tables that the SQL of events and jobs uses.
         is_for_space: whether the old file stays where the new one would be larger.
@@ -174,7 +178,8 @@ class Rewriting:
         self._log, self._path, self._change, self._pause, self._at = log, path, change, pause, at
         self._fresh = _copy_of(path)
         self._reached = self._count = 0
-        self._has_thinned = False
+        # What other tables held when they were taken over.
+        self._taken: dict[str, tuple[Any, ...]] = {}
         self._longest, self._host = 0.0, log.host
         self._pace = Pace(min(_LAST_PIECE, PIECE), PIECE, PIECE)
         config: dict[str, str | bool | int | float | list[str]] = {
@@ -197,10 +202,13 @@ class Rewriting:
                 self._at("piece")
             self._at("copied")
             self._fold()
-            for table in _WHOLE:
+            self._take_sums()
+            # What changes while the largest are taken over is little the second time, and less when others wait.
+            for table in (*_WHOLE, *_WHOLE):
                 began = time.monotonic()
                 with self._attached():
-                    self._take_tables((table,))
+                    changed = self._fetch_tables((table,))
+                self._store_tables(changed)
                 rest(began, self._pause)
             while self._piece() > _LAST_PIECE:
                 pass
@@ -311,7 +319,7 @@ class Rewriting:
                 while left:
                     left = self._fetch(self._reached + PIECE)
                     self._store_piece()
-                self._take_tables(_WHOLE)
+                self._store_tables(self._fetch_tables(_WHOLE))
                 record = self._record(found)
             if record is None:
                 return None
@@ -330,28 +338,49 @@ class Rewriting:
         self._longest = max(self._longest, time.monotonic() - began)
         return Rewritten(found.st_size, path.stat().st_size, self._count, events, self._longest)
 
-    def _take_tables(self, tables: Iterable[str]) -> None:
-        """Take over what is neither events nor jobs; what has not changed since it was taken before stays as it is."""
-        run = self._connection.execute
-        run("BEGIN")
-        self._change.prepare(self._connection)
-        if not self._has_thinned:  # only a rewriting changes these sums, and this one has added its own
-            rows = self._change.tables.get("thinned_use", "FROM old.thinned_use")
+    def _take_sums(self) -> None:
+        """Take over what earlier compactions left, a piece at a time: only a rewriting changes it."""
+        run, first, newest = self._connection.execute, 0, 0
+        rows = self._change.tables.get("thinned_use", "FROM piece_use")
+        while first <= newest:
+            began = time.monotonic()
+            with self._attached():
+                self._change.prepare(self._connection)
+                sql = "FROM old.thinned_use WHERE rowid >= ? AND rowid < ?"
+                run(f"CREATE OR REPLACE TEMP TABLE piece_use AS {sql}", [first, first + _SUMS_AT_ONCE])
+                newest = run("SELECT coalesce(max(rowid), 0) FROM old.thinned_use").fetchall()[0][0]
             run(f"INSERT INTO thinned_use BY NAME FROM ({rows})")
-            self._has_thinned = True
+            first += _SUMS_AT_ONCE
+            rest(began, self._pause)
+
+    def _fetch_tables(self, tables: Iterable[str]) -> list[str]:
+        """Fetch what is neither events nor jobs; which of it has changed since it was fetched before."""
+        run = self._connection.execute
+        self._change.prepare(self._connection)
+        found: dict[str, tuple[Any, ...]] = {}
+        changed = []
         for table in tables:
             rows = self._change.tables.get(table, f"FROM old.{table}")
-            if table == "image":  # its numbers are never given to others
-                run(f"INSERT INTO image BY NAME FROM ({rows}) ANTI JOIN image USING (image)")
-            elif self._digest(rows) != self._digest(f"FROM {table}"):
-                run(f"DELETE FROM {table}")
-                run(f"INSERT INTO {table} BY NAME FROM ({rows})")
-        run("COMMIT")
+            sql = f"SELECT count(*), sum(hash(found)) FROM ({rows}) AS found"
+            found[rows] = found.get(rows) or run(sql).fetchall()[0]
+            if self._taken.get(table) != found[rows]:
+                run(f"CREATE OR REPLACE TEMP TABLE taken_{table} AS {rows}")
+                self._taken[table] = found[rows]
+                changed.append(table)
+        return changed
 
-    def _digest(self, rows: str) -> tuple[int, int | None]:
-        sql = f"SELECT count(*), sum(hash(found)) FROM ({rows}) AS found"
-        count, total = self._connection.execute(sql).fetchall()[0]
-        return count, total
+    def _store_tables(self, tables: Iterable[str]) -> None:
+        """Store tables that were fetched, in place of what the new file has of them."""
+        run = self._connection.execute
+        run("BEGIN")
+        for table in tables:
+            if table == "image":  # its numbers are never given to others
+                run("INSERT INTO image BY NAME FROM taken_image ANTI JOIN image USING (image)")
+            else:
+                run(f"DELETE FROM {table}")
+                run(f"INSERT INTO {table} BY NAME FROM taken_{table}")
+            run(f"DROP TABLE taken_{table}")
+        run("COMMIT")
 
     def _record(self, old: os.stat_result) -> Event | None:
         """Record the change, if there is one."""

@@ -16,6 +16,7 @@ from collector.eventlog import rewrite as rewriting
 from collector.eventlog.database import open_database
 from collector.eventlog.forget import forget_project
 from collector.eventlog.log import EventLog
+from collector.eventlog.rewrite import Rewriting
 from collector.eventlog.turns import PATIENCE, looks
 from collector.model.events import Event, Kind
 
@@ -132,6 +133,22 @@ def test_no_step_begins_while_somebody_waits(log: EventLog, monkeypatch: pytest.
         log.fold(time.time_ns())
     assert steps
     assert not any(steps)
+
+
+def test_nobody_is_kept_out_while_what_was_fetched_is_stored(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    appended, steps, store = list[int](), list[str](), Rewriting._store_tables
+
+    def stores(self: Rewriting, tables: list[str]) -> None:
+        if "folded" not in steps and tables:  # later all are kept out
+            now = 100 + len(appended)
+            event = Event(now, Kind.EVENT_UNREADABLE, attributes={"raw": ""})
+            appended.append(EventLog(log.path, host="h", wait=0.0).append([event]))
+        store(self, tables)
+
+    monkeypatch.setattr(Rewriting, "_store_tables", stores)
+    forget_project(log, "7", at=steps.append)
+    assert appended
+    assert log.query("SELECT count(*) FROM event WHERE kind = 'event_unreadable'") == [(sum(appended),)]
 
 
 def test_a_log_that_is_replaced_while_it_is_opened_is_opened_again(

@@ -11,6 +11,7 @@ import duckdb
 import pytest
 
 from collector.commands.upkeep import forget
+from collector.eventlog import rewrite as rewriting
 from collector.eventlog.forget import forget_image, forget_project
 from collector.eventlog.log import EventLog
 from collector.eventlog.retention import compact
@@ -120,6 +121,18 @@ def test_an_image_and_a_project_are_forgotten_in_what_became_sums_too(log: Event
     ) == [(0,)]
     assert [one for one in check(log) if one.rule != "projection"] == []
     assert all(row.began for row in jobs(log, None, 10_000))
+
+
+@pytest.mark.slow
+def test_sums_are_taken_over_in_pieces(log: EventLog, now: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    compact(log, KEEP, now=now)
+    before = log.query("FROM thinned_use ORDER BY ALL")
+    assert len(before) > 1
+    monkeypatch.setattr(rewriting, "_SUMS_AT_ONCE", 1)
+    (image,) = log.query("SELECT max(image_id) FROM thinned_use JOIN image USING (image)")[0]
+    (number,) = log.query("SELECT image FROM image WHERE image_id = ?", [image])[0]
+    forget_image(log, image)
+    assert log.query("FROM thinned_use ORDER BY ALL") == [row for row in before if row[1] != number]
 
 
 def test_the_pruner_s_notes_beside_a_log_name_nothing_that_is_forgotten(log: EventLog) -> None:
