@@ -98,7 +98,7 @@ class ImageObservation:
             created if isinstance(created, str) else None,
             amount(found.get("stored"), MOST_SECONDS),
             size(found.get("size")),
-            tuple(filter(None, map(_layer_of, objects(found.get("layers"))))),
+            _layers_of(objects(found.get("layers"))),
             Origin(origin),
         )
 
@@ -204,6 +204,14 @@ class Usage:
     build_cache_bytes: int | None
 
 
+def _layers_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Layer, ...]:
+    try:
+        found = [_layer(row.get("diff_id"), row.get("chain_id"), row.get("bytes")) for row in rows]
+    except TypeError:
+        found = list(map(_layer_of, rows))
+    return tuple(filter(None, found))
+
+
 def _layer_of(row: Mapping[str, Any]) -> Layer | None:
     """A layer that the log holds; None: it is not one."""
     try:
@@ -215,7 +223,8 @@ def _layer_of(row: Mapping[str, Any]) -> Layer | None:
 # Images share most of their layers: each is read and kept once.
 @lru_cache(maxsize=65536, typed=True)
 def _layer(diff_id: object, chain_id: object, size_bytes: object) -> Layer | None:
-    return Layer(text(diff_id), text(chain_id), size(size_bytes)) if text(chain_id) else None
+    chain = text(chain_id)
+    return Layer(text(diff_id), chain, size(size_bytes)) if chain else None
 
 
 def full_id(image: str) -> str:
