@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from collector.eventlog.log import EventLog
-from collector.model.errors import UsageError
+from collector.eventlog.retention import whole_since_ns
+from collector.model.errors import LogError, UsageError
 from collector.model.events import Event, JsonObject, Kind
 from collector.model.jobs import GITLAB
 from collector.model.observation import ImageObservation, pair_layers
 from collector.model.origin import Origin
 from collector.model.paths import open_foreign
 from collector.model.references import repository
+from collector.model.units import format_time
 from collector.model.untrusted import AHEAD_S, MOST_BYTES, clean, cut
 
 Progress = Callable[[int, int], None]
@@ -78,13 +80,20 @@ def import_jobs(
 
     Raises:
         UsageError: a file is not what it should be (with its name and line), or the sizes contradict.
-        LogError: the log cannot be appended to.
+        LogError: the log cannot be appended to, or a compaction has thinned it where the jobs are.
     """
     if not 0 <= other_bytes < disk_bytes:
         raise UsageError(f"a disk of {disk_bytes} bytes with {other_bytes} bytes of other files has no room for images")
     layers = _read_layers(layers_csv)
     jobs = _read_jobs(jobs_csv, layers, layers_csv)
     events = _events(jobs, layers, disk_bytes, other_bytes)
+    since_ns = whole_since_ns(log) if log.exists() else None
+    if since_ns is not None and events[0].time_ns < since_ns:
+        # What became sums is no longer known by its events, so it would count twice.
+        raise LogError(
+            f"event log {log.path} was compacted: jobs from before {format_time(since_ns / _NS)} may be in its sums "
+            "already and would count twice: import into another log"
+        )
     new = 0
     for first in range(0, len(events), _BATCH):
         batch = events[first : first + _BATCH]

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from collector.eventlog import compaction, rewrite
 from collector.eventlog.log import EventLog
+from collector.eventlog.retention import LEAST_S, compact
 from collector.job_sources.job_list import image_id, import_jobs
-from collector.model.errors import UsageError
+from collector.model.errors import LogError, UsageError
 from collector.model.events import Kind
 from collector.model.observation import pair_layers
 
@@ -49,6 +51,21 @@ def test_jobs_become_the_events_that_they_would_have_caused(tmp_path: Path, log:
 def test_importing_again_adds_nothing(tmp_path: Path, log: EventLog) -> None:
     import_jobs(*files(tmp_path), log, 1000, 300)
     assert import_jobs(*files(tmp_path), log, 1000, 300) == 0
+
+
+def test_what_became_sums_is_not_imported_again(tmp_path: Path, log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "FOLD_EVERY", 2)
+    monkeypatch.setattr(rewrite, "GROWTH", 2**30)
+    starts = (*range(3000, 20_000, 1000), 39 * 86400)
+    jobs, layers = files(tmp_path, JOBS + "".join(f"{start},5,p{start},build,r/a:1\n" for start in starts))
+    import_jobs(jobs, layers, log, 1000, 0)
+    assert compact(log, LEAST_S, now=40 * 86400.0).removed > 0
+    uses = log.query("FROM image_uses ORDER BY ALL")
+    with pytest.raises(LogError, match=r"was compacted: .* import into another log$"):
+        import_jobs(jobs, layers, log, 1000, 0)
+    assert log.query("FROM image_uses ORDER BY ALL") == uses
+    later = JOBS.splitlines()[0] + f"\n{39 * 86400 + 60},5,p,build,r/a:1\n"
+    assert import_jobs(*files(tmp_path, later), log, 1000, 0) > 0
 
 
 def test_compressed_files_are_read(tmp_path: Path, log: EventLog) -> None:
