@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -41,7 +41,6 @@ UNPRINTABLE = re.compile(
 
 # To make one for each text takes longer than to read a short text.
 _JSON = json.JSONDecoder(parse_constant=lambda _: None)
-_value_at: Callable[[str, int], tuple[Any, int]] = vars(_JSON)["scan_once"]
 
 
 def read_json(data: str | bytes) -> Any:
@@ -61,9 +60,9 @@ def read_json(data: str | bytes) -> Any:
 
 def _decoded(text: str) -> Any:
     try:
-        # As the decoder does, which looks for blanks around the value in any case: that takes as long as a short text.
-        found, end = _value_at(text, 0)
-    except StopIteration:
+        # To look for blanks around the value takes as long as to read a short text.
+        found, end = _JSON.raw_decode(text)
+    except json.JSONDecodeError:
         end = -1
     return found if end == len(text) else _JSON.decode(text)
 
