@@ -65,6 +65,8 @@ _WAL = "64MB"
 # Tables that are taken over as a whole; jobs change only with events that speak of them.
 _WHOLE = ("image", "position", "host", "setting", "hourly", *HOURLY, *FOLDED, *(f"base_{table}" for table in FOLDED))
 _EVENTS = f"SELECT * REPLACE (key & {STORED_KEY} AS key) FROM old.event WHERE seq > $after AND seq <= $until"
+_SUMS = "FROM old.thinned_use WHERE rowid >= ? AND rowid < ?"
+_JOBS_OF_SUMS = "FROM old.job WHERE job IN (SELECT unnest(jobs) FROM piece_use)"
 
 Checkpoint = Callable[[str], None]
 
@@ -182,13 +184,8 @@ class Rewriting:
         self._taken: dict[str, tuple[Any, ...]] = {}
         self._longest, self._host = 0.0, log.host
         self._pace = Pace(min(_LAST_PIECE, PIECE), PIECE, PIECE)
-        config: dict[str, str | bool | int | float | list[str]] = {
-            **AUTOLOAD_OFF,
-            **NEW_FILE,
-            "threads": 1,
-            "memory_limit": _MEMORY,
-            "checkpoint_threshold": _WAL,
-        }
+        config: dict[str, str | bool | int | float | list[str]] = {**AUTOLOAD_OFF, **NEW_FILE, "threads": 1}
+        config |= {"memory_limit": _MEMORY, "checkpoint_threshold": _WAL}
         self._connection = duckdb.connect(str(self._fresh), config=config)
 
     def run(self, before: os.stat_result) -> Rewritten | None:
@@ -346,9 +343,10 @@ class Rewriting:
             began = time.monotonic()
             with self._attached():
                 self._change.prepare(self._connection)
-                sql = "FROM old.thinned_use WHERE rowid >= ? AND rowid < ?"
-                run(f"CREATE OR REPLACE TEMP TABLE piece_use AS {sql}", [first, first + _SUMS_AT_ONCE])
+                run(f"CREATE OR REPLACE TEMP TABLE piece_use AS {_SUMS}", [first, first + _SUMS_AT_ONCE])
                 newest = run("SELECT coalesce(max(rowid), 0) FROM old.thinned_use").fetchall()[0][0]
+                run(f"CREATE OR REPLACE TEMP TABLE piece_job AS {_JOBS_OF_SUMS}")
+            run(f"INSERT INTO job BY NAME FROM ({self._change.job}) ANTI JOIN job USING (job)")
             run(f"INSERT INTO thinned_use BY NAME FROM ({rows})")
             first += _SUMS_AT_ONCE
             rest(began, self._pause)

@@ -26,7 +26,8 @@ from collector.shipping.forget import Rule, forget_shipped
 from collector.shipping.parts import Manifest, Name
 from collector.shipping.ship import ship
 from collector.shipping.store import StoreError, open_store
-from tests.collector.retention.thinned import KEEP, S
+from tests.collector.histories import IMAGES
+from tests.collector.retention.thinned import KEEP, S, filled
 
 
 @pytest.mark.slow
@@ -133,6 +134,18 @@ def test_sums_are_taken_over_in_pieces(log: EventLog, now: float, monkeypatch: p
     (number,) = log.query("SELECT image FROM image WHERE image_id = ?", [image])[0]
     forget_image(log, image)
     assert log.query("FROM thinned_use ORDER BY ALL") == [row for row in before if row[1] != number]
+
+
+@pytest.mark.slow
+def test_jobs_that_only_sums_speak_of_stay(tmp_path: Path) -> None:
+    log, now = filled(tmp_path / "events.duckdb", 3)
+    compact(log, KEEP, now=now)
+    sql = """SELECT * FROM job WHERE job IN (SELECT unnest(jobs) FROM thinned_use)
+        AND job NOT IN (SELECT job FROM event WHERE job NOTNULL) ORDER BY job"""
+    before = log.query(sql)
+    assert before
+    forget_image(log, IMAGES[1])
+    assert log.query(sql) == before
 
 
 def test_the_pruner_s_notes_beside_a_log_name_nothing_that_is_forgotten(log: EventLog) -> None:
