@@ -237,6 +237,16 @@ def differences(connection: duckdb.DuckDBPyConnection) -> list[str]:
     return found
 
 
+def waiting_since(connection: duckdb.DuckDBPyConnection, host: str) -> int:
+    """From when on rows have to be made from the events, UTC nanoseconds; very late: all are folded.
+
+    Args:
+        connection: the log, open with our views.
+        host: whose.
+    """
+    return min(_fresh_from(connection, host, table, 0) * table.span_ns for table in _TABLES)
+
+
 def _fresh_from(connection: duckdb.DuckDBPyConnection, host: str, table: _Table, begin: int) -> int:
     """From when on, not before `begin`, rows have to be made from the events, in spans since 1970."""
     after = reached(connection, host)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import duckdb
 
-from collector.eventlog import compaction, experience
+from collector.eventlog import compaction, experience, hourly
 from collector.eventlog.database import NEW_FILE
 from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.rewrite import Change, Checkpoint, Rewritten, rewrite, tidy
@@ -123,9 +123,14 @@ def compact(
     known_ns = whole_since_ns(log)
     if max_size is not None and size > max_size:
         least_s = min(least_s, OFTEN_OVER_S)
-    is_due = cut_ns is not None and (known_ns is None or cut_ns - known_ns > least_s * 1e9)
     found, may_win = None, _may_win(log, least_s, now_ns)
-    if cut_ns is not None and is_due and may_win and _reaches(log, cut_ns, now_ns):
+
+    def is_due(cut_ns: int) -> bool:
+        return known_ns is None or cut_ns - known_ns > least_s * 1e9
+
+    if cut_ns is not None and is_due(cut_ns) and may_win:
+        cut_ns = _folded_until(log, cut_ns, now_ns)
+    if cut_ns is not None and is_due(cut_ns) and may_win:
         archive()
         found = rewrite(log, _change(log, cut_ns, now_ns), pause=pause, at=at)
         known_ns = known_ns if found is None or found.is_kept else cut_ns
@@ -202,13 +207,22 @@ def _day_after(log: EventLog, share: float) -> int:
     return 0
 
 
-def _reaches(log: EventLog, cut_ns: int, now_ns: int) -> bool:
-    """Whether there is anything before a cut, and all before it is folded; folds what is not."""
-    sql = "SELECT 1 FROM event WHERE host = ? AND time < make_timestamp_ns(?) LIMIT 1"
-    if not log.query(sql, [log.host, cut_ns], as_recorded=True):
-        return False
+def _folded_until(log: EventLog, cut_ns: int, now_ns: int) -> int | None:
+    """The midnight before which all is folded, up to a cut, UTC nanoseconds; None: there is nothing. Folds what is not.
+
+    What counts by the hour is made again from the events as long as some of the hour wait to be folded: so none of
+    them may have become sums.
+    """
+    before = "SELECT 1 FROM event WHERE host = ? AND time < make_timestamp_ns(?) LIMIT 1"
+    if not log.query(before, [log.host, cut_ns], as_recorded=True):
+        return None
     # What is left would be read at once later, with the log held.
-    return log.fold(now_ns) >= cut_ns
+    if log.fold(now_ns) < cut_ns:
+        return None
+    with log.reading(whole_since=ONLY_KEPT) as connection:
+        waiting_ns = hourly.waiting_since(connection, log.host)
+    cut_ns = min(cut_ns, (waiting_ns - hourly.HOUR_NS) // DAY_NS * DAY_NS)
+    return cut_ns if log.query(before, [log.host, cut_ns], as_recorded=True) else None
 
 
 def _change(log: EventLog, cut_ns: int, now_ns: int) -> Change:

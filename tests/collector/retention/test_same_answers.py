@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from analyzer.trace.load import DiskOverride, load_trace
@@ -89,6 +89,17 @@ SELECT image, day, min(began), max(ended), max(idle) FROM (
         max_size=3,
     ),
     cuts=st.lists(st.tuples(st.integers(0, 3), st.sampled_from(STEPS)), min_size=1, max_size=2),
+)
+# An hour of which only some events were folded when it was cut.
+@example(
+    days=[
+        [
+            *(("container", 2, 0, 3000), ("pulled", 2, 3, 3000), ("container", 2, 0, 3000), ("container", 2, 1, 3000)),
+            *(("pulled", 3, 1, 3000), ("tagged", 3, 1, 60), ("container", 2, 3, 60), ("pulled", 1, 2, 1)),
+            *(("deleted", 2, 3, 60), ("container", 3, 1, 1)),
+        ]
+    ],
+    cuts=[(1, "folded")],
 )
 def test_what_decisions_need_is_the_same_wherever_a_history_is_cut(
     tmp_path_factory: pytest.TempPathFactory, days: list[Any], cuts: list[tuple[int, str]]
