@@ -188,14 +188,14 @@ class ImageStages:
     ) -> list[int]:
         """Call the decision function, which is to free what is missing now."""
         policy, inventory, layers = self._policy, self._inventory, self._layers
-        min_age = max(policy.age, age)
+        min_age, blind_until = max(policy.age, age), inventory.coverage.blind_until
         verdict = [0] * len(self._images)
         target = self._levels.target
         evict(
             order,
             [int(reason) for reason in held],
             [policy.protects(image.names) is not None for image in self._images],
-            [recent_use(image.last_use, inventory.coverage.blind_until, policy.age) for image in self._images],
+            [recent_use(image.last_use, blind_until, policy.age) for image in self._images],
             inventory.now - min_age,
             inventory.now - policy.allowlist_idle,
             (target[0] - shortage.bytes, target[1] - shortage.inodes),
