@@ -189,7 +189,7 @@ def _appended(path: Path, patch: pytest.MonkeyPatch) -> list[float]:
     return [statistics.median(seconds) for seconds in found]
 
 
-def _log(folder: Path, engine: FakeEngine, events: int) -> EventLog:
+def year_log(folder: Path, engine: FakeEngine, events: int) -> EventLog:
     """A log with an inventory and so many events, made if the folder does not hold it."""
     log = EventLog(folder / f"{events}.duckdb")
     if log.exists():
@@ -240,7 +240,7 @@ def main() -> None:
         listed, held = engine.images(), engine.held_bytes
         patch.setattr(engine, "images", lambda: listed)
         patch.setattr(FakeEngine, "held_bytes", held)
-        logs = [_log(kept, engine, events) for events in EVENTS]
+        logs = [year_log(kept, engine, events) for events in EVENTS]
         costs: dict[str, list[list[Cost]]] = {name: [[] for _ in logs] for name in QUESTIONS}
         for _, (name, question), place in product(range(_ROUNDS), QUESTIONS.items(), range(len(logs))):
             costs[name][place].append(in_child(partial(question, engine, logs[place])))

@@ -1,8 +1,8 @@
 """What it takes to thin logs of a year, and how long it keeps others out: ``python -m bench compaction``.
 
 Judged is what has a bound: the longest that the log was held (processor time), and how much longer others waited for it
-than before (wall time, which says little on a busy machine: see its load). Beside it stands how much of their longest
-wait for it the log was held by it: others plan meanwhile, and whoever appends waits for them, too.
+than before (wall time, which says little on a busy machine: see its load). Beside it stands for how long of one wait,
+at most, the log was held by it: others plan meanwhile, and whoever appends waits for them, too.
 ``BENCH_EVENTS=200000`` names other logs, ``BENCH_LOGS=FOLDER`` a folder that may hold them as `bench bounds` kept them.
 """
 
@@ -15,19 +15,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench._busy_year import add_year, sizes
+from bench._busy_year import sizes
 from bench._bystanders import bystanders
-from bench.bounds import in_child, made_engine
-from collector.daemon.loop import Collector
+from bench.bounds import made_engine, year_log
 from collector.eventlog import retention, rewrite
 from collector.eventlog.file import LogFile
-from collector.eventlog.identity import this_machine
 from collector.eventlog.log import EventLog
 from collector.eventlog.rewrite import Rewriting
 from collector.model.units import format_bytes
@@ -134,15 +131,11 @@ def _joined(holds: Sequence[_Hold]) -> list[tuple[float, float]]:
 
 def _log(folder: Path, engine: FakeEngine, events: int) -> EventLog:
     """A log of so many events: a copy of one that was kept, or a new one."""
-    log = EventLog(folder / f"{events}.duckdb")
-    kept = Path(os.environ.get("BENCH_LOGS") or folder) / log.path.name
+    name = f"{events}.duckdb"
+    kept = Path(os.environ.get("BENCH_LOGS") or folder) / name
     if kept.exists():
-        shutil.copy(kept, log.path)
-        log.adopt(this_machine(engine.info()))
-    else:
-        in_child(lambda: Collector(engine, log).once())
-        in_child(partial(add_year, log, events))
-    return log
+        shutil.copy(kept, folder / name)
+    return year_log(folder, engine, events)
 
 
 def main() -> None:
