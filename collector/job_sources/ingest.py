@@ -211,6 +211,8 @@ class _Known:
         for other, known_kind, known_role, known_reference, known_image in facts:
             if not other.is_same(job):
                 continue
+            if known_kind == _THINNED:
+                return False
             if kind is not Kind.JOB_IMAGE_USED:
                 if known_kind == kind:
                     return False
@@ -267,6 +269,8 @@ def _says_as_much(known: tuple[str | None, ...], stated: tuple[str | None, ...])
     return role is None or known[0] == role
 
 
+# A job of which a compaction has made sums: they hold all its uses.
+_THINNED = "thinned"
 _FACTS = f"""
 SELECT kind, role, reference, image_id, {", ".join(f"j.{key}" for key in JOB_FIELDS)} FROM (
     SELECT kind, role, reference, image, job FROM event
@@ -275,6 +279,9 @@ SELECT kind, role, reference, image_id, {", ".join(f"j.{key}" for key in JOB_FIE
     UNION ALL
     SELECT DISTINCT 'container', role, reference, image, job FROM event
     WHERE host = $host AND time >= make_timestamp_ns($since) AND container IS NOT NULL AND job IS NOT NULL
+    UNION ALL
+    SELECT DISTINCT '{_THINNED}', NULL, NULL, NULL, unnest(jobs) FROM thinned_use
+    WHERE host = $host AND ended >= make_timestamp_ns($since)
 ) JOIN job AS j USING (job) LEFT JOIN image USING (image)
 WHERE j.host = $host AND j.job_id IN (SELECT unnest($ids::VARCHAR[]))
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +12,35 @@ from collector.eventlog import retention
 from collector.eventlog import rewrite as rewriting
 from collector.eventlog.log import EventLog
 from collector.eventlog.retention import OFTEN_S, compact, whole_since_ns
+from collector.job_sources.ingest import store
+from collector.job_sources.joblog import Sighting
+from collector.job_sources.runnerlog import JobFact
+from collector.model.events import Event, Kind
+from collector.model.jobs import Job
 from tests import commands
-from tests.collector.retention.thinned import DAY, KEEP
+from tests.collector.retention.thinned import DAY, KEEP, S
+
+
+def test_what_a_job_source_says_again_of_jobs_that_became_sums_is_known(tmp_path: Path) -> None:
+    log, now = EventLog(tmp_path / "events.duckdb", host="h"), 1_790_000_000
+    used, image, job_s = now - 200 * DAY, f"sha256:{1:064x}", 300
+    log.append([Event((used - 5) * S, Kind.IMAGE_OBSERVED, image=image)])
+    facts = [
+        JobFact(kind, Job("gitlab", str(number), "7"), (used + number * job_s) * S, sighting)
+        for number in range(100)
+        for kind, sighting in (
+            (Kind.JOB_STARTED, None),
+            (Kind.JOB_IMAGE_USED, Sighting("build", "a:1", image, time_ns=(used + number * job_s) * S)),
+        )
+    ]
+    assert store(log, facts, "runner log", 0).new == len(facts)
+    log.append([Event((now - DAY) * S + n, Kind.COLLECTOR_STARTED) for n in range(60)])
+    uses = log.query("SELECT sum(uses) FROM image_uses")
+    assert compact(log, KEEP, now=now).removed > 0
+    assert store(log, facts, "runner log", 0).new < len(facts) // 10  # of a few jobs only the beginning became a sum
+    assert log.query("SELECT sum(uses) FROM image_uses") == uses == [(100,)]
+    later = JobFact(Kind.JOB_STARTED, Job("gitlab", "1", "8"), used * S, None)  # of another project
+    assert store(log, [later], "runner log", 0).new == 1
 
 
 @pytest.mark.slow
