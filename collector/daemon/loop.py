@@ -200,10 +200,10 @@ class Collector:
 
     def _here(self) -> Identity:
         """What this host is recognised by."""
-        return this_machine(self._engine.info())
+        return this_machine(self._info or self._engine.info())
 
     def _self_portrait(self) -> dict[str, str]:
-        info = self._engine.info()
+        info = self._info or self._engine.info()
         return {"engine": info.version, "store": info.store, "data_root": info.data_root}
 
     def _connect(self) -> Reader:

@@ -76,11 +76,8 @@ class DockerEngine(EngineApi):
     def info(self) -> EngineInfo:
         """What the engine says of itself. Raises EngineError."""
         with as_engine_error(self.host):
-            info = self.api.info()
-            version = self.api.version()
-        components = [text(component.get("Name")) for component in objects(mapping(version).get("Components"))]
-        podman = any("Podman" in name for name in components)
-        found = describe(mapping(info), self.host, str(mapping(version).get("Version")), podman=podman)
+            info = mapping(self.api.info())
+        found = describe(info, self.host, text(info.get("ServerVersion")))
         self._store, self._data_root = found.store, found.data_root
         self._containerd_root = str(Path(found.places[0].path).parent)
         return found
@@ -322,11 +319,14 @@ class DockerEngine(EngineApi):
         """Containers in Podman's storage that Podman does not manage. Raises EngineError."""
         if self.store != "podman":
             return []
+        return external_containers(self._libpod("containers/json", all="true", external="true"), self._storage)
+
+    def _storage(self) -> Storage:
+        """Where Podman keeps layers and containers. Raises EngineError."""
         store = mapping(mapping(self._libpod("info")).get("store"))
-        storage = Storage(
+        return Storage(
             Path(text(store.get("graphRoot"))), Path(text(store.get("runRoot"))), text(store.get("graphDriverName"))
         )
-        return external_containers(self._libpod("containers/json", all="true", external="true"), storage)
 
     def _libpod(self, path: str, **parameters: str) -> object:
         """An answer of Podman's own interface. Raises EngineError."""

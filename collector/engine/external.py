@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,15 +42,18 @@ class Storage:
     driver: str
 
 
-def external_containers(rows: object, storage: Storage) -> list[ExternalContainer]:
+def external_containers(rows: object, find_storage: Callable[[], Storage]) -> list[ExternalContainer]:
     """The external ones of Podman's own container list; their size and last change where we may look.
 
     Args:
         rows: the list, as Podman gives it with ``external=true``.
-        storage: where to look.
+        find_storage: says where to look, which costs Podman more than the list; it is asked only if there are any.
     """
     wanted = [row for row in objects(rows) if _ID.fullmatch(text(row.get("Id"))) and row.get("State") == _STATE]
-    layers, mounted = (_layers(storage), _mounted(storage)) if wanted else ({}, frozenset())
+    if not wanted:
+        return []
+    storage = find_storage()
+    layers, mounted = _layers(storage), _mounted(storage)
     return [_external(row, layers.get(text(row["Id"]), ""), mounted, storage) for row in wanted]
 
 

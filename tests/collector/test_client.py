@@ -39,6 +39,7 @@ class Canned(socketserver.ThreadingUnixStreamServer):
 
     def __init__(self, path: Path, answers: Answers, version: str) -> None:
         self.answers = {"/version": {"ApiVersion": version, "Version": "29"}, "/events": [], **answers}
+        self.pong: str | None = None
         self.asked: list[tuple[str, dict[str, list[str]]]] = []
         self.headers: list[dict[str, str]] = []
         super().__init__(str(path), _Handler)
@@ -61,6 +62,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.dumps(self.server.answers.get(path, {"message": "no such thing"})).encode()
         self.send_response(200 if path in self.server.answers else 404)
         self.send_header("Content-Type", "application/json")
+        if path == "/_ping" and self.server.pong is not None:
+            self.send_header("Api-Version", self.server.pong)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -175,6 +178,28 @@ def test_the_newest_version_of_the_interface_that_the_engine_has_is_spoken(canne
     engine, server = canned({"/images/json": []}, version)
     assert engine.images() == []
     assert server.asked[-1][0] == f"/v{version}/images/json"
+
+
+@pytest.mark.parametrize(("said", "spoken"), [("1.44", "1.44"), ("x/../1", "1.55"), ("", "1.55")])
+def test_an_engine_that_says_it_with_a_ping_is_not_asked_for_its_version(canned: Any, said: str, spoken: str) -> None:
+    engine, server = canned({"/info": {"DockerRootDir": "/x", "Driver": "vfs", "ServerVersion": "28.5.2"}})
+    server.pong = said
+    assert engine.info().version == "28.5.2"
+    expected = ["/_ping", *(["/version"] if spoken != said else []), f"/v{spoken}/info"]
+    assert [path for path, _ in server.asked] == expected
+
+
+def test_where_podman_keeps_containers_of_builds_is_asked_only_if_there_are_any(canned: Any, tmp_path: Path) -> None:
+    info = {"DockerRootDir": "/x", "Driver": "overlay", "BuildahVersion": "1"}
+    store = {"graphRoot": str(tmp_path), "runRoot": str(tmp_path), "graphDriverName": "overlay"}
+    listing = "/v4.0.0/libpod/containers/json"
+    engine, server = canned({"/info": info, listing: [], "/v4.0.0/libpod/info": {"store": store}})
+    assert engine.external_containers() == []
+    assert server.asked[-1][0] == listing
+    server.answers[listing] = [{"Id": "1" * 64, "ImageID": "a" * 64, "State": "storage", "Command": ["buildah"]}]
+    (found,) = engine.external_containers()
+    assert (found.container, found.is_build, found.mounted) == ("1" * 64, True, False)
+    assert server.asked[-1][0] == "/v4.0.0/libpod/info"
 
 
 @pytest.mark.parametrize(

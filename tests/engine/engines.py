@@ -15,6 +15,7 @@ from pathlib import Path
 
 import docker
 import requests
+from docker.constants import MINIMUM_DOCKER_API_VERSION
 
 from tests.engine.disk import LoopDisk
 from tests.engine.leftovers import BASE, end_processes, mounts_under
@@ -119,6 +120,7 @@ class Engine:
         # Where the bytes of images lie.
         self.image_disk = LoopDisk(folder / "content", disk_bytes, inodes) if self.setup.separate else self.disk
         self._tcp, self._hidden = tcp, hidden
+        self._interface = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._containerd: subprocess.Popen[bytes] | None = None
 
@@ -155,17 +157,19 @@ class Engine:
             return subprocess.Popen(argv, env={**os.environ, **environment}, stdout=log, stderr=log)
 
     def _answers(self) -> bool:
+        client = docker.APIClient(base_url=self.host, timeout=30, version=MINIMUM_DOCKER_API_VERSION)
         try:
-            # Newer engines refuse versions of the interface that older ones need: this asks for theirs.
-            client = docker.DockerClient(base_url=self.host, timeout=30, version="auto")
-            client.close()
-        except (docker.errors.DockerException, requests.RequestException, OSError):
+            # Newer engines refuse versions of the interface that older ones need: this says which is theirs.
+            self._interface = client.get(f"{client.base_url}/_ping", timeout=30).headers["Api-Version"]
+        except (requests.RequestException, OSError, KeyError):
             return False
+        finally:
+            client.close()
         return True
 
     def client(self) -> docker.DockerClient:
         """A new client; close it."""
-        return docker.DockerClient(base_url=self.host, timeout=int(_PATIENCE_S))
+        return docker.DockerClient(base_url=self.host, timeout=int(_PATIENCE_S), version=self._interface)
 
     def stop(self) -> None:
         """End it in order."""
