@@ -32,6 +32,7 @@ settings.register_profile(
 )
 settings.load_profile("here")
 made_once.share_commands()
+made_once.share_bytecode()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""What tests would make alike hundreds of times, made once: commands out of their functions, and the empty log."""
+"""What tests would make alike hundreds of times, made once: bytecode, commands, the empty log."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import fcntl
 import functools
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,12 @@ _make = file.LogFile._make
 
 def _how_logs_are_made() -> tuple[object, ...]:
     return vars(file)["migrate"], *sorted(NEW_FILE.items())
+
+
+def share_bytecode() -> None:
+    """Let a module be compiled once, not in each of the hundreds of processes that tests start, whatever is set."""
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def share_commands() -> None:
