@@ -100,14 +100,15 @@ def _cgroup2() -> Path | None:
 def install_package(folder: Path) -> Path:
     """Build the wheel of the tree and install it, as a user would, in an environment for the machine.
 
-    What both need is there, in the versions that the project is locked to: nothing is fetched.
+    What both need is there, in the versions that the project is locked to: nothing is fetched. It is compiled, as pip
+    does it unasked: our services may not write beside the programs, and would compile all of it at each start.
     """
     programs = folder / "programs"
     at_hand = ("--no-index", "--find-links", ROOT / "srv" / "wheels")
     _uv("build", "--wheel", *at_hand, "--out-dir", folder / "wheel")
     (wheel,) = (folder / "wheel").glob("*.whl")
     _uv("venv", "--clear", "--relocatable", "--python", "/usr/bin/python3", programs)
-    _uv("pip", "install", *at_hand, "--python", programs / "bin" / "python", wheel)
+    _uv("pip", "install", "--compile-bytecode", *at_hand, "--python", programs / "bin" / "python", wheel)
     return programs
 
 
