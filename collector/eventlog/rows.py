@@ -18,6 +18,8 @@ from collector.model.untrusted import LAST_NS, MOST_BYTES
 _BATCH = 20_000
 # So much of attributes that are not JSON is kept, characters.
 _KEPT = 2_000
+# `json.dumps` with these makes an encoder for each call.
+_as_json = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=False).encode
 
 
 def storable(event: Event) -> Event:
@@ -106,16 +108,21 @@ def _attribution(event: Event) -> tuple[Job, str | None] | None:
         found = attribution(event)
     except (ValueError, TypeError, AttributeError):
         return None
-    if found is None or not all(value is None or _text(value) == value for value in (*found[0].values(), found[1])):
+    if found is None or not all(map(_is_text, found[0].values())) or not _is_text(found[1]):
         return None
     return found
+
+
+def _is_text(value: object) -> bool:
+    """Whether something is UTF-8 or nothing."""
+    return value is None or (type(value) is str and value.isascii()) or _text(value) == value
 
 
 def _json(event: Event) -> str | None:
     if not event.attributes:
         return None
     try:
-        text = json.dumps(event.attributes, separators=(",", ":"), sort_keys=True, allow_nan=False)
+        text = _as_json(event.attributes)
         # The only escapes that JSON for Python allows and JSON for others does not.
         if "\\ud" not in text:
             return text

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from typing import Any
 
@@ -134,8 +134,9 @@ class System:
 
     def attribution(self, labels: Mapping[str, str]) -> tuple[Job, str | None] | None:
         """The job and the role of a container; None: it is not one of this system's."""
-        if not all(_first(labels, self.fields[field]) for field in self.needs):
-            return None
+        for field in self.needs:
+            if _first(labels, self.fields[field]) is None:
+                return None
         found = {field: _first(labels, names) for field, names in self.fields.items()}
         project = found.pop("project", None) or project_of(found.get("url"))
         role = labels.get(self.role, self.usual_role) if self.role else self.usual_role
@@ -237,9 +238,9 @@ def attribution(event: Event) -> tuple[Job, str | None] | None:
         return None
     name = event.attributes.get("name")
     found = job_of(labels, name if isinstance(name, str) else "")
-    if found is None or not isinstance(named, str):
+    if found is None or not isinstance(named, str) or found[0].name is not None:
         return found
-    return found[0].merged(Job(found[0].ci, name=named)), found[1]
+    return replace(found[0], name=named), found[1]
 
 
 def job_of(labels: Mapping[str, str], name: str = "") -> tuple[Job, str | None] | None:
@@ -314,7 +315,10 @@ def project_of(url: str | None) -> str | None:
 
 def _first(labels: Mapping[str, str], names: tuple[str, ...]) -> str | None:
     """The first that is there and not empty."""
-    return next((labels[name] for name in names if labels.get(name)), None)
+    for name in names:
+        if found := labels.get(name):
+            return found
+    return None
 
 
 def _server(job: Job) -> str | None:
