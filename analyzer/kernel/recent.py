@@ -9,7 +9,7 @@ import numpy as np
 
 from analyzer.native.binding import function, plain, pointers
 from analyzer.trace.trace import Floats, Integers, Trace
-from collector.eventlog.experience import RECENT_DAYS
+from collector.eventlog.recent_uses import RECENT_DAYS
 from collector.model.traits import Use
 from pruner.state.learning import TIMES
 

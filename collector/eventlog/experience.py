@@ -15,7 +15,7 @@ from typing import Any
 
 import duckdb
 
-from collector.eventlog import compaction, visits
+from collector.eventlog import compaction, recent_uses, visits
 from collector.eventlog.pace import Pace
 from collector.eventlog.sql import sql_list
 from collector.eventlog.views import show
@@ -24,7 +24,7 @@ from collector.model.untrusted import LAST_NS
 
 logger = logging.getLogger(__name__)
 
-DAY_NS = 86400 * 10**9
+DAY_NS = recent_uses.DAY_NS
 SESSION = 3600.0
 """Uses closer together than this, in seconds, belong to one visit: its end begins an idle time."""
 REMEMBERED_GAPS = 16
@@ -41,8 +41,6 @@ HABITS = 10
 """Usual idle times: none yet, then by powers of two from an hour (2^12 s) to more than ten days (2^20 s)."""
 PHASES = (0.0, 86400.0, 7 * 86400.0)
 """Since when an image has been superseded: not at all, then from each of these seconds on."""
-RECENT_DAYS = 28
-"""How many days before the last midnight the uses of a repository are counted."""
 
 # Job sources report the last hours of a day after its end.
 _LATE_NS = 2 * 3600 * 10**9
@@ -81,21 +79,17 @@ def read(
 
     Returns:
         (image ID, uses, returns, usual idle time in seconds or None, time it was superseded in UTC nanoseconds or None,
-        uses of its most used repository in the last `RECENT_DAYS` days up to the last midnight),
+        uses of its most used repository in the last `recent_uses.RECENT_DAYS` days up to the last midnight),
         and (number of the situation, returns, idle time in nanoseconds).
     """
     midnight = now_ns // DAY_NS * DAY_NS
     state = _state_by(connection, host, midnight, afresh=afresh)
     repositories = visits.REPOSITORIES if afresh else visits.REPOSITORIES_KNOWN
-    origin = _fold(connection, host, state, now_ns, midnight, repositories=repositories) or 0
+    counted = recent_uses.CountedUses() if afresh else _counted(connection, host, state)
+    origin = _fold(connection, host, state, now_ns, midnight, repositories=repositories)
     # What is read next fills as much memory as these have.
     connection.execute("DROP TABLE observed; DROP TABLE used; DROP TABLE entry; DROP TABLE latest")
-    recent = max(midnight - RECENT_DAYS * DAY_NS, 0)
-    values = {"host": host, "from": max(recent, origin), "midnight": midnight}
-    show(connection, LAST_NS, again=True)
-    _run(connection, visits.STILL_OPEN, values)
-    show(connection, recent, again=True)
-    _run(connection, visits.RECENT, values)
+    recent_uses.make_recent(connection, host, counted, midnight, origin)
     return connection.execute(_HABITS).fetchall(), connection.execute(_SUMS, {"host": host}).fetchall()
 
 
@@ -138,10 +132,12 @@ def advance(connection: duckdb.DuckDBPyConnection, host: str, wanted: int = 0) -
     is_enough = waiting >= enough or reached < wanted
     complete = _midnight(min(last_ns, time.time_ns()))
     if not is_enough or complete <= reached:
+        _count_missing(connection, host, reached)
         return int(reached)
     began = time.process_time()
     connection = show(connection, LAST_NS)
     state = _state(connection, host)
+    counted = _counted(connection, host, state)
     until = min(_next(connection, host, max(state.until, first_ns // DAY_NS * DAY_NS), complete), complete)
     if until <= state.until:
         return int(state.until)
@@ -151,8 +147,25 @@ def advance(connection: duckdb.DuckDBPyConnection, host: str, wanted: int = 0) -
         values = {"host": host, "until": until, "remembered": REMEMBERED_GAPS}
         connection.execute(statement, {name: value for name, value in values.items() if f"${name}" in statement})
     connection.execute("INSERT INTO experience VALUES (?, ?, ?, ?, ?)", [host, VERSION, until, newest, origin])
+    recent_uses.fold(connection, host, counted, recent_uses.CountedUses(until, newest), origin)
     PACE.took(PACE.size - (until == complete), time.process_time() - began)
     return int(until)
+
+
+def _count_missing(connection: duckdb.DuckDBPyConnection, host: str, reached: int) -> None:
+    """Count the recent uses of a log whose uses an older version folded."""
+    if reached and not connection.execute("SELECT 1 FROM recent_use WHERE host = ? LIMIT 1", [host]).fetchall():
+        state = _state(show(connection, LAST_NS), host)
+        if state.until and not state.prefix:
+            until = recent_uses.CountedUses(state.until, state.seq)
+            recent_uses.fold(connection, host, recent_uses.CountedUses(), until, state.origin)
+
+
+def _counted(connection: duckdb.DuckDBPyConnection, host: str, state: Folded) -> recent_uses.CountedUses:
+    """Which recent uses are counted beside what is folded."""
+    if not state.until or state.prefix:
+        return recent_uses.CountedUses()
+    return recent_uses.counted(connection, host, state.until, state.seq)
 
 
 def _midnight(at_ns: int) -> int:

@@ -50,8 +50,8 @@ _VOLUMES = f"""CASE WHEN kind IN ({sql_list(CONTAINERS)}) AND (attributes -> '$.
         lambda name: NOT starts_with(name, 'runner-'))) END"""
 # What the metrics have added up names projects and images; they do it again.
 _POSITION = f"FROM old.position WHERE source <> '{METRICS}'"
-# What counts by its hour is counted again; of what was thinned before, numbers without names are left.
-_AGAIN = {"hourly": "FROM old.hourly LIMIT 0"}
+# What counts by its hour or day is counted again; of what was thinned before, numbers without names are left.
+_AGAIN = {table: f"FROM old.{table} LIMIT 0" for table in ("hourly", "recent_use")}
 _ATTRIBUTES = "CAST(attributes AS VARCHAR)"
 _INSTEAD = rf"\1{_FORGOTTEN}\3"
 

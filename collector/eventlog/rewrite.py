@@ -63,7 +63,8 @@ _MEMORY = "512MB"
 # So much is written to the log of the copy before it is moved into its file, whose last blocks are rewritten each time.
 _WAL = "64MB"
 # Tables that are taken over as a whole; jobs change only with events that speak of them.
-_WHOLE = ("image", "position", "host", "setting", "hourly", *HOURLY, *FOLDED, *(f"base_{table}" for table in FOLDED))
+_SMALL = ("image", "position", "host", "setting", "recent_use", "hourly", *HOURLY)
+_WHOLE = (*_SMALL, *FOLDED, *(f"base_{table}" for table in FOLDED))
 _EVENTS = f"SELECT * REPLACE (key & {STORED_KEY} AS key) FROM old.event WHERE seq > $after AND seq <= $until"
 _SUMS = "FROM old.thinned_use WHERE rowid >= ? AND rowid < ?"
 _JOBS_OF_SUMS = "FROM old.job WHERE job IN (SELECT unnest(jobs) FROM piece_use)"

@@ -167,6 +167,16 @@ MIGRATIONS: tuple[str, ...] = (
         free BIGINT NOT NULL
     );
     """,
+    # 14: how often each image was used lately: see `collector.eventlog.recent_uses`.
+    """
+    CREATE TABLE recent_use (
+        host VARCHAR NOT NULL,
+        until BIGINT NOT NULL,
+        image INTEGER NOT NULL,
+        day BIGINT NOT NULL,
+        uses BIGINT NOT NULL
+    );
+    """,
 )
 # So much of an event's key is stored: it distinguishes events of one nanosecond, and hashes do not compress.
 # Logs and shipped parts of older versions hold all 63 bits.
@@ -205,4 +215,6 @@ FOLDED = ("experience", "habit", "open_use", "situation")
 BASE = ("thinned_use", *(f"base_{table}" for table in FOLDED))
 # Rows by time, of which those before a compaction can't be made again.
 HOURLY = ("pull_wait", "free_space_fall")
-PROJECTIONS = frozenset(("compacted", "image_count", "kind_count", "projection", "hourly", *FOLDED, *HOURLY))
+PROJECTIONS = frozenset(
+    ("compacted", "image_count", "kind_count", "projection", "recent_use", "hourly", *FOLDED, *HOURLY)
+)

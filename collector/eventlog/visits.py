@@ -9,7 +9,6 @@ from collector.eventlog.sql import sql_built_ns, sql_case, sql_list, sql_stored_
 from collector.model.events import EVIDENCE_USE, MOMENTS
 from collector.model.traits import Use
 
-_COUNTED = sql_list(kind for kind in MOMENTS if kind.traits.use is Use.JOB)
 NEVER = 9 * 10**18
 """When a use ends that goes on, UTC nanoseconds."""
 KNOWN = """
@@ -181,31 +180,4 @@ SELECT image, CAST(((age - $lowest) * $buckets + often) * $habits * (len($phases
     count(*) FILTER (demanded AND stop = next) AS returns,
     CAST(sum(greatest(stop - greatest(start, begin), 0)) AS BIGINT) AS exposure
 FROM piece WHERE stop > start AND stop >= begin GROUP BY image, cell
-"""
-# Containers that still exist, however long ago they began; those that have gone are known by their end.
-STILL_OPEN = """
-CREATE OR REPLACE TEMP TABLE still_open AS
-SELECT image, count(*) AS uses FROM (
-    SELECT image, epoch_ns(min(time)) AS began
-    FROM event ANTI JOIN (
-        SELECT container FROM event WHERE host = $host AND kind = 'container_destroyed'
-    ) USING (container)
-    WHERE host = $host AND kind = 'container_created' AND image IS NOT NULL GROUP BY image, container
-) WHERE began >= $from AND began < $midnight GROUP BY image
-"""
-RECENT = f"""
-CREATE OR REPLACE TEMP TABLE recent AS
-WITH counted AS (
-    SELECT image, count(*) AS uses FROM (
-        SELECT image FROM event WHERE host = $host AND image IS NOT NULL AND kind = 'container_destroyed'
-            AND began >= make_timestamp_ns($from) AND began < make_timestamp_ns($midnight)
-        UNION ALL
-        SELECT image FROM event WHERE host = $host AND image IS NOT NULL AND kind IN ({_COUNTED})
-            AND time >= make_timestamp_ns($from) AND time < make_timestamp_ns($midnight)
-    ) GROUP BY image
-    UNION ALL FROM still_open
-), total AS (
-    SELECT repository, CAST(sum(uses) AS BIGINT) AS uses FROM counted JOIN repository USING (image) GROUP BY repository
-)
-SELECT image, max(uses) AS uses FROM repository JOIN total USING (repository) GROUP BY image
 """

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from collector.eventlog.experience import RECENT_DAYS
+from collector.eventlog.recent_uses import RECENT_DAYS
 from collector.machine.prune_runs import Fruitless
 from collector.model.errors import UsageError
 from collector.model.origin import MEANING

@@ -62,7 +62,7 @@ def stage(superseded_for: float) -> int:
 
 
 def times_bin(uses: int) -> int:
-    """The bin of how often an image was used, or a repository recently (`experience.RECENT_DAYS`)."""
+    """The bin of how often an image was used, or a repository recently (`recent_uses.RECENT_DAYS`)."""
     return min(uses.bit_length(), TIMES - 1)
 
 
@@ -218,7 +218,7 @@ class Habits(NamedTuple):
         returns: how many idle times of more than `SESSION` seconds ended in a use.
         gap: the moving average of the latest of them, seconds; 0 without any.
         superseded: since when a later image has been used in each of its repositories, UTC seconds; infinite: not.
-        recent: containers and jobs that used its repository recently (`experience.RECENT_DAYS`); of several the most.
+        recent: containers and jobs that used its repository recently (`recent_uses.RECENT_DAYS`); of several the most.
     """
 
     uses: int = 0
