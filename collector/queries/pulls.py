@@ -10,7 +10,7 @@ from statistics import median
 import duckdb
 
 from collector.eventlog.sql import sql_list, sql_text
-from collector.model.events import with_effect
+from collector.model.events import CONTAINERS, with_effect
 from collector.model.traits import Effect
 
 
@@ -43,6 +43,7 @@ class Pull:
     job: int | None
 
 
+Row = tuple[int, int, str, int, str | None, int | None]
 Layers = Mapping[int, tuple[tuple[str, int], ...]]
 
 
@@ -74,16 +75,16 @@ class _Held:
                 self._holders[chain] -= 1
 
 
-def fold(rows: Iterable[tuple[int, str, int, str | None, int | None]], layers: Layers) -> list[Pull]:
+def fold(rows: Iterable[Row], layers: Layers) -> list[Pull]:
     """The pulls among what happened to images.
 
     Args:
-        rows: (UTC nanoseconds, kind of event, image, reference, job), in order.
+        rows: (UTC nanoseconds, number of the event, its kind, image, reference, job), in order.
         layers: (chain ID, bytes) of each image.
     """
     held = _Held(layers)
     found = []
-    for time_ns, event, image, reference, job in rows:
+    for time_ns, _, event, image, reference, job in rows:
         if event == "image_deleted":
             held.remove(image)
         elif event != "image_pulled":
@@ -106,20 +107,31 @@ def read_pulls(connection: duckdb.DuckDBPyConnection, host: str, images: Collect
     """
     if images is None:
         return fold(_read_rows(connection, host), read_layers(connection, host))
-    pulls = fold(_read_rows(connection, host, images), {})
+    rows = _read_rows(connection, host, images)
+    pulls = fold(rows, {})
     if all(pull.kind is PullKind.UP_TO_DATE for pull in pulls):
         return pulls
     layers = read_layers(connection, host, images)
-    found = fold(_read_rows(connection, host, {*images, *layers}), layers)
+    # Which jobs others were pulled for need not be known.
+    others = _read_rows(connection, host, layers.keys() - set(images), by_jobs=False)
+    found = fold(sorted((*rows, *others), key=lambda row: row[:2]), layers)
     return [pull for pull in found if pull.image in images]
 
 
 def _read_rows(
-    connection: duckdb.DuckDBPyConnection, host: str, images: Collection[int] | None = None
-) -> list[tuple[int, str, int, str | None, int | None]]:
-    """What happened to images, as `fold` takes it; None: to all."""
-    chosen = "image IS NOT NULL" if images is None else f"image IN ({', '.join(map(str, images))})"
-    return connection.execute(_ROWS.format(chosen=chosen), {"host": host}).fetchall()
+    connection: duckdb.DuckDBPyConnection, host: str, images: Collection[int] | None = None, *, by_jobs: bool = True
+) -> list[Row]:
+    """What happened to images, as `fold` takes it; None: to all. Whether with the jobs that pulls were for."""
+    if images is not None and not images:
+        return []
+    values, of = {"host": host}, "image IS NOT NULL" if images is None else f"image IN ({', '.join(map(str, images))})"
+    is_watched = connection.execute(_WATCHED, values).fetchall()
+    happened = _HAPPENED.format(of=of) + ("" if is_watched else f" UNION ALL {_NAMED.format(of=of)}")
+    if not by_jobs:
+        return connection.execute(f"SELECT epoch_ns(time), * EXCLUDE (time) FROM ({happened})", values).fetchall()
+    among = f"SELECT container FROM event WHERE host = $host AND {of} AND kind IN ({_CONTAINERS})"
+    among = "" if images is None else f"AND container IN ({among})"
+    return connection.execute(_BY_JOBS.format(happened=happened, of=of, among=among), values).fetchall()
 
 
 # Where pulls are shorter than that, or smaller, it is the preparation of a job that takes the time.
@@ -172,7 +184,7 @@ def read_layers(connection: duckdb.DuckDBPyConnection, host: str, images: Collec
         chosen = f"image IN ({', '.join(map(str, images))})"
         own = connection.execute(_LAYERS.format(chosen=chosen, sharing=sharing), [host]).fetchall()
         # To look for some texts takes less than to take all attributes apart.
-        found = {f"contains(last::VARCHAR, {sql_text(chain)})" for _, chain, _ in own}
+        found = {f"contains(attributes::VARCHAR, {sql_text(chain)})" for _, chain, _ in own}
         chosen, sharing = "true", " OR ".join(sorted(found)) or "false"
     layers: dict[int, list[tuple[str, int]]] = {}
     for image, chain, size in connection.execute(_LAYERS.format(chosen=chosen, sharing=sharing), [host]).fetchall():
@@ -183,8 +195,9 @@ def read_layers(connection: duckdb.DuckDBPyConnection, host: str, images: Collec
 # As the view `image_layers`, which can't be asked for few images.
 _LAYERS = """
 WITH seen AS (
-    SELECT image, max_by(attributes, seq) AS last FROM event WHERE host = ? AND kind = 'image_observed' AND {chosen}
-    GROUP BY image HAVING {sharing}
+    SELECT image, arg_max_null(CASE WHEN {sharing} THEN attributes END, seq) AS last FROM event
+    WHERE host = ? AND kind = 'image_observed' AND attributes IS NOT NULL AND {chosen}
+    GROUP BY image HAVING last IS NOT NULL
 ), each AS (
     SELECT image, unnest(TRY_CAST(last -> '$.layers' AS JSON[])) AS layer,
         generate_subscripts(TRY_CAST(last -> '$.layers' AS JSON[]), 1) AS position FROM seen
@@ -193,19 +206,26 @@ SELECT image, chain, coalesce(TRY_CAST(layer ->> '$.bytes' AS BIGINT), 0) FROM n
 ORDER BY image, position
 """
 _CHANGES = sql_list(with_effect(Effect.COMES, Effect.SEEN, Effect.GOES))
+_CONTAINERS = sql_list(CONTAINERS)
+_HAPPENED = f"""
+SELECT time, seq, kind, image, reference, CAST(NULL AS INTEGER) AS job FROM event
+WHERE host = $host AND {{of}} AND kind IN ({_CHANGES})
+"""
 # A host whose engine nobody watches is known by its jobs' logs only: they name their pulls.
-_ROWS = f"""
-WITH watched AS (SELECT count(*) > 0 AS yes FROM event WHERE host = $host AND kind = 'image_pulled'),
-    happened AS (
-        SELECT time, seq, kind, image, reference, CAST(NULL AS INTEGER) AS job FROM event
-        WHERE host = $host AND {{chosen}} AND kind IN ({_CHANGES})
-        UNION ALL
-        SELECT time, seq, 'image_pulled', image, reference, job FROM event, watched
-        WHERE host = $host AND NOT yes AND {{chosen}} AND kind = 'job_image_used'
-            AND attributes ->> '$.pulled' = 'true'
-    ),
-    started AS (SELECT image, began, job AS user FROM job_containers WHERE host = $host AND {{chosen}})
-SELECT epoch_ns(time), kind, h.image, reference, coalesce(job,
+_WATCHED = "SELECT 1 FROM event WHERE host = $host AND kind = 'image_pulled' LIMIT 1"
+_NAMED = """
+SELECT time, seq, 'image_pulled', image, reference, job FROM event
+WHERE host = $host AND {of} AND kind = 'job_image_used' AND attributes ->> '$.pulled' = 'true'
+"""
+# Containers are those of the view `job_containers`, which can't be asked for those of few images.
+_BY_JOBS = f"""
+WITH happened AS ({{happened}}), started AS (
+    SELECT image, began, user FROM (
+        SELECT max(image) AS image, least(min(began), min(time)) AS began, max(job) AS user FROM event
+        WHERE host = $host AND kind IN ({_CONTAINERS}) {{among}} GROUP BY container HAVING max(job) IS NOT NULL
+    ) WHERE {{of}}
+)
+SELECT epoch_ns(time), seq, kind, h.image, reference, coalesce(job,
     CASE WHEN kind = 'image_pulled' AND epoch_ns(began) - epoch_ns(time) <= 3600000000000 THEN user END)
 FROM happened AS h ASOF LEFT JOIN started AS s ON h.image = s.image AND h.time <= s.began
 ORDER BY time, seq

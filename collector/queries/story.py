@@ -65,7 +65,7 @@ def _stories(connection: duckdb.DuckDBPyConnection, host: str, text: str, latest
     values = {"host": host}
     ids = dict(connection.execute(_IDS, values).fetchall())
     names = dict(connection.execute(_NAMES, values).fetchall())
-    called = {image_id: names.get(image_id, []) for image_id in ids.values()}
+    called = {image_id: names.get(image, []) for image, image_id in ids.items()}
     found = set(meant(text, called))
     chosen = [image for image, image_id in ids.items() if image_id in found]
     if not chosen:
@@ -127,7 +127,7 @@ def size_of(episode: Episode) -> str:
 
 
 _NAMES = """
-SELECT image_id, list(DISTINCT name ORDER BY name) FROM image_references WHERE host = $host GROUP BY image_id
+SELECT image, list(name ORDER BY name) FROM known_names WHERE host = $host GROUP BY image
 """
 _IDS = "SELECT image, image_id FROM image SEMI JOIN (FROM event WHERE host = $host) USING (image) ORDER BY image"
 _FETCHED = """

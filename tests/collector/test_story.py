@@ -103,7 +103,7 @@ def test_a_layer_goes_with_its_last_image_only() -> None:
     layers = {1: (("x", 10), ("y", 1)), 2: (("x", 10), ("z", 2))}
     happened = [(1, "image_pulled", 1), (2, "image_pulled", 2), (3, "image_deleted", 1), (4, "image_pulled", 1)]
     happened += [(5, "image_deleted", 1), (6, "image_deleted", 2), (6, "image_deleted", 2), (7, "image_pulled", 1)]
-    rows = [(time, kind, image, None, None) for time, kind, image in happened]
+    rows = [(time, number, kind, image, None, None) for number, (time, kind, image) in enumerate(happened)]
     assert [pull.bytes for pull in fold(rows, layers)] == [11, 2, 1, 11]
 
 
