@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import duckdb
@@ -20,6 +21,7 @@ from collector.queries.status import status
 from collector.shipping.ship import ship
 from collector.shipping.store import StoreError, open_store
 from tests.collector.retention.thinned import DAY, KEEP, Crash, S, filled
+from tests.engine.disk import LoopDisk
 from tests.kills import kill_after
 from tests.needs import cannot_run
 
@@ -80,6 +82,36 @@ def test_a_disk_that_fills_while_the_copy_is_written_leaves_the_log_as_it_was(
         assert check(small) == []
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["folded", "closed"])
+def test_a_disk_that_is_full_at_the_end_leaves_the_old_log_or_the_new_one(
+    log: EventLog, now: float, state_root: Path, step: str
+) -> None:
+    if os.geteuid() != 0:
+        cannot_run("only root can mount a small file system")
+    disk = LoopDisk(state_root / f"full-{step}", 128 * 2**20)
+    try:
+        small = EventLog(disk.path / "events.duckdb", host="h")
+        small.path.write_bytes(log.path.read_bytes())
+        data = small.query("SELECT * FROM event ORDER BY seq")
+
+        def fill(at: str) -> None:
+            if at == step:
+                disk.fill_to(0)
+
+        # The new file needs no more space once it is complete.
+        is_old = step == "folded"
+        with pytest.raises(LogFullError, match="free some") if is_old else nullcontext():
+            compact(small, KEEP, now=now, at=fill)
+        assert (whole_since_ns(small) is None) is is_old
+        assert (small.query("SELECT * FROM event ORDER BY seq") == data) is is_old
+        assert [path.name for path in disk.path.iterdir() if path.name.startswith(".events")] == []
+        disk.unfill()
+        assert check(small) == []
+    finally:
+        subprocess.run(["umount", disk.path], check=True)
 
 
 @pytest.mark.slow
