@@ -154,7 +154,7 @@ def advance(connection: duckdb.DuckDBPyConnection, host: str, wanted: int = 0) -
 
 def _count_missing(connection: duckdb.DuckDBPyConnection, host: str, reached: int) -> None:
     """Count the recent uses of a log whose uses an older version folded."""
-    if reached and not connection.execute("SELECT 1 FROM recent_use WHERE host = ? LIMIT 1", [host]).fetchall():
+    if reached and not recent_uses.is_counted(connection, host):
         state = _state(show(connection, LAST_NS), host)
         if state.until and not state.prefix:
             until = recent_uses.CountedUses(state.until, state.seq)

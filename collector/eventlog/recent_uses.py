@@ -7,6 +7,7 @@ decision. Only events that were not folded then are added; where nothing was cou
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,7 @@ def counted(connection: duckdb.DuckDBPyConnection, host: str, until: int, seq: i
         until: the midnight.
         seq: the number.
     """
-    found = connection.execute(_IS_COUNTED, [host, until, seq]).fetchall()[0][0]
+    found = connection.execute(_IS_COUNTED, [host, VERSION, until, seq]).fetchall()[0][0]
     return CountedUses(until, seq) if found else CountedUses()
 
 
@@ -60,10 +61,17 @@ def fold(
     """
     since = max(until.until - RECENT_DAYS * DAY_NS, 0)
     _show_new(connection, known, since)
-    values = {"host": host, "known": known.until, "seq": known.seq, "until": until.until, "newest": until.seq}
+    values: dict[str, Any] = {"host": host, "version": VERSION, "known": known.until, "seq": known.seq}
+    values |= {"until": until.until, "newest": until.seq}
     connection.execute(_COUNT, values | {"from": max(since, origin or 0), "since": since // DAY_NS})
     connection.execute("DELETE FROM recent_use WHERE host = ?", [host])
     connection.execute("INSERT INTO recent_use BY NAME FROM recent_uses")
+
+
+def is_counted(connection: duckdb.DuckDBPyConnection, host: str) -> bool:
+    """Whether anything is counted by these rules."""
+    sql = "SELECT 1 FROM recent_use WHERE host = ? AND version = ? LIMIT 1"
+    return bool(connection.execute(sql, [host, VERSION]).fetchall())
 
 
 def make_recent(
@@ -101,8 +109,8 @@ def _show_new(connection: duckdb.DuckDBPyConnection, known: CountedUses, since: 
 
 # Had the clock been set back since, what was counted might have had impossible times.
 _IS_COUNTED = f"""
-SELECT EXISTS (FROM recent_use WHERE host = $1 AND until = $2)
-    AND NOT EXISTS (FROM event WHERE kind = '{Kind.CLOCK_SET_BACK}' AND seq > $3)
+SELECT EXISTS (FROM recent_use WHERE host = $1 AND version = $2 AND until = $3)
+    AND NOT EXISTS (FROM event WHERE kind = '{Kind.CLOCK_SET_BACK}' AND seq > $4)
 """
 _BEGAN = f"""
 SELECT image, time, seq, epoch_ns(CASE WHEN kind = 'container_destroyed' THEN began ELSE time END) AS began FROM event
@@ -112,12 +120,14 @@ WHERE host = $host AND image IS NOT NULL
 """
 _COUNT = f"""
 CREATE OR REPLACE TEMP TABLE recent_uses AS
-SELECT $host AS host, $until AS until, image, day, CAST(sum(uses) AS BIGINT) AS uses FROM (
+SELECT $host AS host, $version AS version, $until AS until, image, day, CAST(sum(uses) AS BIGINT) AS uses FROM (
     SELECT image, began // {DAY_NS} AS day, count(*) AS uses FROM ({_BEGAN})
     WHERE began >= $from AND time < make_timestamp_ns($until) AND seq <= $newest GROUP BY ALL
     UNION ALL SELECT image, day, uses FROM recent_use WHERE host = $host AND until = $known AND day >= $since
 ) GROUP BY image, day ORDER BY image, day
 """
+VERSION = hashlib.sha256(f"{RECENT_DAYS}{_COUNT}".encode()).hexdigest()[:16]
+"""What distinguishes these rules from others: what others counted is counted again."""
 # Containers that still exist, however long ago they began; those that have gone are known by their end.
 _STILL_OPEN = """
 CREATE OR REPLACE TEMP TABLE still_open AS

@@ -171,6 +171,7 @@ MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE recent_use (
         host VARCHAR NOT NULL,
+        version VARCHAR NOT NULL,
         until BIGINT NOT NULL,
         image INTEGER NOT NULL,
         day BIGINT NOT NULL,

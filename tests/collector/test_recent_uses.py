@@ -66,11 +66,12 @@ def test_what_was_counted_and_what_came_since_are_as_many_as_all(counted: tuple[
     assert habits(log, now) == habits(log, now, afresh=True)
 
 
-def test_a_log_that_an_older_version_folded_is_counted_by_the_next_append(counted: tuple[EventLog, int]) -> None:
+@pytest.mark.parametrize("older", ["DELETE FROM recent_use", "UPDATE recent_use SET version = 'older', uses = 1000"])
+def test_what_an_older_version_left_is_counted_by_the_next_append(counted: tuple[EventLog, int], older: str) -> None:
     log, now = counted
     known, before = rows(log), habits(log, now)
     with duckdb.connect(str(log.path)) as connection:
-        connection.execute("DELETE FROM recent_use")
+        connection.execute(older)
     assert habits(log, now) == before
     log = EventLog(log.path, host="h")
     log.append([Event(now, Kind.EVENT_UNREADABLE, attributes={"raw": "next"})])
@@ -104,5 +105,5 @@ def test_uses_before_the_log_began_are_not_recent(tmp_path: Path, monkeypatch: p
         log.append([gone])
     now = noon + 3 * DAY * S
     log.append([Event(now + k, Kind.DISK_SAMPLED, bytes=1) for k in range(9)])
-    assert rows(log) == [("h", recent_uses.DAY_NS * (now // (DAY * S)), 0, noon // (DAY * S), 1)]
+    assert rows(log) == [("h", recent_uses.VERSION, recent_uses.DAY_NS * (now // (DAY * S)), 0, noon // (DAY * S), 1)]
     assert habits(log, now) == habits(log, now, afresh=True) == {image: 1}
