@@ -90,7 +90,9 @@ def read(
     # What is read next fills as much memory as these have.
     connection.execute("DROP TABLE observed; DROP TABLE used; DROP TABLE entry; DROP TABLE latest")
     recent_uses.make_recent(connection, host, counted, midnight, origin)
-    return connection.execute(_HABITS).fetchall(), connection.execute(_SUMS, {"host": host}).fetchall()
+    return connection.execute(_HABITS).fetchall(), connection.execute(
+        _SUMS, {"host": host, "from": state.until}
+    ).fetchall()
 
 
 def doubted(connection: duckdb.DuckDBPyConnection, host: str, now_ns: int) -> list[int]:
@@ -311,7 +313,8 @@ FROM (
 """
 _ALL_PIECES = """
 FROM piece UNION ALL BY NAME
-SELECT image, cell, returns, exposure FROM folded_situation SEMI JOIN known USING (image) WHERE host = $host
+SELECT image, cell, returns, exposure FROM folded_situation ANTI JOIN again USING (image)
+WHERE host = $host AND $from > 0
 """
 _SUMS = f"SELECT cell, CAST(sum(returns) AS BIGINT), sum(exposure) FROM ({_ALL_PIECES}) GROUP BY cell"
 _SCALES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -47,11 +48,15 @@ def pull_policies(
     """
     by_image: dict[str, list[Build]] = defaultdict(list)
     builds = list(builds)
+    times = {image: [time for time, _ in of_image] for image, of_image in arrivals.items()}
     for build in builds:
         by_image[build.image].append(build)
     shown: dict[tuple[str, str | None], list[bool]] = defaultdict(list)
     for build in builds:
-        verdict = _pulls_always(build, by_image[build.image], arrivals.get(build.image, []))
+        begin, end = (bisect_left(times.get(build.image, ()), time) for time in (build.first - MARGIN_S, build.created))
+        events = arrivals.get(build.image, [])
+        # Of the past only the latest says whether it was there.
+        verdict = _pulls_always(build, by_image[build.image], events[max(min(begin, end) - 1, 0) : end])
         if verdict is not None:
             shown[build.project_id, build.runner].append(verdict)
     return {who: ALWAYS for who, verdicts in shown.items() if len(verdicts) >= _ENOUGH_JOBS and all(verdicts)}
@@ -62,8 +67,6 @@ def _pulls_always(build: Build, others: Iterable[Build], events: Iterable[tuple[
     present = False
     pulls: list[float] = []
     for time, kind in events:
-        if time >= build.created:
-            break
         if time < build.first - MARGIN_S:
             present = kind != "image_deleted"
         elif kind == "image_deleted":
