@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
+from unittest.mock import patch
 
 from collector.eventlog.log import EventLog
+from tests import commands
 from tests.engine import leftovers
 from tests.engine.engines import Engine
 from tests.waiting import PATIENCE_S, wait_for
@@ -30,6 +33,18 @@ def locked(path: Path) -> Iterator[BinaryIO]:
     with path.open("r+b") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
         yield file
+
+
+@contextmanager
+def _own_logging() -> Iterator[None]:
+    """Let a program that is run in this process say on stderr what it logs: pytest's handlers would take it."""
+    root = logging.getLogger()
+    level = root.level
+    try:
+        with patch.object(root, "handlers", []):
+            yield
+    finally:
+        root.setLevel(level)
 
 
 @dataclass
@@ -66,24 +81,33 @@ class Host:
 
     def run(self, *argv: str, status: int | None = 0) -> str:
         """Run one of our commands; what it printed."""
-        found = subprocess.run(
-            self.command(*argv), capture_output=True, text=True, check=False, env=self.environment, timeout=PATIENCE_S
-        )
+        found = self._ended(*argv)
         assert status is None or found.returncode == status, (found.returncode, found.stdout, found.stderr)
         assert "Traceback" not in found.stderr
         return found.stdout + found.stderr
 
-    def json(self, *argv: str) -> Any:
+    def json(self, *argv: str, statuses: Collection[int] = (0,)) -> Any:
         """Run one of our commands; the JSON that it printed."""
-        found = subprocess.run(
-            [*self.command(*argv), "--format", "json"],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=self.environment,
-            timeout=PATIENCE_S,
-        )
+        found = self._ended(*argv, "--format", "json")
+        assert found.returncode in statuses, (found.returncode, found.stdout, found.stderr)
         return json.loads(found.stdout)
+
+    def _ended(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """One of our commands that has ended.
+
+        It is run in this process, for to load what it needs takes a new one longer than most commands do; but for a
+        collector, which takes signals.
+        """
+        if argv[:2] != ("collector", "run"):
+            with patch.dict(os.environ, self.environment), _own_logging():
+                return commands.run(argv[0], *argv[1:], "--log", str(self.log_path), columns=200)
+        return self._ended_apart(*argv)
+
+    def _ended_apart(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """One of our commands that has ended, as a process of its own."""
+        return subprocess.run(
+            self.command(*argv), capture_output=True, text=True, check=False, env=self.environment, timeout=PATIENCE_S
+        )
 
     def start_collector(self, *options: str) -> subprocess.Popen[bytes]:
         """Start the collector and wait until it observes."""

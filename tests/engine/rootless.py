@@ -101,3 +101,6 @@ class UserHost(Host):
         assert isinstance(self.engine, RootlessEngine)
         program = self.programs / "bin" / argv[0]
         return [*map(str, self.engine.as_user(program, *argv[1:])), "--log", str(self.log_path)]
+
+    def _ended(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        return self._ended_apart(*argv)

@@ -175,6 +175,8 @@ def tar(text: str) -> bytes:
     return buffer.getvalue()
 
 
+# To compare everything takes a processor a while, which the collector needs; it looks itself once a second.
+LOOK_S = 0.5
 # A fixed one, and a new one each day, which a failure names; a gate judges a change, so it takes no new one.
 SEEDS = [1, 2 if UNDER_CI else int(time.time() // 86400)]
 
@@ -196,7 +198,7 @@ def test_the_log_knows_what_the_engine_holds(any_engine: Engine, registry: Regis
             for _ in range(10):
                 operator.step()
             with suppress(AssertionError):
-                host.wait_for(lambda: projected() == operator.inventory(), "the log to follow")
+                host.wait_for(lambda: projected() == operator.inventory(), "the log to follow", every=LOOK_S)
             assert projected() == operator.inventory(), operator.done
             operator.existing = set(operator.created)
             bases |= {made: on for made, on in operator.built.items() if {made, on} <= operator.lasting}
@@ -259,11 +261,11 @@ def test_builds_are_known_with_what_they_were_built_on(any_engine: Engine, regis
             # An image that is not there is pulled by the classic builder; BuildKit keeps it to itself.
             output = len(events_of(host, absent.reference))
             made = build(any_engine, builder, absent.reference, f"built/on-absent:{builder.value}", f"{builder}")
-            host.wait_for(lambda: shown() == listed(), "the log to follow")
+            host.wait_for(lambda: shown() == listed(), "the log to follow", every=LOOK_S)
             if builder is Builder.CLASSIC:
                 wait_for_credit(host, made)
                 client.images.remove(absent.reference)
-                host.wait_for(lambda: shown() == listed(), "the removal")
+                host.wait_for(lambda: shown() == listed(), "the removal", every=LOOK_S)
             else:
                 # The blind spot: nothing reports it. What was built holds its layers.
                 assert len(events_of(host, absent.reference)) == output
