@@ -122,6 +122,8 @@ class _Past:
             recent = connection.execute(_RECENT, [host, since, jobs]).fetchall()
             used = connection.execute(_USES, [host, int(lately * 1e9), projects]).fetchall()
             policies = read_pull_policies(connection, host, lately)
+            # What is read next fills as much memory as this has.
+            connection.execute("DROP TABLE of_jobs")
         images: dict[str, set[str]] = defaultdict(set)
         names: dict[str, set[str]] = defaultdict(set)
         for job_id, role, image, reference in recent:
