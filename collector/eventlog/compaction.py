@@ -224,7 +224,7 @@ def folded(table: str, after: int, whole_since: int, more: str = "", until: int 
 
     Args:
         table: the table of events, qualified.
-        after: the number up to which events are folded.
+        after: the number up to which events are folded, or a smaller one; all after it are seen.
         whole_since: the time from which on all are wanted, UTC nanoseconds.
         more: SQL of further events; empty: none.
         until: the time up to which those are wanted that are not kept, UTC nanoseconds; None: all.
@@ -232,11 +232,12 @@ def folded(table: str, after: int, whole_since: int, more: str = "", until: int 
     more = more and f"UNION ALL {more}"
     if whole_since >= LAST_NS:
         # To plan for what can't be there would take as long as to read what is.
-        return f"(SELECT * EXCLUDE (part) FROM compacted UNION ALL SELECT * FROM {table} WHERE seq > {after} {more})"
+        return f"""(SELECT * EXCLUDE (part) FROM compacted WHERE seq <= {after}
+            UNION ALL SELECT * FROM {table} WHERE seq > {after} {more})"""
     since = f"make_timestamp_ns({whole_since})"
     before = "" if until is None else f" AND time < make_timestamp_ns({until})"
     return f"""(
-        SELECT * EXCLUDE (part) FROM compacted WHERE time < {since}
+        SELECT * EXCLUDE (part) FROM compacted WHERE time < {since} AND seq <= {after}
         UNION ALL SELECT * FROM {table} WHERE time >= {since}{before}
         UNION ALL SELECT * FROM {table} WHERE seq > {after} AND time < {since} {more})"""
 

@@ -272,7 +272,8 @@ def _enter(
     is_doubted = True
     wholly: str | None = None
     while is_doubted:
-        show(connection, state.until, wholly=wholly, until_ns=until_ns, again=True)
+        # What was reported late may have been looked at for other decisions, and not be kept for these.
+        show(connection, state.until, wholly=wholly, until_ns=until_ns, all_after=state.seq, again=True)
         for sql in (visits.KNOWN, visits.OBSERVED, repositories, visits.USED, visits.ENTRIES, visits.SUPERSEDED):
             _run(connection, sql, values)
         is_doubted = state.until > 0 and bool(_run(connection, visits.DOUBTED, values))

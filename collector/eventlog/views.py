@@ -130,6 +130,7 @@ def show(
     wholly: str | None = None,
     more: str = "",
     until_ns: int | None = None,
+    all_after: int | None = None,
     as_recorded: bool = False,
     again: bool = False,
 ) -> duckdb.DuckDBPyConnection:
@@ -141,6 +142,8 @@ def show(
         wholly: a temporary table of images whose events are all seen nevertheless.
         more: SQL of events that are seen nevertheless, of all that are not kept for decisions.
         until_ns: of what is not kept for decisions nothing is seen from this time on, UTC nanoseconds; None: all is.
+        all_after: the number after which all are seen nevertheless, whatever time they carry; None: of the last that
+            was looked at for decisions.
         as_recorded: show times as they were recorded.
         again: whether the connection has our views already, and is to see other events by them.
 
@@ -153,10 +156,11 @@ def show(
         kept = compaction.folded(table, after, LAST_NS)
         if whole_since_ns is not None:
             since_ns = min(max(whole_since_ns, 0), LAST_NS)
+            seen = after if all_after is None else min(all_after, after)
             if wholly is not None:
-                of_images = compaction.not_kept(table, (0, after), f"FROM {wholly}")
+                of_images = compaction.not_kept(table, (0, seen), f"FROM {wholly}")
                 more = f"{of_images} AND time < make_timestamp_ns({since_ns})"
-            events = compaction.folded(table, after, since_ns, more, until_ns)
+            events = compaction.folded(table, seen, since_ns, more, until_ns)
     if not as_recorded:
         # The latest of all a table knows without a scan, however much of it is not folded yet.
         events = true_times(connection, time.time_ns(), events, kept, table if whole_since_ns is None else kept)
