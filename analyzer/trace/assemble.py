@@ -100,7 +100,8 @@ def assemble(raw: LoggedHistory, override: DiskOverride) -> Trace:
     end = (raw.end - raw.origin) / 1e9
     covered = Coverage(0.0, end, tuple(map(tuple, blind.tolist())))
     if override.total is None:
-        assumptions += _unsampled(disk["disk_time"], covered, raw.origin / 1e9)
+        whole_since = 0.0 if raw.whole_since is None else (raw.whole_since - raw.origin) / 1e9
+        assumptions += _unsampled(disk["disk_time"], covered, raw.origin / 1e9, whole_since)
     if len(blind):
         lost = covered.lost(0.0, end)
         assumptions.append(
@@ -293,13 +294,16 @@ def _disk(raw: LoggedHistory, override: DiskOverride, layer_bytes: Integers, ass
     }
 
 
-def _unsampled(times: Floats, covered: Coverage, origin: float) -> Iterator[str]:
-    """Notes on long times without a disk sample that no gap explains: part of the log may be missing."""
+def _unsampled(times: Floats, covered: Coverage, origin: float, whole_since: float) -> Iterator[str]:
+    """Notes on long times without a disk sample that no gap explains: part of the log may be missing.
+
+    Before it is complete a compaction has thinned its samples, too; all times in seconds from its beginning.
+    """
     edges = np.append(times, max(times[-1], covered.last or 0.0))
     lengths = np.diff(edges)
     limit = max(_UNSAMPLED_S, _UNSAMPLED * float(np.median(lengths)))
     found = []
-    for at in np.flatnonzero(lengths > limit):
+    for at in np.flatnonzero((lengths > limit) & (edges[1:] > whole_since)):
         unexplained = float(lengths[at]) - covered.lost(float(edges[at]), float(edges[at + 1]))
         if unexplained > limit:
             found.append((unexplained, float(edges[at])))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -102,7 +104,8 @@ def compact(
         if store is not None:
             from collector.shipping.ship import ship as ship_log
 
-            ship_log(opened, store)
+            with _naming_archive():
+                ship_log(opened, store)
 
     kept = retention.parse_keep(keep)
     found = retention.compact(opened, kept, largest, least_s=least_s, pause=pause, archive=ship_all)
@@ -133,7 +136,25 @@ def archive_store(place: str | None) -> Store | None:
     """Where a compaction ships to first. Raises UsageError."""
     from collector.shipping.store import open_store
 
-    return None if place is None else open_store(place)
+    if place is None:
+        return None
+    if not place:
+        raise UsageError("--archive: it is empty: name a folder or s3://BUCKET/PREFIX")
+    with _naming_archive():
+        return open_store(place)
+
+
+@contextmanager
+def _naming_archive() -> Iterator[None]:
+    """Say of what is wrong with a place that it is the archive's. Raises UsageError, StoreError."""
+    from collector.shipping.store import StoreError
+
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"--archive: {error}") from None
+    except StoreError as error:
+        raise StoreError(f"--archive: {error}: name a folder or bucket that can be used") from None
 
 
 def forget(
@@ -162,7 +183,8 @@ def forget(
             return 0
         from collector.shipping.forget import forget_shipped
 
-        return forget_shipped(opened, store, rule, dry_run=dry_run)
+        with _naming_archive():
+            return forget_shipped(opened, store, rule, dry_run=dry_run)
 
     if project is not None:
         found = forgetting.forget_project(opened, project, dry_run=dry_run, archive=forget_there)

@@ -222,10 +222,8 @@ def alone(path: Path, suffix: str, doing: str) -> Iterator[None]:
         LogError: the lock cannot be used.
     """
     place = path.with_name(path.name + suffix)
-    try:
+    with in_one_line(path):
         descriptor = open_own(place, os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        raise LogError(f"{place} cannot be used: {error.strerror}: run as the user of the service") from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -278,7 +276,8 @@ def in_one_line(path: Path) -> Iterator[None]:
     except PermissionError as error:
         raise _forbidden(path, error.filename) from None
     except OSError as error:
-        raise LogError(f"event log {path} cannot be used: {error.strerror or error}") from None
+        said = _in_plain_words(str(error)) or f"event log {{path}} cannot be used: {error.strerror or error}"
+        raise LogError(said.format(path=path)) from None
     except UnicodeEncodeError:
         raise LogError(
             f"event log {path} has a name that is not UTF-8: rename it, or name another with --log"

@@ -145,11 +145,11 @@ def rewrite(log: EventLog, change: Change, *, pause: float = 0.0, at: Checkpoint
 def require_space(path: Path) -> None:
     """See that there is space for a copy of the log. Raises LogFullError."""
     found = os.statvfs(path.parent)
-    free, wanted = found.f_bavail * found.f_frsize, path.stat().st_size + MARGIN
-    if free < wanted:
+    free, size = found.f_bavail * found.f_frsize, path.stat().st_size
+    if free < size + MARGIN:
         raise LogFullError(
-            f"no space beside {path} for its own copy ({wanted / 2**20:,.0f} MiB, of which {free / 2**20:,.0f} MiB are "
-            "free): nothing was changed; free some"
+            f"no space beside {path} for its own copy ({size / 2**20:,.0f} MiB and {MARGIN / 2**20:,.0f} MiB to spare; "
+            f"{free / 2**20:,.0f} MiB are free): nothing was changed; free some"
         )
 
 
