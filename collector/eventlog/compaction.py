@@ -219,7 +219,7 @@ def _gather(connection: duckdb.DuckDBPyConnection, rows: str, steps: dict[str, i
     connection.execute(_SOURCE.format(time="at_ns", rows=rows), steps)
 
 
-def folded(table: str, after: int, whole_since: int, more: str = "", until: int | None = None) -> str:
+def folded(table: str, after: int, whole_since: int, more: str = "", before: str = "") -> str:
     """SQL of the events that views are to see: all after a number and a time, of those before what is kept.
 
     Args:
@@ -227,7 +227,7 @@ def folded(table: str, after: int, whole_since: int, more: str = "", until: int 
         after: the number up to which events are folded, or a smaller one; all after it are seen.
         whole_since: the time from which on all are wanted, UTC nanoseconds.
         more: SQL of further events; empty: none.
-        until: the time up to which those are wanted that are not kept, UTC nanoseconds; None: all.
+        before: SQL of which of those since then are wanted; empty: all.
     """
     more = more and f"UNION ALL {more}"
     if whole_since >= LAST_NS:
@@ -235,7 +235,7 @@ def folded(table: str, after: int, whole_since: int, more: str = "", until: int 
         return f"""(SELECT * EXCLUDE (part) FROM compacted WHERE seq <= {after}
             UNION ALL SELECT * FROM {table} WHERE seq > {after} {more})"""
     since = f"make_timestamp_ns({whole_since})"
-    before = "" if until is None else f" AND time < make_timestamp_ns({until})"
+    before = before and f" AND ({before})"
     return f"""(
         SELECT * EXCLUDE (part) FROM compacted WHERE time < {since} AND seq <= {after}
         UNION ALL SELECT * FROM {table} WHERE time >= {since}{before}

@@ -112,6 +112,8 @@ def doubted(connection: duckdb.DuckDBPyConnection, host: str, now_ns: int) -> li
 def _state_by(connection: duckdb.DuckDBPyConnection, host: str, midnight: int, *, afresh: bool = False) -> Folded:
     """How far uses are folded; nothing is if that is beyond `midnight`, UTC nanoseconds."""
     state = _state(connection, host, ("base_",) if afresh else ("", "base_"))
+    if state.until > midnight and not state.prefix:
+        state = _state(connection, host, ("base_",))
     return Folded(origin=state.origin) if state.until > midnight else state
 
 

@@ -160,7 +160,8 @@ def show(
             if wholly is not None:
                 of_images = compaction.not_kept(table, (0, seen), f"FROM {wholly}")
                 more = f"{of_images} AND time < make_timestamp_ns({since_ns})"
-            events = compaction.folded(table, seen, since_ns, more, until_ns)
+            before = "" if until_ns is None else _before(connection, until_ns, kept)
+            events = compaction.folded(table, seen, since_ns, more, before)
     if not as_recorded:
         # The latest of all a table knows without a scan, however much of it is not folded yet.
         events = true_times(connection, time.time_ns(), events, kept, table if whole_since_ns is None else kept)
@@ -169,6 +170,19 @@ def show(
         return connection
     summed = "" if after is None or whole_since_ns is None else compaction.sums(table, after)
     return cast("duckdb.DuckDBPyConnection", _OnDemand(connection, _VIEWS | _by_name(summed) | _ONCE))
+
+
+def _before(connection: duckdb.DuckDBPyConnection, until_ns: int, kept: str) -> str:
+    """SQL of what happened before a time (UTC nanoseconds), and some more; `kept` as in `true_times`.
+
+    What was recorded before the clock was set back happened by then, whatever time it carries.
+    """
+    ahead = (
+        f" OR seq < {seq} AND host = {sql_text(host)} AND time >= make_timestamp_ns({set_ns})"
+        for host, seq, set_ns in _answer(connection, _SET_BACKS.format(kept=kept))
+        if set_ns < until_ns
+    )
+    return f"time < make_timestamp_ns({until_ns}){''.join(ahead)}"
 
 
 def table_of_events(connection: duckdb.DuckDBPyConnection) -> str:
@@ -188,6 +202,9 @@ def turn_to_another_log(connection: duckdb.DuckDBPyConnection) -> None:
         connection.forget_answers()
 
 
+_SET_BACKS = f"SELECT host, seq, epoch_ns(time) FROM {{kept}} WHERE kind = '{Kind.CLOCK_SET_BACK}' ORDER BY seq DESC"
+
+
 def true_times(
     connection: duckdb.DuckDBPyConnection, now_ns: int, events: str, kept: str, among: str | None = None
 ) -> str:
@@ -203,10 +220,7 @@ def true_times(
         kept: SQL of some of these events: every one about the clock, and the latest, at least.
         among: SQL of events the latest of which is the latest of all; None: `kept`.
     """
-    rows = _answer(
-        connection,
-        f"SELECT host, seq, epoch_ns(time) FROM {kept} WHERE kind = '{Kind.CLOCK_SET_BACK}' ORDER BY seq DESC",
-    )
+    rows = _answer(connection, _SET_BACKS.format(kept=kept))
     latest = _answer(connection, f"SELECT epoch_ns(max(time)) FROM {among or kept}")[0][0]
     if latest is None or (latest <= now_ns and not rows):
         return events

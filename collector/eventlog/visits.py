@@ -117,6 +117,9 @@ UNION
 SELECT image FROM known AS k LEFT JOIN superseded AS s USING (image)
 WHERE coalesce(k.since, {NEVER}) <> coalesce(s.since, {NEVER})
     AND least(coalesce(k.since, {NEVER}), coalesce(s.since, {NEVER})) < $from
+UNION
+-- What was taken to go on had ended by then.
+SELECT image FROM used WHERE went_on AND ended < $from
 """
 # What an inventory found has an end before it was seen: nobody observed that idle time.
 VISITS = """

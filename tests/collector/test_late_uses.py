@@ -1,4 +1,4 @@
-"""Uses that were reported late count, whichever of what is folded is the first to take account of them."""
+"""Uses and their ends that were reported late, or ahead of time, count as if they had been reported in time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from collector.eventlog import compaction, experience
 from collector.eventlog.log import EventLog
+from collector.eventlog.pace import Pace
 from collector.model.events import Event, Kind
 from collector.queries.check import check
 from tests.collector.histories import IMAGES, T0, S
@@ -48,4 +49,33 @@ def test_late_uses_count_that_another_fold_has_passed_over(tmp_path: Path, monke
     for number in range(27, 39):
         use(log, number, MIDNIGHT + (number - 3) * DAY // 4 + S)
     assert log.query("SELECT until FROM experience") > [(until,)]
+    assert check(log) == []
+
+
+def test_a_late_end_counts_of_a_container_that_was_open_when_uses_were_folded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "FOLD_EVERY", 2)
+    log, container = EventLog(tmp_path / "events.duckdb", host="h"), "a" * 64
+    log.append([Event(MIDNIGHT + S, Kind.CONTAINER_CREATED, IMAGES[0], container=container)])
+    for second in range(12):
+        log.append([Event(MIDNIGHT + 5 * DAY // 2 + second * S, Kind.DISK_SAMPLED, bytes=1)])
+    assert log.query("SELECT until FROM experience, open_use") == [(MIDNIGHT + 2 * DAY,)]
+    log.append([Event(MIDNIGHT + DAY, Kind.CONTAINER_DESTROYED, IMAGES[0], None, container, None, MIDNIGHT + S)])
+    assert check(log) == []
+
+
+def test_uses_count_that_were_recorded_ahead_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "FOLD_EVERY", 2)
+    monkeypatch.setattr(experience, "PACE", Pace(1, 3, 1))
+    log = EventLog(tmp_path / "events.duckdb", host="h")
+    log.append([Event(MIDNIGHT, Kind.COLLECTOR_STARTED)])
+    job = {"ci": "gitlab", "job_id": "1", "project_id": "1"}
+    used = Event(MIDNIGHT + 10 * DAY, Kind.JOB_IMAGE_USED, IMAGES[0], "app:1", attributes={"job": job, "role": "build"})
+    log.append([used])
+    log.append([Event(MIDNIGHT + DAY + 10 * S, Kind.CLOCK_SET_BACK, attributes={"seconds": 9})])
+    for quarter in range(14):
+        log.append([Event(MIDNIGHT + DAY + (quarter + 1) * DAY // 4, Kind.DISK_SAMPLED, bytes=1)])
+    assert log.query("SELECT until FROM experience") == [(MIDNIGHT + 4 * DAY,)]
+    assert log.query("SELECT uses FROM habit") == [(1,)]
     assert check(log) == []
