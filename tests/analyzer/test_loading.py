@@ -10,11 +10,13 @@ import pytest
 
 from analyzer.simulation.cleaner import PolicyCleaner
 from analyzer.simulation.replay import replay
+from analyzer.trace.assemble import _unsampled
 from analyzer.trace.load import DiskOverride, load_trace
 from collector.eventlog.log import EventLog
 from collector.model.errors import LogError, UsageError
 from collector.model.events import Event, Kind
 from collector.model.traits import Use
+from collector.queries.coverage import Coverage
 from pruner.policy.orders import ORDERS
 from pruner.policy.policy import Policy, Space
 
@@ -295,3 +297,9 @@ def test_uses_are_corrected_where_the_clock_was_set_back(tmp_path: Path) -> None
     trace = load_trace(log)
     assert trace.end == 2 * 86400
     assert trace.time.max() == trace.until.max() == 86400
+
+
+@pytest.mark.parametrize(("whole_since", "notes"), [(0.0, 1), (5 * 86400.0, 0)])
+def test_samples_that_a_compaction_thinned_are_not_missing(whole_since: float, notes: int) -> None:
+    times = np.concatenate((np.arange(0, 4), np.arange(5, 8, 1 / 24))) * 86400.0
+    assert len(list(_unsampled(times, Coverage(0.0, float(times[-1])), 0.0, whole_since))) == notes

@@ -225,3 +225,20 @@ def test_one_collector_and_one_pruner_at_a_time_work_on_a_log(tmp_path: Path, mo
     monkeypatch.setattr(Collector, "run", lambda _: ran.append(path))
     assert CliRunner().invoke(app, ["run", "--log", str(path)]).exit_code == 0
     assert ran == [path]
+
+
+@pytest.mark.parametrize(
+    ("archive", "words"),
+    [
+        ("", "--archive: it is empty: name a folder"),
+        ("s3://", "--archive: 's3://' is not"),
+        ("{log}", "--archive: {log}"),
+    ],
+)
+def test_what_is_wrong_with_an_archive_names_the_option(tmp_path: Path, archive: str, words: str) -> None:
+    log = tmp_path / "l.duckdb"
+    EventLog(log, host="h").append([Event(1, Kind.COLLECTOR_STARTED)])
+    place, project = archive.format(log=log), ["--project", "1"]
+    refused = CliRunner().invoke(app, ["forget", *project, "--log", str(log), "--archive", place]).exception
+    assert str(refused).startswith(words.format(log=log))
+    assert "name a folder" in str(refused) or "BUCKET" in str(refused)
