@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,9 @@ from hypothesis import strategies as st
 
 from analyzer.trace.load import DiskOverride, load_trace
 from analyzer.trace.parquet import ParquetLog, export_parquet
-from collector.eventlog import compaction, hourly, identity, retention
+from collector.eventlog import compaction, experience, hourly, identity, retention
 from collector.eventlog.database import NEW_FILE
-from collector.eventlog.log import EventLog
+from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.eventlog.pace import Pace
 from collector.eventlog.retention import compact, whole_since_ns
 from collector.eventlog.salvage import set_aside
@@ -26,7 +27,7 @@ from collector.model.errors import LogError
 from collector.model.events import Event, Kind
 from collector.queries.check import check
 from collector.queries.tally import Tally
-from tests.collector.histories import History
+from tests.collector.histories import IMAGES, T0, History
 from tests.collector.retention.thinned import DAY, KEEP, MIX, STEPS, Crash, S, asked, hours
 
 DISK = DiskOverride(100, 10)
@@ -59,6 +60,38 @@ def test_decisions_and_explanations_are_the_same_after_compactions(
     assert log.query("SELECT version FROM hourly") == [(hourly.VERSION,)]
     assert hours(log, now) == before["hours"]
     assert check(log) == []
+
+
+@pytest.mark.slow
+def test_a_time_before_the_last_fold_goes_by_what_a_compaction_folded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experience, "_FOLDS", 1)
+    log, midnight = EventLog(tmp_path / "events.duckdb", host="h"), T0 // (DAY * S) * DAY * S
+
+    def use(number: int, *logs: EventLog) -> None:
+        """Two hours after the use before; the 25th and later ones after two months."""
+        at = midnight + (number * DAY // 12 + 60 * DAY * (number > 24)) * S
+        image, container = IMAGES[number % 2], f"{number:064x}"
+        gone = Event(at + 60 * S, Kind.CONTAINER_DESTROYED, image, None, container, None, at)
+        for one in logs:
+            one.append([Event(at, Kind.CONTAINER_CREATED, image, container=container), gone])
+
+    for number in range(60):
+        use(number, log)
+    whole = EventLog(Path(shutil.copy(log.path, tmp_path / "whole.duckdb")), host="h")
+    assert compact(log, KEEP, now=midnight / S + 65 * DAY).removed > 0
+    assert log.query("SELECT sum(len(jobs)) > 10 FROM thinned_use") == [(True,)]
+    ((until,),) = log.query("SELECT until FROM base_experience")
+    for number in range(60, 120):
+        use(number, log, whole)
+
+    def habits(log: EventLog) -> list[Any]:
+        with log.reading(whole_since=ONLY_KEPT) as connection:
+            return sorted(experience.read(connection, "h", until + DAY * S)[0])
+
+    assert log.query("SELECT until > ? FROM experience", [until + 2 * DAY * S]) == [(True,)]
+    assert habits(log) == habits(whole)
 
 
 # What a simulation goes by: each image's first and last use of a day, and its longest idle time on it.
