@@ -119,6 +119,7 @@ def test_a_backlog_with_a_clock_that_was_set_back_is_folded_piece_by_piece(
     assert [one for one in check(log) if one.rule == "projection"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noticed", ["before", "after"])
 def test_what_comes_after_a_clock_was_set_back_comes_after_what_was_folded_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noticed: str

@@ -13,6 +13,7 @@ from collector.model.events import Event, Kind
 from collector.queries.check import check
 from tests.collector.histories import IMAGES, T0, S
 
+pytestmark = pytest.mark.slow
 DAY = 86400 * S
 MIDNIGHT = T0 // DAY * DAY
 

@@ -15,6 +15,7 @@ from collector.eventlog.log import ONLY_KEPT, EventLog
 from collector.model.events import Event, Kind
 from tests.collector.histories import T0, History, S
 
+pytestmark = pytest.mark.slow
 DAY = 86400
 KINDS = ("container", "container", "pulled", "late job", "late job", "job", "observed", "tagged", "unknown end")
 
