@@ -299,11 +299,13 @@ def _unsampled(times: Floats, covered: Coverage, origin: float, whole_since: flo
 
     Before it is complete a compaction has thinned its samples, too; all times in seconds from its beginning.
     """
-    edges = np.append(times, max(times[-1], covered.last or 0.0))
+    edges = np.unique(np.maximum(np.append(times, max(times[-1], covered.last or 0.0)), whole_since))
+    if edges[0] == edges[-1]:
+        return
     lengths = np.diff(edges)
     limit = max(_UNSAMPLED_S, _UNSAMPLED * float(np.median(lengths)))
     found = []
-    for at in np.flatnonzero((lengths > limit) & (edges[1:] > whole_since)):
+    for at in np.flatnonzero(lengths > limit):
         unexplained = float(lengths[at]) - covered.lost(float(edges[at]), float(edges[at + 1]))
         if unexplained > limit:
             found.append((unexplained, float(edges[at])))

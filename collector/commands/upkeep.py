@@ -151,10 +151,8 @@ def _naming_archive() -> Iterator[None]:
 
     try:
         yield
-    except UsageError as error:
-        raise UsageError(f"--archive: {error}") from None
-    except StoreError as error:
-        raise StoreError(f"--archive: {error}: name a folder or bucket that can be used") from None
+    except (UsageError, StoreError) as error:
+        raise type(error)(f"--archive: {error}") from None
 
 
 def forget(

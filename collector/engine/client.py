@@ -76,8 +76,8 @@ class DockerEngine(EngineApi):
     def info(self) -> EngineInfo:
         """What the engine says of itself. Raises EngineError."""
         with as_engine_error(self.host):
-            info = mapping(self.api.info())
-        found = describe(info, self.host, text(info.get("ServerVersion")))
+            info = self.api.info()
+        found = describe(mapping(info), self.host)
         self._store, self._data_root = found.store, found.data_root
         self._containerd_root = str(Path(found.places[0].path).parent)
         return found

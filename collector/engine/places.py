@@ -60,26 +60,24 @@ def uses_containerd(info: Mapping[str, Any]) -> bool:
     return _SNAPSHOTTER in str(info.get("DriverStatus"))
 
 
-def describe(info: Mapping[str, Any], address: str, version: str = "", *, podman: bool | None = None) -> EngineInfo:
+def describe(info: Mapping[str, Any], address: str) -> EngineInfo:
     """What an engine says of itself, with where its bytes lie.
 
     Args:
         info: the answer to its /info.
         address: where it was asked.
-        version: its version.
-        podman: whether it is Podman; None: as far as /info shows.
 
     Raises:
         EngineError: see `find_places`.
     """
     if not text(info.get("DockerRootDir")):
         raise EngineError(f"what answers at {address} is not a container engine: it names no data root")
-    podman = is_podman(info) if podman is None else podman
+    podman = is_podman(info)
     store = "podman" if podman else "containerd" if uses_containerd(info) else str(info.get("Driver"))
     return EngineInfo(
         data_root=text(info["DockerRootDir"]),
         store=store,
-        version=version,
+        version=text(info.get("ServerVersion")),
         # Podman makes up another ID each time.
         engine_id=None if podman else text(info.get("ID")) or None,
         places=find_places(info, address, podman=podman),

@@ -90,9 +90,8 @@ def read(
     # What is read next fills as much memory as these have.
     connection.execute("DROP TABLE observed; DROP TABLE used; DROP TABLE entry; DROP TABLE latest")
     recent_uses.make_recent(connection, host, counted, midnight, origin)
-    return connection.execute(_HABITS).fetchall(), connection.execute(
-        _SUMS, {"host": host, "from": state.until}
-    ).fetchall()
+    sums = connection.execute(_SUMS, {"host": host, "from": state.until}).fetchall()
+    return connection.execute(_HABITS).fetchall(), sums
 
 
 def doubted(connection: duckdb.DuckDBPyConnection, host: str, now_ns: int) -> list[int]:

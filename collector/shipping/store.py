@@ -149,6 +149,8 @@ class Folder:
             except FileNotFoundError:
                 return None
             except OSError as error:
+                if isinstance(error, NotADirectoryError) and not self.path.is_dir():
+                    raise  # not this file, the place is at fault
                 raise UnreadableError(f"{self.path}/{name} cannot be read: {error.strerror or error}") from None
             with os.fdopen(descriptor, "rb") as file:
                 # As much memory as is asked for is taken at first.
@@ -206,4 +208,5 @@ class Folder:
                     f"no space left in {self.path}: free some; the next run continues from here"
                 ) from None
             named = error.filename2 or error.filename or self.path
-            raise StoreError(f"{named} cannot be used: {error.strerror or error}") from None
+            reason = error.strerror or error
+            raise StoreError(f"{named} cannot be used: {reason}: name a folder that can be written to") from None
