@@ -14,9 +14,9 @@ import pytest
 import typer.main
 
 from collector.eventlog import file
-from collector.eventlog.database import NEW_FILE, made_whole
+from collector.eventlog.database import NEW_FILE
 
-_make = file.LogFile._make
+_fill = file.LogFile._fill
 
 
 def _how_logs_are_made() -> tuple[object, ...]:
@@ -40,16 +40,16 @@ def share_empty_log(folder: Path) -> None:
     empty._make()
     usual = _how_logs_are_made()
 
-    def copy(wanted: file.LogFile) -> None:
+    def copy(wanted: file.LogFile, fresh: Path) -> None:
         if _how_logs_are_made() != usual:
-            return _make(wanted)
+            return _fill(wanted, fresh)
         try:
-            with made_whole(wanted.path) as fresh:
-                shutil.copyfile(empty.path, fresh)
+            shutil.copyfile(empty.path, fresh)
         except OSError:
-            _make(wanted)
+            fresh.unlink(missing_ok=True)
+            _fill(wanted, fresh)
 
-    file.LogFile._make = copy  # type: ignore[method-assign, assignment]
+    file.LogFile._fill = copy  # type: ignore[method-assign, assignment]
 
 
 def once_for_all_workers(folders: pytest.TempPathFactory, name: str, make: Callable[[], Path]) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from os.path import samestat
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,15 @@ class LogFile:
 
     def _make(self) -> None:
         """Create an empty log: a full disk gets no log rather than part of one."""
-        with made_whole(self.path) as fresh, open_database(fresh, read_only=False) as connection:
+        with made_whole(self.path) as fresh:
+            self._fill(fresh)
+            made = fresh.stat()
+        if samestat(self.path.stat(), made):
+            _LEFT[self.path] = state_of(self.path)
+
+    def _fill(self, fresh: Path) -> None:
+        """Make the file that is to become this log."""
+        with open_database(fresh, read_only=False) as connection:
             migrate(connection, self.path)
 
     def _is_as_left(self) -> bool:
