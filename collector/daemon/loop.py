@@ -191,12 +191,13 @@ class Collector:
             portrait = {"first": True, **self._self_portrait()}
             self._log.append([Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes=portrait)])
         self._record(*self._log.claim(here))
-        self._images.restore(self._log)
-        self._translator.learn(names_of(self._images.presence.names()))
-        restore_containers(self._translator, self._log)
-        self._continuity.restore(self._log, is_new=is_new)
+        with self._log.one_state():
+            self._images.restore(self._log)
+            self._translator.learn(names_of(self._images.presence.names()))
+            restore_containers(self._translator, self._log)
+            self._continuity.restore(self._log, is_new=is_new)
+            self._intake.resume()
         self._images.is_first = self._continuity.alive_ns is None
-        self._intake.resume()
 
     def _here(self) -> Identity:
         """What this host is recognised by."""
