@@ -49,7 +49,7 @@ def test_tables_and_json_show_it_and_do_not_do_it(hostile: str, capsys: pytest.C
 
 
 def test_json_of_a_fleet_is_never_whole_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{f"figure {k}": 2**40 + k for k in range(20)}] * 5000
+    rows = [{f"figure {k}": 2**40 + k for k in range(20)}] * 2500
     with (tmp_path / "printed.json").open("w") as printed:
         monkeypatch.setattr("sys.stdout", printed)
         tracemalloc.start()
