@@ -82,6 +82,17 @@ def available(variant: str) -> str | None:
     return None
 
 
+def tags_by_image(client: docker.DockerClient) -> dict[str, list[str]]:
+    """The tags of each image that an engine lists, by ID, in one answer: docker-py's own list asks for each image.
+
+    Some engines list an image without a tag under a digest or as ``<none>:<none>``.
+    """
+    return {
+        str(row["Id"]): sorted(tag for tag in row["RepoTags"] or () if "@" not in tag and tag != "<none>:<none>")
+        for row in client.api.images()
+    }
+
+
 class Engine:
     """A private engine: own disk, socket, processes.
 

@@ -20,8 +20,8 @@ from unittest.mock import patch
 from collector.eventlog.log import EventLog
 from tests import commands
 from tests.engine import leftovers
-from tests.engine.engines import Engine
-from tests.waiting import PATIENCE_S, wait_for
+from tests.engine.engines import Engine, tags_by_image
+from tests.waiting import PATIENCE_S, Answers, wait_for
 
 # What has not ended by itself then is killed by systemd (TimeoutStopSec of our unit).
 END_S = 30.0
@@ -63,6 +63,7 @@ class Host:
 
     def __post_init__(self) -> None:
         leftovers.note_log(self.engine.folder.parent, self.log_path)
+        self._answers = Answers(lambda: self.log_path)
 
     @property
     def log(self) -> EventLog:
@@ -141,14 +142,19 @@ class Host:
 
     def count(self, kind: str) -> int:
         """How many events of a kind the log holds."""
-        found: int = self.log.query("SELECT count(*) FROM event WHERE kind = ?", [kind])[0][0]
+        ((found,),) = self.query("SELECT count(*) FROM event WHERE kind = ?", kind)
+        return int(found)
+
+    def query(self, sql: str, *parameters: str) -> list[tuple[Any, ...]]:
+        """Ask the log while waiting for what it will say: see `Answers`."""
+        found: list[tuple[Any, ...]] = self._answers.get((sql, parameters), lambda: self.log.query(sql, [*parameters]))
         return found
 
     def references(self) -> set[str]:
         """Every tag that the engine holds."""
         client = self.engine.client()
         try:
-            return {tag for image in client.images.list() for tag in image.tags}
+            return {tag for tags in tags_by_image(client).values() for tag in tags}
         finally:
             client.close()
 

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.engine.leftovers import end_processes, remove_cgroup
+from tests.waiting import Answers
 
 ROOT = Path("/var/cache/docker-hindsight-tests/systemd-root")
 TRIXIE_ROOT = ROOT.with_name("trixie-root")
 _PROJECT = Path(__file__).parents[2]
 _PATIENCE_S = 120.0
 _PROGRAMS = "/opt/docker-hindsight/bin"
+_LOG = "/var/lib/docker-hindsight/events.duckdb"
 _numbers = itertools.count(1)
 
 # What would touch the kernel that the host shares, or needs what a container lacks: a console, a network, hardware.
@@ -144,6 +146,7 @@ class Machine:
             (folder / "seed/etc/systemd/system" / unit).symlink_to("/dev/null")
         (folder / "seed/etc/machine-id").touch()  # each boots with an identity of its own
         self.folder = folder
+        self._answers = Answers(lambda: self.path(_LOG))
         mounted = _cgroup2()
         assert mounted is not None
         self._cgroup = mounted / f"dht-{os.getpid()}-{next(_numbers)}"
@@ -210,13 +213,14 @@ class Machine:
         place.write_text(text)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Ask the machine's event log, on the machine."""
+        """Ask the machine's event log, on the machine; while waiting, too: see `Answers`."""
         script = (
             "import json, sys; from pathlib import Path; from collector.eventlog.log import EventLog;"
-            "log = EventLog(Path('/var/lib/docker-hindsight/events.duckdb'));"
+            f"log = EventLog(Path('{_LOG}'));"
             "print(json.dumps(log.query(sys.argv[1]) if log.exists() else [], default=str))"
         )
-        return [tuple(row) for row in json.loads(self.run(f"{_PROGRAMS}/python", "-c", script, sql))]
+        said: str = self._answers.get(sql, lambda: self.run(f"{_PROGRAMS}/python", "-c", script, sql))
+        return [tuple(row) for row in json.loads(said)]
 
     def show(self, unit: str, name: str) -> str:
         """A property of a unit."""

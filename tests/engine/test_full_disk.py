@@ -11,7 +11,7 @@ import pytest
 
 from collector.machine.reserve import NAME
 from tests.conftest import MakeEngine
-from tests.engine.engines import Engine
+from tests.engine.engines import Engine, tags_by_image
 from tests.engine.host import Host
 from tests.engine.registry import Registry, base_layer, random_layer
 from tests.engine.runner import FakeRunner, PullError, pull
@@ -116,9 +116,9 @@ def test_a_full_disk_costs_no_image_its_names_and_the_engine_has_a_reserve_of_it
 
     def prune() -> tuple[str, set[str]]:
         """What a run says, and the names that images lost although they stay."""
-        held = {image.id: set(image.tags) for image in client.images.list()}
+        held = {image: set(tags) for image, tags in tags_by_image(client).items()}
         shown = host.run(*run, status=None)
-        left = {image.id: set(image.tags) for image in client.images.list()}
+        left = {image: set(tags) for image, tags in tags_by_image(client).items()}
         return shown, {name for image, names in left.items() for name in held[image] - names}
 
     # Nothing was kept back for this day: either the engine gets along, or the run stops at the first refusal.

@@ -15,7 +15,7 @@ import pytest
 from docker.models.images import Image
 
 from tests.engine.builds import Builder, build, builders
-from tests.engine.engines import Engine
+from tests.engine.engines import Engine, tags_by_image
 from tests.engine.host import Host
 from tests.engine.registry import PushedImage, Registry, base_layer, random_layer
 from tests.needs import UNDER_CI
@@ -156,13 +156,13 @@ class Operator:
             self.client.containers.get(chosen).remove()
 
     def any_image(self, act: Callable[[Image], object]) -> None:
-        images = sorted(self.client.images.list(), key=lambda image: str(image.id))
+        images = sorted(tags_by_image(self.client))
         if images:
-            act(self.random.choice(images))
+            act(self.client.images.get(self.random.choice(images)))
 
     def inventory(self) -> dict[str, list[str]]:
         """Image ID to its tags, as the engine lists them."""
-        return {str(image.id): sorted(image.tags) for image in self.client.images.list()}
+        return tags_by_image(self.client)
 
 
 def tar(text: str) -> bytes:
@@ -219,7 +219,7 @@ def credits_of(host: Host, made: str) -> set[str]:
     The containerd store lists the classic builder's steps while it builds: they may stand between.
     """
     direct: dict[str, set[str]] = {}
-    for by, on in host.log.query("SELECT attributes ->> '$.by', image_id FROM events WHERE kind = 'base_used'"):
+    for by, on in host.query("SELECT attributes ->> '$.by', image_id FROM events WHERE kind = 'base_used'"):
         direct.setdefault(by, set()).add(on)
     found: set[str] = set()
     new = {made}
@@ -243,7 +243,7 @@ def test_builds_are_known_with_what_they_were_built_on(any_engine: Engine, regis
         return {row["image_id"]: row["references"] for row in host.json("collector", "images")}
 
     def listed() -> dict[str, list[str]]:
-        return {str(image.id): sorted(image.tags) for image in client.images.list()}
+        return tags_by_image(client)
 
     with host.collecting("--listing-interval", "1s"):
         host.wait_for_events("image_observed", 1)

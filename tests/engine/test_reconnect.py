@@ -65,8 +65,8 @@ def gaps(host: Host) -> list[tuple[float, float, str]]:
 
 def tagged(host: Host, name: str) -> list[int]:
     """The numbers of the tags that a flood of this name gave, in the log's order."""
-    rows = host.log.query(
-        "SELECT reference FROM event WHERE kind = 'image_tagged' AND reference LIKE ? ORDER BY seq", [f"%/{name}:%"]
+    rows = host.query(
+        "SELECT reference FROM event WHERE kind = 'image_tagged' AND reference LIKE ? ORDER BY seq", f"%/{name}:%"
     )
     return [int(row[0].rpartition(":")[2]) for row in rows]
 
@@ -242,4 +242,4 @@ def tag(engine: Engine, reference: str, name: str, numbers: Iterable[int]) -> di
 
 def created(host: Host) -> dict[str, str]:
     """The image of each container, by its ID."""
-    return dict(host.log.query("SELECT container, image_id FROM events WHERE kind = 'container_created'"))
+    return dict(host.query("SELECT container, image_id FROM events WHERE kind = 'container_created'"))

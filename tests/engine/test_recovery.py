@@ -40,7 +40,7 @@ def tag(host: Host, reference: str, name: str) -> None:
 
 
 def tags(host: Host) -> list[str]:
-    rows = host.log.query("SELECT reference FROM event WHERE kind = 'image_tagged' ORDER BY seq")
+    rows = host.query("SELECT reference FROM event WHERE kind = 'image_tagged' ORDER BY seq")
     return [str(row[0]) for row in rows]
 
 

@@ -17,7 +17,7 @@ from pruner.removal.run import make_plan
 from pruner.state.volumes import last_references
 from tests.conftest import MakeEngine
 from tests.engine import builds
-from tests.engine.engines import Engine
+from tests.engine.engines import Engine, tags_by_image
 from tests.engine.host import Host
 from tests.engine.registry import Registry, base_layer, random_layer
 from tests.engine.runner import PREFIX
@@ -70,7 +70,7 @@ class Litter:
         return (
             {str(container.name) for container in self.client.containers.list(all=True)},
             {str(volume.name) for volume in self.client.volumes.list()},
-            {tag for image in self.client.images.list() for tag in image.tags},
+            {tag for tags in tags_by_image(self.client).values() for tag in tags},
         )
 
     def stuck(self, engine: Engine) -> tuple[str, str]:
