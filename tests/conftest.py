@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from collector.entry import collect_seldom
 from collector.eventlog.log import EventLog
 from tests import made_once
 from tests.engine import leftovers, machine
@@ -31,6 +32,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("here")
+collect_seldom()
 made_once.share_commands()
 made_once.share_bytecode()
 
@@ -72,11 +74,19 @@ def registry(state_root: Path) -> Iterator[Registry]:
 
 
 @pytest.fixture(scope="session")
-def programs(state_root: Path) -> Path:
-    """Our commands as a user installs them, for machines and for users who cannot reach this environment."""
+def programs(state_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our commands as a user installs them, for machines and for users who cannot reach this environment.
+
+    Installed once, whichever worker needs them first; each has a copy where such users reach it.
+    """
     if (reason := machine.unavailable()) is not None:
         cannot_run(reason)
-    return machine.install_package(state_root / "package")
+
+    def made() -> Path:
+        return machine.install_package(tmp_path_factory.mktemp("package"))
+
+    installed = made_once.once_for_all_workers(tmp_path_factory, "programs", made)
+    return Path(shutil.copytree(installed, state_root / "programs", symlinks=True))
 
 
 @pytest.fixture

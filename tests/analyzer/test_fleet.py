@@ -86,10 +86,10 @@ def test_two_hosts_of_one_name_stay_two(tmp_path: Path) -> None:
 def test_an_exported_log_says_the_same_history(mesa_log: EventLog, mesa: Trace, tmp_path: Path) -> None:
     (written,) = export_parquet(mesa_log, tmp_path / "fleet")
     assert written.events == mesa_log.query("SELECT count(*) FROM event")[0][0]
-    days = sorted(path.name for path in (tmp_path / "fleet/event/host=mesa").iterdir())
+    days = sorted(path.name for path in (tmp_path / "fleet/event/host=mesa-ci-2023").iterdir())
     assert (written.days, days[0], days[-1]) == (len(days), "day=2023-03-01", "day=2024-03-01")
-    exported = ParquetLog(tmp_path / "fleet", "mesa")
-    assert_same(load_trace(exported, "mesa"), mesa)
+    exported = ParquetLog(tmp_path / "fleet", mesa_log.host)
+    assert_same(load_trace(exported, mesa_log.host), mesa)
     jobs = "SELECT count(*), count(DISTINCT job_id) FROM jobs"
     assert exported.query(jobs) == mesa_log.query(jobs)
 
