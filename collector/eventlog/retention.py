@@ -40,8 +40,9 @@ OFTEN_OVER_S = 7 * 86400.0
 _ROOM = 0.9  # of the largest size is left then, or it is exceeded again on the next day
 LEAST_S = 30 * 86400.0
 """What `auto` and the headroom look back on, seconds: less may not be kept whole."""
-# A file is written again for so many bytes, even if nothing can be thinned.
-_WORTH = 8 * 2**20
+# A file is written again for so many bytes and such a share of it, even if nothing can be thinned: by the collector, or
+# where somebody asks for it.
+_WORTH, _WORTH_AT_ONCE = (8 * 2**20, 1 / 3), (2**20, 1 / 20)
 # So many events are looked at with the log held.
 _LOOKED_AT = 1_000_000
 _DAYS = f"""
@@ -136,7 +137,7 @@ def compact(
         known_ns = known_ns if found is None or found.is_kept else cut_ns
     elif log.exists():
         tidy(log.path)
-    if found is None and may_win and _is_loose(log):
+    if found is None and may_win and _is_loose(log, *(_WORTH if least_s else _WORTH_AT_ONCE)):
         found = rewrite(log, _as_it_is(now_ns), pause=pause, at=at)
     without_gain = None
     if found is not None and found.is_kept:
@@ -158,11 +159,17 @@ def _may_win(log: EventLog, least_s: float, now_ns: int) -> bool:
     return ago_ns is None or ago_ns >= least_s * 1e9
 
 
-def _is_loose(log: EventLog) -> bool:
-    """Whether much of a log's file holds nothing, or was written as older versions did, which takes twice the space."""
+def _is_loose(log: EventLog, least: float, share: float) -> bool:
+    """Whether much of a log's file holds nothing, or was written as older versions did, which takes twice the space.
+
+    Args:
+        log: the log.
+        least: how much, bytes.
+        share: how much of the file.
+    """
     block, used, free = log.query("SELECT block_size, used_blocks, free_blocks FROM pragma_database_size()")[0]
     to_win = free if block == int(NEW_FILE["default_block_size"]) else free + used // 2
-    return bool(to_win * block >= _WORTH and to_win * 3 >= used + free)
+    return bool(to_win * block >= least and to_win >= share * (used + free))
 
 
 def _as_it_is(now_ns: int) -> Change:

@@ -10,8 +10,9 @@ from typing import Any
 
 import duckdb
 
+from collector.eventlog.repeated import without_repeated
 from collector.eventlog.schema import STORED_KEY
-from collector.model.events import Event, Kind
+from collector.model.events import Event, JsonObject, Kind
 from collector.model.jobs import JOB_FIELDS, Job, attribution
 from collector.model.untrusted import LAST_NS, MOST_BYTES
 
@@ -72,6 +73,10 @@ def insert(connection: duckdb.DuckDBPyConnection, host: str, events: dict[tuple[
     numbers = _intern(connection, {event.image for event in events.values() if event.image})
     attributed = [_attribution(event) for event in events.values()]
     jobs = _intern_jobs(connection, host, [found and found[0] for found in attributed])
+    texts = [
+        _json(event.attributes if stored is None or found is None else without_repeated(event, stored[1], found[1]))
+        for event, found, stored in zip(events.values(), attributed, jobs, strict=True)
+    ]
     last = connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchall()[0][0]
     rows = list(events.values())
     connection.execute(
@@ -95,8 +100,8 @@ def insert(connection: duckdb.DuckDBPyConnection, host: str, events: dict[tuple[
             [event.container for event in rows],
             [event.bytes for event in rows],
             [event.began_ns for event in rows],
-            [_json(event) for event in rows],
-            jobs,
+            texts,
+            [stored and stored[0] for stored in jobs],
             [found and found[1] for found in attributed],
         ],
     )
@@ -118,18 +123,18 @@ def _is_text(value: object) -> bool:
     return value is None or (type(value) is str and value.isascii()) or _text(value) == value
 
 
-def _json(event: Event) -> str | None:
-    if not event.attributes:
+def _json(attributes: JsonObject) -> str | None:
+    if not attributes:
         return None
     try:
-        text = _as_json(event.attributes)
+        text = _as_json(attributes)
         # The only escapes that JSON for Python allows and JSON for others does not.
         if "\\ud" not in text:
             return text
-        text = json.dumps(event.attributes, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+        text = json.dumps(attributes, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
         return text.encode("utf-8", "replace").decode()
     except (ValueError, TypeError, RecursionError):
-        return json.dumps({"unreadable": _beginning(event.attributes)})
+        return json.dumps({"unreadable": _beginning(attributes)})
 
 
 def _beginning(value: object) -> str:
@@ -160,14 +165,17 @@ def _intern(connection: duckdb.DuckDBPyConnection, image_ids: set[str]) -> dict[
     return numbers
 
 
-def _intern_jobs(connection: duckdb.DuckDBPyConnection, host: str, wanted: Sequence[Job | None]) -> list[int | None]:
-    """The number of each job; new ones get the next, known ones what was not known of them."""
+def _intern_jobs(
+    connection: duckdb.DuckDBPyConnection, host: str, wanted: Sequence[Job | None]
+) -> list[tuple[int, Job] | None]:
+    """The number of each job, and all that is known of it: new ones get the next number, known ones what is new."""
     distinct = list(dict.fromkeys(job for job in wanted if job is not None))
     if not distinct:
         return [None] * len(wanted)
     known = _known_jobs(connection, host, distinct)
     following = connection.execute("SELECT coalesce(max(job) + 1, 0) FROM job").fetchall()[0][0]
     numbers: dict[Job, int] = {}
+    stored: dict[int, Job] = {}
     changed: dict[int, Job] = {}
     first_new = following
     for job in distinct:
@@ -177,13 +185,13 @@ def _intern_jobs(connection: duckdb.DuckDBPyConnection, host: str, wanted: Seque
         merged = candidates[number].merged(job) if number in candidates else job
         if candidates.get(number) != merged:
             candidates[number] = changed[number] = merged
-        numbers[job] = number
+        numbers[job], stored[number] = number, merged
     connection.execute(
         "DELETE FROM job WHERE job IN (SELECT unnest(?::INTEGER[]))",
         [[number for number in changed if number < first_new]],
     )
     _store_jobs(connection, host, changed)
-    return [None if job is None else numbers[job] for job in wanted]
+    return [None if job is None else (numbers[job], stored[numbers[job]]) for job in wanted]
 
 
 def _known_jobs(
@@ -221,20 +229,21 @@ def attribute_old_events(connection: duckdb.DuckDBPyConnection) -> None:
         for host in sorted({row[1] for row in rows}):
             reported = [_attributed(seq, kind, attributes) for seq, of, kind, attributes in rows if of == host]
             found = [row for row in reported if row is not None]
+            jobs = _intern_jobs(connection, host, [job for _, job, _ in found])
             connection.execute(
                 "UPDATE event SET job = n.job, role = n.role FROM ("
                 "SELECT unnest(?::BIGINT[]) AS seq, unnest(?::INTEGER[]) AS job, unnest(?::VARCHAR[]) AS role) AS n"
                 " WHERE event.seq = n.seq",
                 [
                     [seq for seq, _, _ in found],
-                    _intern_jobs(connection, host, [job for _, job, _ in found]),
+                    [stored and stored[0] for stored in jobs],
                     [role for _, _, role in found],
                 ],
             )
 
 
 def _attributed(seq: int, kind: str, attributes: str) -> tuple[int, Job, str | None] | None:
-    found = attribution(Event(0, Kind(kind), attributes=json.loads(attributes)))
+    found = _attribution(Event(0, Kind(kind), attributes=json.loads(attributes)))
     return None if found is None else (seq, *found)
 
 

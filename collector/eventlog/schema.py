@@ -181,7 +181,7 @@ MIGRATIONS: tuple[str, ...] = (
 )
 # So much of an event's key is stored: it distinguishes events of one nanosecond, and hashes do not compress.
 # Logs and shipped parts of older versions hold all 63 bits.
-STORED_KEY = 2**40 - 1
+STORED_KEY = 2**36 - 1
 # The version that brought typed jobs: events of older logs are attributed when they reach it.
 JOBS_VERSION = 3
 # The version that brought what each host is recognised by.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 
+from collector.eventlog.repeated import sql_restored
 from collector.eventlog.sql import CHOSEN_BY_JOB, sql_case, sql_list, sql_names
 from collector.model.events import CONTAINERS, COUNTED, MOMENTS, NAME_GIVING, NAMING, USES, of_origin, reported_by
 from collector.model.origin import Origin
@@ -37,8 +38,9 @@ def sql_names_in(events: str) -> str:
 
 VIEWS = f"""
 CREATE OR REPLACE VIEW events AS
-    SELECT seq, time, recorded, host, kind, image_id, reference, container, bytes, began, attributes, job, role
-    FROM event LEFT JOIN image USING (image);
+    SELECT e.seq, e.time, e.recorded, e.host, e.kind, image_id, e.reference, e.container, e.bytes, e.began,
+        {sql_restored("e", "j")} AS attributes, e.job, e.role
+    FROM event AS e LEFT JOIN image USING (image) LEFT JOIN job AS j ON j.job = e.job;
 COMMENT ON VIEW events IS 'every event, in the order in which it was recorded; times in UTC';
 
 CREATE OR REPLACE VIEW image_origins AS

@@ -13,6 +13,7 @@ from collector.eventlog.log import EventLog
 from collector.eventlog.schema import MIGRATIONS
 from collector.model.events import Event, Kind
 from collector.model.jobs import Job, job_of, project_of
+from tests.collector.test_older import AS_BEFORE
 from tests.collector.test_translate import Names, capture
 
 G = "com.gitlab.gitlab-runner."
@@ -236,12 +237,17 @@ def test_the_jobs_of_an_older_log_are_typed_when_it_is_brought_forward(log: Even
         connection.execute("INSERT INTO schema_version VALUES (2)")
         for statements in MIGRATIONS[:2]:
             connection.execute(statements)
-        connection.execute(f"ATTACH '{log.path}' AS now (READ_ONLY)")
-        connection.execute("INSERT INTO image SELECT * FROM now.image")
-        connection.execute(f"INSERT INTO event ({columns}) SELECT {columns} FROM now.event")
+        connection.execute(f"ATTACH '{log.path}' AS new (READ_ONLY)")
+        connection.execute("INSERT INTO image SELECT * FROM new.image")
+        connection.execute(f"INSERT INTO event ({columns}) SELECT {columns} FROM ({AS_BEFORE})")
+        # What cannot be read is nobody's job.
+        connection.execute(
+            "INSERT INTO event (seq, time, key, recorded, host, kind, attributes)"
+            " SELECT max(seq) + 1, max(time), 1, max(time), 'runner', 'job_finished', '{\"job\": {}}' FROM event"
+        )
     brought = EventLog(old, host="runner")
     assert brought.query(query) == expected
-    assert brought.query("SELECT count(*) FROM event") == log.query("SELECT count(*) FROM event")
+    assert brought.query("SELECT count(*) FROM event") == log.query("SELECT count(*) + 1 FROM event")
     # From then on it goes on as any other.
     assert brought.append([side_band(1, Job("gitlab", "1001", "7", name="later"))]) == 1
     assert brought.query("SELECT count(*), max(name) FROM job WHERE job_id = '1001'") == [(1, "later")]

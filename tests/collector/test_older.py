@@ -13,6 +13,7 @@ import duckdb
 import pytest
 
 from collector.eventlog.log import ONLY_KEPT, EventLog
+from collector.eventlog.repeated import sql_restored
 from collector.eventlog.schema import MIGRATIONS
 from collector.model.errors import LogError
 from collector.model.events import Event, Kind
@@ -20,6 +21,10 @@ from tests.collector.histories import KINDS, History
 from tests.needs import cannot_run, first_fast
 
 VIEWS = ("last_use", "image_uses", "jobs", "job_images", "present_images", "image_names", "uses", "disk", "gaps")
+
+# They left in each event what it repeats of its job.
+AS_BEFORE = f"""SELECT e.* REPLACE ({sql_restored("e", "j")} AS attributes)
+    FROM new.event AS e LEFT JOIN new.job AS j ON j.job = e.job"""
 
 
 def older(new: Path, place: Path, version: int) -> None:
@@ -33,8 +38,9 @@ def older(new: Path, place: Path, version: int) -> None:
         sql = "SELECT table_name, list(column_name) FROM duckdb_columns() WHERE database_name = ? GROUP BY ALL"
         (database,) = connection.execute("SELECT current_database()").fetchall()[0]
         for table, columns in connection.execute(sql, [database]).fetchall():
+            rows = f"FROM ({AS_BEFORE})" if table == "event" else f"FROM new.{table}"
             if table in {"event", "image", "job", "position", "host"}:
-                connection.execute(f"INSERT INTO {table} BY NAME SELECT {', '.join(columns)} FROM new.{table}")
+                connection.execute(f"INSERT INTO {table} BY NAME SELECT {', '.join(columns)} {rows}")
 
 
 @pytest.fixture

@@ -245,7 +245,7 @@ def test_at_the_moment_of_the_captured_race_the_image_was_held(log: EventLog, na
     rows = log.query(
         "SELECT container, image_id, epoch_ns(began), labels FROM job_containers JOIN image USING (image) JOIN ("
         "SELECT container, any_value(CAST(attributes -> '$.labels' AS MAP(VARCHAR, VARCHAR))) AS labels"
-        " FROM event WHERE kind = 'container_created' GROUP BY container) USING (container) WHERE ended IS NULL"
+        " FROM events WHERE kind = 'container_created' GROUP BY container) USING (container) WHERE ended IS NULL"
     )
     listed = [ListedContainer(row[0], row[1], "", "running", row[2], row[3]) for row in rows]
     assert [row.labels[f"{G}type"] for row in listed] == ["predefined"]

@@ -1,0 +1,92 @@
+"""What events repeat of their jobs is stored once, and is there again for whoever reads the events."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from collector.eventlog.log import EventLog
+from collector.model.events import Event, JsonObject, Kind
+from collector.model.jobs import GITLAB, SYSTEMS
+
+LABELS = {
+    f"{GITLAB}job.id": "7",
+    f"{GITLAB}job.ref": "main",
+    f"{GITLAB}job.url": "https://gitlab.example.org/mesa/mesa/-/jobs/7",
+    f"{GITLAB}project.id": "3",
+    f"{GITLAB}type": "build",
+    f"{GITLAB}managed": "true",
+    "team": "drivers",
+}
+REPORT = {"ci": "gitlab", "job_id": "7", "project_id": "3", "name": "build"}
+
+
+def created(number: int, attributes: JsonObject) -> Event:
+    return Event(number, Kind.CONTAINER_CREATED, "sha256:a", "debian", f"c{number}", attributes=attributes)
+
+
+def stored(log: EventLog) -> list[dict[str, Any]]:
+    return [json.loads(text) for (text,) in log.query("SELECT attributes FROM event ORDER BY seq")]
+
+
+def shown(log: EventLog) -> list[dict[str, Any]]:
+    return [json.loads(text) for (text,) in log.query("SELECT attributes FROM events ORDER BY seq")]
+
+
+def test_what_a_jobs_row_says_is_stored_there_only(log: EventLog) -> None:
+    said: list[JsonObject] = [{"labels": LABELS, "name": "runner-x-project-3-concurrent-0", "job": "build"}]
+    said += [{"job": REPORT, "role": "build", "source": "job log"}]
+    log.append([created(1, said[0]), Event(2, Kind.JOB_IMAGE_USED, "sha256:a", "debian", attributes=said[1])])
+    container, report = stored(log)
+    left = {f"{GITLAB}managed": "true", "team": "drivers"}
+    assert {label: value for label, value in container["labels"].items() if value is not None} == left
+    assert container["labels"].keys() == LABELS.keys()
+    assert (container["job"], container["name"]) == (None, said[0]["name"])
+    assert report == {"job": dict.fromkeys(REPORT), "role": None, "source": "job log"}
+    assert shown(log) == said
+
+
+def test_what_differs_from_the_jobs_row_stays_with_the_event(log: EventLog) -> None:
+    said: list[JsonObject] = [{"labels": LABELS}, {"labels": {**LABELS, f"{GITLAB}job.ref": "other"}}]
+    said += [{"job": {**REPORT, "ref": "third"}, "role": "service"}]
+    log.append([created(1, said[0])])
+    log.append([created(2, said[1]), Event(3, Kind.JOB_IMAGE_USED, "sha256:a", "debian", attributes=said[2])])
+    first, second, third = stored(log)
+    branches = [first["labels"][f"{GITLAB}job.ref"], second["labels"][f"{GITLAB}job.ref"], third["job"]["ref"]]
+    assert branches == [None, "other", "third"]
+    assert shown(log) == said
+
+
+def test_labels_by_which_services_are_known_stay(log: EventLog) -> None:
+    compose = {"com.docker.compose.project": "shop", "com.docker.compose.service": "db"}
+    buildkite = {"com.buildkite.job_id": "b1", "com.docker.compose.service": "build"}
+    log.append([created(1, {"labels": compose}), created(2, {"labels": buildkite})])
+    assert [row["labels"] for row in stored(log)] == [compose, {**buildkite, "com.buildkite.job_id": None}]
+    assert [row["labels"] for row in shown(log)] == [compose, buildkite]
+
+
+VALUES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
+    ['"x":null', f'"{GITLAB}job.id":null', "null", "7", "\\", '"', "ä\u2028'"]
+)
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=[f"{system.ci}-{'-'.join(system.needs)}" for system in SYSTEMS])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_the_events_read_are_those_appended(
+    tmp_path_factory: pytest.TempPathFactory, system: Any, data: st.DataObject
+) -> None:
+    names = [*(label for labels in system.fields.values() for label in labels), system.role or "x", "y"]
+    labels = st.dictionaries(st.sampled_from(names), VALUES)
+    needed = {system.fields[field][0]: "7" for field in system.needs}
+    said = [
+        {"labels": {**needed, **one}, "name": None}
+        for one in data.draw(st.lists(labels, min_size=5, max_size=20), "labels")
+    ]
+    log = EventLog(tmp_path_factory.mktemp("log") / "events.duckdb", host="h")
+    log.append([created(number, one) for number, one in enumerate(said, 1)])
+    assert shown(log) == said
