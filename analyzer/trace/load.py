@@ -17,7 +17,7 @@ from analyzer.trace.trace import Integers, Trace
 from analyzer.trace.uses import OPEN, SPAN_BITS, LoggedUses, Survey, survey
 from collector.eventlog.log import EventLog
 from collector.eventlog.retention import WHOLE_SINCE
-from collector.eventlog.sql import sql_built_ns, sql_case, sql_list, sql_names, sql_stored_ns
+from collector.eventlog.sql import BUILT_NS, STORED_NS, sql_case, sql_list, sql_names
 from collector.model.events import LIVE, MOMENTS, Kind
 from collector.model.traits import Use
 from collector.queries.failures import Failures, read_failures
@@ -85,10 +85,10 @@ _OBSERVED = f"""
     SELECT image, epoch_ns(first_observed) AS time,
         local, origin = 'unknown' AS unsure,
         CASE WHEN built BETWEEN 0 AND epoch_ns(first_observed) + 60000000000 THEN built ELSE 0 END AS created,
-        coalesce({sql_stored_ns("attributes")}, 0) AS stored,
+        coalesce({STORED_NS}, 0) AS stored,
         coalesce(TRY_CAST(attributes ->> '$.size' AS BIGINT), -1) AS size,
         CAST(to_json({sql_names("attributes -> '$.references'")}) AS VARCHAR) AS refs
-    FROM (SELECT *, {sql_built_ns("attributes")} AS built FROM observed) ORDER BY image
+    FROM (SELECT *, {BUILT_NS} AS built FROM observed) ORDER BY image
 """
 # Only of these it is known what else they need; few logs know of any.
 _PROJECTS = "SELECT 1 FROM job WHERE host = ? AND ci = 'gitlab' AND project_id IS NOT NULL LIMIT 1"

@@ -165,11 +165,11 @@ def _insert_images(connection: duckdb.DuckDBPyConnection, scan: str) -> None:
 
 
 def _insert_jobs(connection: duckdb.DuckDBPyConnection, found: list[Part], host: str, offsets: tuple[int, int]) -> None:
-    if jobs := _newest_jobs(found, "$host", offsets[1]):
+    if jobs := _newest_jobs(found, offsets[1]):
         connection.execute(f"INSERT INTO job BY NAME {jobs}", {"host": host})
 
 
-def _newest_jobs(found: list[Part], host: str, offset: int) -> str:
+def _newest_jobs(found: list[Part], offset: int) -> str:
     """SQL of the newest row of each job: parts are in the order in which they were shipped; empty: there are none."""
     files = [part.jobs for part in found if part.jobs is not None]
     if not files:
@@ -179,7 +179,7 @@ def _newest_jobs(found: list[Part], host: str, offset: int) -> str:
         f" SEMI JOIN (SELECT job, max(file_index) AS file_index FROM {scan} GROUP BY job) AS newest"
         " USING (job, file_index)"
     )
-    shown = f"SELECT * REPLACE (job + {offset} AS job, {host} AS host) FROM {scan}"
+    shown = f"SELECT * REPLACE (job + {offset} AS job, $host AS host) FROM {scan}"
     return f"{shown}{newest if len(files) > 1 else ''}"
 
 

@@ -22,10 +22,10 @@ def sql_list(values: Iterable[str]) -> str:
 CHOSEN_BY_JOB = f"(role IS NULL OR role NOT IN ({sql_list(sorted(HELPER_ROLES))}))"
 
 
-def sql_case(column: str, words: Mapping[Any, str | int], otherwise: str | int | None = None) -> str:
-    """A CASE from values of a column to a word or number each; what else there is becomes `otherwise`."""
+def sql_case(column: str, words: Mapping[Any, str | int]) -> str:
+    """A CASE from values of a column to a word or number each."""
     arms = " ".join(f"WHEN '{value}' THEN {_literal(word)}" for value, word in words.items())
-    return f"CASE {column} {arms}{'' if otherwise is None else f' ELSE {_literal(otherwise)}'} END"
+    return f"CASE {column} {arms} END"
 
 
 def _literal(word: str | int) -> str:
@@ -37,11 +37,7 @@ def sql_names(attribute: str) -> str:
     return f"coalesce(list_filter(TRY_CAST({attribute} AS VARCHAR[]), lambda name: name IS NOT NULL), [])"
 
 
-def sql_built_ns(attributes: str) -> str:
-    """SQL of when an image was built, UTC nanoseconds, by its attributes; NULL where that is not a time of this age."""
-    return f"epoch_ns(TRY_CAST({attributes} ->> '$.created' AS TIMESTAMP_NS))"
-
-
-def sql_stored_ns(attributes: str) -> str:
-    """SQL of when an engine stored an image, UTC nanoseconds, by its attributes; NULL where it does not say so."""
-    return f"TRY_CAST(TRY_CAST({attributes} ->> '$.stored' AS DOUBLE) * 1e9 AS BIGINT)"
+BUILT_NS = "epoch_ns(TRY_CAST(attributes ->> '$.created' AS TIMESTAMP_NS))"
+"""SQL of when an observed image was built, UTC nanoseconds; NULL where that is not a time of this age."""
+STORED_NS = "TRY_CAST(TRY_CAST(attributes ->> '$.stored' AS DOUBLE) * 1e9 AS BIGINT)"
+"""SQL of when an engine stored an observed image, UTC nanoseconds; NULL where it does not say so."""

@@ -5,7 +5,7 @@ Each statement makes one temporary table, of what the connection shows as `event
 
 from __future__ import annotations
 
-from collector.eventlog.sql import sql_built_ns, sql_case, sql_list, sql_stored_ns
+from collector.eventlog.sql import BUILT_NS, STORED_NS, sql_case, sql_list
 from collector.model.events import EVIDENCE_USE, MOMENTS
 from collector.model.traits import Use
 
@@ -20,19 +20,26 @@ OBSERVED = f"""
 CREATE OR REPLACE TEMP TABLE observed AS
 SELECT image, first, created, least(coalesce(stored, built, 0), first) AS ended
 FROM (
-    SELECT image, epoch_ns(min(time)) AS first, arg_max_null({sql_stored_ns("attributes")}, seq) AS stored,
-        arg_max_null({sql_built_ns("attributes")}, seq) AS built,
+    SELECT image, epoch_ns(min(time)) AS first, arg_max_null({STORED_NS}, seq) AS stored,
+        arg_max_null({BUILT_NS}, seq) AS built,
         TRY_CAST(arg_max_null(attributes ->> '$.created', seq) AS TIMESTAMP) AS created
     FROM event WHERE host = $host AND kind = 'image_observed' AND image IS NOT NULL GROUP BY image
 )
 """
-REPOSITORIES = """
+
+
+def _repositories(names: str) -> str:
+    """SQL of the repositories that each image is or was in, by a view or table of all its names."""
+    return f"""
 CREATE OR REPLACE TEMP TABLE repository AS
 SELECT DISTINCT image, repository_of(name) AS repository
-FROM (SELECT DISTINCT image, name FROM image_references WHERE host = $host)
+FROM (SELECT DISTINCT image, name FROM {names} WHERE host = $host)
 """
+
+
+REPOSITORIES = _repositories("image_references")
 # The same where all events that are kept for decisions are seen.
-REPOSITORIES_KNOWN = REPOSITORIES.replace("image_references", "known_names")
+REPOSITORIES_KNOWN = _repositories("known_names")
 # Uses as intervals, as in the view `uses`: those that began since, those of images to fold again, and those that had
 # begun and went on.
 USED = f"""

@@ -103,10 +103,10 @@ def last_decision(log_path: Path) -> float | None:
         return None
 
 
-def woken_within(log_path: Path, seconds: float) -> bool:
-    """Whether the pruner was woken in the last so many seconds."""
+def just_woken(log_path: Path) -> bool:
+    """Whether the pruner was woken in the last `FIRST_PAUSE_S`."""
     try:
-        return abs(time.time() - wake_path(log_path).stat().st_mtime) <= seconds
+        return abs(time.time() - wake_path(log_path).stat().st_mtime) <= FIRST_PAUSE_S
     except OSError:
         return False
 

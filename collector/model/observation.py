@@ -205,19 +205,13 @@ class Usage:
 
 
 def _layers_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Layer, ...]:
-    try:
-        found = [_layer(row.get("diff_id"), row.get("chain_id"), row.get("bytes")) for row in rows]
-    except TypeError:
-        found = list(map(_layer_of, rows))
+    found = []
+    for row in rows:
+        try:
+            found.append(_layer(row.get("diff_id"), row.get("chain_id"), row.get("bytes")))
+        except TypeError:  # lists and objects, which no part of a layer is, cannot be looked up
+            continue
     return tuple(filter(None, found))
-
-
-def _layer_of(row: Mapping[str, Any]) -> Layer | None:
-    """A layer that the log holds; None: it is not one."""
-    try:
-        return _layer(row.get("diff_id"), row.get("chain_id"), row.get("bytes"))
-    except TypeError:  # lists and objects, which no part of a layer is, cannot be looked up
-        return None
 
 
 # Images share most of their layers: each is read and kept once.

@@ -23,9 +23,9 @@ def option(text: str, metavar: str | None = None, *names: str, shown: str | bool
     return typer.Option(*names, metavar=metavar, help=text, show_default=shown, **more)
 
 
-def argument(text: str, metavar: str | None = None, *, shown: str | bool = True) -> Any:
+def argument(text: str, metavar: str) -> Any:
     """An argument for `Annotated`, see `option`."""
-    return typer.Argument(metavar=metavar, help=text, show_default=shown)
+    return typer.Argument(metavar=metavar, help=text)
 
 
 def parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:

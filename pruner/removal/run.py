@@ -18,7 +18,7 @@ from collector.eventlog.writer import LogWriter
 from collector.machine.disk import DiskSample
 from collector.machine.lock import exclusive
 from collector.machine.prune_runs import read_runs
-from collector.machine.wake import FIRST_PAUSE_S, last_decision, leave_levels, woken_within
+from collector.machine.wake import just_woken, last_decision, leave_levels
 from collector.model.errors import DeadlineError, HindsightError, LogBusyError, LogDamagedError, UsageError
 from collector.model.events import Event
 from collector.model.units import format_bytes, format_count
@@ -272,7 +272,7 @@ def trigger_of(log_path: Path, environment: Mapping[str, str]) -> str:
     """
     if environment.get("SYSTEMD_EXEC_PID") != str(os.getpid()):
         return "manual"
-    if woken_within(log_path, FIRST_PAUSE_S):
+    if just_woken(log_path):
         return "early"
     return "timer" if "TRIGGER_UNIT" in environment else "service"
 
