@@ -6,7 +6,7 @@ differs from the row, such as another branch, stays where it was said.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from collector.eventlog.sql import sql_list
@@ -40,16 +40,12 @@ def without_repeated(event: Event, job: Job, role: str | None) -> JsonObject:
     is_report = event.kind.traits.reporter is Reporter.JOBS
     fields, within = (_OF_REPORTS, "job") if is_report else (_OF_CONTAINERS, "labels")
 
-    def left(values: Mapping[str, Any]) -> JsonObject:
-        return {
-            key: None if value is not None and key in fields and known[fields[key]] == value else value
-            for key, value in values.items()
-        }
+    def left(values: Mapping[str, Any], keys: Iterable[str]) -> JsonObject:
+        return {**values, **{key: None for key in keys if values[key] == known[fields[key]]}}
 
-    found = event.attributes
+    found = left(event.attributes, [key for key in ("job", "role") if isinstance(event.attributes.get(key), str)])
     inner = found.get(within)
-    outer = {key: found[key] for key in ("job", "role") if isinstance(found.get(key), str)}
-    return {**found, **left(outer), **({within: left(inner)} if isinstance(inner, Mapping) else {})}
+    return {**found, within: left(inner, fields.keys() & inner.keys())} if isinstance(inner, Mapping) else found
 
 
 def sql_restored(event: str, job: str) -> str:
