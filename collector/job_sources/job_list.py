@@ -37,8 +37,9 @@ Progress = Callable[[int, int], None]
 
 JOB_COLUMNS = ("start", "seconds", "pipeline", "job", "image")
 LAYER_COLUMNS = ("image", "position", "diff_id", "bytes")
-# As many events as DuckDB keeps in a piece of a table, so that none is written twice and leaves its first place free.
-_BATCH = 122_880
+# So many events are appended at once to a log that others may use, and so many to a new one: as DuckDB keeps in a piece
+# of a table, so that none is written twice and leaves its first place free.
+_BATCH, _BATCH_OF_NEW = 20_000, 122_880
 _DIGEST = 7
 _NS = 10**9
 _MOST_LAYERS = 10_000
@@ -96,15 +97,15 @@ def import_jobs(
             f"event log {log.path} was compacted: jobs from before {format_time(since_ns / _NS)} may be in its sums "
             "already and would count twice: import into another log"
         )
-    new = 0
-    for first in range(0, len(events), _BATCH):
-        batch = events[first : first + _BATCH]
+    new, size = 0, _BATCH if log.exists() else _BATCH_OF_NEW
+    for first in range(0, len(events), size):
+        batch = events[first : first + size]
         new += log.append(batch)
         if progress:
             progress(first + len(batch), len(events))
     if new > FOLD_EVERY:
         # No later append may come to do it.
-        log.fold(events[-1].time_ns)
+        log.fold(min(events[-1].time_ns, time.time_ns()))
     return new
 
 
