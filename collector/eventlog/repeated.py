@@ -43,7 +43,8 @@ def without_repeated(event: Event, job: Job, role: str | None) -> JsonObject:
     def left(values: Mapping[str, Any], keys: Iterable[str]) -> JsonObject:
         return {**values, **{key: None for key in keys if values[key] == known[fields[key]]}}
 
-    found = left(event.attributes, [key for key in ("job", "role") if isinstance(event.attributes.get(key), str)])
+    said = [key for key in ("job", "role") if key in fields and isinstance(event.attributes.get(key), str)]
+    found = left(event.attributes, said)
     inner = found.get(within)
     return {**found, within: left(inner, fields.keys() & inner.keys())} if isinstance(inner, Mapping) else found
 

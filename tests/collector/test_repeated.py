@@ -61,6 +61,14 @@ def test_what_differs_from_the_jobs_row_stays_with_the_event(log: EventLog) -> N
     assert shown(log) == said
 
 
+def test_what_is_said_where_others_say_it_stays(log: EventLog) -> None:
+    """As by a job source of a container, or by labels in a report."""
+    said: list[JsonObject] = [{"job": REPORT, "role": "build"}, {"labels": LABELS, "job": "build", "role": "build"}]
+    log.append([created(1, said[0]), Event(2, Kind.JOB_IMAGE_USED, "sha256:a", "debian", attributes=said[1])])
+    assert stored(log)[0] == said[0]
+    assert shown(log) == said
+
+
 def test_labels_by_which_services_are_known_stay(log: EventLog) -> None:
     compose = {"com.docker.compose.project": "shop", "com.docker.compose.service": "db"}
     buildkite = {"com.buildkite.job_id": "b1", "com.docker.compose.service": "build"}
