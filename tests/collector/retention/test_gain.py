@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from collector.eventlog import retention
@@ -86,3 +88,19 @@ def test_a_command_that_won_nothing_says_so(log: EventLog, monkeypatch: pytest.M
     shown = commands.run("collector", "compact", "--log", str(log.path))
     assert (shown.returncode, shown.stdout.count("\n")) == (0, 1)
     assert shown.stdout.startswith("nothing was won: thinned, the file would take 3.00 MiB instead of 1.00 MiB")
+
+
+@pytest.mark.slow
+def test_an_operator_gets_space_back_for_which_the_collector_does_nothing_yet(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.duckdb", host="h")
+    words = [hashlib.shake_256(b"%d" % number).hexdigest(1000) for number in range(5_000)]
+    log.append([Event(n, Kind.EVENT_UNREADABLE) for n in range(1, 3)])
+    with duckdb.connect(str(log.path)) as connection:
+        connection.execute("CREATE TABLE gone AS SELECT unnest(?) AS word", [words[:1_200]])
+    log.append([Event(n, Kind.EVENT_UNREADABLE, attributes={"raw": word}) for n, word in enumerate(words, 3)])
+    with duckdb.connect(str(log.path)) as connection:
+        connection.execute("DROP TABLE gone")
+    before = log.path.stat().st_size
+    assert compact(log, math.inf, least_s=DAY).bytes_after == before
+    assert compact(log, math.inf).bytes_after < before - 2**20
+    assert log.query("SELECT count(*) FROM event WHERE kind = 'event_unreadable'") == [(2 + len(words),)]
