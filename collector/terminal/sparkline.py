@@ -9,13 +9,7 @@ BARS = "▁▂▃▄▅▆▇█"
 ASCII_BARS = "_.-=+*%#"
 
 
-def sparkline(
-    samples: Sequence[tuple[float, float]],
-    highest: float,
-    width: int,
-    span: tuple[float, float] | None = None,
-    bars: str = BARS,
-) -> str:
+def sparkline(samples: Sequence[tuple[float, float]], highest: float, width: int, bars: str = BARS) -> str:
     """One character for each interval: how much of `highest` the least sample in it was.
 
     The least, not the mean: a disk that was full for a minute was full. An interval without a
@@ -25,17 +19,15 @@ def sparkline(
         samples: (time, value), ascending.
         highest: the value of a full bar; the lowest bar is 0 and less.
         width: how many characters.
-        span: the first and the last time that the line stands for; None: those of the samples.
         bars: the characters, low to high.
     """
     if not samples or highest <= 0.0:
         return ""
-    begin, end = span or (samples[0][0], samples[-1][0])
+    begin, end = samples[0][0], samples[-1][0]
     least = [math.inf] * width
     for time, value in samples:
         k = min(width - 1, int((time - begin) / (end - begin) * width)) if end > begin else width - 1
-        if k >= 0:
-            least[k] = min(least[k], value)
+        least[k] = min(least[k], value)
     return "".join(_bar(value / highest, bars) for value in least)
 
 

@@ -104,9 +104,9 @@ def test_a_column_is_left_out_before_names_look_alike() -> None:
 
 
 def test_a_sparkline_shows_the_least_of_each_interval() -> None:
-    samples = [(0.0, 80.0), (1.0, 1.0), (2.0, 80.0), (10.0, 100.0), (39.0, 50.0)]
-    assert sparkline(samples, 100.0, 4, (0.0, 40.0)) == "▁█ ▅"
-    assert sparkline(samples, 100.0, 4, (0.0, 40.0), "abc") == "ac b"
+    samples = [(0.0, 80.0), (1.0, 1.0), (2.0, 80.0), (10.0, 100.0), (40.0, 50.0)]
+    assert sparkline(samples, 100.0, 4) == "▁█ ▅"
+    assert sparkline(samples, 100.0, 4, "abc") == "ac b"
 
 
 @pytest.mark.parametrize("samples", [[], [(0.0, 5.0)], [(3.0, -5.0), (3.0, 500.0)]])
