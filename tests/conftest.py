@@ -18,6 +18,7 @@ from tests.engine import leftovers, machine
 from tests.engine.engines import GIB, STORES, VARIANTS, Engine, available
 from tests.engine.registry import Registry
 from tests.needs import UNDER_CI, cannot_run, examples
+from tests.shares import with_long_ones_first
 
 MakeEngine = Callable[..., Engine]
 
@@ -48,12 +49,14 @@ def log(tmp_path: Path) -> EventLog:
     return EventLog(tmp_path / "events.duckdb", host="runner")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs a whole year of a project's CI is slow."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """What needs a whole year of a project's CI is slow; of what is chosen then, the long tests begin first."""
     for item in items:
         if "mesa_log" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+    yield
+    items[:] = with_long_ones_first(items)
 
 
 @pytest.fixture(scope="session")

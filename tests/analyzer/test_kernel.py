@@ -184,6 +184,7 @@ def test_any_history_under_any_policy(
             assert_equal(trace, policy, trigger, wake)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @settings(max_examples=examples(1000))
 @given(traces(), st.lists(policies(), min_size=5, max_size=5), st.sampled_from(Trigger), WAKES)

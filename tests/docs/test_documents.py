@@ -74,6 +74,7 @@ def provide_images(engine: Engine, registry: Registry) -> None:
     client.close()
 
 
+@pytest.mark.long
 @pytest.mark.engine
 @pytest.mark.parametrize("document", SHOWN, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_do_what_they_say(document: Path, host: Engine) -> None:

@@ -70,6 +70,7 @@ def publish(target: Path) -> None:
     subprocess.run(["git", *who, *git[1:], "commit", "--quiet", "--message", "The tree under test"], check=True)
 
 
+@pytest.mark.long
 @pytest.mark.engine
 @pytest.mark.slow
 @pytest.mark.parametrize("document", SHOWN, ids=lambda path: str(path.relative_to(ROOT)))

@@ -63,6 +63,7 @@ def full(disk: LoopDisk) -> Iterator[None]:
     disk.unfill()
 
 
+@pytest.mark.long
 def test_a_flood_is_recorded_whole_whatever_the_log_is_going_through(docker20: Engine, registry: Registry) -> None:
     disk = LoopDisk(docker20.folder / "log-disk", 128 * 2**20)
     host = Host(docker20, disk.path / "events.duckdb")

@@ -52,6 +52,7 @@ def quick_turns() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("quick_turns")
 def test_no_job_misses_what_was_pulled_before_a_pruner_in_a_loop_asked(
     docker20: Engine, registry: Registry, monkeypatch: pytest.MonkeyPatch

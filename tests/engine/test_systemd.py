@@ -75,6 +75,7 @@ def wait_for_prunes(machine: Machine, count: int) -> list[tuple[str, str, int]]:
     return prunes(machine)
 
 
+@pytest.mark.long
 def test_timer_and_early_trigger_bring_the_disk_back(
     machine: Machine, docker20: Engine, images: list[PushedImage]
 ) -> None:
@@ -223,6 +224,7 @@ def check_the_journal(machine: Machine, engine: Engine) -> None:
     )
 
 
+@pytest.mark.long
 def test_watchdog_and_restart_bring_the_collector_back_without_a_lost_event(
     machine: Machine, docker20: Engine, images: list[PushedImage]
 ) -> None:
