@@ -36,8 +36,10 @@ def without_repeated(event: Event, job: Job, role: str | None) -> JsonObject:
         job: its job, as the log has it.
         role: the role in it of the event's image or container.
     """
-    known = {**dict(zip(JOB_FIELDS, job.values(), strict=True)), "role": role}
     is_report = event.kind.traits.reporter is Reporter.JOBS
+    if not is_report and event.kind not in CONTAINERS:
+        return event.attributes
+    known = {**dict(zip(JOB_FIELDS, job.values(), strict=True)), "role": role}
     fields, within = (_OF_REPORTS, "job") if is_report else (_OF_CONTAINERS, "labels")
 
     def left(values: Mapping[str, Any], keys: Iterable[str]) -> JsonObject:

@@ -271,10 +271,11 @@ _CONTAINERS = sql_list(CONTAINERS)
 _ARRIVES = sql_list(with_effect(Effect.COMES, Effect.SEEN))
 _GOES = sql_list(with_effect(Effect.GOES))
 _DETAILS = ("pipeline_id", "ref", "sha", "url", "runner", "system_id", "name")
-# Of a job whose events have all become sums only the project is needed.
+# Of a job whose events have all become sums, those of this piece and of earlier ones, only the project is needed.
 _JOBS = f"""
     SELECT * EXCLUDE (whole) REPLACE ({", ".join(f"CASE WHEN whole THEN {name} END AS {name}" for name in _DETAILS)})
-    FROM (SELECT *, job IN (SELECT job FROM piece ANTI JOIN dropped USING (seq) WHERE job IS NOT NULL) AS whole
+    FROM (SELECT *, job IN (SELECT job FROM piece ANTI JOIN dropped USING (seq) WHERE job IS NOT NULL)
+            OR job IN (SELECT job FROM event SEMI JOIN piece_job USING (job)) AS whole
         FROM piece_job)"""
 # What is folded of all events.
 _STATE = (

@@ -40,7 +40,7 @@ LAYER_COLUMNS = ("image", "position", "diff_id", "bytes")
 # So many events are appended at once to a log that others may use, and so many to a new one: as DuckDB keeps in a piece
 # of a table, so that none is written twice and leaves its first place free.
 _BATCH, _BATCH_OF_NEW = 20_000, 122_880
-_DIGEST = 7
+_ID = 16
 _NS = 10**9
 _MOST_LAYERS = 10_000
 _MOST_DIGITS = 100
@@ -122,24 +122,20 @@ def _events(
     end_ns = max(job.end_ns for job in jobs)
     events = [_disk_sampled(start_ns, disk_bytes, other_bytes), _disk_sampled(end_ns, disk_bytes, other_bytes)]
     seen: set[str] = set()
-    # No engine gave the containers IDs: they are numbered, and of each list by themselves.
-    of_list = hashlib.sha256("\n".join(map(_identity, jobs)).encode()).hexdigest()[:_DIGEST]
     for job in sorted(jobs, key=lambda job: job.start_ns):
         if job.image not in seen:
             seen.add(job.image)
             events.append(_image_observed(job.start_ns, job.image, layers[job.image]))
-        events.extend(_container(job, f"{of_list}-{job.line - 1}"))
+        events.extend(_container(job))
     events.sort(key=lambda event: event.time_ns)
     return events
 
 
-def _identity(job: _Job) -> str:
-    return f"{job.line} {job.start_ns} {job.name} {job.image}"
-
-
-def _container(job: _Job, container: str) -> Iterator[Event]:
-    # By this the same job of another list, such as a longer one, is recognised.
-    digest = hashlib.sha256(_identity(job).encode()).hexdigest()
+def _container(job: _Job) -> Iterator[Event]:
+    # It depends on nothing but the job: a list may grow, and its import may be cut short and done again.
+    digest = hashlib.sha256(f"{job.line} {job.start_ns} {job.name} {job.image}".encode()).hexdigest()
+    # No engine gave it an ID, so it gets a short one; the identity keeps the long one, by which older logs know it.
+    container = digest[:_ID]
     image = image_id(job.image)
     labels = {
         f"{GITLAB}job.id": str(job.line - 1),

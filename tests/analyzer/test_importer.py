@@ -9,6 +9,7 @@ import pytest
 from collector.eventlog import compaction, rewrite
 from collector.eventlog.log import EventLog
 from collector.eventlog.retention import LEAST_S, compact
+from collector.job_sources import job_list
 from collector.job_sources.job_list import image_id, import_jobs
 from collector.model.errors import LogError, UsageError
 from collector.model.events import Kind
@@ -51,6 +52,21 @@ def test_jobs_become_the_events_that_they_would_have_caused(tmp_path: Path, log:
 def test_importing_again_adds_nothing(tmp_path: Path, log: EventLog) -> None:
     import_jobs(*files(tmp_path), log, 1000, 300)
     assert import_jobs(*files(tmp_path), log, 1000, 300) == 0
+
+
+def test_an_import_cut_short_goes_on_with_a_list_that_has_grown(
+    tmp_path: Path, log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_list, "_BATCH_OF_NEW", 3)
+
+    def cut(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_jobs(*files(tmp_path), log, 1000, 300, cut)
+    assert log.query("SELECT count(*) FROM uses WHERE ended IS NULL") == [(1,)]
+    import_jobs(*files(tmp_path, f"{JOBS}3000,5,p3,build,r/a:1\n"), log, 1000, 300)
+    assert log.query("SELECT count(*), count(*) FILTER (ended IS NULL) FROM uses WHERE container <> ''") == [(4, 0)]
 
 
 def test_what_became_sums_is_not_imported_again(tmp_path: Path, log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:

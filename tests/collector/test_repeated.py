@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from collector.eventlog import compaction, rewrite
 from collector.eventlog.log import EventLog
+from collector.eventlog.retention import compact
 from collector.model.events import Event, JsonObject, Kind
 from collector.model.jobs import GITLAB, SYSTEMS
 
@@ -69,6 +72,12 @@ def test_what_is_said_where_others_say_it_stays(log: EventLog) -> None:
     assert shown(log) == said
 
 
+def test_what_other_events_say_of_a_job_stays(log: EventLog) -> None:
+    said: list[JsonObject] = [{"labels": LABELS, "job": "build"}]
+    log.append([created(1, {"labels": LABELS}), Event(2, Kind.IMAGE_TAGGED, "sha256:a", "debian", attributes=said[0])])
+    assert stored(log)[1] == shown(log)[1] == said[0]
+
+
 def test_labels_by_which_services_are_known_stay(log: EventLog) -> None:
     compose = {"com.docker.compose.project": "shop", "com.docker.compose.service": "db"}
     buildkite = {"com.buildkite.job_id": "b1", "com.docker.compose.service": "build"}
@@ -98,3 +107,32 @@ def test_the_events_read_are_those_appended(
     log = EventLog(tmp_path_factory.mktemp("log") / "events.duckdb", host="h")
     log.append([created(number, one) for number, one in enumerate(said, 1)])
     assert shown(log) == said
+
+
+@pytest.mark.slow
+def test_events_that_outlive_others_of_their_job_keep_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "FOLD_EVERY", 20)
+    monkeypatch.setattr(rewrite, "PIECE", 200)
+    monkeypatch.setattr(rewrite, "_LAST_PIECE", 5)
+    monkeypatch.setattr(rewrite, "GROWTH", 2**30)
+    log, now = EventLog(tmp_path / "events.duckdb", host="h"), 1_790_000_000
+    events = []
+    for n in range(300):
+        # Of these uses of one day the first is kept, of job 7; the other of this job becomes a sum, in another piece.
+        labels = {**LABELS, f"{GITLAB}job.id": "7" if n in {0, 250} else str(100 + n)}
+        began = (now - 100 * 86400 + 2 * n) * 10**9
+        events += [
+            Event(began, Kind.CONTAINER_CREATED, "sha256:a", "debian", f"c{n}", attributes={"labels": labels}),
+            Event(began + 10**9, Kind.CONTAINER_DESTROYED, "sha256:a", "debian", f"c{n}", began_ns=began),
+        ]
+    days = [Event((now - day * 86400) * 10**9, Kind.COLLECTOR_STARTED) for day in range(99, 0, -1)]
+    for first in range(0, len(events), 50):
+        log.append(events[first : first + 50])
+    log.append(days)
+    before = dict(log.query("SELECT seq, attributes FROM events"))
+    assert compact(log, 30 * 86400.0, now=now).removed > 500
+    left = log.query("SELECT seq, attributes FROM events WHERE kind <> 'log_compacted'")
+    assert any(labels is not None and '"7"' in labels for _, labels in left)
+    assert [(seq, before[seq]) for seq, _ in left] == left
