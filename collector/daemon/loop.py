@@ -186,8 +186,7 @@ class Collector:
 
     def _resume(self) -> None:
         here = self._here()
-        is_new = not self._log.exists()
-        if is_new:
+        if is_new := not self._log.exists():
             portrait = {"first": True, **self._self_portrait()}
             self._log.append([Event(self._clock.now(), Kind.COLLECTOR_STARTED, attributes=portrait)])
         self._record(*self._log.claim(here))
