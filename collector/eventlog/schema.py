@@ -178,6 +178,8 @@ MIGRATIONS: tuple[str, ...] = (
         uses BIGINT NOT NULL
     );
     """,
+    # 15: no table changes, but an older program would not find what an event repeats of its job, nor know it again.
+    "",
 )
 # So much of an event's key is stored: it distinguishes events of one nanosecond, and hashes do not compress.
 # Logs and shipped parts of older versions hold all 63 bits.
